@@ -1,0 +1,155 @@
+//! Why a message was given up, in the form in which it is kept.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::failure::{FAILURE_TEXT_BYTES_MAX, truncate};
+use crate::message::{Envelope, Message};
+
+/// Why a message is in a dead-letter queue: header `brickwork-reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The handler failed on every attempt.
+    Error,
+    /// The handler, or the runtime before it, said that it can never work.
+    Reject,
+    /// The handler panicked on the last attempt.
+    Panic,
+    /// The handler ran out of time on the last attempt.
+    Timeout,
+    /// The process died with this message alone in hand, too often.
+    Crash,
+    /// The queue was full.
+    Overflow,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Error,
+        Self::Reject,
+        Self::Panic,
+        Self::Timeout,
+        Self::Crash,
+        Self::Overflow,
+    ];
+
+    /// The word in headers and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Reject => "reject",
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Crash => "crash",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is kept with a message that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Why.
+    pub reason: Reason,
+    /// The last failure's text, without secrets, 4 KiB at most.
+    pub error: String,
+    /// The service that gave it up.
+    pub service: Arc<str>,
+    /// The input that it came in by.
+    pub input: Arc<str>,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When, in milliseconds since 1970-01-01 UTC.
+    pub failed_at_ms: u64,
+}
+
+impl DeadLetter {
+    /// The same for letters that failed alike: service, reason and the error without
+    /// its numbers and ids.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for part in [&*self.service, self.reason.as_str(), &shape_of(&self.error)] {
+            hash.update(part.as_bytes());
+            hash.update([0xff]);
+        }
+        hash.finalize()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// The message as it is kept in the dead-letter queue.
+    pub fn letter(&self, message: &Message) -> Message {
+        let mut error = self.error.clone();
+        truncate(&mut error, FAILURE_TEXT_BYTES_MAX);
+        let mut envelope: Envelope = message.edit();
+        let mut put = |name: &str, value: &str| {
+            envelope.headers.insert(name.into(), value.into());
+        };
+        put("brickwork-reason", self.reason.as_str());
+        put("brickwork-error", &error);
+        put("brickwork-service", &self.service);
+        put("brickwork-input", &self.input);
+        put("brickwork-attempt", &self.attempts.to_string());
+        put("brickwork-failed-at", &self.failed_at_ms.to_string());
+        put("brickwork-fingerprint", &self.fingerprint());
+        let topic = message.topic.clone();
+        put("brickwork-topic", &topic);
+        envelope.into()
+    }
+}
+
+/// The text without what differs from one message to the next: every word that has a
+/// digit becomes `#`.
+fn shape_of(error: &str) -> String {
+    let mut shape = String::with_capacity(error.len());
+    for word in error.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '-')) {
+        let (core, end) = match word.char_indices().next_back() {
+            Some((at, c)) if !(c.is_alphanumeric() || c == '-') => word.split_at(at),
+            _ => (word, ""),
+        };
+        shape.push_str(if core.contains(|c: char| c.is_ascii_digit()) {
+            "#"
+        } else {
+            core
+        });
+        shape.push_str(end);
+    }
+    shape
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(error: &str) -> DeadLetter {
+        DeadLetter {
+            reason: Reason::Error,
+            error: error.into(),
+            service: "stock".into(),
+            input: "requests".into(),
+            attempts: 5,
+            failed_at_ms: 0,
+        }
+    }
+
+    #[test]
+    fn letters_that_failed_alike_share_a_fingerprint() {
+        let first = letter("order 17 of 0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b: no stock");
+        let second = letter("order 9 of 0190a1b2-ffff-7e5f-8a6b-7c8d9e0f1a2b: no stock");
+        assert_eq!(first.fingerprint(), second.fingerprint());
+        assert_ne!(
+            first.fingerprint(),
+            letter("order 17: refused").fingerprint()
+        );
+    }
+}

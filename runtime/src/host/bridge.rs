@@ -1,0 +1,183 @@
+//! The inbound bridge: an actor that carries deliveries from a transport's queue into
+//! a mailbox.
+//!
+//! It consumes, waits for room in the mailbox, and consumes again when the consumer
+//! has ended, for whatever reason, after a back-off: a service is never deaf for good.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::fut::wrap_future;
+use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::warn;
+
+use super::actor::Stop;
+use super::environment::Environment;
+use super::guard::quietly;
+use super::state::LastFailure;
+use crate::delivery::Delivery;
+use crate::metrics::Cause;
+use crate::name::QueueId;
+use crate::supervision::{History, Restart};
+use crate::transport::{Consumer, TransportError, take};
+
+/// How many deliveries are taken at once: enough to share the cost of a wake.
+const GROUP: usize = 32;
+
+/// The bridge of one input.
+pub(crate) struct InboundBridge {
+    env: Arc<Environment>,
+    input: u16,
+    stop: watch::Sender<bool>,
+    done: watch::Sender<bool>,
+}
+
+impl InboundBridge {
+    pub(crate) fn new(env: Arc<Environment>, input: u16) -> Self {
+        Self {
+            env,
+            input,
+            stop: watch::Sender::new(false),
+            done: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Actor for InboundBridge {
+    type Context = Context<Self>;
+
+    fn started(&mut self, cx: &mut Context<Self>) {
+        let (env, input, done) = (self.env.clone(), self.input, self.done.clone());
+        let pump = Pump {
+            env,
+            input,
+            stop: self.stop.subscribe(),
+        };
+        cx.spawn(wrap_future(async move {
+            pump.run().await;
+            done.send_replace(true);
+        }));
+    }
+}
+
+impl Handler<Stop> for InboundBridge {
+    type Result = ResponseFuture<()>;
+
+    /// Stops consuming; what was fetched ahead is given back.
+    fn handle(&mut self, _: Stop, cx: &mut Context<Self>) -> ResponseFuture<()> {
+        self.stop.send_replace(true);
+        let mut done = self.done.subscribe();
+        let address = cx.address();
+        Box::pin(async move {
+            // An actor that is gone is done, too.
+            let _gone = done.wait_for(|done| *done).await;
+            drop(address);
+        })
+    }
+}
+
+struct Pump {
+    env: Arc<Environment>,
+    input: u16,
+    stop: watch::Receiver<bool>,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        let origin = Instant::now();
+        let mut history = History::default();
+        let queue = QueueId::new(&self.env.label, &self.env.inputs[usize::from(self.input)]);
+        while !*self.stop.borrow() {
+            let bound = self.env.unsettled_max();
+            let mut stop = self.stop.clone();
+            let consumer = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                consumer = self.env.transport.consume(&queue, bound) => consumer,
+            };
+            let ended = match consumer {
+                Ok(mut consumer) => {
+                    self.env.state.consuming.send_modify(|count| *count += 1);
+                    let began = origin.elapsed();
+                    let ended = self.carry(&mut *consumer).await;
+                    self.env.state.consuming.send_modify(|count| *count -= 1);
+                    if origin.elapsed().saturating_sub(began) >= Duration::from_secs(1) {
+                        history.success();
+                    }
+                    // What a consumer does when it goes is the transport's code, not ours.
+                    let _logged = quietly(move || {
+                        consumer.stop();
+                        drop(consumer);
+                    });
+                    ended
+                }
+                Err(error) => Some(error),
+            };
+            let Some(error) = ended else { return };
+            let (restart, next) =
+                history.failure(&self.env.restart, origin.elapsed(), fastrand::f64());
+            history = next;
+            let wait = match restart {
+                Restart::Now => Duration::ZERO,
+                Restart::After(wait) => wait,
+            };
+            self.report(&queue, &error, wait);
+            let mut stop = self.stop.clone();
+            // Until the time is over or the bridge stops: both go on.
+            let _either = timeout(wait, stop.wait_for(|stop| *stop)).await;
+        }
+    }
+
+    fn report(&self, queue: &QueueId, error: &TransportError, wait: Duration) {
+        let text = self.env.redactor.clean(&error.to_string()).into_owned();
+        warn!(%queue, error = %text, ?wait, "the queue is not consumed, trying again");
+        self.env.meters.restarted(Cause::Bridge);
+        self.env.state.failed(LastFailure {
+            time_ms: self.env.clock.unix_ms(),
+            what: Cause::Bridge.as_str(),
+            text,
+            message: None,
+            attempt: None,
+        });
+    }
+
+    /// Carries until told to stop (`None`) or the consumer ends.
+    async fn carry(&mut self, consumer: &mut dyn Consumer) -> Option<TransportError> {
+        let mut taken: Vec<Delivery> = Vec::with_capacity(GROUP);
+        let mut waiting: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => return None,
+                outcome = take(consumer, &mut taken, GROUP) => if let Err(error) = outcome {
+                    return Some(error);
+                },
+            }
+            waiting.extend(taken.drain(..).map(|mut delivery| {
+                delivery.set_input(self.input);
+                delivery
+            }));
+            tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => return None,
+                () = poll_fn(|cx| self.env.mailbox.poll_push(cx, &mut waiting)) => {}
+            }
+            if !waiting.is_empty() {
+                // The mailbox has closed: these go back.
+                return None;
+            }
+        }
+    }
+}
+
+impl Environment {
+    /// How much of a queue may be unsettled: what fits into the mailbox, what instances
+    /// have in hand, and what waits for its confirms.
+    fn unsettled_max(&self) -> usize {
+        self.mailbox_capacity + self.instances
+    }
+}

@@ -1,0 +1,24 @@
+//! The host: what runs services.
+//!
+//! A service is an actix actor that owns a mailbox and instances. Each instance is a
+//! loop on the actor's thread: it pulls a delivery, lends its value to the handler's
+//! future under a guard, holds the outputs, and settles. Inbound bridges fill the
+//! mailbox; outputs go straight to the transport, which reports when it has them.
+
+mod actor;
+mod bridge;
+mod environment;
+mod guard;
+mod hand;
+mod instance;
+mod mailbox;
+pub mod panic;
+pub(crate) mod position;
+mod settle;
+mod source;
+mod state;
+mod tick;
+
+pub(crate) use actor::{ServiceActor, Start, StopBy, Stopped};
+pub(crate) use environment::{Environment, Settings, WiredOutput};
+pub(crate) use state::LastFailure;

@@ -1,0 +1,165 @@
+//! Settling: from how an attempt ended to what the transport is told.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::environment::Environment;
+use super::state::LastFailure;
+use crate::dead_letter::DeadLetter;
+use crate::delivery::{Delivery, Settlement};
+use crate::failure::{Failure, FailureKind};
+use crate::metrics::Outcome;
+use crate::service::{Held, Reply};
+use crate::supervision::{Attempt, Fate};
+use crate::transport::Completion;
+
+/// How an attempt failed, with its text.
+pub(crate) struct Failed {
+    pub(crate) attempt: Attempt,
+    pub(crate) text: String,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self {
+            attempt: Attempt::Failed(failure.kind()),
+            text: failure.text().to_owned(),
+        }
+    }
+}
+
+impl Failed {
+    pub(crate) fn panic(text: String) -> Self {
+        Self {
+            attempt: Attempt::Panicked,
+            text: format!("panicked: {text}"),
+        }
+    }
+
+    pub(crate) fn timeout(environment: &Environment) -> Self {
+        let text = format!("not done within {:?}", environment.handler_timeout);
+        Self {
+            attempt: Attempt::TimedOut,
+            text,
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.attempt {
+            Attempt::Ok => Outcome::Ok,
+            Attempt::Failed(FailureKind::Retry | FailureKind::After(_)) => Outcome::Retry,
+            Attempt::Failed(FailureKind::Defer(_)) => Outcome::Defer,
+            Attempt::Failed(FailureKind::Reject) => Outcome::Reject,
+            Attempt::Panicked => Outcome::Panic,
+            Attempt::TimedOut => Outcome::Timeout,
+        }
+    }
+}
+
+impl Environment {
+    /// After success: publishes what was held and acks when the transport has taken it
+    /// over. Without outputs it acks at once.
+    ///
+    /// Waits only while too many publications are unconfirmed; meanwhile the delivery
+    /// must stay where others can reach it, so `take` hands it over afterwards.
+    pub(crate) async fn succeed(
+        self: &Arc<Self>,
+        held: Vec<Held>,
+        reply: Option<Reply>,
+        take: impl FnOnce() -> Option<Delivery>,
+    ) -> bool {
+        let permit = match self.window.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self
+                .window
+                .clone()
+                .acquire_owned()
+                .await
+                .expect("the window stays open"),
+        };
+        let Some(delivery) = take() else { return false };
+        let mut counts: Vec<(usize, u64)> = Vec::with_capacity(1);
+        let mut batch = Vec::with_capacity(held.len());
+        for held in held {
+            let copies = self.outgoing(held.output, held.envelope, held.delay);
+            match counts.last_mut() {
+                Some((output, count)) if *output == held.output => *count += copies.len() as u64,
+                _ => counts.push((held.output, copies.len() as u64)),
+            }
+            batch.extend(copies);
+        }
+        let environment = self.clone();
+        let done = Completion::new(move |outcome| {
+            match outcome {
+                Ok(()) => {
+                    for (output, count) in counts {
+                        environment.meters.emitted(output, count);
+                    }
+                    delivery.settle(Settlement::Ack(reply.map(Ok)));
+                }
+                Err(error) => environment.not_published(delivery, &error.to_string()),
+            }
+            drop(permit);
+        });
+        self.publish(batch, done);
+        true
+    }
+
+    /// The transport didn't take the outputs over: not the message's fault.
+    fn not_published(&self, delivery: Delivery, error: &str) {
+        warn!(
+            service = %self.label,
+            message = %delivery.message().id,
+            error,
+            "outputs were not published, the message will be handled again"
+        );
+        let attempt = delivery.attempt();
+        // At least a moment: a transport that refuses must not be asked in a tight loop.
+        let after = self.retry.backoff.delay(0, fastrand::f64());
+        delivery.settle(Settlement::Again { after, attempt });
+    }
+
+    /// After a failed attempt: decides and settles.
+    pub(crate) fn fail(&self, delivery: Delivery, failed: &Failed) {
+        let attempt = delivery.attempt();
+        let text = self.redactor.clean(&failed.text);
+        let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
+        let id = &delivery.message().id;
+        let fate = self.retry.fate(failed.attempt, attempt, fastrand::f64());
+        match fate {
+            Fate::Ack => unreachable!("a failed attempt is not acked"),
+            Fate::Again { after, .. } => {
+                info!(service, input, message = %id, attempt, error = %text, ?after, "will be tried again");
+            }
+            Fate::DeadLetter(reason) => {
+                warn!(service, input, message = %id, attempt, error = %text, %reason, "dead-lettered");
+            }
+        }
+        self.state.failed(LastFailure {
+            time_ms: self.clock.unix_ms(),
+            what: Outcome::NAMES[failed.outcome() as usize],
+            text: text.to_string(),
+            message: Some(id.to_string()),
+            attempt: Some(attempt),
+        });
+        match fate {
+            Fate::Ack => {}
+            Fate::Again { after, attempt } => {
+                delivery.settle(Settlement::Again { after, attempt });
+            }
+            Fate::DeadLetter(reason) => {
+                self.meters.dead_lettered(reason);
+                let letter = DeadLetter {
+                    reason,
+                    error: text.into_owned(),
+                    service: self.label.clone(),
+                    input: self.inputs[delivery.input()].clone(),
+                    attempts: attempt,
+                    failed_at_ms: self.clock.unix_ms(),
+                };
+                delivery.settle(Settlement::DeadLetter(Box::new(letter)));
+            }
+        }
+    }
+}

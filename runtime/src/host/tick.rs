@@ -1,0 +1,65 @@
+//! The lane of an instance's ticks: at most one of each is pending.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::service::{Tick, TickSpec};
+
+/// When the ticks of one instance are due. Costs nothing without ticks.
+#[derive(Default)]
+pub(crate) struct Ticks(Option<Box<Due>>);
+
+struct Due {
+    ticks: Vec<(TickSpec, Instant)>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Ticks {
+    pub(crate) fn new(specs: &[TickSpec]) -> Self {
+        if specs.is_empty() {
+            return Self(None);
+        }
+        let now = Instant::now();
+        let ticks: Vec<_> = specs.iter().map(|spec| (*spec, now + spec.every)).collect();
+        let sleep = Box::pin(sleep_until(earliest(&ticks)));
+        Self(Some(Box::new(Due { ticks, sleep })))
+    }
+
+    /// The tick that is due. Beats that were missed meanwhile are skipped.
+    pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
+        let Some(due) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        if due.sleep.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        let next = due
+            .ticks
+            .iter_mut()
+            .filter(|(_, at)| *at <= now)
+            .min_by_key(|(_, at)| *at);
+        let Some((spec, at)) = next else {
+            // The timer's grain is coarser than the clock's: look again.
+            let again = earliest(&due.ticks);
+            due.sleep.as_mut().reset(again);
+            return due.sleep.as_mut().poll(cx).map(|()| due.ticks[0].0.tick);
+        };
+        let missed = (now - *at).as_nanos() / spec.every.as_nanos();
+        *at += spec.every * (u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1);
+        let tick = spec.tick;
+        let again = earliest(&due.ticks);
+        due.sleep.as_mut().reset(again);
+        Poll::Ready(tick)
+    }
+}
+
+fn earliest(ticks: &[(TickSpec, Instant)]) -> Instant {
+    ticks
+        .iter()
+        .map(|(_, at)| *at)
+        .min()
+        .expect("there is a tick")
+}

@@ -1,0 +1,58 @@
+//! A runtime for applications that are assembled from small supervised services.
+//!
+//! A **service** is an actor with one job: it takes messages from a mailbox and emits
+//! messages on named ports. A **manifest** picks service types, configures them and
+//! connects their ports to topics. A **transport** moves the messages: in memory, or
+//! over a broker; no service knows which.
+//!
+//! Start with [`Service`] to write one, [`Catalog`] to offer it, [`cli::main`] to run
+//! manifests over it.
+//!
+//! # Map
+//!
+//! | where | what |
+//! | --- | --- |
+//! | [`Message`], [`Delivery`], [`MessageId`] | what travels, and the duty to settle it |
+//! | [`transport`] | the contract of transports, and `memory:` |
+//! | [`Service`], [`Handle`], [`Source`], [`Context`] | what one writes |
+//! | `host` | runs services: actor, mailbox, instances, bridges |
+//! | [`config`] | types that configs are made of |
+//! | [`supervision`] | decisions on restarts and retries, as functions over values |
+//!
+//! The way of a message: queue → inbound bridge → mailbox → instance (`host::instance`)
+//! → outputs published and confirmed → ack.
+
+mod app;
+mod clock;
+pub mod config;
+mod dead_letter;
+mod delivery;
+mod failure;
+mod host;
+mod id;
+mod message;
+mod metrics;
+mod name;
+pub mod prelude;
+mod redact;
+mod service;
+pub mod supervision;
+mod trace;
+pub mod transport;
+
+pub use app::Plan;
+pub use clock::Clock;
+pub use dead_letter::{DeadLetter, Reason};
+pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
+pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
+pub use host::panic;
+pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
+pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
+pub use name::{InvalidName, NAME_BYTES_MAX, QueueId, TOPIC_BYTES_MAX, check_name, check_topic};
+pub use redact::{REDACTED, Redactor, password_of, without_password};
+pub use service::{
+    Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Draft, Handle,
+    HandleBatch, Input, NoConfig, Outcome, Outlet, Output, Payload, PortDescriptor, Ports, Raw,
+    Request, Service, ServiceType, Source, SourcePorts, Tick, Ticket,
+};
+pub use trace::{InvalidTraceParent, TraceContext};

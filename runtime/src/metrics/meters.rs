@@ -1,0 +1,204 @@
+//! Counting on the hot path: what one service counts while it works.
+//!
+//! A service's instances share a thread, so its counters have one writer: it adds by a
+//! plain load and store, and a scrape reads from elsewhere at any time. What may be
+//! counted on other threads says so and pays for it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::dead_letter::Reason;
+
+/// A counter with one writer at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds, on the one thread that writes.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A counter with any number of writers.
+#[derive(Debug, Default)]
+pub(crate) struct SharedCounter(AtomicU64);
+
+impl SharedCounter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the buckets of every duration, in nanoseconds: 10 µs to a minute.
+pub(crate) const BUCKETS_NS: [u64; 12] = [
+    10_000,
+    100_000,
+    1_000_000,
+    5_000_000,
+    10_000_000,
+    50_000_000,
+    100_000_000,
+    500_000_000,
+    1_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    60_000_000_000,
+];
+
+/// A histogram of durations with one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Durations {
+    /// Not cumulated; the last is what lies above all bounds.
+    pub(crate) buckets: [Counter; BUCKETS_NS.len() + 1],
+    pub(crate) sum_ns: Counter,
+}
+
+impl Durations {
+    pub(crate) fn record(&self, duration: Duration) {
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX >> 1);
+        let bucket = BUCKETS_NS
+            .iter()
+            .position(|&bound| ns <= bound)
+            .unwrap_or(BUCKETS_NS.len());
+        self.buckets[bucket].add(1);
+        self.sum_ns.add(ns);
+    }
+}
+
+/// How a message was dealt with: the label `outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    Retry,
+    Reject,
+    Panic,
+    Timeout,
+    Defer,
+    Expired,
+}
+
+impl Outcome {
+    pub(crate) const NAMES: [&'static str; 7] = [
+        "ok", "retry", "reject", "panic", "timeout", "defer", "expired",
+    ];
+}
+
+/// How an ask ended: the label `outcome`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AskOutcome {
+    Ok,
+    Timeout,
+    Failed,
+}
+
+impl AskOutcome {
+    pub(crate) const NAMES: [&'static str; 3] = ["ok", "timeout", "failed"];
+}
+
+/// Why an instance was started again: the label `reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Panic,
+    Timeout,
+    Start,
+    Tick,
+    Source,
+    Bridge,
+}
+
+impl Cause {
+    pub(crate) const NAMES: [&'static str; 6] =
+        ["panic", "timeout", "start", "tick", "source", "bridge"];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+/// What one input counts.
+#[derive(Debug, Default)]
+pub(crate) struct InputMeter {
+    pub(crate) outcomes: [Counter; Outcome::NAMES.len()],
+    pub(crate) handle: Durations,
+    pub(crate) wait: Durations,
+}
+
+/// What one service counts.
+#[derive(Debug, Default)]
+pub(crate) struct Meters {
+    pub(crate) inputs: Box<[InputMeter]>,
+    outputs: Box<[SharedCounter]>,
+    restarts: [SharedCounter; Cause::NAMES.len()],
+    dead_letters: [SharedCounter; Reason::ALL.len()],
+    asks: [SharedCounter; AskOutcome::NAMES.len()],
+    /// Messages that came without an id.
+    pub(crate) anonymous: SharedCounter,
+}
+
+impl Meters {
+    pub(crate) fn new(inputs: usize, outputs: usize) -> Self {
+        Self {
+            inputs: (0..inputs).map(|_| InputMeter::default()).collect(),
+            outputs: (0..outputs).map(|_| SharedCounter::default()).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn handled(&self, input: usize, outcome: Outcome) {
+        self.inputs[input].outcomes[outcome as usize].add(1);
+    }
+
+    pub(crate) fn emitted(&self, output: usize, copies: u64) {
+        self.outputs[output].add(copies);
+    }
+
+    pub(crate) fn restarted(&self, cause: Cause) {
+        self.restarts[cause as usize].add(1);
+    }
+
+    pub(crate) fn dead_lettered(&self, reason: Reason) {
+        self.dead_letters[reason as usize].add(1);
+    }
+
+    pub(crate) fn asked(&self, outcome: AskOutcome) {
+        self.asks[outcome as usize].add(1);
+    }
+
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = u64> {
+        self.outputs.iter().map(SharedCounter::get)
+    }
+
+    pub(crate) fn restarts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Cause::NAMES
+            .into_iter()
+            .zip(self.restarts.iter().map(SharedCounter::get))
+    }
+
+    pub(crate) fn dead_letters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let reasons = Reason::ALL.into_iter().map(Reason::as_str);
+        reasons.zip(self.dead_letters.iter().map(SharedCounter::get))
+    }
+
+    pub(crate) fn asks(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        AskOutcome::NAMES
+            .into_iter()
+            .zip(self.asks.iter().map(SharedCounter::get))
+    }
+
+    /// How many messages ended each way, over all inputs.
+    pub(crate) fn outcome_total(&self, outcome: Outcome) -> u64 {
+        self.inputs
+            .iter()
+            .map(|input| input.outcomes[outcome as usize].get())
+            .sum()
+    }
+}

@@ -1,0 +1,117 @@
+//! Labels, port names and topics: which texts may name things.
+
+use std::fmt;
+
+/// The longest label or port name, in bytes.
+pub const NAME_BYTES_MAX: usize = 63;
+/// The longest topic, in bytes (an AMQP routing key).
+pub const TOPIC_BYTES_MAX: usize = 255;
+/// Names that a service can't have, because queues of every service end in them.
+pub const RESERVED: [&str; 2] = ["dlq", "suspect"];
+
+/// Why a text is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// It has no characters.
+    #[error("it is empty")]
+    Empty,
+    /// It is longer than allowed.
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
+    /// It has a character that isn't allowed there.
+    #[error("{0:?} is not allowed there: names start with a-z and go on with a-z, 0-9 and -")]
+    Character(char),
+    /// It is kept for queues of the runtime.
+    #[error("it is reserved")]
+    Reserved,
+}
+
+/// Checks a label or port name: `[a-z][a-z0-9-]*`, not reserved.
+///
+/// # Errors
+/// Why it can't be one.
+pub fn check_name(text: &str) -> Result<(), InvalidName> {
+    check_segment(text)?;
+    if text.len() > NAME_BYTES_MAX {
+        return Err(InvalidName::TooLong(NAME_BYTES_MAX));
+    }
+    if RESERVED.contains(&text) {
+        return Err(InvalidName::Reserved);
+    }
+    Ok(())
+}
+
+/// Checks a topic: names joined by dots.
+///
+/// # Errors
+/// Why it can't be one.
+pub fn check_topic(text: &str) -> Result<(), InvalidName> {
+    if text.len() > TOPIC_BYTES_MAX {
+        return Err(InvalidName::TooLong(TOPIC_BYTES_MAX));
+    }
+    text.split('.').try_for_each(check_segment)
+}
+
+fn check_segment(text: &str) -> Result<(), InvalidName> {
+    let mut characters = text.chars();
+    match characters.next() {
+        None => return Err(InvalidName::Empty),
+        Some('a'..='z') => {}
+        Some(other) => return Err(InvalidName::Character(other)),
+    }
+    match characters.find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-')) {
+        None => Ok(()),
+        Some(other) => Err(InvalidName::Character(other)),
+    }
+}
+
+/// An input of a service: whose mailbox, and which end of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueId {
+    /// The service's label.
+    pub service: Box<str>,
+    /// The port, or `dlq`, or `suspect`.
+    pub input: Box<str>,
+}
+
+impl QueueId {
+    /// The queue of an input.
+    pub fn new(service: &str, input: &str) -> Self {
+        Self {
+            service: service.into(),
+            input: input.into(),
+        }
+    }
+
+    /// The dead-letter queue of a service.
+    pub fn dead_letters(service: &str) -> Self {
+        Self::new(service, "dlq")
+    }
+}
+
+impl fmt::Display for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.service, self.input)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_topics_follow_one_grammar() {
+        for good in ["a", "stock", "stock-2"] {
+            assert_eq!(check_name(good), Ok(()));
+        }
+        for good in ["a", "a.b", "github.deliveries", "a-b.c1"] {
+            assert_eq!(check_topic(good), Ok(()));
+        }
+        assert_eq!(check_name("dlq"), Err(InvalidName::Reserved));
+        assert_eq!(check_name("Stock"), Err(InvalidName::Character('S')));
+        assert_eq!(check_name("a.b"), Err(InvalidName::Character('.')));
+        assert_eq!(check_name(&"a".repeat(64)), Err(InvalidName::TooLong(63)));
+        assert_eq!(check_topic("a..b"), Err(InvalidName::Empty));
+        assert_eq!(check_topic("a.*"), Err(InvalidName::Character('*')));
+    }
+}

@@ -1,0 +1,10 @@
+//! What it takes to write a service.
+
+pub use schemars::JsonSchema;
+pub use serde::{Deserialize, Serialize};
+
+pub use crate::failure::Failure;
+pub use crate::service::{
+    Batch, Catalog, ConfigError, Context, Draft, Handle, HandleBatch, Input, NoConfig, Outlet,
+    Output, Ports, Raw, Request, Service, Source, SourcePorts, Tick,
+};

@@ -1,0 +1,205 @@
+//! A configured service type with its Rust type erased: what the host runs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+
+use super::ports::{Handler, PortTable, Ports};
+use super::source::{Source, SourcePorts};
+use super::{Context, Outlet, Service, Tick};
+use crate::failure::Failure;
+use crate::message::Message;
+
+/// The payload of an answer.
+pub(crate) type Reply = Bytes;
+
+/// An outcome for each message of a batch.
+pub(crate) type BatchResults = Vec<Result<(), Failure>>;
+
+/// Makes instances of one service.
+pub(crate) trait Blueprint: Send + Sync {
+    fn ports(&self) -> &PortTable;
+
+    /// Whether it takes messages or starts them.
+    fn role(&self) -> Role<'_>;
+}
+
+pub(crate) enum Role<'a> {
+    Service(&'a dyn Factory),
+    Source(&'a dyn Run),
+}
+
+/// Makes instances.
+pub(crate) trait Factory {
+    fn start<'a>(
+        &'a self,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>>;
+}
+
+/// Runs a source.
+pub(crate) trait Run {
+    /// Whether it comes to an end by itself.
+    fn ends(&self) -> bool;
+
+    /// How many messages it may have in flight.
+    fn in_flight(&self) -> usize;
+
+    fn run<'a>(&'a self, out: &'a mut Outlet) -> LocalBoxFuture<'a, Result<(), Failure>>;
+}
+
+/// One instance.
+pub(crate) trait Instance {
+    fn handle<'a>(
+        &'a mut self,
+        input: usize,
+        message: &'a Message,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>>;
+
+    fn handle_batch<'a>(
+        &'a mut self,
+        input: usize,
+        messages: &'a [Message],
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, BatchResults>;
+
+    fn tick<'a>(
+        &'a mut self,
+        tick: Tick,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<(), Failure>>;
+
+    fn stop<'a>(&'a mut self, cx: &'a mut Context) -> LocalBoxFuture<'a, Result<(), Failure>>;
+}
+
+pub(crate) struct ServiceBlueprint<S: Service> {
+    config: S::Config,
+    table: PortTable,
+    handlers: Arc<[Handler<S>]>,
+}
+
+impl<S: Service> ServiceBlueprint<S> {
+    pub(crate) fn new(config: S::Config) -> Self {
+        let mut ports = Ports::new();
+        S::ports(&config, &mut ports);
+        Self {
+            config,
+            table: ports.table,
+            handlers: ports.handlers.into(),
+        }
+    }
+}
+
+impl<S: Service> Blueprint for ServiceBlueprint<S> {
+    fn ports(&self) -> &PortTable {
+        &self.table
+    }
+
+    fn role(&self) -> Role<'_> {
+        Role::Service(self)
+    }
+}
+
+impl<S: Service> Factory for ServiceBlueprint<S> {
+    fn start<'a>(
+        &'a self,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
+        Box::pin(async move {
+            let service = S::start(&self.config, cx).await?;
+            let handlers = self.handlers.clone();
+            Ok(Box::new(Erased { service, handlers }) as Box<dyn Instance>)
+        })
+    }
+}
+
+struct Erased<S> {
+    service: S,
+    handlers: Arc<[Handler<S>]>,
+}
+
+impl<S: Service> Instance for Erased<S> {
+    fn handle<'a>(
+        &'a mut self,
+        input: usize,
+        message: &'a Message,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
+        match &self.handlers[input] {
+            Handler::One(handle) => handle(&mut self.service, message, cx),
+            Handler::Many(handle) => {
+                let batch = handle(&mut self.service, std::slice::from_ref(message), cx);
+                Box::pin(async move {
+                    let result = batch.await.pop().unwrap_or(Ok(()));
+                    result.map(|()| None)
+                })
+            }
+        }
+    }
+
+    fn handle_batch<'a>(
+        &'a mut self,
+        input: usize,
+        messages: &'a [Message],
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, BatchResults> {
+        match &self.handlers[input] {
+            Handler::Many(handle) => handle(&mut self.service, messages, cx),
+            Handler::One(_) => unreachable!("the host batches only inputs that said so"),
+        }
+    }
+
+    fn tick<'a>(
+        &'a mut self,
+        tick: Tick,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { self.service.tick(tick, cx).await })
+    }
+
+    fn stop<'a>(&'a mut self, cx: &'a mut Context) -> LocalBoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { self.service.stop(cx).await })
+    }
+}
+
+pub(crate) struct SourceBlueprint<S: Source> {
+    config: S::Config,
+    table: PortTable,
+}
+
+impl<S: Source> SourceBlueprint<S> {
+    pub(crate) fn new(config: S::Config) -> Self {
+        let mut ports = SourcePorts::default();
+        S::ports(&config, &mut ports);
+        Self {
+            config,
+            table: ports.0,
+        }
+    }
+}
+
+impl<S: Source> Blueprint for SourceBlueprint<S> {
+    fn ports(&self) -> &PortTable {
+        &self.table
+    }
+
+    fn role(&self) -> Role<'_> {
+        Role::Source(self)
+    }
+}
+
+impl<S: Source> Run for SourceBlueprint<S> {
+    fn ends(&self) -> bool {
+        S::ends(&self.config)
+    }
+
+    fn in_flight(&self) -> usize {
+        S::in_flight(&self.config).max(1)
+    }
+
+    fn run<'a>(&'a self, out: &'a mut Outlet) -> LocalBoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { S::run(&self.config, out).await })
+    }
+}

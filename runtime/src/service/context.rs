@@ -1,0 +1,260 @@
+//! The context: what a handler sees of the world while it works.
+//!
+//! Owns the outputs that are held until the handler returns `Ok`. Publishing them is
+//! the host's.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::{Draft, Output, Payload, Request, Tick};
+use crate::failure::Failure;
+use crate::host::Environment;
+use crate::id::MessageId;
+use crate::message::{Envelope, Message};
+use crate::transport::AskError;
+
+/// Lent to every hook of a service.
+pub struct Context {
+    env: Arc<Environment>,
+    instance: u32,
+    pub(crate) work: Work,
+    pub(crate) held: Vec<Held>,
+    /// When the handler must be done.
+    pub(crate) deadline: Option<Instant>,
+    /// The wall clock, read once for each piece of work.
+    now_ms: Option<u64>,
+    /// Which message of the batch each value that the handler sees came from.
+    places: Vec<usize>,
+}
+
+/// What the instance is doing.
+#[derive(Default)]
+pub(crate) enum Work {
+    /// Starting, stopping, waiting.
+    #[default]
+    None,
+    Message(Message, u32),
+    Batch(Vec<(Message, u32)>),
+    Tick(Tick),
+}
+
+/// An output that waits for the handler to succeed.
+pub(crate) struct Held {
+    pub(crate) output: usize,
+    /// Which message of a batch led to it.
+    pub(crate) place: usize,
+    pub(crate) delay: Duration,
+    pub(crate) envelope: Envelope,
+}
+
+impl Context {
+    pub(crate) fn new(env: Arc<Environment>, instance: u32) -> Self {
+        Self {
+            env,
+            instance,
+            work: Work::None,
+            held: Vec::new(),
+            deadline: None,
+            now_ms: None,
+            places: Vec::new(),
+        }
+    }
+
+    pub(crate) fn begin(&mut self, work: Work) {
+        self.work = work;
+        self.held.clear();
+        self.now_ms = None;
+        self.deadline = None;
+        self.places.clear();
+    }
+
+    pub(crate) fn set_batch_places(&mut self, places: &[usize]) {
+        self.places.clear();
+        self.places.extend_from_slice(places);
+    }
+
+    /// The service's label in the manifest.
+    pub fn service(&self) -> &str {
+        &self.env.label
+    }
+
+    /// The app's name.
+    pub fn app(&self) -> &str {
+        &self.env.app
+    }
+
+    /// The number of this instance, from 0.
+    pub fn instance(&self) -> u32 {
+        self.instance
+    }
+
+    /// The message in hand; `None` in a tick, a batch, start and stop.
+    pub fn message(&self) -> Option<&Message> {
+        match &self.work {
+            Work::Message(message, _) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// Which attempt at the message in hand this is, from 1.
+    pub fn attempt(&self) -> u32 {
+        match &self.work {
+            Work::Message(_, attempt) => *attempt,
+            _ => 1,
+        }
+    }
+
+    /// The message behind the `index`-th value of a batch, and which attempt it is.
+    pub fn batch_message(&self, index: usize) -> Option<(&Message, u32)> {
+        match &self.work {
+            Work::Batch(messages) => {
+                let (message, attempt) = messages.get(*self.places.get(index)?)?;
+                Some((message, *attempt))
+            }
+            Work::Message(message, attempt) if index == 0 => Some((message, *attempt)),
+            _ => None,
+        }
+    }
+
+    /// The wall-clock time, as this app has it (a test may have its own).
+    pub fn now(&self) -> SystemTime {
+        self.env.clock.now()
+    }
+
+    /// How much time is left before this handler is cancelled; `None` outside of one.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline
+            .map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Emits a message, to be published when the handler returns `Ok`.
+    ///
+    /// ```
+    /// # use brickwork::prelude::*;
+    /// const DONE: Output<String> = Output::new("done");
+    /// fn finish(cx: &mut Context) -> Result<(), Failure> {
+    ///     cx.emit(&DONE, "well".to_owned())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// A [`Failure::reject`] if the value can't be encoded or is larger than
+    /// `app.max_message`, if [`ports`](super::Service::ports) didn't name this output, or
+    /// in a batch handler (use [`emit_for`](Context::emit_for)).
+    pub fn emit<T: Payload>(
+        &mut self,
+        output: &Output<T>,
+        value: impl Into<Draft<T>>,
+    ) -> Result<(), Failure> {
+        if !self.places.is_empty() {
+            return Err(Failure::reject("a batch handler emits with emit_for"));
+        }
+        self.hold(output, value.into(), 0)
+    }
+
+    /// Emits a message that is delivered after `delay`, durably where the transport is.
+    ///
+    /// # Errors
+    /// As [`emit`](Context::emit).
+    pub fn emit_after<T: Payload>(
+        &mut self,
+        output: &Output<T>,
+        value: impl Into<Draft<T>>,
+        delay: Duration,
+    ) -> Result<(), Failure> {
+        self.emit(output, value.into().after(delay))
+    }
+
+    /// Emits a message on behalf of the `index`-th value of a batch: it is published if
+    /// the outcome for that one is `Ok`.
+    ///
+    /// # Errors
+    /// As [`emit`](Context::emit), and if there is no such value.
+    pub fn emit_for<T: Payload>(
+        &mut self,
+        index: usize,
+        output: &Output<T>,
+        value: impl Into<Draft<T>>,
+    ) -> Result<(), Failure> {
+        let place = *self
+            .places
+            .get(index)
+            .ok_or_else(|| Failure::reject(format!("the batch has no value {index}")))?;
+        self.hold(output, value.into(), place)
+    }
+
+    fn hold<T: Payload>(
+        &mut self,
+        output: &Output<T>,
+        draft: Draft<T>,
+        place: usize,
+    ) -> Result<(), Failure> {
+        let number = self.env.output(output.name())?;
+        let now_ms = *self.now_ms.get_or_insert_with(|| self.env.clock.unix_ms());
+        let parent = match &self.work {
+            Work::Message(message, _) => Some(message),
+            Work::Batch(messages) => messages.get(place).map(|(message, _)| message),
+            Work::Tick(_) | Work::None => None,
+        };
+        let index = self
+            .held
+            .iter()
+            .filter(|held| held.output == number && held.place == place)
+            .count();
+        let delay = draft.delay;
+        let id = match parent {
+            Some(parent) => parent
+                .id
+                .child(&self.env.label, output.name(), index as u32),
+            None => MessageId::new(),
+        };
+        let envelope = self
+            .env
+            .envelope(number, draft, id, parent, now_ms)
+            .map_err(Failure::reject)?;
+        self.held.push(Held {
+            output: number,
+            place,
+            delay,
+            envelope,
+        });
+        Ok(())
+    }
+
+    /// Asks another service and waits for its answer.
+    ///
+    /// The question carries the deadline of the message in hand: nobody works on it
+    /// when nobody waits any more. It is sent at once, not held until this handler
+    /// succeeds.
+    ///
+    /// # Errors
+    /// No answer in time, or the other side gave up, or it can't be sent.
+    pub async fn ask<M: Payload, R: Payload>(
+        &self,
+        request: &Request<M, R>,
+        value: impl Into<Draft<M>>,
+    ) -> Result<R, AskError> {
+        let within = self.remaining().unwrap_or(self.env.handler_timeout);
+        let parent = self.message();
+        self.env.ask(request, value.into(), within, parent).await
+    }
+
+    /// Stops taking messages for this long, for all instances of this service.
+    pub fn pause(&mut self, duration: Duration) {
+        self.env.pause(duration);
+    }
+
+    /// What the instances of this service share: made by the first that needs it.
+    ///
+    /// # Errors
+    /// What `make` returns; the next one who asks tries again.
+    pub async fn shared<T, F>(&self, make: F) -> Result<Arc<T>, Failure>
+    where
+        T: Send + Sync + 'static,
+        F: AsyncFnOnce() -> Result<T, Failure>,
+    {
+        self.env.shared.get(make).await
+    }
+}

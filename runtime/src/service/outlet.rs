@@ -1,0 +1,287 @@
+//! The outlet: how a source sends.
+//!
+//! Owns the bound on what is in flight and the wait while the app is under pressure.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{Semaphore, watch};
+
+use super::{Output, Payload, Request};
+use crate::failure::Failure;
+use crate::host::{Environment, position};
+use crate::id::MessageId;
+use crate::message::ReplyTo;
+use crate::transport::{AskError, Completion, Outgoing, TransportError};
+
+/// A message to be: a value, and what else is to be said of it.
+#[derive(Debug, Clone)]
+pub struct Draft<T> {
+    pub(crate) value: T,
+    pub(crate) id: Option<MessageId>,
+    pub(crate) kind: Option<Arc<str>>,
+    pub(crate) subject: Option<Arc<str>>,
+    pub(crate) headers: Vec<(Arc<str>, Arc<str>)>,
+    pub(crate) delay: Duration,
+    pub(crate) reply_to: Option<ReplyTo>,
+}
+
+impl<T> Draft<T> {
+    /// Nothing but the value.
+    pub fn new(value: T) -> Self {
+        Self {
+            value,
+            id: None,
+            kind: None,
+            subject: None,
+            headers: Vec::new(),
+            delay: Duration::ZERO,
+            reply_to: None,
+        }
+    }
+
+    /// With an id of the sender's. A source whose messages can come again gives them
+    /// stable ids. Ignored in handlers: ids of outputs are derived.
+    #[must_use]
+    pub fn id(mut self, id: MessageId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// With a message type, instead of the payload's.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<Arc<str>>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// With a subject: what it is about.
+    #[must_use]
+    pub fn subject(mut self, subject: impl Into<Arc<str>>) -> Self {
+        self.subject = Some(subject.into());
+        self
+    }
+
+    /// With a header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// To be delivered after a while.
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+}
+
+impl<T: Payload> From<T> for Draft<T> {
+    fn from(value: T) -> Self {
+        Self::new(value)
+    }
+}
+
+/// Sends messages for a source. Clones share the bound on what is in flight.
+#[derive(Clone)]
+pub struct Outlet {
+    env: Arc<Environment>,
+    window: Arc<Semaphore>,
+    in_flight: usize,
+    stop: watch::Receiver<bool>,
+}
+
+/// A message that was handed to the transport: resolves when it has been taken over.
+pub struct Ticket(BoxFuture<'static, Result<(), TransportError>>);
+
+impl Future for Ticket {
+    type Output = Result<(), TransportError>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        self.0.poll_unpin(cx)
+    }
+}
+
+impl Outlet {
+    pub(crate) fn new(
+        env: Arc<Environment>,
+        in_flight: usize,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            env,
+            window: Arc::new(Semaphore::new(in_flight)),
+            in_flight,
+            stop,
+        }
+    }
+
+    /// Sends a message and waits until the transport has taken it over.
+    ///
+    /// # Errors
+    /// It wasn't taken over, the value can't be encoded or is too large, or the source
+    /// is to stop. Sending it again, with the same id, is right.
+    pub async fn send<T: Payload>(
+        &self,
+        output: &Output<T>,
+        value: impl Into<Draft<T>>,
+    ) -> Result<(), Failure> {
+        Ok(self.submit(output, value).await?.await?)
+    }
+
+    /// Hands a message to the transport and returns a ticket that resolves when it has
+    /// been taken over; waits only while too many are in flight or the app is under
+    /// pressure. Messages arrive in the order in which they were submitted.
+    ///
+    /// # Errors
+    /// The value can't be encoded or is too large, or the source is to stop.
+    pub async fn submit<T: Payload>(
+        &self,
+        output: &Output<T>,
+        value: impl Into<Draft<T>>,
+    ) -> Result<Ticket, Failure> {
+        let mut draft = value.into();
+        let number = self.env.output(output.name())?;
+        let id = draft.id.take().unwrap_or_default();
+        let delay = draft.delay;
+        let now_ms = self.env.clock.unix_ms();
+        let envelope = self
+            .env
+            .envelope(number, draft, id, None, now_ms)
+            .map_err(Failure::reject)?;
+        if self.env.pressure.is_high() {
+            self.or_stop(self.env.pressure.clear()).await?;
+        }
+        let permit = match self.window.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self
+                .or_stop(self.window.clone().acquire_owned())
+                .await?
+                .expect("the window is never closed"),
+        };
+        if *self.stop.borrow() {
+            return Err(stopping());
+        }
+        let batch = self.env.outgoing(number, envelope, delay);
+        let copies = batch.len() as u64;
+        let (completion, confirmed) = Completion::channel();
+        let env = self.env.clone();
+        let done = Completion::new(move |outcome| {
+            if outcome.is_ok() {
+                env.meters.emitted(number, copies);
+            }
+            drop(permit);
+            completion.complete(outcome);
+        });
+        self.env.publish(batch, done);
+        Ok(Ticket(confirmed.boxed()))
+    }
+
+    /// Asks a service and waits for its answer, at most `within`.
+    ///
+    /// # Errors
+    /// No answer in time, or the other side gave up, or it can't be sent.
+    pub async fn ask<M: Payload, R: Payload>(
+        &self,
+        request: &Request<M, R>,
+        value: impl Into<Draft<M>>,
+        within: Duration,
+    ) -> Result<R, AskError> {
+        self.env.ask(request, value.into(), within, None).await
+    }
+
+    /// Waits until everything that was submitted is confirmed or has failed.
+    pub async fn settled(&self) {
+        let all = u32::try_from(self.in_flight).unwrap_or(u32::MAX);
+        let _all = self.window.acquire_many(all).await;
+    }
+
+    /// Whether the app is under pressure, so that sending would wait.
+    pub fn is_paused(&self) -> bool {
+        self.env.pressure.is_high()
+    }
+
+    /// Whether the source is to stop.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Resolves when the source is to stop.
+    pub async fn stopping(&self) {
+        let mut stop = self.stop.clone();
+        // A sender that is gone means that the app is going, too.
+        let _gone = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Waits for something, but not longer than the source may run.
+    ///
+    /// # Errors
+    /// The source is to stop.
+    pub async fn or_stop<F: Future>(&self, future: F) -> Result<F::Output, Failure> {
+        tokio::select! {
+            biased;
+            output = future => Ok(output),
+            () = self.stopping() => Err(stopping()),
+        }
+    }
+
+    /// The service's label in the manifest.
+    pub fn service(&self) -> &str {
+        &self.env.label
+    }
+
+    /// The wall-clock time.
+    pub fn now(&self) -> SystemTime {
+        self.env.clock.now()
+    }
+
+    /// Whether positions are kept: only where what was sent outlives this process too.
+    pub fn keeps_position(&self) -> bool {
+        self.env.transport.guarantees().durable
+    }
+
+    /// The position that was saved last, if positions are kept and there is one.
+    ///
+    /// # Errors
+    /// It can't be read, or isn't such a value.
+    pub fn position<P: DeserializeOwned>(&self) -> Result<Option<P>, Failure> {
+        match self.position_file() {
+            Some(file) => Ok(position::load(&file)?),
+            None => Ok(None),
+        }
+    }
+
+    /// Saves the position durably: after everything before it was taken over, never
+    /// sooner. Does nothing where positions aren't kept.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub async fn save_position<P: Serialize>(&self, value: &P) -> Result<(), Failure> {
+        if let Some(file) = self.position_file() {
+            let bytes: Bytes = serde_json::to_vec(value)?.into();
+            tokio::task::spawn_blocking(move || position::save(&file, &bytes)).await??;
+        }
+        Ok(())
+    }
+
+    fn position_file(&self) -> Option<PathBuf> {
+        self.keeps_position().then(|| {
+            self.env
+                .data
+                .join("positions")
+                .join(format!("{}.json", self.env.label))
+        })
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::retry("the source is stopping")
+}

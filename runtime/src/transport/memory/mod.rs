@@ -1,0 +1,282 @@
+//! `memory:`: queues in this process.
+//!
+//! Complete but for one thing: messages don't outlive the process. Publishing is done,
+//! and confirmed, before [`Transport::publish`] returns.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use super::{
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
+    Topology, Transport, TransportError,
+};
+use crate::message::{Message, ReplyTo};
+use crate::name::QueueId;
+
+mod delays;
+mod queue;
+mod replies;
+
+use delays::Delays;
+use queue::{Queue, QueueConsumer};
+use replies::Replies;
+
+/// Dead letters are kept until somebody takes them. So many in one service are a sign
+/// that the app needs help: then sources pause.
+const DEAD_LETTERS_HIGH_WATER: u64 = 100_000;
+
+const GUARANTEES: Guarantees = Guarantees {
+    durable: false,
+    redelivers: true,
+    ordered: true,
+    crosses_processes: false,
+    delays: true,
+};
+
+/// Makes memory transports: `memory:`.
+pub struct MemoryConnector;
+
+impl Connector for MemoryConnector {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["memory"]
+    }
+
+    fn guarantees(&self, _: &str) -> Guarantees {
+        GUARANTEES
+    }
+
+    fn check(&self, url: &str) -> Result<(), String> {
+        if url == "memory:" {
+            Ok(())
+        } else {
+            Err("memory: takes nothing after the colon".into())
+        }
+    }
+
+    fn connect<'a>(
+        &'a self,
+        url: &'a str,
+        pressure: Arc<Pressure>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
+        Box::pin(async move {
+            self.check(url).map_err(|why| TransportError::Connect {
+                url: url.to_owned(),
+                why,
+            })?;
+            Ok(Arc::new(Memory::new(pressure)) as Arc<dyn Transport>)
+        })
+    }
+}
+
+/// Queues in this process.
+pub struct Memory {
+    wires: RwLock<Wires>,
+    delays: Arc<Delays>,
+    replies: Arc<Replies>,
+    pressure: Arc<Pressure>,
+    status: watch::Sender<Status>,
+}
+
+#[derive(Default)]
+struct Wires {
+    queues: HashMap<QueueId, Arc<Queue>>,
+    topics: HashMap<Arc<str>, Vec<Arc<Queue>>>,
+    closed: bool,
+}
+
+impl Memory {
+    /// A memory transport; its timers run on the current tokio runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new(pressure: Arc<Pressure>) -> Self {
+        Self {
+            wires: RwLock::default(),
+            delays: Delays::start(),
+            replies: Arc::default(),
+            pressure,
+            status: watch::Sender::default(),
+        }
+    }
+
+    fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
+        let wires = self.wires.read();
+        if wires.closed {
+            return Err(TransportError::Closed);
+        }
+        wires
+            .queues
+            .get(id)
+            .cloned()
+            .ok_or_else(|| TransportError::NoQueue(id.clone()))
+    }
+
+    fn put(&self, outgoing: Outgoing) -> Result<(), TransportError> {
+        let Outgoing {
+            message,
+            queue,
+            delay,
+        } = outgoing;
+        if let Some(id) = queue {
+            let queue = self.queue(&id)?;
+            self.put_into(&queue, message, delay);
+            return Ok(());
+        }
+        let wires = self.wires.read();
+        if wires.closed {
+            return Err(TransportError::Closed);
+        }
+        // A topic that nobody reads takes everything.
+        let Some((last, others)) = wires
+            .topics
+            .get(&message.topic)
+            .and_then(|queues| queues.split_last())
+        else {
+            return Ok(());
+        };
+        for queue in others {
+            self.put_into(queue, message.clone(), delay);
+        }
+        self.put_into(last, message, delay);
+        Ok(())
+    }
+
+    fn put_into(&self, queue: &Arc<Queue>, message: Message, delay: Duration) {
+        if delay.is_zero() {
+            queue.push(message, 1);
+        } else {
+            self.delays.add(queue, message, 1, delay);
+        }
+    }
+}
+
+impl Transport for Memory {
+    fn scheme(&self) -> &'static str {
+        "memory"
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        GUARANTEES
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
+        Box::pin(async move {
+            let mut wires = self.wires.write();
+            if wires.closed {
+                return Err(TransportError::Closed);
+            }
+            for service in topology.services() {
+                let id = QueueId::dead_letters(service);
+                wires.queues.entry(id.clone()).or_insert_with(|| {
+                    let gauge = self.pressure.gauge(DEAD_LETTERS_HIGH_WATER);
+                    Queue::new(id, gauge, None, self.delays.clone(), self.replies.clone())
+                });
+            }
+            for spec in &topology.queues {
+                if !wires.queues.contains_key(&spec.id) {
+                    let letters = wires.queues[&QueueId::dead_letters(&spec.id.service)].clone();
+                    let queue = Queue::new(
+                        spec.id.clone(),
+                        self.pressure.gauge(spec.high_water),
+                        Some(letters),
+                        self.delays.clone(),
+                        self.replies.clone(),
+                    );
+                    wires.queues.insert(spec.id.clone(), queue);
+                }
+                let queue = wires.queues[&spec.id].clone();
+                for topic in &spec.topics {
+                    let readers = wires.topics.entry(topic.clone()).or_default();
+                    if !readers.iter().any(|reader| Arc::ptr_eq(reader, &queue)) {
+                        readers.push(queue.clone());
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
+        done.complete(
+            batch
+                .into_iter()
+                .try_for_each(|outgoing| self.put(outgoing)),
+        );
+    }
+
+    fn consume<'a>(
+        &'a self,
+        queue: &'a QueueId,
+        bound: usize,
+    ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>> {
+        Box::pin(async move {
+            let queue = self.queue(queue)?;
+            Ok(Box::new(QueueConsumer::new(queue, bound)) as Box<dyn Consumer>)
+        })
+    }
+
+    fn ask(
+        &self,
+        request: Message,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Message, AskError>> {
+        let mut request = request.edit();
+        request.reply_to = Some(ReplyTo {
+            address: "memory".into(),
+            correlation: None,
+        });
+        let request = Message::from(request);
+        if !self.wires.read().topics.contains_key(&request.topic) {
+            let text = format!("nobody reads the topic {}", request.topic);
+            return Box::pin(async move { Err(AskError::Failed(text)) });
+        }
+        let waiting = self.replies.expect(&request);
+        let sent = self.put(request.clone().into());
+        Box::pin(async move {
+            sent?;
+            match tokio::time::timeout(within, waiting).await {
+                Ok(reply) => reply.map_err(AskError::Failed),
+                Err(_) => Err(AskError::Timeout(within)),
+            }
+        })
+    }
+
+    fn late_replies(&self) -> u64 {
+        self.replies.late()
+    }
+
+    fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
+        Box::pin(async move { Ok(self.queue(queue)?.depth()) })
+    }
+
+    fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>> {
+        // Everything is done when the call that asked for it returns.
+        Box::pin(async { Ok(()) })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let mut wires = self.wires.write();
+            wires.closed = true;
+            self.delays.stop();
+            for queue in wires.queues.values() {
+                queue.close();
+            }
+        })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.delays.stop();
+    }
+}

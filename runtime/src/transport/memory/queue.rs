@@ -1,0 +1,286 @@
+//! One queue in memory, and its consumers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::delays::Delays;
+use super::replies::Replies;
+use crate::delivery::{Delivery, Parcel, Settle, Settlement};
+use crate::message::Message;
+use crate::name::QueueId;
+use crate::transport::{Consumer, Depth, PressureGauge, TransportError};
+
+/// A queue: what is ready, and who consumes.
+pub(super) struct Queue {
+    id: QueueId,
+    state: Mutex<State>,
+    gauge: PressureGauge,
+    /// Where given-up messages go; a dead-letter queue has none: it keeps its own.
+    letters: Option<Arc<Queue>>,
+    delays: Arc<Delays>,
+    replies: Arc<Replies>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<Entry>,
+    next: u64,
+    in_hand: usize,
+    delayed: usize,
+    consumers: Vec<ConsumerState>,
+    closed: bool,
+}
+
+struct Entry {
+    /// Its place in the order of arrival.
+    place: u64,
+    message: Message,
+    attempt: u32,
+}
+
+#[derive(Default)]
+struct ConsumerState {
+    unsettled: usize,
+    bound: usize,
+    waker: Option<Waker>,
+    stopped: bool,
+}
+
+impl State {
+    /// Wakes one consumer that waits and may take.
+    fn wake_one(&mut self) {
+        let waiting = self
+            .consumers
+            .iter_mut()
+            .find(|consumer| consumer.waker.is_some() && consumer.unsettled < consumer.bound);
+        if let Some(waker) = waiting.and_then(|consumer| consumer.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    fn held(&self) -> u64 {
+        (self.ready.len() + self.in_hand) as u64
+    }
+}
+
+impl Queue {
+    pub(super) fn new(
+        id: QueueId,
+        gauge: PressureGauge,
+        letters: Option<Arc<Self>>,
+        delays: Arc<Delays>,
+        replies: Arc<Replies>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            state: Mutex::default(),
+            gauge,
+            letters,
+            delays,
+            replies,
+        })
+    }
+
+    pub(super) fn push(&self, message: Message, attempt: u32) {
+        let mut state = self.state.lock();
+        let place = state.next;
+        state.next += 1;
+        state.ready.push_back(Entry {
+            place,
+            message,
+            attempt,
+        });
+        self.gauge.update(state.held());
+        state.wake_one();
+    }
+
+    /// Puts a message where it was in the order of arrival.
+    fn put_back(&self, state: &mut State, parcel: Parcel) {
+        let place = parcel.tag;
+        let at = state.ready.iter().position(|entry| entry.place > place);
+        let entry = Entry {
+            place,
+            message: parcel.message,
+            attempt: parcel.attempt,
+        };
+        state.ready.insert(at.unwrap_or(state.ready.len()), entry);
+        state.wake_one();
+    }
+
+    pub(super) fn add_delayed(&self) {
+        self.state.lock().delayed += 1;
+    }
+
+    /// A message whose time has come.
+    pub(super) fn push_delayed(&self, message: Message, attempt: u32) {
+        self.state.lock().delayed -= 1;
+        self.push(message, attempt);
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        let state = self.state.lock();
+        Depth {
+            ready: state.ready.len() as u64,
+            in_hand: state.in_hand as u64,
+            delayed: state.delayed as u64,
+        }
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        for consumer in &mut state.consumers {
+            if let Some(waker) = consumer.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// The consumer's end, shared with the deliveries that came from it.
+struct Tap {
+    queue: Arc<Queue>,
+    number: usize,
+}
+
+impl Settle for Tap {
+    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+        let queue = &self.queue;
+        // What leads elsewhere goes there before it leaves here, so that at no time it
+        // is nowhere.
+        let back = match settlement {
+            Settlement::Ack(reply) => {
+                if let (Some(reply), true) = (reply, parcel.message.reply_to.is_some()) {
+                    queue.replies.answer(&parcel.message, reply);
+                }
+                None
+            }
+            Settlement::GiveBack => Some(parcel),
+            Settlement::Again { after, attempt } if after.is_zero() => {
+                Some(Parcel { attempt, ..parcel })
+            }
+            Settlement::Again { after, attempt } => {
+                queue.delays.add(queue, parcel.message, attempt, after);
+                None
+            }
+            Settlement::DeadLetter(letter) => {
+                if parcel.message.reply_to.is_some() {
+                    queue
+                        .replies
+                        .answer(&parcel.message, Err(letter.error.clone()));
+                }
+                let kept = letter.letter(&parcel.message);
+                match &queue.letters {
+                    Some(letters) => {
+                        letters.push(kept, 1);
+                        None
+                    }
+                    None => Some(parcel),
+                }
+            }
+        };
+        let mut state = queue.state.lock();
+        state.in_hand -= 1;
+        let consumer = &mut state.consumers[self.number];
+        let was_full = consumer.unsettled == consumer.bound;
+        consumer.unsettled -= 1;
+        if let Some(parcel) = back {
+            queue.put_back(&mut state, parcel);
+        } else if was_full && !state.ready.is_empty() {
+            state.wake_one();
+        }
+        queue.gauge.update(state.held());
+    }
+}
+
+/// Takes from a queue.
+pub(super) struct QueueConsumer {
+    tap: Arc<Tap>,
+}
+
+impl QueueConsumer {
+    pub(super) fn new(queue: Arc<Queue>, bound: usize) -> Self {
+        let mut state = queue.state.lock();
+        let number = state.consumers.len();
+        state.consumers.push(ConsumerState {
+            bound: bound.max(1),
+            ..ConsumerState::default()
+        });
+        drop(state);
+        Self {
+            tap: Arc::new(Tap { queue, number }),
+        }
+    }
+}
+
+impl Consumer for QueueConsumer {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<Delivery>,
+        max: usize,
+    ) -> Poll<Result<(), TransportError>> {
+        let mut state = self.tap.queue.state.lock();
+        let state = &mut *state;
+        let consumer = &mut state.consumers[self.tap.number];
+        if state.closed || consumer.stopped {
+            return Poll::Ready(Err(TransportError::Closed));
+        }
+        let room = consumer.bound - consumer.unsettled;
+        let count = max.min(room).min(state.ready.len());
+        if count == 0 {
+            consumer.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        consumer.waker = None;
+        consumer.unsettled += count;
+        state.in_hand += count;
+        let taken = Instant::now();
+        into.extend(state.ready.drain(..count).map(
+            |Entry {
+                 place,
+                 message,
+                 attempt,
+             }| {
+                let parcel = Parcel {
+                    message,
+                    attempt,
+                    tag: place,
+                };
+                Delivery::taken_at(parcel, self.tap.clone(), taken)
+            },
+        ));
+        if !state.ready.is_empty() {
+            // Others may have waited for the wake that this one got.
+            state.wake_one();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn stop(&mut self) {
+        let mut state = self.tap.queue.state.lock();
+        let consumer = &mut state.consumers[self.tap.number];
+        consumer.stopped = true;
+        consumer.bound = 0;
+        consumer.waker = None;
+        if !state.ready.is_empty() {
+            state.wake_one();
+        }
+    }
+}
+
+impl Drop for QueueConsumer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Queue({})", self.id)
+    }
+}

@@ -1,0 +1,75 @@
+//! Askers who wait for a reply, in memory.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::delivery::Reply;
+use crate::id::MessageId;
+use crate::message::{Envelope, Message};
+
+/// Who waits for which reply.
+#[derive(Default)]
+pub(super) struct Replies {
+    waiting: Mutex<HashMap<MessageId, oneshot::Sender<Result<Message, String>>>>,
+    late: AtomicU64,
+}
+
+impl Replies {
+    pub(super) fn expect(self: &Arc<Self>, request: &Message) -> Waiting {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().insert(request.id.clone(), sender);
+        Waiting {
+            id: request.id.clone(),
+            receiver,
+            replies: self.clone(),
+        }
+    }
+
+    pub(super) fn answer(&self, request: &Message, reply: Reply) {
+        let waiting = self.waiting.lock().remove(&request.id);
+        let reply = reply.map(|payload| {
+            let mut envelope = Envelope::new("reply", payload);
+            envelope.parent = Some(request.id.clone());
+            envelope.into()
+        });
+        match waiting.map(|asker| asker.send(reply)) {
+            Some(Ok(())) => {}
+            None | Some(Err(_)) => {
+                self.late.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn late(&self) -> u64 {
+        self.late.load(Relaxed)
+    }
+}
+
+/// An asker's wait; dropping it ends it.
+pub(super) struct Waiting {
+    id: MessageId,
+    receiver: oneshot::Receiver<Result<Message, String>>,
+    replies: Arc<Replies>,
+}
+
+impl Future for Waiting {
+    type Output = Result<Message, String>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.receiver)
+            .poll(cx)
+            .map(|reply| reply.unwrap_or_else(|_| Err("the transport is closed".into())))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.replies.waiting.lock().remove(&self.id);
+    }
+}

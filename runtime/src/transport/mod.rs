@@ -1,0 +1,375 @@
+//! The transport contract: what moves messages, and what it promises.
+//!
+//! These comments are the specification. The conformance suite (`tests/`) checks each
+//! law on every transport that claims it. Knows no broker.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, poll_fn};
+
+use crate::delivery::Delivery;
+use crate::message::Message;
+use crate::name::QueueId;
+
+pub mod memory;
+mod pressure;
+mod topology;
+
+pub use pressure::{Pressure, PressureGauge};
+pub use topology::{QueueSpec, Topology};
+
+/// What moves messages between services.
+///
+/// # Contract
+/// - **Threading.** Every method may be called from any thread, at any time between
+///   connecting and closing. None blocks its caller; a transport with work of its own
+///   does it on threads or tasks of its own.
+/// - **Cancellation.** A future returned here may be dropped at any point: either
+///   nothing happened, or it happened completely.
+/// - **Ordering.** If [`Guarantees::ordered`]: messages of one publisher to one queue
+///   are delivered in the order in which they were published, as long as none is
+///   delayed, given back or retried.
+/// - **Copies.** Queues that read the same topic each get a copy. Consumers of one
+///   queue compete: each message goes to one of them.
+/// - **Taken over.** A message whose publication was confirmed is in every queue that
+///   read its topic at that time, and stays until it is acked, dead-lettered or, for a
+///   transport that isn't [`Guarantees::durable`], the process ends.
+/// - **Names.** Ids, types, sources, times, headers, payload bytes and the trace
+///   arrive as they were sent.
+pub trait Transport: Send + Sync + 'static {
+    /// Its URL scheme, such as `memory`: the label `transport` of metrics.
+    fn scheme(&self) -> &'static str;
+
+    /// What it promises.
+    fn guarantees(&self) -> Guarantees;
+
+    /// Makes every queue of the app, with its dead-letter queues, and binds them.
+    ///
+    /// Declaring the same again changes nothing. Must be done before anything is
+    /// published or consumed; a queue gets no messages from before it was declared.
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>>;
+
+    /// Publishes messages, in order, and reports once on all of them.
+    ///
+    /// Returns at once; the caller bounds how much it has under way. `done` is called
+    /// from any thread, perhaps before this returns: with `Ok` when every message was
+    /// taken over, with an error when any may not have been (some may have been
+    /// nevertheless: publishing again under the same ids is right). A delayed message
+    /// counts as taken over when its wait is.
+    ///
+    /// Never waits for room in a queue: a cycle of services can't deadlock.
+    fn publish(&self, batch: Vec<Outgoing>, done: Completion);
+
+    /// Starts taking messages from a queue, at most `bound` unsettled at a time.
+    fn consume<'a>(
+        &'a self,
+        queue: &'a QueueId,
+        bound: usize,
+    ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>>;
+
+    /// Publishes a request and waits for the first reply, at most `within`.
+    ///
+    /// The transport fills in where the reply goes. A reply that comes later is
+    /// dropped, and counted in [`Transport::late_replies`].
+    fn ask(
+        &self,
+        request: Message,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Message, AskError>>;
+
+    /// How many replies came for askers that had stopped waiting.
+    fn late_replies(&self) -> u64;
+
+    /// How much is in a queue. Where the broker can't tell what is in hand or waiting
+    /// for its time, those are what this process knows of.
+    fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>>;
+
+    /// Whether it works now; changes are seen by whoever holds the receiver.
+    fn status(&self) -> tokio::sync::watch::Receiver<Status>;
+
+    /// Waits until everything that was handed over before (publications, settlements)
+    /// is done or has failed.
+    fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>>;
+
+    /// Flushes, then lets go of everything. Consumers end; what was in hand is
+    /// delivered again, to whoever consumes next, if the transport can.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What a transport promises, beyond the contract that holds for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guarantees {
+    /// What was confirmed outlives this process.
+    pub durable: bool,
+    /// What was taken and not settled is delivered again, also after a crash.
+    pub redelivers: bool,
+    /// One publisher's messages to one queue arrive in order.
+    pub ordered: bool,
+    /// Processes may share it.
+    pub crosses_processes: bool,
+    /// Messages can be delivered later.
+    pub delays: bool,
+}
+
+/// The consuming end of one queue.
+pub trait Consumer: Send {
+    /// Takes up to `max` deliveries and appends them to `into`; `Ready(Ok)` means that
+    /// there was at least one.
+    ///
+    /// Nothing is lost when the poll is pending or is not repeated.
+    ///
+    /// # Errors
+    /// The consumer has ended, and what is wrong. It stays so: consume again.
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<Delivery>,
+        max: usize,
+    ) -> Poll<Result<(), TransportError>>;
+
+    /// Stops taking. What was fetched ahead and not yet handed out is given back; what
+    /// was handed out can still be settled.
+    fn stop(&mut self);
+}
+
+/// Waits for deliveries: the async form of [`Consumer::poll_take`].
+///
+/// # Errors
+/// As [`Consumer::poll_take`].
+pub async fn take(
+    consumer: &mut dyn Consumer,
+    into: &mut Vec<Delivery>,
+    max: usize,
+) -> Result<(), TransportError> {
+    poll_fn(|cx| consumer.poll_take(cx, into, max)).await
+}
+
+/// A message on its way out.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The message; its topic says where it goes.
+    pub message: Message,
+    /// To this queue alone, past all topics (a replayed dead letter).
+    pub queue: Option<QueueId>,
+    /// To be delivered after this time; [`Duration::ZERO`] means now.
+    pub delay: Duration,
+}
+
+impl From<Message> for Outgoing {
+    fn from(message: Message) -> Self {
+        Self {
+            message,
+            queue: None,
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+/// What is called, once, when a publication is confirmed or has failed.
+///
+/// A transport that drops it unused has reported [`TransportError::Unconfirmed`].
+pub struct Completion(Option<Callback>);
+
+type Callback = Box<dyn FnOnce(Result<(), TransportError>) + Send>;
+
+impl Completion {
+    /// Calls `callback` with the outcome, on whichever thread learns it: it must be
+    /// short and must not block.
+    pub fn new(callback: impl FnOnce(Result<(), TransportError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(callback)))
+    }
+
+    /// A completion, and the future that it resolves.
+    pub fn channel() -> (
+        Self,
+        impl Future<Output = Result<(), TransportError>> + Send + 'static,
+    ) {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let completion = Self::new(move |outcome| {
+            // Whoever waited may have gone; that is its right.
+            let _gone = sender.send(outcome);
+        });
+        (completion, async move {
+            receiver.await.unwrap_or(Err(TransportError::Unconfirmed))
+        })
+    }
+
+    /// Reports the outcome.
+    pub fn complete(mut self, outcome: Result<(), TransportError>) {
+        if let Some(callback) = self.0.take() {
+            callback(outcome);
+        }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        if let Some(callback) = self.0.take() {
+            callback(Err(TransportError::Unconfirmed));
+        }
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Completion")
+    }
+}
+
+/// How much is in a queue, in messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Ready to be taken.
+    pub ready: u64,
+    /// Taken and not settled.
+    pub in_hand: u64,
+    /// Waiting for its time.
+    pub delayed: u64,
+}
+
+impl Depth {
+    /// All of it.
+    pub fn total(self) -> u64 {
+        self.ready + self.in_hand + self.delayed
+    }
+}
+
+/// Whether a transport works.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What is wrong, while something is.
+    pub down: Option<String>,
+    /// How often it has connected again.
+    pub reconnects: u64,
+}
+
+/// What a transport can't do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TransportError {
+    /// It was closed, by this side.
+    #[error("the transport is closed")]
+    Closed,
+    /// The connection is gone.
+    #[error("the connection is lost: {0}")]
+    Lost(String),
+    /// It can't be reached, or refused to let us in.
+    #[error("can't connect to {url}: {why}")]
+    Connect {
+        /// Where, without secrets.
+        url: String,
+        /// Why not.
+        why: String,
+    },
+    /// A queue or exchange can't be made as it must be.
+    #[error("can't declare {what}: {why}")]
+    Declare {
+        /// Its name there.
+        what: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// There is no such queue: it was not declared.
+    #[error("there is no queue {0}: declare the topology first")]
+    NoQueue(QueueId),
+    /// Publications were not confirmed: they may or may not have arrived.
+    #[error("the publication was not confirmed")]
+    Unconfirmed,
+    /// The broker refused a publication.
+    #[error("the publication was refused: {0}")]
+    Refused(String),
+    /// Something that this transport doesn't do.
+    #[error("{0} is not supported by this transport")]
+    Unsupported(&'static str),
+}
+
+/// Why an ask got no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AskError {
+    /// Nobody answered in time.
+    #[error("no reply within {0:?}")]
+    Timeout(Duration),
+    /// The other side gave the request up.
+    #[error("the request failed: {0}")]
+    Failed(String),
+    /// The request could not be sent, or the way back is gone.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The reply isn't what was expected.
+    #[error("the reply can't be read: {0}")]
+    Decode(String),
+}
+
+/// Makes transports of one or more URL schemes.
+///
+/// A program hands the ones that it has to [`crate::cli::main`], by scheme; the runtime
+/// itself brings `memory:`.
+pub trait Connector: Send + Sync {
+    /// The schemes that it answers to, such as `["amqp", "amqps"]`.
+    fn schemes(&self) -> &'static [&'static str];
+
+    /// What transports of a scheme promise, known before connecting.
+    fn guarantees(&self, scheme: &str) -> Guarantees;
+
+    /// Says what is wrong with a URL, without connecting.
+    ///
+    /// # Errors
+    /// What is wrong, in words, without secrets.
+    fn check(&self, url: &str) -> Result<(), String>;
+
+    /// Connects.
+    fn connect<'a>(
+        &'a self,
+        url: &'a str,
+        pressure: Arc<Pressure>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>>;
+}
+
+/// The transports that a program has, by URL scheme.
+#[derive(Clone)]
+pub struct Transports(Vec<Arc<dyn Connector>>);
+
+impl Default for Transports {
+    fn default() -> Self {
+        Self(vec![Arc::new(memory::MemoryConnector)])
+    }
+}
+
+impl Transports {
+    /// Only `memory:`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a connector.
+    #[must_use]
+    pub fn with(mut self, connector: impl Connector + 'static) -> Self {
+        self.0.push(Arc::new(connector));
+        self
+    }
+
+    /// The connector for a URL, by its scheme.
+    pub fn for_url(&self, url: &str) -> Option<&dyn Connector> {
+        let scheme = scheme_of(url);
+        self.0
+            .iter()
+            .find(|c| c.schemes().contains(&scheme))
+            .map(|c| &**c)
+    }
+
+    /// Every scheme that can be used.
+    pub fn schemes(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.0.iter().flat_map(|c| c.schemes().iter().copied())
+    }
+}
+
+/// The part of a URL before the first colon.
+pub fn scheme_of(url: &str) -> &str {
+    url.split_once(':').map_or("", |(scheme, _)| scheme)
+}
+
+/// A boxed error, for transports' own use.
+pub type BoxError = Box<dyn Error + Send + Sync>;

@@ -1,0 +1,110 @@
+//! Pressure: queues that are too full make the sources wait.
+//!
+//! Owns the count of queues above their high-water marks. Who measures (the queue
+//! itself, or a poll of the broker) is the transport's business.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+/// Says whether sources may send. One for an app.
+#[derive(Debug)]
+pub struct Pressure(watch::Sender<usize>);
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl Pressure {
+    /// A gauge for one queue with its own high-water mark, in messages.
+    pub fn gauge(self: &Arc<Self>, high_water: u64) -> PressureGauge {
+        PressureGauge {
+            pressure: self.clone(),
+            high_water,
+            high: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether any queue is above its mark and has not halved since.
+    pub fn is_high(&self) -> bool {
+        *self.0.borrow() > 0
+    }
+
+    /// Waits until no queue is too full.
+    pub async fn clear(&self) {
+        if self.is_high() {
+            let mut receiver = self.0.subscribe();
+            // The sender is `self`: it can't be gone.
+            let _open = receiver.wait_for(|high| *high == 0).await;
+        }
+    }
+}
+
+/// Watches the depth of one queue.
+#[derive(Debug)]
+pub struct PressureGauge {
+    pressure: Arc<Pressure>,
+    high_water: u64,
+    high: AtomicBool,
+}
+
+impl PressureGauge {
+    /// Tells how many messages the queue holds now.
+    ///
+    /// Calls for one queue must not overlap.
+    pub fn update(&self, messages: u64) {
+        let high = self.high.load(Ordering::Relaxed);
+        let next = if high {
+            messages > self.high_water / 2
+        } else {
+            messages > self.high_water
+        };
+        if next != high {
+            self.set(next);
+        }
+    }
+
+    fn set(&self, high: bool) {
+        if self.high.swap(high, Ordering::Relaxed) != high {
+            self.pressure
+                .0
+                .send_modify(|count| if high { *count += 1 } else { *count -= 1 });
+        }
+    }
+}
+
+impl Drop for PressureGauge {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_wait_from_the_mark_until_the_queue_has_halved() {
+        let pressure = Arc::new(Pressure::default());
+        let gauge = pressure.gauge(10);
+        for (messages, high) in [(10, false), (11, true), (6, true), (5, false), (10, false)] {
+            gauge.update(messages);
+            assert_eq!(pressure.is_high(), high, "{messages}");
+        }
+    }
+
+    #[test]
+    fn one_full_queue_among_many_is_enough_and_a_dropped_one_no_longer_counts() {
+        let pressure = Arc::new(Pressure::default());
+        let (first, second) = (pressure.gauge(1), pressure.gauge(1));
+        first.update(2);
+        second.update(2);
+        first.update(0);
+        assert!(pressure.is_high());
+        drop(second);
+        assert!(!pressure.is_high());
+    }
+}

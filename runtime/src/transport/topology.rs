@@ -1,0 +1,38 @@
+//! Which queues an app has, and what they read.
+
+use std::sync::Arc;
+
+use crate::name::QueueId;
+
+/// All queues of an app. Every process that runs a part of it declares the whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// The app's name: the first part of every queue's name on a shared broker.
+    pub app: Arc<str>,
+    /// The queue of each input.
+    pub queues: Vec<QueueSpec>,
+    /// Topics that programs outside read: publishing there without a reader is fine.
+    pub external: Vec<Arc<str>>,
+}
+
+/// The queue in front of one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// Whose it is.
+    pub id: QueueId,
+    /// The topics that it reads.
+    pub topics: Vec<Arc<str>>,
+    /// Above this many messages, sources pause until it has halved.
+    pub high_water: u64,
+}
+
+impl Topology {
+    /// The services that have queues, each once, in order.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        let mut last = None;
+        self.queues.iter().filter_map(move |queue| {
+            let service = &*queue.id.service;
+            (last.replace(service) != Some(service)).then_some(service)
+        })
+    }
+}
