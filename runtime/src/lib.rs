@@ -23,6 +23,8 @@
 //! → outputs published and confirmed → ack.
 
 mod app;
+#[cfg(any())]
+pub mod cli;
 mod clock;
 pub mod config;
 mod dead_letter;
@@ -30,6 +32,7 @@ mod delivery;
 mod failure;
 mod host;
 mod id;
+pub mod manifest;
 mod message;
 mod metrics;
 mod name;
@@ -40,7 +43,7 @@ pub mod supervision;
 mod trace;
 pub mod transport;
 
-pub use app::Plan;
+pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
