@@ -15,6 +15,7 @@
 //! | [`Message`], [`Delivery`], [`MessageId`] | what travels, and the duty to settle it |
 //! | [`transport`] | the contract of transports, and `memory:` |
 //! | [`Service`], [`Handle`], [`Source`], [`Context`] | what one writes |
+//! | `admin`, `control`, `log`, `metrics` | what is to be seen of a running app, and its command socket |
 //! | `host` | runs services: actor, mailbox, instances, bridges |
 //! | [`config`] | types that configs are made of |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
@@ -22,14 +23,18 @@
 //! The way of a message: queue → inbound bridge → mailbox → instance (`host::instance`)
 //! → outputs published and confirmed → ack.
 
+mod admin;
 mod app;
+mod aside;
 mod clock;
 pub mod config;
+mod control;
 mod dead_letter;
 mod delivery;
 mod failure;
 mod host;
 mod id;
+mod log;
 mod message;
 mod metrics;
 mod name;

@@ -16,16 +16,16 @@ use crate::transport::Depth;
 /// An app at one moment.
 #[derive(Debug, Serialize)]
 pub(crate) struct Snapshot<'a> {
-    app: &'a str,
-    version: &'static str,
-    process: u32,
-    phase: Phase,
-    started: String,
+    pub(crate) app: &'a str,
+    pub(crate) version: &'static str,
+    pub(crate) process: u32,
+    pub(crate) phase: Phase,
+    pub(crate) started: String,
     uptime_seconds: u64,
-    ready: bool,
+    pub(crate) ready: bool,
     /// Why it isn't ready.
-    reasons: Vec<String>,
-    transport: TransportSnapshot,
+    pub(crate) reasons: Vec<String>,
+    pub(crate) transport: TransportSnapshot,
     /// Sources that wait because a queue is too full.
     sources_paused: usize,
     /// The greatest lag of each worker's thread lately.
@@ -34,8 +34,8 @@ pub(crate) struct Snapshot<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct TransportSnapshot {
-    scheme: &'static str,
+pub(crate) struct TransportSnapshot {
+    pub(crate) scheme: &'static str,
     durable: bool,
     up: bool,
     #[serde(skip_serializing_if = "Option::is_none")]

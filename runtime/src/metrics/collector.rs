@@ -221,3 +221,6 @@ fn of_transport(view: &AppView) -> Vec<Family> {
     }
     vec![paused, up, reconnects, confirm]
 }
+
+#[cfg(test)]
+mod tests;
