@@ -20,6 +20,13 @@ pub(crate) struct Aside {
 pub(crate) struct Stopping(watch::Receiver<bool>);
 
 impl Stopping {
+    /// One that a test decides about.
+    #[cfg(test)]
+    pub(crate) fn by_hand() -> (watch::Sender<bool>, Self) {
+        let (stop, stopping) = watch::channel(false);
+        (stop, Self(stopping))
+    }
+
     pub(crate) async fn asked(&mut self) {
         // A thread whose owner is gone stops, too.
         let _gone = self.0.wait_for(|stop| *stop).await;

@@ -15,7 +15,7 @@ use crate::aside::Stopping;
 /// Whoever comes while so many are connected waits to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 64;
 /// A client must have sent the head of its next request within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// No connection lives longer: one that doesn't read its response holds no place for good.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(120);
 /// A request's head is not larger.

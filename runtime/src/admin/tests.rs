@@ -223,3 +223,26 @@ async fn stopping_joins_the_thread_and_frees_the_port_though_clients_are_connect
     assert!(matches!(idle.read(&mut [0; 1]), Ok(0) | Err(_)));
     assert!(TcpStream::connect(address).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_finish_its_head_is_cut() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let fake = app().await;
+    let router = super::routes::router(fake.view.clone(), Registry::new(), true);
+    let listener = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stopping) = crate::aside::Stopping::by_hand();
+    tokio::spawn(server::serve(listener, router, stopping));
+    let started = tokio::time::Instant::now();
+    let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    // Cut with or without a word.
+    let _cut = slow.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    assert!(started.elapsed() >= server::HEAD_TIMEOUT);
+    assert!(started.elapsed() < 2 * server::HEAD_TIMEOUT);
+}

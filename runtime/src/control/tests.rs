@@ -1,6 +1,6 @@
 //! The socket, used as the command line uses it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Control, ControlError, REQUEST_BYTES_MAX, Verb, request, socket_path, stop};
+use super::{
+    Control, ControlError, REQUEST_BYTES_MAX, TIMEOUT, Verb, request, server, socket_path, stop,
+};
 use crate::app::testing::app;
+use crate::aside::Stopping;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -130,15 +133,21 @@ async fn what_is_no_request_is_answered_with_what_one_looks_like() {
     assert_eq!(stops.load(SeqCst), 0);
 }
 
-#[tokio::test]
-async fn a_client_that_says_nothing_is_let_go() {
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_nothing_is_cut() {
+    use tokio::io::AsyncReadExt;
+
     let data = tempfile::tempdir().unwrap();
-    let (control, _) = start(data.path()).await;
-    let mut silent = UnixStream::connect(socket_path(data.path())).unwrap();
-    silent.set_read_timeout(Some(LONG)).unwrap();
-    request(data.path(), Verb::State).expect("others are answered meanwhile");
-    drop(control);
-    assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
+    let path = socket_path(data.path());
+    let listener = server::listen(&path).unwrap();
+    let (_stop, stopping) = Stopping::by_hand();
+    let view = app().await.view;
+    tokio::spawn(server::serve(listener, view, Arc::new(|| {}), stopping));
+    let started = tokio::time::Instant::now();
+    let mut silent = tokio::net::UnixStream::connect(&path).await.unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    assert!(started.elapsed() >= TIMEOUT);
+    assert!(started.elapsed() < 2 * TIMEOUT);
 }
 
 #[tokio::test]
