@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use actix::prelude::{Actor, Handler};
-use brickwork::prelude::*;
 use brickwork::cli;
+use brickwork::prelude::*;
 use brickwork_actors::catalog;
 
 /// A line of `names.jsonl`.

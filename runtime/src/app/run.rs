@@ -1,7 +1,8 @@
 //! A running app: starts a plan's services in order, and stops them in order.
 //!
 //! Services first, then sources, so that nothing is sent before its readers consume.
-//! Stopping goes the other way round, and every stage has a deadline.
+//! Stopping goes the other way round, and every stage has a deadline. What may look
+//! at it and talk to it opens first and closes last.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +10,20 @@ use std::time::Duration;
 use actix::{Actor, Addr, Arbiter};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::plan::{Plan, ServicePlan, WiredPort};
+use super::plan::{Plan, ServicePlan};
+use super::view::{AppView, Phase, SOURCE, ServiceView};
+use crate::admin::Admin;
 use crate::clock::Clock;
+use crate::control::Control;
 use crate::host::{
     Environment, ServiceActor, Settings, Start, StopBy, Stopped, WiredOutput, panic,
 };
-use crate::metrics::Durations;
+use crate::metrics::{Durations, WorkerLag};
+use crate::name::QueueId;
 use crate::service::{Blueprint, Role};
 use crate::transport::{Pressure, Transport, TransportError, Transports};
 
@@ -37,7 +43,7 @@ pub enum Workers {
 }
 
 /// Why an app can't start.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StartError {
     /// The transport can't be had.
     #[error(transparent)]
@@ -51,22 +57,14 @@ pub enum StartError {
     )]
     NoUnwind,
     /// The admin endpoint or the control socket can't be opened.
-    #[error("{what}: {why}")]
-    Listen {
-        /// Which, and where.
-        what: String,
-        /// Why not, and what to do.
-        why: String,
-    },
+    #[error(transparent)]
+    Listen(#[from] Arc<std::io::Error>),
 }
 
 /// One service of a running app.
 pub(crate) struct Running {
     pub(crate) env: Arc<Environment>,
-    pub(crate) service_type: &'static str,
-    pub(crate) blueprint: Arc<dyn Blueprint>,
-    pub(crate) inputs: Vec<WiredPort>,
-    pub(crate) outputs: Vec<WiredPort>,
+    blueprint: Arc<dyn Blueprint>,
     address: Addr<ServiceActor>,
     worker: usize,
 }
@@ -87,12 +85,16 @@ impl Running {
 
 /// An app that runs. Stop it with [`App::stop`]; dropping it stops nothing in order.
 pub struct App {
-    pub(crate) name: Arc<str>,
     pub(crate) services: Vec<Running>,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) pressure: Arc<Pressure>,
+    view: Arc<AppView>,
     shutdown_timeout: Duration,
     arbiters: Vec<Arbiter>,
+    /// Tasks that look after the app while it runs: depths, worker lag.
+    watching: Vec<JoinHandle<()>>,
+    admin: Option<Admin>,
+    /// Let go last: who waits for the app to stop waits for this.
+    control: Option<Control>,
 }
 
 /// How stopping went.
@@ -117,7 +119,8 @@ impl StopReport {
 impl App {
     /// Starts a plan: connects, declares the topology, starts services, then sources.
     ///
-    /// Must be called on an actix system.
+    /// Must be called on an actix system. Opens neither the admin endpoint nor the
+    /// control socket.
     ///
     /// # Errors
     /// The transport can't be had. A service that can't start isn't an error: it is
@@ -128,6 +131,35 @@ impl App {
         workers: Workers,
         clock: Clock,
     ) -> Result<Self, StartError> {
+        let (app, _) = Self::prepare(plan, transports, workers, clock).await?;
+        app.start_services().await;
+        Ok(app)
+    }
+
+    /// Like [`start`](App::start), on threads, with the admin endpoint and the control
+    /// socket open before services start; `stop` is called when somebody asks for it.
+    pub(crate) async fn start_observed(
+        plan: Plan,
+        transports: &Transports,
+        stop: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        let (listen, data) = (plan.admin, plan.data.clone());
+        let (mut app, registry) =
+            Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM).await?;
+        app.control = Some(Control::start(&data, app.view.clone(), stop).map_err(Arc::new)?);
+        if let Some(listen) = listen {
+            app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
+        }
+        app.start_services().await;
+        Ok(app)
+    }
+
+    async fn prepare(
+        plan: Plan,
+        transports: &Transports,
+        workers: Workers,
+        clock: Clock,
+    ) -> Result<(Self, prometheus::Registry), StartError> {
         if !panic::unwinds() {
             return Err(StartError::NoUnwind);
         }
@@ -142,81 +174,54 @@ impl App {
             Workers::Here => Vec::new(),
             Workers::Threads => (0..plan.workers.max(1)).map(|_| Arbiter::new()).collect(),
         };
-        let confirms = transport.guarantees().durable.then(Arc::default);
-        let mut app = Self {
-            name: plan.name.clone(),
-            services: Vec::with_capacity(plan.services.len()),
-            transport,
-            pressure,
-            shutdown_timeout: plan.shutdown_timeout,
-            arbiters,
-        };
         let common = Common {
+            confirms: transport.guarantees().durable.then(Arc::default),
             app: plan.name,
+            transport: transport.clone(),
+            pressure: pressure.clone(),
             clock,
-            redactor: plan.redactor,
+            redactor: plan.redactor.clone(),
             message_bytes_max: plan.message_bytes_max,
             data: plan.data,
-            confirms,
         };
+        let mut services = Vec::with_capacity(plan.services.len());
+        let mut views = Vec::with_capacity(plan.services.len());
         for (number, service) in plan.services.into_iter().enumerate() {
-            app.add(service, &common, number);
+            let (running, view) = add(service, &common, number, &arbiters);
+            services.push(running);
+            views.push(view);
         }
-        app.start_services().await;
-        Ok(app)
-    }
-
-    fn add(&mut self, plan: ServicePlan, common: &Common, number: usize) {
-        let kinds = plan
-            .blueprint
-            .ports()
-            .outputs
-            .iter()
-            .map(|output| output.kind.clone());
-        let outputs = plan
-            .outputs
-            .iter()
-            .zip(kinds)
-            .map(|(wired, kind)| WiredOutput {
-                name: wired.name.clone(),
-                kind,
-                topics: wired.topics.clone(),
-            });
-        let env = Environment::new(Settings {
-            app: common.app.clone(),
-            label: plan.label,
-            inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
-            outputs: outputs.collect(),
-            transport: self.transport.clone(),
-            pressure: self.pressure.clone(),
-            clock: common.clock,
-            redactor: common.redactor.clone(),
-            instances: plan.instances,
-            mailbox_capacity: plan.mailbox,
-            handler_timeout: plan.handler_timeout,
-            retry: plan.retry,
-            restart: plan.restart,
-            message_bytes_max: common.message_bytes_max,
-            data: common.data.clone(),
-            confirms: common.confirms.clone(),
-        });
-        let (actor_env, blueprint) = (env.clone(), plan.blueprint.clone());
-        let worker = number % self.arbiters.len().max(1);
-        let address = match self.arbiters.get(worker) {
-            None => ServiceActor::new(actor_env, blueprint).start(),
-            Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter.handle(), move |_| {
-                ServiceActor::new(actor_env, blueprint)
-            }),
+        let lag = WorkerLag::new(arbiters.len());
+        for (worker, arbiter) in arbiters.iter().enumerate() {
+            arbiter.spawn(lag.clone().measure(worker));
+        }
+        let redactor = plan.redactor;
+        let view = AppView::new(
+            common.app,
+            views,
+            transport.clone(),
+            pressure,
+            redactor,
+            lag,
+        );
+        let registry = prometheus::Registry::new();
+        crate::metrics::register(&registry, view.clone())
+            .expect("a new registry has no metrics of these names");
+        let watching = match workers {
+            Workers::Here => Vec::new(),
+            Workers::Threads => vec![tokio::task::spawn_local(view.clone().keep_depths())],
         };
-        self.services.push(Running {
-            env,
-            service_type: plan.service_type,
-            blueprint: plan.blueprint,
-            inputs: plan.inputs,
-            outputs: plan.outputs,
-            address,
-            worker,
-        });
+        let app = Self {
+            services,
+            transport,
+            view,
+            shutdown_timeout: plan.shutdown_timeout,
+            arbiters,
+            watching,
+            admin: None,
+            control: None,
+        };
+        Ok((app, registry))
     }
 
     async fn start_services(&self) {
@@ -235,12 +240,23 @@ impl App {
             warn!("not every input is consumed yet, sources start all the same");
         }
         join_all(sources.iter().map(|source| start(source))).await;
-        info!(app = %self.name, services = self.services.len(), "started");
+        self.view.set_phase(Phase::Running);
+        info!(app = %self.view.name, services = self.services.len(), "started");
     }
 
     /// The app's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.view.name
+    }
+
+    /// Where the admin endpoint listens, if it is open.
+    pub fn admin_address(&self) -> Option<std::net::SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// What keeps the app from being ready, each with its reason.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.view.readiness().1
     }
 
     /// The transport that it runs on.
@@ -262,6 +278,7 @@ impl App {
     /// one first, and their threads are joined.
     pub async fn stop(self) -> StopReport {
         let deadline = Instant::now() + self.shutdown_timeout;
+        self.view.set_phase(Phase::Stopping);
         let mut report = StopReport::default();
         let (sources, services): (Vec<_>, Vec<_>) = self
             .services
@@ -287,7 +304,7 @@ impl App {
         // What is left in the queues is named, and kept where the transport can.
         for service in self.services.iter() {
             for input in &service.env.inputs {
-                let queue = crate::name::QueueId::new(&service.env.label, input);
+                let queue = QueueId::new(&service.env.label, input);
                 let asked = timeout(STAGE_MIN, self.transport.depth(&queue)).await;
                 if let Ok(Ok(depth)) = asked
                     && depth.total() > 0
@@ -307,6 +324,13 @@ impl App {
             warn!("the transport didn't close in time");
         }
         report.stuck_threads = join_threads(self.arbiters, &stuck).await;
+        for task in self.watching {
+            task.abort();
+        }
+        if let Some(admin) = self.admin {
+            admin.stop();
+        }
+        drop(self.control);
         report
     }
 }
@@ -314,11 +338,85 @@ impl App {
 /// What services of an app have in common.
 struct Common {
     app: Arc<str>,
+    transport: Arc<dyn Transport>,
+    pressure: Arc<Pressure>,
     clock: Clock,
     redactor: Arc<crate::redact::Redactor>,
     message_bytes_max: usize,
     data: std::path::PathBuf,
     confirms: Option<Arc<Mutex<Durations>>>,
+}
+
+/// Makes a service's surroundings and its actor, which doesn't work yet.
+fn add(
+    plan: ServicePlan,
+    common: &Common,
+    number: usize,
+    arbiters: &[Arbiter],
+) -> (Running, ServiceView) {
+    let kinds = plan
+        .blueprint
+        .ports()
+        .outputs
+        .iter()
+        .map(|output| output.kind.clone());
+    let outputs = plan
+        .outputs
+        .iter()
+        .zip(kinds)
+        .map(|(wired, kind)| WiredOutput {
+            name: wired.name.clone(),
+            kind,
+            topics: wired.topics.clone(),
+        });
+    let env = Environment::new(Settings {
+        app: common.app.clone(),
+        label: plan.label,
+        inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
+        outputs: outputs.collect(),
+        transport: common.transport.clone(),
+        pressure: common.pressure.clone(),
+        clock: common.clock,
+        redactor: common.redactor.clone(),
+        instances: plan.instances,
+        mailbox_capacity: plan.mailbox,
+        handler_timeout: plan.handler_timeout,
+        retry: plan.retry,
+        restart: plan.restart,
+        message_bytes_max: common.message_bytes_max,
+        data: common.data.clone(),
+        confirms: common.confirms.clone(),
+    });
+    let (actor_env, blueprint) = (env.clone(), plan.blueprint.clone());
+    let worker = number % arbiters.len().max(1);
+    let address = match arbiters.get(worker) {
+        None => ServiceActor::new(actor_env, blueprint).start(),
+        Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter.handle(), move |_| {
+            ServiceActor::new(actor_env, blueprint)
+        }),
+    };
+    let running = Running {
+        env: env.clone(),
+        blueprint: plan.blueprint,
+        address,
+        worker,
+    };
+    let role = if running.is_source() {
+        SOURCE
+    } else {
+        "service"
+    };
+    let (service_type, inputs, outputs) = (plan.service_type, plan.inputs, plan.outputs);
+    (
+        running,
+        ServiceView {
+            env,
+            service_type,
+            role,
+            inputs,
+            outputs,
+        },
+    )
 }
 
 async fn start(service: &Running) {

@@ -22,7 +22,10 @@ impl Check {
                     print_json(&serde_json::json!({ "app": plan.name(), "problems": [] }));
                 } else {
                     let services = plan.services.len();
-                    print(&format!("{}: {services} services, nothing wrong\n", plan.name()));
+                    print(&format!(
+                        "{}: {services} services, nothing wrong\n",
+                        plan.name()
+                    ));
                 }
                 DONE
             }

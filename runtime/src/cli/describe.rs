@@ -87,7 +87,9 @@ fn ports(text: &mut String, title: &str, ports: &[PortDescriptor]) {
 }
 
 fn fields(text: &mut String, schema: &Value) {
-    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return;
+    };
     if properties.is_empty() {
         return;
     }
@@ -124,33 +126,47 @@ fn type_of(schema: &Value) -> String {
         return title.to_owned();
     }
     if let Some(format) = field("format").filter(|format| ["path", "password"].contains(format)) {
-        return if format == "password" { "secret".to_owned() } else { format.to_owned() };
+        return if format == "password" {
+            "secret".to_owned()
+        } else {
+            format.to_owned()
+        };
     }
     if let Some(words) = schema.get("enum").and_then(Value::as_array) {
         let words: Vec<String> = words.iter().map(Value::to_string).collect();
         return words.join(" | ");
     }
-    if let Some(variants) =
-        schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array)
+    if let Some(variants) = schema
+        .get("anyOf")
+        .or_else(|| schema.get("oneOf"))
+        .and_then(Value::as_array)
     {
         let of = |v: &Value| match v.get("const") {
             Some(word) => word.to_string(),
             None => type_of(v),
         };
-        let words: Vec<String> =
-            variants.iter().map(of).filter(|word| word != "null").collect();
+        let words: Vec<String> = variants
+            .iter()
+            .map(of)
+            .filter(|word| word != "null")
+            .collect();
         return words.join(" | ");
     }
     match schema.get("type") {
         Some(Value::String(kind)) if kind == "array" => {
-            let items = schema.get("items").map_or_else(|| "any".to_owned(), type_of);
+            let items = schema
+                .get("items")
+                .map_or_else(|| "any".to_owned(), type_of);
             format!("list of {items}")
         }
         Some(Value::String(kind)) if kind == "object" => "table".to_owned(),
         Some(Value::String(kind)) => kind.clone(),
         Some(Value::Array(kinds)) => {
-            let words: Vec<&str> =
-                kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect();
+            let words: Vec<&str> = kinds
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|kind| *kind != "null")
+                .collect();
             words.join(" | ")
         }
         _ => "any".to_owned(),

@@ -27,7 +27,12 @@ const WRONG: u8 = 2;
 
 /// Applications assembled from small supervised services.
 #[derive(Parser)]
-#[command(version, about, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    version,
+    about,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 struct CommandLine {
     #[command(subcommand)]
     verb: Verb,
@@ -57,7 +62,12 @@ struct ManifestArgs {
     #[arg(long, value_name = "FILE")]
     with: Vec<PathBuf>,
     /// Use this transport instead of the manifest's
-    #[arg(long, value_name = "URL", env = "BRICKWORK_TRANSPORT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "BRICKWORK_TRANSPORT",
+        hide_env_values = true
+    )]
     transport: Option<String>,
 }
 
@@ -103,7 +113,11 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
 fn print(text: &str) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
         std::process::exit(i32::from(DONE));
     }
 }

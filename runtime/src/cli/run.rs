@@ -6,8 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::{DONE, FAILED, ManifestArgs, print, print_json, print_report};
-use crate::app::{App, Plan, StopReport, Workers};
-use crate::clock::Clock;
+use crate::app::{App, Plan, StopReport};
 use crate::service::Catalog;
 use crate::transport::Transports;
 
@@ -47,13 +46,16 @@ impl Run {
 
     async fn run(&self, plan: Plan, transports: &Transports) -> u8 {
         let redactor = plan.redactor.clone();
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        );
         let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
             eprintln!("can't listen for signals");
             return FAILED;
         };
         let asked = Arc::new(Notify::new());
-        let started = App::start_observed(plan, transports, Workers::Threads, Clock::SYSTEM, {
+        let started = App::start_observed(plan, transports, {
             let asked = asked.clone();
             move || asked.notify_one()
         });
@@ -78,7 +80,7 @@ impl Run {
             why = app.transport_lost() => End::TransportLost(why),
         };
         let summary = app.summary();
-        let isolated = app.isolated();
+        let not_ready = app.not_ready();
         let durable = app.transport().guarantees().durable;
         let report = tokio::select! {
             report = app.stop() => report,
@@ -93,15 +95,18 @@ impl Run {
             print(&format!("\n{}", summary.table()));
         }
         eprint!("{}", last_words(&report, durable));
-        let mut code = match end {
-            End::TransportLost(why) => failed(&redactor.clean(&why)),
+        let mut code = match &end {
+            End::TransportLost(why) => failed(&redactor.clean(why)),
             End::Idle | End::Asked => DONE,
         };
-        if self.until_idle && !isolated.is_empty() {
-            code = failed(&format!("down at the end: {}", isolated.join(", ")));
+        if matches!(end, End::Idle) && !not_ready.is_empty() {
+            code = failed(&redactor.clean(&not_ready.join("; ")));
         }
         if self.fail_on_dlq && summary.dead_letters() > 0 {
-            code = failed(&format!("{} messages were dead-lettered", summary.dead_letters()));
+            code = failed(&format!(
+                "{} messages were dead-lettered",
+                summary.dead_letters()
+            ));
         }
         if report.stuck_threads > 0 {
             // A blocked thread can't be joined; waiting for it would take for ever.
@@ -127,7 +132,10 @@ fn failed(text: &str) -> u8 {
 fn banner(app: &App) -> String {
     let services = app.services.len();
     let scheme = app.transport().scheme();
-    let mut text = format!("{} runs: {services} services on {scheme}:\n", app.name());
+    let mut text = format!(
+        "{} runs: {services} services on the transport {scheme}\n",
+        app.name()
+    );
     if !app.transport().guarantees().durable {
         text.push_str("  messages don't outlive this process\n");
     }
@@ -148,7 +156,10 @@ fn last_words(report: &StopReport, durable: bool) -> String {
         text.push_str(&format!("{messages} messages {fate} {queue}\n"));
     }
     if report.stuck_threads > 0 {
-        text.push_str(&format!("{} threads are blocked by handlers\n", report.stuck_threads));
+        text.push_str(&format!(
+            "{} threads are blocked by handlers\n",
+            report.stuck_threads
+        ));
     }
     text
 }

@@ -112,8 +112,6 @@ mod of_ractor {
         Ask(u32, RpcReplyPort<u32>),
     }
 
-    impl ractor::Message for Ping {}
-
     pub(super) struct Counter;
 
     impl Actor for Counter {
@@ -121,11 +119,7 @@ mod of_ractor {
         type State = u32;
         type Arguments = ();
 
-        async fn pre_start(
-            &self,
-            _: ActorRef<Ping>,
-            (): (),
-        ) -> Result<u32, ActorProcessingErr> {
+        async fn pre_start(&self, _: ActorRef<Ping>, (): ()) -> Result<u32, ActorProcessingErr> {
             Ok(0)
         }
 
@@ -180,7 +174,9 @@ mod of_kameo {
 }
 
 fn one_thread<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.expect("a runtime can be built");
     tokio::task::LocalSet::new().block_on(&runtime, test)
 }
@@ -199,8 +195,9 @@ fn tell() {
         })
         .with("ractor, typed, nothing on", || {
             one_thread(async {
-                let (actor, handle) =
-                    ractor::Actor::spawn(None, of_ractor::Counter, ()).await.unwrap();
+                let (actor, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
                 let started = Instant::now();
                 for _ in 0..MESSAGES {
                     actor.cast(of_ractor::Ping::Tell(1)).unwrap();
@@ -245,12 +242,15 @@ fn tell() {
                 let actor = plain_actix::Counter(0).start();
                 let started = Instant::now();
                 for _ in 0..MESSAGES {
-                    actor.try_send(plain_actix::Ping(1)).or_else(|_| {
-                        // Its bound is a slot for each sender: beyond it, it must be told
-                        // to take all the same.
-                        actor.do_send(plain_actix::Ping(1));
-                        Ok::<_, ()>(())
-                    }).unwrap();
+                    actor
+                        .try_send(plain_actix::Ping(1))
+                        .or_else(|_| {
+                            // Its bound is a slot for each sender: beyond it, it must be told
+                            // to take all the same.
+                            actor.do_send(plain_actix::Ping(1));
+                            Ok::<_, ()>(())
+                        })
+                        .unwrap();
                 }
                 actor.send(plain_actix::Ping(1)).await.unwrap();
                 rate(MESSAGES, started.elapsed())
@@ -288,8 +288,9 @@ fn ask(width: u64) {
         })
         .with("ractor, typed, nothing on", || {
             one_thread(async {
-                let (actor, handle) =
-                    ractor::Actor::spawn(None, of_ractor::Counter, ()).await.unwrap();
+                let (actor, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
                 let rate = asks(width, || async {
                     ractor::call!(actor, |reply| of_ractor::Ping::Ask(1, reply)).unwrap()
                 })
@@ -303,14 +304,20 @@ fn ask(width: u64) {
             one_thread(async {
                 use kameo::actor::Spawn;
                 let actor = of_kameo::Counter::spawn(of_kameo::Counter(0));
-                asks(width, || async { actor.ask(of_kameo::Ping(1)).await.unwrap() }).await
+                asks(width, || async {
+                    actor.ask(of_kameo::Ping(1)).await.unwrap()
+                })
+                .await
             })
         })
         .with("bare actix, typed, nothing on", || {
             System::new().block_on(async {
                 use actix::Actor;
                 let actor = plain_actix::Counter(0).start();
-                asks(width, || async { actor.send(plain_actix::Ping(1)).await.unwrap() }).await
+                asks(width, || async {
+                    actor.send(plain_actix::Ping(1)).await.unwrap()
+                })
+                .await
             })
         })
         .run(ROUNDS);
@@ -320,58 +327,63 @@ fn ask(width: u64) {
 fn panics() {
     const PANICS: usize = 500;
     let backtrace = std::env::var("RUST_BACKTRACE").unwrap_or_else(|_| "not set".into());
-    Rounds::new(format!("panic to next reply, RUST_BACKTRACE={backtrace}"), "µs")
-        .with("brickwork", || {
-            ours(1, async |queue| {
-                let mut times = Vec::with_capacity(PANICS);
-                for _ in 0..PANICS {
-                    queue.ask(request(PING)).await.unwrap();
-                    let started = Instant::now();
-                    queue.tell(message(PANIC)).await;
-                    queue.ask(request(PING)).await.unwrap();
-                    times.push(started.elapsed().as_secs_f64() * 1e6);
-                }
-                median(&mut times)
-            })
+    Rounds::new(
+        format!("panic to next reply, RUST_BACKTRACE={backtrace}"),
+        "µs",
+    )
+    .with("brickwork", || {
+        ours(1, async |queue| {
+            let mut times = Vec::with_capacity(PANICS);
+            for _ in 0..PANICS {
+                queue.ask(request(PING)).await.unwrap();
+                let started = Instant::now();
+                queue.tell(message(PANIC)).await;
+                queue.ask(request(PING)).await.unwrap();
+                times.push(started.elapsed().as_secs_f64() * 1e6);
+            }
+            median(&mut times)
         })
-        .with("ractor, respawned by hand", || {
-            one_thread(async {
-                let mut times = Vec::with_capacity(PANICS);
-                for _ in 0..PANICS {
-                    let (actor, handle) =
-                        ractor::Actor::spawn(None, of_ractor::Counter, ()).await.unwrap();
-                    let started = Instant::now();
-                    let failed = ractor::call!(actor, |reply| of_ractor::Ping::Ask(0, reply));
-                    assert!(failed.is_err());
-                    handle.await.unwrap();
-                    let (next, handle) =
-                        ractor::Actor::spawn(None, of_ractor::Counter, ()).await.unwrap();
-                    ractor::call!(next, |reply| of_ractor::Ping::Ask(1, reply)).unwrap();
-                    times.push(started.elapsed().as_secs_f64() * 1e6);
-                    next.stop(None);
-                    handle.await.unwrap();
-                }
-                median(&mut times)
-            })
+    })
+    .with("ractor, respawned by hand", || {
+        one_thread(async {
+            let mut times = Vec::with_capacity(PANICS);
+            for _ in 0..PANICS {
+                let (actor, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
+                let started = Instant::now();
+                let failed = ractor::call!(actor, |reply| of_ractor::Ping::Ask(0, reply));
+                assert!(failed.is_err());
+                handle.await.unwrap();
+                let (next, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
+                ractor::call!(next, |reply| of_ractor::Ping::Ask(1, reply)).unwrap();
+                times.push(started.elapsed().as_secs_f64() * 1e6);
+                next.stop(None);
+                handle.await.unwrap();
+            }
+            median(&mut times)
         })
-        .with("kameo, respawned by hand", || {
-            one_thread(async {
-                use kameo::actor::Spawn;
-                let mut times = Vec::with_capacity(PANICS);
-                for _ in 0..PANICS {
-                    let actor = of_kameo::Counter::spawn(of_kameo::Counter(0));
-                    actor.ask(of_kameo::Ping(1)).await.unwrap();
-                    let started = Instant::now();
-                    assert!(actor.ask(of_kameo::Ping(0)).await.is_err());
-                    actor.wait_for_shutdown().await;
-                    let next = of_kameo::Counter::spawn(of_kameo::Counter(0));
-                    next.ask(of_kameo::Ping(1)).await.unwrap();
-                    times.push(started.elapsed().as_secs_f64() * 1e6);
-                }
-                median(&mut times)
-            })
+    })
+    .with("kameo, respawned by hand", || {
+        one_thread(async {
+            use kameo::actor::Spawn;
+            let mut times = Vec::with_capacity(PANICS);
+            for _ in 0..PANICS {
+                let actor = of_kameo::Counter::spawn(of_kameo::Counter(0));
+                actor.ask(of_kameo::Ping(1)).await.unwrap();
+                let started = Instant::now();
+                assert!(actor.ask(of_kameo::Ping(0)).await.is_err());
+                actor.wait_for_shutdown().await;
+                let next = of_kameo::Counter::spawn(of_kameo::Counter(0));
+                next.ask(of_kameo::Ping(1)).await.unwrap();
+                times.push(started.elapsed().as_secs_f64() * 1e6);
+            }
+            median(&mut times)
         })
-        .run(ROUNDS);
+    })
+    .run(ROUNDS);
 }
 
 /// What instances cost that wait: memory and time to start.
@@ -398,7 +410,10 @@ fn idle() {
 }
 
 fn main() {
-    let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let only: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
     brickwork::panic::install_hook();
     println!("{}\n", machine());

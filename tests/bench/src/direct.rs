@@ -94,7 +94,10 @@ pub fn message(payload: &'static [u8]) -> Message {
 pub fn request(payload: &'static [u8]) -> Message {
     thread_local!(static ADDRESS: Arc<str> = "here".into());
     let mut envelope = Envelope::new("ping", payload);
-    envelope.reply_to = Some(ReplyTo { address: ADDRESS.with(Arc::clone), correlation: None });
+    envelope.reply_to = Some(ReplyTo {
+        address: ADDRESS.with(Arc::clone),
+        correlation: None,
+    });
     envelope.into()
 }
 
@@ -157,7 +160,11 @@ impl Consumer for Take {
                     }
                 },
             };
-            let parcel = Parcel { message, attempt: 1, tag };
+            let parcel = Parcel {
+                message,
+                attempt: 1,
+                tag,
+            };
             into.push(Delivery::taken_at(parcel, self.tap.clone(), taken));
         }
         for waker in state.senders.drain(..) {

@@ -20,13 +20,21 @@ pub struct Rounds<'a> {
 impl<'a> Rounds<'a> {
     /// A comparison; the unit is printed after each figure.
     pub fn new(title: impl Into<String>, unit: &'static str) -> Self {
-        Self { title: title.into(), unit, candidates: Vec::new() }
+        Self {
+            title: title.into(),
+            unit,
+            candidates: Vec::new(),
+        }
     }
 
     /// Adds a candidate; `run` measures once.
     #[must_use]
     pub fn with(mut self, name: &'static str, run: impl FnMut() -> f64 + 'a) -> Self {
-        self.candidates.push(Candidate { name, run: Box::new(run), results: Vec::new() });
+        self.candidates.push(Candidate {
+            name,
+            run: Box::new(run),
+            results: Vec::new(),
+        });
         self
     }
 
@@ -42,8 +50,11 @@ impl<'a> Rounds<'a> {
                 }
             }
         }
-        let medians: Vec<f64> =
-            self.candidates.iter_mut().map(|c| median(&mut c.results)).collect();
+        let medians: Vec<f64> = self
+            .candidates
+            .iter_mut()
+            .map(|c| median(&mut c.results))
+            .collect();
         let mut text = format!("{} (median of {rounds} rounds)\n", self.title);
         for (candidate, value) in self.candidates.iter().zip(&medians) {
             let (low, high) = (candidate.results[0], candidate.results[rounds - 1]);
@@ -83,7 +94,11 @@ pub fn machine() -> String {
 /// Resident memory of this process, in bytes.
 pub fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = text.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let pages: u64 = text
+        .split(' ')
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
     pages * 4096
 }
 
@@ -91,6 +106,11 @@ pub fn resident_bytes() -> u64 {
 pub fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or("").split(' ').collect();
-    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    let ticks = |n: usize| {
+        fields
+            .get(n)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / 100.0
 }
