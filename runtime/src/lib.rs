@@ -30,6 +30,7 @@ mod delivery;
 mod failure;
 mod host;
 mod id;
+pub mod manifest;
 mod message;
 mod metrics;
 mod name;
