@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::de::IgnoredAny;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny};
 
 /// Deeper than anyone means; readers that build values refuse it, too.
 const DEPTH_MAX: usize = 128;
@@ -51,7 +52,7 @@ impl<'a> JsonText<'a> {
     }
 
     /// Where the value that a pointer names stands.
-    pub(crate) fn find(self, pointer: &Pointer) -> Option<Range<usize>> {
+    pub(crate) fn find(self, pointer: &JsonPointer) -> Option<Range<usize>> {
         let bytes = self.0.as_bytes();
         let mut at = skip_space(bytes, 0);
         for token in &pointer.0 {
@@ -105,13 +106,16 @@ impl<'a> JsonText<'a> {
     }
 }
 
-/// A JSON pointer, as its unescaped tokens.
+/// A JSON pointer (RFC 6901) such as `/payload` or `/items/0/id`; `""` is the whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pointer(Vec<String>);
+pub struct JsonPointer(Vec<String>);
 
-impl Pointer {
-    /// Reads a pointer such as `/payload` or `/items/0/id`; `""` is the whole.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+impl JsonPointer {
+    /// Reads a pointer.
+    ///
+    /// # Errors
+    /// It isn't one.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self(Vec::new()));
         }
@@ -122,6 +126,27 @@ impl Pointer {
         };
         let token = |token: &str| token.replace("~1", "/").replace("~0", "~");
         Ok(Self(rest.split('/').map(token).collect()))
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonPointer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for JsonPointer {
+    fn schema_name() -> Cow<'static, str> {
+        "JsonPointer".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "json-pointer" })
     }
 }
 
@@ -220,7 +245,7 @@ mod tests {
 
     fn find(text: &str, pointer: &str) -> Option<String> {
         let text = JsonText::check(text.as_bytes()).unwrap();
-        let range = text.find(&Pointer::parse(pointer).unwrap())?;
+        let range = text.find(&JsonPointer::parse(pointer).unwrap())?;
         Some(text.at(range).to_owned())
     }
 
@@ -291,6 +316,10 @@ mod tests {
 
     #[test]
     fn a_wrong_pointer_is_refused() {
-        assert!(Pointer::parse("payload").unwrap_err().contains("/payload"));
+        assert!(
+            JsonPointer::parse("payload")
+                .unwrap_err()
+                .contains("/payload")
+        );
     }
 }
