@@ -4,7 +4,7 @@
 //! tokio's, which a test pauses.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -42,11 +42,6 @@ impl Clock {
 pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
-}
-
-/// The time that `milliseconds` since 1970-01-01 UTC stand for.
-pub(crate) fn from_unix_ms(milliseconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(milliseconds)
 }
 
 /// A time as RFC 3339 writes it, in UTC with milliseconds: `2026-11-22T23:32:03.123Z`.

@@ -1,7 +1,7 @@
 //! A service that does what each message tells it to, for tests of the host.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use brickwork::prelude::*;

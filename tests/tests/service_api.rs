@@ -415,7 +415,7 @@ impl Source for Count {
             let n = next.get();
             out.send(&OUT, Item { n }).await?;
             next.set(n + 1);
-            if config.panics && n % 300 == 0 {
+            if config.panics && n.is_multiple_of(300) {
                 panic!("told to panic at {n}");
             }
         }

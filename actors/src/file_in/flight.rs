@@ -138,7 +138,10 @@ mod tests {
         Mark { round: 0, offset }
     }
 
-    fn flight(ends: &[u64]) -> (Flight<Fake>, Vec<oneshot::Sender<Result<(), &'static str>>>) {
+    /// How a ticket is told of its end.
+    type Way = oneshot::Sender<Result<(), &'static str>>;
+
+    fn flight(ends: &[u64]) -> (Flight<Fake>, Vec<Way>) {
         let mut flight = Flight::new(at(0));
         let mut ways = Vec::new();
         for end in ends {

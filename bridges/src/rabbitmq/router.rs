@@ -377,10 +377,13 @@ impl Wires {
     }
 }
 
+/// Who is to be told, until both halves are done, and how the first one ended.
+type Half = (Option<Completion>, Option<Result<(), TransportError>>);
+
 /// Two completions for one: done when both are, with the first error.
 fn both(done: Completion) -> (Completion, Completion) {
-    let state = Arc::new(Mutex::new((Some(done), None)));
-    let half = |state: Arc<Mutex<(Option<Completion>, Option<Result<(), TransportError>>)>>| {
+    let state: Arc<Mutex<Half>> = Arc::new(Mutex::new((Some(done), None)));
+    let half = |state: Arc<Mutex<Half>>| {
         Completion::new(move |outcome| {
             let mut state = state.lock();
             match state.1.take() {

@@ -57,10 +57,10 @@ fn write_page(page: &mut String, app: &Snapshot<'_>) -> fmt::Result {
 fn write_state(page: &mut String, app: &Snapshot<'_>) -> fmt::Result {
     let (scheme, version, process) = (app.transport.scheme, app.version, app.process);
     let (phase, started) = (app.phase.as_str(), &app.started);
-    write!(
+    writeln!(
         page,
         "<p>{phase} since {started} on <code>{scheme}:</code>, process {process}, \
-         brickwork {version}</p>\n"
+         brickwork {version}</p>"
     )?;
     if app.ready {
         page.push_str("<p>ready</p>\n");

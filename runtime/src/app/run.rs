@@ -441,7 +441,7 @@ fn seize(env: &Environment) -> Stopped {
     let mut stopped = Stopped::default();
     for delivery in env.seize() {
         let message = delivery.message().id.to_string();
-        warn!(service = %env.label, message, "abandoned: its thread is blocked");
+        warn!(service = %env.label, id = message, "abandoned: its thread is blocked");
         stopped.abandoned.push(message);
         delivery.give_back();
     }

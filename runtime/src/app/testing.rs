@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::plan::WiredPort;
-use super::view::{AppView, ServiceView};
+use super::view::{AppView, Phase, ServiceView};
 use crate::clock::Clock;
 use crate::host::{Environment, Settings, WiredOutput};
 use crate::metrics::{Durations, WorkerLag};
@@ -83,7 +83,7 @@ pub(crate) async fn app() -> Fake {
 impl Fake {
     /// As if everything had started.
     pub(crate) fn all_ready(&self) {
-        self.view.set_phase(super::Phase::Running);
+        self.view.set_phase(Phase::Running);
         for service in &self.view.services {
             let state = &service.env.state;
             state.ready.store(1, Relaxed);

@@ -283,7 +283,7 @@ impl InstanceLoop {
                 "handle",
                 service = %self.env.label,
                 input = %self.env.inputs[input],
-                message = %message.id,
+                id = %message.id,
                 trace = %message.trace(),
             );
             if span.is_disabled() {
