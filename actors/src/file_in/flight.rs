@@ -134,11 +134,14 @@ mod tests {
         }
     }
 
+    /// The other half.
+    type Way = oneshot::Sender<Result<(), &'static str>>;
+
     fn at(offset: u64) -> Mark {
         Mark { round: 0, offset }
     }
 
-    fn flight(ends: &[u64]) -> (Flight<Fake>, Vec<oneshot::Sender<Result<(), &'static str>>>) {
+    fn flight(ends: &[u64]) -> (Flight<Fake>, Vec<Way>) {
         let mut flight = Flight::new(at(0));
         let mut ways = Vec::new();
         for end in ends {
