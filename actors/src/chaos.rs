@@ -260,4 +260,34 @@ mod tests {
         };
         assert!(Chaos::check(&nan).is_err());
     }
+
+    #[test]
+    fn the_example_survives_its_weather_within_its_attempts() {
+        let manifest: Value =
+            toml::from_str(include_str!("../../examples/2-github-alerts/app.toml")).unwrap();
+        let weather = &manifest["services"]["weather"];
+        let odds = Odds::new(&config(weather["config"].clone()));
+        let attempts = weather["retry"]["attempts"].as_u64().unwrap() as u32;
+        let data = include_str!("../../examples/2-github-alerts/github-webhooks.jsonl");
+        let (mut offset, mut most) = (0, 0);
+        let mut faults: Vec<Fault> = Vec::new();
+        for line in data.split_inclusive('\n') {
+            let id = format!("intake/github-webhooks.jsonl:{offset}")
+                .parse()
+                .unwrap();
+            let unlucky = (1..).map_while(|attempt| odds.draw(&id, attempt));
+            let unlucky: Vec<Fault> = unlucky.collect();
+            most = most.max(unlucky.len() as u32);
+            faults.extend(unlucky);
+            offset += line.len();
+        }
+        // Two to spare, for what a slow machine adds.
+        assert!(most < attempts - 2, "{most} faults in a row");
+        let count = |fault| faults.iter().filter(|drawn| **drawn == fault).count();
+        // The numbers in the example's README.
+        assert_eq!(count(Fault::Fail), 18);
+        assert_eq!(count(Fault::Panic), 10);
+        assert_eq!(count(Fault::Stall), 7);
+        assert_eq!(329 + faults.len(), 364);
+    }
 }

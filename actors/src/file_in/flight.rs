@@ -134,12 +134,12 @@ mod tests {
         }
     }
 
+    /// The other half.
+    type Way = oneshot::Sender<Result<(), &'static str>>;
+
     fn at(offset: u64) -> Mark {
         Mark { round: 0, offset }
     }
-
-    /// How a ticket is told of its end.
-    type Way = oneshot::Sender<Result<(), &'static str>>;
 
     fn flight(ends: &[u64]) -> (Flight<Fake>, Vec<Way>) {
         let mut flight = Flight::new(at(0));
