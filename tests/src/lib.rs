@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod binary;
+pub mod broker;
 pub mod http;
 pub mod process;
 pub mod puppet;

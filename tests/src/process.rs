@@ -48,6 +48,25 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end and gives its exit code; `None` if a signal ended it.
+    ///
+    /// # Panics
+    /// It doesn't end in time.
+    pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
+        let child = &mut self.child;
+        let status = until("the process ends", within, || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("it runs".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+        status.code()
+    }
+
     /// Waits for a line on stdout for which `wanted` gives something.
     ///
     /// # Panics
