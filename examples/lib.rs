@@ -1,1 +1,6 @@
-//! Placeholder.
+//! Demo applications, each a folder with its manifest and a README.
+//!
+//! | folder | what it shows |
+//! | --- | --- |
+//! | `1-hello` | a typed service of one's own, and a plain actix actor (start here) |
+//! | `2-github-alerts` | an application of ready-made parts, by a manifest alone |

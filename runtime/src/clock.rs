@@ -1,8 +1,10 @@
 //! The time that services see: real, or a test's own.
 //!
-//! Owns the wall clock only. Durations and timers are tokio's, which a test pauses.
+//! Owns the wall clock only, and how a time is written. Durations and timers are
+//! tokio's, which a test pauses.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -42,7 +44,61 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// The time that `milliseconds` since 1970-01-01 UTC stand for.
-pub(crate) fn from_unix_ms(milliseconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(milliseconds)
+/// A time as RFC 3339 writes it, in UTC with milliseconds: `2026-11-22T23:32:03.123Z`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rfc3339 {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub(crate) unix_ms: u64,
+}
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, ms) = (self.unix_ms / 86_400_000, self.unix_ms % 86_400_000);
+        let (year, month, day) = civil_from_days(days);
+        let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
+        let ms = ms % 1_000;
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
+        )
+    }
+}
+
+/// The date that is so many days after 1970-01-01, as (year, month, day).
+///
+/// Howard Hinnant's algorithm (chrono-compatible low-level date algorithms): years begin
+/// in March, so that the leap day is the last of its year.
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339_also_on_leap_days_and_at_turns_of_centuries() {
+        // Taken from `date -u -d TIME +%s`.
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.123Z"),
+            (951_782_399, "2000-02-28T23:59:59.123Z"),
+            (951_782_400, "2000-02-29T00:00:00.123Z"),
+            (951_868_800, "2000-03-01T00:00:00.123Z"),
+            (1_709_164_800, "2024-02-29T00:00:00.123Z"),
+            (1_795_390_323, "2026-11-22T23:32:03.123Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.123Z"),
+        ] {
+            let unix_ms = seconds * 1_000 + 123;
+            assert_eq!(Rfc3339 { unix_ms }.to_string(), text);
+        }
+    }
 }

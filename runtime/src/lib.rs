@@ -15,6 +15,7 @@
 //! | [`Message`], [`Delivery`], [`MessageId`] | what travels, and the duty to settle it |
 //! | [`transport`] | the contract of transports, and `memory:` |
 //! | [`Service`], [`Handle`], [`Source`], [`Context`] | what one writes |
+//! | `admin`, `control`, `log`, `metrics` | what is to be seen of a running app, and its command socket |
 //! | `host` | runs services: actor, mailbox, instances, bridges |
 //! | [`config`] | types that configs are made of |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
@@ -22,14 +23,20 @@
 //! The way of a message: queue → inbound bridge → mailbox → instance (`host::instance`)
 //! → outputs published and confirmed → ack.
 
+mod admin;
 mod app;
+mod aside;
+pub mod cli;
 mod clock;
 pub mod config;
+mod control;
 mod dead_letter;
 mod delivery;
 mod failure;
 mod host;
 mod id;
+mod log;
+pub mod manifest;
 mod message;
 mod metrics;
 mod name;
@@ -40,15 +47,17 @@ pub mod supervision;
 mod trace;
 pub mod transport;
 
-pub use app::Plan;
+pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
-pub use host::panic;
+pub use host::{CLOCK_TOLERANCE, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
-pub use name::{InvalidName, NAME_BYTES_MAX, QueueId, TOPIC_BYTES_MAX, check_name, check_topic};
+pub use name::{
+    InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,
+};
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
     Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Draft, Handle,

@@ -1,44 +1,145 @@
 //! Secrets are cut out of every text that leaves the process.
+//!
+//! Owns the forms in which a secret turns up: as it is, and as JSON, `Debug` or a URL
+//! write it. Forms that mix a secret with other bytes before encoding (such as base64
+//! of a user and a password) can't be recognised: what makes them must not print them.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// What stands in a secret's place.
 pub const REDACTED: &str = "[redacted]";
 
+/// Secrets shorter than this many bytes are left alone: any text may hold them.
+const SECRET_BYTES_MIN: usize = 4;
+
 /// Knows an app's secrets and cuts them out.
 #[derive(Default, Clone)]
-pub struct Redactor(Vec<Box<str>>);
+pub struct Redactor {
+    secrets: usize,
+    /// Everything to look for, the longest first.
+    forms: Vec<Box<str>>,
+}
 
 impl Redactor {
-    /// A redactor for these secrets. Very short ones (under 4 bytes) are left alone:
-    /// they would be found in any text.
+    /// A redactor for these secrets, in every form in which texts write them. Very
+    /// short ones (under 4 bytes) are left alone: they would be found in any text.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        let mut secrets: Vec<Box<str>> = secrets
-            .into_iter()
-            .filter(|secret| secret.len() >= 4)
-            .map(String::into_boxed_str)
-            .collect();
-        // The longest first: one may contain another.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.dedup();
-        Self(secrets)
+        let mut forms: Vec<Box<str>> = Vec::new();
+        let mut count = 0;
+        for secret in secrets {
+            let secret = secret.trim();
+            if secret.len() >= SECRET_BYTES_MIN {
+                count += 1;
+                forms.extend(forms_of(secret));
+            }
+        }
+        // One may contain another.
+        forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        forms.dedup();
+        Self {
+            secrets: count,
+            forms,
+        }
     }
 
     /// The text without secrets.
     pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
-        for secret in &self.0 {
-            if text.contains(&**secret) {
-                text = Cow::Owned(text.replace(&**secret, REDACTED));
+        for form in &self.forms {
+            if text.contains(&**form) {
+                text = Cow::Owned(text.replace(&**form, REDACTED));
             }
         }
         text
     }
 }
 
+/// How texts write a secret. Most secrets look the same in all of them.
+fn forms_of(secret: &str) -> Vec<Box<str>> {
+    // A password in a URL is escaped there, and plain in what a broker answers.
+    let plain = percent_decoded(secret);
+    let mut forms = vec![secret.to_owned()];
+    forms.extend(plain.filter(|plain| plain.len() >= SECRET_BYTES_MIN));
+    // Twice: a text that was escaped once is often part of another that is escaped, too.
+    for _ in 0..2 {
+        let escaped: Vec<String> = forms.iter().flat_map(|form| escaped(form)).collect();
+        forms.extend(escaped);
+        forms.sort();
+        forms.dedup();
+    }
+    forms.into_iter().map(String::into_boxed_str).collect()
+}
+
+fn escaped(text: &str) -> [String; 7] {
+    let inside_quotes = |quoted: String| quoted[1..quoted.len() - 1].to_owned();
+    [
+        inside_quotes(serde_json::Value::from(text).to_string()),
+        json_in_ascii(text),
+        inside_quotes(format!("{text:?}")),
+        text.escape_default().to_string(),
+        percent_encoded(text, "%20", false),
+        percent_encoded(text, "%20", true),
+        percent_encoded(text, "+", false),
+    ]
+}
+
+/// JSON as encoders write it that keep to ASCII.
+fn json_in_ascii(text: &str) -> String {
+    let json = serde_json::Value::from(text).to_string();
+    let mut out = String::with_capacity(json.len());
+    for character in json[1..json.len() - 1].chars() {
+        if character.is_ascii() {
+            out.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string can't fail.
+                let _infallible = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out
+}
+
+/// Percent-encoded but for the unreserved characters (RFC 3986, section 2.3).
+fn percent_encoded(text: &str, space: &str, lower_case: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        // Writing to a string can't fail.
+        let _infallible = match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+                Ok(())
+            }
+            b' ' => out.write_str(space),
+            _ if lower_case => write!(out, "%{byte:02x}"),
+            _ => write!(out, "%{byte:02X}"),
+        };
+    }
+    out
+}
+
+/// What a percent-encoded text stands for, if it is one.
+fn percent_decoded(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'%' {
+            let digits = text.get(at + 1..at + 3)?;
+            out.push(u8::from_str_radix(digits, 16).ok()?);
+            at += 3;
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
 impl std::fmt::Debug for Redactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Redactor({} secrets)", self.0.len())
+        write!(f, "Redactor({} secrets)", self.secrets)
     }
 }
 
@@ -78,6 +179,38 @@ mod tests {
             "[redacted], [redacted] and ab"
         );
         assert!(!format!("{redactor:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn no_secret_stays_in_any_form_in_which_texts_write_it() {
+        let secret = "p\"ä\\s w/rd\n%7";
+        let redactor = Redactor::new([secret.to_owned()]);
+        let json = serde_json::json!({ "token": secret }).to_string();
+        let debug = format!("{:?}", Some(secret));
+        for text in [
+            secret.to_owned(),
+            serde_json::json!({ "body": json, "error": debug }).to_string(),
+            json,
+            format!("{:?}", vec![&debug]),
+            debug,
+            r#"{"token":"p\"\u00e4\\s w/rd\n%7"}"#.to_owned(),
+            "https://host/?t=p%22%C3%A4%5Cs%20w%2Frd%0A%257&x".to_owned(),
+            "https://host/?t=p%22%c3%a4%5cs%20w%2frd%0a%257&x".to_owned(),
+            "t=p%22%C3%A4%5Cs+w%2Frd%0A%257".to_owned(),
+        ] {
+            let clean = redactor.clean(&text);
+            assert!(clean.contains(REDACTED), "{text}");
+            assert!(!clean.contains("rd"), "{text} became {clean}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_a_file_or_a_url_gave_is_found_without_its_wrapping() {
+        let redactor = Redactor::new(["from-a-file\n".into(), "p%40ss%2Fword".into()]);
+        assert_eq!(
+            redactor.clean("from-a-file, p%40ss%2Fword, p@ss/word"),
+            "[redacted], [redacted], [redacted]"
+        );
     }
 
     #[test]

@@ -1,6 +1,17 @@
 //! The app: a running manifest.
 
+mod idle;
 mod plan;
+mod run;
+mod snapshot;
+mod summary;
+#[cfg(test)]
+pub(crate) mod testing;
+mod view;
 
 pub use plan::Plan;
 pub(crate) use plan::{LogSettings, ServicePlan, WiredPort};
+pub use run::{App, StartError, StopReport, Workers};
+pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
+pub use summary::{ServiceSummary, Summary};
+pub(crate) use view::{AppView, ServiceView, State};

@@ -59,7 +59,7 @@ impl fmt::Display for HumanDuration {
             _ => *UNITS
                 .iter()
                 .rev()
-                .find(|(_, scale)| ms % scale == 0)
+                .find(|(_, scale)| ms.is_multiple_of(*scale))
                 .expect("1 divides all"),
         };
         write!(f, "{}{unit}", ms / scale)

@@ -142,7 +142,7 @@ async fn stop(
     }
     for delivery in env.seize() {
         let text = format!("{} (attempt {})", delivery.message().id, delivery.attempt());
-        warn!(service = %env.label, message = %text, "abandoned: not done in time");
+        warn!(service = %env.label, id = %text, "abandoned: not done in time");
         stopped.abandoned.push(text);
         delivery.give_back();
     }

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix::fut::wrap_future;
@@ -23,10 +25,13 @@ use crate::delivery::Delivery;
 use crate::metrics::Cause;
 use crate::name::QueueId;
 use crate::supervision::{History, Restart};
-use crate::transport::{Consumer, TransportError, take};
+use crate::transport::{Consumer, TransportError};
 
 /// How many deliveries are taken at once: enough to share the cost of a wake.
 const GROUP: usize = 32;
+
+/// How many groups are carried before others on the thread get a turn.
+const ROUNDS_MAX: u32 = 8;
 
 /// The bridge of one input.
 pub(crate) struct InboundBridge {
@@ -146,31 +151,43 @@ impl Pump {
     }
 
     /// Carries until told to stop (`None`) or the consumer ends.
+    ///
+    /// One future for all of it: this is on every message's way.
     async fn carry(&mut self, consumer: &mut dyn Consumer) -> Option<TransportError> {
         let mut taken: Vec<Delivery> = Vec::with_capacity(GROUP);
         let mut waiting: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
-        loop {
-            tokio::select! {
-                biased;
-                _ = self.stop.wait_for(|stop| *stop) => return None,
-                outcome = take(consumer, &mut taken, GROUP) => if let Err(error) = outcome {
-                    return Some(error);
-                },
+        let mut stop = self.stop.clone();
+        let mut stopped = pin!(stop.wait_for(|stop| *stop));
+        let mut rounds = 0;
+        poll_fn(|cx| {
+            if stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
             }
-            waiting.extend(taken.drain(..).map(|mut delivery| {
-                delivery.set_input(self.input);
-                delivery
-            }));
-            tokio::select! {
-                biased;
-                _ = self.stop.wait_for(|stop| *stop) => return None,
-                () = poll_fn(|cx| self.env.mailbox.poll_push(cx, &mut waiting)) => {}
+            loop {
+                // First what was taken before: it waits for room in the mailbox.
+                if self.env.mailbox.poll_push(cx, &mut waiting).is_pending() {
+                    return Poll::Pending;
+                }
+                if !waiting.is_empty() {
+                    // The mailbox has closed: these go back.
+                    return Poll::Ready(None);
+                }
+                rounds += 1;
+                if rounds % ROUNDS_MAX == 0 {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                match consumer.poll_take(cx, &mut taken, GROUP) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
+                    Poll::Ready(Ok(())) => waiting.extend(taken.drain(..).map(|mut delivery| {
+                        delivery.set_input(self.input);
+                        delivery
+                    })),
+                }
             }
-            if !waiting.is_empty() {
-                // The mailbox has closed: these go back.
-                return None;
-            }
-        }
+        })
+        .await
     }
 }
 

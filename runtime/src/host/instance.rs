@@ -283,7 +283,7 @@ impl InstanceLoop {
                 "handle",
                 service = %self.env.label,
                 input = %self.env.inputs[input],
-                message = %message.id,
+                id = %message.id,
                 trace = %message.trace(),
             );
             if span.is_disabled() {
@@ -493,7 +493,7 @@ impl InstanceLoop {
         // A message that this instance was woken for need not wait for the tick.
         self.env.mailbox.pass_on(self.number as usize, false);
         let deadline = Instant::now() + self.env.handler_timeout;
-        self.cx.begin(Work::Tick(tick));
+        self.cx.begin(Work::Tick);
         self.cx.deadline = Some(deadline);
         let span = info_span!("tick", service = %self.env.label, tick = tick.name());
         let future = value.tick(tick, &mut self.cx);

@@ -21,4 +21,5 @@ mod tick;
 
 pub(crate) use actor::{ServiceActor, Start, StopBy, Stopped};
 pub(crate) use environment::{Environment, Settings, WiredOutput};
+pub use instance::CLOCK_TOLERANCE;
 pub(crate) use state::LastFailure;

@@ -110,7 +110,7 @@ impl Environment {
     fn not_published(&self, delivery: Delivery, error: &str) {
         warn!(
             service = %self.label,
-            message = %delivery.message().id,
+            id = %delivery.message().id,
             error,
             "outputs were not published, the message will be handled again"
         );
@@ -130,10 +130,10 @@ impl Environment {
         match fate {
             Fate::Ack => unreachable!("a failed attempt is not acked"),
             Fate::Again { after, .. } => {
-                info!(service, input, message = %id, attempt, error = %text, ?after, "will be tried again");
+                info!(service, input, %id, attempt, error = %text, ?after, "will be tried again");
             }
             Fate::DeadLetter(reason) => {
-                warn!(service, input, message = %id, attempt, error = %text, %reason, "dead-lettered");
+                warn!(service, input, %id, attempt, error = %text, %reason, "dead-lettered");
             }
         }
         self.state.failed(LastFailure {

@@ -1,7 +1,7 @@
 //! What can be seen of a service while it runs: states, counts, last failures.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -21,7 +21,6 @@ pub(crate) struct ServiceState {
     pub(crate) consuming: watch::Sender<usize>,
     /// A source that has come to its end.
     pub(crate) ended: watch::Sender<bool>,
-    pub(crate) restarts: AtomicU32,
     failures: Mutex<VecDeque<LastFailure>>,
 }
 
@@ -46,7 +45,6 @@ impl Default for ServiceState {
             tried: watch::Sender::new(0),
             consuming: watch::Sender::new(0),
             ended: watch::Sender::new(false),
-            restarts: AtomicU32::new(0),
             failures: Mutex::default(),
         }
     }

@@ -33,9 +33,11 @@ pub struct Catalog(BTreeMap<&'static str, ServiceType>);
 pub struct ServiceType {
     name: &'static str,
     describe: Arc<dyn Fn() -> Descriptor + Send + Sync>,
-    configure: Arc<dyn Fn(Value) -> Result<Arc<dyn Blueprint>, Vec<ConfigError>> + Send + Sync>,
+    configure: Arc<Configure>,
     single: bool,
 }
+
+type Configure = dyn Fn(Value) -> Result<Arc<dyn Blueprint>, Vec<ConfigError>> + Send + Sync;
 
 /// What is wrong in a service's config.
 #[derive(Debug, Clone, PartialEq, Eq)]

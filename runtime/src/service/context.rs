@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{Draft, Output, Payload, Request, Tick};
+use super::{Draft, Output, Payload, Request};
 use crate::failure::Failure;
 use crate::host::Environment;
 use crate::id::MessageId;
@@ -37,7 +37,7 @@ pub(crate) enum Work {
     None,
     Message(Message, u32),
     Batch(Vec<(Message, u32)>),
-    Tick(Tick),
+    Tick,
 }
 
 /// An output that waits for the handler to succeed.
@@ -196,7 +196,7 @@ impl Context {
         let parent = match &self.work {
             Work::Message(message, _) => Some(message),
             Work::Batch(messages) => messages.get(place).map(|(message, _)| message),
-            Work::Tick(_) | Work::None => None,
+            Work::Tick | Work::None => None,
         };
         let index = self
             .held

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::host::{Environment, position};
 use crate::id::MessageId;
 use crate::message::ReplyTo;
-use crate::transport::{AskError, Completion, Outgoing, TransportError};
+use crate::transport::{AskError, Completion, TransportError};
 
 /// A message to be: a value, and what else is to be said of it.
 #[derive(Debug, Clone)]

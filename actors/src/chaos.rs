@@ -1,0 +1,293 @@
+//! `chaos`: passes messages on, and now and then fails on purpose.
+//!
+//! What befalls a message depends on the seed, the message's id and the attempt only: a
+//! run can be repeated, in whatever order and however many processes, and a retry draws
+//! anew. Refuses to lose or change anything: the faults are those that the host must
+//! survive.
+
+use std::time::Duration;
+
+use brickwork::MessageId;
+use brickwork::config::HumanDuration;
+use brickwork::prelude::*;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::ports::{IN, OUT, in_hand};
+
+/// Passes messages on, unless the draw says to fail.
+#[derive(Debug)]
+pub struct Chaos {
+    odds: Odds,
+    length: Duration,
+}
+
+/// Config of `chaos`. The rates are parts of all attempts, from 0 to 1; together they are
+/// at most 1.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChaosConfig {
+    /// How often it returns a failure.
+    pub fail: f64,
+    /// How often it panics.
+    pub panic: f64,
+    /// How often it waits for as long as `for` says; longer than `handler_timeout`, and
+    /// the attempt fails.
+    pub stall: f64,
+    /// How often it blocks its thread for as long as `for` says.
+    pub block: f64,
+    /// How long it stalls or blocks.
+    #[serde(rename = "for")]
+    pub length: HumanDuration,
+    /// Another seed, other victims.
+    pub seed: u64,
+}
+
+impl Default for ChaosConfig {
+    fn default() -> Self {
+        Self {
+            fail: 0.0,
+            panic: 0.0,
+            stall: 0.0,
+            block: 0.0,
+            length: HumanDuration(Duration::from_secs(60)),
+            seed: 0,
+        }
+    }
+}
+
+/// What befalls an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Fail,
+    Panic,
+    Stall,
+    Block,
+}
+
+/// Faults with their rates, and the seed of the draw.
+#[derive(Debug, Clone, Copy)]
+struct Odds {
+    rates: [(Fault, f64); 4],
+    seed: u64,
+}
+
+impl Odds {
+    fn new(config: &ChaosConfig) -> Self {
+        Self {
+            rates: [
+                (Fault::Fail, config.fail),
+                (Fault::Panic, config.panic),
+                (Fault::Stall, config.stall),
+                (Fault::Block, config.block),
+            ],
+            seed: config.seed,
+        }
+    }
+
+    /// What befalls this attempt at this message.
+    fn draw(&self, id: &MessageId, attempt: u32) -> Option<Fault> {
+        let mut left = unit(self.seed, id, attempt);
+        for (fault, rate) in self.rates {
+            if left < rate {
+                return Some(fault);
+            }
+            left -= rate;
+        }
+        None
+    }
+}
+
+/// A number from 0 up to 1 that seed, id and attempt give.
+fn unit(seed: u64, id: &MessageId, attempt: u32) -> f64 {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    hash.update(attempt.to_le_bytes());
+    hash.update(id.to_string().as_bytes());
+    let digest = hash.finalize();
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest[..8]);
+    // The 53 bits that a double holds exactly.
+    (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+impl Service for Chaos {
+    const NAME: &'static str = "chaos";
+    const SUMMARY: &'static str = "passes messages on, and now and then fails on purpose";
+    const EXAMPLE: &'static str = r#"[services.weather]
+use = "chaos"
+in = "orders"
+out = "orders.survived"
+handler_timeout = "1s"
+config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
+"#;
+    const FAILURES: &'static [&'static str] =
+        &["fails, panics, stalls or blocks its thread as often as its rates say"];
+    type Config = ChaosConfig;
+
+    fn ports(_: &ChaosConfig, ports: &mut Ports<Self>) {
+        ports.input(&IN).output(&OUT);
+    }
+
+    fn check(config: &ChaosConfig) -> Result<(), Vec<ConfigError>> {
+        let rates = [
+            ("fail", config.fail),
+            ("panic", config.panic),
+            ("stall", config.stall),
+            ("block", config.block),
+        ];
+        let mut errors: Vec<ConfigError> = rates
+            .iter()
+            .filter(|(_, rate)| !(0.0..=1.0).contains(rate))
+            .map(|(name, rate)| ConfigError::new(*name, format!("{rate} is not from 0 to 1")))
+            .collect();
+        let sum: f64 = rates.iter().map(|(_, rate)| rate).sum();
+        // Ten times 0.1 is a little more than 1.
+        if errors.is_empty() && sum > 1.0 + 1e-9 {
+            let text = format!("the rates add up to {sum}, at most 1 is possible");
+            errors.push(ConfigError::new("", text));
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+
+    async fn start(config: &ChaosConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self {
+            odds: Odds::new(config),
+            length: config.length.0,
+        })
+    }
+}
+
+impl Handle<Raw> for Chaos {
+    async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
+        let (message, attempt) = in_hand(cx);
+        match self.odds.draw(&message.id, attempt) {
+            Some(Fault::Fail) => return Err(Failure::retry("chaos: failed on purpose")),
+            Some(Fault::Panic) => panic!("chaos: panicked on purpose"),
+            Some(Fault::Stall) => tokio::time::sleep(self.length).await,
+            Some(Fault::Block) => std::thread::sleep(self.length),
+            None => {}
+        }
+        cx.emit(&OUT, raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(config: Value) -> ChaosConfig {
+        serde_json::from_value(config).unwrap()
+    }
+
+    fn draws(odds: &Odds, attempt: u32) -> Vec<Option<Fault>> {
+        (0..2000)
+            .map(|n| odds.draw(&format!("m-{n}").parse().unwrap(), attempt))
+            .collect()
+    }
+
+    #[test]
+    fn the_draw_depends_on_seed_id_and_attempt_only() {
+        let id: MessageId = "order-17".parse().unwrap();
+        // These values are a promise: a run can be repeated after an update.
+        let drawn = [unit(0, &id, 1), unit(1, &id, 1), unit(0, &id, 2)];
+        assert_eq!(
+            drawn,
+            [0.43526802191058644, 0.15054576490261573, 0.4131545546802037]
+        );
+        let odds = |seed| Odds::new(&config(json!({"fail": 0.2, "panic": 0.2, "seed": seed})));
+        assert_eq!(draws(&odds(3), 1), draws(&odds(3), 1));
+        assert_ne!(draws(&odds(3), 1), draws(&odds(4), 1));
+        assert_ne!(draws(&odds(3), 1), draws(&odds(3), 2));
+    }
+
+    #[test]
+    fn each_fault_comes_as_often_as_its_rate_says() {
+        let odds = Odds::new(&config(
+            json!({"fail": 0.3, "panic": 0.2, "stall": 0.1, "block": 0.05}),
+        ));
+        let drawn = draws(&odds, 1);
+        let share = |fault| {
+            drawn.iter().filter(|drawn| **drawn == fault).count() as f64 / drawn.len() as f64
+        };
+        for (fault, rate) in [
+            (Some(Fault::Fail), 0.3),
+            (Some(Fault::Panic), 0.2),
+            (Some(Fault::Stall), 0.1),
+            (Some(Fault::Block), 0.05),
+            (None, 0.35),
+        ] {
+            assert!(
+                (share(fault) - rate).abs() < 0.04,
+                "{fault:?}: {}",
+                share(fault)
+            );
+        }
+    }
+
+    #[test]
+    fn rates_of_nothing_and_of_all_are_kept_exactly() {
+        let calm = Odds::new(&ChaosConfig::default());
+        assert!(draws(&calm, 1).iter().all(Option::is_none));
+        let storm = Odds::new(&config(json!({"panic": 1.0})));
+        assert!(
+            draws(&storm, 1)
+                .iter()
+                .all(|drawn| *drawn == Some(Fault::Panic))
+        );
+    }
+
+    #[test]
+    fn impossible_rates_are_refused() {
+        let errors = |value| Chaos::check(&config(value)).unwrap_err();
+        let wrong = errors(json!({"fail": -0.1, "block": 1.5}));
+        assert_eq!((&*wrong[0].path, &*wrong[1].path), ("fail", "block"));
+        assert!(
+            errors(json!({"fail": 0.6, "panic": 0.6}))[0]
+                .text
+                .contains("add up to 1.2")
+        );
+        assert!(Chaos::check(&config(json!({"fail": 0.5, "panic": 0.5}))).is_ok());
+        let nan = ChaosConfig {
+            fail: f64::NAN,
+            ..ChaosConfig::default()
+        };
+        assert!(Chaos::check(&nan).is_err());
+    }
+
+    #[test]
+    fn the_example_survives_its_weather_within_its_attempts() {
+        let manifest: Value =
+            toml::from_str(include_str!("../../examples/2-github-alerts/app.toml")).unwrap();
+        let weather = &manifest["services"]["weather"];
+        let odds = Odds::new(&config(weather["config"].clone()));
+        let attempts = weather["retry"]["attempts"].as_u64().unwrap() as u32;
+        let data = include_str!("../../examples/2-github-alerts/github-webhooks.jsonl");
+        let (mut offset, mut most) = (0, 0);
+        let mut faults: Vec<Fault> = Vec::new();
+        for line in data.split_inclusive('\n') {
+            let id = format!("intake/github-webhooks.jsonl:{offset}")
+                .parse()
+                .unwrap();
+            let unlucky = (1..).map_while(|attempt| odds.draw(&id, attempt));
+            let unlucky: Vec<Fault> = unlucky.collect();
+            most = most.max(unlucky.len() as u32);
+            faults.extend(unlucky);
+            offset += line.len();
+        }
+        // Two to spare, for what a slow machine adds.
+        assert!(most < attempts - 2, "{most} faults in a row");
+        let count = |fault| faults.iter().filter(|drawn| **drawn == fault).count();
+        // The numbers in the example's README.
+        assert_eq!(count(Fault::Fail), 18);
+        assert_eq!(count(Fault::Panic), 10);
+        assert_eq!(count(Fault::Stall), 7);
+        assert_eq!(329 + faults.len(), 364);
+    }
+}

@@ -1,0 +1,521 @@
+//! Compiling: from text to a program whose every name is known.
+//!
+//! The language looks names up when it runs, so that a misspelt one would fail each
+//! message; here it fails the config. Owns the words in which mistakes are told.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock};
+
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::parser::ParseError;
+use cel::{Env, ExecutionError, Program, Value, extensions};
+
+/// The variables of every expression.
+const VARIABLES: [&str; 2] = ["msg", "meta"];
+/// What the envelope has.
+const META_FIELDS: [&str; 7] = [
+    "id", "type", "source", "time", "topic", "attempt", "headers",
+];
+/// Longer than anyone writes into a config.
+const SOURCE_BYTES_MAX: usize = 4 * 1024;
+/// Brackets in brackets: the parser goes down the stack with each.
+const BRACKETS_MAX: usize = 24;
+/// Operations on operations: evaluating goes down the stack with each, on a thread
+/// whose stack is not ours to size.
+pub(super) const DEPTH_MAX: usize = 32;
+/// The parser is generated code with large frames.
+const PARSER_STACK_BYTES: usize = 32 << 20;
+
+/// A compiled expression, with what it looks at.
+pub(super) struct Compiled {
+    pub(super) source: Box<str>,
+    pub(super) program: Program,
+    pub(super) uses_msg: bool,
+    pub(super) uses_meta: bool,
+}
+
+/// The language: its standard library and the strings extension. It never changes.
+pub(super) fn environment() -> Arc<Env> {
+    static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| {
+        let mut env = Env::stdlib();
+        env.add_extension(extensions::strings)
+            .expect("the strings extension declares nothing that is there already");
+        Arc::new(env)
+    });
+    LANGUAGE.clone()
+}
+
+pub(super) fn compile(source: &str) -> Result<Compiled, String> {
+    if source.trim().is_empty() {
+        return Err("the expression is empty".to_owned());
+    }
+    if source.len() > SOURCE_BYTES_MAX {
+        return Err(format!(
+            "the expression is longer than {SOURCE_BYTES_MAX} bytes"
+        ));
+    }
+    if nesting(&outside_quotes(source)) > BRACKETS_MAX {
+        return Err(format!(
+            "the expression has more than {BRACKETS_MAX} brackets in one another"
+        ));
+    }
+    let env = environment();
+    let program = parse(&env, source)?;
+    let mut names = Names {
+        env,
+        source,
+        program: &program,
+        bound: Vec::new(),
+        uses: [false; 2],
+    };
+    names.check(program.expression())?;
+    let [uses_msg, uses_meta] = names.uses;
+    Ok(Compiled {
+        source: source.into(),
+        program,
+        uses_msg,
+        uses_meta,
+    })
+}
+
+/// Parses where odd input can't take the program down: a panic is caught, and the stack
+/// is large.
+fn parse(env: &Arc<Env>, source: &str) -> Result<Program, String> {
+    let parse = || {
+        let program = catch_unwind(AssertUnwindSafe(|| env.compile(source)))
+            .map_err(|_| format!("the expression {source:?} can't be parsed"))?
+            .map_err(|errors| syntax_error(source, errors.errors.first()))?;
+        if depth(program.expression()) > DEPTH_MAX {
+            return Err(format!(
+                "the expression is deeper than {DEPTH_MAX} operations on one another: \
+                 use a list, such as msg.a in ['x', 'y'], or several rules"
+            ));
+        }
+        Ok(program)
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("expression".to_owned())
+            .stack_size(PARSER_STACK_BYTES)
+            .spawn_scoped(scope, parse)
+            .map_err(|error| format!("no thread to parse an expression on: {error}"))?
+            .join()
+            .unwrap_or_else(|_| Err(format!("the expression {source:?} can't be parsed")))
+    })
+}
+
+fn depth(expression: &IdedExpr) -> usize {
+    let deepest = |expressions: &[IdedExpr]| expressions.iter().map(depth).max().unwrap_or(0);
+    1 + match &expression.expr {
+        Expr::Select(select) => depth(&select.operand),
+        Expr::Call(call) => {
+            let target = call.target.as_deref().map_or(0, depth);
+            target.max(deepest(&call.args))
+        }
+        Expr::List(list) => deepest(&list.elements),
+        Expr::Map(map) => entries_depth(map.entries.iter().map(|entry| &entry.expr)),
+        Expr::Struct(fields) => entries_depth(fields.entries.iter().map(|entry| &entry.expr)),
+        Expr::Comprehension(each) => [
+            &each.iter_range,
+            &each.accu_init,
+            &each.loop_cond,
+            &each.loop_step,
+            &each.result,
+        ]
+        .into_iter()
+        .map(depth)
+        .max()
+        .unwrap_or(0),
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => 0,
+    }
+}
+
+fn entries_depth<'a>(entries: impl Iterator<Item = &'a EntryExpr>) -> usize {
+    let of = |entry: &EntryExpr| match entry {
+        EntryExpr::MapEntry(entry) => depth(&entry.key).max(depth(&entry.value)),
+        EntryExpr::StructField(field) => depth(&field.value),
+    };
+    entries.map(of).max().unwrap_or(0)
+}
+
+/// How deep brackets stand in one another.
+fn nesting(text: &str) -> usize {
+    let (mut now, mut most) = (0usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => now += 1,
+            b')' | b']' | b'}' => now = now.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(now);
+    }
+    most
+}
+
+/// Walks an expression and looks up each name in it.
+struct Names<'a> {
+    env: Arc<Env>,
+    source: &'a str,
+    program: &'a Program,
+    /// Variables of the comprehensions around.
+    bound: Vec<&'a str>,
+    /// Which of [`VARIABLES`] it uses.
+    uses: [bool; 2],
+}
+
+impl<'a> Names<'a> {
+    fn check(&mut self, expression: &'a IdedExpr) -> Result<(), String> {
+        match &expression.expr {
+            Expr::Ident(name) => self.variable(name, expression.id),
+            Expr::Select(select) => {
+                if let Expr::Ident(name) = &select.operand.expr
+                    && name == "meta"
+                    && !self.is_bound(name)
+                    && !META_FIELDS.contains(&select.field.as_str())
+                {
+                    let text = format!("meta has no {:?}", select.field);
+                    let known = format!("it has {}", META_FIELDS.join(", "));
+                    return Err(self.wrong(&text, expression.id, &known));
+                }
+                self.check(&select.operand)
+            }
+            Expr::Call(call) => self.call(call, expression.id),
+            Expr::List(list) => self.check_all(&list.elements),
+            Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
+                EntryExpr::MapEntry(entry) => {
+                    self.check(&entry.key)?;
+                    self.check(&entry.value)
+                }
+                EntryExpr::StructField(field) => self.check(&field.value),
+            }),
+            Expr::Struct(_) => Err(self.wrong(
+                "there are no message types",
+                expression.id,
+                "write a map: {'name': value}",
+            )),
+            Expr::Comprehension(each) => {
+                self.check(&each.iter_range)?;
+                self.check(&each.accu_init)?;
+                let depth = self.bound.len();
+                self.bound.push(&each.iter_var);
+                self.bound.extend(each.iter_var2.as_deref());
+                self.bound.push(&each.accu_var);
+                self.check(&each.loop_cond)?;
+                self.check(&each.loop_step)?;
+                self.check(&each.result)?;
+                self.bound.truncate(depth);
+                Ok(())
+            }
+            Expr::Literal(_) | Expr::Unspecified => Ok(()),
+        }
+    }
+
+    fn check_all(&mut self, expressions: &'a [IdedExpr]) -> Result<(), String> {
+        expressions.iter().try_for_each(|each| self.check(each))
+    }
+
+    fn is_bound(&self, name: &str) -> bool {
+        self.bound.contains(&name)
+    }
+
+    fn variable(&mut self, name: &str, id: u64) -> Result<(), String> {
+        if self.is_bound(name) || name.starts_with('@') {
+            return Ok(());
+        }
+        if let Some(number) = VARIABLES.iter().position(|known| *known == name) {
+            self.uses[number] = true;
+            return Ok(());
+        }
+        // A type's name is a value, too: `type(msg.n) == int`.
+        if self.env.types().find_type(name).is_some() {
+            return Ok(());
+        }
+        let hint = match name {
+            "and" => "write && for and",
+            "or" => "write || for or",
+            "not" => "write ! for not",
+            "True" | "False" => "write true and false",
+            _ => "the payload is msg, the envelope is meta; a text stands in quotes",
+        };
+        Err(self.wrong(&format!("there is no {name:?}"), id, hint))
+    }
+
+    fn call(&mut self, call: &'a CallExpr, id: u64) -> Result<(), String> {
+        self.check_all(&call.args)?;
+        let Some(target) = &call.target else {
+            return self.function(call, None, id);
+        };
+        // `strings.quote(x)` calls a function with a dotted name, not a method.
+        if let Expr::Ident(name) = &target.expr
+            && !self.is_bound(name)
+            && !VARIABLES.contains(&name.as_str())
+            && self.env.types().find_type(name).is_none()
+            && self.exists(call, Some(target.clone()))
+        {
+            return Ok(());
+        }
+        self.check(target)?;
+        self.function(call, Some(Box::new(null())), id)
+    }
+
+    fn function(
+        &self,
+        call: &CallExpr,
+        target: Option<Box<IdedExpr>>,
+        id: u64,
+    ) -> Result<(), String> {
+        if self.exists(call, target) {
+            return Ok(());
+        }
+        let text = format!("there is no function {:?}", call.func_name);
+        Err(self.wrong(&text, id, "see the language's list of functions"))
+    }
+
+    /// Asks the language for a function by calling it with nothing sensible: what it
+    /// doesn't know by name is undeclared, everything else fails in another way.
+    fn exists(&self, call: &CallExpr, target: Option<Box<IdedExpr>>) -> bool {
+        let is_operator = !call.func_name.starts_with(|c: char| c.is_alphabetic());
+        if is_operator {
+            return true;
+        }
+        let probe = IdedExpr {
+            id: 0,
+            expr: Expr::Call(CallExpr {
+                func_name: call.func_name.clone(),
+                target,
+                args: call.args.iter().map(|_| null()).collect(),
+            }),
+        };
+        let context = cel::Context::with_env(self.env.clone());
+        !matches!(
+            Value::resolve(&probe, &context),
+            Err(ExecutionError::UndeclaredReference(_))
+        )
+    }
+
+    fn wrong(&self, text: &str, id: u64, hint: &str) -> String {
+        let column = self
+            .program
+            .source_info()
+            .offset_for(id)
+            .and_then(|(start, _)| self.source.get(..start as usize))
+            .map(|before| before.chars().count() + 1);
+        match column {
+            Some(column) => format!("{text} at column {column} of the expression: {hint}"),
+            None => format!("{text} in the expression: {hint}"),
+        }
+    }
+}
+
+fn null() -> IdedExpr {
+    IdedExpr {
+        id: 0,
+        expr: Expr::Literal(LiteralValue::Null),
+    }
+}
+
+fn syntax_error(source: &str, error: Option<&ParseError>) -> String {
+    let Some(error) = error else {
+        return format!("{source:?} is not an expression");
+    };
+    let (line, column) = error.pos;
+    let place = match line {
+        0 | 1 => format!("column {column}"),
+        _ => format!("line {line}, column {column}"),
+    };
+    let message = error.msg.trim_start_matches("Syntax error: ");
+    let mut text = format!("not an expression: {message} at {place}");
+    if let Some(hint) = syntax_hint(source) {
+        text.push_str(": ");
+        text.push_str(hint);
+    }
+    text
+}
+
+/// What people who come from other languages write.
+fn syntax_hint(source: &str) -> Option<&'static str> {
+    let outside = outside_quotes(source);
+    let words: Vec<&str> = outside
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .collect();
+    let bytes = outside.as_bytes();
+    let single = (0..bytes.len()).any(|at| {
+        bytes[at] == b'='
+            && bytes.get(at + 1) != Some(&b'=')
+            && !(at > 0 && matches!(bytes[at - 1], b'=' | b'!' | b'<' | b'>'))
+    });
+    if single {
+        Some("write == to compare")
+    } else if outside.contains("===") {
+        Some("write ==, not ===")
+    } else if words.contains(&"and") {
+        Some("write && for and")
+    } else if words.contains(&"or") {
+        Some("write || for or")
+    } else if words.contains(&"not") {
+        Some("write ! for not")
+    } else if words.contains(&"if") {
+        Some("write condition ? a : b")
+    } else {
+        None
+    }
+}
+
+/// The source with what stands in quotes blanked.
+fn outside_quotes(source: &str) -> String {
+    let mut quote = None;
+    let mut escaped = false;
+    source
+        .chars()
+        .map(|c| match quote {
+            Some(open) => {
+                if !escaped && c == open {
+                    quote = None;
+                }
+                escaped = c == '\\' && !escaped;
+                ' '
+            }
+            None => {
+                if matches!(c, '\'' | '"') {
+                    quote = Some(c);
+                }
+                c
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(source: &str) -> String {
+        match compile(source) {
+            Ok(_) => panic!("{source:?} compiles"),
+            Err(text) => text,
+        }
+    }
+
+    #[test]
+    fn a_wrong_expression_says_where_and_what_may_be_meant() {
+        for (source, expected) in [
+            ("", "the expression is empty"),
+            ("msg.a = 1", "write == to compare"),
+            ("msg.a === 1", "write ==, not ==="),
+            ("msg.a and msg.b", "write && for and"),
+            ("msg.a == 'and' or msg.b", "write || for or"),
+            ("not msg.a", "write ! for not"),
+            ("msg.a ==", "not an expression"),
+            ("msg.a == 'x", "not an expression"),
+            ("(msg.a", "not an expression"),
+            (
+                "mgs.a == 1",
+                "there is no \"mgs\" at column 1 of the expression",
+            ),
+            ("msg.type == push", "there is no \"push\" at column 13"),
+            ("'ä' == x", "there is no \"x\" at column 8"),
+            ("meta.kind == 'x'", "meta has no \"kind\" at column"),
+            (
+                "msg.a.lowercase()",
+                "there is no function \"lowercase\" at column",
+            ),
+            (
+                "length(msg.a) > 1",
+                "there is no function \"length\" at column",
+            ),
+            ("msg.all(x, y == 1)", "there is no \"y\""),
+            ("[1].map(x, x) == x", "there is no \"x\""),
+            ("strings.nothing('a')", "there is no \"strings\""),
+            ("Point{x: 1}", "there are no message types"),
+        ] {
+            let text = error(source);
+            assert!(text.contains(expected), "{source}: {text}");
+        }
+        assert!(
+            error("msg.a =").contains("column 7"),
+            "{}",
+            error("msg.a =")
+        );
+    }
+
+    #[test]
+    fn every_name_of_the_language_is_known() {
+        for source in [
+            "size(msg.a) > 0 && msg.a.size() > 0",
+            "type(msg.a) == int || type(msg.a) == string",
+            "int('1') + int(1.0) == 2 && double('1') == 1.0 && uint(1) == 1u",
+            "msg.a.startsWith('x') && msg.a.endsWith('y') && msg.a.contains('z')",
+            "msg.l.all(x, x > 1) && msg.l.exists_one(x, x == 2)",
+            "msg.l.filter(x, x.b.exists(y, y == x.c)).map(x, x.c).join(',') == ''",
+            "timestamp(msg.t) + duration('1h') > meta.time && meta.time.getFullYear() > 2000",
+            "msg.a.matches('a+') && 'a' in msg && !(msg.b in [1, 2])",
+            "msg.a.split('/')[0].replace('a', 'b').trim().substring(0, 1) == strings.quote('a')",
+            "dyn(msg.a) == b'x' || bool('true')",
+            "msg.?a.orValue(1) == 1",
+        ] {
+            if let Err(text) = compile(source) {
+                panic!("{source}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_expression_looks_at_is_known() {
+        let uses = |source| {
+            let compiled = compile(source).map_err(|text| format!("{source}: {text}"));
+            let compiled = compiled.unwrap();
+            (compiled.uses_msg, compiled.uses_meta)
+        };
+        assert_eq!(uses("true"), (false, false));
+        assert_eq!(uses("msg.meta == 1"), (true, false));
+        assert_eq!(uses("meta.type == 'msg'"), (false, true));
+        assert_eq!(uses("has(msg.a) && has(meta.headers.b)"), (true, true));
+        assert_eq!(uses("[1].exists(msg, msg == 1)"), (false, false));
+    }
+
+    #[test]
+    fn odd_input_is_an_error_and_nothing_worse() {
+        let deep = format!("{}1{}", "(".repeat(1000), ")".repeat(1000));
+        let allowed = format!("{}1{}", "(".repeat(BRACKETS_MAX), ")".repeat(BRACKETS_MAX));
+        let long = format!("1{}", " + 1".repeat(900));
+        let many = "!".repeat(4000);
+        let lists = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        let ternary = "true ? 1 : ".repeat(300) + "1";
+        let indexes = format!("msg{}", "[0]".repeat(1000));
+        let fields = format!("msg{}", ".a".repeat(1500));
+        let unclosed = "'(".repeat(1000);
+        let odd = [
+            deep.as_str(),
+            allowed.as_str(),
+            ternary.as_str(),
+            indexes.as_str(),
+            fields.as_str(),
+            unclosed.as_str(),
+            long.as_str(),
+            many.as_str(),
+            lists.as_str(),
+            "\u{0}",
+            "'\\u{110000}'",
+            "'\\",
+            "\"\\ud800\"",
+            "1e999999",
+            "99999999999999999999",
+            "msg[",
+            "has()",
+            "has(1)",
+            "msg.map(1, 2)",
+            "\u{202e}msg",
+            "`a`",
+            "msg.`a`",
+            "{1: }",
+            "b'\\xzz'",
+            "r'",
+            "'''",
+        ];
+        for source in odd {
+            // What counts is that it returns.
+            let _outcome = compile(source).map(|_| ());
+        }
+        assert!(error(&"x".repeat(SOURCE_BYTES_MAX + 1)).contains("longer than"));
+    }
+}

@@ -1,0 +1,73 @@
+//! `filter`: passes on the messages for which a condition holds.
+
+use brickwork::prelude::*;
+use serde::Deserialize;
+
+use crate::expression::{Condition, Scope};
+use crate::ports::{IN, OUT, in_hand};
+
+/// Passes on what its condition selects, unchanged; the rest is done with.
+#[derive(Debug)]
+pub struct Filter {
+    when: Condition,
+}
+
+/// Config of `filter`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilterConfig {
+    /// Which messages pass: an expression over `msg` and `meta` that is true or false. A
+    /// field that isn't there makes it false.
+    pub when: Condition,
+}
+
+impl Service for Filter {
+    const NAME: &'static str = "filter";
+    const SUMMARY: &'static str = "passes on the messages for which a condition holds";
+    const EXAMPLE: &'static str = r#"[services.opened]
+use = "filter"
+in = "github.deliveries"
+out = "issues.opened"
+config.when = "meta.type == 'issues' && msg.action == 'opened'"
+"#;
+    const FAILURES: &'static [&'static str] = &[
+        "rejects a message whose payload is not JSON, if the condition looks at msg",
+        "rejects a message for which the condition gives something else than true or false, or compares what can't be compared",
+    ];
+    type Config = FilterConfig;
+
+    fn ports(_: &FilterConfig, ports: &mut Ports<Self>) {
+        ports.input(&IN).output(&OUT);
+    }
+
+    async fn start(config: &FilterConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self {
+            when: config.when.clone(),
+        })
+    }
+}
+
+impl Handle<Raw> for Filter {
+    async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
+        let (message, attempt) = in_hand(cx);
+        if self.when.holds(&mut Scope::new(message, attempt))? {
+            cx.emit(&OUT, raw)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_needs_its_condition() {
+        let error = serde_json::from_value::<FilterConfig>(json!({})).unwrap_err();
+        assert_eq!(error.to_string(), "missing field `when`");
+        let config: FilterConfig = serde_json::from_value(json!({"when": "msg.a > 1"})).unwrap();
+        assert_eq!(config.when.source(), "msg.a > 1");
+    }
+}

@@ -1,0 +1,325 @@
+//! JSON as text: checked, cut and compacted without being parsed into values.
+//!
+//! A payload that only passes through keeps its numbers, its order of keys and its
+//! escapes as they came. Owns JSON pointers (RFC 6901). Refuses to change anything but
+//! the whitespace between tokens.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny};
+
+/// Deeper than anyone means; readers that build values refuse it, too.
+const DEPTH_MAX: usize = 128;
+
+/// A text that is one JSON value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JsonText<'a>(&'a str);
+
+impl<'a> JsonText<'a> {
+    /// Checks that bytes are one JSON value, not nested too deep.
+    pub(crate) fn check(bytes: &'a [u8]) -> Result<Self, String> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Err("it is empty, JSON was expected".to_owned());
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| format!("not JSON: {error}"))?;
+        let _: IgnoredAny =
+            serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+        if depth(text.as_bytes()) > DEPTH_MAX {
+            return Err(format!("the JSON is nested deeper than {DEPTH_MAX}"));
+        }
+        Ok(Self(text))
+    }
+
+    /// Adds it to `line` without the whitespace between its tokens: one line, since a
+    /// JSON string holds no line break as such.
+    pub(crate) fn compact_into(self, line: &mut Vec<u8>) {
+        let bytes = self.0.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            let from = at;
+            match bytes[at] {
+                b'"' => at = string_end(bytes, at),
+                b' ' | b'\t' | b'\r' | b'\n' => {
+                    at += 1;
+                    continue;
+                }
+                _ => at += 1,
+            }
+            line.extend_from_slice(&bytes[from..at]);
+        }
+    }
+
+    /// Where the value that a pointer names stands.
+    pub(crate) fn find(self, pointer: &JsonPointer) -> Option<Range<usize>> {
+        let bytes = self.0.as_bytes();
+        let mut at = skip_space(bytes, 0);
+        for token in &pointer.0 {
+            at = match bytes[at] {
+                b'{' => self.member(at, token)?,
+                b'[' => self.element(at, token)?,
+                _ => return None,
+            };
+        }
+        Some(at..value_end(bytes, at))
+    }
+
+    /// The text of a range that [`find`](Self::find) gave.
+    pub(crate) fn at(self, range: Range<usize>) -> &'a str {
+        &self.0[range]
+    }
+
+    /// Where the value of a key starts, in the object that starts at `at`. Of repeated
+    /// keys the last one counts, as in every common parser.
+    fn member(self, at: usize, key: &str) -> Option<usize> {
+        let bytes = self.0.as_bytes();
+        let mut found = None;
+        let mut at = skip_space(bytes, at + 1);
+        while bytes[at] != b'}' {
+            let end = string_end(bytes, at);
+            let name: Cow<'_, str> = unescape(&self.0[at..end]);
+            // Past the colon.
+            let value = skip_space(bytes, skip_space(bytes, end) + 1);
+            if name == key {
+                found = Some(value);
+            }
+            at = next_item(bytes, value);
+        }
+        found
+    }
+
+    /// Where an element starts, in the array that starts at `at`.
+    fn element(self, at: usize, index: &str) -> Option<usize> {
+        let canonical = index == "0" || !index.starts_with(['0', '+']);
+        let mut left: usize = index.parse().ok().filter(|_| canonical)?;
+        let bytes = self.0.as_bytes();
+        let mut at = skip_space(bytes, at + 1);
+        while bytes[at] != b']' {
+            if left == 0 {
+                return Some(at);
+            }
+            left -= 1;
+            at = next_item(bytes, at);
+        }
+        None
+    }
+}
+
+/// A JSON pointer (RFC 6901) such as `/payload` or `/items/0/id`; `""` is the whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonPointer(Vec<String>);
+
+impl JsonPointer {
+    /// Reads a pointer.
+    ///
+    /// # Errors
+    /// It isn't one.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(Vec::new()));
+        }
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(format!(
+                "{text:?} is not a JSON pointer: it starts with /, such as /payload"
+            ));
+        };
+        let token = |token: &str| token.replace("~1", "/").replace("~0", "~");
+        Ok(Self(rest.split('/').map(token).collect()))
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonPointer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for JsonPointer {
+    fn schema_name() -> Cow<'static, str> {
+        "JsonPointer".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "json-pointer" })
+    }
+}
+
+/// A JSON string without its quotes and escapes.
+pub(crate) fn unescape(quoted: &str) -> Cow<'_, str> {
+    let inner = &quoted[1..quoted.len() - 1];
+    if !inner.contains('\\') {
+        return inner.into();
+    }
+    // A lone surrogate passes as JSON, but is no text: then as it is written.
+    serde_json::from_str::<String>(quoted).map_or(inner.into(), Cow::Owned)
+}
+
+fn depth(bytes: &[u8]) -> usize {
+    let (mut now, mut most, mut at) = (0usize, 0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                at = string_end(bytes, at);
+                continue;
+            }
+            b'{' | b'[' => {
+                now += 1;
+                most = most.max(now);
+            }
+            b'}' | b']' => now -= 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    most
+}
+
+fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+        at += 1;
+    }
+    at
+}
+
+/// Past the closing quote of the string that starts at `at`.
+fn string_end(bytes: &[u8], at: usize) -> usize {
+    let mut at = at + 1;
+    loop {
+        match bytes[at] {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Past the value that starts at `at`.
+fn value_end(bytes: &[u8], at: usize) -> usize {
+    match bytes[at] {
+        b'"' => string_end(bytes, at),
+        b'{' | b'[' => {
+            let (mut open, mut at) = (0usize, at);
+            loop {
+                match bytes[at] {
+                    b'"' => {
+                        at = string_end(bytes, at);
+                        continue;
+                    }
+                    b'{' | b'[' => open += 1,
+                    b'}' | b']' => open -= 1,
+                    _ => {}
+                }
+                at += 1;
+                if open == 0 {
+                    return at;
+                }
+            }
+        }
+        _ => {
+            let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+            let length = bytes[at..].iter().position(ends);
+            length.map_or(bytes.len(), |length| at + length)
+        }
+    }
+}
+
+/// From a value in a list or an object to what comes next: an item or the closing bracket.
+fn next_item(bytes: &[u8], value: usize) -> usize {
+    let at = skip_space(bytes, value_end(bytes, value));
+    if bytes[at] == b',' {
+        skip_space(bytes, at + 1)
+    } else {
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(text: &str, pointer: &str) -> Option<String> {
+        let text = JsonText::check(text.as_bytes()).unwrap();
+        let range = text.find(&JsonPointer::parse(pointer).unwrap())?;
+        Some(text.at(range).to_owned())
+    }
+
+    #[test]
+    fn a_pointer_finds_the_text_as_it_stands() {
+        let text = r#" { "a" : { "b\"}" : [ 1.50, {"c":"x]"} , null ] }, "e~/f": 1e400, "":2 } "#;
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(find(text, "").as_deref(), Some(text.trim()));
+        assert_eq!(find(text, "/a/b\"}/0"), some("1.50"));
+        assert_eq!(find(text, "/a/b\"}/1/c"), some("\"x]\""));
+        assert_eq!(find(text, "/a/b\"}/2"), some("null"));
+        assert_eq!(find(text, "/e~0~1f"), some("1e400"));
+        assert_eq!(find(text, "/"), some("2"));
+        for missing in ["/b", "/a/b", "/a/b\"}/3", "/a/b\"}/01", "/a/b\"}/-", "//x"] {
+            assert_eq!(find(text, missing), None, "{missing}");
+        }
+        assert_eq!(find("[]", "/0"), None);
+        assert_eq!(find("{}", "/a"), None);
+    }
+
+    #[test]
+    fn a_pointer_agrees_with_serde_json_on_real_payloads() {
+        let lines = include_str!("../../examples/2-github-alerts/github-webhooks.jsonl");
+        for line in lines.lines() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            for pointer in [
+                "/event",
+                "/payload/repository/full_name",
+                "/payload/commits/0",
+            ] {
+                let found = find(line, pointer).map(|text| serde_json::from_str(&text).unwrap());
+                assert_eq!(found.as_ref(), value.pointer(pointer), "{pointer}");
+            }
+        }
+    }
+
+    #[test]
+    fn compacting_changes_whitespace_only() {
+        let text = "\n{ \"a b\" : [ 1.0 , \"x \\\" , \\n y\" ] ,\t\"z\":null }\r\n";
+        let mut line = Vec::new();
+        JsonText::check(text.as_bytes())
+            .unwrap()
+            .compact_into(&mut line);
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            r#"{"a b":[1.0,"x \" , \n y"],"z":null}"#
+        );
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused_in_words() {
+        let deep = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
+        let cases: [(&[u8], &str); 6] = [
+            (b"", "it is empty, JSON was expected"),
+            (b" \n", "it is empty, JSON was expected"),
+            (b"nonsense", "not JSON: expected ident at line 1 column 2"),
+            (b"{} {}", "not JSON: trailing characters at line 1 column 4"),
+            (b"\"\xff\"", "not JSON: invalid utf-8 sequence"),
+            (deep.as_bytes(), "deeper than 128"),
+        ];
+        for (bytes, expected) in cases {
+            let error = JsonText::check(bytes).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        // A line break inside a string would make two lines of one.
+        assert!(JsonText::check(b"\"a\nb\"").is_err());
+    }
+
+    #[test]
+    fn a_wrong_pointer_is_refused() {
+        assert!(
+            JsonPointer::parse("payload")
+                .unwrap_err()
+                .contains("/payload")
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! `log`: writes messages to the log.
+
+use std::fmt::Write;
+
+use brickwork::Message;
+use brickwork::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::expression::{Expression, Scope};
+use crate::ports::{IN, in_hand};
+
+/// The longest text that is logged of a message, in bytes.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// Logs each message: its type, its id, and its payload or what an expression says.
+#[derive(Debug)]
+pub struct Log {
+    level: Level,
+    message: Option<Expression>,
+}
+
+/// Config of `log`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// The level that messages are logged at.
+    pub level: Level,
+    /// An expression over `msg` and `meta` that gives the text; the payload, if left out.
+    pub message: Option<Expression>,
+}
+
+/// A level of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Wrong.
+    Error,
+    /// May become wrong.
+    Warn,
+    /// What happens.
+    #[default]
+    Info,
+    /// For those who look for something.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Service for Log {
+    const NAME: &'static str = "log";
+    const SUMMARY: &'static str = "writes messages to the log";
+    const EXAMPLE: &'static str = r#"[services.watch]
+use = "log"
+in = "alerts"
+config.message = "'alert in ' + msg.repo"
+"#;
+    const FAILURES: &'static [&'static str] =
+        &["rejects a message for which the expression can't be evaluated"];
+    type Config = LogConfig;
+
+    fn ports(_: &LogConfig, ports: &mut Ports<Self>) {
+        ports.input(&IN);
+    }
+
+    async fn start(config: &LogConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self {
+            level: config.level,
+            message: config.message.clone(),
+        })
+    }
+}
+
+impl Handle<Raw> for Log {
+    async fn handle(&mut self, _: Raw, cx: &mut Context) -> Result<(), Failure> {
+        let (message, attempt) = in_hand(cx);
+        let text = text(self.message.as_ref(), message, attempt)?;
+        let (kind, id) = (&*message.kind, &message.id);
+        match self.level {
+            Level::Error => tracing::error!(%kind, %id, "{text}"),
+            Level::Warn => tracing::warn!(%kind, %id, "{text}"),
+            Level::Info => tracing::info!(%kind, %id, "{text}"),
+            Level::Debug => tracing::debug!(%kind, %id, "{text}"),
+            Level::Trace => tracing::trace!(%kind, %id, "{text}"),
+        }
+        Ok(())
+    }
+}
+
+/// What is logged of a message.
+fn text(
+    expression: Option<&Expression>,
+    message: &Message,
+    attempt: u32,
+) -> Result<String, Failure> {
+    let Some(expression) = expression else {
+        return Ok(shown(&message.payload));
+    };
+    Ok(match expression.value(&mut Scope::new(message, attempt))? {
+        Value::String(text) => shown(text.as_bytes()),
+        other => shown(other.to_string().as_bytes()),
+    })
+}
+
+/// Bytes as one line of text, cut to [`TEXT_BYTES_MAX`]: what comes from outside must not
+/// forge lines of the log, nor steer a terminal.
+fn shown(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(TEXT_BYTES_MAX)];
+    let mut text = String::with_capacity(cut.len());
+    let mut left = cut;
+    let mut put = |part: &str| {
+        for c in part.chars() {
+            if c.is_control() {
+                text.extend(c.escape_default());
+            } else {
+                text.push(c);
+            }
+        }
+    };
+    for chunk in cut.utf8_chunks() {
+        put(chunk.valid());
+        left = &left[chunk.valid().len() + chunk.invalid().len()..];
+        // A character that the cut went through is no mistake of the sender's.
+        if !chunk.invalid().is_empty() && (!left.is_empty() || cut.len() == bytes.len()) {
+            put("\u{fffd}");
+        }
+    }
+    if cut.len() < bytes.len() {
+        let _never_fails = write!(text, "… ({} bytes)", bytes.len());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use brickwork::Envelope;
+
+    use super::*;
+
+    #[test]
+    fn a_payload_cannot_forge_lines_or_steer_a_terminal() {
+        assert_eq!(shown(b"a\nERROR \x1b[31m b"), "a\\nERROR \\u{1b}[31m b");
+        assert_eq!(shown("ä€".as_bytes()), "ä€");
+        assert_eq!(shown(b"a\xffb"), "a\u{fffd}b");
+        assert_eq!(shown(b""), "");
+    }
+
+    #[test]
+    fn a_long_payload_is_cut_at_a_character() {
+        let text = shown("ä".repeat(1000).as_bytes());
+        assert_eq!(text, format!("{}… (2000 bytes)", "ä".repeat(512)));
+        let text = shown(format!("x{}", "ä".repeat(1000)).as_bytes());
+        assert_eq!(text, format!("x{}… (2001 bytes)", "ä".repeat(511)));
+    }
+
+    #[test]
+    fn an_expression_says_what_is_logged() {
+        let message = Envelope::new("alert", r#"{"repo":"a/b","n":[1]}"#).into();
+        let said = |source| {
+            let expression = Expression::compile(source).unwrap();
+            text(Some(&expression), &message, 1).unwrap()
+        };
+        assert_eq!(said("'in ' + msg.repo"), "in a/b");
+        assert_eq!(said("msg.n"), "[1]");
+        assert_eq!(
+            text(None, &message, 1).unwrap(),
+            r#"{"repo":"a/b","n":[1]}"#
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! Declaring queues and counting what is in them: the owner of one channel.
+//!
+//! A declaration that the broker refuses costs the channel, so this has one of its own
+//! and opens another when it needs to.
+
+use std::sync::Arc;
+
+use brickwork::transport::TransportError;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, ErrorKind};
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::Connections;
+use super::link::Link;
+use super::topology::Declaration;
+
+/// Requests that wait; whoever has one more waits to hand it over.
+const WAITING_MAX: usize = 16;
+
+/// Declares and counts. Clones share the channel.
+#[derive(Clone)]
+pub(super) struct Declarer {
+    orders: mpsc::Sender<Order>,
+    link: Arc<Link>,
+}
+
+enum Order {
+    Declare(Vec<Declaration>, Answer<()>),
+    Count(ShortString, Answer<Option<u64>>),
+}
+
+type Answer<T> = oneshot::Sender<Result<T, TransportError>>;
+
+impl Declarer {
+    /// Starts the owner on the current runtime.
+    pub(super) fn start(connections: Arc<Connections>, link: Arc<Link>) -> Self {
+        let (orders, mut received) = mpsc::channel(WAITING_MAX);
+        let mut owner = Owner {
+            connections,
+            link: link.clone(),
+            channel: None,
+        };
+        tokio::spawn(async move {
+            while let Some(order) = received.recv().await {
+                // Whoever asked may have gone.
+                match order {
+                    Order::Declare(all, answer) => {
+                        let _gone = answer.send(owner.declare(all).await);
+                    }
+                    Order::Count(queue, answer) => {
+                        let _gone = answer.send(owner.count(queue).await);
+                    }
+                }
+            }
+        });
+        Self { orders, link }
+    }
+
+    /// Makes sure that all of it is there.
+    ///
+    /// # Errors
+    /// It can't be made, or the link has ended.
+    pub(super) async fn declare(&self, all: Vec<Declaration>) -> Result<(), TransportError> {
+        self.ask(|answer| Order::Declare(all, answer)).await
+    }
+
+    /// How many messages are ready in a queue; `None` if there is no such queue.
+    ///
+    /// # Errors
+    /// The broker doesn't say, or the link has ended.
+    pub(super) async fn count(&self, queue: ShortString) -> Result<Option<u64>, TransportError> {
+        self.ask(|answer| Order::Count(queue, answer)).await
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(Answer<T>) -> Order) -> Result<T, TransportError> {
+        self.link.check()?;
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.orders.send(order(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        tokio::select! {
+            outcome = asked => outcome.unwrap_or_else(|| Err(self.link.error())),
+            error = self.link.ended() => Err(error),
+        }
+    }
+}
+
+struct Owner {
+    connections: Arc<Connections>,
+    link: Arc<Link>,
+    channel: Option<Channel>,
+}
+
+impl Owner {
+    async fn channel(&mut self) -> Result<Channel, TransportError> {
+        if let Some(channel) = &self.channel
+            && channel.status().connected()
+        {
+            return Ok(channel.clone());
+        }
+        let opened = self.connections.publishing.create_channel().await;
+        let channel = opened.map_err(|error| self.lost(&error))?;
+        self.channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    fn lost(&self, error: &lapin::Error) -> TransportError {
+        self.link
+            .check()
+            .err()
+            .unwrap_or_else(|| TransportError::Lost(error.to_string()))
+    }
+
+    async fn declare(&mut self, all: Vec<Declaration>) -> Result<(), TransportError> {
+        for declaration in all {
+            let channel = self.channel().await?;
+            let made = declare(&channel, declaration.clone()).await;
+            made.map_err(|error| match refusal(&error) {
+                Some((code, text)) => {
+                    let (what, why) = explain(&declaration, code, text);
+                    TransportError::Declare { what, why }
+                }
+                None => self.lost(&error),
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn count(&mut self, queue: ShortString) -> Result<Option<u64>, TransportError> {
+        let channel = self.channel().await?;
+        match passive(&channel, queue).await {
+            Ok(count) => Ok(Some(count)),
+            Err(error) => match refusal(&error) {
+                Some((404, _)) => Ok(None),
+                _ => Err(self.lost(&error)),
+            },
+        }
+    }
+}
+
+/// Asks on a channel how many messages are ready.
+///
+/// # Errors
+/// The broker's; without the queue it closes the channel.
+pub(super) async fn passive(channel: &Channel, queue: ShortString) -> lapin::Result<u64> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    let declared = channel
+        .queue_declare(queue, options, FieldTable::default())
+        .await?;
+    Ok(u64::from(declared.message_count()))
+}
+
+async fn declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
+    match declaration {
+        Declaration::Exchange { name, kind } => {
+            let options = ExchangeDeclareOptions {
+                durable: true,
+                ..Default::default()
+            };
+            let arguments = FieldTable::default();
+            channel
+                .exchange_declare(name, kind, options, arguments)
+                .await
+        }
+        Declaration::Queue { name, arguments } => {
+            let options = QueueDeclareOptions {
+                durable: true,
+                ..Default::default()
+            };
+            channel
+                .queue_declare(name, options, arguments)
+                .await
+                .map(drop)
+        }
+        Declaration::Binding {
+            queue,
+            exchange,
+            key,
+        } => {
+            let options = QueueBindOptions::default();
+            channel
+                .queue_bind(queue, exchange, key, options, FieldTable::default())
+                .await
+        }
+    }
+}
+
+/// The broker's answer to a request that it doesn't carry out: code and text.
+pub(super) fn refusal(error: &lapin::Error) -> Option<(u16, &str)> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some((error.get_id(), error.get_message().as_str())),
+        _ => None,
+    }
+}
+
+/// What could not be made, why not, and what to do.
+fn explain(declaration: &Declaration, code: u16, text: &str) -> (String, String) {
+    let what = match declaration {
+        Declaration::Exchange { name, .. } => format!("the exchange {name}"),
+        Declaration::Queue { name, .. } => format!("the queue {name}"),
+        Declaration::Binding {
+            queue,
+            exchange,
+            key,
+        } => format!("the binding of {key} from {exchange} to {queue}"),
+    };
+    let text = text
+        .split_once(" - ")
+        .map_or(text, |(_, explained)| explained);
+    let why = match code {
+        406 => format!(
+            "it is there already, with other settings ({text}): \
+             delete it on the broker once it is empty, or give the app another name"
+        ),
+        403 => format!("the broker doesn't allow it ({text}): the user needs configure rights"),
+        _ => text.to_owned(),
+    };
+    (what, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_with_other_settings_is_explained_with_what_differs_and_what_to_do() {
+        let queue = Declaration::Queue {
+            name: "shop.stock.requests".into(),
+            arguments: FieldTable::default(),
+        };
+        let text = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue \
+                    'shop.stock.requests' in vhost '/': received 'quorum' but current is 'classic'";
+        let (what, why) = explain(&queue, 406, text);
+        assert_eq!(what, "the queue shop.stock.requests");
+        assert!(why.contains("received 'quorum' but current is 'classic'"));
+        assert!(why.contains("delete it"));
+        assert!(!why.contains("PRECONDITION_FAILED"));
+    }
+}

@@ -1,0 +1,430 @@
+//! Where messages go: from an app's words (topics, queues, delays, replies) to the
+//! broker's (exchanges, routing keys, the delay ladder).
+//!
+//! Two confirm channels: what goes to a topic may find no reader; what goes to a queue
+//! must find it, or the publication fails.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use brickwork::transport::{Completion, Outgoing, Topology, TransportError};
+use brickwork::{Envelope, Message, QueueId, Reply};
+use lapin::types::ShortString;
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
+
+use super::declarer::Declarer;
+use super::delayed::Delayed;
+use super::publisher::{Publication, Publisher};
+use super::topology::{Step, declarations, queue_name};
+use super::wire::{self, Way};
+
+/// Sends messages. One for a transport.
+pub(super) struct Router {
+    pub(super) topics: Publisher,
+    pub(super) direct: Publisher,
+    pub(super) declarer: Declarer,
+    pub(super) properties_bytes_max: usize,
+    handle: Handle,
+    wires: RwLock<Arc<Wires>>,
+    /// The steps of the delay ladder that are there, a bit each.
+    steps: AtomicU32,
+}
+
+/// What was declared.
+#[derive(Default, Clone)]
+pub(super) struct Wires {
+    pub(super) app: Arc<str>,
+    pub(super) queues: HashMap<QueueId, Arc<Queue>>,
+    /// Who reads each topic.
+    readers: HashMap<Arc<str>, Vec<Arc<Queue>>>,
+    external: HashSet<Arc<str>>,
+}
+
+/// A queue of the app.
+pub(super) struct Queue {
+    pub(super) id: QueueId,
+    pub(super) name: ShortString,
+    pub(super) delayed: Delayed,
+    pub(super) high_water: u64,
+}
+
+/// A batch, sorted by channel.
+#[derive(Default)]
+struct Sorted {
+    topics: Vec<Publication>,
+    direct: Vec<Publication>,
+    delayed: Vec<(Arc<Queue>, Step)>,
+}
+
+impl Router {
+    pub(super) fn new(
+        topics: Publisher,
+        direct: Publisher,
+        declarer: Declarer,
+        properties_bytes_max: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            topics,
+            direct,
+            declarer,
+            properties_bytes_max,
+            handle: Handle::current(),
+            wires: RwLock::default(),
+            steps: AtomicU32::new(0),
+        })
+    }
+
+    pub(super) fn wires(&self) -> Arc<Wires> {
+        self.wires.read().clone()
+    }
+
+    pub(super) fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
+        let queue = self.wires.read().queues.get(id).cloned();
+        queue.ok_or_else(|| TransportError::NoQueue(id.clone()))
+    }
+
+    /// Declares on the broker, then knows it here. Returns the queues that are new.
+    pub(super) async fn declare(
+        &self,
+        topology: &Topology,
+    ) -> Result<Vec<Arc<Queue>>, TransportError> {
+        let known = self.wires().app.clone();
+        if !known.is_empty() && known != topology.app {
+            return Err(TransportError::Declare {
+                what: format!("the app {}", topology.app),
+                why: format!("this transport is the app {known}'s: connect again"),
+            });
+        }
+        self.declarer.declare(declarations(topology)?).await?;
+        let mut wires = self.wires.write();
+        let mut changed = Wires::clone(&wires);
+        let new = changed.add(topology)?;
+        *wires = Arc::new(changed);
+        Ok(new)
+    }
+
+    /// Publishes a batch and reports once on all of it.
+    pub(super) fn publish(self: &Arc<Self>, batch: Vec<Outgoing>, done: Completion) {
+        let Sorted {
+            topics,
+            direct,
+            delayed,
+        } = match self.sort(batch) {
+            Ok(sorted) => sorted,
+            Err(error) => return done.complete(Err(error)),
+        };
+        if direct.is_empty() {
+            return self.topics.publish(topics, done);
+        }
+        let missing = delayed.iter().fold(0, |bits, (_, step)| {
+            bits | (1 << step.number & !self.steps.load(Relaxed))
+        });
+        let steps: Vec<Step> = delayed
+            .iter()
+            .map(|(_, step)| *step)
+            .filter(|step| missing & (1 << step.number) != 0)
+            .collect();
+        let done = if delayed.is_empty() {
+            done
+        } else {
+            Completion::new(move |outcome| {
+                if outcome.is_ok() {
+                    for (queue, step) in delayed {
+                        queue.delayed.add(step);
+                    }
+                }
+                done.complete(outcome);
+            })
+        };
+        let done = if topics.is_empty() {
+            done
+        } else {
+            let (first, second) = both(done);
+            self.topics.publish(topics, first);
+            second
+        };
+        if steps.is_empty() {
+            return self.direct.publish(direct, done);
+        }
+        let router = self.clone();
+        self.handle.spawn(async move {
+            for step in steps {
+                if let Err(error) = router.ensure(step).await {
+                    return done.complete(Err(error));
+                }
+            }
+            router.direct.publish(direct, done);
+        });
+    }
+
+    fn sort(&self, batch: Vec<Outgoing>) -> Result<Sorted, TransportError> {
+        let wires = self.wires();
+        if wires.app.is_empty() {
+            let why = "nothing is declared yet: declare the topology first";
+            return Err(TransportError::Refused(why.into()));
+        }
+        let mut sorted = Sorted::default();
+        for outgoing in batch {
+            let Outgoing {
+                message,
+                queue,
+                delay,
+            } = outgoing;
+            let queue = match &queue {
+                Some(id) => Some(self.queue(id)?),
+                None => None,
+            };
+            if delay.is_zero() {
+                match queue {
+                    None => sorted.topics.push(self.to_topic(&wires, &message)?),
+                    Some(queue) => sorted.direct.push(self.to_queue(&queue.name, &message, 1)?),
+                }
+                continue;
+            }
+            let step = Step::at_least(delay)
+                .ok_or(TransportError::Unsupported("a delay of more than a day"))?;
+            if queue.is_none() && wires.external.contains(&message.topic) {
+                // A waiting message goes to one queue, and whose these are is unknown.
+                return Err(TransportError::Unsupported(
+                    "a delay on a topic that programs outside read",
+                ));
+            }
+            let readers = match &queue {
+                Some(queue) => std::slice::from_ref(queue),
+                None => wires.readers.get(&message.topic).map_or(&[][..], |r| r),
+            };
+            for queue in readers {
+                let waiting = self.to_ladder(&wires, step, &queue.name, &message, 1)?;
+                sorted.direct.push(waiting);
+                sorted.delayed.push((queue.clone(), step));
+            }
+        }
+        Ok(sorted)
+    }
+
+    /// Delivers to one queue after a while, as the given attempt. Longer than a day is a
+    /// day.
+    pub(super) async fn again(
+        &self,
+        queue: &Arc<Queue>,
+        message: &Message,
+        attempt: u32,
+        after: Duration,
+    ) -> Result<(), TransportError> {
+        if after.is_zero() {
+            return self.send_to_queue(&queue.name, message, attempt).await;
+        }
+        let step = Step::at_least(after).unwrap_or_else(Step::longest);
+        self.ensure(step).await?;
+        let waiting = self.to_ladder(&self.wires(), step, &queue.name, message, attempt)?;
+        self.direct.send(waiting).await?;
+        queue.delayed.add(step);
+        Ok(())
+    }
+
+    /// Puts a message into one queue.
+    pub(super) async fn send_to_queue(
+        &self,
+        queue: &ShortString,
+        message: &Message,
+        attempt: u32,
+    ) -> Result<(), TransportError> {
+        let publication = self.to_queue(queue, message, attempt)?;
+        self.direct.send(publication).await
+    }
+
+    /// Sends an asker its reply. Whether the asker still waits isn't known here.
+    pub(super) async fn reply(
+        &self,
+        request: &Message,
+        reply: Reply,
+    ) -> Result<(), TransportError> {
+        let Some(reply_to) = &request.reply_to else {
+            return Ok(());
+        };
+        let mut answer = match reply {
+            Ok(payload) => Envelope::new("reply", payload),
+            Err(error) => {
+                let mut answer = Envelope::new("reply", "");
+                answer.headers.insert(wire::ERROR.into(), error.into());
+                answer
+            }
+        };
+        answer.parent = Some(request.id.clone());
+        answer.tenant = request.tenant.clone();
+        answer.topic = request.topic.clone();
+        let correlation = match &reply_to.correlation {
+            Some(correlation) => correlation.to_string(),
+            None => request.id.to_string(),
+        };
+        let too_long = |_| TransportError::Refused("its reply address is too long".into());
+        let address = ShortString::try_new(&*reply_to.address).map_err(too_long)?;
+        let mut publication = self.to_queue(&address, &answer.into(), 1)?;
+        publication.properties = publication
+            .properties
+            .with_correlation_id(ShortString::try_new(correlation).map_err(too_long)?);
+        self.topics.send(publication).await
+    }
+
+    /// To whoever reads its topic.
+    pub(super) fn to_topic(
+        &self,
+        wires: &Wires,
+        message: &Message,
+    ) -> Result<Publication, TransportError> {
+        let too_long = |_| TransportError::Refused("its topic is longer than 255 bytes".into());
+        Ok(Publication {
+            exchange: ShortString::try_new(&*wires.app).map_err(too_long)?,
+            key: ShortString::try_new(&*message.topic).map_err(too_long)?,
+            properties: self.encode(message, 1, false)?,
+            payload: message.payload.clone(),
+        })
+    }
+
+    fn to_queue(
+        &self,
+        queue: &ShortString,
+        message: &Message,
+        attempt: u32,
+    ) -> Result<Publication, TransportError> {
+        Ok(Publication {
+            exchange: "".into(),
+            key: queue.clone(),
+            properties: self.encode(message, attempt, true)?,
+            payload: message.payload.clone(),
+        })
+    }
+
+    fn to_ladder(
+        &self,
+        wires: &Wires,
+        step: Step,
+        queue: &ShortString,
+        message: &Message,
+        attempt: u32,
+    ) -> Result<Publication, TransportError> {
+        Ok(Publication {
+            exchange: step.name(&wires.app)?,
+            ..self.to_queue(queue, message, attempt)?
+        })
+    }
+
+    fn encode(
+        &self,
+        message: &Message,
+        attempt: u32,
+        past_topics: bool,
+    ) -> Result<lapin::BasicProperties, TransportError> {
+        let way = Way {
+            attempt,
+            past_topics,
+            properties_bytes_max: self.properties_bytes_max,
+        };
+        wire::encode(message, way)
+    }
+
+    /// Makes a step of the delay ladder, unless it is known to be there.
+    async fn ensure(&self, step: Step) -> Result<(), TransportError> {
+        let bit = 1 << step.number;
+        if self.steps.load(Relaxed) & bit == 0 {
+            let declarations = step.declarations(&self.wires().app)?;
+            self.declarer.declare(declarations).await?;
+            self.steps.fetch_or(bit, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Wires {
+    /// Adds what isn't known yet; returns the new queues.
+    fn add(&mut self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
+        self.app = topology.app.clone();
+        self.external.extend(topology.external.iter().cloned());
+        let mut new = Vec::new();
+        let letters = topology
+            .services()
+            .map(|service| (QueueId::dead_letters(service), &[][..], u64::MAX));
+        let inputs = topology
+            .queues
+            .iter()
+            .map(|spec| (spec.id.clone(), &spec.topics[..], spec.high_water));
+        for (id, topics, high_water) in letters.chain(inputs) {
+            let queue = match self.queues.get(&id) {
+                Some(queue) => queue.clone(),
+                None => {
+                    let queue = Arc::new(Queue {
+                        name: queue_name(&self.app, &id)?,
+                        id: id.clone(),
+                        delayed: Delayed::new(),
+                        high_water,
+                    });
+                    self.queues.insert(id, queue.clone());
+                    new.push(queue.clone());
+                    queue
+                }
+            };
+            for topic in topics {
+                let readers = self.readers.entry(topic.clone()).or_default();
+                if !readers.iter().any(|reader| Arc::ptr_eq(reader, &queue)) {
+                    readers.push(queue.clone());
+                }
+            }
+        }
+        Ok(new)
+    }
+}
+
+/// Who is to be told, until both halves are done, and how the first one ended.
+type Half = (Option<Completion>, Option<Result<(), TransportError>>);
+
+/// Two completions for one: done when both are, with the first error.
+fn both(done: Completion) -> (Completion, Completion) {
+    let state: Arc<Mutex<Half>> = Arc::new(Mutex::new((Some(done), None)));
+    let half = |state: Arc<Mutex<Half>>| {
+        Completion::new(move |outcome| {
+            let mut state = state.lock();
+            match state.1.take() {
+                None => state.1 = Some(outcome),
+                Some(other) => {
+                    let done = state.0.take();
+                    drop(state);
+                    if let Some(done) = done {
+                        done.complete(other.and(outcome));
+                    }
+                }
+            }
+        })
+    };
+    (half(state.clone()), half(state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_halves_report_once_with_the_first_error() {
+        for (first, second, ok) in [
+            (true, true, true),
+            (false, true, false),
+            (true, false, false),
+        ] {
+            let (whole, outcome) = Completion::channel();
+            let (a, b) = both(whole);
+            let result = |ok| {
+                if ok {
+                    Ok(())
+                } else {
+                    Err(TransportError::Closed)
+                }
+            };
+            a.complete(result(first));
+            b.complete(result(second));
+            let outcome = futures_util::FutureExt::now_or_never(outcome);
+            assert_eq!(outcome.map(|outcome| outcome.is_ok()), Some(ok));
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What an app's queues and exchanges are called on the broker, and how they are made.
+//!
+//! Owns names, arguments and the steps of the delay ladder, as functions over values.
+//! Declaring them is `declarer`'s.
+//!
+//! Arguments can't be changed once a queue exists: whoever changes one here changes
+//! every deployment's queues, so what may change belongs into a name.
+
+use std::time::Duration;
+
+use brickwork::QueueId;
+use brickwork::transport::{Topology, TransportError};
+use lapin::ExchangeKind;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+/// Blaming is done by the runtime, which counts attempts; this limit only replaces a
+/// lower default. (The broker counts every message that was in hand at a crash, not
+/// only the culprit.)
+const DELIVERIES_MAX: i32 = 1_000_000;
+
+/// The shortest wait, in milliseconds; each step is twice the one before.
+const STEP_MS_MIN: u64 = 100;
+/// The longest wait: a day.
+const STEP_MS_MAX: u64 = 86_400_000;
+
+/// Something that has to be there.
+#[derive(Debug, Clone)]
+pub(super) enum Declaration {
+    Exchange {
+        name: ShortString,
+        kind: ExchangeKind,
+    },
+    Queue {
+        name: ShortString,
+        arguments: FieldTable,
+    },
+    Binding {
+        queue: ShortString,
+        exchange: ShortString,
+        key: ShortString,
+    },
+}
+
+/// Everything that an app needs, in order, but for the delay ladder: its steps are made
+/// when they are first used, because most apps use few.
+pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, TransportError> {
+    let app = &*topology.app;
+    let exchange = short(app.to_owned())?;
+    let mut all = vec![Declaration::Exchange {
+        name: exchange.clone(),
+        kind: ExchangeKind::Topic,
+    }];
+    for service in topology.services() {
+        all.push(Declaration::Queue {
+            name: queue_name(app, &QueueId::dead_letters(service))?,
+            arguments: dead_letter_arguments(),
+        });
+    }
+    for spec in &topology.queues {
+        let queue = queue_name(app, &spec.id)?;
+        let letters = queue_name(app, &QueueId::dead_letters(&spec.id.service))?;
+        all.push(Declaration::Queue {
+            name: queue.clone(),
+            arguments: work_arguments(&letters),
+        });
+        for topic in &spec.topics {
+            all.push(Declaration::Binding {
+                queue: queue.clone(),
+                exchange: exchange.clone(),
+                key: short(topic.to_string())?,
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// One wait of the delay ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Its place in the ladder, from 0.
+    pub(super) number: u32,
+    pub(super) wait: Duration,
+}
+
+impl Step {
+    /// The shortest step that is not shorter than `delay`; `None` if none is.
+    pub(super) fn at_least(delay: Duration) -> Option<Self> {
+        let mut ms = STEP_MS_MIN;
+        let mut number = 0;
+        while Duration::from_millis(ms) < delay {
+            if ms == STEP_MS_MAX {
+                return None;
+            }
+            ms = (ms * 2).min(STEP_MS_MAX);
+            number += 1;
+        }
+        Some(Self {
+            number,
+            wait: Duration::from_millis(ms),
+        })
+    }
+
+    /// The longest step: a day.
+    pub(super) fn longest() -> Self {
+        Self::at_least(Duration::from_millis(STEP_MS_MAX)).expect("the ladder has a last step")
+    }
+
+    /// `APP.delay.<ms>`: the name of its exchange and of its queue.
+    pub(super) fn name(self, app: &str) -> Result<ShortString, TransportError> {
+        short(format!("{app}.delay.{}", self.wait.as_millis()))
+    }
+
+    /// A queue, and an exchange that puts everything into it, so that the routing key is
+    /// free to name where it goes afterwards.
+    pub(super) fn declarations(self, app: &str) -> Result<Vec<Declaration>, TransportError> {
+        let name = self.name(app)?;
+        Ok(vec![
+            Declaration::Queue {
+                name: name.clone(),
+                arguments: self.arguments(),
+            },
+            Declaration::Exchange {
+                name: name.clone(),
+                kind: ExchangeKind::Fanout,
+            },
+            Declaration::Binding {
+                queue: name.clone(),
+                exchange: name,
+                key: "".into(),
+            },
+        ])
+    }
+
+    /// What waits here goes, when its time is over, to the queue that its routing key
+    /// names: through the default exchange, with the key that it came with.
+    ///
+    /// Moved at least once: the broker lets go of it only when the other queue has it.
+    fn arguments(self) -> FieldTable {
+        let mut table = quorum();
+        let ms = self.wait.as_millis() as i64;
+        table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ms));
+        table.insert("x-dead-letter-exchange".into(), text(""));
+        moved_safely(&mut table);
+        table
+    }
+}
+
+/// `APP.SERVICE.INPUT`.
+pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, TransportError> {
+    short(format!("{app}.{queue}"))
+}
+
+/// A work queue: what is delivered too often ends in the service's dead-letter queue.
+fn work_arguments(dead_letters: &ShortString) -> FieldTable {
+    let mut table = quorum();
+    limited(&mut table);
+    table.insert("x-dead-letter-exchange".into(), text(""));
+    table.insert(
+        "x-dead-letter-routing-key".into(),
+        text(dead_letters.as_str()),
+    );
+    moved_safely(&mut table);
+    table
+}
+
+/// A dead-letter queue: the end of the line.
+fn dead_letter_arguments() -> FieldTable {
+    let mut table = quorum();
+    limited(&mut table);
+    table
+}
+
+fn quorum() -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), text("quorum"));
+    table
+}
+
+fn limited(table: &mut FieldTable) {
+    table.insert(
+        "x-delivery-limit".into(),
+        AMQPValue::LongInt(DELIVERIES_MAX),
+    );
+}
+
+/// Without `reject-publish` the broker silently dead-letters at most once.
+fn moved_safely(table: &mut FieldTable) {
+    table.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    table.insert("x-overflow".into(), text("reject-publish"));
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+/// A name on the broker.
+fn short(name: String) -> Result<ShortString, TransportError> {
+    ShortString::try_new(&*name).map_err(|_| TransportError::Declare {
+        what: name,
+        why: "a name on the broker has at most 255 bytes: take a shorter app name".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_rounds_up_to_a_step_of_the_ladder() {
+        for (delay_ms, step_ms) in [
+            (1, 100),
+            (100, 100),
+            (101, 200),
+            (1_000, 1_600),
+            (300_000, 409_600),
+            (60_000_000, 86_400_000),
+            (86_400_000, 86_400_000),
+        ] {
+            let step = Step::at_least(Duration::from_millis(delay_ms)).unwrap();
+            assert_eq!(step.wait, Duration::from_millis(step_ms), "{delay_ms}");
+        }
+        assert_eq!(Step::at_least(Duration::from_millis(86_400_001)), None);
+        assert_eq!(Step::longest().number, 20);
+    }
+
+    #[test]
+    fn names_are_those_that_other_programs_rely_on() {
+        let queue = QueueId::new("stock", "requests");
+        assert_eq!(
+            queue_name("shop", &queue).unwrap().as_str(),
+            "shop.stock.requests"
+        );
+        let letters = QueueId::dead_letters("stock");
+        assert_eq!(
+            queue_name("shop", &letters).unwrap().as_str(),
+            "shop.stock.dlq"
+        );
+        let step = Step::at_least(Duration::from_secs(1)).unwrap();
+        assert_eq!(step.name("shop").unwrap().as_str(), "shop.delay.1600");
+        assert!(step.name(&"x".repeat(250)).is_err());
+    }
+}

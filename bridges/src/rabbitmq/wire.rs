@@ -1,0 +1,345 @@
+//! Messages on the wire: AMQP 0-9-1 properties and headers, there and back.
+//!
+//! CloudEvents 1.0 in binary mode (`cloudEvents_*`), W3C trace context, and the
+//! runtime's own `brickwork-*`. A message of somebody who knows none of them is
+//! accepted. What the broker adds (`x-death` and its like) is left out on the way in:
+//! carried on, it would make the broker drop messages as running in circles.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use brickwork::transport::TransportError;
+use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo};
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::rfc3339;
+
+/// Why an asker gets no answer, in a reply; or why a message is a dead letter.
+pub(super) const ERROR: &str = "brickwork-error";
+
+const ATTEMPT: &str = "brickwork-attempt";
+const PARENT: &str = "brickwork-parent";
+const DEADLINE: &str = "brickwork-deadline";
+const TENANT: &str = "brickwork-tenant";
+const TOPIC: &str = "brickwork-topic";
+/// Only dead letters have it.
+const REASON: &str = "brickwork-reason";
+/// Stands before a header of a user that has the name of one of ours or the broker's.
+const ESCAPE: &str = "brickwork-header-";
+const TRACE_PARENT: &str = "traceparent";
+const TRACE_STATE: &str = "tracestate";
+
+const PERSISTENT: u8 = 2;
+
+/// How a message travels, beside what it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    /// What [`brickwork::Delivery::attempt`] is to be.
+    pub(super) attempt: u32,
+    /// Its routing key isn't its topic: the topic goes along as a header.
+    pub(super) past_topics: bool,
+    /// The most that its properties may weigh, in bytes: they must fit into a frame.
+    pub(super) properties_bytes_max: usize,
+}
+
+/// The properties that stand for a message.
+///
+/// # Errors
+/// It has something that AMQP can't carry: it would end the connection.
+pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, TransportError> {
+    let mut headers = Table::default();
+    let is_letter = message.headers.contains_key(REASON);
+    for (name, value) in &message.headers {
+        if is_letter && matches!(&**name, ATTEMPT | TOPIC) {
+            // Both are said below, with the same value.
+            continue;
+        }
+        if is_reserved(name) {
+            headers.text(&format!("{ESCAPE}{name}"), value)?;
+        } else {
+            headers.text(name, value)?;
+        }
+    }
+    let id = message.id.to_string();
+    headers.text("cloudEvents_specversion", "1.0")?;
+    headers.text("cloudEvents_id", &id)?;
+    headers.text("cloudEvents_type", &message.kind)?;
+    headers.text("cloudEvents_time", &rfc3339::format(message.time_ms))?;
+    if !message.source.is_empty() {
+        headers.text("cloudEvents_source", &message.source)?;
+    }
+    if let Some(subject) = &message.subject {
+        headers.text("cloudEvents_subject", subject)?;
+    }
+    if let Some(trace) = &message.trace {
+        headers.text(TRACE_PARENT, &trace.to_string())?;
+        if let Some(state) = &trace.state {
+            headers.text(TRACE_STATE, state)?;
+        }
+    }
+    headers.number(ATTEMPT, u64::from(way.attempt))?;
+    if let Some(parent) = &message.parent {
+        headers.text(PARENT, &parent.to_string())?;
+    }
+    if let Some(deadline) = message.deadline_ms {
+        headers.number(DEADLINE, deadline)?;
+    }
+    if let Some(tenant) = &message.tenant {
+        headers.text(TENANT, tenant)?;
+    }
+    if way.past_topics {
+        headers.text(TOPIC, &message.topic)?;
+    }
+    // All short strings together weigh less than this.
+    let weight = headers.bytes + 8 * 256;
+    if weight > way.properties_bytes_max {
+        return Err(refused(format!(
+            "the headers of message {id} weigh {weight} bytes, and the broker takes {}",
+            way.properties_bytes_max
+        )));
+    }
+    let content_type = message.content_type.as_deref().unwrap_or(JSON);
+    let mut properties = BasicProperties::default()
+        .with_headers(headers.table)
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type(short("content type", content_type)?)
+        .with_message_id(short("message id", &id)?)
+        .with_timestamp(message.time_ms / 1000);
+    // Both are for other programs to look at; the headers have them, too.
+    if let Ok(kind) = ShortString::try_new(&*message.kind) {
+        properties = properties.with_type(kind);
+    }
+    let app = message.source.split('/').nth(1).unwrap_or_default();
+    if let (false, Ok(app)) = (app.is_empty(), ShortString::try_new(app)) {
+        properties = properties.with_app_id(app);
+    }
+    if let Some(reply_to) = &message.reply_to {
+        properties = properties.with_reply_to(short("reply address", &reply_to.address)?);
+        if let Some(correlation) = &reply_to.correlation {
+            properties = properties.with_correlation_id(short("correlation id", correlation)?);
+        }
+    }
+    Ok(properties)
+}
+
+/// The message that came, and which attempt this is.
+pub(super) fn decode(
+    routing_key: &str,
+    properties: &BasicProperties,
+    payload: Vec<u8>,
+) -> (Message, u32) {
+    let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
+    let mut known = Known::default();
+    let mut headers = Headers::new();
+    let table = properties.headers().as_ref();
+    for (name, value) in table.into_iter().flatten() {
+        let name = name.as_str();
+        if let Some(place) = known.place(name) {
+            *place = Some(text(value));
+        } else if let Some(name) = name.strip_prefix(ESCAPE) {
+            headers.insert(name.into(), text(value).into());
+        } else if !is_brokers(name) {
+            headers.insert(name.into(), text(value).into());
+        }
+    }
+    if headers.contains_key(REASON) {
+        for (name, value) in [(ATTEMPT, &known.attempt), (TOPIC, &known.topic)] {
+            if let Some(value) = value {
+                headers.insert(name.into(), value.as_str().into());
+            }
+        }
+    }
+    let id = known
+        .id
+        .or_else(|| properties.message_id().as_ref().map(ToString::to_string))
+        .and_then(|id| id.parse::<MessageId>().ok());
+    let arc = |text: Option<String>| text.map(Arc::<str>::from);
+    let mut envelope = Envelope::new(
+        arc(known.kind)
+            .or_else(|| text_of(properties.kind()))
+            .unwrap_or_else(|| Arc::from("")),
+        Bytes::from(payload),
+    );
+    envelope.anonymous = id.is_none();
+    if let Some(id) = id {
+        envelope.id = id;
+    }
+    envelope.source = arc(known.source).unwrap_or_else(|| Arc::from(""));
+    envelope.subject = arc(known.subject);
+    envelope.time_ms = known
+        .time
+        .and_then(|time| rfc3339::parse(&time))
+        .or_else(|| properties.timestamp().map(|s| s.saturating_mul(1000)))
+        .unwrap_or_else(|| Clock::SYSTEM.unix_ms());
+    envelope.topic = arc(known.topic).unwrap_or_else(|| Arc::from(routing_key));
+    envelope.content_type = text_of(properties.content_type()).filter(|form| &**form != JSON);
+    envelope.headers = headers;
+    envelope.parent = known.parent.and_then(|parent| parent.parse().ok());
+    envelope.tenant = arc(known.tenant);
+    envelope.deadline_ms = known.deadline.and_then(|deadline| deadline.parse().ok());
+    envelope.trace = known
+        .trace_parent
+        .and_then(|parent| parent.parse::<brickwork::TraceContext>().ok())
+        .map(|mut trace| {
+            trace.state = arc(known.trace_state);
+            trace
+        });
+    envelope.reply_to = text_of(properties.reply_to()).map(|address| ReplyTo {
+        address,
+        correlation: text_of(properties.correlation_id()),
+    });
+    let attempt = known.attempt.and_then(|attempt| attempt.parse().ok());
+    (envelope.into(), attempt.unwrap_or(1).max(1))
+}
+
+/// What our own headers say, as text.
+#[derive(Default)]
+struct Known {
+    id: Option<String>,
+    kind: Option<String>,
+    source: Option<String>,
+    time: Option<String>,
+    subject: Option<String>,
+    version: Option<String>,
+    trace_parent: Option<String>,
+    trace_state: Option<String>,
+    attempt: Option<String>,
+    parent: Option<String>,
+    deadline: Option<String>,
+    tenant: Option<String>,
+    topic: Option<String>,
+}
+
+impl Known {
+    fn place(&mut self, name: &str) -> Option<&mut Option<String>> {
+        // Some libraries write the prefix with a colon: both are CloudEvents'.
+        let attribute = name
+            .strip_prefix("cloudEvents_")
+            .or_else(|| name.strip_prefix("cloudEvents:"));
+        Some(match (attribute, name) {
+            (Some("specversion"), _) => &mut self.version,
+            (Some("id"), _) => &mut self.id,
+            (Some("type"), _) => &mut self.kind,
+            (Some("source"), _) => &mut self.source,
+            (Some("time"), _) => &mut self.time,
+            (Some("subject"), _) => &mut self.subject,
+            (_, TRACE_PARENT) => &mut self.trace_parent,
+            (_, TRACE_STATE) => &mut self.trace_state,
+            (_, ATTEMPT) => &mut self.attempt,
+            (_, PARENT) => &mut self.parent,
+            (_, DEADLINE) => &mut self.deadline,
+            (_, TENANT) => &mut self.tenant,
+            (_, TOPIC) => &mut self.topic,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether a user's header of this name would be taken for something else.
+fn is_reserved(name: &str) -> bool {
+    // A header `CC` or `BCC` makes the broker route copies, and close the channel if it
+    // isn't a list.
+    Known::default().place(name).is_some()
+        || is_brokers(name)
+        || matches!(name, "CC" | "BCC")
+        || name.starts_with(ESCAPE)
+}
+
+/// Whether the broker puts headers of this name on messages.
+fn is_brokers(name: &str) -> bool {
+    let death = ["x-first-death-", "x-last-death-"];
+    let exact = ["x-death", "x-delivery-count", "x-acquired-count"];
+    exact.contains(&name) || death.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Headers on their way out, weighed.
+#[derive(Default)]
+struct Table {
+    table: FieldTable,
+    bytes: usize,
+}
+
+impl Table {
+    fn text(&mut self, name: &str, value: &str) -> Result<(), TransportError> {
+        self.put(name, AMQPValue::LongString(value.into()), value.len())
+    }
+
+    fn number(&mut self, name: &str, value: u64) -> Result<(), TransportError> {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        self.put(name, AMQPValue::LongLongInt(value), 8)
+    }
+
+    fn put(&mut self, name: &str, value: AMQPValue, bytes: usize) -> Result<(), TransportError> {
+        // A length before the name, a type and a length before the value.
+        self.bytes += 1 + name.len() + 1 + 4 + bytes;
+        self.table.insert(short("header name", name)?, value);
+        Ok(())
+    }
+}
+
+fn short(what: &str, value: &str) -> Result<ShortString, TransportError> {
+    ShortString::try_new(value).map_err(|_| {
+        refused(format!(
+            "a {what} has at most 255 bytes in AMQP: {value:.40}…"
+        ))
+    })
+}
+
+fn refused(why: String) -> TransportError {
+    TransportError::Refused(why)
+}
+
+/// Any value as text.
+fn text(value: &AMQPValue) -> String {
+    let mut out = String::new();
+    write_text(value, &mut out);
+    out
+}
+
+fn write_text(value: &AMQPValue, out: &mut String) {
+    // Writing into a string can't fail.
+    let _always = match value {
+        AMQPValue::Boolean(v) => write!(out, "{v}"),
+        AMQPValue::ShortShortInt(v) => write!(out, "{v}"),
+        AMQPValue::ShortShortUInt(v) => write!(out, "{v}"),
+        AMQPValue::ShortInt(v) => write!(out, "{v}"),
+        AMQPValue::ShortUInt(v) => write!(out, "{v}"),
+        AMQPValue::LongInt(v) => write!(out, "{v}"),
+        AMQPValue::LongUInt(v) => write!(out, "{v}"),
+        AMQPValue::LongLongInt(v) => write!(out, "{v}"),
+        AMQPValue::Float(v) => write!(out, "{v}"),
+        AMQPValue::Double(v) => write!(out, "{v}"),
+        AMQPValue::DecimalValue(v) => write!(out, "{}e-{}", v.value, v.scale),
+        AMQPValue::ShortString(v) => write!(out, "{v}"),
+        AMQPValue::LongString(v) => write!(out, "{v}"),
+        AMQPValue::Timestamp(v) => write!(out, "{v}"),
+        AMQPValue::ByteArray(v) => {
+            write!(out, "{}", String::from_utf8_lossy(v.as_slice()))
+        }
+        AMQPValue::FieldArray(values) => {
+            out.push('[');
+            for (index, value) in values.as_slice().iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { ", " });
+                write_text(value, out);
+            }
+            out.push(']');
+            Ok(())
+        }
+        AMQPValue::FieldTable(table) => {
+            out.push('{');
+            for (index, (name, value)) in table.into_iter().enumerate() {
+                let separator = if index == 0 { "" } else { ", " };
+                let _always = write!(out, "{separator}{name}: ");
+                write_text(value, out);
+            }
+            out.push('}');
+            Ok(())
+        }
+        AMQPValue::Void => Ok(()),
+    };
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! A typed service of one's own and a plain actix actor, joined by a manifest.
+
+use std::process::ExitCode;
+
+use actix::prelude::{Actor, Handler};
+use brickwork::cli;
+use brickwork::prelude::*;
+use brickwork_actors::catalog;
+
+/// A line of `names.jsonl`.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Person {
+    name: String,
+}
+
+/// What the greeter says; an actix message as well, so that a plain actor can take it.
+#[derive(actix::Message, Serialize, Deserialize, JsonSchema)]
+#[rtype(result = "()")]
+struct Greeting {
+    text: String,
+}
+
+const PEOPLE: Input<Person> = Input::new("people");
+const GREETINGS: Output<Greeting> = Output::new("greetings");
+
+/// A service: it knows its ports, not who is at the other end.
+struct Greeter {
+    greeted: u32,
+}
+
+impl Service for Greeter {
+    const NAME: &'static str = "greeter";
+    const SUMMARY: &'static str = "greets people by name and counts them";
+    type Config = NoConfig;
+
+    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+        ports.input(&PEOPLE).output(&GREETINGS);
+    }
+
+    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self { greeted: 0 })
+    }
+}
+
+impl Handle<Person> for Greeter {
+    async fn handle(&mut self, person: Person, cx: &mut Context) -> Result<(), Failure> {
+        if person.name.is_empty() {
+            return Err(Failure::reject("nobody has an empty name"));
+        }
+        self.greeted += 1;
+        let text = format!("Hello, {}! You are number {}.", person.name, self.greeted);
+        cx.emit(&GREETINGS, Greeting { text })
+    }
+}
+
+/// A plain actix actor: it has never heard of Brickwork.
+struct Printer;
+
+impl Actor for Printer {
+    type Context = actix::Context<Self>;
+}
+
+impl Handler<Greeting> for Printer {
+    type Result = ();
+
+    fn handle(&mut self, greeting: Greeting, _: &mut Self::Context) {
+        println!("{}", greeting.text);
+    }
+}
+
+fn main() -> ExitCode {
+    let catalog = catalog()
+        .with::<Greeter>()
+        .with_actor::<Printer, Greeting>("printer", || Printer.start());
+    cli::main(catalog, brickwork_bridges::all())
+}

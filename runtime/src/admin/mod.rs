@@ -1,0 +1,68 @@
+//! The admin endpoint: what is to be seen of an app, over HTTP.
+//!
+//! It only reads; commands go over the control socket. It has a thread of its own, so
+//! that a blocked worker doesn't make it deaf, and a bound on everything that a client
+//! could use up.
+
+mod page;
+mod routes;
+mod same_origin;
+mod server;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use prometheus::Registry;
+
+use crate::app::AppView;
+use crate::aside::Aside;
+
+/// The running endpoint. Dropping it stops it.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    address: SocketAddr,
+    thread: Aside,
+}
+
+impl Admin {
+    /// Listens, and answers from now on.
+    ///
+    /// # Errors
+    /// The address can't be listened on: the text names it and what to change.
+    pub(crate) fn start(
+        listen: SocketAddr,
+        view: Arc<AppView>,
+        registry: Registry,
+    ) -> io::Result<Self> {
+        let explain = |error: io::Error| {
+            let text = format!(
+                "can't listen on {listen} for the admin endpoint: {error}; \
+                 set admin.listen to another address, or to \"off\""
+            );
+            io::Error::new(error.kind(), text)
+        };
+        let listener = TcpListener::bind(listen).map_err(explain)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let router = routes::router(view, registry, address.ip().is_loopback());
+        let thread = Aside::start("brickwork-admin", move |stopping| {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            Ok(server::serve(listener, router, stopping))
+        })?;
+        Ok(Self { address, thread })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it and joins its thread: about a second, if a client is slow.
+    pub(crate) fn stop(self) {
+        self.thread.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests;

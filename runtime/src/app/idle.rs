@@ -1,0 +1,83 @@
+//! Knowing that an app has nothing left to do.
+
+use std::time::Duration;
+
+use super::run::App;
+use crate::metrics::Outcome;
+use crate::name::QueueId;
+
+/// How long to wait between looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// On a transport that others share, a message can be on the wire, where nobody counts
+/// it: nothing may have happened for so many looks in a row.
+const QUIET_LOOKS_SHARED: u32 = 25;
+
+impl App {
+    /// Resolves when every source that ends has ended and nothing is queued, in hand,
+    /// scheduled or unconfirmed.
+    pub async fn idle(&self) {
+        let shared = self.transport.guarantees().crosses_processes;
+        let needed = if shared { QUIET_LOOKS_SHARED } else { 1 };
+        let mut quiet = 0;
+        let mut last = None;
+        loop {
+            // Nothing moved while all was looked at, or a message could have passed
+            // from where we had not looked to where we had.
+            let before = self.activity();
+            let idle = self.is_idle().await
+                && self.activity() == before
+                && last.is_none_or(|l| l == before);
+            last = Some(before);
+            quiet = if idle { quiet + 1 } else { 0 };
+            if quiet >= needed {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn is_idle(&self) -> bool {
+        if self
+            .services
+            .iter()
+            .any(super::run::Running::is_unfinished_source)
+        {
+            return false;
+        }
+        for service in &self.services {
+            let env = &service.env;
+            if env.unconfirmed() > 0 || env.in_hand() > 0 || env.mailbox.len() > 0 {
+                return false;
+            }
+            for input in &env.inputs {
+                match self.transport.depth(&QueueId::new(&env.label, input)).await {
+                    Ok(depth) if depth.total() == 0 => {}
+                    // Not knowing isn't idle.
+                    Ok(_) | Err(_) => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Grows with everything that happens.
+    fn activity(&self) -> u64 {
+        self.services
+            .iter()
+            .map(|service| {
+                let meters = &service.env.meters;
+                let handled: u64 = (0..Outcome::NAMES.len())
+                    .map(|outcome| {
+                        meters
+                            .inputs
+                            .iter()
+                            .map(|i| i.outcomes[outcome].get())
+                            .sum::<u64>()
+                    })
+                    .sum();
+                handled + meters.outputs().sum::<u64>()
+            })
+            .sum()
+    }
+}

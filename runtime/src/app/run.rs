@@ -1,0 +1,469 @@
+//! A running app: starts a plan's services in order, and stops them in order.
+//!
+//! Services first, then sources, so that nothing is sent before its readers consume.
+//! Stopping goes the other way round, and every stage has a deadline. What may look
+//! at it and talk to it opens first and closes last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Arbiter};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{info, warn};
+
+use super::plan::{Plan, ServicePlan};
+use super::view::{AppView, Phase, SOURCE, ServiceView};
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::control::Control;
+use crate::host::{
+    Environment, ServiceActor, Settings, Start, StopBy, Stopped, WiredOutput, panic,
+};
+use crate::metrics::{Durations, WorkerLag};
+use crate::name::QueueId;
+use crate::service::{Blueprint, Role};
+use crate::transport::{Pressure, Transport, TransportError, Transports};
+
+/// How long services may take to consume before sources start all the same.
+const CONSUMING_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a stage of stopping gets at least, when others used up the time.
+const STAGE_MIN: Duration = Duration::from_millis(500);
+
+/// Where services run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// On threads of their own, as many as the manifest says.
+    Threads,
+    /// On the current arbiter: for tests, which can then pause tokio's clock.
+    Here,
+}
+
+/// Why an app can't start.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StartError {
+    /// The transport can't be had.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// No transport of this scheme.
+    #[error("this program has no transport for {0}")]
+    NoTransport(String),
+    /// This build aborts when something panics.
+    #[error(
+        "built with panic = \"abort\": build with panic = \"unwind\", a panic must harm one message only"
+    )]
+    NoUnwind,
+    /// The admin endpoint or the control socket can't be opened.
+    #[error(transparent)]
+    Listen(#[from] Arc<std::io::Error>),
+}
+
+/// One service of a running app.
+pub(crate) struct Running {
+    pub(crate) env: Arc<Environment>,
+    blueprint: Arc<dyn Blueprint>,
+    address: Addr<ServiceActor>,
+    worker: usize,
+}
+
+impl Running {
+    pub(crate) fn is_source(&self) -> bool {
+        matches!(self.blueprint.role(), Role::Source(_))
+    }
+
+    /// Whether it is a source that comes to an end and hasn't yet.
+    pub(crate) fn is_unfinished_source(&self) -> bool {
+        match self.blueprint.role() {
+            Role::Source(source) => source.ends() && !*self.env.state.ended.borrow(),
+            Role::Service(_) => false,
+        }
+    }
+}
+
+/// An app that runs. Stop it with [`App::stop`]; dropping it stops nothing in order.
+pub struct App {
+    pub(crate) services: Vec<Running>,
+    pub(crate) transport: Arc<dyn Transport>,
+    view: Arc<AppView>,
+    shutdown_timeout: Duration,
+    arbiters: Vec<Arbiter>,
+    /// Tasks that look after the app while it runs: depths, worker lag.
+    watching: Vec<JoinHandle<()>>,
+    admin: Option<Admin>,
+    /// Let go last: who waits for the app to stop waits for this.
+    control: Option<Control>,
+}
+
+/// How stopping went.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct StopReport {
+    /// What was in hand when time ran out, by service: `(service, message)`.
+    pub abandoned: Vec<(String, String)>,
+    /// Messages that wait in queues: `(queue, how many)`. On a transport that isn't
+    /// durable they are gone with the process.
+    pub left: Vec<(String, u64)>,
+    /// Threads that didn't end in time: a handler blocks them.
+    pub stuck_threads: usize,
+}
+
+impl StopReport {
+    /// Whether everything that was begun was finished.
+    pub fn is_clean(&self) -> bool {
+        self.abandoned.is_empty() && self.stuck_threads == 0
+    }
+}
+
+impl App {
+    /// Starts a plan: connects, declares the topology, starts services, then sources.
+    ///
+    /// Must be called on an actix system. Opens neither the admin endpoint nor the
+    /// control socket.
+    ///
+    /// # Errors
+    /// The transport can't be had. A service that can't start isn't an error: it is
+    /// tried again, and readiness says so.
+    pub async fn start(
+        plan: Plan,
+        transports: &Transports,
+        workers: Workers,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let (app, _) = Self::prepare(plan, transports, workers, clock).await?;
+        app.start_services().await;
+        Ok(app)
+    }
+
+    /// Like [`start`](App::start), on threads, with the admin endpoint and the control
+    /// socket open before services start; `stop` is called when somebody asks for it.
+    pub(crate) async fn start_observed(
+        plan: Plan,
+        transports: &Transports,
+        stop: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        let (listen, data) = (plan.admin, plan.data.clone());
+        let (mut app, registry) =
+            Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM).await?;
+        app.control = Some(Control::start(&data, app.view.clone(), stop).map_err(Arc::new)?);
+        if let Some(listen) = listen {
+            app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
+        }
+        app.start_services().await;
+        Ok(app)
+    }
+
+    async fn prepare(
+        plan: Plan,
+        transports: &Transports,
+        workers: Workers,
+        clock: Clock,
+    ) -> Result<(Self, prometheus::Registry), StartError> {
+        if !panic::unwinds() {
+            return Err(StartError::NoUnwind);
+        }
+        panic::install_hook();
+        let pressure = Arc::new(Pressure::default());
+        let connector = transports.for_url(&plan.transport).ok_or_else(|| {
+            StartError::NoTransport(crate::redact::without_password(&plan.transport))
+        })?;
+        let transport = connector.connect(&plan.transport, pressure.clone()).await?;
+        transport.declare(&plan.topology()).await?;
+        let arbiters: Vec<Arbiter> = match workers {
+            Workers::Here => Vec::new(),
+            Workers::Threads => (0..plan.workers.max(1)).map(|_| Arbiter::new()).collect(),
+        };
+        let common = Common {
+            confirms: transport.guarantees().durable.then(Arc::default),
+            app: plan.name,
+            transport: transport.clone(),
+            pressure: pressure.clone(),
+            clock,
+            redactor: plan.redactor.clone(),
+            message_bytes_max: plan.message_bytes_max,
+            data: plan.data,
+        };
+        let mut services = Vec::with_capacity(plan.services.len());
+        let mut views = Vec::with_capacity(plan.services.len());
+        for (number, service) in plan.services.into_iter().enumerate() {
+            let (running, view) = add(service, &common, number, &arbiters);
+            services.push(running);
+            views.push(view);
+        }
+        let lag = WorkerLag::new(arbiters.len());
+        for (worker, arbiter) in arbiters.iter().enumerate() {
+            arbiter.spawn(lag.clone().measure(worker));
+        }
+        let redactor = plan.redactor;
+        let view = AppView::new(
+            common.app,
+            views,
+            transport.clone(),
+            pressure,
+            redactor,
+            lag,
+        );
+        let registry = prometheus::Registry::new();
+        crate::metrics::register(&registry, view.clone())
+            .expect("a new registry has no metrics of these names");
+        let watching = match workers {
+            Workers::Here => Vec::new(),
+            Workers::Threads => vec![tokio::task::spawn_local(view.clone().keep_depths())],
+        };
+        let app = Self {
+            services,
+            transport,
+            view,
+            shutdown_timeout: plan.shutdown_timeout,
+            arbiters,
+            watching,
+            admin: None,
+            control: None,
+        };
+        Ok((app, registry))
+    }
+
+    async fn start_services(&self) {
+        let (sources, services): (Vec<_>, Vec<_>) = self
+            .services
+            .iter()
+            .partition(|service| service.is_source());
+        join_all(services.iter().map(|service| start(service))).await;
+        let consuming = join_all(services.iter().map(|service| async {
+            let mut consuming = service.env.state.consuming.subscribe();
+            let inputs = service.env.inputs.len();
+            // The sender is in the environment that is held here.
+            let _open = consuming.wait_for(|count| *count >= inputs).await;
+        }));
+        if timeout(CONSUMING_WITHIN, consuming).await.is_err() {
+            warn!("not every input is consumed yet, sources start all the same");
+        }
+        join_all(sources.iter().map(|source| start(source))).await;
+        self.view.set_phase(Phase::Running);
+        info!(app = %self.view.name, services = self.services.len(), "started");
+    }
+
+    /// The app's name.
+    pub fn name(&self) -> &str {
+        &self.view.name
+    }
+
+    /// Where the admin endpoint listens, if it is open.
+    pub fn admin_address(&self) -> Option<std::net::SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// What keeps the app from being ready, each with its reason.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.view.readiness().1
+    }
+
+    /// The transport that it runs on.
+    pub fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
+    /// Resolves when the transport no longer works, with what is wrong.
+    pub async fn transport_lost(&self) -> String {
+        let mut status = self.transport.status();
+        match status.wait_for(|status| status.down.is_some()).await {
+            Ok(status) => status.down.clone().unwrap_or_default(),
+            Err(_) => "the transport is gone".to_owned(),
+        }
+    }
+
+    /// Stops in order: sources, then deliveries; what is in hand is finished within
+    /// `app.shutdown_timeout`; publications are confirmed; then services go, the last
+    /// one first, and their threads are joined.
+    pub async fn stop(self) -> StopReport {
+        let deadline = Instant::now() + self.shutdown_timeout;
+        self.view.set_phase(Phase::Stopping);
+        let mut report = StopReport::default();
+        let (sources, services): (Vec<_>, Vec<_>) = self
+            .services
+            .iter()
+            .rev()
+            .partition(|service| service.is_source());
+        let mut stuck: Vec<usize> = Vec::new();
+        for group in [sources, services] {
+            let stops = group.iter().map(|service| stop_service(service, deadline));
+            for (service, stopped) in group.iter().zip(join_all(stops).await) {
+                let label = service.env.label.to_string();
+                let stopped = stopped.unwrap_or_else(|| {
+                    stuck.push(service.worker);
+                    seize(&service.env)
+                });
+                let named = stopped
+                    .abandoned
+                    .into_iter()
+                    .map(|text| (label.clone(), text));
+                report.abandoned.extend(named);
+            }
+        }
+        // What is left in the queues is named, and kept where the transport can.
+        for service in self.services.iter() {
+            for input in &service.env.inputs {
+                let queue = QueueId::new(&service.env.label, input);
+                let asked = timeout(STAGE_MIN, self.transport.depth(&queue)).await;
+                if let Ok(Ok(depth)) = asked
+                    && depth.total() > 0
+                {
+                    report.left.push((queue.to_string(), depth.total()));
+                }
+            }
+        }
+        let flush_by = deadline.max(Instant::now() + STAGE_MIN);
+        if timeout_at(flush_by, self.transport.flush()).await.is_err() {
+            warn!("stopped before the transport had done everything that it was given");
+        }
+        if timeout(Duration::from_secs(5), self.transport.close())
+            .await
+            .is_err()
+        {
+            warn!("the transport didn't close in time");
+        }
+        report.stuck_threads = join_threads(self.arbiters, &stuck).await;
+        for task in self.watching {
+            task.abort();
+        }
+        if let Some(admin) = self.admin {
+            admin.stop();
+        }
+        drop(self.control);
+        report
+    }
+}
+
+/// What services of an app have in common.
+struct Common {
+    app: Arc<str>,
+    transport: Arc<dyn Transport>,
+    pressure: Arc<Pressure>,
+    clock: Clock,
+    redactor: Arc<crate::redact::Redactor>,
+    message_bytes_max: usize,
+    data: std::path::PathBuf,
+    confirms: Option<Arc<Mutex<Durations>>>,
+}
+
+/// Makes a service's surroundings and its actor, which doesn't work yet.
+fn add(
+    plan: ServicePlan,
+    common: &Common,
+    number: usize,
+    arbiters: &[Arbiter],
+) -> (Running, ServiceView) {
+    let kinds = plan
+        .blueprint
+        .ports()
+        .outputs
+        .iter()
+        .map(|output| output.kind.clone());
+    let outputs = plan
+        .outputs
+        .iter()
+        .zip(kinds)
+        .map(|(wired, kind)| WiredOutput {
+            name: wired.name.clone(),
+            kind,
+            topics: wired.topics.clone(),
+        });
+    let env = Environment::new(Settings {
+        app: common.app.clone(),
+        label: plan.label,
+        inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
+        outputs: outputs.collect(),
+        transport: common.transport.clone(),
+        pressure: common.pressure.clone(),
+        clock: common.clock,
+        redactor: common.redactor.clone(),
+        instances: plan.instances,
+        mailbox_capacity: plan.mailbox,
+        handler_timeout: plan.handler_timeout,
+        retry: plan.retry,
+        restart: plan.restart,
+        message_bytes_max: common.message_bytes_max,
+        data: common.data.clone(),
+        confirms: common.confirms.clone(),
+    });
+    let (actor_env, blueprint) = (env.clone(), plan.blueprint.clone());
+    let worker = number % arbiters.len().max(1);
+    let address = match arbiters.get(worker) {
+        None => ServiceActor::new(actor_env, blueprint).start(),
+        Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter.handle(), move |_| {
+            ServiceActor::new(actor_env, blueprint)
+        }),
+    };
+    let running = Running {
+        env: env.clone(),
+        blueprint: plan.blueprint,
+        address,
+        worker,
+    };
+    let role = if running.is_source() {
+        SOURCE
+    } else {
+        "service"
+    };
+    let (service_type, inputs, outputs) = (plan.service_type, plan.inputs, plan.outputs);
+    (
+        running,
+        ServiceView {
+            env,
+            service_type,
+            role,
+            inputs,
+            outputs,
+        },
+    )
+}
+
+async fn start(service: &Running) {
+    if service.address.send(Start).await.is_err() {
+        warn!(service = %service.env.label, "the thread of the service is gone");
+    }
+}
+
+/// `None` if its thread doesn't answer: a handler blocks it.
+async fn stop_service(service: &Running, deadline: Instant) -> Option<Stopped> {
+    // The actor keeps the deadline itself; this is for a thread that doesn't turn.
+    let patience = deadline.max(Instant::now()) + STAGE_MIN;
+    timeout_at(patience, service.address.send(StopBy(deadline)))
+        .await
+        .ok()?
+        .ok()
+}
+
+/// Takes everything from a service whose thread is stuck, and gives it back.
+fn seize(env: &Environment) -> Stopped {
+    env.close();
+    let mut stopped = Stopped::default();
+    for delivery in env.seize() {
+        let message = delivery.message().id.to_string();
+        warn!(service = %env.label, id = message, "abandoned: its thread is blocked");
+        stopped.abandoned.push(message);
+        delivery.give_back();
+    }
+    stopped
+}
+
+/// Joins the threads that can be; returns how many can't.
+async fn join_threads(arbiters: Vec<Arbiter>, stuck: &[usize]) -> usize {
+    let mut left = 0;
+    for (worker, arbiter) in arbiters.into_iter().enumerate() {
+        arbiter.stop();
+        if stuck.contains(&worker) {
+            left += 1;
+            continue;
+        }
+        let joined = tokio::task::spawn_blocking(move || arbiter.join());
+        if !matches!(
+            timeout(Duration::from_secs(5), joined).await,
+            Ok(Ok(Ok(())))
+        ) {
+            left += 1;
+        }
+    }
+    left
+}

@@ -1,0 +1,249 @@
+//! The snapshot: the view of an app as plain data, for `/api/app` and the control
+//! socket.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use serde::{Serialize, Serializer};
+
+use super::view::{AppView, Phase, ServiceView, State};
+use crate::clock::{Rfc3339, unix_ms};
+use crate::host::LastFailure;
+use crate::metrics::{InputMeter, Outcome};
+use crate::name::QueueId;
+use crate::transport::Depth;
+
+/// An app at one moment.
+#[derive(Debug, Serialize)]
+pub(crate) struct Snapshot<'a> {
+    pub(crate) app: &'a str,
+    pub(crate) version: &'static str,
+    pub(crate) process: u32,
+    pub(crate) phase: Phase,
+    pub(crate) started: String,
+    uptime_seconds: u64,
+    pub(crate) ready: bool,
+    /// Why it isn't ready.
+    pub(crate) reasons: Vec<String>,
+    pub(crate) transport: TransportSnapshot,
+    /// Sources that wait because a queue is too full.
+    sources_paused: usize,
+    /// The greatest lag of each worker's thread lately.
+    worker_lag_seconds: Vec<f64>,
+    pub(crate) services: Vec<ServiceSnapshot<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct TransportSnapshot {
+    pub(crate) scheme: &'static str,
+    durable: bool,
+    up: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    down_because: Option<String>,
+    reconnects: u64,
+    late_replies: u64,
+}
+
+/// A service at one moment.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServiceSnapshot<'a> {
+    pub(crate) service: &'a str,
+    #[serde(rename = "use")]
+    pub(crate) service_type: &'static str,
+    pub(crate) role: &'static str,
+    pub(crate) state: State,
+    /// What is left of the pause that it asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_seconds: Option<f64>,
+    pub(crate) instances: Instances,
+    pub(crate) mailbox: Mailbox,
+    in_hand: usize,
+    /// Publications that wait for their confirms.
+    unconfirmed: usize,
+    pub(crate) inputs: Vec<InputSnapshot<'a>>,
+    pub(crate) outputs: Vec<OutputSnapshot<'a>>,
+    pub(crate) handled: Counts,
+    pub(crate) restarts: Counts,
+    dead_letters: Counts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letter_queue: Option<QueueDepth>,
+    asks: Counts,
+    /// Messages that came without an id: copies of them can't be recognised.
+    anonymous: u64,
+    /// The newest last.
+    last_failures: Vec<LastFailure>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Instances {
+    pub(crate) wanted: usize,
+    pub(crate) ready: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Mailbox {
+    pub(crate) messages: usize,
+    capacity: usize,
+}
+
+/// An input, with what it reads.
+#[derive(Debug, Serialize)]
+pub(crate) struct InputSnapshot<'a> {
+    pub(crate) input: &'a str,
+    pub(crate) topics: Vec<&'a str>,
+    handled: Counts,
+    /// Absent while it isn't known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) queue: Option<QueueDepth>,
+}
+
+/// An output, with what it feeds.
+#[derive(Debug, Serialize)]
+pub(crate) struct OutputSnapshot<'a> {
+    pub(crate) output: &'a str,
+    pub(crate) topics: Vec<&'a str>,
+    pub(crate) emitted: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct QueueDepth {
+    ready: u64,
+    in_hand: u64,
+    delayed: u64,
+}
+
+impl From<Depth> for QueueDepth {
+    fn from(depth: Depth) -> Self {
+        Self {
+            ready: depth.ready,
+            in_hand: depth.in_hand,
+            delayed: depth.delayed,
+        }
+    }
+}
+
+impl QueueDepth {
+    pub(crate) fn messages(&self) -> u64 {
+        self.ready + self.in_hand + self.delayed
+    }
+}
+
+/// Counts by name, in a fixed order.
+#[derive(Debug)]
+pub(crate) struct Counts(Vec<(&'static str, u64)>);
+
+impl Counts {
+    pub(crate) fn total(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    pub(crate) fn of(&self, name: &str) -> u64 {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.map_or(0, |(_, count)| *count)
+    }
+}
+
+impl FromIterator<(&'static str, u64)> for Counts {
+    fn from_iter<I: IntoIterator<Item = (&'static str, u64)>>(counts: I) -> Self {
+        Self(counts.into_iter().collect())
+    }
+}
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+impl AppView {
+    /// What can be seen now.
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+        let (ready, reasons) = self.readiness();
+        let status = self.transport_status();
+        let uptime = SystemTime::now().duration_since(self.started);
+        Snapshot {
+            app: &self.name,
+            version: env!("CARGO_PKG_VERSION"),
+            process: std::process::id(),
+            phase: self.phase(),
+            started: Rfc3339 {
+                unix_ms: unix_ms(self.started),
+            }
+            .to_string(),
+            uptime_seconds: uptime.unwrap_or_default().as_secs(),
+            ready,
+            reasons,
+            transport: TransportSnapshot {
+                scheme: self.transport.scheme(),
+                durable: self.transport.guarantees().durable,
+                up: status.down.is_none(),
+                down_because: status.down,
+                reconnects: status.reconnects,
+                late_replies: self.transport.late_replies(),
+            },
+            sources_paused: self.sources_paused(),
+            worker_lag_seconds: self.workers.recent().map(|lag| lag.as_secs_f64()).collect(),
+            services: self.services.iter().map(|s| self.service(s)).collect(),
+        }
+    }
+
+    fn service<'a>(&self, service: &'a ServiceView) -> ServiceSnapshot<'a> {
+        let env = &*service.env;
+        let meters = &env.meters;
+        let depth = |queue: &QueueId| self.depth(queue).map(QueueDepth::from);
+        let topics =
+            |port: &'a super::WiredPort| port.topics.iter().map(|topic| &**topic).collect();
+        let inputs = service.inputs.iter().zip(&meters.inputs);
+        let outputs = service.outputs.iter().zip(meters.outputs());
+        let totals = (0..Outcome::NAMES.len()).map(|outcome| {
+            let inputs = meters.inputs.iter();
+            let total = inputs.map(|input| input.outcomes[outcome].get()).sum();
+            (Outcome::NAMES[outcome], total)
+        });
+        ServiceSnapshot {
+            service: &env.label,
+            service_type: service.service_type,
+            role: service.role,
+            state: service.state(),
+            paused_seconds: env.paused_for().map(|left| left.as_secs_f64()),
+            instances: Instances {
+                wanted: service.instances_wanted(),
+                ready: env.state.ready.load(Relaxed),
+            },
+            mailbox: Mailbox {
+                messages: env.mailbox.len(),
+                capacity: env.mailbox_capacity,
+            },
+            in_hand: env.in_hand(),
+            unconfirmed: env.unconfirmed(),
+            inputs: inputs
+                .map(|(port, meter)| InputSnapshot {
+                    input: &port.name,
+                    topics: topics(port),
+                    handled: outcomes(meter),
+                    queue: depth(&QueueId::new(&env.label, &port.name)),
+                })
+                .collect(),
+            outputs: outputs
+                .map(|(port, emitted)| OutputSnapshot {
+                    output: &port.name,
+                    topics: topics(port),
+                    emitted,
+                })
+                .collect(),
+            handled: totals.collect(),
+            restarts: meters.restarts().collect(),
+            dead_letters: meters.dead_letters().collect(),
+            dead_letter_queue: depth(&QueueId::dead_letters(&env.label)),
+            asks: meters.asks().collect(),
+            anonymous: meters.anonymous.get(),
+            last_failures: env.state.failures(),
+        }
+    }
+}
+
+/// How messages of one input ended.
+fn outcomes(meter: &InputMeter) -> Counts {
+    let counts = meter.outcomes.iter().map(|counter| counter.get());
+    Outcome::NAMES.into_iter().zip(counts).collect()
+}

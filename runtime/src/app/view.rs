@@ -1,0 +1,483 @@
+//! The view: what can be seen of an app from outside, by any thread, at any time.
+//!
+//! It only looks. Nothing here changes the app, waits for it, or shows a secret.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::plan::WiredPort;
+use crate::host::Environment;
+use crate::metrics::WorkerLag;
+use crate::name::QueueId;
+use crate::redact::Redactor;
+use crate::transport::{Depth, Pressure, Status, Transport};
+
+/// How often the depths of queues are asked for.
+const DEPTHS_EVERY: Duration = Duration::from_secs(1);
+/// How long a transport may take to tell the depth of one queue.
+const DEPTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// A depth older than this is not shown: no figure is better than a wrong one.
+const DEPTH_AGE_MAX: Duration = Duration::from_secs(15);
+/// A worker that has not turned for so long is not going to.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// What can be seen of an app.
+pub(crate) struct AppView {
+    pub(crate) name: Arc<str>,
+    pub(crate) started: SystemTime,
+    /// In the manifest's order.
+    pub(crate) services: Vec<ServiceView>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) workers: Arc<WorkerLag>,
+    pressure: Arc<Pressure>,
+    redactor: Arc<Redactor>,
+    depths: Mutex<HashMap<QueueId, (Instant, Depth)>>,
+    phase: AtomicU8,
+}
+
+/// What can be seen of a service.
+pub(crate) struct ServiceView {
+    pub(crate) env: Arc<Environment>,
+    /// The name of its service type.
+    pub(crate) service_type: &'static str,
+    pub(crate) role: &'static str,
+    pub(crate) inputs: Vec<WiredPort>,
+    pub(crate) outputs: Vec<WiredPort>,
+}
+
+/// `role` of a service that starts messages.
+pub(crate) const SOURCE: &str = "source";
+
+/// What an app is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Phase {
+    Starting,
+    Running,
+    Stopping,
+}
+
+/// What a service is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// It has not been ready yet.
+    Starting,
+    Up,
+    /// It has failed and is not ready.
+    Down,
+    /// It asked for a pause, and takes no messages meanwhile.
+    Paused,
+    /// A source that has come to its end.
+    Ended,
+    Stopping,
+}
+
+impl Phase {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl AppView {
+    pub(crate) fn new(
+        name: Arc<str>,
+        services: Vec<ServiceView>,
+        transport: Arc<dyn Transport>,
+        pressure: Arc<Pressure>,
+        redactor: Arc<Redactor>,
+        workers: Arc<WorkerLag>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            started: SystemTime::now(),
+            services,
+            transport,
+            workers,
+            pressure,
+            redactor,
+            depths: Mutex::default(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+        })
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        const PHASES: [Phase; 3] = [Phase::Starting, Phase::Running, Phase::Stopping];
+        PHASES[usize::from(self.phase.load(Relaxed))]
+    }
+
+    /// The transport's status, without secrets.
+    pub(crate) fn transport_status(&self) -> Status {
+        let Status { down, reconnects } = self.transport.status().borrow().clone();
+        Status {
+            down: down.map(|why| self.redactor.clean(&why).into_owned()),
+            reconnects,
+        }
+    }
+
+    /// How many sources wait because a queue is too full.
+    pub(crate) fn sources_paused(&self) -> usize {
+        if !self.pressure.is_high() {
+            return 0;
+        }
+        let running = |service: &&ServiceView| {
+            service.is_source() && matches!(service.state(), State::Up | State::Paused)
+        };
+        self.services.iter().filter(running).count()
+    }
+
+    /// The depth of a queue, if it was learnt lately.
+    pub(crate) fn depth(&self, queue: &QueueId) -> Option<Depth> {
+        let (learnt, depth) = *self.depths.lock().get(queue)?;
+        (learnt.elapsed() <= DEPTH_AGE_MAX).then_some(depth)
+    }
+
+    /// Asks for the depth of every queue, once.
+    pub(crate) async fn poll_depths(&self) {
+        for queue in self.services.iter().flat_map(ServiceView::queues) {
+            let depth = tokio::time::timeout(DEPTH_TIMEOUT, self.transport.depth(&queue)).await;
+            let mut depths = self.depths.lock();
+            match depth {
+                Ok(Ok(depth)) => {
+                    depths.insert(queue, (Instant::now(), depth));
+                }
+                // What can't be learnt is not shown; why not is in the transport's status.
+                Ok(Err(_)) | Err(_) => {
+                    depths.remove(&queue);
+                }
+            }
+        }
+    }
+
+    /// Keeps the depths of queues fresh, until it is dropped.
+    pub(crate) async fn keep_depths(self: Arc<Self>) {
+        loop {
+            self.poll_depths().await;
+            tokio::time::sleep(DEPTHS_EVERY).await;
+        }
+    }
+
+    /// Whether the app can do its work now, and if not, everything that is in the way.
+    pub(crate) fn readiness(&self) -> (bool, Vec<String>) {
+        let mut reasons = Vec::new();
+        match self.phase() {
+            Phase::Running => {}
+            Phase::Starting => reasons.push("the app is starting".to_owned()),
+            Phase::Stopping => reasons.push("the app is stopping".to_owned()),
+        }
+        if let Some(why) = self.transport_status().down {
+            let scheme = self.transport.scheme();
+            reasons.push(format!("the transport {scheme} is down: {why}"));
+        }
+        for service in &self.services {
+            reasons.extend(service.not_ready());
+        }
+        (reasons.is_empty(), reasons)
+    }
+
+    /// Whether the process is worth keeping, and if not, why. One that waits for others
+    /// is; one whose threads are stuck is not.
+    pub(crate) fn liveness(&self) -> (bool, Vec<String>) {
+        let reasons = stuck(self.workers.overdue());
+        (reasons.is_empty(), reasons)
+    }
+}
+
+/// The workers that are late by too much.
+fn stuck(overdue: impl Iterator<Item = Duration>) -> Vec<String> {
+    let stuck = overdue.enumerate().filter(|(_, late)| *late >= STUCK);
+    let reasons = stuck.map(|(worker, late)| {
+        let seconds = late.as_secs();
+        format!("worker {worker} has not turned for {seconds} s: a handler blocks it")
+    });
+    reasons.collect()
+}
+
+impl ServiceView {
+    pub(crate) fn is_source(&self) -> bool {
+        self.role == SOURCE
+    }
+
+    /// The queues that belong to it, that of its dead letters last.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = QueueId> {
+        let label = &*self.env.label;
+        let letters = (!self.env.inputs.is_empty()).then(|| QueueId::dead_letters(label));
+        let inputs = self.env.inputs.iter();
+        inputs
+            .map(move |input| QueueId::new(label, input))
+            .chain(letters)
+    }
+
+    /// How many instances it is to have.
+    pub(crate) fn instances_wanted(&self) -> usize {
+        if self.is_source() {
+            1
+        } else {
+            self.env.instances
+        }
+    }
+
+    pub(crate) fn instances_ready(&self) -> usize {
+        self.env.state.ready.load(Relaxed)
+    }
+
+    /// How often an instance, the source or a bridge was started again.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.env.meters.restarts().map(|(_, count)| count).sum()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        if *self.env.state.ended.borrow() {
+            State::Ended
+        } else if self.env.is_closing() {
+            State::Stopping
+        } else if !self.works() {
+            if self.restarts() == 0 {
+                State::Starting
+            } else {
+                State::Down
+            }
+        } else if self.env.paused_for().is_some() {
+            State::Paused
+        } else {
+            State::Up
+        }
+    }
+
+    /// Whether it runs and hears all that it should.
+    fn works(&self) -> bool {
+        self.env.state.is_ready() && self.consumed() >= self.env.inputs.len()
+    }
+
+    fn consumed(&self) -> usize {
+        *self.env.state.consuming.borrow()
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        let label = &self.env.label;
+        let state = self.state();
+        let what = match state {
+            State::Up | State::Paused | State::Ended => return None,
+            State::Starting => "is starting".to_owned(),
+            State::Stopping => "is stopping".to_owned(),
+            State::Down if self.env.state.is_ready() => {
+                let (consumed, inputs) = (self.consumed(), self.env.inputs.len());
+                format!("consumes {consumed} of its {inputs} inputs")
+            }
+            State::Down if self.is_source() => "does not run".to_owned(),
+            State::Down => {
+                let wanted = self.instances_wanted();
+                format!("has none of its {wanted} instances ready")
+            }
+        };
+        let failures = self.env.state.failures();
+        let last = failures.last().filter(|_| state == State::Down);
+        Some(match last {
+            None => format!("service {label} {what}"),
+            Some(last) => {
+                let (kind, text) = (last.what, &last.text);
+                format!("service {label} {what}; last failure ({kind}): {text}")
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{SECRET, app};
+    use super::*;
+    use crate::host::LastFailure;
+    use crate::message::Envelope;
+    use crate::metrics::Cause;
+    use crate::transport::{Completion, Outgoing};
+
+    fn failure(what: &'static str, text: &str) -> LastFailure {
+        LastFailure {
+            time_ms: 0,
+            what,
+            text: text.to_owned(),
+            message: None,
+            attempt: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_is_ready_when_everything_in_it_is_and_says_what_is_in_the_way() {
+        let fake = app().await;
+        let reasons = |fake: &super::super::testing::Fake| fake.view.readiness().1;
+        assert_eq!(
+            reasons(&fake),
+            [
+                "the app is starting",
+                "service intake is starting",
+                "service stock is starting"
+            ]
+        );
+        fake.all_ready();
+        assert_eq!(fake.view.readiness(), (true, vec![]));
+
+        let stock = &fake.view.services[1].env;
+        stock.state.consuming.send_replace(0);
+        stock.meters.restarted(Cause::Bridge);
+        stock.state.failed(failure("bridge", "the queue is gone"));
+        assert_eq!(
+            reasons(&fake),
+            ["service stock consumes 0 of its 1 inputs; last failure (bridge): the queue is gone"]
+        );
+        stock.state.ready.store(0, Relaxed);
+        assert!(reasons(&fake)[0].starts_with("service stock has none of its 2 instances ready"));
+
+        fake.all_ready();
+        fake.view.set_phase(Phase::Stopping);
+        assert_eq!(reasons(&fake), ["the app is stopping"]);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_has_ended_and_a_service_that_pauses_leave_the_app_ready() {
+        let fake = app().await;
+        fake.all_ready();
+        let intake = &fake.view.services[0];
+        intake.env.state.ready.store(0, Relaxed);
+        assert!(!fake.view.readiness().0);
+        intake.env.state.ended.send_replace(true);
+        assert_eq!(intake.state(), State::Ended);
+        let local = tokio::task::LocalSet::new();
+        let stock = &fake.view.services[1];
+        local
+            .run_until(async { stock.env.pause(Duration::from_secs(60)) })
+            .await;
+        assert_eq!(stock.state(), State::Paused);
+        assert_eq!(fake.view.readiness(), (true, vec![]));
+    }
+
+    #[test]
+    fn a_process_is_not_alive_when_a_worker_has_not_turned_for_long() {
+        let lags = [Duration::from_secs(59), Duration::from_secs(61)];
+        assert_eq!(
+            stuck(lags.into_iter()),
+            ["worker 1 has not turned for 61 s: a handler blocks it"]
+        );
+        assert_eq!(stuck(lags.into_iter().take(1)), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn depths_are_what_the_transport_says_and_full_queues_pause_running_sources() {
+        let fake = app().await;
+        fake.all_ready();
+        let queue = QueueId::new("stock", "requests");
+        assert_eq!(
+            fake.view.depth(&queue),
+            None,
+            "nothing is known before a poll"
+        );
+        let message = |delay| {
+            let mut envelope = Envelope::new("order", "{}");
+            envelope.topic = "orders".into();
+            Outgoing {
+                message: envelope.into(),
+                queue: None,
+                delay,
+            }
+        };
+        let (done, published) = Completion::channel();
+        let later = message(Duration::from_secs(60));
+        let now = || message(Duration::ZERO);
+        fake.transport
+            .publish(vec![now(), now(), now(), later], done);
+        published.await.unwrap();
+        fake.view.poll_depths().await;
+        let depth = fake.view.depth(&queue).unwrap();
+        assert_eq!((depth.ready, depth.delayed), (3, 1));
+        assert_eq!(
+            fake.view.depth(&QueueId::dead_letters("stock")),
+            Some(Depth::default())
+        );
+        assert!(fake.pressure.is_high());
+        assert_eq!(fake.view.sources_paused(), 1);
+        fake.view.services[0].env.state.ended.send_replace(true);
+        assert_eq!(
+            fake.view.sources_paused(),
+            0,
+            "one that has ended doesn't wait"
+        );
+
+        fake.transport.close().await;
+        fake.view.poll_depths().await;
+        assert_eq!(
+            fake.view.depth(&queue),
+            None,
+            "a wrong figure is worse than none"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_snapshot_tells_everything_in_one_piece() {
+        let fake = app().await;
+        fake.all_ready();
+        fake.view.poll_depths().await;
+        let stock = &fake.view.services[1].env;
+        stock.meters.handled(0, crate::metrics::Outcome::Ok);
+        stock.meters.emitted(0, 2);
+        stock.state.failed(failure("retry", "disk full"));
+        let json = serde_json::to_value(fake.view.snapshot()).unwrap();
+        assert_eq!(json["app"], "shop <&>");
+        assert_eq!(
+            (&json["ready"], &json["phase"]),
+            (&true.into(), &"running".into())
+        );
+        assert_eq!(json["transport"]["scheme"], "memory");
+        assert_eq!(json["services"][0]["outputs"][0]["topics"][0], "orders");
+        let stock = &json["services"][1];
+        for (path, value) in [
+            ("/service", serde_json::json!("stock")),
+            ("/use", "test-type".into()),
+            ("/state", "up".into()),
+            ("/instances", serde_json::json!({ "wanted": 2, "ready": 1 })),
+            (
+                "/mailbox",
+                serde_json::json!({ "messages": 0, "capacity": 64 }),
+            ),
+            ("/in_hand", 0.into()),
+            ("/unconfirmed", 0.into()),
+            ("/handled/ok", 1.into()),
+            ("/handled/panic", 0.into()),
+            ("/inputs/0/input", "requests".into()),
+            ("/inputs/0/topics/0", "orders".into()),
+            ("/inputs/0/handled/ok", 1.into()),
+            ("/inputs/0/queue/ready", 0.into()),
+            ("/outputs/0/emitted", 2.into()),
+            ("/restarts/panic", 0.into()),
+            ("/dead_letter_queue/ready", 0.into()),
+            ("/last_failures/0/text", "disk full".into()),
+        ] {
+            assert_eq!(stock.pointer(path), Some(&value), "{path}");
+        }
+        assert!(!json.to_string().contains(SECRET));
+    }
+}

@@ -1,0 +1,174 @@
+//! `describe NAME`: all about one service type, from its descriptor.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::{DONE, WRONG, print, print_json};
+use crate::service::{Catalog, Descriptor, PortDescriptor};
+
+#[derive(clap::Args)]
+pub(super) struct Describe {
+    /// The service type
+    name: String,
+    /// Print for programs: the descriptor with its JSON Schemas
+    #[arg(long)]
+    json: bool,
+}
+
+impl Describe {
+    pub(super) fn execute(&self, catalog: &Catalog) -> u8 {
+        let Some(entry) = catalog.get(&self.name) else {
+            let names: Vec<_> = catalog.iter().map(|entry| entry.name()).collect();
+            let near = names
+                .iter()
+                .max_by(|a, b| {
+                    let of = |name: &str| strsim::jaro_winkler(name, &self.name);
+                    of(a).total_cmp(&of(b))
+                })
+                .filter(|name| strsim::jaro_winkler(name, &self.name) > 0.7);
+            let hint = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are: {}", names.join(", ")),
+            };
+            eprintln!("there is no service type `{}`; {hint}", self.name);
+            return WRONG;
+        };
+        let descriptor = entry.describe();
+        if self.json {
+            print_json(&descriptor);
+        } else {
+            print(&text_of(&descriptor));
+        }
+        DONE
+    }
+}
+
+fn text_of(descriptor: &Descriptor) -> String {
+    let mut text = format!("{} ({})\n", descriptor.name, descriptor.role);
+    if !descriptor.summary.is_empty() {
+        writeln!(text, "    {}", descriptor.summary).expect("writing to a string succeeds");
+    }
+    ports(&mut text, "inputs", &descriptor.inputs);
+    ports(&mut text, "outputs", &descriptor.outputs);
+    fields(&mut text, descriptor.config.as_value());
+    if !descriptor.failures.is_empty() {
+        text.push_str("\nwhat can go wrong\n");
+        for line in descriptor.failures {
+            text.push_str(&format!("    {line}\n"));
+        }
+    }
+    if !descriptor.example.is_empty() {
+        text.push_str("\nexample\n");
+        for line in descriptor.example.trim().lines() {
+            text.push_str(format!("    {line}").trim_end());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn ports(text: &mut String, title: &str, ports: &[PortDescriptor]) {
+    if ports.is_empty() {
+        return;
+    }
+    text.push_str(&format!("\n{title}\n"));
+    for port in ports {
+        let kind = type_of(port.schema.as_value());
+        text.push_str(&format!("    {}: {kind}", port.name));
+        if let Some(reply) = &port.reply {
+            text.push_str(&format!(", answered with {}", type_of(reply.as_value())));
+        }
+        if let Some(max) = port.batch {
+            text.push_str(&format!(", up to {max} at once"));
+        }
+        text.push('\n');
+    }
+}
+
+fn fields(text: &mut String, schema: &Value) {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return;
+    };
+    if properties.is_empty() {
+        return;
+    }
+    let required: Vec<&str> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .map(|names| names.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    text.push_str("\nconfig\n");
+    for (name, field) in properties {
+        let kind = type_of(field);
+        let default = match field.get("default") {
+            _ if required.contains(&name.as_str()) => "required".to_owned(),
+            Some(Value::Null) | None => "not set by default".to_owned(),
+            Some(default) => format!("default {default}"),
+        };
+        text.push_str(&format!("    {name}: {kind}, {default}\n"));
+        if let Some(docs) = field.get("description").and_then(Value::as_str) {
+            for line in docs.lines() {
+                text.push_str(format!("        {line}").trim_end());
+                text.push('\n');
+            }
+        }
+    }
+}
+
+/// A type in a word or two.
+fn type_of(schema: &Value) -> String {
+    let field = |name: &str| schema.get(name).and_then(Value::as_str);
+    if let Some(reference) = field("$ref") {
+        return reference.rsplit('/').next().unwrap_or(reference).to_owned();
+    }
+    if let Some(title) = field("title") {
+        return title.to_owned();
+    }
+    if let Some(format) = field("format").filter(|format| ["path", "password"].contains(format)) {
+        return if format == "password" {
+            "secret".to_owned()
+        } else {
+            format.to_owned()
+        };
+    }
+    if let Some(words) = schema.get("enum").and_then(Value::as_array) {
+        let words: Vec<String> = words.iter().map(Value::to_string).collect();
+        return words.join(" | ");
+    }
+    if let Some(variants) = schema
+        .get("anyOf")
+        .or_else(|| schema.get("oneOf"))
+        .and_then(Value::as_array)
+    {
+        let of = |v: &Value| match v.get("const") {
+            Some(word) => word.to_string(),
+            None => type_of(v),
+        };
+        let words: Vec<String> = variants
+            .iter()
+            .map(of)
+            .filter(|word| word != "null")
+            .collect();
+        return words.join(" | ");
+    }
+    match schema.get("type") {
+        Some(Value::String(kind)) if kind == "array" => {
+            let items = schema
+                .get("items")
+                .map_or_else(|| "any".to_owned(), type_of);
+            format!("list of {items}")
+        }
+        Some(Value::String(kind)) if kind == "object" => "table".to_owned(),
+        Some(Value::String(kind)) => kind.clone(),
+        Some(Value::Array(kinds)) => {
+            let words: Vec<&str> = kinds
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|kind| *kind != "null")
+                .collect();
+            words.join(" | ")
+        }
+        _ => "any".to_owned(),
+    }
+}

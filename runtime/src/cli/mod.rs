@@ -1,0 +1,138 @@
+//! The command line: every program built with this runtime has the same one.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or manifest.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::manifest;
+use crate::service::Catalog;
+use crate::transport::Transports;
+
+mod check;
+mod describe;
+mod list;
+mod run;
+mod stop;
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed.
+const FAILED: u8 = 1;
+/// Wrong usage, or a wrong manifest.
+const WRONG: u8 = 2;
+
+/// Applications assembled from small supervised services.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start an app and keep it running until it is stopped
+    Run(run::Run),
+    /// Say everything that is wrong with a manifest, without running it
+    Check(check::Check),
+    /// List the service types that this program offers
+    List(list::List),
+    /// Describe one service type: config, ports, example
+    Describe(describe::Describe),
+    /// Stop a running app in order
+    Stop(stop::Stop),
+}
+
+/// Which manifest, and what is laid over it.
+#[derive(Args)]
+struct ManifestArgs {
+    /// The manifest
+    #[arg(value_name = "APP.toml")]
+    manifest: PathBuf,
+    /// Lay another manifest over it: tables merge, values replace
+    #[arg(long, value_name = "FILE")]
+    with: Vec<PathBuf>,
+    /// Use this transport instead of the manifest's
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "BRICKWORK_TRANSPORT",
+        hide_env_values = true
+    )]
+    transport: Option<String>,
+}
+
+impl ManifestArgs {
+    fn load(
+        &self,
+        catalog: &Catalog,
+        transports: &Transports,
+    ) -> Result<crate::Plan, manifest::Report> {
+        let options = manifest::Options {
+            overlays: self.with.clone(),
+            transport: self.transport.clone(),
+            ..manifest::Options::default()
+        };
+        manifest::load(&self.manifest, &options, catalog, transports)
+    }
+}
+
+/// Runs the command line over a catalog and transports: the whole `main` of a program.
+///
+/// ```no_run
+/// use brickwork::{Catalog, cli, transport::Transports};
+///
+/// fn main() -> std::process::ExitCode {
+///     cli::main(Catalog::new(), Transports::new())
+/// }
+/// ```
+pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
+    // Prints help, or what is wrong with the command line, and exits 0 or 2.
+    let line = CommandLine::parse();
+    let code = match line.verb {
+        Verb::Run(run) => run.execute(&catalog, &transports),
+        Verb::Check(check) => check.execute(&catalog, &transports),
+        Verb::List(list) => list.execute(&catalog),
+        Verb::Describe(describe) => describe.execute(&catalog),
+        Verb::Stop(stop) => stop.execute(&catalog, &transports),
+    };
+    ExitCode::from(code)
+}
+
+/// Writes to standard output. A reader that went away (`brickwork list | head -1`) is
+/// no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
+        std::process::exit(i32::from(DONE));
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    let text = serde_json::to_string_pretty(value).expect("what is printed is plain data");
+    print(&format!("{text}\n"));
+}
+
+/// Says what is wrong with a manifest.
+fn print_report(report: &manifest::Report, json: bool) -> u8 {
+    if json {
+        print_json(report);
+    } else {
+        eprint!("{}", report.render(std::io::stderr().is_terminal()));
+    }
+    WRONG
+}

@@ -1,0 +1,165 @@
+//! `run`: starts an app, says where to look, waits, and stops it in order.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::{DONE, FAILED, ManifestArgs, print, print_json, print_report};
+use crate::app::{App, Plan, StopReport};
+use crate::service::Catalog;
+use crate::transport::Transports;
+
+#[derive(clap::Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    manifest: ManifestArgs,
+    /// Stop when every source that ends has ended and nothing is left to do, then print
+    /// what was done
+    #[arg(long)]
+    until_idle: bool,
+    /// With --until-idle: exit 1 if anything was dead-lettered
+    #[arg(long, requires = "until_idle")]
+    fail_on_dlq: bool,
+    /// With --until-idle: print what was done for programs
+    #[arg(long, requires = "until_idle")]
+    json: bool,
+}
+
+/// Why an app stops.
+enum End {
+    Idle,
+    Asked,
+    TransportLost(String),
+}
+
+impl Run {
+    pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
+        let plan = match self.manifest.load(catalog, transports) {
+            Err(report) => return print_report(&report, self.json),
+            Ok(plan) => plan,
+        };
+        crate::log::init(plan.log, plan.redactor.clone());
+        crate::panic::install_hook();
+        actix::System::new().block_on(self.run(plan, transports))
+    }
+
+    async fn run(&self, plan: Plan, transports: &Transports) -> u8 {
+        let redactor = plan.redactor.clone();
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        );
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            eprintln!("can't listen for signals");
+            return FAILED;
+        };
+        let asked = Arc::new(Notify::new());
+        let started = App::start_observed(plan, transports, {
+            let asked = asked.clone();
+            move || asked.notify_one()
+        });
+        let app = tokio::select! {
+            app = started => app,
+            () = either(&mut terminate, &mut interrupt) => {
+                eprintln!("stopped while starting");
+                return DONE;
+            }
+        };
+        let app = match app {
+            Ok(app) => app,
+            Err(error) => return failed(&redactor.clean(&error.to_string())),
+        };
+        if !self.json {
+            print(&banner(&app));
+        }
+        let end = tokio::select! {
+            () = app.idle(), if self.until_idle => End::Idle,
+            () = either(&mut terminate, &mut interrupt) => End::Asked,
+            () = asked.notified() => End::Asked,
+            why = app.transport_lost() => End::TransportLost(why),
+        };
+        let summary = app.summary();
+        let not_ready = app.not_ready();
+        let durable = app.transport().guarantees().durable;
+        let report = tokio::select! {
+            report = app.stop() => report,
+            () = either(&mut terminate, &mut interrupt) => {
+                eprintln!("stopped at once: what was in hand is given up");
+                std::process::exit(i32::from(FAILED));
+            }
+        };
+        if self.json {
+            print_json(&summary);
+        } else {
+            print(&format!("\n{}", summary.table()));
+        }
+        eprint!("{}", last_words(&report, durable));
+        let mut code = match &end {
+            End::TransportLost(why) => failed(&redactor.clean(why)),
+            End::Idle | End::Asked => DONE,
+        };
+        if matches!(end, End::Idle) && !not_ready.is_empty() {
+            code = failed(&redactor.clean(&not_ready.join("; ")));
+        }
+        if self.fail_on_dlq && summary.dead_letters() > 0 {
+            code = failed(&format!(
+                "{} messages were dead-lettered",
+                summary.dead_letters()
+            ));
+        }
+        if report.stuck_threads > 0 {
+            // A blocked thread can't be joined; waiting for it would take for ever.
+            std::process::exit(i32::from(code));
+        }
+        code
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn failed(text: &str) -> u8 {
+    eprintln!("error: {text}");
+    FAILED
+}
+
+/// What runs, and where to look.
+fn banner(app: &App) -> String {
+    let services = app.services.len();
+    let scheme = app.transport().scheme();
+    let mut text = format!(
+        "{} runs: {services} services on the transport {scheme}\n",
+        app.name()
+    );
+    if !app.transport().guarantees().durable {
+        text.push_str("  messages don't outlive this process\n");
+    }
+    if let Some(address) = app.admin_address() {
+        text.push_str(&format!("  look at http://{address}/\n"));
+    }
+    text
+}
+
+/// What stopping left behind.
+fn last_words(report: &StopReport, durable: bool) -> String {
+    let mut text = String::new();
+    for (service, message) in &report.abandoned {
+        text.push_str(&format!("abandoned in {service}: {message}\n"));
+    }
+    for (queue, messages) in &report.left {
+        let fate = if durable { "wait in" } else { "are lost with" };
+        text.push_str(&format!("{messages} messages {fate} {queue}\n"));
+    }
+    if report.stuck_threads > 0 {
+        text.push_str(&format!(
+            "{} threads are blocked by handlers\n",
+            report.stuck_threads
+        ));
+    }
+    text
+}

@@ -1,0 +1,59 @@
+//! The lock: one process at a time runs an app from a data folder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+/// Held as long as the process runs the app. The file stays: removing it would let two
+/// processes hold locks on two files of one name.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock, and notes this process in it.
+    ///
+    /// # Errors
+    /// Another process has it: the text names that one.
+    pub(super) fn take(path: &Path) -> io::Result<Self> {
+        let explain = |error: io::Error| {
+            let text = format!("can't lock {}: {error}", path.display());
+            io::Error::new(error.kind(), text)
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(explain)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(taken(&mut file, path)),
+            Err(TryLockError::Error(error)) => return Err(explain(error)),
+        }
+        file.set_len(0).map_err(explain)?;
+        file.rewind().map_err(explain)?;
+        writeln!(file, "{}", std::process::id()).map_err(explain)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn taken(file: &mut File, path: &Path) -> io::Error {
+    let mut owner = String::new();
+    // Who it is is a courtesy: the lock counts.
+    let _unknown = file.take(32).read_to_string(&mut owner);
+    let owner = match owner.trim() {
+        "" => "another process".to_owned(),
+        number => format!("process {number}"),
+    };
+    let data = path.parent().unwrap_or(path).display();
+    io::Error::new(
+        io::ErrorKind::AddrInUse,
+        format!(
+            "the app is already running as {owner} with the data folder {data}; \
+             stop that one, or give this one another app.data"
+        ),
+    )
+}

@@ -1,0 +1,127 @@
+//! The control socket: commands to a running app, from its owner on the same machine.
+//!
+//! It lies in the app's data folder and only the owner may open it. A request is one
+//! line, `{"verb":"stop"}`, the answer another. A lock beside it says whether an app is
+//! running: it goes with the process, however that ends, so a socket that a killed
+//! process left behind is replaced, and one that is in use is not.
+
+mod client;
+mod lock;
+mod server;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub(crate) use client::stop;
+#[cfg(test)]
+use client::{ControlError, request};
+
+use self::lock::Lock;
+use crate::app::AppView;
+use crate::aside::Aside;
+
+/// A request or an answer from a client is not longer.
+const REQUEST_BYTES_MAX: u64 = 4 * 1024;
+/// An answer is not longer: a snapshot of thousands of services fits.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The one who asks must have done so within this time, and the other answered.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The socket of an app with this data folder.
+pub(crate) fn socket_path(data: &Path) -> PathBuf {
+    data.join("control.sock")
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verb {
+    /// Stop in order. The connection closes when that is done.
+    Stop,
+    /// What `/api/app` shows.
+    State,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    verb: Verb,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Ok(Value),
+    Error(String),
+}
+
+/// The control socket of this process. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Control {
+    path: PathBuf,
+    thread: Option<Aside>,
+    /// Let go last: until then nobody else may start.
+    _lock: Lock,
+}
+
+impl Control {
+    /// Opens the socket in the data folder, which is made if there is none. `stop` is
+    /// called from the socket's own thread, perhaps more than once.
+    ///
+    /// # Errors
+    /// Another process runs the app, or the socket can't be made: the text says where
+    /// and what to do.
+    pub(crate) fn start(
+        data: &Path,
+        view: Arc<AppView>,
+        stop: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        std::fs::create_dir_all(data).map_err(|error| {
+            let text = format!("can't make the data folder {}: {error}", data.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        let lock = Lock::take(&data.join("control.lock"))?;
+        let path = socket_path(data);
+        let explain = {
+            let path = path.clone();
+            move |error: io::Error| {
+                let text = format!("can't open the control socket {}: {error}", path.display());
+                io::Error::new(error.kind(), text)
+            }
+        };
+        let thread = Aside::start("brickwork-control", {
+            let path = path.clone();
+            move |stopping| {
+                let listener = server::listen(&path)?;
+                Ok(server::serve(listener, view, Arc::new(stop), stopping))
+            }
+        })
+        .map_err(explain)?;
+        Ok(Self {
+            path,
+            thread: Some(thread),
+            _lock: lock,
+        })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // First the file: who comes from now on finds that nothing runs.
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, "the control socket was gone already");
+        }
+        if let Some(thread) = self.thread.take() {
+            thread.stop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! The socket, used as the command line uses it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{
+    Control, ControlError, REQUEST_BYTES_MAX, TIMEOUT, Verb, request, server, socket_path, stop,
+};
+use crate::app::testing::app;
+use crate::aside::Stopping;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A control socket in `data`, and how often it was told to stop.
+async fn start(data: &Path) -> (Control, Arc<AtomicUsize>) {
+    let stops: Arc<AtomicUsize> = Arc::default();
+    let counted = stops.clone();
+    let view = app().await.view;
+    let control = Control::start(data, view, move || {
+        counted.fetch_add(1, SeqCst);
+    });
+    (control.unwrap(), stops)
+}
+
+/// Sends raw bytes and gives the line that comes back.
+fn raw(data: &Path, bytes: &[u8]) -> Value {
+    let mut stream = UnixStream::connect(socket_path(data)).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[tokio::test]
+async fn state_is_what_the_admin_endpoint_shows_and_stops_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let (_control, stops) = start(data.path()).await;
+    let state = request(data.path(), Verb::State).unwrap();
+    assert_eq!(state["services"][1]["service"], "stock");
+    assert_eq!(stops.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn stop_is_passed_on_and_its_connection_ends_when_the_app_has() {
+    let data = tempfile::tempdir().unwrap();
+    let (told, asked) = mpsc::channel();
+    let view = app().await.view;
+    let control = Control::start(data.path(), view, move || told.send(()).unwrap()).unwrap();
+    let path = data.path().to_owned();
+    let client = std::thread::spawn(move || {
+        assert!(
+            !stop(&path, Duration::from_millis(1)).unwrap(),
+            "it still runs"
+        );
+        stop(&path, LONG)
+    });
+    asked.recv_timeout(LONG).unwrap();
+    asked.recv_timeout(LONG).unwrap();
+    drop(control);
+    assert!(client.join().unwrap().unwrap());
+    assert!(!socket_path(data.path()).exists());
+}
+
+#[tokio::test]
+async fn only_the_owner_may_open_it() {
+    let data = tempfile::tempdir().unwrap();
+    let (_control, _) = start(data.path()).await;
+    let mode = std::fs::metadata(socket_path(data.path())).unwrap();
+    assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_socket_in_use_is_refused_and_one_of_a_dead_process_is_replaced() {
+    let data = tempfile::tempdir().unwrap();
+    // A killed process leaves its socket and its lock file behind, but no lock.
+    drop(UnixListener::bind(socket_path(data.path())).unwrap());
+    std::fs::write(data.path().join("control.lock"), "1234567\n").unwrap();
+    let left = request(data.path(), Verb::State).unwrap_err();
+    assert!(
+        left.to_string().contains("left by a process that is gone"),
+        "{left}"
+    );
+
+    let (control, _) = start(data.path()).await;
+    let view = app().await.view;
+    let refused = Control::start(data.path(), view, || {})
+        .unwrap_err()
+        .to_string();
+    let owner = format!("already running as process {} ", std::process::id());
+    assert!(refused.contains(&owner), "{refused}");
+    request(data.path(), Verb::State).expect("the first one still answers");
+
+    drop(control);
+    let (_again, _) = start(data.path()).await;
+}
+
+#[tokio::test]
+async fn without_an_app_the_client_says_so() {
+    let data = tempfile::tempdir().unwrap();
+    let error = request(data.path(), Verb::Stop).unwrap_err();
+    assert!(matches!(error, ControlError::NotRunning { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&data.path().display().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_with_what_one_looks_like() {
+    let data = tempfile::tempdir().unwrap();
+    let (_control, stops) = start(data.path()).await;
+    let long = vec![b' '; REQUEST_BYTES_MAX as usize + 1];
+    for (bytes, says) in [
+        (
+            &b"{\"verb\":\"explode\"}\n"[..],
+            "expected `stop` or `state`",
+        ),
+        (b"stop\n", "{\"verb\":\"stop\"}"),
+        (b"{\"verb\":\"stop\",\"now\":true}\n", "unknown field `now`"),
+        (&long, "at most 4096 bytes"),
+    ] {
+        let answer = raw(data.path(), bytes);
+        let text = answer["error"].as_str().unwrap();
+        assert!(text.contains(says), "{text}");
+    }
+    assert_eq!(stops.load(SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_nothing_is_cut() {
+    use tokio::io::AsyncReadExt;
+
+    let data = tempfile::tempdir().unwrap();
+    let path = socket_path(data.path());
+    let listener = server::listen(&path).unwrap();
+    let (_stop, stopping) = Stopping::by_hand();
+    let view = app().await.view;
+    tokio::spawn(server::serve(listener, view, Arc::new(|| {}), stopping));
+    let started = tokio::time::Instant::now();
+    let mut silent = tokio::net::UnixStream::connect(&path).await.unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    assert!(started.elapsed() >= TIMEOUT);
+    assert!(started.elapsed() < 2 * TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_path_that_is_too_long_for_a_socket_is_explained() {
+    let data = tempfile::tempdir().unwrap();
+    let long = data.path().join("x".repeat(120));
+    let view = app().await.view;
+    let error = Control::start(&long, view, || {}).unwrap_err().to_string();
+    assert!(error.contains("app.data a shorter path"), "{error}");
+}

@@ -1,0 +1,171 @@
+//! Fields of spans and events, as they are kept until a line is written.
+//!
+//! Secrets are cut out here, before anything is kept, escaped or shortened.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt::{self, Write as _};
+
+use tracing::field::{Field, Visit};
+
+use crate::failure::truncate;
+use crate::redact::Redactor;
+
+/// A value is not longer.
+pub(super) const VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// The field that holds an event's text.
+const MESSAGE: &str = "message";
+
+/// Names and values, in one piece of memory.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    text: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    name: &'static str,
+    start: usize,
+    end: usize,
+    /// A number or a truth value: JSON takes it as it is.
+    literal: bool,
+    /// The text of an event, which is no field.
+    message: bool,
+}
+
+/// A value, without secrets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Value<'a> {
+    pub(super) text: &'a str,
+    /// A number or a truth value: JSON takes it as it is.
+    pub(super) literal: bool,
+}
+
+impl Fields {
+    /// The event's text.
+    pub(super) fn message(&self) -> &str {
+        let entry = self.entries.iter().find(|entry| entry.message);
+        entry.map_or("", |entry| &self.text[entry.start..entry.end])
+    }
+
+    /// All but the event's text, in the order in which they were given.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, Value<'_>)> {
+        let entries = self.entries.iter().filter(|entry| !entry.message);
+        entries.map(|entry| {
+            let text = &self.text[entry.start..entry.end];
+            let literal = entry.literal;
+            (entry.name, Value { text, literal })
+        })
+    }
+
+    /// Forgets a value, so that one that is recorded again and again takes no more room.
+    fn remove(&mut self, name: &str) {
+        let Some(place) = self.entries.iter().position(|entry| entry.name == name) else {
+            return;
+        };
+        let removed = self.entries.remove(place);
+        self.text.replace_range(removed.start..removed.end, "");
+        let bytes = removed.end - removed.start;
+        for entry in &mut self.entries[place..] {
+            entry.start -= bytes;
+            entry.end -= bytes;
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| entry.name == name && !entry.message)
+    }
+}
+
+/// Records values into fields. A value that comes again replaces the one before.
+pub(super) struct Recorder<'a> {
+    fields: &'a mut Fields,
+    redactor: &'a Redactor,
+    /// Events have a text, spans only fields.
+    of_event: bool,
+}
+
+impl<'a> Recorder<'a> {
+    pub(super) fn of_event(fields: &'a mut Fields, redactor: &'a Redactor) -> Self {
+        Self {
+            fields,
+            redactor,
+            of_event: true,
+        }
+    }
+
+    pub(super) fn of_span(fields: &'a mut Fields, redactor: &'a Redactor) -> Self {
+        Self {
+            fields,
+            redactor,
+            of_event: false,
+        }
+    }
+
+    fn put(&mut self, field: &Field, value: fmt::Arguments<'_>, literal: bool) {
+        let name = field.name();
+        self.fields.remove(name);
+        let Fields { text, entries } = &mut *self.fields;
+        let start = text.len();
+        if text.write_fmt(value).is_err() {
+            text.push_str("(can't be printed)");
+        }
+        let mut literal = literal;
+        if let Cow::Owned(clean) = self.redactor.clean(&text[start..]) {
+            literal = false;
+            text.truncate(start);
+            text.push_str(&clean);
+        }
+        truncate(text, start + VALUE_BYTES_MAX);
+        entries.push(Entry {
+            name,
+            start,
+            end: text.len(),
+            literal,
+            message: self.of_event && name == MESSAGE,
+        });
+    }
+}
+
+impl Visit for Recorder<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format_args!("{value:?}"), false);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, format_args!("{value}"), false);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.put(field, format_args!("{value}"), false);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, format_args!("{value}"), true);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, format_args!("{value}"), true);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, format_args!("{value}"), true);
+    }
+
+    fn record_i128(&mut self, field: &Field, value: i128) {
+        self.put(field, format_args!("{value}"), false);
+    }
+
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.put(field, format_args!("{value}"), false);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no infinity.
+        self.put(field, format_args!("{value}"), value.is_finite());
+    }
+}

@@ -1,0 +1,120 @@
+//! The log: one line an event, on stderr, without secrets.
+//!
+//! A line is written by one call, so that lines of threads don't mix, and nothing in it
+//! can begin another. Only the command line sets it for a process; a program with a
+//! log of its own keeps that.
+
+mod fields;
+mod line;
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry, Scope};
+
+use self::fields::{Fields, Recorder};
+use self::line::Line;
+use crate::app::LogSettings;
+use crate::clock::Clock;
+use crate::redact::Redactor;
+
+/// A thread keeps the memory of its last line, if it isn't larger.
+const BUFFER_BYTES_KEPT: usize = 16 * 1024;
+
+thread_local! {
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// Makes this the log of the process, on stderr. Does nothing if it has one.
+pub(crate) fn init(settings: LogSettings, redactor: Arc<Redactor>) {
+    let log = subscriber(settings, redactor, |line: &[u8]| {
+        // When stderr is gone, there is nobody to tell.
+        let _gone = io::stderr().lock().write_all(line);
+    });
+    // Whoever was first keeps it.
+    let _set_before = tracing::subscriber::set_global_default(log);
+}
+
+/// The log as a subscriber: `write` gets whole lines.
+pub(crate) fn subscriber(
+    settings: LogSettings,
+    redactor: Arc<Redactor>,
+    write: impl Fn(&[u8]) + Send + Sync + 'static,
+) -> impl Subscriber + Send + Sync {
+    let lines = Lines {
+        json: settings.json,
+        redactor,
+        write,
+    };
+    let level = LevelFilter::from_level(settings.level);
+    Registry::default().with(level).with(lines)
+}
+
+/// Turns events into lines.
+struct Lines<W> {
+    json: bool,
+    redactor: Arc<Redactor>,
+    write: W,
+}
+
+impl<S, W> Layer<S> for Lines<W>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: Fn(&[u8]) + Send + Sync + 'static,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut Recorder::of_span(&mut fields, &self.redactor));
+        span.extensions_mut().replace(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+            values.record(&mut Recorder::of_span(fields, &self.redactor));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut own = Fields::default();
+        event.record(&mut Recorder::of_event(&mut own, &self.redactor));
+        // A field may log while it is printed, so the buffer is taken, not borrowed.
+        let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
+        buffer.clear();
+        let mut line = Line::begin(
+            &mut buffer,
+            self.json,
+            Clock::SYSTEM.unix_ms(),
+            event.metadata(),
+            own.message(),
+        );
+        let scope = context.event_scope(event);
+        for span in scope.into_iter().flat_map(Scope::from_root) {
+            if let Some(fields) = span.extensions().get::<Fields>() {
+                // What the event says itself is nearer to the truth.
+                for (name, value) in fields.iter().filter(|(name, _)| !own.has(name)) {
+                    line.field(name, value);
+                }
+            }
+        }
+        for (name, value) in own.iter() {
+            line.field(name, value);
+        }
+        line.end();
+        (self.write)(buffer.as_bytes());
+        if buffer.capacity() <= BUFFER_BYTES_KEPT {
+            // A thread that is ending keeps nothing.
+            let _ending = BUFFER.try_with(|kept| kept.set(buffer));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

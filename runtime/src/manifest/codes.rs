@@ -1,0 +1,51 @@
+//! The codes of problems: stable names that documents and programs can refer to.
+
+macro_rules! codes {
+    ($($name:ident = $code:literal, $meaning:literal;)*) => {
+        $(pub(super) const $name: &str = $code;)*
+
+        /// Every code that a report may hold, with its meaning. A code is never used
+        /// again for something else.
+        pub const CODES: &[(&str, &str)] = &[$(($code, $meaning)),*];
+    };
+}
+
+codes! {
+    UNREADABLE = "E001", "a file can't be read";
+    SYNTAX = "E002", "the file is not TOML";
+    VARIABLE = "E003", "a ${...} can't be filled in";
+    UNKNOWN_KEY = "E010", "no key has this name";
+    MISSING_KEY = "E011", "a required key is missing";
+    WRONG_TYPE = "E012", "the value has the wrong type";
+    BAD_VALUE = "E013", "the value is out of range, or not one of those allowed";
+    BAD_NAME = "E014", "not a label, port or topic";
+    UNSUPPORTED = "E015", "not supported yet by this version";
+    NOT_FOR_SOURCES = "E016", "the key means nothing for a source";
+    UNKNOWN_SCHEME = "E020", "no transport has this URL scheme";
+    BAD_URL = "E021", "the transport refuses the URL";
+    UNKNOWN_TYPE = "E030", "no service type has this name";
+    BAD_CONFIG = "E031", "the service type refuses its config";
+    UNKNOWN_PORT = "E040", "the service has no port of this name";
+    UNWIRED_PORT = "E041", "a port is connected to no topic";
+    SHORT_FORM = "E042", "the short form of wiring needs exactly one port";
+    ONE_TOPIC = "E043", "a request goes to exactly one topic";
+    UNFED_TOPIC = "E044", "a topic is read, but nothing feeds it";
+    UNREAD_TOPIC = "E045", "a topic is fed, but nothing reads it";
+    REPEATED_TOPIC = "E046", "a port names the same topic twice";
+    UNUSED_TOPIC = "E047", "no service uses this topic";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CODES;
+
+    #[test]
+    fn codes_are_unique_and_in_order() {
+        assert!(CODES.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(
+            CODES
+                .iter()
+                .all(|(code, _)| code.len() == 4 && code.starts_with('E'))
+        );
+    }
+}

@@ -1,0 +1,272 @@
+//! `services.S.config`: handed to the service type, whose complaints are put where they
+//! belong.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Number, Value as Json};
+
+use super::codes;
+use super::mask::Masks;
+use super::report::Problems;
+use super::schema::{ConfigSchema, Format};
+use super::source::{SourceFile, Span};
+use super::suggest;
+use super::tree::{Entry, Node, Value};
+use crate::service::{Blueprint, ConfigError, ServiceType};
+
+/// A service's config, while it is read.
+pub(super) struct ConfigReader<'a> {
+    pub(super) label: &'a str,
+    /// Where to point if there is no config.
+    pub(super) place: Span,
+    pub(super) files: &'a [SourceFile],
+    pub(super) masks: &'a mut Masks,
+    /// Secrets that were found.
+    pub(super) secrets: &'a mut Vec<String>,
+    pub(super) out: &'a mut Problems,
+}
+
+impl ConfigReader<'_> {
+    /// Configures a service type; `None` if its config is wrong, or partly unknown.
+    pub(super) fn read(
+        mut self,
+        service_type: &ServiceType,
+        entry: Option<&Entry>,
+    ) -> Option<Arc<dyn Blueprint>> {
+        let schema = ConfigSchema::new(&service_type.describe().config);
+        let mut entry = entry.cloned();
+        let mut secret_places = Vec::new();
+        if let Some(entry) = &mut entry {
+            match entry.node.value {
+                Value::Table(_) => {}
+                Value::Broken => return None,
+                _ => {
+                    let message = format!(
+                        "`services.{}.config` must be a table, not {}",
+                        self.label,
+                        entry.node.kind()
+                    );
+                    self.out
+                        .add(codes::WRONG_TYPE, entry.place(), message, None);
+                    return None;
+                }
+            }
+            self.resolve(&schema, &mut entry.node, &mut secret_places);
+        }
+        let broken = entry.as_ref().is_some_and(|entry| entry.node.has_broken());
+        let before = self.out.len();
+        let json = match &entry {
+            Some(entry) => self.json(&entry.node).unwrap_or_default(),
+            None => Json::Object(Map::new()),
+        };
+        let unreadable = self.out.len() > before;
+        match service_type.configure(json) {
+            Ok(blueprint) => (!broken && !unreadable).then_some(blueprint),
+            Err(errors) => {
+                for error in errors {
+                    // What is broken was left out, and is not missing.
+                    let known = broken || unreadable;
+                    if !(known && error.text.starts_with("missing field")) {
+                        self.complain(error, entry.as_ref(), &schema, &secret_places);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// Joins paths to the folder of their file, and collects secrets.
+    fn resolve(&mut self, schema: &ConfigSchema, node: &mut Node, places: &mut Vec<Span>) {
+        let (files, masks, secrets) = (self.files, &mut *self.masks, &mut *self.secrets);
+        let out = &mut *self.out;
+        schema.walk(node, &mut |format, node| match format {
+            Format::Secret => {
+                node.scalars(&mut |span, text| {
+                    places.push(span);
+                    masks.secret(&text);
+                    secrets.push(text);
+                });
+                places.push(node.span);
+            }
+            Format::Path => {
+                let Value::String(text) = &mut node.value else {
+                    return;
+                };
+                // An empty one stays so: it is for the service type to refuse.
+                if !text.is_empty() {
+                    let joined = files[node.span.file].folder.join(&*text);
+                    match joined.into_os_string().into_string() {
+                        Ok(joined) => *text = joined,
+                        Err(_) => {
+                            let message = "the manifest's folder has a name that is not UTF-8";
+                            let help = "write an absolute path".to_owned();
+                            out.add(codes::BAD_VALUE, node.span, message, Some(help));
+                            node.value = Value::Broken;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// A value as JSON, without what is broken.
+    fn json(&mut self, node: &Node) -> Option<Json> {
+        Some(match &node.value {
+            Value::String(text) | Value::Datetime(text) => Json::String(text.clone()),
+            Value::Bool(value) => Json::Bool(*value),
+            Value::Integer(integer) => {
+                let number = i64::try_from(*integer).map(Number::from);
+                match number.or_else(|_| u64::try_from(*integer).map(Number::from)) {
+                    Ok(number) => Json::Number(number),
+                    Err(_) => return self.no_number(node),
+                }
+            }
+            Value::Float(float) => match Number::from_f64(*float) {
+                Some(number) => Json::Number(number),
+                None => return self.no_number(node),
+            },
+            // An item that is left out would move the others.
+            Value::Array(items) => items
+                .iter()
+                .map(|item| self.json(item).unwrap_or_default())
+                .collect(),
+            Value::Table(table) => Json::Object(
+                table
+                    .entries
+                    .iter()
+                    .filter_map(|entry| Some((entry.key.clone(), self.json(&entry.node)?)))
+                    .collect(),
+            ),
+            Value::Broken => return None,
+        })
+    }
+
+    fn no_number(&mut self, node: &Node) -> Option<Json> {
+        let message = format!("config of `{}`: the number can't be used", self.label);
+        let help = "integers have 64 bits, floats are finite".to_owned();
+        self.out
+            .add(codes::BAD_VALUE, node.span, message, Some(help));
+        None
+    }
+
+    /// Reports what the service type says, at the place that it means.
+    fn complain(
+        &mut self,
+        error: ConfigError,
+        config: Option<&Entry>,
+        schema: &ConfigSchema,
+        secret_places: &[Span],
+    ) {
+        let segments: Vec<&str> = error.path.split('.').filter(|s| !s.is_empty()).collect();
+        let place = config.map(|entry| locate(entry, &segments));
+        let (span, key_span, value) = match &place {
+            Some(place) => (place.span, place.key_span, Some(place.value)),
+            None => (self.place, self.place, None),
+        };
+        // It was reported, and is null to the service type only to keep its place.
+        if value.is_some_and(|node| matches!(node.value, Value::Broken)) {
+            return;
+        }
+        let secret = secret_places.iter().any(|secret| {
+            secret.file == span.file && secret.start <= span.start && span.end <= secret.end
+        });
+        let text = error.text;
+        let unknown = text
+            .strip_prefix("unknown field `")
+            .and_then(|rest| rest.split_once('`'))
+            .map(|(field, _)| field);
+        let (span, text, help) = match unknown {
+            Some(field) => {
+                // It may be a secret with a wrong name.
+                if !schema.secret_fields().is_empty()
+                    && let Some(value) = value
+                {
+                    self.masks.place(value.span);
+                    value.scalars(&mut |span, text| {
+                        self.masks.place(span);
+                        self.masks.secret(&text);
+                    });
+                }
+                let parent = match segments.split_last() {
+                    Some((last, parent)) if *last == field => parent,
+                    _ => &segments[..],
+                };
+                let fields = schema.fields(parent);
+                let help = suggest::help(field, fields.iter().map(String::as_str), "its fields");
+                (
+                    key_span,
+                    format!("unknown field {}", suggest::quote(field)),
+                    help,
+                )
+            }
+            None if secret => (span, without_value(&text), None),
+            None => (span, text.clone(), None),
+        };
+        let text = match secret {
+            true => self.masks.clean_of_all(&text),
+            false => text,
+        };
+        let place = match (unknown, error.path.as_str()) {
+            (Some(_), _) | (None, "") => String::new(),
+            (None, path) => format!(" {}:", suggest::quote(path)),
+        };
+        let message = format!("config of `{}`:{place} {text}", self.label);
+        self.out.add(codes::BAD_CONFIG, span, message, help);
+    }
+}
+
+/// What serde says of a wrong value, without the value.
+fn without_value(text: &str) -> String {
+    match (text.split_once(": "), text.rsplit_once(", expected ")) {
+        (Some((what @ ("invalid type" | "invalid value"), _)), Some((_, expected))) => {
+            format!("{what}, expected {expected}")
+        }
+        _ if text.starts_with("unknown variant") => "it is not one of those allowed".into(),
+        _ => text.to_owned(),
+    }
+}
+
+struct Place<'a> {
+    span: Span,
+    key_span: Span,
+    value: &'a Node,
+}
+
+/// The deepest part of a config that a path leads to. Keys may hold dots.
+fn locate<'a>(config: &'a Entry, path: &[&str]) -> Place<'a> {
+    let mut place = Place {
+        span: config.place(),
+        key_span: config.key_span,
+        value: &config.node,
+    };
+    let mut rest = path;
+    while !rest.is_empty() {
+        match &place.value.value {
+            Value::Table(table) => {
+                let found = (1..=rest.len())
+                    .rev()
+                    .find_map(|count| Some((count, table.get(&rest[..count].join("."))?)));
+                let Some((count, entry)) = found else { break };
+                place = Place {
+                    span: entry.place(),
+                    key_span: entry.key_span,
+                    value: &entry.node,
+                };
+                rest = &rest[count..];
+            }
+            Value::Array(items) => {
+                let Some(item) = rest[0].parse().ok().and_then(|i: usize| items.get(i)) else {
+                    break;
+                };
+                place = Place {
+                    span: item.span,
+                    key_span: item.span,
+                    value: item,
+                };
+                rest = &rest[1..];
+            }
+            _ => break,
+        }
+    }
+    place
+}

@@ -1,0 +1,320 @@
+//! What of the sources and of error texts must not be shown.
+//!
+//! Three nets, one behind the other: places known to hold a secret, texts known to be
+//! one, and what looks like one by its key or as a URL's password. The last is all that
+//! there is for a file that can't be parsed. Rather too much is hidden than too little.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::source::{SourceFile, Span};
+use super::suggest::nearest;
+use crate::redact::REDACTED;
+
+/// A key with one of these in its name holds a secret, whatever it belongs to.
+const TELLING: [&str; 6] = [
+    "secret",
+    "passw",
+    "token",
+    "credential",
+    "api-key",
+    "api_key",
+];
+/// A shorter secret is cut out only where it is known to stand.
+const SECRET_BYTES_MIN: usize = 4;
+
+/// Knows what to hide.
+#[derive(Default)]
+pub(super) struct Masks {
+    places: Vec<Span>,
+    secrets: BTreeSet<String>,
+    keys: BTreeSet<String>,
+}
+
+impl Masks {
+    /// A secret stands there.
+    pub(super) fn place(&mut self, span: Span) {
+        self.places.push(span);
+    }
+
+    /// This is a secret, wherever it stands.
+    pub(super) fn secret(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.secrets.insert(text.to_owned());
+            // As errors quote it.
+            let quoted = text.escape_debug().to_string();
+            self.secrets.insert(quoted);
+        }
+    }
+
+    /// Values of this key are secrets.
+    pub(super) fn key(&mut self, key: &str) {
+        self.keys.insert(key.to_owned());
+    }
+
+    /// An error text without secrets.
+    pub(super) fn clean(&self, text: &str) -> String {
+        self.replace(text, SECRET_BYTES_MIN)
+    }
+
+    /// An error text about a secret, without secrets of any length.
+    pub(super) fn clean_of_all(&self, text: &str) -> String {
+        self.replace(text, 1)
+    }
+
+    fn replace(&self, text: &str, bytes_min: usize) -> String {
+        let mut secrets: Vec<&String> = self
+            .secrets
+            .iter()
+            .filter(|secret| secret.len() >= bytes_min)
+            .collect();
+        // The longest first: one may contain another.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.iter().fold(text.to_owned(), |text, secret| {
+            text.replace(secret.as_str(), REDACTED)
+        })
+    }
+
+    /// The text of a file fit to be shown, and where a place of it is now.
+    pub(super) fn apply(&self, index: usize, file: &SourceFile, span: Span) -> Shown {
+        let mut text = String::with_capacity(file.text.len());
+        let (mut start, mut end) = (span.start, span.end);
+        let mut copied = 0;
+        for range in self.ranges(index, file) {
+            text.push_str(&file.text[copied..range.start]);
+            let new = text.len();
+            text.push_str(REDACTED);
+            let moved = text.len();
+            // A place inside what is hidden becomes all of the replacement.
+            if span.start >= range.end {
+                start = moved + (span.start - range.end);
+            } else if span.start >= range.start {
+                start = new;
+            }
+            if span.end >= range.end {
+                end = moved + (span.end - range.end);
+            } else if span.end > range.start {
+                end = moved;
+            }
+            copied = range.end;
+        }
+        text.push_str(&file.text[copied..]);
+        Shown {
+            text,
+            range: start..end.max(start),
+        }
+    }
+
+    /// What of a file is hidden: in order, not overlapping.
+    fn ranges(&self, index: usize, file: &SourceFile) -> Vec<Range<usize>> {
+        let text = &file.text;
+        let mut found: Vec<Range<usize>> = Vec::new();
+        for place in self.places.iter().filter(|place| place.file == index) {
+            if text
+                .get(place.start..place.end)
+                .is_some_and(|raw| !is_reference(raw))
+            {
+                found.push(place.start..place.end);
+            }
+        }
+        for secret in &self.secrets {
+            if secret.len() >= SECRET_BYTES_MIN {
+                let hits = text.match_indices(secret.as_str());
+                found.extend(hits.map(|(at, hit)| at..at + hit.len()));
+            }
+        }
+        self.by_key(text, &mut found);
+        passwords_in_urls(text, &mut found);
+        found.sort_by_key(|range| (range.start, range.end));
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for range in found {
+            match ranges.last_mut() {
+                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => ranges.push(range),
+            }
+        }
+        ranges
+    }
+
+    /// Values whose key says that they are secret.
+    fn by_key(&self, text: &str, found: &mut Vec<Range<usize>>) {
+        for (at, _) in text.match_indices('=') {
+            let (before, after) = (&text[..at], &text[at + 1..]);
+            // A comparison in an expression.
+            if after.starts_with('=') || before.ends_with(['=', '!', '<', '>']) {
+                continue;
+            }
+            let before = before.trim_end_matches([' ', '\t']);
+            let before = before.trim_end_matches(['"', '\'']);
+            let key_start = before
+                .rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-')))
+                .map_or(0, |other| {
+                    other + before[other..].chars().next().map_or(1, char::len_utf8)
+                });
+            if self.tells(&before[key_start..]) {
+                let start = text.len() - after.trim_start_matches([' ', '\t']).len();
+                let end = start + value_length(&text[start..]);
+                if start < end && !is_reference(&text[start..end]) {
+                    found.push(start..end);
+                }
+            }
+        }
+    }
+
+    fn tells(&self, key: &str) -> bool {
+        let lower = key.to_ascii_lowercase();
+        !key.is_empty()
+            && (self.keys.contains(key)
+                || TELLING.iter().any(|word| lower.contains(word))
+                || nearest(key, self.keys.iter().map(String::as_str)).is_some())
+    }
+}
+
+/// A source without secrets, and where the place is in it.
+pub(super) struct Shown {
+    pub(super) text: String,
+    pub(super) range: Range<usize>,
+}
+
+/// How long a TOML value is, roughly, even if it is broken: then to the line's end.
+fn value_length(text: &str) -> usize {
+    let line = text.find(['\n', '\r']).unwrap_or(text.len());
+    for quotes in ["\"\"\"", "'''"] {
+        if let Some(rest) = text.strip_prefix(quotes) {
+            return rest.find(quotes).map_or(text.len(), |at| at + 6);
+        }
+    }
+    match text.chars().next() {
+        Some('[') => text.find(']').map_or(text.len(), |at| at + 1).max(line),
+        Some(quote @ ('"' | '\'')) => {
+            let mut escaped = false;
+            let close = text[1..line].char_indices().find(|(_, c)| {
+                let closes = *c == quote && !escaped;
+                escaped = quote == '"' && *c == '\\' && !escaped;
+                closes
+            });
+            close.map_or(line, |(at, _)| at + 2)
+        }
+        _ => line,
+    }
+}
+
+/// Whether a value, as written, only names a variable or file: that is no secret.
+fn is_reference(raw: &str) -> bool {
+    let inner = raw.trim().trim_matches(['"', '\'']);
+    inner
+        .strip_prefix("${")
+        .and_then(|rest| rest.strip_suffix('}'))
+        .is_some_and(|name| !name.contains([':', '$', '{', '}']) || is_file(name))
+}
+
+fn is_file(name: &str) -> bool {
+    name.strip_prefix("file:")
+        .is_some_and(|path| !path.contains(['$', '{', '}']))
+}
+
+fn passwords_in_urls(text: &str, found: &mut Vec<Range<usize>>) {
+    for (at, separator) in text.match_indices("://") {
+        let start = at + separator.len();
+        let rest = &text[start..];
+        let line = &rest[..rest.find(['\n', '\r']).unwrap_or(rest.len())];
+        if let Some(host) = line.rfind('@')
+            && let Some(colon) = line[..host].find(':')
+            && !is_reference(&line[colon + 1..host])
+            && colon + 1 < host
+        {
+            found.push(start + colon + 1..start + host);
+        }
+    }
+}
+
+/// The password in a text that may be a URL or may be meant as one.
+pub(super) fn password_of_anything(url: &str) -> Option<&str> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (user, _) = rest.rsplit_once('@')?;
+    let (_, password) = user.split_once(':')?;
+    (!password.is_empty()).then_some(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn shown(masks: &Masks, text: &str) -> String {
+        let file = SourceFile {
+            name: String::new(),
+            folder: PathBuf::new(),
+            text: text.into(),
+        };
+        masks.apply(0, &file, Span::top(0)).text
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_is_hidden_even_in_a_broken_file() {
+        let mut masks = Masks::default();
+        masks.key("pin");
+        for (text, expected) in [
+            ("pin = 1234\nx = 1", "pin = [redacted]\nx = 1"),
+            ("pni = 1234", "pni = [redacted]"),
+            ("c.pin=\"a\\\"b\", x = 1", "c.pin=[redacted], x = 1"),
+            ("\"my-token\" = 'abc' # x", "\"my-token\" = [redacted] # x"),
+            ("password = \"abc", "password = [redacted]"),
+            (
+                "password = \"\"\"\nabc\n\"\"\"\n",
+                "password = [redacted]\n",
+            ),
+            ("tokens = [\n'a',\n'b'\n]\n", "tokens = [redacted]\n"),
+            ("pin = \"${PIN}\"", "pin = \"${PIN}\""),
+            ("pin = \"${PIN:-1234}\"", "pin = [redacted]"),
+            ("pin = \"${file:pin.txt}\"", "pin = \"${file:pin.txt}\""),
+            ("when = \"msg.token == 'a'\"", "when = \"msg.token == 'a'\""),
+            ("u = 'amqp://u:p/w@h/v'", "u = 'amqp://u:[redacted]@h/v'"),
+            ("u = 'amqp://u:${P}@h'", "u = 'amqp://u:${P}@h'"),
+            ("u = 'amqp://u:${P:-x}@h'", "u = 'amqp://u:[redacted]@h'"),
+        ] {
+            assert_eq!(shown(&masks, text), expected);
+        }
+    }
+
+    #[test]
+    fn known_secrets_are_hidden_wherever_they_stand() {
+        let mut masks = Masks::default();
+        masks.secret("hunter2");
+        masks.secret("abc");
+        assert_eq!(
+            shown(&masks, "x = 1 # hunter2 abc"),
+            "x = 1 # [redacted] abc"
+        );
+        assert_eq!(masks.clean("got hunter2, abc"), "got [redacted], abc");
+        assert_eq!(masks.clean_of_all("got abc"), "got [redacted]");
+    }
+
+    #[test]
+    fn a_place_moves_with_what_is_hidden_before_it() {
+        let mut masks = Masks::default();
+        masks.secret("hunter2-hunter2");
+        let file = SourceFile {
+            name: String::new(),
+            folder: PathBuf::new(),
+            text: "a = 'hunter2-hunter2', b = 1".into(),
+        };
+        let show = |start, end| {
+            let shown = masks.apply(
+                0,
+                &file,
+                Span {
+                    file: 0,
+                    start,
+                    end,
+                },
+            );
+            shown.text[shown.range].to_owned()
+        };
+        assert_eq!(show(27, 28), "1");
+        assert_eq!(show(0, 1), "a");
+        assert_eq!(show(4, 21), "'[redacted]'");
+        assert_eq!(show(7, 9), "[redacted]");
+    }
+}

@@ -1,0 +1,228 @@
+//! The manifest: from TOML files to a checked [`Plan`], or to a [`Report`] of everything
+//! that is wrong.
+//!
+//! Nothing is started, connected or created here. The way of a manifest: every file is
+//! parsed into a tree that knows its places ([`tree`]), overlays are laid over, variables
+//! filled in ([`variables`]), and the tree is read section by section, on past every
+//! mistake ([`app`], [`service`], [`config`], [`wiring`], [`topics`]). What a report may
+//! not show is found on the way ([`secrets`], [`mask`]).
+//!
+//! ```
+//! use brickwork::{Catalog, manifest, transport::Transports};
+//!
+//! let folder = std::env::temp_dir();
+//! let options = manifest::Options::default();
+//! let missing = folder.join("there-is-no-such-manifest.toml");
+//! let report = manifest::load(&missing, &options, &Catalog::new(), &Transports::new())
+//!     .err()
+//!     .unwrap();
+//! assert_eq!(report.problems()[0].code, "E001");
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use crate::app::Plan;
+use crate::redact::Redactor;
+use crate::service::Catalog;
+use crate::transport::Transports;
+
+mod app;
+mod codes;
+mod config;
+mod mask;
+mod report;
+mod schema;
+mod secrets;
+mod section;
+mod service;
+mod source;
+mod suggest;
+mod topics;
+mod tree;
+mod variables;
+mod wiring;
+
+pub use codes::CODES;
+pub use report::{Problem, Report};
+
+use mask::Masks;
+use report::Problems;
+use section::Section;
+use source::{SourceFile, Span};
+use tree::{Entry, Node, Table, Value};
+
+/// What the transport's URL is called in a report if it doesn't come from a file.
+const TRANSPORT_OPTION: &str = "--transport or BRICKWORK_TRANSPORT";
+
+/// Looks a variable up by its name.
+pub type Lookup = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What there is besides the manifest.
+pub struct Options {
+    /// Files laid over the manifest, in order.
+    pub overlays: Vec<PathBuf>,
+    /// The transport's URL, in place of the manifest's. Nothing is filled in inside it.
+    pub transport: Option<String>,
+    /// What `${NAME}` stands for. By default, the variables of the process.
+    pub env: Lookup,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            overlays: Vec::new(),
+            transport: None,
+            env: Box::new(|name| std::env::var(name).ok()),
+        }
+    }
+}
+
+/// Reads a manifest and checks everything that can be known without running it.
+///
+/// # Errors
+/// Everything that is wrong with it. If a file can't be read or isn't TOML, only that.
+pub fn load(
+    path: &Path,
+    options: &Options,
+    catalog: &Catalog,
+    transports: &Transports,
+) -> Result<Plan, Report> {
+    let mut loader = Loader::default();
+    let mut merged = loader.read(path, options);
+    secrets::find(&loader.trees, &merged, catalog, &mut loader.masks);
+    if !loader.problems.is_empty() {
+        return Err(loader.problems.into_report(&loader.files, &loader.masks));
+    }
+    if let Some(url) = &options.transport {
+        loader.override_transport(&mut merged, url);
+    }
+    for entry in &mut merged.entries {
+        variables::fill(
+            &mut entry.node,
+            &options.env,
+            &loader.files,
+            &mut loader.problems,
+        );
+    }
+    if let Some(url) = &options.transport {
+        set_transport(&mut merged, url, loader.files.len() - 1);
+    }
+    let plan = loader.plan(&merged, catalog, transports);
+    if loader.problems.is_empty() {
+        Ok(plan)
+    } else {
+        Err(loader.problems.into_report(&loader.files, &loader.masks))
+    }
+}
+
+#[derive(Default)]
+struct Loader {
+    files: Vec<SourceFile>,
+    trees: Vec<Table>,
+    masks: Masks,
+    problems: Problems,
+}
+
+impl Loader {
+    /// Reads every file and lays one over the other.
+    fn read(&mut self, path: &Path, options: &Options) -> Table {
+        let paths = std::iter::once(path).chain(options.overlays.iter().map(PathBuf::as_path));
+        for (index, path) in paths.enumerate() {
+            let (file, error) = SourceFile::read(path);
+            if let Some(error) = error {
+                let message = format!("can't read the manifest: {error}");
+                self.problems
+                    .add(codes::UNREADABLE, Span::top(index), message, None);
+            }
+            let (table, errors) = DeTable::parse_recoverable(&file.text);
+            for error in errors {
+                let range = error.span().unwrap_or(0..0);
+                let span = Span {
+                    file: index,
+                    start: range.start.min(file.text.len()),
+                    end: range.end.min(file.text.len()),
+                };
+                self.problems
+                    .add(codes::SYNTAX, span, error.message(), None);
+            }
+            self.trees.push(Table::from_toml(index, table.get_ref()));
+            self.files.push(file);
+        }
+        let mut merged = Table::default();
+        for tree in &self.trees {
+            merged.lay_over(tree.clone());
+        }
+        merged
+    }
+
+    /// Makes a source of a URL that is given in the manifest's stead, and takes the
+    /// manifest's away: what is wrong with it is of no concern.
+    fn override_transport(&mut self, merged: &mut Table, url: &str) {
+        set_transport(merged, "", self.files.len());
+        self.files.push(SourceFile {
+            name: TRANSPORT_OPTION.into(),
+            folder: PathBuf::new(),
+            text: url.to_owned(),
+        });
+    }
+
+    /// Reads the whole tree. The plan counts only if there is no problem.
+    fn plan(&mut self, merged: &Table, catalog: &Catalog, transports: &Transports) -> Plan {
+        let out = &mut self.problems;
+        let top = Section::top(merged);
+        let known = ["app", "admin", "services", "topics"];
+        top.check_keys(&known, &["supervision", "groups"], out);
+        let app = app::read_app(&top, &self.files, transports, out);
+        let mut secrets = secrets::of_transport(&app.transport);
+        for secret in &secrets {
+            self.masks.secret(secret);
+        }
+        let mut uses = topics::Uses::default();
+        let services = service::Services {
+            catalog,
+            files: &self.files,
+            masks: &mut self.masks,
+            secrets: &mut secrets,
+            uses: &mut uses,
+        }
+        .read(&top, out);
+        Plan {
+            name: app.name,
+            transport: app.transport,
+            data: app.data,
+            workers: app.workers,
+            shutdown_timeout: app.shutdown_timeout,
+            message_bytes_max: app.message_bytes_max,
+            log: app.log,
+            admin: app::read_admin(&top, out),
+            external: uses.check(&top, out),
+            redactor: Arc::new(Redactor::new(secrets)),
+            services,
+        }
+    }
+}
+
+/// Sets `app.transport`, if there is an `app` to set it in.
+fn set_transport(merged: &mut Table, url: &str, file: usize) {
+    let app = merged.entries.iter_mut().find(|entry| entry.key == "app");
+    let Some(Value::Table(app)) = app.map(|entry| &mut entry.node.value) else {
+        return;
+    };
+    let span = Span {
+        file,
+        start: 0,
+        end: url.len(),
+    };
+    app.entries.retain(|entry| entry.key != "transport");
+    app.entries.push(Entry {
+        key: "transport".into(),
+        key_span: span,
+        node: Node {
+            span,
+            value: Value::String(url.to_owned()),
+        },
+    });
+}

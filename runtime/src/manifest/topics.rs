@@ -1,0 +1,145 @@
+//! Topics of the whole app: each must be fed and read, by a service or from outside.
+//!
+//! The commonest mistake in a manifest is a misspelt topic; this is what finds it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::codes;
+use super::report::Problems;
+use super::section::Section;
+use super::suggest::{nearest, quote};
+use super::wiring::{Side, TopicAt};
+use crate::name::check_topic;
+
+/// What services do with topics.
+#[derive(Default)]
+pub(super) struct Uses {
+    fed: Vec<TopicAt>,
+    read: Vec<TopicAt>,
+    /// Not all that are fed, or read, are known: what is missing may be among them.
+    fed_unsure: bool,
+    read_unsure: bool,
+}
+
+/// A topic of `[topics]`.
+struct External {
+    topic: TopicAt,
+    feeds: bool,
+    reads: bool,
+}
+
+impl Uses {
+    pub(super) fn add(&mut self, inputs: &Side, outputs: &Side) {
+        self.read.extend(inputs.all());
+        self.fed.extend(outputs.all());
+        self.read_unsure |= inputs.broken;
+        self.fed_unsure |= outputs.broken;
+    }
+
+    /// Checks every topic; returns those that programs outside feed or read.
+    pub(super) fn check(&mut self, top: &Section<'_>, out: &mut Problems) -> Vec<Arc<str>> {
+        let externals = self.read_externals(top, out);
+        let outside = |wanted: fn(&External) -> bool| {
+            externals.iter().filter(move |external| wanted(external))
+        };
+        let names = |topics: &[TopicAt]| -> BTreeSet<Arc<str>> {
+            topics.iter().map(|topic| topic.name.clone()).collect()
+        };
+        let (service_fed, service_read) = (names(&self.fed), names(&self.read));
+        let mut fed = service_fed.clone();
+        fed.extend(outside(|e| e.feeds).map(|e| e.topic.name.clone()));
+        let mut read = service_read.clone();
+        read.extend(outside(|e| e.reads).map(|e| e.topic.name.clone()));
+        if !self.fed_unsure {
+            for topic in self.read.iter().filter(|topic| !fed.contains(&topic.name)) {
+                unfed(topic, &fed, out);
+            }
+        }
+        if !self.read_unsure {
+            for topic in self.fed.iter().filter(|topic| !read.contains(&topic.name)) {
+                unread(topic, &read, out);
+            }
+        }
+        if !self.fed_unsure && !self.read_unsure {
+            for external in &externals {
+                let name = &external.topic.name;
+                if !service_fed.contains(name) && !service_read.contains(name) {
+                    unused(&external.topic, service_fed.union(&service_read), out);
+                }
+            }
+        }
+        externals.into_iter().map(|e| e.topic.name).collect()
+    }
+
+    fn read_externals(&mut self, top: &Section<'_>, out: &mut Problems) -> Vec<External> {
+        let topics = top.section("topics", out);
+        let mut externals = Vec::new();
+        for entry in &topics.table.entries {
+            let name = entry.key.as_str();
+            if let Err(why) = check_topic(name) {
+                let message = format!("{} is not a topic: {why}", quote(name));
+                out.add(codes::BAD_NAME, entry.key_span, message, None);
+                continue;
+            }
+            let topic = topics.section(name, out);
+            topic.check_keys(&["external"], &["schema"], out);
+            let choices = ["in", "out", "both"];
+            let (feeds, reads) = match topic.one_of("external", &choices, out) {
+                Some(0) => (true, false),
+                Some(1) => (false, true),
+                Some(_) => (true, true),
+                None if topic.table.get("external").is_some() => {
+                    // It is external somehow: nothing is missing there.
+                    (true, true)
+                }
+                None => continue,
+            };
+            externals.push(External {
+                topic: TopicAt {
+                    name: name.into(),
+                    span: entry.key_span,
+                },
+                feeds,
+                reads,
+            });
+        }
+        externals
+    }
+}
+
+fn unfed(topic: &TopicAt, fed: &BTreeSet<Arc<str>>, out: &mut Problems) {
+    let name = &topic.name;
+    let help = match nearest(name, fed.iter().map(|topic| &**topic)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!(
+            "let an output feed it; if a program outside does, say so: \
+             `topics.\"{name}\".external = \"in\"`"
+        ),
+    };
+    let message = format!("nothing feeds the topic `{name}`");
+    out.add(codes::UNFED_TOPIC, topic.span, message, Some(help));
+}
+
+fn unread(topic: &TopicAt, read: &BTreeSet<Arc<str>>, out: &mut Problems) {
+    let name = &topic.name;
+    let help = match nearest(name, read.iter().map(|topic| &**topic)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!(
+            "let an input read it; if a program outside does, say so: \
+             `topics.\"{name}\".external = \"out\"`"
+        ),
+    };
+    let message = format!("nothing reads the topic `{name}`");
+    out.add(codes::UNREAD_TOPIC, topic.span, message, Some(help));
+}
+
+fn unused<'a>(topic: &TopicAt, used: impl Iterator<Item = &'a Arc<str>>, out: &mut Problems) {
+    let name = &topic.name;
+    let help = match nearest(name, used.map(|topic| &**topic)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "leave it out".to_owned(),
+    };
+    let message = format!("no service uses the topic `{name}`");
+    out.add(codes::UNUSED_TOPIC, topic.span, message, Some(help));
+}

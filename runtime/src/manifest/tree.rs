@@ -1,0 +1,215 @@
+//! The manifest as a tree in which every key and value knows where it stands, and the
+//! laying of one tree over another.
+//!
+//! It knows TOML, and nothing of what keys mean.
+
+use toml::de::{DeTable, DeValue};
+
+use super::source::Span;
+
+/// A value and its place.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) span: Span,
+    pub(super) value: Value,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    String(String),
+    Integer(i128),
+    Float(f64),
+    Bool(bool),
+    Datetime(String),
+    Array(Vec<Node>),
+    Table(Table),
+    /// It was wrong, and that was reported: nothing more is to be said of it.
+    Broken,
+}
+
+/// Keys in the order in which they were written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    pub(super) entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) key_span: Span,
+    pub(super) node: Node,
+}
+
+impl Entry {
+    /// Where to point for the whole of it: the key of a table, otherwise the value.
+    pub(super) fn place(&self) -> Span {
+        match self.node.value {
+            Value::Table(_) => self.key_span,
+            _ => self.node.span,
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    /// Reads what the TOML parser made of a file.
+    pub(super) fn from_toml(file: usize, table: &DeTable<'_>) -> Self {
+        let mut entries: Vec<Entry> = table
+            .iter()
+            .map(|(key, value)| Entry {
+                key: key.get_ref().to_string(),
+                key_span: span(file, key.span()),
+                node: Node::from_toml(file, value.get_ref(), value.span()),
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.key_span);
+        Self { entries }
+    }
+
+    /// Lays another table over this one: tables merge, values replace.
+    pub(super) fn lay_over(&mut self, over: Self) {
+        for entry in over.entries {
+            let Some(mine) = self.entries.iter_mut().find(|mine| mine.key == entry.key) else {
+                self.entries.push(entry);
+                continue;
+            };
+            match (&mut mine.node.value, entry.node.value) {
+                (Value::Table(mine), Value::Table(over)) => mine.lay_over(over),
+                (_, value) => {
+                    mine.key_span = entry.key_span;
+                    mine.node = Node {
+                        span: entry.node.span,
+                        value,
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Node {
+    fn from_toml(file: usize, value: &DeValue<'_>, range: std::ops::Range<usize>) -> Self {
+        let value = match value {
+            DeValue::String(text) => Value::String(text.to_string()),
+            DeValue::Integer(integer) => {
+                match i128::from_str_radix(integer.as_str(), integer.radix()) {
+                    Ok(integer) => Value::Integer(integer),
+                    // Beyond every range: the nearest that is beyond it as well.
+                    Err(_) if integer.as_str().starts_with('-') => Value::Integer(i128::MIN),
+                    Err(_) => Value::Integer(i128::MAX),
+                }
+            }
+            DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Boolean(value) => Value::Bool(*value),
+            DeValue::Datetime(datetime) => Value::Datetime(datetime.to_string()),
+            DeValue::Array(items) => Value::Array(
+                items
+                    .iter()
+                    .map(|item| Self::from_toml(file, item.get_ref(), item.span()))
+                    .collect(),
+            ),
+            DeValue::Table(table) => Value::Table(Table::from_toml(file, table)),
+        };
+        Self {
+            span: span(file, range),
+            value,
+        }
+    }
+
+    /// What it is, in words.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::String(_) => "a string",
+            Value::Integer(_) => "an integer",
+            Value::Float(_) => "a float",
+            Value::Bool(_) => "a boolean",
+            Value::Datetime(_) => "a date or time",
+            Value::Array(_) => "a list",
+            Value::Table(_) => "a table",
+            Value::Broken => "broken",
+        }
+    }
+
+    /// Whether a part of it is broken.
+    pub(super) fn has_broken(&self) -> bool {
+        match &self.value {
+            Value::Broken => true,
+            Value::Array(items) => items.iter().any(Self::has_broken),
+            Value::Table(table) => table.entries.iter().any(|entry| entry.node.has_broken()),
+            _ => false,
+        }
+    }
+
+    /// Every scalar in it, as texts with their places.
+    pub(super) fn scalars(&self, visit: &mut dyn FnMut(Span, String)) {
+        match &self.value {
+            Value::String(text) | Value::Datetime(text) => visit(self.span, text.clone()),
+            Value::Integer(integer) => visit(self.span, integer.to_string()),
+            Value::Float(float) => visit(self.span, float.to_string()),
+            Value::Bool(_) | Value::Broken => {}
+            Value::Array(items) => items.iter().for_each(|item| item.scalars(visit)),
+            Value::Table(table) => {
+                for entry in &table.entries {
+                    entry.node.scalars(visit);
+                }
+            }
+        }
+    }
+}
+
+fn span(file: usize, range: std::ops::Range<usize>) -> Span {
+    Span {
+        file,
+        start: range.start,
+        end: range.end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(file: usize, text: &str) -> Table {
+        let (parsed, errors) = DeTable::parse_recoverable(text);
+        assert!(errors.is_empty(), "{errors:?}");
+        Table::from_toml(file, parsed.get_ref())
+    }
+
+    fn at<'a>(table: &'a Table, path: &str) -> &'a Entry {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let entry = table.get(first).unwrap();
+        match &entry.node.value {
+            Value::Table(inner) if !rest.is_empty() => at(inner, rest),
+            _ => entry,
+        }
+    }
+
+    #[test]
+    fn entries_keep_the_order_and_the_places_of_the_file() {
+        let text = "[z]\nb = 1\na = 'x'\n[y]\n";
+        let table = table(0, text);
+        let keys: Vec<&str> = table.entries.iter().map(|e| e.key.as_str()).collect();
+        assert_eq!(keys, ["z", "y"]);
+        let entry = at(&table, "z.a");
+        assert_eq!(&text[entry.key_span.start..entry.key_span.end], "a");
+        assert_eq!(&text[entry.node.span.start..entry.node.span.end], "'x'");
+    }
+
+    #[test]
+    fn over_a_table_tables_merge_and_values_replace() {
+        let mut base = table(0, "a = 1\nlist = [1, 2]\n[t]\nx = 1\ny = 2\n");
+        base.lay_over(table(
+            1,
+            "list = [3]\nnew = true\n[t]\ny = 'other'\n[a]\nb = 1\n",
+        ));
+        assert!(matches!(at(&base, "t.x").node.value, Value::Integer(1)));
+        assert!(matches!(&at(&base, "t.y").node.value, Value::String(text) if text == "other"));
+        assert_eq!(at(&base, "t.y").node.span.file, 1);
+        assert!(matches!(&at(&base, "list").node.value, Value::Array(items) if items.len() == 1));
+        assert!(matches!(at(&base, "a.b").node.value, Value::Integer(1)));
+        assert!(matches!(at(&base, "new").node.value, Value::Bool(true)));
+    }
+}

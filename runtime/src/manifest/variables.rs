@@ -1,0 +1,206 @@
+//! `${NAME}`, `${NAME:-default}` and `${file:PATH}` in strings; `$${` is a plain `${`.
+//!
+//! A default is taken as it is written: nothing is filled in inside it.
+
+use super::codes;
+use super::report::Problems;
+use super::source::{SourceFile, Span, read_text};
+use super::suggest::quote;
+use super::tree::{Node, Value};
+
+/// Looks a name up, as the environment does.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Fills in every string of a tree. One that can't be is reported and broken.
+pub(super) fn fill(node: &mut Node, env: Lookup<'_>, files: &[SourceFile], out: &mut Problems) {
+    match &mut node.value {
+        Value::String(text) if text.contains("${") => {
+            match fill_text(text, env, &files[node.span.file]) {
+                Ok(filled) => *text = filled,
+                Err(errors) => {
+                    for error in errors {
+                        let span = place_of(&error.what, node.span, files);
+                        out.add(codes::VARIABLE, span, error.message, error.help);
+                    }
+                    node.value = Value::Broken;
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                fill(item, env, files, out);
+            }
+        }
+        Value::Table(table) => {
+            for entry in &mut table.entries {
+                fill(&mut entry.node, env, files, out);
+            }
+        }
+        _ => {}
+    }
+}
+
+struct Error {
+    /// As it is written, for finding it.
+    what: String,
+    message: String,
+    help: Option<String>,
+}
+
+/// The place of a variable in the string that holds it.
+fn place_of(what: &str, span: Span, files: &[SourceFile]) -> Span {
+    match files[span.file].slice(span).find(what) {
+        Some(at) => Span {
+            start: span.start + at,
+            end: span.start + at + what.len(),
+            ..span
+        },
+        None => span,
+    }
+}
+
+fn fill_text(text: &str, env: Lookup<'_>, file: &SourceFile) -> Result<String, Vec<Error>> {
+    let mut filled = String::with_capacity(text.len());
+    let mut errors = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if rest[..at].ends_with('$') {
+            filled.push_str(&rest[..at - 1]);
+            filled.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        filled.push_str(&rest[..at]);
+        let Some(end) = rest[at..].find('}') else {
+            errors.push(Error {
+                what: "${".into(),
+                message: "`${` is not closed by `}`".into(),
+                help: Some("write `$${` for a plain `${`".into()),
+            });
+            return Err(errors);
+        };
+        match value_of(&rest[at + 2..at + end], env, file) {
+            Ok(value) => filled.push_str(&value),
+            Err((message, help)) => errors.push(Error {
+                what: rest[at..=at + end].to_owned(),
+                message,
+                help,
+            }),
+        }
+        rest = &rest[at + end + 1..];
+    }
+    filled.push_str(rest);
+    if errors.is_empty() {
+        Ok(filled)
+    } else {
+        Err(errors)
+    }
+}
+
+fn value_of(
+    inside: &str,
+    env: Lookup<'_>,
+    file: &SourceFile,
+) -> Result<String, (String, Option<String>)> {
+    if let Some(path) = inside.strip_prefix("file:") {
+        let joined = file.folder.join(path);
+        let mut text = read_text(&joined).map_err(|error| {
+            let help = Some("the path is relative to the file that names it".to_owned());
+            (
+                format!("can't read the file {}: {error}", quote(path)),
+                help,
+            )
+        })?;
+        if text.ends_with('\n') {
+            text.pop();
+            if text.ends_with('\r') {
+                text.pop();
+            }
+        }
+        return Ok(text);
+    }
+    let (name, default) = match inside.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (inside, None),
+    };
+    let mut characters = name.chars();
+    let starts = characters
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if !starts || !characters.all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        let message = format!("{} is not the name of a variable", quote(name));
+        let help =
+            "write `${NAME}`, `${NAME:-default}` or `${file:PATH}`, and `$${` for a plain `${`";
+        return Err((message, Some(help.into())));
+    }
+    match (env(name), default) {
+        (Some(value), _) if !value.is_empty() || default.is_none() => Ok(value),
+        (_, Some(default)) => Ok(default.to_owned()),
+        _ => Err((
+            format!("the variable `{name}` is not set"),
+            Some(format!("set it, or give a default: `${{{name}:-default}}`")),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn filled(text: &str) -> Result<String, Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("key"), "from a file\n\n").unwrap();
+        let file = SourceFile {
+            name: "app.toml".into(),
+            folder: PathBuf::from(folder.path()),
+            text: String::new(),
+        };
+        let env = |name: &str| match name {
+            "HOST" => Some("broker".to_owned()),
+            "TRICKY" => Some("${HOST}".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        fill_text(text, &env, &file)
+            .map_err(|errors| errors.into_iter().map(|error| error.message).collect())
+    }
+
+    #[test]
+    fn variables_defaults_and_files_are_filled_in() {
+        for (text, expected) in [
+            ("amqp://${HOST}/v", "amqp://broker/v"),
+            ("${HOST}${HOST}", "brokerbroker"),
+            ("${PORT:-5672}", "5672"),
+            ("${PORT:-}", ""),
+            ("${EMPTY}", ""),
+            ("${EMPTY:-x}", "x"),
+            ("${HOST:-x}", "broker"),
+            ("${file:key}", "from a file\n"),
+            ("$${HOST} costs $5", "${HOST} costs $5"),
+            ("${TRICKY}", "${HOST}"),
+        ] {
+            assert_eq!(filled(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_an_error() {
+        assert_eq!(
+            filled("${A} ${HOST} ${B}").unwrap_err(),
+            ["the variable `A` is not set", "the variable `B` is not set"]
+        );
+        for wrong in [
+            "${",
+            "${HOST",
+            "${}",
+            "${a b}",
+            "${1}",
+            "${file:none}",
+            "${file:}",
+        ] {
+            assert!(filled(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `in` and `out`: which topics the ports of one service are connected to.
+
+use std::sync::Arc;
+
+use super::codes;
+use super::report::Problems;
+use super::section::Section;
+use super::source::Span;
+use super::suggest::{list, nearest, quote};
+use super::tree::{Entry, Node, Value};
+use crate::app::WiredPort;
+use crate::name::check_topic;
+use crate::service::Blueprint;
+
+/// A topic where it is named.
+#[derive(Debug, Clone)]
+pub(super) struct TopicAt {
+    pub(super) name: Arc<str>,
+    pub(super) span: Span,
+}
+
+/// One side of a service, as it is written.
+pub(super) struct Side {
+    /// `in` or `out`.
+    pub(super) key: &'static str,
+    form: Form,
+    /// Some topics are unknown, because they are wrong.
+    pub(super) broken: bool,
+    /// Where to point for all of it.
+    place: Span,
+}
+
+enum Form {
+    Absent,
+    Short(Vec<TopicAt>),
+    Named(Vec<Named>),
+}
+
+struct Named {
+    port: String,
+    key_span: Span,
+    topics: Vec<TopicAt>,
+}
+
+/// A port of a configured service.
+pub(super) struct Port<'a> {
+    name: &'a Arc<str>,
+    /// It goes to exactly one topic.
+    request: bool,
+}
+
+/// The inputs of a configured service.
+pub(super) fn inputs(blueprint: &dyn Blueprint) -> Vec<Port<'_>> {
+    let inputs = blueprint.ports().inputs.iter();
+    inputs
+        .map(|input| Port {
+            name: &input.name,
+            request: false,
+        })
+        .collect()
+}
+
+/// The outputs of a configured service.
+pub(super) fn outputs(blueprint: &dyn Blueprint) -> Vec<Port<'_>> {
+    let outputs = blueprint.ports().outputs.iter();
+    outputs
+        .map(|output| Port {
+            name: &output.name,
+            request: output.reply.is_some(),
+        })
+        .collect()
+}
+
+impl Side {
+    /// Reads `in` or `out`.
+    pub(super) fn read(service: &Section<'_>, key: &'static str, out: &mut Problems) -> Self {
+        let mut side = Self {
+            key,
+            form: Form::Absent,
+            broken: false,
+            place: service.place,
+        };
+        let Some(entry) = service.table.get(key) else {
+            return side;
+        };
+        side.place = entry.key_span;
+        side.form = match &entry.node.value {
+            Value::Table(table) => Form::Named(
+                table
+                    .entries
+                    .iter()
+                    .map(|entry| Named {
+                        port: entry.key.clone(),
+                        key_span: entry.key_span,
+                        topics: side.topics(service, &format!("{key}.{}", entry.key), entry, out),
+                    })
+                    .collect(),
+            ),
+            _ => Form::Short(side.topics(service, key, entry, out)),
+        };
+        side
+    }
+
+    /// A topic, or a list of them.
+    fn topics(
+        &mut self,
+        service: &Section<'_>,
+        name: &str,
+        entry: &Entry,
+        out: &mut Problems,
+    ) -> Vec<TopicAt> {
+        let mut topics: Vec<TopicAt> = Vec::new();
+        let items = match &entry.node.value {
+            Value::Array(items) => items.as_slice(),
+            _ => std::slice::from_ref(&entry.node),
+        };
+        for item in items {
+            let Some(topic) = self.topic(service, name, item, out) else {
+                self.broken = true;
+                continue;
+            };
+            if topics.iter().any(|known| known.name == topic.name) {
+                let message = format!("`{}` names `{}` twice", service.name(name), topic.name);
+                let help = Some("leave one out".to_owned());
+                out.add(codes::REPEATED_TOPIC, topic.span, message, help);
+                continue;
+            }
+            topics.push(topic);
+        }
+        topics
+    }
+
+    fn topic(
+        &self,
+        service: &Section<'_>,
+        name: &str,
+        node: &Node,
+        out: &mut Problems,
+    ) -> Option<TopicAt> {
+        let Value::String(topic) = &node.value else {
+            let expected = "a topic or a list of topics";
+            service.wrong_value_type(name, node.span, node.kind(), expected, out);
+            return None;
+        };
+        if let Err(why) = check_topic(topic) {
+            let message = format!("{} is not a topic: {why}", quote(topic));
+            out.add(codes::BAD_NAME, node.span, message, None);
+            return None;
+        }
+        Some(TopicAt {
+            name: topic.as_str().into(),
+            span: node.span,
+        })
+    }
+
+    /// Every topic that is named.
+    pub(super) fn all(&self) -> Vec<TopicAt> {
+        match &self.form {
+            Form::Absent => Vec::new(),
+            Form::Short(topics) => topics.clone(),
+            Form::Named(named) => named.iter().flat_map(|n| n.topics.clone()).collect(),
+        }
+    }
+
+    /// Connects the ports of a service, each of which must be, and no other.
+    pub(super) fn connect(
+        &self,
+        label: &str,
+        ports: &[Port<'_>],
+        out: &mut Problems,
+    ) -> Vec<WiredPort> {
+        let names: Vec<&str> = ports.iter().map(|port| &**port.name).collect();
+        // Ports that something was said of already.
+        let mut excused: Vec<&str> = Vec::new();
+        match &self.form {
+            Form::Absent => {}
+            Form::Short(_) if ports.len() == 1 => {}
+            Form::Short(_) => {
+                self.ambiguous(label, &names, out);
+                return Vec::new();
+            }
+            Form::Named(named) => {
+                for named in named {
+                    if !names.contains(&named.port.as_str()) {
+                        excused.extend(self.unknown(label, named, &names, out));
+                    }
+                }
+            }
+        }
+        let mut wired = Vec::new();
+        for port in ports {
+            let topics = self.topics_of(port.name);
+            if topics.is_empty() && !self.broken && !excused.contains(&&**port.name) {
+                self.unwired(label, port.name, ports.len() == 1, out);
+            }
+            if port.request && topics.len() > 1 {
+                let message = format!(
+                    "the output `{}` of `{label}` asks for replies, so it goes to exactly one \
+                     topic",
+                    port.name
+                );
+                let help = Some("leave the others out".to_owned());
+                out.add(codes::ONE_TOPIC, topics[1].span, message, help);
+            }
+            wired.push(WiredPort {
+                name: port.name.clone(),
+                topics: topics.iter().map(|topic| topic.name.clone()).collect(),
+            });
+        }
+        wired
+    }
+
+    fn topics_of(&self, port: &str) -> &[TopicAt] {
+        match &self.form {
+            Form::Absent => &[],
+            Form::Short(topics) => topics,
+            Form::Named(named) => named
+                .iter()
+                .find(|named| named.port == port)
+                .map_or(&[], |named| &named.topics),
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.key {
+            "in" => "input",
+            _ => "output",
+        }
+    }
+
+    fn ambiguous(&self, label: &str, names: &[&str], out: &mut Problems) {
+        let (key, word) = (self.key, self.word());
+        let Some(first) = names.first() else {
+            let message = format!("`{label}` has no {word}s");
+            let help = Some(format!("leave `{key}` out"));
+            out.add(codes::UNKNOWN_PORT, self.place, message, help);
+            return;
+        };
+        let message = format!(
+            "`{label}` has {} {word}s: `{key}` must say which is meant",
+            names.len()
+        );
+        let help = format!("write `{key}.{first} = \"TOPIC\"`; its {word}s: ");
+        let help = Some(help + &list(names.iter().copied()));
+        out.add(codes::SHORT_FORM, self.place, message, help);
+    }
+
+    /// Returns the port that was probably meant.
+    fn unknown<'a>(
+        &self,
+        label: &str,
+        named: &Named,
+        names: &[&'a str],
+        out: &mut Problems,
+    ) -> Option<&'a str> {
+        let word = self.word();
+        let port = &named.port;
+        let message = format!("`{label}` has no {word} {}", quote(port));
+        let near = nearest(port, names.iter().copied());
+        let help = match (near, names) {
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, []) => format!("it has no {word}s: leave `{}` out", self.key),
+            (None, _) => format!("its {word}s: {}", list(names.iter().copied())),
+        };
+        out.add(codes::UNKNOWN_PORT, named.key_span, message, Some(help));
+        near
+    }
+
+    fn unwired(&self, label: &str, port: &str, only: bool, out: &mut Problems) {
+        let (key, word) = (self.key, self.word());
+        let message = format!("the {word} `{port}` of `{label}` is connected to no topic");
+        let help = match only {
+            true => format!("add `{key} = \"TOPIC\"`"),
+            false => format!("add `{key}.{port} = \"TOPIC\"`"),
+        };
+        out.add(codes::UNWIRED_PORT, self.place, message, Some(help));
+    }
+}

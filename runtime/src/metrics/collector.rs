@@ -1,0 +1,226 @@
+//! The collector: what an app counts, as Prometheus reads it.
+//!
+//! A scrape reads the meters where the hot path writes them; nothing is kept twice.
+//! Labels are names from the manifest or words of this crate, so their number is
+//! bounded. Every series that may come is there from the start, at 0: a rate over one
+//! that appears with its first event would miss that event.
+
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{MetricFamily, MetricType};
+
+use super::family::{Family, Spec};
+use super::meters::{Cause, Outcome};
+use crate::app::{AppView, ServiceView, State};
+
+const COUNTER: MetricType = MetricType::COUNTER;
+const GAUGE: MetricType = MetricType::GAUGE;
+const HISTOGRAM: MetricType = MetricType::HISTOGRAM;
+
+/// The table of metrics: name, type, labels, help.
+macro_rules! metrics {
+    ($($constant:ident = $name:literal $kind:ident [$($label:literal),*] $help:literal;)*) => {
+        $(
+            static $constant: Spec = Spec {
+                name: concat!("brickwork_", $name),
+                help: $help,
+                kind: $kind,
+                labels: &[$($label),*],
+            };
+        )*
+
+        /// Every metric of an app, in the order of the documentation.
+        static ALL: &[&Spec] = &[$(&$constant),*];
+    };
+}
+
+metrics! {
+    HANDLED = "messages_handled_total" COUNTER ["service", "input", "outcome"]
+        "Attempts to handle a message, by how they ended.";
+    HANDLE = "handle_duration_seconds" HISTOGRAM ["service", "input"]
+        "Time that handlers took for a message.";
+    WAIT = "wait_duration_seconds" HISTOGRAM ["service", "input"]
+        "Time from taking a message from its queue to handling it.";
+    EMITTED = "messages_emitted_total" COUNTER ["service", "output"]
+        "Messages that the transport has taken over, one for each topic.";
+    MAILBOX = "mailbox_messages" GAUGE ["service"]
+        "Messages in the mailbox, taken from a queue and waiting for an instance.";
+    INSTANCES = "instances" GAUGE ["service"]
+        "Instances that have started and can take messages.";
+    RESTARTS = "restarts_total" COUNTER ["service", "reason"]
+        "Instances, sources and bridges that failed and were started again.";
+    SERVICE_UP = "service_up" GAUGE ["service"]
+        "1 if the service is ready and consumes all of its inputs, or is a source that has ended.";
+    DEAD_LETTERS = "dead_letters_total" COUNTER ["service", "reason"]
+        "Messages that were given up and put into the dead-letter queue.";
+    QUEUE = "queue_messages" GAUGE ["service", "input"]
+        "Messages in the queue of an input: ready, in hand, or waiting for their time. Dead letters have the input dlq.";
+    SOURCES_PAUSED = "sources_paused" GAUGE []
+        "Sources that wait because a queue is above its high-water mark.";
+    TRANSPORT_UP = "transport_up" GAUGE ["transport"]
+        "1 if the transport works.";
+    RECONNECTS = "transport_reconnects_total" COUNTER ["transport"]
+        "Times that the transport has connected again.";
+    CONFIRM = "confirm_duration_seconds" HISTOGRAM ["transport"]
+        "Time that publications took to be confirmed.";
+    ASKS = "asks_total" COUNTER ["service", "outcome"]
+        "Requests that the service made, by how they ended.";
+    WORKER_LAG = "worker_lag_seconds" GAUGE ["worker"]
+        "How late the thread of a worker turned: the greatest lag of the last 10 to 20 seconds.";
+    BUILD_INFO = "build_info" GAUGE ["version"]
+        "1, with the version that runs.";
+}
+
+/// Registers everything that is measured of an app and its process.
+///
+/// # Errors
+/// The registry has metrics of the same names already.
+pub(crate) fn register(
+    registry: &prometheus::Registry,
+    view: Arc<AppView>,
+) -> prometheus::Result<()> {
+    registry.register(Box::new(AppCollector::new(view)))?;
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
+    Ok(())
+}
+
+struct AppCollector {
+    view: Arc<AppView>,
+    descs: Vec<Desc>,
+}
+
+impl AppCollector {
+    fn new(view: Arc<AppView>) -> Self {
+        Self {
+            view,
+            descs: ALL.iter().map(|spec| spec.desc()).collect(),
+        }
+    }
+}
+
+impl Collector for AppCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let view = &*self.view;
+        let mut families = of_services(view);
+        families.extend(of_transport(view));
+        let mut lags = Family::of(&WORKER_LAG);
+        for (worker, lag) in view.workers.recent().enumerate() {
+            lags.add(&[&worker.to_string()], lag.as_secs_f64());
+        }
+        let mut build = Family::of(&BUILD_INFO);
+        build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
+        families.extend([lags, build]);
+        families.into_iter().map(Family::done).collect()
+    }
+}
+
+fn of_services(view: &AppView) -> Vec<Family> {
+    let mut messages = MessageFamilies::new();
+    let mut emitted = Family::of(&EMITTED);
+    let mut mailbox = Family::of(&MAILBOX);
+    let mut instances = Family::of(&INSTANCES);
+    let mut restarts = Family::of(&RESTARTS);
+    let mut up = Family::of(&SERVICE_UP);
+    let mut letters = Family::of(&DEAD_LETTERS);
+    let mut queues = Family::of(&QUEUE);
+    let mut asks = Family::of(&ASKS);
+    for service in &view.services {
+        let (env, meters) = (&service.env, &service.env.meters);
+        let label = &*env.label;
+        messages.add(service);
+        for (output, count) in env.outputs.iter().zip(meters.outputs()) {
+            emitted.add(&[label, &output.name], count as f64);
+        }
+        instances.add(&[label], service.instances_ready() as f64);
+        for (reason, count) in meters.restarts() {
+            // Only sources can fail as sources do, and only they can't as others.
+            if (reason == Cause::Source.as_str()) == service.is_source() {
+                restarts.add(&[label, reason], count as f64);
+            }
+        }
+        let works = matches!(service.state(), State::Up | State::Paused | State::Ended);
+        up.add(&[label], f64::from(u8::from(works)));
+        for (outcome, count) in meters.asks() {
+            asks.add(&[label, outcome], count as f64);
+        }
+        if service.is_source() {
+            continue;
+        }
+        mailbox.add(&[label], env.mailbox.len() as f64);
+        for (reason, count) in meters.dead_letters() {
+            letters.add(&[label, reason], count as f64);
+        }
+        for queue in service.queues() {
+            if let Some(depth) = view.depth(&queue) {
+                queues.add(&[label, &queue.input], depth.total() as f64);
+            }
+        }
+    }
+    let MessageFamilies {
+        handled,
+        handle,
+        wait,
+    } = messages;
+    vec![
+        handled, handle, wait, emitted, mailbox, instances, restarts, up, letters, queues, asks,
+    ]
+}
+
+/// What is counted of each input.
+struct MessageFamilies {
+    handled: Family,
+    handle: Family,
+    wait: Family,
+}
+
+impl MessageFamilies {
+    fn new() -> Self {
+        Self {
+            handled: Family::of(&HANDLED),
+            handle: Family::of(&HANDLE),
+            wait: Family::of(&WAIT),
+        }
+    }
+
+    fn add(&mut self, service: &ServiceView) {
+        let env = &service.env;
+        for (input, meter) in env.inputs.iter().zip(&env.meters.inputs) {
+            for (outcome, counter) in Outcome::NAMES.iter().zip(&meter.outcomes) {
+                let labels = [&*env.label, &**input, outcome];
+                self.handled.add(&labels, counter.get() as f64);
+            }
+            let labels = [&*env.label, &**input];
+            self.handle.add_durations(&labels, &meter.handle);
+            self.wait.add_durations(&labels, &meter.wait);
+        }
+    }
+}
+
+fn of_transport(view: &AppView) -> Vec<Family> {
+    let scheme = view.transport.scheme();
+    let status = view.transport_status();
+    let mut paused = Family::of(&SOURCES_PAUSED);
+    paused.add(&[], view.sources_paused() as f64);
+    let mut up = Family::of(&TRANSPORT_UP);
+    up.add(&[scheme], f64::from(u8::from(status.down.is_none())));
+    let mut reconnects = Family::of(&RECONNECTS);
+    reconnects.add(&[scheme], status.reconnects as f64);
+    let mut confirm = Family::of(&CONFIRM);
+    // One for the whole app: whichever service has it.
+    let mut confirms = view.services.iter();
+    if let Some(confirms) = confirms.find_map(|service| service.env.confirms.as_ref()) {
+        confirm.add_durations(&[scheme], &confirms.lock());
+    }
+    vec![paused, up, reconnects, confirm]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,437 @@
+//! The host beside bare actix, ractor and kameo, on one thread: tell, ask, panic to
+//! next reply, idle instances. Ours has everything on: bound, deadline, catch, decode
+//! from JSON, metrics. The others get typed values and have none of it. What making a
+//! message costs (id, time, encoding) is measured by `end_to_end`.
+//!
+//! `cargo bench -p brickwork-bench --bench host [-- tell|ask|panic|idle]`
+
+#![allow(missing_docs, reason = "a program")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::System;
+use brickwork::prelude::*;
+use brickwork::transport::Transports;
+use brickwork::{App, Clock, Workers, manifest};
+use brickwork_bench::direct::{Direct, DirectConnector, message, request};
+use brickwork_bench::rounds::{Rounds, machine, median, resident_bytes};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+const MESSAGES: u64 = 400_000;
+const ASKS: u64 = 100_000;
+const ROUNDS: usize = 7;
+const PING: &[u8] = br#"{"n":1}"#;
+const PANIC: &[u8] = br#"{"n":0}"#;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Ping {
+    n: u32,
+}
+
+const PINGS: Input<Ping, u32> = Input::new("in");
+
+struct Ours(u32);
+
+impl Service for Ours {
+    const NAME: &'static str = "ours";
+    type Config = NoConfig;
+
+    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+        ports.input(&PINGS);
+    }
+
+    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self(0))
+    }
+}
+
+impl Handle<Ping, u32> for Ours {
+    async fn handle(&mut self, ping: Ping, _: &mut Context) -> Result<u32, Failure> {
+        assert!(ping.n > 0, "told to panic");
+        self.0 = self.0.wrapping_add(ping.n);
+        Ok(self.0)
+    }
+}
+
+/// Runs `test` on a system with our service on it.
+fn ours<T>(instances: usize, test: impl AsyncFnOnce(Arc<Direct>) -> T) -> T {
+    let manifest = format!(
+        "[app]\nname = \"bench\"\ntransport = \"direct:\"\n[admin]\nlisten = \"off\"\n\
+         [topics.pings]\nexternal = \"in\"\n\
+         [services.ours]\nin = \"pings\"\ninstances = {instances}\n"
+    );
+    let file = std::env::temp_dir().join(format!("brickwork-bench-{}.toml", std::process::id()));
+    std::fs::write(&file, manifest).expect("the manifest can be written");
+    let connector = DirectConnector::default();
+    let transports = Transports::new().with(connector.clone());
+    let catalog = Catalog::new().with::<Ours>();
+    let plan = manifest::load(&file, &manifest::Options::default(), &catalog, &transports)
+        .unwrap_or_else(|report| panic!("{}", report.render(false)));
+    std::fs::remove_file(&file).expect("it was there");
+    System::new().block_on(async {
+        let app = App::start(plan, &transports, Workers::Here, Clock::SYSTEM).await;
+        let app = app.unwrap_or_else(|error| panic!("{error}"));
+        let result = test(connector.queue()).await;
+        app.stop().await;
+        result
+    })
+}
+
+fn rate(messages: u64, took: Duration) -> f64 {
+    messages as f64 / took.as_secs_f64() / 1e6
+}
+
+mod plain_actix {
+    use actix::prelude::{Actor, Context, Handler, Message};
+
+    #[derive(Message)]
+    #[rtype(result = "u32")]
+    pub(super) struct Ping(pub(super) u32);
+
+    pub(super) struct Counter(pub(super) u32);
+
+    impl Actor for Counter {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Ping> for Counter {
+        type Result = u32;
+
+        fn handle(&mut self, ping: Ping, _: &mut Context<Self>) -> u32 {
+            self.0 = self.0.wrapping_add(ping.0);
+            self.0
+        }
+    }
+}
+
+mod of_ractor {
+    use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+
+    pub(super) enum Ping {
+        Tell(u32),
+        Ask(u32, RpcReplyPort<u32>),
+    }
+
+    pub(super) struct Counter;
+
+    impl Actor for Counter {
+        type Msg = Ping;
+        type State = u32;
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<Ping>, (): ()) -> Result<u32, ActorProcessingErr> {
+            Ok(0)
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<Ping>,
+            message: Ping,
+            state: &mut u32,
+        ) -> Result<(), ActorProcessingErr> {
+            match message {
+                Ping::Tell(n) => *state = state.wrapping_add(n),
+                Ping::Ask(0, _) => panic!("told to panic"),
+                Ping::Ask(n, reply) => {
+                    *state = state.wrapping_add(n);
+                    reply.send(*state)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+mod of_kameo {
+    use std::convert::Infallible;
+
+    use kameo::Actor;
+    use kameo::actor::ActorRef;
+    use kameo::message::{Context, Message};
+
+    pub(super) struct Counter(pub(super) u32);
+
+    impl Actor for Counter {
+        type Args = Self;
+        type Error = Infallible;
+
+        async fn on_start(args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+            Ok(args)
+        }
+    }
+
+    pub(super) struct Ping(pub(super) u32);
+
+    impl Message<Ping> for Counter {
+        type Reply = u32;
+
+        async fn handle(&mut self, ping: Ping, _: &mut Context<Self, u32>) -> u32 {
+            assert!(ping.0 > 0, "told to panic");
+            self.0 = self.0.wrapping_add(ping.0);
+            self.0
+        }
+    }
+}
+
+fn one_thread<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("a runtime can be built");
+    tokio::task::LocalSet::new().block_on(&runtime, test)
+}
+
+fn tell() {
+    Rounds::new("tell, one thread", "M/s")
+        .with("brickwork, everything on", || {
+            ours(1, async |queue| {
+                let ping = message(PING);
+                let started = Instant::now();
+                for _ in 0..MESSAGES {
+                    queue.tell(ping.clone()).await;
+                }
+                queue.settled(MESSAGES).await;
+                rate(MESSAGES, started.elapsed())
+            })
+        })
+        .with("ractor, typed, nothing on", || {
+            one_thread(async {
+                let (actor, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
+                let started = Instant::now();
+                for _ in 0..MESSAGES {
+                    actor.cast(of_ractor::Ping::Tell(1)).unwrap();
+                }
+                ractor::call!(actor, |reply| of_ractor::Ping::Ask(1, reply)).unwrap();
+                let took = started.elapsed();
+                actor.stop(None);
+                handle.await.unwrap();
+                rate(MESSAGES, took)
+            })
+        })
+        .with("kameo, typed, bounded 64", || {
+            one_thread(async {
+                use kameo::actor::Spawn;
+                let actor = of_kameo::Counter::spawn(of_kameo::Counter(0));
+                let started = Instant::now();
+                for _ in 0..MESSAGES {
+                    actor.tell(of_kameo::Ping(1)).await.unwrap();
+                }
+                actor.ask(of_kameo::Ping(1)).await.unwrap();
+                rate(MESSAGES, started.elapsed())
+            })
+        })
+        .with("kameo, typed, unbounded", || {
+            one_thread(async {
+                use kameo::actor::Spawn;
+                let actor = of_kameo::Counter::spawn_with_mailbox(
+                    of_kameo::Counter(0),
+                    kameo::mailbox::unbounded(),
+                );
+                let started = Instant::now();
+                for _ in 0..MESSAGES {
+                    actor.tell(of_kameo::Ping(1)).await.unwrap();
+                }
+                actor.ask(of_kameo::Ping(1)).await.unwrap();
+                rate(MESSAGES, started.elapsed())
+            })
+        })
+        .with("bare actix, typed, unbounded", || {
+            System::new().block_on(async {
+                use actix::Actor;
+                let actor = plain_actix::Counter(0).start();
+                let started = Instant::now();
+                for _ in 0..MESSAGES {
+                    actor
+                        .try_send(plain_actix::Ping(1))
+                        .or_else(|_| {
+                            // Its bound is a slot for each sender: beyond it, it must be told
+                            // to take all the same.
+                            actor.do_send(plain_actix::Ping(1));
+                            Ok::<_, ()>(())
+                        })
+                        .unwrap();
+                }
+                actor.send(plain_actix::Ping(1)).await.unwrap();
+                rate(MESSAGES, started.elapsed())
+            })
+        })
+        .run(ROUNDS);
+}
+
+/// Keeps `width` asks under way until `ASKS` are answered.
+async fn asks<F: Future>(width: u64, mut ask: impl FnMut() -> F) -> f64 {
+    let started = Instant::now();
+    if width == 1 {
+        for _ in 0..ASKS {
+            ask().await;
+        }
+    } else {
+        let mut under_way: FuturesUnordered<F> = (0..width).map(|_| ask()).collect();
+        let mut answered = 0;
+        while under_way.next().await.is_some() {
+            answered += 1;
+            if answered + width <= ASKS {
+                under_way.push(ask());
+            }
+        }
+    }
+    rate(ASKS, started.elapsed())
+}
+
+fn ask(width: u64) {
+    Rounds::new(format!("ask, {width} at a time, one thread"), "M/s")
+        .with("brickwork, everything on", || {
+            ours(1, async |queue| {
+                let ping = request(PING);
+                asks(width, || async { queue.ask(ping.clone()).await.unwrap() }).await
+            })
+        })
+        .with("ractor, typed, nothing on", || {
+            one_thread(async {
+                let (actor, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
+                let rate = asks(width, || async {
+                    ractor::call!(actor, |reply| of_ractor::Ping::Ask(1, reply)).unwrap()
+                })
+                .await;
+                actor.stop(None);
+                handle.await.unwrap();
+                rate
+            })
+        })
+        .with("kameo, typed, nothing on", || {
+            one_thread(async {
+                use kameo::actor::Spawn;
+                let actor = of_kameo::Counter::spawn(of_kameo::Counter(0));
+                asks(width, || async {
+                    actor.ask(of_kameo::Ping(1)).await.unwrap()
+                })
+                .await
+            })
+        })
+        .with("bare actix, typed, nothing on", || {
+            System::new().block_on(async {
+                use actix::Actor;
+                let actor = plain_actix::Counter(0).start();
+                asks(width, || async {
+                    actor.send(plain_actix::Ping(1)).await.unwrap()
+                })
+                .await
+            })
+        })
+        .run(ROUNDS);
+}
+
+/// From a message that panics to the next reply, in microseconds.
+fn panics() {
+    const PANICS: usize = 500;
+    let backtrace = std::env::var("RUST_BACKTRACE").unwrap_or_else(|_| "not set".into());
+    Rounds::new(
+        format!("panic to next reply, RUST_BACKTRACE={backtrace}"),
+        "µs",
+    )
+    .with("brickwork", || {
+        ours(1, async |queue| {
+            let mut times = Vec::with_capacity(PANICS);
+            for _ in 0..PANICS {
+                queue.ask(request(PING)).await.unwrap();
+                let started = Instant::now();
+                queue.tell(message(PANIC)).await;
+                queue.ask(request(PING)).await.unwrap();
+                times.push(started.elapsed().as_secs_f64() * 1e6);
+            }
+            median(&mut times)
+        })
+    })
+    .with("ractor, respawned by hand", || {
+        one_thread(async {
+            let mut times = Vec::with_capacity(PANICS);
+            for _ in 0..PANICS {
+                let (actor, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
+                let started = Instant::now();
+                let failed = ractor::call!(actor, |reply| of_ractor::Ping::Ask(0, reply));
+                assert!(failed.is_err());
+                handle.await.unwrap();
+                let (next, handle) = ractor::Actor::spawn(None, of_ractor::Counter, ())
+                    .await
+                    .unwrap();
+                ractor::call!(next, |reply| of_ractor::Ping::Ask(1, reply)).unwrap();
+                times.push(started.elapsed().as_secs_f64() * 1e6);
+                next.stop(None);
+                handle.await.unwrap();
+            }
+            median(&mut times)
+        })
+    })
+    .with("kameo, respawned by hand", || {
+        one_thread(async {
+            use kameo::actor::Spawn;
+            let mut times = Vec::with_capacity(PANICS);
+            for _ in 0..PANICS {
+                let actor = of_kameo::Counter::spawn(of_kameo::Counter(0));
+                actor.ask(of_kameo::Ping(1)).await.unwrap();
+                let started = Instant::now();
+                assert!(actor.ask(of_kameo::Ping(0)).await.is_err());
+                actor.wait_for_shutdown().await;
+                let next = of_kameo::Counter::spawn(of_kameo::Counter(0));
+                next.ask(of_kameo::Ping(1)).await.unwrap();
+                times.push(started.elapsed().as_secs_f64() * 1e6);
+            }
+            median(&mut times)
+        })
+    })
+    .run(ROUNDS);
+}
+
+/// What instances cost that wait: memory and time to start.
+fn idle() {
+    const INSTANCES: usize = 100_000;
+    let before = resident_bytes();
+    let started = Instant::now();
+    ours(INSTANCES, async |queue| {
+        println!(
+            "{INSTANCES} instances, started in {:.3} s, {:.0} bytes resident each",
+            started.elapsed().as_secs_f64(),
+            (resident_bytes() - before) as f64 / INSTANCES as f64
+        );
+        // Those that wait longest are woken first: each gets one.
+        for _ in 0..INSTANCES {
+            queue.tell(message(PING)).await;
+        }
+        queue.settled(INSTANCES as u64).await;
+        println!(
+            "after a message each: {:.0} bytes resident each",
+            (resident_bytes() - before) as f64 / INSTANCES as f64
+        );
+    });
+}
+
+fn main() {
+    let only: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
+    brickwork::panic::install_hook();
+    println!("{}\n", machine());
+    // First of all: what it finds resident must not be of others.
+    if wanted("idle") {
+        idle();
+    }
+    if wanted("tell") {
+        tell();
+    }
+    if wanted("ask") {
+        ask(1);
+        ask(64);
+    }
+    if wanted("panic") {
+        panics();
+    }
+}

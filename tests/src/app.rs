@@ -1,0 +1,215 @@
+//! An app in the test's own process, on one arbiter, with virtual time.
+//!
+//! Time jumps when nobody works: a test that waits for a back-off of minutes takes no
+//! time. Nothing here sleeps to wait for something.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use actix::System;
+use brickwork::transport::{
+    Completion, Consumer, Outgoing, QueueSpec, Topology, Transport, Transports, take,
+};
+use brickwork::{
+    App, Catalog, Clock, Delivery, Envelope, Message, Plan, QueueId, StopReport, Workers, manifest,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Runs a test on an actix system whose clock jumps when nobody works.
+pub fn virtually<T>(test: impl Future<Output = T>) -> T {
+    let runner = System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime can be built")
+    });
+    runner.block_on(test)
+}
+
+/// Runs a test on an actix system with the real clock.
+pub fn really<T>(test: impl Future<Output = T>) -> T {
+    System::new().block_on(test)
+}
+
+/// An app under test.
+pub struct TestApp {
+    /// The app itself.
+    pub app: App,
+    folder: TempDir,
+}
+
+/// Loads a manifest from its text.
+///
+/// # Panics
+/// If anything is wrong with it.
+pub fn plan(manifest: &str, catalog: &Catalog, folder: &Path) -> Plan {
+    let file = folder.join("app.toml");
+    std::fs::write(&file, manifest).expect("the manifest can be written");
+    match manifest::load(
+        &file,
+        &manifest::Options::default(),
+        catalog,
+        &Transports::new(),
+    ) {
+        Ok(plan) => plan,
+        Err(report) => panic!("{}", report.render(false)),
+    }
+}
+
+impl TestApp {
+    /// Starts a manifest on the current arbiter.
+    pub async fn start(manifest: &str, catalog: &Catalog) -> Self {
+        Self::start_on(manifest, catalog, Workers::Here).await
+    }
+
+    /// Starts a manifest on the current arbiter, or on threads.
+    pub async fn start_on(manifest: &str, catalog: &Catalog, workers: Workers) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let plan = plan(manifest, catalog, folder.path());
+        let clock =
+            Clock::virtual_from(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        let app = App::start(plan, &Transports::new(), workers, clock)
+            .await
+            .expect("the app starts");
+        Self { app, folder }
+    }
+
+    /// The folder of the manifest.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Publishes a JSON payload on a topic, and returns the message.
+    pub async fn send(&self, topic: &str, payload: Value) -> Message {
+        self.send_bytes(topic, payload.to_string()).await
+    }
+
+    /// Publishes any bytes on a topic.
+    pub async fn send_bytes(&self, topic: &str, payload: impl Into<bytes::Bytes>) -> Message {
+        let mut envelope = Envelope::new("test", payload.into());
+        envelope.topic = topic.into();
+        let message = Message::from(envelope);
+        self.publish(message.clone()).await;
+        message
+    }
+
+    /// Publishes a message.
+    ///
+    /// # Panics
+    /// If it isn't taken over.
+    pub async fn publish(&self, message: Message) {
+        let (done, confirmed) = Completion::channel();
+        self.transport()
+            .publish(vec![Outgoing::from(message)], done);
+        confirmed.await.expect("the message is taken over");
+    }
+
+    /// The app's transport.
+    pub fn transport(&self) -> &Arc<dyn Transport> {
+        self.app.transport()
+    }
+
+    /// Reads a topic from now on.
+    pub async fn probe(&self, topic: &str) -> Probe {
+        let id = QueueId::new("probe", &topic.replace('.', "-"));
+        let spec = QueueSpec {
+            id: id.clone(),
+            topics: vec![topic.into()],
+            high_water: 1_000_000,
+        };
+        let topology = Topology {
+            queues: vec![spec],
+            ..Topology::default()
+        };
+        self.transport()
+            .declare(&topology)
+            .await
+            .expect("a probe can be declared");
+        self.consume(&id).await
+    }
+
+    /// Reads the dead letters of a service.
+    pub async fn dead_letters(&self, service: &str) -> Probe {
+        self.consume(&QueueId::dead_letters(service)).await
+    }
+
+    async fn consume(&self, id: &QueueId) -> Probe {
+        let consumer = self
+            .transport()
+            .consume(id, 10_000)
+            .await
+            .expect("the queue is there");
+        Probe { consumer }
+    }
+
+    /// Waits until nothing is left to do.
+    pub async fn idle(&self) {
+        self.app.idle().await;
+    }
+
+    /// The row of a service in the summary.
+    ///
+    /// # Panics
+    /// If there is no such service.
+    pub fn summary(&self, service: &str) -> brickwork::ServiceSummary {
+        let summary = self.app.summary();
+        let row = summary
+            .services
+            .into_iter()
+            .find(|row| row.service == service);
+        row.expect("the service is in the manifest")
+    }
+
+    /// Stops the app.
+    pub async fn stop(self) -> StopReport {
+        self.app.stop().await
+    }
+}
+
+/// Reads a queue, as a service would, and acks.
+pub struct Probe {
+    consumer: Box<dyn Consumer>,
+}
+
+/// Longer than anything takes in virtual time.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+impl Probe {
+    /// The next message.
+    ///
+    /// # Panics
+    /// If none comes within an hour (of virtual time).
+    pub async fn next(&mut self) -> Message {
+        self.within(PATIENCE).await.expect("a message comes")
+    }
+
+    /// The next payload, as JSON.
+    pub async fn next_json(&mut self) -> Value {
+        serde_json::from_slice(&self.next().await.payload).expect("the payload is JSON")
+    }
+
+    /// The next message, if one comes in time.
+    pub async fn within(&mut self, time: Duration) -> Option<Message> {
+        let mut taken: Vec<Delivery> = Vec::new();
+        tokio::time::timeout(time, take(&mut *self.consumer, &mut taken, 1))
+            .await
+            .ok()?
+            .expect("the consumer lives");
+        let delivery = taken.pop()?;
+        let message = delivery.message().clone();
+        delivery.ack();
+        Some(message)
+    }
+
+    /// What is there now.
+    pub async fn rest(&mut self) -> Vec<Message> {
+        let mut all = Vec::new();
+        while let Some(message) = self.within(Duration::from_millis(1)).await {
+            all.push(message);
+        }
+        all
+    }
+}

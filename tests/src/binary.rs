@@ -1,0 +1,43 @@
+//! The shipped binary, as fresh as the sources.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The path of `brickwork`, built from the sources of now in this test's own profile.
+///
+/// # Panics
+/// It can't be built.
+pub fn brickwork() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build).clone()
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests
+        .parent()
+        .expect("the tests are in a room of their own")
+}
+
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    // TARGET/PROFILE/deps/TEST
+    let profile = test.ancestors().nth(2).expect("tests are in deps/");
+    let name = match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(other) => other,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--offline", "--profile", name])
+        .args(["-p", "brickwork-actors", "--bin", "brickwork"])
+        .arg("--target-dir")
+        .arg(profile.parent().expect("a profile is in the target folder"))
+        .current_dir(workspace())
+        .status()
+        .expect("cargo runs");
+    assert!(built.success(), "the binary can't be built");
+    profile.join(format!("brickwork{}", std::env::consts::EXE_SUFFIX))
+}

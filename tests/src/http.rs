@@ -1,0 +1,65 @@
+//! HTTP as far as tests need it: one GET a connection.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The status code.
+    pub code: u16,
+    /// Names (in lower case) and values.
+    pub headers: Vec<(String, String)>,
+    /// The text.
+    pub body: String,
+}
+
+impl Response {
+    /// The first header of this name, which is in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// It isn't JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.body))
+    }
+}
+
+/// Gets `path`, which is already encoded. It asks with HTTP/1.0, so that the answer
+/// comes in one piece and ends with the connection.
+///
+/// # Errors
+/// Nobody listens, it takes longer than ten seconds, or the answer isn't HTTP.
+pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    parse(&answer).ok_or_else(|| io::Error::other(format!("not an HTTP answer: {answer:?}")))
+}
+
+fn parse(answer: &str) -> Option<Response> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let mut lines = head.lines();
+    let code = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let headers = lines.map(|line| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_lowercase(), value.trim().to_owned()))
+    });
+    Some(Response {
+        code,
+        headers: headers.collect::<Option<_>>()?,
+        body: body.to_owned(),
+    })
+}

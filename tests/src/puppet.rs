@@ -1,0 +1,205 @@
+//! A service that does what each message tells it to, for tests of the host.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+use brickwork::prelude::*;
+
+/// What a puppet is to do with a message.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Order {
+    /// Which one it is.
+    pub n: u32,
+    /// What to do: see [`Puppet`].
+    pub act: String,
+    /// Do it on the attempts up to this one, then succeed.
+    pub until: u32,
+    /// A time in milliseconds, for acts that take one.
+    pub ms: u64,
+}
+
+/// What a puppet emits.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Done {
+    /// The order's number.
+    pub n: u32,
+    /// On which attempt it was done.
+    pub attempt: u32,
+}
+
+/// How a puppet behaves apart from orders.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PuppetConfig {
+    /// Where it writes what happened: see [`ledger`].
+    pub ledger: String,
+    /// Fail so many starts.
+    pub fail_starts: u32,
+    /// Panic in so many starts.
+    pub panic_starts: u32,
+    /// Panic when stopped.
+    pub panic_stop: bool,
+    /// Panic when dropped.
+    pub panic_drop: bool,
+    /// Tick every so many milliseconds; 0 for none.
+    pub tick_ms: u64,
+    /// Panic in the first so many ticks.
+    pub panic_ticks: u32,
+}
+
+/// What happened, in order, by all instances of all puppets with this ledger.
+pub fn ledger(name: &str) -> Vec<String> {
+    LEDGERS
+        .lock()
+        .expect("no test panics with it")
+        .get(name)
+        .cloned()
+        .unwrap_or_default()
+}
+
+static LEDGERS: LazyLock<Mutex<HashMap<String, Vec<String>>>> = LazyLock::new(Mutex::default);
+
+/// Writes a line and says how many such lines there were before.
+fn note(ledger: &str, line: &str) -> usize {
+    let mut ledgers = LEDGERS.lock().expect("no test panics with it");
+    let lines = ledgers.entry(ledger.to_owned()).or_default();
+    let before = lines.iter().filter(|l| *l == line).count();
+    lines.push(line.to_owned());
+    before
+}
+
+/// The orders.
+pub const ORDERS: Input<Order> = Input::new("in");
+/// Questions: each is answered with what is done.
+pub const QUESTIONS: Input<Order, Done> = Input::new("questions");
+/// What was done.
+pub const DONE: Output<Done> = Output::new("out");
+const BEAT: Tick = Tick::new("beat");
+
+/// Acts: `emit` (the default), `panic`, `emit-panic`, `await-panic`, `fail`, `emit-fail`,
+/// `reject`, `after`, `defer`, `sleep`, `forever`, `block`, `pause`, `twice`, `later`,
+/// `bomb` (panics with a payload that panics when dropped).
+pub struct Puppet {
+    ledger: String,
+    panic_stop: bool,
+    panic_drop: bool,
+    panic_ticks: u32,
+    handled: u32,
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("the payload of a panic panics");
+    }
+}
+
+impl Service for Puppet {
+    const NAME: &'static str = "puppet";
+    type Config = PuppetConfig;
+
+    fn ports(config: &PuppetConfig, ports: &mut Ports<Self>) {
+        ports.input(&ORDERS).output(&DONE);
+        if config.tick_ms > 0 {
+            ports.tick(BEAT, Duration::from_millis(config.tick_ms));
+        }
+    }
+
+    async fn start(config: &PuppetConfig, _: &mut Context) -> Result<Self, Failure> {
+        let started = note(&config.ledger, "start") as u32;
+        if started < config.panic_starts {
+            panic!("told to panic in start");
+        }
+        if started < config.panic_starts + config.fail_starts {
+            return Err(Failure::retry("told to fail in start"));
+        }
+        Ok(Self {
+            ledger: config.ledger.clone(),
+            panic_stop: config.panic_stop,
+            panic_drop: config.panic_drop,
+            panic_ticks: config.panic_ticks,
+            handled: 0,
+        })
+    }
+
+    async fn tick(&mut self, _: Tick, cx: &mut Context) -> Result<(), Failure> {
+        cx.emit(
+            &DONE,
+            Done {
+                n: 1_000_000,
+                attempt: 1,
+            },
+        )?;
+        if (note(&self.ledger, "tick") as u32) < self.panic_ticks {
+            panic!("told to panic in a tick");
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self, _: &mut Context) -> Result<(), Failure> {
+        note(&self.ledger, "stop");
+        if self.panic_stop {
+            panic!("told to panic in stop");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        note(&self.ledger, "drop");
+        if self.panic_drop && !std::thread::panicking() {
+            panic!("told to panic in drop");
+        }
+    }
+}
+
+impl Handle<Order> for Puppet {
+    async fn handle(&mut self, order: Order, cx: &mut Context) -> Result<(), Failure> {
+        let Order { n, ms, .. } = order;
+        note(&self.ledger, &format!("handle {n}"));
+        self.handled += 1;
+        let wait = Duration::from_millis(ms);
+        let done = Done {
+            n,
+            attempt: cx.attempt(),
+        };
+        let act = if cx.attempt() <= order.until || order.until == 0 {
+            &*order.act
+        } else {
+            ""
+        };
+        match act {
+            "panic" => panic!("told to panic by {n}"),
+            "bomb" => std::panic::panic_any(Bomb),
+            "emit-panic" => {
+                cx.emit(&DONE, done)?;
+                panic!("told to panic by {n}");
+            }
+            "await-panic" => {
+                cx.emit(&DONE, done)?;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                panic!("told to panic by {n}");
+            }
+            "fail" => return Err(Failure::retry(format!("told to fail by {n}"))),
+            "emit-fail" => {
+                cx.emit(&DONE, done)?;
+                return Err(Failure::retry(format!("told to fail by {n}")));
+            }
+            "reject" => return Err(Failure::reject(format!("told to reject {n}"))),
+            "after" => return Err(Failure::after(wait, "told to come again")),
+            "defer" => return Err(Failure::defer(wait, "told to wait")),
+            "sleep" => tokio::time::sleep(wait).await,
+            "forever" => std::future::pending().await,
+            "block" => std::thread::sleep(wait),
+            "pause" => cx.pause(wait),
+            "twice" => cx.emit(&DONE, done.clone())?,
+            "later" => return cx.emit_after(&DONE, done, wait),
+            _ => {}
+        }
+        cx.emit(&DONE, done)
+    }
+}

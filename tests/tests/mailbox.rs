@@ -1,0 +1,191 @@
+//! The mailbox under a model checker: no wake is lost, whatever the interleaving.
+//!
+//! The file under test is the runtime's own, compiled here over the checker's lock.
+
+#![allow(
+    missing_docs,
+    dead_code,
+    unreachable_pub,
+    reason = "a file of another crate"
+)]
+
+mod sync {
+    /// The checker's lock, with the shape of the one that it stands for.
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+#[path = "../../runtime/src/host/mailbox/core.rs"]
+mod core;
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use shuttle::future;
+
+use self::core::{Mailbox, Pulled};
+
+/// Schedules that are tried at random.
+const SCHEDULES: usize = 10_000;
+
+async fn pull(mailbox: &Mailbox<u32>, slot: usize) -> Pulled<u32> {
+    poll_fn(|cx| mailbox.poll_pull(cx, slot)).await
+}
+
+async fn push(mailbox: &Mailbox<u32>, items: impl IntoIterator<Item = u32>) {
+    let mut items: VecDeque<u32> = items.into_iter().collect();
+    poll_fn(|cx| mailbox.poll_push(cx, &mut items)).await;
+}
+
+#[test]
+fn every_item_is_pulled_once_by_competing_instances() {
+    shuttle::check_random(
+        || {
+            let mailbox = Arc::new(Mailbox::new(2));
+            let pushers: Vec<_> = [1..4, 4..7]
+                .map(|items| {
+                    let mailbox = mailbox.clone();
+                    future::spawn(async move { push(&mailbox, items).await })
+                })
+                .into();
+            let pullers: Vec<_> = (0..2)
+                .map(|slot| {
+                    let mailbox = mailbox.clone();
+                    future::spawn(async move {
+                        let mut got = Vec::new();
+                        for _ in 0..3 {
+                            if let Pulled::Item(item) = pull(&mailbox, slot).await {
+                                got.push(item);
+                            }
+                        }
+                        got
+                    })
+                })
+                .collect();
+            future::block_on(async {
+                for pusher in pushers {
+                    pusher.await.unwrap();
+                }
+                let mut all = Vec::new();
+                for puller in pullers {
+                    all.extend(puller.await.unwrap());
+                }
+                all.sort_unstable();
+                assert_eq!(all, [1, 2, 3, 4, 5, 6]);
+            });
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn a_wake_that_goes_to_one_who_leaves_is_passed_on() {
+    shuttle::check_random(
+        || {
+            let mailbox = Arc::new(Mailbox::new(4));
+            let leaver = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move {
+                    // Looks once, waits no longer, and leaves.
+                    let got = poll_fn(|cx| Poll::Ready(mailbox.poll_pull(cx, 0))).await;
+                    mailbox.pass_on(0, true);
+                    match got {
+                        Poll::Ready(Pulled::Item(item)) => Some(item),
+                        Poll::Ready(Pulled::Closed) | Poll::Pending => None,
+                    }
+                })
+            };
+            let stayer = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move { pull(&mailbox, 1).await })
+            };
+            let pusher = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move { push(&mailbox, [1, 2]).await })
+            };
+            future::block_on(async {
+                pusher.await.unwrap();
+                leaver.await.unwrap();
+                // Would hang, and be found as a deadlock, if the wake were lost.
+                assert!(matches!(stayer.await.unwrap(), Pulled::Item(_)));
+            });
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn pausing_holds_everything_back_and_resuming_wakes_enough() {
+    shuttle::check_random(
+        || {
+            let mailbox = Arc::new(Mailbox::new(4));
+            mailbox.pause();
+            let pullers: Vec<_> = (0..2)
+                .map(|slot| {
+                    let mailbox = mailbox.clone();
+                    future::spawn(async move { pull(&mailbox, slot).await })
+                })
+                .collect();
+            let pusher = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move { push(&mailbox, [1, 2]).await })
+            };
+            let resumer = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move { mailbox.resume() })
+            };
+            future::block_on(async {
+                pusher.await.unwrap();
+                resumer.await.unwrap();
+                for puller in pullers {
+                    assert!(matches!(puller.await.unwrap(), Pulled::Item(_)));
+                }
+            });
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn closing_ends_every_wait_and_returns_what_is_left() {
+    shuttle::check_random(
+        || {
+            let mailbox = Arc::new(Mailbox::new(1));
+            let puller = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move {
+                    let mut got = 0;
+                    while let Pulled::Item(_) = pull(&mailbox, 0).await {
+                        got += 1;
+                    }
+                    got
+                })
+            };
+            let pusher = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move {
+                    let mut items: VecDeque<u32> = [1, 2, 3].into();
+                    poll_fn(|cx| mailbox.poll_push(cx, &mut items)).await;
+                    items.len()
+                })
+            };
+            let left = mailbox.close().len();
+            future::block_on(async {
+                let (pulled, kept) = (puller.await.unwrap(), pusher.await.unwrap());
+                assert_eq!(pulled + kept + left + mailbox.close().len(), 3);
+            });
+        },
+        SCHEDULES,
+    );
+}

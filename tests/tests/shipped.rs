@@ -1,0 +1,377 @@
+//! Apps end to end, through the shipped binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use brickwork_tests::binary::{brickwork, workspace};
+use brickwork_tests::http;
+use brickwork_tests::process::{Process, free_address, until};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs the binary to its end, for a minute or two at most.
+fn run(arguments: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new("timeout");
+    command
+        .arg("120")
+        .arg(brickwork())
+        .args(arguments)
+        .current_dir(folder);
+    command
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("the output is text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("the log is text")
+}
+
+/// A copy of the example, so that runs don't share their files.
+fn alerts_example() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let example = workspace().join("examples/2-github-alerts");
+    for file in ["app.toml", "github-webhooks.jsonl"] {
+        std::fs::copy(example.join(file), folder.path().join(file)).expect("it can be copied");
+    }
+    // The admin's port may be taken by another test.
+    let overlay = folder.path().join("test.toml");
+    std::fs::write(&overlay, "[admin]\nlisten = \"off\"\n").expect("it can be written");
+    (folder, overlay)
+}
+
+fn sorted_lines(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// Every alert is there, once, whatever failed on the way.
+fn assert_expected_alerts(folder: &Path) {
+    let expected = workspace().join("examples/2-github-alerts/expected");
+    for file in ["issues.jsonl", "checks.jsonl", "security.jsonl"] {
+        let got = sorted_lines(&folder.join("out").join(file));
+        assert_eq!(got, sorted_lines(&expected.join(file)), "{file}");
+    }
+}
+
+#[test]
+fn the_alerts_are_exactly_what_the_rules_select_though_services_panic_and_fail() {
+    let (folder, overlay) = alerts_example();
+    let overlay = overlay
+        .to_str()
+        .expect("temporary folders have plain names");
+    let output = run(
+        &[
+            "run",
+            "app.toml",
+            "--with",
+            overlay,
+            "--until-idle",
+            "--json",
+        ],
+        folder.path(),
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_expected_alerts(folder.path());
+    let summary: Value = serde_json::from_str(&stdout(&output)).expect("--json prints JSON");
+    let row = |label: &str| {
+        let rows = summary["services"].as_array().expect("rows");
+        rows.iter()
+            .find(|row| row["service"] == label)
+            .expect("a row for each service")
+            .clone()
+    };
+    let weather = row("weather");
+    // Every delivery is accounted for.
+    assert_eq!(row("intake")["emitted"], 329);
+    assert_eq!(
+        (&weather["ok"], &weather["emitted"]),
+        (&329.into(), &329.into())
+    );
+    let count = |name: &str| weather[name].as_u64().expect("a count");
+    assert!(
+        count("retry") > 0 && count("panic") > 0 && count("timeout") > 0,
+        "{weather}"
+    );
+    assert_eq!(
+        count("attempts"),
+        count("ok") + count("retry") + count("panic") + count("timeout")
+    );
+    assert_eq!(count("restarts"), count("panic") + count("timeout"));
+    assert_eq!(row("sort")["ok"], 329);
+    for row in summary["services"].as_array().expect("rows") {
+        assert_eq!(row["dead_letters"], 0, "{row}");
+    }
+}
+
+#[test]
+fn the_same_manifest_gives_the_same_alerts_over_rabbitmq() {
+    let broker = brickwork_tests::broker::Broker::shared();
+    let (folder, overlay) = alerts_example();
+    let overlay = overlay
+        .to_str()
+        .expect("temporary folders have plain names");
+    let output = run(
+        &[
+            "run",
+            "app.toml",
+            "--with",
+            overlay,
+            "--until-idle",
+            "--fail-on-dlq",
+            "--transport",
+            &broker.url(),
+        ],
+        folder.path(),
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_expected_alerts(folder.path());
+}
+
+/// An app that runs on: a file that is read, a filter, a file that is written.
+fn small_app(folder: &Path, admin: &str, more: &str) {
+    let manifest = format!(
+        r#"
+        [app]
+        name = "small"
+        transport = "memory:"
+        [admin]
+        listen = "{admin}"
+        [services.numbers]
+        use = "file-in"
+        out = "numbers"
+        config.path = "numbers.jsonl"
+        [services.large]
+        use = "filter"
+        in = "numbers"
+        out = "large"
+        config.when = "msg.n > 2"
+        [services.keep]
+        use = "file-out"
+        in = "large"
+        config.path = "large.jsonl"
+        {more}
+        "#
+    );
+    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+    let numbers: String = (0..5).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    std::fs::write(folder.join("numbers.jsonl"), numbers).expect("it can be written");
+}
+
+fn started(folder: &Path) -> Process {
+    let mut command = Command::new(brickwork());
+    command.args(["run", "app.toml"]).current_dir(folder);
+    let process = Process::start(command, folder, "it was just built");
+    process.line(PATIENCE, |line| line.contains("runs:").then_some(()));
+    process
+}
+
+#[test]
+fn a_signal_stops_the_app_in_order_with_exit_code_0() {
+    for signal in ["TERM", "INT"] {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        small_app(folder.path(), "off", "");
+        let mut process = started(folder.path());
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}")).arg(process.id().to_string());
+        assert!(kill.status().expect("kill runs").success());
+        process.line(PATIENCE, |line| line.starts_with("keep").then_some(()));
+        assert_eq!(process.exit_code(PATIENCE), Some(0), "SIG{signal}");
+    }
+}
+
+#[test]
+fn the_command_stop_stops_the_app_and_says_when_nothing_runs() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    small_app(folder.path(), "off", "");
+    let mut process = started(folder.path());
+    let second = run(&["run", "app.toml"], folder.path());
+    assert_eq!(second.status.code(), Some(1));
+    assert!(
+        stderr(&second).contains("already running"),
+        "{}",
+        stderr(&second)
+    );
+    let output = run(&["stop", "app.toml"], folder.path());
+    assert_eq!(
+        stdout(&output),
+        "small has stopped\n",
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(process.exit_code(PATIENCE), Some(0));
+    let output = run(&["stop", "app.toml"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("no app is running"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_running_app_shows_itself() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let address = free_address();
+    small_app(folder.path(), &address.to_string(), "");
+    let _process = started(folder.path());
+    let ready = until("ready", PATIENCE, || {
+        let response = http::get(address, "/health/ready").map_err(|error| error.to_string())?;
+        if response.code == 200 {
+            Ok(response)
+        } else {
+            Err(response.body)
+        }
+    });
+    assert_eq!(ready.code, 200);
+    let app = until("all handled", PATIENCE, || {
+        let app = http::get(address, "/api/app")
+            .map_err(|error| error.to_string())?
+            .json();
+        let text = app.to_string();
+        let lines = sorted_lines(&folder.path().join("large.jsonl"));
+        if lines.len() == 2 { Ok(app) } else { Err(text) }
+    });
+    assert_eq!(app["app"], "small");
+    assert_eq!(app["services"].as_array().map(Vec::len), Some(3));
+    let page = http::get(address, "/").expect("it answers");
+    assert!(page.body.contains("small") && page.code == 200);
+}
+
+#[test]
+fn a_wrong_manifest_exits_2_and_starts_nothing() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    small_app(
+        folder.path(),
+        "off",
+        "[services.extra]\nuse = \"fitler\"\nin = \"numbrs\"\n",
+    );
+    for verb in ["run", "check"] {
+        let output = run(&[verb, "app.toml"], folder.path());
+        assert_eq!(output.status.code(), Some(2));
+        let report = stderr(&output);
+        assert!(
+            report.contains("filter") && report.contains("app.toml:"),
+            "{report}"
+        );
+        assert!(
+            !folder.path().join("large.jsonl").exists(),
+            "nothing was started"
+        );
+        assert!(!folder.path().join("data").exists(), "nothing was started");
+    }
+    let output = run(&["run"], folder.path());
+    assert_eq!(output.status.code(), Some(2), "wrong usage");
+    let output = run(&["describe", "fliter"], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("did you mean `filter`?"));
+}
+
+#[test]
+fn an_expression_that_is_wrong_is_found_before_anything_runs() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    small_app(
+        folder.path(),
+        "off",
+        "[services.bad]\nuse = \"filter\"\nin = \"numbers\"\nout = \"bad\"\n\
+         config.when = \"msg.n >\"\n[topics.bad]\nexternal = \"out\"\n",
+    );
+    let output = run(&["check", "app.toml"], folder.path());
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("config.when"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_slow_service_behind_a_fast_file_holds_memory_flat() {
+    let full = std::env::var_os("BRICKWORK_FULL").is_some();
+    let rounds = if full { 1_000 } else { 100 };
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let address = free_address();
+    // Slow: each message waits a millisecond, in 32 instances. The queue stays full.
+    let manifest = format!(
+        r#"
+        [app]
+        name = "flat"
+        transport = "memory:"
+        log.level = "error"
+        [admin]
+        listen = "{address}"
+        [services.fast]
+        use = "file-in"
+        out = "lines"
+        config = {{ path = "lines.jsonl", repeat = {rounds} }}
+        [services.slow]
+        use = "chaos"
+        in = "lines"
+        out = "done"
+        instances = 32
+        config = {{ stall = 1.0, for = "1ms" }}
+        [topics.done]
+        external = "out"
+        "#
+    );
+    std::fs::write(folder.path().join("app.toml"), manifest).expect("it can be written");
+    let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(200));
+    std::fs::write(folder.path().join("lines.jsonl"), line.repeat(1_000))
+        .expect("it can be written");
+    let mut command = Command::new(brickwork());
+    command
+        .args(["run", "app.toml", "--until-idle", "--json"])
+        .current_dir(folder.path());
+    let mut process = Process::start(command, folder.path(), "it was just built");
+    let total = rounds * 1_000;
+    let handled = |app: &Value| {
+        let services = app["services"].as_array().cloned().unwrap_or_default();
+        let slow = services.iter().find(|service| service["service"] == "slow");
+        slow.and_then(|slow| slow["handled"]["ok"].as_u64())
+            .unwrap_or(0)
+    };
+    let resident = |pid: u32| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap_or("");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kb| kb.parse().ok())
+            .unwrap_or(0)
+    };
+    let mut seen: Vec<(u64, u64)> = Vec::new();
+    let pid = process.id();
+    until("most of it is handled", Duration::from_secs(900), || {
+        let app = http::get(address, "/api/app")
+            .map_err(|error| error.to_string())?
+            .json();
+        let done = handled(&app);
+        seen.push((done, resident(pid)));
+        if done > total * 8 / 10 {
+            Ok(())
+        } else {
+            Err(format!("{done} handled"))
+        }
+    });
+    let early = seen
+        .iter()
+        .find(|(done, _)| *done > total / 10)
+        .expect("seen early")
+        .1;
+    let last = seen.last().expect("seen").1;
+    assert!(
+        last < early + 8 * 1024,
+        "resident memory grew from {early} KiB to {last} KiB: {seen:?}"
+    );
+    assert_eq!(process.exit_code(Duration::from_secs(900)), Some(0));
+}
