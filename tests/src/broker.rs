@@ -1,0 +1,206 @@
+//! A private RabbitMQ for tests: its own ports, names and folder, on loopback only.
+//!
+//! It needs no service manager and no free standard port, and several can run. It goes
+//! when it is dropped, and also when the test process dies in whatever way: a small
+//! shell between them kills everything that it started as soon as its standard input
+//! closes.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// It takes about 8 seconds on an idle machine.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// Where Debian has the scripts that don't insist on a user and its folders.
+const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+
+/// Starts the port mapper and the broker in a session of their own, waits until its
+/// standard input closes, and ends that session. The port mapper is one of our own, in
+/// the foreground: left to itself, Erlang starts one that outlives everything.
+const KEEPER: &str = r#"
+setsid sh -c 'epmd -address 127.0.0.1 &
+    until epmd -names >/dev/null 2>&1; do sleep 0.05; done
+    exec "$SERVER"' >"$FOLDER/output" 2>&1 &
+session=$!
+cat >/dev/null
+kill -9 -$session
+wait
+rm -rf "$FOLDER"
+"#;
+
+/// A running RabbitMQ.
+#[derive(Debug)]
+pub struct Broker {
+    keeper: Child,
+    folder: PathBuf,
+    scripts: PathBuf,
+    port: u16,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Broker {
+    /// The one that the tests of this process share; use an app name of your own on it.
+    ///
+    /// # Panics
+    /// As [`start`](Broker::start).
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// Starts one and waits until it answers.
+    ///
+    /// # Panics
+    /// There is no RabbitMQ on this machine, or it doesn't start.
+    pub fn start() -> Self {
+        let scripts = scripts();
+        let folder = tempfile::Builder::new()
+            .prefix("brickwork-rabbitmq-")
+            .tempdir()
+            .expect("a temporary folder")
+            // The keeper removes it.
+            .keep();
+        let [port, between_nodes, mapper] = free_ports();
+        let settings = format!(
+            "listeners.tcp.1 = 127.0.0.1:{port}\n\
+             disk_free_limit.absolute = 10MB\n\
+             raft.wal_max_size_bytes = 33554432\n"
+        );
+        fs::write(folder.join("rabbitmq.conf"), settings).expect("a file in it");
+        fs::write(folder.join("plugins"), "[].\n").expect("a file in it");
+        let path = |name: &str| folder.join(name).display().to_string();
+        let environment = vec![
+            ("HOME", folder.display().to_string()),
+            ("FOLDER", folder.display().to_string()),
+            ("ERL_EPMD_PORT", mapper.to_string()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
+            ("RABBITMQ_NODENAME", format!("test{port}@localhost")),
+            ("RABBITMQ_DIST_PORT", between_nodes.to_string()),
+            ("RABBITMQ_MNESIA_BASE", path("data")),
+            ("RABBITMQ_LOG_BASE", path("log")),
+            ("RABBITMQ_LOGS", "-".into()),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", path("plugins")),
+            ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
+            ("RABBITMQ_PID_FILE", path("pid")),
+            // Not the machine's own settings.
+            ("RABBITMQ_CONF_ENV_FILE", "/dev/null".into()),
+        ];
+        let keeper = Command::new("sh")
+            .args(["-c", KEEPER])
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .env("SERVER", scripts.join("rabbitmq-server"))
+            .stdin(Stdio::piped())
+            // Ctrl-C in a terminal ends the tests; the keeper must outlive them a little.
+            .process_group(0)
+            .spawn()
+            .expect("sh runs");
+        let mut broker = Self {
+            keeper,
+            folder,
+            scripts,
+            port,
+            environment,
+        };
+        broker.wait_until_it_answers();
+        broker
+    }
+
+    /// `amqp://…`
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}", self.port)
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs `rabbitmqctl` on it.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let environment = self.environment.iter().map(|(name, value)| (name, value));
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(self.scripts.join("rabbitmqctl"))
+            .arg("-q")
+            .args(arguments)
+            .envs(environment)
+            .output()
+            .expect("rabbitmqctl runs");
+        assert!(
+            status.success(),
+            "rabbitmqctl {arguments:?}: {}",
+            String::from_utf8_lossy(&stderr)
+        );
+        String::from_utf8_lossy(&stdout).into_owned()
+    }
+
+    /// Its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("output")).unwrap_or_default()
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        let began = Instant::now();
+        while !answers(self.port) {
+            let ended = self.keeper.try_wait().expect("the keeper can be asked");
+            assert!(
+                ended.is_none() && began.elapsed() < START_MAX,
+                "RabbitMQ does not answer after {:?}; its log:\n{}",
+                began.elapsed(),
+                self.log()
+            );
+            sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        // It ends: it has nothing else to wait for.
+        let _status = self.keeper.wait();
+    }
+}
+
+/// Whether somebody speaks AMQP there: to its greeting a broker answers with a method
+/// frame.
+fn answers(port: u16) -> bool {
+    let greet = || -> std::io::Result<u8> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"AMQP\x00\x00\x09\x01")?;
+        let mut kind = [0];
+        stream.read_exact(&mut kind)?;
+        Ok(kind[0])
+    };
+    greet().is_ok_and(|kind| kind == 1)
+}
+
+fn scripts() -> PathBuf {
+    let debian = Path::new(SCRIPTS).to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = std::iter::once(debian).chain(std::env::split_paths(&path));
+    candidates
+        .into_iter()
+        .find(|folder| folder.join("rabbitmq-server").is_file())
+        .expect("tests of amqp: need a RabbitMQ on this machine: apt-get install rabbitmq-server")
+}
+
+/// Free until somebody else takes them: a short time later we do.
+fn free_ports() -> [u16; 3] {
+    let listeners = [0; 3]
+        .map(|any: u16| TcpListener::bind(("127.0.0.1", any)).expect("loopback has free ports"));
+    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
+}
