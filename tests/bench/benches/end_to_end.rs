@@ -130,7 +130,10 @@ fn run(services: &str) -> (f64, f64) {
     );
     let file = std::env::temp_dir().join(format!("brickwork-bench-{}.toml", std::process::id()));
     std::fs::write(&file, text).expect("the manifest can be written");
-    let catalog = Catalog::new().with_source::<Orders>().with::<Hop>().with::<Sink>();
+    let catalog = Catalog::new()
+        .with_source::<Orders>()
+        .with::<Hop>()
+        .with::<Sink>();
     let transports = Transports::new();
     let plan = manifest::load(&file, &manifest::Options::default(), &catalog, &transports)
         .unwrap_or_else(|report| panic!("{}", report.render(false)));
@@ -143,7 +146,10 @@ fn run(services: &str) -> (f64, f64) {
         app.stop().await;
     });
     let cpu = cpu_seconds() - cpu;
-    (MESSAGES as f64 / TOOK.get() / 1e6, cpu / MESSAGES as f64 * 1e6)
+    (
+        MESSAGES as f64 / TOOK.get() / 1e6,
+        cpu / MESSAGES as f64 * 1e6,
+    )
 }
 
 fn main() {
@@ -151,7 +157,9 @@ fn main() {
     let one = "[services.orders]\nout = \"orders\"\n[services.sink]\nin = \"orders\"\n";
     let two = "[services.orders]\nout = \"orders\"\n[services.hop]\nin = \"orders\"\n\
                out = \"checked\"\n[services.sink]\nin = \"checked\"\n";
-    let bytes = serde_json::to_vec(&order(0)).expect("an order is JSON").len();
+    let bytes = serde_json::to_vec(&order(0))
+        .expect("an order is JSON")
+        .len();
     println!("{bytes} bytes of JSON, memory transport, one worker, median of {ROUNDS} rounds");
     let mut results: [(Vec<f64>, Vec<f64>); 2] = Default::default();
     for round in 0..=ROUNDS {

@@ -19,7 +19,10 @@ const ROUNDS: usize = 9;
 fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET /health/ready HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    write!(
+        stream,
+        "GET /health/ready HTTP/1.0\r\nHost: {address}\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.split(' ').nth(1) == Some("200"))
@@ -29,7 +32,11 @@ fn main() {
     let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/brickwork");
     assert!(binary.exists(), "build it first: cargo build --release");
     let size = std::fs::metadata(&binary).expect("it is there").len();
-    println!("{}\n\nthe binary has {:.1} MB", machine(), size as f64 / 1e6);
+    println!(
+        "{}\n\nthe binary has {:.1} MB",
+        machine(),
+        size as f64 / 1e6
+    );
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let folder = std::env::temp_dir().join(format!("brickwork-bench-{}", std::process::id()));
@@ -64,8 +71,14 @@ fn main() {
         times.push(started.elapsed().as_secs_f64() * 1e3);
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
         let status = status.expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("");
-        let kib = line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok());
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap_or("");
+        let kib = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|kb| kb.parse::<f64>().ok());
         memory.push(kib.expect("a number") * 1024.0 / 1e6);
         child.kill().expect("it runs");
         child.wait().expect("it ends");
