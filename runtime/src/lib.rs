@@ -16,6 +16,7 @@
 //! | [`transport`] | the contract of transports, and `memory:` |
 //! | [`Service`], [`Handle`], [`Source`], [`Context`] | what one writes |
 //! | `host` | runs services: actor, mailbox, instances, bridges |
+//! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
 //! | [`config`] | types that configs are made of |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
 //!
