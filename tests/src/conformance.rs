@@ -13,6 +13,7 @@
 //! | [`bounds`] | bounds, depth and pressure |
 //! | [`ending`] | stopping, flushing, closing, connecting again |
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -205,13 +206,13 @@ struct Taker(Box<dyn Consumer>);
 impl Taker {
     /// Takes what there is, at least one.
     async fn some(&mut self, max: usize) -> Vec<Delivery> {
-        let mut taken = Vec::new();
+        let mut taken = VecDeque::new();
         timeout(SOON, take(&mut *self.0, &mut taken, max))
             .await
             .expect("a delivery comes")
             .expect("the consumer goes on");
         assert!((1..=max).contains(&taken.len()));
-        taken
+        taken.into()
     }
 
     /// Takes exactly so many.
@@ -229,7 +230,7 @@ impl Taker {
 
     /// The error that it ends with.
     async fn ends(&mut self) -> TransportError {
-        let mut taken = Vec::new();
+        let mut taken = VecDeque::new();
         timeout(SOON, take(&mut *self.0, &mut taken, 1))
             .await
             .expect("the consumer ends")
@@ -238,7 +239,7 @@ impl Taker {
 
     /// Whether there is nothing to take at this moment.
     fn is_empty(&mut self) -> bool {
-        let mut taken = Vec::new();
+        let mut taken = VecDeque::new();
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let poll = self.0.poll_take(&mut cx, &mut taken, 1);
         assert!(!matches!(poll, std::task::Poll::Ready(Err(_))), "it ended");

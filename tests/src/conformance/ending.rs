@@ -1,5 +1,6 @@
 //! Stopping, flushing, closing, connecting again.
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicU32;
 
 use brickwork::Settlement;
@@ -64,13 +65,13 @@ pub async fn a_dropped_take_loses_nothing(subject: &Subject) -> Verdict {
     });
     let mut seen = Vec::new();
     while seen.len() < MESSAGES as usize {
-        let mut taken = Vec::new();
+        let mut taken = VecDeque::new();
         // Polled at least once, then dropped: sometimes pending, sometimes done.
         let _given_up = take(&mut *taker.0, &mut taken, 3).now_or_never();
         if taken.is_empty() {
-            taken = taker.some(3).await;
+            taken = taker.some(3).await.into();
         }
-        seen.extend(numbers(&taken));
+        seen.extend(numbers(taken.make_contiguous()));
         taken.into_iter().for_each(Delivery::ack);
     }
     publisher.join().expect("it publishes");
