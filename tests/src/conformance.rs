@@ -85,7 +85,7 @@ impl Subject {
     }
 }
 
-/// Tries a law on a transport, within [`LAW_MAX`].
+/// Tries a law on a transport, for a bounded time.
 ///
 /// # Panics
 /// It doesn't hold.

@@ -244,6 +244,8 @@ impl Depth {
 pub struct Status {
     /// What is wrong, while something is.
     pub down: Option<String>,
+    /// It won't work again by itself: connect anew.
+    pub ended: bool,
     /// How often it has connected again.
     pub reconnects: u64,
 }

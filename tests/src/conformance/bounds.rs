@@ -103,7 +103,7 @@ pub async fn pressure_rises_above_the_mark_and_clears_at_half(subject: &Subject)
     let mut cleared = pin!(app.pressure.clear());
     for left in (0..30).rev() {
         assert!(
-            left + 1 <= MARK / 2 + 1 || cleared.as_mut().now_or_never().is_none(),
+            left <= MARK / 2 || cleared.as_mut().now_or_never().is_none(),
             "pressure has cleared with {} messages left",
             left + 1
         );
