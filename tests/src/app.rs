@@ -3,6 +3,7 @@
 //! Time jumps when nobody works: a test that waits for a back-off of minutes takes no
 //! time. Nothing here sleeps to wait for something.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -193,12 +194,12 @@ impl Probe {
 
     /// The next message, if one comes in time.
     pub async fn within(&mut self, time: Duration) -> Option<Message> {
-        let mut taken: Vec<Delivery> = Vec::new();
+        let mut taken: VecDeque<Delivery> = VecDeque::new();
         tokio::time::timeout(time, take(&mut *self.consumer, &mut taken, 1))
             .await
             .ok()?
             .expect("the consumer lives");
-        let delivery = taken.pop()?;
+        let delivery = taken.pop_front()?;
         let message = delivery.message().clone();
         delivery.ack();
         Some(message)

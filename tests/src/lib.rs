@@ -1,16 +1,24 @@
 //! What tests that cross crates share.
 //!
-//! | file | what |
+//! | where | what |
 //! | --- | --- |
-//! | `app` | an app in the test's process, with virtual time |
-//! | `binary` | where the shipped binary is |
-//! | `http` | a very small HTTP client |
-//! | `process` | servers that tests start: private, bounded, stopped by process id |
-//! | `puppet` | a service that does what messages tell it to |
+//! | [`app`] | an app in the test's process, with virtual time |
+//! | [`binary`] | the shipped binary, as fresh as the sources |
+//! | [`broker`] | a private RabbitMQ |
+//! | [`conformance`] | the laws of the transport contract, one function each |
+//! | [`http`] | a very small HTTP client |
+//! | [`process`] | processes that tests start: private, bounded, stopped by process id |
+//! | [`puppet`] | a service that does what messages tell it to |
 
 pub mod app;
 pub mod binary;
 pub mod broker;
+pub mod conformance;
 pub mod http;
 pub mod process;
 pub mod puppet;
+
+/// The README's Rust is compiled as a test of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -1,21 +1,17 @@
 //! Compiling: from text to a program whose every name is known.
 //!
-//! The language looks names up when it runs, so that a misspelt one would fail each
-//! message; here it fails the config. Owns the words in which mistakes are told.
+//! Owns the limits that keep parser and evaluation on their stacks, and the words in
+//! which mistakes of syntax are told.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use cel::parser::ParseError;
-use cel::{Env, ExecutionError, Program, Value, extensions};
+use cel::{Env, Program, extensions};
 
-/// The variables of every expression.
-const VARIABLES: [&str; 2] = ["msg", "meta"];
-/// What the envelope has.
-const META_FIELDS: [&str; 7] = [
-    "id", "type", "source", "time", "topic", "attempt", "headers",
-];
+use super::names::Names;
+
 /// Longer than anyone writes into a config.
 const SOURCE_BYTES_MAX: usize = 4 * 1024;
 /// Brackets in brackets: the parser goes down the stack with each.
@@ -61,15 +57,7 @@ pub(super) fn compile(source: &str) -> Result<Compiled, String> {
     }
     let env = environment();
     let program = parse(&env, source)?;
-    let mut names = Names {
-        env,
-        source,
-        program: &program,
-        bound: Vec::new(),
-        uses: [false; 2],
-    };
-    names.check(program.expression())?;
-    let [uses_msg, uses_meta] = names.uses;
+    let [uses_msg, uses_meta] = Names::new(env, source, &program).resolve()?;
     Ok(Compiled {
         source: source.into(),
         program,
@@ -150,168 +138,6 @@ fn nesting(text: &str) -> usize {
         most = most.max(now);
     }
     most
-}
-
-/// Walks an expression and looks up each name in it.
-struct Names<'a> {
-    env: Arc<Env>,
-    source: &'a str,
-    program: &'a Program,
-    /// Variables of the comprehensions around.
-    bound: Vec<&'a str>,
-    /// Which of [`VARIABLES`] it uses.
-    uses: [bool; 2],
-}
-
-impl<'a> Names<'a> {
-    fn check(&mut self, expression: &'a IdedExpr) -> Result<(), String> {
-        match &expression.expr {
-            Expr::Ident(name) => self.variable(name, expression.id),
-            Expr::Select(select) => {
-                if let Expr::Ident(name) = &select.operand.expr
-                    && name == "meta"
-                    && !self.is_bound(name)
-                    && !META_FIELDS.contains(&select.field.as_str())
-                {
-                    let text = format!("meta has no {:?}", select.field);
-                    let known = format!("it has {}", META_FIELDS.join(", "));
-                    return Err(self.wrong(&text, expression.id, &known));
-                }
-                self.check(&select.operand)
-            }
-            Expr::Call(call) => self.call(call, expression.id),
-            Expr::List(list) => self.check_all(&list.elements),
-            Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
-                EntryExpr::MapEntry(entry) => {
-                    self.check(&entry.key)?;
-                    self.check(&entry.value)
-                }
-                EntryExpr::StructField(field) => self.check(&field.value),
-            }),
-            Expr::Struct(_) => Err(self.wrong(
-                "there are no message types",
-                expression.id,
-                "write a map: {'name': value}",
-            )),
-            Expr::Comprehension(each) => {
-                self.check(&each.iter_range)?;
-                self.check(&each.accu_init)?;
-                let depth = self.bound.len();
-                self.bound.push(&each.iter_var);
-                self.bound.extend(each.iter_var2.as_deref());
-                self.bound.push(&each.accu_var);
-                self.check(&each.loop_cond)?;
-                self.check(&each.loop_step)?;
-                self.check(&each.result)?;
-                self.bound.truncate(depth);
-                Ok(())
-            }
-            Expr::Literal(_) | Expr::Unspecified => Ok(()),
-        }
-    }
-
-    fn check_all(&mut self, expressions: &'a [IdedExpr]) -> Result<(), String> {
-        expressions.iter().try_for_each(|each| self.check(each))
-    }
-
-    fn is_bound(&self, name: &str) -> bool {
-        self.bound.contains(&name)
-    }
-
-    fn variable(&mut self, name: &str, id: u64) -> Result<(), String> {
-        if self.is_bound(name) || name.starts_with('@') {
-            return Ok(());
-        }
-        if let Some(number) = VARIABLES.iter().position(|known| *known == name) {
-            self.uses[number] = true;
-            return Ok(());
-        }
-        // A type's name is a value, too: `type(msg.n) == int`.
-        if self.env.types().find_type(name).is_some() {
-            return Ok(());
-        }
-        let hint = match name {
-            "and" => "write && for and",
-            "or" => "write || for or",
-            "not" => "write ! for not",
-            "True" | "False" => "write true and false",
-            _ => "the payload is msg, the envelope is meta; a text stands in quotes",
-        };
-        Err(self.wrong(&format!("there is no {name:?}"), id, hint))
-    }
-
-    fn call(&mut self, call: &'a CallExpr, id: u64) -> Result<(), String> {
-        self.check_all(&call.args)?;
-        let Some(target) = &call.target else {
-            return self.function(call, None, id);
-        };
-        // `strings.quote(x)` calls a function with a dotted name, not a method.
-        if let Expr::Ident(name) = &target.expr
-            && !self.is_bound(name)
-            && !VARIABLES.contains(&name.as_str())
-            && self.env.types().find_type(name).is_none()
-            && self.exists(call, Some(target.clone()))
-        {
-            return Ok(());
-        }
-        self.check(target)?;
-        self.function(call, Some(Box::new(null())), id)
-    }
-
-    fn function(
-        &self,
-        call: &CallExpr,
-        target: Option<Box<IdedExpr>>,
-        id: u64,
-    ) -> Result<(), String> {
-        if self.exists(call, target) {
-            return Ok(());
-        }
-        let text = format!("there is no function {:?}", call.func_name);
-        Err(self.wrong(&text, id, "see the language's list of functions"))
-    }
-
-    /// Asks the language for a function by calling it with nothing sensible: what it
-    /// doesn't know by name is undeclared, everything else fails in another way.
-    fn exists(&self, call: &CallExpr, target: Option<Box<IdedExpr>>) -> bool {
-        let is_operator = !call.func_name.starts_with(|c: char| c.is_alphabetic());
-        if is_operator {
-            return true;
-        }
-        let probe = IdedExpr {
-            id: 0,
-            expr: Expr::Call(CallExpr {
-                func_name: call.func_name.clone(),
-                target,
-                args: call.args.iter().map(|_| null()).collect(),
-            }),
-        };
-        let context = cel::Context::with_env(self.env.clone());
-        !matches!(
-            Value::resolve(&probe, &context),
-            Err(ExecutionError::UndeclaredReference(_))
-        )
-    }
-
-    fn wrong(&self, text: &str, id: u64, hint: &str) -> String {
-        let column = self
-            .program
-            .source_info()
-            .offset_for(id)
-            .and_then(|(start, _)| self.source.get(..start as usize))
-            .map(|before| before.chars().count() + 1);
-        match column {
-            Some(column) => format!("{text} at column {column} of the expression: {hint}"),
-            None => format!("{text} in the expression: {hint}"),
-        }
-    }
-}
-
-fn null() -> IdedExpr {
-    IdedExpr {
-        id: 0,
-        expr: Expr::Literal(LiteralValue::Null),
-    }
 }
 
 fn syntax_error(source: &str, error: Option<&ParseError>) -> String {

@@ -7,6 +7,7 @@
 //! strings extension (`lowerAscii`, `split`, `join`, `replace`, …).
 
 mod compile;
+mod names;
 mod values;
 
 use std::borrow::Cow;

@@ -128,6 +128,8 @@ fn watch_over(connection: &Connection, purpose: &str, link: Arc<Link>) {
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {
+                // This ended a channel only: whoever owns that one learns of it there.
+                Event::Error(error) if error.is_amqp_soft_error() => {}
                 Event::Error(error) => return link.fail(format!("{purpose}: {error}")),
                 Event::ConnectionBlocked(why) => link.blocked(Some(why)),
                 Event::ConnectionUnblocked => link.blocked(None),

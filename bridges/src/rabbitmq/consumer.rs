@@ -135,7 +135,7 @@ impl Consumer for QueueConsumer {
     fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
-        into: &mut Vec<Delivery>,
+        into: &mut VecDeque<Delivery>,
         max: usize,
     ) -> Poll<Result<(), TransportError>> {
         let mut state = self.0.state.lock();

@@ -47,16 +47,20 @@ impl Link {
     pub(super) fn fail(&self, why: impl std::fmt::Display) {
         if self.end(End::Lost(why.to_string().into())) {
             warn!(error = %why, "the connection to the broker is lost");
-            self.status
-                .send_modify(|status| status.down = Some(why.to_string()));
+            self.status.send_modify(|status| {
+                status.down = Some(why.to_string());
+                status.ended = true;
+            });
         }
     }
 
     /// It was closed by this side.
     pub(super) fn close(&self) {
         self.end(End::Closed);
-        self.status
-            .send_modify(|status| status.down = Some("the transport is closed".into()));
+        self.status.send_modify(|status| {
+            status.down = Some("the transport is closed".into());
+            status.ended = true;
+        });
     }
 
     /// The broker takes nothing for now (`Some(why)`), or does so again.

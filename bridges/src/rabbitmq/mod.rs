@@ -235,13 +235,13 @@ impl Parts {
         for pump in self.pumps_of(id) {
             let (answer, answered) = oneshot::channel();
             let asked = pump.send(Question::Count(answer)).await.is_ok();
-            // A pump that is gone has nothing.
-            if asked && let Ok(count) = answered.await {
+            // A pump that is gone, or whose channel is, has nothing.
+            if asked && let Ok(Ok(count)) = answered.await {
                 let Count {
                     ready: at_broker,
                     fetched,
                     in_hand,
-                } = count?;
+                } = count;
                 ready = Some(at_broker);
                 depth.ready += fetched;
                 depth.in_hand += in_hand;

@@ -21,7 +21,6 @@ pub(super) fn watch_over(
 ) {
     let gauges: Vec<(Arc<Queue>, PressureGauge)> = queues
         .into_iter()
-        .filter(|queue| queue.high_water < u64::MAX)
         .map(|queue| {
             let gauge = pressure.gauge(queue.high_water);
             (queue, gauge)

@@ -21,6 +21,10 @@ use super::publisher::{Publication, Publisher};
 use super::topology::{Step, declarations, queue_name};
 use super::wire::{self, Way};
 
+/// Dead letters are kept until somebody takes them. So many in one service are a sign
+/// that the app needs help: then sources pause.
+const LETTERS_HIGH_WATER: u64 = 100_000;
+
 /// Sends messages. One for a transport.
 pub(super) struct Router {
     pub(super) topics: Publisher,
@@ -346,7 +350,7 @@ impl Wires {
         let mut new = Vec::new();
         let letters = topology
             .services()
-            .map(|service| (QueueId::dead_letters(service), &[][..], u64::MAX));
+            .map(|service| (QueueId::dead_letters(service), &[][..], LETTERS_HIGH_WATER));
         let inputs = topology
             .queues
             .iter()
@@ -377,28 +381,33 @@ impl Wires {
     }
 }
 
-/// Who is to be told, until both halves are done, and how the first one ended.
-type Half = (Option<Completion>, Option<Result<(), TransportError>>);
-
 /// Two completions for one: done when both are, with the first error.
 fn both(done: Completion) -> (Completion, Completion) {
-    let state: Arc<Mutex<Half>> = Arc::new(Mutex::new((Some(done), None)));
-    let half = |state: Arc<Mutex<Half>>| {
+    struct Halves {
+        done: Completion,
+        first: Option<Result<(), TransportError>>,
+    }
+    let halves = Arc::new(Mutex::new(Some(Halves { done, first: None })));
+    let half = |halves: Arc<Mutex<Option<Halves>>>| {
         Completion::new(move |outcome| {
-            let mut state = state.lock();
-            match state.1.take() {
-                None => state.1 = Some(outcome),
-                Some(other) => {
-                    let done = state.0.take();
-                    drop(state);
-                    if let Some(done) = done {
-                        done.complete(other.and(outcome));
-                    }
+            let mut both = halves.lock();
+            match both.take() {
+                Some(Halves { done, first: None }) => {
+                    let first = Some(outcome);
+                    *both = Some(Halves { done, first });
                 }
+                Some(Halves {
+                    done,
+                    first: Some(first),
+                }) => {
+                    drop(both);
+                    done.complete(first.and(outcome));
+                }
+                None => unreachable!("each half completes once"),
             }
         })
     };
-    (half(state.clone()), half(state))
+    (half(halves.clone()), half(halves))
 }
 
 #[cfg(test)]

@@ -264,10 +264,10 @@ impl App {
         &self.transport
     }
 
-    /// Resolves when the transport no longer works, with what is wrong.
+    /// Resolves when the transport has ended for good, with what is wrong.
     pub async fn transport_lost(&self) -> String {
         let mut status = self.transport.status();
-        match status.wait_for(|status| status.down.is_some()).await {
+        match status.wait_for(|status| status.ended).await {
             Ok(status) => status.down.clone().unwrap_or_default(),
             Err(_) => "the transport is gone".to_owned(),
         }

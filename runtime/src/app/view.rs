@@ -134,11 +134,11 @@ impl AppView {
 
     /// The transport's status, without secrets.
     pub(crate) fn transport_status(&self) -> Status {
-        let Status { down, reconnects } = self.transport.status().borrow().clone();
-        Status {
-            down: down.map(|why| self.redactor.clean(&why).into_owned()),
-            reconnects,
+        let mut status = self.transport.status().borrow().clone();
+        if let Some(down) = &mut status.down {
+            *down = self.redactor.clean(down).into_owned();
         }
+        status
     }
 
     /// How many sources wait because a queue is too full.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use actix::fut::wrap_future;
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -55,17 +54,18 @@ impl InboundBridge {
 impl Actor for InboundBridge {
     type Context = Context<Self>;
 
-    fn started(&mut self, cx: &mut Context<Self>) {
+    fn started(&mut self, _: &mut Context<Self>) {
         let (env, input, done) = (self.env.clone(), self.input, self.done.clone());
         let pump = Pump {
             env,
             input,
             stop: self.stop.subscribe(),
         };
-        cx.spawn(wrap_future(async move {
+        // Beside the actor, not in it: a message needn't go through the actor's own loop.
+        tokio::task::spawn_local(async move {
             pump.run().await;
             done.send_replace(true);
-        }));
+        });
     }
 }
 
@@ -154,21 +154,25 @@ impl Pump {
     ///
     /// One future for all of it: this is on every message's way.
     async fn carry(&mut self, consumer: &mut dyn Consumer) -> Option<TransportError> {
-        let mut taken: Vec<Delivery> = Vec::with_capacity(GROUP);
-        let mut waiting: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
+        let mut taken: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
+        let mut listening = false;
         let mut rounds = 0;
         poll_fn(|cx| {
-            if stopped.as_mut().poll(cx).is_ready() {
+            // Once it listens it is woken by a change: no need to ask at every message.
+            if (!listening || self.stop.has_changed().unwrap_or(true))
+                && stopped.as_mut().poll(cx).is_ready()
+            {
                 return Poll::Ready(None);
             }
+            listening = true;
             loop {
                 // First what was taken before: it waits for room in the mailbox.
-                if self.env.mailbox.poll_push(cx, &mut waiting).is_pending() {
+                if self.env.mailbox.poll_push(cx, &mut taken).is_pending() {
                     return Poll::Pending;
                 }
-                if !waiting.is_empty() {
+                if !taken.is_empty() {
                     // The mailbox has closed: these go back.
                     return Poll::Ready(None);
                 }
@@ -180,10 +184,11 @@ impl Pump {
                 match consumer.poll_take(cx, &mut taken, GROUP) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
-                    Poll::Ready(Ok(())) => waiting.extend(taken.drain(..).map(|mut delivery| {
-                        delivery.set_input(self.input);
-                        delivery
-                    })),
+                    Poll::Ready(Ok(())) => {
+                        for delivery in &mut taken {
+                            delivery.set_input(self.input);
+                        }
+                    }
                 }
             }
         })

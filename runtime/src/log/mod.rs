@@ -11,10 +11,10 @@ use std::cell::Cell;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry, Scope};
 
@@ -52,7 +52,10 @@ pub(crate) fn subscriber(
         redactor,
         write,
     };
-    let level = LevelFilter::from_level(settings.level);
+    // A client library prints whole messages that a broker returned, at WARN.
+    let level = Targets::new()
+        .with_default(settings.level)
+        .with_target("lapin", Level::ERROR);
     Registry::default().with(level).with(lines)
 }
 

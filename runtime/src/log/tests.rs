@@ -28,8 +28,9 @@ fn logged(json: bool, work: impl FnOnce()) -> Vec<String> {
             .push(String::from_utf8(line.to_vec()).unwrap());
     });
     tracing::subscriber::with_default(log, work);
-    let lines = lines.lock().clone();
-    lines
+    Arc::into_inner(lines)
+        .expect("the subscriber is gone")
+        .into_inner()
 }
 
 /// The one line that is written, without its time.

@@ -178,14 +178,8 @@ impl ConfigReader<'_> {
         let (span, text, help) = match unknown {
             Some(field) => {
                 // It may be a secret with a wrong name.
-                if !schema.secret_fields().is_empty()
-                    && let Some(value) = value
-                {
-                    self.masks.place(value.span);
-                    value.scalars(&mut |span, text| {
-                        self.masks.place(span);
-                        self.masks.secret(&text);
-                    });
+                if let Some(value) = value {
+                    self.out.hide(value);
                 }
                 let parent = match segments.split_last() {
                     Some((last, parent)) if *last == field => parent,
@@ -199,8 +193,8 @@ impl ConfigReader<'_> {
                     help,
                 )
             }
-            None if secret => (span, without_value(&text), None),
-            None => (span, text.clone(), None),
+            None if secret => (span, in_plain_words(&without_value(&text)), None),
+            None => (span, in_plain_words(&text), None),
         };
         let text = match secret {
             true => self.masks.clean_of_all(&text),
@@ -224,6 +218,46 @@ fn without_value(text: &str) -> String {
         _ if text.starts_with("unknown variant") => "it is not one of those allowed".into(),
         _ => text.to_owned(),
     }
+}
+
+/// What serde says, in the manifest's words rather than Rust's.
+fn in_plain_words(text: &str) -> String {
+    const GOT: [(&str, &str); 3] = [("sequence", "list"), ("map", "table"), ("null", "nothing")];
+    const EXPECTED: [(&str, &str); 14] = [
+        ("a sequence", "a list"),
+        ("a map", "a table"),
+        ("path string", "a path"),
+        ("u8", "an integer from 0 to 255"),
+        ("u16", "an integer from 0 to 65535"),
+        ("u32", "an integer from 0 to 4294967295"),
+        ("u64", "an integer, 0 or more"),
+        ("usize", "an integer, 0 or more"),
+        ("i32", "an integer of 32 bits"),
+        ("i64", "an integer"),
+        ("isize", "an integer"),
+        ("f32", "a number"),
+        ("f64", "a number"),
+        ("unit", "nothing"),
+    ];
+    let Some((head, expected)) = text.rsplit_once(", expected ") else {
+        return text.to_owned();
+    };
+    if !head.starts_with("invalid ") {
+        return text.to_owned();
+    }
+    let expected = match EXPECTED.iter().find(|(rust, _)| *rust == expected) {
+        Some((_, plain)) => plain,
+        None if expected.starts_with("struct ") => "a table",
+        None => expected,
+    };
+    let head = match head.strip_prefix("invalid type: ") {
+        Some(got) => {
+            let plain = GOT.iter().find(|(rust, _)| *rust == got);
+            format!("invalid type: {}", plain.map_or(got, |(_, plain)| plain))
+        }
+        None => head.to_owned(),
+    };
+    format!("{head}, expected {expected}")
 }
 
 struct Place<'a> {

@@ -1,8 +1,9 @@
 //! What of the sources and of error texts must not be shown.
 //!
 //! Three nets, one behind the other: places known to hold a secret, texts known to be
-//! one, and what looks like one by its key or as a URL's password. The last is all that
-//! there is for a file that can't be parsed. Rather too much is hidden than too little.
+//! one, and what looks like one by its key or as a URL's password. The last is nearly all
+//! that there is for a file that can't be parsed. Rather too much is hidden than too
+//! little; a secret of under four bytes is hidden only where it is known to stand.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -29,6 +30,8 @@ pub(super) struct Masks {
     places: Vec<Span>,
     secrets: BTreeSet<String>,
     keys: BTreeSet<String>,
+    /// A file can't be parsed, so that places in it are guessed.
+    pub(super) broken: bool,
 }
 
 impl Masks {
@@ -70,9 +73,15 @@ impl Masks {
             .collect();
         // The longest first: one may contain another.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.iter().fold(text.to_owned(), |text, secret| {
+        let mut text = secrets.iter().fold(text.to_owned(), |text, secret| {
             text.replace(secret.as_str(), REDACTED)
-        })
+        });
+        let mut found = Vec::new();
+        passwords_in_urls(&text, &mut found);
+        for range in merged(found).into_iter().rev() {
+            text.replace_range(range, REDACTED);
+        }
+        text
     }
 
     /// The text of a file fit to be shown, and where a place of it is now.
@@ -125,15 +134,7 @@ impl Masks {
         }
         self.by_key(text, &mut found);
         passwords_in_urls(text, &mut found);
-        found.sort_by_key(|range| (range.start, range.end));
-        let mut ranges: Vec<Range<usize>> = Vec::new();
-        for range in found {
-            match ranges.last_mut() {
-                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
-                _ => ranges.push(range),
-            }
-        }
-        ranges
+        merged(found)
     }
 
     /// Values whose key says that they are secret.
@@ -151,8 +152,13 @@ impl Masks {
                 .map_or(0, |other| {
                     other + before[other..].chars().next().map_or(1, char::len_utf8)
                 });
-            if self.tells(&before[key_start..]) {
+            let key = &before[key_start..];
+            if self.tells(key) || (self.broken && self.nearly_tells(key)) {
                 let start = text.len() - after.trim_start_matches([' ', '\t']).len();
+                // Where other values end is known by their places, or can't be.
+                if !self.broken && !text[start..].starts_with(['"', '\'']) {
+                    continue;
+                }
                 let end = start + value_length(&text[start..]);
                 if start < end && !is_reference(&text[start..end]) {
                     found.push(start..end);
@@ -161,13 +167,29 @@ impl Masks {
         }
     }
 
-    fn tells(&self, key: &str) -> bool {
+    /// Whether a key says that its value is secret.
+    pub(super) fn tells(&self, key: &str) -> bool {
         let lower = key.to_ascii_lowercase();
-        !key.is_empty()
-            && (self.keys.contains(key)
-                || TELLING.iter().any(|word| lower.contains(word))
-                || nearest(key, self.keys.iter().map(String::as_str)).is_some())
+        self.keys.contains(key) || TELLING.iter().any(|word| lower.contains(word))
     }
+
+    /// Whether such a key may have been meant.
+    pub(super) fn nearly_tells(&self, key: &str) -> bool {
+        !key.is_empty() && nearest(key, self.keys.iter().map(String::as_str)).is_some()
+    }
+}
+
+/// Ranges in order, none overlapping.
+fn merged(mut found: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    found.sort_by_key(|range| (range.start, range.end));
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for range in found {
+        match ranges.last_mut() {
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+            _ => ranges.push(range),
+        }
+    }
+    ranges
 }
 
 /// A source without secrets, and where the place is in it.
@@ -253,7 +275,10 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_secret_is_hidden_even_in_a_broken_file() {
-        let mut masks = Masks::default();
+        let mut masks = Masks {
+            broken: true,
+            ..Masks::default()
+        };
         masks.key("pin");
         for (text, expected) in [
             ("pin = 1234\nx = 1", "pin = [redacted]\nx = 1"),
@@ -288,6 +313,10 @@ mod tests {
             "x = 1 # [redacted] abc"
         );
         assert_eq!(masks.clean("got hunter2, abc"), "got [redacted], abc");
+        assert_eq!(
+            masks.clean("no `amqp://u:pass@host`"),
+            "no `amqp://u:[redacted]@host`"
+        );
         assert_eq!(masks.clean_of_all("got abc"), "got [redacted]");
     }
 

@@ -2,10 +2,10 @@
 //! that is wrong.
 //!
 //! Nothing is started, connected or created here. The way of a manifest: every file is
-//! parsed into a tree that knows its places ([`tree`]), overlays are laid over, variables
-//! filled in ([`variables`]), and the tree is read section by section, on past every
-//! mistake ([`app`], [`service`], [`config`], [`wiring`], [`topics`]). What a report may
-//! not show is found on the way ([`secrets`], [`mask`]).
+//! parsed into a tree that knows its places (`tree`), overlays are laid over, variables
+//! filled in (`variables`), and the tree is read section by section, on past every
+//! mistake (`app`, `service`, `config`, `wiring`, `topics`). What a report may not show is
+//! found on the way (`secrets`, `mask`).
 //!
 //! ```
 //! use brickwork::{Catalog, manifest, transport::Transports};
@@ -40,6 +40,8 @@ mod section;
 mod service;
 mod source;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod tree;
 mod variables;
@@ -94,7 +96,9 @@ pub fn load(
     let mut merged = loader.read(path, options);
     secrets::find(&loader.trees, &merged, catalog, &mut loader.masks);
     if !loader.problems.is_empty() {
-        return Err(loader.problems.into_report(&loader.files, &loader.masks));
+        return Err(loader
+            .problems
+            .into_report(&loader.files, &mut loader.masks));
     }
     if let Some(url) = &options.transport {
         loader.override_transport(&mut merged, url);
@@ -114,7 +118,9 @@ pub fn load(
     if loader.problems.is_empty() {
         Ok(plan)
     } else {
-        Err(loader.problems.into_report(&loader.files, &loader.masks))
+        Err(loader
+            .problems
+            .into_report(&loader.files, &mut loader.masks))
     }
 }
 
@@ -138,6 +144,7 @@ impl Loader {
                     .add(codes::UNREADABLE, Span::top(index), message, None);
             }
             let (table, errors) = DeTable::parse_recoverable(&file.text);
+            self.masks.broken |= !errors.is_empty();
             for error in errors {
                 let range = error.span().unwrap_or(0..0);
                 let span = Span {

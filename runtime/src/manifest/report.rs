@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::mask::Masks;
 use super::source::{SourceFile, Span};
+use super::tree::{Node, Value};
 
 /// Everything that is wrong with a manifest, in the order of its files and lines.
 ///
@@ -41,13 +42,21 @@ pub struct Problem {
 #[derive(Debug, Clone)]
 struct Excerpt {
     text: String,
-    line_start: usize,
     mark: std::ops::Range<usize>,
+}
+
+impl Excerpt {
+    fn column(&self) -> usize {
+        self.text[..self.mark.start].chars().count() + 1
+    }
 }
 
 /// What is found, before it is sorted and cleaned.
 #[derive(Default)]
-pub(super) struct Problems(Vec<Found>);
+pub(super) struct Problems {
+    found: Vec<Found>,
+    hidden: Vec<Span>,
+}
 
 struct Found {
     code: &'static str,
@@ -64,7 +73,7 @@ impl Problems {
         message: impl Into<String>,
         help: Option<String>,
     ) {
-        self.0.push(Found {
+        self.found.push(Found {
             code,
             span,
             message: message.into(),
@@ -73,18 +82,35 @@ impl Problems {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.found.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
+    }
+
+    /// Doesn't show the texts in a value: nobody knows what they are.
+    pub(super) fn hide(&mut self, node: &Node) {
+        match &node.value {
+            Value::String(_) => self.hidden.push(node.span),
+            Value::Array(items) => items.iter().for_each(|item| self.hide(item)),
+            Value::Table(table) => {
+                for entry in &table.entries {
+                    self.hide(&entry.node);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Sorts them and cuts secrets out.
-    pub(super) fn into_report(mut self, files: &[SourceFile], masks: &Masks) -> Report {
-        self.0
+    pub(super) fn into_report(mut self, files: &[SourceFile], masks: &mut Masks) -> Report {
+        for span in self.hidden.drain(..) {
+            masks.place(span);
+        }
+        self.found
             .sort_by(|a, b| (a.span, a.code, &a.message).cmp(&(b.span, b.code, &b.message)));
-        let problems = self.0.into_iter().map(|found| {
+        let problems = self.found.into_iter().map(|found| {
             let file = &files[found.span.file];
             let (line, column) = file.position(found.span.start);
             Problem {
@@ -125,10 +151,8 @@ fn excerpt(file: &SourceFile, masks: &Masks, span: Span) -> Option<Excerpt> {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    // The place may come after what is hidden over several lines: count as written.
     Some(Excerpt {
         text: line.to_owned(),
-        line_start: file.position(span.start).0,
         mark: start - line_start..end.max(start) - line_start,
     })
 }
@@ -170,7 +194,7 @@ impl Problem {
             Some(excerpt) => group.element(
                 Snippet::source(&*excerpt.text)
                     .path(&*self.file)
-                    .line_start(excerpt.line_start)
+                    .line_start(self.line)
                     .annotation(AnnotationKind::Primary.span(excerpt.mark.clone())),
             ),
             None => group.element(Origin::path(&*self.file)),
@@ -178,7 +202,17 @@ impl Problem {
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(&**help));
         }
-        renderer.render(&[group])
+        let text = renderer.render(&[group]);
+        // What is hidden moves columns: the place is that in the file.
+        let (file, line) = (&self.file, self.line);
+        match &self.snippet {
+            Some(excerpt) if excerpt.column() != self.column => text.replacen(
+                &format!("{file}:{line}:{}", excerpt.column()),
+                &format!("{file}:{line}:{}", self.column),
+                1,
+            ),
+            _ => text,
+        }
     }
 }
 

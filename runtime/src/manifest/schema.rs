@@ -281,16 +281,10 @@ mod tests {
     #[test]
     fn a_choice_is_made_by_its_tag() {
         assert_eq!(found("choice = { kind = 'open', value = 'v' }"), []);
-        let secret = (Format::Secret, "v".to_owned());
-        assert_eq!(
-            found("choice = { kind = 'locked', value = 'v' }"),
-            [secret.clone()]
-        );
-        assert_eq!(
-            found("choice = { kind = 'lokced', value = 'v' }"),
-            [secret.clone()]
-        );
-        assert_eq!(found("choice = { value = 'v' }"), [secret]);
+        for secret in ["kind = 'locked', ", "kind = 'lokced', ", ""] {
+            let found = found(&format!("choice = {{ {secret}value = 'v' }}"));
+            assert_eq!(found, [(Format::Secret, "v".to_owned())]);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &m
         schemas.insert(service_type.name(), schema);
     }
     for tree in trees {
+        hide_telling(tree, false, masks);
         if let Some(url) = node(tree, &["app", "transport"]) {
             of_url(url, masks);
         }
@@ -32,6 +33,7 @@ pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &m
             };
             let name = string(merged, &["services", &service.key, "use"]).unwrap_or(&service.key);
             match schemas.get(name) {
+                Some(_) if !matches!(node.value, Value::Table(_)) => hide_places(node, masks),
                 Some(schema) => schema.walk(&mut node.clone(), &mut |format, node| {
                     if format == Format::Secret {
                         hide(node, masks);
@@ -40,6 +42,18 @@ pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &m
                 // Nobody knows what is secret in it.
                 None => hide_places(node, masks),
             }
+        }
+    }
+}
+
+/// Hides what a key says to be secret, or in a config nearly says.
+fn hide_telling(table: &Table, in_config: bool, masks: &mut Masks) {
+    for entry in &table.entries {
+        if masks.tells(&entry.key) || (in_config && masks.nearly_tells(&entry.key)) {
+            hide_places(&entry.node, masks);
+        }
+        if let Value::Table(table) = &entry.node.value {
+            hide_telling(table, in_config || entry.key == "config", masks);
         }
     }
 }

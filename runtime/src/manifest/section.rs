@@ -53,6 +53,8 @@ impl<'a> Section<'a> {
             } else if !known.contains(&key) {
                 let message = format!("unknown key {}", quote(&self.name(key)));
                 let names = known.iter().chain(later).copied();
+                // It may be a secret in the wrong place.
+                out.hide(&entry.node);
                 let help = suggest::help(key, names, "the keys here");
                 out.add(codes::UNKNOWN_KEY, entry.key_span, message, help);
             }

@@ -14,7 +14,9 @@ pub(super) fn nearest<'a>(
         .into_iter()
         .filter(|name| *name != wrong && name.len() <= BYTES_MAX)
         .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
-        .filter(|(distance, name)| *distance <= (wrong.len().max(name.len()) / 3).max(1))
+        .filter(|(distance, name)| *distance <= wrong.len().max(name.len()).div_ceil(3))
+        // Nothing in common but the length.
+        .filter(|(distance, name)| *distance < name.len())
         .min()
         .map(|(_, name)| name)
 }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use super::codes;
 use super::report::Problems;
 use super::section::Section;
-use super::suggest::{nearest, quote};
-use super::wiring::{Side, TopicAt};
-use crate::name::check_topic;
+use super::suggest::nearest;
+use super::wiring::{Side, TopicAt, is_topic};
 
 /// What services do with topics.
 #[derive(Default)]
@@ -77,9 +76,7 @@ impl Uses {
         let mut externals = Vec::new();
         for entry in &topics.table.entries {
             let name = entry.key.as_str();
-            if let Err(why) = check_topic(name) {
-                let message = format!("{} is not a topic: {why}", quote(name));
-                out.add(codes::BAD_NAME, entry.key_span, message, None);
+            if !is_topic(name, entry.key_span, out) {
                 continue;
             }
             let topic = topics.section(name, out);

@@ -9,7 +9,7 @@ use super::source::Span;
 use super::suggest::{list, nearest, quote};
 use super::tree::{Entry, Node, Value};
 use crate::app::WiredPort;
-use crate::name::check_topic;
+use crate::name::{InvalidName, check_topic};
 use crate::service::Blueprint;
 
 /// A topic where it is named.
@@ -69,6 +69,20 @@ pub(super) fn outputs(blueprint: &dyn Blueprint) -> Vec<Port<'_>> {
             request: output.reply.is_some(),
         })
         .collect()
+}
+
+/// Reports a text that is no topic.
+pub(super) fn is_topic(text: &str, span: Span, out: &mut Problems) -> bool {
+    let Err(why) = check_topic(text) else {
+        return true;
+    };
+    let why = match why {
+        InvalidName::Empty if !text.is_empty() => "a part of it is empty".to_owned(),
+        why => why.to_string(),
+    };
+    let message = format!("{} is not a topic: {why}", quote(text));
+    out.add(codes::BAD_NAME, span, message, None);
+    false
 }
 
 impl Side {
@@ -142,9 +156,7 @@ impl Side {
             service.wrong_value_type(name, node.span, node.kind(), expected, out);
             return None;
         };
-        if let Err(why) = check_topic(topic) {
-            let message = format!("{} is not a topic: {why}", quote(topic));
-            out.add(codes::BAD_NAME, node.span, message, None);
+        if !is_topic(topic, node.span, out) {
             return None;
         }
         Some(TopicAt {

@@ -14,7 +14,7 @@ use super::catalog::{ServiceType, describe, parse};
 use super::ports::{InputSpec, PortTable};
 use super::{Catalog, Context, Descriptor, NoConfig, Payload, Tick};
 use crate::failure::Failure;
-use crate::message::{Envelope, Message};
+use crate::message::Message;
 
 /// What the result of an actix message means for its delivery.
 ///
@@ -227,9 +227,7 @@ where
             if message.reply_to.is_none() {
                 return Ok(None);
             }
-            let mut envelope = Envelope::new("", "");
-            answer.encode(&mut envelope).map_err(Failure::reject)?;
-            Ok(Some(envelope.payload))
+            answer.into_bytes().map(Some).map_err(Failure::reject)
         })
     }
 

@@ -23,11 +23,20 @@ pub trait Payload: Sized + 'static {
     /// Why the payload can't be such a value.
     fn decode(message: &Message) -> Result<Self, CodecError>;
 
+    /// Writes its bytes.
+    ///
+    /// # Errors
+    /// Why it can't be written.
+    fn into_bytes(self) -> Result<Bytes, CodecError>;
+
     /// Writes its bytes into an envelope, with what else it knows of itself.
     ///
     /// # Errors
     /// Why it can't be written.
-    fn encode(self, envelope: &mut Envelope) -> Result<(), CodecError>;
+    fn encode(self, envelope: &mut Envelope) -> Result<(), CodecError> {
+        envelope.payload = self.into_bytes()?;
+        Ok(())
+    }
 
     /// The message type that it gets if nobody names another; `None` keeps the type
     /// of the message in hand.
@@ -76,12 +85,11 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + 'static> Payload for T {
         })
     }
 
-    fn encode(self, envelope: &mut Envelope) -> Result<(), CodecError> {
-        envelope.payload = to_json(&self).map_err(|source| CodecError::Encode {
+    fn into_bytes(self) -> Result<Bytes, CodecError> {
+        to_json(&self).map_err(|source| CodecError::Encode {
             what: T::schema_name(),
             source,
-        })?;
-        Ok(())
+        })
     }
 
     fn kind() -> Option<Arc<str>> {
@@ -163,6 +171,10 @@ impl Payload for Raw {
             subject: message.subject.clone(),
             payload: message.payload.clone(),
         })
+    }
+
+    fn into_bytes(self) -> Result<Bytes, CodecError> {
+        Ok(self.payload)
     }
 
     fn encode(self, envelope: &mut Envelope) -> Result<(), CodecError> {

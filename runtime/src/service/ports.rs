@@ -9,7 +9,7 @@ use schemars::{Schema, SchemaGenerator};
 use super::blueprint::{BatchResults, Reply};
 use super::{Context, Handle, HandleBatch, Input, Output, Payload, Request, Tick};
 use crate::failure::Failure;
-use crate::message::{Envelope, Message};
+use crate::message::Message;
 
 /// Collects a service's ports in [`Service::ports`](super::Service::ports).
 pub struct Ports<S> {
@@ -167,9 +167,7 @@ fn handle_one<'a, S: Handle<M, R>, M: Payload, R: Payload>(
         if message.reply_to.is_none() {
             return Ok(None);
         }
-        let mut envelope = Envelope::new("", "");
-        answer.encode(&mut envelope).map_err(Failure::reject)?;
-        Ok(Some(envelope.payload))
+        answer.into_bytes().map(Some).map_err(Failure::reject)
     })
 }
 

@@ -3,6 +3,7 @@
 //! These comments are the specification. The conformance suite (`tests/`) checks each
 //! law on every transport that claims it. Knows no broker.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -127,7 +128,7 @@ pub trait Consumer: Send {
     fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
-        into: &mut Vec<Delivery>,
+        into: &mut VecDeque<Delivery>,
         max: usize,
     ) -> Poll<Result<(), TransportError>>;
 
@@ -142,7 +143,7 @@ pub trait Consumer: Send {
 /// As [`Consumer::poll_take`].
 pub async fn take(
     consumer: &mut dyn Consumer,
-    into: &mut Vec<Delivery>,
+    into: &mut VecDeque<Delivery>,
     max: usize,
 ) -> Result<(), TransportError> {
     poll_fn(|cx| consumer.poll_take(cx, into, max)).await
@@ -243,6 +244,8 @@ impl Depth {
 pub struct Status {
     /// What is wrong, while something is.
     pub down: Option<String>,
+    /// It won't work again by itself: connect anew.
+    pub ended: bool,
     /// How often it has connected again.
     pub reconnects: u64,
 }

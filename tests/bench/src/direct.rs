@@ -136,7 +136,7 @@ impl Consumer for Take {
     fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
-        into: &mut Vec<Delivery>,
+        into: &mut VecDeque<Delivery>,
         max: usize,
     ) -> Poll<Result<(), TransportError>> {
         let mut state = self.tap.0.0.lock().unwrap();
@@ -165,7 +165,7 @@ impl Consumer for Take {
                 attempt: 1,
                 tag,
             };
-            into.push(Delivery::taken_at(parcel, self.tap.clone(), taken));
+            into.push_back(Delivery::taken_at(parcel, self.tap.clone(), taken));
         }
         for waker in state.senders.drain(..) {
             waker.wake();

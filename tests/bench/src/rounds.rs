@@ -40,7 +40,13 @@ impl<'a> Rounds<'a> {
 
     /// Measures all candidates by turns, prints the medians with the ratio to the first
     /// candidate, and returns the medians.
+    ///
+    /// `BENCH_ONLY=NAME` leaves out candidates whose names don't contain it, for a profile.
     pub fn run(mut self, rounds: usize) -> Vec<f64> {
+        if let Ok(only) = std::env::var("BENCH_ONLY") {
+            self.candidates
+                .retain(|candidate| candidate.name.contains(&only));
+        }
         // The first round warms up and doesn't count.
         for round in 0..=rounds {
             for candidate in &mut self.candidates {

@@ -240,7 +240,7 @@ impl Transport for Memory {
         Box::pin(async move {
             sent?;
             match tokio::time::timeout(within, waiting).await {
-                Ok(reply) => reply.map_err(AskError::Failed),
+                Ok(reply) => reply,
                 Err(_) => Err(AskError::Timeout(within)),
             }
         })
@@ -268,6 +268,7 @@ impl Transport for Memory {
             let mut wires = self.wires.write();
             wires.closed = true;
             self.delays.stop();
+            self.replies.close();
             for queue in wires.queues.values() {
                 queue.close();
             }

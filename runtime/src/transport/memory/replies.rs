@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::delivery::Reply;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
+use crate::transport::{AskError, TransportError};
 
 /// Who waits for which reply.
 #[derive(Default)]
@@ -46,6 +47,12 @@ impl Replies {
         }
     }
 
+    /// Tells everyone who waits that no reply will come.
+    pub(super) fn close(&self) {
+        // They learn by the drop.
+        self.waiting.lock().clear();
+    }
+
     pub(super) fn late(&self) -> u64 {
         self.late.load(Relaxed)
     }
@@ -59,12 +66,15 @@ pub(super) struct Waiting {
 }
 
 impl Future for Waiting {
-    type Output = Result<Message, String>;
+    type Output = Result<Message, AskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.receiver)
             .poll(cx)
-            .map(|reply| reply.unwrap_or_else(|_| Err("the transport is closed".into())))
+            .map(|reply| match reply {
+                Ok(reply) => reply.map_err(AskError::Failed),
+                Err(_) => Err(TransportError::Closed.into()),
+            })
     }
 }
 

@@ -1,0 +1,285 @@
+//! What a right manifest comes to: every value as written, every default as documented.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Options, load};
+use crate::app::{LogSettings, Plan, WiredPort};
+use crate::config::{ManifestPath, Secret};
+use crate::prelude::*;
+use crate::supervision::{Backoff, RestartPolicy, RetryPolicy};
+use crate::transport::Transports;
+
+/// A source that has kept the configs that it was given.
+struct Feed;
+
+static SEEN: Mutex<BTreeMap<String, FeedConfig>> = Mutex::new(BTreeMap::new());
+
+#[derive(Debug, Default, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct FeedConfig {
+    /// Under which it is kept.
+    name: String,
+    path: Option<ManifestPath>,
+    more: Vec<ManifestPath>,
+    secret: Option<Secret>,
+    day: String,
+    rate: f64,
+}
+
+impl Source for Feed {
+    const NAME: &'static str = "feed";
+    type Config = FeedConfig;
+
+    fn ports(config: &FeedConfig, ports: &mut SourcePorts) {
+        SEEN.lock()
+            .unwrap()
+            .insert(config.name.clone(), config.clone());
+        ports.output(&Output::<u64>::new("out"));
+    }
+
+    async fn run(_: &FeedConfig, _: &mut Outlet) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// A service with two ports on each side.
+struct Join;
+
+impl Service for Join {
+    const NAME: &'static str = "join";
+    type Config = NoConfig;
+
+    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+        ports
+            .input(&Input::<u64>::new("left"))
+            .input(&Input::<u64>::new("right"))
+            .output(&Output::<u64>::new("small"))
+            .output(&Output::<u64>::new("large"));
+    }
+
+    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+}
+
+impl Handle<u64> for Join {
+    async fn handle(&mut self, _: u64, _: &mut Context) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn plan_of(folder: &TempDir, manifest: &str, overlay: Option<(&str, &str)>) -> Plan {
+    let path = folder.path().join("app.toml");
+    fs::write(&path, manifest).unwrap();
+    let overlays = overlay.map(|(name, text)| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    });
+    let options = Options {
+        overlays: overlays.into_iter().collect(),
+        transport: None,
+        env: Box::new(|name| (name == "SECRET").then(|| "hunter2".to_owned())),
+    };
+    let catalog = Catalog::new().with_source::<Feed>().with::<Join>();
+    load(&path, &options, &catalog, &Transports::new()).unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn wired(ports: &[WiredPort]) -> Vec<(&str, Vec<&str>)> {
+    ports
+        .iter()
+        .map(|port| {
+            (
+                &*port.name,
+                port.topics.iter().map(|topic| &**topic).collect(),
+            )
+        })
+        .collect()
+}
+
+const MINIMAL: &str = r#"
+[app]
+name = "small"
+
+[services.feed]
+out = "numbers"
+
+[services.join]
+in = { left = "numbers", right = "numbers" }
+out.small = "small"
+out.large = ["large", "larger"]
+
+[topics]
+small.external = "out"
+large.external = "out"
+larger.external = "out"
+"#;
+
+#[test]
+fn what_is_left_out_takes_its_documented_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan_of(&folder, MINIMAL, None);
+    assert_eq!(plan.name(), "small");
+    assert_eq!(plan.transport, "memory:");
+    assert_eq!(plan.data(), folder.path().join("data"));
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(plan.workers, cores);
+    assert_eq!(plan.shutdown_timeout, Duration::from_secs(10));
+    assert_eq!(plan.message_bytes_max, 1 << 20);
+    let info = LogSettings {
+        level: tracing::Level::INFO,
+        json: false,
+    };
+    assert_eq!(plan.log, info);
+    assert_eq!(plan.admin, Some("127.0.0.1:9464".parse().unwrap()));
+
+    let join = &plan.services[1];
+    assert_eq!((&*join.label, join.service_type), ("join", "join"));
+    assert_eq!(
+        (join.instances, join.mailbox, join.high_water),
+        (1, 64, 10_000)
+    );
+    assert_eq!(join.handler_timeout, Duration::from_secs(30));
+    let retry = Backoff {
+        min: Duration::from_secs(1),
+        max: Duration::from_secs(5 * 60),
+        jitter: 0.2,
+    };
+    let expected = RetryPolicy {
+        attempts: 5,
+        backoff: retry,
+    };
+    assert_eq!(join.retry, expected);
+    let restart = Backoff {
+        min: Duration::from_millis(100),
+        max: Duration::from_secs(30),
+        jitter: 0.2,
+    };
+    let expected = RestartPolicy {
+        backoff: restart,
+        reset_after: Duration::from_secs(60),
+    };
+    assert_eq!(join.restart, expected);
+}
+
+#[test]
+fn services_and_wiring_keep_the_order_of_the_manifest_and_of_the_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan_of(&folder, MINIMAL, None);
+    let labels: Vec<&str> = plan.services.iter().map(|s| &*s.label).collect();
+    assert_eq!(labels, ["feed", "join"]);
+    assert_eq!(wired(&plan.services[0].outputs), [("out", vec!["numbers"])]);
+    assert_eq!(
+        wired(&plan.services[1].inputs),
+        [("left", vec!["numbers"]), ("right", vec!["numbers"])]
+    );
+    assert_eq!(
+        wired(&plan.services[1].outputs),
+        [("small", vec!["small"]), ("large", vec!["large", "larger"])]
+    );
+    let external: Vec<&str> = plan.external.iter().map(|topic| &**topic).collect();
+    assert_eq!(external, ["small", "large", "larger"]);
+}
+
+#[test]
+fn every_value_arrives_as_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = r#"
+        [app]
+        name = "whole"
+        transport = "memory:"
+        data = "/var/lib/whole"
+        workers = 3
+        shutdown_timeout = "1m"
+        max_message = "64KiB"
+        log = { level = "trace", format = "json" }
+        [admin]
+        listen = "0.0.0.0:80"
+        [services.left]
+        use = "feed"
+        out = "l"
+        config = { name = "whole", path = "in.jsonl", more = ["/abs", "a/b"], secret = "${SECRET}-2", day = 2020-01-02, rate = 1 }
+        restart.backoff = { min = "1s", max = "2s", jitter = 1, reset_after = "3s" }
+        [services.join]
+        in = { right = "r", left = ["l", "r"] }
+        out = { small = "r", large = "r" }
+        instances = 100000
+        mailbox = 1
+        handler_timeout = "250ms"
+        retry = { attempts = 1, backoff = { min = "0s", max = "0s", jitter = 0.0 } }
+        queue.high_water = 7
+        isolation = "shared"
+    "#;
+    let plan = plan_of(&folder, manifest, None);
+    assert_eq!(plan.data(), Path::new("/var/lib/whole"));
+    assert_eq!((plan.workers, plan.message_bytes_max), (3, 64 << 10));
+    assert_eq!(plan.shutdown_timeout, Duration::from_secs(60));
+    assert_eq!(plan.log.level, tracing::Level::TRACE);
+    assert!(plan.log.json);
+    assert_eq!(plan.admin, Some("0.0.0.0:80".parse().unwrap()));
+
+    let [left, join] = &plan.services[..] else {
+        panic!("two services");
+    };
+    assert_eq!((&*left.label, left.service_type), ("left", "feed"));
+    let seconds = Duration::from_secs;
+    assert_eq!(left.restart.backoff.min, seconds(1));
+    assert_eq!(left.restart.backoff.max, seconds(2));
+    assert_eq!(left.restart.backoff.jitter, 1.0);
+    assert_eq!(left.restart.reset_after, seconds(3));
+    assert_eq!(
+        (join.instances, join.mailbox, join.high_water),
+        (100_000, 1, 7)
+    );
+    assert_eq!(join.handler_timeout, Duration::from_millis(250));
+    assert_eq!(join.retry.attempts, 1);
+    assert_eq!(join.retry.backoff.max, Duration::ZERO);
+    assert_eq!(
+        wired(&join.inputs),
+        [("left", vec!["l", "r"]), ("right", vec!["r"])]
+    );
+
+    let config = SEEN.lock().unwrap()["whole"].clone();
+    assert_eq!(config.path.unwrap().0, folder.path().join("in.jsonl"));
+    assert_eq!(config.more[0].0, Path::new("/abs"));
+    assert_eq!(config.more[1].0, folder.path().join("a/b"));
+    assert_eq!(config.secret.unwrap().reveal(), "hunter2-2");
+    assert_eq!((config.day.as_str(), config.rate), ("2020-01-02", 1.0));
+    assert_eq!(plan.redactor.clean("a hunter2-2 b"), "a [redacted] b");
+}
+
+#[test]
+fn an_overlay_changes_what_it_names_and_its_paths_are_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("deploy")).unwrap();
+    fs::write(folder.path().join("deploy/key"), "from-the-file\n").unwrap();
+    let base = MINIMAL.replace(
+        "[services.feed]",
+        "[services.feed]\nconfig = { name = \"over\", path = \"base\", rate = 2.5 }",
+    );
+    let overlay = r#"
+        [app]
+        data = "state"
+        [admin]
+        listen = "off"
+        [services.feed.config]
+        path = "over"
+        secret = "${file:key}"
+    "#;
+    let plan = plan_of(&folder, &base, Some(("deploy/production.toml", overlay)));
+    assert_eq!(plan.name(), "small");
+    assert_eq!(plan.data(), folder.path().join("deploy/state"));
+    assert_eq!(plan.admin, None);
+    let config = SEEN.lock().unwrap()["over"].clone();
+    assert_eq!(config.path.unwrap().0, folder.path().join("deploy/over"));
+    assert_eq!(config.secret.unwrap().reveal(), "from-the-file");
+    assert_eq!(config.rate, 2.5);
+    assert_eq!(plan.redactor.clean("from-the-file"), "[redacted]");
+}

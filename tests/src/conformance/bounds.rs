@@ -1,0 +1,115 @@
+//! Bounds, depth and pressure.
+
+use std::pin::pin;
+
+use brickwork::Settlement;
+use futures_util::FutureExt;
+
+use super::*;
+
+/// A consumer has at most `bound` deliveries unsettled.
+pub async fn at_most_bound_deliveries_are_unsettled(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    app.send(ORDERS, 0..10).await;
+    let mut taker = app.consume("stock.requests", 3).await;
+    let mut taken = taker.exactly(3).await;
+    for left in (4..7).rev() {
+        // Whatever else it may get, it has got by then.
+        let depth = app.depth("stock.requests").await;
+        assert_eq!((depth.in_hand, depth.ready), (3, left + 1));
+        assert!(taker.is_empty());
+        taken.remove(0).ack();
+        taken.push(taker.one().await);
+    }
+    app.close().await;
+    Verdict::Kept
+}
+
+/// Depth tells what is ready, in hand and waiting for its time.
+pub async fn depth_tells_ready_in_hand_and_delayed(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    assert_eq!(app.depth("stock.requests").await, Depth::default());
+    app.send(ORDERS, 0..7).await;
+    let depth = app.depth("stock.requests").await;
+    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (7, 0, 0));
+    let mut taker = app.consume("stock.requests", 4).await;
+    let mut taken = taker.exactly(2).await;
+    // What was fetched ahead and not handed out is ready.
+    let depth = app.depth("stock.requests").await;
+    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (5, 2, 0));
+    let again = Settlement::Again {
+        after: Duration::from_secs(3600),
+        attempt: 2,
+    };
+    taken.remove(0).settle(again);
+    app.flush().await;
+    let depth = app.depth("stock.requests").await;
+    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (5, 1, 1));
+    if subject.guarantees().delays {
+        let later = Outgoing {
+            delay: Duration::from_secs(3600),
+            ..message(ORDERS, 7).into()
+        };
+        app.publish(vec![later]).await.expect("it publishes");
+        assert_eq!(app.depth("stock.requests").await.delayed, 2);
+    }
+    taken.remove(0).ack();
+    app.flush().await;
+    let depth = app.depth("stock.requests").await;
+    assert_eq!((depth.ready, depth.in_hand), (5, 0));
+    assert_eq!(depth.total(), 5 + depth.delayed);
+    app.close().await;
+    Verdict::Kept
+}
+
+/// Publishing doesn't wait for whoever consumes, or doesn't.
+pub async fn publishing_never_waits_for_room(subject: &Subject) -> Verdict {
+    const MESSAGES: u32 = 20_000;
+    let app = App::with_high_water(subject, STOCK, 100).await;
+    let outcomes: Vec<_> = (0..MESSAGES / 100)
+        .map(|batch| {
+            let (done, outcome) = Completion::channel();
+            let numbers = batch * 100..(batch + 1) * 100;
+            let batch = numbers.map(|number| message(ORDERS, number).into());
+            app.transport.publish(batch.collect(), done);
+            outcome
+        })
+        .collect();
+    for outcome in outcomes {
+        let outcome = timeout(SOON, outcome).await.expect("a completion comes");
+        outcome.expect("it is published");
+    }
+    let depth = app.depth("stock.requests").await;
+    assert_eq!(depth.ready, u64::from(MESSAGES));
+    app.close().await;
+    Verdict::Kept
+}
+
+/// Pressure rises when a queue passes its mark and clears when it has halved.
+pub async fn pressure_rises_above_the_mark_and_clears_at_half(subject: &Subject) -> Verdict {
+    const MARK: u64 = 10;
+    let app = App::with_high_water(subject, STOCK, MARK).await;
+    assert!(!app.pressure.is_high());
+    app.send(ORDERS, 0..30).await;
+    // Whoever measures from time to time only sees it a little later.
+    timeout(SOON, async {
+        while !app.pressure.is_high() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("pressure rises");
+    let mut taker = app.consume("stock.requests", 1).await;
+    let mut cleared = pin!(app.pressure.clear());
+    for left in (0..30).rev() {
+        assert!(
+            left <= MARK / 2 || cleared.as_mut().now_or_never().is_none(),
+            "pressure has cleared with {} messages left",
+            left + 1
+        );
+        taker.one().await.ack();
+    }
+    timeout(SOON, cleared).await.expect("pressure clears");
+    app.close().await;
+    Verdict::Kept
+}

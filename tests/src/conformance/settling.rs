@@ -1,0 +1,198 @@
+//! What becomes of a delivery.
+
+use brickwork::{DeadLetter, Reason, Settlement};
+
+use super::*;
+
+/// An acked message is gone, also for whoever consumes next.
+pub async fn what_is_acked_is_gone(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    app.send(ORDERS, 0..5).await;
+    let mut taker = app.consume("stock.requests", 5).await;
+    for delivery in taker.exactly(5).await {
+        delivery.ack();
+    }
+    app.flush().await;
+    assert_eq!(app.depth("stock.requests").await, Depth::default());
+    drop(taker);
+    let mut next = app.consume("stock.requests", 5).await;
+    app.send(ORDERS, 5..6).await;
+    assert_eq!(numbers(&next.exactly(1).await), [5]);
+    app.close().await;
+    Verdict::Kept
+}
+
+/// Dropping a delivery gives it back.
+pub async fn a_dropped_delivery_is_delivered_again(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    app.send(ORDERS, 0..3).await;
+    let mut taker = app.consume("stock.requests", 3).await;
+    let mut taken = taker.exactly(3).await;
+    let dropped = taken.remove(1);
+    let id = dropped.message().id.clone();
+    drop(dropped);
+    let again = taker.one().await;
+    assert_eq!((number(again.message()), again.attempt()), (1, 1));
+    assert_eq!(again.message().id, id);
+    app.close().await;
+    Verdict::Kept
+}
+
+/// Giving back counts no attempt, and forgets none.
+pub async fn what_is_given_back_keeps_its_attempt(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    app.send(ORDERS, 0..1).await;
+    let mut taker = app.consume("stock.requests", 1).await;
+    taker.one().await.settle(Settlement::Again {
+        after: Duration::ZERO,
+        attempt: 3,
+    });
+    let third = taker.one().await;
+    assert_eq!(third.attempt(), 3);
+    third.give_back();
+    let again = taker.one().await;
+    assert_eq!((number(again.message()), again.attempt()), (0, 3));
+    app.close().await;
+    Verdict::Kept
+}
+
+/// A retry without a wait changes nothing but the attempt.
+pub async fn a_retry_keeps_the_message_as_it_was(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    let mut envelope = message(ORDERS, 1).edit();
+    envelope.headers.insert("colour".into(), "blue".into());
+    envelope.source = "/shop/web".into();
+    let sent = Message::from(envelope);
+    app.publish(vec![sent.clone().into()])
+        .await
+        .expect("it publishes");
+    let mut taker = app.consume("stock.requests", 1).await;
+    for attempt in 1..5 {
+        let delivery = taker.one().await;
+        assert_eq!(delivery.attempt(), attempt);
+        assert_eq!(
+            format!("{:?}", **delivery.message()),
+            format!("{:?}", *sent)
+        );
+        delivery.settle(Settlement::Again {
+            after: Duration::ZERO,
+            attempt: attempt + 1,
+        });
+    }
+    app.close().await;
+    Verdict::Kept
+}
+
+/// Deliveries may be settled from any thread.
+pub async fn a_delivery_can_be_settled_on_another_thread(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    app.send(ORDERS, 0..3).await;
+    let mut taker = app.consume("stock.requests", 3).await;
+    let taken = taker.exactly(3).await;
+    let elsewhere = std::thread::spawn(move || {
+        for delivery in taken {
+            match number(delivery.message()) {
+                0 => delivery.ack(),
+                1 => delivery.give_back(),
+                _ => drop(delivery),
+            }
+        }
+    });
+    elsewhere.join().expect("it settles");
+    assert_eq!(sorted(numbers(&taker.exactly(2).await)), [1, 2]);
+    app.close().await;
+    Verdict::Kept
+}
+
+/// A given-up message is in its service's dead-letter queue, with everything that is
+/// known of it, and nowhere else.
+pub async fn a_dead_letter_is_kept_with_its_reason(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    let mut envelope = message(ORDERS, 1).edit();
+    envelope.headers.insert("colour".into(), "blue".into());
+    let sent = Message::from(envelope);
+    app.publish(vec![sent.clone().into()])
+        .await
+        .expect("it publishes");
+    let mut taker = app.consume("stock.requests", 1).await;
+    let letter = DeadLetter {
+        reason: Reason::Panic,
+        error: "panicked: näh, order 17".into(),
+        service: "stock".into(),
+        input: "requests".into(),
+        attempts: 5,
+        failed_at_ms: 1_795_393_830_041,
+    };
+    let fingerprint = letter.fingerprint();
+    let delivery = taker.one().await;
+    delivery.settle(Settlement::DeadLetter(Box::new(letter)));
+    app.flush().await;
+    assert_eq!(app.depth("stock.requests").await, Depth::default());
+    assert_eq!(app.depth("stock.dlq").await.ready, 1);
+
+    let mut letters = app.consume("stock.dlq", 1).await;
+    let kept = letters.one().await;
+    let message = kept.message();
+    assert_eq!((&message.id, &message.payload), (&sent.id, &sent.payload));
+    assert_eq!(&*message.topic, ORDERS);
+    for (name, value) in [
+        ("colour", "blue"),
+        ("brickwork-reason", "panic"),
+        ("brickwork-error", "panicked: näh, order 17"),
+        ("brickwork-service", "stock"),
+        ("brickwork-input", "requests"),
+        ("brickwork-attempt", "5"),
+        ("brickwork-failed-at", "1795393830041"),
+        ("brickwork-fingerprint", &fingerprint),
+        ("brickwork-topic", ORDERS),
+    ] {
+        assert_eq!(
+            message.headers.get(name).map(|v| &**v),
+            Some(value),
+            "{name}"
+        );
+    }
+    kept.ack();
+    app.flush().await;
+    assert_eq!(app.depth("stock.dlq").await, Depth::default());
+    app.close().await;
+    Verdict::Kept
+}
+
+/// A letter that is replayed starts over, and is a message like any other.
+pub async fn a_replayed_dead_letter_starts_over(subject: &Subject) -> Verdict {
+    let app = App::new(subject, STOCK).await;
+    app.send(ORDERS, 1..2).await;
+    let mut taker = app.consume("stock.requests", 1).await;
+    let letter = DeadLetter {
+        reason: Reason::Error,
+        error: "no stock".into(),
+        service: "stock".into(),
+        input: "requests".into(),
+        attempts: 5,
+        failed_at_ms: 0,
+    };
+    let delivery = taker.one().await;
+    delivery.settle(Settlement::DeadLetter(Box::new(letter)));
+    let mut letters = app.consume("stock.dlq", 1).await;
+    let kept = letters.one().await;
+    let replayed = Outgoing {
+        queue: Some(queue("stock.requests")),
+        ..kept.message().clone().into()
+    };
+    app.publish(vec![replayed]).await.expect("it publishes");
+    kept.ack();
+    for attempt in 1..4 {
+        let delivery = taker.one().await;
+        assert_eq!(
+            (number(delivery.message()), delivery.attempt()),
+            (1, attempt)
+        );
+        delivery.settle(Settlement::Again {
+            after: Duration::ZERO,
+            attempt: attempt + 1,
+        });
+    }
+    app.close().await;
+    Verdict::Kept
+}

@@ -1,0 +1,81 @@
+//! Every law of the transport contract, on every transport.
+
+use brickwork_bridges::all;
+use brickwork_tests::broker::Broker;
+use brickwork_tests::conformance::{self, Subject};
+
+/// Makes each law a test of its own for a transport.
+macro_rules! laws {
+    ($transport:ident, $url:expr, { $($group:ident: $($law:ident)*;)* }) => {
+        mod $transport {
+            use super::*;
+
+            fn subject() -> Subject {
+                Subject::new(all(), $url)
+            }
+
+            $($(
+                #[tokio::test]
+                async fn $law() {
+                    let law = async |subject: &Subject| conformance::$group::$law(subject).await;
+                    conformance::check(subject(), stringify!($law), law).await;
+                }
+            )*)*
+        }
+    };
+    ($($transport:ident: $url:expr,)*) => {
+        $(laws!($transport, $url, {
+            arriving:
+                declaring_twice_changes_nothing
+                a_message_arrives_as_it_was_sent
+                every_queue_that_reads_a_topic_gets_a_copy
+                consumers_of_a_queue_compete
+                one_publishers_order_is_kept
+                a_message_to_one_queue_reaches_only_that_one
+                a_queue_that_was_not_declared_is_an_error
+                a_topic_that_nobody_reads_takes_everything
+                every_completion_comes_once_with_many_publishers;
+            settling:
+                what_is_acked_is_gone
+                a_dropped_delivery_is_delivered_again
+                what_is_given_back_keeps_its_attempt
+                a_retry_keeps_the_message_as_it_was
+                a_delivery_can_be_settled_on_another_thread
+                a_dead_letter_is_kept_with_its_reason
+                a_replayed_dead_letter_starts_over;
+            waiting:
+                a_retry_comes_back_after_its_wait
+                a_delayed_message_arrives_after_its_time
+                a_short_wait_overtakes_a_long_one
+                a_wait_outlives_the_transport;
+            asking:
+                an_asker_gets_its_reply
+                an_asker_times_out
+                a_late_reply_is_dropped_and_counted
+                a_dead_lettered_request_fails_its_asker
+                a_reply_can_be_an_error
+                a_request_is_answered_after_a_retry
+                an_ack_without_a_reply_leaves_the_asker_waiting
+                a_reply_to_no_request_is_an_ack
+                asking_where_nobody_reads_fails_at_once;
+            bounds:
+                at_most_bound_deliveries_are_unsettled
+                depth_tells_ready_in_hand_and_delayed
+                publishing_never_waits_for_room
+                pressure_rises_above_the_mark_and_clears_at_half;
+            ending:
+                a_stopped_consumer_gives_back_what_it_fetched_ahead
+                a_dropped_consumer_gives_back_what_it_fetched_ahead
+                a_dropped_take_loses_nothing
+                flushing_waits_for_publications_and_settlements
+                after_closing_everything_ends
+                what_was_confirmed_outlives_the_transport
+                what_was_in_hand_at_a_crash_is_delivered_again;
+        });)*
+    };
+}
+
+laws! {
+    memory: "memory:",
+    amqp: Broker::shared().url(),
+}
