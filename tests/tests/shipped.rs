@@ -136,6 +136,26 @@ fn the_same_manifest_gives_the_same_alerts_over_rabbitmq() {
     assert_expected_alerts(folder.path());
 }
 
+#[test]
+fn an_app_whose_broker_is_gone_stops_with_exit_code_1_and_says_so() {
+    let broker = brickwork_tests::broker::Broker::start();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    small_app(folder.path(), "off", "");
+    let mut command = Command::new(brickwork());
+    command
+        .args(["run", "app.toml", "--transport", &broker.url()])
+        .current_dir(folder.path());
+    let mut process = Process::start(command, folder.path(), "it was just built");
+    process.line(PATIENCE, |line| line.contains("runs:").then_some(()));
+    drop(broker);
+    assert_eq!(process.exit_code(PATIENCE), Some(1));
+    let log = process.stderr();
+    assert!(
+        log.contains("error:") && log.contains("connection"),
+        "{log}"
+    );
+}
+
 /// An app that runs on: a file that is read, a filter, a file that is written.
 fn small_app(folder: &Path, admin: &str, more: &str) {
     let manifest = format!(
