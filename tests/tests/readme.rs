@@ -138,17 +138,12 @@ fn the_manifest_in_the_readme_has_nothing_wrong_but_its_service_type() {
 }
 
 #[test]
-fn the_manifests_of_all_examples_have_nothing_wrong() {
-    for manifest in ["examples/2-github-alerts/app.toml"] {
-        let output = Command::new(brickwork())
-            .args(["check", manifest])
-            .current_dir(workspace())
-            .output()
-            .expect("the binary runs");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
+fn the_manifest_of_the_first_command_has_nothing_wrong() {
+    let output = Command::new(brickwork())
+        .args(["check", "examples/2-github-alerts/app.toml"])
+        .current_dir(workspace())
+        .output()
+        .expect("the binary runs");
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}");
 }
