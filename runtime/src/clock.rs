@@ -4,7 +4,7 @@
 //! tokio's, which a test pauses.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -36,6 +36,13 @@ impl Clock {
     pub fn unix_ms(&self) -> u64 {
         unix_ms(self.now())
     }
+}
+
+/// So long from now; what lies further away than a hundred years is brought nearer, since
+/// the sum has a limit and a caller's duration has none.
+pub(crate) fn later(duration: Duration) -> Instant {
+    const MAX: Duration = Duration::from_secs(36_500 * 86_400);
+    Instant::now() + duration.min(MAX)
 }
 
 /// Milliseconds since 1970-01-01 UTC; 0 for a time before.

@@ -7,6 +7,7 @@
 //! | [`broker`] | a private RabbitMQ |
 //! | [`conformance`] | the laws of the transport contract, one function each |
 //! | [`http`] | a very small HTTP client |
+//! | [`leaky`] | a careless service that shows its secret wherever it can |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`puppet`] | a service that does what messages tell it to |
 
@@ -15,6 +16,7 @@ pub mod binary;
 pub mod broker;
 pub mod conformance;
 pub mod http;
+pub mod leaky;
 pub mod process;
 pub mod puppet;
 

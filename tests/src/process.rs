@@ -67,6 +67,19 @@ impl Process {
         status.code()
     }
 
+    /// What it printed since, to its end.
+    pub fn rest(&self) -> Vec<String> {
+        self.stdout.iter().collect()
+    }
+
+    /// What it wrote to stderr so far.
+    ///
+    /// # Panics
+    /// It can't be read.
+    pub fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr).expect("stderr is kept")
+    }
+
     /// Waits for a line on stdout for which `wanted` gives something.
     ///
     /// # Panics

@@ -136,6 +136,61 @@ fn the_same_manifest_gives_the_same_alerts_over_rabbitmq() {
     assert_expected_alerts(folder.path());
 }
 
+#[test]
+fn a_source_goes_on_where_it_was_left_on_a_durable_transport() {
+    let url = brickwork_tests::broker::Broker::shared().url();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    small_app(folder.path(), "off", "");
+    let file = folder.path().join("app.toml");
+    let manifest = std::fs::read_to_string(&file).expect("it was written");
+    let manifest = manifest.replace("name = \"small\"", "name = \"small-position\"");
+    std::fs::write(&file, manifest).expect("it can be written");
+    let emitted = || {
+        let output = run(
+            &[
+                "run",
+                "app.toml",
+                "--until-idle",
+                "--json",
+                "--transport",
+                &url,
+            ],
+            folder.path(),
+        );
+        assert!(output.status.success(), "{}", stderr(&output));
+        let summary: Value = serde_json::from_str(&stdout(&output)).expect("--json prints JSON");
+        summary["services"][0]["emitted"].as_u64().expect("a count")
+    };
+    assert_eq!(emitted(), 5);
+    assert_eq!(emitted(), 0, "everything was taken over before");
+    let numbers = folder.path().join("numbers.jsonl");
+    let text = std::fs::read_to_string(&numbers).expect("it was written");
+    std::fs::write(&numbers, text + "{\"n\":5}\n").expect("it can be written");
+    assert_eq!(emitted(), 1, "only the line that is new");
+    let kept = sorted_lines(&folder.path().join("large.jsonl"));
+    assert_eq!(kept, ["{\"n\":3}", "{\"n\":4}", "{\"n\":5}"]);
+}
+
+#[test]
+fn an_app_whose_broker_is_gone_stops_with_exit_code_1_and_says_so() {
+    let broker = brickwork_tests::broker::Broker::start();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    small_app(folder.path(), "off", "");
+    let mut command = Command::new(brickwork());
+    command
+        .args(["run", "app.toml", "--transport", &broker.url()])
+        .current_dir(folder.path());
+    let mut process = Process::start(command, folder.path(), "it was just built");
+    process.line(PATIENCE, |line| line.contains("runs:").then_some(()));
+    drop(broker);
+    assert_eq!(process.exit_code(PATIENCE), Some(1));
+    let log = process.stderr();
+    assert!(
+        log.contains("error:") && log.contains("connection"),
+        "{log}"
+    );
+}
+
 /// An app that runs on: a file that is read, a filter, a file that is written.
 fn small_app(folder: &Path, admin: &str, more: &str) {
     let manifest = format!(

@@ -136,9 +136,11 @@ impl App {
         Ok(app)
     }
 
-    /// Like [`start`](App::start), on threads, with the admin endpoint and the control
-    /// socket open before services start; `stop` is called when somebody asks for it.
-    pub(crate) async fn start_observed(
+    /// The first half of starting, on threads: connects, declares, and opens the admin
+    /// endpoint and the control socket. Nothing works yet: that is for
+    /// [`start_services`](App::start_services). `stop` is called when somebody asks for
+    /// it by the socket.
+    pub(crate) async fn open(
         plan: Plan,
         transports: &Transports,
         stop: impl Fn() + Send + Sync + 'static,
@@ -150,7 +152,6 @@ impl App {
         if let Some(listen) = listen {
             app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
         }
-        app.start_services().await;
         Ok(app)
     }
 
@@ -224,7 +225,8 @@ impl App {
         Ok((app, registry))
     }
 
-    async fn start_services(&self) {
+    /// The second half of starting: services, then, when they consume, sources.
+    pub(crate) async fn start_services(&self) {
         let (sources, services): (Vec<_>, Vec<_>) = self
             .services
             .iter()
@@ -278,6 +280,8 @@ impl App {
     /// one first, and their threads are joined.
     pub async fn stop(self) -> StopReport {
         let deadline = Instant::now() + self.shutdown_timeout;
+        // A slow source must not use up the time of the services after it.
+        let sources_by = Instant::now() + self.shutdown_timeout / 2;
         self.view.set_phase(Phase::Stopping);
         let mut report = StopReport::default();
         let (sources, services): (Vec<_>, Vec<_>) = self
@@ -286,8 +290,8 @@ impl App {
             .rev()
             .partition(|service| service.is_source());
         let mut stuck: Vec<usize> = Vec::new();
-        for group in [sources, services] {
-            let stops = group.iter().map(|service| stop_service(service, deadline));
+        for (group, by) in [(sources, sources_by), (services, deadline)] {
+            let stops = group.iter().map(|service| stop_service(service, by));
             for (service, stopped) in group.iter().zip(join_all(stops).await) {
                 let label = service.env.label.to_string();
                 let stopped = stopped.unwrap_or_else(|| {
@@ -369,6 +373,13 @@ fn add(
             kind,
             topics: wired.topics.clone(),
         });
+    let batches = plan
+        .blueprint
+        .ports()
+        .inputs
+        .iter()
+        .filter_map(|input| input.batch);
+    let batch_max = batches.map(|batch| batch.max).max().unwrap_or(1);
     let env = Environment::new(Settings {
         app: common.app.clone(),
         label: plan.label,
@@ -380,6 +391,7 @@ fn add(
         redactor: common.redactor.clone(),
         instances: plan.instances,
         mailbox_capacity: plan.mailbox,
+        batch_max,
         handler_timeout: plan.handler_timeout,
         retry: plan.retry,
         restart: plan.restart,

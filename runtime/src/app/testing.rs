@@ -122,6 +122,7 @@ fn settings(
         clock: Clock::SYSTEM,
         redactor: redactor.clone(),
         instances: 2,
+        batch_max: 1,
         mailbox_capacity: 64,
         handler_timeout: Duration::from_secs(1),
         retry: RetryPolicy {

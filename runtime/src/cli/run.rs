@@ -55,21 +55,34 @@ impl Run {
             return FAILED;
         };
         let asked = Arc::new(Notify::new());
-        let started = App::start_observed(plan, transports, {
+        let opened = App::open(plan, transports, {
             let asked = asked.clone();
             move || asked.notify_one()
         });
         let app = tokio::select! {
-            app = started => app,
-            () = either(&mut terminate, &mut interrupt) => {
-                eprintln!("stopped while starting");
-                return DONE;
-            }
+            app = opened => app,
+            // Nothing works yet: there is nothing to stop.
+            () = either(&mut terminate, &mut interrupt) => return stopped_early(),
         };
         let app = match app {
             Ok(app) => app,
             Err(error) => return failed(&redactor.clean(&error.to_string())),
         };
+        let durable = app.transport().guarantees().durable;
+        let started = tokio::select! {
+            () = app.start_services() => true,
+            () = either(&mut terminate, &mut interrupt) => false,
+            () = asked.notified() => false,
+        };
+        if !started {
+            // Some work already, perhaps while others still try to start.
+            let report = app.stop().await;
+            eprint!("{}", last_words(&report, durable));
+            if report.stuck_threads > 0 {
+                std::process::exit(i32::from(DONE));
+            }
+            return stopped_early();
+        }
         if !self.json {
             print(&banner(&app));
         }
@@ -81,7 +94,6 @@ impl Run {
         };
         let summary = app.summary();
         let not_ready = app.not_ready();
-        let durable = app.transport().guarantees().durable;
         let report = tokio::select! {
             report = app.stop() => report,
             () = either(&mut terminate, &mut interrupt) => {
@@ -121,6 +133,11 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+fn stopped_early() -> u8 {
+    eprintln!("stopped while starting");
+    DONE
 }
 
 fn failed(text: &str) -> u8 {

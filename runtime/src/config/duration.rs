@@ -1,11 +1,9 @@
 //! Durations such as `250ms`, `5s`, `1m`, `2h`, `1d`.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use super::written::written_as_text;
 
 /// Milliseconds of each unit.
 const UNITS: [(&str, u64); 5] = [
@@ -72,32 +70,12 @@ impl From<Duration> for HumanDuration {
     }
 }
 
-impl<'de> Deserialize<'de> for HumanDuration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).map_err(de::Error::custom)
-    }
-}
-
-impl Serialize for HumanDuration {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl JsonSchema for HumanDuration {
-    fn schema_name() -> Cow<'static, str> {
-        "Duration".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" })
-    }
-}
+written_as_text!(
+    HumanDuration,
+    "Duration",
+    "^[0-9]+(ms|s|m|h|d)$",
+    parse_duration
+);
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ mod duration;
 mod path;
 mod secret;
 mod size;
+mod written;
 
 pub use duration::{HumanDuration, parse_duration};
 pub use path::ManifestPath;

@@ -200,6 +200,6 @@ impl Environment {
     /// How much of a queue may be unsettled: what fits into the mailbox, what instances
     /// have in hand, and what waits for its confirms.
     fn unsettled_max(&self) -> usize {
-        self.mailbox_capacity + self.instances
+        self.mailbox_capacity + self.instances * self.batch_max
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::hand::Hand;
 use super::mailbox::Mailbox;
 use super::state::ServiceState;
-use crate::clock::Clock;
+use crate::clock::{Clock, later};
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::id::MessageId;
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) redactor: Arc<Redactor>,
     pub(crate) instances: usize,
     pub(crate) mailbox_capacity: usize,
+    /// How many messages an instance may have in hand at once.
+    pub(crate) batch_max: usize,
     pub(crate) handler_timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) restart: RestartPolicy,
@@ -217,7 +219,8 @@ impl Environment {
         let mut envelope = self
             .envelope(number, draft, id, parent, now_ms)
             .map_err(AskError::Failed)?;
-        envelope.deadline_ms = Some(now_ms + within.as_millis() as u64);
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        envelope.deadline_ms = Some(now_ms.saturating_add(within_ms));
         let reply = self.transport.ask(envelope.into(), within).await;
         self.meters.asked(match &reply {
             Ok(_) => AskOutcome::Ok,
@@ -229,7 +232,7 @@ impl Environment {
 
     /// Stops giving out messages for a while.
     pub(crate) fn pause(self: &Arc<Self>, duration: Duration) {
-        let until = Instant::now() + duration;
+        let until = later(duration);
         let mut paused = self.paused_until.lock();
         match &mut *paused {
             Some(end) => *end = until.max(*end),

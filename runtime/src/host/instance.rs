@@ -5,16 +5,18 @@
 //! after a bounded turn. It never touches another instance.
 
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, info_span, warn};
 
 use super::environment::Environment;
-use super::guard::{Guard, Guarded, Timer, quietly};
+use super::guard::{Guard, Guarded, Timer, panic_text, quietly};
 use super::hand::Hand;
 use super::mailbox::Pulled;
 use super::settle::Failed;
@@ -23,7 +25,7 @@ use super::tick::Ticks;
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
 use crate::metrics::{Cause, Outcome};
-use crate::service::{Batch, Blueprint, Context, Factory, Held, Instance, Role, Tick, Work};
+use crate::service::{Blueprint, Context, Factory, Held, Instance, Role, Tick, Work};
 use crate::supervision::{History, Restart};
 use crate::transport::Completion;
 
@@ -37,13 +39,13 @@ pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 
 /// The loop of one instance.
 pub(crate) struct InstanceLoop {
-    env: Arc<Environment>,
+    pub(super) env: Arc<Environment>,
     blueprint: Arc<dyn Blueprint>,
-    number: u32,
-    hand: Arc<Hand>,
-    cx: Context,
-    timer: Timer,
-    history: History,
+    pub(super) number: u32,
+    pub(super) hand: Arc<Hand>,
+    pub(super) cx: Context,
+    pub(super) timer: Timer,
+    pub(super) history: History,
     /// When the loop began: restart decisions count from here.
     origin: Instant,
 }
@@ -56,7 +58,7 @@ enum Next {
 }
 
 /// Why an instance can't go on.
-enum End {
+pub(super) enum End {
     /// The service stops.
     Closed,
     /// It must be built anew.
@@ -114,7 +116,11 @@ impl InstanceLoop {
             let end = match started {
                 Ok(mut value) => {
                     self.env.state.ready.fetch_add(1, Relaxed);
-                    let end = self.serve(&mut *value).await;
+                    // Handlers are guarded one by one; this is for mistakes of our own.
+                    let serving = AssertUnwindSafe(self.serve(&mut *value)).catch_unwind();
+                    let end = serving
+                        .await
+                        .unwrap_or_else(|payload| End::Crashed(Cause::Panic, panic_text(payload)));
                     self.env.state.ready.fetch_sub(1, Relaxed);
                     if let End::Closed = end {
                         Box::pin(self.stop(&mut *value)).await;
@@ -198,6 +204,7 @@ impl InstanceLoop {
         let mut ticks = Ticks::new(&table.ticks);
         let mut now = Instant::now();
         let mut turn = Turn::new(now);
+        let mut ticked = false;
         // What a crashed batch left: one at a time, so that only the culprit is blamed.
         while let Some(delivery) = self.hand.take_one() {
             if let Err(end) = self.handle(value, delivery, &mut now).await {
@@ -207,19 +214,25 @@ impl InstanceLoop {
         loop {
             let mut waited = false;
             let next = poll_fn(|cx| {
-                if let Poll::Ready(tick) = ticks.poll_due(cx) {
+                // After a tick a message is next, or ticks slower than their period would
+                // leave messages no turn.
+                if !ticked && let Poll::Ready(tick) = ticks.poll_due(cx) {
                     return Poll::Ready(Next::Tick(tick));
                 }
                 match self.env.mailbox.poll_pull(cx, self.number as usize) {
                     Poll::Ready(Pulled::Item(delivery)) => Poll::Ready(Next::Delivery(delivery)),
                     Poll::Ready(Pulled::Closed) => Poll::Ready(Next::Close),
                     Poll::Pending => {
+                        if ticked && let Poll::Ready(tick) = ticks.poll_due(cx) {
+                            return Poll::Ready(Next::Tick(tick));
+                        }
                         waited = true;
                         Poll::Pending
                     }
                 }
             })
             .await;
+            ticked = matches!(next, Next::Tick(_));
             if waited {
                 now = Instant::now();
                 turn = Turn::new(now);
@@ -252,7 +265,7 @@ impl InstanceLoop {
     }
 
     /// Handles one delivery. `now` is when the last piece of work ended, and is moved on.
-    async fn handle(
+    pub(super) async fn handle(
         &mut self,
         value: &mut dyn Instance,
         delivery: Delivery,
@@ -270,7 +283,10 @@ impl InstanceLoop {
         let mut deadline = *now + self.env.handler_timeout;
         if let Some(deadline_ms) = message.deadline_ms {
             let left = deadline_ms.saturating_sub(self.env.clock.unix_ms());
-            deadline = deadline.min(*now + Duration::from_millis(left) + CLOCK_TOLERANCE);
+            let left = Duration::from_millis(left).saturating_add(CLOCK_TOLERANCE);
+            deadline = now
+                .checked_add(left)
+                .map_or(deadline, |asked| asked.min(deadline));
         }
         self.cx
             .begin(Work::Message(message.clone(), delivery.attempt()));
@@ -306,8 +322,13 @@ impl InstanceLoop {
                 } else {
                     let held = std::mem::take(&mut self.cx.held);
                     let hand = &self.hand;
+                    let waits = self.env.window.available_permits() == 0;
                     if !self.env.succeed(held, reply, || hand.take_one()).await {
                         return Err(fenced());
+                    }
+                    if waits {
+                        // The time that passed is not the next message's.
+                        *now = Instant::now();
                     }
                 }
                 self.env.meters.handled(input, Outcome::Ok);
@@ -331,13 +352,14 @@ impl InstanceLoop {
 
     /// Lets a delivery in, unless nobody waits for its answer any more or it is too
     /// large.
-    fn admit(&self, delivery: Delivery) -> Option<Delivery> {
+    pub(super) fn admit(&self, delivery: Delivery) -> Option<Delivery> {
         let message = delivery.message();
         if message.anonymous {
             self.env.meters.anonymous.add(1);
         }
         if let Some(deadline_ms) = message.deadline_ms
-            && self.env.clock.unix_ms() > deadline_ms + CLOCK_TOLERANCE.as_millis() as u64
+            && self.env.clock.unix_ms()
+                > deadline_ms.saturating_add(CLOCK_TOLERANCE.as_millis() as u64)
         {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
             delivery.ack();
@@ -351,142 +373,6 @@ impl InstanceLoop {
             return None;
         }
         Some(delivery)
-    }
-
-    /// Handles one message and those of the same input that come soon after it.
-    async fn handle_batch(
-        &mut self,
-        value: &mut dyn Instance,
-        first: Delivery,
-        batch: Batch,
-    ) -> Result<(), End> {
-        let input = first.input();
-        let mut deliveries: Vec<Delivery> = self.admit(first).into_iter().collect();
-        let until = Instant::now() + batch.within;
-        while deliveries.len() < batch.max {
-            match self.env.mailbox.pull_if(|next| next.input() == input) {
-                Some(delivery) => deliveries.extend(self.admit(delivery)),
-                None if Instant::now() >= until || self.env.is_closing() => break,
-                None if self.env.mailbox.len() > 0 && self.env.paused_for().is_none() => break,
-                None => {
-                    // The mailbox wakes this slot when something comes.
-                    let number = self.number as usize;
-                    let come = poll_fn(|cx| match self.env.mailbox.poll_pull(cx, number) {
-                        Poll::Ready(pulled) => Poll::Ready(pulled),
-                        Poll::Pending => Poll::Pending,
-                    });
-                    match tokio::time::timeout_at(until, come).await {
-                        Ok(Pulled::Item(delivery)) if delivery.input() == input => {
-                            deliveries.extend(self.admit(delivery));
-                        }
-                        Ok(Pulled::Item(other)) => {
-                            // Of another input: it closes the batch and is next.
-                            self.batch_of(value, input, deliveries).await?;
-                            let mut now = Instant::now();
-                            return self.handle(value, other, &mut now).await;
-                        }
-                        Ok(Pulled::Closed) | Err(_) => break,
-                    }
-                }
-            }
-        }
-        self.env.mailbox.pass_on(self.number as usize, false);
-        self.batch_of(value, input, deliveries).await
-    }
-
-    async fn batch_of(
-        &mut self,
-        value: &mut dyn Instance,
-        input: usize,
-        mut deliveries: Vec<Delivery>,
-    ) -> Result<(), End> {
-        if deliveries.len() <= 1 {
-            let Some(only) = deliveries.pop() else {
-                return Ok(());
-            };
-            let mut now = Instant::now();
-            return self.handle(value, only, &mut now).await;
-        }
-        let started = Instant::now();
-        let deadline = started + self.env.handler_timeout;
-        let messages: Vec<_> = deliveries.iter().map(|d| d.message().clone()).collect();
-        let meter = &self.env.meters.inputs[input];
-        for delivery in &deliveries {
-            meter
-                .wait
-                .record(started.saturating_duration_since(delivery.taken()));
-        }
-        let work = deliveries
-            .iter()
-            .map(|d| (d.message().clone(), d.attempt()))
-            .collect();
-        self.cx.begin(Work::Batch(work));
-        self.cx.deadline = Some(deadline);
-        self.hand.put_all(deliveries);
-        let span = info_span!(
-            "handle_batch",
-            service = %self.env.label,
-            input = %self.env.inputs[input],
-            messages = messages.len(),
-        );
-        let future = value.handle_batch(input, &messages, &mut self.cx);
-        let handled = Guard::new(future, &mut self.timer, deadline)
-            .instrument(span)
-            .await;
-        let share = started.elapsed() / messages.len() as u32;
-        let held = std::mem::take(&mut self.cx.held);
-        let deliveries = self.hand.take_all();
-        if deliveries.len() != messages.len() {
-            return Err(fenced());
-        }
-        let crash = match handled {
-            Guarded::Done(results) => {
-                self.settle_batch(input, deliveries, results, held, share)
-                    .await;
-                return Ok(());
-            }
-            Guarded::Panicked(text) => (Cause::Panic, Failed::panic(text)),
-            Guarded::TimedOut => (Cause::Timeout, Failed::timeout(&self.env)),
-        };
-        // Only one of them is to blame, and nobody knows which: each gets a trial of its
-        // own, by a fresh instance, before anything counts.
-        self.hand.put_all(deliveries.into_iter().rev().collect());
-        let (cause, failed) = crash;
-        Err(End::Crashed(cause, failed.text))
-    }
-
-    async fn settle_batch(
-        &mut self,
-        input: usize,
-        deliveries: Vec<Delivery>,
-        results: Vec<Result<(), Failure>>,
-        held: Vec<Held>,
-        share: Duration,
-    ) {
-        let mut outputs: Vec<Vec<_>> = Vec::new();
-        outputs.resize_with(deliveries.len(), Vec::new);
-        for held in held {
-            outputs[held.place].push(held);
-        }
-        for ((delivery, result), held) in deliveries.into_iter().zip(results).zip(outputs) {
-            self.env.meters.inputs[input].handle.record(share);
-            match result {
-                Ok(()) => {
-                    self.env.meters.handled(input, Outcome::Ok);
-                    self.history.success();
-                    if held.is_empty() {
-                        delivery.ack();
-                    } else {
-                        self.env.succeed(held, None, || Some(delivery)).await;
-                    }
-                }
-                Err(failure) => {
-                    let failed = Failed::from(failure);
-                    self.env.meters.handled(input, failed.outcome());
-                    self.env.fail(delivery, &failed);
-                }
-            }
-        }
     }
 
     async fn tick(&mut self, value: &mut dyn Instance, tick: Tick) -> Result<(), End> {
@@ -513,17 +399,33 @@ impl InstanceLoop {
         Err(End::Crashed(Cause::Tick, text))
     }
 
+    /// Publishes what a tick emitted. If the transport can't, that is not the tick's
+    /// fault: tried again, under the same ids, until it can or the service stops.
     async fn publish_tick(&mut self, held: Vec<Held>) -> Result<(), End> {
+        let mut batch = Vec::new();
+        let mut counts = Vec::new();
         for held in held {
-            let output = held.output;
-            let batch = self.env.outgoing(output, held.envelope, held.delay);
-            let copies = batch.len() as u64;
+            let copies = self.env.outgoing(held.output, held.envelope, held.delay);
+            counts.push((held.output, copies.len() as u64));
+            batch.extend(copies);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        for nth in 0.. {
             let (done, confirmed) = Completion::channel();
-            self.env.publish(batch, done);
-            match confirmed.await {
-                Ok(()) => self.env.meters.emitted(output, copies),
-                Err(error) => return Err(End::Crashed(Cause::Tick, error.to_string())),
+            self.env.publish(batch.clone(), done);
+            let Err(error) = confirmed.await else { break };
+            warn!(service = %self.env.label, %error, "a tick's outputs were not published, trying again");
+            if self.env.is_closing() {
+                return Err(End::Crashed(Cause::Tick, error.to_string()));
             }
+            let wait = self.env.retry.backoff.delay(nth, fastrand::f64());
+            // Until the time is over or the service closes: both go on.
+            let _either = timeout(wait, self.env.closed()).await;
+        }
+        for (output, copies) in counts {
+            self.env.meters.emitted(output, copies);
         }
         Ok(())
     }
@@ -544,6 +446,6 @@ impl InstanceLoop {
 }
 
 /// Somebody took the delivery out of this instance's hand: it must not go on.
-fn fenced() -> End {
+pub(super) fn fenced() -> End {
     End::Crashed(Cause::Timeout, "its delivery was taken away".into())
 }

@@ -6,6 +6,7 @@
 //! mailbox; outputs go straight to the transport, which reports when it has them.
 
 mod actor;
+mod batch;
 mod bridge;
 mod environment;
 mod guard;

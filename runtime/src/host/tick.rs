@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::clock::later;
 use crate::service::{Tick, TickSpec};
 
 /// When the ticks of one instance are due. Costs nothing without ticks.
@@ -21,8 +22,10 @@ impl Ticks {
         if specs.is_empty() {
             return Self(None);
         }
-        let now = Instant::now();
-        let ticks: Vec<_> = specs.iter().map(|spec| (*spec, now + spec.every)).collect();
+        let ticks: Vec<_> = specs
+            .iter()
+            .map(|spec| (*spec, later(spec.every)))
+            .collect();
         let sleep = Box::pin(sleep_until(earliest(&ticks)));
         Self(Some(Box::new(Due { ticks, sleep })))
     }
@@ -48,7 +51,13 @@ impl Ticks {
             return due.sleep.as_mut().poll(cx).map(|()| due.ticks[0].0.tick);
         };
         let missed = (now - *at).as_nanos() / spec.every.as_nanos();
-        *at += spec.every * (u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1);
+        let beats = u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1;
+        // Counted on from the beat, not from now: the rhythm stays.
+        let next = spec
+            .every
+            .checked_mul(beats)
+            .and_then(|on| at.checked_add(on));
+        *at = next.unwrap_or_else(|| later(spec.every));
         let tick = spec.tick;
         let again = earliest(&due.ticks);
         due.sleep.as_mut().reset(again);

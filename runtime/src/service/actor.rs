@@ -10,9 +10,9 @@ use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 
 use super::blueprint::{BatchResults, Blueprint, Factory, Instance, Reply, Role};
-use super::catalog::{ServiceType, describe, parse};
+use super::catalog::{Facts, ServiceType};
 use super::ports::{InputSpec, PortTable};
-use super::{Catalog, Context, Descriptor, NoConfig, Payload, Tick};
+use super::{Catalog, Context, NoConfig, Payload, Tick};
 use crate::failure::Failure;
 use crate::message::Message;
 
@@ -101,29 +101,21 @@ impl Catalog {
         M::Result: Outcome,
     {
         let start: Arc<Start<M>> = Arc::new(move || start().recipient());
-        self.add(ServiceType::from_parts(
+        let facts = Facts {
             name,
-            move || {
-                let descriptor = Descriptor {
-                    name,
-                    role: "service",
-                    summary: "a plain actix actor",
-                    config: schemars::Schema::default(),
-                    inputs: Vec::new(),
-                    outputs: Vec::new(),
-                    failures: &[],
-                    example: "",
-                };
-                describe::<NoConfig>(descriptor, &table_of::<M>())
-            },
-            move |config| {
-                let _: NoConfig = parse(config)?;
-                Ok(Arc::new(Joined {
-                    table: table_of::<M>(),
-                    start: start.clone(),
-                }))
-            },
-        ))
+            role: "service",
+            summary: "a plain actix actor",
+            failures: &[],
+            example: "",
+            single: false,
+        };
+        let blueprint = move |_: NoConfig| {
+            Arc::new(Joined {
+                table: table_of::<M>(),
+                start: start.clone(),
+            }) as _
+        };
+        self.add(ServiceType::new(facts, |_| Ok(()), blueprint))
     }
 }
 

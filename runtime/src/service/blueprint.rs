@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::Semaphore;
 
 use super::ports::{Handler, PortTable, Ports};
 use super::source::{Source, SourcePorts};
@@ -196,7 +197,7 @@ impl<S: Source> Run for SourceBlueprint<S> {
     }
 
     fn in_flight(&self) -> usize {
-        S::in_flight(&self.config).max(1)
+        S::in_flight(&self.config).clamp(1, Semaphore::MAX_PERMITS)
     }
 
     fn run<'a>(&'a self, out: &'a mut Outlet) -> LocalBoxFuture<'a, Result<(), Failure>> {

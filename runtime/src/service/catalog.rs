@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::blueprint::{Blueprint, ServiceBlueprint, SourceBlueprint};
 use super::descriptor::describe_ports;
-use super::ports::PortTable;
 use super::{Config, Descriptor, Service, Source};
 
 /// Service types by name.
@@ -71,29 +70,16 @@ impl Catalog {
     /// If there is one of this name already: a program's own mistake.
     #[must_use]
     pub fn with<S: Service>(self) -> Self {
-        self.add(ServiceType {
+        let facts = Facts {
             name: S::NAME,
-            describe: Arc::new(|| {
-                let table = ServiceBlueprint::<S>::new(S::Config::default());
-                describe::<S::Config>(
-                    Descriptor {
-                        name: S::NAME,
-                        role: "service",
-                        summary: S::SUMMARY,
-                        failures: S::FAILURES,
-                        example: S::EXAMPLE,
-                        ..blank()
-                    },
-                    table.ports(),
-                )
-            }),
-            configure: Arc::new(|value| {
-                let config: S::Config = parse(value)?;
-                S::check(&config)?;
-                Ok(Arc::new(ServiceBlueprint::<S>::new(config)))
-            }),
+            role: "service",
+            summary: S::SUMMARY,
+            failures: S::FAILURES,
+            example: S::EXAMPLE,
             single: false,
-        })
+        };
+        let blueprint = |config| Arc::new(ServiceBlueprint::<S>::new(config)) as _;
+        self.add(ServiceType::new(facts, S::check, blueprint))
     }
 
     /// Adds a source type.
@@ -102,29 +88,16 @@ impl Catalog {
     /// As [`with`](Catalog::with).
     #[must_use]
     pub fn with_source<S: Source>(self) -> Self {
-        self.add(ServiceType {
+        let facts = Facts {
             name: S::NAME,
-            describe: Arc::new(|| {
-                let table = SourceBlueprint::<S>::new(S::Config::default());
-                describe::<S::Config>(
-                    Descriptor {
-                        name: S::NAME,
-                        role: "source",
-                        summary: S::SUMMARY,
-                        failures: S::FAILURES,
-                        example: S::EXAMPLE,
-                        ..blank()
-                    },
-                    table.ports(),
-                )
-            }),
-            configure: Arc::new(|value| {
-                let config: S::Config = parse(value)?;
-                S::check(&config)?;
-                Ok(Arc::new(SourceBlueprint::<S>::new(config)))
-            }),
+            role: "source",
+            summary: S::SUMMARY,
+            failures: S::FAILURES,
+            example: S::EXAMPLE,
             single: S::SINGLE,
-        })
+        };
+        let blueprint = |config| Arc::new(SourceBlueprint::<S>::new(config)) as _;
+        self.add(ServiceType::new(facts, S::check, blueprint))
     }
 
     pub(crate) fn add(mut self, service_type: ServiceType) -> Self {
@@ -147,20 +120,47 @@ impl Catalog {
     }
 }
 
+/// What a service type says of itself, apart from its types.
+pub(crate) struct Facts {
+    pub(crate) name: &'static str,
+    pub(crate) role: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) failures: &'static [&'static str],
+    pub(crate) example: &'static str,
+    pub(crate) single: bool,
+}
+
 impl ServiceType {
-    pub(crate) fn from_parts(
-        name: &'static str,
-        describe: impl Fn() -> Descriptor + Send + Sync + 'static,
-        configure: impl Fn(Value) -> Result<Arc<dyn Blueprint>, Vec<ConfigError>>
-        + Send
-        + Sync
-        + 'static,
+    /// A service type with a config of type `C`, made to a blueprint by `blueprint`.
+    pub(crate) fn new<C: Config>(
+        facts: Facts,
+        check: fn(&C) -> Result<(), Vec<ConfigError>>,
+        blueprint: impl Fn(C) -> Arc<dyn Blueprint> + Clone + Send + Sync + 'static,
     ) -> Self {
+        let (name, single) = (facts.name, facts.single);
+        let of_config = blueprint.clone();
         Self {
             name,
-            describe: Arc::new(describe),
-            configure: Arc::new(configure),
-            single: false,
+            single,
+            describe: Arc::new(move || {
+                let (inputs, outputs) = describe_ports(blueprint(C::default()).ports());
+                let settings = SchemaSettings::draft2020_12();
+                Descriptor {
+                    name,
+                    role: facts.role,
+                    summary: facts.summary,
+                    config: settings.into_generator().into_root_schema_for::<C>(),
+                    inputs,
+                    outputs,
+                    failures: facts.failures,
+                    example: facts.example,
+                }
+            }),
+            configure: Arc::new(move |value| {
+                let config: C = parse(value)?;
+                check(&config)?;
+                Ok(of_config(config))
+            }),
         }
     }
 
@@ -184,34 +184,9 @@ impl ServiceType {
     }
 }
 
-fn blank() -> Descriptor {
-    Descriptor {
-        name: "",
-        role: "",
-        summary: "",
-        config: schemars::Schema::default(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        failures: &[],
-        example: "",
-    }
-}
-
-pub(crate) fn describe<C: Config>(descriptor: Descriptor, table: &PortTable) -> Descriptor {
-    let (inputs, outputs) = describe_ports(table);
-    let settings = SchemaSettings::draft2020_12();
-    let config = settings.into_generator().into_root_schema_for::<C>();
-    Descriptor {
-        config,
-        inputs,
-        outputs,
-        ..descriptor
-    }
-}
-
 /// Reads a config, and goes on past what is wrong to find the rest: a part that can't
 /// be read is left out, so that it takes its default, until nothing more is found.
-pub(crate) fn parse<C: Config>(value: Value) -> Result<C, Vec<ConfigError>> {
+fn parse<C: Config>(value: Value) -> Result<C, Vec<ConfigError>> {
     /// No config has more mistakes than anyone would read.
     const ERRORS_MAX: usize = 20;
     let mut value = value;

@@ -45,6 +45,8 @@ pub(crate) struct Held {
     pub(crate) output: usize,
     /// Which message of a batch led to it.
     pub(crate) place: usize,
+    /// Its number among the outputs of that message on this port.
+    index: u32,
     pub(crate) delay: Duration,
     pub(crate) envelope: Envelope,
 }
@@ -142,7 +144,7 @@ impl Context {
     /// # Errors
     /// A [`Failure::reject`] if the value can't be encoded or is larger than
     /// `app.max_message`, if [`ports`](super::Service::ports) didn't name this output, or
-    /// in a batch handler (use [`emit_for`](Context::emit_for)).
+    /// in a batch handler (use [`emit_for`](Context::emit_for)), in start and in stop.
     pub fn emit<T: Payload>(
         &mut self,
         output: &Output<T>,
@@ -191,6 +193,9 @@ impl Context {
         draft: Draft<T>,
         place: usize,
     ) -> Result<(), Failure> {
+        if matches!(self.work, Work::None) {
+            return Err(Failure::reject("nothing can be emitted in start or stop"));
+        }
         let number = self.env.output(output.name())?;
         let now_ms = *self.now_ms.get_or_insert_with(|| self.env.clock.unix_ms());
         let parent = match &self.work {
@@ -198,16 +203,15 @@ impl Context {
             Work::Batch(messages) => messages.get(place).map(|(message, _)| message),
             Work::Tick | Work::None => None,
         };
-        let index = self
-            .held
-            .iter()
+        let before = self.held.iter().rev();
+        let index = before
             .filter(|held| held.output == number && held.place == place)
-            .count();
+            .map(|held| held.index + 1)
+            .next()
+            .unwrap_or(0);
         let delay = draft.delay;
         let id = match parent {
-            Some(parent) => parent
-                .id
-                .child(&self.env.label, output.name(), index as u32),
+            Some(parent) => parent.id.child(&self.env.label, output.name(), index),
             None => MessageId::new(),
         };
         let envelope = self
@@ -217,6 +221,7 @@ impl Context {
         self.held.push(Held {
             output: number,
             place,
+            index,
             delay,
             envelope,
         });

@@ -1,6 +1,7 @@
 //! The host beside bare actix, ractor and kameo, on one thread: tell, ask, panic to
 //! next reply, idle instances. Ours has everything on: bound, deadline, catch, decode
-//! from JSON, metrics. The others get typed values and have none of it. What making a
+//! from JSON, metrics. The others get typed values and have none of it; and once more
+//! with what a careful user adds by hand to have the same. What making a
 //! message costs (id, time, encoding) is measured by `end_to_end`.
 //!
 //! `cargo bench -p brickwork-bench --bench host [-- tell|ask|panic|idle]`
@@ -101,6 +102,145 @@ mod plain_actix {
         fn handle(&mut self, ping: Ping, _: &mut Context<Self>) -> u32 {
             self.0 = self.0.wrapping_add(ping.0);
             self.0
+        }
+    }
+}
+
+/// What a careful user of another library adds by hand to have what the host gives: a
+/// bound, a deadline, decoding, two histograms and a counter.
+mod by_hand {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use prometheus::{Histogram, HistogramOpts, IntCounter};
+    use tokio::sync::Semaphore;
+
+    const BUCKETS: [f64; 12] = [
+        1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1, 5e-1, 1.0, 5.0, 10.0, 60.0,
+    ];
+
+    #[derive(Clone)]
+    pub(super) struct Care {
+        bound: Arc<Semaphore>,
+        wait: Histogram,
+        handle: Histogram,
+        handled: IntCounter,
+    }
+
+    /// A message that has been let in.
+    pub(super) struct Sent {
+        pub(super) bytes: &'static [u8],
+        at: Instant,
+    }
+
+    impl Care {
+        pub(super) fn new() -> Self {
+            let histogram = |name: &str| {
+                Histogram::with_opts(HistogramOpts::new(name, name).buckets(BUCKETS.into()))
+                    .expect("the buckets increase")
+            };
+            Self {
+                bound: Arc::new(Semaphore::new(64)),
+                wait: histogram("wait"),
+                handle: histogram("handle"),
+                handled: IntCounter::new("handled", "handled").expect("a good name"),
+            }
+        }
+
+        pub(super) async fn send(&self, bytes: &'static [u8]) -> Sent {
+            self.bound.acquire().await.expect("it stays open").forget();
+            Sent {
+                bytes,
+                at: Instant::now(),
+            }
+        }
+
+        pub(super) async fn handle<T>(
+            &self,
+            sent: Sent,
+            handler: impl AsyncFnOnce(super::Ping) -> T,
+        ) -> T {
+            self.bound.add_permits(1);
+            let started = Instant::now();
+            self.wait
+                .observe(started.duration_since(sent.at).as_secs_f64());
+            let ping: super::Ping = serde_json::from_slice(sent.bytes).expect("a ping");
+            let done = tokio::time::timeout(Duration::from_secs(30), handler(ping)).await;
+            self.handle.observe(started.elapsed().as_secs_f64());
+            self.handled.inc();
+            done.expect("in time")
+        }
+    }
+}
+
+mod careful_ractor {
+    use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+
+    use super::by_hand::{Care, Sent};
+
+    pub(super) struct Ping(pub(super) Sent, pub(super) Option<RpcReplyPort<Vec<u8>>>);
+
+    pub(super) struct Counter;
+
+    impl Actor for Counter {
+        type Msg = Ping;
+        type State = (Care, u32);
+        type Arguments = Care;
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<Ping>,
+            care: Care,
+        ) -> Result<(Care, u32), ActorProcessingErr> {
+            Ok((care, 0))
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<Ping>,
+            Ping(sent, reply): Ping,
+            (care, count): &mut (Care, u32),
+        ) -> Result<(), ActorProcessingErr> {
+            care.handle(sent, async |ping| *count = count.wrapping_add(ping.n))
+                .await;
+            if let Some(reply) = reply {
+                reply.send(serde_json::to_vec(count)?)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+mod careful_kameo {
+    use std::convert::Infallible;
+
+    use kameo::Actor;
+    use kameo::actor::ActorRef;
+    use kameo::message::{Context, Message};
+
+    use super::by_hand::{Care, Sent};
+
+    pub(super) struct Counter(pub(super) Care, pub(super) u32);
+
+    impl Actor for Counter {
+        type Args = Self;
+        type Error = Infallible;
+
+        async fn on_start(args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+            Ok(args)
+        }
+    }
+
+    pub(super) struct Ping(pub(super) Sent);
+
+    impl Message<Ping> for Counter {
+        type Reply = Vec<u8>;
+
+        async fn handle(&mut self, ping: Ping, _: &mut Context<Self, Vec<u8>>) -> Vec<u8> {
+            let Self(care, count) = self;
+            care.handle(ping.0, async |ping| *count = count.wrapping_add(ping.n))
+                .await;
+            serde_json::to_vec(count).expect("a number is JSON")
         }
     }
 }
@@ -238,6 +378,41 @@ fn tell() {
                 rate(MESSAGES, started.elapsed())
             })
         })
+        .with("ractor, the same by hand", || {
+            one_thread(async {
+                let care = by_hand::Care::new();
+                let (actor, handle) =
+                    ractor::Actor::spawn(None, careful_ractor::Counter, care.clone())
+                        .await
+                        .unwrap();
+                let started = Instant::now();
+                for _ in 0..MESSAGES {
+                    let sent = care.send(PING).await;
+                    actor.cast(careful_ractor::Ping(sent, None)).unwrap();
+                }
+                let last = care.send(PING).await;
+                ractor::call!(actor, |reply| careful_ractor::Ping(last, Some(reply))).unwrap();
+                let took = started.elapsed();
+                actor.stop(None);
+                handle.await.unwrap();
+                rate(MESSAGES, took)
+            })
+        })
+        .with("kameo, the same by hand", || {
+            one_thread(async {
+                use kameo::actor::Spawn;
+                let care = by_hand::Care::new();
+                let actor = careful_kameo::Counter::spawn(careful_kameo::Counter(care.clone(), 0));
+                let started = Instant::now();
+                for _ in 0..MESSAGES {
+                    let sent = care.send(PING).await;
+                    actor.tell(careful_kameo::Ping(sent)).await.unwrap();
+                }
+                let last = care.send(PING).await;
+                actor.ask(careful_kameo::Ping(last)).await.unwrap();
+                rate(MESSAGES, started.elapsed())
+            })
+        })
         .with("bare actix, typed, unbounded", || {
             System::new().block_on(async {
                 use actix::Actor;
@@ -309,6 +484,35 @@ fn ask(width: u64) {
                 let actor = of_kameo::Counter::spawn(of_kameo::Counter(0));
                 asks(width, || async {
                     actor.ask(of_kameo::Ping(1)).await.unwrap()
+                })
+                .await
+            })
+        })
+        .with("ractor, the same by hand", || {
+            one_thread(async {
+                let care = by_hand::Care::new();
+                let (actor, handle) =
+                    ractor::Actor::spawn(None, careful_ractor::Counter, care.clone())
+                        .await
+                        .unwrap();
+                let rate = asks(width, || async {
+                    let sent = care.send(PING).await;
+                    ractor::call!(actor, |reply| careful_ractor::Ping(sent, Some(reply))).unwrap()
+                })
+                .await;
+                actor.stop(None);
+                handle.await.unwrap();
+                rate
+            })
+        })
+        .with("kameo, the same by hand", || {
+            one_thread(async {
+                use kameo::actor::Spawn;
+                let care = by_hand::Care::new();
+                let actor = careful_kameo::Counter::spawn(careful_kameo::Counter(care.clone(), 0));
+                asks(width, || async {
+                    let sent = care.send(PING).await;
+                    actor.ask(careful_kameo::Ping(sent)).await.unwrap()
                 })
                 .await
             })

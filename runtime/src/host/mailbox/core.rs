@@ -28,6 +28,8 @@ struct State<T> {
 #[derive(Default)]
 struct Slot {
     waiting: bool,
+    /// Its number stands in `idle`.
+    queued: bool,
     waker: Option<Waker>,
 }
 
@@ -43,10 +45,11 @@ pub(crate) enum Pulled<T> {
 impl<T> State<T> {
     fn wake_one(&mut self) {
         while let Some(number) = self.idle.pop_front() {
-            if let Some(slot) = self.slots.get_mut(number)
-                && slot.waiting
-            {
-                slot.waiting = false;
+            let Some(slot) = self.slots.get_mut(number) else {
+                continue;
+            };
+            slot.queued = false;
+            if std::mem::take(&mut slot.waiting) {
                 if let Some(waker) = &slot.waker {
                     waker.wake_by_ref();
                 }
@@ -58,6 +61,7 @@ impl<T> State<T> {
     fn wake_all(&mut self) {
         self.idle.clear();
         for slot in &mut self.slots {
+            slot.queued = false;
             if std::mem::take(&mut slot.waiting)
                 && let Some(waker) = &slot.waker
             {
@@ -161,8 +165,8 @@ impl<T> Mailbox<T> {
         {
             slot.waker = Some(cx.waker().clone());
         }
-        if !slot.waiting {
-            slot.waiting = true;
+        slot.waiting = true;
+        if !std::mem::replace(&mut slot.queued, true) {
             state.idle.push_back(number);
         }
         Poll::Pending
@@ -207,6 +211,12 @@ impl<T> Mailbox<T> {
                 state.wake_one();
             }
         }
+    }
+
+    /// How many entries there are in the list of who waits.
+    #[cfg(test)]
+    pub(crate) fn idle_entries(&self) -> usize {
+        self.0.lock().idle.len()
     }
 
     /// Closes it for good and returns what was in it.

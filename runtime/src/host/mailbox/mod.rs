@@ -7,3 +7,23 @@ mod core;
 mod sync;
 
 pub(crate) use self::core::{Mailbox, Pulled};
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::Mailbox;
+
+    #[test]
+    fn waiting_again_and_again_takes_no_more_memory() {
+        let mailbox: Mailbox<u32> = Mailbox::new(4);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..1_000 {
+            for slot in 0..3 {
+                assert!(mailbox.poll_pull(&mut cx, slot).is_pending());
+                mailbox.pass_on(slot, false);
+            }
+        }
+        assert!(mailbox.idle_entries() <= 3, "{}", mailbox.idle_entries());
+    }
+}

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::queue::Queue;
+use crate::clock::later;
 use crate::message::Message;
 
 /// The waiting messages.
@@ -34,6 +35,16 @@ struct Due {
     queue: Arc<Queue>,
     message: Message,
     attempt: u32,
+    why: Delay,
+}
+
+/// Why a message waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delay {
+    /// It was published for later.
+    Schedule,
+    /// It is to be handled again.
+    Retry,
 }
 
 impl Due {
@@ -79,9 +90,16 @@ impl Delays {
         self.waiting.lock().heap.clear();
     }
 
-    pub(super) fn add(&self, queue: &Arc<Queue>, message: Message, attempt: u32, delay: Duration) {
-        queue.add_delayed();
-        let at = Instant::now() + delay;
+    pub(super) fn add(
+        &self,
+        queue: &Arc<Queue>,
+        message: Message,
+        attempt: u32,
+        delay: Duration,
+        why: Delay,
+    ) {
+        queue.add_delayed(why);
+        let at = later(delay);
         let mut waiting = self.waiting.lock();
         let place = waiting.next;
         waiting.next += 1;
@@ -92,6 +110,7 @@ impl Delays {
             queue: queue.clone(),
             message,
             attempt,
+            why,
         }));
         drop(waiting);
         if first {
@@ -112,7 +131,7 @@ impl Delays {
                 }
             };
             if let Some(Reverse(due)) = due {
-                due.queue.push_delayed(due.message, due.attempt);
+                due.queue.push_delayed(due.message, due.attempt, due.why);
             }
         }
     }

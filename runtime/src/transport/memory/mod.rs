@@ -22,7 +22,7 @@ mod delays;
 mod queue;
 mod replies;
 
-use delays::Delays;
+use delays::{Delay, Delays};
 use queue::{Queue, QueueConsumer};
 use replies::Replies;
 
@@ -150,7 +150,7 @@ impl Memory {
         if delay.is_zero() {
             queue.push(message, 1);
         } else {
-            self.delays.add(queue, message, 1, delay);
+            self.delays.add(queue, message, 1, delay, Delay::Schedule);
         }
     }
 }

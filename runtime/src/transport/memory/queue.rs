@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::delays::Delays;
+use super::delays::{Delay, Delays};
 use super::replies::Replies;
 use crate::delivery::{Delivery, Parcel, Settle, Settlement};
 use crate::message::Message;
@@ -31,6 +31,8 @@ struct State {
     next: u64,
     in_hand: usize,
     delayed: usize,
+    /// Of these, those that wait for another attempt.
+    retrying: usize,
     consumers: Vec<ConsumerState>,
     closed: bool,
 }
@@ -62,8 +64,10 @@ impl State {
         }
     }
 
+    /// What counts as pressure: also what was put off, or a service that puts everything
+    /// off would be sent more and more. What was scheduled for later doesn't.
     fn held(&self) -> u64 {
-        (self.ready.len() + self.in_hand) as u64
+        (self.ready.len() + self.in_hand + self.retrying) as u64
     }
 }
 
@@ -86,14 +90,18 @@ impl Queue {
     }
 
     pub(super) fn push(&self, message: Message, attempt: u32) {
-        let mut state = self.state.lock();
+        self.put_last(&mut self.state.lock(), message, attempt);
+    }
+
+    fn put_last(&self, state: &mut State, message: Message, attempt: u32) {
         let place = state.next;
         state.next += 1;
-        state.ready.push_back(Entry {
+        let entry = Entry {
             place,
             message,
             attempt,
-        });
+        };
+        state.ready.push_back(entry);
         self.gauge.update(state.held());
         state.wake_one();
     }
@@ -111,14 +119,23 @@ impl Queue {
         state.wake_one();
     }
 
-    pub(super) fn add_delayed(&self) {
-        self.state.lock().delayed += 1;
+    pub(super) fn add_delayed(&self, why: Delay) {
+        let mut state = self.state.lock();
+        state.delayed += 1;
+        if why == Delay::Retry {
+            state.retrying += 1;
+            self.gauge.update(state.held());
+        }
     }
 
     /// A message whose time has come.
-    pub(super) fn push_delayed(&self, message: Message, attempt: u32) {
-        self.state.lock().delayed -= 1;
-        self.push(message, attempt);
+    pub(super) fn push_delayed(&self, message: Message, attempt: u32, why: Delay) {
+        let mut state = self.state.lock();
+        state.delayed -= 1;
+        if why == Delay::Retry {
+            state.retrying -= 1;
+        }
+        self.put_last(&mut state, message, attempt);
     }
 
     pub(super) fn depth(&self) -> Depth {
@@ -164,7 +181,9 @@ impl Settle for Tap {
                 Some(Parcel { attempt, ..parcel })
             }
             Settlement::Again { after, attempt } => {
-                queue.delays.add(queue, parcel.message, attempt, after);
+                queue
+                    .delays
+                    .add(queue, parcel.message, attempt, after, Delay::Retry);
                 None
             }
             Settlement::DeadLetter(letter) => {

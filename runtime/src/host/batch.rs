@@ -1,0 +1,155 @@
+//! Batches: an instance's way with an input whose messages are handled many at a time.
+//!
+//! Owns collecting them, an outcome for each, and the rule that a crash blames nobody
+//! until each has had a trial of its own.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{Instrument, info_span};
+
+use super::guard::{Guard, Guarded};
+use super::instance::{End, InstanceLoop, fenced};
+use super::mailbox::Pulled;
+use super::settle::Failed;
+use crate::clock::later;
+use crate::delivery::Delivery;
+use crate::failure::Failure;
+use crate::metrics::{Cause, Outcome};
+use crate::service::{Batch, Held, Instance, Work};
+
+impl InstanceLoop {
+    /// Handles one message and those of the same input that come soon after it.
+    pub(super) async fn handle_batch(
+        &mut self,
+        value: &mut dyn Instance,
+        first: Delivery,
+        batch: Batch,
+    ) -> Result<(), End> {
+        let input = first.input();
+        let mut deliveries: Vec<Delivery> = self.admit(first).into_iter().collect();
+        let until = later(batch.within);
+        while deliveries.len() < batch.max {
+            match self.env.mailbox.pull_if(|next| next.input() == input) {
+                Some(delivery) => deliveries.extend(self.admit(delivery)),
+                None if Instant::now() >= until || self.env.is_closing() => break,
+                None if self.env.mailbox.len() > 0 && self.env.paused_for().is_none() => break,
+                None => {
+                    // The mailbox wakes this slot when something comes.
+                    let number = self.number as usize;
+                    let come = poll_fn(|cx| self.env.mailbox.poll_pull(cx, number));
+                    match tokio::time::timeout_at(until, come).await {
+                        Ok(Pulled::Item(delivery)) if delivery.input() == input => {
+                            deliveries.extend(self.admit(delivery));
+                        }
+                        Ok(Pulled::Item(other)) => {
+                            // Of another input: it closes the batch and is next.
+                            self.batch_of(value, input, deliveries).await?;
+                            let mut now = Instant::now();
+                            return self.handle(value, other, &mut now).await;
+                        }
+                        Ok(Pulled::Closed) | Err(_) => break,
+                    }
+                }
+            }
+        }
+        self.env.mailbox.pass_on(self.number as usize, false);
+        self.batch_of(value, input, deliveries).await
+    }
+
+    async fn batch_of(
+        &mut self,
+        value: &mut dyn Instance,
+        input: usize,
+        mut deliveries: Vec<Delivery>,
+    ) -> Result<(), End> {
+        if deliveries.len() <= 1 {
+            let Some(only) = deliveries.pop() else {
+                return Ok(());
+            };
+            let mut now = Instant::now();
+            return self.handle(value, only, &mut now).await;
+        }
+        let started = Instant::now();
+        let deadline = started + self.env.handler_timeout;
+        let messages: Vec<_> = deliveries.iter().map(|d| d.message().clone()).collect();
+        let meter = &self.env.meters.inputs[input];
+        for delivery in &deliveries {
+            meter
+                .wait
+                .record(started.saturating_duration_since(delivery.taken()));
+        }
+        let work = deliveries
+            .iter()
+            .map(|d| (d.message().clone(), d.attempt()))
+            .collect();
+        self.cx.begin(Work::Batch(work));
+        self.cx.deadline = Some(deadline);
+        self.hand.put_all(deliveries);
+        let span = info_span!(
+            "handle_batch",
+            service = %self.env.label,
+            input = %self.env.inputs[input],
+            messages = messages.len(),
+        );
+        let future = value.handle_batch(input, &messages, &mut self.cx);
+        let handled = Guard::new(future, &mut self.timer, deadline)
+            .instrument(span)
+            .await;
+        let share = started.elapsed() / messages.len() as u32;
+        let held = std::mem::take(&mut self.cx.held);
+        let deliveries = self.hand.take_all();
+        if deliveries.len() != messages.len() {
+            return Err(fenced());
+        }
+        let crash = match handled {
+            Guarded::Done(results) => {
+                self.settle_batch(input, deliveries, results, held, share)
+                    .await;
+                return Ok(());
+            }
+            Guarded::Panicked(text) => (Cause::Panic, Failed::panic(text)),
+            Guarded::TimedOut => (Cause::Timeout, Failed::timeout(&self.env)),
+        };
+        // Only one of them is to blame, and nobody knows which: each gets a trial of its
+        // own, by a fresh instance, before anything counts.
+        self.hand.put_all(deliveries.into_iter().rev().collect());
+        let (cause, failed) = crash;
+        Err(End::Crashed(cause, failed.text))
+    }
+
+    async fn settle_batch(
+        &mut self,
+        input: usize,
+        deliveries: Vec<Delivery>,
+        results: Vec<Result<(), Failure>>,
+        held: Vec<Held>,
+        share: Duration,
+    ) {
+        let mut outputs: Vec<Vec<_>> = Vec::new();
+        outputs.resize_with(deliveries.len(), Vec::new);
+        for held in held {
+            outputs[held.place].push(held);
+        }
+        for ((delivery, result), held) in deliveries.into_iter().zip(results).zip(outputs) {
+            self.env.meters.inputs[input].handle.record(share);
+            match result {
+                Ok(()) => {
+                    self.env.meters.handled(input, Outcome::Ok);
+                    self.history.success();
+                    if held.is_empty() {
+                        delivery.ack();
+                    } else {
+                        self.env.succeed(held, None, || Some(delivery)).await;
+                    }
+                }
+                Err(failure) => {
+                    let failed = Failed::from(failure);
+                    self.env.meters.handled(input, failed.outcome());
+                    self.env.fail(delivery, &failed);
+                }
+            }
+        }
+    }
+}
