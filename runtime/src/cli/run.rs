@@ -115,10 +115,7 @@ impl Run {
             code = failed(&redactor.clean(&not_ready.join("; ")));
         }
         if self.fail_on_dlq && summary.dead_letters() > 0 {
-            code = failed(&format!(
-                "{} messages were dead-lettered",
-                summary.dead_letters()
-            ));
+            code = failed(&format!("dead-lettered: {}", summary.dead_letters()));
         }
         if report.stuck_threads > 0 {
             // A blocked thread can't be joined; waiting for it would take for ever.
@@ -169,12 +166,12 @@ fn last_words(report: &StopReport, durable: bool) -> String {
         text.push_str(&format!("abandoned in {service}: {message}\n"));
     }
     for (queue, messages) in &report.left {
-        let fate = if durable { "wait in" } else { "are lost with" };
-        text.push_str(&format!("{messages} messages {fate} {queue}\n"));
+        let fate = if durable { "left in" } else { "lost with" };
+        text.push_str(&format!("{fate} {queue}: {messages}\n"));
     }
     if report.stuck_threads > 0 {
         text.push_str(&format!(
-            "{} threads are blocked by handlers\n",
+            "threads that handlers block: {}\n",
             report.stuck_threads
         ));
     }
