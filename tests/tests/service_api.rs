@@ -9,8 +9,8 @@ use std::time::Duration;
 use actix::prelude::{Actor, Handler};
 use brickwork::prelude::*;
 use brickwork::transport::AskError;
-use brickwork::{Catalog, Envelope};
-use brickwork_tests::app::{TestApp, virtually};
+use brickwork::{Catalog, Envelope, Message};
+use brickwork_tests::app::{Probe, TestApp, virtually};
 use serde_json::json;
 
 const APP: &str = r#"
@@ -36,6 +36,16 @@ fn manifest(fed: &[&str], read: &[&str], services: &str) -> String {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Item {
     n: u32,
+}
+
+/// The numbers of what is there now.
+async fn numbers(probe: &mut Probe) -> Vec<u64> {
+    let messages = probe.rest().await;
+    let number = |message: &Message| {
+        let item: Item = serde_json::from_slice(&message.payload).expect("an item");
+        u64::from(item.n)
+    };
+    messages.iter().map(number).collect()
 }
 
 const ITEMS: Input<Item> = Input::new("in");
@@ -84,7 +94,8 @@ impl HandleBatch<Item> for Batcher {
 #[test]
 fn a_batch_has_an_outcome_for_each_message() {
     virtually(async {
-        let services = "[services.batcher]\nin = \"items\"\nout = \"done\"\n";
+        // A mailbox smaller than a batch must not keep the batch from filling.
+        let services = "[services.batcher]\nin = \"items\"\nout = \"done\"\nmailbox = 1\n";
         let app = TestApp::start(
             &manifest(&["items"], &["done"], services),
             &Catalog::new().with::<Batcher>(),
@@ -96,16 +107,7 @@ fn a_batch_has_an_outcome_for_each_message() {
         }
         app.send_bytes("items", "nonsense").await;
         app.idle().await;
-        let numbers: Vec<u64> = done
-            .rest()
-            .await
-            .iter()
-            .map(|m| {
-                serde_json::from_slice::<serde_json::Value>(&m.payload).unwrap()["n"]
-                    .as_u64()
-                    .unwrap()
-            })
-            .collect();
+        let numbers: Vec<u64> = numbers(&mut done).await;
         // All ten together; five is given up and what was emitted for it isn't published.
         assert_eq!(
             numbers,
@@ -360,16 +362,7 @@ fn what_instances_share_is_made_once_for_the_service() {
             app.send("items", json!({ "n": n })).await;
         }
         app.idle().await;
-        let mut numbers: Vec<u64> = done
-            .rest()
-            .await
-            .iter()
-            .map(|m| {
-                serde_json::from_slice::<serde_json::Value>(&m.payload).unwrap()["n"]
-                    .as_u64()
-                    .unwrap()
-            })
-            .collect();
+        let mut numbers: Vec<u64> = numbers(&mut done).await;
         numbers.sort_unstable();
         assert_eq!(
             numbers,

@@ -1,6 +1,6 @@
 //! Apps end to end, through the shipped binary.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -33,17 +33,26 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("the log is text")
 }
 
-/// A copy of the example, so that runs don't share their files.
-fn alerts_example() -> (tempfile::TempDir, PathBuf) {
+/// Runs a copy of the example to its end, so that runs don't share their files; every
+/// alert is there, once, whatever failed on the way.
+fn run_alerts(more: &[&str]) -> Output {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let example = workspace().join("examples/2-github-alerts");
     for file in ["app.toml", "github-webhooks.jsonl"] {
         std::fs::copy(example.join(file), folder.path().join(file)).expect("it can be copied");
     }
     // The admin's port may be taken by another test.
-    let overlay = folder.path().join("test.toml");
-    std::fs::write(&overlay, "[admin]\nlisten = \"off\"\n").expect("it can be written");
-    (folder, overlay)
+    let overlay = "[admin]\nlisten = \"off\"\n";
+    std::fs::write(folder.path().join("test.toml"), overlay).expect("it can be written");
+    let arguments = ["run", "app.toml", "--with", "test.toml", "--until-idle"];
+    let output = run(&[&arguments, more].concat(), folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    for file in ["issues.jsonl", "checks.jsonl", "security.jsonl"] {
+        let got = sorted_lines(&folder.path().join("out").join(file));
+        let expected = sorted_lines(&example.join("expected").join(file));
+        assert_eq!(got, expected, "{file}");
+    }
+    output
 }
 
 fn sorted_lines(file: &Path) -> Vec<String> {
@@ -53,34 +62,9 @@ fn sorted_lines(file: &Path) -> Vec<String> {
     lines
 }
 
-/// Every alert is there, once, whatever failed on the way.
-fn assert_expected_alerts(folder: &Path) {
-    let expected = workspace().join("examples/2-github-alerts/expected");
-    for file in ["issues.jsonl", "checks.jsonl", "security.jsonl"] {
-        let got = sorted_lines(&folder.join("out").join(file));
-        assert_eq!(got, sorted_lines(&expected.join(file)), "{file}");
-    }
-}
-
 #[test]
 fn the_alerts_are_exactly_what_the_rules_select_though_services_panic_and_fail() {
-    let (folder, overlay) = alerts_example();
-    let overlay = overlay
-        .to_str()
-        .expect("temporary folders have plain names");
-    let output = run(
-        &[
-            "run",
-            "app.toml",
-            "--with",
-            overlay,
-            "--until-idle",
-            "--json",
-        ],
-        folder.path(),
-    );
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_expected_alerts(folder.path());
+    let output = run_alerts(&["--json"]);
     let summary: Value = serde_json::from_str(&stdout(&output)).expect("--json prints JSON");
     let row = |label: &str| {
         let rows = summary["services"].as_array().expect("rows");
@@ -115,25 +99,7 @@ fn the_alerts_are_exactly_what_the_rules_select_though_services_panic_and_fail()
 #[test]
 fn the_same_manifest_gives_the_same_alerts_over_rabbitmq() {
     let broker = brickwork_tests::broker::Broker::shared();
-    let (folder, overlay) = alerts_example();
-    let overlay = overlay
-        .to_str()
-        .expect("temporary folders have plain names");
-    let output = run(
-        &[
-            "run",
-            "app.toml",
-            "--with",
-            overlay,
-            "--until-idle",
-            "--fail-on-dlq",
-            "--transport",
-            &broker.url(),
-        ],
-        folder.path(),
-    );
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_expected_alerts(folder.path());
+    run_alerts(&["--fail-on-dlq", "--transport", &broker.url()]);
 }
 
 #[test]

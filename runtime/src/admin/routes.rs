@@ -19,11 +19,11 @@ use tracing::error;
 use super::page;
 use super::same_origin::is_meant_for_loopback;
 use crate::app::AppView;
+use crate::message::JSON;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
-const JSON: &str = "application/json";
 
 /// Nothing but our own style sheet, and nobody may frame or post.
 const POLICY: HeaderValue = HeaderValue::from_static(

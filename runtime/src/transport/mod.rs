@@ -4,7 +4,6 @@
 //! law on every transport that claims it. Knows no broker.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -373,6 +372,3 @@ impl Transports {
 pub fn scheme_of(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }
-
-/// A boxed error, for transports' own use.
-pub type BoxError = Box<dyn Error + Send + Sync>;
