@@ -5,7 +5,9 @@
 mod backoff;
 mod restart;
 mod retry;
+mod spec;
 
 pub use backoff::Backoff;
 pub use restart::{History, Restart, RestartPolicy};
 pub use retry::{Attempt, Fate, RetryPolicy};
+pub use spec::{GiveUp, Intensity, RestartType, Strategy};
