@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use brickwork::transport::{
-    Completion, Consumer, Depth, Guarantees, Outgoing, Pressure, QueueSpec, Topology, Transport,
-    TransportError, Transports, take,
+    Completion, Consumer, Depth, Guarantees, Outgoing, Overflow, Pressure, QueueSpec, Topology,
+    Transport, TransportError, Transports, take,
 };
 use brickwork::{Delivery, Envelope, Message, QueueId};
 use tokio::time::timeout;
@@ -125,6 +125,8 @@ impl App {
             id: queue(name),
             topics: topics.iter().map(|topic| Arc::from(*topic)).collect(),
             high_water,
+            limit: None,
+            overflow: Overflow::DeadLetter,
         });
         let topology = Topology {
             app: subject.app.as_str().into(),

@@ -61,6 +61,7 @@ const GUARANTEES: Guarantees = Guarantees {
     ordered: true,
     crosses_processes: true,
     delays: true,
+    limits: false,
 };
 
 /// What a frame has beside a message's properties, generously.

@@ -10,7 +10,9 @@ pub(crate) mod testing;
 mod view;
 
 pub use plan::Plan;
-pub(crate) use plan::{LogSettings, ServicePlan, WiredPort};
+pub(crate) use plan::{
+    GroupPlan, Instances, Isolation, LogSettings, ServicePlan, SupervisorPlan, WiredPort,
+};
 pub use run::{App, StartError, StopReport, Workers};
 pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
 pub use summary::{ServiceSummary, Summary};

@@ -187,7 +187,11 @@ impl App {
         };
         let mut services = Vec::with_capacity(plan.services.len());
         let mut views = Vec::with_capacity(plan.services.len());
-        for (number, service) in plan.services.into_iter().enumerate() {
+        let here = plan
+            .services
+            .into_iter()
+            .filter(|service| service.runs_here);
+        for (number, service) in here.enumerate() {
             let (running, view) = add(service, &common, number, &arbiters);
             services.push(running);
             views.push(view);
@@ -389,7 +393,7 @@ fn add(
         pressure: common.pressure.clone(),
         clock: common.clock,
         redactor: common.redactor.clone(),
-        instances: plan.instances,
+        instances: plan.instances.max,
         mailbox_capacity: plan.mailbox,
         batch_max,
         handler_timeout: plan.handler_timeout,

@@ -14,7 +14,7 @@ use crate::name::QueueId;
 use crate::redact::Redactor;
 use crate::supervision::{Backoff, RestartPolicy, RetryPolicy};
 use crate::transport::memory::Memory;
-use crate::transport::{Pressure, QueueSpec, Topology, Transport};
+use crate::transport::{Overflow, Pressure, QueueSpec, Topology, Transport};
 
 /// A secret that nothing may show.
 pub(crate) const SECRET: &str = "hunter2-is-secret";
@@ -35,6 +35,8 @@ pub(crate) async fn app() -> Fake {
         id: QueueId::new("stock", "requests"),
         topics: vec!["orders".into()],
         high_water: 2,
+        limit: None,
+        overflow: Overflow::DeadLetter,
     };
     let topology = Topology {
         app: "shop".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{DONE, FAILED, ManifestArgs, print, print_json, print_report};
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report};
 use crate::app::{App, Plan, StopReport};
 use crate::service::Catalog;
 use crate::transport::Transports;
@@ -14,6 +14,8 @@ use crate::transport::Transports;
 pub(super) struct Run {
     #[command(flatten)]
     manifest: ManifestArgs,
+    #[command(flatten)]
+    only: OnlyArgs,
     /// Stop when every source that ends has ended and nothing is left to do, then print
     /// what was done
     #[arg(long)]
@@ -35,7 +37,7 @@ enum End {
 
 impl Run {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(catalog, transports) {
+        let plan = match self.manifest.load(&self.only.only, catalog, transports) {
             Err(report) => return print_report(&report, self.json),
             Ok(plan) => plan,
         };

@@ -20,7 +20,7 @@ mod pressure;
 mod topology;
 
 pub use pressure::{Pressure, PressureGauge};
-pub use topology::{QueueSpec, Topology};
+pub use topology::{Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.
 ///
@@ -113,6 +113,8 @@ pub struct Guarantees {
     pub crosses_processes: bool,
     /// Messages can be delivered later.
     pub delays: bool,
+    /// Queues keep their limits ([`QueueSpec::limit`]).
+    pub limits: bool,
 }
 
 /// The consuming end of one queue.

@@ -36,6 +36,7 @@ const GUARANTEES: Guarantees = Guarantees {
     ordered: true,
     crosses_processes: false,
     delays: true,
+    limits: false,
 };
 
 /// Makes memory transports: `memory:`.
