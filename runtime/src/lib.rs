@@ -47,6 +47,7 @@ mod service;
 pub mod supervision;
 mod trace;
 pub mod transport;
+mod tree;
 
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::redact::Redactor;
 use crate::service::Blueprint;
-use crate::supervision::{GiveUp, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy};
+use crate::supervision::{
+    GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
+};
 use crate::transport::{Overflow, QueueSpec, Topology};
 
 /// What an app is to be. Made by [`crate::manifest::load`].
@@ -27,10 +29,8 @@ pub struct Plan {
     /// In the manifest's order.
     pub(crate) services: Vec<ServicePlan>,
     /// The root of the tree.
-    #[allow(dead_code, reason = "the tree of supervisors is to carry it out")]
     pub(crate) supervision: SupervisorPlan,
     /// In the manifest's order.
-    #[allow(dead_code, reason = "the tree of supervisors is to carry it out")]
     pub(crate) groups: Vec<GroupPlan>,
     /// Topics that programs outside feed or read.
     pub(crate) external: Vec<Arc<str>>,
@@ -45,7 +45,6 @@ pub(crate) struct LogSettings {
 
 /// What one supervisor does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "the tree of supervisors is to carry it out")]
 pub(crate) struct SupervisorPlan {
     pub(crate) strategy: Strategy,
     pub(crate) intensity: Intensity,
@@ -53,20 +52,11 @@ pub(crate) struct SupervisorPlan {
 
 /// `[groups.G]`: services under a supervisor of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "the tree of supervisors is to carry it out")]
 pub(crate) struct GroupPlan {
     pub(crate) name: Arc<str>,
     /// Indices into the services of the plan, rising: the manifest's order of services.
     pub(crate) services: Vec<usize>,
     pub(crate) supervisor: SupervisorPlan,
-}
-
-/// How many instances a service may have; a fixed number has `min == max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Instances {
-    #[allow(dead_code, reason = "the number doesn't follow the work yet")]
-    pub(crate) min: usize,
-    pub(crate) max: usize,
 }
 
 /// Where a service runs.
@@ -95,11 +85,8 @@ pub(crate) struct ServicePlan {
     pub(crate) handler_timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) restart: RestartPolicy,
-    #[allow(dead_code, reason = "the tree of supervisors is to carry it out")]
     pub(crate) restart_type: RestartType,
-    #[allow(dead_code, reason = "the tree of supervisors is to carry it out")]
     pub(crate) intensity: Intensity,
-    #[allow(dead_code, reason = "the tree of supervisors is to carry it out")]
     pub(crate) give_up: GiveUp,
     pub(crate) high_water: u64,
     /// More than this its queues don't hold.

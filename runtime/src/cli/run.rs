@@ -33,6 +33,8 @@ enum End {
     Idle,
     Asked,
     TransportLost(String),
+    /// The tree of supervisors gave up.
+    Failed(String),
 }
 
 impl Run {
@@ -93,7 +95,9 @@ impl Run {
             () = either(&mut terminate, &mut interrupt) => End::Asked,
             () = asked.notified() => End::Asked,
             why = app.transport_lost() => End::TransportLost(why),
+            why = app.failed() => End::Failed(why),
         };
+        let gave_up = app.gave_up();
         let summary = app.summary();
         let not_ready = app.not_ready();
         let report = tokio::select! {
@@ -110,11 +114,17 @@ impl Run {
         }
         eprint!("{}", last_words(&report, durable));
         let mut code = match &end {
-            End::TransportLost(why) => failed(&redactor.clean(why)),
+            End::TransportLost(why) | End::Failed(why) => failed(&redactor.clean(why)),
             End::Idle | End::Asked => DONE,
         };
         if matches!(end, End::Idle) && !not_ready.is_empty() {
             code = failed(&redactor.clean(&not_ready.join("; ")));
+        }
+        if self.until_idle && !gave_up.is_empty() {
+            code = failed(&format!(
+                "isolated, or down for good: {}",
+                gave_up.join(", ")
+            ));
         }
         if self.fail_on_dlq && summary.dead_letters() > 0 {
             code = failed(&format!("dead-lettered: {}", summary.dead_letters()));

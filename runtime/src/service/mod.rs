@@ -31,6 +31,8 @@ pub use descriptor::{Descriptor, PortDescriptor};
 pub use outlet::{Draft, Outlet, Ticket};
 pub use payload::{CodecError, Payload, Raw};
 pub use port::{Input, Output, Request, Tick};
+#[cfg(test)]
+pub(crate) use ports::PortTable;
 pub(crate) use ports::TickSpec;
 pub use ports::{Batch, Ports};
 pub(crate) use shared::Shared;

@@ -3,6 +3,7 @@
 //! Nothing here waits, counts time or logs: whoever carries a decision out does.
 
 mod backoff;
+mod elastic;
 mod intensity;
 mod restart;
 mod retry;
@@ -10,6 +11,7 @@ mod spec;
 mod strategy;
 
 pub use backoff::Backoff;
+pub use elastic::{Elastic, Instances, LOOK_EVERY, Load};
 pub use intensity::Window;
 pub use restart::{History, Restart, RestartPolicy};
 pub use retry::{Attempt, Fate, RetryPolicy};

@@ -78,7 +78,7 @@ async fn a_scrape_shows_what_was_counted() {
     let [intake, stock] = &fake.view.services[..] else {
         unreachable!()
     };
-    let meters = &stock.env.meters;
+    let meters = &stock.hosted.meters;
     meters.handled(0, Outcome::Ok);
     meters.handled(0, Outcome::Ok);
     meters.handled(0, Outcome::Panic);
@@ -86,7 +86,7 @@ async fn a_scrape_shows_what_was_counted() {
     meters.restarted(Cause::Panic);
     meters.dead_lettered(Reason::Timeout);
     meters.asked(AskOutcome::Failed);
-    intake.env.meters.restarted(Cause::Source);
+    intake.hosted.meters.restarted(Cause::Source);
     let text = scrape(&fake);
     let samples = samples(&text);
     for (series, value) in [
@@ -124,7 +124,7 @@ async fn a_scrape_shows_what_was_counted() {
 #[tokio::test]
 async fn buckets_are_cumulated_and_the_count_is_that_of_the_last() {
     let fake = app().await;
-    let wait = &fake.view.services[1].env.meters.inputs[0].wait;
+    let wait = &fake.view.services[1].hosted.meters.inputs[0].wait;
     for ms in [0, 1, 3, 3, 90_000] {
         wait.record(Duration::from_millis(ms));
     }
