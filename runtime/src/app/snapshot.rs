@@ -241,7 +241,7 @@ impl AppView {
                 .collect(),
             handled: totals.collect(),
             restarts: meters.restarts().collect(),
-            dead_letters: meters.dead_letters().collect(),
+            dead_letters: env.dead_letters().collect(),
             dead_letter_queue: depth(&QueueId::dead_letters(&env.label)),
             asks: meters.asks().collect(),
             anonymous: meters.anonymous.get(),

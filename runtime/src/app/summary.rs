@@ -61,7 +61,7 @@ impl App {
                 defer: of(Outcome::Defer),
                 expired: of(Outcome::Expired),
                 emitted: meters.outputs().sum(),
-                dead_letters: meters.dead_letters().map(|(_, count)| count).sum(),
+                dead_letters: service.hosted.dead_letters().map(|(_, count)| count).sum(),
                 restarts: meters.restarts().map(|(_, count)| count).sum(),
             };
             let attempts =

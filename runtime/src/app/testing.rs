@@ -41,7 +41,7 @@ pub(crate) async fn app() -> Fake {
         id: QueueId::new("stock", "requests"),
         topics: vec!["orders".into()],
         high_water: 2,
-        limit: None,
+        limit: Some(10),
         overflow: Overflow::DeadLetter,
     };
     let topology = Topology {

@@ -19,11 +19,13 @@ use super::state::{LastFailure, ServiceState};
 use super::tap::Tap;
 use crate::clock::{Clock, later};
 use crate::config::HumanDuration;
+use crate::dead_letter::Reason;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Cause, Durations, Meters, Worker};
+use crate::name::QueueId;
 use crate::redact::Redactor;
 use crate::service::{Draft, Payload, Request, Shared};
 use crate::supervision::{
@@ -102,6 +104,20 @@ impl Core {
     /// How many publications wait for their confirms.
     pub(crate) fn unconfirmed(&self) -> usize {
         WINDOW - self.window.available_permits()
+    }
+
+    /// How many messages were given up, by reason: here, and by the transport where a
+    /// queue was full.
+    pub(crate) fn dead_letters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let queues = self.inputs.iter();
+        let overflowed: u64 = queues
+            .map(|input| self.transport.overflowed(&QueueId::new(&self.label, input)))
+            .sum();
+        let overflow = Reason::Overflow.as_str();
+        self.meters.dead_letters().map(move |(reason, count)| {
+            let more = if reason == overflow { overflowed } else { 0 };
+            (reason, count + more)
+        })
     }
 
     /// Notes a failure without a message in hand, for people.

@@ -36,6 +36,7 @@ codes! {
     UNREAD_TOPIC = "E045", "a topic is fed, but nothing reads it";
     REPEATED_TOPIC = "E046", "a port names the same topic twice";
     UNUSED_TOPIC = "E047", "no service uses this topic";
+    BLOCKING_CYCLE = "E048", "queues that reject can block each other";
 }
 
 #[cfg(test)]

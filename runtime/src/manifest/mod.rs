@@ -4,7 +4,7 @@
 //! Nothing is started, connected or created here. The way of a manifest: every file is
 //! parsed into a tree that knows its places (`tree`), overlays are laid over, variables
 //! filled in (`variables`), and the tree is read section by section, on past every
-//! mistake (`app`, `service`, `config`, `wiring`, `topics`, `supervision`). What a report may not show is
+//! mistake (`app`, `service`, `config`, `wiring`, `topics`, `cycles`, `supervision`). What a report may not show is
 //! found on the way (`secrets`, `mask`).
 //!
 //! ```
@@ -32,6 +32,7 @@ use crate::transport::Transports;
 mod app;
 mod codes;
 mod config;
+mod cycles;
 mod mask;
 mod needs;
 mod only;
@@ -219,6 +220,7 @@ impl Loader {
             needs: &needs,
         }
         .read(&top, out);
+        cycles::check(&top, &services, out);
         let labels = service::labels(merged);
         let mut plan = Plan {
             name: app.name,

@@ -155,7 +155,7 @@ fn of_services(view: &AppView) -> Vec<Family> {
             continue;
         }
         mailbox.add(&[label], env.mailbox.len() as f64);
-        for (reason, count) in meters.dead_letters() {
+        for (reason, count) in env.dead_letters() {
             letters.add(&[label, reason], count as f64);
         }
         for queue in service.queues() {

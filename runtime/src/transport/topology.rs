@@ -24,7 +24,8 @@ pub struct QueueSpec {
     pub topics: Vec<Arc<str>>,
     /// Above this many messages, sources pause until it has halved.
     pub high_water: u64,
-    /// What it holds at most, in messages; only where [`Guarantees::limits`] says so.
+    /// What it holds at most, in messages. A transport that doesn't keep limits
+    /// ([`Guarantees::limits`]) refuses to declare such a queue.
     ///
     /// [`Guarantees::limits`]: super::Guarantees::limits
     pub limit: Option<u64>,

@@ -10,7 +10,9 @@ use prometheus::{Registry, TextEncoder};
 use super::{ALL, register};
 use crate::app::testing::{Fake, app};
 use crate::dead_letter::Reason;
+use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Cause, Outcome};
+use crate::transport::{Completion, Outgoing};
 
 /// The text that a scrape gets.
 fn scrape(fake: &Fake) -> String {
@@ -119,6 +121,27 @@ async fn a_scrape_shows_what_was_counted() {
         let series = format!("brickwork_{series}");
         assert_eq!(samples.get(&*series), Some(&value), "{series}");
     }
+}
+
+#[tokio::test]
+async fn what_comes_to_a_full_queue_is_counted_with_what_was_given_up() {
+    let fake = app().await;
+    let letters = |reason: &str| {
+        let series =
+            format!("brickwork_dead_letters_total{{service=\"stock\",reason=\"{reason}\"}}");
+        samples(&scrape(&fake)).get(&*series).copied()
+    };
+    assert_eq!(letters("overflow"), Some(0.0));
+    let mut envelope = Envelope::new("order", "1");
+    envelope.topic = "orders".into();
+    let message = Message::from(envelope);
+    let orders = std::iter::repeat_n(message, 12).map(Outgoing::from);
+    let (done, confirmed) = Completion::channel();
+    fake.transport.publish(orders.collect(), done);
+    confirmed.await.unwrap();
+    // Its limit is ten.
+    assert_eq!(letters("overflow"), Some(2.0));
+    assert_eq!(letters("error"), Some(0.0));
 }
 
 #[tokio::test]
