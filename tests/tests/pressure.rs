@@ -427,6 +427,7 @@ fn the_control_socket_answers_promptly_while_a_service_is_flooded() {
         use = "chaos"
         in = "lines"
         out = "done"
+        config = { stall = 1.0, for = "1ms" }
         queue.high_water = 20000
         [topics.done]
         external = "out"
