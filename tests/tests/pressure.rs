@@ -14,6 +14,7 @@ use brickwork::{Catalog, Envelope, QueueId};
 use brickwork_tests::app::{TestApp, really, virtually};
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::process::{Process, until};
+use brickwork_tests::puppet::Puppet;
 use serde_json::{Value, json};
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -278,6 +279,39 @@ fn what_a_full_queue_rejects_is_not_lost_and_costs_no_attempt() {
         assert_eq!((fast.retry, fast.emitted), (0, u64::from(MESSAGES)));
         assert!(fast.ok > u64::from(MESSAGES), "some were refused: {fast:?}");
         assert_eq!(slow.ok, u64::from(MESSAGES));
+    });
+}
+
+#[test]
+fn what_a_tick_emits_waits_for_room_and_holds_nobody_up() {
+    virtually(async {
+        let manifest = r#"
+            [app]
+            name = "ticking"
+            [admin]
+            listen = "off"
+            [topics]
+            orders.external = "in"
+            relayed.external = "out"
+            [services.puppet]
+            in = "orders"
+            out = "items"
+            config = { ledger = "ticking", tick_ms = 1 }
+            retry.backoff = { min = "0s", max = "0s" }
+            [services.relay]
+            in = "items"
+            out = "relayed"
+            config.ms = 10
+            queue = { limit = 3, overflow = "reject" }
+        "#;
+        let app = TestApp::start(manifest, &catalog().with::<Puppet>()).await;
+        let mut relayed = app.probe("relayed").await;
+        for _ in 0..100 {
+            assert_eq!(relayed.next_json().await["n"], 1_000_000);
+        }
+        assert!(depth(&app).await.total() <= 3);
+        let (puppet, relay) = (app.summary("puppet"), app.summary("relay"));
+        assert_eq!((puppet.restarts, relay.dead_letters), (0, 0));
     });
 }
 

@@ -19,7 +19,7 @@ use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer, panic_text, quietly};
 use super::hand::Hand;
 use super::mailbox::Pulled;
-use super::settle::Failed;
+use super::settle::{Failed, NOT_PUBLISHED_WAIT_MIN};
 use super::tick::Ticks;
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
@@ -458,6 +458,7 @@ impl InstanceLoop {
                 return Err(End::Crashed(Cause::Tick, error.to_string()));
             }
             let wait = self.env.retry.backoff.delay(nth, fastrand::f64());
+            let wait = wait.max(NOT_PUBLISHED_WAIT_MIN);
             // Until the time is over or the service closes: both go on.
             let _either = timeout(wait, self.env.closed()).await;
         }

@@ -16,7 +16,7 @@ use crate::supervision::{Attempt, Fate};
 use crate::transport::Completion;
 
 /// The least wait after a transport didn't take outputs over.
-const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
+pub(super) const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
 
 /// How an attempt failed, with its text.
 pub(crate) struct Failed {
