@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use brickwork_tests::binary::brickwork;
+use brickwork_tests::binary::{brickwork, workspace};
 use brickwork_tests::http::{self, Response};
 use brickwork_tests::process::{Process, free_address, until};
 use hmac::{Hmac, KeyInit, Mac};
@@ -522,6 +522,68 @@ fn stopping_closes_idle_connections_and_answers_who_is_in_the_middle() {
     assert!(started.elapsed() < Duration::from_secs(10));
     app.process = run(app.folder.path(), app.address, "", "");
     app.listening();
+}
+
+#[test]
+fn the_example_takes_its_deliveries_from_github_itself() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let example = workspace().join("examples/2-github-alerts");
+    for file in ["app.toml", "live.toml"] {
+        std::fs::copy(example.join(file), folder.path().join(file)).expect("it can be copied");
+    }
+    let address = free_address();
+    let overlay =
+        format!("[admin]\nlisten = \"off\"\n[services.intake.config]\nlisten = \"{address}\"\n");
+    std::fs::write(folder.path().join("test.toml"), overlay).expect("it can be written");
+    let mut command = Command::new(brickwork());
+    command
+        .args([
+            "run",
+            "app.toml",
+            "--with",
+            "live.toml",
+            "--with",
+            "test.toml",
+        ])
+        .env("GITHUB_WEBHOOK_SECRET", SECRET)
+        .current_dir(folder.path());
+    let _process = Process::start(command, folder.path(), "it was just built");
+    until("it listens", PATIENCE, || {
+        TcpStream::connect(address).map_err(|error| error.to_string())
+    });
+    let deliveries = std::fs::read_to_string(example.join("github-webhooks.jsonl"));
+    for (number, line) in deliveries.expect("they are there").lines().enumerate() {
+        let delivery: Value = serde_json::from_str(line).expect("a line is JSON");
+        let body = delivery["payload"].to_string();
+        let event = delivery["event"].as_str().expect("an event is a text");
+        let (signature, id) = (signature(body.as_bytes()), format!("delivery-{number}"));
+        let headers = [
+            JSON,
+            ("X-GitHub-Event", event),
+            ("X-GitHub-Delivery", &id),
+            ("X-Hub-Signature-256", &signature),
+        ];
+        let answer = http::post(address, "/github", &headers, body.as_bytes());
+        let answer = answer.expect("there is an answer");
+        assert_eq!(answer.code, 202, "{id}: {}", answer.body);
+    }
+    let sorted = |file: &Path| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    for file in ["issues.jsonl", "checks.jsonl", "security.jsonl"] {
+        let expected = sorted(&example.join("expected").join(file));
+        until(file, PATIENCE, || {
+            let got = sorted(&folder.path().join("out").join(file));
+            if got == expected {
+                Ok(())
+            } else {
+                Err(format!("{got:#?}"))
+            }
+        });
+    }
 }
 
 /// Resident memory, in KiB.
