@@ -8,6 +8,7 @@ mod expression;
 mod file_in;
 mod file_out;
 mod filter;
+mod http_in;
 mod json;
 mod log;
 mod map;
@@ -21,6 +22,7 @@ pub use expression::{Condition, Expression, Scope};
 pub use file_in::{FileIn, FileInConfig};
 pub use file_out::{FileOut, FileOutConfig};
 pub use filter::{Filter, FilterConfig};
+pub use http_in::{HttpIn, HttpInConfig};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
 pub use map::{Map, MapConfig};
@@ -33,6 +35,7 @@ pub fn catalog() -> Catalog {
         .with_source::<FileIn>()
         .with::<FileOut>()
         .with::<Filter>()
+        .with_source::<HttpIn>()
         .with::<Log>()
         .with::<Map>()
         .with::<Route>()
@@ -80,6 +83,7 @@ mod tests {
         source::<FileIn>();
         service::<FileOut>();
         service::<Filter>();
+        source::<HttpIn>();
         service::<Log>();
         service::<Map>();
         service::<Route>();
@@ -91,7 +95,7 @@ mod tests {
         assert_eq!(
             names,
             [
-                "chaos", "file-in", "file-out", "filter", "log", "map", "route"
+                "chaos", "file-in", "file-out", "filter", "http-in", "log", "map", "route"
             ]
         );
         for known in catalog().iter() {

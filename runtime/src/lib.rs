@@ -64,6 +64,6 @@ pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
     Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Draft, Handle,
     HandleBatch, Input, NoConfig, Outcome, Outlet, Output, Payload, PortDescriptor, Ports, Raw,
-    Request, Service, ServiceType, Source, SourcePorts, Tick, Ticket,
+    Request, Service, ServiceType, Source, SourcePorts, Tick, Ticket, TrySubmitError,
 };
 pub use trace::{InvalidTraceParent, TraceContext};

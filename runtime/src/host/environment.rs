@@ -358,14 +358,14 @@ impl Environment {
     pub(crate) async fn ask<M: Payload, R: Payload>(
         &self,
         request: &Request<M, R>,
-        draft: Draft<M>,
+        mut draft: Draft<M>,
         within: Duration,
         parent: Option<&Message>,
     ) -> Result<R, AskError> {
         let failed = |failure: Failure| AskError::Failed(failure.text().to_owned());
         let number = self.output(request.name()).map_err(failed)?;
         let now_ms = self.clock.unix_ms();
-        let id = MessageId::new();
+        let id = draft.id.take().unwrap_or_default();
         let mut envelope = self
             .envelope(number, draft, id, parent, now_ms)
             .map_err(AskError::Failed)?;

@@ -169,6 +169,7 @@ impl Loader {
         }
         let mut merged = Table::default();
         for tree in &self.trees {
+            forget_configs_of_other_types(&mut merged, tree);
             merged.lay_over(tree.clone());
         }
         merged
@@ -243,6 +244,36 @@ impl Loader {
 }
 
 /// Sets `app.transport`, if there is an `app` to set it in.
+/// A service that becomes one of another type starts with no config: what was said to
+/// the other type means nothing to it.
+fn forget_configs_of_other_types(merged: &mut Table, over: &Table) {
+    fn type_of(service: &Table) -> Option<&str> {
+        match &service.get("use")?.node.value {
+            Value::String(name) => Some(name),
+            _ => None,
+        }
+    }
+    let services = merged.entries.iter_mut().find(|e| e.key == "services");
+    let (Some(Value::Table(services)), Some(Value::Table(over))) = (
+        services.map(|entry| &mut entry.node.value),
+        over.get("services").map(|entry| &entry.node.value),
+    ) else {
+        return;
+    };
+    for Entry { key, node, .. } in &mut services.entries {
+        let (Value::Table(service), Some(Value::Table(over))) = (
+            &mut node.value,
+            over.get(key).map(|entry| &entry.node.value),
+        ) else {
+            continue;
+        };
+        let before = type_of(service).unwrap_or(key);
+        if type_of(over).is_some_and(|after| after != before) {
+            service.entries.retain(|entry| entry.key != "config");
+        }
+    }
+}
+
 fn set_transport(merged: &mut Table, url: &str, file: usize) {
     let app = merged.entries.iter_mut().find(|entry| entry.key == "app");
     let Some(Value::Table(app)) = app.map(|entry| &mut entry.node.value) else {

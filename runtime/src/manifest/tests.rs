@@ -340,6 +340,18 @@ fn every_value_arrives_as_it_is_written() {
 }
 
 #[test]
+fn a_service_that_becomes_another_type_keeps_its_wiring_and_no_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = MINIMAL.replace(
+        "[services.feed]",
+        "[services.feed]\nuse = \"file\"\nconfig = { path = \"no-such-key\", lines = 3 }",
+    );
+    let overlay = "[services.feed]\nuse = \"feed\"\nconfig.name = \"another\"\n";
+    plan_of(&folder, &base, Some(("other.toml", overlay)));
+    assert_eq!(SEEN.lock().unwrap()["another"].path, None);
+}
+
+#[test]
 fn an_overlay_changes_what_it_names_and_its_paths_are_its_own() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("deploy")).unwrap();

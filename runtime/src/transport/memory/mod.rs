@@ -272,7 +272,10 @@ impl Transport for Memory {
             let text = format!("nobody reads the topic {}", request.topic);
             return Box::pin(async move { Err(AskError::Failed(text)) });
         }
-        let waiting = self.replies.expect(&request);
+        let waiting = match self.replies.expect(&request) {
+            Ok(waiting) => waiting,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
         let sent = self.put(vec![request.clone().into()]);
         Box::pin(async move {
             sent?;
