@@ -24,6 +24,10 @@ mod source;
 
 pub use actor::Outcome;
 pub(crate) use blueprint::{Blueprint, Factory, Instance, Reply, Role, Run};
+#[cfg(feature = "testing")]
+pub(crate) use blueprint::{ServiceBlueprint, SourceBlueprint};
+#[cfg(feature = "testing")]
+pub(crate) use catalog::Facts;
 pub use catalog::{Catalog, ConfigError, ServiceType};
 pub use context::Context;
 pub(crate) use context::{Held, Work};
@@ -31,6 +35,8 @@ pub use descriptor::{Descriptor, PortDescriptor};
 pub use outlet::{Draft, Outlet, Ticket};
 pub use payload::{CodecError, Payload, Raw};
 pub use port::{Input, Output, Request, Tick};
+#[cfg(feature = "testing")]
+pub(crate) use ports::PortTable;
 pub(crate) use ports::TickSpec;
 pub use ports::{Batch, Ports};
 pub(crate) use shared::Shared;
