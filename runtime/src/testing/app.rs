@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::desk::{Answer, Desk, Letter};
 use super::fault::{Fault, Script};
@@ -99,9 +99,11 @@ impl TestApp {
     pub fn send<P: Takes + ?Sized>(&self, to: &P, value: impl Into<Draft<P::Value>>) -> Message {
         let sent = self.outgoing::<P>(to, value.into()).and_then(|outgoing| {
             let message = outgoing.message.clone();
-            let (done, confirmed) = Completion::channel();
-            self.beneath.publish(vec![outgoing], done);
-            let confirmed = self.universe.run(confirmed);
+            let confirmed = self.universe.run(async {
+                let (done, confirmed) = Completion::channel();
+                self.beneath.publish(vec![outgoing], done);
+                confirmed.await
+            });
             confirmed.map_err(|error| error.to_string())?;
             self.desk.sent(&message);
             Ok(message)
@@ -307,7 +309,15 @@ impl TestApp {
     }
 
     fn wait_until_idle(&self) -> Result<(), String> {
-        let idle = async { timeout(PATIENCE, self.app().idle()).await };
+        let idle = async {
+            self.app().idle().await;
+            // What is scheduled for a topic that no service reads, only the desk knows.
+            while let Some(at) = self.desk.last_scheduled() {
+                sleep_until(at).await;
+                self.app().idle().await;
+            }
+        };
+        let idle = async { timeout(PATIENCE, idle).await };
         let busy = |_| format!("there is still something to do after {PATIENCE:?}");
         self.universe.run(idle).map_err(busy)
     }

@@ -126,6 +126,16 @@ impl Desk {
             .collect()
     }
 
+    /// When the last message that is scheduled for later will be there.
+    pub(super) fn last_scheduled(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        let topics = state.topics.values();
+        let last = topics.filter_map(|topic| topic.unread.last_key_value());
+        last.map(|((at, _), _)| *at)
+            .filter(|at| *at > Instant::now())
+            .max()
+    }
+
     /// The next question on a topic, if one comes by `deadline`.
     pub(super) async fn next_question(&self, topic: &str, deadline: Instant) -> Option<Asked> {
         self.wait(deadline, |state| {

@@ -45,12 +45,17 @@ pub(super) fn render(app: &App, desk: &Desk) -> String {
             false => format!(" ({})", counts.join(", ")),
         };
         line(format!("{}: {attempts}{counts}", row.service));
-        for failure in app.last_failures(&row.service) {
-            let attempt = failure
-                .attempt
-                .map(|n| format!(" at attempt {n}"))
-                .unwrap_or_default();
-            line(format!("  {}{attempt}: {}", failure.what, failure.text));
+        let failures = app.last_failures(&row.service).into_iter().map(|failure| {
+            let attempt = failure.attempt.map(|n| format!(" at attempt {n}"));
+            let attempt = attempt.unwrap_or_default();
+            format!("{}{attempt}: {}", failure.what, failure.text)
+        });
+        for (failure, times) in in_a_row(failures) {
+            let times = match times {
+                1 => String::new(),
+                times => format!(" ({times} times)"),
+            };
+            line(format!("  {failure}{times}"));
         }
     }
     for letter in desk.letters() {
@@ -82,4 +87,16 @@ fn counted(count: u64, what: &str) -> String {
         1 => format!("1 {what}"),
         count => format!("{count} {what}s"),
     }
+}
+
+/// Lines, and how often each comes in a row.
+fn in_a_row(lines: impl Iterator<Item = String>) -> Vec<(String, usize)> {
+    let mut counted: Vec<(String, usize)> = Vec::new();
+    for line in lines {
+        match counted.last_mut() {
+            Some((last, times)) if *last == line => *times += 1,
+            _ => counted.push((line, 1)),
+        }
+    }
+    counted
 }
