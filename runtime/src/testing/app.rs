@@ -392,9 +392,10 @@ impl TestApp {
             );
         }
         for (service, count) in self.census.alive() {
-            left.push(format!(
-                "{service} has {count} instances that are still alive"
-            ));
+            left.push(match count {
+                1 => format!("{service} has 1 instance that is still alive"),
+                count => format!("{service} has {count} instances that are still alive"),
+            });
         }
         for delivery in self.desk.unsettled() {
             left.push(format!("a delivery was never settled: {delivery}"));
@@ -495,4 +496,67 @@ pub(super) fn answering<P: Asks + ?Sized>(
             .into_bytes()
             .map_err(|error| error.to_string())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::failure::Failure;
+    use crate::name::QueueId;
+    use crate::service::{Context, Handle, Input, NoConfig, Ports};
+
+    const NUMBERS: Input<u32> = Input::new("numbers");
+
+    struct Sink;
+
+    impl Service for Sink {
+        const NAME: &'static str = "sink";
+        type Config = NoConfig;
+
+        fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+            ports.input(&NUMBERS);
+        }
+
+        async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+            Ok(Self)
+        }
+    }
+
+    impl Handle<u32> for Sink {
+        async fn handle(&mut self, _: u32, _: &mut Context) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    fn panic_of(test: impl FnOnce()) -> String {
+        let payload = catch_unwind(AssertUnwindSafe(test)).unwrap_err();
+        payload.downcast_ref::<String>().unwrap().clone()
+    }
+
+    // The host lets go of every instance and delivery: so here the kit itself keeps one.
+
+    #[test]
+    fn an_instance_that_is_still_alive_fails_the_test() {
+        let app = TestApp::of::<Sink>(NoConfig {});
+        assert_eq!(app.census.alive(), [("sink".into(), 1)]);
+        let _kept = app.census.born(&"sink".into());
+        let told = panic_of(|| drop(app));
+        assert!(
+            told.contains("sink has 1 instance that is still alive"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_delivery_that_was_never_settled_fails_the_test() {
+        let app = TestApp::of::<Sink>(NoConfig {});
+        let message = app.send(&NUMBERS, 1);
+        app.idle();
+        app.desk.taken(&QueueId::new("sink", "numbers"), &message);
+        let told = panic_of(|| drop(app.stop()));
+        let expected = format!("never settled: {} from sink.numbers", message.id);
+        assert!(told.contains(&expected), "{told}");
+    }
 }

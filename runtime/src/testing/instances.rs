@@ -21,7 +21,7 @@ use crate::service::{
 pub(super) struct Census(Mutex<BTreeMap<Arc<str>, usize>>);
 
 impl Census {
-    fn born(self: &Arc<Self>, service: &Arc<str>) -> Life {
+    pub(super) fn born(self: &Arc<Self>, service: &Arc<str>) -> Life {
         *self.0.lock().entry(service.clone()).or_default() += 1;
         Life {
             census: self.clone(),
@@ -40,7 +40,7 @@ impl Census {
 }
 
 /// One instance, or the run of a source, as long as it lives.
-struct Life {
+pub(super) struct Life {
     census: Arc<Census>,
     service: Arc<str>,
 }
