@@ -467,6 +467,68 @@ fn a_manifest_file_is_tested_as_it_is() {
     assert_eq!(left.len(), 1, "nothing of the test stays behind");
 }
 
+#[test]
+fn ready_made_sources_and_plain_actors_are_tested_with_the_rest() {
+    #[derive(actix::Message, Serialize, Deserialize, JsonSchema)]
+    #[rtype(result = "Result<(), std::num::TryFromIntError>")]
+    struct Number {
+        n: i64,
+    }
+    struct Positive;
+    impl actix::Actor for Positive {
+        type Context = actix::Context<Self>;
+    }
+    impl actix::Handler<Number> for Positive {
+        type Result = Result<(), std::num::TryFromIntError>;
+        fn handle(&mut self, number: Number, _: &mut Self::Context) -> Self::Result {
+            u32::try_from(number.n).map(drop)
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = folder.path().join("numbers.jsonl");
+    std::fs::write(&file, "{\"n\": 1}\n{\"n\": -1}\n").expect("it can be written");
+    let catalog = brickwork_actors::catalog()
+        .with_actor::<Positive, Number>("positive", || actix::Actor::start(Positive));
+    let manifest = r#"
+        [app]
+        name = "numbers"
+        [services.numbers]
+        use = "file-in"
+        out = "numbers"
+        config.path = "${FILE}"
+        [services.positive]
+        in = "numbers"
+    "#;
+    let app = Setup::of_manifest(manifest, catalog)
+        .variable("FILE", file.to_str().expect("a path in UTF-8"))
+        .start();
+    assert_eq!(app.expect("numbers")["n"], 1);
+    let letter = app.expect_dead_letter();
+    assert_eq!(
+        (letter.why.attempts, &letter.message.payload[..]),
+        (5, &br#"{"n": -1}"#[..])
+    );
+    app.stop();
+}
+
+#[test]
+fn two_apps_in_one_test_have_each_a_time_of_its_own() {
+    let (one, other) = (
+        TestApp::of::<Stock>(of_100()),
+        TestApp::of::<Stock>(of_100()),
+    );
+    let start = one.now();
+    one.advance(HOUR);
+    for stock in [&one, &other] {
+        stock.send(&REQUESTS, reserve(1));
+    }
+    for (stock, at) in [(&other, start), (&one, start + HOUR)] {
+        assert_eq!(stock.expect(&RESERVED).at_ms, unix_ms(at));
+    }
+    one.stop();
+    assert_eq!(other.ask(&COUNTS, "a".to_owned()), 99);
+}
+
 // Faults, at every point.
 
 #[test]
@@ -753,9 +815,8 @@ fn a_task_that_outlives_its_service_fails_the_test() {
             &["after the stop", told],
         );
         assert_says(&panic_of(|| drop(leaky())), &["after the stop", told]);
-        let mut allowed = leaky();
-        allowed.allow_leftover_tasks();
-        allowed.stop();
+        let allowed = Setup::of::<Leaky>(LeakyConfig { sendable });
+        allowed.allow_leftover_tasks().start().stop();
     }
 }
 

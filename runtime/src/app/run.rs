@@ -261,14 +261,6 @@ impl App {
         self.view.readiness().1
     }
 
-    /// The last failures of a service, the newest last.
-    #[cfg(feature = "testing")]
-    pub(crate) fn last_failures(&self, service: &str) -> Vec<crate::host::LastFailure> {
-        let mut services = self.services.iter();
-        let found = services.find(|it| *it.env.label == *service);
-        found.map(|it| it.env.state.failures()).unwrap_or_default()
-    }
-
     /// The transport that it runs on.
     pub fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport

@@ -29,8 +29,11 @@ pub const PATIENCE: Duration = Duration::from_secs(3600);
 /// An app in the test's own process, on the test's thread, with a time of its own.
 ///
 /// Services work, and time passes, only inside the methods of this type. Time jumps when
-/// nobody works, so an hour takes no time; what runs on another thread without tokio
-/// knowing of it isn't seen, and seems to take for ever.
+/// nobody works, so an hour takes no time. Work on another thread isn't seen, so that time
+/// jumps past it, unless tokio knows of it (`spawn_blocking`); nor is a wait for the
+/// network. Its methods block: a test that uses them is no `async` one.
+///
+/// Every message that a service publishes is kept until it is expected, or to the end.
 ///
 /// Stopping it, or dropping it, fails the test if something is left behind: see
 /// [`stop`](TestApp::stop). The [module](crate::testing) has an example.
@@ -43,7 +46,7 @@ pub struct TestApp {
     pub(super) census: Arc<Census>,
     pub(super) routes: Routes,
     pub(super) clock: Clock,
-    pub(super) leftovers: bool,
+    pub(super) leftover_tasks: bool,
     pub(super) universe: Universe,
     pub(super) folder: Folder,
 }
@@ -240,7 +243,8 @@ impl TestApp {
         }
     }
 
-    /// Waits for the next question that a service asks there: reply to it.
+    /// Waits for the next question that a service asks there: reply to it. In a whole app
+    /// only questions come here that no service of it reads.
     ///
     /// # Panics
     /// If none is asked within [`PATIENCE`], or it isn't of the request's type.
@@ -357,12 +361,6 @@ impl TestApp {
         self.folder.path()
     }
 
-    /// Tasks of services may outlive the stop: such as those of plain actix actors with
-    /// intervals, which nobody can stop.
-    pub fn allow_leftover_tasks(&mut self) {
-        self.leftovers = true;
-    }
-
     /// Stops the app in order, and looks whether anything is left behind.
     ///
     /// # Panics
@@ -384,7 +382,7 @@ impl TestApp {
         let report = self.universe.run(app.stop());
         let mut left = Vec::new();
         let tasks_ended = self.universe.ends(PATIENCE);
-        if !tasks_ended && !self.leftovers {
+        if !tasks_ended && !self.leftover_tasks {
             left.push(
                 "a task that a service spawned still runs: keep its handle, and abort it \
                  when the service is dropped"

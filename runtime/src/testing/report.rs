@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::desk::Desk;
 use super::ports::shown;
 use crate::app::App;
+use crate::host::LastFailure;
 
 /// All that may explain why something didn't happen; each line is there only if it says
 /// something.
@@ -45,7 +46,7 @@ pub(super) fn render(app: &App, desk: &Desk) -> String {
             false => format!(" ({})", counts.join(", ")),
         };
         line(format!("{}: {attempts}{counts}", row.service));
-        let failures = app.last_failures(&row.service).into_iter().map(|failure| {
+        let failures = last_failures(app, &row.service).into_iter().map(|failure| {
             let attempt = failure.attempt.map(|n| format!(" at attempt {n}"));
             let attempt = attempt.unwrap_or_default();
             format!("{}{attempt}: {}", failure.what, failure.text)
@@ -87,6 +88,13 @@ fn counted(count: u64, what: &str) -> String {
         1 => format!("1 {what}"),
         count => format!("{count} {what}s"),
     }
+}
+
+/// The last failures of a service, the newest last.
+fn last_failures(app: &App, service: &str) -> Vec<LastFailure> {
+    let mut services = app.services.iter();
+    let found = services.find(|it| *it.env.label == *service);
+    found.map(|it| it.env.state.failures()).unwrap_or_default()
 }
 
 /// Lines, and how often each comes in a row.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::desk::Desk;
+use super::desk::{Answer, Desk};
 use super::fault::{Fault, Script};
 use super::folder::Folder;
 use super::instances::{Census, Watched};
@@ -58,9 +58,11 @@ pub struct Setup {
     overlays: Vec<String>,
     variables: BTreeMap<String, String>,
     start: SystemTime,
-    pub(super) script: Arc<Script>,
-    pub(super) desk: Arc<Desk>,
-    answers: Vec<(String, super::desk::Answer)>,
+    script: Arc<Script>,
+    desk: Arc<Desk>,
+    answers: Vec<(String, Answer)>,
+    leftover_tasks: bool,
+    /// Of a service that is tested alone.
     routes: Option<Routes>,
 }
 
@@ -135,6 +137,7 @@ impl Setup {
             script: Arc::default(),
             desk: Arc::default(),
             answers: Vec::new(),
+            leftover_tasks: false,
             routes: None,
         }
     }
@@ -173,6 +176,13 @@ impl Setup {
     ) -> Self {
         let answer = app::answering::<P>(answer);
         self.answers.push((port.name().to_owned(), answer));
+        self
+    }
+
+    /// Tasks that services spawned may outlive the stop without failing the test: such as
+    /// those of plain actix actors with intervals, which nobody can stop.
+    pub fn allow_leftover_tasks(mut self) -> Self {
+        self.leftover_tasks = true;
         self
     }
 
@@ -227,7 +237,7 @@ impl Setup {
             census,
             routes,
             clock,
-            leftovers: false,
+            leftover_tasks: self.leftover_tasks,
             universe,
             folder,
         })
