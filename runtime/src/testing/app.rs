@@ -4,21 +4,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 
-use super::desk::{Answer, Desk, Letter};
+use super::desk::{Desk, Letter};
 use super::fault::{Fault, Script};
 use super::folder::Folder;
 use super::instances::Census;
 use super::ports::{Asks, Gives, Takes, shown};
+use super::question::{Question, answering, decode};
 use super::report;
 use super::routes::Routes;
 use super::setup::Setup;
 use super::universe::Universe;
-use crate::app::{App, StopReport, Summary};
+use crate::app::{App, Summary};
 use crate::clock::{Clock, later};
-use crate::delivery::Reply;
 use crate::message::{Envelope, Message};
 use crate::service::{Catalog, Draft, Payload, Service, Source};
 use crate::transport::{AskError, Completion, Outgoing, Transport};
@@ -255,12 +254,7 @@ impl TestApp {
             let next = async { self.desk.next_question(&topic, later(PATIENCE)).await };
             let nothing = || format!("no question came on `{name}` within {PATIENCE:?}");
             let asked = self.universe.run(next).ok_or_else(nothing)?;
-            Ok(Question {
-                value: decode(name, &asked.message)?,
-                message: asked.message,
-                reply: asked.reply,
-                answer: std::marker::PhantomData,
-            })
+            Question::new(name, asked)
         });
         match question {
             Ok(question) => question,
@@ -361,56 +355,6 @@ impl TestApp {
         self.folder.path()
     }
 
-    /// Stops the app in order, and looks whether anything is left behind.
-    ///
-    /// # Panics
-    /// If an instance is still alive, a task that a service spawned still runs, a
-    /// delivery was never settled, or a fault had no occasion to strike.
-    #[track_caller]
-    pub fn stop(mut self) -> StopReport {
-        match self.end() {
-            Ok(report) => report,
-            Err(text) => panic!("{text}"),
-        }
-    }
-
-    /// Stops and looks; the app is gone then, however it went.
-    fn end(&mut self) -> Result<StopReport, String> {
-        let Some(app) = self.app.take() else {
-            return Ok(StopReport::default());
-        };
-        let report = self.universe.run(app.stop());
-        let mut left = Vec::new();
-        let tasks_ended = self.universe.ends(PATIENCE);
-        if !tasks_ended && !self.leftover_tasks {
-            left.push(
-                "a task that a service spawned still runs: keep its handle, and abort it \
-                 when the service is dropped"
-                    .to_owned(),
-            );
-        }
-        for (service, count) in self.census.alive() {
-            left.push(match count {
-                1 => format!("{service} has 1 instance that is still alive"),
-                count => format!("{service} has {count} instances that are still alive"),
-            });
-        }
-        for delivery in self.desk.unsettled() {
-            left.push(format!("a delivery was never settled: {delivery}"));
-        }
-        let unmet = self.script.unmet();
-        if !unmet.is_empty() {
-            left.push(format!(
-                "faults were injected in vain: {}",
-                unmet.join(", ")
-            ));
-        }
-        match left.is_empty() {
-            true => Ok(report),
-            false => Err(format!("after the stop:\n  {}", left.join("\n  "))),
-        }
-    }
-
     fn app(&self) -> &App {
         self.app.as_ref().expect("it is there until it is stopped")
     }
@@ -421,140 +365,8 @@ impl TestApp {
     }
 }
 
-impl Drop for TestApp {
-    fn drop(&mut self) {
-        // A test that has failed already is told that once; and a panic here would end
-        // the process.
-        if std::thread::panicking() {
-            return;
-        }
-        if let Err(text) = self.end() {
-            panic!("{text}");
-        }
-    }
-}
-
 impl fmt::Debug for TestApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TestApp").finish_non_exhaustive()
-    }
-}
-
-/// A question that a service asked the test, and waits for the answer.
-///
-/// If it is dropped, there is no answer: the asker's time runs out.
-pub struct Question<M, R> {
-    /// What it asks.
-    pub value: M,
-    /// All that is known of it.
-    pub message: Message,
-    reply: oneshot::Sender<Reply>,
-    answer: std::marker::PhantomData<fn(R)>,
-}
-
-impl<M: fmt::Debug, R> fmt::Debug for Question<M, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Question").field(&self.value).finish()
-    }
-}
-
-impl<M, R: Payload> Question<M, R> {
-    /// Answers it.
-    ///
-    /// # Panics
-    /// If the answer can't be written.
-    #[track_caller]
-    pub fn reply(self, answer: R) {
-        match answer.into_bytes() {
-            // An asker that has stopped waiting needs no answer.
-            Ok(bytes) => drop(self.reply.send(Ok(bytes))),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Fails it, as a service does that gives a question up.
-    pub fn refuse(self, text: impl Into<String>) {
-        // An asker that has stopped waiting needs no answer.
-        let _gone = self.reply.send(Err(text.into()));
-    }
-}
-
-fn decode<T: Payload>(name: &str, message: &Message) -> Result<T, String> {
-    T::decode(message)
-        .map_err(|error| format!("what came on `{name}`: {error}: {}", shown(message)))
-}
-
-/// An answer over bytes, from one over values.
-pub(super) fn answering<P: Asks + ?Sized>(
-    mut answer: impl FnMut(P::Value) -> P::Reply + Send + 'static,
-) -> Answer {
-    Box::new(move |message| {
-        let question = P::Value::decode(message).map_err(|error| error.to_string())?;
-        answer(question)
-            .into_bytes()
-            .map_err(|error| error.to_string())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    use super::*;
-    use crate::failure::Failure;
-    use crate::name::QueueId;
-    use crate::service::{Context, Handle, Input, NoConfig, Ports};
-
-    const NUMBERS: Input<u32> = Input::new("numbers");
-
-    struct Sink;
-
-    impl Service for Sink {
-        const NAME: &'static str = "sink";
-        type Config = NoConfig;
-
-        fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
-            ports.input(&NUMBERS);
-        }
-
-        async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
-            Ok(Self)
-        }
-    }
-
-    impl Handle<u32> for Sink {
-        async fn handle(&mut self, _: u32, _: &mut Context) -> Result<(), Failure> {
-            Ok(())
-        }
-    }
-
-    fn panic_of(test: impl FnOnce()) -> String {
-        let payload = catch_unwind(AssertUnwindSafe(test)).unwrap_err();
-        payload.downcast_ref::<String>().unwrap().clone()
-    }
-
-    // The host lets go of every instance and delivery: so here the kit itself keeps one.
-
-    #[test]
-    fn an_instance_that_is_still_alive_fails_the_test() {
-        let app = TestApp::of::<Sink>(NoConfig {});
-        assert_eq!(app.census.alive(), [("sink".into(), 1)]);
-        let _kept = app.census.born(&"sink".into());
-        let told = panic_of(|| drop(app));
-        assert!(
-            told.contains("sink has 1 instance that is still alive"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn a_delivery_that_was_never_settled_fails_the_test() {
-        let app = TestApp::of::<Sink>(NoConfig {});
-        let message = app.send(&NUMBERS, 1);
-        app.idle();
-        app.desk.taken(&QueueId::new("sink", "numbers"), &message);
-        let told = panic_of(|| drop(app.stop()));
-        let expected = format!("never settled: {} from sink.numbers", message.id);
-        assert!(told.contains(&expected), "{told}");
     }
 }

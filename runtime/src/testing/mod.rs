@@ -83,7 +83,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | `setup` | [`Setup`]: a plan with the decorators below put in |
-//! | `app` | [`TestApp`]: sending, expecting, stopping |
+//! | `app`, `question`, `ending` | [`TestApp`]: sending and expecting, being asked, stopping |
 //! | `desk` | what came on topics, what was asked and given up |
 //! | `transport`, `instances` | decorators: the test looks on, faults strike |
 //! | `fault` | [`Fault`], and the [`Point`]s where one can strike |
@@ -92,18 +92,21 @@
 
 mod app;
 mod desk;
+mod ending;
 mod fault;
 mod folder;
 mod instances;
 mod ports;
+mod question;
 mod report;
 mod routes;
 mod setup;
 mod transport;
 mod universe;
 
-pub use app::{PATIENCE, Question, TestApp};
+pub use app::{PATIENCE, TestApp};
 pub use desk::Letter;
 pub use fault::{Fault, Point};
 pub use ports::{Asks, Gives, Takes};
+pub use question::Question;
 pub use setup::Setup;

@@ -16,7 +16,7 @@ use super::ports::Asks;
 use super::routes::Routes;
 use super::transport::{self, TestConnector};
 use super::universe::Universe;
-use super::{TestApp, app};
+use super::{TestApp, question};
 use crate::app::{App, Plan, Workers};
 use crate::clock::Clock;
 use crate::manifest::{self, Options};
@@ -174,7 +174,7 @@ impl Setup {
         port: &P,
         answer: impl FnMut(P::Value) -> P::Reply + Send + 'static,
     ) -> Self {
-        let answer = app::answering::<P>(answer);
+        let answer = question::answering::<P>(answer);
         self.answers.push((port.name().to_owned(), answer));
         self
     }
