@@ -20,6 +20,7 @@
 //! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
 //! | [`config`] | types that configs are made of |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
+//! | `testing` | for tests of services and apps: behind the feature of that name |
 //!
 //! The way of a message: queue → inbound bridge → mailbox → instance (`host::instance`)
 //! → outputs published and confirmed → ack.
@@ -45,6 +46,8 @@ pub mod prelude;
 mod redact;
 mod service;
 pub mod supervision;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 pub mod transport;
 mod tree;

@@ -407,7 +407,11 @@ impl Environment {
                     }
                 }
             };
-            tokio::time::sleep_until(until).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                // A service that stops takes no messages any more.
+                () = self.closed() => return,
+            }
         }
         self.mailbox.resume();
     }

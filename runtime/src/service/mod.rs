@@ -24,6 +24,10 @@ mod source;
 
 pub use actor::Outcome;
 pub(crate) use blueprint::{Blueprint, Factory, Instance, Reply, Role, Run};
+#[cfg(feature = "testing")]
+pub(crate) use blueprint::{ServiceBlueprint, SourceBlueprint};
+#[cfg(feature = "testing")]
+pub(crate) use catalog::Facts;
 pub use catalog::{Catalog, ConfigError, ServiceType};
 pub use context::Context;
 pub(crate) use context::{Held, Work};
@@ -31,7 +35,7 @@ pub use descriptor::{Descriptor, PortDescriptor};
 pub use outlet::{Draft, Outlet, Ticket, TrySubmitError};
 pub use payload::{CodecError, Payload, Raw};
 pub use port::{Input, Output, Request, Tick};
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use ports::PortTable;
 pub(crate) use ports::TickSpec;
 pub use ports::{Batch, Ports};
