@@ -12,6 +12,7 @@ mod json;
 mod log;
 mod map;
 mod ports;
+mod process;
 mod route;
 
 use brickwork::Catalog;
@@ -24,6 +25,7 @@ pub use filter::{Filter, FilterConfig};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
 pub use map::{Map, MapConfig};
+pub use process::{Process, ProcessConfig};
 pub use route::{Mode, Route, RouteConfig, Rule};
 
 /// Every service type of this crate.
@@ -35,6 +37,7 @@ pub fn catalog() -> Catalog {
         .with::<Filter>()
         .with::<Log>()
         .with::<Map>()
+        .with::<Process>()
         .with::<Route>()
 }
 
@@ -82,6 +85,7 @@ mod tests {
         service::<Filter>();
         service::<Log>();
         service::<Map>();
+        service::<Process>();
         service::<Route>();
     }
 
@@ -91,7 +95,7 @@ mod tests {
         assert_eq!(
             names,
             [
-                "chaos", "file-in", "file-out", "filter", "log", "map", "route"
+                "chaos", "file-in", "file-out", "filter", "log", "map", "process", "route"
             ]
         );
         for known in catalog().iter() {

@@ -197,7 +197,10 @@ mod tests {
         let line = request("id-1", &envelope.into(), 3).unwrap();
         let text = std::str::from_utf8(&line).unwrap();
         assert_eq!(text.matches('\n').count(), 1);
-        assert!(text.ends_with("\"msg\":{\"n\":1.50,\"s\":\"a\\nb\"}}\n"), "{text}");
+        assert!(
+            text.ends_with("\"msg\":{\"n\":1.50,\"s\":\"a\\nb\"}}\n"),
+            "{text}"
+        );
         let value: Value = serde_json::from_str(text).unwrap();
         assert_eq!(
             value,
@@ -225,13 +228,20 @@ mod tests {
             kind: kind.map(Arc::from),
             payload: payload.into(),
         };
-        let expected = vec![emitted(1, None, r#"{"n":1.50}"#), emitted(0, Some("t"), "null")];
+        let expected = vec![
+            emitted(1, None, r#"{"n":1.50}"#),
+            emitted(0, Some("t"), "null"),
+        ];
         assert_eq!(answer, Answer::Done(expected));
     }
 
     #[test]
     fn a_failure_is_tried_again_unless_it_says_no() {
-        for (more, retry) in [("", true), (r#","retry":true"#, true), (r#","retry":false"#, false)] {
+        for (more, retry) in [
+            ("", true),
+            (r#","retry":true"#, true),
+            (r#","retry":false"#, false),
+        ] {
             let line = format!(r#"{{"id":"i","error":"no"{more}}}"#);
             let (_, answer) = answer(line.as_bytes(), &outputs()).unwrap();
             let text = "no".to_owned();
@@ -248,8 +258,16 @@ mod tests {
             (b"[]", None, "no answer"),
             (br#"{"emit":[]}"#, None, "missing field `id`"),
             (br#"{"id":"i"}"#, Some("i"), "exactly one of emit and error"),
-            (br#"{"id":"i","emit":[],"error":"x"}"#, Some("i"), "exactly one"),
-            (br#"{"id":"i","emit":[],"more":1}"#, Some("i"), "unknown field `more`"),
+            (
+                br#"{"id":"i","emit":[],"error":"x"}"#,
+                Some("i"),
+                "exactly one",
+            ),
+            (
+                br#"{"id":"i","emit":[],"more":1}"#,
+                Some("i"),
+                "unknown field `more`",
+            ),
             (
                 br#"{"id":"i","emit":[{"port":"up","msg":1}]}"#,
                 Some("i"),
