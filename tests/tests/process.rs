@@ -101,15 +101,15 @@ fn is_gone(pid: u64) {
     });
 }
 
-/// The same, for a test whose own thread serves the app.
-async fn goes(pid: u64) {
-    let gone = async {
-        while lives(pid) {
+/// Waits for something outside, in a test whose own thread serves the app.
+async fn eventually(what: &str, done: impl Fn() -> bool) {
+    let waiting = async {
+        while !done() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let gone = tokio::time::timeout(PATIENCE, gone).await;
-    gone.expect("the process is gone");
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    assert!(waited.is_ok(), "not in time: {what}");
 }
 
 async fn pid_of(app: &TestApp, done: &mut Probe) -> u64 {
@@ -196,6 +196,16 @@ fn killing_the_child_under_load_loses_nothing_and_blames_nobody() {
     });
 }
 
+/// Runs cases at the same time: most of each is waiting.
+fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            let test = &test;
+            scope.spawn(move || test(case));
+        }
+    });
+}
+
 /// Sends what breaks a child among others, and gives the letter of the culprit: the only
 /// one.
 async fn poison(app: &TestApp, done: &mut Probe, act: Value) -> Message {
@@ -223,10 +233,11 @@ async fn poison(app: &TestApp, done: &mut Probe, act: Value) -> Message {
 
 #[test]
 fn a_message_that_ends_the_child_is_the_only_one_that_is_given_up() {
-    for (act, text) in [
+    let cases = [
         ("abort", "the child ended: signal: 6"),
         ("exit", "the child ended: exit status: 3"),
-    ] {
+    ];
+    at_once(cases, |(act, text)| {
         really(async {
             let (app, mut done) = start("", "").await;
             let letter = poison(&app, &mut done, json!({"act": act})).await;
@@ -234,12 +245,12 @@ fn a_message_that_ends_the_child_is_the_only_one_that_is_given_up() {
             assert!(error.contains(text), "{error}");
             app.stop().await;
         });
-    }
+    });
 }
 
 #[test]
 fn a_message_that_breaks_the_protocol_is_the_only_one_that_is_given_up() {
-    for (act, text) in [
+    let cases = [
         ("hello", "logs belong on stderr): hello"),
         ("stranger", "it answered \"nobody\""),
         (
@@ -250,7 +261,8 @@ fn a_message_that_breaks_the_protocol_is_the_only_one_that_is_given_up() {
         ("long", "a line longer than 65536 bytes"),
         ("flood", "a line longer than 65536 bytes"),
         ("close", "it closed its stdout"),
-    ] {
+    ];
+    at_once(cases, |(act, text)| {
         really(async {
             let (app, mut done) = start("", "line_max = '64KiB'").await;
             let letter = poison(&app, &mut done, json!({"act": act})).await;
@@ -258,19 +270,19 @@ fn a_message_that_breaks_the_protocol_is_the_only_one_that_is_given_up() {
             assert!(error.contains(text), "{act}: {error}");
             app.stop().await;
         });
-    }
+    });
 }
 
 #[test]
 fn a_message_on_which_the_child_hangs_is_the_only_one_that_is_given_up() {
-    for act in ["hang", "never"] {
+    at_once(["hang", "never"], |act| {
         really(async {
             let (app, mut done) = start("handler_timeout = '1s'", "").await;
             let letter = poison(&app, &mut done, json!({"act": act})).await;
             assert_eq!(&*letter.headers["brickwork-reason"], "timeout");
             app.stop().await;
         });
-    }
+    });
 }
 
 #[test]
@@ -298,7 +310,7 @@ fn an_answer_that_comes_twice_ends_the_child_and_harms_nobody() {
         let first = pid_of(&app, &mut done).await;
         app.send("acts", json!({"act": "twice", "n": 0})).await;
         all(&mut done, 1).await;
-        goes(first).await;
+        eventually("the child is gone", || !lives(first)).await;
         for n in 0..20 {
             app.send("acts", json!({"act": "pid", "n": n})).await;
         }
@@ -314,13 +326,7 @@ fn a_child_that_dies_idle_is_started_again_and_that_is_counted() {
         let (app, mut done) = start("", "").await;
         let first = pid_of(&app, &mut done).await;
         signal("KILL", first);
-        let counted = async {
-            while app.summary("child").restarts == 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let counted = tokio::time::timeout(PATIENCE, counted).await;
-        counted.expect("its end is counted");
+        eventually("its end is counted", || app.summary("child").restarts > 0).await;
         let second = pid_of(&app, &mut done).await;
         assert_ne!(first, second);
         assert_eq!(
@@ -402,9 +408,10 @@ fn stopping_closes_stdin_and_lets_the_child_end_by_itself() {
         let (app, mut done) = start("", &config).await;
         let child = pid_of(&app, &mut done).await;
         // What is in hand is finished first.
-        app.send("acts", json!({"act": "wait", "ms": 500, "n": 7}))
-            .await;
-        until_in_hand(&app).await;
+        let mark = folder.path().join("mark");
+        let act = json!({"act": "wait", "ms": 500, "n": 7, "mark": mark});
+        app.send("acts", act).await;
+        eventually("the child has it", || mark.exists()).await;
         let (report, finished) = tokio::join!(app.stop(), next_json(&mut done));
         assert!(report.is_clean());
         assert_eq!(finished["n"], 7);
@@ -414,17 +421,6 @@ fn stopping_closes_stdin_and_lets_the_child_end_by_itself() {
             "stdin ended"
         );
     });
-}
-
-async fn until_in_hand(app: &TestApp) {
-    let queue = brickwork::QueueId::new("child", "in");
-    loop {
-        let depth = app.transport().depth(&queue).await.expect("it is there");
-        if depth.ready == 0 {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 #[test]
@@ -457,7 +453,8 @@ fn what_a_killed_child_had_started_is_killed_too() {
         app.send("acts", json!({"act": "fork"})).await;
         let told = next_json(&mut done).await;
         signal("KILL", told["pid"].as_u64().expect("a pid"));
-        goes(told["grandchild"].as_u64().expect("a pid")).await;
+        let grandchild = told["grandchild"].as_u64().expect("a pid");
+        eventually("the grandchild is gone", || !lives(grandchild)).await;
         app.stop().await;
     });
 }
@@ -580,4 +577,52 @@ fn a_child_ends_when_the_program_is_killed() {
     assert!(lives(pid));
     signal("KILL", process.id().into());
     is_gone(pid);
+}
+
+#[test]
+fn the_module_of_the_example_sorts_every_alert() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let example = workspace().join("examples/2-github-alerts");
+    for file in [
+        "app.toml",
+        "node.toml",
+        "triage.js",
+        "github-webhooks.jsonl",
+    ] {
+        fs::copy(example.join(file), folder.path().join(file)).expect("it can be copied");
+    }
+    let overlay = "[admin]\nlisten = \"off\"\n";
+    fs::write(folder.path().join("test.toml"), overlay).expect("it can be written");
+    let output = Command::new("timeout")
+        .arg("120")
+        .arg(brickwork())
+        .args([
+            "run",
+            "app.toml",
+            "--with",
+            "node.toml",
+            "--with",
+            "test.toml",
+        ])
+        .args(["--until-idle", "--fail-on-dlq"])
+        .current_dir(folder.path())
+        .output()
+        .expect("the binary runs");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let sorted_lines = |file: PathBuf| {
+        let text = fs::read_to_string(file).expect("it was written");
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    for file in ["urgent", "later", "issues", "checks", "security"] {
+        let file = format!("{file}.jsonl");
+        let got = sorted_lines(folder.path().join("out").join(&file));
+        assert_eq!(
+            got,
+            sorted_lines(example.join("expected").join(&file)),
+            "{file}"
+        );
+    }
 }

@@ -19,7 +19,10 @@ lines.on('line', (line) => {
   const acts = {
     pid: () => done(id, { n: msg.n, pid: process.pid }),
     tell: () => done(id, { topic, type, attempt, headers, n: msg.n }),
-    wait: () => setTimeout(() => done(id, { n: msg.n, pid: process.pid }), msg.ms),
+    wait: () => {
+      if (msg.mark) fs.writeFileSync(msg.mark, 'in hand');
+      setTimeout(() => done(id, { n: msg.n, pid: process.pid }), msg.ms);
+    },
     never: () => {},
     many: () => say({ id, emit: [{ port: 'out', msg: 1 }, { port: 'other', type: 'new', msg: 2 }] }),
     none: () => say({ id, emit: [] }),
