@@ -13,6 +13,7 @@ mod json;
 mod log;
 mod map;
 mod ports;
+mod process;
 mod route;
 
 use brickwork::Catalog;
@@ -26,6 +27,7 @@ pub use http_in::{HttpIn, HttpInConfig};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
 pub use map::{Map, MapConfig};
+pub use process::{Process, ProcessConfig};
 pub use route::{Mode, Route, RouteConfig, Rule};
 
 /// Every service type of this crate.
@@ -38,6 +40,7 @@ pub fn catalog() -> Catalog {
         .with_source::<HttpIn>()
         .with::<Log>()
         .with::<Map>()
+        .with::<Process>()
         .with::<Route>()
 }
 
@@ -86,6 +89,7 @@ mod tests {
         source::<HttpIn>();
         service::<Log>();
         service::<Map>();
+        service::<Process>();
         service::<Route>();
     }
 
@@ -95,7 +99,8 @@ mod tests {
         assert_eq!(
             names,
             [
-                "chaos", "file-in", "file-out", "filter", "http-in", "log", "map", "route"
+                "chaos", "file-in", "file-out", "filter", "http-in", "log", "map", "process",
+                "route"
             ]
         );
         for known in catalog().iter() {

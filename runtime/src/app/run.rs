@@ -24,6 +24,8 @@ use crate::control::Control;
 use crate::host::{Hosted, Settings, Standing, WiredOutput, panic};
 use crate::metrics::Durations;
 use crate::name::QueueId;
+use crate::service::Role;
+use crate::supervision::Instances;
 use crate::transport::{Pressure, Transport, TransportError, Transports};
 use crate::tree::{Child, Failed, ServiceSupervisor, Threads, watch};
 
@@ -393,6 +395,10 @@ fn add(plan: ServicePlan, common: &Common, number: usize, workers: usize) -> Ser
         .iter()
         .filter_map(|input| input.batch);
     let batch_max = batches.map(|batch| batch.max).max().unwrap_or(1);
+    let lanes = match plan.blueprint.role() {
+        Role::Service(factory) => factory.concurrency(),
+        Role::Source(_) => 1,
+    };
     let settings = Settings {
         app: common.app.clone(),
         label: plan.label,
@@ -403,7 +409,10 @@ fn add(plan: ServicePlan, common: &Common, number: usize, workers: usize) -> Ser
         pressure: common.pressure.clone(),
         clock: common.clock,
         redactor: common.redactor.clone(),
-        instances: plan.instances,
+        instances: Instances {
+            min: plan.instances.min.saturating_mul(lanes),
+            max: plan.instances.max.saturating_mul(lanes),
+        },
         mailbox_capacity: plan.mailbox,
         batch_max,
         handler_timeout: plan.handler_timeout,

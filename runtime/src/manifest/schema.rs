@@ -120,6 +120,20 @@ impl ConfigSchema {
         }
     }
 
+    /// The paths that fields at the top have when they are left out, by field.
+    pub(super) fn default_paths(&self) -> Vec<(String, String)> {
+        let properties = self.0.get("properties").and_then(Json::as_object);
+        let paths = properties
+            .into_iter()
+            .flatten()
+            .filter_map(|(field, schema)| {
+                let is_path = schema.get("format") == Some(&PATH_FORMAT.into());
+                let default = schema.get("default")?.as_str()?;
+                (is_path && !default.is_empty()).then(|| (field.clone(), default.to_owned()))
+            });
+        paths.collect()
+    }
+
     /// The names of the fields at a path; empty if any name will do there.
     pub(super) fn fields(&self, path: &[&str]) -> Vec<String> {
         let mut schemas = vec![&self.0];

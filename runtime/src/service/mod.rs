@@ -119,6 +119,15 @@ pub trait Service: Sized + 'static {
         Ok(())
     }
 
+    /// How many messages one instance of the manifest has in hand at once: the host runs
+    /// so many loops for each, numbered on, each with a value of its own made by
+    /// [`start`](Service::start). For a service whose values are lanes to one thing that
+    /// works on many messages at a time, such as a connection or a child process.
+    fn concurrency(config: &Self::Config) -> usize {
+        let _ = config;
+        1
+    }
+
     /// Makes an instance: at first, and again after each crash.
     ///
     /// # Errors

@@ -93,8 +93,10 @@ fn counted(count: u64, what: &str) -> String {
 /// The last failures of a service, the newest last.
 fn last_failures(app: &App, service: &str) -> Vec<LastFailure> {
     let mut services = app.services.iter();
-    let found = services.find(|it| *it.env.label == *service);
-    found.map(|it| it.env.state.failures()).unwrap_or_default()
+    let found = services.find(|it| *it.hosted.label == *service);
+    found
+        .map(|it| it.hosted.state.failures())
+        .unwrap_or_default()
 }
 
 /// Lines, and how often each comes in a row.

@@ -255,6 +255,7 @@ impl Setup {
             overlays: overlays.collect(),
             transport: Some("memory:".into()),
             env: Box::new(move |name| variables.get(name).cloned()),
+            ..Options::default()
         };
         let transports = Transports::new();
         let mut plan = manifest::load(&file, &options, &self.catalog, &transports)
