@@ -312,9 +312,19 @@ impl App {
         let mut stuck: Vec<usize> = Vec::new();
         for (group, by) in [(sources, sources_by), (services, deadline)] {
             // All finish side by side what they have in hand; then they go, the last first.
-            join_all(group.iter().map(|service| service.drain(by))).await;
-            for service in group {
-                let stopped = service.stop(by).await;
+            let turns = join_all(group.iter().map(|service| service.drain(by))).await;
+            let mut stopped = Vec::with_capacity(group.len());
+            for (service, turns) in group.iter().zip(&turns) {
+                if *turns {
+                    stopped.push((service, service.stop(by).await));
+                }
+            }
+            // Those whose threads are blocked go together: each would wait as long.
+            let blocked = group.iter().zip(&turns).filter(|(_, turns)| !**turns);
+            let blocked: Vec<_> = blocked.map(|(service, _)| service).collect();
+            let ends = join_all(blocked.iter().map(|service| service.stop(by))).await;
+            stopped.extend(blocked.into_iter().zip(ends));
+            for (service, stopped) in stopped {
                 if stopped.stuck {
                     stuck.push(service.hosted.worker);
                 }

@@ -35,7 +35,7 @@ pub(crate) struct ServiceSupervisor {
 
 enum Command {
     Start(oneshot::Sender<()>),
-    Drain(Instant, oneshot::Sender<()>),
+    Drain(Instant, oneshot::Sender<bool>),
     Stop(Instant, oneshot::Sender<Stopped>),
     /// The thread was given up: go on with another one.
     Move(Vec<Delivery>),
@@ -69,13 +69,15 @@ impl ServiceSupervisor {
         })
     }
 
-    /// Takes no more and finishes what is in hand, by the deadline.
-    pub(crate) async fn drain(&self, by: Instant) {
+    /// Takes no more and finishes what is in hand, by the deadline. Says whether its
+    /// thread turns.
+    pub(crate) async fn drain(&self, by: Instant) -> bool {
         let (done, drained) = oneshot::channel();
-        if self.commands.send(Command::Drain(by, done)).await.is_ok() {
-            // Either way there is no more to wait for.
-            let _gone = drained.await;
+        if self.commands.send(Command::Drain(by, done)).await.is_err() {
+            return true;
         }
+        // One that doesn't run answers nothing.
+        drained.await.unwrap_or(true)
     }
 
     /// Goes on with another thread, as this one was given up. The first instance handles
@@ -220,13 +222,13 @@ impl Keeper {
         });
     }
 
-    fn drain(&self, by: Instant, done: oneshot::Sender<()>) {
+    fn drain(&self, by: Instant, done: oneshot::Sender<bool>) {
         if let Some(life) = &self.life {
             let actor = life.actor.clone();
             tokio::task::spawn_local(async move {
                 // One whose thread is blocked is dealt with when it is to stop.
-                let _late = timeout_at(by + PATIENCE, actor.send(Drain(by))).await;
-                let _gone = done.send(());
+                let drained = timeout_at(by + PATIENCE, actor.send(Drain(by))).await;
+                let _gone = done.send(drained.is_ok());
             });
         }
     }
