@@ -50,6 +50,7 @@ pub mod supervision;
 pub mod testing;
 mod trace;
 pub mod transport;
+mod tree;
 
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;

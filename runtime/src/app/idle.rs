@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::run::App;
+use crate::host::{Hosted, Standing};
 use crate::metrics::Outcome;
 use crate::name::QueueId;
 
@@ -15,7 +16,7 @@ const QUIET_LOOKS_SHARED: u32 = 25;
 
 impl App {
     /// Resolves when every source that ends has ended and nothing is queued, in hand,
-    /// scheduled or unconfirmed.
+    /// scheduled or unconfirmed; services that have no hope of doing theirs apart.
     pub async fn idle(&self) {
         let shared = self.transport.guarantees().crosses_processes;
         let needed = if shared { QUIET_LOOKS_SHARED } else { 1 };
@@ -38,15 +39,15 @@ impl App {
     }
 
     async fn is_idle(&self) -> bool {
-        if self
-            .services
-            .iter()
-            .any(super::run::Running::is_unfinished_source)
-        {
+        let services = || self.services.iter().map(|service| &service.hosted);
+        if services().any(|service| service.is_unfinished_source() && !is_hopeless(service)) {
             return false;
         }
-        for service in &self.services {
-            let env = &service.env;
+        for service in services() {
+            if is_hopeless(service) {
+                continue;
+            }
+            let env = service.env();
             if env.unconfirmed() > 0 || env.in_hand() > 0 || env.mailbox.len() > 0 {
                 return false;
             }
@@ -66,7 +67,7 @@ impl App {
         self.services
             .iter()
             .map(|service| {
-                let meters = &service.env.meters;
+                let meters = &service.hosted.meters;
                 let handled: u64 = (0..Outcome::NAMES.len())
                     .map(|outcome| {
                         meters
@@ -79,5 +80,15 @@ impl App {
                 handled + meters.outputs().sum::<u64>()
             })
             .sum()
+    }
+}
+
+/// Nobody will do the work of this one: it is down for good, or it was isolated, tried
+/// again, and isolated again.
+fn is_hopeless(service: &Hosted) -> bool {
+    match service.state.standing() {
+        Standing::Gone { .. } => true,
+        Standing::Isolated { .. } => service.state.isolations() > 1,
+        Standing::Stopped | Standing::Supervised => false,
     }
 }

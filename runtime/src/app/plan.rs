@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use crate::redact::Redactor;
 use crate::service::Blueprint;
-use crate::supervision::{RestartPolicy, RetryPolicy};
-use crate::transport::{QueueSpec, Topology};
+use crate::supervision::{
+    GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
+};
+use crate::transport::{Overflow, QueueSpec, Topology};
 
 /// What an app is to be. Made by [`crate::manifest::load`].
 pub struct Plan {
@@ -26,6 +28,10 @@ pub struct Plan {
     pub(crate) redactor: Arc<Redactor>,
     /// In the manifest's order.
     pub(crate) services: Vec<ServicePlan>,
+    /// The root of the tree.
+    pub(crate) supervision: SupervisorPlan,
+    /// In the manifest's order.
+    pub(crate) groups: Vec<GroupPlan>,
     /// Topics that programs outside feed or read.
     pub(crate) external: Vec<Arc<str>>,
 }
@@ -35,6 +41,31 @@ pub struct Plan {
 pub(crate) struct LogSettings {
     pub(crate) level: tracing::Level,
     pub(crate) json: bool,
+}
+
+/// What one supervisor does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SupervisorPlan {
+    pub(crate) strategy: Strategy,
+    pub(crate) intensity: Intensity,
+}
+
+/// `[groups.G]`: services under a supervisor of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupPlan {
+    pub(crate) name: Arc<str>,
+    /// Indices into the services of the plan, rising: the manifest's order of services.
+    pub(crate) services: Vec<usize>,
+    pub(crate) supervisor: SupervisorPlan,
+}
+
+/// Where a service runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// In the app's process.
+    Shared,
+    /// In a child process of its own.
+    Process,
 }
 
 /// One service of the plan.
@@ -47,12 +78,23 @@ pub(crate) struct ServicePlan {
     pub(crate) inputs: Vec<WiredPort>,
     /// The topics that each output publishes to, in the order of the port table.
     pub(crate) outputs: Vec<WiredPort>,
-    pub(crate) instances: usize,
+    /// Whether this process runs it; `--only` leaves the others to other processes.
+    pub(crate) runs_here: bool,
+    pub(crate) instances: Instances,
     pub(crate) mailbox: usize,
     pub(crate) handler_timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) restart: RestartPolicy,
+    pub(crate) restart_type: RestartType,
+    pub(crate) intensity: Intensity,
+    pub(crate) give_up: GiveUp,
     pub(crate) high_water: u64,
+    /// More than this its queues don't hold.
+    pub(crate) limit: Option<u64>,
+    /// What becomes of what comes beyond the limit.
+    pub(crate) overflow: Overflow,
+    #[allow(dead_code, reason = "child processes are to carry it out")]
+    pub(crate) isolation: Isolation,
 }
 
 /// A port and the topics that it is connected to.
@@ -79,6 +121,8 @@ impl Plan {
                 id: crate::name::QueueId::new(&service.label, &input.name),
                 topics: input.topics.clone(),
                 high_water: service.high_water,
+                limit: service.limit,
+                overflow: service.overflow,
             })
         });
         Topology {

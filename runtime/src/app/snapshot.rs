@@ -52,6 +52,9 @@ pub(crate) struct ServiceSnapshot<'a> {
     pub(crate) service_type: &'static str,
     pub(crate) role: &'static str,
     pub(crate) state: State,
+    /// Why it is down, when it has given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gave_up: Option<String>,
     /// What is left of the pause that it asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_seconds: Option<f64>,
@@ -77,6 +80,8 @@ pub(crate) struct ServiceSnapshot<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct Instances {
     pub(crate) wanted: usize,
+    min: usize,
+    max: usize,
     pub(crate) ready: usize,
 }
 
@@ -188,8 +193,8 @@ impl AppView {
     }
 
     fn service<'a>(&self, service: &'a ServiceView) -> ServiceSnapshot<'a> {
-        let env = &*service.env;
-        let meters = &env.meters;
+        let env = &*service.env();
+        let meters = &service.hosted.meters;
         let depth = |queue: &QueueId| self.depth(queue).map(QueueDepth::from);
         let topics =
             |port: &'a super::WiredPort| port.topics.iter().map(|topic| &**topic).collect();
@@ -201,14 +206,17 @@ impl AppView {
             (Outcome::NAMES[outcome], total)
         });
         ServiceSnapshot {
-            service: &env.label,
+            service: &service.hosted.label,
             service_type: service.service_type,
             role: service.role,
             state: service.state(),
+            gave_up: service.gave_up(),
             paused_seconds: env.paused_for().map(|left| left.as_secs_f64()),
             instances: Instances {
                 wanted: service.instances_wanted(),
-                ready: env.state.ready.load(Relaxed),
+                min: service.hosted.instances.min,
+                max: service.hosted.instances.max,
+                ready: env.pulse.ready.load(Relaxed),
             },
             mailbox: Mailbox {
                 messages: env.mailbox.len(),
@@ -233,7 +241,7 @@ impl AppView {
                 .collect(),
             handled: totals.collect(),
             restarts: meters.restarts().collect(),
-            dead_letters: meters.dead_letters().collect(),
+            dead_letters: env.dead_letters().collect(),
             dead_letter_queue: depth(&QueueId::dead_letters(&env.label)),
             asks: meters.asks().collect(),
             anonymous: meters.anonymous.get(),

@@ -71,15 +71,25 @@ struct ManifestArgs {
     transport: Option<String>,
 }
 
+/// Which services.
+#[derive(Args)]
+struct OnlyArgs {
+    /// Run only these services in this process; others run the rest
+    #[arg(long, value_name = "LABEL,...", value_delimiter = ',')]
+    only: Vec<String>,
+}
+
 impl ManifestArgs {
     fn load(
         &self,
+        only: &[String],
         catalog: &Catalog,
         transports: &Transports,
     ) -> Result<crate::Plan, manifest::Report> {
         let options = manifest::Options {
             overlays: self.with.clone(),
             transport: self.transport.clone(),
+            only: only.to_vec(),
             ..manifest::Options::default()
         };
         manifest::load(&self.manifest, &options, catalog, transports)

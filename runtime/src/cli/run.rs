@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{DONE, FAILED, ManifestArgs, print, print_json, print_report};
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report};
 use crate::app::{App, Plan, StopReport};
 use crate::service::Catalog;
 use crate::transport::Transports;
@@ -14,6 +14,8 @@ use crate::transport::Transports;
 pub(super) struct Run {
     #[command(flatten)]
     manifest: ManifestArgs,
+    #[command(flatten)]
+    only: OnlyArgs,
     /// Stop when every source that ends has ended and nothing is left to do, then print
     /// what was done
     #[arg(long)]
@@ -31,11 +33,13 @@ enum End {
     Idle,
     Asked,
     TransportLost(String),
+    /// The tree of supervisors gave up.
+    Failed(String),
 }
 
 impl Run {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(catalog, transports) {
+        let plan = match self.manifest.load(&self.only.only, catalog, transports) {
             Err(report) => return print_report(&report, self.json),
             Ok(plan) => plan,
         };
@@ -91,7 +95,9 @@ impl Run {
             () = either(&mut terminate, &mut interrupt) => End::Asked,
             () = asked.notified() => End::Asked,
             why = app.transport_lost() => End::TransportLost(why),
+            why = app.failed() => End::Failed(why),
         };
+        let gave_up = app.gave_up();
         let summary = app.summary();
         let not_ready = app.not_ready();
         let report = tokio::select! {
@@ -108,11 +114,17 @@ impl Run {
         }
         eprint!("{}", last_words(&report, durable));
         let mut code = match &end {
-            End::TransportLost(why) => failed(&redactor.clean(why)),
+            End::TransportLost(why) | End::Failed(why) => failed(&redactor.clean(why)),
             End::Idle | End::Asked => DONE,
         };
         if matches!(end, End::Idle) && !not_ready.is_empty() {
             code = failed(&redactor.clean(&not_ready.join("; ")));
+        }
+        if self.until_idle && !gave_up.is_empty() {
+            code = failed(&format!(
+                "isolated, or down for good: {}",
+                gave_up.join(", ")
+            ));
         }
         if self.fail_on_dlq && summary.dead_letters() > 0 {
             code = failed(&format!("dead-lettered: {}", summary.dead_letters()));

@@ -49,7 +49,7 @@ impl InstanceLoop {
                             let mut now = Instant::now();
                             return self.handle(value, other, &mut now).await;
                         }
-                        Ok(Pulled::Closed) | Err(_) => break,
+                        Ok(Pulled::Closed | Pulled::Retired) | Err(_) => break,
                     }
                 }
             }
@@ -97,6 +97,9 @@ impl InstanceLoop {
         let handled = Guard::new(future, &mut self.timer, deadline)
             .instrument(span)
             .await;
+        if self.env.is_fenced() {
+            return Err(fenced());
+        }
         let share = started.elapsed() / messages.len() as u32;
         let held = std::mem::take(&mut self.cx.held);
         let deliveries = self.hand.take_all();
@@ -112,6 +115,7 @@ impl InstanceLoop {
             Guarded::Panicked(text) => (Cause::Panic, Failed::panic(text)),
             Guarded::TimedOut => (Cause::Timeout, Failed::timeout(&self.env)),
         };
+        self.tried_before = deliveries.iter().all(|delivery| delivery.attempt() > 1);
         // Only one of them is to blame, and nobody knows which: each gets a trial of its
         // own, by a fresh instance, before anything counts.
         self.hand.put_all(deliveries.into_iter().rev().collect());

@@ -8,19 +8,25 @@
 mod actor;
 mod batch;
 mod bridge;
+mod elastic;
 mod environment;
 mod guard;
 mod hand;
+mod hosted;
 mod instance;
 mod mailbox;
 pub mod panic;
 pub(crate) mod position;
+mod pulse;
 mod settle;
 mod source;
 mod state;
+mod tap;
 mod tick;
 
-pub(crate) use actor::{ServiceActor, Start, StopBy, Stopped};
+pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub(crate) use environment::{Environment, Settings, WiredOutput};
+pub(crate) use hosted::Hosted;
 pub use instance::CLOCK_TOLERANCE;
-pub(crate) use state::LastFailure;
+pub(crate) use settle::Failed;
+pub(crate) use state::{LastFailure, Standing};

@@ -1,6 +1,7 @@
 //! Settling: from how an attempt ended to what the transport is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -13,6 +14,9 @@ use crate::metrics::Outcome;
 use crate::service::{Held, Reply};
 use crate::supervision::{Attempt, Fate};
 use crate::transport::Completion;
+
+/// The least wait after a transport didn't take outputs over.
+const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
 
 /// How an attempt failed, with its text.
 pub(crate) struct Failed {
@@ -115,8 +119,10 @@ impl Environment {
             "outputs were not published, the message will be handled again"
         );
         let attempt = delivery.attempt();
-        // At least a moment: a transport that refuses must not be asked in a tight loop.
+        // At least a moment, whatever the back-off: a transport that refuses must not be
+        // asked in a tight loop.
         let after = self.retry.backoff.delay(0, fastrand::f64());
+        let after = after.max(NOT_PUBLISHED_WAIT_MIN);
         delivery.settle(Settlement::Again { after, attempt });
     }
 

@@ -4,7 +4,7 @@
 //! Nothing is started, connected or created here. The way of a manifest: every file is
 //! parsed into a tree that knows its places (`tree`), overlays are laid over, variables
 //! filled in (`variables`), and the tree is read section by section, on past every
-//! mistake (`app`, `service`, `config`, `wiring`, `topics`). What a report may not show is
+//! mistake (`app`, `service`, `config`, `wiring`, `topics`, `cycles`, `supervision`). What a report may not show is
 //! found on the way (`secrets`, `mask`).
 //!
 //! ```
@@ -32,14 +32,19 @@ use crate::transport::Transports;
 mod app;
 mod codes;
 mod config;
+mod cycles;
 mod mask;
+mod needs;
+mod only;
 mod report;
 mod schema;
 mod secrets;
 mod section;
 mod service;
+mod settings;
 mod source;
 mod suggest;
+mod supervision;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -51,6 +56,7 @@ pub use codes::CODES;
 pub use report::{Problem, Report};
 
 use mask::Masks;
+use needs::Needs;
 use report::Problems;
 use section::Section;
 use source::{SourceFile, Span};
@@ -68,6 +74,8 @@ pub struct Options {
     pub overlays: Vec<PathBuf>,
     /// The transport's URL, in place of the manifest's. Nothing is filled in inside it.
     pub transport: Option<String>,
+    /// The labels of the services that this process is to run; none means all of them.
+    pub only: Vec<String>,
     /// What `${NAME}` stands for. By default, the variables of the process.
     pub env: Lookup,
 }
@@ -77,6 +85,7 @@ impl Default for Options {
         Self {
             overlays: Vec::new(),
             transport: None,
+            only: Vec::new(),
             env: Box::new(|name| std::env::var(name).ok()),
         }
     }
@@ -114,7 +123,7 @@ pub fn load(
     if let Some(url) = &options.transport {
         set_transport(&mut merged, url, loader.files.len() - 1);
     }
-    let plan = loader.plan(&merged, catalog, transports);
+    let plan = loader.plan(&merged, &options.only, catalog, transports);
     if loader.problems.is_empty() {
         Ok(plan)
     } else {
@@ -177,28 +186,45 @@ impl Loader {
     }
 
     /// Reads the whole tree. The plan counts only if there is no problem.
-    fn plan(&mut self, merged: &Table, catalog: &Catalog, transports: &Transports) -> Plan {
+    fn plan(
+        &mut self,
+        merged: &Table,
+        only: &[String],
+        catalog: &Catalog,
+        transports: &Transports,
+    ) -> Plan {
         let out = &mut self.problems;
         let top = Section::top(merged);
-        let known = ["app", "admin", "services", "topics"];
-        top.check_keys(&known, &["supervision", "groups"], out);
+        let known = [
+            "app",
+            "admin",
+            "supervision",
+            "groups",
+            "services",
+            "topics",
+        ];
+        top.check_keys(&known, &[], out);
         let app = app::read_app(&top, &self.files, transports, out);
         let mut secrets = secrets::of_transport(&app.transport);
         for secret in &secrets {
             self.masks.secret(secret);
         }
         let mut uses = topics::Uses::default();
+        let needs = Needs::new(&app.transport, transports);
         let services = service::Services {
             catalog,
             files: &self.files,
             masks: &mut self.masks,
             secrets: &mut secrets,
             uses: &mut uses,
+            needs: &needs,
         }
         .read(&top, out);
-        Plan {
+        cycles::check(&top, &services, out);
+        let labels = service::labels(merged);
+        let mut plan = Plan {
             name: app.name,
-            transport: app.transport,
+            transport: app.transport.clone(),
             data: app.data,
             workers: app.workers,
             shutdown_timeout: app.shutdown_timeout,
@@ -207,8 +233,12 @@ impl Loader {
             admin: app::read_admin(&top, out),
             external: uses.check(&top, out),
             redactor: Arc::new(Redactor::new(secrets)),
+            supervision: supervision::read_root(&top, out),
+            groups: supervision::read_groups(&top, &labels, &services, out),
             services,
-        }
+        };
+        only::apply(only, &labels, &mut plan, &needs, &mut self.files, out);
+        plan
     }
 }
 

@@ -133,7 +133,7 @@ fn of_services(view: &AppView) -> Vec<Family> {
     let mut queues = Family::of(&QUEUE);
     let mut asks = Family::of(&ASKS);
     for service in &view.services {
-        let (env, meters) = (&service.env, &service.env.meters);
+        let (env, meters) = (service.env(), &service.hosted.meters);
         let label = &*env.label;
         messages.add(service);
         for (output, count) in env.outputs.iter().zip(meters.outputs()) {
@@ -155,7 +155,7 @@ fn of_services(view: &AppView) -> Vec<Family> {
             continue;
         }
         mailbox.add(&[label], env.mailbox.len() as f64);
-        for (reason, count) in meters.dead_letters() {
+        for (reason, count) in env.dead_letters() {
             letters.add(&[label, reason], count as f64);
         }
         for queue in service.queues() {
@@ -191,7 +191,7 @@ impl MessageFamilies {
     }
 
     fn add(&mut self, service: &ServiceView) {
-        let env = &service.env;
+        let env = &service.hosted;
         for (input, meter) in env.inputs.iter().zip(&env.meters.inputs) {
             for (outcome, counter) in Outcome::NAMES.iter().zip(&meter.outcomes) {
                 let labels = [&*env.label, &**input, outcome];
@@ -216,7 +216,7 @@ fn of_transport(view: &AppView) -> Vec<Family> {
     let mut confirm = Family::of(&CONFIRM);
     // One for the whole app: whichever service has it.
     let mut confirms = view.services.iter();
-    if let Some(confirms) = confirms.find_map(|service| service.env.confirms.as_ref()) {
+    if let Some(confirms) = confirms.find_map(|service| service.hosted.confirms.as_ref()) {
         confirm.add_durations(&[scheme], &confirms.lock());
     }
     vec![paused, up, reconnects, confirm]

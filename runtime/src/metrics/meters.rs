@@ -104,7 +104,7 @@ impl AskOutcome {
     pub(crate) const NAMES: [&'static str; 3] = ["ok", "timeout", "failed"];
 }
 
-/// Why an instance was started again: the label `reason`.
+/// Why something was started again: the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     Panic,
@@ -113,11 +113,20 @@ pub(crate) enum Cause {
     Tick,
     Source,
     Bridge,
+    /// Its supervisor started the whole service again.
+    Supervisor,
 }
 
 impl Cause {
-    pub(crate) const NAMES: [&'static str; 6] =
-        ["panic", "timeout", "start", "tick", "source", "bridge"];
+    pub(crate) const NAMES: [&'static str; 7] = [
+        "panic",
+        "timeout",
+        "start",
+        "tick",
+        "source",
+        "bridge",
+        "supervisor",
+    ];
 
     pub(crate) fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]

@@ -35,7 +35,7 @@ pub use descriptor::{Descriptor, PortDescriptor};
 pub use outlet::{Draft, Outlet, Ticket};
 pub use payload::{CodecError, Payload, Raw};
 pub use port::{Input, Output, Request, Tick};
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use ports::PortTable;
 pub(crate) use ports::TickSpec;
 pub use ports::{Batch, Ports};

@@ -1,0 +1,309 @@
+//! The supervisor of a service: keeps one life of it running.
+//!
+//! Instances, the source and bridges are built anew inside of a life, by their own
+//! loops, as often as the service's intensity bears. When it doesn't, this supervisor
+//! ends the life, and isolates the service or tells its own supervisor.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use futures_util::future::{FutureExt, LocalBoxFuture};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{error, info, warn};
+
+use super::{Child, Threads, Up};
+use crate::config::HumanDuration;
+use crate::delivery::Delivery;
+use crate::host::{Drain, Environment, Hosted, ServiceActor, Standing, Start, StopBy, Stopped};
+use crate::metrics::Cause;
+use crate::supervision::{Exit, GiveUp, RestartType};
+
+/// What a thread gets, beyond a deadline that its actors keep themselves, before it
+/// counts as blocked.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The handle to a service's supervisor.
+pub(crate) struct ServiceSupervisor {
+    pub(crate) hosted: Arc<Hosted>,
+    commands: mpsc::Sender<Command>,
+    epoch: Rc<Cell<u64>>,
+}
+
+enum Command {
+    Start(oneshot::Sender<()>),
+    Drain(Instant, oneshot::Sender<()>),
+    Stop(Instant, oneshot::Sender<Stopped>),
+    /// The thread was given up: go on with another one.
+    Move(Vec<Delivery>),
+}
+
+impl ServiceSupervisor {
+    /// A supervisor of a service that doesn't run yet, as a task of the current thread.
+    pub(crate) fn new(
+        hosted: Arc<Hosted>,
+        threads: Rc<Threads>,
+        stop_within: Duration,
+        up: Up,
+    ) -> Rc<Self> {
+        let (commands, received) = mpsc::channel(8);
+        let epoch = Rc::new(Cell::new(0));
+        let keeper = Keeper {
+            hosted: hosted.clone(),
+            threads,
+            stop_within,
+            up,
+            commands: received,
+            epoch: epoch.clone(),
+            life: None,
+            again_at: None,
+        };
+        tokio::task::spawn_local(keeper.run());
+        Rc::new(Self {
+            hosted,
+            commands,
+            epoch,
+        })
+    }
+
+    /// Takes no more and finishes what is in hand, by the deadline.
+    pub(crate) async fn drain(&self, by: Instant) {
+        let (done, drained) = oneshot::channel();
+        if self.commands.send(Command::Drain(by, done)).await.is_ok() {
+            // Either way there is no more to wait for.
+            let _gone = drained.await;
+        }
+    }
+
+    /// Goes on with another thread, as this one was given up. The first instance handles
+    /// `trials` one at a time before anything else.
+    pub(crate) async fn move_on(&self, trials: Vec<Delivery>) {
+        // Who is gone needs no thread.
+        let _gone = self.commands.send(Command::Move(trials)).await;
+    }
+}
+
+impl Child for ServiceSupervisor {
+    fn name(&self) -> &str {
+        &self.hosted.label
+    }
+
+    fn start(&self) -> LocalBoxFuture<'_, ()> {
+        async {
+            let (done, started) = oneshot::channel();
+            if self.commands.send(Command::Start(done)).await.is_ok() {
+                let _gone = started.await;
+            }
+        }
+        .boxed_local()
+    }
+
+    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
+        async move {
+            let (done, stopped) = oneshot::channel();
+            match self.commands.send(Command::Stop(by, done)).await {
+                Ok(()) => stopped.await.unwrap_or_default(),
+                Err(_) => Stopped::default(),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+}
+
+/// One life of a service.
+struct Life {
+    env: Arc<Environment>,
+    actor: Addr<ServiceActor>,
+}
+
+struct Keeper {
+    hosted: Arc<Hosted>,
+    threads: Rc<Threads>,
+    stop_within: Duration,
+    up: Up,
+    commands: mpsc::Receiver<Command>,
+    epoch: Rc<Cell<u64>>,
+    life: Option<Life>,
+    /// When an isolated service is tried again.
+    again_at: Option<Instant>,
+}
+
+enum Event {
+    Command(Command),
+    GaveUp(String),
+    Again,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        while let Some(event) = self.next().await {
+            match event {
+                Event::Command(Command::Start(done)) => self.start(Some(done)),
+                Event::Command(Command::Drain(by, done)) => self.drain(by, done),
+                Event::Command(Command::Stop(by, done)) => {
+                    let stopped = self.stop(by).await;
+                    // Whoever asked may have stopped waiting.
+                    let _gone = done.send(stopped);
+                }
+                Event::Command(Command::Move(trials)) => self.move_on(trials),
+                Event::GaveUp(why) => self.gave_up(why).await,
+                Event::Again => {
+                    info!(service = %self.hosted.label, "the isolated service is tried again");
+                    self.start(None);
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        let env = self.life.as_ref().map(|life| life.env.clone());
+        let gave_up = async {
+            match &env {
+                Some(env) => env.given_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        let again = async {
+            match self.again_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => command.map(Event::Command),
+            why = gave_up => Some(Event::GaveUp(why)),
+            () = again => Some(Event::Again),
+        }
+    }
+
+    fn start(&mut self, done: Option<oneshot::Sender<()>>) {
+        if self.life.is_none() {
+            if self.epoch.get() > 0 {
+                self.hosted.meters.restarted(Cause::Supervisor);
+            }
+            self.begin(Vec::new(), done);
+        }
+        // One that runs already has been tried.
+    }
+
+    /// Begins a life. `done` is told when it has been tried.
+    fn begin(&mut self, trials: Vec<Delivery>, done: Option<oneshot::Sender<()>>) {
+        self.again_at = None;
+        self.epoch.set(self.epoch.get() + 1);
+        let worker = self.hosted.worker;
+        let env = self.hosted.begin(self.threads.worker(worker), trials);
+        let actor = ServiceActor::new(env.clone(), self.hosted.blueprint.clone());
+        let actor = match self.threads.arbiter(worker) {
+            None => actor.start(),
+            Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter, move |_| actor),
+        };
+        self.hosted.state.stand(Standing::Supervised);
+        self.life = Some(Life {
+            env,
+            actor: actor.clone(),
+        });
+        // It may take long: commands needn't wait for it.
+        tokio::task::spawn_local(async move {
+            // A thread that is gone is replaced, and the service begins again there.
+            let _gone = actor.send(Start).await;
+            if let Some(done) = done {
+                let _gone = done.send(());
+            }
+        });
+    }
+
+    fn drain(&self, by: Instant, done: oneshot::Sender<()>) {
+        if let Some(life) = &self.life {
+            let actor = life.actor.clone();
+            tokio::task::spawn_local(async move {
+                // One whose thread is blocked is dealt with when it is to stop.
+                let _late = timeout_at(by + PATIENCE, actor.send(Drain(by))).await;
+                let _gone = done.send(());
+            });
+        }
+    }
+
+    async fn stop(&mut self, by: Instant) -> Stopped {
+        self.again_at = None;
+        self.epoch.set(self.epoch.get() + 1);
+        let stopped = self.end(by).await;
+        if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
+            self.hosted.state.stand(Standing::Stopped);
+        }
+        stopped
+    }
+
+    /// Ends the life that there is, completely.
+    async fn end(&mut self, by: Instant) -> Stopped {
+        let Some(Life { env, actor }) = self.life.take() else {
+            return Stopped::default();
+        };
+        // The actor keeps the deadline itself; this is for a thread that doesn't turn.
+        let patience = by.max(Instant::now()) + PATIENCE;
+        if let Ok(Ok(stopped)) = timeout_at(patience, actor.send(StopBy(by))).await {
+            return stopped;
+        }
+        let mut stopped = Stopped {
+            stuck: true,
+            ..Stopped::default()
+        };
+        for (in_hand, delivery) in env.fence() {
+            if in_hand.is_some() {
+                let message = delivery.message().id.to_string();
+                warn!(service = %env.label, id = message, "abandoned: its thread is blocked");
+                stopped.abandoned.push(message);
+            } else {
+                stopped.given_back += 1;
+            }
+            delivery.give_back();
+        }
+        stopped
+    }
+
+    fn move_on(&mut self, trials: Vec<Delivery>) {
+        // Without a life, they are dropped, and so given back.
+        if self.life.take().is_some() {
+            self.begin(trials, None);
+        }
+    }
+
+    async fn gave_up(&mut self, why: String) {
+        let epoch = self.epoch.get();
+        let stopped = self.end(Instant::now() + self.stop_within).await;
+        let hosted = &self.hosted;
+        let (service, given_back) = (&hosted.label, stopped.given_back);
+        let state = &hosted.state;
+        match (hosted.restart_type, hosted.give_up) {
+            (RestartType::Temporary, _) => {
+                error!(%service, why, given_back, "the service is down for good: it is temporary");
+                state.stand(Standing::Gone { why: why.clone() });
+                self.up.tell(epoch, Exit::Failed, why);
+            }
+            (_, GiveUp::Isolate) => {
+                let wait = hosted.restart.backoff.max;
+                let since_ms = hosted.clock.unix_ms();
+                let again = HumanDuration(wait);
+                error!(%service, why, given_back, %again, "the service is isolated: its messages wait, the others go on");
+                state.stand(Standing::Isolated {
+                    why,
+                    since_ms,
+                    again_ms: since_ms + wait.as_millis() as u64,
+                });
+                self.again_at = Some(crate::clock::later(wait));
+            }
+            (_, GiveUp::Escalate) => {
+                error!(%service, why, given_back, "the service has failed: its supervisor decides");
+                state.stand(Standing::Stopped);
+                self.up.tell(epoch, Exit::Failed, why);
+            }
+        }
+    }
+}
