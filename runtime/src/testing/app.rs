@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{sleep_until, timeout};
 
-use super::desk::{Desk, Letter};
+use super::desk::Desk;
 use super::fault::{Fault, Script};
 use super::folder::Folder;
 use super::instances::Census;
+use super::letters::{Letter, Letters};
 use super::ports::{Asks, Gives, Takes, shown};
 use super::question::{Question, answering, decode};
 use super::report;
@@ -41,6 +42,7 @@ pub struct TestApp {
     pub(super) app: Option<App>,
     pub(super) beneath: Arc<dyn Transport>,
     pub(super) desk: Arc<Desk>,
+    pub(super) letters: Letters,
     pub(super) script: Arc<Script>,
     pub(super) census: Arc<Census>,
     pub(super) routes: Routes,
@@ -320,14 +322,13 @@ impl TestApp {
         self.universe.run(idle).map_err(busy)
     }
 
-    /// Waits for the next message that a service gives up, in the order in which they
-    /// were.
+    /// Waits for the next message that is given up, in the order in which they were.
     ///
     /// # Panics
     /// If none is given up within [`PATIENCE`].
     #[track_caller]
     pub fn expect_dead_letter(&self) -> Letter {
-        let next = async { self.desk.next_letter(later(PATIENCE)).await };
+        let next = async { self.letters.next(later(PATIENCE)).await };
         match self.universe.run(next) {
             Some(letter) => letter,
             None => panic!(
@@ -337,9 +338,9 @@ impl TestApp {
         }
     }
 
-    /// What a service has given up so far, also what was expected before.
+    /// The dead letters of a service so far, also those that were expected before.
     pub fn dead_letters(&self, service: &str) -> Vec<Letter> {
-        let mut letters = self.desk.letters();
+        let mut letters = self.letters.all();
         letters.retain(|letter| *letter.why.service == *service);
         letters
     }
@@ -361,7 +362,7 @@ impl TestApp {
 
     /// What happened so far, for the messages of panics.
     fn report(&self) -> String {
-        report::render(self.app(), &self.desk)
+        report::render(self.app(), &self.desk, &self.letters.all())
     }
 }
 

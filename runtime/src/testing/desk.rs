@@ -1,4 +1,5 @@
-//! The test's desk: what came on every topic, what services asked, what was given up.
+//! The test's desk: what came on every topic, what services asked, what they have in
+//! hand.
 //!
 //! The transport writes here, the test reads. Owns no message's duty to be settled; that
 //! is between services and the transport.
@@ -12,20 +13,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::later;
-use crate::dead_letter::DeadLetter;
 use crate::delivery::Reply;
 use crate::message::Message;
 use crate::name::QueueId;
 use crate::transport::Completion;
-
-/// A message that a service gave up, and why.
-#[derive(Debug, Clone)]
-pub struct Letter {
-    /// Why, by whom, after how many attempts.
-    pub why: DeadLetter,
-    /// The message, as it came in.
-    pub message: Message,
-}
 
 /// Answers the questions of one topic for the test.
 pub(super) type Answer = Box<dyn FnMut(&Message) -> Reply + Send>;
@@ -42,9 +33,6 @@ pub(super) struct Desk {
 struct State {
     topics: BTreeMap<Arc<str>, Topic>,
     answers: BTreeMap<Arc<str>, Answer>,
-    letters: Vec<Letter>,
-    /// How many of the letters were expected one by one.
-    letters_read: usize,
     /// What is in the hands of services, by a number of its own.
     deliveries: BTreeMap<u64, Taken>,
     next: u64,
@@ -147,16 +135,6 @@ impl Desk {
         .await
     }
 
-    /// The next letter that was not expected yet, if one comes by `deadline`.
-    pub(super) async fn next_letter(&self, deadline: Instant) -> Option<Letter> {
-        self.wait(deadline, |state| {
-            let letter = state.letters.get(state.letters_read).cloned().ok_or(None)?;
-            state.letters_read += 1;
-            Ok(letter)
-        })
-        .await
-    }
-
     /// Waits until `look` finds something, or until `deadline`. What it doesn't find may
     /// be there at a time that it knows.
     async fn wait<T>(
@@ -213,17 +191,6 @@ impl Desk {
 
     pub(super) fn answers(&self, topic: &str) -> bool {
         self.state.lock().answers.contains_key(topic)
-    }
-
-    /// Notes a letter.
-    pub(super) fn given_up(&self, letter: Letter) {
-        self.state.lock().letters.push(letter);
-        self.changed.notify_waiters();
-    }
-
-    /// All letters so far.
-    pub(super) fn letters(&self) -> Vec<Letter> {
-        self.state.lock().letters.clone()
     }
 
     /// Notes a delivery, and returns its number.

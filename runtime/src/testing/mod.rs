@@ -84,7 +84,7 @@
 //! | --- | --- |
 //! | `setup` | [`Setup`]: a plan with the decorators below put in |
 //! | `app`, `question`, `ending` | [`TestApp`]: sending and expecting, being asked, stopping |
-//! | `desk` | what came on topics, what was asked and given up |
+//! | `desk`, `letters` | what came on topics, what was asked, what was given up |
 //! | `transport`, `instances` | decorators: the test looks on, faults strike |
 //! | `fault` | [`Fault`], and the [`Point`]s where one can strike |
 //! | `universe` | the thread, its system and its time |
@@ -96,6 +96,7 @@ mod ending;
 mod fault;
 mod folder;
 mod instances;
+mod letters;
 mod ports;
 mod question;
 mod report;
@@ -105,8 +106,8 @@ mod transport;
 mod universe;
 
 pub use app::{PATIENCE, TestApp};
-pub use desk::Letter;
 pub use fault::{Fault, Point};
+pub use letters::Letter;
 pub use ports::{Asks, Gives, Takes};
 pub use question::Question;
 pub use setup::Setup;

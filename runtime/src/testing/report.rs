@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use super::desk::Desk;
+use super::letters::Letter;
 use super::ports::shown;
 use crate::app::App;
 use crate::host::LastFailure;
 
 /// All that may explain why something didn't happen; each line is there only if it says
 /// something.
-pub(super) fn render(app: &App, desk: &Desk) -> String {
+pub(super) fn render(app: &App, desk: &Desk, letters: &[Letter]) -> String {
     let mut text = String::new();
     let mut line = |line: String| {
         writeln!(text, "  {line}").expect("writing to a string succeeds");
@@ -59,7 +60,7 @@ pub(super) fn render(app: &App, desk: &Desk) -> String {
             line(format!("  {failure}{times}"));
         }
     }
-    for letter in desk.letters() {
+    for letter in letters {
         let why = &letter.why;
         let attempts = counted(why.attempts.into(), "attempt");
         line(format!(

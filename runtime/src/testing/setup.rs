@@ -12,12 +12,13 @@ use super::desk::{Answer, Desk};
 use super::fault::{Fault, Script};
 use super::folder::Folder;
 use super::instances::{Census, Watched};
+use super::letters::Letters;
 use super::ports::Asks;
 use super::routes::Routes;
 use super::transport::{self, TestConnector};
 use super::universe::Universe;
 use super::{TestApp, question};
-use crate::app::{App, Plan, Workers};
+use crate::app::{App, Plan, StartError, Workers};
 use crate::clock::Clock;
 use crate::manifest::{self, Options};
 use crate::service::{
@@ -221,18 +222,25 @@ impl Setup {
             read: routes.read(),
             beneath: beneath.clone(),
         });
+        let readers = plan
+            .services
+            .iter()
+            .filter(|service| !service.inputs.is_empty());
+        let readers: Vec<Arc<str>> = readers.map(|service| service.label.clone()).collect();
         let universe = Universe::new();
-        let (app, clock) = universe.run(async {
+        let started = universe.run(async {
             let clock = Clock::virtual_from(self.start);
-            let app = App::start(plan, &transports, Workers::Here, clock).await;
-            (app, clock)
+            let app = App::start(plan, &transports, Workers::Here, clock).await?;
+            let beneath = beneath.get().expect("the app has connected").clone();
+            let letters = Letters::open(&beneath, &readers).await?;
+            Ok::<_, StartError>((app, clock, beneath, letters))
         });
-        let app = app.map_err(|error| error.to_string())?;
-        let beneath = beneath.get().expect("the app has connected").clone();
+        let (app, clock, beneath, letters) = started.map_err(|error| error.to_string())?;
         Ok(TestApp {
             app: Some(app),
             beneath,
             desk: self.desk,
+            letters,
             script: self.script,
             census,
             routes,

@@ -14,10 +14,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::desk::{Desk, Letter};
+use super::desk::Desk;
 use super::fault::{How, Point, Script};
 use crate::clock::later;
-use crate::dead_letter::DeadLetter;
 use crate::delivery::{Delivery, Parcel, Settle, Settlement};
 use crate::message::{Envelope, Message};
 use crate::name::QueueId;
@@ -191,6 +190,10 @@ impl Transport for TestTransport {
         self.beneath.late_replies()
     }
 
+    fn overflowed(&self, queue: &QueueId) -> u64 {
+        self.beneath.overflowed(queue)
+    }
+
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
         self.beneath.depth(queue)
     }
@@ -285,7 +288,7 @@ struct TestSettler {
 }
 
 impl Settle for TestSettler {
-    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&self, _: Parcel, settlement: Settlement) {
         let Some(delivery) = self.beneath.lock().take() else {
             return;
         };
@@ -298,12 +301,6 @@ impl Settle for TestSettler {
                 .is_some()
         {
             return delivery.give_back();
-        }
-        if let Settlement::DeadLetter(why) = &settlement {
-            self.common.desk.given_up(Letter {
-                why: DeadLetter::clone(why),
-                message: parcel.message,
-            });
         }
         delivery.settle(settlement);
     }
