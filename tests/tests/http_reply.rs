@@ -1,6 +1,7 @@
 //! `http-in` with `reply = true`: the caller gets what the services reply.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use brickwork::prelude::*;
@@ -28,9 +29,11 @@ struct Reply {
 
 const QUESTIONS: Input<Question, Reply> = Input::new("questions");
 
-/// A question that waits is in hand, and may go on.
-static IN_HAND: Semaphore = Semaphore::const_new(0);
-static GO_ON: Semaphore = Semaphore::const_new(0);
+thread_local! {
+    /// A question that waits is in hand, and may go on. Each test is one thread.
+    static IN_HAND: Rc<Semaphore> = Rc::new(Semaphore::new(0));
+    static GO_ON: Rc<Semaphore> = Rc::new(Semaphore::new(0));
+}
 
 /// Doubles, fails for good, waits until it is told to go on, or takes for ever.
 struct Doubler;
@@ -54,8 +57,8 @@ impl Handle<Question, Reply> for Doubler {
             "fail" => return Err(Failure::reject("an inner matter")),
             "stall" => std::future::pending().await,
             "wait" => {
-                IN_HAND.add_permits(1);
-                GO_ON.acquire().await?.forget();
+                IN_HAND.with(Rc::clone).add_permits(1);
+                GO_ON.with(Rc::clone).acquire().await?.forget();
             }
             _ => {}
         }
@@ -101,6 +104,12 @@ async fn ask(address: SocketAddr, id: &'static str, question: Value) -> Response
         })
     };
     tokio::task::spawn_blocking(ask).await.expect("no panic")
+}
+
+/// Waits until a question that waits is in hand.
+async fn is_in_hand() {
+    let in_hand = IN_HAND.with(Rc::clone);
+    in_hand.acquire().await.expect("it is open").forget();
 }
 
 #[test]
@@ -167,15 +176,32 @@ fn past_the_deadline_is_504_and_more_than_may_wait_is_503() {
 }
 
 #[test]
+fn the_same_id_twice_at_once_leaves_the_first_caller_its_reply() {
+    really(async {
+        let (app, address) = start("id_header = \"X-Id\"").await;
+        let first = tokio::task::spawn_local(ask(address, "same", json!({"n": 1, "do": "wait"})));
+        is_in_hand().await;
+        let second = ask(address, "same", json!({"n": 2})).await;
+        assert_eq!(second.code, 502, "{}", second.body);
+        GO_ON.with(Rc::clone).add_permits(1);
+        let first = first.await.expect("no panic");
+        assert_eq!((first.code, &first.json()["twice"]), (200, &json!(2)));
+        let again = ask(address, "same", json!({"n": 2})).await;
+        assert_eq!((again.code, &again.json()["twice"]), (200, &json!(4)));
+        app.stop().await;
+    });
+}
+
+#[test]
 fn a_caller_in_the_middle_gets_its_reply_although_the_app_stops() {
     really(async {
         let (app, address) = start("").await;
         let asked = tokio::task::spawn_local(ask(address, "", json!({"n": 3, "do": "wait"})));
-        IN_HAND.acquire().await.expect("it is open").forget();
+        is_in_hand().await;
         let go_on = async {
             // The app is told to stop first.
             tokio::task::yield_now().await;
-            GO_ON.add_permits(1);
+            GO_ON.with(Rc::clone).add_permits(1);
         };
         tokio::join!(app.stop(), go_on);
         let answer = asked.await.expect("no panic");

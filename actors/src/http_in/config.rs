@@ -32,7 +32,8 @@ pub struct HttpInConfig {
     /// Forms of a body that are accepted, as in the header Content-Type; others are
     /// answered with 415. `application/json` includes every type that ends in `+json`; a
     /// body that says to be JSON is checked to be it. `*/*` accepts anything, also
-    /// without a type.
+    /// without a type. Mind that any web page can have its visitors' browsers post
+    /// `text/plain` and forms, but not JSON: a secret keeps them out.
     pub content_types: Vec<String>,
     /// The request header with the message id, such as `X-GitHub-Delivery`. The same id
     /// means the same message. A request without it is answered with 400. If left out,

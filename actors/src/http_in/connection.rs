@@ -1,7 +1,7 @@
 //! One connection, from its first byte to a close that the client understands.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub(super) async fn serve(stream: TcpStream, rules: Rc<Rules>, mut mood: watch::
         .serve_connection(io, service);
     let limits = rules.limits;
     let mut timer = pin!(sleep_until(Instant::now() + limits.shortest(false)));
-    let mut late = false;
+    let mut cut = false;
     loop {
         tokio::select! {
             biased;
@@ -89,16 +89,17 @@ pub(super) async fn serve(stream: TcpStream, rules: Rc<Rules>, mut mood: watch::
         let now_mood = *mood.borrow_and_update();
         if now_mood == Mood::Stopping {
             if matches!(progress.phase(), Phase::New | Phase::Idle) {
+                cut = true;
                 break;
             }
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
         let crowded = now_mood != Mood::Open;
         let now = Instant::now();
         let look_again = now + limits.shortest(crowded);
         match progress.deadline(&limits, crowded) {
             Some(deadline) if deadline <= now => {
-                late = true;
+                cut = true;
                 break;
             }
             Some(deadline) => timer.as_mut().reset(deadline.min(look_again)),
@@ -106,23 +107,26 @@ pub(super) async fn serve(stream: TcpStream, rules: Rc<Rules>, mut mood: watch::
         }
     }
     let stream = connection.into_parts().io.into_inner().stream;
-    close(stream, &progress, late).await;
+    close(stream, &progress, cut).await;
 }
 
-/// Closes so that the client gets what was sent last.
-async fn close(mut stream: TcpStream, progress: &Progress, late: bool) {
+/// Closes so that the client gets what was sent last. `cut`: the connection didn't come
+/// to its end by itself.
+async fn close(mut stream: TcpStream, progress: &Progress, cut: bool) {
     match progress.phase() {
-        Phase::Head if late => {
+        // The client owes nothing and is owed nothing.
+        Phase::New | Phase::Idle if cut => return,
+        // It doesn't take its answer.
+        Phase::Answer if cut => return,
+        Phase::Head if cut => {
             // Nothing was written yet to this request; what a full buffer doesn't take
             // is not worth waiting for.
             let _written = stream.try_write(TOO_SLOW);
         }
-        // Cut: the client doesn't take its answer.
-        Phase::Answer if late => return,
         _ => {}
     }
     let _gone = stream.shutdown().await;
-    if progress.is_ended() || progress.phase() == Phase::New {
+    if progress.is_ended() {
         return;
     }
     let forget = async {

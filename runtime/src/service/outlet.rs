@@ -45,7 +45,7 @@ impl<T> Draft<T> {
     }
 
     /// With an id of the sender's. A source whose messages can come again gives them
-    /// stable ids. Ignored in handlers: ids of outputs are derived.
+    /// stable ids. Ignored in what handlers emit: ids of outputs are derived.
     #[must_use]
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = Some(id);
