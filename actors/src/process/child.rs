@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 use std::time::Duration;
 
 use brickwork::prelude::*;
@@ -52,8 +51,6 @@ struct Inner {
     launch: Arc<Launch>,
     pid: u32,
     group: Group,
-    /// Where its pipes are served.
-    thread: ThreadId,
     hand: Mutex<Hand>,
     /// There is something to write, or the pipe is to be closed.
     work: Notify,
@@ -86,6 +83,8 @@ pub(super) struct Death {
     pub(super) at: Instant,
     /// Whether it had answered anything in its life.
     pub(super) answered: bool,
+    /// Whether it had nothing in hand, so that no message tells of its end.
+    pub(super) idle: bool,
 }
 
 /// How the wait for an answer ended.
@@ -129,7 +128,6 @@ impl Child {
             launch: launch.clone(),
             pid,
             group: Group::of(pid),
-            thread: std::thread::current().id(),
             hand: Mutex::default(),
             work: Notify::new(),
             ended: watch::Sender::new(false),
@@ -170,11 +168,6 @@ impl Child {
     /// How it ended, if it has.
     pub(super) fn death(&self) -> Option<Death> {
         self.0.hand().death.clone()
-    }
-
-    /// Whether its pipes are served on this thread.
-    pub(super) fn is_here(&self) -> bool {
-        self.0.thread == std::thread::current().id()
     }
 
     /// Closes its stdin; after half of the time asks its group to end, after all of it
@@ -395,6 +388,7 @@ impl Inner {
             text,
             at: Instant::now(),
             answered: hand.answered,
+            idle: in_hand == 0 && culprit.is_none(),
         });
         drop(hand);
         self.work.notify_one();

@@ -13,7 +13,7 @@ use brickwork::supervision::{DEFAULT_RESTART, History, Restart};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use super::child::{Child, Death, Launch};
+use super::child::{Child, Launch};
 
 /// How long a child lives with nothing in hand to prove itself.
 const PROOF: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ struct State {
     /// The next child must prove itself; this one must until then.
     prove: bool,
     proven_at: Option<Instant>,
-    /// How the child ended last, until somebody reports it.
+    /// How the child ended last with nothing in hand, until somebody reports it.
     news: Option<Arc<str>>,
 }
 
@@ -101,7 +101,7 @@ impl Keeper {
             .map_err(|down| Failure::retry(down.text))
     }
 
-    /// How the child ended since the last time.
+    /// How the child ended with nothing in hand since the last time.
     pub(super) fn news(&self) -> Option<Arc<str>> {
         let state = &mut *self.state();
         self.look(state);
@@ -111,20 +111,14 @@ impl Keeper {
     /// Notices that the child has ended.
     fn look(&self, state: &mut State) {
         let Some(child) = &state.child else { return };
-        let death = match child.death() {
-            Some(death) => death,
-            None if child.is_here() => return,
-            None => Death {
-                text: "the child was left behind on another thread".into(),
-                at: Instant::now(),
-                answered: true,
-            },
-        };
+        let Some(death) = child.death() else { return };
         state.child = None;
         state.proven_at = None;
         state.prove = !death.answered;
         state.why = death.text.to_string();
-        state.news = Some(death.text);
+        if death.idle {
+            state.news = Some(death.text);
+        }
         if death.answered {
             state.history.success();
         }

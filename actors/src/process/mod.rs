@@ -95,7 +95,8 @@ const ALIVE: Tick = Tick::new("alive");
 pub struct Process {
     registry: Arc<Registry>,
     lane: Lane,
-    /// Whether it answers for the child: the first of the child's lanes.
+    /// Whether it answers for the child to the host, so that one child counts as one: the
+    /// first of the child's lanes.
     first: bool,
     places: u32,
     outputs: Vec<Output<Raw>>,
@@ -276,20 +277,22 @@ config.command = ["node", "triage.js"]
             let launch = Arc::new(config.launch(cx.service())?);
             Ok(Keeper::new(launch, places as usize))
         })?;
-        let lane = Lane::new(keeper);
-        lane.keeper().begin()?;
+        let first = cx.instance().is_multiple_of(places);
+        if first {
+            keeper.begin()?;
+        }
         Ok(Self {
             registry,
-            lane,
-            first: cx.instance().is_multiple_of(places),
+            lane: Lane::new(keeper),
+            first,
             places,
             outputs: config.outputs.iter().map(Output::named).collect(),
             stop_timeout: config.stop_timeout.0,
         })
     }
 
-    /// The first lane fails when the child has ended: the host counts and shows that, and
-    /// builds the lane anew, which starts another child if none has been needed yet.
+    /// The first lane fails when the child has ended with nothing in hand: the host counts
+    /// and shows that, and builds the lane anew, which starts another child.
     async fn tick(&mut self, _: Tick, _: &mut Context) -> Result<(), Failure> {
         match self.first.then(|| self.lane.keeper().news()).flatten() {
             Some(news) => Err(Failure::retry(news)),
