@@ -51,23 +51,36 @@ pub struct PuppetConfig {
 
 /// What happened, in order, by all instances of all puppets with this ledger.
 pub fn ledger(name: &str) -> Vec<String> {
-    LEDGERS
-        .lock()
-        .expect("no test panics with it")
+    let ledgers = LEDGERS.lock().expect("no test panics with it");
+    ledgers
         .get(name)
-        .cloned()
+        .map(|l| l.lines.clone())
         .unwrap_or_default()
 }
 
-static LEDGERS: LazyLock<Mutex<HashMap<String, Vec<String>>>> = LazyLock::new(Mutex::default);
+/// How often a line is in a ledger.
+pub fn count(name: &str, line: &str) -> usize {
+    let ledgers = LEDGERS.lock().expect("no test panics with it");
+    let counts = ledgers.get(name).and_then(|l| l.counts.get(line));
+    counts.copied().unwrap_or(0)
+}
+
+#[derive(Default)]
+struct Ledger {
+    lines: Vec<String>,
+    counts: HashMap<String, usize>,
+}
+
+static LEDGERS: LazyLock<Mutex<HashMap<String, Ledger>>> = LazyLock::new(Mutex::default);
 
 /// Writes a line and says how many such lines there were before.
 fn note(ledger: &str, line: &str) -> usize {
     let mut ledgers = LEDGERS.lock().expect("no test panics with it");
-    let lines = ledgers.entry(ledger.to_owned()).or_default();
-    let before = lines.iter().filter(|l| *l == line).count();
-    lines.push(line.to_owned());
-    before
+    let ledger = ledgers.entry(ledger.to_owned()).or_default();
+    ledger.lines.push(line.to_owned());
+    let count = ledger.counts.entry(line.to_owned()).or_default();
+    *count += 1;
+    *count - 1
 }
 
 /// The orders.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use brickwork::{Catalog, Workers};
 use brickwork_tests::app::{TestApp, really, virtually};
-use brickwork_tests::puppet::{Puppet, ledger};
+use brickwork_tests::puppet::{Puppet, count};
 use serde_json::json;
 
 fn catalog() -> Catalog {
@@ -43,10 +43,6 @@ fn manifest(name: &str, puppet: &str, neighbour: &str) -> String {
         {neighbour}
         "#
     )
-}
-
-fn count(ledger_name: &str, line: &str) -> usize {
-    ledger(ledger_name).iter().filter(|l| *l == line).count()
 }
 
 /// Waits, in real time, for what is to become true.

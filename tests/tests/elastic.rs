@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use brickwork::Catalog;
 use brickwork_tests::app::{TestApp, virtually};
-use brickwork_tests::puppet::{Puppet, ledger};
+use brickwork_tests::puppet::{Puppet, count};
 use serde_json::json;
 
 /// How long a message is worked on.
@@ -33,9 +33,7 @@ fn manifest(name: &str) -> String {
 
 /// How many instances live.
 fn live(name: &str) -> usize {
-    let lines = ledger(name);
-    let count = |wanted: &str| lines.iter().filter(|line| *line == wanted).count();
-    count("start") - count("drop")
+    count(name, "start") - count(name, "drop")
 }
 
 /// Sends so much that `busy` instances are needed, for a time given in steps of 100 ms,

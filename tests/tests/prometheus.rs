@@ -89,6 +89,7 @@ const VALUES: &[(&str, &[&str])] = &[
         &[
             "error", "reject", "panic", "timeout", "crash", "overflow", "start", "tick", "source",
             "bridge",
+            "supervisor",
         ],
     ),
     ("transport", &["memory"]),

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::plan::{Plan, ServicePlan};
 use super::shape::{Plot, Shape, Tree};
+use super::summary::Summary;
 use super::view::{AppView, Phase, SOURCE, ServiceView};
 use crate::admin::Admin;
 use crate::clock::Clock;
@@ -92,6 +93,8 @@ pub struct StopReport {
     pub left: Vec<(String, u64)>,
     /// Threads that didn't end in time: a handler blocks them.
     pub stuck_threads: usize,
+    /// What the app has done, to its end.
+    pub summary: Summary,
 }
 
 impl StopReport {
@@ -358,7 +361,8 @@ impl App {
             warn!("the transport didn't close in time");
         }
         report.stuck_threads = self.threads.join(&stuck).await;
-        for task in self.watching {
+        report.summary = self.summary();
+        for task in &self.watching {
             task.abort();
         }
         if let Some(admin) = self.admin {

@@ -9,7 +9,7 @@ use super::run::App;
 use crate::metrics::Outcome;
 
 /// What an app has done so far.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// A row for each service, in the manifest's order.
     pub services: Vec<ServiceSummary>,

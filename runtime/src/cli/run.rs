@@ -98,7 +98,6 @@ impl Run {
             why = app.failed() => End::Failed(why),
         };
         let gave_up = app.gave_up();
-        let summary = app.summary();
         let not_ready = app.not_ready();
         let report = tokio::select! {
             report = app.stop() => report,
@@ -107,8 +106,9 @@ impl Run {
                 std::process::exit(i32::from(FAILED));
             }
         };
+        let summary = &report.summary;
         if self.json {
-            print_json(&summary);
+            print_json(summary);
         } else {
             print(&format!("\n{}", summary.table()));
         }

@@ -278,7 +278,9 @@ fn restart() {
 
 fn main() {
     println!("{}\n", machine());
-    let mut only = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let mut only = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"));
     let only = only.next().unwrap_or_default();
     if only != "restart" {
         fairness();
