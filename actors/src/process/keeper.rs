@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::child::{Child, Launch};
 
 /// How long a child lives with nothing in hand to prove itself.
-const PROOF: Duration = Duration::from_millis(500);
+const PROOF: Duration = Duration::from_secs(1);
 /// How long a child is kept when its last lane has gone without stopping it: long enough
 /// for a lane that is built anew.
 const WITHOUT_LANES: Duration = Duration::from_secs(1);

@@ -302,6 +302,26 @@ mod tests {
     }
 
     #[test]
+    fn paths_that_may_be_left_out_are_known_with_their_defaults() {
+        #[derive(JsonSchema)]
+        #[allow(dead_code, reason = "only its schema is used")]
+        struct Paths {
+            #[serde(default = "here")]
+            dir: ManifestPath,
+            #[serde(default)]
+            empty: ManifestPath,
+            needed: ManifestPath,
+            #[serde(default)]
+            text: String,
+        }
+        fn here() -> ManifestPath {
+            ManifestPath(".".into())
+        }
+        let paths = ConfigSchema::new(&schema_for!(Paths)).default_paths();
+        assert_eq!(paths, [("dir".to_owned(), ".".to_owned())]);
+    }
+
+    #[test]
     fn fields_are_known_by_path() {
         let schema = ConfigSchema::new(&schema_for!(Nested));
         assert!(

@@ -21,7 +21,7 @@ lines.on('line', (line) => {
     tell: () => done(id, { topic, type, attempt, headers, n: msg.n }),
     wait: () => {
       if (msg.mark) fs.writeFileSync(msg.mark, 'in hand');
-      setTimeout(() => done(id, { n: msg.n, pid: process.pid }), msg.ms);
+      setTimeout(() => done(id, { n: msg.n, pid: process.pid, attempt }), msg.ms);
     },
     never: () => {},
     many: () => say({ id, emit: [{ port: 'out', msg: 1 }, { port: 'other', type: 'new', msg: 2 }] }),
