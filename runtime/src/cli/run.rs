@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report};
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report, supervised};
 use crate::app::{App, Plan, StopReport};
+use crate::child::Program;
 use crate::service::Catalog;
 use crate::transport::Transports;
 
@@ -26,6 +27,9 @@ pub(super) struct Run {
     /// With --until-idle: print what was done for programs
     #[arg(long, requires = "until_idle")]
     json: bool,
+    /// The app of which this is a child process supervises it over standard input
+    #[arg(long, hide = true, requires = "only", conflicts_with = "until_idle")]
+    supervised: bool,
 }
 
 /// Why an app stops.
@@ -39,16 +43,25 @@ enum End {
 
 impl Run {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(&self.only.only, catalog, transports) {
+        let mut plan = match self.manifest.load(&self.only.only, catalog, transports) {
             Err(report) => return print_report(&report, self.json),
             Ok(plan) => plan,
         };
         crate::log::init(plan.log, plan.redactor.clone());
         crate::panic::install_hook();
-        actix::System::new().block_on(self.run(plan, transports))
+        let program = match self.manifest.program() {
+            Err(error) => return failed(&format!("can't tell which program runs: {error}")),
+            Ok(program) => program,
+        };
+        let system = actix::System::new();
+        if self.supervised {
+            plan.supervise();
+            return system.block_on(supervised::run(plan, transports));
+        }
+        system.block_on(self.run(plan, transports, program))
     }
 
-    async fn run(&self, plan: Plan, transports: &Transports) -> u8 {
+    async fn run(&self, plan: Plan, transports: &Transports, program: Program) -> u8 {
         let redactor = plan.redactor.clone();
         let signals = (
             signal(SignalKind::terminate()),
@@ -59,7 +72,7 @@ impl Run {
             return FAILED;
         };
         let asked = Arc::new(Notify::new());
-        let opened = App::open(plan, transports, {
+        let opened = App::open(plan, transports, program, {
             let asked = asked.clone();
             move || asked.notify_one()
         });
@@ -137,7 +150,7 @@ impl Run {
     }
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+pub(super) async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -149,7 +162,7 @@ fn stopped_early() -> u8 {
     DONE
 }
 
-fn failed(text: &str) -> u8 {
+pub(super) fn failed(text: &str) -> u8 {
     eprintln!("error: {text}");
     FAILED
 }

@@ -108,7 +108,7 @@ impl Core {
     pub(crate) fn note(&self, cause: Cause, text: &str) {
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
-            what: cause.as_str(),
+            what: cause.as_str().into(),
             text: text.to_owned(),
             message: None,
             attempt: None,
