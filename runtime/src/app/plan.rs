@@ -34,6 +34,8 @@ pub struct Plan {
     pub(crate) groups: Vec<GroupPlan>,
     /// Topics that programs outside feed or read.
     pub(crate) external: Vec<Arc<str>>,
+    /// The files that the manifest named for values in it.
+    pub(crate) named: Vec<PathBuf>,
 }
 
 /// `app.log`.

@@ -128,7 +128,7 @@ impl App {
     pub(crate) async fn open(
         plan: Plan,
         transports: &Transports,
-        program: Program,
+        program: Rc<Program>,
         stop: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let (listen, data) = (plan.admin, plan.data.clone());
@@ -164,7 +164,7 @@ impl App {
         transports: &Transports,
         workers: Workers,
         clock: Clock,
-        program: Option<Program>,
+        program: Option<Rc<Program>>,
     ) -> Result<(Self, prometheus::Registry), StartError> {
         if !panic::unwinds() {
             return Err(StartError::NoUnwind);
@@ -205,7 +205,7 @@ impl App {
         let hosted = views.iter().map(|view| view.hosted.clone()).collect();
         let places = Places {
             threads: threads.clone(),
-            program: program.map(Rc::new),
+            program,
             stop_within: plan.shutdown_timeout,
         };
         let (shape, services, here) = plot.with(hosted, &places);

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use figures::{Figures, Mirror};
 pub(crate) use lifeline::Lifeline;
 pub(crate) use link::Link;
-pub(crate) use process::Process;
+pub(crate) use process::{Ended, Process};
 pub(crate) use program::Program;
 
 /// A line is not longer, in bytes.

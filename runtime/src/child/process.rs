@@ -1,6 +1,7 @@
 //! A child process that runs: its end, and ending it with everything that it started.
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
@@ -14,8 +15,30 @@ use tracing::warn;
 pub(crate) struct Process {
     id: u32,
     shared: Arc<Shared>,
-    /// How it ended, once it has.
-    ended: watch::Receiver<Option<String>>,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    /// Whether its exit code was 0.
+    pub(crate) well: bool,
+    how: String,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.how)
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self {
+            well: false,
+            how: error.to_string(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -27,11 +50,14 @@ struct Shared {
 }
 
 impl Process {
-    /// Starts a command, which makes a group of its own.
+    /// Starts a command, in a group of its own.
     ///
     /// # Errors
     /// It can't be started, or there is no thread that waits for it.
-    pub(super) fn start(mut command: Command, label: &str) -> io::Result<Self> {
+    pub(crate) fn start(mut command: Command, label: &str) -> io::Result<Self> {
+        // So that a signal reaches all that it starts, and Ctrl-C only the parent, which
+        // ends it in order.
+        command.process_group(0);
         let mut child = command.spawn()?;
         let (sender, ended) = watch::channel(None);
         let shared = Arc::new(Shared {
@@ -56,13 +82,14 @@ impl Process {
     }
 
     /// Resolves when it has ended, with how.
-    pub(crate) fn ended(&self) -> impl Future<Output = String> + use<> {
+    pub(crate) fn ended(&self) -> impl Future<Output = Ended> + use<> {
         let mut ended = self.ended.clone();
         async move {
-            match ended.wait_for(Option::is_some).await {
-                Ok(end) => end.clone().unwrap_or_default(),
-                Err(_) => "nobody waits for it".to_owned(),
-            }
+            let end = match ended.wait_for(Option::is_some).await {
+                Ok(end) => end.clone(),
+                Err(_) => None,
+            };
+            end.unwrap_or_else(|| io::Error::other("nobody waits for it").into())
         }
     }
 
@@ -88,7 +115,7 @@ impl Shared {
 
     /// Waits for its end, then ends what it left behind, and only then gives its number
     /// back.
-    fn wait(&self, child: &mut Child) -> String {
+    fn wait(&self, child: &mut Child) -> Ended {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let waited = loop {
             match waitid(WaitId::Pid(self.pid), options) {
@@ -104,8 +131,11 @@ impl Shared {
         let status = child.wait();
         *gone = true;
         match status {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
+            Ok(status) => Ended {
+                well: status.success(),
+                how: status.to_string(),
+            },
+            Err(error) => error.into(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{Link, Process};
@@ -37,8 +37,15 @@ impl Program {
     }
 
     /// The path of the program.
-    pub(crate) fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files that say what it does, as far as its arguments name them.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.path, &self.manifest]
+            .into_iter()
+            .chain(&self.overlays)
     }
 
     /// A command with this manifest and what lies over it. The transport's URL may hold a
@@ -47,7 +54,7 @@ impl Program {
         self.command_of(&self.path, verb)
     }
 
-    fn command_of(&self, path: &std::path::Path, verb: &str) -> Command {
+    fn command_of(&self, path: &Path, verb: &str) -> Command {
         let mut command = Command::new(path);
         command.arg0(&self.path).arg(verb).arg(&self.manifest);
         for overlay in &self.overlays {
@@ -66,7 +73,7 @@ impl Program {
     pub(crate) fn start(&self, label: &str) -> io::Result<(Process, Link)> {
         // The very program that runs, also when there is another one by its name now.
         #[cfg(target_os = "linux")]
-        let path = std::path::Path::new("/proc/self/exe");
+        let path = Path::new("/proc/self/exe");
         #[cfg(not(target_os = "linux"))]
         let path = &self.path;
         let (ours, theirs) = UnixStream::pair()?;
@@ -74,10 +81,7 @@ impl Program {
         let mut command = self.command_of(path, "run");
         command
             .args(["--only", label, "--supervised"])
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            // So that a signal reaches all that it starts, and Ctrl-C only the parent,
-            // which stops it in order.
-            .process_group(0);
+            .stdin(Stdio::from(OwnedFd::from(theirs)));
         let process = Process::start(command, label)?;
         Ok((process, Link::new(ours)?))
     }

@@ -115,7 +115,6 @@ async fn the_figures_of_another_service_are_refused() {
 
 #[tokio::test]
 async fn a_process_ends_with_everything_that_it_started() {
-    use std::os::unix::process::CommandExt;
     let folder = tempfile::tempdir().unwrap();
     let number = folder.path().join("number");
     let mut command = Command::new("sh");
@@ -123,10 +122,12 @@ async fn a_process_ends_with_everything_that_it_started() {
     let script = "sh -c 'echo $$ >\"$1.new\"; mv \"$1.new\" \"$1\"; exec sleep 600' sh \"$1\" &
         until [ -e \"$1\" ]; do sleep 0.01; done; exit 3";
     command.args(["-c", script, "sh"]).arg(&number);
-    command.process_group(0);
     let process = Process::start(command, "test").unwrap();
     let how = timeout(SOON, process.ended()).await.unwrap();
-    assert_eq!(how, "exit status: 3");
+    assert_eq!(
+        (how.to_string(), how.well),
+        ("exit status: 3".to_owned(), false)
+    );
     let left: i32 = std::fs::read_to_string(&number)
         .unwrap()
         .trim()

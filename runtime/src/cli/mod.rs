@@ -19,6 +19,7 @@ mod list;
 mod run;
 mod stop;
 mod supervised;
+mod watch;
 
 /// Done.
 const DONE: u8 = 0;

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::give_up::give_up;
 use super::{Child, Supervised, Up};
-use crate::child::{Answer, GRACE, Link, Mirror, Process, Program};
+use crate::child::{Answer, Ended, GRACE, Link, Mirror, Process, Program};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::host::{Hosted, Standing, Stopped};
@@ -174,7 +174,7 @@ struct Keeper {
 
 enum Event {
     Command(Command),
-    Ended(String),
+    Ended(Ended),
     Look(Look),
     GaveUp(String),
     Restart,
