@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brickwork_tests::binary::{brickwork, workspace};
 use brickwork_tests::broker::Broker;
@@ -345,6 +345,51 @@ fn stopping_the_app_stops_its_children_in_order() {
     let log = app.process.stderr();
     assert!(log.contains("told to stop by the app"), "{log}");
     assert!(!log.contains("killed"), "{log}");
+}
+
+#[test]
+fn a_child_that_hangs_does_not_keep_the_app_from_stopping() {
+    let mut app = Running::start("isolation-hung-stop", 10, "", "");
+    let child = app.child(None);
+    app.complete(10);
+    signal("STOP", child);
+    let began = Instant::now();
+    signal("TERM", u64::from(app.process.id()));
+    assert_eq!(app.process.exit_code(PATIENCE), Some(0));
+    // `shutdown_timeout`, and a little for what comes after.
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    gone(child);
+    let log = app.process.stderr();
+    assert!(log.contains("did not stop in time and is killed"), "{log}");
+}
+
+#[test]
+fn a_service_that_gives_up_in_its_process_is_isolated_without_one() {
+    let more = "[services.broken]\nuse = \"file-out\"\nin = \"numbers\"\n\
+         isolation = \"process\"\nconfig.path = \"numbers.jsonl/not-a-folder\"\n\
+         [services.broken.restart]\nmax_restarts = 2\nwithin = \"1m\"\n\
+         backoff = { min = \"1ms\", max = \"1h\" }\n";
+    let app = Running::start("isolation-gives-up", 10, "", more);
+    let broken = until("it is isolated", PATIENCE, || {
+        let broken = app.service("broken")?;
+        if broken["state"] == "isolated" {
+            Ok(broken)
+        } else {
+            Err(broken.to_string())
+        }
+    });
+    assert_eq!(broken["process"].as_u64(), None, "{broken}");
+    assert_eq!(broken["restarts"]["process"], 0, "{broken}");
+    let why = broken["gave_up"].as_str().expect("it says why");
+    assert!(
+        why.starts_with("failed 3 times within 1m, at last (start)"),
+        "{why}"
+    );
+    app.complete(10);
 }
 
 #[test]

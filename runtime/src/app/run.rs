@@ -208,7 +208,7 @@ impl App {
             program,
             stop_within: plan.shutdown_timeout,
         };
-        let (shape, services, here) = plot.with(hosted, &places);
+        let (shape, here) = plot.with(hosted, &places);
         let failed = Failed::new(None);
         let view = AppView::new(
             common.app,
@@ -229,7 +229,7 @@ impl App {
             ],
         };
         let app = Self {
-            services,
+            services: shape.services(),
             transport,
             view,
             shutdown_timeout: plan.shutdown_timeout,

@@ -131,12 +131,13 @@ impl Plot {
         }
     }
 
-    /// Puts the services in, none of them started.
+    /// Puts the services in, none of them started. Returns the supervisors of those that
+    /// run in this process, too.
     pub(super) fn with(
         self,
         hosted: Vec<Arc<Hosted>>,
         places: &Places,
-    ) -> (Shape, Rc<[Rc<dyn Supervised>]>, Rc<[Rc<ServiceSupervisor>]>) {
+    ) -> (Shape, Rc<[Rc<ServiceSupervisor>]>) {
         let mut ups: Vec<Option<Up>> = vec![None; hosted.len()];
         for branch in self.groups.iter().chain([&self.root]) {
             for (child, node) in branch.children.iter().enumerate() {
@@ -167,14 +168,19 @@ impl Plot {
             .collect();
         let shape = Shape {
             plot: self,
-            services: services.clone(),
+            services,
             stop_within,
         };
-        (shape, services, here.into())
+        (shape, here.into())
     }
 }
 
 impl Shape {
+    /// The supervisors of all services, in the manifest's order.
+    pub(super) fn services(&self) -> Rc<[Rc<dyn Supervised>]> {
+        self.services.clone()
+    }
+
     /// Begins to supervise. The services run already.
     pub(super) fn supervise(self, failed: Failed) -> Tree {
         let Plot { root, groups } = self.plot;

@@ -179,7 +179,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        fill_text(text, &env, &file)
+        fill_text(text, &env, &file, &mut Vec::new())
             .map_err(|errors| errors.into_iter().map(|error| error.message).collect())
     }
 

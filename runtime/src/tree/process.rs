@@ -341,7 +341,7 @@ impl Keeper {
             Look::Seen(answer) => {
                 life.silent = Duration::ZERO;
                 let open_by = life.open_by;
-                if !self.show(*answer).await {
+                if !self.show(*answer) {
                     let why = format!("the process {process} talks nonsense");
                     return self.kill(why).await;
                 }
@@ -375,7 +375,7 @@ impl Keeper {
     }
 
     /// Shows what the process told. Says whether that made sense.
-    async fn show(&mut self, answer: Answer) -> bool {
+    fn show(&mut self, answer: Answer) -> bool {
         let Some(life) = &mut self.life else {
             return true;
         };
@@ -396,7 +396,8 @@ impl Keeper {
             self.tried();
         }
         if let Some(why) = gave_up {
-            self.gave_up(why).await;
+            // That is the next event.
+            self.hosted.env().give_up(why);
         }
         true
     }
@@ -411,7 +412,7 @@ impl Keeper {
         };
         let idle = answer.idle;
         // Nonsense is dealt with by the next look, too.
-        self.show(answer).await && idle
+        self.show(answer) && idle
     }
 
     /// Who waits for the service to be tried needn't any more.
@@ -424,8 +425,7 @@ impl Keeper {
     /// Ends a process that is not worth keeping.
     async fn kill(&mut self, why: String) {
         if let Some(life) = &self.life {
-            life.process.kill();
-            life.process.ended().await;
+            kill(&life.process).await;
         }
         self.lost(format!("{why}, and was killed"));
     }
@@ -488,8 +488,7 @@ impl Keeper {
         drop(life.link);
         if timeout_at(gone_by, life.process.ended()).await.is_err() {
             error!(%service, process, "a child process did not stop in time and is killed");
-            life.process.kill();
-            life.process.ended().await;
+            kill(&life.process).await;
             let in_hand = self.hosted.figures().in_hand;
             if in_hand > 0 {
                 let what = format!("{in_hand} in hand of the process {process}, which was killed");
@@ -499,4 +498,11 @@ impl Keeper {
         Mirror::hide(&self.hosted);
         stopped
     }
+}
+
+/// Kills a process with everything in its group.
+async fn kill(process: &Process) {
+    process.kill();
+    // It is gone in moments, but for one that the system itself holds up.
+    let _held_up = timeout(GRACE, process.ended()).await;
 }
