@@ -17,6 +17,7 @@
 //! | [`Service`], [`Handle`], [`Source`], [`Context`] | what one writes |
 //! | `admin`, `control`, `log`, `metrics` | what is to be seen of a running app, and its command socket |
 //! | `host` | runs services: actor, mailbox, instances, bridges |
+//! | `tree`, `child` | supervisors, and the child processes that some services run in |
 //! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
 //! | [`config`] | types that configs are made of |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
@@ -28,6 +29,7 @@
 mod admin;
 mod app;
 mod aside;
+mod child;
 pub mod cli;
 mod clock;
 pub mod config;

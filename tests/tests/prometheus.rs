@@ -87,7 +87,15 @@ const VALUES: &[(&str, &[&str])] = &[
     (
         "reason",
         &[
-            "error", "reject", "panic", "timeout", "crash", "overflow", "start", "tick", "source",
+            "error",
+            "reject",
+            "panic",
+            "timeout",
+            "crash",
+            "overflow",
+            "start",
+            "tick",
+            "source",
             "bridge",
             "supervisor",
         ],

@@ -16,4 +16,4 @@ pub(crate) use plan::{GroupPlan, Isolation, LogSettings, ServicePlan, Supervisor
 pub use run::{App, StartError, StopReport, Workers};
 pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
 pub use summary::{ServiceSummary, Summary};
-pub(crate) use view::{AppView, ServiceView, State};
+pub(crate) use view::{AppView, Phase, ServiceView, State};

@@ -34,6 +34,8 @@ pub struct Plan {
     pub(crate) groups: Vec<GroupPlan>,
     /// Topics that programs outside feed or read.
     pub(crate) external: Vec<Arc<str>>,
+    /// The files that the manifest named for values in it.
+    pub(crate) named: Vec<PathBuf>,
 }
 
 /// `app.log`.
@@ -93,7 +95,6 @@ pub(crate) struct ServicePlan {
     pub(crate) limit: Option<u64>,
     /// What becomes of what comes beyond the limit.
     pub(crate) overflow: Overflow,
-    #[allow(dead_code, reason = "child processes are to carry it out")]
     pub(crate) isolation: Isolation,
 }
 
@@ -113,6 +114,18 @@ impl Plan {
     /// The folder of positions and stores.
     pub fn data(&self) -> &std::path::Path {
         &self.data
+    }
+
+    /// Makes it the plan of a child process: what it runs is started and supervised by
+    /// another one, which opens the admin endpoint and decides when it gives up.
+    pub(crate) fn supervise(&mut self) {
+        self.admin = None;
+        self.workers = 1;
+        for service in self.services.iter_mut().filter(|service| service.runs_here) {
+            service.isolation = Isolation::Shared;
+            // It gives up once, and its parent does what is to be done.
+            service.restart_type = RestartType::Temporary;
+        }
     }
 
     pub(crate) fn topology(&self) -> Topology {

@@ -15,11 +15,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::plan::{Plan, ServicePlan};
-use super::shape::{Plot, Shape, Tree};
+use super::plan::{Isolation, Plan, ServicePlan};
+use super::shape::{Places, Plot, Shape, Tree};
 use super::summary::Summary;
 use super::view::{AppView, Phase, SOURCE, ServiceView};
 use crate::admin::Admin;
+use crate::child::{Lifeline, Program};
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::host::{Hosted, Settings, Standing, WiredOutput, panic};
@@ -28,7 +29,7 @@ use crate::name::QueueId;
 use crate::service::Role;
 use crate::supervision::Instances;
 use crate::transport::{Pressure, Transport, TransportError, Transports};
-use crate::tree::{Child, Failed, ServiceSupervisor, Threads, watch};
+use crate::tree::{Failed, Supervised, Threads, watch};
 
 /// How long services may take to consume before sources start all the same.
 const CONSUMING_WITHIN: Duration = Duration::from_secs(30);
@@ -67,9 +68,9 @@ pub enum StartError {
 /// An app that runs. Stop it with [`App::stop`]; dropping it stops nothing in order.
 pub struct App {
     /// In the manifest's order.
-    pub(crate) services: Rc<[Rc<ServiceSupervisor>]>,
+    pub(crate) services: Rc<[Rc<dyn Supervised>]>,
     pub(crate) transport: Arc<dyn Transport>,
-    view: Arc<AppView>,
+    pub(super) view: Arc<AppView>,
     shutdown_timeout: Duration,
     threads: Rc<Threads>,
     /// Builds the supervisors above the services, once these have been started.
@@ -108,7 +109,7 @@ impl App {
     /// Starts a plan: connects, declares the topology, starts services, then sources.
     ///
     /// Must be called on an actix system. Opens neither the admin endpoint nor the
-    /// control socket.
+    /// control socket, and starts no child processes: every service runs in this one.
     ///
     /// # Errors
     /// The transport can't be had. A service that can't start isn't an error: it is
@@ -119,27 +120,47 @@ impl App {
         workers: Workers,
         clock: Clock,
     ) -> Result<Self, StartError> {
-        let (app, _) = Self::prepare(plan, transports, workers, clock).await?;
+        let (app, _) = Self::prepare(plan, transports, workers, clock, None).await?;
         app.start_services().await;
         Ok(app)
     }
 
     /// The first half of starting, on threads: connects, declares, and opens the admin
     /// endpoint and the control socket. Nothing works yet: that is for
-    /// [`start_services`](App::start_services). `stop` is called when somebody asks for
-    /// it by the socket.
+    /// [`start_services`](App::start_services). `program` is what is started again for
+    /// services that run in processes of their own; `stop` is called when somebody asks
+    /// for it by the socket.
     pub(crate) async fn open(
         plan: Plan,
         transports: &Transports,
+        program: Rc<Program>,
         stop: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let (listen, data) = (plan.admin, plan.data.clone());
-        let (mut app, registry) =
-            Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM).await?;
+        let (mut app, registry) = Self::prepare(
+            plan,
+            transports,
+            Workers::Threads,
+            Clock::SYSTEM,
+            Some(program),
+        )
+        .await?;
         app.control = Some(Control::start(&data, app.view.clone(), stop).map_err(Arc::new)?);
         if let Some(listen) = listen {
             app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
         }
+        Ok(app)
+    }
+
+    /// The same in a child process, for its parent alone.
+    pub(crate) async fn open_supervised(
+        plan: Plan,
+        transports: &Transports,
+        lifeline: &Lifeline,
+    ) -> Result<Self, StartError> {
+        let (app, _) =
+            Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM, None).await?;
+        lifeline.show(app.view.clone());
         Ok(app)
     }
 
@@ -148,6 +169,7 @@ impl App {
         transports: &Transports,
         workers: Workers,
         clock: Clock,
+        program: Option<Rc<Program>>,
     ) -> Result<(Self, prometheus::Registry), StartError> {
         if !panic::unwinds() {
             return Err(StartError::NoUnwind);
@@ -177,10 +199,21 @@ impl App {
         let mut views = Vec::with_capacity(plan.services.len());
         let here = plan.services.into_iter().filter(|s| s.runs_here);
         for (number, service) in here.enumerate() {
-            views.push(add(service, &common, number, threads.len()));
+            views.push(add(
+                service,
+                &common,
+                number,
+                threads.len(),
+                program.is_some(),
+            ));
         }
         let hosted = views.iter().map(|view| view.hosted.clone()).collect();
-        let (shape, services) = plot.with(hosted, &threads, plan.shutdown_timeout);
+        let places = Places {
+            threads: threads.clone(),
+            program,
+            stop_within: plan.shutdown_timeout,
+        };
+        let (shape, here) = plot.with(hosted, &places);
         let failed = Failed::new(None);
         let view = AppView::new(
             common.app,
@@ -197,11 +230,11 @@ impl App {
             Workers::Here => Vec::new(),
             Workers::Threads => vec![
                 tokio::task::spawn_local(view.clone().keep_depths()),
-                tokio::task::spawn_local(watch(threads.clone(), services.clone(), failed.clone())),
+                tokio::task::spawn_local(watch(threads.clone(), here, failed.clone())),
             ],
         };
         let app = Self {
-            services,
+            services: shape.services(),
             transport,
             view,
             shutdown_timeout: plan.shutdown_timeout,
@@ -221,10 +254,10 @@ impl App {
         let (sources, services): (Vec<_>, Vec<_>) = self
             .services
             .iter()
-            .partition(|service| service.hosted.is_source());
+            .partition(|service| service.hosted().is_source());
         join_all(services.iter().map(|service| service.start())).await;
         let consuming = join_all(services.iter().map(|service| async {
-            let env = service.hosted.env();
+            let env = service.hosted().env();
             let mut consuming = env.pulse.consuming.subscribe();
             let inputs = env.inputs.len();
             // The sender is in the environment that is held here. One that has given up
@@ -288,7 +321,7 @@ impl App {
 
     /// The services that were isolated, or given up for good, since the start.
     pub fn gave_up(&self) -> Vec<String> {
-        let services = self.services.iter().map(|service| &service.hosted);
+        let services = self.services.iter().map(|service| service.hosted());
         let gave_up = services.filter(|s| {
             s.state.isolations() > 0 || matches!(s.state.standing(), Standing::Gone { .. })
         });
@@ -299,9 +332,17 @@ impl App {
     /// `app.shutdown_timeout`; publications are confirmed; then services go, the last
     /// one first, and their threads are joined.
     pub async fn stop(self) -> StopReport {
-        let deadline = Instant::now() + self.shutdown_timeout;
+        let within = self.shutdown_timeout;
+        self.stop_within(within).await
+    }
+
+    /// As [`stop`](Self::stop), with another time for what is in hand.
+    pub(crate) async fn stop_within(self, within: Duration) -> StopReport {
+        let deadline = crate::clock::later(within);
         // A slow source must not use up the time of the services after it.
-        let sources_by = Instant::now() + self.shutdown_timeout / 2;
+        let services_come = self.services.iter().any(|s| !s.hosted().is_source());
+        let sources_within = if services_come { within / 2 } else { within };
+        let sources_by = crate::clock::later(sources_within);
         self.view.set_phase(Phase::Stopping);
         let mut report = StopReport::default();
         if let Some(tree) = self.tree.get() {
@@ -311,7 +352,7 @@ impl App {
             .services
             .iter()
             .rev()
-            .partition(|service| service.hosted.is_source());
+            .partition(|service| service.hosted().is_source());
         let mut stuck: Vec<usize> = Vec::new();
         for (group, by) in [(sources, sources_by), (services, deadline)] {
             // All finish side by side what they have in hand; then they go, the last first.
@@ -329,9 +370,9 @@ impl App {
             stopped.extend(blocked.into_iter().zip(ends));
             for (service, stopped) in stopped {
                 if stopped.stuck {
-                    stuck.push(service.hosted.worker);
+                    stuck.push(service.hosted().worker);
                 }
-                let label = service.hosted.label.to_string();
+                let label = service.hosted().label.to_string();
                 let named = stopped.abandoned.into_iter();
                 report
                     .abandoned
@@ -340,8 +381,9 @@ impl App {
         }
         // What is left in the queues is named, and kept where the transport can.
         for service in self.services.iter() {
-            for input in &service.hosted.inputs {
-                let queue = QueueId::new(&service.hosted.label, input);
+            let hosted = service.hosted();
+            for input in &hosted.inputs {
+                let queue = QueueId::new(&hosted.label, input);
                 let asked = timeout(STAGE_MIN, self.transport.depth(&queue)).await;
                 if let Ok(Ok(depth)) = asked
                     && depth.total() > 0
@@ -386,7 +428,13 @@ struct Common {
 }
 
 /// Makes a service that doesn't run yet.
-fn add(plan: ServicePlan, common: &Common, number: usize, workers: usize) -> ServiceView {
+fn add(
+    plan: ServicePlan,
+    common: &Common,
+    number: usize,
+    workers: usize,
+    processes: bool,
+) -> ServiceView {
     let kinds = plan
         .blueprint
         .ports()
@@ -439,7 +487,11 @@ fn add(plan: ServicePlan, common: &Common, number: usize, workers: usize) -> Ser
         data: common.data.clone(),
         confirms: common.confirms.clone(),
     };
-    let hosted = Hosted::new(settings, plan.blueprint, number % workers.max(1));
+    let hosted = if processes && plan.isolation == Isolation::Process {
+        Hosted::apart(settings, plan.blueprint)
+    } else {
+        Hosted::new(settings, plan.blueprint, number % workers.max(1))
+    };
     ServiceView {
         role: if hosted.is_source() {
             SOURCE

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::plan::{Plan, SupervisorPlan};
+use crate::child::Program;
 use crate::host::Hosted;
 use crate::supervision::{ChildSpec, DEFAULT_RESTART, RestartType};
 use crate::tree::{
-    Child, Ended, Failed, Group, Member, Parent, Rules, ServiceSupervisor, Threads, Up,
+    Child, Ended, Failed, Group, Member, Parent, ProcessSupervisor, Rules, ServiceSupervisor,
+    Supervised, Threads, Up,
 };
 
 /// The supervisors above the services.
@@ -77,8 +79,17 @@ pub(super) struct Plot {
 /// The tree before its supervisors are there.
 pub(super) struct Shape {
     plot: Plot,
-    services: Rc<[Rc<ServiceSupervisor>]>,
+    services: Rc<[Rc<dyn Supervised>]>,
     stop_within: Duration,
+}
+
+/// Where services run.
+pub(super) struct Places {
+    pub(super) threads: Rc<Threads>,
+    /// What is started again for those that run in processes of their own.
+    pub(super) program: Option<Rc<Program>>,
+    /// How long one may take to stop.
+    pub(super) stop_within: Duration,
 }
 
 impl Plot {
@@ -120,12 +131,12 @@ impl Plot {
         }
     }
 
-    /// Puts the services in, none of them started.
+    /// Puts the services in, none of them started. Returns the supervisors of those that
+    /// run in this process, too.
     pub(super) fn with(
         self,
         hosted: Vec<Arc<Hosted>>,
-        threads: &Rc<Threads>,
-        stop_within: Duration,
+        places: &Places,
     ) -> (Shape, Rc<[Rc<ServiceSupervisor>]>) {
         let mut ups: Vec<Option<Up>> = vec![None; hosted.len()];
         for branch in self.groups.iter().chain([&self.root]) {
@@ -135,24 +146,41 @@ impl Plot {
                 }
             }
         }
-        let services: Rc<[_]> = hosted
+        let mut here = Vec::new();
+        let stop_within = places.stop_within;
+        let services: Rc<[Rc<dyn Supervised>]> = hosted
             .into_iter()
             .zip(ups)
-            .map(|(hosted, up)| {
+            .map(|(hosted, up)| -> Rc<dyn Supervised> {
                 let up = up.expect("every service stands in the tree");
-                ServiceSupervisor::new(hosted, threads.clone(), stop_within, up)
+                match &places.program {
+                    Some(program) if hosted.is_apart() => {
+                        ProcessSupervisor::new(hosted, program.clone(), stop_within, up)
+                    }
+                    Some(_) | None => {
+                        let threads = places.threads.clone();
+                        let service = ServiceSupervisor::new(hosted, threads, stop_within, up);
+                        here.push(service.clone());
+                        service
+                    }
+                }
             })
             .collect();
         let shape = Shape {
             plot: self,
-            services: services.clone(),
+            services,
             stop_within,
         };
-        (shape, services)
+        (shape, here.into())
     }
 }
 
 impl Shape {
+    /// The supervisors of all services, in the manifest's order.
+    pub(super) fn services(&self) -> Rc<[Rc<dyn Supervised>]> {
+        self.services.clone()
+    }
+
     /// Begins to supervise. The services run already.
     pub(super) fn supervise(self, failed: Failed) -> Tree {
         let Plot { root, groups } = self.plot;
@@ -166,7 +194,7 @@ impl Shape {
         };
         let of_service = |service: usize| {
             let service = services[service].clone();
-            let hosted = &service.hosted;
+            let hosted = service.hosted();
             let spec = ChildSpec {
                 restart: hosted.restart_type,
                 policy: hosted.restart,

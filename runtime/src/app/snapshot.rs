@@ -52,6 +52,9 @@ pub(crate) struct ServiceSnapshot<'a> {
     pub(crate) service_type: &'static str,
     pub(crate) role: &'static str,
     pub(crate) state: State,
+    /// The child process that it runs in, if it has one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<u32>,
     /// Why it is down, when it has given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     gave_up: Option<String>,
@@ -194,6 +197,7 @@ impl AppView {
 
     fn service<'a>(&self, service: &'a ServiceView) -> ServiceSnapshot<'a> {
         let env = &*service.env();
+        let figures = service.hosted.figures();
         let meters = &service.hosted.meters;
         let depth = |queue: &QueueId| self.depth(queue).map(QueueDepth::from);
         let topics =
@@ -210,8 +214,9 @@ impl AppView {
             service_type: service.service_type,
             role: service.role,
             state: service.state(),
+            process: service.hosted.seen().map(|seen| seen.process),
             gave_up: service.gave_up(),
-            paused_seconds: env.paused_for().map(|left| left.as_secs_f64()),
+            paused_seconds: figures.paused.map(|left| left.as_secs_f64()),
             instances: Instances {
                 wanted: service.instances_wanted(),
                 min: service.hosted.instances.min,
@@ -219,11 +224,11 @@ impl AppView {
                 ready: env.pulse.ready.load(Relaxed),
             },
             mailbox: Mailbox {
-                messages: env.mailbox.len(),
+                messages: figures.waiting,
                 capacity: env.mailbox_capacity,
             },
-            in_hand: env.in_hand(),
-            unconfirmed: env.unconfirmed(),
+            in_hand: figures.in_hand,
+            unconfirmed: figures.unconfirmed,
             inputs: inputs
                 .map(|(port, meter)| InputSnapshot {
                     input: &port.name,

@@ -166,19 +166,33 @@ impl AppView {
 
     /// Asks for the depth of every queue, once.
     pub(crate) async fn poll_depths(&self) {
-        for queue in self.services.iter().flat_map(ServiceView::queues) {
-            let depth = tokio::time::timeout(DEPTH_TIMEOUT, self.transport.depth(&queue)).await;
-            let mut depths = self.depths.lock();
-            match depth {
-                Ok(Ok(depth)) => {
-                    depths.insert(queue, (Instant::now(), depth));
-                }
-                // What can't be learnt is not shown; why not is in the transport's status.
-                Ok(Err(_)) | Err(_) => {
-                    depths.remove(&queue);
+        for service in &self.services {
+            // A process knows better what it has in hand itself.
+            let told = service.hosted.seen().map(|seen| seen.depths);
+            let mut told = told.unwrap_or_default().into_iter();
+            for queue in service.queues() {
+                let depth = match told.next() {
+                    Some(Some(depth)) => Some(depth),
+                    Some(None) | None => self.ask_depth(&queue).await,
+                };
+                let mut depths = self.depths.lock();
+                match depth {
+                    Some(depth) => {
+                        depths.insert(queue, (Instant::now(), depth));
+                    }
+                    // What can't be learnt is not shown; why not is in the transport's
+                    // status.
+                    None => {
+                        depths.remove(&queue);
+                    }
                 }
             }
         }
+    }
+
+    async fn ask_depth(&self, queue: &QueueId) -> Option<Depth> {
+        let asked = tokio::time::timeout(DEPTH_TIMEOUT, self.transport.depth(queue));
+        asked.await.ok()?.ok()
     }
 
     /// Keeps the depths of queues fresh, until it is dropped.
@@ -288,7 +302,7 @@ impl ServiceView {
             } else {
                 State::Down
             }
-        } else if env.paused_for().is_some() {
+        } else if self.hosted.paused_for().is_some() {
             State::Paused
         } else {
             State::Up
@@ -323,7 +337,7 @@ impl ServiceView {
         Some(match last {
             None => format!("service {label} {what}"),
             Some(last) => {
-                let (kind, text) = (last.what, &last.text);
+                let (kind, text) = (&last.what, &last.text);
                 format!("service {label} {what}; last failure ({kind}): {text}")
             }
         })
@@ -351,7 +365,7 @@ mod tests {
     fn failure(what: &'static str, text: &str) -> LastFailure {
         LastFailure {
             time_ms: 0,
-            what,
+            what: what.into(),
             text: text.to_owned(),
             message: None,
             attempt: None,

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::child::Program;
 use crate::manifest;
 use crate::service::Catalog;
 use crate::transport::Transports;
@@ -17,6 +18,8 @@ mod describe;
 mod list;
 mod run;
 mod stop;
+mod supervised;
+mod watch;
 
 /// Done.
 const DONE: u8 = 0;
@@ -93,6 +96,15 @@ impl ManifestArgs {
             ..manifest::Options::default()
         };
         manifest::load(&self.manifest, &options, catalog, transports)
+    }
+
+    /// The program that runs, to be started again with this manifest.
+    fn program(&self) -> std::io::Result<Program> {
+        Program::running(
+            self.manifest.clone(),
+            self.with.clone(),
+            self.transport.clone(),
+        )
     }
 }
 

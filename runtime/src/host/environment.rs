@@ -124,7 +124,7 @@ impl Core {
     pub(crate) fn note(&self, cause: Cause, text: &str) {
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
-            what: cause.as_str(),
+            what: cause.as_str().into(),
             text: text.to_owned(),
             message: None,
             attempt: None,
@@ -204,15 +204,20 @@ impl Environment {
             let within = HumanDuration(self.intensity.within);
             let cause = cause.as_str();
             let why = format!("failed {count} times within {within}, at last ({cause}): {text}");
-            self.gave_up.send_if_modified(|gave_up| {
-                let first = gave_up.is_none();
-                if first {
-                    *gave_up = Some(why);
-                }
-                first
-            });
+            self.give_up(why);
         }
         borne && !self.has_given_up()
+    }
+
+    /// The service gives up. What it said first counts.
+    pub(crate) fn give_up(&self, why: String) {
+        self.gave_up.send_if_modified(|gave_up| {
+            let first = gave_up.is_none();
+            if first {
+                *gave_up = Some(why);
+            }
+            first
+        });
     }
 
     pub(crate) fn has_given_up(&self) -> bool {

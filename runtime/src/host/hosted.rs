@@ -2,9 +2,11 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::apart::Seen;
 use super::environment::{Core, Environment, Settings};
 use crate::delivery::Delivery;
 use crate::metrics::Worker;
@@ -14,8 +16,10 @@ use crate::service::{Blueprint, Role};
 pub(crate) struct Hosted {
     core: Arc<Core>,
     pub(crate) blueprint: Arc<dyn Blueprint>,
-    /// The number of the worker that it runs on.
+    /// The number of the worker that it runs on, unless it runs apart.
     pub(crate) worker: usize,
+    /// What can be seen of it in its process, if it runs apart, and while it does.
+    apart: Option<Mutex<Option<Seen>>>,
     life: Mutex<Arc<Environment>>,
 }
 
@@ -33,14 +37,79 @@ impl Hosted {
         blueprint: Arc<dyn Blueprint>,
         worker: usize,
     ) -> Arc<Self> {
+        Arc::new(Self::make(settings, blueprint, worker, None))
+    }
+
+    /// A service that runs in a child process.
+    pub(crate) fn apart(settings: Settings, blueprint: Arc<dyn Blueprint>) -> Arc<Self> {
+        let apart = Some(Mutex::default());
+        Arc::new(Self::make(settings, blueprint, 0, apart))
+    }
+
+    fn make(
+        settings: Settings,
+        blueprint: Arc<dyn Blueprint>,
+        worker: usize,
+        apart: Option<Mutex<Option<Seen>>>,
+    ) -> Self {
         let core = Core::new(settings);
         let unborn = Environment::new(core.clone(), Arc::default(), Vec::new());
-        Arc::new(Self {
+        Self {
             core,
             blueprint,
             worker,
+            apart,
             life: Mutex::new(unborn),
-        })
+        }
+    }
+
+    /// Whether it runs in a child process.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart.is_some()
+    }
+
+    /// Notes what can be seen of it in its process; `None` if there is no process.
+    pub(crate) fn see(&self, seen: Option<Seen>) {
+        if let Some(apart) = &self.apart {
+            *apart.lock() = seen;
+        }
+    }
+
+    /// What was last seen of it in its process, if it runs apart and there is one.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        self.apart.as_ref()?.lock().clone()
+    }
+
+    /// What it shows, here or in its process.
+    pub(crate) fn figures(&self) -> Seen {
+        if self.is_apart() {
+            return self.seen().unwrap_or_default();
+        }
+        let env = self.env();
+        Seen {
+            process: std::process::id(),
+            waiting: env.mailbox.len(),
+            in_hand: env.in_hand(),
+            unconfirmed: env.unconfirmed(),
+            paused: env.paused_for(),
+            depths: Vec::new(),
+        }
+    }
+
+    /// Messages in its mailbox.
+    pub(crate) fn waiting(&self) -> usize {
+        match self.is_apart() {
+            true => self.seen().map_or(0, |seen| seen.waiting),
+            false => self.env().mailbox.len(),
+        }
+    }
+
+    /// How long it still takes no messages, if it paused itself.
+    pub(crate) fn paused_for(&self) -> Option<Duration> {
+        match self.is_apart() {
+            true => self.seen()?.paused,
+            false => self.env().paused_for(),
+        }
     }
 
     /// What surrounds the service in its present, or last, life.

@@ -6,6 +6,7 @@
 //! mailbox; outputs go straight to the transport, which reports when it has them.
 
 mod actor;
+mod apart;
 mod batch;
 mod bridge;
 mod elastic;
@@ -25,6 +26,7 @@ mod tap;
 mod tick;
 
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
+pub(crate) use apart::Seen;
 pub(crate) use environment::{Environment, Settings, WiredOutput};
 pub(crate) use hosted::Hosted;
 pub use instance::CLOCK_TOLERANCE;

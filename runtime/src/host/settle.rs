@@ -144,7 +144,7 @@ impl Environment {
         }
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
-            what: Outcome::NAMES[failed.outcome() as usize],
+            what: Outcome::NAMES[failed.outcome() as usize].into(),
             text: text.to_string(),
             message: Some(id.to_string()),
             attempt: Some(attempt),

@@ -1,10 +1,11 @@
 //! What can be seen of a service while it runs: states, counts, last failures.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How many failures are kept for people to look at.
 const FAILURES_KEPT: usize = 10;
@@ -14,6 +15,8 @@ const FAILURES_KEPT: usize = 10;
 pub(crate) struct ServiceState {
     failures: Mutex<VecDeque<LastFailure>>,
     standing: Mutex<Standing>,
+    /// How many failures there were.
+    failed: AtomicU64,
     /// How often it was isolated.
     isolated: AtomicU64,
 }
@@ -38,12 +41,12 @@ pub(crate) enum Standing {
 }
 
 /// A failure, for people.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LastFailure {
     /// Milliseconds since 1970-01-01 UTC.
     pub(crate) time_ms: u64,
     /// What failed: an outcome, or a cause of a restart.
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     pub(crate) text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message: Option<String>,
@@ -69,11 +72,17 @@ impl ServiceState {
     }
 
     pub(crate) fn failed(&self, failure: LastFailure) {
+        self.failed.fetch_add(1, Relaxed);
         let mut failures = self.failures.lock();
         if failures.len() == FAILURES_KEPT {
             failures.pop_front();
         }
         failures.push_back(failure);
+    }
+
+    /// How many failures there were, of which the last ones are kept.
+    pub(crate) fn failures_total(&self) -> u64 {
+        self.failed.load(Relaxed)
     }
 
     /// The last failures, the newest last.

@@ -117,6 +117,7 @@ pub fn load(
             &mut entry.node,
             &options.env,
             &loader.files,
+            &mut loader.named,
             &mut loader.problems,
         );
     }
@@ -138,6 +139,8 @@ struct Loader {
     files: Vec<SourceFile>,
     trees: Vec<Table>,
     masks: Masks,
+    /// The files of `${file:PATH}`.
+    named: Vec<PathBuf>,
     problems: Problems,
 }
 
@@ -237,6 +240,7 @@ impl Loader {
             supervision: supervision::read_root(&top, out),
             groups: supervision::read_groups(&top, &labels, &services, out),
             services,
+            named: std::mem::take(&mut self.named),
         };
         only::apply(only, &labels, &mut plan, &needs, &mut self.files, out);
         plan

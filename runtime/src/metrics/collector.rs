@@ -141,8 +141,10 @@ fn of_services(view: &AppView) -> Vec<Family> {
         }
         instances.add(&[label], service.instances_ready() as f64);
         for (reason, count) in meters.restarts() {
-            // Only sources can fail as sources do, and only they can't as others.
-            if (reason == Cause::Source.as_str()) == service.is_source() {
+            // Only sources can fail as sources do, and only they can't as others; processes
+            // can with whatever runs in them.
+            let of_source = reason == Cause::Source.as_str();
+            if of_source == service.is_source() || reason == Cause::Process.as_str() {
                 restarts.add(&[label, reason], count as f64);
             }
         }
@@ -154,8 +156,8 @@ fn of_services(view: &AppView) -> Vec<Family> {
         if service.is_source() {
             continue;
         }
-        mailbox.add(&[label], env.mailbox.len() as f64);
-        for (reason, count) in env.dead_letters() {
+        mailbox.add(&[label], service.hosted.waiting() as f64);
+        for (reason, count) in service.hosted.dead_letters() {
             letters.add(&[label, reason], count as f64);
         }
         for queue in service.queues() {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, poll_fn};
+use serde::{Deserialize, Serialize};
 
 use crate::delivery::Delivery;
 use crate::message::Message;
@@ -238,7 +239,7 @@ impl fmt::Debug for Completion {
 }
 
 /// How much is in a queue, in messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Depth {
     /// Ready to be taken.
     pub ready: u64,

@@ -3,7 +3,7 @@
 //! ```text
 //! app ──┬── group ──┬── service ── actor on a worker ── instances, bridges
 //!       │           └── service
-//!       └── service
+//!       └── service ── child process ── an app of this service alone
 //! ```
 //!
 //! A service's supervisor keeps one life of it running; a group's, and the app's, apply
@@ -11,20 +11,25 @@
 //! over values in [`crate::supervision`]; here it is carried out. All of it runs on the
 //! app's own thread, which runs no handlers: nothing that a service does can block it.
 
+mod give_up;
 mod group;
+mod process;
 mod service;
 mod threads;
 mod watchdog;
+
+use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 pub(crate) use group::{Failed, Group, Member, Parent, Rules};
+pub(crate) use process::ProcessSupervisor;
 pub(crate) use service::ServiceSupervisor;
 pub(crate) use threads::Threads;
 pub(crate) use watchdog::watch;
 
-use crate::host::Stopped;
+use crate::host::{Hosted, Stopped};
 use crate::supervision::Exit;
 
 /// What a supervisor starts and stops.
@@ -42,6 +47,20 @@ pub(crate) trait Child {
     /// Changes with every start and stop: an end that is reported from an earlier life
     /// is none of the present one.
     fn epoch(&self) -> u64;
+}
+
+/// What an app needs of a service's supervisor, wherever the service runs.
+pub(crate) trait Supervised: Child {
+    /// The service.
+    fn hosted(&self) -> &Arc<Hosted>;
+
+    /// Takes no more and finishes what is in hand, by the deadline. Says whether its
+    /// thread turns.
+    fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool>;
+
+    /// Whether a service in another process has nothing left to do, as of now; false for
+    /// one that runs here.
+    fn is_idle(&self) -> LocalBoxFuture<'_, bool>;
 }
 
 /// A child tells its supervisor that it has ended by itself.

@@ -13,14 +13,13 @@ use actix::{Actor, Addr};
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::{Child, Threads, Up};
-use crate::config::HumanDuration;
+use super::give_up::give_up;
+use super::{Child, Supervised, Threads, Up};
 use crate::delivery::Delivery;
 use crate::host::{Drain, Environment, Hosted, ServiceActor, Standing, Start, StopBy, Stopped};
 use crate::metrics::Cause;
-use crate::supervision::{Exit, GiveUp, RestartType};
 
 /// What a thread gets, beyond a deadline that its actors keep themselves, before it
 /// counts as blocked.
@@ -69,17 +68,6 @@ impl ServiceSupervisor {
         })
     }
 
-    /// Takes no more and finishes what is in hand, by the deadline. Says whether its
-    /// thread turns.
-    pub(crate) async fn drain(&self, by: Instant) -> bool {
-        let (done, drained) = oneshot::channel();
-        if self.commands.send(Command::Drain(by, done)).await.is_err() {
-            return true;
-        }
-        // One that doesn't run answers nothing.
-        drained.await.unwrap_or(true)
-    }
-
     /// Goes on with another thread, as this one was given up. The first instance handles
     /// `trials` one at a time before anything else.
     pub(crate) async fn move_on(&self, trials: Vec<Delivery>) {
@@ -116,6 +104,28 @@ impl Child for ServiceSupervisor {
 
     fn epoch(&self) -> u64 {
         self.epoch.get()
+    }
+}
+
+impl Supervised for ServiceSupervisor {
+    fn hosted(&self) -> &Arc<Hosted> {
+        &self.hosted
+    }
+
+    fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
+        async move {
+            let (done, drained) = oneshot::channel();
+            if self.commands.send(Command::Drain(by, done)).await.is_err() {
+                return true;
+            }
+            // One that doesn't run answers nothing.
+            drained.await.unwrap_or(true)
+        }
+        .boxed_local()
+    }
+
+    fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
+        async { false }.boxed_local()
     }
 }
 
@@ -280,32 +290,6 @@ impl Keeper {
     async fn gave_up(&mut self, why: String) {
         let epoch = self.epoch.get();
         let stopped = self.end(Instant::now() + self.stop_within).await;
-        let hosted = &self.hosted;
-        let (service, given_back) = (&hosted.label, stopped.given_back);
-        let state = &hosted.state;
-        match (hosted.restart_type, hosted.give_up) {
-            (RestartType::Temporary, _) => {
-                error!(%service, why, given_back, "the service is down for good: it is temporary");
-                state.stand(Standing::Gone { why: why.clone() });
-                self.up.tell(epoch, Exit::Failed, why);
-            }
-            (_, GiveUp::Isolate) => {
-                let wait = hosted.restart.backoff.max;
-                let since_ms = hosted.clock.unix_ms();
-                let again = HumanDuration(wait);
-                error!(%service, why, given_back, %again, "the service is isolated: its messages wait, the others go on");
-                state.stand(Standing::Isolated {
-                    why,
-                    since_ms,
-                    again_ms: since_ms + wait.as_millis() as u64,
-                });
-                self.again_at = Some(crate::clock::later(wait));
-            }
-            (_, GiveUp::Escalate) => {
-                error!(%service, why, given_back, "the service has failed: its supervisor decides");
-                state.stand(Standing::Stopped);
-                self.up.tell(epoch, Exit::Failed, why);
-            }
-        }
+        self.again_at = give_up(&self.hosted, &self.up, epoch, why, stopped.given_back);
     }
 }
