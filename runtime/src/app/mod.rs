@@ -3,6 +3,7 @@
 mod idle;
 mod plan;
 mod run;
+mod setup;
 mod shape;
 mod snapshot;
 mod summary;

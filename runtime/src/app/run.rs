@@ -10,24 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::plan::{Isolation, Plan, ServicePlan};
+use super::plan::Plan;
+use super::setup::{Common, add};
 use super::shape::{Places, Plot, Shape, Tree};
 use super::summary::Summary;
-use super::view::{AppView, Phase, SOURCE, ServiceView};
+use super::view::{AppView, Phase};
 use crate::admin::Admin;
 use crate::child::{Lifeline, Program};
 use crate::clock::Clock;
 use crate::control::Control;
-use crate::host::{Hosted, Settings, Standing, WiredOutput, panic};
-use crate::metrics::Durations;
+use crate::host::{Standing, panic};
 use crate::name::QueueId;
-use crate::service::Role;
-use crate::supervision::Instances;
 use crate::transport::{Pressure, Transport, TransportError, Transports};
 use crate::tree::{Failed, Supervised, Threads, watch};
 
@@ -412,95 +409,5 @@ impl App {
         }
         drop(self.control);
         report
-    }
-}
-
-/// What services of an app have in common.
-struct Common {
-    app: Arc<str>,
-    transport: Arc<dyn Transport>,
-    pressure: Arc<Pressure>,
-    clock: Clock,
-    redactor: Arc<crate::redact::Redactor>,
-    message_bytes_max: usize,
-    data: std::path::PathBuf,
-    confirms: Option<Arc<Mutex<Durations>>>,
-}
-
-/// Makes a service that doesn't run yet.
-fn add(
-    plan: ServicePlan,
-    common: &Common,
-    number: usize,
-    workers: usize,
-    processes: bool,
-) -> ServiceView {
-    let kinds = plan
-        .blueprint
-        .ports()
-        .outputs
-        .iter()
-        .map(|output| output.kind.clone());
-    let outputs = plan
-        .outputs
-        .iter()
-        .zip(kinds)
-        .map(|(wired, kind)| WiredOutput {
-            name: wired.name.clone(),
-            kind,
-            topics: wired.topics.clone(),
-        });
-    let batches = plan
-        .blueprint
-        .ports()
-        .inputs
-        .iter()
-        .filter_map(|input| input.batch);
-    let batch_max = batches.map(|batch| batch.max).max().unwrap_or(1);
-    let lanes = match plan.blueprint.role() {
-        Role::Service(factory) => factory.concurrency(),
-        Role::Source(_) => 1,
-    };
-    let settings = Settings {
-        app: common.app.clone(),
-        label: plan.label,
-        number: number as u32,
-        inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
-        outputs: outputs.collect(),
-        transport: common.transport.clone(),
-        pressure: common.pressure.clone(),
-        clock: common.clock,
-        redactor: common.redactor.clone(),
-        instances: Instances {
-            min: plan.instances.min.saturating_mul(lanes),
-            max: plan.instances.max.saturating_mul(lanes),
-        },
-        mailbox_capacity: plan.mailbox,
-        batch_max,
-        handler_timeout: plan.handler_timeout,
-        retry: plan.retry,
-        restart: plan.restart,
-        restart_type: plan.restart_type,
-        intensity: plan.intensity,
-        give_up: plan.give_up,
-        message_bytes_max: common.message_bytes_max,
-        data: common.data.clone(),
-        confirms: common.confirms.clone(),
-    };
-    let hosted = if processes && plan.isolation == Isolation::Process {
-        Hosted::apart(settings, plan.blueprint)
-    } else {
-        Hosted::new(settings, plan.blueprint, number % workers.max(1))
-    };
-    ServiceView {
-        role: if hosted.is_source() {
-            SOURCE
-        } else {
-            "service"
-        },
-        hosted,
-        service_type: plan.service_type,
-        inputs: plan.inputs,
-        outputs: plan.outputs,
     }
 }

@@ -153,6 +153,7 @@ fn settings(
         redactor: redactor.clone(),
         number: 0,
         instances: Instances { min: 2, max: 2 },
+        lanes: 1,
         batch_max: 1,
         mailbox_capacity: 64,
         handler_timeout: Duration::from_secs(1),

@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::bridge::InboundBridge;
-use super::environment::{Environment, WINDOW};
+use super::core::WINDOW;
+use super::environment::Environment;
 use super::instance::InstanceLoop;
 use super::source;
 use crate::service::{Blueprint, Role};

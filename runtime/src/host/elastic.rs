@@ -29,6 +29,8 @@ pub(super) fn follow(env: &Arc<Environment>, actor: Addr<ServiceActor>) {
             if wanted != before {
                 info!(service = %env.label, before, wanted, "instances follow the load");
             }
+            // What an instance of the manifest stands for comes and goes as a whole.
+            let wanted = wanted.next_multiple_of(env.lanes);
             // Also when nothing changed: one that was about to go may have gone.
             if actor.send(Scale(wanted)).await.is_err() {
                 return;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::apart::Seen;
-use super::environment::{Core, Environment, Settings};
+use super::core::{Core, Settings};
+use super::environment::Environment;
 use crate::delivery::Delivery;
 use crate::metrics::Worker;
 use crate::service::{Blueprint, Role};
