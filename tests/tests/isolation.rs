@@ -234,21 +234,18 @@ fn a_child_that_is_killed_under_load_is_started_again_and_nothing_is_lost() {
 }
 
 #[test]
-fn an_app_is_not_idle_while_a_child_that_was_killed_has_work_left() {
+fn an_app_is_not_idle_while_a_child_that_was_killed_or_hangs_has_work_left() {
     const COUNT: usize = 1_000;
-    let slow = "instances = 4\nconfig = { stall = 1.0, for = \"3ms\" }";
+    let slow = "instances = 4\nhandler_timeout = \"1s\"\nconfig = { stall = 1.0, for = \"3ms\" }";
     let idle = ["--until-idle", "--fail-on-dlq"];
     let mut app = Running::start_with("isolation-idle", COUNT, slow, "", &idle);
     let process = app.child(None);
     app.handled(50);
     signal("KILL", process);
+    let process = app.child(Some(process));
+    signal("STOP", process);
     assert_eq!(app.process.exit_code(PATIENCE), Some(0));
     app.complete(COUNT);
-    eprintln!(
-        "LOG {} {}",
-        app.process.stderr(),
-        app.process.rest().join("\n")
-    );
 }
 
 #[test]
