@@ -58,10 +58,11 @@ fn numbers(folder: &Path, count: usize) {
     std::fs::write(folder.join("numbers.jsonl"), lines).expect("it can be written");
 }
 
-fn run(folder: &Path) -> Process {
+fn run(folder: &Path, more: &[&str]) -> Process {
     let mut command = Command::new(brickwork());
     command
         .args(["run", "app.toml"])
+        .args(more)
         .env("BRICKWORK_TRANSPORT", Broker::shared().url())
         .current_dir(folder);
     let process = Process::start(command, folder, "it was just built");
@@ -71,12 +72,16 @@ fn run(folder: &Path) -> Process {
 
 impl Running {
     fn start(name: &str, count: usize, work: &str, more: &str) -> Self {
+        Self::start_with(name, count, work, more, &[])
+    }
+
+    fn start_with(name: &str, count: usize, work: &str, more: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let address = free_address();
         let text = manifest(name, &address.to_string(), work, more);
         std::fs::write(folder.path().join("app.toml"), text).expect("it can be written");
         numbers(folder.path(), count);
-        let process = run(folder.path());
+        let process = run(folder.path(), arguments);
         Self {
             process,
             address,
@@ -229,6 +234,21 @@ fn a_child_that_is_killed_under_load_is_started_again_and_nothing_is_lost() {
 }
 
 #[test]
+fn an_app_is_not_idle_while_a_child_that_was_killed_or_hangs_has_work_left() {
+    const COUNT: usize = 1_000;
+    let slow = "instances = 4\nhandler_timeout = \"1s\"\nconfig = { stall = 1.0, for = \"3ms\" }";
+    let idle = ["--until-idle", "--fail-on-dlq"];
+    let mut app = Running::start_with("isolation-idle", COUNT, slow, "", &idle);
+    let process = app.child(None);
+    app.handled(50);
+    signal("KILL", process);
+    let process = app.child(Some(process));
+    signal("STOP", process);
+    assert_eq!(app.process.exit_code(PATIENCE), Some(0));
+    app.complete(COUNT);
+}
+
+#[test]
 fn a_child_that_hangs_is_noticed_killed_and_started_again() {
     const COUNT: usize = 500;
     let slow = "instances = 4\nhandler_timeout = \"1s\"\nconfig = { stall = 1.0, for = \"5ms\" }";
@@ -316,7 +336,7 @@ fn no_child_outlives_a_parent_that_is_killed_and_the_next_parent_goes_on() {
     app.handled(50);
     signal("KILL", u64::from(app.process.id()));
     // At once, while the child may still be there.
-    app.process = run(app.folder.path());
+    app.process = run(app.folder.path(), &[]);
     gone(child);
     app.child(Some(child));
     app.complete(COUNT);
@@ -331,6 +351,11 @@ fn stopping_the_app_stops_its_children_in_order() {
     let mut app = Running::start("isolation-stops", 10, "", "");
     let child = app.child(None);
     app.complete(10);
+    // Everybody may read arguments: the transport's password is not among them.
+    let arguments = std::fs::read_to_string(format!("/proc/{child}/cmdline"));
+    let arguments = arguments.expect("it runs");
+    assert!(arguments.contains("--only\0work\0"), "{arguments}");
+    assert!(!arguments.contains("amqp"), "{arguments}");
     let mut stop = Command::new(brickwork());
     stop.args(["stop", "app.toml"])
         .env("BRICKWORK_TRANSPORT", Broker::shared().url())
@@ -402,7 +427,7 @@ fn metrics_and_state_are_those_of_a_service_that_runs_inside() {
             .replace("\"process\"", &format!("\"{isolation}\""));
         std::fs::write(folder.path().join("app.toml"), text).expect("it can be written");
         numbers(folder.path(), 25);
-        let process = run(folder.path());
+        let process = run(folder.path(), &[]);
         let app = Running {
             process,
             address,

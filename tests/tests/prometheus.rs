@@ -98,6 +98,7 @@ const VALUES: &[(&str, &[&str])] = &[
             "source",
             "bridge",
             "supervisor",
+            "process",
         ],
     ),
     ("transport", &["memory"]),

@@ -120,7 +120,7 @@ impl Serving {
             asked = self.serve() => asked,
         };
         let (number, within, patience) = match asked {
-            Ok((number, within)) => (Some(number), within, within + GRACE),
+            Ok((number, within)) => (Some(number), within, within.saturating_add(GRACE)),
             Err(error) => {
                 warn!(%error, "the app that supervises this process is gone: it stops");
                 let within = self.shutdown_timeout;

@@ -13,6 +13,7 @@
 
 mod give_up;
 mod group;
+mod life;
 mod process;
 mod service;
 mod threads;

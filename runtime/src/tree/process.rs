@@ -12,30 +12,21 @@ use std::time::Duration;
 
 use futures_util::future::{FutureExt, LocalBoxFuture, pending};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tracing::{error, info, warn};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
 
 use super::give_up::give_up;
+use super::life::{LOOK_WITHIN, Life, Look};
 use super::{Child, Supervised, Up};
-use crate::child::{Answer, Ended, GRACE, Link, Mirror, Process, Program};
+use crate::child::{Answer, Ended, Mirror, Program};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::host::{Hosted, Standing, Stopped};
 use crate::metrics::{Cause, Outcome};
 use crate::supervision::{History, Restart};
 
-/// How often it looks.
-const EVERY: Duration = Duration::from_millis(500);
-/// How often it looks while the process starts.
-const EVERY_AT_START: Duration = Duration::from_millis(20);
-/// An answer takes moments. After so long it is missed, but the process is not given up.
-const LOOK_WITHIN: Duration = Duration::from_secs(1);
 /// Shorter than this a machine may stall by itself.
 const SILENT_MIN: Duration = Duration::from_secs(5);
-/// A process that has not connected to its transport by then hangs. It may have to wait
-/// for one before it to stop, and for that gets more.
-const START_WITHIN: Duration = Duration::from_secs(120);
-
 /// The handle to the supervisor of a process.
 pub(crate) struct ProcessSupervisor {
     hosted: Arc<Hosted>,
@@ -131,22 +122,6 @@ impl Supervised for ProcessSupervisor {
     }
 }
 
-/// One process.
-struct Life {
-    process: Process,
-    link: Link,
-    mirror: Mirror,
-    /// Messages that it had handled well at the last look.
-    handled: u64,
-    look_at: Instant,
-    /// For how long it has not answered.
-    silent: Duration,
-    /// When it must have opened its app, if it has not.
-    open_by: Option<Instant>,
-    /// Whether its service has been started, well or not.
-    started: bool,
-}
-
 /// What is to be done when there is no process.
 enum Next {
     /// Start one in its stead.
@@ -182,33 +157,13 @@ enum Event {
     Again,
 }
 
-enum Look {
-    Seen(Box<Answer>),
-    /// No answer in time.
-    Silent,
-    /// The conversation is broken: the process is ending, or talks nonsense.
-    Broken(String),
-}
-
-impl Life {
-    /// Looks when it is time to. May be dropped and called again.
-    async fn look(&mut self) -> Look {
-        sleep_until(self.look_at).await;
-        match timeout(LOOK_WITHIN, self.link.figures()).await {
-            Ok(Ok(answer)) => Look::Seen(Box::new(answer)),
-            Ok(Err(error)) => Look::Broken(error.to_string()),
-            Err(_) => Look::Silent,
-        }
-    }
-}
-
 impl Keeper {
     async fn run(mut self) {
         while let Some(event) = self.event().await {
             match event {
                 Event::Command(command) => self.obey(command).await,
                 Event::Ended(how) => {
-                    let process = self.life.as_ref().map_or(0, |life| life.process.id());
+                    let process = self.life.as_ref().map_or(0, |life| life.id());
                     self.lost(format!("the process {process} ended: {how}"));
                 }
                 Event::Look(look) => self.looked(look).await,
@@ -232,7 +187,7 @@ impl Keeper {
             match life {
                 None => pending().await,
                 Some(life) => {
-                    let ended = life.process.ended();
+                    let ended = life.ended();
                     tokio::select! {
                         biased;
                         how = ended => Event::Ended(how),
@@ -316,19 +271,10 @@ impl Keeper {
     fn spawn(&mut self) {
         self.next = None;
         let service = &self.hosted.label;
-        match self.program.start(service) {
-            Ok((process, link)) => {
-                info!(%service, process = process.id(), "runs in a process of its own");
-                self.life = Some(Life {
-                    process,
-                    link,
-                    mirror: Mirror::default(),
-                    handled: self.hosted.meters.outcome_total(Outcome::Ok),
-                    look_at: Instant::now(),
-                    silent: Duration::ZERO,
-                    open_by: Some(later(START_WITHIN.saturating_add(self.stop_within))),
-                    started: false,
-                });
+        match Life::begin(&self.program, &self.hosted, self.stop_within) {
+            Ok(life) => {
+                info!(%service, process = life.id(), "runs in a process of its own");
+                self.life = Some(life);
             }
             Err(error) => self.lost(format!("the process can't be started: {error}")),
         }
@@ -337,33 +283,28 @@ impl Keeper {
     async fn looked(&mut self, look: Look) {
         let patience = self.hosted.handler_timeout.max(SILENT_MIN);
         let Some(life) = &mut self.life else { return };
-        let process = life.process.id();
+        let process = life.id();
         match look {
             Look::Seen(answer) => {
-                life.silent = Duration::ZERO;
-                let open_by = life.open_by;
                 if !self.show(*answer) {
                     let why = format!("the process {process} talks nonsense");
                     return self.kill(why).await;
                 }
-                if open_by.is_some_and(|by| by <= Instant::now()) {
+                if self.life.as_ref().is_some_and(Life::is_late) {
                     let why = format!("the process {process} did not start in time");
                     self.kill(why).await;
                 }
             }
             Look::Silent => {
-                // Only time in which this process ran counts: if the whole machine, or
-                // this process, was stopped for a while, nobody is to blame.
-                life.silent += LOOK_WITHIN;
-                life.look_at = Instant::now();
-                if life.silent >= patience {
-                    let silent = HumanDuration(life.silent);
+                let silent = life.missed();
+                if silent >= patience {
+                    let silent = HumanDuration(silent);
                     let why = format!("the process {process} did not answer for {silent}");
                     self.kill(why).await;
                 }
             }
             Look::Broken(error) => {
-                let how = timeout(LOOK_WITHIN, life.process.ended()).await;
+                let how = timeout(LOOK_WITHIN, life.ended()).await;
                 match how {
                     Ok(how) => self.lost(format!("the process {process} ended: {how}")),
                     Err(_) => {
@@ -380,13 +321,12 @@ impl Keeper {
         let Some(life) = &mut self.life else {
             return true;
         };
-        life.look_at = Instant::now() + if life.started { EVERY } else { EVERY_AT_START };
+        life.answered();
         let Some(figures) = answer.figures else {
             return true;
         };
-        life.open_by = None;
         let (started, gave_up) = (figures.started, figures.gave_up.clone());
-        if !life.mirror.show(figures, &self.hosted) {
+        if !life.show(figures, &self.hosted) {
             return false;
         }
         let handled = self.hosted.meters.outcome_total(Outcome::Ok);
@@ -407,13 +347,11 @@ impl Keeper {
         let Some(life) = &mut self.life else {
             return false;
         };
-        let Ok(Ok(answer)) = timeout(LOOK_WITHIN, life.link.idle()).await else {
-            // Whatever is wrong, the next look deals with it.
-            return false;
-        };
-        let idle = answer.idle;
-        // Nonsense is dealt with by the next look, too.
-        self.show(answer) && idle
+        let look = life.is_idle().await;
+        let idle = matches!(&look, Look::Seen(answer) if answer.idle);
+        // It may be asked so often that there is no other look.
+        self.looked(look).await;
+        idle
     }
 
     /// Who waits for the service to be tried needn't any more.
@@ -426,7 +364,7 @@ impl Keeper {
     /// Ends a process that is not worth keeping.
     async fn kill(&mut self, why: String) {
         if let Some(life) = &self.life {
-            kill(&life.process).await;
+            life.kill().await;
         }
         self.lost(format!("{why}, and was killed"));
     }
@@ -456,7 +394,7 @@ impl Keeper {
 
     async fn gave_up(&mut self, why: String) {
         let epoch = self.epoch.get();
-        self.end(Instant::now() + self.stop_within).await;
+        self.end(later(self.stop_within)).await;
         let again = give_up(&self.hosted, &self.up, epoch, why, 0);
         self.next = again.map(Next::Again);
     }
@@ -466,44 +404,11 @@ impl Keeper {
         self.runs = false;
         self.next = None;
         self.tried();
-        let mut stopped = Stopped::default();
-        let Some(mut life) = self.life.take() else {
-            return stopped;
+        let Some(life) = self.life.take() else {
+            return Stopped::default();
         };
-        let (service, process) = (self.hosted.label.clone(), life.process.id());
-        let within = by.saturating_duration_since(Instant::now());
-        let gone_by = Instant::now() + within + GRACE;
-        match timeout_at(gone_by, life.link.stop(within)).await {
-            Ok(Ok(answer)) => {
-                if let Some(figures) = answer.figures {
-                    // What it says last can't be asked about any more.
-                    let _nonsense = life.mirror.show(figures, &self.hosted);
-                }
-                stopped.abandoned = answer.abandoned;
-            }
-            // It is ending already.
-            Ok(Err(error)) => warn!(%service, process, %error, "a child process said no last word"),
-            Err(_) => {}
-        }
-        // The end of the conversation tells it to stop, too.
-        drop(life.link);
-        if timeout_at(gone_by, life.process.ended()).await.is_err() {
-            error!(%service, process, "a child process did not stop in time and is killed");
-            kill(&life.process).await;
-            let in_hand = self.hosted.figures().in_hand;
-            if in_hand > 0 {
-                let what = format!("{in_hand} in hand of the process {process}, which was killed");
-                stopped.abandoned.push(what);
-            }
-        }
+        let stopped = life.end(&self.hosted, by).await;
         Mirror::hide(&self.hosted);
         stopped
     }
-}
-
-/// Kills a process with everything in its group.
-async fn kill(process: &Process) {
-    process.kill();
-    // It is gone in moments, but for one that the system itself holds up.
-    let _held_up = timeout(GRACE, process.ended()).await;
 }
