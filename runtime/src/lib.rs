@@ -59,7 +59,7 @@ pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
-pub use host::{CLOCK_TOLERANCE, panic};
+pub use host::{AbandonHook, CLOCK_TOLERANCE, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use name::{

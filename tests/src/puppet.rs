@@ -47,6 +47,10 @@ pub struct PuppetConfig {
     pub tick_ms: u64,
     /// Panic in the first so many ticks.
     pub panic_ticks: u32,
+    /// Block the thread for so many milliseconds in each start.
+    pub block_start_ms: u64,
+    /// Block the thread for so many milliseconds in each tick.
+    pub block_tick_ms: u64,
 }
 
 /// What happened, in order, by all instances of all puppets with this ledger.
@@ -99,6 +103,7 @@ pub struct Puppet {
     panic_stop: bool,
     panic_drop: bool,
     panic_ticks: u32,
+    block_tick_ms: u64,
     handled: u32,
 }
 
@@ -123,6 +128,7 @@ impl Service for Puppet {
 
     async fn start(config: &PuppetConfig, _: &mut Context) -> Result<Self, Failure> {
         let started = note(&config.ledger, "start") as u32;
+        std::thread::sleep(Duration::from_millis(config.block_start_ms));
         if started < config.panic_starts {
             panic!("told to panic in start");
         }
@@ -134,11 +140,13 @@ impl Service for Puppet {
             panic_stop: config.panic_stop,
             panic_drop: config.panic_drop,
             panic_ticks: config.panic_ticks,
+            block_tick_ms: config.block_tick_ms,
             handled: 0,
         })
     }
 
     async fn tick(&mut self, _: Tick, cx: &mut Context) -> Result<(), Failure> {
+        std::thread::sleep(Duration::from_millis(self.block_tick_ms));
         cx.emit(
             &DONE,
             Done {

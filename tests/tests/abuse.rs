@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use brickwork::{Catalog, Workers};
 use brickwork_tests::app::{TestApp, really, virtually};
+use brickwork_tests::http;
 use brickwork_tests::puppet::{Puppet, count};
 use serde_json::json;
 
@@ -309,5 +310,113 @@ fn a_handler_that_never_ends_is_cancelled_and_blames_its_message_only() {
         let row = app.summary("puppet");
         assert_eq!((row.timeout, row.ok, row.dead_letters), (5, 1, 1));
         assert!(app.stop().await.is_clean());
+    });
+}
+
+#[test]
+fn a_start_that_blocks_its_thread_does_not_hold_the_others_up() {
+    really(async {
+        let puppet = "handler_timeout = \"1s\"\nconfig.block_start_ms = 6000";
+        let name = "blocks-in-start";
+        let manifest = manifest(name, puppet, "");
+        let begun = Instant::now();
+        let app = TestApp::start_on(&manifest, &catalog(), Workers::Threads).await;
+        let mut beats = app.probe("beats").await;
+        app.send("others", json!({ "n": 3 })).await;
+        // Its thread is blocked again and again: each time it goes on with another one.
+        assert_eq!(beats.next_json().await["n"], 3);
+        assert!(
+            begun.elapsed() < Duration::from_secs(6),
+            "before the first start has ended"
+        );
+        // Blocking with no message in hand is the service's own failure.
+        let expected = "service puppet is isolated: it blocked its thread 6 times within 10s";
+        until("only it is isolated", Duration::from_secs(60), || {
+            app.app.not_ready() == [expected]
+        })
+        .await;
+        app.stop().await;
+    });
+}
+
+#[test]
+fn a_source_that_has_ended_does_not_start_again_when_its_thread_is_given_up() {
+    really(async {
+        let name = "ended-source";
+        let folder = tempfile::tempdir().unwrap();
+        let lines = folder.path().join("lines.jsonl");
+        std::fs::write(&lines, "{\"n\":1}\n{\"n\":2}\n").unwrap();
+        let source = format!(
+            "handler_timeout = \"1s\"\nretry.backoff.min = \"10ms\"\n\
+             [services.lines]\nuse = \"file-in\"\nout = \"others\"\nconfig.path = {lines:?}"
+        );
+        let catalog = brickwork_actors::catalog().with::<Puppet>();
+        let manifest =
+            manifest(name, "", &source).replace("[topics.others]\n        external = \"in\"", "");
+        let app = TestApp::start_on(&manifest, &catalog, Workers::Threads).await;
+        let patience = Duration::from_secs(60);
+        until("the lines are handled", patience, || {
+            app.summary("neighbour").ok == 2
+        })
+        .await;
+        // The neighbour blocks the thread that all of them share.
+        let mut beats = app.probe("beats").await;
+        app.send(
+            "others",
+            json!({ "n": 9, "act": "block", "ms": 3000, "until": 1 }),
+        )
+        .await;
+        let again = beats.next_json().await;
+        assert_eq!((&again["n"], &again["attempt"]), (&9.into(), &2.into()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(app.summary("lines").emitted, 2, "not sent again");
+        assert!(app.app.not_ready().is_empty(), "{:?}", app.app.not_ready());
+        app.stop().await;
+    });
+}
+
+#[test]
+fn the_front_door_keeps_its_port_when_its_thread_is_given_up() {
+    really(async {
+        let name = "door";
+        let address = brickwork_tests::process::free_address();
+        let source = format!(
+            "[services.door]\nuse = \"http-in\"\nout = \"others\"\nconfig.listen = \"{address}\""
+        );
+        let catalog = brickwork_actors::catalog().with::<Puppet>();
+        let puppet = "handler_timeout = \"1s\"\nretry.backoff.min = \"10ms\"";
+        let manifest = manifest(name, puppet, &source)
+            .replace("[topics.others]\n        external = \"in\"", "");
+        let app = TestApp::start_on(&manifest, &catalog, Workers::Threads).await;
+        let mut beats = app.probe("beats").await;
+        let post = move || {
+            let headers = [("content-type", "application/json")];
+            http::post(address, "/", &headers, b"{\"n\":5}").map(|answer| answer.code)
+        };
+        let status = tokio::task::spawn_blocking(post).await.unwrap().unwrap();
+        assert_eq!(status, 202);
+        assert_eq!(beats.next_json().await["n"], 5);
+
+        let blocked = Instant::now();
+        app.send(
+            "orders",
+            json!({ "n": 1, "act": "block", "ms": 15_000, "until": 1 }),
+        )
+        .await;
+        until("it is handled", Duration::from_secs(60), || {
+            count(name, "handle 1") == 2
+        })
+        .await;
+        // The blocked thread still has its listener; the new life has the port.
+        let mut status = None;
+        while status != Some(202) {
+            assert!(
+                blocked.elapsed() < Duration::from_secs(14),
+                "last answer: {status:?}"
+            );
+            status = tokio::task::spawn_blocking(post).await.unwrap().ok();
+        }
+        assert_eq!(beats.next_json().await["n"], 5);
+        app.stop().await;
     });
 }

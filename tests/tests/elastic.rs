@@ -117,3 +117,39 @@ fn ten_minutes_of_noisy_load_do_not_make_the_instances_flap() {
         app.stop().await;
     });
 }
+
+#[test]
+fn an_elastic_service_that_is_restarted_under_load_loses_nothing() {
+    virtually(async {
+        let name = "elastic-restarts";
+        let group = format!(
+            r#"
+            [groups.both]
+            services = ["puppet", "trigger"]
+            max_restarts = 1000
+            [services.trigger]
+            use = "puppet"
+            in = "orders"
+            out = "done"
+            config = {{ ledger = "{name}-trigger", tick_ms = 700, panic_ticks = 40 }}
+            restart = {{ max_restarts = 0, on_give_up = "escalate", backoff = {{ min = "1ms", max = "1ms" }} }}
+            "#
+        );
+        let manifest = manifest(name) + &group;
+        let app = TestApp::start(&manifest, &Catalog::new().with::<Puppet>()).await;
+        // Whole messages at every moment: nothing is rounded.
+        load(&app, name, 300, |step| 10.0 * (step % 5) as f64).await;
+        app.idle().await;
+        let sent: usize = (0..300).map(|step| 10 * (step % 5)).sum();
+        let row = app.summary("puppet");
+        assert!(row.restarts >= 40, "{row:?}");
+        assert_eq!((row.ok, row.dead_letters), (sent as u64, 0));
+        assert_eq!(
+            count(name, "stop"),
+            count(name, "start") - live(name),
+            "each had its stop"
+        );
+        assert!(app.stop().await.is_clean());
+        assert_eq!(live(name), 0);
+    });
+}

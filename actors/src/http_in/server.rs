@@ -1,9 +1,11 @@
 //! Listening: how many connections there are, and how they all end.
 
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use brickwork::prelude::*;
+use rustix::net::{Shutdown, shutdown};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -30,6 +32,13 @@ pub(super) async fn serve(config: &HttpInConfig, out: &Outlet) -> Result<(), Fai
         ))
     })?;
     let address = listener.local_addr()?;
+    // Should the thread be given up, the next life needs the port.
+    let held = listener.as_fd().try_clone_to_owned()?;
+    let _hook = out.on_abandoned(move || {
+        if let Err(error) = shutdown(&held, Shutdown::Both) {
+            warn!(%address, %error, "the port stays taken by a blocked thread");
+        }
+    });
     info!(%address, path = config.path, "listening");
     if config.secret.is_none() && !address.ip().is_loopback() {
         warn!(%address, "everybody who reaches this address can send: set config.secret");

@@ -189,6 +189,12 @@ impl Child {
         self.ended().await;
     }
 
+    /// Ends it and its group at once.
+    pub(super) fn kill(&self) {
+        self.0.hand().closing = true;
+        self.0.group.kill();
+    }
+
     async fn ended(&self) {
         let mut ended = self.0.ended.subscribe();
         // The sender is held by `self`.
@@ -198,8 +204,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.0.hand().closing = true;
-        self.0.group.kill();
+        self.kill();
     }
 }
 

@@ -101,6 +101,14 @@ impl Keeper {
             .map_err(|down| Failure::retry(down.text))
     }
 
+    /// The thread of its lanes was given up: others begin elsewhere, with a child of their
+    /// own, and these never end.
+    pub(super) fn abandon(&self) {
+        if let Some(child) = &self.state().child {
+            child.kill();
+        }
+    }
+
     /// How the child ended with nothing in hand since the last time.
     pub(super) fn news(&self) -> Option<Arc<str>> {
         let state = &mut *self.state();

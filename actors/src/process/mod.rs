@@ -94,6 +94,7 @@ const ALIVE: Tick = Tick::new("alive");
 /// Gives messages to a child program and emits what it answers.
 pub struct Process {
     registry: Arc<Registry>,
+    _hook: Option<brickwork::AbandonHook>,
     lane: Lane,
     /// Whether it answers for the child to the host, so that one child counts as one: the
     /// first of the child's lanes.
@@ -281,8 +282,11 @@ config.command = ["node", "triage.js"]
         if first {
             keeper.begin()?;
         }
+        let abandoned = keeper.clone();
+        let hook = first.then(|| cx.on_abandoned(move || abandoned.abandon()));
         Ok(Self {
             registry,
+            _hook: hook,
             lane: Lane::new(keeper),
             first,
             places,

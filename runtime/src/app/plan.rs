@@ -123,8 +123,8 @@ impl Plan {
         self.workers = 1;
         for service in self.services.iter_mut().filter(|service| service.runs_here) {
             service.isolation = Isolation::Shared;
-            // It gives up once, and its parent does what is to be done.
-            service.restart_type = RestartType::Temporary;
+            // When it gives up, its parent ends the process and does what is to be done.
+            service.give_up = GiveUp::Isolate;
         }
     }
 

@@ -262,6 +262,7 @@ impl App {
             tokio::select! {
                 _ = consuming.wait_for(|count| *count >= inputs) => {}
                 _ = env.given_up() => {}
+                () = env.closed() => {}
             }
         }));
         if timeout(CONSUMING_WITHIN, consuming).await.is_err() {
@@ -355,16 +356,18 @@ impl App {
             // All finish side by side what they have in hand; then they go, the last first.
             let turns = join_all(group.iter().map(|service| service.drain(by))).await;
             let mut stopped = Vec::with_capacity(group.len());
-            for (service, turns) in group.iter().zip(&turns) {
-                if *turns {
+            let mut late = Vec::new();
+            for (service, turns) in group.iter().zip(turns) {
+                if turns && Instant::now() < by {
                     stopped.push((service, service.stop(by).await));
+                } else {
+                    late.push(service);
                 }
             }
-            // Those whose threads are blocked go together: each would wait as long.
-            let blocked = group.iter().zip(&turns).filter(|(_, turns)| !**turns);
-            let blocked: Vec<_> = blocked.map(|(service, _)| service).collect();
-            let ends = join_all(blocked.iter().map(|service| service.stop(by))).await;
-            stopped.extend(blocked.into_iter().zip(ends));
+            // Those whose threads are blocked, or who come after the deadline, go together:
+            // each would wait as long.
+            let ends = join_all(late.iter().map(|service| service.stop(by))).await;
+            stopped.extend(late.into_iter().zip(ends));
             for (service, stopped) in stopped {
                 if stopped.stuck {
                     stuck.push(service.hosted().worker);
@@ -377,16 +380,22 @@ impl App {
             }
         }
         // What is left in the queues is named, and kept where the transport can.
-        for service in self.services.iter() {
-            let hosted = service.hosted();
-            for input in &hosted.inputs {
-                let queue = QueueId::new(&hosted.label, input);
-                let asked = timeout(STAGE_MIN, self.transport.depth(&queue)).await;
-                if let Ok(Ok(depth)) = asked
-                    && depth.total() > 0
-                {
-                    report.left.push((queue.to_string(), depth.total()));
-                }
+        let queues: Vec<QueueId> = self
+            .services
+            .iter()
+            .flat_map(|service| {
+                let hosted = service.hosted();
+                let inputs = hosted.inputs.iter();
+                inputs.map(|input| QueueId::new(&hosted.label, input))
+            })
+            .collect();
+        let depths = queues.iter().map(|queue| self.transport.depth(queue));
+        let depths = join_all(depths.map(|depth| timeout(STAGE_MIN, depth))).await;
+        for (queue, depth) in queues.iter().zip(depths) {
+            if let Ok(Ok(depth)) = depth
+                && depth.total() > 0
+            {
+                report.left.push((queue.to_string(), depth.total()));
             }
         }
         let flush_by = deadline.max(Instant::now() + STAGE_MIN);

@@ -106,19 +106,29 @@ impl Run {
             Err(error) => return failed(&redactor.clean(&error.to_string())),
         };
         let durable = app.transport().guarantees().durable;
-        let started = tokio::select! {
-            () = app.start_services() => true,
-            () = either(&mut terminate, &mut interrupt) => false,
-            () = asked.notified() => false,
-        };
-        if !started {
+        let mut early = None;
+        tokio::select! {
+            () = app.start_services() => {}
+            () = either(&mut terminate, &mut interrupt) => early = Some(None),
+            () = asked.notified() => early = Some(None),
+            why = app.transport_lost() => early = Some(Some(why)),
+            why = app.failed() => early = Some(Some(why)),
+        }
+        if let Some(why) = early {
             // Some work already, perhaps while others still try to start.
-            let report = app.stop().await;
+            let report = tokio::select! {
+                report = app.stop() => report,
+                () = either(&mut terminate, &mut interrupt) => stopped_at_once(),
+            };
             eprint!("{}", last_words(&report, durable));
+            let code = match why {
+                Some(why) => failed(&redactor.clean(&why)),
+                None => stopped_early(),
+            };
             if report.stuck_threads > 0 {
-                std::process::exit(i32::from(DONE));
+                std::process::exit(i32::from(code));
             }
-            return stopped_early();
+            return code;
         }
         if !self.json {
             print(&banner(&app));
@@ -135,10 +145,7 @@ impl Run {
         let not_ready = app.not_ready();
         let report = tokio::select! {
             report = app.stop() => report,
-            () = either(&mut terminate, &mut interrupt) => {
-                eprintln!("stopped at once: what was in hand is given up");
-                std::process::exit(i32::from(FAILED));
-            }
+            () = either(&mut terminate, &mut interrupt) => stopped_at_once(),
         };
         let summary = &report.summary;
         if self.json {
@@ -181,6 +188,11 @@ pub(super) async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+fn stopped_at_once() -> ! {
+    eprintln!("stopped at once: what was in hand is given up");
+    std::process::exit(i32::from(FAILED));
 }
 
 fn stopped_early() -> u8 {

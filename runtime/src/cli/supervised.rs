@@ -85,8 +85,12 @@ async fn serve(plan: Plan, transports: &Transports, lifeline: &Lifeline) -> End 
         Err(error) => return End::early(failed(&redactor.clean(&error))),
     };
     let works = async {
-        app.start_services().await;
+        let started = async {
+            app.start_services().await;
+            std::future::pending::<String>().await
+        };
         tokio::select! {
+            why = started => why,
             why = app.transport_lost() => why,
             why = app.failed() => why,
         }

@@ -30,6 +30,8 @@ pub(crate) struct ServiceActor {
     /// By number; one that retired has ended.
     loops: Vec<JoinHandle<()>>,
     drained: Option<Stopped>,
+    /// It has been told to drain or to stop.
+    stopping: bool,
 }
 
 /// Start the instances, then the bridges. Resolves when each instance has been started
@@ -86,6 +88,7 @@ impl ServiceActor {
             bridges: Vec::new(),
             loops: Vec::new(),
             drained: None,
+            stopping: false,
         }
     }
 
@@ -136,7 +139,8 @@ impl Handler<Scale> for ServiceActor {
     type Result = ();
 
     fn handle(&mut self, Scale(wanted): Scale, _: &mut Context<Self>) {
-        if self.env.is_closing() || matches!(self.blueprint.role(), Role::Source(_)) {
+        // Its loops may be on their way out: others beside them would share their hands.
+        if self.stopping || matches!(self.blueprint.role(), Role::Source(_)) {
             return;
         }
         let before = self.env.pulse.wanted.swap(wanted, Relaxed);
@@ -161,6 +165,7 @@ impl Handler<Drain> for ServiceActor {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, Drain(deadline): Drain, _: &mut Context<Self>) -> Self::Result {
+        self.stopping = true;
         let draining = drain(
             self.env.clone(),
             std::mem::take(&mut self.bridges),
@@ -176,6 +181,7 @@ impl Handler<StopBy> for ServiceActor {
     type Result = ResponseActFuture<Self, Stopped>;
 
     fn handle(&mut self, StopBy(deadline): StopBy, cx: &mut Context<Self>) -> Self::Result {
+        self.stopping = true;
         let env = self.env.clone();
         let bridges = std::mem::take(&mut self.bridges);
         let loops = std::mem::take(&mut self.loops);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::abandon::Hooks;
 use super::core::Core;
 use super::hand::Hand;
 use super::mailbox::Mailbox;
@@ -32,6 +33,7 @@ pub(crate) struct Environment {
     pub(crate) taps: Box<[Tap]>,
     pub(crate) pulse: Pulse,
     pub(crate) shared: Shared,
+    pub(super) hooks: Hooks,
     /// The thread that it runs on.
     pub(crate) worker: Arc<Worker>,
     paused_until: Mutex<Option<Instant>>,
@@ -70,6 +72,7 @@ impl Environment {
             taps: (0..inputs).map(|_| Tap::default()).collect(),
             pulse: Pulse::new(core.instances.min),
             shared: Shared::default(),
+            hooks: Hooks::default(),
             worker,
             paused_until: Mutex::new(None),
             closing: watch::Sender::new(false),
@@ -240,6 +243,7 @@ impl Environment {
         self.fenced.store(true, Relaxed);
         let seized = self.seize();
         self.let_go();
+        self.hooks.run();
         seized
     }
 }

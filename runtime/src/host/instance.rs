@@ -454,7 +454,7 @@ impl InstanceLoop {
             self.env.publish(batch.clone(), done);
             let Err(error) = confirmed.await else { break };
             warn!(service = %self.env.label, %error, "a tick's outputs were not published, trying again");
-            if self.env.is_closing() {
+            if self.env.is_closing() || error.is_permanent() {
                 return Err(End::Crashed(Cause::Tick, error.to_string()));
             }
             let wait = self.env.retry.backoff.delay(nth, fastrand::f64());

@@ -5,6 +5,7 @@
 //! future under a guard, holds the outputs, and settles. Inbound bridges fill the
 //! mailbox; outputs go straight to the transport, which reports when it has them.
 
+mod abandon;
 mod actor;
 mod apart;
 mod batch;
@@ -27,6 +28,7 @@ mod tap;
 mod tick;
 
 pub(crate) use self::core::{Settings, WiredOutput};
+pub use abandon::AbandonHook;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub(crate) use apart::Seen;
 pub(crate) use environment::Environment;

@@ -13,7 +13,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::service::{Held, Reply};
 use crate::supervision::{Attempt, Fate};
-use crate::transport::Completion;
+use crate::transport::{Completion, TransportError};
 
 /// The least wait after a transport didn't take outputs over.
 pub(super) const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
@@ -37,7 +37,9 @@ impl Failed {
     pub(crate) fn panic(text: String) -> Self {
         Self {
             attempt: Attempt::Panicked,
-            text: format!("panicked: {text}"),
+            text: Failure::retry(format!("panicked: {text}"))
+                .text()
+                .to_owned(),
         }
     }
 
@@ -102,7 +104,7 @@ impl Environment {
                     }
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 }
-                Err(error) => environment.not_published(delivery, &error.to_string()),
+                Err(error) => environment.not_published(delivery, &error),
             }
             drop(permit);
         });
@@ -111,11 +113,15 @@ impl Environment {
     }
 
     /// The transport didn't take the outputs over: not the message's fault.
-    fn not_published(&self, delivery: Delivery, error: &str) {
+    fn not_published(&self, delivery: Delivery, error: &TransportError) {
+        if error.is_permanent() {
+            let failed = Failed::from(Failure::reject(error.to_string()));
+            return self.fail(delivery, &failed);
+        }
         warn!(
             service = %self.label,
             id = %delivery.message().id,
-            error,
+            %error,
             "outputs were not published, the message will be handled again"
         );
         let attempt = delivery.attempt();

@@ -36,6 +36,8 @@ pub(crate) struct Who {
 pub(crate) struct Worker {
     /// Whose code ran last: service and instance.
     running: AtomicU64,
+    /// How often somebody's code was given a turn.
+    turns: AtomicU64,
     /// When it should turn next; 0 while nobody measures.
     due_ns: AtomicU64,
     /// The number of the window that `max_ns` belongs to.
@@ -109,15 +111,19 @@ impl Worker {
     pub(crate) fn runs(&self, who: Who) {
         let packed = u64::from(who.service) << 32 | u64::from(who.instance);
         self.running.store(packed, Relaxed);
+        // One thread writes.
+        self.turns.store(self.turns.load(Relaxed) + 1, Relaxed);
     }
 
-    /// Whose code ran last. While the thread doesn't turn, it is still running.
-    pub(crate) fn running(&self) -> Who {
+    /// Whose code ran last, and how many turns there were. While the thread doesn't turn,
+    /// that one is still running.
+    pub(crate) fn running(&self) -> (Who, u64) {
         let packed = self.running.load(Relaxed);
-        Who {
+        let who = Who {
             service: (packed >> 32) as u32,
             instance: packed as u32,
-        }
+        };
+        (who, self.turns.load(Relaxed))
     }
 
     /// It should turn at `due`.

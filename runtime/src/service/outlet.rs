@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Output, Payload, Request};
 use crate::failure::Failure;
-use crate::host::{Environment, position};
+use crate::host::{AbandonHook, Environment, position};
 use crate::id::MessageId;
 use crate::message::{Envelope, ReplyTo};
 use crate::transport::{AskError, Completion, TransportError};
@@ -304,6 +304,15 @@ impl Outlet {
             output = future => Ok(output),
             () = self.stopping() => Err(stopping()),
         }
+    }
+
+    /// Says what is to be done, from another thread, should a handler block this one for so
+    /// long that it is given up: the service then begins anew elsewhere, while nothing here
+    /// is dropped. For what must not be there twice: a port, a program that was started.
+    ///
+    /// It holds for as long as what is returned lives.
+    pub fn on_abandoned(&self, hook: impl FnOnce() + Send + 'static) -> AbandonHook {
+        self.env.on_abandoned(hook)
     }
 
     /// The service's label in the manifest.

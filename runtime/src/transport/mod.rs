@@ -301,9 +301,19 @@ pub enum TransportError {
     /// The broker refused a publication, or a queue is full and rejects.
     #[error("the publication was refused: {0}")]
     Refused(String),
+    /// A message that can't be published, now or later.
+    #[error("the message can't be published: {0}")]
+    Unpublishable(String),
     /// Something that this transport doesn't do.
     #[error("{0} is not supported by this transport")]
     Unsupported(&'static str),
+}
+
+impl TransportError {
+    /// Whether trying the same again can't help.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Unpublishable(_) | Self::Unsupported(_))
+    }
 }
 
 /// Why an ask got no answer.

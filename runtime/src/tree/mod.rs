@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub(crate) use group::{Failed, Group, Member, Parent, Rules};
 pub(crate) use process::ProcessSupervisor;
-pub(crate) use service::ServiceSupervisor;
+pub(crate) use service::{Move, ServiceSupervisor};
 pub(crate) use threads::Threads;
 pub(crate) use watchdog::watch;
 

@@ -17,9 +17,12 @@ use tracing::{info, warn};
 
 use super::give_up::give_up;
 use super::{Child, Supervised, Threads, Up};
+use crate::clock::later;
+use crate::config::HumanDuration;
 use crate::delivery::Delivery;
 use crate::host::{Drain, Environment, Hosted, ServiceActor, Standing, Start, StopBy, Stopped};
 use crate::metrics::Cause;
+use crate::supervision::Window;
 
 /// What a thread gets, beyond a deadline that its actors keep themselves, before it
 /// counts as blocked.
@@ -37,7 +40,16 @@ enum Command {
     Drain(Instant, oneshot::Sender<bool>),
     Stop(Instant, oneshot::Sender<Stopped>),
     /// The thread was given up: go on with another one.
-    Move(Vec<Delivery>),
+    Move(Move),
+}
+
+/// What there is to know of a thread that was given up.
+#[derive(Debug, Default)]
+pub(crate) struct Move {
+    /// The first instance is to handle these one at a time before anything else.
+    pub(crate) trials: Vec<Delivery>,
+    /// The service blocked the thread with no message in hand: its own failure.
+    pub(crate) charged: bool,
 }
 
 impl ServiceSupervisor {
@@ -59,6 +71,9 @@ impl ServiceSupervisor {
             epoch: epoch.clone(),
             life: None,
             again_at: None,
+            draining: false,
+            blocks: Window::default(),
+            origin: Instant::now(),
         };
         tokio::task::spawn_local(keeper.run());
         Rc::new(Self {
@@ -68,11 +83,10 @@ impl ServiceSupervisor {
         })
     }
 
-    /// Goes on with another thread, as this one was given up. The first instance handles
-    /// `trials` one at a time before anything else.
-    pub(crate) async fn move_on(&self, trials: Vec<Delivery>) {
+    /// Goes on with another thread, as this one was given up.
+    pub(crate) async fn move_on(&self, how: Move) {
         // Who is gone needs no thread.
-        let _gone = self.commands.send(Command::Move(trials)).await;
+        let _gone = self.commands.send(Command::Move(how)).await;
     }
 }
 
@@ -143,8 +157,14 @@ struct Keeper {
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
     life: Option<Life>,
-    /// When an isolated service is tried again.
+    /// When a service that is isolated, or has blocked its thread, is started again.
     again_at: Option<Instant>,
+    /// It is about to be stopped: no other life begins.
+    draining: bool,
+    /// The times that it blocked its thread with no message in hand: each ends a life,
+    /// and they count over lives.
+    blocks: Window,
+    origin: Instant,
 }
 
 enum Event {
@@ -164,10 +184,10 @@ impl Keeper {
                     // Whoever asked may have stopped waiting.
                     let _gone = done.send(stopped);
                 }
-                Event::Command(Command::Move(trials)) => self.move_on(trials),
+                Event::Command(Command::Move(how)) => self.move_on(how),
                 Event::GaveUp(why) => self.gave_up(why).await,
                 Event::Again => {
-                    info!(service = %self.hosted.label, "the isolated service is tried again");
+                    info!(service = %self.hosted.label, "the service is started again");
                     self.start(None);
                 }
             }
@@ -209,6 +229,7 @@ impl Keeper {
     /// Begins a life. `done` is told when it has been tried.
     fn begin(&mut self, trials: Vec<Delivery>, done: Option<oneshot::Sender<()>>) {
         self.again_at = None;
+        self.draining = false;
         self.epoch.set(self.epoch.get() + 1);
         let worker = self.hosted.worker;
         let env = self.hosted.begin(self.threads.worker(worker), trials);
@@ -219,20 +240,26 @@ impl Keeper {
         };
         self.hosted.state.stand(Standing::Supervised);
         self.life = Some(Life {
-            env,
+            env: env.clone(),
             actor: actor.clone(),
         });
         // It may take long: commands needn't wait for it.
         tokio::task::spawn_local(async move {
-            // A thread that is gone is replaced, and the service begins again there.
-            let _gone = actor.send(Start).await;
+            // On a thread that is blocked it doesn't start: that is given up, which closes
+            // this life, and the service begins again on another one.
+            tokio::select! {
+                _gone = actor.send(Start) => {}
+                () = env.closed() => {}
+            }
             if let Some(done) = done {
                 let _gone = done.send(());
             }
         });
     }
 
-    fn drain(&self, by: Instant, done: oneshot::Sender<bool>) {
+    fn drain(&mut self, by: Instant, done: oneshot::Sender<bool>) {
+        self.draining = true;
+        self.again_at = None;
         if let Some(life) = &self.life {
             let actor = life.actor.clone();
             tokio::task::spawn_local(async move {
@@ -280,11 +307,34 @@ impl Keeper {
         stopped
     }
 
-    fn move_on(&mut self, trials: Vec<Delivery>) {
-        // Without a life, they are dropped, and so given back.
-        if self.life.take().is_some() {
-            self.begin(trials, None);
+    fn move_on(&mut self, Move { trials, charged }: Move) {
+        let Some(life) = self.life.take() else {
+            // Without a life, they are dropped, and so given back.
+            return;
+        };
+        let is_done = *life.env.pulse.ended.borrow();
+        if self.draining || is_done {
+            // What was about to stop needn't start again, what has ended mustn't.
+            return;
         }
+        if charged {
+            let now = self.origin.elapsed();
+            if !self.blocks.restart(&self.hosted.intensity, now) {
+                let within = HumanDuration(self.hosted.intensity.within);
+                let count = self.blocks.len();
+                let why = format!("blocked its thread {count} times within {within}");
+                self.blocks = Window::default();
+                let epoch = self.epoch.get();
+                self.again_at = give_up(&self.hosted, &self.up, epoch, why, 0);
+                return;
+            }
+            // Those who shared the thread get theirs before it may be blocked again.
+            let nth = self.blocks.len() as u32 - 1;
+            let wait = self.hosted.restart.backoff.delay(nth, fastrand::f64());
+            self.again_at = Some(later(wait));
+            return;
+        }
+        self.begin(trials, None);
     }
 
     async fn gave_up(&mut self, why: String) {

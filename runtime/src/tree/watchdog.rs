@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
-use super::{Failed, ServiceSupervisor, Threads};
+use super::{Failed, Move, ServiceSupervisor, Threads};
 use crate::delivery::Delivery;
 use crate::host::{Environment, Failed as FailedAttempt};
 use crate::metrics::{Cause, Who};
@@ -31,7 +31,8 @@ pub(crate) async fn watch(
     services: Rc<[Rc<ServiceSupervisor>]>,
     failed: Failed,
 ) {
-    let mut late: Vec<Duration> = vec![Duration::ZERO; threads.len()];
+    // How long each worker hasn't turned, and how many turns of services it had taken.
+    let mut late: Vec<(Duration, u64)> = vec![(Duration::ZERO, 0); threads.len()];
     let mut last = Instant::now();
     loop {
         sleep(EVERY).await;
@@ -41,13 +42,14 @@ pub(crate) async fn watch(
         let passed = now.duration_since(last).min(2 * EVERY);
         last = now;
         let overdue: Vec<Duration> = threads.lag.overdue().collect();
-        for (worker, (late, overdue)) in late.iter_mut().zip(overdue).enumerate() {
-            if overdue < LATE {
-                *late = Duration::ZERO;
+        for (worker, ((late, turns), overdue)) in late.iter_mut().zip(overdue).enumerate() {
+            let (who, now_turns) = threads.lag.worker(worker).running();
+            // Many short pieces of work are a busy thread, not a blocked one.
+            if overdue < LATE || now_turns != *turns {
+                (*late, *turns) = (Duration::ZERO, now_turns);
                 continue;
             }
             *late += passed;
-            let who = threads.lag.worker(worker).running();
             let Some(culprit) = services.iter().find(|s| s.hosted.number == who.service) else {
                 continue;
             };
@@ -76,7 +78,7 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
         let env = service.hosted.env();
         let blocks = service.hosted.number == who.service;
         let seized = env.fence();
-        let trials = if blocks {
+        let how = if blocks {
             error!(
                 service = %env.label, worker, instance = who.instance,
                 "a handler blocks its thread: the thread is given up, its services go on with another one"
@@ -88,34 +90,36 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
             env.meters.restarted(Cause::Supervisor);
             // Dropped, and so given back.
             drop(seized);
-            Vec::new()
+            Move::default()
         };
-        moves.push((service, trials));
+        moves.push((service, how));
     }
     threads.replace(worker);
-    for (service, trials) in moves {
-        service.move_on(trials).await;
+    for (service, how) in moves {
+        service.move_on(how).await;
     }
 }
 
 /// Settles what was in the hand that blocked the thread: a message by itself has timed
-/// out; of several, each gets a trial of its own. All else goes back.
-fn blame(env: &Environment, instance: u32, seized: Vec<(Option<u32>, Delivery)>) -> Vec<Delivery> {
+/// out; of several, each gets a trial of its own; without any, the failure is the
+/// service's own. All else goes back.
+fn blame(env: &Environment, instance: u32, seized: Vec<(Option<u32>, Delivery)>) -> Move {
     let (mut blamed, others): (Vec<_>, Vec<_>) = seized
         .into_iter()
         .partition(|(number, _)| *number == Some(instance));
     drop(others);
     if blamed.len() != 1 {
-        return blamed
-            .into_iter()
-            .map(|(_, delivery)| delivery)
-            .rev()
-            .collect();
+        let charged = blamed.is_empty();
+        let trials = blamed.into_iter().map(|(_, delivery)| delivery).rev();
+        return Move {
+            trials: trials.collect(),
+            charged,
+        };
     }
     if let Some((_, delivery)) = blamed.pop() {
         let failed = FailedAttempt::timeout(env);
         env.meters.handled(delivery.input(), failed.outcome());
         env.fail(delivery, &failed);
     }
-    Vec::new()
+    Move::default()
 }

@@ -201,6 +201,21 @@ impl<T> Mailbox<T> {
         Poll::Pending
     }
 
+    /// Puts an item back that was pulled and isn't wanted yet: it is the next one again.
+    /// Given back, if it has closed meanwhile.
+    pub(crate) fn put_back(&self, item: T) {
+        let mut state = self.0.lock();
+        if state.closed {
+            // Dropped outside of the lock: it may come back here.
+            drop(state);
+            return;
+        }
+        state.queue.push_front(item);
+        if state.ready() {
+            state.wake_one();
+        }
+    }
+
     /// Takes the next item now, if there is one and it is wanted.
     pub(crate) fn pull_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut state = self.0.lock();
