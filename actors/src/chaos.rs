@@ -36,6 +36,8 @@ pub struct ChaosConfig {
     pub stall: f64,
     /// How often it blocks its thread for as long as `for` says.
     pub block: f64,
+    /// How often it aborts the process that it runs in.
+    pub abort: f64,
     /// How long it stalls or blocks.
     #[serde(rename = "for")]
     pub length: HumanDuration,
@@ -50,6 +52,7 @@ impl Default for ChaosConfig {
             panic: 0.0,
             stall: 0.0,
             block: 0.0,
+            abort: 0.0,
             length: HumanDuration(Duration::from_secs(60)),
             seed: 0,
         }
@@ -63,12 +66,13 @@ enum Fault {
     Panic,
     Stall,
     Block,
+    Abort,
 }
 
 /// Faults with their rates, and the seed of the draw.
 #[derive(Debug, Clone, Copy)]
 struct Odds {
-    rates: [(Fault, f64); 4],
+    rates: [(Fault, f64); 5],
     seed: u64,
 }
 
@@ -80,6 +84,7 @@ impl Odds {
                 (Fault::Panic, config.panic),
                 (Fault::Stall, config.stall),
                 (Fault::Block, config.block),
+                (Fault::Abort, config.abort),
             ],
             seed: config.seed,
         }
@@ -122,7 +127,7 @@ handler_timeout = "1s"
 config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
 "#;
     const FAILURES: &'static [&'static str] =
-        &["fails, panics, stalls or blocks its thread as often as its rates say"];
+        &["fails, panics, stalls, blocks its thread or aborts as often as its rates say"];
     type Config = ChaosConfig;
 
     fn ports(_: &ChaosConfig, ports: &mut Ports<Self>) {
@@ -135,6 +140,7 @@ config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
             ("panic", config.panic),
             ("stall", config.stall),
             ("block", config.block),
+            ("abort", config.abort),
         ];
         let mut errors: Vec<ConfigError> = rates
             .iter()
@@ -170,6 +176,7 @@ impl Handle<Raw> for Chaos {
             Some(Fault::Panic) => panic!("chaos: panicked on purpose"),
             Some(Fault::Stall) => tokio::time::sleep(self.length).await,
             Some(Fault::Block) => std::thread::sleep(self.length),
+            Some(Fault::Abort) => std::process::abort(),
             None => {}
         }
         cx.emit(&OUT, raw)
@@ -210,7 +217,7 @@ mod tests {
     #[test]
     fn each_fault_comes_as_often_as_its_rate_says() {
         let odds = Odds::new(&config(
-            json!({"fail": 0.3, "panic": 0.2, "stall": 0.1, "block": 0.05}),
+            json!({"fail": 0.3, "panic": 0.2, "stall": 0.1, "block": 0.05, "abort": 0.1}),
         ));
         let drawn = draws(&odds, 1);
         let share = |fault| {
@@ -221,7 +228,8 @@ mod tests {
             (Some(Fault::Panic), 0.2),
             (Some(Fault::Stall), 0.1),
             (Some(Fault::Block), 0.05),
-            (None, 0.35),
+            (Some(Fault::Abort), 0.1),
+            (None, 0.25),
         ] {
             assert!(
                 (share(fault) - rate).abs() < 0.04,

@@ -8,10 +8,12 @@ mod expression;
 mod file_in;
 mod file_out;
 mod filter;
+mod http_in;
 mod json;
 mod log;
 mod map;
 mod ports;
+mod process;
 mod route;
 
 use brickwork::Catalog;
@@ -21,9 +23,11 @@ pub use expression::{Condition, Expression, Scope};
 pub use file_in::{FileIn, FileInConfig};
 pub use file_out::{FileOut, FileOutConfig};
 pub use filter::{Filter, FilterConfig};
+pub use http_in::{HttpIn, HttpInConfig};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
 pub use map::{Map, MapConfig};
+pub use process::{Process, ProcessConfig};
 pub use route::{Mode, Route, RouteConfig, Rule};
 
 /// Every service type of this crate.
@@ -33,8 +37,10 @@ pub fn catalog() -> Catalog {
         .with_source::<FileIn>()
         .with::<FileOut>()
         .with::<Filter>()
+        .with_source::<HttpIn>()
         .with::<Log>()
         .with::<Map>()
+        .with::<Process>()
         .with::<Route>()
 }
 
@@ -80,8 +86,10 @@ mod tests {
         source::<FileIn>();
         service::<FileOut>();
         service::<Filter>();
+        source::<HttpIn>();
         service::<Log>();
         service::<Map>();
+        service::<Process>();
         service::<Route>();
     }
 
@@ -91,7 +99,8 @@ mod tests {
         assert_eq!(
             names,
             [
-                "chaos", "file-in", "file-out", "filter", "log", "map", "route"
+                "chaos", "file-in", "file-out", "filter", "http-in", "log", "map", "process",
+                "route"
             ]
         );
         for known in catalog().iter() {

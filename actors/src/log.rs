@@ -94,18 +94,18 @@ fn text(
     attempt: u32,
 ) -> Result<String, Failure> {
     let Some(expression) = expression else {
-        return Ok(shown(&message.payload));
+        return Ok(shown(&message.payload, TEXT_BYTES_MAX));
     };
     Ok(match expression.value(&mut Scope::new(message, attempt))? {
-        Value::String(text) => shown(text.as_bytes()),
-        other => shown(other.to_string().as_bytes()),
+        Value::String(text) => shown(text.as_bytes(), TEXT_BYTES_MAX),
+        other => shown(other.to_string().as_bytes(), TEXT_BYTES_MAX),
     })
 }
 
-/// Bytes as one line of text, cut to [`TEXT_BYTES_MAX`]: what comes from outside must not
+/// Bytes as one line of text, cut to `bytes_max`: what comes from outside must not
 /// forge lines of the log, nor steer a terminal.
-fn shown(bytes: &[u8]) -> String {
-    let cut = &bytes[..bytes.len().min(TEXT_BYTES_MAX)];
+pub(crate) fn shown(bytes: &[u8], bytes_max: usize) -> String {
+    let cut = &bytes[..bytes.len().min(bytes_max)];
     let mut text = String::with_capacity(cut.len());
     let mut left = cut;
     let mut put = |part: &str| {
@@ -136,6 +136,10 @@ mod tests {
     use brickwork::Envelope;
 
     use super::*;
+
+    fn shown(bytes: &[u8]) -> String {
+        super::shown(bytes, TEXT_BYTES_MAX)
+    }
 
     #[test]
     fn a_payload_cannot_forge_lines_or_steer_a_terminal() {

@@ -74,3 +74,31 @@ fn main() -> ExitCode {
         .with_actor::<Printer, Greeting>("printer", || Printer.start());
     cli::main(catalog, brickwork_bridges::all())
 }
+
+#[cfg(test)]
+mod tests {
+    use brickwork::testing::TestApp;
+
+    use super::*;
+
+    #[test]
+    fn people_are_greeted_and_counted() {
+        let greeter = TestApp::of::<Greeter>(NoConfig {});
+        for (name, text) in [
+            ("Ada", "Hello, Ada! You are number 1."),
+            ("Grace", "Hello, Grace! You are number 2."),
+        ] {
+            greeter.send(&PEOPLE, Person { name: name.into() });
+            assert_eq!(greeter.expect(&GREETINGS).text, text);
+        }
+    }
+
+    #[test]
+    fn nobody_has_an_empty_name() {
+        let greeter = TestApp::of::<Greeter>(NoConfig {});
+        greeter.send(&PEOPLE, Person { name: "".into() });
+        let letter = greeter.expect_dead_letter();
+        assert_eq!(letter.why.error, "nobody has an empty name");
+        greeter.expect_nothing(&GREETINGS);
+    }
+}

@@ -106,6 +106,20 @@ impl DeadLetter {
         put("brickwork-topic", &topic);
         envelope.into()
     }
+
+    /// What is kept with a message in a dead-letter queue; `None` if it isn't a letter.
+    pub fn of(letter: &Message) -> Option<Self> {
+        let header = |name: &str| letter.headers.get(name);
+        let reason = header("brickwork-reason")?;
+        Some(Self {
+            reason: *Reason::ALL.iter().find(|it| it.as_str() == &**reason)?,
+            error: header("brickwork-error")?.to_string(),
+            service: header("brickwork-service")?.clone(),
+            input: header("brickwork-input")?.clone(),
+            attempts: header("brickwork-attempt")?.parse().ok()?,
+            failed_at_ms: header("brickwork-failed-at")?.parse().ok()?,
+        })
+    }
 }
 
 /// The text without what differs from one message to the next: every word that has a
@@ -140,6 +154,14 @@ mod tests {
             attempts: 5,
             failed_at_ms: 0,
         }
+    }
+
+    #[test]
+    fn a_letter_can_be_read_again() {
+        let message = Envelope::new("order", "{}").into();
+        let why = letter("no stock");
+        assert_eq!(DeadLetter::of(&why.letter(&message)), Some(why));
+        assert_eq!(DeadLetter::of(&message), None);
     }
 
     #[test]

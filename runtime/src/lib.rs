@@ -17,9 +17,11 @@
 //! | [`Service`], [`Handle`], [`Source`], [`Context`] | what one writes |
 //! | `admin`, `control`, `log`, `metrics` | what is to be seen of a running app, and its command socket |
 //! | `host` | runs services: actor, mailbox, instances, bridges |
+//! | `tree`, `child` | supervisors, and the child processes that some services run in |
 //! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
 //! | [`config`] | types that configs are made of |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
+//! | `testing` | for tests of services and apps: behind the feature of that name |
 //!
 //! The way of a message: queue → inbound bridge → mailbox → instance (`host::instance`)
 //! → outputs published and confirmed → ack.
@@ -27,6 +29,7 @@
 mod admin;
 mod app;
 mod aside;
+mod child;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -45,15 +48,18 @@ pub mod prelude;
 mod redact;
 mod service;
 pub mod supervision;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 pub mod transport;
+mod tree;
 
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
-pub use host::{CLOCK_TOLERANCE, panic};
+pub use host::{AbandonHook, CLOCK_TOLERANCE, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use name::{
@@ -63,6 +69,6 @@ pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
     Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Draft, Handle,
     HandleBatch, Input, NoConfig, Outcome, Outlet, Output, Payload, PortDescriptor, Ports, Raw,
-    Request, Service, ServiceType, Source, SourcePorts, Tick, Ticket,
+    Request, Service, ServiceType, Source, SourcePorts, Tick, Ticket, TrySubmitError,
 };
 pub use trace::{InvalidTraceParent, TraceContext};

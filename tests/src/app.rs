@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use actix::System;
 use brickwork::transport::{
-    Completion, Consumer, Outgoing, QueueSpec, Topology, Transport, Transports, take,
+    Completion, Consumer, Outgoing, Overflow, QueueSpec, Topology, Transport, Transports, take,
 };
 use brickwork::{
     App, Catalog, Clock, Delivery, Envelope, Message, Plan, QueueId, StopReport, Workers, manifest,
@@ -120,6 +120,8 @@ impl TestApp {
             id: id.clone(),
             topics: vec![topic.into()],
             high_water: 1_000_000,
+            limit: None,
+            overflow: Overflow::DeadLetter,
         };
         let topology = Topology {
             queues: vec![spec],

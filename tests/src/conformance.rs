@@ -11,6 +11,7 @@
 //! | [`waiting`] | delays and retries |
 //! | [`asking`] | requests and replies |
 //! | [`bounds`] | bounds, depth and pressure |
+//! | [`limits`] | queues that are full |
 //! | [`ending`] | stopping, flushing, closing, connecting again |
 
 use std::collections::VecDeque;
@@ -20,8 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use brickwork::transport::{
-    Completion, Consumer, Depth, Guarantees, Outgoing, Pressure, QueueSpec, Topology, Transport,
-    TransportError, Transports, take,
+    Completion, Consumer, Depth, Guarantees, Outgoing, Overflow, Pressure, QueueSpec, Topology,
+    Transport, TransportError, Transports, take,
 };
 use brickwork::{Delivery, Envelope, Message, QueueId};
 use tokio::time::timeout;
@@ -30,6 +31,7 @@ pub mod arriving;
 pub mod asking;
 pub mod bounds;
 pub mod ending;
+pub mod limits;
 pub mod settling;
 pub mod waiting;
 
@@ -121,14 +123,17 @@ impl App {
     }
 
     async fn with_high_water(subject: &Subject, queues: Queues<'_>, high_water: u64) -> Self {
-        let queues = queues.iter().map(|(name, topics)| QueueSpec {
-            id: queue(name),
-            topics: topics.iter().map(|topic| Arc::from(*topic)).collect(),
+        let specs = queues.iter().map(|(name, topics)| QueueSpec {
             high_water,
+            ..spec(name, topics)
         });
+        Self::with_specs(subject, specs.collect()).await
+    }
+
+    async fn with_specs(subject: &Subject, queues: Vec<QueueSpec>) -> Self {
         let topology = Topology {
             app: subject.app.as_str().into(),
-            queues: queues.collect(),
+            queues,
             external: Vec::new(),
         };
         let pressure = Arc::<Pressure>::default();
@@ -244,6 +249,17 @@ impl Taker {
         let poll = self.0.poll_take(&mut cx, &mut taken, 1);
         assert!(!matches!(poll, std::task::Poll::Ready(Err(_))), "it ended");
         poll.is_pending()
+    }
+}
+
+/// A queue without bounds.
+fn spec(name: &str, topics: &[&str]) -> QueueSpec {
+    QueueSpec {
+        id: queue(name),
+        topics: topics.iter().map(|topic| Arc::from(*topic)).collect(),
+        high_water: 1_000_000,
+        limit: None,
+        overflow: Overflow::DeadLetter,
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP as far as tests need it: one GET a connection.
+//! HTTP as far as tests need it: one request a connection, or what a test writes itself.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -44,6 +44,45 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    answer(&mut stream)
+}
+
+/// Posts a body, announcing its length, and waits for the answer and the end of the
+/// connection. All of the body is sent whatever the server says meanwhile.
+///
+/// # Errors
+/// As [`get`].
+pub fn post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Response> {
+    let mut request = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    request += &format!("Content-Length: {}\r\n\r\n", body.len());
+    exchange(address, &[request.as_bytes(), body].concat())
+}
+
+/// Sends bytes and waits for the answer and the end of the connection.
+///
+/// # Errors
+/// As [`get`].
+pub fn exchange(address: SocketAddr, bytes: &[u8]) -> io::Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(bytes)?;
+    answer(&mut stream)
+}
+
+/// Reads the answer of a connection that ends with it.
+///
+/// # Errors
+/// As [`get`].
+pub fn answer(stream: &mut TcpStream) -> io::Result<Response> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     parse(&answer).ok_or_else(|| io::Error::other(format!("not an HTTP answer: {answer:?}")))

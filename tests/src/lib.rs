@@ -10,6 +10,7 @@
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`puppet`] | a service that does what messages tell it to |
+//! | [`subject`] | a service that fails when its test says so |
 
 pub mod app;
 pub mod binary;
@@ -19,6 +20,7 @@ pub mod http;
 pub mod leaky;
 pub mod process;
 pub mod puppet;
+pub mod subject;
 
 /// The README's Rust is compiled as a test of the documentation.
 #[cfg(doctest)]

@@ -47,27 +47,44 @@ pub struct PuppetConfig {
     pub tick_ms: u64,
     /// Panic in the first so many ticks.
     pub panic_ticks: u32,
+    /// Block the thread for so many milliseconds in each start.
+    pub block_start_ms: u64,
+    /// Block the thread for so many milliseconds in each tick.
+    pub block_tick_ms: u64,
 }
 
 /// What happened, in order, by all instances of all puppets with this ledger.
 pub fn ledger(name: &str) -> Vec<String> {
-    LEDGERS
-        .lock()
-        .expect("no test panics with it")
+    let ledgers = LEDGERS.lock().expect("no test panics with it");
+    ledgers
         .get(name)
-        .cloned()
+        .map(|l| l.lines.clone())
         .unwrap_or_default()
 }
 
-static LEDGERS: LazyLock<Mutex<HashMap<String, Vec<String>>>> = LazyLock::new(Mutex::default);
+/// How often a line is in a ledger.
+pub fn count(name: &str, line: &str) -> usize {
+    let ledgers = LEDGERS.lock().expect("no test panics with it");
+    let counts = ledgers.get(name).and_then(|l| l.counts.get(line));
+    counts.copied().unwrap_or(0)
+}
+
+#[derive(Default)]
+struct Ledger {
+    lines: Vec<String>,
+    counts: HashMap<String, usize>,
+}
+
+static LEDGERS: LazyLock<Mutex<HashMap<String, Ledger>>> = LazyLock::new(Mutex::default);
 
 /// Writes a line and says how many such lines there were before.
 fn note(ledger: &str, line: &str) -> usize {
     let mut ledgers = LEDGERS.lock().expect("no test panics with it");
-    let lines = ledgers.entry(ledger.to_owned()).or_default();
-    let before = lines.iter().filter(|l| *l == line).count();
-    lines.push(line.to_owned());
-    before
+    let ledger = ledgers.entry(ledger.to_owned()).or_default();
+    ledger.lines.push(line.to_owned());
+    let count = ledger.counts.entry(line.to_owned()).or_default();
+    *count += 1;
+    *count - 1
 }
 
 /// The orders.
@@ -86,6 +103,7 @@ pub struct Puppet {
     panic_stop: bool,
     panic_drop: bool,
     panic_ticks: u32,
+    block_tick_ms: u64,
     handled: u32,
 }
 
@@ -110,6 +128,7 @@ impl Service for Puppet {
 
     async fn start(config: &PuppetConfig, _: &mut Context) -> Result<Self, Failure> {
         let started = note(&config.ledger, "start") as u32;
+        std::thread::sleep(Duration::from_millis(config.block_start_ms));
         if started < config.panic_starts {
             panic!("told to panic in start");
         }
@@ -121,11 +140,13 @@ impl Service for Puppet {
             panic_stop: config.panic_stop,
             panic_drop: config.panic_drop,
             panic_ticks: config.panic_ticks,
+            block_tick_ms: config.block_tick_ms,
             handled: 0,
         })
     }
 
     async fn tick(&mut self, _: Tick, cx: &mut Context) -> Result<(), Failure> {
+        std::thread::sleep(Duration::from_millis(self.block_tick_ms));
         cx.emit(
             &DONE,
             Done {

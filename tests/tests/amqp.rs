@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Consumer, Outgoing, Pressure, QueueSpec, Topology, Transport,
+    AskError, Completion, Consumer, Outgoing, Overflow, Pressure, QueueSpec, Topology, Transport,
     TransportError, take,
 };
 use brickwork::{Delivery, Envelope, Message, QueueId, Settlement};
@@ -48,6 +48,8 @@ fn topology(app: &str) -> Topology {
             id: requests(),
             topics: vec!["orders".into()],
             high_water: 1000,
+            limit: None,
+            overflow: Overflow::DeadLetter,
         }],
         external: vec!["invoices".into()],
     }

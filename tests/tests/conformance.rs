@@ -63,6 +63,14 @@ macro_rules! laws {
                 depth_tells_ready_in_hand_and_delayed
                 publishing_never_waits_for_room
                 pressure_rises_above_the_mark_and_clears_at_half;
+            limits:
+                a_limit_that_is_not_kept_is_refused
+                what_a_full_queue_does_not_hold_is_a_dead_letter
+                a_full_queue_that_rejects_refuses_a_batch_whole
+                a_batch_larger_than_the_limit_is_let_in_by_a_queue_that_is_not_full
+                what_was_taken_over_is_never_too_much
+                asking_a_full_queue_fails_at_once
+                many_publishers_do_not_overfill_a_queue;
             ending:
                 a_stopped_consumer_gives_back_what_it_fetched_ahead
                 a_dropped_consumer_gives_back_what_it_fetched_ahead

@@ -102,7 +102,7 @@ fn a_wake_that_goes_to_one_who_leaves_is_passed_on() {
                     mailbox.pass_on(0, true);
                     match got {
                         Poll::Ready(Pulled::Item(item)) => Some(item),
-                        Poll::Ready(Pulled::Closed) | Poll::Pending => None,
+                        Poll::Ready(Pulled::Closed | Pulled::Retired) | Poll::Pending => None,
                     }
                 })
             };
@@ -184,6 +184,84 @@ fn closing_ends_every_wait_and_returns_what_is_left() {
             future::block_on(async {
                 let (pulled, kept) = (puller.await.unwrap(), pusher.await.unwrap());
                 assert_eq!(pulled + kept + left + mailbox.close().len(), 3);
+            });
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn one_who_retires_passes_its_wake_on_and_one_who_waits_is_told_to_go() {
+    shuttle::check_random(
+        || {
+            let mailbox = Arc::new(Mailbox::new(4));
+            let pullers: Vec<_> = (0..2)
+                .map(|slot| {
+                    let mailbox = mailbox.clone();
+                    future::spawn(async move {
+                        let mut got = 0;
+                        while got < 3 {
+                            match pull(&mailbox, slot).await {
+                                Pulled::Item(_) => got += 1,
+                                Pulled::Retired => {
+                                    mailbox.pass_on(slot, true);
+                                    break;
+                                }
+                                Pulled::Closed => break,
+                            }
+                        }
+                        got
+                    })
+                })
+                .collect();
+            let pusher = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move { push(&mailbox, [1, 2, 3]).await })
+            };
+            let limiter = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move { mailbox.limit(1) })
+            };
+            future::block_on(async {
+                pusher.await.unwrap();
+                limiter.await.unwrap();
+                let mut pullers = pullers.into_iter();
+                let (first, second) = (pullers.next().unwrap(), pullers.next().unwrap());
+                // The one above the limit goes, whatever it had; the other one gets the
+                // rest: if a wake were lost this would hang, and be found as a deadlock.
+                let retired = second.await.unwrap();
+                while mailbox.len() > 0 {
+                    future::yield_now().await;
+                }
+                mailbox.close();
+                assert_eq!(first.await.unwrap() + retired, 3);
+            });
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn one_who_waits_for_room_hears_of_it() {
+    shuttle::check_random(
+        || {
+            let mailbox = Arc::new(Mailbox::new(1));
+            let pusher = {
+                let mailbox = mailbox.clone();
+                future::spawn(async move {
+                    for item in 0..3 {
+                        assert_eq!(poll_fn(|cx| mailbox.poll_room(cx)).await, 1);
+                        push(&mailbox, [item]).await;
+                    }
+                })
+            };
+            future::block_on(async {
+                for item in 0..3 {
+                    assert_eq!(pull(&mailbox, 0).await, Pulled::Item(item));
+                }
+                pusher.await.unwrap();
+                mailbox.close();
+                assert_eq!(poll_fn(|cx| mailbox.poll_room(cx)).await, 0);
             });
         },
         SCHEDULES,

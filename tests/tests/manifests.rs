@@ -179,7 +179,11 @@ impl Connector for Checked {
     }
 
     fn guarantees(&self, scheme: &str) -> Guarantees {
-        memory::MemoryConnector.guarantees(scheme)
+        Guarantees {
+            crosses_processes: true,
+            limits: false,
+            ..memory::MemoryConnector.guarantees(scheme)
+        }
     }
 
     fn check(&self, url: &str) -> Result<(), String> {
@@ -210,9 +214,19 @@ fn catalog() -> Catalog {
 }
 
 fn load(path: &Path, overlays: Vec<PathBuf>, transport: Option<&str>) -> Result<Plan, Report> {
+    load_only(&[], path, overlays, transport)
+}
+
+fn load_only(
+    only: &[&str],
+    path: &Path,
+    overlays: Vec<PathBuf>,
+    transport: Option<&str>,
+) -> Result<Plan, Report> {
     let options = Options {
         overlays,
         transport: transport.map(str::to_owned),
+        only: only.iter().map(|label| (*label).to_owned()).collect(),
         env: Box::new(|name| match name {
             "PASSWORD_SET" => Some("hunter2-of-the-environment".into()),
             "SHORT_SECRET_SET" => Some("a\"b".into()),
@@ -364,6 +378,45 @@ fn a_transport_given_in_the_manifests_stead_is_checked_in_its_stead() {
     assert!(!text.contains("hunter2"), "{text}");
 }
 
+#[test]
+fn a_process_runs_a_part_of_the_app_only_where_others_can_reach_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.toml");
+    fs::write(&path, VALID).unwrap();
+    let all = ["count", "shout", "hook", "rules"];
+    assert!(load_only(&["shout", "count"], &path, Vec::new(), None).is_ok());
+    assert!(load_only(&all, &path, Vec::new(), Some("memory:")).is_ok());
+
+    let part = load_only(&["hook", "rules"], &path, Vec::new(), Some("memory:"));
+    let expected = "\
+error[E022]: running a part of the app needs a transport that crosses processes, `memory:` doesn't
+ --> --only:1:1
+  |
+1 | hook,rules
+  | ^^^^^^^^^^
+  |
+  = help: the transports that could: `test:`
+
+1 problem";
+    assert_eq!(part.err().unwrap().render(false).trim_end(), expected);
+
+    let unknown = load_only(&["rules", "shuot"], &path, Vec::new(), None);
+    let expected = "\
+error[E032]: no service has the label `shuot`
+ --> --only:1:7
+  |
+1 | rules,shuot
+  |       ^^^^^
+  |
+  = help: did you mean `shout`?
+
+1 problem";
+    assert_eq!(unknown.err().unwrap().render(false).trim_end(), expected);
+    // As the command line has it from `--only ""`.
+    let nobody = load_only(&[""], &path, Vec::new(), None).err().unwrap();
+    assert_eq!(nobody.problems()[0].code, "E032");
+}
+
 const VALID: &str = r#"
 [app]
 name = "hello"
@@ -372,6 +425,14 @@ log = { level = "debug", format = "json" }
 
 [admin]
 listen = "off"
+
+[supervision]
+strategy = "rest_for_one"
+max_restarts = 3
+within = "1m"
+
+[groups.front]
+services = ["count", "shout"]
 
 [services.count]
 use = "count"
@@ -382,7 +443,7 @@ restart.backoff = { min = "1s", max = "2s", jitter = 0.5, reset_after = "1m" }
 [services.shout]
 in = "numbers"
 out = "shouted"
-instances = 4
+instances = { min = 1, max = 4 }
 mailbox = 8
 handler_timeout = "5s"
 retry = { attempts = 3, backoff = { min = "1s", max = "1m", jitter = 0 } }
@@ -458,7 +519,7 @@ fn change() -> impl Strategy<Value = Change> {
         (place.clone(), prop::sample::select(&BITS[..]))
             .prop_map(|(at, bit)| Change::Insert(at, bit)),
         // Whole lines.
-        (0..45usize, 0..45usize).prop_map(|(a, b)| Change::Swap(a, b)),
+        (0..55usize, 0..55usize).prop_map(|(a, b)| Change::Swap(a, b)),
     ]
 }
 

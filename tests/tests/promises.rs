@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use brickwork::Catalog;
 use brickwork_tests::app::{TestApp, really, virtually};
-use brickwork_tests::puppet::{Puppet, ledger};
+use brickwork_tests::puppet::{Puppet, count};
 use serde_json::json;
 
 fn catalog() -> Catalog {
@@ -32,10 +32,6 @@ fn manifest(name: &str, more: &str) -> String {
         {more}
         "#
     )
-}
-
-fn count(ledger_name: &str, line: &str) -> usize {
-    ledger(ledger_name).iter().filter(|l| *l == line).count()
 }
 
 #[test]

@@ -196,6 +196,74 @@ fn started(folder: &Path) -> Process {
 }
 
 #[test]
+fn two_processes_each_run_their_part_of_an_app() {
+    let url = brickwork_tests::broker::Broker::shared().url();
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a folder can be made"));
+    for folder in &folders {
+        small_app(folder.path(), "off", "");
+        let file = folder.path().join("app.toml");
+        let manifest = std::fs::read_to_string(&file).expect("it was written");
+        let manifest = manifest.replace("name = \"small\"", "name = \"small-parts\"");
+        std::fs::write(&file, manifest).expect("it can be written");
+    }
+    let [readers, feeder] = folders.each_ref().map(tempfile::TempDir::path);
+    let part = |only: &'static str| ["run", "app.toml", "--transport", &url, "--only", only];
+    let mut command = Command::new(brickwork());
+    command.args(part("large,keep")).current_dir(readers);
+    let mut process = Process::start(command, readers, "it was just built");
+    process.line(PATIENCE, |line| {
+        line.contains("runs: 2 services").then_some(())
+    });
+    // Idle is what runs here: the queues of the others don't hold it up.
+    let output = run(
+        &[&part("numbers")[..], &["--until-idle", "--json"]].concat(),
+        feeder,
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    let summary: Value = serde_json::from_str(&stdout(&output)).expect("--json prints JSON");
+    assert_eq!(summary["services"][0]["emitted"], 5);
+    assert_eq!(summary["services"].as_array().map(Vec::len), Some(1));
+    until("the other part has done its work", PATIENCE, || {
+        let lines = sorted_lines(&readers.join("large.jsonl"));
+        match lines.len() {
+            2 => Ok(()),
+            _ => Err(format!("{lines:?}")),
+        }
+    });
+    let mut kill = Command::new("kill");
+    kill.arg("-TERM").arg(process.id().to_string());
+    assert!(kill.status().expect("kill runs").success());
+    assert_eq!(process.exit_code(PATIENCE), Some(0));
+}
+
+#[test]
+fn a_part_that_cannot_be_run_alone_is_refused_with_exit_code_2() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    small_app(folder.path(), "off", "");
+    for (only, code) in [
+        ("numbers,keep", "E022"),
+        ("numbers,lrage", "E032"),
+        ("", "E032"),
+    ] {
+        for verb in ["run", "check"] {
+            let output = run(&[verb, "app.toml", "--only", only], folder.path());
+            assert_eq!(output.status.code(), Some(2), "{verb} {only}");
+            assert!(stderr(&output).contains(code), "{}", stderr(&output));
+        }
+    }
+    let all = [
+        "run",
+        "app.toml",
+        "--only",
+        "keep,large,numbers",
+        "--until-idle",
+    ];
+    let output = run(&all, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(sorted_lines(&folder.path().join("large.jsonl")).len(), 2);
+}
+
+#[test]
 fn a_signal_stops_the_app_in_order_with_exit_code_0() {
     for signal in ["TERM", "INT"] {
         let folder = tempfile::tempdir().expect("a folder can be made");

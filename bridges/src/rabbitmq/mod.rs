@@ -61,6 +61,7 @@ const GUARANTEES: Guarantees = Guarantees {
     ordered: true,
     crosses_processes: true,
     delays: true,
+    limits: false,
 };
 
 /// What a frame has beside a message's properties, generously.
@@ -290,6 +291,9 @@ impl Transport for Amqp {
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
         Box::pin(async move {
+            if topology.queues.iter().any(|queue| queue.limit.is_some()) {
+                return Err(TransportError::Unsupported("a queue's limit"));
+            }
             let (parts, topology) = (self.parts.clone(), topology.clone());
             let pressure = self.pressure.clone();
             let declaring = async move {

@@ -264,7 +264,7 @@ impl Router {
             Some(correlation) => correlation.to_string(),
             None => request.id.to_string(),
         };
-        let too_long = |_| TransportError::Refused("its reply address is too long".into());
+        let too_long = |_| TransportError::Unpublishable("its reply address is too long".into());
         let address = ShortString::try_new(&*reply_to.address).map_err(too_long)?;
         let mut publication = self.to_queue(&address, &answer.into(), 1)?;
         publication.properties = publication
@@ -279,7 +279,8 @@ impl Router {
         wires: &Wires,
         message: &Message,
     ) -> Result<Publication, TransportError> {
-        let too_long = |_| TransportError::Refused("its topic is longer than 255 bytes".into());
+        let too_long =
+            |_| TransportError::Unpublishable("its topic is longer than 255 bytes".into());
         Ok(Publication {
             exchange: ShortString::try_new(&*wires.app).map_err(too_long)?,
             key: ShortString::try_new(&*message.topic).map_err(too_long)?,

@@ -288,7 +288,7 @@ fn short(what: &str, value: &str) -> Result<ShortString, TransportError> {
 }
 
 fn refused(why: String) -> TransportError {
-    TransportError::Refused(why)
+    TransportError::Unpublishable(why)
 }
 
 /// Any value as text.

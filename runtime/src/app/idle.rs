@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::run::App;
+use super::view::AppView;
+use crate::host::{Hosted, Standing};
 use crate::metrics::Outcome;
 use crate::name::QueueId;
+use crate::transport::Transport;
 
 /// How long to wait between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -15,7 +18,7 @@ const QUIET_LOOKS_SHARED: u32 = 25;
 
 impl App {
     /// Resolves when every source that ends has ended and nothing is queued, in hand,
-    /// scheduled or unconfirmed.
+    /// scheduled or unconfirmed; services that have no hope of doing theirs apart.
     pub async fn idle(&self) {
         let shared = self.transport.guarantees().crosses_processes;
         let needed = if shared { QUIET_LOOKS_SHARED } else { 1 };
@@ -38,27 +41,17 @@ impl App {
     }
 
     async fn is_idle(&self) -> bool {
-        if self
-            .services
-            .iter()
-            .any(super::run::Running::is_unfinished_source)
-        {
+        let services = || self.services.iter().map(|service| service.hosted());
+        if services().any(|service| service.is_unfinished_source() && !is_hopeless(service)) {
             return false;
         }
-        for service in &self.services {
-            let env = &service.env;
-            if env.unconfirmed() > 0 || env.in_hand() > 0 || env.mailbox.len() > 0 {
+        // Those in processes of their own know themselves what they have.
+        for service in self.services.iter().filter(|s| s.hosted().is_apart()) {
+            if !is_hopeless(service.hosted()) && !service.is_idle().await {
                 return false;
             }
-            for input in &env.inputs {
-                match self.transport.depth(&QueueId::new(&env.label, input)).await {
-                    Ok(depth) if depth.total() == 0 => {}
-                    // Not knowing isn't idle.
-                    Ok(_) | Err(_) => return false,
-                }
-            }
         }
-        true
+        self.view.is_idle().await
     }
 
     /// Grows with everything that happens.
@@ -66,7 +59,7 @@ impl App {
         self.services
             .iter()
             .map(|service| {
-                let meters = &service.env.meters;
+                let meters = &service.hosted().meters;
                 let handled: u64 = (0..Outcome::NAMES.len())
                     .map(|outcome| {
                         meters
@@ -79,5 +72,44 @@ impl App {
                 handled + meters.outputs().sum::<u64>()
             })
             .sum()
+    }
+}
+
+impl AppView {
+    /// Whether the services that run in this process have nothing left to do.
+    pub(crate) async fn is_idle(&self) -> bool {
+        let services = self.services.iter().map(|service| &service.hosted);
+        for service in services.filter(|service| !service.is_apart()) {
+            if !is_hopeless(service) && !is_idle(service, &*self.transport).await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+async fn is_idle(service: &Hosted, transport: &dyn Transport) -> bool {
+    let env = service.env();
+    let busy = env.unconfirmed() > 0 || env.in_hand() > 0 || env.mailbox.len() > 0;
+    if busy || service.is_unfinished_source() {
+        return false;
+    }
+    for input in &env.inputs {
+        match transport.depth(&QueueId::new(&env.label, input)).await {
+            Ok(depth) if depth.total() == 0 => {}
+            // Not knowing isn't idle.
+            Ok(_) | Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Nobody will do the work of this one: it is down for good, or it was isolated, tried
+/// again, and isolated again.
+fn is_hopeless(service: &Hosted) -> bool {
+    match service.state.standing() {
+        Standing::Gone { .. } => true,
+        Standing::Isolated { .. } => service.state.isolations() > 1,
+        Standing::Stopped | Standing::Supervised => false,
     }
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use crate::redact::Redactor;
 use crate::service::Blueprint;
-use crate::supervision::{RestartPolicy, RetryPolicy};
-use crate::transport::{QueueSpec, Topology};
+use crate::supervision::{
+    GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
+};
+use crate::transport::{Overflow, QueueSpec, Topology};
 
 /// What an app is to be. Made by [`crate::manifest::load`].
 pub struct Plan {
@@ -26,8 +28,14 @@ pub struct Plan {
     pub(crate) redactor: Arc<Redactor>,
     /// In the manifest's order.
     pub(crate) services: Vec<ServicePlan>,
+    /// The root of the tree.
+    pub(crate) supervision: SupervisorPlan,
+    /// In the manifest's order.
+    pub(crate) groups: Vec<GroupPlan>,
     /// Topics that programs outside feed or read.
     pub(crate) external: Vec<Arc<str>>,
+    /// The files that the manifest named for values in it.
+    pub(crate) named: Vec<PathBuf>,
 }
 
 /// `app.log`.
@@ -35,6 +43,31 @@ pub struct Plan {
 pub(crate) struct LogSettings {
     pub(crate) level: tracing::Level,
     pub(crate) json: bool,
+}
+
+/// What one supervisor does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SupervisorPlan {
+    pub(crate) strategy: Strategy,
+    pub(crate) intensity: Intensity,
+}
+
+/// `[groups.G]`: services under a supervisor of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupPlan {
+    pub(crate) name: Arc<str>,
+    /// Indices into the services of the plan, rising: the manifest's order of services.
+    pub(crate) services: Vec<usize>,
+    pub(crate) supervisor: SupervisorPlan,
+}
+
+/// Where a service runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// In the app's process.
+    Shared,
+    /// In a child process of its own.
+    Process,
 }
 
 /// One service of the plan.
@@ -47,12 +80,22 @@ pub(crate) struct ServicePlan {
     pub(crate) inputs: Vec<WiredPort>,
     /// The topics that each output publishes to, in the order of the port table.
     pub(crate) outputs: Vec<WiredPort>,
-    pub(crate) instances: usize,
+    /// Whether this process runs it; `--only` leaves the others to other processes.
+    pub(crate) runs_here: bool,
+    pub(crate) instances: Instances,
     pub(crate) mailbox: usize,
     pub(crate) handler_timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) restart: RestartPolicy,
+    pub(crate) restart_type: RestartType,
+    pub(crate) intensity: Intensity,
+    pub(crate) give_up: GiveUp,
     pub(crate) high_water: u64,
+    /// More than this its queues don't hold.
+    pub(crate) limit: Option<u64>,
+    /// What becomes of what comes beyond the limit.
+    pub(crate) overflow: Overflow,
+    pub(crate) isolation: Isolation,
 }
 
 /// A port and the topics that it is connected to.
@@ -73,12 +116,26 @@ impl Plan {
         &self.data
     }
 
+    /// Makes it the plan of a child process: what it runs is started and supervised by
+    /// another one, which opens the admin endpoint and decides when it gives up.
+    pub(crate) fn supervise(&mut self) {
+        self.admin = None;
+        self.workers = 1;
+        for service in self.services.iter_mut().filter(|service| service.runs_here) {
+            service.isolation = Isolation::Shared;
+            // When it gives up, its parent ends the process and does what is to be done.
+            service.give_up = GiveUp::Isolate;
+        }
+    }
+
     pub(crate) fn topology(&self) -> Topology {
         let queues = self.services.iter().flat_map(|service| {
             service.inputs.iter().map(|input| QueueSpec {
                 id: crate::name::QueueId::new(&service.label, &input.name),
                 topics: input.topics.clone(),
                 high_water: service.high_water,
+                limit: service.limit,
+                overflow: service.overflow,
             })
         });
         Topology {

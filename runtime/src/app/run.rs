@@ -4,28 +4,29 @@
 //! Stopping goes the other way round, and every stage has a deadline. What may look
 //! at it and talk to it opens first and closes last.
 
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, Arbiter};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::plan::{Plan, ServicePlan};
-use super::view::{AppView, Phase, SOURCE, ServiceView};
+use super::plan::Plan;
+use super::setup::{Common, add};
+use super::shape::{Places, Plot, Shape, Tree};
+use super::summary::Summary;
+use super::view::{AppView, Phase};
 use crate::admin::Admin;
+use crate::child::{Lifeline, Program};
 use crate::clock::Clock;
 use crate::control::Control;
-use crate::host::{
-    Environment, ServiceActor, Settings, Start, StopBy, Stopped, WiredOutput, panic,
-};
-use crate::metrics::{Durations, WorkerLag};
+use crate::host::{Standing, panic};
 use crate::name::QueueId;
-use crate::service::{Blueprint, Role};
 use crate::transport::{Pressure, Transport, TransportError, Transports};
+use crate::tree::{Failed, Supervised, Threads, watch};
 
 /// How long services may take to consume before sources start all the same.
 const CONSUMING_WITHIN: Duration = Duration::from_secs(30);
@@ -61,35 +62,18 @@ pub enum StartError {
     Listen(#[from] Arc<std::io::Error>),
 }
 
-/// One service of a running app.
-pub(crate) struct Running {
-    pub(crate) env: Arc<Environment>,
-    blueprint: Arc<dyn Blueprint>,
-    address: Addr<ServiceActor>,
-    worker: usize,
-}
-
-impl Running {
-    pub(crate) fn is_source(&self) -> bool {
-        matches!(self.blueprint.role(), Role::Source(_))
-    }
-
-    /// Whether it is a source that comes to an end and hasn't yet.
-    pub(crate) fn is_unfinished_source(&self) -> bool {
-        match self.blueprint.role() {
-            Role::Source(source) => source.ends() && !*self.env.state.ended.borrow(),
-            Role::Service(_) => false,
-        }
-    }
-}
-
 /// An app that runs. Stop it with [`App::stop`]; dropping it stops nothing in order.
 pub struct App {
-    pub(crate) services: Vec<Running>,
+    /// In the manifest's order.
+    pub(crate) services: Rc<[Rc<dyn Supervised>]>,
     pub(crate) transport: Arc<dyn Transport>,
-    view: Arc<AppView>,
+    pub(super) view: Arc<AppView>,
     shutdown_timeout: Duration,
-    arbiters: Vec<Arbiter>,
+    threads: Rc<Threads>,
+    /// Builds the supervisors above the services, once these have been started.
+    tree: OnceCell<Tree>,
+    shape: RefCell<Option<Shape>>,
+    failed: Failed,
     /// Tasks that look after the app while it runs: depths, worker lag.
     watching: Vec<JoinHandle<()>>,
     admin: Option<Admin>,
@@ -107,6 +91,8 @@ pub struct StopReport {
     pub left: Vec<(String, u64)>,
     /// Threads that didn't end in time: a handler blocks them.
     pub stuck_threads: usize,
+    /// What the app has done, to its end.
+    pub summary: Summary,
 }
 
 impl StopReport {
@@ -120,7 +106,7 @@ impl App {
     /// Starts a plan: connects, declares the topology, starts services, then sources.
     ///
     /// Must be called on an actix system. Opens neither the admin endpoint nor the
-    /// control socket.
+    /// control socket, and starts no child processes: every service runs in this one.
     ///
     /// # Errors
     /// The transport can't be had. A service that can't start isn't an error: it is
@@ -131,27 +117,47 @@ impl App {
         workers: Workers,
         clock: Clock,
     ) -> Result<Self, StartError> {
-        let (app, _) = Self::prepare(plan, transports, workers, clock).await?;
+        let (app, _) = Self::prepare(plan, transports, workers, clock, None).await?;
         app.start_services().await;
         Ok(app)
     }
 
     /// The first half of starting, on threads: connects, declares, and opens the admin
     /// endpoint and the control socket. Nothing works yet: that is for
-    /// [`start_services`](App::start_services). `stop` is called when somebody asks for
-    /// it by the socket.
+    /// [`start_services`](App::start_services). `program` is what is started again for
+    /// services that run in processes of their own; `stop` is called when somebody asks
+    /// for it by the socket.
     pub(crate) async fn open(
         plan: Plan,
         transports: &Transports,
+        program: Rc<Program>,
         stop: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let (listen, data) = (plan.admin, plan.data.clone());
-        let (mut app, registry) =
-            Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM).await?;
+        let (mut app, registry) = Self::prepare(
+            plan,
+            transports,
+            Workers::Threads,
+            Clock::SYSTEM,
+            Some(program),
+        )
+        .await?;
         app.control = Some(Control::start(&data, app.view.clone(), stop).map_err(Arc::new)?);
         if let Some(listen) = listen {
             app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
         }
+        Ok(app)
+    }
+
+    /// The same in a child process, for its parent alone.
+    pub(crate) async fn open_supervised(
+        plan: Plan,
+        transports: &Transports,
+        lifeline: &Lifeline,
+    ) -> Result<Self, StartError> {
+        let (app, _) =
+            Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM, None).await?;
+        lifeline.show(app.view.clone());
         Ok(app)
     }
 
@@ -160,6 +166,7 @@ impl App {
         transports: &Transports,
         workers: Workers,
         clock: Clock,
+        program: Option<Rc<Program>>,
     ) -> Result<(Self, prometheus::Registry), StartError> {
         if !panic::unwinds() {
             return Err(StartError::NoUnwind);
@@ -171,10 +178,11 @@ impl App {
         })?;
         let transport = connector.connect(&plan.transport, pressure.clone()).await?;
         transport.declare(&plan.topology()).await?;
-        let arbiters: Vec<Arbiter> = match workers {
-            Workers::Here => Vec::new(),
-            Workers::Threads => (0..plan.workers.max(1)).map(|_| Arbiter::new()).collect(),
-        };
+        let threads = Rc::new(Threads::new(match workers {
+            Workers::Here => 0,
+            Workers::Threads => plan.workers.max(1),
+        }));
+        let plot = Plot::of(&plan);
         let common = Common {
             confirms: transport.guarantees().durable.then(Arc::default),
             app: plan.name,
@@ -185,39 +193,52 @@ impl App {
             message_bytes_max: plan.message_bytes_max,
             data: plan.data,
         };
-        let mut services = Vec::with_capacity(plan.services.len());
         let mut views = Vec::with_capacity(plan.services.len());
-        for (number, service) in plan.services.into_iter().enumerate() {
-            let (running, view) = add(service, &common, number, &arbiters);
-            services.push(running);
-            views.push(view);
+        let here = plan.services.into_iter().filter(|s| s.runs_here);
+        for (number, service) in here.enumerate() {
+            views.push(add(
+                service,
+                &common,
+                number,
+                threads.len(),
+                program.is_some(),
+            ));
         }
-        let lag = WorkerLag::new(arbiters.len());
-        for (worker, arbiter) in arbiters.iter().enumerate() {
-            arbiter.spawn(lag.clone().measure(worker));
-        }
-        let redactor = plan.redactor;
+        let hosted = views.iter().map(|view| view.hosted.clone()).collect();
+        let places = Places {
+            threads: threads.clone(),
+            program,
+            stop_within: plan.shutdown_timeout,
+        };
+        let (shape, here) = plot.with(hosted, &places);
+        let failed = Failed::new(None);
         let view = AppView::new(
             common.app,
             views,
             transport.clone(),
             pressure,
-            redactor,
-            lag,
+            plan.redactor,
+            threads.lag.clone(),
         );
         let registry = prometheus::Registry::new();
         crate::metrics::register(&registry, view.clone())
             .expect("a new registry has no metrics of these names");
         let watching = match workers {
             Workers::Here => Vec::new(),
-            Workers::Threads => vec![tokio::task::spawn_local(view.clone().keep_depths())],
+            Workers::Threads => vec![
+                tokio::task::spawn_local(view.clone().keep_depths()),
+                tokio::task::spawn_local(watch(threads.clone(), here, failed.clone())),
+            ],
         };
         let app = Self {
-            services,
+            services: shape.services(),
             transport,
             view,
             shutdown_timeout: plan.shutdown_timeout,
-            arbiters,
+            threads,
+            tree: OnceCell::new(),
+            shape: RefCell::new(Some(shape)),
+            failed,
             watching,
             admin: None,
             control: None,
@@ -230,18 +251,28 @@ impl App {
         let (sources, services): (Vec<_>, Vec<_>) = self
             .services
             .iter()
-            .partition(|service| service.is_source());
-        join_all(services.iter().map(|service| start(service))).await;
+            .partition(|service| service.hosted().is_source());
+        join_all(services.iter().map(|service| service.start())).await;
         let consuming = join_all(services.iter().map(|service| async {
-            let mut consuming = service.env.state.consuming.subscribe();
-            let inputs = service.env.inputs.len();
-            // The sender is in the environment that is held here.
-            let _open = consuming.wait_for(|count| *count >= inputs).await;
+            let env = service.hosted().env();
+            let mut consuming = env.pulse.consuming.subscribe();
+            let inputs = env.inputs.len();
+            // The sender is in the environment that is held here. One that has given up
+            // is dealt with by its supervisor.
+            tokio::select! {
+                _ = consuming.wait_for(|count| *count >= inputs) => {}
+                _ = env.given_up() => {}
+                () = env.closed() => {}
+            }
         }));
         if timeout(CONSUMING_WITHIN, consuming).await.is_err() {
             warn!("not every input is consumed yet, sources start all the same");
         }
-        join_all(sources.iter().map(|source| start(source))).await;
+        join_all(sources.iter().map(|source| source.start())).await;
+        if let Some(shape) = self.shape.take() {
+            let tree = shape.supervise(self.failed.clone());
+            assert!(self.tree.set(tree).is_ok(), "the shape is taken once");
+        }
         self.view.set_phase(Phase::Running);
         info!(app = %self.view.name, services = self.services.len(), "started");
     }
@@ -275,46 +306,96 @@ impl App {
         }
     }
 
+    /// Resolves when the tree of supervisors has given up, or too many threads are
+    /// blocked, with the reason: the process is not worth keeping.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // The sender is `self`: it can't be gone.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The services that were isolated, or given up for good, since the start.
+    pub fn gave_up(&self) -> Vec<String> {
+        let services = self.services.iter().map(|service| service.hosted());
+        let gave_up = services.filter(|s| {
+            s.state.isolations() > 0 || matches!(s.state.standing(), Standing::Gone { .. })
+        });
+        gave_up.map(|service| service.label.to_string()).collect()
+    }
+
     /// Stops in order: sources, then deliveries; what is in hand is finished within
     /// `app.shutdown_timeout`; publications are confirmed; then services go, the last
     /// one first, and their threads are joined.
     pub async fn stop(self) -> StopReport {
-        let deadline = Instant::now() + self.shutdown_timeout;
+        let within = self.shutdown_timeout;
+        self.stop_within(within).await
+    }
+
+    /// As [`stop`](Self::stop), with another time for what is in hand.
+    pub(crate) async fn stop_within(self, within: Duration) -> StopReport {
+        let deadline = crate::clock::later(within);
         // A slow source must not use up the time of the services after it.
-        let sources_by = Instant::now() + self.shutdown_timeout / 2;
+        let services_come = self.services.iter().any(|s| !s.hosted().is_source());
+        let sources_within = if services_come { within / 2 } else { within };
+        let sources_by = crate::clock::later(sources_within);
         self.view.set_phase(Phase::Stopping);
         let mut report = StopReport::default();
+        if let Some(tree) = self.tree.get() {
+            tree.cease();
+        }
         let (sources, services): (Vec<_>, Vec<_>) = self
             .services
             .iter()
             .rev()
-            .partition(|service| service.is_source());
+            .partition(|service| service.hosted().is_source());
         let mut stuck: Vec<usize> = Vec::new();
         for (group, by) in [(sources, sources_by), (services, deadline)] {
-            let stops = group.iter().map(|service| stop_service(service, by));
-            for (service, stopped) in group.iter().zip(join_all(stops).await) {
-                let label = service.env.label.to_string();
-                let stopped = stopped.unwrap_or_else(|| {
-                    stuck.push(service.worker);
-                    seize(&service.env)
-                });
-                let named = stopped
+            // All finish side by side what they have in hand; then they go, the last first.
+            let turns = join_all(group.iter().map(|service| service.drain(by))).await;
+            let mut stopped = Vec::with_capacity(group.len());
+            let mut late = Vec::new();
+            for (service, turns) in group.iter().zip(turns) {
+                if turns && Instant::now() < by {
+                    stopped.push((service, service.stop(by).await));
+                } else {
+                    late.push(service);
+                }
+            }
+            // Those whose threads are blocked, or who come after the deadline, go together:
+            // each would wait as long.
+            let ends = join_all(late.iter().map(|service| service.stop(by))).await;
+            stopped.extend(late.into_iter().zip(ends));
+            for (service, stopped) in stopped {
+                if stopped.stuck {
+                    stuck.push(service.hosted().worker);
+                }
+                let label = service.hosted().label.to_string();
+                let named = stopped.abandoned.into_iter();
+                report
                     .abandoned
-                    .into_iter()
-                    .map(|text| (label.clone(), text));
-                report.abandoned.extend(named);
+                    .extend(named.map(|text| (label.clone(), text)));
             }
         }
         // What is left in the queues is named, and kept where the transport can.
-        for service in self.services.iter() {
-            for input in &service.env.inputs {
-                let queue = QueueId::new(&service.env.label, input);
-                let asked = timeout(STAGE_MIN, self.transport.depth(&queue)).await;
-                if let Ok(Ok(depth)) = asked
-                    && depth.total() > 0
-                {
-                    report.left.push((queue.to_string(), depth.total()));
-                }
+        let queues: Vec<QueueId> = self
+            .services
+            .iter()
+            .flat_map(|service| {
+                let hosted = service.hosted();
+                let inputs = hosted.inputs.iter();
+                inputs.map(|input| QueueId::new(&hosted.label, input))
+            })
+            .collect();
+        let depths = queues.iter().map(|queue| self.transport.depth(queue));
+        let depths = join_all(depths.map(|depth| timeout(STAGE_MIN, depth))).await;
+        for (queue, depth) in queues.iter().zip(depths) {
+            if let Ok(Ok(depth)) = depth
+                && depth.total() > 0
+            {
+                report.left.push((queue.to_string(), depth.total()));
             }
         }
         let flush_by = deadline.max(Instant::now() + STAGE_MIN);
@@ -327,8 +408,9 @@ impl App {
         {
             warn!("the transport didn't close in time");
         }
-        report.stuck_threads = join_threads(self.arbiters, &stuck).await;
-        for task in self.watching {
+        report.stuck_threads = self.threads.join(&stuck).await;
+        report.summary = self.summary();
+        for task in &self.watching {
             task.abort();
         }
         if let Some(admin) = self.admin {
@@ -337,145 +419,4 @@ impl App {
         drop(self.control);
         report
     }
-}
-
-/// What services of an app have in common.
-struct Common {
-    app: Arc<str>,
-    transport: Arc<dyn Transport>,
-    pressure: Arc<Pressure>,
-    clock: Clock,
-    redactor: Arc<crate::redact::Redactor>,
-    message_bytes_max: usize,
-    data: std::path::PathBuf,
-    confirms: Option<Arc<Mutex<Durations>>>,
-}
-
-/// Makes a service's surroundings and its actor, which doesn't work yet.
-fn add(
-    plan: ServicePlan,
-    common: &Common,
-    number: usize,
-    arbiters: &[Arbiter],
-) -> (Running, ServiceView) {
-    let kinds = plan
-        .blueprint
-        .ports()
-        .outputs
-        .iter()
-        .map(|output| output.kind.clone());
-    let outputs = plan
-        .outputs
-        .iter()
-        .zip(kinds)
-        .map(|(wired, kind)| WiredOutput {
-            name: wired.name.clone(),
-            kind,
-            topics: wired.topics.clone(),
-        });
-    let batches = plan
-        .blueprint
-        .ports()
-        .inputs
-        .iter()
-        .filter_map(|input| input.batch);
-    let batch_max = batches.map(|batch| batch.max).max().unwrap_or(1);
-    let env = Environment::new(Settings {
-        app: common.app.clone(),
-        label: plan.label,
-        inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
-        outputs: outputs.collect(),
-        transport: common.transport.clone(),
-        pressure: common.pressure.clone(),
-        clock: common.clock,
-        redactor: common.redactor.clone(),
-        instances: plan.instances,
-        mailbox_capacity: plan.mailbox,
-        batch_max,
-        handler_timeout: plan.handler_timeout,
-        retry: plan.retry,
-        restart: plan.restart,
-        message_bytes_max: common.message_bytes_max,
-        data: common.data.clone(),
-        confirms: common.confirms.clone(),
-    });
-    let (actor_env, blueprint) = (env.clone(), plan.blueprint.clone());
-    let worker = number % arbiters.len().max(1);
-    let address = match arbiters.get(worker) {
-        None => ServiceActor::new(actor_env, blueprint).start(),
-        Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter.handle(), move |_| {
-            ServiceActor::new(actor_env, blueprint)
-        }),
-    };
-    let running = Running {
-        env: env.clone(),
-        blueprint: plan.blueprint,
-        address,
-        worker,
-    };
-    let role = if running.is_source() {
-        SOURCE
-    } else {
-        "service"
-    };
-    let (service_type, inputs, outputs) = (plan.service_type, plan.inputs, plan.outputs);
-    (
-        running,
-        ServiceView {
-            env,
-            service_type,
-            role,
-            inputs,
-            outputs,
-        },
-    )
-}
-
-async fn start(service: &Running) {
-    if service.address.send(Start).await.is_err() {
-        warn!(service = %service.env.label, "the thread of the service is gone");
-    }
-}
-
-/// `None` if its thread doesn't answer: a handler blocks it.
-async fn stop_service(service: &Running, deadline: Instant) -> Option<Stopped> {
-    // The actor keeps the deadline itself; this is for a thread that doesn't turn.
-    let patience = deadline.max(Instant::now()) + STAGE_MIN;
-    timeout_at(patience, service.address.send(StopBy(deadline)))
-        .await
-        .ok()?
-        .ok()
-}
-
-/// Takes everything from a service whose thread is stuck, and gives it back.
-fn seize(env: &Environment) -> Stopped {
-    env.close();
-    let mut stopped = Stopped::default();
-    for delivery in env.seize() {
-        let message = delivery.message().id.to_string();
-        warn!(service = %env.label, id = message, "abandoned: its thread is blocked");
-        stopped.abandoned.push(message);
-        delivery.give_back();
-    }
-    stopped
-}
-
-/// Joins the threads that can be; returns how many can't.
-async fn join_threads(arbiters: Vec<Arbiter>, stuck: &[usize]) -> usize {
-    let mut left = 0;
-    for (worker, arbiter) in arbiters.into_iter().enumerate() {
-        arbiter.stop();
-        if stuck.contains(&worker) {
-            left += 1;
-            continue;
-        }
-        let joined = tokio::task::spawn_blocking(move || arbiter.join());
-        if !matches!(
-            timeout(Duration::from_secs(5), joined).await,
-            Ok(Ok(Ok(())))
-        ) {
-            left += 1;
-        }
-    }
-    left
 }

@@ -52,6 +52,12 @@ pub(crate) struct ServiceSnapshot<'a> {
     pub(crate) service_type: &'static str,
     pub(crate) role: &'static str,
     pub(crate) state: State,
+    /// The child process that it runs in, if it has one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<u32>,
+    /// Why it is down, when it has given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gave_up: Option<String>,
     /// What is left of the pause that it asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_seconds: Option<f64>,
@@ -77,6 +83,8 @@ pub(crate) struct ServiceSnapshot<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct Instances {
     pub(crate) wanted: usize,
+    min: usize,
+    max: usize,
     pub(crate) ready: usize,
 }
 
@@ -188,8 +196,9 @@ impl AppView {
     }
 
     fn service<'a>(&self, service: &'a ServiceView) -> ServiceSnapshot<'a> {
-        let env = &*service.env;
-        let meters = &env.meters;
+        let env = &*service.env();
+        let figures = service.hosted.figures();
+        let meters = &service.hosted.meters;
         let depth = |queue: &QueueId| self.depth(queue).map(QueueDepth::from);
         let topics =
             |port: &'a super::WiredPort| port.topics.iter().map(|topic| &**topic).collect();
@@ -201,21 +210,25 @@ impl AppView {
             (Outcome::NAMES[outcome], total)
         });
         ServiceSnapshot {
-            service: &env.label,
+            service: &service.hosted.label,
             service_type: service.service_type,
             role: service.role,
             state: service.state(),
-            paused_seconds: env.paused_for().map(|left| left.as_secs_f64()),
+            process: service.hosted.seen().map(|seen| seen.process),
+            gave_up: service.gave_up(),
+            paused_seconds: figures.paused.map(|left| left.as_secs_f64()),
             instances: Instances {
                 wanted: service.instances_wanted(),
-                ready: env.state.ready.load(Relaxed),
+                min: service.hosted.instances.min,
+                max: service.hosted.instances.max,
+                ready: env.pulse.ready.load(Relaxed),
             },
             mailbox: Mailbox {
-                messages: env.mailbox.len(),
+                messages: figures.waiting,
                 capacity: env.mailbox_capacity,
             },
-            in_hand: env.in_hand(),
-            unconfirmed: env.unconfirmed(),
+            in_hand: figures.in_hand,
+            unconfirmed: figures.unconfirmed,
             inputs: inputs
                 .map(|(port, meter)| InputSnapshot {
                     input: &port.name,
@@ -233,7 +246,7 @@ impl AppView {
                 .collect(),
             handled: totals.collect(),
             restarts: meters.restarts().collect(),
-            dead_letters: meters.dead_letters().collect(),
+            dead_letters: env.dead_letters().collect(),
             dead_letter_queue: depth(&QueueId::dead_letters(&env.label)),
             asks: meters.asks().collect(),
             anonymous: meters.anonymous.get(),

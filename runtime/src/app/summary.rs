@@ -9,7 +9,7 @@ use super::run::App;
 use crate::metrics::Outcome;
 
 /// What an app has done so far.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// A row for each service, in the manifest's order.
     pub services: Vec<ServiceSummary>,
@@ -48,10 +48,10 @@ impl App {
     /// What the app has done so far.
     pub fn summary(&self) -> Summary {
         let services = self.services.iter().map(|service| {
-            let meters = &service.env.meters;
+            let meters = &service.hosted().meters;
             let of = |outcome| meters.outcome_total(outcome);
             let row = ServiceSummary {
-                service: service.env.label.to_string(),
+                service: service.hosted().label.to_string(),
                 attempts: 0,
                 ok: of(Outcome::Ok),
                 retry: of(Outcome::Retry),
@@ -61,7 +61,11 @@ impl App {
                 defer: of(Outcome::Defer),
                 expired: of(Outcome::Expired),
                 emitted: meters.outputs().sum(),
-                dead_letters: meters.dead_letters().map(|(_, count)| count).sum(),
+                dead_letters: service
+                    .hosted()
+                    .dead_letters()
+                    .map(|(_, count)| count)
+                    .sum(),
                 restarts: meters.restarts().map(|(_, count)| count).sum(),
             };
             let attempts =

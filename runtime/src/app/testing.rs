@@ -5,16 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
+
 use super::plan::WiredPort;
 use super::view::{AppView, Phase, ServiceView};
 use crate::clock::Clock;
-use crate::host::{Environment, Settings, WiredOutput};
+use crate::failure::Failure;
+use crate::host::{Hosted, Settings, WiredOutput};
 use crate::metrics::{Durations, WorkerLag};
 use crate::name::QueueId;
 use crate::redact::Redactor;
-use crate::supervision::{Backoff, RestartPolicy, RetryPolicy};
+use crate::service::{Blueprint, Context, Factory, Instance, PortTable, Role};
+use crate::supervision::{
+    Backoff, GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
+};
 use crate::transport::memory::Memory;
-use crate::transport::{Pressure, QueueSpec, Topology, Transport};
+use crate::transport::{Overflow, Pressure, QueueSpec, Topology, Transport};
 
 /// A secret that nothing may show.
 pub(crate) const SECRET: &str = "hunter2-is-secret";
@@ -35,6 +41,8 @@ pub(crate) async fn app() -> Fake {
         id: QueueId::new("stock", "requests"),
         topics: vec!["orders".into()],
         high_water: 2,
+        limit: Some(10),
+        overflow: Overflow::DeadLetter,
     };
     let topology = Topology {
         app: "shop".into(),
@@ -49,7 +57,7 @@ pub(crate) async fn app() -> Fake {
     let service = |label: &str, role, inputs: Vec<WiredPort>, outputs: Vec<WiredPort>| {
         let settings = settings(label, &inputs, &outputs, &transport, &pressure, &redactor);
         ServiceView {
-            env: Environment::new(settings),
+            hosted: Hosted::new(settings, Arc::new(Unused(PortTable::default())), 0),
             service_type: "test-type",
             role,
             inputs,
@@ -85,10 +93,32 @@ impl Fake {
     pub(crate) fn all_ready(&self) {
         self.view.set_phase(Phase::Running);
         for service in &self.view.services {
-            let state = &service.env.state;
-            state.ready.store(1, Relaxed);
-            state.consuming.send_replace(service.inputs.len());
+            let pulse = &service.env().pulse;
+            pulse.ready.store(1, Relaxed);
+            pulse.consuming.send_replace(service.inputs.len());
         }
+    }
+}
+
+/// A service that is never started.
+struct Unused(PortTable);
+
+impl Blueprint for Unused {
+    fn ports(&self) -> &PortTable {
+        &self.0
+    }
+
+    fn role(&self) -> Role<'_> {
+        Role::Service(self)
+    }
+}
+
+impl Factory for Unused {
+    fn start<'a>(
+        &'a self,
+        _: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
+        unreachable!("nothing is started here")
     }
 }
 
@@ -121,7 +151,9 @@ fn settings(
         pressure: pressure.clone(),
         clock: Clock::SYSTEM,
         redactor: redactor.clone(),
-        instances: 2,
+        number: 0,
+        instances: Instances { min: 2, max: 2 },
+        lanes: 1,
         batch_max: 1,
         mailbox_capacity: 64,
         handler_timeout: Duration::from_secs(1),
@@ -133,6 +165,12 @@ fn settings(
             backoff,
             reset_after: Duration::from_secs(60),
         },
+        restart_type: RestartType::Permanent,
+        intensity: Intensity {
+            max_restarts: 5,
+            within: Duration::from_secs(10),
+        },
+        give_up: GiveUp::Isolate,
         message_bytes_max: 1024,
         data: PathBuf::new(),
         confirms: Some(confirms),

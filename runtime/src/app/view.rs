@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::plan::WiredPort;
-use crate::host::Environment;
+use crate::host::{Environment, Hosted, Standing};
 use crate::metrics::WorkerLag;
 use crate::name::QueueId;
 use crate::redact::Redactor;
@@ -42,7 +42,7 @@ pub(crate) struct AppView {
 
 /// What can be seen of a service.
 pub(crate) struct ServiceView {
-    pub(crate) env: Arc<Environment>,
+    pub(crate) hosted: Arc<Hosted>,
     /// The name of its service type.
     pub(crate) service_type: &'static str,
     pub(crate) role: &'static str,
@@ -76,6 +76,10 @@ pub(crate) enum State {
     /// A source that has come to its end.
     Ended,
     Stopping,
+    /// It gave up and is tried again later; or its supervisor has stopped it.
+    Isolated,
+    /// It gave up and is never tried again.
+    Gone,
 }
 
 impl Phase {
@@ -97,6 +101,8 @@ impl State {
             Self::Paused => "paused",
             Self::Ended => "ended",
             Self::Stopping => "stopping",
+            Self::Isolated => "isolated",
+            Self::Gone => "gone",
         }
     }
 }
@@ -160,19 +166,33 @@ impl AppView {
 
     /// Asks for the depth of every queue, once.
     pub(crate) async fn poll_depths(&self) {
-        for queue in self.services.iter().flat_map(ServiceView::queues) {
-            let depth = tokio::time::timeout(DEPTH_TIMEOUT, self.transport.depth(&queue)).await;
-            let mut depths = self.depths.lock();
-            match depth {
-                Ok(Ok(depth)) => {
-                    depths.insert(queue, (Instant::now(), depth));
-                }
-                // What can't be learnt is not shown; why not is in the transport's status.
-                Ok(Err(_)) | Err(_) => {
-                    depths.remove(&queue);
+        for service in &self.services {
+            // A process knows better what it has in hand itself.
+            let told = service.hosted.seen().map(|seen| seen.depths);
+            let mut told = told.unwrap_or_default().into_iter();
+            for queue in service.queues() {
+                let depth = match told.next() {
+                    Some(Some(depth)) => Some(depth),
+                    Some(None) | None => self.ask_depth(&queue).await,
+                };
+                let mut depths = self.depths.lock();
+                match depth {
+                    Some(depth) => {
+                        depths.insert(queue, (Instant::now(), depth));
+                    }
+                    // What can't be learnt is not shown; why not is in the transport's
+                    // status.
+                    None => {
+                        depths.remove(&queue);
+                    }
                 }
             }
         }
+    }
+
+    async fn ask_depth(&self, queue: &QueueId) -> Option<Depth> {
+        let asked = tokio::time::timeout(DEPTH_TIMEOUT, self.transport.depth(queue));
+        asked.await.ok()?.ok()
     }
 
     /// Keeps the depths of queues fresh, until it is dropped.
@@ -226,12 +246,17 @@ impl ServiceView {
 
     /// The queues that belong to it, that of its dead letters last.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueId> {
-        let label = &*self.env.label;
-        let letters = (!self.env.inputs.is_empty()).then(|| QueueId::dead_letters(label));
-        let inputs = self.env.inputs.iter();
+        let label = &*self.hosted.label;
+        let letters = (!self.hosted.inputs.is_empty()).then(|| QueueId::dead_letters(label));
+        let inputs = self.hosted.inputs.iter();
         inputs
             .map(move |input| QueueId::new(label, input))
             .chain(letters)
+    }
+
+    /// What surrounds it in its present, or last, life.
+    pub(crate) fn env(&self) -> Arc<Environment> {
+        self.hosted.env()
     }
 
     /// How many instances it is to have.
@@ -239,55 +264,63 @@ impl ServiceView {
         if self.is_source() {
             1
         } else {
-            self.env.instances
+            self.env().pulse.wanted.load(Relaxed)
         }
     }
 
     pub(crate) fn instances_ready(&self) -> usize {
-        self.env.state.ready.load(Relaxed)
+        self.env().pulse.ready.load(Relaxed)
+    }
+
+    /// Why it is down, when it has given up.
+    pub(crate) fn gave_up(&self) -> Option<String> {
+        match self.hosted.state.standing() {
+            Standing::Isolated { why, .. } | Standing::Gone { why } => Some(why),
+            Standing::Stopped | Standing::Supervised => None,
+        }
     }
 
     /// How often an instance, the source or a bridge was started again.
     pub(crate) fn restarts(&self) -> u64 {
-        self.env.meters.restarts().map(|(_, count)| count).sum()
+        self.hosted.meters.restarts().map(|(_, count)| count).sum()
     }
 
     pub(crate) fn state(&self) -> State {
-        if *self.env.state.ended.borrow() {
+        let env = self.env();
+        match self.hosted.state.standing() {
+            Standing::Isolated { .. } => return State::Isolated,
+            Standing::Gone { .. } => return State::Gone,
+            Standing::Stopped | Standing::Supervised => {}
+        }
+        if *env.pulse.ended.borrow() {
             State::Ended
-        } else if self.env.is_closing() {
+        } else if env.is_closing() {
             State::Stopping
-        } else if !self.works() {
+        } else if !works(&env) {
             if self.restarts() == 0 {
                 State::Starting
             } else {
                 State::Down
             }
-        } else if self.env.paused_for().is_some() {
+        } else if self.hosted.paused_for().is_some() {
             State::Paused
         } else {
             State::Up
         }
     }
 
-    /// Whether it runs and hears all that it should.
-    fn works(&self) -> bool {
-        self.env.state.is_ready() && self.consumed() >= self.env.inputs.len()
-    }
-
-    fn consumed(&self) -> usize {
-        *self.env.state.consuming.borrow()
-    }
-
     fn not_ready(&self) -> Option<String> {
-        let label = &self.env.label;
+        let label = &self.hosted.label;
+        let env = self.env();
         let state = self.state();
         let what = match state {
             State::Up | State::Paused | State::Ended => return None,
             State::Starting => "is starting".to_owned(),
             State::Stopping => "is stopping".to_owned(),
-            State::Down if self.env.state.is_ready() => {
-                let (consumed, inputs) = (self.consumed(), self.env.inputs.len());
+            State::Isolated => "is isolated".to_owned(),
+            State::Gone => "is down for good".to_owned(),
+            State::Down if env.pulse.is_ready() => {
+                let (consumed, inputs) = (consumed(&env), env.inputs.len());
                 format!("consumes {consumed} of its {inputs} inputs")
             }
             State::Down if self.is_source() => "does not run".to_owned(),
@@ -296,16 +329,28 @@ impl ServiceView {
                 format!("has none of its {wanted} instances ready")
             }
         };
-        let failures = self.env.state.failures();
+        if let Some(why) = self.gave_up() {
+            return Some(format!("service {label} {what}: it {why}"));
+        }
+        let failures = self.hosted.state.failures();
         let last = failures.last().filter(|_| state == State::Down);
         Some(match last {
             None => format!("service {label} {what}"),
             Some(last) => {
-                let (kind, text) = (last.what, &last.text);
+                let (kind, text) = (&last.what, &last.text);
                 format!("service {label} {what}; last failure ({kind}): {text}")
             }
         })
     }
+}
+
+/// Whether a service runs and hears all that it should.
+fn works(env: &Environment) -> bool {
+    env.pulse.is_ready() && consumed(env) >= env.inputs.len()
+}
+
+fn consumed(env: &Environment) -> usize {
+    *env.pulse.consuming.borrow()
 }
 
 #[cfg(test)]
@@ -320,7 +365,7 @@ mod tests {
     fn failure(what: &'static str, text: &str) -> LastFailure {
         LastFailure {
             time_ms: 0,
-            what,
+            what: what.into(),
             text: text.to_owned(),
             message: None,
             attempt: None,
@@ -342,15 +387,15 @@ mod tests {
         fake.all_ready();
         assert_eq!(fake.view.readiness(), (true, vec![]));
 
-        let stock = &fake.view.services[1].env;
-        stock.state.consuming.send_replace(0);
+        let stock = &fake.view.services[1].env();
+        stock.pulse.consuming.send_replace(0);
         stock.meters.restarted(Cause::Bridge);
         stock.state.failed(failure("bridge", "the queue is gone"));
         assert_eq!(
             reasons(&fake),
             ["service stock consumes 0 of its 1 inputs; last failure (bridge): the queue is gone"]
         );
-        stock.state.ready.store(0, Relaxed);
+        stock.pulse.ready.store(0, Relaxed);
         assert!(reasons(&fake)[0].starts_with("service stock has none of its 2 instances ready"));
 
         fake.all_ready();
@@ -363,14 +408,14 @@ mod tests {
         let fake = app().await;
         fake.all_ready();
         let intake = &fake.view.services[0];
-        intake.env.state.ready.store(0, Relaxed);
+        intake.env().pulse.ready.store(0, Relaxed);
         assert!(!fake.view.readiness().0);
-        intake.env.state.ended.send_replace(true);
+        intake.env().pulse.ended.send_replace(true);
         assert_eq!(intake.state(), State::Ended);
         let local = tokio::task::LocalSet::new();
         let stock = &fake.view.services[1];
         local
-            .run_until(async { stock.env.pause(Duration::from_secs(60)) })
+            .run_until(async { stock.env().pause(Duration::from_secs(60)) })
             .await;
         assert_eq!(stock.state(), State::Paused);
         assert_eq!(fake.view.readiness(), (true, vec![]));
@@ -420,7 +465,7 @@ mod tests {
         );
         assert!(fake.pressure.is_high());
         assert_eq!(fake.view.sources_paused(), 1);
-        fake.view.services[0].env.state.ended.send_replace(true);
+        fake.view.services[0].env().pulse.ended.send_replace(true);
         assert_eq!(
             fake.view.sources_paused(),
             0,
@@ -441,7 +486,7 @@ mod tests {
         let fake = app().await;
         fake.all_ready();
         fake.view.poll_depths().await;
-        let stock = &fake.view.services[1].env;
+        let stock = &fake.view.services[1].env();
         stock.meters.handled(0, crate::metrics::Outcome::Ok);
         stock.meters.emitted(0, 2);
         stock.state.failed(failure("retry", "disk full"));
@@ -458,7 +503,10 @@ mod tests {
             ("/service", serde_json::json!("stock")),
             ("/use", "test-type".into()),
             ("/state", "up".into()),
-            ("/instances", serde_json::json!({ "wanted": 2, "ready": 1 })),
+            (
+                "/instances",
+                serde_json::json!({ "wanted": 2, "min": 2, "max": 2, "ready": 1 }),
+            ),
             (
                 "/mailbox",
                 serde_json::json!({ "messages": 0, "capacity": 64 }),

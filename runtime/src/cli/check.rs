@@ -1,6 +1,6 @@
 //! `check`: everything that can be known of a manifest without running it.
 
-use super::{DONE, ManifestArgs, print, print_json, print_report};
+use super::{DONE, ManifestArgs, OnlyArgs, print, print_json, print_report};
 use crate::service::Catalog;
 use crate::transport::Transports;
 
@@ -8,6 +8,8 @@ use crate::transport::Transports;
 pub(super) struct Check {
     #[command(flatten)]
     manifest: ManifestArgs,
+    #[command(flatten)]
+    only: OnlyArgs,
     /// Print for programs
     #[arg(long)]
     json: bool,
@@ -15,7 +17,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        match self.manifest.load(catalog, transports) {
+        match self.manifest.load(&self.only.only, catalog, transports) {
             Err(report) => print_report(&report, self.json),
             Ok(plan) => {
                 if self.json {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::child::Program;
 use crate::manifest;
 use crate::service::Catalog;
 use crate::transport::Transports;
@@ -17,6 +18,8 @@ mod describe;
 mod list;
 mod run;
 mod stop;
+mod supervised;
+mod watch;
 
 /// Done.
 const DONE: u8 = 0;
@@ -71,18 +74,37 @@ struct ManifestArgs {
     transport: Option<String>,
 }
 
+/// Which services.
+#[derive(Args)]
+struct OnlyArgs {
+    /// Run only these services in this process; others run the rest
+    #[arg(long, value_name = "LABEL,...", value_delimiter = ',')]
+    only: Vec<String>,
+}
+
 impl ManifestArgs {
     fn load(
         &self,
+        only: &[String],
         catalog: &Catalog,
         transports: &Transports,
     ) -> Result<crate::Plan, manifest::Report> {
         let options = manifest::Options {
             overlays: self.with.clone(),
             transport: self.transport.clone(),
+            only: only.to_vec(),
             ..manifest::Options::default()
         };
         manifest::load(&self.manifest, &options, catalog, transports)
+    }
+
+    /// The program that runs, to be started again with this manifest.
+    fn program(&self) -> std::io::Result<Program> {
+        Program::running(
+            self.manifest.clone(),
+            self.with.clone(),
+            self.transport.clone(),
+        )
     }
 }
 

@@ -1,12 +1,15 @@
 //! `run`: starts an app, says where to look, waits, and stops it in order.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{DONE, FAILED, ManifestArgs, print, print_json, print_report};
+use super::watch::{self, Watch, restart_needed};
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report, supervised};
 use crate::app::{App, Plan, StopReport};
+use crate::child::Program;
 use crate::service::Catalog;
 use crate::transport::Transports;
 
@@ -14,6 +17,8 @@ use crate::transport::Transports;
 pub(super) struct Run {
     #[command(flatten)]
     manifest: ManifestArgs,
+    #[command(flatten)]
+    only: OnlyArgs,
     /// Stop when every source that ends has ended and nothing is left to do, then print
     /// what was done
     #[arg(long)]
@@ -24,6 +29,13 @@ pub(super) struct Run {
     /// With --until-idle: print what was done for programs
     #[arg(long, requires = "until_idle")]
     json: bool,
+    /// For development: restart in order when the manifest, a file that it names, or this
+    /// program has changed
+    #[arg(long, conflicts_with = "until_idle")]
+    watch: bool,
+    /// The app of which this is a child process supervises it over standard input
+    #[arg(long, hide = true, requires = "only", conflicts_with_all = ["until_idle", "watch"])]
+    supervised: bool,
 }
 
 /// Why an app stops.
@@ -31,20 +43,44 @@ enum End {
     Idle,
     Asked,
     TransportLost(String),
+    /// The tree of supervisors gave up.
+    Failed(String),
+    /// Something that it was made of has changed.
+    Changed,
 }
 
 impl Run {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(catalog, transports) {
+        let program = match self.manifest.program() {
+            Err(error) => return failed(&format!("can't tell which program runs: {error}")),
+            Ok(program) => program,
+        };
+        // Before anything is read, so that no change is missed.
+        let mut watch = self.watch.then(|| Watch::new(&program));
+        let mut plan = match self.manifest.load(&self.only.only, catalog, transports) {
             Err(report) => return print_report(&report, self.json),
             Ok(plan) => plan,
         };
         crate::log::init(plan.log, plan.redactor.clone());
         crate::panic::install_hook();
-        actix::System::new().block_on(self.run(plan, transports))
+        if let Some(watch) = &mut watch {
+            watch.add(&plan.named);
+        }
+        let system = actix::System::new();
+        if self.supervised {
+            plan.supervise();
+            return system.block_on(supervised::run(plan, transports));
+        }
+        system.block_on(self.run(plan, transports, program, watch))
     }
 
-    async fn run(&self, plan: Plan, transports: &Transports) -> u8 {
+    async fn run(
+        &self,
+        plan: Plan,
+        transports: &Transports,
+        program: Program,
+        watch: Option<Watch>,
+    ) -> u8 {
         let redactor = plan.redactor.clone();
         let signals = (
             signal(SignalKind::terminate()),
@@ -55,7 +91,8 @@ impl Run {
             return FAILED;
         };
         let asked = Arc::new(Notify::new());
-        let opened = App::open(plan, transports, {
+        let program = Rc::new(program);
+        let opened = App::open(plan, transports, program.clone(), {
             let asked = asked.clone();
             move || asked.notify_one()
         });
@@ -69,19 +106,29 @@ impl Run {
             Err(error) => return failed(&redactor.clean(&error.to_string())),
         };
         let durable = app.transport().guarantees().durable;
-        let started = tokio::select! {
-            () = app.start_services() => true,
-            () = either(&mut terminate, &mut interrupt) => false,
-            () = asked.notified() => false,
-        };
-        if !started {
+        let mut early = None;
+        tokio::select! {
+            () = app.start_services() => {}
+            () = either(&mut terminate, &mut interrupt) => early = Some(None),
+            () = asked.notified() => early = Some(None),
+            why = app.transport_lost() => early = Some(Some(why)),
+            why = app.failed() => early = Some(Some(why)),
+        }
+        if let Some(why) = early {
             // Some work already, perhaps while others still try to start.
-            let report = app.stop().await;
+            let report = tokio::select! {
+                report = app.stop() => report,
+                () = either(&mut terminate, &mut interrupt) => stopped_at_once(),
+            };
             eprint!("{}", last_words(&report, durable));
+            let code = match why {
+                Some(why) => failed(&redactor.clean(&why)),
+                None => stopped_early(),
+            };
             if report.stuck_threads > 0 {
-                std::process::exit(i32::from(DONE));
+                std::process::exit(i32::from(code));
             }
-            return stopped_early();
+            return code;
         }
         if !self.json {
             print(&banner(&app));
@@ -91,28 +138,39 @@ impl Run {
             () = either(&mut terminate, &mut interrupt) => End::Asked,
             () = asked.notified() => End::Asked,
             why = app.transport_lost() => End::TransportLost(why),
+            why = app.failed() => End::Failed(why),
+            () = restart_needed(watch, &program, &self.only.only) => End::Changed,
         };
-        let summary = app.summary();
+        let gave_up = app.gave_up();
         let not_ready = app.not_ready();
         let report = tokio::select! {
             report = app.stop() => report,
-            () = either(&mut terminate, &mut interrupt) => {
-                eprintln!("stopped at once: what was in hand is given up");
-                std::process::exit(i32::from(FAILED));
-            }
+            () = either(&mut terminate, &mut interrupt) => stopped_at_once(),
         };
+        let summary = &report.summary;
         if self.json {
-            print_json(&summary);
+            print_json(summary);
         } else {
             print(&format!("\n{}", summary.table()));
         }
         eprint!("{}", last_words(&report, durable));
         let mut code = match &end {
-            End::TransportLost(why) => failed(&redactor.clean(why)),
-            End::Idle | End::Asked => DONE,
+            End::TransportLost(why) | End::Failed(why) => failed(&redactor.clean(why)),
+            End::Idle | End::Asked | End::Changed => DONE,
         };
+        if matches!(end, End::Changed) {
+            // Threads that handlers block end with this.
+            let error = watch::start_again(program.path());
+            return failed(&format!("can't start again: {error}"));
+        }
         if matches!(end, End::Idle) && !not_ready.is_empty() {
             code = failed(&redactor.clean(&not_ready.join("; ")));
+        }
+        if self.until_idle && !gave_up.is_empty() {
+            code = failed(&format!(
+                "isolated, or down for good: {}",
+                gave_up.join(", ")
+            ));
         }
         if self.fail_on_dlq && summary.dead_letters() > 0 {
             code = failed(&format!("dead-lettered: {}", summary.dead_letters()));
@@ -125,11 +183,16 @@ impl Run {
     }
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+pub(super) async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+fn stopped_at_once() -> ! {
+    eprintln!("stopped at once: what was in hand is given up");
+    std::process::exit(i32::from(FAILED));
 }
 
 fn stopped_early() -> u8 {
@@ -137,7 +200,7 @@ fn stopped_early() -> u8 {
     DONE
 }
 
-fn failed(text: &str) -> u8 {
+pub(super) fn failed(text: &str) -> u8 {
     eprintln!("error: {text}");
     FAILED
 }

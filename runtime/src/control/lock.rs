@@ -3,11 +3,17 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// A lock doesn't say when it is let go: this is how often it is tried.
+const EVERY: Duration = Duration::from_millis(50);
 
 /// Held as long as the process runs the app. The file stays: removing it would let two
 /// processes hold locks on two files of one name.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -37,6 +43,25 @@ impl Lock {
         file.rewind().map_err(explain)?;
         writeln!(file, "{}", std::process::id()).map_err(explain)?;
         Ok(Self { _file: file })
+    }
+
+    /// Takes it as soon as the process that has it has gone.
+    ///
+    /// # Errors
+    /// It has not gone in time.
+    pub(crate) async fn wait(path: &Path, within: Duration) -> io::Result<Self> {
+        let deadline = Instant::now() + within;
+        loop {
+            match Self::take(path) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    if Instant::now() >= deadline {
+                        return Err(error);
+                    }
+                    sleep(EVERY).await;
+                }
+                taken => return taken,
+            }
+        }
     }
 }
 

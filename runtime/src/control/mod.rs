@@ -21,7 +21,7 @@ pub(crate) use client::stop;
 #[cfg(test)]
 use client::{ControlError, request};
 
-use self::lock::Lock;
+pub(crate) use self::lock::Lock;
 use crate::app::AppView;
 use crate::aside::Aside;
 
@@ -35,6 +35,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// The socket of an app with this data folder.
 pub(crate) fn socket_path(data: &Path) -> PathBuf {
     data.join("control.sock")
+}
+
+/// The lock of a child process that runs this service with this data folder.
+pub(crate) fn lock_path(data: &Path, service: &str) -> PathBuf {
+    data.join(format!("control-{service}.lock"))
 }
 
 /// What can be asked for.

@@ -4,6 +4,7 @@
 //! in the service's mailbox, and instances give the thread up after a bounded turn.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use actix::{
@@ -12,20 +13,25 @@ use actix::{
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::bridge::InboundBridge;
-use super::environment::{Environment, WINDOW};
+use super::core::WINDOW;
+use super::environment::Environment;
 use super::instance::InstanceLoop;
 use super::source;
 use crate::service::{Blueprint, Role};
 
-/// A service as an actor.
+/// A service as an actor: one life of it, from a start to the next stop.
 pub(crate) struct ServiceActor {
     env: Arc<Environment>,
     blueprint: Arc<dyn Blueprint>,
     bridges: Vec<Addr<InboundBridge>>,
+    /// By number; one that retired has ended.
     loops: Vec<JoinHandle<()>>,
+    drained: Option<Stopped>,
+    /// It has been told to drain or to stop.
+    stopping: bool,
 }
 
 /// Start the instances, then the bridges. Resolves when each instance has been started
@@ -34,23 +40,44 @@ pub(crate) struct ServiceActor {
 #[rtype(result = "()")]
 pub(crate) struct Start;
 
+/// Have so many instances.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub(crate) struct Scale(pub(crate) usize);
+
 /// Stop consuming.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
 pub(crate) struct Stop;
 
-/// Stop in order, and be done by the deadline.
+/// Take no more, finish what is in hand, and be done by the deadline. Instances stay.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub(crate) struct Drain(pub(crate) Instant);
+
+/// Drain, if that isn't done yet, let the instances go, and be done by the deadline.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "Stopped")]
 pub(crate) struct StopBy(pub(crate) Instant);
 
 /// What was not finished in time.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Stopped {
     /// Messages that were in hand when time ran out.
     pub(crate) abandoned: Vec<String>,
     /// Messages that were given back unhandled.
     pub(crate) given_back: usize,
+    /// Its thread doesn't turn.
+    pub(crate) stuck: bool,
+}
+
+impl Stopped {
+    /// Adds what another one left.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.abandoned.extend(other.abandoned);
+        self.given_back += other.given_back;
+        self.stuck |= other.stuck;
+    }
 }
 
 impl ServiceActor {
@@ -60,7 +87,15 @@ impl ServiceActor {
             blueprint,
             bridges: Vec::new(),
             loops: Vec::new(),
+            drained: None,
+            stopping: false,
         }
+    }
+
+    fn add_instance(&mut self) -> JoinHandle<()> {
+        let (env, blueprint) = (self.env.clone(), self.blueprint.clone());
+        let number = self.loops.len() as u32;
+        tokio::task::spawn_local(InstanceLoop::new(env, blueprint, number).run())
     }
 }
 
@@ -71,7 +106,7 @@ impl Actor for ServiceActor {
 impl Handler<Start> for ServiceActor {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, _: Start, _: &mut Context<Self>) -> ResponseFuture<()> {
+    fn handle(&mut self, _: Start, cx: &mut Context<Self>) -> ResponseFuture<()> {
         let env = self.env.clone();
         let instances = match self.blueprint.role() {
             Role::Source(_) => {
@@ -80,20 +115,65 @@ impl Handler<Start> for ServiceActor {
                 1
             }
             Role::Service(_) => {
-                self.loops.reserve(env.instances);
-                for number in 0..env.instances {
-                    let (env, blueprint) = (self.env.clone(), self.blueprint.clone());
-                    let instance = InstanceLoop::new(env, blueprint, number as u32);
-                    self.loops.push(tokio::task::spawn_local(instance.run()));
+                let instances = env.instances.min;
+                self.loops.reserve(instances);
+                for _ in 0..instances {
+                    let running = self.add_instance();
+                    self.loops.push(running);
                 }
-                env.instances
+                if env.instances.max > instances {
+                    super::elastic::follow(&env, cx.address());
+                }
+                instances
             }
         };
         for input in 0..env.inputs.len() {
             self.bridges
                 .push(InboundBridge::new(self.env.clone(), input as u16).start());
         }
-        Box::pin(async move { env.state.started(instances).await })
+        Box::pin(async move { env.pulse.started(instances).await })
+    }
+}
+
+impl Handler<Scale> for ServiceActor {
+    type Result = ();
+
+    fn handle(&mut self, Scale(wanted): Scale, _: &mut Context<Self>) {
+        // Its loops may be on their way out: others beside them would share their hands.
+        if self.stopping || matches!(self.blueprint.role(), Role::Source(_)) {
+            return;
+        }
+        let before = self.env.pulse.wanted.swap(wanted, Relaxed);
+        self.env.mailbox.limit(wanted);
+        debug!(service = %self.env.label, before, wanted, "instances");
+        for number in 0..wanted.min(self.loops.len()) {
+            // One that had retired comes back; one that is about to sees that it may stay.
+            if self.loops[number].is_finished() {
+                let (env, blueprint) = (self.env.clone(), self.blueprint.clone());
+                let instance = InstanceLoop::new(env, blueprint, number as u32);
+                self.loops[number] = tokio::task::spawn_local(instance.run());
+            }
+        }
+        while self.loops.len() < wanted {
+            let running = self.add_instance();
+            self.loops.push(running);
+        }
+    }
+}
+
+impl Handler<Drain> for ServiceActor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, Drain(deadline): Drain, _: &mut Context<Self>) -> Self::Result {
+        self.stopping = true;
+        let draining = drain(
+            self.env.clone(),
+            std::mem::take(&mut self.bridges),
+            deadline,
+        );
+        Box::pin(draining.into_actor(self).map(|stopped, actor, _| {
+            actor.drained = Some(stopped);
+        }))
     }
 }
 
@@ -101,12 +181,25 @@ impl Handler<StopBy> for ServiceActor {
     type Result = ResponseActFuture<Self, Stopped>;
 
     fn handle(&mut self, StopBy(deadline): StopBy, cx: &mut Context<Self>) -> Self::Result {
+        self.stopping = true;
         let env = self.env.clone();
         let bridges = std::mem::take(&mut self.bridges);
         let loops = std::mem::take(&mut self.loops);
+        let drained = self.drained.take();
         let address = cx.address();
         let stopping = async move {
-            let stopped = stop(&env, bridges, loops, deadline).await;
+            let stopped = match drained {
+                Some(stopped) => stopped,
+                None => drain(env.clone(), bridges, deadline).await,
+            };
+            env.let_go();
+            let by = deadline.max(Instant::now() + GRACE);
+            for mut instance in loops {
+                if timeout_at(by, &mut instance).await.is_err() {
+                    instance.abort();
+                }
+            }
+            debug!(service = %env.label, given_back = stopped.given_back, "stopped");
             drop(address);
             stopped
         };
@@ -118,10 +211,9 @@ impl Handler<StopBy> for ServiceActor {
 }
 
 /// No more deliveries → what is in hand is finished → confirms are flushed.
-async fn stop(
-    env: &Arc<Environment>,
+async fn drain(
+    env: Arc<Environment>,
     bridges: Vec<Addr<InboundBridge>>,
-    loops: Vec<JoinHandle<()>>,
     deadline: Instant,
 ) -> Stopped {
     let mut stopped = Stopped::default();
@@ -135,12 +227,9 @@ async fn stop(
     for delivery in unhandled {
         delivery.give_back();
     }
-    for mut instance in loops {
-        if timeout_at(deadline, &mut instance).await.is_err() {
-            instance.abort();
-        }
-    }
-    for delivery in env.seize() {
+    // What isn't done by then is named.
+    let _either = timeout_at(deadline, env.pulse.drained()).await;
+    for (_, delivery) in env.seize() {
         let text = format!("{} (attempt {})", delivery.message().id, delivery.attempt());
         warn!(service = %env.label, id = %text, "abandoned: not done in time");
         stopped.abandoned.push(text);
@@ -157,9 +246,9 @@ async fn stop(
             .abandoned
             .push(format!("{unconfirmed} unconfirmed publications"));
     }
-    info!(service = %env.label, given_back = stopped.given_back, "stopped");
     stopped
 }
 
-/// Confirms get at least this long, also when handlers used up all the time.
+/// Confirms, and the last moments of instances, get at least this long, also when
+/// handlers used up all the time.
 const GRACE: Duration = Duration::from_millis(100);

@@ -28,11 +28,12 @@ impl InstanceLoop {
         batch: Batch,
     ) -> Result<(), End> {
         let input = first.input();
-        let mut deliveries: Vec<Delivery> = self.admit(first).into_iter().collect();
+        // What is collected is in hand: it can be taken away while more is waited for.
+        self.collect(first);
         let until = later(batch.within);
-        while deliveries.len() < batch.max {
+        while self.hand.len() < batch.max {
             match self.env.mailbox.pull_if(|next| next.input() == input) {
-                Some(delivery) => deliveries.extend(self.admit(delivery)),
+                Some(delivery) => self.collect(delivery),
                 None if Instant::now() >= until || self.env.is_closing() => break,
                 None if self.env.mailbox.len() > 0 && self.env.paused_for().is_none() => break,
                 None => {
@@ -41,29 +42,33 @@ impl InstanceLoop {
                     let come = poll_fn(|cx| self.env.mailbox.poll_pull(cx, number));
                     match tokio::time::timeout_at(until, come).await {
                         Ok(Pulled::Item(delivery)) if delivery.input() == input => {
-                            deliveries.extend(self.admit(delivery));
+                            self.collect(delivery);
                         }
                         Ok(Pulled::Item(other)) => {
                             // Of another input: it closes the batch and is next.
-                            self.batch_of(value, input, deliveries).await?;
-                            let mut now = Instant::now();
-                            return self.handle(value, other, &mut now).await;
+                            self.env.mailbox.put_back(other);
+                            break;
                         }
-                        Ok(Pulled::Closed) | Err(_) => break,
+                        Ok(Pulled::Closed | Pulled::Retired) | Err(_) => break,
                     }
                 }
             }
         }
         self.env.mailbox.pass_on(self.number as usize, false);
-        self.batch_of(value, input, deliveries).await
+        if self.env.is_fenced() {
+            return Err(fenced());
+        }
+        self.batch_of(value, input).await
     }
 
-    async fn batch_of(
-        &mut self,
-        value: &mut dyn Instance,
-        input: usize,
-        mut deliveries: Vec<Delivery>,
-    ) -> Result<(), End> {
+    fn collect(&self, delivery: Delivery) {
+        if let Some(delivery) = self.admit(delivery) {
+            self.hand.put(delivery);
+        }
+    }
+
+    async fn batch_of(&mut self, value: &mut dyn Instance, input: usize) -> Result<(), End> {
+        let mut deliveries = self.hand.take_all();
         if deliveries.len() <= 1 {
             let Some(only) = deliveries.pop() else {
                 return Ok(());
@@ -97,6 +102,9 @@ impl InstanceLoop {
         let handled = Guard::new(future, &mut self.timer, deadline)
             .instrument(span)
             .await;
+        if self.env.is_fenced() {
+            return Err(fenced());
+        }
         let share = started.elapsed() / messages.len() as u32;
         let held = std::mem::take(&mut self.cx.held);
         let deliveries = self.hand.take_all();
@@ -105,13 +113,13 @@ impl InstanceLoop {
         }
         let crash = match handled {
             Guarded::Done(results) => {
-                self.settle_batch(input, deliveries, results, held, share)
-                    .await;
-                return Ok(());
+                self.hand.put_all(deliveries.into_iter().rev().collect());
+                return self.settle_batch(input, results, held, share).await;
             }
             Guarded::Panicked(text) => (Cause::Panic, Failed::panic(text)),
             Guarded::TimedOut => (Cause::Timeout, Failed::timeout(&self.env)),
         };
+        self.tried_before = deliveries.iter().all(|delivery| delivery.attempt() > 1);
         // Only one of them is to blame, and nobody knows which: each gets a trial of its
         // own, by a fresh instance, before anything counts.
         self.hand.put_all(deliveries.into_iter().rev().collect());
@@ -122,27 +130,35 @@ impl InstanceLoop {
     async fn settle_batch(
         &mut self,
         input: usize,
-        deliveries: Vec<Delivery>,
         results: Vec<Result<(), Failure>>,
         held: Vec<Held>,
         share: Duration,
-    ) {
+    ) -> Result<(), End> {
         let mut outputs: Vec<Vec<_>> = Vec::new();
-        outputs.resize_with(deliveries.len(), Vec::new);
+        outputs.resize_with(results.len(), Vec::new);
         for held in held {
             outputs[held.place].push(held);
         }
-        for ((delivery, result), held) in deliveries.into_iter().zip(results).zip(outputs) {
+        // Those that wait for their turn stay in hand, where they can be taken away.
+        for (result, held) in results.into_iter().zip(outputs) {
             self.env.meters.inputs[input].handle.record(share);
+            if result.is_ok() && !held.is_empty() {
+                let hand = &self.hand;
+                if !self.env.succeed(held, None, || hand.take_one()).await {
+                    return Err(fenced());
+                }
+                self.env.meters.handled(input, Outcome::Ok);
+                self.history.success();
+                continue;
+            }
+            let Some(delivery) = self.hand.take_one() else {
+                return Err(fenced());
+            };
             match result {
                 Ok(()) => {
                     self.env.meters.handled(input, Outcome::Ok);
                     self.history.success();
-                    if held.is_empty() {
-                        delivery.ack();
-                    } else {
-                        self.env.succeed(held, None, || Some(delivery)).await;
-                    }
+                    delivery.ack();
                 }
                 Err(failure) => {
                     let failed = Failed::from(failure);
@@ -151,5 +167,6 @@ impl InstanceLoop {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -3,28 +3,31 @@
 //!
 //! It consumes, waits for room in the mailbox, and consumes again when the consumer
 //! has ended, for whatever reason, after a back-off: a service is never deaf for good.
+//! Such a failure is the transport's and doesn't count against the service.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::actor::Stop;
 use super::environment::Environment;
-use super::guard::quietly;
-use super::state::LastFailure;
+use super::guard::panic_text;
+use super::tap::Tap;
 use crate::delivery::Delivery;
 use crate::metrics::Cause;
 use crate::name::QueueId;
 use crate::supervision::{History, Restart};
-use crate::transport::{Consumer, TransportError};
+use crate::transport::TransportError;
 
 /// How many deliveries are taken at once: enough to share the cost of a wake.
 const GROUP: usize = 32;
@@ -105,20 +108,23 @@ impl Pump {
                 consumer = self.env.transport.consume(&queue, bound) => consumer,
             };
             let ended = match consumer {
-                Ok(mut consumer) => {
-                    self.env.state.consuming.send_modify(|count| *count += 1);
+                Ok(consumer) => {
+                    let env = self.env.clone();
+                    let tap = &env.taps[usize::from(self.input)];
+                    tap.open(consumer);
+                    env.pulse.consuming.send_modify(|count| *count += 1);
                     let began = origin.elapsed();
-                    let ended = self.carry(&mut *consumer).await;
-                    self.env.state.consuming.send_modify(|count| *count -= 1);
+                    // A transport's mistake must not make the service deaf.
+                    let ended = AssertUnwindSafe(self.carry(tap)).catch_unwind().await;
+                    env.pulse.consuming.send_modify(|count| *count -= 1);
                     if origin.elapsed().saturating_sub(began) >= Duration::from_secs(1) {
                         history.success();
                     }
-                    // What a consumer does when it goes is the transport's code, not ours.
-                    let _logged = quietly(move || {
-                        consumer.stop();
-                        drop(consumer);
-                    });
-                    ended
+                    tap.close();
+                    ended.unwrap_or_else(|payload| {
+                        let text = format!("panicked: {}", panic_text(payload));
+                        Some(TransportError::Lost(text))
+                    })
                 }
                 Err(error) => Some(error),
             };
@@ -141,19 +147,13 @@ impl Pump {
         let text = self.env.redactor.clean(&error.to_string()).into_owned();
         warn!(%queue, error = %text, ?wait, "the queue is not consumed, trying again");
         self.env.meters.restarted(Cause::Bridge);
-        self.env.state.failed(LastFailure {
-            time_ms: self.env.clock.unix_ms(),
-            what: Cause::Bridge.as_str(),
-            text,
-            message: None,
-            attempt: None,
-        });
+        self.env.note(Cause::Bridge, &text);
     }
 
     /// Carries until told to stop (`None`) or the consumer ends.
     ///
     /// One future for all of it: this is on every message's way.
-    async fn carry(&mut self, consumer: &mut dyn Consumer) -> Option<TransportError> {
+    async fn carry(&mut self, tap: &Tap) -> Option<TransportError> {
         let mut taken: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
@@ -168,25 +168,31 @@ impl Pump {
             }
             listening = true;
             loop {
-                // First what was taken before: it waits for room in the mailbox.
-                if self.env.mailbox.poll_push(cx, &mut taken).is_pending() {
-                    return Poll::Pending;
-                }
-                if !taken.is_empty() {
-                    // The mailbox has closed: these go back.
-                    return Poll::Ready(None);
-                }
+                // Nothing is taken that doesn't fit: all that this service has is in its
+                // mailbox or in hand, where it can be reached from any thread.
+                let room = match self.env.mailbox.poll_room(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(0) => return Poll::Ready(None),
+                    Poll::Ready(room) => room,
+                };
                 rounds += 1;
                 if rounds % ROUNDS_MAX == 0 {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                match consumer.poll_take(cx, &mut taken, GROUP) {
+                match tap.poll_take(cx, &mut taken, room.min(GROUP)) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
-                    Poll::Ready(Ok(())) => {
+                    Poll::Ready(Ok(false)) => return Poll::Ready(None),
+                    Poll::Ready(Ok(true)) => {
                         for delivery in &mut taken {
                             delivery.set_input(self.input);
+                        }
+                        if self.env.mailbox.poll_push(cx, &mut taken).is_pending()
+                            || !taken.is_empty()
+                        {
+                            // It has closed meanwhile: these go back.
+                            return Poll::Ready(None);
                         }
                     }
                 }
@@ -200,6 +206,6 @@ impl Environment {
     /// How much of a queue may be unsettled: what fits into the mailbox, what instances
     /// have in hand, and what waits for its confirms.
     fn unsettled_max(&self) -> usize {
-        self.mailbox_capacity + self.instances * self.batch_max
+        self.mailbox_capacity + self.instances.max * self.batch_max
     }
 }

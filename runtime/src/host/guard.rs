@@ -6,10 +6,13 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::metrics::{Who, Worker};
 
 /// How a guarded future ended.
 #[derive(Debug)]
@@ -19,14 +22,31 @@ pub(crate) enum Guarded<T> {
     TimedOut,
 }
 
-/// A timer that is kept from one use to the next.
-#[derive(Default)]
-pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
+/// A timer that is kept from one use to the next, and who it is for.
+pub(crate) struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    worker: Arc<Worker>,
+    who: Who,
+}
 
 impl Timer {
+    /// A timer for what `who` runs on the thread of `worker`.
+    pub(crate) fn new(worker: Arc<Worker>, who: Who) -> Self {
+        Self {
+            sleep: None,
+            worker,
+            who,
+        }
+    }
+
+    /// From now on this one is to blame if the thread doesn't turn.
+    fn mark(&self) {
+        self.worker.runs(self.who);
+    }
+
     fn poll_at(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self
-            .0
+            .sleep
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() != deadline {
             sleep.as_mut().reset(deadline);
@@ -74,6 +94,7 @@ impl<T> Future for Guard<'_, '_, T> {
             .future
             .as_mut()
             .expect("a guard is polled until it is ready");
+        this.timer.mark();
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Ready(value)) => {
                 let future = this.future.take();

@@ -19,12 +19,11 @@ use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer, panic_text, quietly};
 use super::hand::Hand;
 use super::mailbox::Pulled;
-use super::settle::Failed;
-use super::state::LastFailure;
+use super::settle::{Failed, NOT_PUBLISHED_WAIT_MIN};
 use super::tick::Ticks;
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
-use crate::metrics::{Cause, Outcome};
+use crate::metrics::{Cause, Outcome, Who};
 use crate::service::{Blueprint, Context, Factory, Held, Instance, Role, Tick, Work};
 use crate::supervision::{History, Restart};
 use crate::transport::Completion;
@@ -46,21 +45,23 @@ pub(crate) struct InstanceLoop {
     pub(super) cx: Context,
     pub(super) timer: Timer,
     pub(super) history: History,
-    /// When the loop began: restart decisions count from here.
-    origin: Instant,
+    /// The message that was in hand at a crash had been tried before.
+    pub(super) tried_before: bool,
 }
 
 /// What there is to do.
 enum Next {
     Delivery(Delivery),
     Tick(Tick),
-    Close,
+    End(End),
 }
 
 /// Why an instance can't go on.
 pub(super) enum End {
     /// The service stops.
     Closed,
+    /// The service is to have fewer instances.
+    Retired,
     /// It must be built anew.
     Crashed(Cause, String),
 }
@@ -87,59 +88,86 @@ impl Turn {
 
 impl InstanceLoop {
     pub(crate) fn new(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>, number: u32) -> Self {
-        let hand = Arc::new(Hand::default());
-        env.hands.lock().push(hand.clone());
+        let who = Who {
+            service: env.number,
+            instance: number,
+        };
         Self {
             cx: Context::new(env.clone(), number),
+            hand: env.hand(number),
+            timer: Timer::new(env.worker.clone(), who),
             env,
             blueprint,
             number,
-            hand,
-            timer: Timer::default(),
             history: History::default(),
-            origin: Instant::now(),
+            tried_before: false,
         }
     }
 
-    /// Runs until the service closes.
+    /// Runs until the service closes or needs this instance no more.
     pub(crate) async fn run(mut self) {
-        let blueprint = self.blueprint.clone();
+        let (env, blueprint) = (self.env.clone(), self.blueprint.clone());
         let Role::Service(factory) = blueprint.role() else {
             unreachable!("only services have instances")
         };
+        let working = env.pulse.work();
         let mut first = true;
-        loop {
+        let left = loop {
             let started = Box::pin(self.start(factory)).await;
             if std::mem::take(&mut first) {
-                self.env.state.first_start_ended();
+                env.pulse.first_start_ended();
             }
-            let end = match started {
+            let (end, value) = match started {
                 Ok(mut value) => {
-                    self.env.state.ready.fetch_add(1, Relaxed);
+                    env.pulse.ready.fetch_add(1, Relaxed);
                     // Handlers are guarded one by one; this is for mistakes of our own.
                     let serving = AssertUnwindSafe(self.serve(&mut *value)).catch_unwind();
                     let end = serving
                         .await
                         .unwrap_or_else(|payload| End::Crashed(Cause::Panic, panic_text(payload)));
-                    self.env.state.ready.fetch_sub(1, Relaxed);
-                    if let End::Closed = end {
-                        Box::pin(self.stop(&mut *value)).await;
-                    }
-                    // The hook has logged it if its drop panics.
-                    let _logged = quietly(move || drop(value));
-                    end
+                    env.pulse.ready.fetch_sub(1, Relaxed);
+                    (end, Some(value))
                 }
-                Err(end) => end,
+                Err(end) => (end, None),
             };
             match end {
-                End::Closed => break,
-                End::Crashed(cause, text) => Box::pin(self.wait_for_restart(cause, text)).await,
+                End::Closed => break value,
+                End::Retired => {
+                    env.mailbox.pass_on(self.number as usize, true);
+                    if let Some(value) = value {
+                        Box::pin(self.leave(value)).await;
+                    }
+                    return;
+                }
+                End::Crashed(cause, text) => {
+                    // The hook has logged it if its drop panics.
+                    let _logged = quietly(move || drop(value));
+                    if env.is_fenced() {
+                        break None;
+                    }
+                    Box::pin(self.wait_for_restart(cause, text)).await;
+                }
             }
-        }
-        self.env.mailbox.pass_on(self.number as usize, true);
+        };
+        env.mailbox.pass_on(self.number as usize, true);
         for delivery in self.hand.take_all() {
             delivery.give_back();
         }
+        drop(working);
+        if let Some(value) = left {
+            env.may_leave().await;
+            Box::pin(self.leave(value)).await;
+        }
+    }
+
+    /// The value's last moments. One whose thread was given up gets none: another has
+    /// taken its place already.
+    async fn leave(&mut self, mut value: Box<dyn Instance>) {
+        if !self.env.is_fenced() {
+            self.stop(&mut *value).await;
+        }
+        // The hook has logged it if its drop panics.
+        let _logged = quietly(move || drop(value));
     }
 
     /// Builds the value.
@@ -161,39 +189,42 @@ impl InstanceLoop {
 
     /// Counts the failure and waits as the restart policy says, or until closing.
     async fn wait_for_restart(&mut self, cause: Cause, text: String) {
-        let text = self.env.redactor.clean(&text).into_owned();
-        self.env.meters.restarted(cause);
-        let now = self.origin.elapsed();
-        let (restart, history) = self
-            .history
-            .failure(&self.env.restart, now, fastrand::f64());
+        let env = self.env.clone();
+        let text = env.redactor.clean(&text).into_owned();
+        env.meters.restarted(cause);
+        let now = env.origin.elapsed();
+        let (restart, history) = self.history.failure(&env.restart, now, fastrand::f64());
         self.history = history;
-        self.env.mailbox.pass_on(self.number as usize, false);
+        env.mailbox.pass_on(self.number as usize, false);
+        // With a message in hand it is that message's failure, and its retries are its
+        // own too. Only when one message after the other fails, with no success in
+        // between, is it the instance's.
+        let with_message = matches!(cause, Cause::Panic | Cause::Timeout);
+        let charged = !with_message || (self.history.in_a_row > 1 && !self.tried_before);
+        let goes_on = !charged || env.charge(cause, &text);
         let wait = match restart {
             Restart::Now => Duration::ZERO,
             Restart::After(wait) => wait,
         };
-        warn!(
-            service = %self.env.label,
-            instance = self.number,
-            cause = cause.as_str(),
-            error = %text,
-            ?wait,
-            "instance is built anew"
-        );
-        if cause == Cause::Start || cause == Cause::Tick {
-            // Others failed with a message in hand: they are kept with it.
-            self.env.state.failed(LastFailure {
-                time_ms: self.env.clock.unix_ms(),
-                what: cause.as_str(),
-                text,
-                message: None,
-                attempt: None,
-            });
+        if goes_on {
+            warn!(
+                service = %env.label,
+                instance = self.number,
+                cause = cause.as_str(),
+                error = %text,
+                ?wait,
+                "instance is built anew"
+            );
         }
-        if !wait.is_zero() {
+        if !with_message {
+            // Others are kept with their message.
+            env.note(cause, &text);
+        }
+        if !goes_on {
+            env.closed().await;
+        } else if !wait.is_zero() {
             // Until the time is over or the service closes: both go on.
-            let _either = timeout(wait, self.env.closed()).await;
+            let _either = timeout(wait, env.closed()).await;
         }
     }
 
@@ -221,7 +252,8 @@ impl InstanceLoop {
                 }
                 match self.env.mailbox.poll_pull(cx, self.number as usize) {
                     Poll::Ready(Pulled::Item(delivery)) => Poll::Ready(Next::Delivery(delivery)),
-                    Poll::Ready(Pulled::Closed) => Poll::Ready(Next::Close),
+                    Poll::Ready(Pulled::Closed) => Poll::Ready(Next::End(End::Closed)),
+                    Poll::Ready(Pulled::Retired) => Poll::Ready(Next::End(End::Retired)),
                     Poll::Pending => {
                         if ticked && let Poll::Ready(tick) = ticks.poll_due(cx) {
                             return Poll::Ready(Next::Tick(tick));
@@ -238,7 +270,7 @@ impl InstanceLoop {
                 turn = Turn::new(now);
             }
             let crashed = match next {
-                Next::Close => return End::Closed,
+                Next::End(end) => return end,
                 Next::Tick(tick) => {
                     let crashed = Box::pin(self.tick(value, tick)).await;
                     now = Instant::now();
@@ -309,6 +341,9 @@ impl InstanceLoop {
             }
         };
         let end = Instant::now();
+        if self.env.is_fenced() {
+            return Err(fenced());
+        }
         let meter = &self.env.meters.inputs[input];
         meter.handle.record(end.duration_since(*now));
         *now = end;
@@ -342,6 +377,7 @@ impl InstanceLoop {
         let Some(delivery) = self.hand.take_one() else {
             return Err(fenced());
         };
+        self.tried_before = delivery.attempt() > 1;
         self.env.meters.handled(input, failed.outcome());
         self.env.fail(delivery, &failed);
         match crash {
@@ -387,6 +423,7 @@ impl InstanceLoop {
             .instrument(span)
             .await
         {
+            _ if self.env.is_fenced() => return Err(fenced()),
             Guarded::Done(Ok(())) => {
                 self.history.success();
                 let held = std::mem::take(&mut self.cx.held);
@@ -417,10 +454,11 @@ impl InstanceLoop {
             self.env.publish(batch.clone(), done);
             let Err(error) = confirmed.await else { break };
             warn!(service = %self.env.label, %error, "a tick's outputs were not published, trying again");
-            if self.env.is_closing() {
+            if self.env.is_closing() || error.is_permanent() {
                 return Err(End::Crashed(Cause::Tick, error.to_string()));
             }
             let wait = self.env.retry.backoff.delay(nth, fastrand::f64());
+            let wait = wait.max(NOT_PUBLISHED_WAIT_MIN);
             // Until the time is over or the service closes: both go on.
             let _either = timeout(wait, self.env.closed()).await;
         }

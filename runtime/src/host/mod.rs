@@ -5,22 +5,34 @@
 //! future under a guard, holds the outputs, and settles. Inbound bridges fill the
 //! mailbox; outputs go straight to the transport, which reports when it has them.
 
+mod abandon;
 mod actor;
+mod apart;
 mod batch;
 mod bridge;
+mod core;
+mod elastic;
 mod environment;
 mod guard;
 mod hand;
+mod hosted;
 mod instance;
 mod mailbox;
 pub mod panic;
 pub(crate) mod position;
+mod pulse;
 mod settle;
 mod source;
 mod state;
+mod tap;
 mod tick;
 
-pub(crate) use actor::{ServiceActor, Start, StopBy, Stopped};
-pub(crate) use environment::{Environment, Settings, WiredOutput};
+pub(crate) use self::core::{Settings, WiredOutput};
+pub use abandon::AbandonHook;
+pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
+pub(crate) use apart::Seen;
+pub(crate) use environment::Environment;
+pub(crate) use hosted::Hosted;
 pub use instance::CLOCK_TOLERANCE;
-pub(crate) use state::LastFailure;
+pub(crate) use settle::Failed;
+pub(crate) use state::{LastFailure, Standing};

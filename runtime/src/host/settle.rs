@@ -1,6 +1,7 @@
 //! Settling: from how an attempt ended to what the transport is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -12,7 +13,10 @@ use crate::failure::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::service::{Held, Reply};
 use crate::supervision::{Attempt, Fate};
-use crate::transport::Completion;
+use crate::transport::{Completion, TransportError};
+
+/// The least wait after a transport didn't take outputs over.
+pub(super) const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
 
 /// How an attempt failed, with its text.
 pub(crate) struct Failed {
@@ -33,7 +37,9 @@ impl Failed {
     pub(crate) fn panic(text: String) -> Self {
         Self {
             attempt: Attempt::Panicked,
-            text: format!("panicked: {text}"),
+            text: Failure::retry(format!("panicked: {text}"))
+                .text()
+                .to_owned(),
         }
     }
 
@@ -98,7 +104,7 @@ impl Environment {
                     }
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 }
-                Err(error) => environment.not_published(delivery, &error.to_string()),
+                Err(error) => environment.not_published(delivery, &error),
             }
             drop(permit);
         });
@@ -107,16 +113,22 @@ impl Environment {
     }
 
     /// The transport didn't take the outputs over: not the message's fault.
-    fn not_published(&self, delivery: Delivery, error: &str) {
+    fn not_published(&self, delivery: Delivery, error: &TransportError) {
+        if error.is_permanent() {
+            let failed = Failed::from(Failure::reject(error.to_string()));
+            return self.fail(delivery, &failed);
+        }
         warn!(
             service = %self.label,
             id = %delivery.message().id,
-            error,
+            %error,
             "outputs were not published, the message will be handled again"
         );
         let attempt = delivery.attempt();
-        // At least a moment: a transport that refuses must not be asked in a tight loop.
+        // At least a moment, whatever the back-off: a transport that refuses must not be
+        // asked in a tight loop.
         let after = self.retry.backoff.delay(0, fastrand::f64());
+        let after = after.max(NOT_PUBLISHED_WAIT_MIN);
         delivery.settle(Settlement::Again { after, attempt });
     }
 
@@ -138,7 +150,7 @@ impl Environment {
         }
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
-            what: Outcome::NAMES[failed.outcome() as usize],
+            what: Outcome::NAMES[failed.outcome() as usize].into(),
             text: text.to_string(),
             message: Some(id.to_string()),
             attempt: Some(attempt),

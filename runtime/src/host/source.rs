@@ -1,6 +1,7 @@
 //! The loop of a source: runs it, and runs it again when it fails.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -8,10 +9,9 @@ use tracing::{Instrument, info, info_span, warn};
 
 use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer};
-use super::state::LastFailure;
-use crate::metrics::Cause;
+use crate::metrics::{Cause, Who};
 use crate::service::{Blueprint, Outlet, Role, Run};
-use crate::supervision::{History, Restart};
+use crate::supervision::{History, Restart, RestartType};
 
 /// Sources have no deadline; a timer needs one.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
@@ -21,48 +21,48 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
     let Role::Source(source) = blueprint.role() else {
         unreachable!("only sources are run")
     };
-    env.state.first_start_ended();
-    let origin = Instant::now();
+    let _working = env.pulse.work();
+    env.pulse.first_start_ended();
     let mut history = History::default();
-    let mut timer = Timer::default();
+    let who = Who {
+        service: env.number,
+        instance: 0,
+    };
+    let mut timer = Timer::new(env.worker.clone(), who);
     loop {
         let mut outlet = Outlet::new(env.clone(), source.in_flight(), env.closing());
-        env.state
-            .ready
-            .store(1, std::sync::atomic::Ordering::Relaxed);
+        env.pulse.ready.store(1, Relaxed);
         let span = info_span!("source", service = %env.label);
         let ended = attempt(source, &mut outlet, &mut timer)
             .instrument(span)
             .await;
         outlet.settled().await;
-        env.state
-            .ready
-            .store(0, std::sync::atomic::Ordering::Relaxed);
+        env.pulse.ready.store(0, Relaxed);
+        if env.is_closing() {
+            return;
+        }
         let text = match ended {
-            Ok(()) if !env.is_closing() => {
+            Ok(()) if source.ends() || env.restart_type != RestartType::Permanent => {
                 info!(service = %env.label, "the source has come to its end");
-                env.state.ended.send_replace(true);
+                env.pulse.ended.send_replace(true);
                 return;
             }
-            _ if env.is_closing() => return,
-            Ok(()) => return,
+            Ok(()) => "it came to an end, and is not one that does".to_owned(),
             Err(text) => env.redactor.clean(&text).into_owned(),
         };
         env.meters.restarted(Cause::Source);
-        let (restart, next) = history.failure(&env.restart, origin.elapsed(), fastrand::f64());
+        let now = env.origin.elapsed();
+        let (restart, next) = history.failure(&env.restart, now, fastrand::f64());
         history = next;
+        env.note(Cause::Source, &text);
+        if !env.charge(Cause::Source, &text) {
+            return env.closed().await;
+        }
         let wait = match restart {
             Restart::Now => Duration::ZERO,
             Restart::After(wait) => wait,
         };
         warn!(service = %env.label, error = %text, ?wait, "the source is run again");
-        env.state.failed(LastFailure {
-            time_ms: env.clock.unix_ms(),
-            what: Cause::Source.as_str(),
-            text,
-            message: None,
-            attempt: None,
-        });
         if !wait.is_zero() {
             // Until the time is over or the service closes: both go on.
             let _either = timeout(wait, env.closed()).await;

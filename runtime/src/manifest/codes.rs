@@ -23,8 +23,11 @@ codes! {
     NOT_FOR_SOURCES = "E016", "the key means nothing for a source";
     UNKNOWN_SCHEME = "E020", "no transport has this URL scheme";
     BAD_URL = "E021", "the transport refuses the URL";
+    NEEDS_TRANSPORT = "E022", "the transport doesn't do what this needs";
     UNKNOWN_TYPE = "E030", "no service type has this name";
     BAD_CONFIG = "E031", "the service type refuses its config";
+    UNKNOWN_SERVICE = "E032", "no service has this label";
+    REPEATED_SERVICE = "E033", "a service is named twice, or in two groups";
     UNKNOWN_PORT = "E040", "the service has no port of this name";
     UNWIRED_PORT = "E041", "a port is connected to no topic";
     SHORT_FORM = "E042", "the short form of wiring needs exactly one port";
@@ -33,6 +36,7 @@ codes! {
     UNREAD_TOPIC = "E045", "a topic is fed, but nothing reads it";
     REPEATED_TOPIC = "E046", "a port names the same topic twice";
     UNUSED_TOPIC = "E047", "no service uses this topic";
+    BLOCKING_CYCLE = "E048", "queues that reject can block each other";
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ impl ConfigReader<'_> {
                     return None;
                 }
             }
+            add_default_paths(&schema, &mut entry.node);
             self.resolve(&schema, &mut entry.node, &mut secret_places);
         }
         let broken = entry.as_ref().is_some_and(|entry| entry.node.has_broken());
@@ -206,6 +207,24 @@ impl ConfigReader<'_> {
         };
         let message = format!("config of `{}`:{place} {text}", self.label);
         self.out.add(codes::BAD_CONFIG, span, message, help);
+    }
+}
+
+/// A path that is left out is relative to the manifest, as one that is written there.
+fn add_default_paths(schema: &ConfigSchema, config: &mut Node) {
+    let span = config.span;
+    let Value::Table(table) = &mut config.value else {
+        return;
+    };
+    for (key, path) in schema.default_paths() {
+        if table.get(&key).is_none() {
+            let value = Value::String(path);
+            table.entries.push(Entry {
+                key,
+                key_span: span,
+                node: Node { span, value },
+            });
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! Nothing is started, connected or created here. The way of a manifest: every file is
 //! parsed into a tree that knows its places (`tree`), overlays are laid over, variables
 //! filled in (`variables`), and the tree is read section by section, on past every
-//! mistake (`app`, `service`, `config`, `wiring`, `topics`). What a report may not show is
+//! mistake (`app`, `service`, `config`, `wiring`, `topics`, `cycles`, `supervision`). What a report may not show is
 //! found on the way (`secrets`, `mask`).
 //!
 //! ```
@@ -32,14 +32,19 @@ use crate::transport::Transports;
 mod app;
 mod codes;
 mod config;
+mod cycles;
 mod mask;
+mod needs;
+mod only;
 mod report;
 mod schema;
 mod secrets;
 mod section;
 mod service;
+mod settings;
 mod source;
 mod suggest;
+mod supervision;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -51,6 +56,7 @@ pub use codes::CODES;
 pub use report::{Problem, Report};
 
 use mask::Masks;
+use needs::Needs;
 use report::Problems;
 use section::Section;
 use source::{SourceFile, Span};
@@ -68,6 +74,8 @@ pub struct Options {
     pub overlays: Vec<PathBuf>,
     /// The transport's URL, in place of the manifest's. Nothing is filled in inside it.
     pub transport: Option<String>,
+    /// The labels of the services that this process is to run; none means all of them.
+    pub only: Vec<String>,
     /// What `${NAME}` stands for. By default, the variables of the process.
     pub env: Lookup,
 }
@@ -77,6 +85,7 @@ impl Default for Options {
         Self {
             overlays: Vec::new(),
             transport: None,
+            only: Vec::new(),
             env: Box::new(|name| std::env::var(name).ok()),
         }
     }
@@ -108,13 +117,14 @@ pub fn load(
             &mut entry.node,
             &options.env,
             &loader.files,
+            &mut loader.named,
             &mut loader.problems,
         );
     }
     if let Some(url) = &options.transport {
         set_transport(&mut merged, url, loader.files.len() - 1);
     }
-    let plan = loader.plan(&merged, catalog, transports);
+    let plan = loader.plan(&merged, &options.only, catalog, transports);
     if loader.problems.is_empty() {
         Ok(plan)
     } else {
@@ -129,6 +139,8 @@ struct Loader {
     files: Vec<SourceFile>,
     trees: Vec<Table>,
     masks: Masks,
+    /// The files of `${file:PATH}`.
+    named: Vec<PathBuf>,
     problems: Problems,
 }
 
@@ -160,6 +172,7 @@ impl Loader {
         }
         let mut merged = Table::default();
         for tree in &self.trees {
+            forget_configs_of_other_types(&mut merged, tree);
             merged.lay_over(tree.clone());
         }
         merged
@@ -177,28 +190,45 @@ impl Loader {
     }
 
     /// Reads the whole tree. The plan counts only if there is no problem.
-    fn plan(&mut self, merged: &Table, catalog: &Catalog, transports: &Transports) -> Plan {
+    fn plan(
+        &mut self,
+        merged: &Table,
+        only: &[String],
+        catalog: &Catalog,
+        transports: &Transports,
+    ) -> Plan {
         let out = &mut self.problems;
         let top = Section::top(merged);
-        let known = ["app", "admin", "services", "topics"];
-        top.check_keys(&known, &["supervision", "groups"], out);
+        let known = [
+            "app",
+            "admin",
+            "supervision",
+            "groups",
+            "services",
+            "topics",
+        ];
+        top.check_keys(&known, &[], out);
         let app = app::read_app(&top, &self.files, transports, out);
         let mut secrets = secrets::of_transport(&app.transport);
         for secret in &secrets {
             self.masks.secret(secret);
         }
         let mut uses = topics::Uses::default();
+        let needs = Needs::new(&app.transport, transports);
         let services = service::Services {
             catalog,
             files: &self.files,
             masks: &mut self.masks,
             secrets: &mut secrets,
             uses: &mut uses,
+            needs: &needs,
         }
         .read(&top, out);
-        Plan {
+        cycles::check(&top, &services, out);
+        let labels = service::labels(merged);
+        let mut plan = Plan {
             name: app.name,
-            transport: app.transport,
+            transport: app.transport.clone(),
             data: app.data,
             workers: app.workers,
             shutdown_timeout: app.shutdown_timeout,
@@ -207,12 +237,47 @@ impl Loader {
             admin: app::read_admin(&top, out),
             external: uses.check(&top, out),
             redactor: Arc::new(Redactor::new(secrets)),
+            supervision: supervision::read_root(&top, out),
+            groups: supervision::read_groups(&top, &labels, &services, out),
             services,
-        }
+            named: std::mem::take(&mut self.named),
+        };
+        only::apply(only, &labels, &mut plan, &needs, &mut self.files, out);
+        plan
     }
 }
 
 /// Sets `app.transport`, if there is an `app` to set it in.
+/// A service that becomes one of another type starts with no config: what was said to
+/// the other type means nothing to it.
+fn forget_configs_of_other_types(merged: &mut Table, over: &Table) {
+    fn type_of(service: &Table) -> Option<&str> {
+        match &service.get("use")?.node.value {
+            Value::String(name) => Some(name),
+            _ => None,
+        }
+    }
+    let services = merged.entries.iter_mut().find(|e| e.key == "services");
+    let (Some(Value::Table(services)), Some(Value::Table(over))) = (
+        services.map(|entry| &mut entry.node.value),
+        over.get("services").map(|entry| &entry.node.value),
+    ) else {
+        return;
+    };
+    for Entry { key, node, .. } in &mut services.entries {
+        let (Value::Table(service), Some(Value::Table(over))) = (
+            &mut node.value,
+            over.get(key).map(|entry| &entry.node.value),
+        ) else {
+            continue;
+        };
+        let before = type_of(service).unwrap_or(key);
+        if type_of(over).is_some_and(|after| after != before) {
+            service.entries.retain(|entry| entry.key != "config");
+        }
+    }
+}
+
 fn set_transport(merged: &mut Table, url: &str, file: usize) {
     let app = merged.entries.iter_mut().find(|entry| entry.key == "app");
     let Some(Value::Table(app)) = app.map(|entry| &mut entry.node.value) else {

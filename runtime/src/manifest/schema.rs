@@ -120,6 +120,20 @@ impl ConfigSchema {
         }
     }
 
+    /// The paths that fields at the top have when they are left out, by field.
+    pub(super) fn default_paths(&self) -> Vec<(String, String)> {
+        let properties = self.0.get("properties").and_then(Json::as_object);
+        let paths = properties
+            .into_iter()
+            .flatten()
+            .filter_map(|(field, schema)| {
+                let is_path = schema.get("format") == Some(&PATH_FORMAT.into());
+                let default = schema.get("default")?.as_str()?;
+                (is_path && !default.is_empty()).then(|| (field.clone(), default.to_owned()))
+            });
+        paths.collect()
+    }
+
     /// The names of the fields at a path; empty if any name will do there.
     pub(super) fn fields(&self, path: &[&str]) -> Vec<String> {
         let mut schemas = vec![&self.0];
@@ -285,6 +299,26 @@ mod tests {
             let found = found(&format!("choice = {{ {secret}value = 'v' }}"));
             assert_eq!(found, [(Format::Secret, "v".to_owned())]);
         }
+    }
+
+    #[test]
+    fn paths_that_may_be_left_out_are_known_with_their_defaults() {
+        #[derive(JsonSchema)]
+        #[allow(dead_code, reason = "only its schema is used")]
+        struct Paths {
+            #[serde(default = "here")]
+            dir: ManifestPath,
+            #[serde(default)]
+            empty: ManifestPath,
+            needed: ManifestPath,
+            #[serde(default)]
+            text: String,
+        }
+        fn here() -> ManifestPath {
+            ManifestPath(".".into())
+        }
+        let paths = ConfigSchema::new(&schema_for!(Paths)).default_paths();
+        assert_eq!(paths, [("dir".to_owned(), ".".to_owned())]);
     }
 
     #[test]

@@ -1,47 +1,22 @@
 //! `[services.S]`.
 
-use std::time::Duration;
-
 use super::codes;
 use super::config::ConfigReader;
 use super::mask::Masks;
+use super::needs::Needs;
 use super::report::Problems;
 use super::section::Section;
+use super::settings::Settings;
 use super::source::SourceFile;
 use super::suggest::{self, quote};
 use super::topics::Uses;
-use super::tree::{Entry, Value};
+use super::tree::{Entry, Table, Value};
 use super::wiring::{self, Side};
 use crate::app::ServicePlan;
-use crate::config::HumanDuration;
 use crate::name::check_name;
 use crate::service::{Blueprint, Catalog, Role, ServiceType};
-use crate::supervision::{Backoff, RestartPolicy, RetryPolicy};
 
-const INSTANCES_MAX: u64 = 100_000;
-const MAILBOX: u64 = 64;
-/// The prefetch of a queue follows the mailbox; AMQP counts it in 16 bits.
-const MAILBOX_MAX: u64 = 65_535;
-const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
-const ATTEMPTS: u64 = 5;
-const ATTEMPTS_MAX: u64 = 1_000_000;
-const HIGH_WATER: u64 = 10_000;
-const JITTER: f64 = 0.2;
-const RETRY_BACKOFF: Backoff = Backoff {
-    min: Duration::from_secs(1),
-    max: Duration::from_secs(300),
-    jitter: JITTER,
-};
-const RESTART_BACKOFF: Backoff = Backoff {
-    min: Duration::from_millis(100),
-    max: Duration::from_secs(30),
-    jitter: JITTER,
-};
-const RESET_AFTER: Duration = Duration::from_secs(60);
-/// A wait of nothing would let a service that can't start burn a core.
-const TICK: Duration = Duration::from_millis(1);
-
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "use",
     "in",
     "out",
@@ -52,8 +27,8 @@ const KEYS: [&str; 10] = [
     "retry",
     "restart",
     "queue",
+    "isolation",
 ];
-/// Also `isolation`, but for its default.
 const LATER: [&str; 1] = ["store"];
 /// What only services with a mailbox have.
 const OF_MAILBOX: [&str; 5] = ["instances", "mailbox", "handler_timeout", "retry", "queue"];
@@ -65,6 +40,16 @@ pub(super) struct Services<'a> {
     pub(super) masks: &'a mut Masks,
     pub(super) secrets: &'a mut Vec<String>,
     pub(super) uses: &'a mut Uses,
+    pub(super) needs: &'a Needs<'a>,
+}
+
+/// The labels of every service, in the manifest's order.
+pub(super) fn labels(merged: &Table) -> Vec<&str> {
+    let Some(Value::Table(services)) = merged.get("services").map(|entry| &entry.node.value) else {
+        return Vec::new();
+    };
+    let entries = services.entries.iter();
+    entries.map(|entry| entry.key.as_str()).collect()
 }
 
 impl Services<'_> {
@@ -97,7 +82,7 @@ impl Services<'_> {
         if !matches!(entry.node.value, Value::Table(_)) {
             return None;
         }
-        check_service_keys(&service, out);
+        service.check_keys(&KEYS, &LATER, out);
         let (inputs, outputs) = (
             Side::read(&service, "in", out),
             Side::read(&service, "out", out),
@@ -115,7 +100,7 @@ impl Services<'_> {
             };
             reader.read(service_type, service.table.get("config"))
         });
-        let settings = Settings::read(&service, out);
+        let settings = Settings::read(&service, self.needs, out);
         let (service_type, blueprint) = (service_type?, blueprint?);
         check_ports(&service, &*blueprint, entry, out);
         if matches!(blueprint.role(), Role::Source(_)) {
@@ -127,12 +112,19 @@ impl Services<'_> {
             inputs: inputs.connect(label, &wiring::inputs(&*blueprint), out),
             outputs: outputs.connect(label, &wiring::outputs(&*blueprint), out),
             blueprint,
+            runs_here: true,
             instances: settings.instances,
             mailbox: settings.mailbox,
             handler_timeout: settings.handler_timeout,
             retry: settings.retry,
-            restart: settings.restart,
-            high_water: settings.high_water,
+            restart: settings.restarts.policy,
+            restart_type: settings.restarts.restart_type,
+            intensity: settings.restarts.intensity,
+            give_up: settings.restarts.give_up,
+            high_water: settings.queue.high_water,
+            limit: settings.queue.limit,
+            overflow: settings.queue.overflow,
+            isolation: settings.isolation,
         })
     }
 }
@@ -173,17 +165,6 @@ fn check_label(entry: &Entry, out: &mut Problems) {
     if let Err(why) = check_name(&entry.key) {
         let message = format!("{} can't be a service's label: {why}", quote(&entry.key));
         out.add(codes::BAD_NAME, entry.key_span, message, None);
-    }
-}
-
-fn check_service_keys(service: &Section<'_>, out: &mut Problems) {
-    let known: Vec<&str> = KEYS.into_iter().chain(["isolation"]).collect();
-    service.check_keys(&known, &LATER, out);
-    let Some(entry) = service.table.get("isolation") else {
-        return;
-    };
-    if service.one_of("isolation", &["shared", "process"], out) == Some(1) {
-        service.unsupported(entry, out);
     }
 }
 
@@ -231,110 +212,4 @@ fn check_ports(
             out.add(codes::BAD_NAME, place, message, help);
         }
     }
-}
-
-/// What is set by numbers.
-struct Settings {
-    instances: usize,
-    mailbox: usize,
-    handler_timeout: Duration,
-    retry: RetryPolicy,
-    restart: RestartPolicy,
-    high_water: u64,
-}
-
-impl Settings {
-    fn read(service: &Section<'_>, out: &mut Problems) -> Self {
-        let retry = service.section("retry", out);
-        retry.check_keys(&["attempts", "backoff"], &[], out);
-        let restart = service.section("restart", out);
-        let later = ["policy", "max_restarts", "within", "on_give_up"];
-        restart.check_keys(&["backoff"], &later, out);
-        let queue = service.section("queue", out);
-        queue.check_keys(&["high_water"], &["limit", "overflow"], out);
-        Self {
-            instances: instances(service, out),
-            mailbox: service
-                .integer("mailbox", 1..=MAILBOX_MAX, out)
-                .unwrap_or(MAILBOX) as usize,
-            handler_timeout: service
-                .duration("handler_timeout", TICK, out)
-                .unwrap_or(HANDLER_TIMEOUT),
-            retry: RetryPolicy {
-                attempts: retry
-                    .integer("attempts", 1..=ATTEMPTS_MAX, out)
-                    .unwrap_or(ATTEMPTS) as u32,
-                backoff: {
-                    let section = retry.section("backoff", out);
-                    section.check_keys(&["min", "max", "jitter"], &[], out);
-                    backoff(&section, RETRY_BACKOFF, Duration::ZERO, out)
-                },
-            },
-            restart: {
-                let section = restart.section("backoff", out);
-                section.check_keys(&["min", "max", "jitter", "reset_after"], &[], out);
-                RestartPolicy {
-                    backoff: backoff(&section, RESTART_BACKOFF, TICK, out),
-                    reset_after: section
-                        .duration("reset_after", TICK, out)
-                        .unwrap_or(RESET_AFTER),
-                }
-            },
-            high_water: queue
-                .integer("high_water", 1..=u64::MAX, out)
-                .unwrap_or(HIGH_WATER),
-        }
-    }
-}
-
-fn instances(service: &Section<'_>, out: &mut Problems) -> usize {
-    match service.table.get("instances") {
-        // `{ min, max }` is known, but not built.
-        Some(entry) if matches!(entry.node.value, Value::Table(_)) => {
-            let message = format!(
-                "`{}` as a table is not supported yet by this version",
-                service.name("instances")
-            );
-            let help = Some("give the number of instances".to_owned());
-            out.add(codes::UNSUPPORTED, entry.key_span, message, help);
-            1
-        }
-        _ => service
-            .integer("instances", 1..=INSTANCES_MAX, out)
-            .unwrap_or(1) as usize,
-    }
-}
-
-fn backoff(
-    section: &Section<'_>,
-    default: Backoff,
-    least: Duration,
-    out: &mut Problems,
-) -> Backoff {
-    let (min, max) = (
-        section.duration("min", least, out),
-        section.duration("max", least, out),
-    );
-    let backoff = Backoff {
-        min: min.unwrap_or(default.min),
-        max: max.unwrap_or(default.max),
-        jitter: section.share("jitter", out).unwrap_or(default.jitter),
-    };
-    // Of what is wrong by itself nothing more is said.
-    let wrong = |key, read: Option<Duration>| section.table.get(key).is_some() && read.is_none();
-    if backoff.min > backoff.max && !wrong("min", min) && !wrong("max", max) {
-        let of = |read: Option<Duration>| if read.is_none() { " (the default)" } else { "" };
-        let message = format!(
-            "`{}`: {}{} is longer than `max`, {}{}",
-            section.name("min"),
-            HumanDuration(backoff.min),
-            of(min),
-            HumanDuration(backoff.max),
-            of(max),
-        );
-        let key = if min.is_some() { "min" } else { "max" };
-        let span = section.table.get(key).map_or(section.place, Entry::place);
-        out.add(codes::BAD_VALUE, span, message, None);
-    }
-    backoff
 }

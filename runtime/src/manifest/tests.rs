@@ -9,11 +9,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Options, load};
-use crate::app::{LogSettings, Plan, WiredPort};
+use crate::app::{GroupPlan, Instances, Isolation, LogSettings, Plan, SupervisorPlan, WiredPort};
 use crate::config::{ManifestPath, Secret};
 use crate::prelude::*;
-use crate::supervision::{Backoff, RestartPolicy, RetryPolicy};
-use crate::transport::Transports;
+use crate::supervision::{
+    Backoff, GiveUp, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
+};
+use crate::transport::{Overflow, Transports};
 
 /// A source that has kept the configs that it was given.
 struct Feed;
@@ -86,6 +88,7 @@ fn plan_of(folder: &TempDir, manifest: &str, overlay: Option<(&str, &str)>) -> P
     let options = Options {
         overlays: overlays.into_iter().collect(),
         transport: None,
+        only: Vec::new(),
         env: Box::new(|name| (name == "SECRET").then(|| "hunter2".to_owned())),
     };
     let catalog = Catalog::new().with_source::<Feed>().with::<Join>();
@@ -144,7 +147,7 @@ fn what_is_left_out_takes_its_documented_default() {
     assert_eq!((&*join.label, join.service_type), ("join", "join"));
     assert_eq!(
         (join.instances, join.mailbox, join.high_water),
-        (1, 64, 10_000)
+        (Instances { min: 1, max: 1 }, 64, 10_000)
     );
     assert_eq!(join.handler_timeout, Duration::from_secs(30));
     let retry = Backoff {
@@ -167,6 +170,80 @@ fn what_is_left_out_takes_its_documented_default() {
         reset_after: Duration::from_secs(60),
     };
     assert_eq!(join.restart, expected);
+    assert_eq!(join.restart_type, RestartType::Permanent);
+    assert_eq!(join.intensity, intensity(5, 10));
+    assert_eq!(join.give_up, GiveUp::Isolate);
+    assert_eq!((join.limit, join.overflow), (None, Overflow::DeadLetter));
+    assert_eq!(join.isolation, Isolation::Shared);
+    let root = SupervisorPlan {
+        strategy: Strategy::OneForOne,
+        intensity: intensity(10, 60),
+    };
+    assert_eq!(plan.supervision, root);
+    assert!(plan.groups.is_empty());
+    assert!(plan.services.iter().all(|service| service.runs_here));
+}
+
+fn intensity(max_restarts: u32, seconds: u64) -> Intensity {
+    Intensity {
+        max_restarts,
+        within: Duration::from_secs(seconds),
+    }
+}
+
+#[test]
+fn supervision_arrives_as_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = format!(
+        r#"{MINIMAL}
+        [supervision]
+        strategy = "rest_for_one"
+        max_restarts = 0
+        within = "2s"
+        [groups.whole]
+        services = ["join", "feed"]
+        strategy = "one_for_one"
+        max_restarts = 1000000
+        within = "1ms"
+        [services.feed.restart]
+        policy = "transient"
+        max_restarts = 7
+        within = "3s"
+        on_give_up = "escalate"
+        "#
+    );
+    let plan = plan_of(&folder, &manifest, None);
+    let root = SupervisorPlan {
+        strategy: Strategy::RestForOne,
+        intensity: intensity(0, 2),
+    };
+    assert_eq!(plan.supervision, root);
+    let whole = GroupPlan {
+        name: "whole".into(),
+        services: vec![0, 1],
+        supervisor: SupervisorPlan {
+            strategy: Strategy::OneForOne,
+            intensity: Intensity {
+                max_restarts: 1_000_000,
+                within: Duration::from_millis(1),
+            },
+        },
+    };
+    assert_eq!(plan.groups, [whole], "in the order of the services");
+    let feed = &plan.services[0];
+    assert_eq!(feed.restart_type, RestartType::Transient);
+    assert_eq!(feed.intensity, intensity(7, 3));
+    assert_eq!(feed.give_up, GiveUp::Escalate);
+
+    let manifest = format!("{MINIMAL}[groups.half]\nservices = [\"join\"]\n");
+    let plan = plan_of(&folder, &manifest, None);
+    let half = &plan.groups[0];
+    assert_eq!(half.services, [1]);
+    let default = SupervisorPlan {
+        strategy: Strategy::OneForAll,
+        intensity: intensity(5, 60),
+    };
+    assert_eq!(half.supervisor, default);
 }
 
 #[test]
@@ -210,7 +287,7 @@ fn every_value_arrives_as_it_is_written() {
         [services.join]
         in = { right = "r", left = ["l", "r"] }
         out = { small = "r", large = "r" }
-        instances = 100000
+        instances = { min = 3, max = 100000 }
         mailbox = 1
         handler_timeout = "250ms"
         retry = { attempts = 1, backoff = { min = "0s", max = "0s", jitter = 0.0 } }
@@ -236,7 +313,14 @@ fn every_value_arrives_as_it_is_written() {
     assert_eq!(left.restart.reset_after, seconds(3));
     assert_eq!(
         (join.instances, join.mailbox, join.high_water),
-        (100_000, 1, 7)
+        (
+            Instances {
+                min: 3,
+                max: 100_000
+            },
+            1,
+            7
+        )
     );
     assert_eq!(join.handler_timeout, Duration::from_millis(250));
     assert_eq!(join.retry.attempts, 1);
@@ -253,6 +337,18 @@ fn every_value_arrives_as_it_is_written() {
     assert_eq!(config.secret.unwrap().reveal(), "hunter2-2");
     assert_eq!((config.day.as_str(), config.rate), ("2020-01-02", 1.0));
     assert_eq!(plan.redactor.clean("a hunter2-2 b"), "a [redacted] b");
+}
+
+#[test]
+fn a_service_that_becomes_another_type_keeps_its_wiring_and_no_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = MINIMAL.replace(
+        "[services.feed]",
+        "[services.feed]\nuse = \"file\"\nconfig = { path = \"no-such-key\", lines = 3 }",
+    );
+    let overlay = "[services.feed]\nuse = \"feed\"\nconfig.name = \"another\"\n";
+    plan_of(&folder, &base, Some(("other.toml", overlay)));
+    assert_eq!(SEEN.lock().unwrap()["another"].path, None);
 }
 
 #[test]

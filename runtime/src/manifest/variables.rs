@@ -2,6 +2,8 @@
 //!
 //! A default is taken as it is written: nothing is filled in inside it.
 
+use std::path::PathBuf;
+
 use super::codes;
 use super::report::Problems;
 use super::source::{SourceFile, Span, read_text};
@@ -11,11 +13,18 @@ use super::tree::{Node, Value};
 /// Looks a name up, as the environment does.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Fills in every string of a tree. One that can't be is reported and broken.
-pub(super) fn fill(node: &mut Node, env: Lookup<'_>, files: &[SourceFile], out: &mut Problems) {
+/// Fills in every string of a tree. One that can't be is reported and broken. `named`
+/// gets the files of `${file:PATH}`.
+pub(super) fn fill(
+    node: &mut Node,
+    env: Lookup<'_>,
+    files: &[SourceFile],
+    named: &mut Vec<PathBuf>,
+    out: &mut Problems,
+) {
     match &mut node.value {
         Value::String(text) if text.contains("${") => {
-            match fill_text(text, env, &files[node.span.file]) {
+            match fill_text(text, env, &files[node.span.file], named) {
                 Ok(filled) => *text = filled,
                 Err(errors) => {
                     for error in errors {
@@ -28,12 +37,12 @@ pub(super) fn fill(node: &mut Node, env: Lookup<'_>, files: &[SourceFile], out: 
         }
         Value::Array(items) => {
             for item in items {
-                fill(item, env, files, out);
+                fill(item, env, files, named, out);
             }
         }
         Value::Table(table) => {
             for entry in &mut table.entries {
-                fill(&mut entry.node, env, files, out);
+                fill(&mut entry.node, env, files, named, out);
             }
         }
         _ => {}
@@ -59,7 +68,12 @@ fn place_of(what: &str, span: Span, files: &[SourceFile]) -> Span {
     }
 }
 
-fn fill_text(text: &str, env: Lookup<'_>, file: &SourceFile) -> Result<String, Vec<Error>> {
+fn fill_text(
+    text: &str,
+    env: Lookup<'_>,
+    file: &SourceFile,
+    named: &mut Vec<PathBuf>,
+) -> Result<String, Vec<Error>> {
     let mut filled = String::with_capacity(text.len());
     let mut errors = Vec::new();
     let mut rest = text;
@@ -79,7 +93,7 @@ fn fill_text(text: &str, env: Lookup<'_>, file: &SourceFile) -> Result<String, V
             });
             return Err(errors);
         };
-        match value_of(&rest[at + 2..at + end], env, file) {
+        match value_of(&rest[at + 2..at + end], env, file, named) {
             Ok(value) => filled.push_str(&value),
             Err((message, help)) => errors.push(Error {
                 what: rest[at..=at + end].to_owned(),
@@ -101,9 +115,11 @@ fn value_of(
     inside: &str,
     env: Lookup<'_>,
     file: &SourceFile,
+    named: &mut Vec<PathBuf>,
 ) -> Result<String, (String, Option<String>)> {
     if let Some(path) = inside.strip_prefix("file:") {
         let joined = file.folder.join(path);
+        named.push(joined.clone());
         let mut text = read_text(&joined).map_err(|error| {
             let help = Some("the path is relative to the file that names it".to_owned());
             (
@@ -163,7 +179,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        fill_text(text, &env, &file)
+        fill_text(text, &env, &file, &mut Vec::new())
             .map_err(|errors| errors.into_iter().map(|error| error.message).collect())
     }
 

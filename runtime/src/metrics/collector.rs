@@ -133,7 +133,7 @@ fn of_services(view: &AppView) -> Vec<Family> {
     let mut queues = Family::of(&QUEUE);
     let mut asks = Family::of(&ASKS);
     for service in &view.services {
-        let (env, meters) = (&service.env, &service.env.meters);
+        let (env, meters) = (service.env(), &service.hosted.meters);
         let label = &*env.label;
         messages.add(service);
         for (output, count) in env.outputs.iter().zip(meters.outputs()) {
@@ -141,8 +141,10 @@ fn of_services(view: &AppView) -> Vec<Family> {
         }
         instances.add(&[label], service.instances_ready() as f64);
         for (reason, count) in meters.restarts() {
-            // Only sources can fail as sources do, and only they can't as others.
-            if (reason == Cause::Source.as_str()) == service.is_source() {
+            // Only sources can fail as sources do, and only they can't as others; processes
+            // can with whatever runs in them.
+            let of_source = reason == Cause::Source.as_str();
+            if of_source == service.is_source() || reason == Cause::Process.as_str() {
                 restarts.add(&[label, reason], count as f64);
             }
         }
@@ -154,8 +156,8 @@ fn of_services(view: &AppView) -> Vec<Family> {
         if service.is_source() {
             continue;
         }
-        mailbox.add(&[label], env.mailbox.len() as f64);
-        for (reason, count) in meters.dead_letters() {
+        mailbox.add(&[label], service.hosted.waiting() as f64);
+        for (reason, count) in service.hosted.dead_letters() {
             letters.add(&[label, reason], count as f64);
         }
         for queue in service.queues() {
@@ -191,7 +193,7 @@ impl MessageFamilies {
     }
 
     fn add(&mut self, service: &ServiceView) {
-        let env = &service.env;
+        let env = &service.hosted;
         for (input, meter) in env.inputs.iter().zip(&env.meters.inputs) {
             for (outcome, counter) in Outcome::NAMES.iter().zip(&meter.outcomes) {
                 let labels = [&*env.label, &**input, outcome];
@@ -216,7 +218,7 @@ fn of_transport(view: &AppView) -> Vec<Family> {
     let mut confirm = Family::of(&CONFIRM);
     // One for the whole app: whichever service has it.
     let mut confirms = view.services.iter();
-    if let Some(confirms) = confirms.find_map(|service| service.env.confirms.as_ref()) {
+    if let Some(confirms) = confirms.find_map(|service| service.hosted.confirms.as_ref()) {
         confirm.add_durations(&[scheme], &confirms.lock());
     }
     vec![paused, up, reconnects, confirm]

@@ -104,7 +104,7 @@ impl AskOutcome {
     pub(crate) const NAMES: [&'static str; 3] = ["ok", "timeout", "failed"];
 }
 
-/// Why an instance was started again: the label `reason`.
+/// Why something was started again: the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     Panic,
@@ -113,11 +113,23 @@ pub(crate) enum Cause {
     Tick,
     Source,
     Bridge,
+    /// Its supervisor started the whole service again.
+    Supervisor,
+    /// The child process that it runs in has ended.
+    Process,
 }
 
 impl Cause {
-    pub(crate) const NAMES: [&'static str; 6] =
-        ["panic", "timeout", "start", "tick", "source", "bridge"];
+    pub(crate) const NAMES: [&'static str; 8] = [
+        "panic",
+        "timeout",
+        "start",
+        "tick",
+        "source",
+        "bridge",
+        "supervisor",
+        "process",
+    ];
 
     pub(crate) fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
@@ -130,6 +142,12 @@ pub(crate) struct InputMeter {
     pub(crate) outcomes: [Counter; Outcome::NAMES.len()],
     pub(crate) handle: Durations,
     pub(crate) wait: Durations,
+}
+
+/// A counter of either kind.
+enum Slot<'a> {
+    One(&'a Counter),
+    Shared(&'a SharedCounter),
 }
 
 /// What one service counts.
@@ -194,11 +212,100 @@ impl Meters {
             .zip(self.asks.iter().map(SharedCounter::get))
     }
 
+    /// Every count, in an order of its own: for [`add_counts`](Self::add_counts) of the
+    /// same service in another process.
+    pub(crate) fn counts(&self) -> Vec<u64> {
+        let mut counts = Vec::new();
+        self.each(|slot| {
+            counts.push(match slot {
+                Slot::One(counter) => counter.get(),
+                Slot::Shared(counter) => counter.get(),
+            });
+        });
+        counts
+    }
+
+    /// Adds what another process has counted from `since` to `now`, on the one thread
+    /// that writes. Both are [`counts`](Self::counts); if they are not of the same
+    /// service, nothing is added and this is false.
+    pub(crate) fn add_counts(&self, since: &[u64], now: &[u64]) -> bool {
+        let mut slots = 0;
+        self.each(|_| slots += 1);
+        if now.len() != slots || (since.len() != slots && !since.is_empty()) {
+            return false;
+        }
+        let since = since.iter().copied().chain(std::iter::repeat(0));
+        let mut grown = now
+            .iter()
+            .zip(since)
+            .map(|(now, since)| now - since.min(*now));
+        self.each(|slot| {
+            let grown = grown.next().unwrap_or_default();
+            match slot {
+                Slot::One(counter) => counter.add(grown),
+                Slot::Shared(counter) => counter.add(grown),
+            }
+        });
+        true
+    }
+
+    fn each<'a>(&'a self, mut visit: impl FnMut(Slot<'a>)) {
+        for input in &self.inputs {
+            let durations = [&input.handle, &input.wait].into_iter();
+            let durations =
+                durations.flat_map(|it| it.buckets.iter().chain(std::iter::once(&it.sum_ns)));
+            for counter in input.outcomes.iter().chain(durations) {
+                visit(Slot::One(counter));
+            }
+        }
+        let shared = self.outputs.iter().chain(&self.restarts);
+        let shared = shared.chain(&self.dead_letters).chain(&self.asks);
+        for counter in shared.chain(std::iter::once(&self.anonymous)) {
+            visit(Slot::Shared(counter));
+        }
+    }
+
     /// How many messages ended each way, over all inputs.
     pub(crate) fn outcome_total(&self, outcome: Outcome) -> u64 {
         self.inputs
             .iter()
             .map(|input| input.outcomes[outcome as usize].get())
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_another_process_are_added_and_never_go_back_when_it_begins_anew() {
+        let (here, there) = (Meters::new(2, 1), Meters::new(2, 1));
+        there.handled(1, Outcome::Panic);
+        there.inputs[0].wait.record(Duration::from_millis(3));
+        there.emitted(0, 7);
+        there.asked(AskOutcome::Timeout);
+        there.anonymous.add(2);
+        let first = there.counts();
+        assert!(here.add_counts(&[], &first));
+        assert_eq!(here.counts(), first);
+        there.emitted(0, 1);
+        let second = there.counts();
+        assert!(here.add_counts(&first, &second));
+        assert_eq!(here.counts(), second);
+        // Another life, which counts from 0.
+        let anew = Meters::new(2, 1);
+        anew.emitted(0, 5);
+        assert!(here.add_counts(&[], &anew.counts()));
+        assert_eq!(here.outputs().sum::<u64>(), 13);
+        assert_eq!(here.outcome_total(Outcome::Panic), 1);
+    }
+
+    #[test]
+    fn counts_of_another_service_are_refused() {
+        let (here, there) = (Meters::new(1, 1), Meters::new(1, 2));
+        assert!(!here.add_counts(&[], &there.counts()));
+        assert!(!here.add_counts(&there.counts(), &here.counts()));
+        assert!(here.counts().iter().all(|count| *count == 0));
     }
 }

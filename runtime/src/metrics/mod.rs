@@ -7,4 +7,4 @@ mod worker_lag;
 
 pub(crate) use collector::register;
 pub(crate) use meters::{AskOutcome, Cause, Durations, InputMeter, Meters, Outcome};
-pub(crate) use worker_lag::WorkerLag;
+pub(crate) use worker_lag::{Who, Worker, WorkerLag};

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 /// How often a worker looks.
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -17,12 +19,25 @@ const WINDOW: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct WorkerLag {
     origin: Instant,
-    workers: Box<[Worker]>,
+    /// A thread that was given up goes on writing into what it has: the worker gets
+    /// another thread, and another of these.
+    workers: Box<[Mutex<Arc<Worker>>]>,
+}
+
+/// An instance, by the numbers of its service and its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Who {
+    pub(crate) service: u32,
+    pub(crate) instance: u32,
 }
 
 /// Written by the worker's own thread. All times are nanoseconds since the origin.
 #[derive(Debug, Default)]
-struct Worker {
+pub(crate) struct Worker {
+    /// Whose code ran last: service and instance.
+    running: AtomicU64,
+    /// How often somebody's code was given a turn.
+    turns: AtomicU64,
     /// When it should turn next; 0 while nobody measures.
     due_ns: AtomicU64,
     /// The number of the window that `max_ns` belongs to.
@@ -37,13 +52,29 @@ impl WorkerLag {
     pub(crate) fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             origin: Instant::now(),
-            workers: (0..workers).map(|_| Worker::default()).collect(),
+            workers: (0..workers).map(|_| Mutex::default()).collect(),
         })
     }
 
-    /// Measures on the calling thread, which is that of `worker`, until it is dropped.
-    pub(crate) async fn measure(self: Arc<Self>, worker: usize) {
-        let worker = &self.workers[worker];
+    /// The thread that a worker has now.
+    pub(crate) fn worker(&self, worker: usize) -> Arc<Worker> {
+        self.workers[worker].lock().clone()
+    }
+
+    /// The worker gets another thread.
+    pub(crate) fn replace(&self, worker: usize) -> Arc<Worker> {
+        let fresh = Arc::new(Worker::default());
+        *self.workers[worker].lock() = fresh.clone();
+        fresh
+    }
+
+    fn all(&self) -> impl Iterator<Item = Arc<Worker>> {
+        self.workers.iter().map(|worker| worker.lock().clone())
+    }
+
+    /// Measures on the calling thread, which is `worker`, until it is dropped.
+    pub(crate) async fn measure(self: Arc<Self>, worker: Arc<Worker>) {
+        let worker = &*worker;
         let _end = Measuring(worker);
         loop {
             let due = Instant::now() + EVERY;
@@ -56,13 +87,13 @@ impl WorkerLag {
     /// The greatest lag of each worker in the last 10 to 20 seconds.
     pub(crate) fn recent(&self) -> impl Iterator<Item = Duration> {
         let now = self.origin.elapsed();
-        self.workers.iter().map(move |worker| worker.recent(now))
+        self.all().map(move |worker| worker.recent(now))
     }
 
     /// For how long each worker has not turned though it should have.
     pub(crate) fn overdue(&self) -> impl Iterator<Item = Duration> {
         let now = self.origin.elapsed();
-        self.workers.iter().map(move |worker| worker.overdue(now))
+        self.all().map(move |worker| worker.overdue(now))
     }
 }
 
@@ -76,6 +107,25 @@ impl Drop for Measuring<'_> {
 }
 
 impl Worker {
+    /// Says whose code runs now.
+    pub(crate) fn runs(&self, who: Who) {
+        let packed = u64::from(who.service) << 32 | u64::from(who.instance);
+        self.running.store(packed, Relaxed);
+        // One thread writes.
+        self.turns.store(self.turns.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Whose code ran last, and how many turns there were. While the thread doesn't turn,
+    /// that one is still running.
+    pub(crate) fn running(&self) -> (Who, u64) {
+        let packed = self.running.load(Relaxed);
+        let who = Who {
+            service: (packed >> 32) as u32,
+            instance: packed as u32,
+        };
+        (who, self.turns.load(Relaxed))
+    }
+
     /// It should turn at `due`.
     fn expect(&self, due: Duration) {
         self.due_ns.store(ns(due), Relaxed);
@@ -165,8 +215,8 @@ mod tests {
             .unwrap();
         let measured = lag.clone();
         runtime.block_on(async {
-            let task = tokio::spawn(measured.clone().measure(0));
-            while measured.workers[0].due_ns.load(Relaxed) == 0 {
+            let task = tokio::spawn(measured.clone().measure(measured.worker(0)));
+            while measured.worker(0).due_ns.load(Relaxed) == 0 {
                 tokio::task::yield_now().await;
             }
             // The runtime's only thread waits here for another one: it is blocked.

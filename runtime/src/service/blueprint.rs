@@ -33,6 +33,11 @@ pub(crate) enum Role<'a> {
 
 /// Makes instances.
 pub(crate) trait Factory {
+    /// How many loops run for each instance that the manifest wants.
+    fn concurrency(&self) -> usize {
+        1
+    }
+
     fn start<'a>(
         &'a self,
         cx: &'a mut Context,
@@ -104,6 +109,10 @@ impl<S: Service> Blueprint for ServiceBlueprint<S> {
 }
 
 impl<S: Service> Factory for ServiceBlueprint<S> {
+    fn concurrency(&self) -> usize {
+        S::concurrency(&self.config).max(1)
+    }
+
     fn start<'a>(
         &'a self,
         cx: &'a mut Context,

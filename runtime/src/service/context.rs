@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Draft, Output, Payload, Request};
 use crate::failure::Failure;
-use crate::host::Environment;
+use crate::host::{AbandonHook, Environment};
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
 use crate::transport::AskError;
@@ -249,6 +249,15 @@ impl Context {
     /// Stops taking messages for this long, for all instances of this service.
     pub fn pause(&mut self, duration: Duration) {
         self.env.pause(duration);
+    }
+
+    /// Says what is to be done, from another thread, should a handler block this one for so
+    /// long that it is given up: the service then begins anew elsewhere, while nothing here
+    /// is dropped. For what must not be there twice: a port, a program that was started.
+    ///
+    /// It holds for as long as what is returned lives.
+    pub fn on_abandoned(&self, hook: impl FnOnce() + Send + 'static) -> AbandonHook {
+        self.env.on_abandoned(hook)
     }
 
     /// What the instances of this service share: made by the first that needs it.

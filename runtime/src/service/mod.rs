@@ -24,13 +24,19 @@ mod source;
 
 pub use actor::Outcome;
 pub(crate) use blueprint::{Blueprint, Factory, Instance, Reply, Role, Run};
+#[cfg(feature = "testing")]
+pub(crate) use blueprint::{ServiceBlueprint, SourceBlueprint};
+#[cfg(feature = "testing")]
+pub(crate) use catalog::Facts;
 pub use catalog::{Catalog, ConfigError, ServiceType};
 pub use context::Context;
 pub(crate) use context::{Held, Work};
 pub use descriptor::{Descriptor, PortDescriptor};
-pub use outlet::{Draft, Outlet, Ticket};
+pub use outlet::{Draft, Outlet, Ticket, TrySubmitError};
 pub use payload::{CodecError, Payload, Raw};
 pub use port::{Input, Output, Request, Tick};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use ports::PortTable;
 pub(crate) use ports::TickSpec;
 pub use ports::{Batch, Ports};
 pub(crate) use shared::Shared;
@@ -111,6 +117,15 @@ pub trait Service: Sized + 'static {
     fn check(config: &Self::Config) -> Result<(), Vec<ConfigError>> {
         let _ = config;
         Ok(())
+    }
+
+    /// How many messages one instance of the manifest has in hand at once: the host runs
+    /// so many loops for each, numbered on, each with a value of its own made by
+    /// [`start`](Service::start). For a service whose values are lanes to one thing that
+    /// works on many messages at a time, such as a connection or a child process.
+    fn concurrency(config: &Self::Config) -> usize {
+        let _ = config;
+        1
     }
 
     /// Makes an instance: at first, and again after each crash.

@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Output, Payload, Request};
 use crate::failure::Failure;
-use crate::host::{Environment, position};
+use crate::host::{AbandonHook, Environment, position};
 use crate::id::MessageId;
-use crate::message::ReplyTo;
+use crate::message::{Envelope, ReplyTo};
 use crate::transport::{AskError, Completion, TransportError};
 
 /// A message to be: a value, and what else is to be said of it.
@@ -45,7 +45,7 @@ impl<T> Draft<T> {
     }
 
     /// With an id of the sender's. A source whose messages can come again gives them
-    /// stable ids. Ignored in handlers: ids of outputs are derived.
+    /// stable ids. Ignored in what handlers emit: ids of outputs are derived.
     #[must_use]
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = Some(id);
@@ -94,6 +94,30 @@ pub struct Outlet {
     window: Arc<Semaphore>,
     in_flight: usize,
     stop: watch::Receiver<bool>,
+}
+
+/// Why a message can't be handed over at once.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TrySubmitError {
+    /// The app is under pressure: some queue is too full.
+    #[error("the app is under pressure")]
+    Paused,
+    /// As many messages are in flight as may be.
+    #[error("too many messages are in flight")]
+    Full,
+    /// The source is to stop.
+    #[error("the source is stopping")]
+    Stopping,
+    /// The value can't be encoded, or is too large.
+    #[error("{0}")]
+    Refused(Failure),
+}
+
+/// A message with the number of its output.
+struct Prepared {
+    number: usize,
+    envelope: Envelope,
+    delay: Duration,
 }
 
 /// A message that was handed to the transport: resolves when it has been taken over.
@@ -148,15 +172,7 @@ impl Outlet {
         output: &Output<T>,
         value: impl Into<Draft<T>>,
     ) -> Result<Ticket, Failure> {
-        let mut draft = value.into();
-        let number = self.env.output(output.name())?;
-        let id = draft.id.take().unwrap_or_default();
-        let delay = draft.delay;
-        let now_ms = self.env.clock.unix_ms();
-        let envelope = self
-            .env
-            .envelope(number, draft, id, None, now_ms)
-            .map_err(Failure::reject)?;
+        let prepared = self.prepare(output, value.into())?;
         if self.env.pressure.is_high() {
             self.or_stop(self.env.pressure.clear()).await?;
         }
@@ -170,6 +186,58 @@ impl Outlet {
         if *self.stop.borrow() {
             return Err(stopping());
         }
+        Ok(self.hand_over(prepared, permit))
+    }
+
+    /// Like [`submit`](Self::submit), but never waits: for a source whose senders can be
+    /// told to come again.
+    ///
+    /// # Errors
+    /// It would have to wait, the value can't be encoded or is too large, or the source
+    /// is to stop.
+    pub fn try_submit<T: Payload>(
+        &self,
+        output: &Output<T>,
+        value: impl Into<Draft<T>>,
+    ) -> Result<Ticket, TrySubmitError> {
+        if self.is_stopping() {
+            return Err(TrySubmitError::Stopping);
+        }
+        if self.is_paused() {
+            return Err(TrySubmitError::Paused);
+        }
+        let permit = self.window.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| TrySubmitError::Full)?;
+        let prepared = self.prepare(output, value.into());
+        Ok(self.hand_over(prepared.map_err(TrySubmitError::Refused)?, permit))
+    }
+
+    fn prepare<T: Payload>(
+        &self,
+        output: &Output<T>,
+        mut draft: Draft<T>,
+    ) -> Result<Prepared, Failure> {
+        let number = self.env.output(output.name())?;
+        let id = draft.id.take().unwrap_or_default();
+        let delay = draft.delay;
+        let now_ms = self.env.clock.unix_ms();
+        let envelope = self
+            .env
+            .envelope(number, draft, id, None, now_ms)
+            .map_err(Failure::reject)?;
+        Ok(Prepared {
+            number,
+            envelope,
+            delay,
+        })
+    }
+
+    fn hand_over(&self, prepared: Prepared, permit: OwnedSemaphorePermit) -> Ticket {
+        let Prepared {
+            number,
+            envelope,
+            delay,
+        } = prepared;
         let batch = self.env.outgoing(number, envelope, delay);
         let copies = batch.len() as u64;
         let (completion, confirmed) = Completion::channel();
@@ -182,7 +250,7 @@ impl Outlet {
             completion.complete(outcome);
         });
         self.env.publish(batch, done);
-        Ok(Ticket(confirmed.boxed()))
+        Ticket(confirmed.boxed())
     }
 
     /// Asks a service and waits for its answer, at most `within`.
@@ -209,6 +277,11 @@ impl Outlet {
         self.env.pressure.is_high()
     }
 
+    /// The largest payload that a message may have, in bytes: `app.max_message`.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.env.message_bytes_max
+    }
+
     /// Whether the source is to stop.
     pub fn is_stopping(&self) -> bool {
         *self.stop.borrow()
@@ -231,6 +304,15 @@ impl Outlet {
             output = future => Ok(output),
             () = self.stopping() => Err(stopping()),
         }
+    }
+
+    /// Says what is to be done, from another thread, should a handler block this one for so
+    /// long that it is given up: the service then begins anew elsewhere, while nothing here
+    /// is dropped. For what must not be there twice: a port, a program that was started.
+    ///
+    /// It holds for as long as what is returned lives.
+    pub fn on_abandoned(&self, hook: impl FnOnce() + Send + 'static) -> AbandonHook {
+        self.env.on_abandoned(hook)
     }
 
     /// The service's label in the manifest.

@@ -1,11 +1,19 @@
 //! Decisions of supervision, as functions over values.
 //!
-//! Nothing here waits, counts or logs: whoever carries a decision out does.
+//! Nothing here waits, counts time or logs: whoever carries a decision out does.
 
 mod backoff;
+mod elastic;
+mod intensity;
 mod restart;
 mod retry;
+mod spec;
+mod strategy;
 
 pub use backoff::Backoff;
+pub use elastic::{Elastic, Instances, LOOK_EVERY, Load};
+pub use intensity::Window;
 pub use restart::{History, Restart, RestartPolicy};
 pub use retry::{Attempt, Fate, RetryPolicy};
+pub use spec::{GiveUp, Intensity, RestartType, Strategy};
+pub use strategy::{ChildSpec, DEFAULT_RESTART, Decision, Exit, Supervisor};

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, poll_fn};
+use serde::{Deserialize, Serialize};
 
 use crate::delivery::Delivery;
 use crate::message::Message;
@@ -20,7 +21,7 @@ mod pressure;
 mod topology;
 
 pub use pressure::{Pressure, PressureGauge};
-pub use topology::{QueueSpec, Topology};
+pub use topology::{Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.
 ///
@@ -38,6 +39,14 @@ pub use topology::{QueueSpec, Topology};
 /// - **Taken over.** A message whose publication was confirmed is in every queue that
 ///   read its topic at that time, and stays until it is acked, dead-lettered or, for a
 ///   transport that isn't [`Guarantees::durable`], the process ends.
+/// - **Limits.** If [`Guarantees::limits`]: a queue that holds as many messages as its
+///   [`QueueSpec::limit`] (ready, in hand, or waiting for another attempt) is full. What is
+///   published by topic is then dealt with as its [`Overflow`] says: the message goes to the
+///   service's dead-letter queue with the reason `overflow`, its asker is told, and the
+///   publisher isn't troubled; or the whole batch fails with [`TransportError::Refused`]
+///   and nothing of it was published. A batch is let in whole by a queue that isn't full
+///   and rejects, however large it is. What was taken over before is never too much (a
+///   retry, what is given back, what was scheduled), nor is a message to one queue alone.
 /// - **Names.** Ids, types, sources, times, headers, payload bytes and the trace
 ///   arrive as they were sent.
 pub trait Transport: Send + Sync + 'static {
@@ -84,6 +93,13 @@ pub trait Transport: Send + Sync + 'static {
     /// How many replies came for askers that had stopped waiting.
     fn late_replies(&self) -> u64;
 
+    /// How many messages this transport has put with the dead letters because this queue
+    /// was full. Nothing, where limits aren't kept.
+    fn overflowed(&self, queue: &QueueId) -> u64 {
+        let _ = queue;
+        0
+    }
+
     /// How much is in a queue. Where the broker can't tell what is in hand or waiting
     /// for its time, those are what this process knows of.
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>>;
@@ -113,6 +129,8 @@ pub struct Guarantees {
     pub crosses_processes: bool,
     /// Messages can be delivered later.
     pub delays: bool,
+    /// Queues keep their limits ([`QueueSpec::limit`]).
+    pub limits: bool,
 }
 
 /// The consuming end of one queue.
@@ -221,7 +239,7 @@ impl fmt::Debug for Completion {
 }
 
 /// How much is in a queue, in messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Depth {
     /// Ready to be taken.
     pub ready: u64,
@@ -280,12 +298,22 @@ pub enum TransportError {
     /// Publications were not confirmed: they may or may not have arrived.
     #[error("the publication was not confirmed")]
     Unconfirmed,
-    /// The broker refused a publication.
+    /// The broker refused a publication, or a queue is full and rejects.
     #[error("the publication was refused: {0}")]
     Refused(String),
+    /// A message that can't be published, now or later.
+    #[error("the message can't be published: {0}")]
+    Unpublishable(String),
     /// Something that this transport doesn't do.
     #[error("{0} is not supported by this transport")]
     Unsupported(&'static str),
+}
+
+impl TransportError {
+    /// Whether trying the same again can't help.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Unpublishable(_) | Self::Unsupported(_))
+    }
 }
 
 /// Why an ask got no answer.

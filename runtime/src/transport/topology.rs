@@ -24,6 +24,23 @@ pub struct QueueSpec {
     pub topics: Vec<Arc<str>>,
     /// Above this many messages, sources pause until it has halved.
     pub high_water: u64,
+    /// What it holds at most, in messages. A transport that doesn't keep limits
+    /// ([`Guarantees::limits`]) refuses to declare such a queue.
+    ///
+    /// [`Guarantees::limits`]: super::Guarantees::limits
+    pub limit: Option<u64>,
+    /// What becomes of what comes beyond the limit.
+    pub overflow: Overflow,
+}
+
+/// What becomes of a message that is published to a queue which is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// It goes to the service's dead-letter queue; the publisher isn't troubled.
+    #[default]
+    DeadLetter,
+    /// The publication fails.
+    Reject,
 }
 
 impl Topology {

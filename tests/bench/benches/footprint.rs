@@ -1,5 +1,5 @@
-//! The shipped binary with ten idle services: resident memory, and time from start to
-//! ready. Build it first: `cargo build --release`.
+//! The shipped binary with ten idle services, and with a thousand in ten groups: resident
+//! memory, and time from start to ready. Build it first: `cargo build --release`.
 //!
 //! `cargo bench -p brickwork-bench --bench footprint`
 
@@ -37,27 +37,22 @@ fn main() {
         machine(),
         size as f64 / 1e6
     );
+    measure(&binary, 10, 0);
+    measure(&binary, 1_000, 10);
+}
+
+/// Starts so many services, in so many groups, and stops them, round by round.
+fn measure(binary: &Path, services: usize, groups: usize) {
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let folder = std::env::temp_dir().join(format!("brickwork-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
         let address = address.expect("there are free ports");
-        let mut manifest = format!(
-            "[app]\nname = \"idle\"\ntransport = \"memory:\"\n[admin]\nlisten = \"{address}\"\n\
-             [topics.t]\nexternal = \"in\"\n[topics.u]\nexternal = \"out\"\n"
-        );
-        for n in 0..10 {
-            write!(
-                manifest,
-                "[services.s{n}]\nuse = \"filter\"\nin = \"t\"\nout = \"u\"\n\
-                 config.when = \"msg.n > {n}\"\n"
-            )
-            .expect("writing to a string succeeds");
-        }
-        std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+        std::fs::write(folder.join("app.toml"), manifest(address, services, groups))
+            .expect("it can be written");
         let started = Instant::now();
-        let mut child = Command::new(&binary)
+        let mut child = Command::new(binary)
             .args(["run", "app.toml"])
             .current_dir(&folder)
             .stdout(Stdio::null())
@@ -85,8 +80,31 @@ fn main() {
         std::fs::remove_dir_all(&folder).expect("it was there");
     }
     println!(
-        "10 idle services: ready in {:.1} ms, {:.1} MB resident (medians of {ROUNDS})",
+        "{services} idle services: ready in {:.1} ms, {:.1} MB resident (medians of {ROUNDS})",
         median(&mut times),
         median(&mut memory)
     );
+}
+
+fn manifest(address: SocketAddr, services: usize, groups: usize) -> String {
+    let mut manifest = format!(
+        "[app]\nname = \"idle\"\ntransport = \"memory:\"\n[admin]\nlisten = \"{address}\"\n\
+         [topics.t]\nexternal = \"in\"\n[topics.u]\nexternal = \"out\"\n"
+    );
+    for n in 0..services {
+        write!(
+            manifest,
+            "[services.s{n}]\nuse = \"filter\"\nin = \"t\"\nout = \"u\"\n\
+             config.when = \"msg.n > {n}\"\n"
+        )
+        .expect("writing to a string succeeds");
+    }
+    for group in 0..groups {
+        let members = (group..services).step_by(groups);
+        let members: Vec<String> = members.map(|n| format!("\"s{n}\"")).collect();
+        let members = members.join(", ");
+        write!(manifest, "[groups.g{group}]\nservices = [{members}]\n")
+            .expect("writing to a string succeeds");
+    }
+    manifest
 }

@@ -188,6 +188,7 @@ const GUARANTEES: Guarantees = Guarantees {
     ordered: true,
     crosses_processes: false,
     delays: false,
+    limits: false,
 };
 
 impl Transport for DirectTransport {

@@ -21,6 +21,8 @@ struct State<T> {
     slots: Vec<Slot>,
     /// Bridges that wait for room.
     pushers: Vec<Waker>,
+    /// Instances from this number on are to go.
+    limit: usize,
     paused: bool,
     closed: bool,
 }
@@ -40,6 +42,8 @@ pub(crate) enum Pulled<T> {
     Item(T),
     /// There will be no more.
     Closed,
+    /// The instance of this slot is to go; the others go on.
+    Retired,
 }
 
 impl<T> State<T> {
@@ -76,6 +80,13 @@ impl<T> State<T> {
         }
     }
 
+    fn wait_for_room(&mut self, cx: &mut Context<'_>) {
+        let mut pushers = self.pushers.iter();
+        if !pushers.any(|waker| waker.will_wake(cx.waker())) {
+            self.pushers.push(cx.waker().clone());
+        }
+    }
+
     fn ready(&self) -> bool {
         !self.paused && !self.queue.is_empty()
     }
@@ -102,6 +113,7 @@ impl<T> Mailbox<T> {
             idle: VecDeque::new(),
             slots: Vec::new(),
             pushers: Vec::new(),
+            limit: usize::MAX,
             paused: false,
             closed: false,
         }))
@@ -110,6 +122,26 @@ impl<T> Mailbox<T> {
     /// How many items wait.
     pub(crate) fn len(&self) -> usize {
         self.0.lock().queue.len()
+    }
+
+    /// How many items wait, and something of the oldest.
+    pub(crate) fn look<R>(&self, of: impl FnOnce(&T) -> R) -> (usize, Option<R>) {
+        let state = self.0.lock();
+        (state.queue.len(), state.queue.front().map(of))
+    }
+
+    /// Waits for room and says how much there is; none if it has closed.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        let mut state = self.0.lock();
+        if state.closed {
+            return Poll::Ready(0);
+        }
+        let room = state.capacity.saturating_sub(state.queue.len());
+        if room > 0 {
+            return Poll::Ready(room);
+        }
+        state.wait_for_room(cx);
+        Poll::Pending
     }
 
     /// Moves items from the front of `from` into the mailbox; ready when all are in,
@@ -131,13 +163,7 @@ impl<T> Mailbox<T> {
         if from.is_empty() {
             return Poll::Ready(());
         }
-        if !state
-            .pushers
-            .iter()
-            .any(|waker| waker.will_wake(cx.waker()))
-        {
-            state.pushers.push(cx.waker().clone());
-        }
+        state.wait_for_room(cx);
         Poll::Pending
     }
 
@@ -146,6 +172,9 @@ impl<T> Mailbox<T> {
         let mut state = self.0.lock();
         if state.closed {
             return Poll::Ready(Pulled::Closed);
+        }
+        if number >= state.limit {
+            return Poll::Ready(Pulled::Retired);
         }
         if let Some(item) = state.pop() {
             if let Some(slot) = state.slots.get_mut(number) {
@@ -170,6 +199,21 @@ impl<T> Mailbox<T> {
             state.idle.push_back(number);
         }
         Poll::Pending
+    }
+
+    /// Puts an item back that was pulled and isn't wanted yet: it is the next one again.
+    /// Given back, if it has closed meanwhile.
+    pub(crate) fn put_back(&self, item: T) {
+        let mut state = self.0.lock();
+        if state.closed {
+            // Dropped outside of the lock: it may come back here.
+            drop(state);
+            return;
+        }
+        state.queue.push_front(item);
+        if state.ready() {
+            state.wake_one();
+        }
     }
 
     /// Takes the next item now, if there is one and it is wanted.
@@ -209,6 +253,21 @@ impl<T> Mailbox<T> {
             let waiting = state.queue.len();
             for _ in 0..waiting {
                 state.wake_one();
+            }
+        }
+    }
+
+    /// Instances from this number on are to go, those below may pull. A wake that one of
+    /// them got goes to another one when it says [`pass_on`](Self::pass_on).
+    pub(crate) fn limit(&self, limit: usize) {
+        let mut state = self.0.lock();
+        state.limit = limit;
+        let slots = state.slots.iter_mut().skip(limit);
+        for slot in slots {
+            if std::mem::take(&mut slot.waiting)
+                && let Some(waker) = &slot.waker
+            {
+                waker.wake_by_ref();
             }
         }
     }

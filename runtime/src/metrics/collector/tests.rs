@@ -10,7 +10,9 @@ use prometheus::{Registry, TextEncoder};
 use super::{ALL, register};
 use crate::app::testing::{Fake, app};
 use crate::dead_letter::Reason;
+use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Cause, Outcome};
+use crate::transport::{Completion, Outgoing};
 
 /// The text that a scrape gets.
 fn scrape(fake: &Fake) -> String {
@@ -78,7 +80,7 @@ async fn a_scrape_shows_what_was_counted() {
     let [intake, stock] = &fake.view.services[..] else {
         unreachable!()
     };
-    let meters = &stock.env.meters;
+    let meters = &stock.hosted.meters;
     meters.handled(0, Outcome::Ok);
     meters.handled(0, Outcome::Ok);
     meters.handled(0, Outcome::Panic);
@@ -86,7 +88,7 @@ async fn a_scrape_shows_what_was_counted() {
     meters.restarted(Cause::Panic);
     meters.dead_lettered(Reason::Timeout);
     meters.asked(AskOutcome::Failed);
-    intake.env.meters.restarted(Cause::Source);
+    intake.hosted.meters.restarted(Cause::Source);
     let text = scrape(&fake);
     let samples = samples(&text);
     for (series, value) in [
@@ -122,9 +124,30 @@ async fn a_scrape_shows_what_was_counted() {
 }
 
 #[tokio::test]
+async fn what_comes_to_a_full_queue_is_counted_with_what_was_given_up() {
+    let fake = app().await;
+    let letters = |reason: &str| {
+        let series =
+            format!("brickwork_dead_letters_total{{service=\"stock\",reason=\"{reason}\"}}");
+        samples(&scrape(&fake)).get(&*series).copied()
+    };
+    assert_eq!(letters("overflow"), Some(0.0));
+    let mut envelope = Envelope::new("order", "1");
+    envelope.topic = "orders".into();
+    let message = Message::from(envelope);
+    let orders = std::iter::repeat_n(message, 12).map(Outgoing::from);
+    let (done, confirmed) = Completion::channel();
+    fake.transport.publish(orders.collect(), done);
+    confirmed.await.unwrap();
+    // Its limit is ten.
+    assert_eq!(letters("overflow"), Some(2.0));
+    assert_eq!(letters("error"), Some(0.0));
+}
+
+#[tokio::test]
 async fn buckets_are_cumulated_and_the_count_is_that_of_the_last() {
     let fake = app().await;
-    let wait = &fake.view.services[1].env.meters.inputs[0].wait;
+    let wait = &fake.view.services[1].hosted.meters.inputs[0].wait;
     for ms in [0, 1, 3, 3, 90_000] {
         wait.record(Duration::from_millis(ms));
     }

@@ -19,10 +19,12 @@ use crate::message::{Message, ReplyTo};
 use crate::name::QueueId;
 
 mod delays;
+mod limit;
 mod queue;
 mod replies;
 
 use delays::{Delay, Delays};
+use limit::{Limit, Places};
 use queue::{Queue, QueueConsumer};
 use replies::Replies;
 
@@ -36,6 +38,7 @@ const GUARANTEES: Guarantees = Guarantees {
     ordered: true,
     crosses_processes: false,
     delays: true,
+    limits: true,
 };
 
 /// Makes memory transports: `memory:`.
@@ -86,6 +89,8 @@ pub struct Memory {
 struct Wires {
     queues: HashMap<QueueId, Arc<Queue>>,
     topics: HashMap<Arc<str>, Vec<Arc<Queue>>>,
+    /// Whether any queue rejects what is too much.
+    rejecting: bool,
     closed: bool,
 }
 
@@ -116,42 +121,69 @@ impl Memory {
             .ok_or_else(|| TransportError::NoQueue(id.clone()))
     }
 
-    fn put(&self, outgoing: Outgoing) -> Result<(), TransportError> {
+    /// Puts a batch: all of it, or nothing if a queue rejects it.
+    fn put(&self, batch: Vec<Outgoing>) -> Result<(), TransportError> {
+        // Held to the end: what a queue was asked is so until the last message is put.
+        let wires = self.wires.read();
+        let mut places = match wires.rejecting {
+            true => Places::ask(batch.iter().flat_map(|outgoing| wires.arrivals(outgoing)))?,
+            false => Places::default(),
+        };
+        for outgoing in batch {
+            wires.put(outgoing, &mut places, &self.delays)?;
+        }
+        Ok(())
+    }
+}
+
+impl Wires {
+    /// Who gets what is published by topic now; what is scheduled comes later, and what
+    /// is for one queue alone is never too much.
+    fn arrivals(&self, outgoing: &Outgoing) -> &[Arc<Queue>] {
+        if self.closed || outgoing.queue.is_some() || !outgoing.delay.is_zero() {
+            return &[];
+        }
+        self.readers(&outgoing.message.topic)
+    }
+
+    fn readers(&self, topic: &str) -> &[Arc<Queue>] {
+        self.topics.get(topic).map_or(&[], Vec::as_slice)
+    }
+
+    fn put(
+        &self,
+        outgoing: Outgoing,
+        places: &mut Places,
+        delays: &Delays,
+    ) -> Result<(), TransportError> {
         let Outgoing {
             message,
             queue,
             delay,
         } = outgoing;
-        if let Some(id) = queue {
-            let queue = self.queue(&id)?;
-            self.put_into(&queue, message, delay);
-            return Ok(());
-        }
-        let wires = self.wires.read();
-        if wires.closed {
+        if self.closed {
             return Err(TransportError::Closed);
         }
-        // A topic that nobody reads takes everything.
-        let Some((last, others)) = wires
-            .topics
-            .get(&message.topic)
-            .and_then(|queues| queues.split_last())
-        else {
-            return Ok(());
+        let mut put = |queue: &Arc<Queue>, message: Message, by_topic: bool| {
+            if !delay.is_zero() {
+                delays.add(queue, message, 1, delay, Delay::Schedule);
+            } else if by_topic {
+                places.put(queue, message);
+            } else {
+                queue.push(message, 1);
+            }
         };
-        for queue in others {
-            self.put_into(queue, message.clone(), delay);
+        if let Some(id) = queue {
+            let queue = self.queues.get(&id).ok_or(TransportError::NoQueue(id))?;
+            put(queue, message, false);
+        } else if let Some((last, others)) = self.readers(&message.topic).split_last() {
+            for queue in others {
+                put(queue, message.clone(), true);
+            }
+            put(last, message, true);
         }
-        self.put_into(last, message, delay);
+        // A topic that nobody reads takes everything.
         Ok(())
-    }
-
-    fn put_into(&self, queue: &Arc<Queue>, message: Message, delay: Duration) {
-        if delay.is_zero() {
-            queue.push(message, 1);
-        } else {
-            self.delays.add(queue, message, 1, delay, Delay::Schedule);
-        }
     }
 }
 
@@ -174,7 +206,14 @@ impl Transport for Memory {
                 let id = QueueId::dead_letters(service);
                 wires.queues.entry(id.clone()).or_insert_with(|| {
                     let gauge = self.pressure.gauge(DEAD_LETTERS_HIGH_WATER);
-                    Queue::new(id, gauge, None, self.delays.clone(), self.replies.clone())
+                    Queue::new(
+                        id,
+                        gauge,
+                        None,
+                        None,
+                        self.delays.clone(),
+                        self.replies.clone(),
+                    )
                 });
             }
             for spec in &topology.queues {
@@ -183,10 +222,12 @@ impl Transport for Memory {
                     let queue = Queue::new(
                         spec.id.clone(),
                         self.pressure.gauge(spec.high_water),
+                        Limit::of(spec),
                         Some(letters),
                         self.delays.clone(),
                         self.replies.clone(),
                     );
+                    wires.rejecting |= queue.rejects().is_some();
                     wires.queues.insert(spec.id.clone(), queue);
                 }
                 let queue = wires.queues[&spec.id].clone();
@@ -202,11 +243,7 @@ impl Transport for Memory {
     }
 
     fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
-        done.complete(
-            batch
-                .into_iter()
-                .try_for_each(|outgoing| self.put(outgoing)),
-        );
+        done.complete(self.put(batch));
     }
 
     fn consume<'a>(
@@ -235,8 +272,11 @@ impl Transport for Memory {
             let text = format!("nobody reads the topic {}", request.topic);
             return Box::pin(async move { Err(AskError::Failed(text)) });
         }
-        let waiting = self.replies.expect(&request);
-        let sent = self.put(request.clone().into());
+        let waiting = match self.replies.expect(&request) {
+            Ok(waiting) => waiting,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        let sent = self.put(vec![request.clone().into()]);
         Box::pin(async move {
             sent?;
             match tokio::time::timeout(within, waiting).await {
@@ -248,6 +288,14 @@ impl Transport for Memory {
 
     fn late_replies(&self) -> u64 {
         self.replies.late()
+    }
+
+    fn overflowed(&self, queue: &QueueId) -> u64 {
+        let wires = self.wires.read();
+        wires
+            .queues
+            .get(queue)
+            .map_or(0, |queue| queue.overflowed())
     }
 
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {

@@ -2,23 +2,29 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::delays::{Delay, Delays};
+use super::limit::Limit;
 use super::replies::Replies;
+use crate::dead_letter::DeadLetter;
 use crate::delivery::{Delivery, Parcel, Settle, Settlement};
 use crate::message::Message;
 use crate::name::QueueId;
-use crate::transport::{Consumer, Depth, PressureGauge, TransportError};
+use crate::transport::{Consumer, Depth, Overflow, PressureGauge, TransportError};
 
 /// A queue: what is ready, and who consumes.
 pub(super) struct Queue {
     id: QueueId,
     state: Mutex<State>,
     gauge: PressureGauge,
+    limit: Option<Limit>,
+    /// How many messages came beyond it and went to the dead letters.
+    overflowed: AtomicU64,
     /// Where given-up messages go; a dead-letter queue has none: it keeps its own.
     letters: Option<Arc<Queue>>,
     delays: Arc<Delays>,
@@ -33,6 +39,8 @@ struct State {
     delayed: usize,
     /// Of these, those that wait for another attempt.
     retrying: usize,
+    /// Places that are kept for messages which are about to be put.
+    coming: usize,
     consumers: Vec<ConsumerState>,
     closed: bool,
 }
@@ -67,7 +75,7 @@ impl State {
     /// What counts as pressure: also what was put off, or a service that puts everything
     /// off would be sent more and more. What was scheduled for later doesn't.
     fn held(&self) -> u64 {
-        (self.ready.len() + self.in_hand + self.retrying) as u64
+        (self.ready.len() + self.in_hand + self.retrying + self.coming) as u64
     }
 }
 
@@ -75,6 +83,7 @@ impl Queue {
     pub(super) fn new(
         id: QueueId,
         gauge: PressureGauge,
+        limit: Option<Limit>,
         letters: Option<Arc<Self>>,
         delays: Arc<Delays>,
         replies: Arc<Replies>,
@@ -83,14 +92,79 @@ impl Queue {
             id,
             state: Mutex::default(),
             gauge,
+            limit,
+            overflowed: AtomicU64::new(0),
             letters,
             delays,
             replies,
         })
     }
 
+    pub(super) fn id(&self) -> &QueueId {
+        &self.id
+    }
+
+    /// Puts a message, whatever the limit says.
     pub(super) fn push(&self, message: Message, attempt: u32) {
         self.put_last(&mut self.state.lock(), message, attempt);
+    }
+
+    /// Puts a message that was published by topic, or gives it up if the queue is full.
+    pub(super) fn push_by_topic(&self, message: Message) {
+        let mut state = self.state.lock();
+        match (self.limit, &self.letters) {
+            (Some(limit), Some(letters)) if state.held() >= limit.messages => {
+                drop(state);
+                let letter = limit.letter(&self.id);
+                self.overflowed.fetch_add(1, Relaxed);
+                self.bury(letters, &message, &letter);
+            }
+            _ => self.put_last(&mut state, message, 1),
+        }
+    }
+
+    /// Its limit, if it rejects what comes beyond.
+    pub(super) fn rejects(&self) -> Option<Limit> {
+        self.limit
+            .filter(|limit| limit.overflow == Overflow::Reject)
+    }
+
+    /// Keeps so many places, unless the queue is full: a batch is let in whole, or one
+    /// that is larger than the limit never could be.
+    pub(super) fn keep_places(&self, places: usize) -> bool {
+        let mut state = self.state.lock();
+        let full = self
+            .limit
+            .is_some_and(|limit| state.held() >= limit.messages);
+        if !full {
+            state.coming += places;
+        }
+        !full
+    }
+
+    /// Puts a message for which a place was kept.
+    pub(super) fn push_into_place(&self, message: Message) {
+        let mut state = self.state.lock();
+        state.coming -= 1;
+        self.put_last(&mut state, message, 1);
+    }
+
+    pub(super) fn free_places(&self, places: usize) {
+        if places > 0 {
+            self.state.lock().coming -= places;
+        }
+    }
+
+    pub(super) fn overflowed(&self) -> u64 {
+        self.overflowed.load(Relaxed)
+    }
+
+    /// Puts a message with the dead letters, and tells who asks for an answer.
+    fn bury(&self, letters: &Self, message: &Message, letter: &DeadLetter) {
+        if message.reply_to.is_some() {
+            self.replies.answer(message, Err(letter.error.clone()));
+        }
+        letters.push(letter.letter(message), 1);
     }
 
     fn put_last(&self, state: &mut State, message: Message, attempt: u32) {
@@ -119,12 +193,14 @@ impl Queue {
         state.wake_one();
     }
 
+    /// A message is to wait: it counts before it does. One that waits for another attempt
+    /// was in hand until now.
     pub(super) fn add_delayed(&self, why: Delay) {
         let mut state = self.state.lock();
         state.delayed += 1;
         if why == Delay::Retry {
             state.retrying += 1;
-            self.gauge.update(state.held());
+            state.in_hand -= 1;
         }
     }
 
@@ -169,6 +245,7 @@ impl Settle for Tap {
         let queue = &self.queue;
         // What leads elsewhere goes there before it leaves here, so that at no time it
         // is nowhere.
+        let mut waits = false;
         let back = match settlement {
             Settlement::Ack(reply) => {
                 if let (Some(reply), true) = (reply, parcel.message.reply_to.is_some()) {
@@ -184,26 +261,21 @@ impl Settle for Tap {
                 queue
                     .delays
                     .add(queue, parcel.message, attempt, after, Delay::Retry);
+                waits = true;
                 None
             }
-            Settlement::DeadLetter(letter) => {
-                if parcel.message.reply_to.is_some() {
-                    queue
-                        .replies
-                        .answer(&parcel.message, Err(letter.error.clone()));
+            Settlement::DeadLetter(letter) => match &queue.letters {
+                Some(letters) => {
+                    queue.bury(letters, &parcel.message, &letter);
+                    None
                 }
-                let kept = letter.letter(&parcel.message);
-                match &queue.letters {
-                    Some(letters) => {
-                        letters.push(kept, 1);
-                        None
-                    }
-                    None => Some(parcel),
-                }
-            }
+                None => Some(parcel),
+            },
         };
         let mut state = queue.state.lock();
-        state.in_hand -= 1;
+        if !waits {
+            state.in_hand -= 1;
+        }
         let consumer = &mut state.consumers[self.number];
         let was_full = consumer.unsettled == consumer.bound;
         consumer.unsettled -= 1;

@@ -1,6 +1,7 @@
 //! Askers who wait for a reply, in memory.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -22,14 +23,22 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    pub(super) fn expect(self: &Arc<Self>, request: &Message) -> Waiting {
+    /// # Errors
+    /// A request with this id, which its asker chose, waits already.
+    pub(super) fn expect(self: &Arc<Self>, request: &Message) -> Result<Waiting, AskError> {
         let (sender, receiver) = oneshot::channel();
-        self.waiting.lock().insert(request.id.clone(), sender);
-        Waiting {
+        match self.waiting.lock().entry(request.id.clone()) {
+            Entry::Vacant(free) => free.insert(sender),
+            Entry::Occupied(_) => {
+                let text = format!("another request {} waits for its reply", request.id);
+                return Err(AskError::Failed(text));
+            }
+        };
+        Ok(Waiting {
             id: request.id.clone(),
             receiver,
             replies: self.clone(),
-        }
+        })
     }
 
     pub(super) fn answer(&self, request: &Message, reply: Reply) {

@@ -1,0 +1,246 @@
+//! Reading a body: no larger, no longer and no more of them at once than is allowed.
+//!
+//! Memory is counted as bytes come, not as they are announced: a client that promises a
+//! body and doesn't send it takes none.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
+
+/// What bodies may take, all together, in bytes. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Budget(Rc<Cell<u64>>);
+
+/// A part of a budget, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self(Rc::new(Cell::new(bytes)))
+    }
+
+    pub(super) fn nothing(&self) -> Share {
+        Share {
+            budget: self.clone(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Share {
+    /// Takes more, if there is as much.
+    fn grow(&mut self, bytes: u64) -> bool {
+        let Some(left) = self.budget.0.get().checked_sub(bytes) else {
+            return false;
+        };
+        self.budget.0.set(left);
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.0.set(self.budget.0.get() + self.bytes);
+    }
+}
+
+/// Why a body isn't here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It is larger than is allowed.
+    TooLarge,
+    /// It didn't come in time.
+    TooSlow,
+    /// Others take all the memory.
+    NoMemory,
+    /// The client broke off, or its chunks are garbage.
+    Broken,
+}
+
+/// How long a body says that it is, if it does.
+pub(super) fn length(body: &impl Body) -> Option<u64> {
+    body.size_hint().exact()
+}
+
+/// Reads a body of at most `max` bytes; what it takes is counted in `share`.
+pub(super) async fn read(
+    body: &mut Incoming,
+    max: usize,
+    within: Duration,
+    share: &mut Share,
+) -> Result<Bytes, Unread> {
+    match timeout(within, read_all(body, max, share)).await {
+        Ok(read) => read,
+        Err(_) => Err(Unread::TooSlow),
+    }
+}
+
+async fn read_all<B>(body: &mut B, max: usize, share: &mut Share) -> Result<Bytes, Unread>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    // No more room than this is ever needed.
+    let most = match length(body) {
+        Some(length) if length > max as u64 => return Err(Unread::TooLarge),
+        Some(length) => length as usize,
+        None => max,
+    };
+    let mut read: Vec<u8> = Vec::new();
+    while let Some(frame) = next(body).await {
+        // Trailers say nothing of the body.
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+            continue;
+        };
+        let needed = read.len() + data.len();
+        if needed > most {
+            return Err(Unread::TooLarge);
+        }
+        if needed > read.capacity() {
+            let room = needed.max(read.capacity() * 2).min(most);
+            if !share.grow((room - read.capacity()) as u64) {
+                return Err(Unread::NoMemory);
+            }
+            read.reserve_exact(room - read.len());
+        }
+        // A copy: the frame is a piece of a larger buffer, which would stay as long as
+        // the message does.
+        read.extend_from_slice(&data);
+    }
+    read.shrink_to_fit();
+    Ok(read.into())
+}
+
+/// Lets go of a body that nobody wants, so that the connection can be used again:
+/// whether its end was there within a moment.
+pub(super) async fn discard(body: &mut Incoming) -> bool {
+    const WITHIN: Duration = Duration::from_millis(100);
+    const BYTES_MAX: u64 = 64 * 1024;
+    if length(body).is_some_and(|length| length > BYTES_MAX) {
+        return false;
+    }
+    let all = async {
+        let mut left = BYTES_MAX;
+        while let Some(frame) = next(body).await {
+            let bytes = match frame {
+                Ok(frame) => frame.data_ref().map_or(0, Bytes::len) as u64,
+                Err(_) => return false,
+            };
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
+    };
+    timeout(WITHIN, all).await.unwrap_or(false)
+}
+
+async fn next<B: Body + Unpin>(
+    body: &mut B,
+) -> Option<Result<hyper::body::Frame<B::Data>, B::Error>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::task::{Context, Poll};
+
+    use hyper::body::{Frame, SizeHint};
+
+    use super::*;
+
+    struct Pieces(VecDeque<&'static [u8]>, Option<u64>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let next = self.0.pop_front();
+            Poll::Ready(next.map(|piece| Ok(Frame::data(Bytes::from_static(piece)))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.1.map_or_else(SizeHint::new, SizeHint::with_exact)
+        }
+    }
+
+    async fn read(
+        pieces: &[&'static [u8]],
+        length: Option<u64>,
+        max: usize,
+        budget: &Budget,
+    ) -> Result<Bytes, Unread> {
+        let mut body = Pieces(pieces.iter().copied().collect(), length);
+        read_all(&mut body, max, &mut budget.nothing()).await
+    }
+
+    #[tokio::test]
+    async fn a_body_of_the_largest_size_is_read_and_one_byte_more_is_not() {
+        let budget = Budget::new(100);
+        for (max, expected) in [(6, Ok("abcdef".into())), (5, Err(Unread::TooLarge))] {
+            assert_eq!(
+                read(&[b"abc", b"", b"def"], None, max, &budget).await,
+                expected
+            );
+            assert_eq!(read(&[b"abcdef"], Some(6), max, &budget).await, expected);
+        }
+        assert_eq!(read(&[], Some(0), 5, &budget).await, Ok(Bytes::new()));
+        assert_eq!(budget.0.get(), 100, "everything is given back");
+    }
+
+    #[tokio::test]
+    async fn bodies_share_a_budget_and_what_is_only_announced_takes_nothing() {
+        let budget = Budget::new(8);
+        assert_eq!(
+            read(&[b"123456789"], Some(9), 100, &budget).await,
+            Err(Unread::NoMemory)
+        );
+        let mut held = budget.nothing();
+        assert!(held.grow(5));
+        assert_eq!(
+            read(&[b"1234"], None, 100, &budget).await,
+            Err(Unread::NoMemory)
+        );
+        assert_eq!(
+            read(&[b"123"], Some(3), 100, &budget).await,
+            Ok("123".into())
+        );
+        drop(held);
+        assert_eq!(
+            read(&[b"1234"], None, 100, &budget).await,
+            Ok("1234".into())
+        );
+        assert_eq!(budget.0.get(), 8);
+    }
+
+    #[tokio::test]
+    async fn the_room_for_a_body_is_what_the_budget_counts() {
+        let budget = Budget::new(1000);
+        let mut share = budget.nothing();
+        let mut body = Pieces([&b"1234567890"[..], b"1", b"2", b"3"].into(), None);
+        let read = read_all(&mut body, 100, &mut share).await.unwrap();
+        assert_eq!(read.len(), 13);
+        assert_eq!(share.bytes, 20);
+        let mut share = budget.nothing();
+        let mut body = Pieces([&b"1234567890"[..], b"1", b"2", b"3"].into(), Some(13));
+        read_all(&mut body, 100, &mut share).await.unwrap();
+        assert_eq!(share.bytes, 13);
+    }
+}

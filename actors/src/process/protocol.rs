@@ -1,0 +1,289 @@
+//! The lines: what a child is told, and what its answers say.
+//!
+//! Owns the form of both, and says what is wrong with a line. Payloads pass as they are
+//! written, numbers and escapes included. Knows nothing of processes.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use brickwork::Message;
+use brickwork::prelude::*;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::json::JsonText;
+use crate::log::shown;
+
+/// How much of a wrong line is shown, in bytes.
+const SHOWN_BYTES_MAX: usize = 200;
+
+/// The answer to one message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It is done, and this comes of it.
+    Done(Vec<Emitted>),
+    /// It failed.
+    Failed { text: String, retry: bool },
+}
+
+/// A message that a child emits.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Emitted {
+    /// The number of the output.
+    pub(super) output: usize,
+    /// Its type; that of the message in hand, if the child named none.
+    pub(super) kind: Option<Arc<str>>,
+    pub(super) payload: Bytes,
+}
+
+/// A line that breaks the protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// The message that it is about, if it says so.
+    pub(super) id: Option<String>,
+    pub(super) text: String,
+}
+
+/// The line that tells a child of a message, with its line break.
+///
+/// # Errors
+/// The payload isn't JSON.
+pub(super) fn request(id: &str, message: &Message, attempt: u32) -> Result<Vec<u8>, Failure> {
+    let payload = &message.payload[..];
+    let json = JsonText::check(payload)
+        .map_err(|text| Failure::reject(format!("the payload can't be told to a child: {text}")))?;
+    let mut line = Vec::with_capacity(payload.len() + 256);
+    line.extend_from_slice(b"{\"id\":");
+    text_into(&mut line, id);
+    line.extend_from_slice(b",\"topic\":");
+    text_into(&mut line, &message.topic);
+    line.extend_from_slice(b",\"type\":");
+    text_into(&mut line, &message.kind);
+    line.extend_from_slice(b",\"attempt\":");
+    line.extend_from_slice(attempt.to_string().as_bytes());
+    line.extend_from_slice(b",\"headers\":{");
+    for (nth, (name, value)) in message.headers.iter().enumerate() {
+        if nth > 0 {
+            line.push(b',');
+        }
+        text_into(&mut line, name);
+        line.push(b':');
+        text_into(&mut line, value);
+    }
+    line.extend_from_slice(b"},\"msg\":");
+    if payload.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        json.compact_into(&mut line);
+    } else {
+        line.extend_from_slice(payload);
+    }
+    line.extend_from_slice(b"}\n");
+    Ok(line)
+}
+
+fn text_into(line: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(line, text).expect("a text can be written to memory");
+}
+
+/// An answer as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    emit: Option<Vec<EmitLine<'a>>>,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    retry: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EmitLine<'a> {
+    #[serde(borrow)]
+    port: Cow<'a, str>,
+    #[serde(borrow)]
+    msg: &'a RawValue,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+}
+
+/// Reads the answer in a line, without its line break; `outputs` are the names of ports.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn answer<'a>(
+    line: &'a [u8],
+    outputs: &[String],
+) -> Result<(Cow<'a, str>, Answer), Broken> {
+    let parsed: Line<'a> = std::str::from_utf8(line)
+        .map_err(|error| error.to_string())
+        .and_then(|text| serde_json::from_str(text).map_err(|error| error.to_string()))
+        .map_err(|error| Broken {
+            id: id_of(line),
+            text: format!(
+                "it wrote a line that is no answer ({error}; logs belong on stderr): {}",
+                shown(line, SHOWN_BYTES_MAX)
+            ),
+        })?;
+    let broken = |text: String| Broken {
+        id: Some(parsed.id.clone().into_owned()),
+        text,
+    };
+    let answer = match (parsed.emit, parsed.error) {
+        (Some(emit), None) if parsed.retry.is_none() => {
+            let emitted = emit.into_iter().map(|emit| emitted(&emit, outputs));
+            Answer::Done(emitted.collect::<Result<_, _>>().map_err(&broken)?)
+        }
+        (None, Some(text)) => Answer::Failed {
+            text,
+            retry: parsed.retry.unwrap_or(true),
+        },
+        _ => {
+            let line = shown(line, SHOWN_BYTES_MAX);
+            return Err(broken(format!(
+                "it wrote an answer that has not exactly one of emit and error: {line}"
+            )));
+        }
+    };
+    Ok((parsed.id, answer))
+}
+
+fn emitted(emit: &EmitLine<'_>, outputs: &[String]) -> Result<Emitted, String> {
+    let output = outputs.iter().position(|name| *name == emit.port);
+    let output = output.ok_or_else(|| {
+        let port = shown(emit.port.as_bytes(), SHOWN_BYTES_MAX);
+        format!(
+            "it emitted on {port:?}, which is none of its outputs ({})",
+            outputs.join(", ")
+        )
+    })?;
+    Ok(Emitted {
+        output,
+        kind: emit.kind.as_deref().map(Arc::from),
+        payload: Bytes::copy_from_slice(emit.msg.get().as_bytes()),
+    })
+}
+
+/// The id in a line that is wrong otherwise.
+fn id_of(line: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    let id: Id = serde_json::from_slice(line).ok()?;
+    Some(id.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use brickwork::Envelope;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn outputs() -> Vec<String> {
+        ["out", "urgent"].map(str::to_owned).into()
+    }
+
+    #[test]
+    fn a_message_is_told_in_one_line_with_its_payload_as_it_came() {
+        let mut envelope = Envelope::new("is\"sue", "{ \"n\" :\n 1.50, \"s\": \"a\\nb\" }");
+        envelope.topic = "issues.opened".into();
+        envelope.headers.insert("a\n".into(), "ü".into());
+        envelope.headers.insert("b".into(), "".into());
+        let line = request("id-1", &envelope.into(), 3).unwrap();
+        let text = std::str::from_utf8(&line).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        assert!(
+            text.ends_with("\"msg\":{\"n\":1.50,\"s\":\"a\\nb\"}}\n"),
+            "{text}"
+        );
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            value,
+            json!({
+                "id": "id-1", "topic": "issues.opened", "type": "is\"sue", "attempt": 3,
+                "headers": {"a\n": "ü", "b": ""}, "msg": {"n": 1.5, "s": "a\nb"},
+            })
+        );
+    }
+
+    #[test]
+    fn a_payload_that_is_not_json_is_rejected() {
+        let message = Envelope::new("t", "nonsense").into();
+        let failure = request("i", &message, 1).unwrap_err();
+        assert_eq!(failure.kind(), brickwork::FailureKind::Reject);
+    }
+
+    #[test]
+    fn answers_are_read_with_payloads_as_they_stand() {
+        let line = br#"{"emit":[{"port":"urgent","msg":{"n":1.50}},{"port":"out","type":"t","msg":null}],"id":"i\u0031"}"#;
+        let (id, answer) = answer(line, &outputs()).unwrap();
+        assert_eq!(id, "i1");
+        let emitted = |output, kind: Option<&str>, payload: &'static str| Emitted {
+            output,
+            kind: kind.map(Arc::from),
+            payload: payload.into(),
+        };
+        let expected = vec![
+            emitted(1, None, r#"{"n":1.50}"#),
+            emitted(0, Some("t"), "null"),
+        ];
+        assert_eq!(answer, Answer::Done(expected));
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_unless_it_says_no() {
+        for (more, retry) in [
+            ("", true),
+            (r#","retry":true"#, true),
+            (r#","retry":false"#, false),
+        ] {
+            let line = format!(r#"{{"id":"i","error":"no"{more}}}"#);
+            let (_, answer) = answer(line.as_bytes(), &outputs()).unwrap();
+            let text = "no".to_owned();
+            assert_eq!(answer, Answer::Failed { text, retry });
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused_and_says_whose_it_is_if_it_can() {
+        let cases: [(&[u8], Option<&str>, &str); 9] = [
+            (b"ready!", None, "logs belong on stderr"),
+            (b"", None, "no answer"),
+            (b"\xff", None, "utf-8"),
+            (b"[]", None, "no answer"),
+            (br#"{"emit":[]}"#, None, "missing field `id`"),
+            (br#"{"id":"i"}"#, Some("i"), "exactly one of emit and error"),
+            (
+                br#"{"id":"i","emit":[],"error":"x"}"#,
+                Some("i"),
+                "exactly one",
+            ),
+            (
+                br#"{"id":"i","emit":[],"more":1}"#,
+                Some("i"),
+                "unknown field `more`",
+            ),
+            (
+                br#"{"id":"i","emit":[{"port":"up","msg":1}]}"#,
+                Some("i"),
+                "\"up\", which is none of its outputs (out, urgent)",
+            ),
+        ];
+        for (line, id, text) in cases {
+            let broken = answer(line, &outputs()).unwrap_err();
+            assert_eq!(broken.id.as_deref(), id, "{broken:?}");
+            assert!(broken.text.contains(text), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_wrong_line_is_shown_in_part() {
+        let broken = answer(&vec![b'x'; 100_000], &outputs()).unwrap_err();
+        assert!(broken.text.len() < 500, "{}", broken.text.len());
+    }
+}

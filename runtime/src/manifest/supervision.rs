@@ -1,0 +1,223 @@
+//! `[supervision]`, `[groups.G]`, and what `restart` says of one service.
+
+use std::time::Duration;
+
+use super::codes;
+use super::report::Problems;
+use super::section::Section;
+use super::settings::{TICK, backoff};
+use super::source::Span;
+use super::suggest::{self, quote};
+use super::tree::{Entry, Node, Value};
+use crate::app::{GroupPlan, ServicePlan, SupervisorPlan};
+use crate::name::check_name;
+use crate::supervision::{Backoff, GiveUp, Intensity, RestartPolicy, RestartType, Strategy};
+
+const RESTARTS_MAX: u64 = 1_000_000;
+const STRATEGIES: [(&str, Strategy); 3] = [
+    ("one_for_one", Strategy::OneForOne),
+    ("one_for_all", Strategy::OneForAll),
+    ("rest_for_one", Strategy::RestForOne),
+];
+const TYPES: [(&str, RestartType); 3] = [
+    ("permanent", RestartType::Permanent),
+    ("transient", RestartType::Transient),
+    ("temporary", RestartType::Temporary),
+];
+const ROOT: SupervisorPlan = SupervisorPlan {
+    strategy: Strategy::OneForOne,
+    intensity: Intensity {
+        max_restarts: 10,
+        within: Duration::from_secs(60),
+    },
+};
+const GROUP: SupervisorPlan = SupervisorPlan {
+    strategy: Strategy::OneForAll,
+    intensity: Intensity {
+        max_restarts: 5,
+        within: Duration::from_secs(60),
+    },
+};
+const SERVICE: Intensity = Intensity {
+    max_restarts: 5,
+    within: Duration::from_secs(10),
+};
+const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(30),
+    jitter: 0.2,
+};
+const RESET_AFTER: Duration = Duration::from_secs(60);
+
+/// What `restart` says of a service.
+pub(super) struct Restarts {
+    pub(super) policy: RestartPolicy,
+    pub(super) restart_type: RestartType,
+    pub(super) intensity: Intensity,
+    pub(super) give_up: GiveUp,
+}
+
+pub(super) fn read_restart(service: &Section<'_>, out: &mut Problems) -> Restarts {
+    let restart = service.section("restart", out);
+    let known = ["policy", "max_restarts", "within", "backoff", "on_give_up"];
+    restart.check_keys(&known, &[], out);
+    let waits = restart.section("backoff", out);
+    waits.check_keys(&["min", "max", "jitter", "reset_after"], &[], out);
+    let give_up = restart.one_of("on_give_up", &["isolate", "escalate"], out);
+    Restarts {
+        policy: RestartPolicy {
+            backoff: backoff(&waits, BACKOFF, TICK, out),
+            reset_after: waits
+                .duration("reset_after", TICK, out)
+                .unwrap_or(RESET_AFTER),
+        },
+        restart_type: restart
+            .one_of("policy", &TYPES.map(|(name, _)| name), out)
+            .map_or(RestartType::Permanent, |index| TYPES[index].1),
+        intensity: intensity(&restart, SERVICE, out),
+        give_up: match give_up {
+            Some(1) => GiveUp::Escalate,
+            _ => GiveUp::Isolate,
+        },
+    }
+}
+
+pub(super) fn read_root(top: &Section<'_>, out: &mut Problems) -> SupervisorPlan {
+    let root = top.section("supervision", out);
+    root.check_keys(&["strategy", "max_restarts", "within"], &[], out);
+    supervisor(&root, ROOT, out)
+}
+
+/// Reads the groups. `labels` are those of every service, also of one that is wrong.
+pub(super) fn read_groups(
+    top: &Section<'_>,
+    labels: &[&str],
+    services: &[ServicePlan],
+    out: &mut Problems,
+) -> Vec<GroupPlan> {
+    let groups = top.section("groups", out);
+    // Who is in a group, and in which.
+    let mut taken: Vec<(&str, &str)> = Vec::new();
+    let mut plans = Vec::new();
+    for entry in &groups.table.entries {
+        let name = entry.key.as_str();
+        if let Err(why) = check_name(name) {
+            let message = format!("{} can't be a group's name: {why}", quote(name));
+            out.add(codes::BAD_NAME, entry.key_span, message, None);
+        }
+        let group = groups.section(name, out);
+        if !matches!(entry.node.value, Value::Table(_)) {
+            continue;
+        }
+        let known = ["services", "strategy", "max_restarts", "within"];
+        group.check_keys(&known, &[], out);
+        let supervisor = supervisor(&group, GROUP, out);
+        for (label, span) in members(&group, labels, out) {
+            match taken.iter().find(|(member, _)| *member == label) {
+                Some((_, other)) => repeated(&group, label, other, name, span, out),
+                None => taken.push((label, name)),
+            }
+        }
+        let is_member = |service: &ServicePlan| taken.contains(&(&*service.label, name));
+        plans.push(GroupPlan {
+            name: name.into(),
+            services: (0..services.len())
+                .filter(|index| is_member(&services[*index]))
+                .collect(),
+            supervisor,
+        });
+    }
+    plans
+}
+
+/// The labels that a group names, as far as there are such services.
+fn members<'a>(group: &Section<'a>, labels: &[&str], out: &mut Problems) -> Vec<(&'a str, Span)> {
+    let Some(entry) = group.table.get("services") else {
+        let help = "say whom it supervises: `services = [\"LABEL\", ...]`";
+        group.missing("services", help, out);
+        return Vec::new();
+    };
+    let Value::Array(items) = &entry.node.value else {
+        group.wrong_type(entry, "a list of labels", out);
+        return Vec::new();
+    };
+    if items.is_empty() {
+        group.bad(entry, "must name at least one service", out);
+    }
+    let items = items.iter();
+    items
+        .filter_map(|item| Some((label(group, entry, item, labels, out)?, item.span)))
+        .collect()
+}
+
+fn label<'a>(
+    group: &Section<'_>,
+    list: &Entry,
+    item: &'a Node,
+    labels: &[&str],
+    out: &mut Problems,
+) -> Option<&'a str> {
+    let Value::String(label) = &item.value else {
+        let got = item.kind();
+        group.wrong_value_type(&list.key, item.span, got, "a list of labels", out);
+        return None;
+    };
+    is_service(label, item.span, labels, out).then_some(label)
+}
+
+/// Reports a label that no service has.
+pub(super) fn is_service(label: &str, span: Span, labels: &[&str], out: &mut Problems) -> bool {
+    let known = labels.contains(&label);
+    if !known {
+        let message = format!("no service has the label {}", quote(label));
+        let help = suggest::help(label, labels.iter().copied(), "the services");
+        out.add(codes::UNKNOWN_SERVICE, span, message, help);
+    }
+    known
+}
+
+fn repeated(
+    group: &Section<'_>,
+    label: &str,
+    other: &str,
+    name: &str,
+    span: Span,
+    out: &mut Problems,
+) {
+    let services = group.name("services");
+    let (message, help) = match other == name {
+        true => (
+            format!("`{services}` names `{label}` twice"),
+            "leave one out",
+        ),
+        false => (
+            format!("`{services}`: `{label}` is in the group `{other}` already"),
+            "a service has one supervisor: leave it out of one of them",
+        ),
+    };
+    out.add(codes::REPEATED_SERVICE, span, message, Some(help.into()));
+}
+
+fn supervisor(
+    section: &Section<'_>,
+    default: SupervisorPlan,
+    out: &mut Problems,
+) -> SupervisorPlan {
+    SupervisorPlan {
+        strategy: section
+            .one_of("strategy", &STRATEGIES.map(|(name, _)| name), out)
+            .map_or(default.strategy, |index| STRATEGIES[index].1),
+        intensity: intensity(section, default.intensity, out),
+    }
+}
+
+fn intensity(section: &Section<'_>, default: Intensity, out: &mut Problems) -> Intensity {
+    Intensity {
+        max_restarts: section
+            .integer("max_restarts", 0..=RESTARTS_MAX, out)
+            .map_or(default.max_restarts, |restarts| restarts as u32),
+        within: section
+            .duration("within", TICK, out)
+            .unwrap_or(default.within),
+    }
+}

@@ -1,0 +1,271 @@
+//! What a supervisor does when one of its children has ended.
+//!
+//! The rules are those of OTP's `supervisor`. Carrying a decision out, and waiting, is
+//! for whoever asks; what ends meanwhile is asked about afterwards, as an exit signal
+//! waits in a supervisor's mailbox while it restarts others.
+
+use std::time::Duration;
+
+use super::{Backoff, History, Intensity, Restart, RestartPolicy, RestartType, Strategy, Window};
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It came to its end.
+    Normal,
+    /// It gave up.
+    Failed,
+}
+
+/// What a supervisor knows of a child.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChildSpec {
+    /// Whether it is started again.
+    pub restart: RestartType,
+    /// The waits before restarts, from the second in a row.
+    pub policy: RestartPolicy,
+}
+
+#[derive(Debug, Clone)]
+struct Child {
+    spec: ChildSpec,
+    running: bool,
+    /// Never started again: a temporary child that ended or was stopped with others.
+    gone: bool,
+    history: History,
+}
+
+/// A supervisor's rules and what they depend on.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    strategy: Strategy,
+    intensity: Intensity,
+    children: Vec<Child>,
+    window: Window,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The child stays down; the others go on.
+    Leave,
+    /// Stop these, wait, start those.
+    Restart {
+        /// Children to be stopped, in this order: the last one first.
+        stop: Vec<usize>,
+        /// How long to wait then.
+        wait: Duration,
+        /// Children to be started, in this order.
+        start: Vec<usize>,
+    },
+    /// Too many restarts: stop these, in this order; the supervisor itself has failed.
+    GiveUp {
+        /// The children that still run, the last one first.
+        stop: Vec<usize>,
+    },
+}
+
+impl Supervisor {
+    /// A supervisor of children in the manifest's order, all of them running.
+    pub fn new(strategy: Strategy, intensity: Intensity, children: Vec<ChildSpec>) -> Self {
+        let children = children.into_iter().map(|spec| Child {
+            spec,
+            running: true,
+            gone: false,
+            history: History::default(),
+        });
+        Self {
+            strategy,
+            intensity,
+            children: children.collect(),
+            window: Window::default(),
+        }
+    }
+
+    /// Decides about a child that has ended at `now`; `random` is between 0 and 1.
+    ///
+    /// The decision counts as carried out: the children that it names for a start are
+    /// running afterwards.
+    pub fn ended(&mut self, child: usize, exit: Exit, now: Duration, random: f64) -> Decision {
+        self.children[child].running = false;
+        let again = match (self.children[child].spec.restart, exit) {
+            (RestartType::Temporary, _) => {
+                self.children[child].gone = true;
+                false
+            }
+            (RestartType::Transient, Exit::Normal) => false,
+            (RestartType::Permanent, _) | (RestartType::Transient, Exit::Failed) => true,
+        };
+        if !again {
+            return Decision::Leave;
+        }
+        if !self.window.restart(&self.intensity, now) {
+            let stop = self.running(0..self.children.len());
+            for child in &mut self.children {
+                child.running = false;
+            }
+            return Decision::GiveUp { stop };
+        }
+        let scope = match self.strategy {
+            Strategy::OneForOne => child..child + 1,
+            Strategy::OneForAll => 0..self.children.len(),
+            Strategy::RestForOne => child..self.children.len(),
+        };
+        let stop = self.running(scope.clone());
+        for index in scope.clone() {
+            let child = &mut self.children[index];
+            child.gone |= child.spec.restart == RestartType::Temporary;
+            child.running = !child.gone;
+        }
+        let start = scope.filter(|index| !self.children[*index].gone).collect();
+        let Child { spec, history, .. } = &mut self.children[child];
+        let (restart, next) = history.failure(&spec.policy, now, random);
+        *history = next;
+        let wait = match restart {
+            Restart::Now => Duration::ZERO,
+            Restart::After(wait) => wait,
+        };
+        Decision::Restart { stop, wait, start }
+    }
+
+    /// Everything is as it was in the beginning: its own parent starts it again.
+    ///
+    /// Returns the children to be started, in order. As in OTP, a supervisor that is
+    /// restarted starts all that its specification names.
+    pub fn restarted(&mut self) -> Vec<usize> {
+        self.window = Window::default();
+        for child in &mut self.children {
+            *child = Child {
+                spec: child.spec,
+                running: true,
+                gone: false,
+                history: History::default(),
+            };
+        }
+        (0..self.children.len()).collect()
+    }
+
+    /// The children of a range that run, the last one first.
+    fn running(&self, range: std::ops::Range<usize>) -> Vec<usize> {
+        range
+            .rev()
+            .filter(|index| self.children[*index].running)
+            .collect()
+    }
+
+    /// How many restarts count at the moment, and how many are borne.
+    pub fn restarts(&self) -> (usize, Intensity) {
+        (self.window.len(), self.intensity)
+    }
+}
+
+/// The waits of children that have no back-off of their own.
+pub const DEFAULT_RESTART: RestartPolicy = RestartPolicy {
+    backoff: Backoff {
+        min: Duration::from_millis(100),
+        max: Duration::from_secs(30),
+        jitter: 0.2,
+    },
+    reset_after: Duration::from_secs(60),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTENSITY: Intensity = Intensity {
+        max_restarts: 2,
+        within: Duration::from_secs(10),
+    };
+
+    fn supervisor(strategy: Strategy, children: &[RestartType]) -> Supervisor {
+        let spec = |restart| ChildSpec {
+            restart,
+            policy: DEFAULT_RESTART,
+        };
+        let children = children.iter().copied().map(spec).collect();
+        Supervisor::new(strategy, INTENSITY, children)
+    }
+
+    fn restart(stop: &[usize], start: &[usize]) -> Decision {
+        Decision::Restart {
+            stop: stop.to_vec(),
+            wait: Duration::ZERO,
+            start: start.to_vec(),
+        }
+    }
+
+    use RestartType::{Permanent, Temporary, Transient};
+
+    #[test]
+    fn each_strategy_stops_backwards_and_starts_forwards() {
+        let three = [Permanent; 3];
+        for (strategy, expected) in [
+            (Strategy::OneForOne, restart(&[], &[1])),
+            (Strategy::OneForAll, restart(&[2, 0], &[0, 1, 2])),
+            (Strategy::RestForOne, restart(&[2], &[1, 2])),
+        ] {
+            let decision = supervisor(strategy, &three).ended(1, Exit::Failed, Duration::ZERO, 0.0);
+            assert_eq!(decision, expected, "{strategy:?}");
+        }
+    }
+
+    #[test]
+    fn restart_types_are_those_of_otp() {
+        for (restart_type, exit, again) in [
+            (Permanent, Exit::Normal, true),
+            (Permanent, Exit::Failed, true),
+            (Transient, Exit::Normal, false),
+            (Transient, Exit::Failed, true),
+            (Temporary, Exit::Normal, false),
+            (Temporary, Exit::Failed, false),
+        ] {
+            let mut one = supervisor(Strategy::OneForOne, &[restart_type]);
+            let decision = one.ended(0, exit, Duration::ZERO, 0.0);
+            assert_eq!(
+                decision != Decision::Leave,
+                again,
+                "{restart_type:?} {exit:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_temporary_child_that_goes_down_with_others_does_not_come_back() {
+        let mut all = supervisor(Strategy::OneForAll, &[Permanent, Temporary, Permanent]);
+        let decision = all.ended(0, Exit::Failed, Duration::ZERO, 0.0);
+        assert_eq!(decision, restart(&[2, 1], &[0, 2]));
+        assert_eq!(
+            all.restarted(),
+            [0, 1, 2],
+            "but with its supervisor it does"
+        );
+    }
+
+    #[test]
+    fn too_many_restarts_stop_all_and_fail_the_supervisor() {
+        let mut one = supervisor(Strategy::OneForOne, &[Permanent, Permanent]);
+        for second in 0..2 {
+            let now = Duration::from_secs(second);
+            assert!(matches!(
+                one.ended(0, Exit::Failed, now, 0.0),
+                Decision::Restart { .. }
+            ));
+        }
+        let decision = one.ended(0, Exit::Failed, Duration::from_secs(2), 0.0);
+        assert_eq!(decision, Decision::GiveUp { stop: vec![1] });
+    }
+
+    #[test]
+    fn the_first_restart_of_a_child_is_at_once_and_the_second_in_a_row_waits() {
+        let mut one = supervisor(Strategy::OneForOne, &[Permanent]);
+        let mut waits = Vec::new();
+        for second in 0..2 {
+            match one.ended(0, Exit::Failed, Duration::from_secs(second), 0.0) {
+                Decision::Restart { wait, .. } => waits.push(wait),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(waits, [Duration::ZERO, Duration::from_millis(100)]);
+    }
+}

@@ -1,0 +1,241 @@
+//! Instances under test: blueprints that count what is alive, and let faults strike.
+//!
+//! A decorator round each service's blueprint, so that production knows nothing of it.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use parking_lot::Mutex;
+
+use super::fault::{How, Point, Script, injected};
+use crate::failure::Failure;
+use crate::message::Message;
+use crate::service::{
+    Blueprint, Context, Factory, Instance, Outlet, PortTable, Reply, Role, Run, Tick,
+};
+
+/// How many instances of each service are alive.
+#[derive(Debug, Default)]
+pub(super) struct Census(Mutex<BTreeMap<Arc<str>, usize>>);
+
+impl Census {
+    pub(super) fn born(self: &Arc<Self>, service: &Arc<str>) -> Life {
+        *self.0.lock().entry(service.clone()).or_default() += 1;
+        Life {
+            census: self.clone(),
+            service: service.clone(),
+        }
+    }
+
+    /// Services of which something is alive, and how much.
+    pub(super) fn alive(&self) -> Vec<(Arc<str>, usize)> {
+        let counts = self.0.lock();
+        let alive = counts.iter().filter(|(_, count)| **count > 0);
+        alive
+            .map(|(service, count)| (service.clone(), *count))
+            .collect()
+    }
+}
+
+/// One instance, or the run of a source, as long as it lives.
+pub(super) struct Life {
+    census: Arc<Census>,
+    service: Arc<str>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(count) = self.census.0.lock().get_mut(&self.service) {
+            *count -= 1;
+        }
+    }
+}
+
+/// A blueprint under test.
+pub(super) struct Watched {
+    inner: Arc<dyn Blueprint>,
+    watch: Watch,
+}
+
+#[derive(Clone)]
+struct Watch {
+    service: Arc<str>,
+    script: Arc<Script>,
+    census: Arc<Census>,
+}
+
+impl Watched {
+    pub(super) fn new(
+        inner: Arc<dyn Blueprint>,
+        service: Arc<str>,
+        script: Arc<Script>,
+        census: Arc<Census>,
+    ) -> Self {
+        let watch = Watch {
+            service,
+            script,
+            census,
+        };
+        Self { inner, watch }
+    }
+}
+
+impl Watch {
+    /// Passes a point, unless a fault strikes there.
+    async fn pass(&self, point: Point) -> Result<(), Failure> {
+        match self.script.strike(point, &self.service) {
+            None => Ok(()),
+            Some(How::Fail(failure)) => Err(failure),
+            Some(How::Panic) => panic!("{}", injected(point)),
+            Some(How::Hang) => pending().await,
+        }
+    }
+}
+
+impl Blueprint for Watched {
+    fn ports(&self) -> &PortTable {
+        self.inner.ports()
+    }
+
+    fn role(&self) -> Role<'_> {
+        match self.inner.role() {
+            Role::Service(_) => Role::Service(self),
+            Role::Source(_) => Role::Source(self),
+        }
+    }
+}
+
+impl Factory for Watched {
+    fn start<'a>(
+        &'a self,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
+        let Role::Service(inner) = self.inner.role() else {
+            unreachable!("a source starts no instances")
+        };
+        Box::pin(async move {
+            self.watch.pass(Point::Start).await?;
+            let inner = inner.start(cx).await?;
+            Ok(Box::new(WatchedInstance {
+                inner: Some(inner),
+                _life: self.watch.census.born(&self.watch.service),
+                watch: self.watch.clone(),
+            }) as Box<dyn Instance>)
+        })
+    }
+}
+
+impl Run for Watched {
+    fn ends(&self) -> bool {
+        self.source().ends()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.source().in_flight()
+    }
+
+    fn run<'a>(&'a self, out: &'a mut Outlet) -> LocalBoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let _life = self.watch.census.born(&self.watch.service);
+            match self.watch.script.strike(Point::Run, &self.watch.service) {
+                // As one that waits for work: it ends when it is told to.
+                Some(How::Hang) => {
+                    out.stopping().await;
+                    return Ok(());
+                }
+                Some(How::Fail(failure)) => return Err(failure),
+                Some(How::Panic) => panic!("{}", injected(Point::Run)),
+                None => {}
+            }
+            self.source().run(out).await
+        })
+    }
+}
+
+impl Watched {
+    fn source(&self) -> &dyn Run {
+        match self.inner.role() {
+            Role::Source(source) => source,
+            Role::Service(_) => unreachable!("only a source is run"),
+        }
+    }
+}
+
+struct WatchedInstance {
+    /// `None` while dropping.
+    inner: Option<Box<dyn Instance>>,
+    watch: Watch,
+    _life: Life,
+}
+
+impl WatchedInstance {
+    fn inner(&mut self) -> &mut dyn Instance {
+        &mut **self.inner.as_mut().expect("it is there until the drop")
+    }
+}
+
+impl Instance for WatchedInstance {
+    fn handle<'a>(
+        &'a mut self,
+        input: usize,
+        message: &'a Message,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
+        Box::pin(async move {
+            self.watch.pass(Point::Handle).await?;
+            let reply = self.inner().handle(input, message, cx).await?;
+            self.watch.pass(Point::Handled).await?;
+            Ok(reply)
+        })
+    }
+
+    fn handle_batch<'a>(
+        &'a mut self,
+        input: usize,
+        messages: &'a [Message],
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Vec<Result<(), Failure>>> {
+        Box::pin(async move {
+            let all = |failure| vec![Err(failure); messages.len()];
+            if let Err(failure) = self.watch.pass(Point::Handle).await {
+                return all(failure);
+            }
+            let results = self.inner().handle_batch(input, messages, cx).await;
+            match self.watch.pass(Point::Handled).await {
+                Ok(()) => results,
+                Err(failure) => all(failure),
+            }
+        })
+    }
+
+    fn tick<'a>(
+        &'a mut self,
+        tick: Tick,
+        cx: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            self.watch.pass(Point::Tick).await?;
+            self.inner().tick(tick, cx).await
+        })
+    }
+
+    fn stop<'a>(&'a mut self, cx: &'a mut Context) -> LocalBoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            self.watch.pass(Point::Stop).await?;
+            self.inner().stop(cx).await
+        })
+    }
+}
+
+impl Drop for WatchedInstance {
+    fn drop(&mut self) {
+        drop(self.inner.take());
+        let struck = self.watch.script.strike(Point::Drop, &self.watch.service);
+        // A panic while another one unwinds would end the process.
+        if struck.is_some() && !std::thread::panicking() {
+            panic!("{}", injected(Point::Drop));
+        }
+    }
+}

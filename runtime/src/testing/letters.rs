@@ -1,0 +1,99 @@
+//! Dead letters, read from the queues in which they are kept.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures_util::future::poll_fn;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use crate::dead_letter::DeadLetter;
+use crate::delivery::Delivery;
+use crate::message::Message;
+use crate::name::QueueId;
+use crate::transport::{Consumer, Transport, TransportError};
+
+/// A message that was given up, and why.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    /// Why, by whom, after how many attempts.
+    pub why: DeadLetter,
+    /// The message, as it is kept.
+    pub message: Message,
+}
+
+/// The dead letters of an app under test.
+pub(super) struct Letters(Mutex<State>);
+
+struct State {
+    queues: Vec<Box<dyn Consumer>>,
+    letters: Vec<Letter>,
+    /// They stay where they are kept.
+    deliveries: Vec<Delivery>,
+    /// How many were expected one by one.
+    read: usize,
+}
+
+impl Letters {
+    /// Opens the dead-letter queues of these services.
+    pub(super) async fn open(
+        transport: &Arc<dyn Transport>,
+        services: &[Arc<str>],
+    ) -> Result<Self, TransportError> {
+        let mut queues = Vec::with_capacity(services.len());
+        for service in services {
+            let queue = QueueId::dead_letters(service);
+            queues.push(transport.consume(&queue, usize::MAX).await?);
+        }
+        Ok(Self(Mutex::new(State {
+            queues,
+            letters: Vec::new(),
+            deliveries: Vec::new(),
+            read: 0,
+        })))
+    }
+
+    /// The next one that was not expected yet, if it comes by `deadline`.
+    pub(super) async fn next(&self, deadline: Instant) -> Option<Letter> {
+        let next = poll_fn(|cx| {
+            let mut state = self.0.lock();
+            state.fetch(cx);
+            match state.letters.get(state.read).cloned() {
+                Some(letter) => {
+                    state.read += 1;
+                    Poll::Ready(letter)
+                }
+                None => Poll::Pending,
+            }
+        });
+        timeout_at(deadline, next).await.ok()
+    }
+
+    /// All so far.
+    pub(super) fn all(&self) -> Vec<Letter> {
+        let mut state = self.0.lock();
+        state.fetch(&mut Context::from_waker(Waker::noop()));
+        state.letters.clone()
+    }
+}
+
+impl State {
+    /// Takes what there is, in the order in which it was given up.
+    fn fetch(&mut self, cx: &mut Context<'_>) {
+        let mut taken = VecDeque::new();
+        for queue in &mut self.queues {
+            // A queue that has ended with its app has no more letters.
+            while let Poll::Ready(Ok(())) = queue.poll_take(cx, &mut taken, usize::MAX) {}
+        }
+        let known = self.letters.len();
+        for delivery in taken {
+            let message = delivery.message().clone();
+            if let Some(why) = DeadLetter::of(&message) {
+                self.letters.push(Letter { why, message });
+            }
+            self.deliveries.push(delivery);
+        }
+        self.letters[known..].sort_by_key(|letter| letter.why.failed_at_ms);
+    }
+}

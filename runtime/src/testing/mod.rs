@@ -1,0 +1,113 @@
+//! Testing services and apps: in the test's process and thread, with a time of its own.
+//!
+//! A test reads like a conversation: it sends, and expects. Nothing is asynchronous in it,
+//! and nothing sleeps: time jumps when nobody works, and so does the wall clock that
+//! services see. What is left behind (an instance, a task, an unsettled delivery) fails
+//! the test. Behind the feature `testing`, for `[dev-dependencies]`: it switches on tokio's
+//! clock for tests, which an app in production has no use for.
+//!
+//! ```
+//! # use brickwork::prelude::*;
+//! # #[derive(Serialize, Deserialize, JsonSchema)]
+//! # struct Reserve { quantity: u32 }
+//! # #[derive(Serialize, Deserialize, JsonSchema)]
+//! # struct Reserved { left: u32 }
+//! # const REQUESTS: Input<Reserve> = Input::new("requests");
+//! # const RESERVED: Output<Reserved> = Output::new("reserved");
+//! # struct Stock(u32);
+//! # impl Service for Stock {
+//! #     const NAME: &'static str = "stock";
+//! #     type Config = NoConfig;
+//! #     fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+//! #         ports.input(&REQUESTS).output(&RESERVED);
+//! #     }
+//! #     async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> { Ok(Self(100)) }
+//! # }
+//! # impl Handle<Reserve> for Stock {
+//! #     async fn handle(&mut self, wanted: Reserve, cx: &mut Context) -> Result<(), Failure> {
+//! #         let left = self.0.checked_sub(wanted.quantity);
+//! #         self.0 = left.ok_or_else(|| Failure::reject("not that many left"))?;
+//! #         cx.emit(&RESERVED, Reserved { left: self.0 })
+//! #     }
+//! # }
+//! use brickwork::testing::TestApp;
+//!
+//! let stock = TestApp::of::<Stock>(NoConfig {});
+//! stock.send(&REQUESTS, Reserve { quantity: 3 });
+//! assert_eq!(stock.expect(&RESERVED).left, 97);
+//! stock.send(&REQUESTS, Reserve { quantity: 98 });
+//! assert_eq!(stock.expect_dead_letter().why.error, "not that many left");
+//! ```
+//!
+//! A whole app is tested over its topics, in JSON or with typed ports of the topics' names:
+//!
+//! ```
+//! # use brickwork::prelude::*;
+//! # const NUMBERS: Input<i64> = Input::new("in");
+//! # const DOUBLES: Output<i64> = Output::new("out");
+//! # struct Double;
+//! # impl Service for Double {
+//! #     const NAME: &'static str = "double";
+//! #     type Config = NoConfig;
+//! #     fn ports(_: &NoConfig, ports: &mut Ports<Self>) { ports.input(&NUMBERS).output(&DOUBLES); }
+//! #     async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> { Ok(Self) }
+//! # }
+//! # impl Handle<i64> for Double {
+//! #     async fn handle(&mut self, n: i64, cx: &mut Context) -> Result<(), Failure> {
+//! #         cx.emit(&DOUBLES, 2 * n)
+//! #     }
+//! # }
+//! use brickwork::testing::{Fault, Point, TestApp};
+//!
+//! let app = TestApp::of_manifest(
+//!     r#"
+//!         [app]
+//!         name = "numbers"
+//!         [services.double]
+//!         in = "small"
+//!         out = "big"
+//!         [topics]
+//!         small.external = "in"
+//!         big.external = "out"
+//!     "#,
+//!     Catalog::new().with::<Double>(),
+//! );
+//! app.inject(Fault::fail(Point::Publish).of("double"));
+//! app.send("small", serde_json::json!(21));
+//! assert_eq!(app.expect("big"), 42);
+//! app.stop();
+//! ```
+//!
+//! # Map
+//!
+//! | where | what |
+//! | --- | --- |
+//! | `setup` | [`Setup`]: a plan with the decorators below put in |
+//! | `app`, `question`, `ending` | [`TestApp`]: sending and expecting, being asked, stopping |
+//! | `desk`, `letters` | what came on topics, what was asked, what was given up |
+//! | `transport`, `instances` | decorators: the test looks on, faults strike |
+//! | `fault` | [`Fault`], and the [`Point`]s where one can strike |
+//! | `universe` | the thread, its system and its time |
+//! | `report` | what a failed expectation tells |
+
+mod app;
+mod desk;
+mod ending;
+mod fault;
+mod folder;
+mod instances;
+mod letters;
+mod ports;
+mod question;
+mod report;
+mod routes;
+mod setup;
+mod transport;
+mod universe;
+
+pub use app::{PATIENCE, TestApp};
+pub use fault::{Fault, Point};
+pub use letters::Letter;
+pub use ports::{Asks, Gives, Takes};
+pub use question::Question;
+pub use setup::Setup;

@@ -1,0 +1,307 @@
+//! The transport under test: `memory:`, with the test looking on, and faults.
+//!
+//! A decorator: what is published is noted on the [`Desk`], questions that no service
+//! answers come to it, and every delivery that is handed out is on its books until it is
+//! settled.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{sleep_until, timeout_at};
+
+use super::desk::Desk;
+use super::fault::{How, Point, Script};
+use crate::clock::later;
+use crate::delivery::{Delivery, Parcel, Settle, Settlement};
+use crate::message::{Envelope, Message};
+use crate::name::QueueId;
+use crate::transport::memory::Memory;
+use crate::transport::{
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
+    Topology, Transport, TransportError,
+};
+
+/// What stands in a plan instead of the transport's URL.
+pub(super) const URL: &str = "testing:";
+
+/// Makes the one transport of an app under test.
+pub(super) struct TestConnector {
+    pub(super) desk: Arc<Desk>,
+    pub(super) script: Arc<Script>,
+    /// Topics that services read.
+    pub(super) read: BTreeSet<Arc<str>>,
+    /// The transport beneath, once it is there: what the test itself sends goes past the
+    /// faults.
+    pub(super) beneath: Arc<OnceLock<Arc<dyn Transport>>>,
+}
+
+impl Connector for TestConnector {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["testing"]
+    }
+
+    fn guarantees(&self, _: &str) -> Guarantees {
+        unreachable!("a plan under test is loaded with memory:")
+    }
+
+    fn check(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn connect<'a>(
+        &'a self,
+        _: &'a str,
+        pressure: Arc<Pressure>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
+        Box::pin(async move {
+            let memory: Arc<dyn Transport> = Arc::new(Memory::new(pressure));
+            let beneath = self.beneath.get_or_init(|| memory).clone();
+            Ok(Arc::new(TestTransport {
+                beneath,
+                common: Arc::new(Common {
+                    desk: self.desk.clone(),
+                    script: self.script.clone(),
+                }),
+                read: self.read.clone(),
+            }) as Arc<dyn Transport>)
+        })
+    }
+}
+
+struct TestTransport {
+    beneath: Arc<dyn Transport>,
+    common: Arc<Common>,
+    read: BTreeSet<Arc<str>>,
+}
+
+struct Common {
+    desk: Arc<Desk>,
+    script: Arc<Script>,
+}
+
+/// The label of the service that made a message: the last part of its source.
+fn maker(message: &Message) -> &str {
+    message.source.rsplit('/').next().unwrap_or_default()
+}
+
+impl Transport for TestTransport {
+    fn scheme(&self) -> &'static str {
+        self.beneath.scheme()
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.beneath.guarantees()
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
+        self.beneath.declare(topology)
+    }
+
+    fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
+        let (desk, script) = (self.common.desk.clone(), &self.common.script);
+        let service = batch.first().map_or("", |first| maker(&first.message));
+        match script.strike(Point::Publish, service) {
+            Some(How::Fail(failure)) => {
+                let refused = TransportError::Refused(failure.text().to_owned());
+                return done.complete(Err(refused));
+            }
+            Some(How::Hang | How::Panic) => return desk.silence(done),
+            None => {}
+        }
+        let confirm = script.strike(Point::Confirm, service);
+        let copies = batch
+            .iter()
+            .map(|outgoing| (outgoing.message.clone(), outgoing.delay));
+        let copies: Vec<(Message, Duration)> = copies.collect();
+        let noted = Completion::new(move |outcome| {
+            if outcome.is_ok() {
+                desk.published(copies);
+            }
+            match confirm {
+                None => done.complete(outcome),
+                Some(How::Fail(_)) => done.complete(Err(TransportError::Unconfirmed)),
+                Some(How::Hang | How::Panic) => desk.silence(done),
+            }
+        });
+        self.beneath.publish(batch, noted);
+    }
+
+    fn consume<'a>(
+        &'a self,
+        queue: &'a QueueId,
+        bound: usize,
+    ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>> {
+        Box::pin(async move {
+            Ok(Box::new(TestConsumer {
+                beneath: self.beneath.consume(queue, bound).await?,
+                queue: queue.clone(),
+                common: self.common.clone(),
+                ended: None,
+            }) as Box<dyn Consumer>)
+        })
+    }
+
+    fn ask(
+        &self,
+        request: Message,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Message, AskError>> {
+        match self.common.script.strike(Point::Ask, maker(&request)) {
+            Some(How::Fail(failure)) => {
+                let text = failure.text().to_owned();
+                return Box::pin(async move { Err(AskError::Failed(text)) });
+            }
+            Some(How::Hang | How::Panic) => {
+                return Box::pin(async move {
+                    tokio::time::sleep(within).await;
+                    Err(AskError::Timeout(within))
+                });
+            }
+            None => {}
+        }
+        let desk = &self.common.desk;
+        if self.read.contains(&request.topic) && !desk.answers(&request.topic) {
+            return self.beneath.ask(request, within);
+        }
+        let answer = desk.asked(request.clone());
+        let deadline = later(within);
+        Box::pin(async move {
+            let reply = match timeout_at(deadline, answer).await {
+                Ok(Ok(reply)) => reply,
+                // A question that the test dropped: nobody will answer it.
+                Ok(Err(_)) => {
+                    sleep_until(deadline).await;
+                    return Err(AskError::Timeout(within));
+                }
+                Err(_) => return Err(AskError::Timeout(within)),
+            };
+            let mut envelope = Envelope::new("reply", reply.map_err(AskError::Failed)?);
+            envelope.parent = Some(request.id.clone());
+            Ok(envelope.into())
+        })
+    }
+
+    fn late_replies(&self) -> u64 {
+        self.beneath.late_replies()
+    }
+
+    fn overflowed(&self, queue: &QueueId) -> u64 {
+        self.beneath.overflowed(queue)
+    }
+
+    fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
+        self.beneath.depth(queue)
+    }
+
+    fn status(&self) -> watch::Receiver<Status> {
+        self.beneath.status()
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>> {
+        self.beneath.flush()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.common.desk.end_silence();
+            self.beneath.close().await;
+        })
+    }
+}
+
+struct TestConsumer {
+    beneath: Box<dyn Consumer>,
+    queue: QueueId,
+    common: Arc<Common>,
+    /// A fault that struck, for good.
+    ended: Option<String>,
+}
+
+impl Consumer for TestConsumer {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut VecDeque<Delivery>,
+        max: usize,
+    ) -> Poll<Result<(), TransportError>> {
+        if let Some(text) = &self.ended {
+            return Poll::Ready(Err(TransportError::Lost(text.clone())));
+        }
+        let mut taken = VecDeque::new();
+        let outcome = self.beneath.poll_take(cx, &mut taken, max);
+        for _ in &taken {
+            let struck = self
+                .common
+                .script
+                .strike(Point::Consume, &self.queue.service);
+            if let Some(How::Fail(failure)) = struck {
+                // What was taken goes back by its drop.
+                self.beneath.stop();
+                let text = failure.text().to_owned();
+                self.ended = Some(text.clone());
+                return Poll::Ready(Err(TransportError::Lost(text)));
+            }
+        }
+        into.extend(
+            taken
+                .into_iter()
+                .map(|delivery| self.on_the_books(delivery)),
+        );
+        outcome
+    }
+
+    fn stop(&mut self) {
+        self.beneath.stop();
+    }
+}
+
+impl TestConsumer {
+    fn on_the_books(&self, delivery: Delivery) -> Delivery {
+        let (message, taken) = (delivery.message().clone(), delivery.taken());
+        let parcel = Parcel {
+            attempt: delivery.attempt(),
+            tag: 0,
+            message,
+        };
+        let settler = Arc::new(TestSettler {
+            number: self.common.desk.taken(&self.queue, &parcel.message),
+            queue: self.queue.clone(),
+            beneath: Mutex::new(Some(delivery)),
+            common: self.common.clone(),
+        });
+        Delivery::taken_at(parcel, settler, taken)
+    }
+}
+
+/// The way back of one delivery.
+struct TestSettler {
+    number: u64,
+    queue: QueueId,
+    /// `None` once it is settled.
+    beneath: Mutex<Option<Delivery>>,
+    common: Arc<Common>,
+}
+
+impl Settle for TestSettler {
+    fn settle(&self, _: Parcel, settlement: Settlement) {
+        let Some(delivery) = self.beneath.lock().take() else {
+            return;
+        };
+        self.common.desk.settled(self.number);
+        if !matches!(settlement, Settlement::GiveBack)
+            && self
+                .common
+                .script
+                .strike(Point::Settle, &self.queue.service)
+                .is_some()
+        {
+            return delivery.give_back();
+        }
+        delivery.settle(settlement);
+    }
+}

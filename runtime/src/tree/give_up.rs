@@ -1,0 +1,48 @@
+//! What becomes of a service that failed more often than its intensity bears.
+
+use tokio::time::Instant;
+use tracing::error;
+
+use super::Up;
+use crate::config::HumanDuration;
+use crate::host::{Hosted, Standing};
+use crate::supervision::{Exit, GiveUp, RestartType};
+
+/// Carries its policy out, once its life has been ended. Returns when it is to be tried
+/// again, if its supervisor doesn't decide about that.
+pub(super) fn give_up(
+    hosted: &Hosted,
+    up: &Up,
+    epoch: u64,
+    why: String,
+    given_back: usize,
+) -> Option<Instant> {
+    let service = &hosted.label;
+    let state = &hosted.state;
+    match (hosted.restart_type, hosted.give_up) {
+        (RestartType::Temporary, _) => {
+            error!(%service, why, given_back, "the service is down for good: it is temporary");
+            state.stand(Standing::Gone { why: why.clone() });
+            up.tell(epoch, Exit::Failed, why);
+            None
+        }
+        (_, GiveUp::Isolate) => {
+            let wait = hosted.restart.backoff.max;
+            let since_ms = hosted.clock.unix_ms();
+            let again = HumanDuration(wait);
+            error!(%service, why, given_back, %again, "the service is isolated: its messages wait, the others go on");
+            state.stand(Standing::Isolated {
+                why,
+                since_ms,
+                again_ms: since_ms + wait.as_millis() as u64,
+            });
+            Some(crate::clock::later(wait))
+        }
+        (_, GiveUp::Escalate) => {
+            error!(%service, why, given_back, "the service has failed: its supervisor decides");
+            state.stand(Standing::Stopped);
+            up.tell(epoch, Exit::Failed, why);
+            None
+        }
+    }
+}

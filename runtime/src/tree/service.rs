@@ -1,0 +1,345 @@
+//! The supervisor of a service: keeps one life of it running.
+//!
+//! Instances, the source and bridges are built anew inside of a life, by their own
+//! loops, as often as the service's intensity bears. When it doesn't, this supervisor
+//! ends the life, and isolates the service or tells its own supervisor.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use futures_util::future::{FutureExt, LocalBoxFuture};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use super::give_up::give_up;
+use super::{Child, Supervised, Threads, Up};
+use crate::clock::later;
+use crate::config::HumanDuration;
+use crate::delivery::Delivery;
+use crate::host::{Drain, Environment, Hosted, ServiceActor, Standing, Start, StopBy, Stopped};
+use crate::metrics::Cause;
+use crate::supervision::Window;
+
+/// What a thread gets, beyond a deadline that its actors keep themselves, before it
+/// counts as blocked.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The handle to a service's supervisor.
+pub(crate) struct ServiceSupervisor {
+    pub(crate) hosted: Arc<Hosted>,
+    commands: mpsc::Sender<Command>,
+    epoch: Rc<Cell<u64>>,
+}
+
+enum Command {
+    Start(oneshot::Sender<()>),
+    Drain(Instant, oneshot::Sender<bool>),
+    Stop(Instant, oneshot::Sender<Stopped>),
+    /// The thread was given up: go on with another one.
+    Move(Move),
+}
+
+/// What there is to know of a thread that was given up.
+#[derive(Debug, Default)]
+pub(crate) struct Move {
+    /// The first instance is to handle these one at a time before anything else.
+    pub(crate) trials: Vec<Delivery>,
+    /// The service blocked the thread with no message in hand: its own failure.
+    pub(crate) charged: bool,
+}
+
+impl ServiceSupervisor {
+    /// A supervisor of a service that doesn't run yet, as a task of the current thread.
+    pub(crate) fn new(
+        hosted: Arc<Hosted>,
+        threads: Rc<Threads>,
+        stop_within: Duration,
+        up: Up,
+    ) -> Rc<Self> {
+        let (commands, received) = mpsc::channel(8);
+        let epoch = Rc::new(Cell::new(0));
+        let keeper = Keeper {
+            hosted: hosted.clone(),
+            threads,
+            stop_within,
+            up,
+            commands: received,
+            epoch: epoch.clone(),
+            life: None,
+            again_at: None,
+            draining: false,
+            blocks: Window::default(),
+            origin: Instant::now(),
+        };
+        tokio::task::spawn_local(keeper.run());
+        Rc::new(Self {
+            hosted,
+            commands,
+            epoch,
+        })
+    }
+
+    /// Goes on with another thread, as this one was given up.
+    pub(crate) async fn move_on(&self, how: Move) {
+        // Who is gone needs no thread.
+        let _gone = self.commands.send(Command::Move(how)).await;
+    }
+}
+
+impl Child for ServiceSupervisor {
+    fn name(&self) -> &str {
+        &self.hosted.label
+    }
+
+    fn start(&self) -> LocalBoxFuture<'_, ()> {
+        async {
+            let (done, started) = oneshot::channel();
+            if self.commands.send(Command::Start(done)).await.is_ok() {
+                let _gone = started.await;
+            }
+        }
+        .boxed_local()
+    }
+
+    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
+        async move {
+            let (done, stopped) = oneshot::channel();
+            match self.commands.send(Command::Stop(by, done)).await {
+                Ok(()) => stopped.await.unwrap_or_default(),
+                Err(_) => Stopped::default(),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+}
+
+impl Supervised for ServiceSupervisor {
+    fn hosted(&self) -> &Arc<Hosted> {
+        &self.hosted
+    }
+
+    fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
+        async move {
+            let (done, drained) = oneshot::channel();
+            if self.commands.send(Command::Drain(by, done)).await.is_err() {
+                return true;
+            }
+            // One that doesn't run answers nothing.
+            drained.await.unwrap_or(true)
+        }
+        .boxed_local()
+    }
+
+    fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
+        async { false }.boxed_local()
+    }
+}
+
+/// One life of a service.
+struct Life {
+    env: Arc<Environment>,
+    actor: Addr<ServiceActor>,
+}
+
+struct Keeper {
+    hosted: Arc<Hosted>,
+    threads: Rc<Threads>,
+    stop_within: Duration,
+    up: Up,
+    commands: mpsc::Receiver<Command>,
+    epoch: Rc<Cell<u64>>,
+    life: Option<Life>,
+    /// When a service that is isolated, or has blocked its thread, is started again.
+    again_at: Option<Instant>,
+    /// It is about to be stopped: no other life begins.
+    draining: bool,
+    /// The times that it blocked its thread with no message in hand: each ends a life,
+    /// and they count over lives.
+    blocks: Window,
+    origin: Instant,
+}
+
+enum Event {
+    Command(Command),
+    GaveUp(String),
+    Again,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        while let Some(event) = self.next().await {
+            match event {
+                Event::Command(Command::Start(done)) => self.start(Some(done)),
+                Event::Command(Command::Drain(by, done)) => self.drain(by, done),
+                Event::Command(Command::Stop(by, done)) => {
+                    let stopped = self.stop(by).await;
+                    // Whoever asked may have stopped waiting.
+                    let _gone = done.send(stopped);
+                }
+                Event::Command(Command::Move(how)) => self.move_on(how),
+                Event::GaveUp(why) => self.gave_up(why).await,
+                Event::Again => {
+                    info!(service = %self.hosted.label, "the service is started again");
+                    self.start(None);
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        let env = self.life.as_ref().map(|life| life.env.clone());
+        let gave_up = async {
+            match &env {
+                Some(env) => env.given_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        let again = async {
+            match self.again_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => command.map(Event::Command),
+            why = gave_up => Some(Event::GaveUp(why)),
+            () = again => Some(Event::Again),
+        }
+    }
+
+    fn start(&mut self, done: Option<oneshot::Sender<()>>) {
+        if self.life.is_none() {
+            if self.epoch.get() > 0 {
+                self.hosted.meters.restarted(Cause::Supervisor);
+            }
+            self.begin(Vec::new(), done);
+        }
+        // One that runs already has been tried.
+    }
+
+    /// Begins a life. `done` is told when it has been tried.
+    fn begin(&mut self, trials: Vec<Delivery>, done: Option<oneshot::Sender<()>>) {
+        self.again_at = None;
+        self.draining = false;
+        self.epoch.set(self.epoch.get() + 1);
+        let worker = self.hosted.worker;
+        let env = self.hosted.begin(self.threads.worker(worker), trials);
+        let actor = ServiceActor::new(env.clone(), self.hosted.blueprint.clone());
+        let actor = match self.threads.arbiter(worker) {
+            None => actor.start(),
+            Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter, move |_| actor),
+        };
+        self.hosted.state.stand(Standing::Supervised);
+        self.life = Some(Life {
+            env: env.clone(),
+            actor: actor.clone(),
+        });
+        // It may take long: commands needn't wait for it.
+        tokio::task::spawn_local(async move {
+            // On a thread that is blocked it doesn't start: that is given up, which closes
+            // this life, and the service begins again on another one.
+            tokio::select! {
+                _gone = actor.send(Start) => {}
+                () = env.closed() => {}
+            }
+            if let Some(done) = done {
+                let _gone = done.send(());
+            }
+        });
+    }
+
+    fn drain(&mut self, by: Instant, done: oneshot::Sender<bool>) {
+        self.draining = true;
+        self.again_at = None;
+        if let Some(life) = &self.life {
+            let actor = life.actor.clone();
+            tokio::task::spawn_local(async move {
+                // One whose thread is blocked is dealt with when it is to stop.
+                let drained = timeout_at(by + PATIENCE, actor.send(Drain(by))).await;
+                let _gone = done.send(drained.is_ok());
+            });
+        }
+    }
+
+    async fn stop(&mut self, by: Instant) -> Stopped {
+        self.again_at = None;
+        self.epoch.set(self.epoch.get() + 1);
+        let stopped = self.end(by).await;
+        if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
+            self.hosted.state.stand(Standing::Stopped);
+        }
+        stopped
+    }
+
+    /// Ends the life that there is, completely.
+    async fn end(&mut self, by: Instant) -> Stopped {
+        let Some(Life { env, actor }) = self.life.take() else {
+            return Stopped::default();
+        };
+        // The actor keeps the deadline itself; this is for a thread that doesn't turn.
+        let patience = by.max(Instant::now()) + PATIENCE;
+        if let Ok(Ok(stopped)) = timeout_at(patience, actor.send(StopBy(by))).await {
+            return stopped;
+        }
+        let mut stopped = Stopped {
+            stuck: true,
+            ..Stopped::default()
+        };
+        for (in_hand, delivery) in env.fence() {
+            if in_hand.is_some() {
+                let message = delivery.message().id.to_string();
+                warn!(service = %env.label, id = message, "abandoned: its thread is blocked");
+                stopped.abandoned.push(message);
+            } else {
+                stopped.given_back += 1;
+            }
+            delivery.give_back();
+        }
+        stopped
+    }
+
+    fn move_on(&mut self, Move { trials, charged }: Move) {
+        let Some(life) = self.life.take() else {
+            // Without a life, they are dropped, and so given back.
+            return;
+        };
+        let is_done = *life.env.pulse.ended.borrow();
+        if self.draining || is_done {
+            // What was about to stop needn't start again, what has ended mustn't.
+            return;
+        }
+        if charged {
+            let now = self.origin.elapsed();
+            if !self.blocks.restart(&self.hosted.intensity, now) {
+                let within = HumanDuration(self.hosted.intensity.within);
+                let count = self.blocks.len();
+                let why = format!("blocked its thread {count} times within {within}");
+                self.blocks = Window::default();
+                let epoch = self.epoch.get();
+                self.again_at = give_up(&self.hosted, &self.up, epoch, why, 0);
+                return;
+            }
+            // Those who shared the thread get theirs before it may be blocked again.
+            let nth = self.blocks.len() as u32 - 1;
+            let wait = self.hosted.restart.backoff.delay(nth, fastrand::f64());
+            self.again_at = Some(later(wait));
+            return;
+        }
+        self.begin(trials, None);
+    }
+
+    async fn gave_up(&mut self, why: String) {
+        let epoch = self.epoch.get();
+        let stopped = self.end(Instant::now() + self.stop_within).await;
+        self.again_at = give_up(&self.hosted, &self.up, epoch, why, stopped.given_back);
+    }
+}

@@ -1,0 +1,422 @@
+//! What services do to themselves and their thread, and what it costs their neighbours.
+
+use std::time::{Duration, Instant};
+
+use brickwork::{Catalog, Workers};
+use brickwork_tests::app::{TestApp, really, virtually};
+use brickwork_tests::http;
+use brickwork_tests::puppet::{Puppet, count};
+use serde_json::json;
+
+fn catalog() -> Catalog {
+    Catalog::new().with::<Puppet>()
+}
+
+/// A puppet that is told what to do and a neighbour that only beats, on one thread.
+fn manifest(name: &str, puppet: &str, neighbour: &str) -> String {
+    format!(
+        r#"
+        [app]
+        name = "{name}"
+        transport = "memory:"
+        workers = 1
+        shutdown_timeout = "2s"
+        [admin]
+        listen = "off"
+        [topics.orders]
+        external = "in"
+        [topics.others]
+        external = "in"
+        [topics.done]
+        external = "out"
+        [topics.beats]
+        external = "out"
+        [services.puppet]
+        in = "orders"
+        out = "done"
+        config.ledger = "{name}"
+        {puppet}
+        [services.neighbour]
+        use = "puppet"
+        in = "others"
+        out = "beats"
+        config.ledger = "{name}-neighbour"
+        {neighbour}
+        "#
+    )
+}
+
+/// Waits, in real time, for what is to become true.
+async fn until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
+    let give_up = Instant::now() + within;
+    while !holds() {
+        assert!(Instant::now() < give_up, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_panic_in_any_hook_and_again_in_its_recovery_leaves_the_message_and_the_rest() {
+    virtually(async {
+        // In handle, then twice in start, then in ticks, in stop, and whenever dropped.
+        let puppet = r#"
+            config.panic_drop = true
+            config.panic_stop = true
+            config.tick_ms = 1000
+            config.panic_ticks = 2
+            config.panic_starts = 2
+        "#;
+        let name = "every-hook";
+        let app = TestApp::start(&manifest(name, puppet, ""), &catalog()).await;
+        let mut done = app.probe("done").await;
+        for n in 0..10 {
+            let act = if n == 4 { "bomb" } else { "" };
+            app.send("orders", json!({ "n": n, "act": act, "until": 2 }))
+                .await;
+            app.send("others", json!({ "n": n })).await;
+        }
+        let mut seen = Vec::new();
+        while seen.len() < 10 {
+            let n = done.next_json().await["n"].as_u64().unwrap();
+            if n < 1_000 {
+                seen.push(n);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        assert_eq!(app.summary("neighbour").ok, 10);
+        assert_eq!(app.summary("neighbour").restarts, 0);
+        assert!(app.app.gave_up().is_empty(), "{:?}", app.app.gave_up());
+        assert!(app.stop().await.is_clean());
+    });
+}
+
+#[test]
+fn a_start_that_fails_for_a_minute_isolates_the_service_and_loses_nothing() {
+    virtually(async {
+        let puppet = "config.fail_starts = 16";
+        let name = "fails-a-minute";
+        let app = TestApp::start(&manifest(name, puppet, ""), &catalog()).await;
+        let mut done = app.probe("done").await;
+        for n in 0..20 {
+            app.send("orders", json!({ "n": n })).await;
+        }
+        // The rest works meanwhile.
+        app.send("others", json!({ "n": 7 })).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(app.summary("neighbour").ok, 1);
+        let reasons = app.app.not_ready();
+        assert_eq!(reasons.len(), 1, "{reasons:?}");
+        let expected = "service puppet is isolated: it failed 6 times within 10s, at last \
+                        (start): told to fail in start";
+        assert_eq!(reasons[0], expected);
+        assert_eq!(app.app.gave_up(), ["puppet"]);
+        let starts = count(name, "start");
+        assert_eq!(starts, 6, "it isn't tried meanwhile");
+        // Tried again every half minute, and in the end it works.
+        for n in 0..20 {
+            assert_eq!(done.next_json().await["n"], n, "in order");
+        }
+        assert_eq!(count(name, "start"), 17);
+        assert!(app.app.not_ready().is_empty());
+        assert!(app.stop().await.is_clean());
+    });
+}
+
+#[test]
+fn a_thousand_instances_that_fail_at_once_come_back_and_lose_nothing() {
+    virtually(async {
+        let puppet = "instances = 1000\nmailbox = 1000";
+        let name = "thousand";
+        let app = TestApp::start(&manifest(name, puppet, ""), &catalog()).await;
+        let mut done = app.probe("done").await;
+        for n in 0..1_000 {
+            let order = json!({ "n": n, "act": "await-panic", "until": 1 });
+            app.send("orders", order).await;
+        }
+        app.idle().await;
+        let row = app.summary("puppet");
+        assert_eq!((row.panic, row.ok, row.dead_letters), (1_000, 1_000, 0));
+        assert_eq!(row.restarts, 1_000);
+        assert_eq!(done.rest().await.len(), 1_000);
+        assert!(
+            app.app.not_ready().is_empty(),
+            "a first failure counts for nobody"
+        );
+        assert!(app.stop().await.is_clean());
+    });
+}
+
+#[test]
+fn a_service_at_full_poison_is_isolated_and_the_healthy_ones_go_on() {
+    virtually(async {
+        let name = "poison";
+        let app = TestApp::start(&manifest(name, "", ""), &catalog()).await;
+        for n in 0..12 {
+            app.send("orders", json!({ "n": n, "act": "panic" })).await;
+            app.send("others", json!({ "n": n })).await;
+        }
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert_eq!(app.summary("neighbour").ok, 12);
+        assert_eq!(app.summary("puppet").panic, 7, "six in a row are too many");
+        let reasons = app.app.not_ready();
+        assert!(
+            reasons[0].starts_with("service puppet is isolated"),
+            "{reasons:?}"
+        );
+        // It is tried again and again, and every message gets its attempts in the end.
+        app.send("others", json!({ "n": 13 })).await;
+        let mut letters = app.dead_letters("puppet").await;
+        for _ in 0..12 {
+            let letter = letters.next().await;
+            assert_eq!(&*letter.headers["brickwork-attempt"], "5");
+        }
+        assert_eq!(app.summary("neighbour").ok, 13);
+        assert_eq!(app.summary("neighbour").restarts, 0);
+    });
+}
+
+#[test]
+fn a_temporary_service_that_gives_up_is_down_for_good_and_holds_nothing_up() {
+    virtually(async {
+        let puppet =
+            "restart.policy = \"temporary\"\nrestart.max_restarts = 0\nconfig.fail_starts = 1";
+        let name = "temporary";
+        let app = TestApp::start(&manifest(name, puppet, ""), &catalog()).await;
+        app.send("orders", json!({ "n": 1 })).await;
+        app.send("others", json!({ "n": 1 })).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let reasons = app.app.not_ready();
+        assert!(
+            reasons[0].starts_with("service puppet is down for good"),
+            "{reasons:?}"
+        );
+        assert_eq!(count(name, "start"), 1);
+        // What nobody will ever do doesn't keep the app from being done.
+        app.idle().await;
+        assert_eq!(app.app.gave_up(), ["puppet"]);
+        let report = app.stop().await;
+        assert_eq!(report.left, [("puppet.in".to_owned(), 1)]);
+    });
+}
+
+#[test]
+fn a_handler_that_blocks_its_thread_pauses_its_neighbours_and_does_not_stop_them() {
+    really(async {
+        let puppet = "handler_timeout = \"1s\"\nretry.backoff.min = \"10ms\"";
+        let name = "blocks";
+        let neighbour = "config.tick_ms = 10";
+        let manifest = manifest(name, puppet, neighbour);
+        let app = TestApp::start_on(&manifest, &catalog(), Workers::Threads).await;
+        let mut done = app.probe("done").await;
+        let beats = || count(&format!("{name}-neighbour"), "tick");
+        let patience = Duration::from_secs(60);
+        until("it beats", patience, || beats() > 10).await;
+
+        // Ten seconds, on the first attempt only.
+        let blocked = Instant::now();
+        app.send(
+            "orders",
+            json!({ "n": 1, "act": "block", "ms": 10_000, "until": 1 }),
+        )
+        .await;
+        until("it is handled", patience, || count(name, "handle 1") == 1).await;
+        let at_block = beats();
+        // More beats than could have been due before the thread was given up.
+        until("the neighbour beats on", patience, || {
+            beats() > at_block + 50
+        })
+        .await;
+        let paused = blocked.elapsed();
+        assert!(
+            paused < Duration::from_secs(8),
+            "the neighbour went on after {paused:?}, not before the handler's end"
+        );
+        // The message got its second attempt on the fresh thread, while the first still
+        // blocks the old one.
+        assert_eq!(done.next_json().await["attempt"], 2);
+        assert!(blocked.elapsed() < Duration::from_secs(9));
+        let row = app.summary("puppet");
+        assert_eq!((row.timeout, row.ok, row.dead_letters), (1, 1, 0));
+
+        // What the old thread does when it comes back counts for nothing.
+        until("the old handler ends", patience, || {
+            count(name, "drop") >= 1 && blocked.elapsed() > Duration::from_secs(10)
+        })
+        .await;
+        assert!(done.within(Duration::from_millis(200)).await.is_none());
+        let row = app.summary("puppet");
+        assert_eq!((row.timeout, row.ok, row.emitted), (1, 1, 1));
+        let report = app.stop().await;
+        assert!(report.is_clean(), "{report:?}");
+    });
+}
+
+#[test]
+fn a_message_that_blocks_on_every_attempt_ends_as_a_dead_letter() {
+    really(async {
+        let puppet =
+            "handler_timeout = \"1s\"\nretry = { attempts = 2, backoff = { min = \"10ms\" } }";
+        let name = "blocks-always";
+        let manifest = manifest(name, puppet, "");
+        let app = TestApp::start_on(&manifest, &catalog(), Workers::Threads).await;
+        let mut done = app.probe("done").await;
+        app.send("orders", json!({ "n": 1, "act": "block", "ms": 6_000 }))
+            .await;
+        app.send("orders", json!({ "n": 2 })).await;
+        assert_eq!(done.next_json().await["n"], 2, "others get through");
+        let mut letters = app.dead_letters("puppet").await;
+        let letter = letters.next().await;
+        assert_eq!(&*letter.headers["brickwork-reason"], "timeout");
+        assert_eq!(&*letter.headers["brickwork-attempt"], "2");
+        app.stop().await;
+    });
+}
+
+#[test]
+fn too_many_blocked_threads_fail_the_app() {
+    really(async {
+        let puppet = "handler_timeout = \"1s\"\nretry = { attempts = 100, backoff = { min = \"1ms\", max = \"1ms\" } }";
+        let manifest = manifest("too-many", puppet, "");
+        let app = TestApp::start_on(&manifest, &catalog(), Workers::Threads).await;
+        // Longer than eight threads take to be given up one after the other.
+        app.send("orders", json!({ "n": 1, "act": "block", "ms": 25_000 }))
+            .await;
+        let why = tokio::time::timeout(Duration::from_secs(60), app.app.failed()).await;
+        let why = why.expect("the app gives up");
+        assert_eq!(
+            why,
+            "8 threads are blocked by handlers, the last one by puppet"
+        );
+        let report = app.stop().await;
+        assert!(report.stuck_threads > 0, "{report:?}");
+    });
+}
+
+#[test]
+fn a_handler_that_never_ends_is_cancelled_and_blames_its_message_only() {
+    virtually(async {
+        let name = "never-ends";
+        let app = TestApp::start(&manifest(name, "handler_timeout = \"5s\"", ""), &catalog()).await;
+        let mut done = app.probe("done").await;
+        app.send("orders", json!({ "n": 1, "act": "forever" }))
+            .await;
+        app.send("orders", json!({ "n": 2 })).await;
+        assert_eq!(done.next_json().await["n"], 2);
+        let mut letters = app.dead_letters("puppet").await;
+        let letter = letters.next().await;
+        assert_eq!(&*letter.headers["brickwork-reason"], "timeout");
+        app.idle().await;
+        let row = app.summary("puppet");
+        assert_eq!((row.timeout, row.ok, row.dead_letters), (5, 1, 1));
+        assert!(app.stop().await.is_clean());
+    });
+}
+
+#[test]
+fn a_start_that_blocks_its_thread_does_not_hold_the_others_up() {
+    really(async {
+        let puppet = "handler_timeout = \"1s\"\nconfig.block_start_ms = 6000";
+        let name = "blocks-in-start";
+        let manifest = manifest(name, puppet, "");
+        let begun = Instant::now();
+        let app = TestApp::start_on(&manifest, &catalog(), Workers::Threads).await;
+        let mut beats = app.probe("beats").await;
+        app.send("others", json!({ "n": 3 })).await;
+        // Its thread is blocked again and again: each time it goes on with another one.
+        assert_eq!(beats.next_json().await["n"], 3);
+        assert!(
+            begun.elapsed() < Duration::from_secs(6),
+            "before the first start has ended"
+        );
+        // Blocking with no message in hand is the service's own failure.
+        let expected = "service puppet is isolated: it blocked its thread 6 times within 10s";
+        until("only it is isolated", Duration::from_secs(60), || {
+            app.app.not_ready() == [expected]
+        })
+        .await;
+        app.stop().await;
+    });
+}
+
+#[test]
+fn a_source_that_has_ended_does_not_start_again_when_its_thread_is_given_up() {
+    really(async {
+        let name = "ended-source";
+        let folder = tempfile::tempdir().unwrap();
+        let lines = folder.path().join("lines.jsonl");
+        std::fs::write(&lines, "{\"n\":1}\n{\"n\":2}\n").unwrap();
+        let source = format!(
+            "handler_timeout = \"1s\"\nretry.backoff.min = \"10ms\"\n\
+             [services.lines]\nuse = \"file-in\"\nout = \"others\"\nconfig.path = {lines:?}"
+        );
+        let catalog = brickwork_actors::catalog().with::<Puppet>();
+        let manifest =
+            manifest(name, "", &source).replace("[topics.others]\n        external = \"in\"", "");
+        let app = TestApp::start_on(&manifest, &catalog, Workers::Threads).await;
+        let patience = Duration::from_secs(60);
+        until("the lines are handled", patience, || {
+            app.summary("neighbour").ok == 2
+        })
+        .await;
+        // The neighbour blocks the thread that all of them share.
+        let mut beats = app.probe("beats").await;
+        app.send(
+            "others",
+            json!({ "n": 9, "act": "block", "ms": 3000, "until": 1 }),
+        )
+        .await;
+        let again = beats.next_json().await;
+        assert_eq!((&again["n"], &again["attempt"]), (&9.into(), &2.into()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(app.summary("lines").emitted, 2, "not sent again");
+        assert!(app.app.not_ready().is_empty(), "{:?}", app.app.not_ready());
+        app.stop().await;
+    });
+}
+
+#[test]
+fn the_front_door_keeps_its_port_when_its_thread_is_given_up() {
+    really(async {
+        let name = "door";
+        let address = brickwork_tests::process::free_address();
+        let source = format!(
+            "[services.door]\nuse = \"http-in\"\nout = \"others\"\nconfig.listen = \"{address}\""
+        );
+        let catalog = brickwork_actors::catalog().with::<Puppet>();
+        let puppet = "handler_timeout = \"1s\"\nretry.backoff.min = \"10ms\"";
+        let manifest = manifest(name, puppet, &source)
+            .replace("[topics.others]\n        external = \"in\"", "");
+        let app = TestApp::start_on(&manifest, &catalog, Workers::Threads).await;
+        let mut beats = app.probe("beats").await;
+        let post = move || {
+            let headers = [("content-type", "application/json")];
+            http::post(address, "/", &headers, b"{\"n\":5}").map(|answer| answer.code)
+        };
+        let status = tokio::task::spawn_blocking(post).await.unwrap().unwrap();
+        assert_eq!(status, 202);
+        assert_eq!(beats.next_json().await["n"], 5);
+
+        let blocked = Instant::now();
+        app.send(
+            "orders",
+            json!({ "n": 1, "act": "block", "ms": 15_000, "until": 1 }),
+        )
+        .await;
+        until("it is handled", Duration::from_secs(60), || {
+            count(name, "handle 1") == 2
+        })
+        .await;
+        // The blocked thread still has its listener; the new life has the port.
+        let mut status = None;
+        while status != Some(202) {
+            assert!(
+                blocked.elapsed() < Duration::from_secs(14),
+                "last answer: {status:?}"
+            );
+            status = tokio::task::spawn_blocking(post).await.unwrap().ok();
+        }
+        assert_eq!(beats.next_json().await["n"], 5);
+        app.stop().await;
+    });
+}

@@ -1,0 +1,417 @@
+//! The real tree of supervisors against a written model of OTP's rules.
+//!
+//! Random trees, random failures at random times, and failures while the tree recovers
+//! from others: what is started and stopped, in which order, and whether the app gives
+//! up, is what the model says.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Write;
+use std::time::Duration;
+
+use brickwork::Catalog;
+use brickwork_tests::app::{TestApp, virtually};
+use brickwork_tests::subject::{Subject, script};
+use proptest::prelude::*;
+
+/// Between failures: longer than the quiet time after which a wait is the first again, and than the
+/// short window.
+const GAP_S: u64 = 70;
+const STRATEGIES: [&str; 3] = ["one_for_one", "one_for_all", "rest_for_one"];
+const TYPES: [&str; 3] = ["permanent", "transient", "temporary"];
+/// The windows of intensities, in seconds: a cascade fits into each, a gap into the
+/// second only.
+const WINDOWS_S: [u64; 2] = [10, 86_400];
+
+/// A supervisor's rules.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    strategy: usize,
+    max_restarts: usize,
+    window: usize,
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    (0..3usize, 0..4usize, 0..2usize).prop_map(|(strategy, max_restarts, window)| Rules {
+        strategy,
+        max_restarts,
+        window,
+    })
+}
+
+#[derive(Debug, Clone)]
+struct Plan {
+    root: Rules,
+    groups: Vec<Rules>,
+    /// Of each service: restart type, and its group.
+    services: Vec<(usize, Option<usize>)>,
+    /// Failures, a gap apart: the service, and starts that then fail.
+    failures: Vec<(usize, Vec<usize>)>,
+}
+
+fn plans() -> impl Strategy<Value = Plan> {
+    (2..7usize, 0..4usize).prop_flat_map(|(services, groups)| {
+        let group = if groups == 0 {
+            Just(None).boxed()
+        } else if groups == 3 {
+            // All in one.
+            Just(Some(0)).boxed()
+        } else {
+            prop_oneof![1 => Just(None), 3 => (0..groups).prop_map(Some)].boxed()
+        };
+        // Mostly permanent: the others are soon gone.
+        let kind = prop_oneof![3 => Just(0), 1 => Just(1), 1 => Just(2)];
+        let failure = (0..services, prop::collection::vec(0..services, 0..3));
+        (
+            rules(),
+            prop::collection::vec(rules(), groups),
+            prop::collection::vec((kind, group), services),
+            prop::collection::vec(failure, 1..7),
+        )
+            .prop_map(|(root, groups, services, mut failures)| {
+                // Two supervisors that recover at once may be first or second: both are
+                // right, and only one can be compared. So starts fail only under one that
+                // has none beside or above it that would be starting others meanwhile.
+                let alone = services.iter().all(|(_, group)| group.is_some())
+                    && services.iter().all(|(_, group)| *group == services[0].1);
+                for (service, fail_starts) in &mut failures {
+                    let fits = |service: usize| alone || services[service].1.is_none();
+                    fail_starts.retain(|other| fits(*other) && fits(*service));
+                }
+                Plan {
+                    root,
+                    groups,
+                    services,
+                    failures,
+                }
+            })
+    })
+}
+
+// --- the model: OTP's rules, written down naively -------------------------------------
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Node {
+    Service(usize),
+    Group(usize),
+}
+
+struct Child {
+    node: Node,
+    temporary: bool,
+    /// As far as its supervisor knows.
+    up: bool,
+    /// Temporary, and ended or stopped with others.
+    gone: bool,
+    /// Changes with every start and stop.
+    life: u32,
+}
+
+struct Supervisor {
+    rules: Rules,
+    children: Vec<Child>,
+    /// When it restarted something.
+    restarts: Vec<u64>,
+}
+
+struct Exit {
+    node: Node,
+    life: u32,
+}
+
+struct Model {
+    /// The groups, and the root as the last one.
+    supervisors: Vec<Supervisor>,
+    running: Vec<bool>,
+    fail_starts: HashMap<usize, u32>,
+    /// Nodes that have ended and of which their supervisor hasn't heard yet.
+    exits: VecDeque<Exit>,
+    log: Vec<String>,
+    failed: bool,
+}
+
+impl Model {
+    fn new(plan: &Plan) -> Self {
+        let rules = plan.groups.iter().copied().chain([plan.root]);
+        let mut supervisors: Vec<Supervisor> = rules
+            .map(|rules| Supervisor {
+                rules,
+                children: Vec::new(),
+                restarts: Vec::new(),
+            })
+            .collect();
+        let root = plan.groups.len();
+        let child = |node, temporary| Child {
+            node,
+            temporary,
+            up: true,
+            gone: false,
+            life: 0,
+        };
+        for (service, (kind, group)) in plan.services.iter().enumerate() {
+            if let Some(group) = group
+                && supervisors[*group].children.is_empty()
+            {
+                // A group stands where the first of its services does.
+                let node = child(Node::Group(*group), false);
+                supervisors[root].children.push(node);
+            }
+            let node = child(Node::Service(service), *kind == 2);
+            supervisors[group.unwrap_or(root)].children.push(node);
+        }
+        let mut model = Self {
+            supervisors,
+            running: vec![true; plan.services.len()],
+            fail_starts: HashMap::new(),
+            exits: VecDeque::new(),
+            log: Vec::new(),
+            failed: false,
+        };
+        for service in 0..plan.services.len() {
+            model.log.push(format!("start s{service}"));
+        }
+        model
+    }
+
+    /// The supervisor of a node, and the node's number there.
+    fn place(&self, node: Node) -> (usize, usize) {
+        let places = self.supervisors.iter().enumerate();
+        let mut places = places.filter_map(|(supervisor, of)| {
+            let number = of.children.iter().position(|child| child.node == node)?;
+            Some((supervisor, number))
+        });
+        places.next().expect("it stands somewhere")
+    }
+
+    fn child(&mut self, node: Node) -> &mut Child {
+        let (supervisor, number) = self.place(node);
+        &mut self.supervisors[supervisor].children[number]
+    }
+
+    fn end(&mut self, node: Node) {
+        let life = self.child(node).life;
+        self.exits.push_back(Exit { node, life });
+    }
+
+    /// A service fails, if it runs; then all that follows, until it is quiet.
+    fn fail(&mut self, service: usize, now: u64) {
+        if !std::mem::take(&mut self.running[service]) {
+            return;
+        }
+        self.end(Node::Service(service));
+        while let Some(exit) = self.exits.pop_front() {
+            if self.child(exit.node).life == exit.life {
+                self.handle(exit.node, now);
+            }
+        }
+    }
+
+    fn handle(&mut self, node: Node, now: u64) {
+        let (supervisor, number) = self.place(node);
+        let is_root = supervisor == self.supervisors.len() - 1;
+        let this = &mut self.supervisors[supervisor];
+        this.children[number].up = false;
+        if this.children[number].temporary {
+            this.children[number].gone = true;
+            return;
+        }
+        let within = WINDOWS_S[this.rules.window];
+        this.restarts.push(now);
+        this.restarts.retain(|at| now - at <= within);
+        if this.restarts.len() > this.rules.max_restarts {
+            for child in (0..this.children.len()).rev() {
+                self.stop_child(supervisor, child);
+            }
+            if is_root {
+                self.failed = true;
+            } else {
+                self.end(Node::Group(supervisor));
+            }
+            return;
+        }
+        let last = this.children.len() - 1;
+        let (from, to) = match STRATEGIES[this.rules.strategy] {
+            "one_for_one" => (number, number),
+            "one_for_all" => (0, last),
+            _ => (number, last),
+        };
+        for child in (from..=to).rev() {
+            self.stop_child(supervisor, child);
+        }
+        for child in from..=to {
+            let child = &mut self.supervisors[supervisor].children[child];
+            child.gone |= child.temporary;
+            if !child.gone {
+                child.up = true;
+                let node = child.node;
+                self.start(node);
+            }
+        }
+    }
+
+    /// Stops a child that is up as far as its supervisor knows.
+    fn stop_child(&mut self, supervisor: usize, child: usize) {
+        let child = &mut self.supervisors[supervisor].children[child];
+        if std::mem::take(&mut child.up) {
+            let node = child.node;
+            self.stop(node);
+        }
+    }
+
+    fn stop(&mut self, node: Node) {
+        self.child(node).life += 1;
+        match node {
+            Node::Service(service) => {
+                if std::mem::take(&mut self.running[service]) {
+                    self.log.push(format!("stop s{service}"));
+                }
+            }
+            Node::Group(group) => {
+                for child in (0..self.supervisors[group].children.len()).rev() {
+                    let node = self.supervisors[group].children[child].node;
+                    self.stop(node);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, node: Node) {
+        self.child(node).life += 1;
+        match node {
+            Node::Service(service) => {
+                self.log.push(format!("start s{service}"));
+                let left = self.fail_starts.entry(service).or_default();
+                self.running[service] = *left == 0;
+                if *left > 0 {
+                    *left -= 1;
+                    self.end(node);
+                }
+            }
+            Node::Group(group) => {
+                self.supervisors[group].restarts.clear();
+                for child in 0..self.supervisors[group].children.len() {
+                    let child = &mut self.supervisors[group].children[child];
+                    (child.up, child.gone) = (true, false);
+                    let node = child.node;
+                    self.start(node);
+                }
+            }
+        }
+    }
+}
+
+// --- the real tree ------------------------------------------------------------------
+
+fn manifest(name: &str, plan: &Plan) -> String {
+    let rules = |rules: &Rules| {
+        let Rules {
+            strategy,
+            max_restarts,
+            window,
+        } = rules;
+        let (strategy, within) = (STRATEGIES[*strategy], WINDOWS_S[*window]);
+        format!("strategy = '{strategy}'\nmax_restarts = {max_restarts}\nwithin = '{within}s'\n")
+    };
+    let mut text = format!(
+        "[app]\nname = 'tree'\ntransport = 'memory:'\n[admin]\nlisten = 'off'\n[supervision]\n{}",
+        rules(&plan.root)
+    );
+    text.push_str("[topics.work]\nexternal = 'in'\n");
+    for (group, of) in plan.groups.iter().enumerate() {
+        let members = plan.services.iter().enumerate();
+        let members: Vec<String> = members
+            .filter(|(_, (_, in_group))| *in_group == Some(group))
+            .map(|(service, _)| format!("'s{service}'"))
+            .collect();
+        if members.is_empty() {
+            continue;
+        }
+        let members = members.join(", ");
+        let rules = rules(of);
+        writeln!(text, "[groups.g{group}]\nservices = [{members}]\n{rules}").unwrap();
+    }
+    for (service, (kind, _)) in plan.services.iter().enumerate() {
+        let kind = TYPES[*kind];
+        writeln!(
+            text,
+            "[services.s{service}]\nuse = 'subject'\nin = 'work'\nconfig.script = '{name}'\n\
+             restart = {{ policy = '{kind}', max_restarts = 0, on_give_up = 'escalate', \
+             backoff = {{ min = '1ms', max = '1ms', jitter = 0 }} }}"
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// The logs of the real tree and of the model, and whether each app failed.
+fn run(name: &str, plan: &Plan) -> ((Vec<String>, bool), (Vec<String>, bool)) {
+    let mut model = Model::new(plan);
+    script(name, |script| *script = Default::default());
+    let failed = virtually(async {
+        let catalog = Catalog::new().with::<Subject>();
+        let app = TestApp::start(&manifest(name, plan), &catalog).await;
+        for (nth, (service, fail_starts)) in (1..).zip(&plan.failures) {
+            for starting in fail_starts {
+                *model.fail_starts.entry(*starting).or_default() += 1;
+            }
+            script(name, |script| {
+                script.fail.push(format!("s{service}"));
+                for starting in fail_starts {
+                    *script
+                        .fail_starts
+                        .entry(format!("s{starting}"))
+                        .or_default() += 1;
+                }
+            });
+            tokio::time::sleep(Duration::from_secs(GAP_S)).await;
+            model.fail(*service, nth * GAP_S);
+            script(name, |script| script.fail.clear());
+        }
+        let failed = tokio::time::timeout(Duration::ZERO, app.app.failed())
+            .await
+            .is_ok();
+        app.stop().await;
+        failed
+    });
+    for service in (0..plan.services.len()).rev() {
+        if model.running[service] {
+            model.log.push(format!("stop s{service}"));
+        }
+    }
+    let real = script(name, |script| script.log.clone());
+    ((real, failed), (model.log, model.failed))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_tree_does_what_the_rules_of_otp_say(plan in plans()) {
+        let (real, model) = run("model", &plan);
+        prop_assert_eq!(real, model);
+    }
+}
+
+#[test]
+fn the_model_is_not_trivial_a_cascade_reaches_the_root() {
+    // A group that always gives up at once, under a root that bears one restart.
+    let rules = |strategy, max_restarts| Rules {
+        strategy,
+        max_restarts,
+        window: 1,
+    };
+    let plan = Plan {
+        root: rules(0, 1),
+        groups: vec![rules(1, 0)],
+        services: vec![(0, Some(0)), (0, Some(0)), (0, None)],
+        failures: vec![(1, vec![]), (0, vec![])],
+    };
+    let (real, model) = run("cascade", &plan);
+    let expected = [
+        // All start; s1 fails: the group gives up, and is restarted by the root.
+        "start s0", "start s1", "start s2", "stop s0", "start s0", "start s1",
+        // Again, and the root gives up: what runs is stopped, the last first.
+        "stop s1", "stop s2",
+    ];
+    assert_eq!(real, (expected.map(str::to_owned).to_vec(), true));
+    assert_eq!(real, model);
+}
