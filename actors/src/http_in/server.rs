@@ -34,7 +34,7 @@ pub(super) async fn serve(config: &HttpInConfig, out: &Outlet) -> Result<(), Fai
     let address = listener.local_addr()?;
     // Should the thread be given up, the next life needs the port.
     let held = listener.as_fd().try_clone_to_owned()?;
-    let _hook = out.on_abandoned(move || {
+    let hook = out.on_abandoned(move || {
         if let Err(error) = shutdown(&held, Shutdown::Both) {
             warn!(%address, %error, "the port stays taken by a blocked thread");
         }
@@ -62,7 +62,8 @@ pub(super) async fn serve(config: &HttpInConfig, out: &Outlet) -> Result<(), Fai
         &mut connections,
     )
     .await;
-    drop(listener);
+    // Both hold the port.
+    drop((listener, hook));
     mood.send_replace(Mood::Stopping);
     let all = async {
         while let Some(ended) = connections.join_next().await {
