@@ -192,20 +192,22 @@ impl InstanceLoop {
         let env = self.env.clone();
         let text = env.redactor.clean(&text).into_owned();
         env.meters.restarted(cause);
-        let now = env.origin.elapsed();
-        let (restart, history) = self.history.failure(&env.restart, now, fastrand::f64());
-        self.history = history;
         env.mailbox.pass_on(self.number as usize, false);
-        // With a message in hand it is that message's failure, and its retries are its
-        // own too. Only when one message after the other fails, with no success in
-        // between, is it the instance's.
+        // With a message in hand it is that message's failure, and its retries are its own
+        // too: they wait by themselves, and hold nobody up. Only when one message after the
+        // other fails, with no success in between, is it the instance's.
         let with_message = matches!(cause, Cause::Panic | Cause::Timeout);
-        let charged = !with_message || (self.history.in_a_row > 1 && !self.tried_before);
+        let (mut charged, mut wait) = (!with_message, Duration::ZERO);
+        if !with_message || !self.tried_before {
+            let now = env.origin.elapsed();
+            let (restart, history) = self.history.failure(&env.restart, now, fastrand::f64());
+            self.history = history;
+            charged |= history.in_a_row > 1;
+            if let Restart::After(time) = restart {
+                wait = time;
+            }
+        }
         let goes_on = !charged || env.charge(cause, &text);
-        let wait = match restart {
-            Restart::Now => Duration::ZERO,
-            Restart::After(wait) => wait,
-        };
         if goes_on {
             warn!(
                 service = %env.label,
