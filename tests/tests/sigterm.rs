@@ -45,6 +45,9 @@ fn prepare(folder: &Path, transport: &str, lines: usize, stall: &str, timeout: &
         instances = 8
         config = {{ fail = 0.01, panic = 0.01, stall = 0.1, for = "{stall}", seed = 7 }}
         retry.backoff = {{ min = "10ms", max = "50ms" }}
+        # Of so many messages a few fail twice in a row by chance, and more than a few in
+        # ten seconds.
+        restart.max_restarts = 1000
         [services.keep]
         use = "file-out"
         in = "through"
