@@ -5,7 +5,7 @@
 //! work, sources wait.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use brickwork::transport::{Outage, Pressure, Status, TransportError};
 use parking_lot::Mutex;
@@ -88,7 +88,7 @@ impl Health {
         let mut state = self.state.lock();
         if let Way::Lost { since, .. } = state.way {
             state.way = Way::Open;
-            let after = since.elapsed();
+            let after = rounded(since.elapsed());
             info!(?after, "connected to the broker again");
             self.up(&state, 1);
         }
@@ -105,7 +105,7 @@ impl Health {
                 state.way = Way::Blocked { since };
             }
             (Way::Blocked { since }, None) => {
-                let after = since.elapsed();
+                let after = rounded(since.elapsed());
                 info!(?after, "the broker takes publications again");
                 self.up(&state, 0);
                 state.way = Way::Open;
@@ -161,6 +161,11 @@ impl Health {
         });
         state.outage.set(false);
     }
+}
+
+/// To milliseconds, for people.
+fn rounded(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
 }
 
 #[cfg(test)]
