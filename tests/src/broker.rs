@@ -23,11 +23,17 @@ const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
 /// Starts the port mapper and the broker in a session of their own, waits until its
 /// standard input closes, and ends that session. The port mapper is one of our own, in
-/// the foreground: left to itself, Erlang starts one that outlives everything.
+/// the foreground: left to itself, Erlang starts one that outlives everything. A broker
+/// that has ended is started again, with what it has kept, when somebody asks for it by a
+/// file.
 const KEEPER: &str = r#"
 setsid sh -c 'epmd -address 127.0.0.1 &
     until epmd -names >/dev/null 2>&1; do sleep 0.05; done
-    exec "$SERVER"' >"$FOLDER/output" 2>&1 &
+    while :; do
+        "$SERVER"
+        until [ -e "$FOLDER/again" ]; do sleep 0.05; done
+        rm "$FOLDER/again"
+    done' >"$FOLDER/output" 2>&1 &
 session=$!
 cat >/dev/null
 kill -9 -$session
@@ -146,6 +152,58 @@ impl Broker {
         String::from_utf8_lossy(&stdout).into_owned()
     }
 
+    /// Stops it in order. What it holds durably is there again after
+    /// [`start_again`](Self::start_again).
+    ///
+    /// # Panics
+    /// It doesn't stop.
+    pub fn stop(&self) {
+        self.ctl(&["stop"]);
+        self.wait_until_it_is_gone();
+    }
+
+    /// Ends it without a warning, as a crash does.
+    ///
+    /// # Panics
+    /// It can't be ended.
+    pub fn kill(&self) {
+        signal("-KILL", &self.process());
+        self.wait_until_it_is_gone();
+    }
+
+    /// Stops its process from doing anything until what is returned is dropped; its
+    /// connections stay open.
+    ///
+    /// # Panics
+    /// It can't be stopped.
+    pub fn freeze(&self) -> Frozen {
+        let process = self.process();
+        signal("-STOP", &process);
+        Frozen(process)
+    }
+
+    /// Starts it again on the same port and folder, and waits until it answers.
+    ///
+    /// # Panics
+    /// It doesn't start.
+    pub fn start_again(&mut self) {
+        fs::write(self.folder.join("again"), "").expect("a file in it");
+        self.wait_until_it_answers();
+    }
+
+    fn process(&self) -> String {
+        let answer = self.ctl(&["eval", "os:getpid()."]);
+        answer.trim().trim_matches('"').to_owned()
+    }
+
+    fn wait_until_it_is_gone(&self) {
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            assert!(began.elapsed() < START_MAX, "RabbitMQ does not go");
+            sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("output")).unwrap_or_default()
@@ -164,6 +222,21 @@ impl Broker {
             sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// A broker that does nothing.
+#[derive(Debug)]
+pub struct Frozen(String);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal("-CONT", &self.0);
+    }
+}
+
+fn signal(name: &str, process: &str) {
+    let sent = Command::new("kill").args([name, process]).status();
+    assert!(sent.expect("kill runs").success(), "kill {name} {process}");
 }
 
 impl Drop for Broker {

@@ -138,7 +138,7 @@ fn a_source_goes_on_where_it_was_left_on_a_durable_transport() {
 }
 
 #[test]
-fn an_app_whose_broker_is_gone_stops_with_exit_code_1_and_says_so() {
+fn an_app_whose_broker_goes_waits_for_it_and_stops_in_order_and_one_without_says_so() {
     let broker = brickwork_tests::broker::Broker::start();
     let folder = tempfile::tempdir().expect("a folder can be made");
     small_app(folder.path(), "off", "");
@@ -148,13 +148,20 @@ fn an_app_whose_broker_is_gone_stops_with_exit_code_1_and_says_so() {
         .current_dir(folder.path());
     let mut process = Process::start(command, folder.path(), "it was just built");
     process.line(PATIENCE, |line| line.contains("runs:").then_some(()));
+    let url = broker.url();
     drop(broker);
-    assert_eq!(process.exit_code(PATIENCE), Some(1));
-    let log = process.stderr();
-    assert!(
-        log.contains("error:") && log.contains("connection"),
-        "{log}"
-    );
+    until("it is noticed", PATIENCE, || match process.stderr() {
+        log if log.contains("connection to the broker is lost") => Ok(()),
+        log => Err(log),
+    });
+    let id = process.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(sent.expect("kill runs").success());
+    assert_eq!(process.exit_code(PATIENCE), Some(0), "{}", process.stderr());
+    // Where it can't even start, there is nothing to wait for.
+    let output = run(&["run", "app.toml", "--transport", &url], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("error: can't connect to amqp://"));
 }
 
 /// An app that runs on: a file that is read, a filter, a file that is written.

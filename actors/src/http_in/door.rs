@@ -200,7 +200,12 @@ impl Door {
         match timeout(self.reply_timeout, ticket).await {
             Ok(Ok(())) => Ok(answer::accepted(&id)),
             Ok(Err(error)) => {
-                warn!(%id, %error, "the transport didn't take a message over");
+                if self.out.is_paused() {
+                    // The transport is down, and has said so: not for every request.
+                    debug!(%id, %error, "the transport didn't take a message over");
+                } else {
+                    warn!(%id, %error, "the transport didn't take a message over");
+                }
                 Err(Refusal::busy("the message was not taken over"))
             }
             Err(_) => {

@@ -27,18 +27,23 @@ use super::wire;
 /// The broker's name for "the channel that this came by".
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// The asking side. One for a transport.
+/// The asking side. One for a session.
 pub(super) struct Asks {
     publisher: Publisher,
     link: Arc<Link>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Message, String>>>>,
     next: AtomicU64,
-    late: AtomicU64,
+    late: Arc<AtomicU64>,
 }
 
 impl Asks {
-    /// Takes over a channel in confirm mode, on the current runtime.
-    pub(super) async fn start(channel: Channel, link: Arc<Link>) -> lapin::Result<Arc<Self>> {
+    /// Takes over a channel in confirm mode, on the current runtime. Replies that nobody
+    /// waits for are counted in `late`.
+    pub(super) async fn start(
+        channel: Channel,
+        link: Arc<Link>,
+        late: Arc<AtomicU64>,
+    ) -> lapin::Result<Arc<Self>> {
         // Replies can't be kept by the broker: they are taken without acks, and the
         // table of who waits bounds them.
         let options = BasicConsumeOptions {
@@ -55,7 +60,7 @@ impl Asks {
             link,
             waiting: Mutex::default(),
             next: AtomicU64::new(0),
-            late: AtomicU64::new(0),
+            late,
         });
         let receiver = asks.clone();
         tokio::spawn(async move {
@@ -76,10 +81,6 @@ impl Asks {
             drop(error);
         });
         Ok(asks)
-    }
-
-    pub(super) fn late(&self) -> u64 {
-        self.late.load(Relaxed)
     }
 
     pub(super) async fn flush(&self) {

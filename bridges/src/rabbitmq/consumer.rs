@@ -14,6 +14,7 @@ use brickwork::{Delivery, Parcel, Settle, Settlement};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use lapin::ErrorKind;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
@@ -246,7 +247,13 @@ impl Pump {
     fn received(&mut self, delivery: Option<lapin::Result<lapin::message::Delivery>>) {
         let why = match delivery {
             Some(Ok(delivery)) => return self.shelf.put(delivery),
-            Some(Err(error)) => error.to_string(),
+            Some(Err(error)) => {
+                if !is_channels_own(&error) {
+                    // Known to all before this consumer ends.
+                    self.settling.link.fail(format!("consuming: {error}"));
+                }
+                error.to_string()
+            }
             None => "the broker cancelled the consumer: is the queue deleted?".to_owned(),
         };
         self.deliveries = None;
@@ -374,6 +381,11 @@ impl Drop for Pump {
     fn drop(&mut self) {
         self.shelf.end(self.settling.link.error());
     }
+}
+
+/// Whether an error ended one channel, and not the connection.
+fn is_channels_own(error: &lapin::Error) -> bool {
+    error.is_amqp_soft_error() || matches!(error.kind(), ErrorKind::InvalidChannelState(..))
 }
 
 async fn next(

@@ -1,7 +1,8 @@
 //! Declaring queues and counting what is in them: the owner of one channel.
 //!
 //! A declaration that the broker refuses costs the channel, so this has one of its own
-//! and opens another when it needs to.
+//! and opens another when it needs to. It is on the connection that consumes: what is
+//! published has the other one blocked while the broker is short of memory.
 
 use std::sync::Arc;
 
@@ -100,7 +101,7 @@ impl Owner {
         {
             return Ok(channel.clone());
         }
-        let opened = self.connections.publishing.create_channel().await;
+        let opened = self.connections.consuming.create_channel().await;
         let channel = opened.map_err(|error| self.lost(&error))?;
         self.channel = Some(channel.clone());
         Ok(channel)

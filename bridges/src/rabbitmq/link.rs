@@ -1,18 +1,19 @@
-//! Whether the way to the broker is open, and why not.
+//! One way to the broker: whether it is open, and how it ended.
 //!
 //! Everything that can wait for the broker also waits for [`Link::ended`], so that
-//! nothing hangs once the way is gone. An ended link stays ended: to connect again is
-//! to make another transport.
+//! nothing hangs once the way is gone. A link that has ended stays ended: `recovery`
+//! makes another.
 
 use std::sync::Arc;
 
-use brickwork::transport::{Status, TransportError};
+use brickwork::transport::TransportError;
 use tokio::sync::watch;
-use tracing::warn;
 
-/// The state of a transport's connections, shared by all that use them.
+use super::health::Health;
+
+/// The state of a session's connections, shared by all that use them.
 pub(super) struct Link {
-    status: watch::Sender<Status>,
+    health: Arc<Health>,
     end: watch::Sender<Option<End>>,
 }
 
@@ -32,42 +33,32 @@ impl End {
 }
 
 impl Link {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(health: Arc<Health>) -> Arc<Self> {
         Arc::new(Self {
-            status: watch::Sender::default(),
+            health,
             end: watch::Sender::new(None),
         })
     }
 
-    pub(super) fn status(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
-    }
-
-    /// It is lost. The first reason stays.
+    /// It is lost. The first reason stays, and is known to all before anything fails
+    /// because of it.
     pub(super) fn fail(&self, why: impl std::fmt::Display) {
-        if self.end(End::Lost(why.to_string().into())) {
-            warn!(error = %why, "the connection to the broker is lost");
-            self.status.send_modify(|status| {
-                status.down = Some(why.to_string());
-                status.ended = true;
-            });
+        let why = why.to_string();
+        if self.check().is_ok() {
+            self.health.lost(&why);
         }
+        self.end(End::Lost(why.into()));
     }
 
     /// It was closed by this side.
     pub(super) fn close(&self) {
         self.end(End::Closed);
-        self.status.send_modify(|status| {
-            status.down = Some("the transport is closed".into());
-            status.ended = true;
-        });
     }
 
     /// The broker takes nothing for now (`Some(why)`), or does so again.
     pub(super) fn blocked(&self, why: Option<String>) {
         if self.check().is_ok() {
-            let down = why.map(|why| format!("the broker takes nothing for now: {why}"));
-            self.status.send_modify(|status| status.down = down);
+            self.health.blocked(why);
         }
     }
 
@@ -95,13 +86,13 @@ impl Link {
         self.error()
     }
 
-    fn end(&self, end: End) -> bool {
+    fn end(&self, end: End) {
         self.end.send_if_modified(|now| {
             let first = now.is_none();
             if first {
                 *now = Some(end);
             }
             first
-        })
+        });
     }
 }

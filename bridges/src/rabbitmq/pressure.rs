@@ -1,23 +1,23 @@
-//! Pressure: asks the broker once a second how full the queues are.
+//! Pressure: asks the broker once a second how full the queues are, and makes those
+//! again that somebody has deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{Pressure, PressureGauge};
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
 
-use super::declarer::Declarer;
-use super::link::Link;
-use super::router::Queue;
+use super::recovery::Recovery;
+use super::wires::Queue;
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Watches over queues, on the current runtime, until the link ends.
+/// Watches over queues, on the current runtime, until the transport is closed.
 pub(super) fn watch_over(
     queues: Vec<Arc<Queue>>,
     pressure: &Arc<Pressure>,
-    declarer: Declarer,
-    link: Arc<Link>,
+    recovery: Arc<Recovery>,
 ) {
     let gauges: Vec<(Arc<Queue>, PressureGauge)> = queues
         .into_iter()
@@ -29,17 +29,30 @@ pub(super) fn watch_over(
     tokio::spawn(async move {
         let mut clock = interval(EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while link.check().is_ok() {
+        while !recovery.lasting.health.is_closed() {
             tokio::select! {
-                _ = link.ended() => return,
+                () = recovery.lasting.health.closed() => return,
                 _ = clock.tick() => {}
             }
-            for (queue, gauge) in &gauges {
-                // A broker that doesn't answer says nothing about its queues.
-                if let Ok(Some(ready)) = declarer.count(queue.name.clone()).await {
-                    gauge.update(ready);
-                }
-            }
+            look(&gauges, &recovery).await;
         }
     });
+}
+
+async fn look(gauges: &[(Arc<Queue>, PressureGauge)], recovery: &Recovery) {
+    for (queue, gauge) in gauges {
+        let Ok(session) = recovery.now() else { return };
+        match session.router.declarer.count(queue.name.clone()).await {
+            Ok(Some(ready)) => gauge.update(ready),
+            Ok(None) => {
+                // Whoever publishes wouldn't notice, and whoever consumes may be elsewhere.
+                if session.router.declare_again().await.is_ok() {
+                    warn!(queue = %queue.id, "the queue was deleted at the broker, it was made again");
+                }
+                gauge.update(0);
+            }
+            // A broker that doesn't answer says nothing about its queues.
+            Err(_) => {}
+        }
+    }
 }

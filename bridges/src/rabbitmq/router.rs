@@ -4,7 +4,6 @@
 //! Two confirm channels: what goes to a topic may find no reader; what goes to a queue
 //! must find it, or the publication fails.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,47 +11,25 @@ use std::time::Duration;
 use brickwork::transport::{Completion, Outgoing, Topology, TransportError};
 use brickwork::{Envelope, Message, QueueId, Reply};
 use lapin::types::ShortString;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::declarer::Declarer;
-use super::delayed::Delayed;
 use super::publisher::{Publication, Publisher};
-use super::topology::{Step, declarations, queue_name};
+use super::topology::{Step, declarations};
 use super::wire::{self, Way};
+use super::wires::{Book, Queue, Wires};
 
-/// Dead letters are kept until somebody takes them. So many in one service are a sign
-/// that the app needs help: then sources pause.
-const LETTERS_HIGH_WATER: u64 = 100_000;
-
-/// Sends messages. One for a transport.
+/// Sends messages. One for a session.
 pub(super) struct Router {
     pub(super) topics: Publisher,
     pub(super) direct: Publisher,
     pub(super) declarer: Declarer,
     pub(super) properties_bytes_max: usize,
     handle: Handle,
-    wires: RwLock<Arc<Wires>>,
-    /// The steps of the delay ladder that are there, a bit each.
+    book: Arc<Book>,
+    /// The steps of the delay ladder that this session has made sure of, a bit each.
     steps: AtomicU32,
-}
-
-/// What was declared.
-#[derive(Default, Clone)]
-pub(super) struct Wires {
-    pub(super) app: Arc<str>,
-    pub(super) queues: HashMap<QueueId, Arc<Queue>>,
-    /// Who reads each topic.
-    readers: HashMap<Arc<str>, Vec<Arc<Queue>>>,
-    external: HashSet<Arc<str>>,
-}
-
-/// A queue of the app.
-pub(super) struct Queue {
-    pub(super) id: QueueId,
-    pub(super) name: ShortString,
-    pub(super) delayed: Delayed,
-    pub(super) high_water: u64,
 }
 
 /// A batch, sorted by channel.
@@ -68,6 +45,7 @@ impl Router {
         topics: Publisher,
         direct: Publisher,
         declarer: Declarer,
+        book: Arc<Book>,
         properties_bytes_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -76,18 +54,17 @@ impl Router {
             declarer,
             properties_bytes_max,
             handle: Handle::current(),
-            wires: RwLock::default(),
+            book,
             steps: AtomicU32::new(0),
         })
     }
 
     pub(super) fn wires(&self) -> Arc<Wires> {
-        self.wires.read().clone()
+        self.book.wires()
     }
 
     pub(super) fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
-        let queue = self.wires.read().queues.get(id).cloned();
-        queue.ok_or_else(|| TransportError::NoQueue(id.clone()))
+        self.book.queue(id)
     }
 
     /// Declares on the broker, then knows it here. Returns the queues that are new.
@@ -103,11 +80,13 @@ impl Router {
             });
         }
         self.declarer.declare(declarations(topology)?).await?;
-        let mut wires = self.wires.write();
-        let mut changed = Wires::clone(&wires);
-        let new = changed.add(topology)?;
-        *wires = Arc::new(changed);
-        Ok(new)
+        self.book.add(topology)
+    }
+
+    /// Makes sure that everything that was ever declared is there: on a broker that was
+    /// started anew, or after somebody deleted something.
+    pub(super) async fn declare_again(&self) -> Result<(), TransportError> {
+        self.declarer.declare(self.book.declarations()?).await
     }
 
     /// Publishes a batch and reports once on all of it.
@@ -340,45 +319,6 @@ impl Router {
             self.steps.fetch_or(bit, Relaxed);
         }
         Ok(())
-    }
-}
-
-impl Wires {
-    /// Adds what isn't known yet; returns the new queues.
-    fn add(&mut self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
-        self.app = topology.app.clone();
-        self.external.extend(topology.external.iter().cloned());
-        let mut new = Vec::new();
-        let letters = topology
-            .services()
-            .map(|service| (QueueId::dead_letters(service), &[][..], LETTERS_HIGH_WATER));
-        let inputs = topology
-            .queues
-            .iter()
-            .map(|spec| (spec.id.clone(), &spec.topics[..], spec.high_water));
-        for (id, topics, high_water) in letters.chain(inputs) {
-            let queue = match self.queues.get(&id) {
-                Some(queue) => queue.clone(),
-                None => {
-                    let queue = Arc::new(Queue {
-                        name: queue_name(&self.app, &id)?,
-                        id: id.clone(),
-                        delayed: Delayed::new(),
-                        high_water,
-                    });
-                    self.queues.insert(id, queue.clone());
-                    new.push(queue.clone());
-                    queue
-                }
-            };
-            for topic in topics {
-                let readers = self.readers.entry(topic.clone()).or_default();
-                if !readers.iter().any(|reader| Arc::ptr_eq(reader, &queue)) {
-                    readers.push(queue.clone());
-                }
-            }
-        }
-        Ok(new)
     }
 }
 

@@ -13,7 +13,8 @@ use lapin::types::ShortString;
 use tracing::warn;
 
 use super::link::Link;
-use super::router::{Queue, Router};
+use super::router::Router;
+use super::wires::Queue;
 
 /// Before a delivery goes back because the broker refused what was to become of it:
 /// without a pause it would run in circles.
@@ -32,6 +33,9 @@ pub(super) struct Settling {
 
 impl Settling {
     pub(super) async fn settle(&self, parcel: Parcel, settlement: Settlement) {
+        if self.is_stale() {
+            return;
+        }
         let message = &parcel.message;
         let outcome = match settlement {
             Settlement::Ack(None) => Ok(()),
@@ -73,7 +77,16 @@ impl Settling {
         }
     }
 
+    /// The broker has taken the delivery back with its channel, and delivers it again:
+    /// nothing that is decided about it may have an effect any more.
+    fn is_stale(&self) -> bool {
+        self.link.check().is_err() || !self.channel.status().connected()
+    }
+
     pub(super) async fn give_back(&self, tag: u64) {
+        if self.is_stale() {
+            return;
+        }
         let options = BasicNackOptions {
             requeue: true,
             ..Default::default()

@@ -40,6 +40,8 @@ pub(crate) struct TransportSnapshot {
     up: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     down_because: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    down_since: Option<String>,
     reconnects: u64,
     late_replies: u64,
 }
@@ -186,6 +188,10 @@ impl AppView {
                 durable: self.transport.guarantees().durable,
                 up: status.down.is_none(),
                 down_because: status.down,
+                down_since: status.since.map(|since| {
+                    let unix_ms = unix_ms(since);
+                    Rfc3339 { unix_ms }.to_string()
+                }),
                 reconnects: status.reconnects,
                 late_replies: self.transport.late_replies(),
             },

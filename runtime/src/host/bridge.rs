@@ -2,8 +2,9 @@
 //! a mailbox.
 //!
 //! It consumes, waits for room in the mailbox, and consumes again when the consumer
-//! has ended, for whatever reason, after a back-off: a service is never deaf for good.
-//! Such a failure is the transport's and doesn't count against the service.
+//! has ended, for whatever reason, after a back-off, or as soon as a transport that is
+//! down works again: a service is never deaf for good. Such a failure is the transport's
+//! and doesn't count against the service.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -129,6 +130,14 @@ impl Pump {
                 Err(error) => Some(error),
             };
             let Some(error) = ended else { return };
+            if self.env.transport_is_down() {
+                // Consuming waits until it works again. What is wrong was said.
+                self.note(&error);
+                let mut stop = self.stop.clone();
+                let moment = self.env.restart.backoff.min;
+                let _either = timeout(moment, stop.wait_for(|stop| *stop)).await;
+                continue;
+            }
             let (restart, next) =
                 history.failure(&self.env.restart, origin.elapsed(), fastrand::f64());
             history = next;
@@ -144,10 +153,15 @@ impl Pump {
     }
 
     fn report(&self, queue: &QueueId, error: &TransportError, wait: Duration) {
-        let text = self.env.redactor.clean(&error.to_string()).into_owned();
+        let text = self.note(error);
         warn!(%queue, error = %text, ?wait, "the queue is not consumed, trying again");
+    }
+
+    fn note(&self, error: &TransportError) -> String {
+        let text = self.env.redactor.clean(&error.to_string()).into_owned();
         self.env.meters.restarted(Cause::Bridge);
         self.env.note(Cause::Bridge, &text);
+        text
     }
 
     /// Carries until told to stop (`None`) or the consumer ends.

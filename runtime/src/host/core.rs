@@ -215,6 +215,28 @@ impl Core {
         batch
     }
 
+    /// Whether the transport is down, and tries to work again. Who fails because of that
+    /// is not at fault, and the transport has said what is wrong.
+    pub(crate) fn transport_is_down(&self) -> bool {
+        let status = self.transport.status();
+        let status = status.borrow();
+        status.down.is_some() && !status.ended
+    }
+
+    /// How often the transport has come back.
+    pub(crate) fn transport_reconnects(&self) -> u64 {
+        self.transport.status().borrow().reconnects
+    }
+
+    /// Resolves when the transport works, or never will.
+    pub(crate) async fn transport_works(&self) {
+        let mut status = self.transport.status();
+        // A transport that is gone never will.
+        let _gone = status
+            .wait_for(|status| status.down.is_none() || status.ended)
+            .await;
+    }
+
     /// Publishes, and measures how long the confirm takes where it takes any time.
     pub(crate) fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
         let done = match &self.confirms {

@@ -455,10 +455,18 @@ impl InstanceLoop {
             let (done, confirmed) = Completion::channel();
             self.env.publish(batch.clone(), done);
             let Err(error) = confirmed.await else { break };
-            warn!(service = %self.env.label, %error, "a tick's outputs were not published, trying again");
             if self.env.is_closing() || error.is_permanent() {
                 return Err(End::Crashed(Cause::Tick, error.to_string()));
             }
+            if self.env.transport_is_down() {
+                // Whatever the back-off: messages wait behind this as soon as it works.
+                tokio::select! {
+                    () = self.env.transport_works() => {}
+                    () = self.env.closed() => {}
+                }
+                continue;
+            }
+            warn!(service = %self.env.label, %error, "a tick's outputs were not published, trying again");
             let wait = self.env.retry.backoff.delay(nth, fastrand::f64());
             let wait = wait.max(NOT_PUBLISHED_WAIT_MIN);
             // Until the time is over or the service closes: both go on.

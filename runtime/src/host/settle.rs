@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::environment::Environment;
 use super::state::LastFailure;
@@ -118,12 +118,13 @@ impl Environment {
             let failed = Failed::from(Failure::reject(error.to_string()));
             return self.fail(delivery, &failed);
         }
-        warn!(
-            service = %self.label,
-            id = %delivery.message().id,
-            %error,
-            "outputs were not published, the message will be handled again"
-        );
+        let (service, id) = (&*self.label, &delivery.message().id);
+        if self.transport_is_down() {
+            // That was said once: it need not be said of every message.
+            debug!(service, %id, %error, "outputs were not published");
+        } else {
+            warn!(service, %id, %error, "outputs were not published, the message will be handled again");
+        }
         let attempt = delivery.attempt();
         // At least a moment, whatever the back-off: a transport that refuses must not be
         // asked in a tight loop.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer};
@@ -33,6 +33,7 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
         let mut outlet = Outlet::new(env.clone(), source.in_flight(), env.closing());
         env.pulse.ready.store(1, Relaxed);
         let span = info_span!("source", service = %env.label);
+        let reconnects = env.transport_reconnects();
         let ended = attempt(source, &mut outlet, &mut timer)
             .instrument(span)
             .await;
@@ -51,6 +52,16 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
             Err(text) => env.redactor.clean(&text).into_owned(),
         };
         env.meters.restarted(Cause::Source);
+        if env.transport_is_down() || env.transport_reconnects() != reconnects {
+            // What it had sent was lost with the connection: not its failure.
+            env.note(Cause::Source, &text);
+            debug!(service = %env.label, error = %text, "the source is run again when the transport works");
+            tokio::select! {
+                () = env.transport_works() => {}
+                () = env.closed() => return,
+            }
+            continue;
+        }
         let now = env.origin.elapsed();
         let (restart, next) = history.failure(&env.restart, now, fastrand::f64());
         history = next;

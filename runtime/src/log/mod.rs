@@ -12,9 +12,9 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry, Scope};
 
@@ -52,10 +52,11 @@ pub(crate) fn subscriber(
         redactor,
         write,
     };
-    // A client library prints whole messages that a broker returned, at WARN.
+    // A client library prints whole messages that a broker returned, and several lines for
+    // each connection that is lost. What there is to say the bridges say, once.
     let level = Targets::new()
         .with_default(settings.level)
-        .with_target("lapin", Level::ERROR);
+        .with_target("lapin", LevelFilter::OFF);
     Registry::default().with(level).with(lines)
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, poll_fn};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub mod memory;
 mod pressure;
 mod topology;
 
-pub use pressure::{Pressure, PressureGauge};
+pub use pressure::{Outage, Pressure, PressureGauge};
 pub use topology::{Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.
@@ -74,6 +74,8 @@ pub trait Transport: Send + Sync + 'static {
     fn publish(&self, batch: Vec<Outgoing>, done: Completion);
 
     /// Starts taking messages from a queue, at most `bound` unsettled at a time.
+    ///
+    /// While the transport is down ([`Status::down`]) this waits until it works again.
     fn consume<'a>(
         &'a self,
         queue: &'a QueueId,
@@ -105,6 +107,11 @@ pub trait Transport: Send + Sync + 'static {
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>>;
 
     /// Whether it works now; changes are seen by whoever holds the receiver.
+    ///
+    /// A transport that is down tries by itself to work again. Until it does, consumers
+    /// have ended, publications and asks fail, settlements of what was taken before are
+    /// dropped (it is delivered again), and its [`Pressure`] is high, so that sources
+    /// wait.
     fn status(&self) -> tokio::sync::watch::Receiver<Status>;
 
     /// Waits until everything that was handed over before (publications, settlements)
@@ -261,7 +268,9 @@ impl Depth {
 pub struct Status {
     /// What is wrong, while something is.
     pub down: Option<String>,
-    /// It won't work again by itself: connect anew.
+    /// Since when it is down.
+    pub since: Option<SystemTime>,
+    /// It was closed, by this side: it won't work again.
     pub ended: bool,
     /// How often it has connected again.
     pub reconnects: u64,

@@ -1,7 +1,9 @@
-//! Pressure: queues that are too full make the sources wait.
+//! Pressure: queues that are too full, and a transport that is down, make the sources
+//! wait.
 //!
-//! Owns the count of queues above their high-water marks. Who measures (the queue
-//! itself, or a poll of the broker) is the transport's business.
+//! Owns the count of what is in the way: queues above their high-water marks, and
+//! transports that take nothing. Who measures (the queue itself, or a poll of the broker)
+//! is the transport's business.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,12 +30,18 @@ impl Pressure {
         }
     }
 
-    /// Whether any queue is above its mark and has not halved since.
+    /// A gauge for the transport itself: high while it is told that nothing can be sent.
+    pub fn outage(self: &Arc<Self>) -> Outage {
+        Outage(self.gauge(0))
+    }
+
+    /// Whether any queue is above its mark and has not halved since, or the transport is
+    /// down.
     pub fn is_high(&self) -> bool {
         *self.0.borrow() > 0
     }
 
-    /// Waits until no queue is too full.
+    /// Waits until no queue is too full and the transport works.
     pub async fn clear(&self) {
         if self.is_high() {
             let mut receiver = self.0.subscribe();
@@ -82,6 +90,17 @@ impl Drop for PressureGauge {
     }
 }
 
+/// Makes sources wait while a transport is down.
+#[derive(Debug)]
+pub struct Outage(PressureGauge);
+
+impl Outage {
+    /// Tells whether the transport is down. Calls must not overlap.
+    pub fn set(&self, down: bool) {
+        self.0.set(down);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +112,22 @@ mod tests {
         for (messages, high) in [(10, false), (11, true), (6, true), (5, false), (10, false)] {
             gauge.update(messages);
             assert_eq!(pressure.is_high(), high, "{messages}");
+        }
+    }
+
+    #[test]
+    fn sources_wait_while_the_transport_is_down_whatever_is_queued() {
+        let pressure = Arc::new(Pressure::default());
+        let (outage, queue) = (pressure.outage(), pressure.gauge(10));
+        for (down, messages, high) in [
+            (true, 0, true),
+            (true, 11, true),
+            (false, 11, true),
+            (false, 0, false),
+        ] {
+            outage.set(down);
+            queue.update(messages);
+            assert_eq!(pressure.is_high(), high, "{down} {messages}");
         }
     }
 

@@ -1,0 +1,210 @@
+//! What everybody may know of the way to the broker: whether it works, what is wrong and
+//! since when, how often it came back.
+//!
+//! Owns the transport's status, and says each change once in the log. While it doesn't
+//! work, sources wait.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use brickwork::transport::{Outage, Pressure, Status, TransportError};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// One for a transport.
+pub(super) struct Health {
+    status: watch::Sender<Status>,
+    state: Mutex<State>,
+}
+
+struct State {
+    way: Way,
+    outage: Outage,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Open,
+    /// The broker takes no publications.
+    Blocked {
+        since: Instant,
+    },
+    Lost {
+        why: String,
+        since: Instant,
+    },
+    /// By this side, for good.
+    Closed,
+}
+
+impl Health {
+    pub(super) fn new(pressure: &Arc<Pressure>) -> Arc<Self> {
+        Arc::new(Self {
+            status: watch::Sender::default(),
+            state: Mutex::new(State {
+                way: Way::Open,
+                outage: pressure.outage(),
+            }),
+        })
+    }
+
+    pub(super) fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// The connection is lost. The first reason stays.
+    pub(super) fn lost(&self, why: &str) {
+        let mut state = self.state.lock();
+        let since = match state.way {
+            Way::Open => Instant::now(),
+            Way::Blocked { since } => since,
+            Way::Lost { .. } | Way::Closed => return,
+        };
+        warn!(error = %why, "the connection to the broker is lost, connecting again");
+        self.down(
+            &state,
+            format!("the connection to the broker is lost: {why}"),
+        );
+        let why = why.to_owned();
+        state.way = Way::Lost { why, since };
+    }
+
+    /// It could not be had again, for now.
+    pub(super) fn still_lost(&self, error: &TransportError) {
+        let state = self.state.lock();
+        if let Way::Lost { why, .. } = &state.way {
+            debug!(%error, "not connected again");
+            self.down(
+                &state,
+                format!("the connection to the broker is lost: {why}; now: {error}"),
+            );
+        }
+    }
+
+    /// There is a connection again, and all is set up on it.
+    pub(super) fn restored(&self) {
+        let mut state = self.state.lock();
+        if let Way::Lost { since, .. } = state.way {
+            state.way = Way::Open;
+            let after = rounded(since.elapsed());
+            info!(?after, "connected to the broker again");
+            self.up(&state, 1);
+        }
+    }
+
+    /// The broker takes nothing for now (`Some(why)`), or does so again.
+    pub(super) fn blocked(&self, why: Option<String>) {
+        let mut state = self.state.lock();
+        match (&state.way, why) {
+            (Way::Open, Some(why)) => {
+                warn!(reason = %why, "the broker takes nothing for now");
+                self.down(&state, format!("the broker takes nothing for now: {why}"));
+                let since = Instant::now();
+                state.way = Way::Blocked { since };
+            }
+            (Way::Blocked { since }, None) => {
+                let after = rounded(since.elapsed());
+                info!(?after, "the broker takes publications again");
+                self.up(&state, 0);
+                state.way = Way::Open;
+            }
+            _ => {}
+        }
+    }
+
+    /// It was closed by this side: it stays so.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.way = Way::Closed;
+        self.down(&state, "the transport is closed".into());
+        self.status.send_modify(|status| status.ended = true);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.status.borrow().ended
+    }
+
+    /// Waits until it is closed.
+    pub(super) async fn closed(&self) {
+        let mut status = self.status.subscribe();
+        // The sender is `self`: it can't be gone.
+        let _open = status.wait_for(|status| status.ended).await;
+    }
+
+    /// Why nothing can be done over it now.
+    pub(super) fn error(&self) -> TransportError {
+        match &self.state.lock().way {
+            Way::Closed => TransportError::Closed,
+            Way::Lost { why, .. } => TransportError::Lost(why.clone()),
+            Way::Open | Way::Blocked { .. } => {
+                TransportError::Lost("the transport's thread is gone".into())
+            }
+        }
+    }
+
+    fn down(&self, state: &State, why: String) {
+        // Sources wait before anybody learns that something fails.
+        state.outage.set(true);
+        self.status.send_modify(|status| {
+            status.down = Some(why);
+            status.since.get_or_insert_with(SystemTime::now);
+        });
+    }
+
+    fn up(&self, state: &State, reconnects: u64) {
+        self.status.send_modify(|status| {
+            status.down = None;
+            status.since = None;
+            status.reconnects += reconnects;
+        });
+        state.outage.set(false);
+    }
+}
+
+/// To milliseconds, for people.
+fn rounded(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_wrong_is_told_with_its_first_reason_until_it_works() {
+        let pressure = Arc::<Pressure>::default();
+        let health = Health::new(&pressure);
+        let status = health.status();
+        let down = || status.borrow().down.clone().unwrap_or_default();
+        health.blocked(Some("memory".into()));
+        assert!(down().ends_with("memory") && pressure.is_high());
+        let since = status.borrow().since;
+        assert!(since.is_some());
+        health.lost("reset by peer");
+        health.lost("a consequence");
+        health.blocked(None);
+        assert!(down().ends_with("reset by peer"), "{}", down());
+        assert_eq!(status.borrow().since, since);
+        health.still_lost(&TransportError::Lost("refused".into()));
+        assert!(down().contains("reset by peer") && down().contains("refused"));
+        assert!(matches!(health.error(), TransportError::Lost(why) if why == "reset by peer"));
+        health.restored();
+        assert_eq!((down(), status.borrow().since), (String::new(), None));
+        assert_eq!(status.borrow().reconnects, 1);
+        assert!(!pressure.is_high());
+    }
+
+    #[tokio::test]
+    async fn what_was_closed_stays_closed() {
+        let health = Health::new(&Arc::default());
+        health.close();
+        health.lost("a consequence");
+        health.restored();
+        health.blocked(None);
+        health.closed().await;
+        assert!(matches!(health.error(), TransportError::Closed));
+        assert!(health.is_closed() && health.status().borrow().down.is_some());
+    }
+}

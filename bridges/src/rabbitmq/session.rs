@@ -1,0 +1,249 @@
+//! One life of the transport: two connections, their channels, and what is done over
+//! them. It is set up whole or not at all, and ends with its link; `recovery` makes the
+//! next one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use brickwork::transport::{Depth, TransportError};
+use brickwork::{QueueId, without_password};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::asks::Asks;
+use super::connection::Connections;
+use super::consumer::{self, Count, Question, QueueConsumer};
+use super::declarer::{self, Declarer};
+use super::health::Health;
+use super::link::Link;
+use super::publisher::Publisher;
+use super::router::Router;
+use super::settling::Settling;
+use super::wires::Book;
+
+/// What a frame has beside a message's properties, generously.
+const FRAME_OVERHEAD_BYTES: usize = 1024;
+/// The frame size of a broker that sets no limit.
+const FRAME_BYTES: usize = 128 * 1024;
+/// For setting everything up once connected: a new quorum queue takes tens of
+/// milliseconds, one that is there a millisecond.
+const SET_UP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What outlives sessions.
+pub(super) struct Lasting {
+    pub(super) uri: AMQPUri,
+    pub(super) url: String,
+    pub(super) health: Arc<Health>,
+    pub(super) book: Arc<Book>,
+    /// Replies for askers that had stopped waiting.
+    pub(super) late: Arc<AtomicU64>,
+}
+
+/// Connections that are set up.
+pub(super) struct Session {
+    pub(super) link: Arc<Link>,
+    pub(super) router: Arc<Router>,
+    pub(super) asks: Arc<Asks>,
+    connections: Arc<Connections>,
+    /// The pumps of consumers, by queue. Those that are gone are removed in passing.
+    pumps: Mutex<HashMap<QueueId, Vec<mpsc::Sender<Question>>>>,
+}
+
+impl Session {
+    /// Connects and sets everything up, with all that was declared before.
+    ///
+    /// # Errors
+    /// It can't be had as it must be; nothing of it is left.
+    pub(super) async fn open(lasting: &Lasting) -> Result<Arc<Self>, TransportError> {
+        let link = Link::new(lasting.health.clone());
+        let opened = async {
+            let connections = Connections::open(&lasting.uri, &lasting.url, &link).await?;
+            let set_up = Self::set_up(lasting, &link, connections);
+            match timeout(SET_UP_TIMEOUT, set_up).await {
+                Ok(session) => session,
+                Err(_) => Err(TransportError::Connect {
+                    url: without_password(&lasting.url),
+                    why: format!("not set up within {SET_UP_TIMEOUT:?}"),
+                }),
+            }
+        };
+        let opened = tokio::select! {
+            opened = opened => opened,
+            error = link.ended() => Err(error),
+        };
+        if opened.is_err() {
+            // What was begun on it ends.
+            link.close();
+        }
+        opened
+    }
+
+    async fn set_up(
+        lasting: &Lasting,
+        link: &Arc<Link>,
+        connections: Connections,
+    ) -> Result<Arc<Self>, TransportError> {
+        let connections = Arc::new(connections);
+        let publishing = &connections.publishing;
+        let opened = async {
+            let topics = confirming(publishing).await?;
+            let direct = confirming(publishing).await?;
+            let asks = confirming(publishing).await?;
+            let asks = Asks::start(asks, link.clone(), lasting.late.clone()).await?;
+            Ok((topics, direct, asks))
+        };
+        let (topics, direct, asks) =
+            opened
+                .await
+                .map_err(|error: lapin::Error| TransportError::Connect {
+                    url: without_password(&lasting.url),
+                    why: error.to_string(),
+                })?;
+        let frame_bytes = match publishing.configuration().frame_max() as usize {
+            0 => FRAME_BYTES,
+            bytes => bytes,
+        };
+        let router = Router::new(
+            Publisher::start(topics, link.clone(), false),
+            Publisher::start(direct, link.clone(), true),
+            Declarer::start(connections.clone(), link.clone()),
+            lasting.book.clone(),
+            frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
+        );
+        router.declare_again().await?;
+        Ok(Arc::new(Self {
+            link: link.clone(),
+            router,
+            asks,
+            connections,
+            pumps: Mutex::default(),
+        }))
+    }
+
+    /// Consumes a queue; one that somebody has deleted is made again.
+    pub(super) async fn consume(
+        &self,
+        id: &QueueId,
+        bound: usize,
+    ) -> Result<QueueConsumer, TransportError> {
+        self.router.queue(id)?;
+        match self.try_consume(id, bound).await {
+            Err(TransportError::NoQueue(_)) => {
+                warn!(queue = %id, "the queue was deleted at the broker, it is made again");
+                self.router.declare_again().await?;
+                self.try_consume(id, bound).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn try_consume(
+        &self,
+        queue: &QueueId,
+        bound: usize,
+    ) -> Result<QueueConsumer, TransportError> {
+        self.link.check()?;
+        let queue = self.router.queue(queue)?;
+        let lost = |error: lapin::Error| match declarer::refusal(&error) {
+            Some((404, _)) => TransportError::NoQueue(queue.id.clone()),
+            _ => self
+                .link
+                .check()
+                .err()
+                .unwrap_or_else(|| TransportError::Lost(error.to_string())),
+        };
+        let channel = self.connections.consuming.create_channel().await;
+        let letters = QueueId::dead_letters(&queue.id.service);
+        let letters = if queue.id == letters {
+            None
+        } else {
+            Some(self.router.queue(&letters)?.name.clone())
+        };
+        let settling = Settling {
+            channel: channel.map_err(lost)?,
+            link: self.link.clone(),
+            router: self.router.clone(),
+            queue: queue.clone(),
+            letters,
+        };
+        let consuming = consumer::consume(settling, bound);
+        let (consumer, questions) = tokio::select! {
+            consuming = consuming => consuming.map_err(lost)?,
+            error = self.link.ended() => return Err(error),
+        };
+        let mut pumps = self.pumps.lock();
+        let pumps = pumps.entry(queue.id.clone()).or_default();
+        pumps.retain(|pump| !pump.is_closed());
+        pumps.push(questions);
+        Ok(consumer)
+    }
+
+    fn pumps_of(&self, queue: &QueueId) -> Vec<mpsc::Sender<Question>> {
+        self.pumps.lock().get(queue).cloned().unwrap_or_default()
+    }
+
+    pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
+        let queue = self.router.queue(id)?;
+        let mut depth = Depth {
+            delayed: queue.delayed.count(),
+            ..Depth::default()
+        };
+        let mut ready = None;
+        for pump in self.pumps_of(id) {
+            let (answer, answered) = oneshot::channel();
+            let asked = pump.send(Question::Count(answer)).await.is_ok();
+            // A pump that is gone, or whose channel is, has nothing.
+            if asked && let Ok(Ok(count)) = answered.await {
+                let Count {
+                    ready: at_broker,
+                    fetched,
+                    in_hand,
+                } = count;
+                ready = Some(at_broker);
+                depth.ready += fetched;
+                depth.in_hand += in_hand;
+            }
+        }
+        let ready = match ready {
+            Some(ready) => ready,
+            None => {
+                let count = self.router.declarer.count(queue.name.clone()).await?;
+                count.ok_or_else(|| TransportError::NoQueue(id.clone()))?
+            }
+        };
+        depth.ready += ready;
+        Ok(depth)
+    }
+
+    pub(super) async fn flush(&self) -> Result<(), TransportError> {
+        self.router.topics.flush().await;
+        self.router.direct.flush().await;
+        self.asks.flush().await;
+        let pumps: Vec<_> = self.pumps.lock().values().flatten().cloned().collect();
+        for pump in pumps {
+            let (done, flushed) = oneshot::channel();
+            if pump.send(Question::Flush(done)).await.is_ok() {
+                let _gone = flushed.await;
+            }
+        }
+        self.link.check()
+    }
+
+    /// Ends it, and says good-bye where somebody still listens.
+    pub(super) async fn close(&self) {
+        self.link.close();
+        self.connections.close().await;
+    }
+}
+
+async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(Default::default()).await?;
+    Ok(channel)
+}

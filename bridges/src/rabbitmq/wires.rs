@@ -1,0 +1,115 @@
+//! What was declared: the book from which every new session makes the topology again.
+//!
+//! Owns which queues there are and who reads which topic. Outlives connections.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use brickwork::QueueId;
+use brickwork::transport::{Topology, TransportError};
+use lapin::types::ShortString;
+use parking_lot::RwLock;
+
+use super::delayed::Delayed;
+use super::topology::{Declaration, declarations, queue_name};
+
+/// Dead letters are kept until somebody takes them. So many in one service are a sign
+/// that the app needs help: then sources pause.
+const LETTERS_HIGH_WATER: u64 = 100_000;
+
+/// All that was declared over a transport's life.
+#[derive(Default)]
+pub(super) struct Book {
+    wires: RwLock<Arc<Wires>>,
+    topologies: RwLock<Vec<Topology>>,
+}
+
+/// What was declared.
+#[derive(Default, Clone)]
+pub(super) struct Wires {
+    pub(super) app: Arc<str>,
+    pub(super) queues: HashMap<QueueId, Arc<Queue>>,
+    /// Who reads each topic.
+    pub(super) readers: HashMap<Arc<str>, Vec<Arc<Queue>>>,
+    pub(super) external: HashSet<Arc<str>>,
+}
+
+/// A queue of the app.
+pub(super) struct Queue {
+    pub(super) id: QueueId,
+    pub(super) name: ShortString,
+    pub(super) delayed: Delayed,
+    pub(super) high_water: u64,
+}
+
+impl Book {
+    pub(super) fn wires(&self) -> Arc<Wires> {
+        self.wires.read().clone()
+    }
+
+    pub(super) fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
+        let queue = self.wires.read().queues.get(id).cloned();
+        queue.ok_or_else(|| TransportError::NoQueue(id.clone()))
+    }
+
+    /// Notes what is on the broker now. Returns the queues that are new.
+    pub(super) fn add(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
+        let mut wires = self.wires.write();
+        let mut changed = Wires::clone(&wires);
+        let new = changed.add(topology)?;
+        *wires = Arc::new(changed);
+        let mut topologies = self.topologies.write();
+        if !topologies.contains(topology) {
+            topologies.push(topology.clone());
+        }
+        Ok(new)
+    }
+
+    /// All of it, to be made again.
+    pub(super) fn declarations(&self) -> Result<Vec<Declaration>, TransportError> {
+        let mut all = Vec::new();
+        for topology in &*self.topologies.read() {
+            all.extend(declarations(topology)?);
+        }
+        Ok(all)
+    }
+}
+
+impl Wires {
+    /// Adds what isn't known yet; returns the new queues.
+    fn add(&mut self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
+        self.app = topology.app.clone();
+        self.external.extend(topology.external.iter().cloned());
+        let mut new = Vec::new();
+        let letters = topology
+            .services()
+            .map(|service| (QueueId::dead_letters(service), &[][..], LETTERS_HIGH_WATER));
+        let inputs = topology
+            .queues
+            .iter()
+            .map(|spec| (spec.id.clone(), &spec.topics[..], spec.high_water));
+        for (id, topics, high_water) in letters.chain(inputs) {
+            let queue = match self.queues.get(&id) {
+                Some(queue) => queue.clone(),
+                None => {
+                    let queue = Arc::new(Queue {
+                        name: queue_name(&self.app, &id)?,
+                        id: id.clone(),
+                        delayed: Delayed::new(),
+                        high_water,
+                    });
+                    self.queues.insert(id, queue.clone());
+                    new.push(queue.clone());
+                    queue
+                }
+            };
+            for topic in topics {
+                let readers = self.readers.entry(topic.clone()).or_default();
+                if !readers.iter().any(|reader| Arc::ptr_eq(reader, &queue)) {
+                    readers.push(queue.clone());
+                }
+            }
+        }
+        Ok(new)
+    }
+}
