@@ -308,6 +308,10 @@ impl Transport for Amqp {
         })
     }
 
+    fn attach<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
+        Box::pin(async move { self.parts.router.attach(topology) })
+    }
+
     fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
         self.parts.router.publish(batch, done);
     }

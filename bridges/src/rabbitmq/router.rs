@@ -95,6 +95,18 @@ impl Router {
         &self,
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
+        self.is_for(topology)?;
+        self.declarer.declare(declarations(topology)?).await?;
+        self.add(topology)
+    }
+
+    /// Knows it here, and makes nothing on the broker.
+    pub(super) fn attach(&self, topology: &Topology) -> Result<(), TransportError> {
+        self.is_for(topology)?;
+        self.add(topology).map(drop)
+    }
+
+    fn is_for(&self, topology: &Topology) -> Result<(), TransportError> {
         let known = self.wires().app.clone();
         if !known.is_empty() && known != topology.app {
             return Err(TransportError::Declare {
@@ -102,7 +114,10 @@ impl Router {
                 why: format!("this transport is the app {known}'s: connect again"),
             });
         }
-        self.declarer.declare(declarations(topology)?).await?;
+        Ok(())
+    }
+
+    fn add(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
         let mut wires = self.wires.write();
         let mut changed = Wires::clone(&wires);
         let new = changed.add(topology)?;

@@ -62,6 +62,14 @@ pub trait Transport: Send + Sync + 'static {
     /// published or consumed; a queue gets no messages from before it was declared.
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>>;
 
+    /// Knows every queue of an app without making any: for tools that work with what is
+    /// there. A queue that isn't there is [`TransportError::NoQueue`] when it is used.
+    /// Where nothing outlives the process, there is no difference to
+    /// [`declare`](Transport::declare).
+    fn attach<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
+        self.declare(topology)
+    }
+
     /// Publishes messages, in order, and reports once on all of them.
     ///
     /// Returns at once; the caller bounds how much it has under way. `done` is called
