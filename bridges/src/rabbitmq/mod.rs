@@ -5,6 +5,7 @@
 //! | `address` | URLs |
 //! | `connection`, `link` | the thread and the two connections; whether they are up |
 //! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
+//! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher` | where messages go; publishing with confirms |
 //! | `consumer`, `settling` | taking messages, and settling them |
@@ -20,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
-    Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
+    Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -37,9 +38,12 @@ mod connection;
 mod consumer;
 mod declarer;
 mod delayed;
+mod greeting;
+mod inspection;
 mod link;
 mod pressure;
 mod publisher;
+mod question;
 mod rfc3339;
 mod router;
 mod settling;
@@ -83,6 +87,27 @@ impl Connector for RabbitMq {
 
     fn check(&self, url: &str) -> Result<(), String> {
         address::parse(url).map(drop)
+    }
+
+    fn inspect<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: String| TransportError::Connect {
+                url: without_password(url),
+                why,
+            };
+            let uri = address::parse(url).map_err(failed)?;
+            let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
+            let (address, topology) = (url.to_owned(), topology.clone());
+            let inspecting = async move { inspection::inspect(&uri, &address, &topology).await };
+            let found = on(worker.handle(), inspecting).await;
+            drop(worker.stop());
+            worker.join().await;
+            found.unwrap_or_else(|| Err(failed("the thread is gone".into())))
+        })
     }
 
     fn connect<'a>(

@@ -16,10 +16,12 @@ use crate::delivery::Delivery;
 use crate::message::Message;
 use crate::name::QueueId;
 
+mod inspection;
 pub mod memory;
 mod pressure;
 mod topology;
 
+pub use inspection::{Inspection, Obstacle};
 pub use pressure::{Pressure, PressureGauge};
 pub use topology::{Overflow, QueueSpec, Topology};
 
@@ -357,6 +359,19 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// What is wrong, in words, without secrets.
     fn check(&self, url: &str) -> Result<(), String>;
+
+    /// Looks at what is there before an app of this topology runs, and changes nothing.
+    ///
+    /// # Errors
+    /// It can't be reached, or refused to let us in.
+    fn inspect<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
+        let _ = topology;
+        Box::pin(async move { Ok(Inspection::nothing_to_ask(scheme_of(url))) })
+    }
 
     /// Connects.
     fn connect<'a>(
