@@ -26,7 +26,7 @@ pub(super) struct Greeting {
     pub(super) product: Option<String>,
     pub(super) version: Option<String>,
     /// What it says that it can do.
-    capabilities: Option<Vec<String>>,
+    pub(super) capabilities: Option<Vec<String>>,
 }
 
 impl Greeting {
