@@ -55,6 +55,18 @@ impl fmt::Display for Reason {
     }
 }
 
+/// The headers that make a message a letter.
+pub(crate) const LETTER_HEADERS: [&str; 8] = [
+    "brickwork-reason",
+    "brickwork-error",
+    "brickwork-service",
+    "brickwork-input",
+    "brickwork-attempt",
+    "brickwork-failed-at",
+    "brickwork-fingerprint",
+    "brickwork-topic",
+];
+
 /// What is kept with a message that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {

@@ -18,6 +18,7 @@
 //! | `admin`, `control`, `log`, `metrics` | what is to be seen of a running app, and its command socket |
 //! | `host` | runs services: actor, mailbox, instances, bridges |
 //! | `tree`, `child` | supervisors, and the child processes that some services run in |
+//! | [`dead_letters`] | what was given up: to be looked at, replayed, discarded |
 //! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
 //! | [`config`] | types that configs are made of |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
@@ -35,6 +36,7 @@ mod clock;
 pub mod config;
 mod control;
 mod dead_letter;
+pub mod dead_letters;
 mod delivery;
 mod failure;
 mod host;

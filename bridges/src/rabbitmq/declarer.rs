@@ -156,7 +156,7 @@ pub(super) async fn passive(channel: &Channel, queue: ShortString) -> lapin::Res
     Ok(u64::from(declared.message_count()))
 }
 
-async fn declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
+pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
     match declaration {
         Declaration::Exchange { name, kind } => {
             let options = ExchangeDeclareOptions {

@@ -8,6 +8,7 @@
 //! | `health` | what everybody may know of that |
 //! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
 //! | `wires` | what was declared |
+//! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher` | where messages go; publishing with confirms |
 //! | `consumer`, `settling` | taking messages, and settling them |
@@ -26,8 +27,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
-    Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
+    Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -41,10 +42,13 @@ mod connection;
 mod consumer;
 mod declarer;
 mod delayed;
+mod greeting;
 mod health;
+mod inspection;
 mod link;
 mod pressure;
 mod publisher;
+mod question;
 mod recovery;
 mod rfc3339;
 mod router;
@@ -83,6 +87,27 @@ impl Connector for RabbitMq {
 
     fn check(&self, url: &str) -> Result<(), String> {
         address::parse(url).map(drop)
+    }
+
+    fn inspect<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: String| TransportError::Connect {
+                url: without_password(url),
+                why,
+            };
+            let uri = address::parse(url).map_err(failed)?;
+            let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
+            let (address, topology) = (url.to_owned(), topology.clone());
+            let inspecting = async move { inspection::inspect(&uri, &address, &topology).await };
+            let found = on(worker.handle(), inspecting).await;
+            drop(worker.stop());
+            worker.join().await;
+            found.unwrap_or_else(|| Err(failed("the thread is gone".into())))
+        })
     }
 
     fn connect<'a>(
@@ -165,6 +190,10 @@ impl Transport for Amqp {
                 .await
                 .unwrap_or_else(|| Err(self.recovery.lasting.health.error()))
         })
+    }
+
+    fn attach<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
+        Box::pin(async move { self.recovery.now()?.router.attach(topology) })
     }
 
     /// While there is no session this fails at once: what is taken from queues comes

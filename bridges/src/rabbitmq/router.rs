@@ -72,6 +72,18 @@ impl Router {
         &self,
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
+        self.is_for(topology)?;
+        self.declarer.declare(declarations(topology)?).await?;
+        self.book.add(topology)
+    }
+
+    /// Knows it here, and makes nothing on the broker.
+    pub(super) fn attach(&self, topology: &Topology) -> Result<(), TransportError> {
+        self.is_for(topology)?;
+        self.book.attach(topology).map(drop)
+    }
+
+    fn is_for(&self, topology: &Topology) -> Result<(), TransportError> {
         let known = self.wires().app.clone();
         if !known.is_empty() && known != topology.app {
             return Err(TransportError::Declare {
@@ -79,8 +91,7 @@ impl Router {
                 why: format!("this transport is the app {known}'s: connect again"),
             });
         }
-        self.declarer.declare(declarations(topology)?).await?;
-        self.book.add(topology)
+        Ok(())
     }
 
     /// Makes sure that everything that was ever declared is there: on a broker that was

@@ -100,6 +100,16 @@ impl Step {
         })
     }
 
+    /// Every step, the shortest first.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let mut next = Self::at_least(Duration::ZERO);
+        std::iter::from_fn(move || {
+            let step = next?;
+            next = Self::at_least(step.wait + Duration::from_millis(1));
+            Some(step)
+        })
+    }
+
     /// The longest step: a day.
     pub(super) fn longest() -> Self {
         Self::at_least(Duration::from_millis(STEP_MS_MAX)).expect("the ladder has a last step")
@@ -221,6 +231,7 @@ mod tests {
         }
         assert_eq!(Step::at_least(Duration::from_millis(86_400_001)), None);
         assert_eq!(Step::longest().number, 20);
+        assert_eq!(Step::all().count(), 21);
     }
 
     #[test]

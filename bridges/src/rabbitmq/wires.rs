@@ -54,14 +54,20 @@ impl Book {
 
     /// Notes what is on the broker now. Returns the queues that are new.
     pub(super) fn add(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
-        let mut wires = self.wires.write();
-        let mut changed = Wires::clone(&wires);
-        let new = changed.add(topology)?;
-        *wires = Arc::new(changed);
+        let new = self.attach(topology)?;
         let mut topologies = self.topologies.write();
         if !topologies.contains(topology) {
             topologies.push(topology.clone());
         }
+        Ok(new)
+    }
+
+    /// Notes what somebody else makes. Returns the queues that are new.
+    pub(super) fn attach(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
+        let mut wires = self.wires.write();
+        let mut changed = Wires::clone(&wires);
+        let new = changed.add(topology)?;
+        *wires = Arc::new(changed);
         Ok(new)
     }
 

@@ -1,8 +1,14 @@
-//! `check`: everything that can be known of a manifest without running it.
+//! `check`: everything that can be known of a manifest without running it. With
+//! `--connect` also what its transport says.
 
-use super::{DONE, ManifestArgs, OnlyArgs, print, print_json, print_report};
+use std::fmt::Write;
+
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report};
+use crate::app::Plan;
+use crate::log::push_visible;
+use crate::redact::without_password;
 use crate::service::Catalog;
-use crate::transport::Transports;
+use crate::transport::{Inspection, TransportError, Transports};
 
 #[derive(clap::Args)]
 pub(super) struct Check {
@@ -10,6 +16,10 @@ pub(super) struct Check {
     manifest: ManifestArgs,
     #[command(flatten)]
     only: OnlyArgs,
+    /// Also ask the transport, changing nothing there: who it is, whether the app may do
+    /// what it does, which queues are there, and which in another way than the app needs
+    #[arg(long)]
+    connect: bool,
     /// Print for programs
     #[arg(long)]
     json: bool,
@@ -17,20 +27,110 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        match self.manifest.load(&self.only.only, catalog, transports) {
-            Err(report) => print_report(&report, self.json),
-            Ok(plan) => {
-                if self.json {
-                    print_json(&serde_json::json!({ "app": plan.name(), "problems": [] }));
-                } else {
-                    let services = plan.services.len();
-                    print(&format!(
-                        "{}: {services} services, nothing wrong\n",
-                        plan.name()
-                    ));
-                }
-                DONE
+        let plan = match self.manifest.load(&self.only.only, catalog, transports) {
+            Err(report) => return print_report(&report, self.json),
+            Ok(plan) => plan,
+        };
+        let asked = self.connect.then(|| inspect(&plan, transports));
+        if self.json {
+            print_json(&for_programs(&plan, asked.as_ref()));
+        } else {
+            let services = plan.services.len();
+            let mut text = format!("{}: {services} services, nothing wrong\n", plan.name());
+            if let Some(Ok(inspection)) = &asked {
+                text.push_str(&text_of(&plan, inspection));
             }
+            print(&plan.redactor.clean(&text));
+        }
+        match asked {
+            Some(Err(error)) => {
+                eprintln!("error: {}", plan.redactor.clean(&error.to_string()));
+                FAILED
+            }
+            Some(Ok(inspection)) if !inspection.problems.is_empty() => FAILED,
+            Some(Ok(_)) | None => DONE,
         }
     }
+}
+
+fn inspect(plan: &Plan, transports: &Transports) -> Result<Inspection, TransportError> {
+    let failed = |error: std::io::Error| TransportError::Connect {
+        url: without_password(&plan.transport),
+        why: error.to_string(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let connector = transports.for_url(&plan.transport);
+    let connector = connector.expect("the manifest was checked");
+    runtime.block_on(connector.inspect(&plan.transport, &plan.topology()))
+}
+
+fn for_programs(
+    plan: &Plan,
+    asked: Option<&Result<Inspection, TransportError>>,
+) -> serde_json::Value {
+    let mut value = serde_json::json!({ "app": plan.name(), "problems": [] });
+    match asked {
+        None => {}
+        Some(Ok(inspection)) => {
+            let text = serde_json::to_string(inspection).expect("it is plain data");
+            let clean = plan.redactor.clean(&text);
+            value["transport"] = serde_json::from_str(&clean).unwrap_or_default();
+        }
+        Some(Err(error)) => {
+            let clean = plan.redactor.clean(&error.to_string()).into_owned();
+            value["transport"] = serde_json::json!({ "error": clean });
+        }
+    }
+    value
+}
+
+fn text_of(plan: &Plan, inspection: &Inspection) -> String {
+    let mut text = String::new();
+    let mut line = |indent: &str, words: &str| {
+        text.push_str(indent);
+        push_visible(&mut text, words);
+        text.push('\n');
+    };
+    let url = without_password(&plan.transport);
+    let version = inspection.version.as_deref().unwrap_or_default();
+    match &inspection.product {
+        None => line("", &url),
+        Some(product) => line("", format!("{url}: {product} {version}").trim_end()),
+    }
+    for note in &inspection.notes {
+        line("  ", note);
+    }
+    if !inspection.there.is_empty() {
+        let there = inspection.there.len();
+        line(
+            "  ",
+            &format!("{there} queues and exchanges are there as they must be"),
+        );
+    }
+    if !inspection.missing.is_empty() {
+        let missing = inspection.missing.len();
+        line(
+            "  ",
+            &format!("{missing} are not there yet, and would be made:"),
+        );
+    }
+    for missing in &inspection.missing {
+        line("    ", missing);
+    }
+    let problems = inspection.problems.len();
+    if problems > 0 {
+        line("", &format!("{problems} problems:"));
+    }
+    for problem in &inspection.problems {
+        let mut words = format!("{}: {}", problem.what, problem.why);
+        if let (Some(theirs), Some(ours)) = (&problem.theirs, &problem.ours) {
+            write!(words, "; there: {theirs}; needed: {ours}").expect("it is a string");
+        }
+        line("  ", &words);
+        line("    help: ", &problem.help);
+    }
+    text
 }

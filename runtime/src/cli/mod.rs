@@ -15,6 +15,7 @@ use crate::transport::Transports;
 
 mod check;
 mod describe;
+mod dlq;
 mod list;
 mod run;
 mod stop;
@@ -51,6 +52,8 @@ enum Verb {
     List(list::List),
     /// Describe one service type: config, ports, example
     Describe(describe::Describe),
+    /// Look at dead letters, replay them, discard them
+    Dlq(dlq::Dlq),
     /// Stop a running app in order
     Stop(stop::Stop),
 }
@@ -125,6 +128,7 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
         Verb::Check(check) => check.execute(&catalog, &transports),
         Verb::List(list) => list.execute(&catalog),
         Verb::Describe(describe) => describe.execute(&catalog),
+        Verb::Dlq(dlq) => dlq.execute(&catalog, &transports),
         Verb::Stop(stop) => stop.execute(&catalog, &transports),
     };
     ExitCode::from(code)

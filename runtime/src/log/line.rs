@@ -96,7 +96,7 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.chars().all(plain)
 }
 
-fn push_escaped(buffer: &mut String, text: &str, quoted: bool) {
+pub(super) fn push_escaped(buffer: &mut String, text: &str, quoted: bool) {
     for character in text.chars() {
         match character {
             '"' | '\\' if quoted => {

@@ -31,6 +31,11 @@ thread_local! {
     static BUFFER: Cell<String> = const { Cell::new(String::new()) };
 }
 
+/// Appends a text so that it stays one line and does nothing to a terminal.
+pub(crate) fn push_visible(buffer: &mut String, text: &str) {
+    line::push_escaped(buffer, text, false);
+}
+
 /// Makes this the log of the process, on stderr. Does nothing if it has one.
 pub(crate) fn init(settings: LogSettings, redactor: Arc<Redactor>) {
     let log = subscriber(settings, redactor, |line: &[u8]| {

@@ -43,7 +43,7 @@ mod section;
 mod service;
 mod settings;
 mod source;
-mod suggest;
+pub(crate) mod suggest;
 mod supervision;
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ pub(super) fn nearest<'a>(
 }
 
 /// `did you mean ...?`, or what there is.
-pub(super) fn help<'a>(
+pub(crate) fn help<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str> + Clone,
     there_are: &str,
@@ -41,7 +41,7 @@ pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// What the manifest says, in quotes, fit to be shown.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     const CHARACTERS_MAX: usize = 80;
     let mut shown: String = text.chars().take(CHARACTERS_MAX).collect();
     if shown.len() < text.len() {

@@ -16,10 +16,12 @@ use crate::delivery::Delivery;
 use crate::message::Message;
 use crate::name::QueueId;
 
+mod inspection;
 pub mod memory;
 mod pressure;
 mod topology;
 
+pub use inspection::{Inspection, Obstacle};
 pub use pressure::{Outage, Pressure, PressureGauge};
 pub use topology::{Overflow, QueueSpec, Topology};
 
@@ -61,6 +63,14 @@ pub trait Transport: Send + Sync + 'static {
     /// Declaring the same again changes nothing. Must be done before anything is
     /// published or consumed; a queue gets no messages from before it was declared.
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>>;
+
+    /// Knows every queue of an app without making any: for tools that work with what is
+    /// there. A queue that isn't there is [`TransportError::NoQueue`] when it is used.
+    /// Where nothing outlives the process, there is no difference to
+    /// [`declare`](Transport::declare).
+    fn attach<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
+        self.declare(topology)
+    }
 
     /// Publishes messages, in order, and reports once on all of them.
     ///
@@ -358,6 +368,19 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// What is wrong, in words, without secrets.
     fn check(&self, url: &str) -> Result<(), String>;
+
+    /// Looks at what is there before an app of this topology runs, and changes nothing.
+    ///
+    /// # Errors
+    /// It can't be reached, or refused to let us in.
+    fn inspect<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
+        let _ = topology;
+        Box::pin(async move { Ok(Inspection::nothing_to_ask(scheme_of(url))) })
+    }
 
     /// Connects.
     fn connect<'a>(

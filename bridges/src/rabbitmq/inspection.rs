@@ -1,0 +1,359 @@
+//! Looking at a broker before an app runs: who it is, whether the user may do what the
+//! app does, and whether the queues that are there are those that the app needs.
+//!
+//! Changes nothing: see [`Question`]. Each refusal costs its channel, so each question has a channel of its own.
+
+use std::sync::Arc;
+
+use brickwork::transport::{Inspection, Obstacle, Topology, TransportError};
+use brickwork::{QueueId, without_password};
+use lapin::Connection;
+use lapin::types::ShortString;
+use lapin::uri::AMQPUri;
+
+use super::declarer::refusal;
+use super::greeting::{Greeting, greeting};
+use super::health::Health;
+use super::link::Link;
+use super::question::Question;
+use super::topology::{Declaration, Step, declarations, queue_name};
+
+/// Looks at the broker, on the current runtime.
+///
+/// # Errors
+/// It can't be reached, doesn't let us in, or went away meanwhile.
+pub(super) async fn inspect(
+    uri: &AMQPUri,
+    url: &str,
+    topology: &Topology,
+) -> Result<Inspection, TransportError> {
+    // First, so that what is wrong with the connection is said as always.
+    let link = Link::new(Health::new(&Arc::default()));
+    let connections = super::connection::Connections::open(uri, url, &link).await?;
+    let mut inspector = Inspector {
+        connection: &connections.publishing,
+        found: Inspection::default(),
+    };
+    let looked = async {
+        inspector.who(greeting(uri).await.unwrap_or_default());
+        inspector.things(topology).await?;
+        inspector.rights(topology).await
+    }
+    .await;
+    let mut found = inspector.found;
+    link.close();
+    connections.close().await;
+    looked.map_err(|error| match error {
+        Trouble::Name(error) => error,
+        Trouble::Broker(error) => TransportError::Connect {
+            url: without_password(url),
+            why: error.to_string(),
+        },
+    })?;
+    found.notes.push(
+        "what earlier versions of the manifest left on the broker isn't listed: AMQP has no way \
+         to list queues"
+            .into(),
+    );
+    Ok(found)
+}
+
+/// What ends an inspection.
+enum Trouble {
+    Name(TransportError),
+    Broker(lapin::Error),
+}
+
+impl From<TransportError> for Trouble {
+    fn from(error: TransportError) -> Self {
+        Self::Name(error)
+    }
+}
+
+impl From<lapin::Error> for Trouble {
+    fn from(error: lapin::Error) -> Self {
+        Self::Broker(error)
+    }
+}
+
+/// How the broker answered.
+enum Answer {
+    Done,
+    Refused(u16, String),
+}
+
+struct Inspector<'a> {
+    connection: &'a Connection,
+    found: Inspection,
+}
+
+impl Inspector<'_> {
+    fn who(&mut self, greeting: Greeting) {
+        let (notes, problem) = consequences(&greeting);
+        self.found.notes.extend(notes);
+        self.found.problems.extend(problem);
+        for (capability, use_of_it) in [
+            ("publisher_confirms", "publications could not be confirmed"),
+            ("basic.nack", "messages could not be given back"),
+            (
+                "consumer_cancel_notify",
+                "a deleted queue would not be noticed",
+            ),
+        ] {
+            if !greeting.can(capability) {
+                self.found.problems.push(Obstacle {
+                    what: "the broker".into(),
+                    why: format!("it doesn't offer {capability}: {use_of_it}"),
+                    help: "use a RabbitMQ 3.10 or later".into(),
+                    theirs: None,
+                    ours: None,
+                });
+            }
+        }
+        self.found.product = greeting.product;
+        self.found.version = greeting.version;
+    }
+
+    /// Exchanges and queues: which are there, and as they must be.
+    async fn things(&mut self, topology: &Topology) -> Result<(), Trouble> {
+        for declaration in declarations(topology)? {
+            self.thing(&declaration, true).await?;
+        }
+        for step in Step::all() {
+            for declaration in step.declarations(&topology.app)? {
+                // The steps that aren't there are made when they are first used.
+                self.thing(&declaration, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn thing(&mut self, declaration: &Declaration, needed: bool) -> Result<(), Trouble> {
+        let what = match declaration {
+            Declaration::Exchange { name, .. } => format!("exchange {name}"),
+            Declaration::Queue { name, .. } => format!("queue {name}"),
+            // Only what was bound can be asked for, by binding it.
+            Declaration::Binding { .. } => return Ok(()),
+        };
+        if !self.is_there(declaration).await? {
+            if needed {
+                self.found.missing.push(what.clone());
+                self.may(
+                    "configure",
+                    &what,
+                    Question::Impossible(declaration.clone()),
+                )
+                .await?;
+            }
+            return Ok(());
+        }
+        // The same again changes nothing.
+        match self.ask(Question::Declare(declaration.clone())).await? {
+            Answer::Done => self.found.there.push(what),
+            Answer::Refused(403, text) => self.lacks("configure", &what, &text),
+            Answer::Refused(_, text) => self.found.problems.push(difference(what, &text)),
+        }
+        Ok(())
+    }
+
+    async fn is_there(&self, declaration: &Declaration) -> Result<bool, Trouble> {
+        Ok(!matches!(
+            self.ask(Question::Passive(declaration.clone())).await?,
+            Answer::Refused(404, _)
+        ))
+    }
+
+    /// What the app does beside declaring: consume, bind, publish.
+    async fn rights(&mut self, topology: &Topology) -> Result<(), Trouble> {
+        let app = &*topology.app;
+        let exchange: ShortString = app.into();
+        if let Some(step) = Step::all().next() {
+            for declaration in step.declarations(app)? {
+                if let Declaration::Queue { name, .. } = &declaration
+                    && !self.is_there(&declaration).await?
+                {
+                    let what = format!("queue {name}, and those of other delays");
+                    self.may("configure", &what, Question::Impossible(declaration))
+                        .await?;
+                }
+            }
+        }
+        for (name, what) in [
+            (exchange.clone(), format!("exchange {app}")),
+            ("".into(), "exchange amq.default".into()),
+        ] {
+            self.may("write", &what, Question::Publish(name)).await?;
+        }
+        let letters = topology.services().map(QueueId::dead_letters);
+        let inputs = topology.queues.iter().map(|queue| queue.id.clone());
+        for id in inputs.chain(letters) {
+            let name = queue_name(app, &id)?;
+            let what = format!("queue {name}");
+            self.may("read", &what, Question::Consume(name)).await?;
+        }
+        for queue in &topology.queues {
+            let name = queue_name(app, &queue.id)?;
+            let what = format!("queue {name}");
+            let key = format!("brickwork.check.{}", std::process::id());
+            let unbind = Question::Unbind {
+                queue: name,
+                exchange: exchange.clone(),
+                key: key.as_str().into(),
+            };
+            if let Some(text) = self.refused(unbind).await? {
+                // The broker asks for two rights, and names the one that is missing.
+                if text.contains("to exchange") {
+                    self.lacks("read", &format!("exchange {app}"), &text);
+                } else {
+                    self.lacks("write", &what, &text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a right is missing, if it is.
+    async fn may(&mut self, right: &str, what: &str, question: Question) -> Result<(), Trouble> {
+        if let Some(text) = self.refused(question).await? {
+            self.lacks(right, what, &text);
+        }
+        Ok(())
+    }
+
+    async fn refused(&self, question: Question) -> Result<Option<String>, Trouble> {
+        Ok(match self.ask(question).await? {
+            Answer::Refused(403, text) => Some(text),
+            _ => None,
+        })
+    }
+
+    fn lacks(&mut self, right: &str, what: &str, text: &str) {
+        let obstacle = Obstacle {
+            what: what.to_owned(),
+            why: format!("the user lacks the right to {right} it ({})", said(text)),
+            help: format!("give the user {right} rights on it: rabbitmqctl set_permissions"),
+            theirs: None,
+            ours: None,
+        };
+        if !self.found.problems.contains(&obstacle) {
+            self.found.problems.push(obstacle);
+        }
+    }
+
+    /// Asks on a channel of its own.
+    async fn ask(&self, question: Question) -> Result<Answer, Trouble> {
+        let channel = self.connection.create_channel().await?;
+        match question.put(channel.clone()).await {
+            Ok(()) => {
+                // Also gives up whatever was granted against expectation.
+                channel.close(200, "done".into()).await?;
+                Ok(Answer::Done)
+            }
+            Err(error) => match refusal(&error) {
+                Some((code, text)) if self.connection.status().connected() => {
+                    Ok(Answer::Refused(code, text.to_owned()))
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+}
+
+/// What follows from a broker's product and version.
+fn consequences(greeting: &Greeting) -> (Vec<String>, Option<Obstacle>) {
+    let Some(product) = &greeting.product else {
+        return (vec!["the broker doesn't say who it is".into()], None);
+    };
+    if product != "RabbitMQ" {
+        let note = format!("{product} is not RabbitMQ: this is tested with RabbitMQ only");
+        return (vec![note], None);
+    }
+    let numbers: Vec<u32> = greeting
+        .version
+        .iter()
+        .flat_map(|version| version.split('.'))
+        .map_while(|part| part.parse().ok())
+        .collect();
+    let (Some(major), Some(minor)) = (numbers.first(), numbers.get(1)) else {
+        return (vec!["the broker doesn't say its version".into()], None);
+    };
+    match (major, minor) {
+        (..=2, _) | (3, ..=9) => {
+            let old = Obstacle {
+                what: format!("RabbitMQ {major}.{minor}"),
+                why: "quorum queues that expire messages, and move them at least once, came with \
+                      3.10: retries and dead letters could be lost"
+                    .into(),
+                help: "use a RabbitMQ 3.10 or later".into(),
+                theirs: None,
+                ours: None,
+            };
+            (Vec::new(), Some(old))
+        }
+        (3, _) => {
+            let note = "3.x has no delivery limit by default, and 4.x has: the app's queues set \
+                        their own, so that both behave alike";
+            (vec![note.into()], None)
+        }
+        _ => {
+            let note = "4.x has a delivery limit of 20 by default, which would give innocent \
+                        messages up: the app's queues set their own";
+            (vec![note.into()], None)
+        }
+    }
+}
+
+/// What differs, from what the broker says of it.
+fn difference(what: String, text: &str) -> Obstacle {
+    let said = said(text);
+    let differs = said
+        .split_once("received ")
+        .and_then(|(_, values)| values.split_once(" but current is "));
+    let argument = said.split('\'').nth(1).unwrap_or("something");
+    Obstacle {
+        what,
+        why: format!("it is there with another {argument} ({said})"),
+        help: "delete it on the broker once it is empty, or give the app another name; there may \
+               be more that differs: the broker names one thing at a time"
+            .into(),
+        theirs: differs.map(|(_, theirs)| theirs.to_owned()),
+        ours: differs.map(|(ours, _)| ours.to_owned()),
+    }
+}
+
+/// A broker's text without its code.
+fn said(text: &str) -> &str {
+    text.split_once(" - ").map_or(text, |(_, said)| said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_told_from_the_brokers_text() {
+        let text = "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'a.b' in \
+                    vhost '/': received the value '1000000' of type 'signedint' but current is \
+                    none";
+        let obstacle = difference("queue a.b".into(), text);
+        assert!(obstacle.why.contains("another x-delivery-limit"));
+        assert_eq!(obstacle.theirs.as_deref(), Some("none"));
+        let ours = "the value '1000000' of type 'signedint'";
+        assert_eq!(obstacle.ours.as_deref(), Some(ours));
+    }
+
+    #[test]
+    fn what_follows_depends_on_the_version() {
+        let of = |version: &str| {
+            consequences(&Greeting {
+                product: Some("RabbitMQ".into()),
+                version: Some(version.into()),
+                ..Greeting::default()
+            })
+        };
+        assert!(of("3.8.9").1.is_some());
+        assert!(of("3.10.8").0[0].starts_with("3.x has no delivery limit"));
+        assert!(of("4.0.5+1").0[0].starts_with("4.x has a delivery limit of 20"));
+        assert!(of("nightly").0[0].contains("doesn't say its version"));
+    }
+}

@@ -1,0 +1,131 @@
+//! One walk over a dead-letter queue: everything that was in it at the start, once.
+//!
+//! What is looked at and stays is held, unsettled, until the end: given back earlier it
+//! would be delivered again at once. Many consumers take part, one after the other, each
+//! with a page of its own: a consumer's bound can't grow.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Bounds;
+use crate::delivery::Delivery;
+use crate::name::QueueId;
+use crate::transport::{Consumer, Transport, TransportError, take};
+
+/// What one consumer may have unsettled: so much is fetched ahead.
+const PAGE: usize = 128;
+/// When nothing has come for so long, the queue is asked whether there is anything.
+const QUIET: Duration = Duration::from_millis(250);
+
+pub(super) struct Walk<'a> {
+    transport: &'a dyn Transport,
+    queue: QueueId,
+    bounds: Bounds,
+    /// How many were ready at the start.
+    depth: u64,
+    /// How many of them are still to come.
+    left: u64,
+    consumer: Option<Box<dyn Consumer>>,
+    /// How many of the current consumer's are held.
+    held_here: usize,
+    taken: VecDeque<Delivery>,
+    /// In the order in which they came.
+    held: Vec<Delivery>,
+    held_bytes: usize,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) async fn open(
+        transport: &'a dyn Transport,
+        service: &str,
+        bounds: Bounds,
+    ) -> Result<Self, TransportError> {
+        let queue = QueueId::dead_letters(service);
+        let depth = transport.depth(&queue).await?.ready;
+        Ok(Self {
+            transport,
+            queue,
+            bounds,
+            depth,
+            left: depth,
+            consumer: None,
+            held_here: 0,
+            taken: VecDeque::new(),
+            held: Vec::new(),
+            held_bytes: 0,
+        })
+    }
+
+    /// How many letters were there at the start.
+    pub(super) fn depth(&self) -> u64 {
+        self.depth
+    }
+
+    /// The next letter; `None` when all were seen, or as many as may be held.
+    pub(super) async fn next(&mut self) -> Result<Option<Delivery>, TransportError> {
+        if self.taken.is_empty() && !self.fetch().await? {
+            return Ok(None);
+        }
+        if self.held.len() >= self.bounds.letters || self.held_bytes >= self.bounds.bytes {
+            return Ok(None);
+        }
+        self.left -= 1;
+        Ok(self.taken.pop_front())
+    }
+
+    /// It stays: it is given back at the end.
+    pub(super) fn hold(&mut self, delivery: Delivery) {
+        self.held_here += 1;
+        self.held_bytes += delivery.message().size();
+        self.held.push(delivery);
+    }
+
+    /// Gives back what stays, in the order in which it came; says whether everything was
+    /// seen.
+    pub(super) async fn end(mut self) -> Result<bool, TransportError> {
+        // First of all, so that nothing comes again.
+        if let Some(mut consumer) = self.consumer.take() {
+            consumer.stop();
+        }
+        for delivery in self.held.drain(..).chain(self.taken.drain(..)) {
+            delivery.give_back();
+        }
+        self.transport.flush().await?;
+        Ok(self.left == 0)
+    }
+
+    /// Waits for more; `false` if there is none.
+    async fn fetch(&mut self) -> Result<bool, TransportError> {
+        if self.left == 0 || self.held.len() >= self.bounds.letters {
+            return Ok(false);
+        }
+        if self.held_here >= PAGE {
+            // What it handed out can still be settled.
+            self.consumer = None;
+        }
+        let consumer = match &mut self.consumer {
+            Some(consumer) => consumer,
+            none => {
+                self.held_here = 0;
+                none.insert(self.transport.consume(&self.queue, PAGE).await?)
+            }
+        };
+        let most = usize::try_from(self.left).map_or(PAGE, |left| left.min(PAGE));
+        loop {
+            match timeout(QUIET, take(&mut **consumer, &mut self.taken, most)).await {
+                Ok(taken) => {
+                    taken?;
+                    return Ok(true);
+                }
+                Err(_) if self.transport.depth(&self.queue).await?.ready == 0 => {
+                    // Somebody else took the rest: there is nothing left to see.
+                    self.left = 0;
+                    return Ok(false);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
