@@ -232,7 +232,6 @@ async fn looking_at_letters_tells_all_of_them_and_changes_nothing() {
         assert_eq!(outcome["ids"].as_array().map(Vec::len), Some(40));
     }
     let after = ids(&peek(&*transport, &letters).await);
-    println!("in the same order: {}", after == before);
     assert_eq!(sorted(&after), sorted(&before));
     assert_eq!(peek(&*transport, &input()).await.len(), 0);
     transport.close().await;
@@ -356,6 +355,17 @@ async fn a_replay_that_is_killed_in_the_middle_and_started_again_loses_nothing()
     let sent = Command::new("kill").args(["-9", &id]).status();
     assert!(sent.expect("kill runs").success());
     assert_eq!(process.exit_code(PATIENCE), None);
+    // What it had in hand comes back once the broker has noticed.
+    let back = async {
+        loop {
+            let left = transport.depth(&letters).await.expect("there is a queue");
+            let gone = transport.depth(&input()).await.expect("there is a queue");
+            if left.ready + gone.ready >= LETTERS as u64 {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, back).await.expect("nothing is lost");
 
     let rest = shop.dlq(&[&["replay"], &all[..]].concat());
     let rest = rest["removed"].as_u64().expect("a number");
