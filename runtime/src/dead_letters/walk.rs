@@ -18,7 +18,14 @@ use crate::transport::{Consumer, Transport, TransportError, take};
 const PAGE: usize = 128;
 /// When nothing has come for so long, the queue is asked whether there is anything.
 const QUIET: Duration = Duration::from_millis(250);
+/// So often it may say that there is, and yet nothing comes.
+const QUIET_MAX: usize = 40;
+/// For giving back; a transport that doesn't answer gives everything back when it goes.
+const END_WITHIN: Duration = Duration::from_secs(30);
 
+const NO_ANSWER: &str = "it doesn't answer: what was done may not have arrived";
+
+/// A walk.
 pub(super) struct Walk<'a> {
     transport: &'a dyn Transport,
     queue: QueueId,
@@ -92,7 +99,8 @@ impl<'a> Walk<'a> {
         for delivery in self.held.drain(..).chain(self.taken.drain(..)) {
             delivery.give_back();
         }
-        self.transport.flush().await?;
+        let flushed = timeout(END_WITHIN, self.transport.flush()).await;
+        flushed.unwrap_or_else(|_| Err(TransportError::Lost(NO_ANSWER.into())))?;
         Ok(self.left == 0)
     }
 
@@ -113,7 +121,7 @@ impl<'a> Walk<'a> {
             }
         };
         let most = usize::try_from(self.left).map_or(PAGE, |left| left.min(PAGE));
-        loop {
+        for _ in 0..QUIET_MAX {
             match timeout(QUIET, take(&mut **consumer, &mut self.taken, most)).await {
                 Ok(taken) => {
                     taken?;
@@ -127,5 +135,7 @@ impl<'a> Walk<'a> {
                 Err(_) => {}
             }
         }
+        // The rest stays unseen, which the caller says.
+        Ok(false)
     }
 }

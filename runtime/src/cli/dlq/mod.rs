@@ -4,6 +4,7 @@
 //! app if that runs, and makes nothing on the broker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{FAILED, WRONG, print, print_report};
 use crate::app::Plan;
@@ -17,6 +18,9 @@ use crate::transport::{Pressure, Transport, TransportError, Transports, scheme_o
 mod list;
 mod remove;
 mod show;
+
+/// For saying good-bye to the transport.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Look at dead letters, replay them, discard them
 #[derive(clap::Args)]
@@ -166,7 +170,8 @@ impl Dlq {
             }
         }
         .await;
-        transport.close().await;
+        // Everything is done; a broker that doesn't answer is left alone.
+        let _closed = tokio::time::timeout(CLOSE_WITHIN, transport.close()).await;
         outcome
     }
 
