@@ -459,3 +459,30 @@ async fn a_broker_short_of_memory_stops_publishing_but_not_acking() {
     assert_eq!(one(&mut *consumer).await.unwrap().message().payload, "2");
     transport.close().await;
 }
+
+#[tokio::test]
+async fn flushing_does_not_hang_on_consumers_that_go_meanwhile() {
+    let broker = Broker::shared();
+    let transport = shop(broker, "going").await;
+    for number in 0..64 {
+        publish(&*transport, order(&number.to_string()))
+            .await
+            .unwrap();
+    }
+    for round in 0..100 {
+        let mut taken = VecDeque::new();
+        for _ in 0..16 {
+            let mut consumer = transport.consume(&requests(), 4).await.unwrap();
+            let before = taken.len();
+            while taken.len() < before + 4 {
+                let took = timeout(SOON, take(&mut *consumer, &mut taken, 4)).await;
+                took.expect("they come").expect("it goes on");
+            }
+        }
+        drop(taken);
+        let flushed = timeout(SOON, transport.flush()).await;
+        let flushed = flushed.unwrap_or_else(|_| panic!("round {round} hangs"));
+        flushed.expect("it flushes");
+    }
+    transport.close().await;
+}
