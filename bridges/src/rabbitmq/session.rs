@@ -196,10 +196,8 @@ impl Session {
         };
         let mut ready = None;
         for pump in self.pumps_of(id) {
-            let (answer, answered) = oneshot::channel();
-            let asked = pump.send(Question::Count(answer)).await.is_ok();
             // A pump that is gone, or whose channel is, has nothing.
-            if asked && let Ok(Ok(count)) = answered.await {
+            if let Some(Ok(count)) = ask(&pump, Question::Count).await {
                 let Count {
                     ready: at_broker,
                     fetched,
@@ -227,10 +225,8 @@ impl Session {
         self.asks.flush().await;
         let pumps: Vec<_> = self.pumps.lock().values().flatten().cloned().collect();
         for pump in pumps {
-            let (done, flushed) = oneshot::channel();
-            if pump.send(Question::Flush(done)).await.is_ok() {
-                let _gone = flushed.await;
-            }
+            // One that is gone has settled everything.
+            let _gone = ask(&pump, Question::Flush).await;
         }
         self.link.check()
     }
@@ -239,6 +235,23 @@ impl Session {
     pub(super) async fn close(&self) {
         self.link.close();
         self.connections.close().await;
+    }
+}
+
+/// Asks a pump; `None` if it is gone.
+///
+/// A question that arrives just as the pump goes stays in the channel, and its answer with
+/// it, for as long as there are senders: so this also waits for the end of the pump.
+async fn ask<T>(
+    pump: &mpsc::Sender<Question>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    pump.send(question(answer)).await.ok()?;
+    tokio::select! {
+        biased;
+        answer = answered => answer.ok(),
+        () = pump.closed() => None,
     }
 }
 
