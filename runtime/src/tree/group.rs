@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
-use super::{Child, Ended, Up};
+use super::{Child, Ended, Up, command};
 use crate::config::HumanDuration;
 use crate::host::Stopped;
 use crate::supervision::{ChildSpec, Decision, Exit, Intensity, Strategy, Supervisor};
@@ -97,24 +97,15 @@ impl Child for Group {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        async {
-            let (done, started) = oneshot::channel();
-            if self.commands.send(Command::Start(done)).await.is_ok() {
-                let _gone = started.await;
-            }
-        }
-        .boxed_local()
+        command(&self.commands, Command::Start)
+            .map(Option::unwrap_or_default)
+            .boxed_local()
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        async move {
-            let (done, stopped) = oneshot::channel();
-            match self.commands.send(Command::Stop(by, done)).await {
-                Ok(()) => stopped.await.unwrap_or_default(),
-                Err(_) => Stopped::default(),
-            }
-        }
-        .boxed_local()
+        command(&self.commands, move |done| Command::Stop(by, done))
+            .map(Option::unwrap_or_default)
+            .boxed_local()
     }
 
     fn epoch(&self) -> u64 {

@@ -22,6 +22,7 @@ mod watchdog;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use group::{Failed, Group, Member, Parent, Rules};
@@ -64,6 +65,17 @@ pub(crate) trait Supervised: Child {
     fn is_idle(&self) -> LocalBoxFuture<'_, bool>;
 }
 
+/// Commands a supervisor, and waits for its answer; nothing if it is gone, or drops the
+/// question.
+async fn command<C, T>(
+    commands: &mpsc::Sender<C>,
+    command: impl FnOnce(oneshot::Sender<T>) -> C,
+) -> Option<T> {
+    let (done, answer) = oneshot::channel();
+    commands.send(command(done)).await.ok()?;
+    answer.await.ok()
+}
+
 /// A child tells its supervisor that it has ended by itself.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -78,7 +90,7 @@ pub(crate) struct Ended {
 #[derive(Debug, Clone)]
 pub(crate) struct Up {
     pub(crate) child: usize,
-    pub(crate) sender: tokio::sync::mpsc::Sender<Ended>,
+    pub(crate) sender: mpsc::Sender<Ended>,
 }
 
 impl Up {

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::give_up::give_up;
 use super::life::{LOOK_WITHIN, Life, Look};
-use super::{Child, Supervised, Up};
+use super::{Child, Supervised, Up, command};
 use crate::child::{Answer, Ended, Mirror, Program};
 use crate::clock::later;
 use crate::config::HumanDuration;
@@ -72,13 +72,6 @@ impl ProcessSupervisor {
             epoch,
         })
     }
-
-    /// Commands, and waits for the answer; nothing if the supervisor is gone.
-    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (done, answer) = oneshot::channel();
-        self.commands.send(command(done)).await.ok()?;
-        answer.await.ok()
-    }
 }
 
 impl Child for ProcessSupervisor {
@@ -87,13 +80,13 @@ impl Child for ProcessSupervisor {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        self.command(Command::Start)
+        command(&self.commands, Command::Start)
             .map(Option::unwrap_or_default)
             .boxed_local()
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        self.command(move |done| Command::Stop(by, done))
+        command(&self.commands, move |done| Command::Stop(by, done))
             .map(Option::unwrap_or_default)
             .boxed_local()
     }
@@ -110,13 +103,13 @@ impl Supervised for ProcessSupervisor {
 
     fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
         // Its threads are its process's own: nothing here waits for them.
-        self.command(move |done| Command::Drain(by, done))
+        command(&self.commands, move |done| Command::Drain(by, done))
             .map(|_| true)
             .boxed_local()
     }
 
     fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
-        self.command(Command::IsIdle)
+        command(&self.commands, Command::IsIdle)
             .map(|idle| idle == Some(true))
             .boxed_local()
     }

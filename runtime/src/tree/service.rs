@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::give_up::give_up;
-use super::{Child, Supervised, Threads, Up};
+use super::{Child, Supervised, Threads, Up, command};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::delivery::Delivery;
@@ -96,24 +96,15 @@ impl Child for ServiceSupervisor {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        async {
-            let (done, started) = oneshot::channel();
-            if self.commands.send(Command::Start(done)).await.is_ok() {
-                let _gone = started.await;
-            }
-        }
-        .boxed_local()
+        command(&self.commands, Command::Start)
+            .map(Option::unwrap_or_default)
+            .boxed_local()
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        async move {
-            let (done, stopped) = oneshot::channel();
-            match self.commands.send(Command::Stop(by, done)).await {
-                Ok(()) => stopped.await.unwrap_or_default(),
-                Err(_) => Stopped::default(),
-            }
-        }
-        .boxed_local()
+        command(&self.commands, move |done| Command::Stop(by, done))
+            .map(Option::unwrap_or_default)
+            .boxed_local()
     }
 
     fn epoch(&self) -> u64 {
@@ -127,15 +118,10 @@ impl Supervised for ServiceSupervisor {
     }
 
     fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
-        async move {
-            let (done, drained) = oneshot::channel();
-            if self.commands.send(Command::Drain(by, done)).await.is_err() {
-                return true;
-            }
-            // One that doesn't run answers nothing.
-            drained.await.unwrap_or(true)
-        }
-        .boxed_local()
+        // One that doesn't run answers nothing.
+        command(&self.commands, move |done| Command::Drain(by, done))
+            .map(|turns| turns.unwrap_or(true))
+            .boxed_local()
     }
 
     fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
