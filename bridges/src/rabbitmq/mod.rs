@@ -11,7 +11,9 @@
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher` | where messages go; publishing with confirms |
-//! | `consumer`, `settling` | taking messages, and settling them |
+//! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
+//! | `settling`, `tags` | what a settlement means; which acks to send |
+//! | `ward` | trying what was in hand at crashes, one at a time |
 //! | `asks` | requests and replies |
 //! | `delayed`, `pressure` | counting what waits; full queues |
 //!
@@ -48,13 +50,16 @@ mod inspection;
 mod link;
 mod pressure;
 mod publisher;
+mod pump;
 mod question;
 mod recovery;
 mod rfc3339;
 mod router;
 mod session;
 mod settling;
+mod tags;
 mod topology;
+mod ward;
 mod wire;
 mod wires;
 
@@ -62,6 +67,7 @@ use connection::Worker;
 use health::Health;
 use recovery::Recovery;
 use session::Lasting;
+use ward::Alibis;
 use wires::Book;
 
 const GUARANTEES: Guarantees = Guarantees {
@@ -129,6 +135,7 @@ impl Connector for RabbitMq {
                 url: url.to_owned(),
                 health: Health::new(&pressure),
                 book: Arc::<Book>::default(),
+                alibis: Arc::<Alibis>::default(),
                 late: Arc::<AtomicU64>::default(),
             };
             let recovery = on(&handle, Recovery::start(lasting)).await;

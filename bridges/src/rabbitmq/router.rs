@@ -230,6 +230,40 @@ impl Router {
         self.direct.send(publication).await
     }
 
+    /// Puts a message into the queue of its service's suspects.
+    pub(super) async fn to_suspects(
+        &self,
+        of: &QueueId,
+        message: &Message,
+        attempt: u32,
+    ) -> Result<(), TransportError> {
+        let suspects = self.queue(&QueueId::suspects(&of.service))?;
+        self.send_suspect(&suspects, of, message, attempt).await
+    }
+
+    /// Sends a suspect of one queue to another, or back.
+    pub(super) async fn send_suspect(
+        &self,
+        to: &Queue,
+        of: &QueueId,
+        message: &Message,
+        attempt: u32,
+    ) -> Result<(), TransportError> {
+        let way = Way {
+            attempt,
+            past_topics: true,
+            suspect: Some(&of.input),
+            properties_bytes_max: self.properties_bytes_max,
+        };
+        let publication = Publication {
+            exchange: "".into(),
+            key: to.name.clone(),
+            properties: wire::encode(message, way)?,
+            payload: message.payload.clone(),
+        };
+        self.direct.send(publication).await
+    }
+
     /// Sends an asker its reply. Whether the asker still waits isn't known here.
     pub(super) async fn reply(
         &self,
@@ -316,6 +350,7 @@ impl Router {
         let way = Way {
             attempt,
             past_topics,
+            suspect: None,
             properties_bytes_max: self.properties_bytes_max,
         };
         wire::encode(message, way)
