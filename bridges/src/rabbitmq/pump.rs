@@ -74,7 +74,7 @@ pub(super) async fn consume(
     let shelf = Arc::new(Shelf::new(enough, ward.alone().clone()));
     if settling.letters.is_some() {
         // Before anything comes: what is suspected goes first.
-        ward.take_in(&settling.queue, &shelf);
+        ward.take_in(&settling.queue, &shelf).await;
     }
     let deliveries = channel
         .basic_consume(

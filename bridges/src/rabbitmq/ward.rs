@@ -40,6 +40,8 @@ use super::wires::Queue;
 
 /// How long what is in hand may take to end before a suspect is tried alone.
 const QUIET_WAIT: Duration = Duration::from_secs(5);
+/// How long a consumer waits for a look at its suspects.
+const LOOK_WAIT: Duration = Duration::from_secs(1);
 /// Services that wait to be looked at. One more is looked at a second later.
 const CALLS_MAX: usize = 256;
 
@@ -83,9 +85,16 @@ impl Alibis {
     }
 }
 
+/// There may be suspects of a service.
+struct Call {
+    service: Box<str>,
+    /// Dropped when the ward has looked, and nothing is handed out that mustn't be.
+    looked: Option<oneshot::Sender<()>>,
+}
+
 /// Where suspects are tried. One for a session.
 pub(super) struct Ward {
-    calls: mpsc::Sender<Box<str>>,
+    calls: mpsc::Sender<Call>,
     alone: Arc<Alone>,
     shelves: Mutex<HashMap<QueueId, Vec<Weak<Shelf>>>>,
     /// Held while a suspect is neither at the broker nor in hand: who counts, waits.
@@ -131,20 +140,34 @@ impl Ward {
         &self.alone
     }
 
-    /// A queue is consumed: suspects of it can be handed out on this shelf.
-    pub(super) fn take_in(&self, queue: &Queue, shelf: &Arc<Shelf>) {
-        let mut shelves = self.shelves.lock();
-        let of_queue = shelves.entry(queue.id.clone()).or_default();
-        of_queue.retain(|shelf| shelf.strong_count() > 0);
-        of_queue.push(Arc::downgrade(shelf));
-        drop(shelves);
-        self.look(&queue.id.service);
+    /// A queue is going to be consumed: suspects of it can be handed out on this shelf, and
+    /// are looked for before anything else comes.
+    pub(super) async fn take_in(&self, queue: &Queue, shelf: &Arc<Shelf>) {
+        {
+            let mut shelves = self.shelves.lock();
+            let of_queue = shelves.entry(queue.id.clone()).or_default();
+            of_queue.retain(|shelf| shelf.strong_count() > 0);
+            of_queue.push(Arc::downgrade(shelf));
+        }
+        let (looked, done) = oneshot::channel();
+        let call = Call {
+            service: queue.id.service.clone(),
+            looked: Some(looked),
+        };
+        if self.calls.try_send(call).is_ok() {
+            // Not for long, if another suspect is being tried.
+            let _either = timeout(LOOK_WAIT, done).await;
+        }
     }
 
     /// There may be suspects of a service.
     pub(super) fn look(&self, service: &str) {
+        let call = Call {
+            service: service.into(),
+            looked: None,
+        };
         // If too many wait, somebody looks again soon.
-        let _later = self.calls.try_send(service.into());
+        let _later = self.calls.try_send(call);
     }
 
     /// While this is held, every suspect is at the broker or in hand.
@@ -206,8 +229,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut called: mpsc::Receiver<Box<str>>) {
-        let mut due: VecDeque<Box<str>> = VecDeque::new();
+    async fn run(mut self, mut called: mpsc::Receiver<Call>) {
+        let mut due: VecDeque<(Box<str>, Vec<oneshot::Sender<()>>)> = VecDeque::new();
         loop {
             let call = match due.is_empty() {
                 true => match called.recv().await {
@@ -216,17 +239,18 @@ impl Keeper {
                 },
                 false => called.try_recv().ok(),
             };
-            if let Some(call) = call {
-                if !due.contains(&call) {
-                    due.push_back(call);
+            if let Some(Call { service, looked }) = call {
+                match due.iter_mut().find(|(other, _)| *other == service) {
+                    Some((_, waiting)) => waiting.extend(looked),
+                    None => due.push_back((service, looked.into_iter().collect())),
                 }
                 continue;
             }
-            let Some(service) = due.pop_front() else {
+            let Some((service, waiting)) = due.pop_front() else {
                 continue;
             };
-            match self.look(&service).await {
-                Ok(Look::Tried) => due.push_back(service),
+            match self.look(&service, waiting).await {
+                Ok(Look::Tried) => due.push_back((service, Vec::new())),
                 Ok(Look::Done) => {}
                 // A queue or a right that is missing, or a channel that is gone: the next
                 // call tries again.
@@ -235,7 +259,11 @@ impl Keeper {
         }
     }
 
-    async fn look(&mut self, service: &str) -> Result<Look, TransportError> {
+    async fn look(
+        &mut self,
+        service: &str,
+        waiting: Vec<oneshot::Sender<()>>,
+    ) -> Result<Look, TransportError> {
         let shelves = self.ward.shelves_of(service);
         if shelves.is_empty() {
             return Ok(Look::Done);
@@ -280,8 +308,9 @@ impl Keeper {
             }
             (Some((_, shelf)), Ok(queue)) => {
                 shelf.lend();
-                drop(between);
-                self.try_one(suspect, &shelf, &queue).await;
+                let alone = (suspect.crashes > 0).then(|| Quiet::begin(&self.ward));
+                drop((between, waiting));
+                self.try_one(suspect, alone, &shelf, &queue).await;
                 Ok(Look::Tried)
             }
             (None, Ok(_)) => {
@@ -300,7 +329,13 @@ impl Keeper {
     }
 
     /// Hands a suspect out and does what is decided about it.
-    async fn try_one(&self, suspect: Suspect, shelf: &Shelf, queue: &Arc<Queue>) {
+    async fn try_one(
+        &self,
+        suspect: Suspect,
+        alone: Option<Quiet>,
+        shelf: &Shelf,
+        queue: &Arc<Queue>,
+    ) {
         let Suspect {
             channel,
             suspects,
@@ -310,7 +345,6 @@ impl Keeper {
             tag,
             mut taken,
         } = suspect;
-        let alone = (crashes > 0).then(|| Quiet::begin(&self.ward));
         if alone.is_some() {
             self.quiet().await;
         }

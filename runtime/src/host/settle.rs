@@ -161,7 +161,9 @@ impl Environment {
             Fate::Again { after, attempt } => {
                 delivery.settle(Settlement::Again { after, attempt });
             }
-            Fate::DeadLetter(reason) => self.dead_letter(delivery, reason, text.into_owned(), attempt),
+            Fate::DeadLetter(reason) => {
+                self.dead_letter(delivery, reason, text.into_owned(), attempt)
+            }
         }
     }
 
