@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::link::Link;
-use super::publisher::Publisher;
+use super::publisher::{Publication, Publisher};
 use super::router::Router;
 use super::wire;
 
@@ -54,7 +54,7 @@ impl Asks {
             .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
             .await?;
         // Mandatory: a request that nobody reads fails at once.
-        let publisher = Publisher::start(channel, link.clone(), true);
+        let publisher = Publisher::start(channel, link.clone());
         let asks = Arc::new(Self {
             publisher,
             link,
@@ -101,7 +101,10 @@ impl Asks {
             correlation: Some(number.to_string().into()),
         });
         let publication = match router.to_topic(&router.wires(), &asking.into()) {
-            Ok(publication) => publication,
+            Ok(publication) => Publication {
+                mandatory: true,
+                ..publication
+            },
             Err(error) => return Box::pin(async move { Err(error.into()) }),
         };
         let waiting = self.expect(number);

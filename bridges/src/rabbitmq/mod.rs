@@ -10,7 +10,7 @@
 //! | `wires` | what was declared |
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
-//! | `router`, `publisher` | where messages go; publishing with confirms |
+//! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
 //! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
 //! | `settling`, `tags` | what a settlement means; which acks to send |
 //! | `ward` | trying what was in hand at crashes, one at a time |
@@ -54,6 +54,7 @@ mod pump;
 mod question;
 mod recovery;
 mod rfc3339;
+mod ring;
 mod router;
 mod session;
 mod settling;

@@ -97,13 +97,12 @@ impl Session {
         let connections = Arc::new(connections);
         let publishing = &connections.publishing;
         let opened = async {
-            let topics = confirming(publishing).await?;
-            let direct = confirming(publishing).await?;
+            let channel = confirming(publishing).await?;
             let asks = confirming(publishing).await?;
             let asks = Asks::start(asks, link.clone(), lasting.late.clone()).await?;
-            Ok((topics, direct, asks))
+            Ok((channel, asks))
         };
-        let (topics, direct, asks) =
+        let (channel, asks) =
             opened
                 .await
                 .map_err(|error: lapin::Error| TransportError::Connect {
@@ -115,8 +114,7 @@ impl Session {
             bytes => bytes,
         };
         let router = Router::new(
-            Publisher::start(topics, link.clone(), false),
-            Publisher::start(direct, link.clone(), true),
+            Publisher::start(channel, link.clone()),
             Declarer::start(connections.clone(), link.clone()),
             lasting.book.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
@@ -237,8 +235,7 @@ impl Session {
     }
 
     pub(super) async fn flush(&self) -> Result<(), TransportError> {
-        self.router.topics.flush().await;
-        self.router.direct.flush().await;
+        self.router.publisher.flush().await;
         self.asks.flush().await;
         self.flush_pumps().await;
         self.ward.flush(&self.link).await;
