@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -128,6 +128,11 @@ impl Broker {
         self.port
     }
 
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     /// Runs `rabbitmqctl` on it.
     ///
     /// # Panics
@@ -191,9 +196,11 @@ impl Broker {
         self.wait_until_it_answers();
     }
 
+    /// Its process id, which it writes to a file early in its start. Asking the broker
+    /// for it would take a second, and a fault comes at its moment.
     fn process(&self) -> String {
-        let answer = self.ctl(&["eval", "os:getpid()."]);
-        answer.trim().trim_matches('"').to_owned()
+        let written = fs::read_to_string(self.folder.join("pid"));
+        written.expect("a broker writes its process id").trim().to_owned()
     }
 
     fn wait_until_it_is_gone(&self) {
