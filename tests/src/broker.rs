@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// It takes about 8 seconds on an idle machine.
 const START_MAX: Duration = Duration::from_secs(60);
 
+/// When a test fails.
+const LOG_LINES_SHOWN: usize = 150;
+
 /// Where Debian has the scripts that don't insist on a user and its folders.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -167,6 +170,16 @@ impl Broker {
         self.wait_until_it_is_gone();
     }
 
+    /// Makes it write down which queues it has. RabbitMQ 3.10 does that late: one that is
+    /// killed within seconds of declaring its first quorum queues starts again without
+    /// what the last of them held, and that queue never works again.
+    ///
+    /// # Panics
+    /// It doesn't.
+    pub fn write_queues_down(&self) {
+        self.ctl(&["eval", "ok = dets:sync(ra_directory_reverse)."]);
+    }
+
     /// Ends it without a warning, as a crash does.
     ///
     /// # Panics
@@ -248,6 +261,12 @@ fn signal(name: &str, process: &str) {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("--- RabbitMQ ---\n{}", last.join("\n"));
+        }
         drop(self.keeper.stdin.take());
         // It ends: it has nothing else to wait for.
         let _status = self.keeper.wait();

@@ -93,6 +93,7 @@ impl Load {
         let mut app = start_app(folder.path(), 1);
         let started = until_ready(&mut app, admin);
         assert!(started, "it ends at once:\n{}", app.stderr());
+        broker.write_queues_down();
         let feeder = Feeder::start(Feed {
             url: broker.url(),
             app: shape.name.to_owned(),

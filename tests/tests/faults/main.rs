@@ -3,7 +3,9 @@
 //!
 //! | where | what befalls the app |
 //! | --- | --- |
+//! | `killed` | `kill -9` of the app, of the broker, of both, while they recover |
 //! | `network` | the network between it and its broker, in every way |
 
+mod killed;
 mod load;
 mod network;
