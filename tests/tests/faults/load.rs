@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::checker::{Kept, dead_letters};
-use brickwork_tests::feeder::{Feed, Feeder};
+use brickwork_tests::feeder::{Feed, Feeder, plain};
 use brickwork_tests::http;
 use brickwork_tests::process::{Process, free_address, until};
 use brickwork_tests::watch::{Seen, Watch};
@@ -99,6 +99,7 @@ impl Load {
             app: shape.name.to_owned(),
             topic: "fed".to_owned(),
             count: shape.count,
+            payload: plain,
             per_second: shape.per_second,
         });
         let load = Self {
