@@ -3,9 +3,11 @@
 //!
 //! | where | what befalls the app |
 //! | --- | --- |
+//! | `hundred` | the broker of a hundred services goes and comes back |
 //! | `killed` | `kill -9` of the app, of the broker, of both, while they recover |
 //! | `network` | the network between it and its broker, in every way |
 
+mod hundred;
 mod killed;
 mod load;
 mod network;
