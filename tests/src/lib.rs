@@ -5,6 +5,7 @@
 //! | [`app`] | an app in the test's process, with virtual time |
 //! | [`binary`] | the shipped binary, as fresh as the sources |
 //! | [`broker`] | a private RabbitMQ |
+//! | [`certificates`] | authorities and certificates for TLS |
 //! | [`conformance`] | the laws of the transport contract, one function each |
 //! | [`http`] | a very small HTTP client |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
@@ -15,6 +16,7 @@
 pub mod app;
 pub mod binary;
 pub mod broker;
+pub mod certificates;
 pub mod conformance;
 pub mod http;
 pub mod leaky;
