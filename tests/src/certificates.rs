@@ -1,7 +1,7 @@
 //! Certificates made for a test: authorities, and what they sign.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType,
     date_time_ymd,
 };
 
@@ -52,10 +52,7 @@ impl Authority {
     /// It can't be made.
     pub fn sign(&self, name: &str, hosts: &[&str], valid: Valid) -> Identity {
         let mut params = named(name);
-        params.subject_alt_names = hosts
-            .iter()
-            .map(|host| rcgen::SanType::DnsName((*host).try_into().expect("a host's name")))
-            .collect();
+        params.subject_alt_names = names(hosts);
         if valid == Valid::Before {
             params.not_before = date_time_ymd(2001, 1, 1);
             params.not_after = date_time_ymd(2002, 1, 1);
@@ -67,6 +64,31 @@ impl Authority {
             key: key.serialize_pem(),
         }
     }
+}
+
+impl Identity {
+    /// One that is its own authority.
+    ///
+    /// # Panics
+    /// It can't be made.
+    pub fn by_itself(name: &str, hosts: &[&str]) -> Self {
+        let mut params = named(name);
+        params.subject_alt_names = names(hosts);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key);
+        Self {
+            certificate: certificate.expect("a certificate").pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+fn names(hosts: &[&str]) -> Vec<SanType> {
+    let hosts = hosts.iter();
+    hosts
+        .map(|host| SanType::DnsName((*host).try_into().expect("a host's name")))
+        .collect()
 }
 
 fn named(name: &str) -> CertificateParams {
