@@ -260,8 +260,8 @@ impl Broker {
     }
 
     fn process(&self) -> String {
-        let answer = self.ctl(&["eval", "os:getpid()."]);
-        answer.trim().trim_matches('"').to_owned()
+        let process = fs::read_to_string(self.folder.join("pid")).expect("it runs");
+        process.trim().to_owned()
     }
 
     fn wait_until_it_is_gone(&self) {
