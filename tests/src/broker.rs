@@ -12,7 +12,7 @@ mod settings;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -26,6 +26,9 @@ pub use settings::{Settings, Tls};
 
 /// It takes about 8 seconds on an idle machine.
 const START_MAX: Duration = Duration::from_secs(60);
+
+/// When a test fails.
+const LOG_LINES_SHOWN: usize = 150;
 
 /// Starts the port mapper, if it is to have one, and the broker in a session of their own,
 /// waits until its standard input closes, and ends that session. The port mapper is one of
@@ -175,6 +178,11 @@ impl Broker {
         self.port
     }
 
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     /// The port that it listens on with TLS, if it is set up for that.
     pub fn tls_port(&self) -> u16 {
         self.tls_port
@@ -230,6 +238,16 @@ impl Broker {
         self.wait_until_it_is_gone();
     }
 
+    /// Makes it write down which queues it has. RabbitMQ 3.10 does that late: one that is
+    /// killed within seconds of declaring its first quorum queues starts again without
+    /// what the last of them held, and that queue never works again.
+    ///
+    /// # Panics
+    /// It doesn't.
+    pub fn write_queues_down(&self) {
+        self.ctl(&["eval", "ok = dets:sync(ra_directory_reverse)."]);
+    }
+
     /// Ends it without a warning, as a crash does.
     ///
     /// # Panics
@@ -259,9 +277,14 @@ impl Broker {
         self.wait_until_it_answers();
     }
 
+    /// Its process id, which it writes to a file early in its start. Asking the broker
+    /// for it would take a second, and a fault comes at its moment.
     fn process(&self) -> String {
-        let process = fs::read_to_string(self.folder.join("pid")).expect("it runs");
-        process.trim().to_owned()
+        let written = fs::read_to_string(self.folder.join("pid"));
+        written
+            .expect("a broker writes its process id")
+            .trim()
+            .to_owned()
     }
 
     fn wait_until_it_is_gone(&self) {
@@ -309,6 +332,12 @@ fn signal(name: &str, process: &str) {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("--- RabbitMQ ---\n{}", last.join("\n"));
+        }
         drop(self.keeper.stdin.take());
         // It ends: it has nothing else to wait for.
         let _status = self.keeper.wait();

@@ -23,7 +23,10 @@ impl Kept {
     /// # Panics
     /// A line isn't whole, or has no number.
     pub fn read(file: &Path) -> Self {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+        Self::of(&std::fs::read_to_string(file).unwrap_or_default())
+    }
+
+    fn of(text: &str) -> Self {
         let mut kept: HashMap<u64, Vec<Value>> = HashMap::new();
         for line in text.lines() {
             let value: Value = serde_json::from_str(line).expect("whole lines only");
@@ -31,6 +34,16 @@ impl Kept {
             kept.entry(number).or_default().push(value);
         }
         Self(kept)
+    }
+
+    /// How many numbers are in a file that is being written.
+    ///
+    /// # Panics
+    /// As [`read`](Self::read).
+    pub fn count_so_far(file: &Path) -> usize {
+        let mut text = std::fs::read_to_string(file).unwrap_or_default();
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        Self::of(&text).count()
     }
 
     /// How many numbers are there.

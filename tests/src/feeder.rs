@@ -32,8 +32,15 @@ pub struct Feed {
     pub topic: String,
     /// How many, from 0.
     pub count: u64,
+    /// What is published of a number: JSON with the number as `n`.
+    pub payload: fn(u64) -> String,
     /// How fast, at most.
     pub per_second: u64,
+}
+
+/// A number and nothing else.
+pub fn plain(number: u64) -> String {
+    format!("{{\"n\":{number}}}")
 }
 
 /// Publishes on a thread of its own. Dropped, it stops.
@@ -141,7 +148,7 @@ async fn publish_batch(feed: &Feed, shared: &Shared, channel: &Channel, began: I
             mandatory: true,
             ..BasicPublishOptions::default()
         };
-        let payload = format!("{{\"n\":{number}}}");
+        let payload = (feed.payload)(number);
         let published = channel.basic_publish(
             feed.app.as_str().into(),
             feed.topic.as_str().into(),

@@ -12,6 +12,7 @@
 //! | [`feeder`] | a program outside that publishes until all is accepted |
 //! | [`http`] | a very small HTTP client |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
+//! | [`pair`] | a service with two inputs |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`proxy`] | a network between app and broker that fails as told |
 //! | [`puppet`] | a service that does what messages tell it to |
@@ -29,6 +30,7 @@ pub mod conformance;
 pub mod feeder;
 pub mod http;
 pub mod leaky;
+pub mod pair;
 pub mod process;
 pub mod proxy;
 pub mod puppet;

@@ -87,21 +87,29 @@ fn look(admin: SocketAddr, file: &PathBuf, stop: &AtomicBool) -> Vec<Look> {
 pub struct Seen(pub Vec<Look>);
 
 impl Seen {
-    /// The longest time during which it said all the while that it is ready, and wrote
-    /// nothing; of what is before `end`, when there was always something to do.
-    pub fn deaf_though_ready(&self, end: Instant) -> Duration {
+    /// The longest time during which it wrote nothing, after `from` and before it had
+    /// written everything.
+    pub fn quiet(&self, from: Instant) -> Duration {
+        self.longest_quiet(|look| look.at >= from)
+    }
+
+    /// The longest time during which it wrote nothing before it had written everything,
+    /// and said all the while that it is ready.
+    pub fn quiet_though_ready(&self) -> Duration {
+        self.longest_quiet(|look| look.ready == Some(true))
+    }
+
+    fn longest_quiet(&self, counts: impl Fn(&Look) -> bool) -> Duration {
+        let all = self.0.last().map_or(0, |look| look.bytes);
         let mut longest = Duration::ZERO;
         let mut since: Option<&Look> = None;
-        for look in self.0.iter().filter(|look| look.at < end) {
-            let quiet = since.filter(|first| first.bytes == look.bytes);
-            since = match (look.ready, quiet) {
-                (Some(true), Some(first)) => {
-                    longest = longest.max(look.at - first.at);
-                    Some(first)
-                }
-                (Some(true), None) => Some(look),
-                _ => None,
-            };
+        for look in &self.0 {
+            let first = since.filter(|first| first.bytes == look.bytes && counts(look));
+            longest = longest.max(first.map_or(Duration::ZERO, |first| look.at - first.at));
+            if look.bytes == all {
+                break;
+            }
+            since = first.or(Some(look)).filter(|look| counts(look));
         }
         longest
     }
@@ -110,5 +118,37 @@ impl Seen {
     pub fn between(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Look> {
         let within = move |look: &&Look| look.at >= from && look.at < to;
         self.0.iter().filter(within)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_quiet_though_ready_is_found_out() {
+        let began = Instant::now();
+        let look = |second: u64, ready: bool, bytes: u64| Look {
+            at: began + Duration::from_secs(second),
+            ready: Some(ready),
+            why: String::new(),
+            bytes,
+        };
+        let seen = Seen(vec![
+            look(0, true, 1),
+            look(1, true, 2),
+            look(3, true, 2),
+            look(4, false, 2),
+            look(9, false, 2),
+            look(10, true, 2),
+            look(11, true, 3),
+            look(12, true, 4),
+            // There was nothing left to write.
+            look(99, true, 4),
+        ]);
+        assert_eq!(seen.quiet_though_ready(), Duration::from_secs(2));
+        assert_eq!(seen.quiet(began), Duration::from_secs(9));
+        let late = began + Duration::from_secs(9);
+        assert_eq!(seen.quiet(late), Duration::from_secs(1));
     }
 }
