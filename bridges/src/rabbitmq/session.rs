@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use brickwork::transport::{Depth, TransportError};
 use brickwork::{QueueId, without_password};
-use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::address::Address;
 use super::asks::Asks;
 use super::connection::Connections;
 use super::consumer::QueueConsumer;
@@ -39,7 +39,7 @@ const SET_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What outlives sessions.
 pub(super) struct Lasting {
-    pub(super) uri: AMQPUri,
+    pub(super) address: Address,
     pub(super) url: String,
     pub(super) health: Arc<Health>,
     pub(super) book: Arc<Book>,
@@ -68,7 +68,7 @@ impl Session {
     pub(super) async fn open(lasting: &Lasting) -> Result<Arc<Self>, TransportError> {
         let link = Link::new(lasting.health.clone());
         let opened = async {
-            let connections = Connections::open(&lasting.uri, &lasting.url, &link).await?;
+            let connections = Connections::open(&lasting.address, &lasting.url, &link).await?;
             let set_up = Self::set_up(lasting, &link, connections);
             match timeout(SET_UP_TIMEOUT, set_up).await {
                 Ok(session) => session,

@@ -7,9 +7,7 @@ use brickwork_tests::puppet::Puppet;
 
 fn main() -> ExitCode {
     brickwork::cli::main(
-        brickwork_actors::catalog()
-            .with::<Puppet>()
-            .with::<Pair>(),
+        brickwork_actors::catalog().with::<Puppet>().with::<Pair>(),
         brickwork_bridges::all(),
     )
 }

@@ -145,6 +145,8 @@ fn a_hundred_services_consume_again_over_two_connections() {
     assert!(sent.expect("kill runs").success());
     assert_eq!(app.exit_code(PATIENCE), Some(0), "{}", app.stderr());
     let log = app.stderr();
-    let losses = log.lines().filter(|l| l.contains("connection to the broker is lost"));
+    let losses = log
+        .lines()
+        .filter(|l| l.contains("connection to the broker is lost"));
     assert_eq!(losses.count(), 1, "it is said once:\n{log}");
 }

@@ -230,7 +230,8 @@ impl Load {
 
     /// What the broker has, for whoever wonders.
     fn depths(&self) -> String {
-        self.broker.ctl(&["list_queues", "name", "messages", "consumers"])
+        self.broker
+            .ctl(&["list_queues", "name", "messages", "consumers"])
     }
 }
 
