@@ -213,7 +213,10 @@ impl Broker {
     /// for it would take a second, and a fault comes at its moment.
     fn process(&self) -> String {
         let written = fs::read_to_string(self.folder.join("pid"));
-        written.expect("a broker writes its process id").trim().to_owned()
+        written
+            .expect("a broker writes its process id")
+            .trim()
+            .to_owned()
     }
 
     fn wait_until_it_is_gone(&self) {

@@ -124,9 +124,7 @@ pub fn dead_letters(url: &str, app: &str, services: &[&str]) -> Vec<DeadLetter> 
         connection.close(200, "read".into()).await?;
         lapin::Result::Ok(letters)
     };
-    runtime
-        .block_on(reading)
-        .expect("dead letters can be read")
+    runtime.block_on(reading).expect("dead letters can be read")
 }
 
 fn letter(delivery: &lapin::message::Delivery) -> DeadLetter {

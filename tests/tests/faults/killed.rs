@@ -17,6 +17,7 @@ fn start(name: &str, count: u64) -> Load {
         name,
         count,
         per_second: 1_000,
+        second: "",
         more: "",
     };
     Load::start(broker, &url, shape)
@@ -31,7 +32,11 @@ fn pause(random: &mut fastrand::Rng, ms: std::ops::Range<u64>) {
 fn an_app_that_is_killed_again_and_again_loses_nothing_and_blames_nobody() {
     let seed = Seed::or(1);
     let mut random = seed.random();
-    let (count, times) = if is_full() { (100_000, 60) } else { (20_000, 8) };
+    let (count, times) = if is_full() {
+        (100_000, 60)
+    } else {
+        (20_000, 8)
+    };
     let mut load = start("killed", count);
     for _ in 0..times {
         pause(&mut random, 100..1_500);
@@ -48,7 +53,11 @@ fn an_app_that_is_killed_again_and_again_loses_nothing_and_blames_nobody() {
 fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
     let seed = Seed::or(2);
     let mut random = seed.random();
-    let (count, times) = if is_full() { (60_000, 60) } else { (10_000, 12) };
+    let (count, times) = if is_full() {
+        (60_000, 60)
+    } else {
+        (10_000, 12)
+    };
     let mut load = start("hardly", count);
     for _ in 0..times {
         load.kill_app();

@@ -50,7 +50,11 @@ fn draw(kind: u8, random: &mut Rng) -> Fault {
         Whose::Saying("consuming"),
     ];
     let whose = whose[random.usize(..3)];
-    let cut = if random.bool() { Cut::Reset } else { Cut::Finish };
+    let cut = if random.bool() {
+        Cut::Reset
+    } else {
+        Cut::Finish
+    };
     let way = if random.bool() { Way::Up } else { Way::Down };
     let time = Duration::from_millis(random.u64(1_000..2_500));
     match kind {
@@ -127,6 +131,7 @@ fn run(seed: &Seed, count: u64, faults: usize) {
         name: "network",
         count,
         per_second: 1_000,
+        second: "",
         more: "",
     };
     let load = Load::start(broker, &url, shape);
