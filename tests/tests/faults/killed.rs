@@ -5,7 +5,7 @@ use std::time::Duration;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::seed::Seed;
 
-use crate::load::{Load, PATIENCE, Shape, is_full};
+use crate::load::{Load, Shape, is_full};
 
 /// One that recovers does so within this.
 const RECOVERING: std::ops::Range<u64> = 0..700;
@@ -47,7 +47,7 @@ fn an_app_that_is_killed_again_and_again_loses_nothing_and_blames_nobody() {
         killed += 1;
     }
     assert!(killed > times / 2, "the load was over after {killed} kills");
-    let account = load.check(PATIENCE);
+    let account = load.check();
     println!("{account}");
 }
 
@@ -68,7 +68,7 @@ fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
         pause(&mut random, RECOVERING);
     }
     load.start_app_again();
-    let account = load.check(PATIENCE);
+    let account = load.check();
     println!("{account}");
 }
 
@@ -109,6 +109,6 @@ fn a_crash_while_another_one_is_recovered_from_loses_nothing() {
         load.start_app_again();
         load.until_it_writes();
     }
-    let account = load.check(PATIENCE);
+    let account = load.check();
     println!("{account}");
 }

@@ -187,7 +187,8 @@ impl Load {
     }
 
     /// Faults are over: the app goes on by itself, to the end, and everything adds up.
-    pub(crate) fn check(mut self, within: Duration) -> Account {
+    pub(crate) fn check(mut self) -> Account {
+        let within = if is_full() { 5 * PATIENCE } else { PATIENCE };
         let out = self.out();
         let accepted = self.count;
         until("all is accepted and handled", within, || {

@@ -179,7 +179,7 @@ fn a_service_in_its_own_process_is_back_when_the_broker_is() {
     load.until_ready_says(true, "");
     let ready = back.elapsed();
     assert!(ready < 2 * SOON, "not ready before {ready:?}");
-    let account = load.check(PATIENCE);
+    let account = load.check();
     let deaf = account.seen.quiet(back);
     assert!(
         deaf < 2 * SOON,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use brickwork_tests::broker::Broker;
 use brickwork_tests::proxy::{Proxy, Way, Whose};
 
-use crate::load::{IS_LOST, Load, PATIENCE, SOON, Shape, is_full};
+use crate::load::{IS_LOST, Load, SOON, Shape, is_full};
 
 fn shape(name: &str) -> Shape<'_> {
     Shape {
@@ -35,7 +35,7 @@ fn a_publishing_connection_on_which_nothing_comes_back_is_made_anew() {
     let noticed = since.elapsed();
     let bound = 2 * heartbeat + SOON;
     assert!(noticed < bound, "noticed only after {noticed:?}");
-    let account = load.check(PATIENCE);
+    let account = load.check();
     let deaf = account.seen.quiet(since + noticed);
     assert!(deaf < SOON, "deaf for {deaf:?} on a new connection");
     println!("{account}; noticed after {noticed:?}, then quiet for {deaf:?}");
@@ -72,7 +72,7 @@ fn a_queue_that_does_nothing_for_a_while_holds_up_publishing_and_loses_nothing()
     let resumed = format!("ok = sys:resume({queue}).");
     load.broker.ctl(&["eval", &resumed]);
     let thawed = Instant::now();
-    let account = load.check(PATIENCE);
+    let account = load.check();
     let deaf = account.seen.quiet(thawed);
     assert!(deaf < SOON, "deaf for {deaf:?} with a queue that works");
     let lost = account.log.matches("the connection to the broker is lost");
