@@ -2,6 +2,7 @@
 //!
 //! | where | what |
 //! | --- | --- |
+//! | [`answerer`] | a service that answers questions, some late |
 //! | [`app`] | an app in the test's process, with virtual time |
 //! | [`binary`] | the shipped binary, as fresh as the sources |
 //! | [`broker`] | a private RabbitMQ |
@@ -20,6 +21,7 @@
 //! | [`subject`] | a service that fails when its test says so |
 //! | [`watch`] | what an app said of itself, and whether it worked, over time |
 
+pub mod answerer;
 pub mod app;
 pub mod binary;
 pub mod broker;
