@@ -55,6 +55,7 @@ mod publisher;
 mod pump;
 mod question;
 mod recovery;
+mod renewal;
 mod rfc3339;
 mod ring;
 mod router;

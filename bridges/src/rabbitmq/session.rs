@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use brickwork::transport::{Depth, TransportError};
 use brickwork::{QueueId, without_password};
-use lapin::{Channel, Connection};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -17,7 +16,7 @@ use tracing::warn;
 
 use super::address::Address;
 use super::asks::Asks;
-use super::connection::Connections;
+use super::connection::{Connections, confirming};
 use super::consumer::QueueConsumer;
 use super::declarer::{self, Declarer};
 use super::health::Health;
@@ -114,7 +113,7 @@ impl Session {
             bytes => bytes,
         };
         let router = Router::new(
-            Publisher::start(channel, link.clone()),
+            Publisher::start(channel, Some(connections.clone()), link.clone()),
             Declarer::start(connections.clone(), link.clone()),
             lasting.book.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
@@ -272,10 +271,4 @@ async fn ask<T>(
         answer = answered => answer.ok(),
         () = pump.closed() => None,
     }
-}
-
-async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(Default::default()).await?;
-    Ok(channel)
 }
