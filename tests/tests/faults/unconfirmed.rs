@@ -43,7 +43,7 @@ fn a_publishing_connection_on_which_nothing_comes_back_is_made_anew() {
 
 /// A quorum queue that lags makes the broker stop reading from whoever publishes to it:
 /// from the whole connection, and so everything that this process publishes. What it
-/// consumes goes on.
+/// consumes goes on, sources wait, and readiness says so.
 #[test]
 fn a_queue_that_does_nothing_for_a_while_holds_up_publishing_and_loses_nothing() {
     let broker = Broker::start();
@@ -68,6 +68,7 @@ fn a_queue_that_does_nothing_for_a_while_holds_up_publishing_and_loses_nothing()
     // Longer than a publication waits for its confirm, if there is time for that: that
     // it lasts is the fault.
     let time = Duration::from_secs(if is_full() { 75 } else { 4 });
+    load.until_ready_says(false, "nothing that was published is confirmed");
     std::thread::sleep(time.saturating_sub(frozen.elapsed()));
     let resumed = format!("ok = sys:resume({queue}).");
     load.broker.ctl(&["eval", &resumed]);
