@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::link::Link;
+use super::origin::Arrival;
 use super::publisher::Publisher;
 use super::router::Router;
 use super::wire;
@@ -133,7 +134,7 @@ impl Asks {
         let correlation = delivery.properties.correlation_id().as_ref();
         let number = correlation.and_then(|text| text.as_str().parse::<u64>().ok());
         let waiting = number.and_then(|number| self.waiting.lock().remove(&number));
-        let (message, _) = wire::decode("", &delivery.properties, delivery.data);
+        let (message, _) = wire::decode(Arrival::Queue(""), &delivery.properties, delivery.data);
         let reply = match message.headers.get(wire::ERROR) {
             Some(error) => Err(error.to_string()),
             None => Ok(message),

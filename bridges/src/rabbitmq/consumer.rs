@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::declarer::passive;
+use super::origin::Origin;
 use super::settling::Settling;
 use super::wire;
 
@@ -31,6 +32,7 @@ struct Shelf {
     /// Has room for everything that can be unsettled: sending never waits.
     settlements: mpsc::Sender<(Parcel, Settlement)>,
     stop: Notify,
+    origin: Origin,
 }
 
 #[derive(Default)]
@@ -77,7 +79,7 @@ pub(super) async fn consume(
     channel.basic_qos(bound, BasicQosOptions::default()).await?;
     let deliveries = channel
         .basic_consume(
-            settling.queue.name.clone(),
+            settling.origin.name.clone(),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
@@ -89,6 +91,7 @@ pub(super) async fn consume(
         state: Mutex::default(),
         settlements,
         stop: Notify::new(),
+        origin: settling.origin.clone(),
     });
     let pump = Pump {
         settling: Arc::new(settling),
@@ -154,8 +157,9 @@ impl Consumer for QueueConsumer {
         drop(state);
         let taken = Instant::now();
         into.extend(fetched.into_iter().map(|fetched| {
-            let key = fetched.routing_key.as_str();
-            let (message, attempt) = wire::decode(key, &fetched.properties, fetched.data);
+            let (exchange, key) = (fetched.exchange.as_str(), fetched.routing_key.as_str());
+            let arrival = self.0.origin.arrival(exchange, key);
+            let (message, attempt) = wire::decode(arrival, &fetched.properties, fetched.data);
             let parcel = Parcel {
                 message,
                 attempt,
@@ -259,7 +263,7 @@ impl Pump {
         self.deliveries = None;
         let error = match self.settling.link.check() {
             Err(ended) => ended,
-            Ok(()) => TransportError::Lost(format!("queue {}: {why}", self.settling.queue.id)),
+            Ok(()) => TransportError::Lost(format!("queue {}: {why}", self.settling.origin.name)),
         };
         self.give_back_fetched(error);
     }
@@ -286,7 +290,7 @@ impl Pump {
                 // as ready has come before its answer.
                 let settling = self.settling.clone();
                 self.work.push(Box::pin(async move {
-                    let name = settling.queue.name.clone();
+                    let name = settling.origin.name.clone();
                     Done::Counted(passive(&settling.channel, name).await, answer)
                 }));
             }

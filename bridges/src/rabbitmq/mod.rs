@@ -12,6 +12,7 @@
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher` | where messages go; publishing with confirms |
 //! | `consumer`, `settling` | taking messages, and settling them |
+//! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
 //! | `asks` | requests and replies |
 //! | `delayed`, `pressure` | counting what waits; full queues |
 //!
@@ -46,6 +47,8 @@ mod greeting;
 mod health;
 mod inspection;
 mod link;
+mod merged;
+mod origin;
 mod pressure;
 mod publisher;
 mod question;
@@ -216,7 +219,7 @@ impl Transport for Amqp {
                 let (link, queue) = (session.link.clone(), queue.clone());
                 let consuming = async move { session.consume(&queue, bound).await };
                 match on(&self.handle, consuming).await {
-                    Some(Ok(consumer)) => return Ok(Box::new(consumer) as Box<dyn Consumer>),
+                    Some(Ok(consumer)) => return Ok(consumer),
                     // Lost meanwhile: over the next one, then.
                     Some(Err(_)) if link.check().is_err() => {}
                     Some(Err(error)) => return Err(error),

@@ -13,8 +13,8 @@ use lapin::types::ShortString;
 use tracing::warn;
 
 use super::link::Link;
+use super::origin::Origin;
 use super::router::Router;
-use super::wires::Queue;
 
 /// Before a delivery goes back because the broker refused what was to become of it:
 /// without a pause it would run in circles.
@@ -26,7 +26,7 @@ pub(super) struct Settling {
     pub(super) channel: Channel,
     pub(super) link: Arc<Link>,
     pub(super) router: Arc<Router>,
-    pub(super) queue: Arc<Queue>,
+    pub(super) origin: Origin,
     /// Where given-up messages go; a dead-letter queue has none: it keeps its own.
     pub(super) letters: Option<ShortString>,
 }
@@ -43,7 +43,7 @@ impl Settling {
             Settlement::GiveBack => return self.give_back(parcel.tag).await,
             Settlement::Again { after, attempt } => {
                 self.router
-                    .again(&self.queue, message, attempt, after)
+                    .again(&self.origin.queue, message, attempt, after)
                     .await
             }
             Settlement::DeadLetter(letter) => match &self.letters {
@@ -68,7 +68,7 @@ impl Settling {
             }
             Err(error) => {
                 if self.link.check().is_ok() {
-                    let (queue, id) = (&self.queue.id, &message.id);
+                    let (queue, id) = (&self.origin.queue.id, &message.id);
                     warn!(%queue, message = %id, %error, "could not be settled, it goes back");
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }

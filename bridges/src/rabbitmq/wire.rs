@@ -14,6 +14,7 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::origin::Arrival;
 use super::rfc3339;
 
 /// Why an asker gets no answer, in a reply; or why a message is a dead letter.
@@ -125,8 +126,11 @@ pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, Tra
 }
 
 /// The message that came, and which attempt this is.
+///
+/// Of what was published to a topic, its headers don't say the topic, nor that it was
+/// tried before: whoever wrote them can't know.
 pub(super) fn decode(
-    routing_key: &str,
+    arrival: Arrival<'_>,
     properties: &BasicProperties,
     payload: Vec<u8>,
 ) -> (Message, u32) {
@@ -171,9 +175,16 @@ pub(super) fn decode(
     envelope.time_ms = known
         .time
         .and_then(|time| rfc3339::parse(&time))
-        .or_else(|| properties.timestamp().map(|s| s.saturating_mul(1000)))
+        .or_else(|| properties.timestamp().and_then(rfc3339::of_seconds))
         .unwrap_or_else(|| Clock::SYSTEM.unix_ms());
-    envelope.topic = arc(known.topic).unwrap_or_else(|| Arc::from(routing_key));
+    let (topic, attempt) = match arrival {
+        Arrival::Topic(topic) => (Arc::from(topic), None),
+        Arrival::Queue(name) => (
+            arc(known.topic).unwrap_or_else(|| Arc::from(name)),
+            known.attempt.and_then(|attempt| attempt.parse().ok()),
+        ),
+    };
+    envelope.topic = topic;
     envelope.content_type = text_of(properties.content_type()).filter(|form| &**form != JSON);
     envelope.headers = headers;
     envelope.parent = known.parent.and_then(|parent| parent.parse().ok());
@@ -190,7 +201,6 @@ pub(super) fn decode(
         address,
         correlation: text_of(properties.correlation_id()),
     });
-    let attempt = known.attempt.and_then(|attempt| attempt.parse().ok());
     (envelope.into(), attempt.unwrap_or(1).max(1))
 }
 
@@ -314,7 +324,10 @@ fn write_text(value: &AMQPValue, out: &mut String) {
         AMQPValue::DecimalValue(v) => write!(out, "{}e-{}", v.value, v.scale),
         AMQPValue::ShortString(v) => write!(out, "{v}"),
         AMQPValue::LongString(v) => write!(out, "{v}"),
-        AMQPValue::Timestamp(v) => write!(out, "{v}"),
+        AMQPValue::Timestamp(v) => match rfc3339::of_seconds(*v) {
+            Some(unix_ms) => write!(out, "{}", rfc3339::format(unix_ms)),
+            None => write!(out, "{v}"),
+        },
         AMQPValue::ByteArray(v) => {
             write!(out, "{}", String::from_utf8_lossy(v.as_slice()))
         }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use brickwork::QueueId;
-use brickwork::transport::{Topology, TransportError};
+use brickwork::transport::{Feed, Topology, TransportError};
 use lapin::types::ShortString;
 use parking_lot::RwLock;
 
@@ -40,6 +40,8 @@ pub(super) struct Queue {
     pub(super) name: ShortString,
     pub(super) delayed: Delayed,
     pub(super) high_water: u64,
+    /// What feeds it that isn't the app's.
+    pub(super) feeds: Vec<Feed>,
 }
 
 impl Book {
@@ -89,12 +91,10 @@ impl Wires {
         let mut new = Vec::new();
         let letters = topology
             .services()
-            .map(|service| (QueueId::dead_letters(service), &[][..], LETTERS_HIGH_WATER));
-        let inputs = topology
-            .queues
-            .iter()
-            .map(|spec| (spec.id.clone(), &spec.topics[..], spec.high_water));
-        for (id, topics, high_water) in letters.chain(inputs) {
+            .map(|service| (QueueId::dead_letters(service), None));
+        let inputs = topology.queues.iter();
+        let inputs = inputs.map(|spec| (spec.id.clone(), Some(spec)));
+        for (id, spec) in letters.chain(inputs) {
             let queue = match self.queues.get(&id) {
                 Some(queue) => queue.clone(),
                 None => {
@@ -102,14 +102,15 @@ impl Wires {
                         name: queue_name(&self.app, &id)?,
                         id: id.clone(),
                         delayed: Delayed::new(),
-                        high_water,
+                        high_water: spec.map_or(LETTERS_HIGH_WATER, |spec| spec.high_water),
+                        feeds: spec.map_or_else(Vec::new, |spec| spec.feeds.clone()),
                     });
                     self.queues.insert(id, queue.clone());
                     new.push(queue.clone());
                     queue
                 }
             };
-            for topic in topics {
+            for topic in spec.into_iter().flat_map(|spec| &spec.topics) {
                 let readers = self.readers.entry(topic.clone()).or_default();
                 if !readers.iter().any(|reader| Arc::ptr_eq(reader, &queue)) {
                     readers.push(queue.clone());

@@ -102,9 +102,8 @@ fn text<'a>(
     let (text, entry) = from.text(key, out)?;
     let fits = (bytes_min..=NAME_BYTES_MAX).contains(&text.len());
     if !fits || text.chars().any(char::is_control) {
-        let why = format!(
-            "must have {bytes_min} to {NAME_BYTES_MAX} bytes, and no control characters"
-        );
+        let why =
+            format!("must have {bytes_min} to {NAME_BYTES_MAX} bytes, and no control characters");
         from.bad(entry, why, out);
         return None;
     }
@@ -119,9 +118,17 @@ pub(super) fn check(feeds: &[FeedAt], services: &[ServicePlan], out: &mut Proble
         };
         let mut before = feeds[..index].iter().map(|before| &before.feed);
         if let Some(before) = before.find(|before| before.from == feed.from) {
-            let message = format!("the queue `{queue}` feeds the topic `{}` already", before.topic);
+            let message = format!(
+                "the queue `{queue}` feeds the topic `{}` already",
+                before.topic
+            );
             let help = Some("leave one out: each message would have one topic or the other");
-            out.add(codes::FOREIGN_QUEUE, *span, message, help.map(str::to_owned));
+            out.add(
+                codes::FOREIGN_QUEUE,
+                *span,
+                message,
+                help.map(str::to_owned),
+            );
             continue;
         }
         let readers: Vec<_> = services
