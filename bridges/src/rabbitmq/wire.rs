@@ -5,17 +5,23 @@
 //! accepted. What the broker adds (`x-death` and its like) is left out on the way in:
 //! carried on, it would make the broker drop messages as running in circles.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use brickwork::transport::TransportError;
 use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo};
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::ShortString;
 
 use super::origin::Arrival;
 use super::rfc3339;
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use table::{Table, short, text};
 
 /// Why an asker gets no answer, in a reply; or why a message is a dead letter.
 pub(super) const ERROR: &str = "brickwork-error";
@@ -32,7 +38,13 @@ const ESCAPE: &str = "brickwork-header-";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 
+/// How many headers were left out because all together were too much.
+const LEFT_OUT: &str = "brickwork-headers-left-out";
+
 const PERSISTENT: u8 = 2;
+/// The longest of CloudEvents' attributes and the like that is taken in, in bytes. With
+/// these, what came in can always go on: also to the dead letters.
+const ATTRIBUTE_BYTES_MAX: usize = 4096;
 
 /// How a message travels, beside what it is.
 #[derive(Debug, Clone, Copy)]
@@ -47,25 +59,71 @@ pub(super) struct Way {
 
 /// The properties that stand for a message.
 ///
+/// What goes past all topics (to be tried again, to the dead letters) came in by a broker,
+/// from whoever, and has to go on: should its headers be too much now, in text and with
+/// what was added, it goes without the largest.
+///
 /// # Errors
 /// It has something that AMQP can't carry: it would end the connection.
 pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, TransportError> {
+    let id = message.id.to_string();
     let mut headers = Table::default();
+    our_headers(&mut headers, message, &id, way)?;
     let is_letter = message.headers.contains_key(REASON);
-    for (name, value) in &message.headers {
-        if is_letter && matches!(&**name, ATTEMPT | TOPIC) {
-            // Both are said below, with the same value.
-            continue;
-        }
-        if is_reserved(name) {
-            headers.text(&format!("{ESCAPE}{name}"), value)?;
-        } else {
-            headers.text(name, value)?;
+    let theirs = message
+        .headers
+        .iter()
+        // Of a letter, both are among ours, with the same value.
+        .filter(|(name, _)| !(is_letter && matches!(&***name, ATTEMPT | TOPIC)))
+        .map(|(name, value)| match is_reserved(name) {
+            true => (Cow::Owned(format!("{ESCAPE}{name}")), &**value),
+            false => (Cow::Borrowed(&**name), &**value),
+        });
+    // All short strings together weigh less than this.
+    let room = way.properties_bytes_max.saturating_sub(8 * 256);
+    let left_out = headers.put_all(theirs, room)?;
+    if left_out > 0 && !way.past_topics {
+        return Err(refused(format!(
+            "the headers of message {id} are too much: the broker takes {} bytes",
+            way.properties_bytes_max
+        )));
+    }
+    if left_out > 0 {
+        headers.number(LEFT_OUT, left_out)?;
+    }
+    let content_type = message.content_type.as_deref().unwrap_or(JSON);
+    let mut properties = BasicProperties::default()
+        .with_headers(headers.table)
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type(short("content type", content_type)?)
+        .with_message_id(short("message id", &id)?)
+        .with_timestamp(message.time_ms / 1000);
+    // Both are for other programs to look at; the headers have them, too.
+    if let Ok(kind) = ShortString::try_new(&*message.kind) {
+        properties = properties.with_type(kind);
+    }
+    let app = message.source.split('/').nth(1).unwrap_or_default();
+    if let (false, Ok(app)) = (app.is_empty(), ShortString::try_new(app)) {
+        properties = properties.with_app_id(app);
+    }
+    if let Some(reply_to) = &message.reply_to {
+        properties = properties.with_reply_to(short("reply address", &reply_to.address)?);
+        if let Some(correlation) = &reply_to.correlation {
+            properties = properties.with_correlation_id(short("correlation id", correlation)?);
         }
     }
-    let id = message.id.to_string();
+    Ok(properties)
+}
+
+/// The headers that say what the envelope says.
+fn our_headers(
+    headers: &mut Table,
+    message: &Message,
+    id: &str,
+    way: Way,
+) -> Result<(), TransportError> {
     headers.text("cloudEvents_specversion", "1.0")?;
-    headers.text("cloudEvents_id", &id)?;
+    headers.text("cloudEvents_id", id)?;
     headers.text("cloudEvents_type", &message.kind)?;
     headers.text("cloudEvents_time", &rfc3339::format(message.time_ms))?;
     if !message.source.is_empty() {
@@ -93,36 +151,7 @@ pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, Tra
     if way.past_topics {
         headers.text(TOPIC, &message.topic)?;
     }
-    // All short strings together weigh less than this.
-    let weight = headers.bytes + 8 * 256;
-    if weight > way.properties_bytes_max {
-        return Err(refused(format!(
-            "the headers of message {id} weigh {weight} bytes, and the broker takes {}",
-            way.properties_bytes_max
-        )));
-    }
-    let content_type = message.content_type.as_deref().unwrap_or(JSON);
-    let mut properties = BasicProperties::default()
-        .with_headers(headers.table)
-        .with_delivery_mode(PERSISTENT)
-        .with_content_type(short("content type", content_type)?)
-        .with_message_id(short("message id", &id)?)
-        .with_timestamp(message.time_ms / 1000);
-    // Both are for other programs to look at; the headers have them, too.
-    if let Ok(kind) = ShortString::try_new(&*message.kind) {
-        properties = properties.with_type(kind);
-    }
-    let app = message.source.split('/').nth(1).unwrap_or_default();
-    if let (false, Ok(app)) = (app.is_empty(), ShortString::try_new(app)) {
-        properties = properties.with_app_id(app);
-    }
-    if let Some(reply_to) = &message.reply_to {
-        properties = properties.with_reply_to(short("reply address", &reply_to.address)?);
-        if let Some(correlation) = &reply_to.correlation {
-            properties = properties.with_correlation_id(short("correlation id", correlation)?);
-        }
-    }
-    Ok(properties)
+    Ok(())
 }
 
 /// The message that came, and which attempt this is.
@@ -141,7 +170,7 @@ pub(super) fn decode(
     for (name, value) in table.into_iter().flatten() {
         let name = name.as_str();
         if let Some(place) = known.place(name) {
-            *place = Some(text(value));
+            *place = Some(text(value)).filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX);
         } else if let Some(name) = name.strip_prefix(ESCAPE) {
             headers.insert(name.into(), text(value).into());
         } else if !is_brokers(name) {
@@ -189,7 +218,9 @@ pub(super) fn decode(
     envelope.headers = headers;
     envelope.parent = known.parent.and_then(|parent| parent.parse().ok());
     envelope.tenant = arc(known.tenant);
-    envelope.deadline_ms = known.deadline.and_then(|deadline| deadline.parse().ok());
+    // Headers have signed numbers only.
+    let deadline = known.deadline.and_then(|text| text.parse::<i64>().ok());
+    envelope.deadline_ms = deadline.and_then(|deadline| u64::try_from(deadline).ok());
     envelope.trace = known
         .trace_parent
         .and_then(|parent| parent.parse::<brickwork::TraceContext>().ok())
@@ -264,95 +295,6 @@ fn is_brokers(name: &str) -> bool {
     exact.contains(&name) || death.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Headers on their way out, weighed.
-#[derive(Default)]
-struct Table {
-    table: FieldTable,
-    bytes: usize,
-}
-
-impl Table {
-    fn text(&mut self, name: &str, value: &str) -> Result<(), TransportError> {
-        self.put(name, AMQPValue::LongString(value.into()), value.len())
-    }
-
-    fn number(&mut self, name: &str, value: u64) -> Result<(), TransportError> {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        self.put(name, AMQPValue::LongLongInt(value), 8)
-    }
-
-    fn put(&mut self, name: &str, value: AMQPValue, bytes: usize) -> Result<(), TransportError> {
-        // A length before the name, a type and a length before the value.
-        self.bytes += 1 + name.len() + 1 + 4 + bytes;
-        self.table.insert(short("header name", name)?, value);
-        Ok(())
-    }
-}
-
-fn short(what: &str, value: &str) -> Result<ShortString, TransportError> {
-    ShortString::try_new(value).map_err(|_| {
-        refused(format!(
-            "a {what} has at most 255 bytes in AMQP: {value:.40}…"
-        ))
-    })
-}
-
 fn refused(why: String) -> TransportError {
     TransportError::Unpublishable(why)
 }
-
-/// Any value as text.
-fn text(value: &AMQPValue) -> String {
-    let mut out = String::new();
-    write_text(value, &mut out);
-    out
-}
-
-fn write_text(value: &AMQPValue, out: &mut String) {
-    // Writing into a string can't fail.
-    let _always = match value {
-        AMQPValue::Boolean(v) => write!(out, "{v}"),
-        AMQPValue::ShortShortInt(v) => write!(out, "{v}"),
-        AMQPValue::ShortShortUInt(v) => write!(out, "{v}"),
-        AMQPValue::ShortInt(v) => write!(out, "{v}"),
-        AMQPValue::ShortUInt(v) => write!(out, "{v}"),
-        AMQPValue::LongInt(v) => write!(out, "{v}"),
-        AMQPValue::LongUInt(v) => write!(out, "{v}"),
-        AMQPValue::LongLongInt(v) => write!(out, "{v}"),
-        AMQPValue::Float(v) => write!(out, "{v}"),
-        AMQPValue::Double(v) => write!(out, "{v}"),
-        AMQPValue::DecimalValue(v) => write!(out, "{}e-{}", v.value, v.scale),
-        AMQPValue::ShortString(v) => write!(out, "{v}"),
-        AMQPValue::LongString(v) => write!(out, "{v}"),
-        AMQPValue::Timestamp(v) => match rfc3339::of_seconds(*v) {
-            Some(unix_ms) => write!(out, "{}", rfc3339::format(unix_ms)),
-            None => write!(out, "{v}"),
-        },
-        AMQPValue::ByteArray(v) => {
-            write!(out, "{}", String::from_utf8_lossy(v.as_slice()))
-        }
-        AMQPValue::FieldArray(values) => {
-            out.push('[');
-            for (index, value) in values.as_slice().iter().enumerate() {
-                out.push_str(if index == 0 { "" } else { ", " });
-                write_text(value, out);
-            }
-            out.push(']');
-            Ok(())
-        }
-        AMQPValue::FieldTable(table) => {
-            out.push('{');
-            for (index, (name, value)) in table.into_iter().enumerate() {
-                let separator = if index == 0 { "" } else { ", " };
-                let _always = write!(out, "{separator}{name}: ");
-                write_text(value, out);
-            }
-            out.push('}');
-            Ok(())
-        }
-        AMQPValue::Void => Ok(()),
-    };
-}
-
-#[cfg(test)]
-mod tests;
