@@ -8,6 +8,7 @@
 //! | [`conformance`] | the laws of the transport contract, one function each |
 //! | [`http`] | a very small HTTP client |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
+//! | [`polyglot`] | an app among programs in other languages |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`puppet`] | a service that does what messages tell it to |
 //! | [`subject`] | a service that fails when its test says so |
@@ -18,6 +19,7 @@ pub mod broker;
 pub mod conformance;
 pub mod http;
 pub mod leaky;
+pub mod polyglot;
 pub mod process;
 pub mod puppet;
 pub mod subject;
