@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 const ANSWERING: &str = env!("CARGO_BIN_EXE_answering");
 
 const ORDERS: usize = 20;
+const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[tokio::test]
 async fn programs_in_node_and_python_stand_in_the_middle_of_an_app() {
@@ -30,7 +31,7 @@ async fn programs_in_node_and_python_stand_in_the_middle_of_an_app() {
             0 => told(app.run("ask.js", &["orders.placed", &order, "--tell"])),
             4 => told(app.run("ask.py", &["orders.placed", &order, "--tell"])),
             _ => {
-                let posted = http::post(app.door, "/orders", &[], order.as_bytes());
+                let posted = http::post(app.door, "/orders", &[JSON], order.as_bytes());
                 assert_eq!(posted.expect("it answers").code, 202);
             }
         }
@@ -127,7 +128,7 @@ fn what_programs_outside_ask_is_answered_by_a_service_of_the_app() {
 fn what_the_app_asks_is_answered_by_programs_outside() {
     let app = Polyglot::start(&brickwork(), "poly-asks", "");
     let quote = |order: &str| {
-        let answer = http::post(app.quote, "/quotes", &[], order.as_bytes());
+        let answer = http::post(app.quote, "/quotes", &[JSON], order.as_bytes());
         answer.expect("it answers")
     };
     for (script, order, field, value) in [

@@ -132,11 +132,11 @@ fn our_headers(
     if let Some(subject) = &message.subject {
         headers.text("cloudEvents_subject", subject)?;
     }
-    if let Some(trace) = &message.trace {
-        headers.text(TRACE_PARENT, &trace.to_string())?;
-        if let Some(state) = &trace.state {
-            headers.text(TRACE_STATE, state)?;
-        }
+    // Also of a message that starts one: who continues it can't know how ids become traces.
+    let trace = message.trace();
+    headers.text(TRACE_PARENT, &trace.to_string())?;
+    if let Some(state) = &trace.state {
+        headers.text(TRACE_STATE, state)?;
     }
     headers.number(ATTEMPT, u64::from(way.attempt))?;
     if let Some(parent) = &message.parent {

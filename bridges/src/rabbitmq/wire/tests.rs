@@ -93,10 +93,14 @@ proptest! {
     fn a_message_arrives_as_it_was_sent(
         envelope in envelopes(), attempt in 1u32.., past_topics: bool
     ) {
-        let sent = Message::from(envelope);
+        let mut envelope = envelope;
+        let sent = Message::from(envelope.clone());
+        // Of a message that starts a trace it is said, too.
+        envelope.trace = Some(sent.trace());
+        let expected = Message::from(envelope);
         let (got, number) = there_and_back(&sent, Way { attempt, past_topics, ..WAY });
         prop_assert_eq!(number, if past_topics { attempt } else { 1 });
-        prop_assert_eq!(format!("{:?}", *got), format!("{:?}", *sent));
+        prop_assert_eq!(format!("{:?}", *got), format!("{:?}", *expected));
     }
 
     #[test]
@@ -128,6 +132,7 @@ proptest! {
             let (mut got, mut sent) = (got.edit(), sent.edit());
             // What was made up is so no more; and what was too much is gone.
             sent.anonymous = false;
+            sent.trace = Some(sent.trace());
             if got.headers.remove(LEFT_OUT).is_some() {
                 let kept = |name: &Arc<str>| got.headers.contains_key(name);
                 sent.headers.retain(|name, _| kept(name));
