@@ -11,6 +11,7 @@
 //! | [`polyglot`] | an app among programs in other languages |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`puppet`] | a service that does what messages tell it to |
+//! | [`raw`] | AMQP as bytes, for what no client library would send |
 //! | [`subject`] | a service that fails when its test says so |
 
 pub mod app;
@@ -22,6 +23,7 @@ pub mod leaky;
 pub mod polyglot;
 pub mod process;
 pub mod puppet;
+pub mod raw;
 pub mod subject;
 
 /// The README's Rust is compiled as a test of the documentation.

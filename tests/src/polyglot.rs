@@ -49,6 +49,14 @@ impl Polyglot {
     /// # Panics
     /// It doesn't get ready.
     pub fn start(program: &Path, name: &str, more: &str) -> Self {
+        Self::start_on(Broker::shared(), program, name, more)
+    }
+
+    /// The same, on a broker that isn't shared.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_on(broker: &Broker, program: &Path, name: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let [admin, door, quote] = [(); 3].map(|()| free_address());
         let over = format!(
@@ -68,7 +76,7 @@ impl Polyglot {
             path = "orders.jsonl"
             {more}
             "#,
-            url = Broker::shared().url(),
+            url = broker.url(),
         );
         let file = folder.path().join("over.toml");
         std::fs::write(&file, over).expect("it can be written");

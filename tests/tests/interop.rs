@@ -8,6 +8,7 @@ use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::http;
 use brickwork_tests::polyglot::{Polyglot, Seen, Stranger};
+use brickwork_tests::raw::{Place, Raw};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
@@ -166,4 +167,32 @@ async fn messages_without_any_header_are_taken_and_counted() {
     assert_eq!(app.keeps(3).len(), 3);
     let anonymous = app.metric(r#"brickwork_messages_anonymous_total{service="keep"}"#);
     assert_eq!(anonymous, 3.0);
+}
+
+/// Client libraries of some languages write bytes in whatever encoding, and the broker
+/// carries them.
+#[tokio::test]
+async fn texts_that_are_no_text_disturb_nothing() {
+    let broker = Broker::start();
+    let app = Polyglot::start_on(&broker, &brickwork(), "poly-bytes", "");
+    let stranger = Stranger::connect_to(&broker.url()).await;
+    let bytes: &[u8] = b"caf\xe9 \xff\xfe\xc3";
+    let mut raw = Raw::connect(broker.port());
+    // First sight of each place, alone; then all at once.
+    let places = Place::ALL.map(|place| vec![place]);
+    let all = std::iter::once(Place::ALL.to_vec());
+    let mut sent = 0;
+    for places in places.into_iter().chain(all) {
+        let order = json!({ "n": sent, "price": 5 }).to_string();
+        raw.publish(&app.name, "orders.taxed", &places, bytes, order.as_bytes());
+        sent += 1;
+        assert_eq!(app.keeps(sent).len(), sent, "{places:?}");
+    }
+    let properties = BasicProperties::default();
+    stranger
+        .publish(&app.name, "orders.taxed", br#"{"n":99}"#, properties)
+        .await;
+    app.keeps(sent + 1);
+    let reconnects = r#"brickwork_transport_reconnects_total{transport="amqp"}"#;
+    assert_eq!(app.metric(reconnects), 0.0);
 }

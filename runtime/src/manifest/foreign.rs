@@ -10,12 +10,14 @@ use super::codes;
 use super::report::Problems;
 use super::section::Section;
 use super::source::Span;
-use super::tree::Entry;
+use super::tree::{Entry, Value};
 use crate::app::ServicePlan;
 use crate::transport::{Feed, Foreign};
 
 /// The longest name and routing key, in bytes: those of AMQP.
 const NAME_BYTES_MAX: usize = 255;
+
+const KEYS: [&str; 3] = ["queue", "exchange", "key"];
 
 /// A feed, and where it is named.
 pub(super) struct FeedAt {
@@ -38,13 +40,18 @@ pub(super) fn read(
     }
     let from = topic.section("from", out);
     if from.table.entries.is_empty() {
-        if matches!(entry.node.value, super::tree::Value::Table(_)) {
-            let help = "or `exchange` and `key`: name what feeds the topic";
+        if matches!(entry.node.value, Value::Table(_)) {
+            let help = "name a `queue`, or an `exchange` and a `key`";
             from.missing("queue", help, out);
         }
         return None;
     }
-    from.check_keys(&["queue", "exchange", "key"], &[], out);
+    from.check_keys(&KEYS, &[], out);
+    let mut entries = from.table.entries.iter();
+    if entries.any(|entry| !KEYS.contains(&entry.key.as_str())) {
+        // What seems to be missing may be misspelt.
+        return None;
+    }
     let (queue, exchange, key) = (
         from.table.get("queue"),
         from.table.get("exchange"),
@@ -145,6 +152,7 @@ pub(super) fn check(feeds: &[FeedAt], services: &[ServicePlan], out: &mut Proble
             let help = "let one service read it and pass on what comes, or read the exchange that \
                         feeds the queue: `from = { exchange = \"NAME\", key = \"KEY\" }`";
             out.add(codes::FOREIGN_QUEUE, *span, message, Some(help.to_owned()));
+            continue;
         }
         for (service, input) in readers {
             if let Some(other) = input.topics.iter().find(|topic| **topic != feed.topic) {
