@@ -78,7 +78,7 @@ impl Raw {
         raw.method(0, 10, 11, &start_ok.concat());
         raw.expect(10, 30);
         let frame_max = 131_072u32.to_be_bytes();
-        raw.method(0, 10, 31, &[&[0, 0], &frame_max[..], &[0, 0]].concat());
+        raw.method(0, 10, 31, &[&[0, 1], &frame_max[..], &[0, 0]].concat());
         raw.method(0, 10, 40, &[short(b"/"), short(b""), vec![0]].concat());
         raw.expect(10, 41);
         raw.method(1, 20, 10, &short(b""));
