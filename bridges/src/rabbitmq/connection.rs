@@ -12,12 +12,14 @@ use std::time::Duration;
 use brickwork::transport::TransportError;
 use brickwork::without_password;
 use futures_util::StreamExt;
+use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, Event};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::kit;
 use super::link::Link;
 
 /// For connecting as a whole: a peer may accept and then say nothing.
@@ -92,7 +94,7 @@ impl Connections {
             // Automatic recovery stays off: it hangs for ever once its tries are spent.
             let name = format!("brickwork {} {purpose}", std::process::id());
             let properties = ConnectionProperties::default().with_connection_name(name.into());
-            let connecting = Connection::connect_uri(uri.clone(), properties);
+            let connecting = kit::connect(uri.clone(), properties, OwnedTLSConfig::default());
             let why = match timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(Ok(connection)) => {
                     watch_over(&connection, purpose, link.clone());

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `address` | URLs |
 //! | `connection`, `link` | the thread and the two connections; whether they are up |
+//! | `kit`, `mending` | what the connections are made of; texts that are none |
 //! | `session`, `recovery` | all that is set up over them; making it again when it is lost |
 //! | `health` | what everybody may know of that |
 //! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
@@ -46,7 +47,9 @@ mod delayed;
 mod greeting;
 mod health;
 mod inspection;
+mod kit;
 mod link;
+mod mending;
 mod merged;
 mod origin;
 mod pressure;
