@@ -87,6 +87,11 @@ impl QueueId {
     pub fn dead_letters(service: &str) -> Self {
         Self::new(service, "dlq")
     }
+
+    /// The queue of a service's suspects: messages that were in hand when a process died.
+    pub fn suspects(service: &str) -> Self {
+        Self::new(service, "suspect")
+    }
 }
 
 impl fmt::Display for QueueId {

@@ -123,6 +123,7 @@ impl TestApp {
             limit: None,
             overflow: Overflow::DeadLetter,
             feeds: Vec::new(),
+            single_active: false,
         };
         let topology = Topology {
             queues: vec![spec],

@@ -142,6 +142,7 @@ impl Shop {
                 limit: None,
                 overflow: Overflow::DeadLetter,
                 feeds: Vec::new(),
+                single_active: false,
             }],
             external: Vec::new(),
         };

@@ -113,6 +113,7 @@ mod tests {
                     let parcel = Parcel {
                         message: Envelope::new(self.name, "").into(),
                         attempt: 1,
+                        crashes: 0,
                         tag: 1,
                     };
                     into.push_back(Delivery::new(parcel, Arc::new(Nobody)));

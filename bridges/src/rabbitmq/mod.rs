@@ -11,8 +11,10 @@
 //! | `wires` | what was declared |
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
-//! | `router`, `publisher` | where messages go; publishing with confirms |
-//! | `consumer`, `settling` | taking messages, and settling them |
+//! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
+//! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
+//! | `settling`, `tags` | what a settlement means; which acks to send |
+//! | `ward` | trying what was in hand at crashes, one at a time |
 //! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
 //! | `asks` | requests and replies |
 //! | `delayed`, `pressure` | counting what waits; full queues |
@@ -54,13 +56,17 @@ mod merged;
 mod origin;
 mod pressure;
 mod publisher;
+mod pump;
 mod question;
 mod recovery;
 mod rfc3339;
+mod ring;
 mod router;
 mod session;
 mod settling;
+mod tags;
 mod topology;
+mod ward;
 mod wire;
 mod wires;
 
@@ -68,6 +74,7 @@ use connection::Worker;
 use health::Health;
 use recovery::Recovery;
 use session::Lasting;
+use ward::Alibis;
 use wires::Book;
 
 const GUARANTEES: Guarantees = Guarantees {
@@ -135,6 +142,7 @@ impl Connector for RabbitMq {
                 url: url.to_owned(),
                 health: Health::new(&pressure),
                 book: Arc::<Book>::default(),
+                alibis: Arc::<Alibis>::default(),
                 late: Arc::<AtomicU64>::default(),
             };
             let recovery = on(&handle, Recovery::start(lasting)).await;

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 
 use brickwork::transport::Foreign;
+use lapin::BasicProperties;
 use lapin::types::ShortString;
 
+use super::wire;
 use super::wires::Queue;
 
 /// What a consumer takes from.
@@ -46,10 +48,34 @@ impl Origin {
         Some(Self { queue, name })
     }
 
+    /// Whether it isn't the app's own.
+    pub(super) fn is_theirs(&self) -> bool {
+        self.name != self.queue.name
+    }
+
+    /// Whether a delivery was in hand at two crashes (or given back twice: the broker makes
+    /// no difference), or is known for it. A queue that doesn't count (a classic one) says
+    /// only that it was in hand before: then once is enough.
+    pub(super) fn is_suspect(
+        &self,
+        redelivered: bool,
+        exchange: &str,
+        properties: &BasicProperties,
+    ) -> bool {
+        // What isn't delivered again may say what it wants of that.
+        let suspicious = redelivered
+            && match wire::deliveries_before(properties) {
+                Some(count) => count >= 2,
+                None => self.is_theirs(),
+            };
+        let past_topics = !self.is_theirs() && exchange.is_empty();
+        suspicious || (past_topics && wire::was_suspected(properties))
+    }
+
     /// How the topic of a delivery is known, from the exchange and the key that it came by.
     pub(super) fn arrival<'a>(&'a self, exchange: &str, key: &'a str) -> Arrival<'a> {
         let feeds = &self.queue.feeds;
-        if self.name != self.queue.name {
+        if self.is_theirs() {
             let topic = feeds.iter().find_map(|feed| match &feed.from {
                 Foreign::Queue(name) if **name == *self.name.as_str() => Some(&*feed.topic),
                 _ => None,
@@ -99,6 +125,7 @@ fn matches(pattern: &str, key: &str) -> bool {
 mod tests {
     use brickwork::QueueId;
     use brickwork::transport::Feed;
+    use lapin::types::{AMQPValue, FieldTable};
 
     use super::*;
     use crate::rabbitmq::delayed::Delayed;
@@ -113,6 +140,7 @@ mod tests {
             name: "shop.stock.requests".into(),
             delayed: Delayed::new(),
             high_water: 1,
+            single_active: false,
             feeds: feeds.collect(),
         })
     }
@@ -161,6 +189,38 @@ mod tests {
         let own = Origin::own(queue);
         let again = own.arrival("", "shop.stock.requests");
         assert_eq!(again, Arrival::Queue("shop.stock.requests"));
+    }
+
+    #[test]
+    fn what_others_write_makes_nothing_suspect_but_being_in_hand_at_crashes_does() {
+        let feeds = [("orders", Foreign::Queue("legacy.orders".into()))];
+        let own = Origin::own(queue(&feeds));
+        let theirs = Origin::theirs(&own.queue).unwrap();
+        let suspect = |origin: &Origin, exchange: &str, header, redelivered| {
+            let mut headers = FieldTable::default();
+            if let Some((name, count)) = header {
+                headers.insert(ShortString::from(name), AMQPValue::LongLongInt(count));
+            }
+            origin.is_suspect(
+                redelivered,
+                exchange,
+                &BasicProperties::default().with_headers(headers),
+            )
+        };
+        let count = |count| Some(("x-delivery-count", count));
+        for origin in [&own, &theirs] {
+            assert!(!suspect(origin, "shop", None, false));
+            assert!(!suspect(origin, "shop", count(9), false));
+            assert!(!suspect(origin, "shop", count(1), true));
+            assert!(suspect(origin, "shop", count(2), true));
+            // It is ours to say, in what goes past all topics.
+            let said = Some(("brickwork-suspect", 1));
+            assert!(!suspect(origin, "shop", said, false));
+            let passed = suspect(origin, "", said, false);
+            assert_eq!(passed, !origin.is_theirs());
+        }
+        // Theirs may be of a kind that doesn't count.
+        assert!(suspect(&theirs, "", None, true) && !suspect(&own, "", None, true));
     }
 
     #[test]

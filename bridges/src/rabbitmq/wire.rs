@@ -12,7 +12,7 @@ use brickwork::transport::TransportError;
 use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo};
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, ShortString};
 
 use super::origin::Arrival;
 use super::rfc3339;
@@ -31,6 +31,8 @@ const PARENT: &str = "brickwork-parent";
 const DEADLINE: &str = "brickwork-deadline";
 const TENANT: &str = "brickwork-tenant";
 const TOPIC: &str = "brickwork-topic";
+/// Only in the queue of suspects, and on the way there: the input that it was for.
+const SUSPECT: &str = "brickwork-suspect";
 /// Only dead letters have it.
 const REASON: &str = "brickwork-reason";
 /// Stands before a header of a user that has the name of one of ours or the broker's.
@@ -41,6 +43,9 @@ const TRACE_STATE: &str = "tracestate";
 /// How many headers were left out because all together were too much.
 const LEFT_OUT: &str = "brickwork-headers-left-out";
 
+/// How often a quorum queue has delivered a message before.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
 const PERSISTENT: u8 = 2;
 /// The longest of CloudEvents' attributes and the like that is taken in, in bytes. With
 /// these, what came in can always go on: also to the dead letters.
@@ -48,11 +53,13 @@ const ATTRIBUTE_BYTES_MAX: usize = 4096;
 
 /// How a message travels, beside what it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
+pub(super) struct Way<'a> {
     /// What [`brickwork::Delivery::attempt`] is to be.
     pub(super) attempt: u32,
     /// Its routing key isn't its topic: the topic goes along as a header.
     pub(super) past_topics: bool,
+    /// It is a suspect, of this input.
+    pub(super) suspect: Option<&'a str>,
     /// The most that its properties may weigh, in bytes: they must fit into a frame.
     pub(super) properties_bytes_max: usize,
 }
@@ -65,7 +72,7 @@ pub(super) struct Way {
 ///
 /// # Errors
 /// It has something that AMQP can't carry: it would end the connection.
-pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, TransportError> {
+pub(super) fn encode(message: &Message, way: Way<'_>) -> Result<BasicProperties, TransportError> {
     let id = message.id.to_string();
     let mut headers = Table::default();
     our_headers(&mut headers, message, &id, way)?;
@@ -120,7 +127,7 @@ fn our_headers(
     headers: &mut Table,
     message: &Message,
     id: &str,
-    way: Way,
+    way: Way<'_>,
 ) -> Result<(), TransportError> {
     headers.text("cloudEvents_specversion", "1.0")?;
     headers.text("cloudEvents_id", id)?;
@@ -151,10 +158,23 @@ fn our_headers(
     if way.past_topics {
         headers.text(TOPIC, &message.topic)?;
     }
+    if let Some(input) = way.suspect {
+        headers.text(SUSPECT, input)?;
+    }
     Ok(())
 }
 
-/// The message that came, and which attempt this is.
+/// What came.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) message: Message,
+    /// Which attempt this is, from 1.
+    pub(super) attempt: u32,
+    /// The input that it was for, if it is a suspect.
+    pub(super) suspect: Option<String>,
+}
+
+/// Reads what came.
 ///
 /// Of what was published to a topic, its headers don't say the topic, nor that it was
 /// tried before: whoever wrote them can't know.
@@ -162,7 +182,7 @@ pub(super) fn decode(
     arrival: Arrival<'_>,
     properties: &BasicProperties,
     payload: Vec<u8>,
-) -> (Message, u32) {
+) -> Decoded {
     let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
     let mut known = Known::default();
     let mut headers = Headers::new();
@@ -232,7 +252,26 @@ pub(super) fn decode(
         address,
         correlation: text_of(properties.correlation_id()),
     });
-    (envelope.into(), attempt.unwrap_or(1).max(1))
+    Decoded {
+        message: envelope.into(),
+        attempt: attempt.unwrap_or(1).max(1),
+        suspect: known.suspect,
+    }
+}
+
+/// How often the broker has delivered it before, from its queue of now.
+pub(super) fn deliveries_before(properties: &BasicProperties) -> Option<u64> {
+    let headers = properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT))? {
+        AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
+        count => text(count).parse().ok(),
+    }
+}
+
+/// Whether it was in the queue of suspects before.
+pub(super) fn was_suspected(properties: &BasicProperties) -> bool {
+    let headers = properties.headers().as_ref();
+    headers.is_some_and(|headers| headers.inner().contains_key(SUSPECT))
 }
 
 /// What our own headers say, as text.
@@ -251,6 +290,7 @@ struct Known {
     deadline: Option<String>,
     tenant: Option<String>,
     topic: Option<String>,
+    suspect: Option<String>,
 }
 
 impl Known {
@@ -273,6 +313,7 @@ impl Known {
             (_, DEADLINE) => &mut self.deadline,
             (_, TENANT) => &mut self.tenant,
             (_, TOPIC) => &mut self.topic,
+            (_, SUSPECT) => &mut self.suspect,
             _ => return None,
         })
     }
@@ -291,7 +332,7 @@ fn is_reserved(name: &str) -> bool {
 /// Whether the broker puts headers of this name on messages.
 fn is_brokers(name: &str) -> bool {
     let death = ["x-first-death-", "x-last-death-"];
-    let exact = ["x-death", "x-delivery-count", "x-acquired-count"];
+    let exact = ["x-death", DELIVERY_COUNT, "x-acquired-count"];
     exact.contains(&name) || death.iter().any(|prefix| name.starts_with(prefix))
 }
 

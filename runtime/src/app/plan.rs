@@ -147,6 +147,8 @@ impl Plan {
                 limit: service.limit,
                 overflow: service.overflow,
                 feeds: self.feeds_of(input),
+                // State on one machine comes with stores.
+                single_active: false,
             })
         });
         Topology {

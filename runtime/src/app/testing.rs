@@ -44,6 +44,7 @@ pub(crate) async fn app() -> Fake {
         limit: Some(10),
         overflow: Overflow::DeadLetter,
         feeds: Vec::new(),
+        single_active: false,
     };
     let topology = Topology {
         app: "shop".into(),

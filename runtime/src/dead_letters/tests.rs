@@ -23,6 +23,7 @@ async fn bench(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
             limit: None,
             overflow: Overflow::DeadLetter,
             feeds: Vec::new(),
+            single_active: false,
         }],
         external: Vec::new(),
     };

@@ -31,6 +31,9 @@ pub struct QueueSpec {
     pub limit: Option<u64>,
     /// What becomes of what comes beyond the limit.
     pub overflow: Overflow,
+    /// One process at a time gets its messages; another one takes over when that is gone.
+    /// For services whose state is on one machine.
+    pub single_active: bool,
     /// Where some of its topics are also fed from, outside the app. A transport that has
     /// no such things ignores them: nothing comes from there.
     pub feeds: Vec<Feed>,

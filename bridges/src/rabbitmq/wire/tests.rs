@@ -9,13 +9,19 @@ use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 
 use super::*;
 
-const WAY: Way = Way {
+const WAY: Way<'static> = Way {
+    suspect: None,
     attempt: 1,
     past_topics: true,
     properties_bytes_max: 100_000,
 };
 
-fn there_and_back(message: &Message, way: Way) -> (Message, u32) {
+fn decode(arrival: Arrival<'_>, properties: &BasicProperties, payload: Vec<u8>) -> (Message, u32) {
+    let decoded = super::decode(arrival, properties, payload);
+    (decoded.message, decoded.attempt)
+}
+
+fn there_and_back(message: &Message, way: Way<'_>) -> (Message, u32) {
     let properties = encode(message, way).unwrap();
     let arrival = if way.past_topics {
         Arrival::Queue("app.service.input")
