@@ -2,10 +2,13 @@
 //!
 //! | where | what |
 //! | --- | --- |
+//! | [`answerer`] | a service that answers questions, some late |
 //! | [`app`] | an app in the test's process, with virtual time |
 //! | [`binary`] | the shipped binary, as fresh as the sources |
 //! | [`broker`] | a private RabbitMQ |
+//! | [`certificates`] | authorities and certificates for TLS |
 //! | [`checker`] | what came of messages: lost, unexpected, again, dead-lettered |
+//! | [`cluster`] | three RabbitMQ nodes that are one cluster |
 //! | [`conformance`] | the laws of the transport contract, one function each |
 //! | [`feeder`] | a program outside that publishes until all is accepted |
 //! | [`http`] | a very small HTTP client |
@@ -20,10 +23,13 @@
 //! | [`subject`] | a service that fails when its test says so |
 //! | [`watch`] | what an app said of itself, and whether it worked, over time |
 
+pub mod answerer;
 pub mod app;
 pub mod binary;
 pub mod broker;
+pub mod certificates;
 pub mod checker;
+pub mod cluster;
 pub mod conformance;
 pub mod feeder;
 pub mod http;

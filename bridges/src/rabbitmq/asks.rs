@@ -55,7 +55,8 @@ impl Asks {
             .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
             .await?;
         // Mandatory: a request that nobody reads fails at once.
-        let publisher = Publisher::start(channel, link.clone());
+        // Replies come by this very channel: it can't be replaced alone.
+        let publisher = Publisher::start(channel, None, link.clone());
         let asks = Arc::new(Self {
             publisher,
             link,

@@ -13,37 +13,20 @@ use async_rs::util::Task;
 use async_rs::{Runtime, TokioRuntime};
 use futures_util::Stream;
 use futures_util::io::{AsyncRead, AsyncWrite};
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties, ErrorKind};
+use lapin::tcp::AsyncTcpStream;
 
 use super::mending::Mending;
 
 type Plain = AsyncTcpStream<<TokioRuntime as Reactor>::TcpStream>;
 
-/// Connects, on the current tokio runtime. As the library does it, but for the mending.
-///
-/// # Errors
-/// The library's.
-pub(super) async fn connect(
-    uri: AMQPUri,
-    properties: ConnectionProperties,
-    tls: OwnedTLSConfig,
-) -> lapin::Result<Connection> {
-    let kit = Kit(TokioRuntime::tokio_current());
-    let connecting = async move |uri: AMQPUri, _: Runtime<Kit>| {
-        let tokio = TokioRuntime::tokio_current();
-        let connected = uri.connect_with_config_async(tls.as_ref(), &tokio).await;
-        let stream = connected.map_err(|error| ErrorKind::IOError(error.into()))?;
-        // Under TLS, if that is used: what is mended is what is inside.
-        Ok(AsyncTcpStream::Plain(Mending::new(stream)))
-    };
-    Connection::connector(uri, Runtime::new(kit), connecting, properties).await
+/// Of the current tokio runtime.
+pub(super) fn current() -> Runtime<Kit> {
+    Runtime::new(Kit(TokioRuntime::tokio_current()))
 }
 
 /// Tokio's kit, but for the type of connections.
 #[derive(Debug, Clone)]
-struct Kit(TokioRuntime);
+pub(super) struct Kit(TokioRuntime);
 
 impl RuntimeKit for Kit {}
 

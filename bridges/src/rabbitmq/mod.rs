@@ -2,7 +2,8 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | `address` | URLs |
+//! | `address`, `tls` | URLs, and the files that they name |
+//! | `socket` | one stream to one host, and why there is none |
 //! | `connection`, `link` | the thread and the two connections; whether they are up |
 //! | `kit`, `mending` | what the connections are made of; texts that are none |
 //! | `session`, `recovery` | all that is set up over them; making it again when it is lost |
@@ -25,6 +26,7 @@
 //! one session to another but what was declared. A consumer that ends alone is its
 //! reader's to open again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -59,17 +61,21 @@ mod publisher;
 mod pump;
 mod question;
 mod recovery;
+mod renewal;
 mod rfc3339;
 mod ring;
 mod router;
 mod session;
 mod settling;
+mod socket;
 mod tags;
+mod tls;
 mod topology;
 mod ward;
 mod wire;
 mod wires;
 
+use address::Address;
 use connection::Worker;
 use health::Health;
 use recovery::Recovery;
@@ -99,7 +105,13 @@ impl Connector for RabbitMq {
     }
 
     fn check(&self, url: &str) -> Result<(), String> {
-        address::parse(url).map(drop)
+        let address = Address::parse(url)?;
+        // Also what the files hold: it is known without connecting.
+        address.tls.map_or(Ok(()), |tls| tls.load().map(drop))
+    }
+
+    fn resolve(&self, url: &str, folder: &Path) -> String {
+        address::resolve(url, folder)
     }
 
     fn inspect<'a>(
@@ -112,10 +124,10 @@ impl Connector for RabbitMq {
                 url: without_password(url),
                 why,
             };
-            let uri = address::parse(url).map_err(failed)?;
+            let broker = Address::parse(url).map_err(failed)?;
             let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
-            let (address, topology) = (url.to_owned(), topology.clone());
-            let inspecting = async move { inspection::inspect(&uri, &address, &topology).await };
+            let (url, topology) = (url.to_owned(), topology.clone());
+            let inspecting = async move { inspection::inspect(&broker, &url, &topology).await };
             let found = on(worker.handle(), inspecting).await;
             drop(worker.stop());
             worker.join().await;
@@ -133,12 +145,12 @@ impl Connector for RabbitMq {
                 url: without_password(url),
                 why,
             };
-            let uri = address::parse(url).map_err(failed)?;
+            let broker = Address::parse(url).map_err(failed)?;
             let worker = Worker::start().map_err(|error| failed(error.to_string()))?;
             // If this is dropped meanwhile, the worker goes, and the attempt with it.
             let handle = worker.handle().clone();
             let lasting = Lasting {
-                uri,
+                address: broker,
                 url: url.to_owned(),
                 health: Health::new(&pressure),
                 book: Arc::<Book>::default(),

@@ -26,10 +26,12 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::error;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::{error, warn};
 
+use super::connection::{Connections, confirming};
 use super::link::Link;
+use super::renewal::{LASTING, Renewal};
 use super::ring::Ring;
 
 /// The most messages that are out without a confirm.
@@ -38,6 +40,8 @@ const WINDOW: usize = 1000;
 const WAITING_MAX: usize = 65_536;
 /// After this a publication counts as failed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a new channel, on a connection that works.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A message with its address.
 #[derive(Debug)]
@@ -69,11 +73,21 @@ struct Job {
 }
 
 impl Publisher {
-    /// Takes over a channel in confirm mode, on the current runtime.
-    pub(super) fn start(channel: Channel, link: Arc<Link>) -> Self {
+    /// Takes over a channel in confirm mode, on the current runtime. With `connections` it
+    /// may replace that by another; without, the session ends when that has to be.
+    pub(super) fn start(
+        channel: Channel,
+        connections: Option<Arc<Connections>>,
+        link: Arc<Link>,
+    ) -> Self {
         let (orders, received) = mpsc::channel(WAITING_MAX);
+        // To end a session costs more than to replace a channel.
+        let first = connections.as_ref().map_or(CONFIRM_TIMEOUT, |_| LASTING);
         let owner = Owner {
             channel,
+            connections,
+            renewal: Renewal::new(first),
+            renewing: None,
             link: link.clone(),
             waiting: VecDeque::new(),
             jobs: Ring::new(),
@@ -132,6 +146,11 @@ type Answer = (u64, lapin::Result<Confirmation>);
 
 struct Owner {
     channel: Channel,
+    connections: Option<Arc<Connections>>,
+    renewal: Renewal,
+    /// Since when nothing goes out, because the channel is to be replaced as soon as all
+    /// that is out is answered.
+    renewing: Option<Instant>,
     link: Arc<Link>,
     /// Jobs of which some messages are still to go out, in order.
     waiting: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
@@ -173,6 +192,13 @@ impl Owner {
         let ended = link.ended();
         tokio::pin!(ended);
         let error = loop {
+            if self.renewing.is_some() && self.sent.len() == 0 {
+                tokio::select! {
+                    biased;
+                    error = &mut ended => break error,
+                    () = self.renew() => {}
+                }
+            }
             self.send_waiting();
             tokio::select! {
                 biased;
@@ -221,8 +247,29 @@ impl Owner {
         }
     }
 
+    /// Goes on with a new channel. What was refused is published again by whoever
+    /// published it.
+    async fn renew(&mut self) {
+        let Some(connections) = &self.connections else {
+            return self.link.fail("publishing: the broker refuses everything");
+        };
+        match timeout(RENEW_TIMEOUT, confirming(&connections.publishing)).await {
+            Ok(Ok(channel)) => {
+                self.channel = channel;
+                self.renewing = None;
+            }
+            Ok(Err(error)) => self.link.fail(format!("publishing: {error}")),
+            Err(_) => self
+                .link
+                .fail(format!("publishing: no channel within {RENEW_TIMEOUT:?}")),
+        }
+    }
+
     /// Sends what the window has room for.
     fn send_waiting(&mut self) {
+        if self.renewing.is_some() {
+            return;
+        }
         while self.sent.len() < WINDOW {
             let Some((job, publications)) = self.waiting.front_mut() else {
                 return;
@@ -331,8 +378,21 @@ impl Owner {
         if let Some(message) = returned {
             self.returned(&message);
         }
-        let is_mandatory = |sent: &mut Sent| sent.address.is_some();
-        if outcome.is_ok() && self.sent.get_mut(number).is_some_and(is_mandatory) {
+        let address = self.sent.get_mut(number).and_then(|it| it.address.as_ref());
+        if let Some((exchange, key, _)) = address {
+            match &outcome {
+                Ok(()) => self.renewal.taken(exchange, key),
+                Err(TransportError::Refused(_)) => {
+                    let now = Instant::now();
+                    if self.renewal.refused(exchange, key, now) {
+                        warn!(%key, "the broker refuses what is published, by another channel then");
+                        self.renewing.get_or_insert(now);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        if outcome.is_ok() && address.is_some() {
             self.confirmed.push(number);
         } else {
             self.settle(number, outcome);
@@ -417,6 +477,13 @@ impl Owner {
             self.link.fail(format!(
                 "publishing: nothing was confirmed for {CONFIRM_TIMEOUT:?}"
             ));
+            return;
+        }
+        if self
+            .renewing
+            .is_some_and(|since| since.elapsed() >= CONFIRM_TIMEOUT)
+        {
+            self.link.fail("publishing: what is out is not answered");
             return;
         }
         let mut given_up = false;

@@ -10,15 +10,14 @@ use std::time::Duration;
 use brickwork::transport::{Consumer, Depth, TransportError};
 use brickwork::{QueueId, without_password};
 use lapin::types::ShortString;
-use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::address::Address;
 use super::asks::Asks;
-use super::connection::Connections;
+use super::connection::{Connections, confirming};
 use super::consumer::QueueConsumer;
 use super::declarer::{self, Declarer};
 use super::health::Health;
@@ -42,7 +41,7 @@ const SET_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What outlives sessions.
 pub(super) struct Lasting {
-    pub(super) uri: AMQPUri,
+    pub(super) address: Address,
     pub(super) url: String,
     pub(super) health: Arc<Health>,
     pub(super) book: Arc<Book>,
@@ -79,7 +78,7 @@ impl Session {
     pub(super) async fn open(lasting: &Lasting) -> Result<Arc<Self>, TransportError> {
         let link = Link::new(lasting.health.clone());
         let opened = async {
-            let connections = Connections::open(&lasting.uri, &lasting.url, &link).await?;
+            let connections = Connections::open(&lasting.address, &lasting.url, &link).await?;
             let set_up = Self::set_up(lasting, &link, connections);
             match timeout(SET_UP_TIMEOUT, set_up).await {
                 Ok(session) => session,
@@ -125,7 +124,7 @@ impl Session {
             bytes => bytes,
         };
         let router = Router::new(
-            Publisher::start(channel, link.clone()),
+            Publisher::start(channel, Some(connections.clone()), link.clone()),
             Declarer::start(connections.clone(), link.clone()),
             lasting.book.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
@@ -314,10 +313,4 @@ async fn ask<T>(
         answer = answered => answer.ok(),
         () = pump.closed() => None,
     }
-}
-
-async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(Default::default()).await?;
-    Ok(channel)
 }

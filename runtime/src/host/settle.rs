@@ -119,11 +119,19 @@ impl Environment {
             return self.fail(delivery, &failed);
         }
         let (service, id) = (&*self.label, &delivery.message().id);
-        if self.transport_is_down() {
-            // That was said once: it need not be said of every message.
-            debug!(service, %id, %error, "outputs were not published");
-        } else {
-            warn!(service, %id, %error, "outputs were not published, the message will be handled again");
+        // A transport that is down was said to be: that need not be said of every message.
+        let before = match self.transport_is_down() {
+            true => None,
+            false => self.refusals.happened(),
+        };
+        match before {
+            None => debug!(service, %id, %error, "outputs were not published"),
+            Some(0) => {
+                warn!(service, %id, %error, "outputs were not published, the message will be handled again");
+            }
+            Some(more) => {
+                warn!(service, %id, %error, more, "outputs were not published, the message will be handled again");
+            }
         }
         let attempt = delivery.attempt();
         // At least a moment, whatever the back-off: a transport that refuses must not be
