@@ -50,6 +50,7 @@ fn topology(app: &str) -> Topology {
             high_water: 1000,
             limit: None,
             overflow: Overflow::DeadLetter,
+            feeds: Vec::new(),
             single_active: false,
         }],
         external: vec!["invoices".into()],

@@ -81,7 +81,9 @@ fn a_fresh_broker_is_described_and_stays_fresh() {
     let missing = serde_json::json!([
         "exchange fresh",
         "queue fresh.weather.dlq",
+        "queue fresh.weather.suspect",
         "queue fresh.keep.dlq",
+        "queue fresh.keep.suspect",
         "queue fresh.weather.in",
         "queue fresh.keep.in"
     ]);
@@ -104,7 +106,7 @@ fn a_fresh_broker_is_described_and_stays_fresh() {
     let output = check(&folder, &broker.url(), false);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("5 queues and exchanges are there"), "{text}");
+    assert!(text.contains("7 queues and exchanges are there"), "{text}");
     assert!(!text.contains("not there yet"), "{text}");
     assert!(text.contains(&format!("RabbitMQ {version}")), "{text}");
     assert!(!text.contains("guest@"), "{text}");

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use super::declarer::Declarer;
 use super::publisher::{Publication, Publisher};
-use super::topology::{Step, declarations};
+use super::topology::{Step, declarations, foreign, queue_name};
 use super::wire::{self, Way};
 use super::wires::{Book, Queue, Wires};
 
@@ -69,7 +69,20 @@ impl Router {
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.is_for(topology)?;
         self.declarer.declare(declarations(topology)?).await?;
+        for spec in topology.queues.iter().filter(|it| !it.feeds.is_empty()) {
+            let queue = queue_name(&topology.app, &spec.id)?;
+            self.declarer.declare(foreign(&queue, &spec.feeds)?).await?;
+        }
         self.book.add(topology)
+    }
+
+    /// That what feeds a queue, and isn't the app's, is there and does.
+    pub(super) async fn make_sure_of(&self, queue: &Queue) -> Result<(), TransportError> {
+        if queue.feeds.is_empty() {
+            return Ok(());
+        }
+        let needed = foreign(&queue.name, &queue.feeds)?;
+        self.declarer.declare(needed).await
     }
 
     /// Knows it here, and makes nothing on the broker.
