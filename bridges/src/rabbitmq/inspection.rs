@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use brickwork::transport::{Inspection, Obstacle, Topology, TransportError};
+use brickwork::transport::{Inspection, Obstacle, Pruned, Topology, TransportError};
 use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
@@ -14,6 +14,7 @@ use lapin::uri::AMQPUri;
 use super::declarer::refusal;
 use super::greeting::{Greeting, greeting};
 use super::health::Health;
+use super::leftovers;
 use super::link::Link;
 use super::question::Question;
 use super::topology::{Declaration, Step, declarations, queue_name};
@@ -37,10 +38,14 @@ pub(super) async fn inspect(
     let looked = async {
         inspector.who(greeting(uri).await.unwrap_or_default());
         inspector.things(topology).await?;
-        inspector.rights(topology).await
+        inspector.rights(topology).await?;
+        let Pruned { notes, leftovers } = leftovers::find(&connections, topology).await?;
+        inspector.found.notes.extend(notes);
+        inspector.found.leftovers = leftovers;
+        Ok(())
     }
     .await;
-    let mut found = inspector.found;
+    let found = inspector.found;
     link.close();
     connections.close().await;
     looked.map_err(|error| match error {
@@ -50,11 +55,6 @@ pub(super) async fn inspect(
             why: error.to_string(),
         },
     })?;
-    found.notes.push(
-        "what earlier versions of the manifest left on the broker isn't listed: AMQP has no way \
-         to list queues"
-            .into(),
-    );
     Ok(found)
 }
 

@@ -8,6 +8,7 @@
 //! | `health` | what everybody may know of that |
 //! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
 //! | `wires` | what was declared |
+//! | `ledger`, `leftovers` | what was ever declared, on the broker; what is left over of it |
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher` | where messages go; publishing with confirms |
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use brickwork::transport::{
     AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
-    Status, Topology, Transport, TransportError,
+    Prune, Pruned, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -45,6 +46,8 @@ mod delayed;
 mod greeting;
 mod health;
 mod inspection;
+mod ledger;
+mod leftovers;
 mod link;
 mod pressure;
 mod publisher;
@@ -107,6 +110,28 @@ impl Connector for RabbitMq {
             drop(worker.stop());
             worker.join().await;
             found.unwrap_or_else(|| Err(failed("the thread is gone".into())))
+        })
+    }
+
+    fn prune<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+        how: Prune,
+    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: String| TransportError::Connect {
+                url: without_password(url),
+                why,
+            };
+            let uri = address::parse(url).map_err(failed)?;
+            let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
+            let (address, topology) = (url.to_owned(), topology.clone());
+            let pruning = async move { leftovers::prune(&uri, &address, &topology, how).await };
+            let pruned = on(worker.handle(), pruning).await;
+            drop(worker.stop());
+            worker.join().await;
+            pruned.unwrap_or_else(|| Err(failed("the thread is gone".into())))
         })
     }
 

@@ -73,7 +73,9 @@ impl Router {
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.is_for(topology)?;
-        self.declarer.declare(declarations(topology)?).await?;
+        let all = declarations(topology)?;
+        self.declarer.declare(all.clone()).await?;
+        self.declarer.note(&topology.app, &all).await;
         self.book.add(topology)
     }
 
@@ -97,7 +99,16 @@ impl Router {
     /// Makes sure that everything that was ever declared is there: on a broker that was
     /// started anew, or after somebody deleted something.
     pub(super) async fn declare_again(&self) -> Result<(), TransportError> {
-        self.declarer.declare(self.book.declarations()?).await
+        let all = self.book.declarations()?;
+        if all.is_empty() {
+            return Ok(());
+        }
+        self.declarer.declare(all.clone()).await?;
+        // Nobody waits for it: what matters is to work again.
+        let (declarer, app) = (self.declarer.clone(), self.wires().app.clone());
+        self.handle
+            .spawn(async move { declarer.note(&app, &all).await });
+        Ok(())
     }
 
     /// Publishes a batch and reports once on all of it.

@@ -155,6 +155,19 @@ impl Step {
     }
 }
 
+/// `APP.ledger`: what was declared, written down.
+pub(super) fn ledger_name(app: &str) -> ShortString {
+    short(format!("{app}.ledger")).expect("an app's name is short")
+}
+
+/// The queue of the ledger.
+pub(super) fn ledger_declaration(app: &str) -> Declaration {
+    Declaration::Queue {
+        name: ledger_name(app),
+        arguments: dead_letter_arguments(),
+    }
+}
+
 /// `APP.SERVICE.INPUT`.
 pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, TransportError> {
     short(format!("{app}.{queue}"))

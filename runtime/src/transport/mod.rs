@@ -17,11 +17,13 @@ use crate::message::Message;
 use crate::name::QueueId;
 
 mod inspection;
+mod leftovers;
 pub mod memory;
 mod pressure;
 mod topology;
 
 pub use inspection::{Inspection, Obstacle};
+pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
 pub use pressure::{Outage, Pressure, PressureGauge};
 pub use topology::{Overflow, QueueSpec, Topology};
 
@@ -380,6 +382,28 @@ pub trait Connector: Send + Sync {
     ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
         let _ = topology;
         Box::pin(async move { Ok(Inspection::nothing_to_ask(scheme_of(url))) })
+    }
+
+    /// Finds what earlier manifests of the app left there, and removes what nothing needs,
+    /// if that is wanted. Touches nothing of other apps.
+    ///
+    /// # Errors
+    /// It can't be reached, or refused to let us in.
+    fn prune<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+        how: Prune,
+    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
+        let _ = (topology, how);
+        let scheme = scheme_of(url);
+        let note = format!("{scheme}: goes with its process, and leaves nothing over");
+        Box::pin(async move {
+            Ok(Pruned {
+                notes: vec![note],
+                ..Pruned::default()
+            })
+        })
     }
 
     /// Connects.
