@@ -89,22 +89,9 @@ impl Connections {
         link: &Arc<Link>,
     ) -> Result<Self, TransportError> {
         let connect = async |purpose: &str| {
-            // Automatic recovery stays off: it hangs for ever once its tries are spent.
-            let name = format!("brickwork {} {purpose}", std::process::id());
-            let properties = ConnectionProperties::default().with_connection_name(name.into());
-            let connecting = Connection::connect_uri(uri.clone(), properties);
-            let why = match timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(Ok(connection)) => {
-                    watch_over(&connection, purpose, link.clone());
-                    return Ok(connection);
-                }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
-            };
-            Err(TransportError::Connect {
-                url: without_password(url),
-                why,
-            })
+            let connection = connect(uri, url, purpose).await?;
+            watch_over(&connection, purpose, link.clone());
+            Ok(connection)
         };
         Ok(Self {
             publishing: connect("publishing").await?,
@@ -115,11 +102,36 @@ impl Connections {
     /// Says good-bye on both; what a connection has in hand is given back by that.
     pub(super) async fn close(&self) {
         for connection in [&self.consuming, &self.publishing] {
-            let closing = connection.close(200, "done".into());
-            // A connection that is gone, or doesn't answer, is left alone.
-            let _closed = timeout(CLOSE_TIMEOUT, closing).await;
+            close(connection).await;
         }
     }
+}
+
+/// Connects for a purpose, on the current runtime. Whoever uses it sees what becomes of it.
+pub(super) async fn connect(
+    uri: &AMQPUri,
+    url: &str,
+    purpose: &str,
+) -> Result<Connection, TransportError> {
+    // Automatic recovery stays off: it hangs for ever once its tries are spent.
+    let name = format!("brickwork {} {purpose}", std::process::id());
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connecting = Connection::connect_uri(uri.clone(), properties);
+    let why = match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
+    };
+    Err(TransportError::Connect {
+        url: without_password(url),
+        why,
+    })
+}
+
+/// Says good-bye; a connection that is gone, or doesn't answer, is left alone.
+pub(super) async fn close(connection: &Connection) {
+    let closing = connection.close(200, "done".into());
+    let _closed = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
 fn watch_over(connection: &Connection, purpose: &str, link: Arc<Link>) {

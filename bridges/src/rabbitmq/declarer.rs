@@ -11,10 +11,8 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
 
 use super::connection::Connections;
-use super::ledger::{self, Lines};
 use super::link::Link;
 use super::topology::Declaration;
 
@@ -25,7 +23,6 @@ const WAITING_MAX: usize = 16;
 #[derive(Clone)]
 pub(super) struct Declarer {
     orders: mpsc::Sender<Order>,
-    connections: Arc<Connections>,
     link: Arc<Link>,
 }
 
@@ -41,7 +38,7 @@ impl Declarer {
     pub(super) fn start(connections: Arc<Connections>, link: Arc<Link>) -> Self {
         let (orders, mut received) = mpsc::channel(WAITING_MAX);
         let mut owner = Owner {
-            connections: connections.clone(),
+            connections,
             link: link.clone(),
             channel: None,
         };
@@ -58,24 +55,7 @@ impl Declarer {
                 }
             }
         });
-        Self {
-            orders,
-            connections,
-            link,
-        }
-    }
-
-    /// Writes down in the app's ledger what was declared. What is in the way is logged:
-    /// the app runs without.
-    pub(super) async fn note(&self, app: &str, all: &[Declaration]) {
-        let lines = Lines::of(all, app);
-        let noted = tokio::select! {
-            noted = ledger::note(&self.connections, app, &lines) => noted,
-            _ = self.link.ended() => return,
-        };
-        if let Err(error) = noted {
-            warn!(%error, "the ledger of what the app declares can't be kept, `prune` won't know it");
-        }
+        Self { orders, link }
     }
 
     /// Makes sure that all of it is there.

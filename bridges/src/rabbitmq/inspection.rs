@@ -39,7 +39,8 @@ pub(super) async fn inspect(
         inspector.who(greeting(uri).await.unwrap_or_default());
         inspector.things(topology).await?;
         inspector.rights(topology).await?;
-        let Pruned { notes, leftovers } = leftovers::find(&connections, topology).await?;
+        let Pruned { notes, leftovers } =
+            leftovers::find(&connections.publishing, topology).await?;
         inspector.found.notes.extend(notes);
         inspector.found.leftovers = leftovers;
         Ok(())

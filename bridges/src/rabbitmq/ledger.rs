@@ -19,6 +19,7 @@
 //! versions within a ledger, and messages that are none.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::{NAME_BYTES_MAX, QueueId, check_topic};
@@ -26,11 +27,15 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions};
 use lapin::protocol::basic::AMQPProperties;
 use lapin::types::{AMQPValue, ShortString};
+use lapin::uri::AMQPUri;
 use lapin::{Channel, Confirmation, Connection};
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
-use super::connection::Connections;
+use super::connection::{close, connect};
 use super::declarer;
+use super::link::Link;
+use super::session::Lasting;
 use super::topology::{Declaration, ledger_declaration, ledger_name};
 
 /// The first line. Another number is another format, and left alone.
@@ -45,6 +50,8 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Somebody else has it in hand for moments.
 const LOOKS: u32 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Connections that are lost by it.
+const TRIES: u32 = 5;
 
 /// The lines of a ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -189,7 +196,7 @@ impl Reading {
     /// Makes `lines` what the ledger says.
     pub(super) async fn replace(
         self,
-        connections: &Connections,
+        connection: &Connection,
         app: &str,
         lines: &Lines,
     ) -> Result<(), String> {
@@ -199,9 +206,8 @@ impl Reading {
                 "{MESSAGES_MAX} messages and more are in it: empty it"
             ));
         }
-        let publishing = connections.publishing.create_channel().await;
         let written = async {
-            let publishing = publishing?;
+            let publishing = connection.create_channel().await?;
             publishing.confirm_select(Default::default()).await?;
             let options = BasicPublishOptions {
                 mandatory: true,
@@ -258,37 +264,82 @@ fn reads(properties: &AMQPProperties) -> i64 {
     }
 }
 
-/// Writes down what was declared, if a line of it isn't there yet.
+/// Where a session writes down what it declares.
+#[derive(Clone)]
+pub(super) struct Ledger {
+    uri: AMQPUri,
+    url: String,
+    link: Arc<Link>,
+}
+
+impl Ledger {
+    pub(super) fn new(lasting: &Lasting, link: Arc<Link>) -> Self {
+        Self {
+            uri: lasting.uri.clone(),
+            url: lasting.url.clone(),
+            link,
+        }
+    }
+
+    /// Writes down what is declared. What is in the way is logged: the app runs without.
+    pub(super) async fn note(&self, app: &str, all: &[Declaration]) {
+        let lines = Lines::of(all, app);
+        let noted = tokio::select! {
+            noted = note(&self.uri, &self.url, app, &lines) => noted,
+            // The next session does.
+            _ = self.link.ended() => return,
+        };
+        if let Err(error) = noted {
+            warn!(%error, "the ledger of what the app declares can't be kept: `prune` may not know it");
+        }
+    }
+}
+
+/// Writes down what is declared, if a line of it isn't there yet.
+///
+/// Over a connection of its own: reading a queue that somebody else makes just now costs
+/// the connection (the broker calls it an internal error), and then this is tried again.
 ///
 /// # Errors
 /// What is in the way: the app can run without.
-pub(super) async fn note(
-    connections: &Connections,
-    app: &str,
-    lines: &Lines,
-) -> Result<(), String> {
+async fn note(uri: &AMQPUri, url: &str, app: &str, lines: &Lines) -> Result<(), String> {
     let noting = async {
-        let said = |error: lapin::Error| error.to_string();
-        let consuming = &connections.consuming;
-        let reading = match Reading::begin(consuming, app).await.map_err(said)? {
-            Some(reading) => reading,
-            None => {
-                let reading = Reading::new(consuming).await.map_err(said)?;
-                let made = declarer::declare(&reading.channel, ledger_declaration(app)).await;
-                made.map_err(said)?;
-                reading
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let connection = connect(uri, url, "ledger").await;
+            let connection = connection.map_err(|error| error.to_string())?;
+            let noted = note_over(&connection, app, lines).await;
+            let lost = !connection.status().connected();
+            close(&connection).await;
+            if noted.is_ok() || !lost || tries == TRIES {
+                return noted;
             }
-        };
-        let mut all = reading.lines.clone();
-        all.0.extend(lines.0.iter().cloned());
-        if reading.ledgers.len() == 1 && !reading.worn && all == reading.lines {
-            reading.close().await;
-            return Ok(());
+            sleep(LOOK_EVERY).await;
         }
-        reading.replace(connections, app, &all).await
     };
     let noted = timeout(WITHIN, noting).await;
     noted.unwrap_or_else(|_| Err(format!("not done within {WITHIN:?}")))
+}
+
+async fn note_over(connection: &Connection, app: &str, lines: &Lines) -> Result<(), String> {
+    let said = |error: lapin::Error| error.to_string();
+    let reading = match Reading::begin(connection, app).await.map_err(said)? {
+        Some(reading) => reading,
+        None => {
+            let reading = Reading::new(connection).await.map_err(said)?;
+            let made = declarer::declare(&reading.channel, ledger_declaration(app)).await;
+            made.map_err(said)?;
+            reading
+        }
+    };
+    let mut all = reading.lines.clone();
+    all.0.extend(lines.0.iter().cloned());
+    if reading.ledgers.len() == 1 && !reading.worn && all == reading.lines {
+        reading.close().await;
+        return Ok(());
+    }
+    reading.replace(connection, app, &all).await
 }
 
 #[cfg(test)]

@@ -12,15 +12,14 @@ use brickwork::transport::{
     Fate, LeftQueue, Leftover, Prune, Pruned, Topology, TransportError, judge,
 };
 use brickwork::{QueueId, without_password};
+use lapin::Connection;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 
-use super::connection::Connections;
+use super::connection::{close, connect};
 use super::declarer::refusal;
-use super::health::Health;
 use super::ledger::{Lines, Reading};
-use super::link::Link;
 use super::topology::{Step, declarations, ledger_name, queue_name};
 
 /// Prunes over connections of its own, on the current runtime.
@@ -33,14 +32,12 @@ pub(super) async fn prune(
     topology: &Topology,
     how: Prune,
 ) -> Result<Pruned, TransportError> {
-    let link = Link::new(Health::new(&std::sync::Arc::default()));
-    let connections = Connections::open(uri, url, &link).await?;
+    let connection = connect(uri, url, "pruning").await?;
     let pruned = match how.remove {
-        true => sweep(&connections, topology, how.with_messages).await,
-        false => look(&connections, topology, how.with_messages).await,
+        true => sweep(&connection, topology, how.with_messages).await,
+        false => look(&connection, topology, how.with_messages).await,
     };
-    link.close();
-    connections.close().await;
+    close(&connection).await;
     pruned.map_err(|error| TransportError::Connect {
         url: without_password(url),
         why: error.to_string(),
@@ -48,8 +45,8 @@ pub(super) async fn prune(
 }
 
 /// Says what is left over, and changes nothing.
-pub(super) async fn find(connections: &Connections, topology: &Topology) -> lapin::Result<Pruned> {
-    match look(connections, topology, false).await {
+pub(super) async fn find(connection: &Connection, topology: &Topology) -> lapin::Result<Pruned> {
+    match look(connection, topology, false).await {
         Err(error) if matches!(refusal(&error), Some((403, _))) => {
             let note = "what earlier manifests left on the broker isn't known: the user may not \
                         read the ledger";
@@ -63,28 +60,28 @@ pub(super) async fn find(connections: &Connections, topology: &Topology) -> lapi
 }
 
 async fn look(
-    connections: &Connections,
+    connection: &Connection,
     topology: &Topology,
     with_messages: bool,
 ) -> lapin::Result<Pruned> {
-    let Some(found) = Found::begin(connections, topology, with_messages).await? else {
+    let Some(found) = Found::begin(connection, topology, with_messages).await? else {
         return Ok(unknown(&topology.app));
     };
-    let waiting = waiting(connections, &found).await?;
+    let waiting = waiting(connection, &found).await?;
     let pruned = found.tell(waiting);
     found.reading.close().await;
     Ok(pruned)
 }
 
 async fn sweep(
-    connections: &Connections,
+    connection: &Connection,
     topology: &Topology,
     with_messages: bool,
 ) -> lapin::Result<Pruned> {
-    let Some(mut found) = Found::begin(connections, topology, with_messages).await? else {
+    let Some(mut found) = Found::begin(connection, topology, with_messages).await? else {
         return Ok(unknown(&topology.app));
     };
-    let waiting = waiting(connections, &found).await?;
+    let waiting = waiting(connection, &found).await?;
     found.unbind().await?;
     // What came before that is seen now.
     found.judge_again(with_messages).await?;
@@ -94,7 +91,7 @@ async fn sweep(
         app, reading, left, ..
     } = found;
     if left != reading.lines {
-        if let Err(why) = reading.replace(connections, app, &left).await {
+        if let Err(why) = reading.replace(connection, app, &left).await {
             let note = format!("the ledger could not be brought up to date: {why}; prune again");
             pruned.notes.push(note);
         }
@@ -119,7 +116,7 @@ fn unknown(app: &str) -> Pruned {
 
 /// What is left over, with the ledger in hand.
 struct Found<'a> {
-    connections: &'a Connections,
+    connection: &'a Connection,
     app: &'a str,
     reading: Reading,
     /// What the ledger is to say afterwards.
@@ -134,12 +131,12 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     /// `None` if there is no ledger.
     async fn begin(
-        connections: &'a Connections,
+        connection: &'a Connection,
         topology: &'a Topology,
         with_messages: bool,
     ) -> lapin::Result<Option<Self>> {
         let app = &*topology.app;
-        let Some(reading) = Reading::begin(&connections.consuming, app).await? else {
+        let Some(reading) = Reading::begin(connection, app).await? else {
             return Ok(None);
         };
         // What can't be named can't have been declared.
@@ -147,7 +144,7 @@ impl<'a> Found<'a> {
         let needed = Lines::of(&needed, app);
         let named = needed.queues();
         let mut found = Self {
-            connections,
+            connection,
             app,
             left: reading.lines.clone(),
             queues: Vec::new(),
@@ -210,7 +207,7 @@ impl<'a> Found<'a> {
 
     /// Takes a binding away; if that is refused, why.
     async fn unbind_one(&mut self, queue: &QueueId, topic: &str) -> lapin::Result<Option<String>> {
-        let channel = self.connections.consuming.create_channel().await?;
+        let channel = self.connection.create_channel().await?;
         let unbinding = channel.queue_unbind(
             name(self.app, queue),
             self.app.into(),
@@ -263,7 +260,7 @@ impl<'a> Found<'a> {
                     self.fates[number] = Fate::Kept(why);
                     continue;
                 }
-                let channel = self.connections.consuming.create_channel().await?;
+                let channel = self.connection.create_channel().await?;
                 let options = QueueDeleteOptions::default();
                 match channel.queue_delete(name(self.app, &id), options).await {
                     Ok(_) => {
@@ -290,7 +287,7 @@ impl<'a> Found<'a> {
     }
 
     async fn count(&self, id: &QueueId) -> lapin::Result<Option<LeftQueue>> {
-        let counted = count(self.connections, name(self.app, id)).await?;
+        let counted = count(self.connection, name(self.app, id)).await?;
         Ok(counted.map(|(messages, consumers)| LeftQueue {
             id: id.clone(),
             messages,
@@ -340,14 +337,14 @@ impl<'a> Found<'a> {
 }
 
 /// How much is on the steps of the delay ladder, whosever it is.
-async fn waiting(connections: &Connections, found: &Found<'_>) -> lapin::Result<u64> {
+async fn waiting(connection: &Connection, found: &Found<'_>) -> lapin::Result<u64> {
     let mut waiting = 0;
     if found.queues.is_empty() {
         return Ok(waiting);
     }
     for step in Step::all() {
         if let Ok(name) = step.name(found.app)
-            && let Some((messages, _)) = count(connections, name).await?
+            && let Some((messages, _)) = count(connection, name).await?
         {
             waiting += messages;
         }
@@ -357,8 +354,8 @@ async fn waiting(connections: &Connections, found: &Found<'_>) -> lapin::Result<
 
 /// How many messages are ready in a queue, and how many consumers it has; `None` if there
 /// is no such queue.
-async fn count(connections: &Connections, name: ShortString) -> lapin::Result<Option<(u64, u64)>> {
-    let channel = connections.consuming.create_channel().await?;
+async fn count(connection: &Connection, name: ShortString) -> lapin::Result<Option<(u64, u64)>> {
+    let channel = connection.create_channel().await?;
     let options = QueueDeclareOptions {
         passive: true,
         ..Default::default()

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::declarer::Declarer;
+use super::ledger::Ledger;
 use super::publisher::{Publication, Publisher};
 use super::topology::{Step, declarations};
 use super::wire::{self, Way};
@@ -26,6 +27,7 @@ pub(super) struct Router {
     pub(super) direct: Publisher,
     pub(super) declarer: Declarer,
     pub(super) properties_bytes_max: usize,
+    ledger: Ledger,
     handle: Handle,
     book: Arc<Book>,
     /// The steps of the delay ladder that this session has made sure of, a bit each.
@@ -45,6 +47,7 @@ impl Router {
         topics: Publisher,
         direct: Publisher,
         declarer: Declarer,
+        ledger: Ledger,
         book: Arc<Book>,
         properties_bytes_max: usize,
     ) -> Arc<Self> {
@@ -52,6 +55,7 @@ impl Router {
             topics,
             direct,
             declarer,
+            ledger,
             properties_bytes_max,
             handle: Handle::current(),
             book,
@@ -74,8 +78,9 @@ impl Router {
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.is_for(topology)?;
         let all = declarations(topology)?;
-        self.declarer.declare(all.clone()).await?;
-        self.declarer.note(&topology.app, &all).await;
+        // Before it is made, so that nothing is there that isn't written down.
+        self.ledger.note(&topology.app, &all).await;
+        self.declarer.declare(all).await?;
         self.book.add(topology)
     }
 
@@ -105,9 +110,9 @@ impl Router {
         }
         self.declarer.declare(all.clone()).await?;
         // Nobody waits for it: what matters is to work again.
-        let (declarer, app) = (self.declarer.clone(), self.wires().app.clone());
+        let (ledger, app) = (self.ledger.clone(), self.wires().app.clone());
         self.handle
-            .spawn(async move { declarer.note(&app, &all).await });
+            .spawn(async move { ledger.note(&app, &all).await });
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use super::connection::Connections;
 use super::consumer::{self, Count, Question, QueueConsumer};
 use super::declarer::{self, Declarer};
 use super::health::Health;
+use super::ledger::Ledger;
 use super::link::Link;
 use super::publisher::Publisher;
 use super::router::Router;
@@ -113,6 +114,7 @@ impl Session {
             Publisher::start(topics, link.clone(), false),
             Publisher::start(direct, link.clone(), true),
             Declarer::start(connections.clone(), link.clone()),
+            Ledger::new(lasting, link.clone()),
             lasting.book.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
         );
