@@ -52,6 +52,7 @@ fn topology(app: &str) -> Topology {
             overflow: Overflow::DeadLetter,
         }],
         external: vec!["invoices".into()],
+        ..Topology::default()
     }
 }
 

@@ -83,7 +83,8 @@ fn a_fresh_broker_is_described_and_stays_fresh() {
         "queue fresh.weather.dlq",
         "queue fresh.keep.dlq",
         "queue fresh.weather.in",
-        "queue fresh.keep.in"
+        "queue fresh.keep.in",
+        "queue fresh.lines.lease"
     ]);
     assert_eq!(transport["missing"], missing);
     assert_eq!(transport["there"], serde_json::json!([]));
@@ -104,7 +105,7 @@ fn a_fresh_broker_is_described_and_stays_fresh() {
     let output = check(&folder, &broker.url(), false);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("5 queues and exchanges are there"), "{text}");
+    assert!(text.contains("6 queues and exchanges are there"), "{text}");
     assert!(!text.contains("not there yet"), "{text}");
     assert!(text.contains(&format!("RabbitMQ {version}")), "{text}");
     assert!(!text.contains("guest@"), "{text}");

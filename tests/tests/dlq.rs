@@ -142,7 +142,7 @@ impl Shop {
                 limit: None,
                 overflow: Overflow::DeadLetter,
             }],
-            external: Vec::new(),
+            ..Topology::default()
         };
         let attached = transport.attach(&topology).await;
         attached.expect("it knows the queues");

@@ -377,6 +377,7 @@ fn what_an_older_version_that_runs_still_uses_is_kept_and_goes_on_working() {
     assert_eq!(
         fates(&left),
         [
+            ("queue used.numbers.lease", "removed"),
             ("queue used.old.dlq", "kept"),
             ("queue used.old.in", "kept")
         ]

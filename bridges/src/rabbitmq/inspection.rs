@@ -187,7 +187,8 @@ impl Inspector<'_> {
         }
         let letters = topology.services().map(QueueId::dead_letters);
         let inputs = topology.queues.iter().map(|queue| queue.id.clone());
-        for id in inputs.chain(letters) {
+        let leases = topology.single.iter().map(|source| QueueId::lease(source));
+        for id in inputs.chain(letters).chain(leases) {
             let name = queue_name(app, &id)?;
             let what = format!("queue {name}");
             self.may("read", &what, Question::Consume(name)).await?;

@@ -14,6 +14,7 @@
 //! | `router`, `publisher` | where messages go; publishing with confirms |
 //! | `consumer`, `settling` | taking messages, and settling them |
 //! | `asks` | requests and replies |
+//! | `lease` | being the only one that runs a source |
 //! | `delayed`, `pressure` | counting what waits; full queues |
 //!
 //! Whatever ends a session (a broker that restarts, a connection that is cut, a channel
@@ -28,8 +29,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
-    Prune, Pruned, Status, Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Lease, Outgoing,
+    Pressure, Prune, Pruned, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -46,6 +47,7 @@ mod delayed;
 mod greeting;
 mod health;
 mod inspection;
+mod lease;
 mod ledger;
 mod leftovers;
 mod link;
@@ -246,6 +248,21 @@ impl Transport for Amqp {
                     Some(Err(_)) if link.check().is_err() => {}
                     Some(Err(error)) => return Err(error),
                     None => return Err(self.recovery.lasting.health.error()),
+                }
+            }
+        })
+    }
+
+    fn lease<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<Lease, TransportError>> {
+        Box::pin(async move {
+            loop {
+                let session = self.recovery.next().await?;
+                let link = session.link.clone();
+                match lease::ask(session, source, &self.handle).await {
+                    Ok(lease) => return Ok(lease),
+                    // Lost meanwhile: over the next one, then.
+                    Err(_) if link.check().is_err() => {}
+                    Err(error) => return Err(error),
                 }
             }
         })

@@ -186,6 +186,11 @@ impl Session {
         Ok(consumer)
     }
 
+    /// A channel of the connection that consumes.
+    pub(super) async fn channel(&self) -> lapin::Result<Channel> {
+        self.connections.consuming.create_channel().await
+    }
+
     fn pumps_of(&self, queue: &QueueId) -> Vec<mpsc::Sender<Question>> {
         self.pumps.lock().get(queue).cloned().unwrap_or_default()
     }

@@ -71,6 +71,9 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
             });
         }
     }
+    for source in &topology.single {
+        all.push(lease_declaration(app, source)?.1);
+    }
     Ok(all)
 }
 
@@ -168,6 +171,19 @@ pub(super) fn ledger_declaration(app: &str) -> Declaration {
     }
 }
 
+/// `APP.SOURCE.lease`, and its queue.
+pub(super) fn lease_declaration(
+    app: &str,
+    source: &str,
+) -> Result<(ShortString, Declaration), TransportError> {
+    let name = queue_name(app, &QueueId::lease(source))?;
+    let declaration = Declaration::Queue {
+        name: name.clone(),
+        arguments: lease_arguments(),
+    };
+    Ok((name, declaration))
+}
+
 /// `APP.SERVICE.INPUT`.
 pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, TransportError> {
     short(format!("{app}.{queue}"))
@@ -190,6 +206,14 @@ fn work_arguments(dead_letters: &ShortString) -> FieldTable {
 fn dead_letter_arguments() -> FieldTable {
     let mut table = quorum();
     limited(&mut table);
+    table
+}
+
+/// The broker gives its messages to one consumer, and to the next one when that is gone.
+fn lease_arguments() -> FieldTable {
+    let mut table = quorum();
+    limited(&mut table);
+    table.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     table
 }
 

@@ -23,7 +23,7 @@ async fn bench(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
             limit: None,
             overflow: Overflow::DeadLetter,
         }],
-        external: Vec::new(),
+        ..Topology::default()
     };
     let transport: Arc<dyn Transport> = Arc::new(Memory::new(Arc::<Pressure>::default()));
     let letters = DeadLetters::open(transport.clone(), topology).await;

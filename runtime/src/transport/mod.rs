@@ -17,12 +17,14 @@ use crate::message::Message;
 use crate::name::QueueId;
 
 mod inspection;
+mod lease;
 mod leftovers;
 pub mod memory;
 mod pressure;
 mod topology;
 
 pub use inspection::{Inspection, Obstacle};
+pub use lease::{Lease, LeaseKeeper};
 pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
 pub use pressure::{Outage, Pressure, PressureGauge};
 pub use topology::{Overflow, QueueSpec, Topology};
@@ -93,6 +95,18 @@ pub trait Transport: Send + Sync + 'static {
         queue: &'a QueueId,
         bound: usize,
     ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>>;
+
+    /// Waits to be the one that runs a source of which one process at a time runs one
+    /// ([`Topology::single`]).
+    ///
+    /// It is granted to one of those who wait, anew when the one who has it lets it go, dies,
+    /// or loses the transport, which it learns by [`Lease::lost`]. A process that is cut off,
+    /// or frozen, may have it for as long as it hasn't noticed: what it publishes then fails.
+    /// Granted at once, for good, by a transport that processes don't share.
+    fn lease<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<Lease, TransportError>> {
+        let _ = source;
+        Box::pin(async { Ok(Lease::for_good()) })
+    }
 
     /// Publishes a request and waits for the first reply, at most `within`.
     ///
