@@ -29,8 +29,11 @@ pub struct Delivery {
 pub struct Parcel {
     /// The message.
     pub message: Message,
-    /// Which attempt this is, from 1.
+    /// Which attempt this is, from 1. Crashes count.
     pub attempt: u32,
+    /// In how many of the attempts before this one the process died, with this message
+    /// tried alone. Nothing is blamed on a message that was in hand beside others.
+    pub crashes: u32,
     /// The transport's own mark, such as an AMQP delivery tag.
     pub tag: u64,
 }
@@ -93,6 +96,11 @@ impl Delivery {
     /// Which attempt this is: 1, and one more for each failure that counted.
     pub fn attempt(&self) -> u32 {
         self.parcel().attempt
+    }
+
+    /// How often a process has died while it tried this message alone.
+    pub fn crashes(&self) -> u32 {
+        self.parcel().crashes
     }
 
     /// When it was taken from the transport.

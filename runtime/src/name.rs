@@ -102,6 +102,11 @@ impl QueueId {
     pub fn is_auxiliary(&self) -> bool {
         RESERVED.contains(&&*self.input)
     }
+
+    /// The queue of a service's suspects: messages that were in hand when a process died.
+    pub fn suspects(service: &str) -> Self {
+        Self::new(service, "suspect")
+    }
 }
 
 impl fmt::Display for QueueId {

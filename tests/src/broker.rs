@@ -4,33 +4,42 @@
 //! when it is dropped, and also when the test process dies in whatever way: a small
 //! shell between them kills everything that it started as soon as its standard input
 //! closes.
+//!
+//! It is the machine's, or the one that `BRICKWORK_RABBITMQ` names: see [`Installation`].
+
+mod installation;
+mod settings;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use installation::Installation;
+pub use settings::{Settings, Tls};
+
 /// It takes about 8 seconds on an idle machine.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// Where Debian has the scripts that don't insist on a user and its folders.
-const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+/// When a test fails.
+const LOG_LINES_SHOWN: usize = 150;
 
-/// Starts the port mapper and the broker in a session of their own, waits until its
-/// standard input closes, and ends that session. The port mapper is one of our own, in
-/// the foreground: left to itself, Erlang starts one that outlives everything. A broker
-/// that has ended is started again, with what it has kept, when somebody asks for it by a
-/// file.
+/// Starts the port mapper, if it is to have one, and the broker in a session of their own,
+/// waits until its standard input closes, and ends that session. The port mapper is one of
+/// our own, in the foreground: left to itself, Erlang starts one that outlives everything.
+/// A broker that has ended is started again, with what it has kept, when somebody asks for
+/// it by a file.
 const KEEPER: &str = r#"
-setsid sh -c 'epmd -address 127.0.0.1 &
-    until epmd -names >/dev/null 2>&1; do sleep 0.05; done
+setsid sh -c '[ -z "$MAPPER" ] || $INSIDE epmd -address 127.0.0.1 &
+    until $INSIDE epmd -names >/dev/null 2>&1; do sleep 0.05; done
     while :; do
-        "$SERVER"
+        $INSIDE "$SERVER"
         until [ -e "$FOLDER/again" ]; do sleep 0.05; done
         rm "$FOLDER/again"
     done' >"$FOLDER/output" 2>&1 &
@@ -46,8 +55,12 @@ rm -rf "$FOLDER"
 pub struct Broker {
     keeper: Child,
     folder: PathBuf,
-    scripts: PathBuf,
+    installation: Installation,
+    node: String,
     port: u16,
+    tls_port: u16,
+    mapper: u16,
+    cookie: String,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -66,28 +79,60 @@ impl Broker {
     /// # Panics
     /// There is no RabbitMQ on this machine, or it doesn't start.
     pub fn start() -> Self {
-        let scripts = scripts();
+        Self::with(&Settings::default())
+    }
+
+    /// Starts one that is set up in another way, and waits until it answers.
+    ///
+    /// # Panics
+    /// As [`start`](Broker::start).
+    pub fn with(settings: &Settings) -> Self {
+        let mut broker = Self::starting(settings, None);
+        broker.wait_until_it_answers();
+        broker
+    }
+
+    /// A node of the cluster of `seed`, which answers already. It joins when it starts, and
+    /// doesn't answer yet; [`start_again`](Self::start_again) waits also for that.
+    pub(crate) fn joining(seed: &Self) -> Self {
+        Self::starting(&Settings::default(), Some(seed))
+    }
+
+    fn starting(settings: &Settings, seed: Option<&Self>) -> Self {
+        let installation = Installation::find();
         let folder = tempfile::Builder::new()
             .prefix("brickwork-rabbitmq-")
-            .tempdir()
+            .tempdir_in(installation.temporary_folder())
             .expect("a temporary folder")
             // The keeper removes it.
             .keep();
-        let [port, between_nodes, mapper] = free_ports();
-        let settings = format!(
-            "listeners.tcp.1 = 127.0.0.1:{port}\n\
-             disk_free_limit.absolute = 10MB\n\
-             raft.wal_max_size_bytes = 33554432\n"
-        );
-        fs::write(folder.join("rabbitmq.conf"), settings).expect("a file in it");
-        fs::write(folder.join("plugins"), "[].\n").expect("a file in it");
-        let path = |name: &str| folder.join(name).display().to_string();
+        let [port, between_nodes, mapper, tls_port] = free_ports();
+        let mapper = seed.map_or(mapper, |seed| seed.mapper);
+        let cookie = seed.map_or_else(|| format!("brickwork{port}"), |seed| seed.cookie.clone());
+        let node = format!("test{port}@localhost");
+        let inside = installation.inside(&folder);
+        let mut configuration = settings.configuration(port, tls_port, &folder, &inside);
+        if let Some(seed) = seed {
+            configuration += &format!(
+                "cluster_formation.peer_discovery_backend = classic_config\n\
+                 cluster_formation.classic_config.nodes.1 = {}\n",
+                seed.node
+            );
+        }
+        fs::write(folder.join("rabbitmq.conf"), configuration).expect("a file in it");
+        fs::write(folder.join("plugins"), settings.plugins()).expect("a file in it");
+        // Nodes let in who knows it.
+        let mut cookie_file = fs::OpenOptions::new();
+        cookie_file.write(true).create_new(true).mode(0o400);
+        let cookie_file = cookie_file.open(folder.join(".erlang.cookie"));
+        let mut cookie_file = cookie_file.expect("a file in it");
+        write!(cookie_file, "{cookie}").expect("it can be written");
+        let path = |name: &str| inside.join(name).display().to_string();
         let environment = vec![
-            ("HOME", folder.display().to_string()),
-            ("FOLDER", folder.display().to_string()),
+            ("HOME", inside.display().to_string()),
             ("ERL_EPMD_PORT", mapper.to_string()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
-            ("RABBITMQ_NODENAME", format!("test{port}@localhost")),
+            ("RABBITMQ_NODENAME", node.clone()),
             ("RABBITMQ_DIST_PORT", between_nodes.to_string()),
             ("RABBITMQ_MNESIA_BASE", path("data")),
             ("RABBITMQ_LOG_BASE", path("log")),
@@ -101,21 +146,26 @@ impl Broker {
         let keeper = Command::new("sh")
             .args(["-c", KEEPER])
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            .env("SERVER", scripts.join("rabbitmq-server"))
+            .env("FOLDER", &folder)
+            .env("SERVER", installation.script("rabbitmq-server"))
+            .env("INSIDE", installation.prefix().join(" "))
+            .env("MAPPER", if seed.is_none() { "yes" } else { "" })
             .stdin(Stdio::piped())
             // Ctrl-C in a terminal ends the tests; the keeper must outlive them a little.
             .process_group(0)
             .spawn()
             .expect("sh runs");
-        let mut broker = Self {
+        Self {
             keeper,
             folder,
-            scripts,
+            installation,
+            node,
             port,
+            tls_port,
+            mapper,
+            cookie,
             environment,
-        };
-        broker.wait_until_it_answers();
-        broker
+        }
     }
 
     /// `amqp://…`
@@ -128,6 +178,30 @@ impl Broker {
         self.port
     }
 
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The port that it listens on with TLS, if it is set up for that.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
+    /// Shows another certificate from now on.
+    ///
+    /// # Panics
+    /// It can't.
+    pub fn show(&self, tls: &Tls) {
+        tls.write(&self.folder);
+        self.ctl(&["eval", "ssl:clear_pem_cache()."]);
+    }
+
+    /// Its name as a node of a cluster.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Runs `rabbitmqctl` on it.
     ///
     /// # Panics
@@ -138,7 +212,9 @@ impl Broker {
             status,
             stdout,
             stderr,
-        } = Command::new(self.scripts.join("rabbitmqctl"))
+        } = self
+            .installation
+            .command("rabbitmqctl")
             .arg("-q")
             .args(arguments)
             .envs(environment)
@@ -160,6 +236,16 @@ impl Broker {
     pub fn stop(&self) {
         self.ctl(&["stop"]);
         self.wait_until_it_is_gone();
+    }
+
+    /// Makes it write down which queues it has. RabbitMQ 3.10 does that late: one that is
+    /// killed within seconds of declaring its first quorum queues starts again without
+    /// what the last of them held, and that queue never works again.
+    ///
+    /// # Panics
+    /// It doesn't.
+    pub fn write_queues_down(&self) {
+        self.ctl(&["eval", "ok = dets:sync(ra_directory_reverse)."]);
     }
 
     /// Ends it without a warning, as a crash does.
@@ -191,9 +277,14 @@ impl Broker {
         self.wait_until_it_answers();
     }
 
+    /// Its process id, which it writes to a file early in its start. Asking the broker
+    /// for it would take a second, and a fault comes at its moment.
     fn process(&self) -> String {
-        let answer = self.ctl(&["eval", "os:getpid()."]);
-        answer.trim().trim_matches('"').to_owned()
+        let written = fs::read_to_string(self.folder.join("pid"));
+        written
+            .expect("a broker writes its process id")
+            .trim()
+            .to_owned()
     }
 
     fn wait_until_it_is_gone(&self) {
@@ -209,7 +300,7 @@ impl Broker {
         fs::read_to_string(self.folder.join("output")).unwrap_or_default()
     }
 
-    fn wait_until_it_answers(&mut self) {
+    pub(crate) fn wait_until_it_answers(&mut self) {
         let began = Instant::now();
         while !answers(self.port) {
             let ended = self.keeper.try_wait().expect("the keeper can be asked");
@@ -241,6 +332,12 @@ fn signal(name: &str, process: &str) {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("--- RabbitMQ ---\n{}", last.join("\n"));
+        }
         drop(self.keeper.stdin.take());
         // It ends: it has nothing else to wait for.
         let _status = self.keeper.wait();
@@ -261,19 +358,9 @@ fn answers(port: u16) -> bool {
     greet().is_ok_and(|kind| kind == 1)
 }
 
-fn scripts() -> PathBuf {
-    let debian = Path::new(SCRIPTS).to_owned();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let candidates = std::iter::once(debian).chain(std::env::split_paths(&path));
-    candidates
-        .into_iter()
-        .find(|folder| folder.join("rabbitmq-server").is_file())
-        .expect("tests of amqp: need a RabbitMQ on this machine: apt-get install rabbitmq-server")
-}
-
 /// Free until somebody else takes them: a short time later we do.
-fn free_ports() -> [u16; 3] {
-    let listeners = [0; 3]
+fn free_ports() -> [u16; 4] {
+    let listeners = [0; 4]
         .map(|any: u16| TcpListener::bind(("127.0.0.1", any)).expect("loopback has free ports"));
     listeners.map(|listener| listener.local_addr().expect("it is bound").port())
 }

@@ -260,6 +260,7 @@ fn spec(name: &str, topics: &[&str]) -> QueueSpec {
         high_water: 1_000_000,
         limit: None,
         overflow: Overflow::DeadLetter,
+        single_active: false,
     }
 }
 

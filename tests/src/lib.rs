@@ -5,22 +5,38 @@
 //! | [`app`] | an app in the test's process, with virtual time |
 //! | [`binary`] | the shipped binary, as fresh as the sources |
 //! | [`broker`] | a private RabbitMQ |
+//! | [`certificates`] | authorities and certificates for TLS |
+//! | [`checker`] | what came of messages: lost, unexpected, again, dead-lettered |
+//! | [`cluster`] | three RabbitMQ nodes that are one cluster |
 //! | [`conformance`] | the laws of the transport contract, one function each |
+//! | [`feeder`] | a program outside that publishes until all is accepted |
 //! | [`http`] | a very small HTTP client |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
+//! | [`pair`] | a service with two inputs |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
+//! | [`proxy`] | a network between app and broker that fails as told |
 //! | [`puppet`] | a service that does what messages tell it to |
+//! | [`seed`] | what a run draws at random, and how it is run again |
 //! | [`subject`] | a service that fails when its test says so |
+//! | [`watch`] | what an app said of itself, and whether it worked, over time |
 
 pub mod app;
 pub mod binary;
 pub mod broker;
+pub mod certificates;
+pub mod checker;
+pub mod cluster;
 pub mod conformance;
+pub mod feeder;
 pub mod http;
 pub mod leaky;
+pub mod pair;
 pub mod process;
+pub mod proxy;
 pub mod puppet;
+pub mod seed;
 pub mod subject;
+pub mod watch;
 
 /// The README's Rust is compiled as a test of the documentation.
 #[cfg(doctest)]

@@ -53,6 +53,15 @@ impl Process {
         self.child.id()
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// The operating system doesn't say.
+    pub fn has_ended(&mut self) -> bool {
+        let status = self.child.try_wait();
+        status.expect("one's own child can be asked").is_some()
+    }
+
     /// Waits for its end and gives its exit code; `None` if a signal ended it.
     ///
     /// # Panics

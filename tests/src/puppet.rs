@@ -97,7 +97,7 @@ const BEAT: Tick = Tick::new("beat");
 
 /// Acts: `emit` (the default), `panic`, `emit-panic`, `await-panic`, `fail`, `emit-fail`,
 /// `reject`, `after`, `defer`, `sleep`, `forever`, `block`, `pause`, `twice`, `later`,
-/// `bomb` (panics with a payload that panics when dropped).
+/// `bomb` (panics with a payload that panics when dropped), `abort` (the whole process).
 pub struct Puppet {
     ledger: String,
     panic_stop: bool,
@@ -195,6 +195,7 @@ impl Handle<Order> for Puppet {
         };
         match act {
             "panic" => panic!("told to panic by {n}"),
+            "abort" => std::process::abort(),
             "bomb" => std::panic::panic_any(Bomb),
             "emit-panic" => {
                 cx.emit(&DONE, done)?;

@@ -344,6 +344,7 @@ fn a_broker_that_restarts_finds_the_app_at_work_again() {
 #[test]
 fn a_broker_that_is_killed_and_started_again_finds_the_app_at_work_again() {
     let mut load = Load::start("");
+    load.broker.write_queues_down();
     load.broker.kill();
     load.until_ready_says(false, IS_LOST);
     load.broker.start_again();

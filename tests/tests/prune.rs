@@ -258,6 +258,7 @@ fn what_a_manifest_no_longer_names_is_reported_and_removed_when_it_is_told_to() 
         ("binding of extra to queue left.keep.in", "removable"),
         ("queue left.old.dlq", "removable"),
         ("queue left.old.in", "removable"),
+        ("queue left.old.suspect", "removable"),
     ];
     assert_eq!(fates(&site.check("v2.toml")), expected);
     assert_eq!(fates(&site.prune("v2.toml", &[])), expected);
@@ -266,7 +267,7 @@ fn what_a_manifest_no_longer_names_is_reported_and_removed_when_it_is_told_to() 
         .output()
         .expect("it runs");
     assert!(
-        said(&text).contains("3 are left over from earlier manifests"),
+        said(&text).contains("4 are left over from earlier manifests"),
         "{}",
         said(&text)
     );
@@ -322,8 +323,10 @@ fn queues_that_hold_messages_are_kept_and_named_until_they_are_to_go_with_them()
     let expected = [
         ("queue full.old.dlq", "kept"),
         ("queue full.old.in", "kept"),
+        ("queue full.old.suspect", "kept"),
         ("queue full.older.dlq", "kept"),
         ("queue full.older.in", "removed"),
+        ("queue full.older.suspect", "removed"),
     ];
     assert_eq!(fates(&left), expected, "{left:?}");
     assert!(
@@ -345,8 +348,10 @@ fn queues_that_hold_messages_are_kept_and_named_until_they_are_to_go_with_them()
     let expected = [
         ("queue full.old.dlq", "removed"),
         ("queue full.old.in", "removed"),
+        ("queue full.old.suspect", "removed"),
         ("queue full.older.dlq", "kept"),
         ("queue full.older.in", "removed"),
+        ("queue full.older.suspect", "removed"),
     ];
     assert_eq!(fates(&site.prune("v2.toml", &["--yes"])), expected);
     let expected = [("queue full.older.dlq", "removable")];
@@ -379,7 +384,8 @@ fn what_an_older_version_that_runs_still_uses_is_kept_and_goes_on_working() {
         [
             ("queue used.numbers.lease", "removed"),
             ("queue used.old.dlq", "kept"),
-            ("queue used.old.in", "kept")
+            ("queue used.old.in", "kept"),
+            ("queue used.old.suspect", "kept")
         ]
     );
     assert!(
@@ -403,7 +409,8 @@ fn what_an_older_version_that_runs_still_uses_is_kept_and_goes_on_working() {
         fates(&removed),
         [
             ("queue used.old.dlq", "removed"),
-            ("queue used.old.in", "removed")
+            ("queue used.old.in", "removed"),
+            ("queue used.old.suspect", "removed")
         ]
     );
 }
@@ -424,7 +431,8 @@ fn nothing_of_other_apps_is_touched() {
         fates(&left),
         [
             ("queue shop.old.dlq", "removed"),
-            ("queue shop.old.in", "removed")
+            ("queue shop.old.in", "removed"),
+            ("queue shop.old.suspect", "removed")
         ]
     );
     assert_eq!(others(), before);
@@ -454,7 +462,8 @@ fn foreign_messages_in_the_ledger_are_left_alone_and_break_nothing() {
         fates(&removed),
         [
             ("queue odd.old.dlq", "removed"),
-            ("queue odd.old.in", "removed")
+            ("queue odd.old.in", "removed"),
+            ("queue odd.old.suspect", "removed")
         ]
     );
     // Those that are none, and the one.
@@ -483,7 +492,7 @@ fn a_ledger_that_was_deleted_is_written_again_at_the_next_start() {
     site.run("v1.toml", &[]);
     broker.ctl(&["delete_queue", "lost.ledger"]);
     site.run("v1.toml", &[]);
-    assert_eq!(site.check("v2.toml").len(), 2);
+    assert_eq!(site.check("v2.toml").len(), 3);
 }
 
 #[test]
@@ -509,7 +518,7 @@ fn processes_that_start_at_the_same_time_leave_out_nothing() {
     }
     site.write("now.toml", &manifest("crowd", r#""numbers""#, ""));
     let left = site.check("now.toml");
-    assert_eq!(left.len(), 2 * processes, "{left:?}");
+    assert_eq!(left.len(), 3 * processes, "{left:?}");
     // However many messages that took, the next one makes them one.
     site.run("now.toml", &[]);
     Hand::on(broker).until_ready("crowd.ledger", 1);
@@ -528,7 +537,7 @@ fn a_prune_that_is_killed_in_the_middle_is_run_again() {
     site.write("v1.toml", &manifest("cut", r#""numbers""#, &more));
     site.write("v2.toml", &manifest("cut", r#""numbers""#, ""));
     site.run("v1.toml", &[]);
-    assert_eq!(site.check("v2.toml").len(), 2 * services);
+    assert_eq!(site.check("v2.toml").len(), 3 * services);
     let own = site.path().join("killed");
     std::fs::create_dir(&own).expect("a folder can be made");
     let prune = site.command("prune", "v2.toml", &["--yes"]);
@@ -544,8 +553,8 @@ fn a_prune_that_is_killed_in_the_middle_is_run_again() {
         let left = site.check("v2.toml");
         (!left.is_empty()).then_some(left).ok_or_else(String::new)
     });
-    assert!(left.len() < 2 * services, "some are gone: {}", left.len());
-    println!("killed with {} of {} left", left.len(), 2 * services);
+    assert!(left.len() < 3 * services, "some are gone: {}", left.len());
+    println!("killed with {} of {} left", left.len(), 3 * services);
     let removed = site.prune("v2.toml", &["--yes"]);
     assert_eq!(removed.len(), left.len());
     assert!(
@@ -576,6 +585,7 @@ fn rights_that_are_missing_are_named_and_the_rest_is_done() {
     let expected = [
         ("queue rights.old.dlq", "kept"),
         ("queue rights.old.in", "failed"),
+        ("queue rights.old.suspect", "kept"),
     ];
     assert_eq!(fates(&left), expected, "{left:?}");
     assert!(

@@ -1,103 +1,395 @@
-//! Addresses of brokers: `amqp://USER:PASSWORD@HOST:PORT/VHOST?heartbeat=10`.
+//! Addresses of brokers: `amqp://USER:PASSWORD@HOST:PORT,HOST:PORT/VHOST?heartbeat=10`.
 //!
-//! Owns what may stand in a URL and the defaults of what doesn't. User, password and
-//! virtual host are percent-decoded; no virtual host, and an empty one, mean `/`.
+//! Owns what may stand in a URL, as RabbitMQ's URI and URI query parameter
+//! specifications have it, and the defaults of what doesn't. Beyond them it may name
+//! several hosts: the nodes of one cluster. User, password, virtual host and values of
+//! parameters are percent-decoded; no virtual host means `/`.
+//!
+//! Nothing of a URL that can't be read is shown: nobody knows where its password is.
 
-use brickwork::without_password;
-use lapin::uri::AMQPUri;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lapin::uri::{
+    AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
+};
+
+use parking_lot::Mutex;
+
+use super::tls::Tls;
+
+const FORM: &str = "write amqp://USER:PASSWORD@HOST:PORT/VHOST";
+const ENCODED: &str = "in a user, password or virtual host write @ : / ? # , % as %40 %3A %2F %3F \
+                       %23 %2C %25";
 
 /// What may stand after the `?`.
-const PARAMETERS: [&str; 5] = [
+const PARAMETERS: [&str; 10] = [
     "heartbeat",
     "connection_timeout",
     "frame_max",
     "channel_max",
     "auth_mechanism",
+    "cacertfile",
+    "certfile",
+    "keyfile",
+    "verify",
+    "server_name_indication",
 ];
+/// Those of them that only `amqps:` has.
+const OF_TLS: [&str; 5] = [
+    "cacertfile",
+    "certfile",
+    "keyfile",
+    "verify",
+    "server_name_indication",
+];
+/// Those of them that are paths.
+const PATHS: [&str; 3] = ["cacertfile", "certfile", "keyfile"];
 
 /// A dead peer is noticed after about twice as many seconds.
 const HEARTBEAT_S: u16 = 10;
-/// For the TCP connection; nothing waits for ever.
-const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// For a connection, with its TLS; nothing waits for ever.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads a URL.
+/// Where a broker is, or the nodes of one, and how to get in.
 ///
-/// # Errors
-/// What is wrong with it, without its password.
-pub(super) fn parse(url: &str) -> Result<AMQPUri, String> {
-    let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let name = parameter.split('=').next().unwrap_or_default();
-        if !PARAMETERS.contains(&name) {
-            let known = PARAMETERS.join(", ");
-            return Err(format!("there is no parameter {name:?}; known are {known}"));
+/// It holds a password: it can't be printed.
+pub(super) struct Address {
+    /// The same for every host.
+    uri: AMQPUri,
+    pub(super) hosts: Vec<Host>,
+    pub(super) tls: Option<Tls>,
+    pub(super) connect_timeout: Duration,
+    /// The host of the last session, by its place.
+    last: Mutex<Option<usize>>,
+}
+
+/// A place where a broker may listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Host {
+    pub(super) name: String,
+    pub(super) port: u16,
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.name.contains(':'), &self.name, self.port) {
+            (true, name, port) => write!(f, "[{name}]:{port}"),
+            (false, name, port) => write!(f, "{name}:{port}"),
         }
     }
-    let mut uri: AMQPUri = url
-        .parse()
-        .map_err(|error: String| error.replace(url, &without_password(url)))?;
-    let authority = path.split_once("://").map_or("", |(_, rest)| rest);
-    let (authority, vhost) = authority.split_once('/').unwrap_or((authority, ""));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
-    if host.is_empty() {
-        return Err("it names no host: amqp://USER:PASSWORD@HOST:PORT/VHOST".into());
+}
+
+impl Address {
+    /// What the client library is to know of one host.
+    pub(super) fn uri(&self, host: &Host) -> AMQPUri {
+        let mut uri = self.uri.clone();
+        uri.authority.host.clone_from(&host.name);
+        uri.authority.port = host.port;
+        uri
     }
-    if let Some((address, _)) = host.strip_prefix('[').and_then(|h| h.split_once(']')) {
-        // The parser knows names and IPv4 only.
-        uri.authority.host = address.to_owned();
+
+    /// Every host, in an order by chance, so that apps spread over the nodes; but the one
+    /// of the last session, which has ended, last.
+    pub(super) fn in_turn(&self) -> Vec<&Host> {
+        let last = *self.last.lock();
+        let mut places: Vec<usize> = (0..self.hosts.len()).collect();
+        fastrand::shuffle(&mut places);
+        places.sort_by_key(|place| Some(*place) == last);
+        places.into_iter().map(|place| &self.hosts[place]).collect()
     }
-    if vhost.is_empty() {
-        uri.vhost = "/".into();
+
+    /// A session begins at this host.
+    pub(super) fn took(&self, host: &Host) {
+        *self.last.lock() = self.hosts.iter().position(|other| other == host);
     }
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    uri.query
-        .connection_timeout
-        .get_or_insert(CONNECT_TIMEOUT_MS);
-    Ok(uri)
+
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to do, without secrets.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| FORM.to_owned())?;
+        let scheme = match scheme {
+            "amqp" => AMQPScheme::AMQP,
+            "amqps" => AMQPScheme::AMQPS,
+            _ => return Err(FORM.into()),
+        };
+        if rest.contains('#') {
+            return Err(format!("it has a `#`; {ENCODED}"));
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, hosts) = match authority.rsplit_once('@') {
+            Some((user, hosts)) => (Some(user), hosts),
+            None => (None, authority),
+        };
+        let torn = || format!("it can't be told where its password ends; {ENCODED}");
+        if user.is_none() && vhost.contains('@') {
+            return Err(torn());
+        }
+        let hosts: Result<_, _> = hosts
+            .split(',')
+            .map(|host| read_host(host, scheme.default_port()))
+            .collect();
+        let hosts = hosts.map_err(|why| match user {
+            None if query.contains('@') => torn(),
+            _ => why,
+        })?;
+        if vhost.contains('/') {
+            return Err(
+                "a slash in a virtual host is written %2F; leave the default one out".into(),
+            );
+        }
+        let parameters = Parameters::read(query)?;
+        let (username, password) = match user.map(|user| user.split_once(':').unwrap_or((user, "")))
+        {
+            Some((user, password)) => (decoded(user, "user")?, decoded(password, "password")?),
+            None => ("guest".into(), "guest".into()),
+        };
+        let tls = parameters.tls(&scheme)?;
+        let auth_mechanism = parameters.mechanism(tls.as_ref())?;
+        let connection_timeout = parameters.number("connection_timeout", 1..=3_600_000)?;
+        Ok(Self {
+            uri: AMQPUri {
+                scheme,
+                authority: AMQPAuthority {
+                    userinfo: AMQPUserInfo { username, password },
+                    // Filled in by host.
+                    host: String::new(),
+                    port: 0,
+                },
+                vhost: match vhost {
+                    "" => "/".into(),
+                    vhost => decoded(vhost, "virtual host")?,
+                },
+                query: AMQPQueryString {
+                    frame_max: parameters.number("frame_max", 4096..=i32::MAX as u32)?,
+                    channel_max: parameters.number("channel_max", 1..=u16::MAX)?,
+                    heartbeat: Some(
+                        parameters
+                            .number("heartbeat", 1..=u16::MAX)?
+                            .unwrap_or(HEARTBEAT_S),
+                    ),
+                    connection_timeout,
+                    auth_mechanism,
+                },
+            },
+            hosts,
+            tls,
+            last: Mutex::default(),
+            connect_timeout: connection_timeout.map_or(CONNECT_TIMEOUT, Duration::from_millis),
+        })
+    }
+}
+
+/// The URL with its relative paths joined to `folder`.
+pub(super) fn resolve(url: &str, folder: &Path) -> String {
+    let Some((before, query)) = url.split_once('?') else {
+        return url.to_owned();
+    };
+    let pairs: Vec<String> = query
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((name, path)) if PATHS.contains(&name) && !path.is_empty() => {
+                match decoded(path, name) {
+                    Ok(path) => format!("{name}={}", encoded(&folder.join(path))),
+                    // It is refused when it is read.
+                    Err(_) => pair.to_owned(),
+                }
+            }
+            _ => pair.to_owned(),
+        })
+        .collect();
+    format!("{before}?{}", pairs.join("&"))
+}
+
+/// A path as the value of a parameter.
+fn encoded(path: &Path) -> String {
+    let mut text = String::new();
+    for character in path.to_string_lossy().chars() {
+        match character {
+            '%' | '&' | '#' | '?' | '@' => text.push_str(&format!("%{:02X}", u32::from(character))),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+/// What a percent-encoded part stands for.
+fn decoded(text: &str, what: &str) -> Result<String, String> {
+    let wrong = || format!("its {what} is not percent-encoded; {ENCODED}");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        bytes.push(match first {
+            b'%' => {
+                let digits = after.get(..2).ok_or_else(wrong)?;
+                rest = &after[2..];
+                let digit = |digit: u8| char::from(digit).to_digit(16).ok_or_else(wrong);
+                // Two digits of 16 make a byte.
+                (digit(digits[0])? * 16 + digit(digits[1])?) as u8
+            }
+            plain => plain,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+/// `NAME`, `NAME:PORT`, `[IPV6]` or `[IPV6]:PORT`.
+fn read_host(text: &str, default_port: u16) -> Result<Host, String> {
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (name, after) = rest
+                .split_once(']')
+                .ok_or("an IPv6 address is written in brackets: [::1]:5672")?;
+            match after {
+                "" => (name, None),
+                _ => (name, Some(after.strip_prefix(':').ok_or(FORM)?)),
+            }
+        }
+        None => match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        },
+    };
+    if name.is_empty() {
+        return Err(format!(
+            "it names no host, or one of several is empty: {FORM}"
+        ));
+    }
+    let port = match port {
+        None => default_port,
+        Some(port) => match port.parse() {
+            Ok(port) if port > 0 => port,
+            // Perhaps a password.
+            _ => return Err(format!("a port is a number from 1 to 65535: {FORM}")),
+        },
+    };
+    Ok(Host {
+        name: name.to_owned(),
+        port,
+    })
+}
+
+/// What stands after the `?`.
+struct Parameters(Vec<(&'static str, String)>);
+
+impl Parameters {
+    fn read(query: &str) -> Result<Self, String> {
+        let mut all: Vec<(&'static str, String)> = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some(&name) = PARAMETERS.iter().find(|known| **known == name) else {
+                let known = PARAMETERS.join(", ");
+                // Perhaps a part of a password.
+                let name =
+                    name.len() < 24 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+                return Err(match (name, pair.split_once('=')) {
+                    (true, Some((name, _))) => {
+                        format!("there is no parameter {name:?}; known are {known}")
+                    }
+                    _ => format!("it has a parameter that there isn't; known are {known}"),
+                });
+            };
+            if value.is_empty() {
+                return Err(format!("its parameter {name} has no value"));
+            }
+            if all.iter().any(|(other, _)| *other == name) {
+                return Err(format!("its parameter {name} is given twice"));
+            }
+            all.push((name, decoded(value, name)?));
+        }
+        Ok(Self(all))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let mut all = self.0.iter();
+        all.find(|(other, _)| *other == name)
+            .map(|(_, value)| &**value)
+    }
+
+    fn number<T: std::str::FromStr + PartialOrd + fmt::Display>(
+        &self,
+        name: &str,
+        range: std::ops::RangeInclusive<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match value.parse() {
+            Ok(number) if range.contains(&number) => Ok(Some(number)),
+            _ => Err(format!(
+                "its parameter {name} must be a number from {} to {}",
+                range.start(),
+                range.end()
+            )),
+        }
+    }
+
+    fn tls(&self, scheme: &AMQPScheme) -> Result<Option<Tls>, String> {
+        if *scheme == AMQPScheme::AMQP {
+            return match OF_TLS.into_iter().find(|name| self.get(name).is_some()) {
+                Some(name) => Err(format!("{name} means nothing without TLS: write amqps://")),
+                None => Ok(None),
+            };
+        }
+        match self.get("verify") {
+            None | Some("verify_peer") => {}
+            Some("verify_none") => {
+                return Err(
+                    "verify=verify_none is refused: whoever answered would get the password. Give \
+                     the certificate of who signed the broker's as cacertfile=PATH, and the name \
+                     in it as server_name_indication=NAME if the host has another"
+                        .into(),
+                );
+            }
+            Some(_) => return Err("its parameter verify can only be verify_peer".into()),
+        }
+        let path = |name| self.get(name).map(PathBuf::from);
+        let identity = match (path("certfile"), path("keyfile")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err("certfile needs keyfile, the key that belongs to it".into());
+            }
+            (None, Some(_)) => {
+                return Err("keyfile needs certfile, the certificate that belongs to it".into());
+            }
+        };
+        let name = self.get("server_name_indication");
+        if name == Some("disable") {
+            return Err(
+                "server_name_indication=disable is refused: give the name in the certificate"
+                    .into(),
+            );
+        }
+        Ok(Some(Tls {
+            authorities: path("cacertfile"),
+            identity,
+            name: name.map(str::to_owned),
+        }))
+    }
+
+    fn mechanism(&self, tls: Option<&Tls>) -> Result<Option<SASLMechanism>, String> {
+        let Some(name) = self.get("auth_mechanism") else {
+            return Ok(None);
+        };
+        match &*name.to_ascii_lowercase() {
+            "plain" => Ok(Some(SASLMechanism::Plain)),
+            "amqplain" => Ok(Some(SASLMechanism::AMQPlain)),
+            "external" if tls.is_none_or(|tls| tls.identity.is_none()) => Err(
+                "auth_mechanism=external needs amqps: with certfile and keyfile: the certificate \
+                 says who it is"
+                    .into(),
+            ),
+            "external" => Ok(Some(SASLMechanism::External)),
+            _ => Err("its parameter auth_mechanism can be plain, amqplain or external".into()),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_and_virtual_host_are_decoded() {
-        let uri = parse("amqp://us%40er:p%2Fss%3A@broker:5673/my%2fhost").unwrap();
-        assert_eq!(uri.authority.userinfo.username, "us@er");
-        assert_eq!(uri.authority.userinfo.password, "p/ss:");
-        assert_eq!((&*uri.authority.host, uri.authority.port), ("broker", 5673));
-        assert_eq!(uri.vhost, "my/host");
-    }
-
-    #[test]
-    fn what_is_left_out_has_safe_defaults() {
-        for url in ["amqp://broker", "amqp://broker/", "amqp://broker/%2f"] {
-            let uri = parse(url).unwrap();
-            assert_eq!(uri.vhost, "/");
-            assert_eq!(uri.query.heartbeat, Some(10));
-            assert_eq!(uri.query.connection_timeout, Some(10_000));
-        }
-        assert_eq!(parse("amqps://broker").unwrap().authority.port, 5671);
-        let uri = parse("amqp://u:p@[::1]:5673").unwrap();
-        assert_eq!((&*uri.authority.host, uri.authority.port), ("::1", 5673));
-        let uri = parse("amqp://broker?heartbeat=60").unwrap();
-        assert_eq!(uri.query.heartbeat, Some(60));
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_without_the_password() {
-        for url in [
-            "amqp:hunter2",
-            "amqp://",
-            "amqp:///vhost",
-            "amqp://u:hunter2@",
-            "amqp://u:hunter2@broker:port",
-            "amqp://u:hunter2@broker?heartbeat=often",
-            "amqp://u:hunter2@broker?hartbeat=10",
-            "http://u:hunter2@broker",
-        ] {
-            let why = parse(url).unwrap_err();
-            assert!(url == "amqp:hunter2" || !why.contains("hunter2"), "{why}");
-        }
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::link::Link;
-use super::publisher::Publisher;
+use super::publisher::{Publication, Publisher};
 use super::router::Router;
 use super::wire;
 
@@ -54,7 +54,7 @@ impl Asks {
             .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
             .await?;
         // Mandatory: a request that nobody reads fails at once.
-        let publisher = Publisher::start(channel, link.clone(), true);
+        let publisher = Publisher::start(channel, link.clone());
         let asks = Arc::new(Self {
             publisher,
             link,
@@ -101,7 +101,10 @@ impl Asks {
             correlation: Some(number.to_string().into()),
         });
         let publication = match router.to_topic(&router.wires(), &asking.into()) {
-            Ok(publication) => publication,
+            Ok(publication) => Publication {
+                mandatory: true,
+                ..publication
+            },
             Err(error) => return Box::pin(async move { Err(error.into()) }),
         };
         let waiting = self.expect(number);
@@ -133,7 +136,7 @@ impl Asks {
         let correlation = delivery.properties.correlation_id().as_ref();
         let number = correlation.and_then(|text| text.as_str().parse::<u64>().ok());
         let waiting = number.and_then(|number| self.waiting.lock().remove(&number));
-        let (message, _) = wire::decode("", &delivery.properties, delivery.data);
+        let message = wire::decode("", &delivery.properties, delivery.data).message;
         let reply = match message.headers.get(wire::ERROR) {
             Some(error) => Err(error.to_string()),
             None => Ok(message),

@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use brickwork::transport::TransportError;
 use brickwork::without_password;
-use futures_util::StreamExt;
-use lapin::uri::AMQPUri;
+use futures_util::{Stream, StreamExt};
 use lapin::{Connection, ConnectionProperties, Event};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::address::{Address, Host};
 use super::link::Link;
+use super::socket::Socket;
 
 /// For connecting as a whole: a peer may accept and then say nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -75,27 +76,69 @@ impl Worker {
     }
 }
 
-/// The two connections.
+/// The two connections, to the same host.
 pub(super) struct Connections {
     pub(super) publishing: Connection,
     pub(super) consuming: Connection,
+    /// How to open more streams to that host.
+    pub(super) socket: Arc<Socket>,
 }
 
 impl Connections {
-    /// Connects, on the current runtime, and watches over both.
+    /// Connects, on the current runtime, to the first host that lets us in, and watches
+    /// over both connections.
+    ///
+    /// # Errors
+    /// None does: why each of them doesn't.
     pub(super) async fn open(
-        uri: &AMQPUri,
+        address: &Address,
         url: &str,
         link: &Arc<Link>,
     ) -> Result<Self, TransportError> {
-        let connect = async |purpose: &str| {
-            let connection = connect(uri, url, purpose).await?;
-            watch_over(&connection, purpose, link.clone());
-            Ok(connection)
+        let failed = |why| TransportError::Connect {
+            url: without_password(url),
+            why,
         };
+        // Anew each time: a certificate may have been renewed.
+        let connector = address.tls.as_ref().map(super::tls::Tls::load);
+        let connector = connector.transpose().map_err(failed)?;
+        let mut refusals = Vec::new();
+        for host in address.in_turn() {
+            let socket = Arc::new(Socket::new(address, host, connector.as_ref()));
+            match Self::over(&socket, address, link).await {
+                Ok(connections) => {
+                    address.took(host);
+                    return Ok(connections);
+                }
+                Err(why) => refusals.push((host, why)),
+            }
+        }
+        Err(failed(match &refusals[..] {
+            [(_, why)] => why.clone(),
+            several => said_by_each(several),
+        }))
+    }
+
+    async fn over(
+        socket: &Arc<Socket>,
+        address: &Address,
+        link: &Arc<Link>,
+    ) -> Result<Self, String> {
+        let connect = async |purpose: &str| match connect(socket, purpose).await {
+            Some(Ok(connection)) => Ok(connection),
+            Some(Err(error)) => Err(socket.explain(&error, address.tls.as_ref()).await),
+            None => Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
+        };
+        let publishing = connect("publishing").await?;
+        // What happens to one is kept until there are both: alone it ends no link.
+        let events = publishing.events_listener();
+        let consuming = connect("consuming").await?;
+        watch_over(events, "publishing", link.clone());
+        watch_over(consuming.events_listener(), "consuming", link.clone());
         Ok(Self {
-            publishing: connect("publishing").await?,
-            consuming: connect("consuming").await?,
+            publishing,
+            consuming,
+            socket: socket.clone(),
         })
     }
 
@@ -107,25 +150,18 @@ impl Connections {
     }
 }
 
-/// Connects for a purpose, on the current runtime. Whoever uses it sees what becomes of it.
+/// Connects for a purpose, on the current runtime; `None` if there is no answer in time.
+/// Whoever uses it sees what becomes of it.
 pub(super) async fn connect(
-    uri: &AMQPUri,
-    url: &str,
+    socket: &Arc<Socket>,
     purpose: &str,
-) -> Result<Connection, TransportError> {
+) -> Option<lapin::Result<Connection>> {
     // Automatic recovery stays off: it hangs for ever once its tries are spent.
     let name = format!("brickwork {} {purpose}", std::process::id());
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connecting = Connection::connect_uri(uri.clone(), properties);
-    let why = match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(connection)) => return Ok(connection),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
-    };
-    Err(TransportError::Connect {
-        url: without_password(url),
-        why,
-    })
+    timeout(CONNECT_TIMEOUT, socket.connect(properties))
+        .await
+        .ok()
 }
 
 /// Says good-bye; a connection that is gone, or doesn't answer, is left alone.
@@ -134,9 +170,27 @@ pub(super) async fn close(connection: &Connection) {
     let _closed = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
-fn watch_over(connection: &Connection, purpose: &str, link: Arc<Link>) {
-    let mut events = connection.events_listener();
-    let purpose = purpose.to_owned();
+/// Why each host let nobody in; what several say alike is said once.
+fn said_by_each(refusals: &[(&Host, String)]) -> String {
+    let mut reasons: Vec<(String, &str)> = Vec::new();
+    for (host, why) in refusals {
+        match reasons.iter_mut().find(|(_, other)| other == why) {
+            Some((hosts, _)) => *hosts += &format!(", {host}"),
+            None => reasons.push((host.to_string(), why)),
+        }
+    }
+    let reasons: Vec<String> = reasons
+        .into_iter()
+        .map(|(hosts, why)| format!("{hosts}: {why}"))
+        .collect();
+    reasons.join("; ")
+}
+
+fn watch_over(
+    mut events: impl Stream<Item = Event> + Send + Unpin + 'static,
+    purpose: &'static str,
+    link: Arc<Link>,
+) {
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {

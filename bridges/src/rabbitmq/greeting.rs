@@ -9,11 +9,10 @@ use std::time::Duration;
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::protocol::connection::AMQPMethod;
 use lapin::protocol::{AMQPClass, parse_class};
-use lapin::runtime::default_runtime;
-use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::uri::AMQPUri;
 use tokio::time::timeout;
+
+use super::socket::{HEADER, Socket};
 
 const WITHIN: Duration = Duration::from_secs(10);
 /// RabbitMQ's takes about 500 bytes.
@@ -61,16 +60,13 @@ impl Greeting {
 }
 
 /// Reads a broker's greeting; `None` if it can't be read.
-pub(super) async fn greeting(uri: &AMQPUri) -> Option<Greeting> {
-    timeout(WITHIN, read(uri)).await.ok().flatten()
+pub(super) async fn greeting(socket: &Socket) -> Option<Greeting> {
+    timeout(WITHIN, read(socket)).await.ok().flatten()
 }
 
-async fn read(uri: &AMQPUri) -> Option<Greeting> {
-    let runtime = default_runtime().ok()?;
-    let config = OwnedTLSConfig::default();
-    let stream = uri.connect_with_config_async(config.as_ref(), &runtime);
-    let mut stream = stream.await.ok()?;
-    stream.write_all(b"AMQP\x00\x00\x09\x01").await.ok()?;
+async fn read(socket: &Socket) -> Option<Greeting> {
+    let mut stream = socket.open().await.ok()?;
+    stream.write_all(HEADER).await.ok()?;
     stream.flush().await.ok()?;
     let mut header = [0; 7];
     stream.read_exact(&mut header).await.ok()?;

@@ -114,6 +114,10 @@ impl Health {
         }
     }
 
+    pub(super) fn is_blocked(&self) -> bool {
+        matches!(self.state.lock().way, Way::Blocked { .. })
+    }
+
     /// It was closed by this side: it stays so.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();

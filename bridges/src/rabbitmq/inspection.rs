@@ -9,8 +9,8 @@ use brickwork::transport::{Inspection, Obstacle, Pruned, Topology, TransportErro
 use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
-use lapin::uri::AMQPUri;
 
+use super::address::Address;
 use super::declarer::refusal;
 use super::greeting::{Greeting, greeting};
 use super::health::Health;
@@ -24,19 +24,19 @@ use super::topology::{Declaration, Step, declarations, queue_name};
 /// # Errors
 /// It can't be reached, doesn't let us in, or went away meanwhile.
 pub(super) async fn inspect(
-    uri: &AMQPUri,
+    broker: &Address,
     url: &str,
     topology: &Topology,
 ) -> Result<Inspection, TransportError> {
     // First, so that what is wrong with the connection is said as always.
     let link = Link::new(Health::new(&Arc::default()));
-    let connections = super::connection::Connections::open(uri, url, &link).await?;
+    let connections = super::connection::Connections::open(broker, url, &link).await?;
     let mut inspector = Inspector {
         connection: &connections.publishing,
         found: Inspection::default(),
     };
     let looked = async {
-        inspector.who(greeting(uri).await.unwrap_or_default());
+        inspector.who(greeting(&connections.socket).await.unwrap_or_default());
         inspector.things(topology).await?;
         inspector.rights(topology).await?;
         let Pruned { notes, leftovers } =

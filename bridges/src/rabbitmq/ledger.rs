@@ -27,7 +27,6 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions};
 use lapin::protocol::basic::AMQPProperties;
 use lapin::types::{AMQPValue, ShortString};
-use lapin::uri::AMQPUri;
 use lapin::{Channel, Confirmation, Connection};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -35,7 +34,7 @@ use tracing::warn;
 use super::connection::{close, connect};
 use super::declarer;
 use super::link::Link;
-use super::session::Lasting;
+use super::socket::Socket;
 use super::topology::{Declaration, ledger_declaration, ledger_name};
 
 /// The first line. Another number is another format, and left alone.
@@ -267,25 +266,20 @@ fn reads(properties: &AMQPProperties) -> i64 {
 /// Where a session writes down what it declares.
 #[derive(Clone)]
 pub(super) struct Ledger {
-    uri: AMQPUri,
-    url: String,
+    socket: Arc<Socket>,
     link: Arc<Link>,
 }
 
 impl Ledger {
-    pub(super) fn new(lasting: &Lasting, link: Arc<Link>) -> Self {
-        Self {
-            uri: lasting.uri.clone(),
-            url: lasting.url.clone(),
-            link,
-        }
+    pub(super) fn new(socket: Arc<Socket>, link: Arc<Link>) -> Self {
+        Self { socket, link }
     }
 
     /// Writes down what is declared. What is in the way is logged: the app runs without.
     pub(super) async fn note(&self, app: &str, all: &[Declaration]) {
         let lines = Lines::of(all, app);
         let noted = tokio::select! {
-            noted = note(&self.uri, &self.url, app, &lines) => noted,
+            noted = note(&self.socket, app, &lines) => noted,
             // The next session does.
             _ = self.link.ended() => return,
         };
@@ -302,13 +296,15 @@ impl Ledger {
 ///
 /// # Errors
 /// What is in the way: the app can run without.
-async fn note(uri: &AMQPUri, url: &str, app: &str, lines: &Lines) -> Result<(), String> {
+async fn note(socket: &Arc<Socket>, app: &str, lines: &Lines) -> Result<(), String> {
     let noting = async {
         let mut tries = 0;
         loop {
             tries += 1;
-            let connection = connect(uri, url, "ledger").await;
-            let connection = connection.map_err(|error| error.to_string())?;
+            let connection = connect(socket, "ledger").await;
+            let connection = connection
+                .ok_or("no answer")?
+                .map_err(|error| error.to_string())?;
             let noted = note_over(&connection, app, lines).await;
             let lost = !connection.status().connected();
             close(&connection).await;
@@ -358,6 +354,7 @@ mod tests {
                 high_water: 1,
                 limit: None,
                 overflow: Default::default(),
+                single_active: false,
             }],
             ..Topology::default()
         }

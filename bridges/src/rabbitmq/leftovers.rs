@@ -8,6 +8,8 @@
 //! the queue by its name: a quorum queue can't be deleted on the condition that it is
 //! empty (the broker closes the connection of whoever asks for it).
 
+use std::sync::Arc;
+
 use brickwork::transport::{
     Fate, LeftQueue, Leftover, Prune, Pruned, Topology, TransportError, judge,
 };
@@ -15,11 +17,13 @@ use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::uri::AMQPUri;
 
-use super::connection::{close, connect};
+use super::address::Address;
+use super::connection::Connections;
 use super::declarer::refusal;
+use super::health::Health;
 use super::ledger::{Lines, Reading};
+use super::link::Link;
 use super::topology::{Step, declarations, ledger_name, queue_name};
 
 /// Prunes over connections of its own, on the current runtime.
@@ -27,17 +31,20 @@ use super::topology::{Step, declarations, ledger_name, queue_name};
 /// # Errors
 /// The broker can't be reached, doesn't let us in, or went away meanwhile.
 pub(super) async fn prune(
-    uri: &AMQPUri,
+    broker: &Address,
     url: &str,
     topology: &Topology,
     how: Prune,
 ) -> Result<Pruned, TransportError> {
-    let connection = connect(uri, url, "pruning").await?;
+    let link = Link::new(Health::new(&Arc::default()));
+    let connections = Connections::open(broker, url, &link).await?;
+    let connection = &connections.consuming;
     let pruned = match how.remove {
-        true => sweep(&connection, topology, how.with_messages).await,
-        false => look(&connection, topology, how.with_messages).await,
+        true => sweep(connection, topology, how.with_messages).await,
+        false => look(connection, topology, how.with_messages).await,
     };
-    close(&connection).await;
+    link.close();
+    connections.close().await;
     pruned.map_err(|error| TransportError::Connect {
         url: without_password(url),
         why: error.to_string(),

@@ -62,6 +62,11 @@ impl Link {
         }
     }
 
+    /// Whether the broker takes nothing for now, and has said so.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.health.is_blocked()
+    }
+
     /// # Errors
     /// It has ended, and how.
     pub(super) fn check(&self) -> Result<(), TransportError> {

@@ -2,7 +2,8 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | `address` | URLs |
+//! | `address`, `tls` | URLs, and the files that they name |
+//! | `socket` | one stream to one host, and why there is none |
 //! | `connection`, `link` | the thread and the two connections; whether they are up |
 //! | `session`, `recovery` | all that is set up over them; making it again when it is lost |
 //! | `health` | what everybody may know of that |
@@ -11,8 +12,10 @@
 //! | `ledger`, `leftovers` | what was ever declared, on the broker; what is left over of it |
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
-//! | `router`, `publisher` | where messages go; publishing with confirms |
-//! | `consumer`, `settling` | taking messages, and settling them |
+//! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
+//! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
+//! | `settling`, `tags` | what a settlement means; which acks to send |
+//! | `ward` | trying what was in hand at crashes, one at a time |
 //! | `asks` | requests and replies |
 //! | `lease` | being the only one that runs a source |
 //! | `delayed`, `pressure` | counting what waits; full queues |
@@ -23,6 +26,7 @@
 //! one session to another but what was declared. A consumer that ends alone is its
 //! reader's to open again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,20 +57,28 @@ mod leftovers;
 mod link;
 mod pressure;
 mod publisher;
+mod pump;
 mod question;
 mod recovery;
 mod rfc3339;
+mod ring;
 mod router;
 mod session;
 mod settling;
+mod socket;
+mod tags;
+mod tls;
 mod topology;
+mod ward;
 mod wire;
 mod wires;
 
+use address::Address;
 use connection::Worker;
 use health::Health;
 use recovery::Recovery;
 use session::Lasting;
+use ward::Alibis;
 use wires::Book;
 
 const GUARANTEES: Guarantees = Guarantees {
@@ -91,7 +103,13 @@ impl Connector for RabbitMq {
     }
 
     fn check(&self, url: &str) -> Result<(), String> {
-        address::parse(url).map(drop)
+        let address = Address::parse(url)?;
+        // Also what the files hold: it is known without connecting.
+        address.tls.map_or(Ok(()), |tls| tls.load().map(drop))
+    }
+
+    fn resolve(&self, url: &str, folder: &Path) -> String {
+        address::resolve(url, folder)
     }
 
     fn inspect<'a>(
@@ -99,20 +117,10 @@ impl Connector for RabbitMq {
         url: &'a str,
         topology: &'a Topology,
     ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
-        Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: without_password(url),
-                why,
-            };
-            let uri = address::parse(url).map_err(failed)?;
-            let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
-            let (address, topology) = (url.to_owned(), topology.clone());
-            let inspecting = async move { inspection::inspect(&uri, &address, &topology).await };
-            let found = on(worker.handle(), inspecting).await;
-            drop(worker.stop());
-            worker.join().await;
-            found.unwrap_or_else(|| Err(failed("the thread is gone".into())))
-        })
+        let topology = topology.clone();
+        Box::pin(visit(url, move |broker, url| async move {
+            inspection::inspect(&broker, &url, &topology).await
+        }))
     }
 
     fn prune<'a>(
@@ -121,20 +129,10 @@ impl Connector for RabbitMq {
         topology: &'a Topology,
         how: Prune,
     ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
-        Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: without_password(url),
-                why,
-            };
-            let uri = address::parse(url).map_err(failed)?;
-            let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
-            let (address, topology) = (url.to_owned(), topology.clone());
-            let pruning = async move { leftovers::prune(&uri, &address, &topology, how).await };
-            let pruned = on(worker.handle(), pruning).await;
-            drop(worker.stop());
-            worker.join().await;
-            pruned.unwrap_or_else(|| Err(failed("the thread is gone".into())))
-        })
+        let topology = topology.clone();
+        Box::pin(visit(url, move |broker, url| async move {
+            leftovers::prune(&broker, &url, &topology, how).await
+        }))
     }
 
     fn connect<'a>(
@@ -147,15 +145,16 @@ impl Connector for RabbitMq {
                 url: without_password(url),
                 why,
             };
-            let uri = address::parse(url).map_err(failed)?;
+            let broker = Address::parse(url).map_err(failed)?;
             let worker = Worker::start().map_err(|error| failed(error.to_string()))?;
             // If this is dropped meanwhile, the worker goes, and the attempt with it.
             let handle = worker.handle().clone();
             let lasting = Lasting {
-                uri,
+                address: broker,
                 url: url.to_owned(),
                 health: Health::new(&pressure),
                 book: Arc::<Book>::default(),
+                alibis: Arc::<Alibis>::default(),
                 late: Arc::<AtomicU64>::default(),
             };
             let recovery = on(&handle, Recovery::start(lasting)).await;
@@ -177,6 +176,26 @@ struct Amqp {
     handle: Handle,
     pressure: Arc<Pressure>,
     recovery: Arc<Recovery>,
+}
+
+/// Does something with a broker, on a thread of its own.
+async fn visit<T: Send + 'static, F>(
+    url: &str,
+    work: impl FnOnce(Address, String) -> F + Send,
+) -> Result<T, TransportError>
+where
+    F: Future<Output = Result<T, TransportError>> + Send + 'static,
+{
+    let failed = |why: String| TransportError::Connect {
+        url: without_password(url),
+        why,
+    };
+    let broker = Address::parse(url).map_err(failed)?;
+    let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
+    let done = on(worker.handle(), work(broker, url.to_owned())).await;
+    drop(worker.stop());
+    worker.join().await;
+    done.unwrap_or_else(|| Err(failed("the thread is gone".into())))
 }
 
 /// Runs a future on the transport's thread; `None` if that is gone.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use brickwork::QueueId;
 use brickwork::transport::{Pressure, PressureGauge};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
@@ -43,7 +44,13 @@ async fn look(gauges: &[(Arc<Queue>, PressureGauge)], recovery: &Recovery) {
     for (queue, gauge) in gauges {
         let Ok(session) = recovery.now() else { return };
         match session.router.declarer.count(queue.name.clone()).await {
-            Ok(Some(ready)) => gauge.update(ready),
+            Ok(Some(ready)) => {
+                gauge.update(ready);
+                if ready > 0 && queue.id == QueueId::suspects(&queue.id.service) {
+                    // Also those that another process has put there.
+                    session.ward.look(&queue.id.service);
+                }
+            }
             Ok(None) => {
                 // Whoever publishes wouldn't notice, and whoever consumes may be elsewhere.
                 if session.router.declare_again().await.is_ok() {

@@ -4,13 +4,16 @@
 //! confirm is whose. It holds every confirm until it comes, at most [`WINDOW`] at a
 //! time, and gives a job up that isn't confirmed within [`CONFIRM_TIMEOUT`].
 //!
-//! A message that must reach a queue is published as mandatory; the broker returns it
-//! if there is none. The client library hands a return over with the next confirm that
-//! it sees, whosever that is. So returns are matched by id and address, and on such a
-//! channel no success is reported before every confirm that is out has come.
+//! A message that must reach a queue is published as mandatory; the broker returns it,
+//! before it confirms it, if there is none. The client library hands a return over with
+//! the next confirm that it looks at, whosever that is. So returns are matched by id and
+//! address, and no success of such a message is reported before every confirm that the
+//! library looked at until then has been seen here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use brickwork::transport::{Completion, TransportError};
@@ -27,6 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::error;
 
 use super::link::Link;
+use super::ring::Ring;
 
 /// The most messages that are out without a confirm.
 const WINDOW: usize = 1000;
@@ -42,6 +46,8 @@ pub(super) struct Publication {
     pub(super) key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) payload: Bytes,
+    /// If no queue takes it, it fails.
+    pub(super) mandatory: bool,
 }
 
 /// Publishes on one channel. Clones share it.
@@ -64,19 +70,18 @@ struct Job {
 
 impl Publisher {
     /// Takes over a channel in confirm mode, on the current runtime.
-    pub(super) fn start(channel: Channel, link: Arc<Link>, mandatory: bool) -> Self {
+    pub(super) fn start(channel: Channel, link: Arc<Link>) -> Self {
         let (orders, received) = mpsc::channel(WAITING_MAX);
         let owner = Owner {
             channel,
             link: link.clone(),
-            mandatory,
             waiting: VecDeque::new(),
-            jobs: BTreeMap::new(),
-            sent: BTreeMap::new(),
+            jobs: Ring::new(),
+            sent: Ring::new(),
             confirms: FuturesUnordered::new(),
+            confirmed: Vec::new(),
+            last_answer: Instant::now(),
             flushes: Vec::new(),
-            next_job: 0,
-            next_sent: 0,
         };
         tokio::spawn(owner.run(received));
         Self { orders, link }
@@ -128,18 +133,18 @@ type Answer = (u64, lapin::Result<Confirmation>);
 struct Owner {
     channel: Channel,
     link: Arc<Link>,
-    mandatory: bool,
     /// Jobs of which some messages are still to go out, in order.
     waiting: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
     /// Jobs that have not been reported on, or have messages out.
-    jobs: BTreeMap<u64, OpenJob>,
+    jobs: Ring<OpenJob>,
     /// Messages that are out, or whose success is held back.
-    sent: BTreeMap<u64, Sent>,
+    sent: Ring<Sent>,
     confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Messages whose success is held back.
+    confirmed: Vec<u64>,
+    last_answer: Instant,
     /// Who waits until no job before this number is open.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
-    next_job: u64,
-    next_sent: u64,
 }
 
 struct OpenJob {
@@ -152,10 +157,13 @@ struct OpenJob {
 
 struct Sent {
     job: u64,
-    /// Only on a mandatory channel: what a return is known by.
-    address: Option<(ShortString, ShortString, Option<ShortString>)>,
+    /// If it is mandatory: what a return of it is known by.
+    address: Option<Address>,
     returned: Option<TransportError>,
 }
+
+/// Exchange, routing key and id.
+type Address = (ShortString, ShortString, Option<ShortString>);
 
 impl Owner {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
@@ -169,7 +177,7 @@ impl Owner {
             tokio::select! {
                 biased;
                 error = &mut ended => break error,
-                Some((number, answer)) = self.confirms.next() => self.answered(number, answer),
+                () = poll_fn(|cx| self.poll_confirms(cx)) => {}
                 order = orders.recv(), if self.jobs.len() < WAITING_MAX => match order {
                     Some(order) => self.accept(order),
                     None => break TransportError::Closed,
@@ -181,7 +189,7 @@ impl Owner {
         while let Ok(order) = orders.try_recv() {
             self.accept(order);
         }
-        for job in self.jobs.values_mut() {
+        for (_, job) in self.jobs.iter_mut() {
             if let Some(done) = job.done.take() {
                 done.complete(Err(error.clone()));
             }
@@ -192,19 +200,17 @@ impl Owner {
     fn accept(&mut self, order: Order) {
         match order {
             Order::Flush(done) => {
-                self.flushes.push((self.next_job, done));
+                self.flushes.push((self.jobs.next(), done));
                 self.report_flushes();
             }
             Order::Publish(job) => {
-                let number = self.next_job;
-                self.next_job += 1;
                 let open = OpenJob {
                     unconfirmed: job.publications.len(),
                     since: job.since,
                     failure: None,
                     done: Some(job.done),
                 };
-                self.jobs.insert(number, open);
+                let number = self.jobs.push(open);
                 if job.publications.is_empty() {
                     self.close_if_done(number);
                 } else {
@@ -232,27 +238,27 @@ impl Owner {
     }
 
     fn send(&mut self, job: u64, publication: Publication) {
-        let number = self.next_sent;
-        self.next_sent += 1;
         let Publication {
             exchange,
             key,
             properties,
             payload,
+            mandatory,
         } = publication;
-        let address = self.mandatory.then(|| {
+        let address = mandatory.then(|| {
             let id = properties.message_id().clone();
             (exchange.clone(), key.clone(), id)
         });
-        self.sent.insert(
-            number,
-            Sent {
-                job,
-                address,
-                returned: None,
-            },
-        );
-        let (channel, mandatory) = (self.channel.clone(), self.mandatory);
+        let number = self.sent.push(Sent {
+            job,
+            address,
+            returned: None,
+        });
+        if self.confirms.is_empty() {
+            // It was silent because nothing was asked.
+            self.last_answer = Instant::now();
+        }
+        let channel = self.channel.clone();
         let mut confirm = async move {
             let options = BasicPublishOptions {
                 mandatory,
@@ -274,7 +280,41 @@ impl Owner {
         }
     }
 
+    /// Ready when anything was answered.
+    fn poll_confirms(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut any = self.drain_confirms(cx);
+        while !self.confirmed.is_empty() {
+            any = true;
+            let held = self.confirmed.len();
+            // One frame of the broker's can confirm many, and the library may be in the
+            // middle of it: a return can still come with another one. It holds a lock
+            // meanwhile, and this takes the same lock (and no more: the rest of what it
+            // would do is not waited for).
+            let _unwanted = self.channel.wait_for_confirms().now_or_never();
+            self.drain_confirms(cx);
+            for number in self.confirmed.drain(..held).collect::<Vec<_>>() {
+                let returned = self.sent.get_mut(number).and_then(|it| it.returned.take());
+                self.settle(number, returned.map_or(Ok(()), Err));
+            }
+        }
+        if any { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Takes every answer that is there. Returns whether there was one.
+    fn drain_confirms(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        // Twice, because it may pause to let others go on.
+        for _ in 0..2 {
+            while let Poll::Ready(Some((number, answer))) = self.confirms.poll_next_unpin(cx) {
+                any = true;
+                self.answered(number, answer);
+            }
+        }
+        any
+    }
+
     fn answered(&mut self, number: u64, answer: lapin::Result<Confirmation>) {
+        self.last_answer = Instant::now();
         let (outcome, returned) = match answer {
             Ok(Confirmation::Ack(returned)) => (Ok(()), returned),
             Ok(Confirmation::Nack(returned)) => {
@@ -291,17 +331,11 @@ impl Owner {
         if let Some(message) = returned {
             self.returned(&message);
         }
-        match (outcome, self.mandatory) {
-            (outcome, false) => self.settle(number, outcome),
-            (Err(error), true) => self.settle(number, Err(error)),
-            // Held back: a return of this one may come with a later confirm.
-            (Ok(()), true) => {}
-        }
-        if self.mandatory && self.confirms.is_empty() {
-            while let Some((&number, sent)) = self.sent.first_key_value() {
-                let outcome = sent.returned.clone().map_or(Ok(()), Err);
-                self.settle(number, outcome);
-            }
+        let is_mandatory = |sent: &mut Sent| sent.address.is_some();
+        if outcome.is_ok() && self.sent.get_mut(number).is_some_and(is_mandatory) {
+            self.confirmed.push(number);
+        } else {
+            self.settle(number, outcome);
         }
     }
 
@@ -312,7 +346,7 @@ impl Owner {
             &message.delivery.routing_key,
             id.as_ref(),
         );
-        let mut sent = self.sent.values_mut().filter(|sent| {
+        let mut sent = self.sent.iter_mut().filter(|(_, sent)| {
             sent.returned.is_none()
                 && sent
                     .address
@@ -320,7 +354,7 @@ impl Owner {
                     .is_some_and(|(exchange, key, id)| (exchange, key, id.as_ref()) == address)
         });
         match sent.next() {
-            Some(sent) => {
+            Some((_, sent)) => {
                 let why = format!("no queue takes {}: {}", address.1, message.reply_text);
                 sent.returned = Some(TransportError::Refused(why));
             }
@@ -330,10 +364,10 @@ impl Owner {
 
     /// One message is dealt with.
     fn settle(&mut self, number: u64, outcome: Result<(), TransportError>) {
-        let Some(sent) = self.sent.remove(&number) else {
+        let Some(sent) = self.sent.remove(number) else {
             return;
         };
-        if let Some(job) = self.jobs.get_mut(&sent.job) {
+        if let Some(job) = self.jobs.get_mut(sent.job) {
             job.unconfirmed -= 1;
             if let Err(error) = outcome {
                 job.failure.get_or_insert(error);
@@ -343,11 +377,11 @@ impl Owner {
     }
 
     fn close_if_done(&mut self, number: u64) {
-        let done = |job: &OpenJob| job.unconfirmed == 0;
-        if !self.jobs.get(&number).is_some_and(done) {
+        let done = |job: &mut OpenJob| job.unconfirmed == 0;
+        if !self.jobs.get_mut(number).is_some_and(done) {
             return;
         }
-        if let Some(mut job) = self.jobs.remove(&number)
+        if let Some(mut job) = self.jobs.remove(number)
             && let Some(done) = job.done.take()
         {
             done.complete(job.failure.map_or(Ok(()), Err));
@@ -361,9 +395,9 @@ impl Owner {
         }
         let first_open = self
             .jobs
-            .iter()
+            .iter_mut()
             .find(|(_, job)| job.done.is_some())
-            .map(|(number, _)| *number);
+            .map(|(number, _)| number);
         self.flushes.retain_mut(|(before, done)| {
             let open = first_open.is_some_and(|first| first < *before);
             if !open {
@@ -375,10 +409,18 @@ impl Owner {
     }
 
     /// Reports failure of jobs that have waited too long. Their messages stay in the
-    /// window until the broker says something: they may have arrived.
+    /// window until the broker says something: they may have arrived. A broker that says
+    /// nothing at all is as good as gone.
     fn give_up_old(&mut self) {
+        let silent = self.last_answer.elapsed();
+        if !self.confirms.is_empty() && silent >= CONFIRM_TIMEOUT && !self.link.is_blocked() {
+            self.link.fail(format!(
+                "publishing: nothing was confirmed for {CONFIRM_TIMEOUT:?}"
+            ));
+            return;
+        }
         let mut given_up = false;
-        for job in self.jobs.values_mut() {
+        for (_, job) in self.jobs.iter_mut() {
             if job.since.elapsed() >= CONFIRM_TIMEOUT
                 && let Some(done) = job.done.take()
             {
@@ -396,7 +438,7 @@ impl Owner {
     fn drop_unsent(&mut self) {
         let jobs = &mut self.jobs;
         self.waiting.retain_mut(|(number, publications)| {
-            let Some(job) = jobs.get_mut(number) else {
+            let Some(job) = jobs.get_mut(*number) else {
                 return false;
             };
             if job.done.is_some() {
@@ -404,7 +446,7 @@ impl Owner {
             }
             job.unconfirmed -= publications.len();
             if job.unconfirmed == 0 {
-                jobs.remove(number);
+                jobs.remove(*number);
             }
             false
         });

@@ -1,8 +1,8 @@
 //! Where messages go: from an app's words (topics, queues, delays, replies) to the
 //! broker's (exchanges, routing keys, the delay ladder).
 //!
-//! Two confirm channels: what goes to a topic may find no reader; what goes to a queue
-//! must find it, or the publication fails.
+//! What goes to a queue, or to a topic that a queue of the app reads, must find one, or
+//! the publication fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -11,7 +11,6 @@ use std::time::Duration;
 use brickwork::transport::{Completion, Outgoing, Topology, TransportError};
 use brickwork::{Envelope, Message, QueueId, Reply};
 use lapin::types::ShortString;
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::declarer::Declarer;
@@ -23,8 +22,7 @@ use super::wires::{Book, Queue, Wires};
 
 /// Sends messages. One for a session.
 pub(super) struct Router {
-    pub(super) topics: Publisher,
-    pub(super) direct: Publisher,
+    pub(super) publisher: Publisher,
     pub(super) declarer: Declarer,
     pub(super) properties_bytes_max: usize,
     ledger: Ledger,
@@ -37,23 +35,20 @@ pub(super) struct Router {
 /// A batch, sorted by channel.
 #[derive(Default)]
 struct Sorted {
-    topics: Vec<Publication>,
-    direct: Vec<Publication>,
+    publications: Vec<Publication>,
     delayed: Vec<(Arc<Queue>, Step)>,
 }
 
 impl Router {
     pub(super) fn new(
-        topics: Publisher,
-        direct: Publisher,
+        publisher: Publisher,
         declarer: Declarer,
         ledger: Ledger,
         book: Arc<Book>,
         properties_bytes_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
-            topics,
-            direct,
+            publisher,
             declarer,
             ledger,
             properties_bytes_max,
@@ -119,15 +114,14 @@ impl Router {
     /// Publishes a batch and reports once on all of it.
     pub(super) fn publish(self: &Arc<Self>, batch: Vec<Outgoing>, done: Completion) {
         let Sorted {
-            topics,
-            direct,
+            publications,
             delayed,
         } = match self.sort(batch) {
             Ok(sorted) => sorted,
             Err(error) => return done.complete(Err(error)),
         };
-        if direct.is_empty() {
-            return self.topics.publish(topics, done);
+        if delayed.is_empty() {
+            return self.publisher.publish(publications, done);
         }
         let missing = delayed.iter().fold(0, |bits, (_, step)| {
             bits | (1 << step.number & !self.steps.load(Relaxed))
@@ -137,27 +131,16 @@ impl Router {
             .map(|(_, step)| *step)
             .filter(|step| missing & (1 << step.number) != 0)
             .collect();
-        let done = if delayed.is_empty() {
-            done
-        } else {
-            Completion::new(move |outcome| {
-                if outcome.is_ok() {
-                    for (queue, step) in delayed {
-                        queue.delayed.add(step);
-                    }
+        let done = Completion::new(move |outcome| {
+            if outcome.is_ok() {
+                for (queue, step) in delayed {
+                    queue.delayed.add(step);
                 }
-                done.complete(outcome);
-            })
-        };
-        let done = if topics.is_empty() {
-            done
-        } else {
-            let (first, second) = both(done);
-            self.topics.publish(topics, first);
-            second
-        };
+            }
+            done.complete(outcome);
+        });
         if steps.is_empty() {
-            return self.direct.publish(direct, done);
+            return self.publisher.publish(publications, done);
         }
         let router = self.clone();
         self.handle.spawn(async move {
@@ -166,7 +149,7 @@ impl Router {
                     return done.complete(Err(error));
                 }
             }
-            router.direct.publish(direct, done);
+            router.publisher.publish(publications, done);
         });
     }
 
@@ -189,8 +172,12 @@ impl Router {
             };
             if delay.is_zero() {
                 match queue {
-                    None => sorted.topics.push(self.to_topic(&wires, &message)?),
-                    Some(queue) => sorted.direct.push(self.to_queue(&queue.name, &message, 1)?),
+                    None => sorted.publications.push(self.to_topic(&wires, &message)?),
+                    Some(queue) => {
+                        sorted
+                            .publications
+                            .push(self.to_queue(&queue.name, &message, 1)?)
+                    }
                 }
                 continue;
             }
@@ -208,7 +195,7 @@ impl Router {
             };
             for queue in readers {
                 let waiting = self.to_ladder(&wires, step, &queue.name, &message, 1)?;
-                sorted.direct.push(waiting);
+                sorted.publications.push(waiting);
                 sorted.delayed.push((queue.clone(), step));
             }
         }
@@ -230,7 +217,7 @@ impl Router {
         let step = Step::at_least(after).unwrap_or_else(Step::longest);
         self.ensure(step).await?;
         let waiting = self.to_ladder(&self.wires(), step, &queue.name, message, attempt)?;
-        self.direct.send(waiting).await?;
+        self.publisher.send(waiting).await?;
         queue.delayed.add(step);
         Ok(())
     }
@@ -243,7 +230,42 @@ impl Router {
         attempt: u32,
     ) -> Result<(), TransportError> {
         let publication = self.to_queue(queue, message, attempt)?;
-        self.direct.send(publication).await
+        self.publisher.send(publication).await
+    }
+
+    /// Puts a message into the queue of its service's suspects.
+    pub(super) async fn to_suspects(
+        &self,
+        of: &QueueId,
+        message: &Message,
+        attempt: u32,
+    ) -> Result<(), TransportError> {
+        let suspects = self.queue(&QueueId::suspects(&of.service))?;
+        self.send_suspect(&suspects, of, message, attempt).await
+    }
+
+    /// Sends a suspect of one queue to another, or back.
+    pub(super) async fn send_suspect(
+        &self,
+        to: &Queue,
+        of: &QueueId,
+        message: &Message,
+        attempt: u32,
+    ) -> Result<(), TransportError> {
+        let way = Way {
+            attempt,
+            past_topics: true,
+            suspect: Some(&of.input),
+            properties_bytes_max: self.properties_bytes_max,
+        };
+        let publication = Publication {
+            exchange: "".into(),
+            key: to.name.clone(),
+            properties: wire::encode(message, way)?,
+            payload: message.payload.clone(),
+            mandatory: true,
+        };
+        self.publisher.send(publication).await
     }
 
     /// Sends an asker its reply. Whether the asker still waits isn't known here.
@@ -273,10 +295,12 @@ impl Router {
         let too_long = |_| TransportError::Unpublishable("its reply address is too long".into());
         let address = ShortString::try_new(&*reply_to.address).map_err(too_long)?;
         let mut publication = self.to_queue(&address, &answer.into(), 1)?;
+        // An asker that is gone is no failure.
+        publication.mandatory = false;
         publication.properties = publication
             .properties
             .with_correlation_id(ShortString::try_new(correlation).map_err(too_long)?);
-        self.topics.send(publication).await
+        self.publisher.send(publication).await
     }
 
     /// To whoever reads its topic.
@@ -292,6 +316,8 @@ impl Router {
             key: ShortString::try_new(&*message.topic).map_err(too_long)?,
             properties: self.encode(message, 1, false)?,
             payload: message.payload.clone(),
+            // Where nobody of ours reads, whoever reads binds a queue when it likes.
+            mandatory: wires.readers.contains_key(&message.topic),
         })
     }
 
@@ -306,6 +332,7 @@ impl Router {
             key: queue.clone(),
             properties: self.encode(message, attempt, true)?,
             payload: message.payload.clone(),
+            mandatory: true,
         })
     }
 
@@ -332,6 +359,7 @@ impl Router {
         let way = Way {
             attempt,
             past_topics,
+            suspect: None,
             properties_bytes_max: self.properties_bytes_max,
         };
         wire::encode(message, way)
@@ -346,62 +374,5 @@ impl Router {
             self.steps.fetch_or(bit, Relaxed);
         }
         Ok(())
-    }
-}
-
-/// Two completions for one: done when both are, with the first error.
-fn both(done: Completion) -> (Completion, Completion) {
-    struct Halves {
-        done: Completion,
-        first: Option<Result<(), TransportError>>,
-    }
-    let halves = Arc::new(Mutex::new(Some(Halves { done, first: None })));
-    let half = |halves: Arc<Mutex<Option<Halves>>>| {
-        Completion::new(move |outcome| {
-            let mut both = halves.lock();
-            match both.take() {
-                Some(Halves { done, first: None }) => {
-                    let first = Some(outcome);
-                    *both = Some(Halves { done, first });
-                }
-                Some(Halves {
-                    done,
-                    first: Some(first),
-                }) => {
-                    drop(both);
-                    done.complete(first.and(outcome));
-                }
-                None => unreachable!("each half completes once"),
-            }
-        })
-    };
-    (half(halves.clone()), half(halves))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_halves_report_once_with_the_first_error() {
-        for (first, second, ok) in [
-            (true, true, true),
-            (false, true, false),
-            (true, false, false),
-        ] {
-            let (whole, outcome) = Completion::channel();
-            let (a, b) = both(whole);
-            let result = |ok| {
-                if ok {
-                    Ok(())
-                } else {
-                    Err(TransportError::Closed)
-                }
-            };
-            a.complete(result(first));
-            b.complete(result(second));
-            let outcome = futures_util::FutureExt::now_or_never(outcome);
-            assert_eq!(outcome.map(|outcome| outcome.is_ok()), Some(ok));
-        }
     }
 }

@@ -9,23 +9,25 @@ use std::time::Duration;
 
 use brickwork::transport::{Depth, TransportError};
 use brickwork::{QueueId, without_password};
-use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::address::Address;
 use super::asks::Asks;
 use super::connection::Connections;
-use super::consumer::{self, Count, Question, QueueConsumer};
+use super::consumer::QueueConsumer;
 use super::declarer::{self, Declarer};
 use super::health::Health;
 use super::ledger::Ledger;
 use super::link::Link;
 use super::publisher::Publisher;
+use super::pump::{self, Count, Question};
 use super::router::Router;
 use super::settling::Settling;
+use super::ward::{Alibis, Ward};
 use super::wires::Book;
 
 /// What a frame has beside a message's properties, generously.
@@ -38,10 +40,12 @@ const SET_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What outlives sessions.
 pub(super) struct Lasting {
-    pub(super) uri: AMQPUri,
+    pub(super) address: Address,
     pub(super) url: String,
     pub(super) health: Arc<Health>,
     pub(super) book: Arc<Book>,
+    /// Suspects that were lost with a connection.
+    pub(super) alibis: Arc<Alibis>,
     /// Replies for askers that had stopped waiting.
     pub(super) late: Arc<AtomicU64>,
 }
@@ -51,6 +55,7 @@ pub(super) struct Session {
     pub(super) link: Arc<Link>,
     pub(super) router: Arc<Router>,
     pub(super) asks: Arc<Asks>,
+    pub(super) ward: Arc<Ward>,
     connections: Arc<Connections>,
     /// The pumps of consumers, by queue. Those that are gone are removed in passing.
     pumps: Mutex<HashMap<QueueId, Vec<mpsc::Sender<Question>>>>,
@@ -64,7 +69,7 @@ impl Session {
     pub(super) async fn open(lasting: &Lasting) -> Result<Arc<Self>, TransportError> {
         let link = Link::new(lasting.health.clone());
         let opened = async {
-            let connections = Connections::open(&lasting.uri, &lasting.url, &link).await?;
+            let connections = Connections::open(&lasting.address, &lasting.url, &link).await?;
             let set_up = Self::set_up(lasting, &link, connections);
             match timeout(SET_UP_TIMEOUT, set_up).await {
                 Ok(session) => session,
@@ -93,13 +98,12 @@ impl Session {
         let connections = Arc::new(connections);
         let publishing = &connections.publishing;
         let opened = async {
-            let topics = confirming(publishing).await?;
-            let direct = confirming(publishing).await?;
+            let channel = confirming(publishing).await?;
             let asks = confirming(publishing).await?;
             let asks = Asks::start(asks, link.clone(), lasting.late.clone()).await?;
-            Ok((topics, direct, asks))
+            Ok((channel, asks))
         };
-        let (topics, direct, asks) =
+        let (channel, asks) =
             opened
                 .await
                 .map_err(|error: lapin::Error| TransportError::Connect {
@@ -111,18 +115,24 @@ impl Session {
             bytes => bytes,
         };
         let router = Router::new(
-            Publisher::start(topics, link.clone(), false),
-            Publisher::start(direct, link.clone(), true),
+            Publisher::start(channel, link.clone()),
             Declarer::start(connections.clone(), link.clone()),
-            Ledger::new(lasting, link.clone()),
+            Ledger::new(connections.socket.clone(), link.clone()),
             lasting.book.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
         );
         router.declare_again().await?;
+        let ward = Ward::start(
+            connections.clone(),
+            link.clone(),
+            router.clone(),
+            lasting.alibis.clone(),
+        );
         Ok(Arc::new(Self {
             link: link.clone(),
             router,
             asks,
+            ward,
             connections,
             pumps: Mutex::default(),
         }))
@@ -167,14 +177,14 @@ impl Session {
         } else {
             Some(self.router.queue(&letters)?.name.clone())
         };
+        let channel = channel.map_err(lost)?;
         let settling = Settling {
-            channel: channel.map_err(lost)?,
             link: self.link.clone(),
             router: self.router.clone(),
             queue: queue.clone(),
             letters,
         };
-        let consuming = consumer::consume(settling, bound);
+        let consuming = pump::consume(channel, settling, &self.ward, bound);
         let (consumer, questions) = tokio::select! {
             consuming = consuming => consuming.map_err(lost)?,
             error = self.link.ended() => return Err(error),
@@ -197,6 +207,7 @@ impl Session {
 
     pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
         let queue = self.router.queue(id)?;
+        let _none_between = self.ward.hold().await;
         let mut depth = Depth {
             delayed: queue.delayed.count(),
             ..Depth::default()
@@ -223,19 +234,27 @@ impl Session {
             }
         };
         depth.ready += ready;
+        if let Some(suspects) = self.router.wires().suspects_counted_with(id) {
+            let count = self.router.declarer.count(suspects.name.clone()).await?;
+            depth.ready += count.unwrap_or(0);
+        }
         Ok(depth)
     }
 
     pub(super) async fn flush(&self) -> Result<(), TransportError> {
-        self.router.topics.flush().await;
-        self.router.direct.flush().await;
+        self.router.publisher.flush().await;
         self.asks.flush().await;
+        self.flush_pumps().await;
+        self.ward.flush(&self.link).await;
+        self.link.check()
+    }
+
+    async fn flush_pumps(&self) {
         let pumps: Vec<_> = self.pumps.lock().values().flatten().cloned().collect();
         for pump in pumps {
             // One that is gone has settled everything.
             let _gone = ask(&pump, Question::Flush).await;
         }
-        self.link.check()
     }
 
     /// Ends it, and says good-bye where somebody still listens.

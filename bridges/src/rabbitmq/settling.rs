@@ -1,29 +1,35 @@
 //! What is done about a delivery once it is decided: what leads elsewhere goes there,
 //! confirmed, before the broker is told to forget it here. If that fails, the delivery
-//! goes back to its queue.
+//! goes back to its queue. Telling the broker is left to who owns the channel.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::TransportError;
 use brickwork::{Message, Parcel, Reply, Settlement};
-use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::ShortString;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::link::Link;
 use super::router::Router;
+use super::wire;
 use super::wires::Queue;
 
 /// Before a delivery goes back because the broker refused what was to become of it:
 /// without a pause it would run in circles.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Settles the deliveries that came over one channel.
+/// What the broker is to be told of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    Forget,
+    GiveBack,
+    /// Nothing: it has taken the delivery back with its channel, and delivers it again.
+    Stale,
+}
+
+/// Settles the deliveries of one queue.
 pub(super) struct Settling {
-    /// Tags mean something on this channel only, and it never reconnects.
-    pub(super) channel: Channel,
     pub(super) link: Arc<Link>,
     pub(super) router: Arc<Router>,
     pub(super) queue: Arc<Queue>,
@@ -32,15 +38,16 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    pub(super) async fn settle(&self, parcel: Parcel, settlement: Settlement) {
-        if self.is_stale() {
-            return;
+    /// Does what was decided, but for telling the broker.
+    pub(super) async fn settle(&self, parcel: &Parcel, settlement: Settlement) -> Settled {
+        if self.link.check().is_err() {
+            return Settled::Stale;
         }
         let message = &parcel.message;
         let outcome = match settlement {
             Settlement::Ack(None) => Ok(()),
             Settlement::Ack(Some(reply)) => self.reply(message, reply).await,
-            Settlement::GiveBack => return self.give_back(parcel.tag).await,
+            Settlement::GiveBack => return Settled::GiveBack,
             Settlement::Again { after, attempt } => {
                 self.router
                     .again(&self.queue, message, attempt, after)
@@ -55,44 +62,34 @@ impl Settling {
                         error => error,
                     }
                 }
-                None => return self.give_back(parcel.tag).await,
+                None => return Settled::GiveBack,
             },
         };
-        match outcome {
-            Ok(()) => {
-                let acked = self
-                    .channel
-                    .basic_ack(parcel.tag, BasicAckOptions::default());
-                // If this fails, the channel is gone: the broker delivers it again.
-                let _again = acked.await;
-            }
-            Err(error) => {
-                if self.link.check().is_ok() {
-                    let (queue, id) = (&self.queue.id, &message.id);
-                    warn!(%queue, message = %id, %error, "could not be settled, it goes back");
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                }
-                self.give_back(parcel.tag).await;
-            }
-        }
+        self.or_back(message, outcome).await
     }
 
-    /// The broker has taken the delivery back with its channel, and delivers it again:
-    /// nothing that is decided about it may have an effect any more.
-    fn is_stale(&self) -> bool {
-        self.link.check().is_err() || !self.channel.status().connected()
+    /// Puts a message that was in hand at two crashes, or was so before, into the queue of
+    /// suspects.
+    pub(super) async fn set_aside(&self, delivery: lapin::message::Delivery) -> Settled {
+        let key = delivery.routing_key.as_str();
+        let decoded = wire::decode(key, &delivery.properties, delivery.data);
+        let (queue, message) = (&self.queue.id, &decoded.message);
+        info!(%queue, message = %message.id, "was in hand at two crashes, it will be tried alone");
+        let sent = self.router.to_suspects(queue, message, decoded.attempt);
+        let outcome = sent.await;
+        self.or_back(message, outcome).await
     }
 
-    pub(super) async fn give_back(&self, tag: u64) {
-        if self.is_stale() {
-            return;
-        }
-        let options = BasicNackOptions {
-            requeue: true,
-            ..Default::default()
+    async fn or_back(&self, message: &Message, outcome: Result<(), TransportError>) -> Settled {
+        let Err(error) = outcome else {
+            return Settled::Forget;
         };
-        // If this fails, the channel is gone: that gives it back, too.
-        let _back = self.channel.basic_nack(tag, options).await;
+        if self.link.check().is_ok() {
+            let (queue, id) = (&self.queue.id, &message.id);
+            warn!(%queue, message = %id, %error, "could not be settled, it goes back");
+            tokio::time::sleep(REFUSED_PAUSE).await;
+        }
+        Settled::GiveBack
     }
 
     /// An error means that the reply may not have gone out, and may the next time.

@@ -53,7 +53,11 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     for service in topology.services() {
         all.push(Declaration::Queue {
             name: queue_name(app, &QueueId::dead_letters(service))?,
-            arguments: dead_letter_arguments(),
+            arguments: quorum_limited(),
+        });
+        all.push(Declaration::Queue {
+            name: queue_name(app, &QueueId::suspects(service))?,
+            arguments: quorum_limited(),
         });
     }
     for spec in &topology.queues {
@@ -61,7 +65,7 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
         let letters = queue_name(app, &QueueId::dead_letters(&spec.id.service))?;
         all.push(Declaration::Queue {
             name: queue.clone(),
-            arguments: work_arguments(&letters),
+            arguments: work_arguments(&letters, spec.single_active),
         });
         for topic in &spec.topics {
             all.push(Declaration::Binding {
@@ -167,7 +171,7 @@ pub(super) fn ledger_name(app: &str) -> ShortString {
 pub(super) fn ledger_declaration(app: &str) -> Declaration {
     Declaration::Queue {
         name: ledger_name(app),
-        arguments: dead_letter_arguments(),
+        arguments: quorum_limited(),
     }
 }
 
@@ -190,20 +194,24 @@ pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, Tran
 }
 
 /// A work queue: what is delivered too often ends in the service's dead-letter queue.
-fn work_arguments(dead_letters: &ShortString) -> FieldTable {
-    let mut table = quorum();
-    limited(&mut table);
+fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable {
+    let mut table = quorum_limited();
     table.insert("x-dead-letter-exchange".into(), text(""));
     table.insert(
         "x-dead-letter-routing-key".into(),
         text(dead_letters.as_str()),
     );
     moved_safely(&mut table);
+    if single_active {
+        let name = "x-single-active-consumer".into();
+        table.insert(name, AMQPValue::Boolean(true));
+    }
     table
 }
 
-/// A dead-letter queue: the end of the line.
-fn dead_letter_arguments() -> FieldTable {
+/// A queue for what is looked at one by one, dead letters and suspects. Nothing leads on
+/// from there by itself.
+fn quorum_limited() -> FieldTable {
     let mut table = quorum();
     limited(&mut table);
     table
@@ -211,8 +219,7 @@ fn dead_letter_arguments() -> FieldTable {
 
 /// The broker gives its messages to one consumer, and to the next one when that is gone.
 fn lease_arguments() -> FieldTable {
-    let mut table = quorum();
-    limited(&mut table);
+    let mut table = quorum_limited();
     table.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     table
 }

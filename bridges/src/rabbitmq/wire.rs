@@ -24,6 +24,8 @@ const PARENT: &str = "brickwork-parent";
 const DEADLINE: &str = "brickwork-deadline";
 const TENANT: &str = "brickwork-tenant";
 const TOPIC: &str = "brickwork-topic";
+/// Only in the queue of suspects, and on the way there: the input that it was for.
+const SUSPECT: &str = "brickwork-suspect";
 /// Only dead letters have it.
 const REASON: &str = "brickwork-reason";
 /// Stands before a header of a user that has the name of one of ours or the broker's.
@@ -31,15 +33,20 @@ const ESCAPE: &str = "brickwork-header-";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 
+/// How often a quorum queue has delivered a message before.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
 const PERSISTENT: u8 = 2;
 
 /// How a message travels, beside what it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
+pub(super) struct Way<'a> {
     /// What [`brickwork::Delivery::attempt`] is to be.
     pub(super) attempt: u32,
     /// Its routing key isn't its topic: the topic goes along as a header.
     pub(super) past_topics: bool,
+    /// It is a suspect, of this input.
+    pub(super) suspect: Option<&'a str>,
     /// The most that its properties may weigh, in bytes: they must fit into a frame.
     pub(super) properties_bytes_max: usize,
 }
@@ -48,7 +55,7 @@ pub(super) struct Way {
 ///
 /// # Errors
 /// It has something that AMQP can't carry: it would end the connection.
-pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, TransportError> {
+pub(super) fn encode(message: &Message, way: Way<'_>) -> Result<BasicProperties, TransportError> {
     let mut headers = Table::default();
     let is_letter = message.headers.contains_key(REASON);
     for (name, value) in &message.headers {
@@ -92,6 +99,9 @@ pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, Tra
     if way.past_topics {
         headers.text(TOPIC, &message.topic)?;
     }
+    if let Some(input) = way.suspect {
+        headers.text(SUSPECT, input)?;
+    }
     // All short strings together weigh less than this.
     let weight = headers.bytes + 8 * 256;
     if weight > way.properties_bytes_max {
@@ -124,12 +134,18 @@ pub(super) fn encode(message: &Message, way: Way) -> Result<BasicProperties, Tra
     Ok(properties)
 }
 
-/// The message that came, and which attempt this is.
-pub(super) fn decode(
-    routing_key: &str,
-    properties: &BasicProperties,
-    payload: Vec<u8>,
-) -> (Message, u32) {
+/// What came.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) message: Message,
+    /// Which attempt this is, from 1.
+    pub(super) attempt: u32,
+    /// The input that it was for, if it is a suspect.
+    pub(super) suspect: Option<String>,
+}
+
+/// Reads what came.
+pub(super) fn decode(routing_key: &str, properties: &BasicProperties, payload: Vec<u8>) -> Decoded {
     let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
     let mut known = Known::default();
     let mut headers = Headers::new();
@@ -191,7 +207,33 @@ pub(super) fn decode(
         correlation: text_of(properties.correlation_id()),
     });
     let attempt = known.attempt.and_then(|attempt| attempt.parse().ok());
-    (envelope.into(), attempt.unwrap_or(1).max(1))
+    Decoded {
+        message: envelope.into(),
+        attempt: attempt.unwrap_or(1).max(1),
+        suspect: known.suspect,
+    }
+}
+
+/// How often the broker has delivered it before, from its queue of now.
+pub(super) fn deliveries_before(properties: &BasicProperties) -> u64 {
+    let headers = properties.headers().as_ref();
+    let count = headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT));
+    match count {
+        Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).unwrap_or(0),
+        Some(count) => text(count).parse().unwrap_or(0),
+        None => 0,
+    }
+}
+
+/// Whether it was in hand at two crashes (or given back twice: the broker makes no
+/// difference), or is known for it.
+pub(super) fn is_suspect(delivery: &lapin::message::Delivery) -> bool {
+    if !delivery.redelivered && delivery.properties.headers().is_none() {
+        return false;
+    }
+    let headers = delivery.properties.headers().as_ref();
+    deliveries_before(&delivery.properties) >= 2
+        || headers.is_some_and(|headers| headers.contains_key(SUSPECT))
 }
 
 /// What our own headers say, as text.
@@ -210,6 +252,7 @@ struct Known {
     deadline: Option<String>,
     tenant: Option<String>,
     topic: Option<String>,
+    suspect: Option<String>,
 }
 
 impl Known {
@@ -232,6 +275,7 @@ impl Known {
             (_, DEADLINE) => &mut self.deadline,
             (_, TENANT) => &mut self.tenant,
             (_, TOPIC) => &mut self.topic,
+            (_, SUSPECT) => &mut self.suspect,
             _ => return None,
         })
     }
@@ -250,7 +294,7 @@ fn is_reserved(name: &str) -> bool {
 /// Whether the broker puts headers of this name on messages.
 fn is_brokers(name: &str) -> bool {
     let death = ["x-first-death-", "x-last-death-"];
-    let exact = ["x-death", "x-delivery-count", "x-acquired-count"];
+    let exact = ["x-death", DELIVERY_COUNT, "x-acquired-count"];
     exact.contains(&name) || death.iter().any(|prefix| name.starts_with(prefix))
 }
 

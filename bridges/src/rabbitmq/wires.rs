@@ -16,6 +16,8 @@ use super::topology::{Declaration, declarations, queue_name};
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
 /// that the app needs help: then sources pause.
 const LETTERS_HIGH_WATER: u64 = 100_000;
+/// Suspects are tried one by one: so many take minutes.
+const SUSPECTS_HIGH_WATER: u64 = 100_000;
 
 /// All that was declared over a transport's life.
 #[derive(Default)]
@@ -32,6 +34,8 @@ pub(super) struct Wires {
     /// Who reads each topic.
     pub(super) readers: HashMap<Arc<str>, Vec<Arc<Queue>>>,
     pub(super) external: HashSet<Arc<str>>,
+    /// The first queue of each service.
+    first: HashSet<QueueId>,
 }
 
 /// A queue of the app.
@@ -40,6 +44,8 @@ pub(super) struct Queue {
     pub(super) name: ShortString,
     pub(super) delayed: Delayed,
     pub(super) high_water: u64,
+    /// One process at a time gets its messages.
+    pub(super) single_active: bool,
 }
 
 impl Book {
@@ -87,28 +93,24 @@ impl Wires {
         self.app = topology.app.clone();
         self.external.extend(topology.external.iter().cloned());
         let mut new = Vec::new();
-        let letters = topology
-            .services()
-            .map(|service| (QueueId::dead_letters(service), &[][..], LETTERS_HIGH_WATER));
-        let inputs = topology
-            .queues
-            .iter()
-            .map(|spec| (spec.id.clone(), &spec.topics[..], spec.high_water));
-        for (id, topics, high_water) in letters.chain(inputs) {
-            let queue = match self.queues.get(&id) {
-                Some(queue) => queue.clone(),
-                None => {
-                    let queue = Arc::new(Queue {
-                        name: queue_name(&self.app, &id)?,
-                        id: id.clone(),
-                        delayed: Delayed::new(),
-                        high_water,
-                    });
-                    self.queues.insert(id, queue.clone());
-                    new.push(queue.clone());
-                    queue
-                }
-            };
+        let mut last = None;
+        for spec in &topology.queues {
+            if last.replace(&spec.id.service) != Some(&spec.id.service) {
+                self.first.insert(spec.id.clone());
+            }
+        }
+        for service in topology.services() {
+            for (id, high_water) in [
+                (QueueId::dead_letters(service), LETTERS_HIGH_WATER),
+                (QueueId::suspects(service), SUSPECTS_HIGH_WATER),
+            ] {
+                self.queue(id, high_water, false, &mut new)?;
+            }
+        }
+        for spec in &topology.queues {
+            let id = spec.id.clone();
+            let queue = self.queue(id, spec.high_water, spec.single_active, &mut new)?;
+            let topics = &spec.topics;
             for topic in topics {
                 let readers = self.readers.entry(topic.clone()).or_default();
                 if !readers.iter().any(|reader| Arc::ptr_eq(reader, &queue)) {
@@ -117,5 +119,38 @@ impl Wires {
             }
         }
         Ok(new)
+    }
+
+    /// The queue of this id, a new one if it isn't known.
+    fn queue(
+        &mut self,
+        id: QueueId,
+        high_water: u64,
+        single_active: bool,
+        new: &mut Vec<Arc<Queue>>,
+    ) -> Result<Arc<Queue>, TransportError> {
+        if let Some(queue) = self.queues.get(&id) {
+            return Ok(queue.clone());
+        }
+        let queue = Arc::new(Queue {
+            name: queue_name(&self.app, &id)?,
+            delayed: Delayed::new(),
+            high_water,
+            single_active,
+            id: id.clone(),
+        });
+        self.queues.insert(id, queue.clone());
+        new.push(queue.clone());
+        Ok(queue)
+    }
+
+    /// The queue of its service's suspects, if this is the service's first queue: those
+    /// are counted there.
+    pub(super) fn suspects_counted_with(&self, id: &QueueId) -> Option<Arc<Queue>> {
+        let suspects = QueueId::suspects(&id.service);
+        let is_first = self.first.contains(id);
+        is_first
+            .then(|| self.queues.get(&suspects).cloned())
+            .flatten()
     }
 }

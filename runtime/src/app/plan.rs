@@ -136,6 +136,8 @@ impl Plan {
                 high_water: service.high_water,
                 limit: service.limit,
                 overflow: service.overflow,
+                // State on one machine comes with stores.
+                single_active: false,
             })
         });
         let single = self.services.iter().filter(|service| {

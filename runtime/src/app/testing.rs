@@ -43,6 +43,7 @@ pub(crate) async fn app() -> Fake {
         high_water: 2,
         limit: Some(10),
         overflow: Overflow::DeadLetter,
+        single_active: false,
     };
     let topology = Topology {
         app: "shop".into(),

@@ -27,7 +27,7 @@ use super::tap::Tap;
 use crate::delivery::Delivery;
 use crate::metrics::Cause;
 use crate::name::QueueId;
-use crate::supervision::{History, Restart};
+use crate::supervision::History;
 use crate::transport::TransportError;
 
 /// How many deliveries are taken at once: enough to share the cost of a wake.
@@ -141,10 +141,7 @@ impl Pump {
             let (restart, next) =
                 history.failure(&self.env.restart, origin.elapsed(), fastrand::f64());
             history = next;
-            let wait = match restart {
-                Restart::Now => Duration::ZERO,
-                Restart::After(wait) => wait,
-            };
+            let wait = restart.wait();
             self.report(&queue, &error, wait);
             let mut stop = self.stop.clone();
             // Until the time is over or the bridge stops: both go on.

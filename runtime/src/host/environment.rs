@@ -3,7 +3,7 @@
 //! What it has can be taken away from any thread, also while a handler blocks its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use super::core::Core;
 use super::hand::Hand;
 use super::mailbox::Mailbox;
 use super::pulse::Pulse;
+use super::seldom::Seldom;
 use super::tap::Tap;
 use crate::clock::later;
 use crate::config::HumanDuration;
@@ -43,6 +44,10 @@ pub(crate) struct Environment {
     leaving: watch::Sender<bool>,
     /// Set once, when the thread was given up: nothing that happens there counts.
     fenced: AtomicBool,
+    /// For saying that the transport doesn't take messages over.
+    pub(super) refusals: Seldom,
+    /// How often it didn't take a source's.
+    not_taken: AtomicU64,
     /// Failures that count against the service's intensity.
     charges: Mutex<Window>,
     /// Restart decisions count from here.
@@ -78,6 +83,8 @@ impl Environment {
             closing: watch::Sender::new(false),
             leaving: watch::Sender::new(false),
             fenced: AtomicBool::new(false),
+            refusals: Seldom::default(),
+            not_taken: AtomicU64::default(),
             charges: Mutex::default(),
             origin: Instant::now(),
             gave_up: watch::Sender::new(None),
@@ -184,6 +191,16 @@ impl Environment {
     pub(crate) fn paused_for(&self) -> Option<Duration> {
         let until = (*self.paused_until.lock())?;
         Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The transport didn't take a message of this source over.
+    pub(crate) fn was_not_taken(&self) {
+        self.not_taken.fetch_add(1, Relaxed);
+    }
+
+    /// How often the transport didn't take a message of this source over.
+    pub(crate) fn not_taken(&self) -> u64 {
+        self.not_taken.load(Relaxed)
     }
 
     /// Says that the service is to stop.

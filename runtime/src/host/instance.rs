@@ -388,8 +388,8 @@ impl InstanceLoop {
         }
     }
 
-    /// Lets a delivery in, unless nobody waits for its answer any more or it is too
-    /// large.
+    /// Lets a delivery in, unless nobody waits for its answer any more, it is too large,
+    /// or the process has died of it too often.
     pub(super) fn admit(&self, delivery: Delivery) -> Option<Delivery> {
         let message = delivery.message();
         if message.anonymous {
@@ -408,6 +408,10 @@ impl InstanceLoop {
             let text = format!("the payload has {size} bytes, app.max_message allows {max}");
             self.env.meters.handled(delivery.input(), Outcome::Reject);
             self.env.fail(delivery, &Failure::reject(text).into());
+            return None;
+        }
+        if delivery.crashes() > 0 && delivery.attempt() > self.env.retry.attempts {
+            self.env.condemn(delivery);
             return None;
         }
         Some(delivery)

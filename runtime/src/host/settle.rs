@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::environment::Environment;
 use super::state::LastFailure;
-use crate::dead_letter::DeadLetter;
+use crate::dead_letter::{DeadLetter, Reason};
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::{Failure, FailureKind};
 use crate::metrics::Outcome;
@@ -119,11 +119,19 @@ impl Environment {
             return self.fail(delivery, &failed);
         }
         let (service, id) = (&*self.label, &delivery.message().id);
-        if self.transport_is_down() {
-            // That was said once: it need not be said of every message.
-            debug!(service, %id, %error, "outputs were not published");
-        } else {
-            warn!(service, %id, %error, "outputs were not published, the message will be handled again");
+        // A transport that is down was said to be: that need not be said of every message.
+        let before = match self.transport_is_down() {
+            true => None,
+            false => self.refusals.happened(),
+        };
+        match before {
+            None => debug!(service, %id, %error, "outputs were not published"),
+            Some(0) => {
+                warn!(service, %id, %error, "outputs were not published, the message will be handled again");
+            }
+            Some(more) => {
+                warn!(service, %id, %error, more, "outputs were not published, the message will be handled again");
+            }
         }
         let attempt = delivery.attempt();
         // At least a moment, whatever the back-off: a transport that refuses must not be
@@ -162,17 +170,31 @@ impl Environment {
                 delivery.settle(Settlement::Again { after, attempt });
             }
             Fate::DeadLetter(reason) => {
-                self.meters.dead_lettered(reason);
-                let letter = DeadLetter {
-                    reason,
-                    error: text.into_owned(),
-                    service: self.label.clone(),
-                    input: self.inputs[delivery.input()].clone(),
-                    attempts: attempt,
-                    failed_at_ms: self.clock.unix_ms(),
-                };
-                delivery.settle(Settlement::DeadLetter(Box::new(letter)));
+                self.dead_letter(delivery, reason, text.into_owned(), attempt)
             }
         }
+    }
+
+    /// The process has died of it as often as it may be tried: without another try.
+    pub(crate) fn condemn(&self, delivery: Delivery) {
+        let attempts = delivery.attempt() - 1;
+        let crashes = delivery.crashes();
+        let text = format!("the process died while it was handled alone, {crashes} times");
+        let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
+        warn!(service, input, id = %delivery.message().id, error = text, reason = "crash", "dead-lettered");
+        self.dead_letter(delivery, Reason::Crash, text, attempts);
+    }
+
+    fn dead_letter(&self, delivery: Delivery, reason: Reason, error: String, attempts: u32) {
+        self.meters.dead_lettered(reason);
+        let letter = DeadLetter {
+            reason,
+            error,
+            service: self.label.clone(),
+            input: self.inputs[delivery.input()].clone(),
+            attempts,
+            failed_at_ms: self.clock.unix_ms(),
+        };
+        delivery.settle(Settlement::DeadLetter(Box::new(letter)));
     }
 }

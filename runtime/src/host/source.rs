@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer};
 use crate::metrics::{Cause, Who};
 use crate::service::{Blueprint, Outlet, Role, Run};
-use crate::supervision::{History, Restart, RestartType};
+use crate::supervision::{History, RestartType};
 use crate::transport::Lease;
 
 /// Sources have no deadline; a timer needs one.
@@ -31,6 +31,7 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
     let working = env.pulse.work();
     env.pulse.first_start_ended();
     let mut history = History::default();
+    let mut refusals = History::default();
     let who = Who {
         service: env.number,
         instance: 0,
@@ -48,7 +49,7 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
         };
         env.pulse.ready.store(1, Relaxed);
         let span = info_span!("source", service = %env.label);
-        let reconnects = env.transport_reconnects();
+        let (reconnects, not_taken) = (env.transport_reconnects(), env.not_taken());
         let ended = under_lease(&env, source, &mut timer, &mut lease)
             .instrument(span)
             .await;
@@ -88,6 +89,19 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
         }
         held = Some(lease);
         let now = env.origin.elapsed();
+        if env.not_taken() != not_taken {
+            // Such as a queue that has no leader, for now: not the source's failure, either.
+            let (restart, next) = refusals.failure(&env.restart, now, fastrand::f64());
+            refusals = next;
+            env.note(Cause::Source, &text);
+            let wait = restart.wait();
+            if let Some(more) = env.refusals.happened() {
+                warn!(service = %env.label, error = %text, ?wait, more, "the transport doesn't take messages, the source is run again");
+            }
+            // Until the time is over or the service closes: both go on.
+            let _either = timeout(wait, env.closed()).await;
+            continue;
+        }
         let (restart, next) = history.failure(&env.restart, now, fastrand::f64());
         history = next;
         env.note(Cause::Source, &text);
@@ -96,10 +110,7 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
             drop(held);
             return env.closed().await;
         }
-        let wait = match restart {
-            Restart::Now => Duration::ZERO,
-            Restart::After(wait) => wait,
-        };
+        let wait = restart.wait();
         warn!(service = %env.label, error = %text, ?wait, "the source is run again");
         if !wait.is_zero() {
             // Until the time is over or the service closes: both go on.

@@ -62,7 +62,7 @@ pub(super) fn read_app(
     app.check_keys(&known, &[], out);
     App {
         name: name(&app, out),
-        transport: transport(&app, transports, out),
+        transport: transport(&app, files, transports, out),
         data: match app.text("data", out) {
             Some((text, entry)) => {
                 if text.is_empty() {
@@ -104,17 +104,24 @@ fn name(app: &Section<'_>, out: &mut Problems) -> Arc<str> {
     }
 }
 
-fn transport(app: &Section<'_>, transports: &Transports, out: &mut Problems) -> String {
+fn transport(
+    app: &Section<'_>,
+    files: &[SourceFile],
+    transports: &Transports,
+    out: &mut Problems,
+) -> String {
     let Some((url, entry)) = app.text("transport", out) else {
         return TRANSPORT.into();
     };
     let span = entry.node.span;
     match transports.for_url(url) {
         Some(connector) => {
-            if let Err(why) = connector.check(url) {
+            let url = connector.resolve(url, &files[span.file].folder);
+            if let Err(why) = connector.check(&url) {
                 let message = format!("the transport refuses its URL: {why}");
                 out.add(codes::BAD_URL, span, message, None);
             }
+            return url;
         }
         None => {
             // Only the scheme is shown: the rest may hold a password.

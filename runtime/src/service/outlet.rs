@@ -244,8 +244,11 @@ impl Outlet {
         let (completion, confirmed) = Completion::channel();
         let env = self.env.clone();
         let done = Completion::new(move |outcome| {
-            if outcome.is_ok() {
-                env.meters.emitted(number, copies);
+            match &outcome {
+                Ok(()) => env.meters.emitted(number, copies),
+                // The message can't be published, ever: the source's mistake.
+                Err(error) if error.is_permanent() => {}
+                Err(_) => env.was_not_taken(),
             }
             drop(permit);
             completion.complete(outcome);

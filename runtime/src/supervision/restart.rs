@@ -34,6 +34,16 @@ pub enum Restart {
     After(Duration),
 }
 
+impl Restart {
+    /// How long to wait before.
+    pub fn wait(self) -> Duration {
+        match self {
+            Self::Now => Duration::ZERO,
+            Self::After(wait) => wait,
+        }
+    }
+}
+
 impl History {
     /// After something went well.
     pub fn success(&mut self) {

@@ -265,6 +265,7 @@ impl TestConsumer {
         let (message, taken) = (delivery.message().clone(), delivery.taken());
         let parcel = Parcel {
             attempt: delivery.attempt(),
+            crashes: delivery.crashes(),
             tag: 0,
             message,
         };

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -379,7 +380,15 @@ pub trait Connector: Send + Sync {
     /// What transports of a scheme promise, known before connecting.
     fn guarantees(&self, scheme: &str) -> Guarantees;
 
-    /// Says what is wrong with a URL, without connecting.
+    /// The URL with the relative paths in it, if there can be any, joined to `folder`:
+    /// that of the manifest that names them.
+    fn resolve(&self, url: &str, folder: &Path) -> String {
+        let _ = folder;
+        url.to_owned()
+    }
+
+    /// Says what is wrong with a URL, and with the files that it names, without
+    /// connecting.
     ///
     /// # Errors
     /// What is wrong, in words, without secrets.

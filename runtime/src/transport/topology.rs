@@ -35,6 +35,9 @@ pub struct QueueSpec {
     pub limit: Option<u64>,
     /// What becomes of what comes beyond the limit.
     pub overflow: Overflow,
+    /// One process at a time gets its messages; another one takes over when that is gone.
+    /// For services whose state is on one machine.
+    pub single_active: bool,
 }
 
 /// What becomes of a message that is published to a queue which is full.

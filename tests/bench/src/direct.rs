@@ -163,6 +163,7 @@ impl Consumer for Take {
             let parcel = Parcel {
                 message,
                 attempt: 1,
+                crashes: 0,
                 tag,
             };
             into.push_back(Delivery::taken_at(parcel, self.tap.clone(), taken));

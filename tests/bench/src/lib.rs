@@ -3,7 +3,9 @@
 //! | file | what |
 //! | --- | --- |
 //! | `direct` | a transport that does nothing but hand over, so that the host is measured |
+//! | `raw` | lapin by hand: what the RabbitMQ transport is measured beside |
 //! | `rounds` | rounds of all candidates by turns, medians and ratios |
 
 pub mod direct;
+pub mod raw;
 pub mod rounds;

@@ -340,6 +340,7 @@ impl Consumer for QueueConsumer {
                 let parcel = Parcel {
                     message,
                     attempt,
+                    crashes: 0,
                     tag: place,
                 };
                 Delivery::taken_at(parcel, self.tap.clone(), taken)

@@ -1,0 +1,211 @@
+//! TLS to a broker: whom to trust, how to show who this is, and what to say when it fails.
+//!
+//! Owns the files that a URL names, which are read anew for every session, so that
+//! renewed ones are used when the connection is made next. Whoever answers is always
+//! verified. Nothing that stands in a file gets into a text.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lapin::tcp::RustlsConnector;
+use rustls_connector::rustls::crypto::ring::default_provider;
+use rustls_connector::rustls::pki_types::pem::PemObject;
+use rustls_connector::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_connector::rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, InconsistentKeys, InvalidMessage,
+    RootCertStore,
+};
+use rustls_connector::rustls_native_certs::load_native_certs;
+
+/// Far more than any certificate or key.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// How to be sure of the other side, and how to show who this is.
+#[derive(Debug)]
+pub(super) struct Tls {
+    /// Who signs brokers' certificates; `None` means whom the machine trusts.
+    pub(super) authorities: Option<PathBuf>,
+    /// A certificate, and the key that belongs to it.
+    pub(super) identity: Option<(PathBuf, PathBuf)>,
+    /// The name in the broker's certificate; `None` means the host's.
+    pub(super) name: Option<String>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Which one can't be used, and what to do.
+    pub(super) fn load(&self) -> Result<RustlsConnector, String> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(self.roots()?);
+        let Some((certificate, key)) = &self.identity else {
+            return Ok(builder.with_no_client_auth().into());
+        };
+        let chain = certificates("certfile", certificate)?;
+        let config = builder.with_client_auth_cert(chain, private_key(key)?);
+        config.map(RustlsConnector::from).map_err(|error| {
+            let (certificate, key) = (certificate.display(), key.display());
+            match error {
+                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
+                    "the keyfile {key} is not the key of the first certificate in the certfile \
+                     {certificate}"
+                ),
+                Error::InvalidCertificate(_) => {
+                    format!("the first certificate in the certfile {certificate} can't be used")
+                }
+                // The reason is about the form of the key, not of what is in it.
+                _ => format!(
+                    "the key in the keyfile {key} can't be used: RSA, ECDSA and Ed25519 can"
+                ),
+            }
+        })
+    }
+
+    fn roots(&self) -> Result<RootCertStore, String> {
+        let mut roots = RootCertStore::empty();
+        let Some(path) = &self.authorities else {
+            let found = load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err(
+                    "this machine trusts no authority: install the package ca-certificates, or \
+                     give the certificate of who signed the broker's as cacertfile=PATH"
+                        .into(),
+                );
+            }
+            return Ok(roots);
+        };
+        for certificate in certificates("cacertfile", path)? {
+            roots.add(certificate).map_err(|_| {
+                let path = path.display();
+                format!("a certificate in the cacertfile {path} can't be used: it is damaged")
+            })?;
+        }
+        Ok(roots)
+    }
+
+    /// What went wrong with TLS, and what to do; `None` if it was something else.
+    pub(super) fn explain(&self, error: &io::Error) -> Option<String> {
+        let error = error.get_ref()?.downcast_ref::<Error>()?;
+        Some(match error {
+            Error::InvalidCertificate(error) => self.explain_certificate(error),
+            Error::AlertReceived(alert) => self.explain_alert(*alert),
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => NO_TLS.into(),
+            error => format!("TLS failed: {error}"),
+        })
+    }
+
+    fn explain_certificate(&self, error: &CertificateError) -> String {
+        match error {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("the broker's certificate has expired: renew it there ({error})")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => format!(
+                "the broker's certificate is not valid yet: look at the clocks there and here \
+                 ({error})"
+            ),
+            CertificateError::UnknownIssuer => match &self.authorities {
+                Some(path) => format!(
+                    "the broker's certificate is not signed by any in the cacertfile {}: give the \
+                     one of who signed it",
+                    path.display()
+                ),
+                None => "the broker's certificate is not signed by an authority that this machine \
+                         trusts: give the certificate of who signed it as cacertfile=PATH"
+                    .into(),
+            },
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!(
+                    "the broker's certificate is for another name ({error}): connect by a name \
+                     that stands in it, or give that as server_name_indication=NAME"
+                )
+            }
+            // It has no variant of its own.
+            error if error.to_string().contains("CaUsedAsEndEntity") => {
+                "the broker shows an authority's certificate as its own: it needs one for itself, \
+                 signed by that"
+                    .into()
+            }
+            error => format!("the broker's certificate is refused: {error}"),
+        }
+    }
+
+    /// The broker has refused us: perhaps for lack of a certificate.
+    fn explain_alert(&self, alert: AlertDescription) -> String {
+        let Some((certificate, _)) = &self.identity else {
+            return match alert {
+                AlertDescription::CertificateRequired
+                | AlertDescription::HandshakeFailure
+                | AlertDescription::BadCertificate => {
+                    "the broker wants a client certificate: give one with its key as \
+                     certfile=PATH&keyfile=PATH"
+                        .into()
+                }
+                alert => format!("the broker refused TLS with us: {alert:?}"),
+            };
+        };
+        let certificate = certificate.display();
+        match alert {
+            AlertDescription::CertificateExpired => {
+                format!(
+                    "the broker refuses the certificate in the certfile {certificate}: it has expired"
+                )
+            }
+            AlertDescription::UnknownCA => format!(
+                "the broker refuses the certificate in the certfile {certificate}: it isn't signed \
+                 by an authority that the broker trusts"
+            ),
+            alert => format!(
+                "the broker refused TLS with us and the certificate in the certfile {certificate}: \
+                 {alert:?}"
+            ),
+        }
+    }
+}
+
+/// What somebody who doesn't speak TLS makes of it.
+pub(super) const NO_TLS: &str = "who answers there doesn't speak TLS: write amqp://, or the port \
+                                 that the broker has for amqps:";
+
+fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read(what, path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(all),
+        // The error would show what stands there.
+        Ok(_) | Err(_) => Err(format!(
+            "the {what} {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----), or a \
+             damaged one",
+            path.display()
+        )),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let pem = read("keyfile", path)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
+        let path = path.display();
+        let has = |words: &[u8]| pem.windows(words.len()).any(|window| window == words);
+        if has(b"ENCRYPTED") {
+            format!("the key in the keyfile {path} is encrypted: give it without a passphrase")
+        } else {
+            format!(
+                "the keyfile {path} holds no private key in PEM form (-----BEGIN PRIVATE KEY-----), \
+                 or a damaged one"
+            )
+        }
+    })
+}
+
+fn read(what: &str, path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
+        .map_err(|error| format!("can't read the {what} {}: {error}", path.display()))?;
+    Ok(bytes)
+}

@@ -1,0 +1,209 @@
+//! The same work by hand: lapin without anything around it, with the same guarantees.
+//!
+//! One task owns the confirm channel; at most [`WINDOW`] publications are out; messages are
+//! persistent and mandatory; an input is acked when its output is confirmed, many at a time
+//! and only over settled prefixes.
+
+use std::collections::VecDeque;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+
+/// Publications without a confirm, and the prefetch.
+pub const WINDOW: usize = 256;
+/// Acks that go together.
+const ACKS: usize = 32;
+
+/// Connects.
+///
+/// # Panics
+/// There is no broker.
+pub async fn connect(url: &str) -> Connection {
+    let connected = Connection::connect(url, ConnectionProperties::default()).await;
+    connected.expect("the broker answers")
+}
+
+/// A channel in confirm mode.
+///
+/// # Panics
+/// The broker gives none.
+pub async fn confirming(connection: &Connection) -> Channel {
+    let channel = connection.create_channel().await.expect("a channel");
+    let options = ConfirmSelectOptions::default();
+    channel.confirm_select(options).await.expect("confirms");
+    channel
+}
+
+/// Publishes many, confirmed.
+///
+/// # Panics
+/// The broker doesn't take one.
+pub async fn fill(channel: &Channel, exchange: &str, key: &str, payloads: Vec<Vec<u8>>) {
+    let mut out = FuturesUnordered::new();
+    for (number, payload) in payloads.into_iter().enumerate() {
+        if out.len() >= 1000 {
+            out.next().await;
+        }
+        let (channel, exchange, key) = (channel.clone(), exchange.to_owned(), key.to_owned());
+        let mut publishing = async move {
+            let properties = properties(&format!("fill-{number}"));
+            let published = channel
+                .basic_publish(
+                    exchange.into(),
+                    key.into(),
+                    BasicPublishOptions::default(),
+                    &payload,
+                    properties,
+                )
+                .await;
+            let confirmed = published.expect("it is written").await;
+            assert!(confirmed.expect("it is confirmed").is_ack());
+        }
+        .boxed();
+        if (&mut publishing).now_or_never().is_none() {
+            out.push(publishing);
+        }
+    }
+    while out.next().await.is_some() {}
+}
+
+fn properties(id: &str) -> BasicProperties {
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+        .with_message_id(id.into())
+        .with_type("order".into())
+}
+
+/// What goes with an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// The least: an id, a type, a content type.
+    Bare,
+    /// What Brickwork sends: CloudEvents, trace context, attempt, parent; the incoming
+    /// ones are read.
+    Same,
+}
+
+fn answer(wire: Wire, number: u64, request: &BasicProperties) -> BasicProperties {
+    let parent = request.message_id().clone().expect("an id");
+    if wire == Wire::Bare {
+        return properties(parent.as_str());
+    }
+    let text = |value: &str| AMQPValue::LongString(value.into());
+    let incoming = request.headers().as_ref();
+    let trace = incoming
+        .and_then(|headers| headers.inner().get("traceparent"))
+        .and_then(|trace| trace.as_long_string())
+        .map_or_else(
+            || format!("00-{number:032x}-{number:016x}-01"),
+            |trace| trace.to_string(),
+        );
+    let id = format!("01990a1b-2c3d-8e5f-8a6b-{number:012x}");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("it is later")
+        .as_millis() as u64;
+    let mut headers = FieldTable::default();
+    headers.insert("cloudEvents_specversion".into(), text("1.0"));
+    headers.insert("cloudEvents_id".into(), text(&id));
+    headers.insert("cloudEvents_type".into(), text("order"));
+    headers.insert("cloudEvents_source".into(), text("/bench/hop"));
+    headers.insert(
+        "cloudEvents_time".into(),
+        text(&format!("2026-11-23T12:00:00.{:03}Z", now % 1000)),
+    );
+    headers.insert("traceparent".into(), text(&trace));
+    headers.insert("brickwork-attempt".into(), AMQPValue::LongLongInt(1));
+    headers.insert("brickwork-parent".into(), text(parent.as_str()));
+    properties(&id)
+        .with_timestamp(now / 1000)
+        .with_app_id("bench".into())
+        .with_headers(headers)
+}
+
+/// Consumes `count` messages, hands each to `handle`, publishes what that returns with a
+/// confirm, and acks.
+///
+/// # Panics
+/// Something fails.
+pub async fn work(
+    url: &str,
+    queue: &str,
+    exchange: &str,
+    key: &str,
+    count: usize,
+    wire: Wire,
+    handle: impl Fn(&[u8]) -> Vec<u8>,
+) {
+    let publishing = connect(url).await;
+    let consuming = connect(url).await;
+    let out = confirming(&publishing).await;
+    let channel = consuming.create_channel().await.expect("a channel");
+    let qos = channel.basic_qos(WINDOW as u16, BasicQosOptions::default());
+    qos.await.expect("a prefetch");
+    let mut deliveries = channel
+        .basic_consume(
+            queue.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .expect("it consumes");
+    let mut confirms = FuturesUnordered::new();
+    // By tag, from `first`: whether its output is confirmed.
+    let mut settled: VecDeque<bool> = VecDeque::new();
+    let (mut first, mut acked, mut handled) = (1, 0, 0);
+    while acked < count {
+        tokio::select! {
+            biased;
+            Some((tag, confirmed)) = confirms.next() => {
+                let confirmed: lapin::Result<Confirmation> = confirmed;
+                let returned = confirmed.expect("it is confirmed").take_message();
+                assert!(returned.is_none(), "nothing is unroutable");
+                settled[(tag - first) as usize] = true;
+                let prefix = settled.iter().take_while(|settled| **settled).count();
+                if prefix >= ACKS || acked + prefix == count {
+                    let last = first + prefix as u64 - 1;
+                    let options = BasicAckOptions { multiple: true };
+                    channel.basic_ack(last, options).await.expect("it is written");
+                    settled.drain(..prefix);
+                    first += prefix as u64;
+                    acked += prefix;
+                }
+            }
+            Some(delivery) = deliveries.next(), if handled < count && confirms.len() < WINDOW => {
+                let delivery = delivery.expect("it consumes");
+                handled += 1;
+                settled.push_back(false);
+                let tag = delivery.delivery_tag;
+                let payload = handle(&delivery.data);
+                let properties = answer(wire, tag, &delivery.properties);
+                let (out, exchange, key) = (out.clone(), exchange.into(), key.into());
+                let mut publishing = async move {
+                    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+                    let published = out.basic_publish(exchange, key, options, &payload, properties);
+                    match published.await {
+                        Ok(confirm) => (tag, confirm.await),
+                        Err(error) => (tag, Err(error)),
+                    }
+                }
+                .boxed();
+                // The first poll hands it over: they go out in order.
+                match (&mut publishing).now_or_never() {
+                    Some(_) => unreachable!("the broker has not seen it yet"),
+                    None => confirms.push(publishing),
+                }
+            }
+        }
+    }
+    let _closed = consuming.close(200, "done".into()).await;
+    let _closed = publishing.close(200, "done".into()).await;
+}

@@ -1,0 +1,86 @@
+//! How a broker is set up.
+
+use std::fs;
+use std::path::Path;
+
+/// What is other than usual with a broker.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// It also listens with TLS.
+    pub tls: Option<Tls>,
+    /// It lets only those in over TLS who show a certificate.
+    pub wants_certificates: bool,
+    /// Plugins that it has.
+    pub plugins: &'static [&'static str],
+    /// More lines for its `rabbitmq.conf`.
+    pub more: &'static str,
+}
+
+/// Who a broker is, and whom it trusts; all in PEM form.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The certificates of those who sign clients'.
+    pub authorities: String,
+    /// Its certificate.
+    pub certificate: String,
+    /// The key that belongs to it.
+    pub key: String,
+}
+
+impl Tls {
+    pub(super) fn write(&self, folder: &Path) {
+        for (name, text) in [
+            ("authorities.pem", &self.authorities),
+            ("certificate.pem", &self.certificate),
+            ("key.pem", &self.key),
+        ] {
+            fs::write(folder.join(name), text).expect("a file in it");
+        }
+    }
+}
+
+impl Settings {
+    /// Its `rabbitmq.conf`, with the files that this names put into `folder`, which it sees
+    /// as `inside`.
+    pub(super) fn configuration(
+        &self,
+        port: u16,
+        tls_port: u16,
+        folder: &Path,
+        inside: &Path,
+    ) -> String {
+        let mut text = format!(
+            "listeners.tcp.1 = 127.0.0.1:{port}\n\
+             disk_free_limit.absolute = 10MB\n\
+             raft.wal_max_size_bytes = 33554432\n\
+             {}\n",
+            self.more
+        );
+        if let Some(tls) = &self.tls {
+            tls.write(folder);
+            let path = |name: &str| inside.join(name).display().to_string();
+            text += &format!(
+                "listeners.ssl.1 = 127.0.0.1:{tls_port}\n\
+                 ssl_options.cacertfile = {}\n\
+                 ssl_options.certfile = {}\n\
+                 ssl_options.keyfile = {}\n",
+                path("authorities.pem"),
+                path("certificate.pem"),
+                path("key.pem"),
+            );
+            text += match self.wants_certificates {
+                true => {
+                    "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
+                }
+                false => {
+                    "ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n"
+                }
+            };
+        }
+        text
+    }
+
+    pub(super) fn plugins(&self) -> String {
+        format!("[{}].\n", self.plugins.join(","))
+    }
+}

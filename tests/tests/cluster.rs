@@ -1,0 +1,174 @@
+//! A cluster of three nodes: whichever of them dies under load, the app finds its way to
+//! the others by itself, and nothing is lost.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use brickwork_tests::binary::brickwork;
+use brickwork_tests::checker::Kept;
+use brickwork_tests::cluster::{Cluster, NODES};
+use brickwork_tests::process::{Process, until};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// From a node's death to the next line: another leader is found in seconds.
+const SOON: Duration = Duration::from_secs(20);
+
+fn is_full() -> bool {
+    std::env::var_os("BRICKWORK_FULL").is_some()
+}
+
+/// An app at work on a cluster.
+struct Load {
+    // Dropped before the cluster that it works on.
+    app: Process,
+    cluster: Cluster,
+    folder: tempfile::TempDir,
+    lines: u64,
+}
+
+impl Load {
+    /// So many lines, at most so many a second.
+    fn start(lines: u64, rate: u64) -> Self {
+        let cluster = Cluster::start();
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        prepare(folder.path(), &cluster.url(), lines, rate);
+        let mut command = Command::new(brickwork());
+        command
+            .args(["run", "app.toml", "--until-idle", "--fail-on-dlq", "--json"])
+            .current_dir(folder.path());
+        let app = Process::start(command, folder.path(), "it was just built");
+        let load = Self {
+            app,
+            cluster,
+            folder,
+            lines,
+        };
+        load.until_written(100);
+        load
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out.jsonl")
+    }
+
+    fn written(&self) -> u64 {
+        let text = std::fs::read(self.out()).unwrap_or_default();
+        text.iter().filter(|byte| **byte == b'\n').count() as u64
+    }
+
+    fn until_written(&self, count: u64) {
+        until("lines are written", PATIENCE, || match self.written() {
+            written if written >= count => Ok(()),
+            written => Err(format!("{written} of {count}: {}", self.app.stderr())),
+        });
+    }
+
+    /// Kills a node; the others go on with the app.
+    fn survives(&self, place: usize) -> Duration {
+        self.cluster.kill(place);
+        let (died, before) = (Instant::now(), self.written());
+        assert!(before < self.lines, "the fault came after the load");
+        // More than can be in the app's hands and mailboxes.
+        self.until_written(before + 1000);
+        let deaf = died.elapsed();
+        assert!(deaf < SOON, "deaf for {deaf:?}: {}", self.app.stderr());
+        deaf
+    }
+
+    /// It goes on to the end, and everything adds up.
+    fn check(mut self, deaf: &[Duration]) {
+        let code = self.app.exit_code(PATIENCE);
+        let log = self.app.stderr();
+        assert_eq!(code, Some(0), "{log}");
+        let kept = Kept::read(&self.out());
+        assert_eq!(kept.missing(0..self.lines), [] as [u64; 0], "lost");
+        assert_eq!(kept.unexpected(&(0..self.lines)), [] as [u64; 0]);
+        let again = kept.again(&["first", "second"]);
+        for text in ["isolated", "given up", "ERROR"] {
+            assert!(!log.contains(text), "{log}");
+        }
+        let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        let (complaints, reconnects) = (said(" WARN "), said("connected to the broker again"));
+        assert!(complaints < 30, "{log}");
+        println!(
+            "deaf for {deaf:?}; of {} lines {again} handled again; connected again \
+             {reconnects} times; {complaints} lines of complaint",
+            self.lines
+        );
+    }
+}
+
+fn prepare(folder: &Path, url: &str, lines: u64, rate: u64) {
+    let manifest = format!(
+        r#"
+        [app]
+        name = "cluster"
+        transport = "{url}"
+        [admin]
+        listen = "off"
+        [services.lines]
+        use = "file-in"
+        out = "lines"
+        config.path = "lines.jsonl"
+        config.rate = {rate}
+        [services.first]
+        use = "map"
+        in = "lines"
+        out = "marked.once"
+        retry.backoff.min = "100ms"
+        config.to = {{ n = "msg.n", first = "meta.id" }}
+        [services.second]
+        use = "map"
+        in = "marked.once"
+        out = "marked.twice"
+        retry.backoff.min = "100ms"
+        config.to = {{ n = "msg.n", first = "msg.first", second = "meta.id" }}
+        [services.keep]
+        use = "file-out"
+        in = "marked.twice"
+        retry.backoff.min = "100ms"
+        config.path = "out.jsonl"
+        "#
+    );
+    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+    let text: String = (0..lines).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
+}
+
+#[test]
+fn the_node_dies_that_the_app_is_connected_to_and_that_leads_its_queues() {
+    let mut load = Load::start(if is_full() { 20_000 } else { 8_000 }, 500);
+    // It was declared there.
+    let place = load.cluster.connected(0);
+    assert_eq!(load.cluster.leader(place, "cluster.first.in"), place);
+    let deaf = load.survives(place);
+    load.cluster.start_again(place);
+    load.check(&[deaf]);
+}
+
+#[test]
+fn one_node_after_the_other_dies_and_comes_back() {
+    if !is_full() {
+        eprintln!("takes long: run with BRICKWORK_FULL=1");
+        return;
+    }
+    let mut load = Load::start(40_000, 500);
+    let mut deaf = Vec::new();
+    // A leader that the app isn't connected to, the node that it is connected to, and who
+    // is neither, if there is one.
+    let connected = load.cluster.connected(0);
+    let leader = load.cluster.leader(connected, "cluster.second.in");
+    deaf.push(load.survives(leader));
+    load.cluster.start_again(leader);
+    let connected = load.cluster.connected(0);
+    deaf.push(load.survives(connected));
+    load.cluster.start_again(connected);
+    let connected = load.cluster.connected(0);
+    let leader = load.cluster.leader(connected, "cluster.second.in");
+    let neither = (0..NODES).find(|place| ![connected, leader].contains(place));
+    let neither = neither.expect("there are three");
+    deaf.push(load.survives(neither));
+    load.cluster.start_again(neither);
+    load.check(&deaf);
+}

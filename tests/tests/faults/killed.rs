@@ -1,0 +1,111 @@
+//! The app is killed over and over; the broker is; both are, while they recover.
+
+use std::time::Duration;
+
+use brickwork_tests::broker::Broker;
+use brickwork_tests::seed::Seed;
+
+use crate::load::{Load, PATIENCE, Shape, is_full};
+
+/// One that recovers does so within this.
+const RECOVERING: std::ops::Range<u64> = 0..700;
+
+fn start(name: &str, count: u64) -> Load {
+    let broker = Broker::start();
+    let url = broker.url();
+    let shape = Shape {
+        name,
+        count,
+        per_second: 1_000,
+        more: "",
+    };
+    Load::start(broker, &url, shape)
+}
+
+/// A random moment: nothing is waited for.
+fn pause(random: &mut fastrand::Rng, ms: std::ops::Range<u64>) {
+    std::thread::sleep(Duration::from_millis(random.u64(ms)));
+}
+
+#[test]
+fn an_app_that_is_killed_again_and_again_loses_nothing_and_blames_nobody() {
+    let seed = Seed::or(1);
+    let mut random = seed.random();
+    let (count, times) = if is_full() {
+        (100_000, 60)
+    } else {
+        (20_000, 8)
+    };
+    let mut load = start("killed", count);
+    for _ in 0..times {
+        pause(&mut random, 100..1_500);
+        load.kill_app();
+        load.start_app_again();
+    }
+    assert!(!load.feeder.is_done(), "the faults came after the load");
+    let account = load.check(PATIENCE);
+    assert_eq!(account.lives, times + 1);
+    println!("{account}");
+}
+
+#[test]
+fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
+    let seed = Seed::or(2);
+    let mut random = seed.random();
+    let (count, times) = if is_full() {
+        (60_000, 60)
+    } else {
+        (10_000, 12)
+    };
+    let mut load = start("hardly", count);
+    for _ in 0..times {
+        load.kill_app();
+        load.start_app_anyhow();
+        // While it connects, declares, takes the first messages.
+        pause(&mut random, RECOVERING);
+    }
+    load.start_app_again();
+    let account = load.check(PATIENCE);
+    println!("{account}");
+}
+
+#[test]
+fn a_crash_while_another_one_is_recovered_from_loses_nothing() {
+    let seed = Seed::or(3);
+    let mut random = seed.random();
+    let (count, rounds) = if is_full() { (100_000, 8) } else { (20_000, 1) };
+    let mut load = start("twice", count);
+    for _ in 0..rounds {
+        // The app is killed while it tries to connect again, or just has.
+        load.broker.kill();
+        pause(&mut random, RECOVERING);
+        load.broker.start_again();
+        pause(&mut random, RECOVERING);
+        load.kill_app();
+        load.start_app_again();
+        load.until_it_writes();
+
+        // The broker is killed while the app declares and consumes again.
+        load.broker.kill();
+        load.broker.start_again();
+        pause(&mut random, RECOVERING);
+        load.broker.kill();
+        load.broker.start_again();
+        load.until_ready_says(true, "");
+        load.until_it_writes();
+
+        // Both at once; and both again, while they recover.
+        load.broker.kill();
+        load.kill_app();
+        load.broker.start_again();
+        load.start_app_anyhow();
+        pause(&mut random, RECOVERING);
+        load.broker.kill();
+        load.kill_app();
+        load.broker.start_again();
+        load.start_app_again();
+        load.until_it_writes();
+    }
+    let account = load.check(PATIENCE);
+    println!("{account}");
+}

@@ -1,0 +1,175 @@
+//! The network fails at random moments in every way that a proxy knows, over and over.
+
+use std::time::{Duration, Instant};
+
+use brickwork_tests::broker::Broker;
+use brickwork_tests::proxy::{Cut, Proxy, Way, Weather, Whose};
+use brickwork_tests::seed::Seed;
+use fastrand::Rng;
+
+use crate::load::{Load, PATIENCE, SOON, Shape, is_full};
+
+/// A connection that says nothing is noticed after at most twice as long.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long a client waits for a peer that accepts and says nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long after its connections are cut the app may say that it is ready: it hears of
+/// that at once.
+const TELLING: Duration = Duration::from_millis(700);
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// Cut, and connected again at once.
+    Cut(Whose, Cut),
+    /// Cut, and nobody gets through for a while.
+    Gone(Cut, Duration),
+    HalfOpen(Whose, Way),
+    /// Both ways.
+    Silent(Whose),
+    /// Cut in the middle of something, over and over for a while.
+    Short(u64, Duration),
+    Slow(Weather, Duration),
+}
+
+/// Draws faults: each kind as often as any other, in any order.
+fn draw_all(random: &mut Rng, count: usize) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    while faults.len() < count {
+        let mut round: Vec<_> = (0..KINDS).map(|kind| draw(kind, random)).collect();
+        random.shuffle(&mut round);
+        faults.append(&mut round);
+    }
+    faults
+}
+
+/// Draws a fault of a kind.
+fn draw(kind: u8, random: &mut Rng) -> Fault {
+    let whose = [
+        Whose::All,
+        Whose::Saying("publishing"),
+        Whose::Saying("consuming"),
+    ];
+    let whose = whose[random.usize(..3)];
+    let cut = if random.bool() {
+        Cut::Reset
+    } else {
+        Cut::Finish
+    };
+    let way = if random.bool() { Way::Up } else { Way::Down };
+    let time = Duration::from_millis(random.u64(1_000..2_500));
+    match kind {
+        0 => Fault::Cut(whose, cut),
+        1 => Fault::Gone(cut, time),
+        2 => Fault::HalfOpen(whose, way),
+        3 => Fault::Silent(whose),
+        4 => Fault::Short(random.u64(1..20_000), time),
+        5 => Fault::Slow(
+            Weather {
+                delay: Duration::from_millis(random.u64(5..200)),
+                bytes_per_second: None,
+            },
+            time,
+        ),
+        _ => Fault::Slow(
+            Weather {
+                delay: Duration::ZERO,
+                bytes_per_second: Some(random.u64(20_000..200_000)),
+            },
+            time,
+        ),
+    }
+}
+
+/// How many kinds there are.
+const KINDS: u8 = 7;
+
+/// Does it. Returns when nobody can have got through.
+fn befall(proxy: &Proxy, fault: Fault) -> Option<(Instant, Instant)> {
+    match fault {
+        Fault::Cut(whose, how) => proxy.cut(whose, how),
+        Fault::HalfOpen(whose, way) => proxy.swallow(whose, way),
+        Fault::Silent(whose) => {
+            proxy.swallow(whose, Way::Up);
+            proxy.swallow(whose, Way::Down);
+        }
+        Fault::Gone(how, time) => {
+            proxy.refuse(true);
+            proxy.cut(Whose::All, how);
+            let from = Instant::now();
+            // That it lasts is the fault.
+            std::thread::sleep(time);
+            let to = Instant::now();
+            proxy.refuse(false);
+            return Some((from, to));
+        }
+        Fault::Short(bytes, time) => {
+            let end = Instant::now() + time;
+            while Instant::now() < end {
+                proxy.cut_after(Whose::All, bytes);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        Fault::Slow(weather, time) => {
+            proxy.weather(weather);
+            std::thread::sleep(time);
+            proxy.heal();
+        }
+    }
+    None
+}
+
+fn run(seed: &Seed, count: u64, faults: usize) {
+    let mut random = seed.random();
+    let broker = Broker::start();
+    let proxy = Proxy::start(broker.address());
+    let url = format!(
+        "amqp://guest:guest@{}?heartbeat={}",
+        proxy.address(),
+        HEARTBEAT.as_secs()
+    );
+    let shape = Shape {
+        name: "network",
+        count,
+        per_second: 1_000,
+        more: "",
+    };
+    let load = Load::start(broker, &url, shape);
+    let began = Instant::now();
+    let mut cut_off = Vec::new();
+    for fault in draw_all(&mut random, faults) {
+        println!("{:>6} ms: {fault:?}", began.elapsed().as_millis());
+        cut_off.extend(befall(&proxy, fault));
+        // A random moment under load is the point: nothing is waited for.
+        std::thread::sleep(Duration::from_millis(random.u64(..1_500)));
+    }
+    proxy.heal();
+    let last = Instant::now();
+    assert!(!load.feeder.is_done(), "the faults came after the load");
+    println!("{:>6} ms: healed", (last - began).as_millis());
+    let account = load.check(PATIENCE);
+
+    for (from, to) in cut_off {
+        let lies = account.seen.between(from + TELLING, to);
+        let lies: Vec<_> = lies.filter(|look| look.ready == Some(true)).collect();
+        assert!(lies.is_empty(), "ready while cut off: {lies:#?}");
+    }
+    let deaf = account.seen.quiet(last);
+    // A connection that went half open at last is noticed late, perhaps that of a try to
+    // connect.
+    let bound = CONNECT_TIMEOUT + SOON;
+    assert!(deaf < bound, "deaf for {deaf:?} by a way that works");
+    let lie = account.seen.quiet_though_ready();
+    let bound = 2 * HEARTBEAT + SOON;
+    assert!(lie < bound, "ready and deaf for {lie:?}\n{}", account.log);
+    println!("{account}; deaf for {deaf:?} after the last fault; ready and deaf for {lie:?}");
+}
+
+#[test]
+fn a_network_that_fails_in_every_way_loses_nothing_and_health_says_so() {
+    if !is_full() {
+        return run(&Seed::or(1), 20_000, 7);
+    }
+    for seed in Seed::each(1..=20) {
+        run(&seed, 60_000, 20);
+    }
+}

@@ -1,0 +1,168 @@
+//! Poison: one message among hundreds, fetched ahead together with them, that panics, or
+//! never ends, or takes the process with it. It ends in the dead-letter queue after its
+//! attempts, and within bounded time; every other message is handled.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use brickwork_tests::broker::Broker;
+use brickwork_tests::checker::{DeadLetter, Kept, dead_letters};
+use brickwork_tests::feeder::{Feed, Feeder};
+use brickwork_tests::process::{Process, until};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Attempts, back-offs, time-outs and restarts of the process take a few seconds.
+const IN_TIME: Duration = Duration::from_secs(30);
+const ATTEMPTS: i64 = 3;
+/// In company, before a message becomes suspect; then alone.
+const CRASHES_MAX: usize = 2 + ATTEMPTS as usize;
+
+const COUNT: u64 = 400;
+/// Those that do harm: in the middle, so that there is company before and after.
+const POISON: [u64; 3] = [190, 200, 210];
+
+/// An order: the poisonous ones do what `acts` say, the others a little work.
+fn order(number: u64, acts: [&str; 3]) -> String {
+    let act = POISON.iter().position(|poison| *poison == number);
+    let act = act.map_or("", |index| acts[index]);
+    let act = if act.is_empty() { "sleep" } else { act };
+    json!({"n": number, "act": act, "ms": 5}).to_string()
+}
+
+fn panics(number: u64) -> String {
+    order(number, ["", "panic", ""])
+}
+
+fn never_ends(number: u64) -> String {
+    order(number, ["", "forever", ""])
+}
+
+fn aborts(number: u64) -> String {
+    order(number, ["", "abort", ""])
+}
+
+fn all_at_once(number: u64) -> String {
+    order(number, ["panic", "abort", "forever"])
+}
+
+fn prepare(folder: &Path, name: &str, url: &str) {
+    let manifest = format!(
+        r#"
+        [app]
+        name = "{name}"
+        transport = "{url}"
+        [admin]
+        listen = "off"
+        [topics.orders]
+        external = "in"
+        [services.work]
+        use = "puppet"
+        in.in = "orders"
+        out = "done"
+        instances = 4
+        mailbox = 64
+        handler_timeout = "500ms"
+        retry = {{ attempts = {ATTEMPTS}, backoff = {{ min = "100ms", max = "200ms" }} }}
+        [services.keep]
+        use = "file-out"
+        in = "done"
+        config.path = "done.jsonl"
+        "#
+    );
+    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+}
+
+fn start(folder: &Path, life: usize) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_puppets"));
+    command.args(["run", "app.toml"]).current_dir(folder);
+    let logs = folder.join(format!("life-{life}"));
+    std::fs::create_dir(&logs).expect("a folder can be made");
+    Process::start(command, &logs, "it was just built")
+}
+
+/// Feeds an app with `payload`s, starts it again whenever it has died, and waits until
+/// all but the poison is handled, and that dead-lettered. How often it died.
+fn run(name: &str, payload: fn(u64) -> String, expected: &[(u64, &str)]) -> usize {
+    let broker = Broker::shared();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    prepare(folder.path(), name, &broker.url());
+    let mut app = start(folder.path(), 0);
+    app.line(PATIENCE, |line| line.contains("runs:").then_some(()));
+    let began = Instant::now();
+    let feeder = Feeder::start(Feed {
+        url: broker.url(),
+        app: name.to_owned(),
+        topic: "orders".to_owned(),
+        count: COUNT,
+        payload,
+        per_second: 10_000,
+    });
+    let done = folder.path().join("done.jsonl");
+    let mut crashes = 0;
+    let letters = || {
+        let mut letters = dead_letters(&broker.url(), name, &["work", "keep"]);
+        letters.sort_by_key(|letter| letter.n);
+        letters
+    };
+    until("only the poison is given up", IN_TIME, || {
+        if app.has_ended() {
+            crashes += 1;
+            app = start(folder.path(), crashes);
+        }
+        let (kept, letters) = (Kept::count_so_far(&done), letters());
+        if feeder.is_done() && kept + letters.len() >= COUNT as usize {
+            return Ok(());
+        }
+        Err(format!(
+            "{kept} of {COUNT} handled, {crashes} crashes, {letters:?}"
+        ))
+    });
+    let took = began.elapsed();
+    let sent = Command::new("kill")
+        .args(["-TERM", &app.id().to_string()])
+        .status();
+    assert!(sent.expect("kill runs").success());
+    assert_eq!(app.exit_code(PATIENCE), Some(0), "{}", app.stderr());
+
+    let letter = |&(n, reason): &(u64, &str)| DeadLetter {
+        n,
+        reason: reason.to_owned(),
+        attempts: ATTEMPTS,
+    };
+    let expected: Vec<_> = expected.iter().map(letter).collect();
+    assert_eq!(letters(), expected);
+    let kept = Kept::read(&done);
+    let poison: Vec<u64> = expected.iter().map(|letter| letter.n).collect();
+    assert_eq!(kept.missing(0..COUNT), poison, "innocents are lost");
+    assert_eq!(kept.unexpected(&(0..COUNT)), Vec::<u64>::new());
+    println!(
+        "{name}: {crashes} crashes, {} of {COUNT} handled, all settled after {took:?}",
+        kept.count()
+    );
+    crashes
+}
+
+#[test]
+fn a_message_that_panics_is_given_up_alone() {
+    assert_eq!(run("poison-panic", panics, &[(200, "panic")]), 0);
+}
+
+#[test]
+fn a_message_that_never_ends_is_given_up_alone() {
+    assert_eq!(run("poison-hang", never_ends, &[(200, "timeout")]), 0);
+}
+
+#[test]
+fn a_message_that_aborts_the_process_is_given_up_alone() {
+    let crashes = run("poison-abort", aborts, &[(200, "crash")]);
+    assert!(crashes <= CRASHES_MAX, "{crashes} crashes");
+}
+
+#[test]
+fn each_of_several_culprits_is_given_up_for_what_it_did() {
+    let expected = [(190, "panic"), (200, "crash"), (210, "timeout")];
+    let crashes = run("poison-all", all_at_once, &expected);
+    assert!(crashes <= CRASHES_MAX, "{crashes} crashes");
+}
