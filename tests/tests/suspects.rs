@@ -45,7 +45,7 @@ impl Process {
                 overflow: Overflow::DeadLetter,
                 single_active,
             }],
-            external: Vec::new(),
+            ..Topology::default()
         };
         transport.declare(&topology).await.expect("it declares");
         let consumer = transport.consume(&requests(), 10).await;
