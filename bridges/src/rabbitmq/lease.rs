@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::Envelope;
-use brickwork::transport::{Lease, LeaseKeeper, TransportError};
+use brickwork::transport::{LeaseKeeper, TransportError};
 use futures_util::StreamExt;
 use lapin::Channel;
 use lapin::message::Delivery;
@@ -33,21 +33,21 @@ const GIVE_BACK_EVERY: Duration = Duration::from_secs(10 * 60);
 
 type Granted = oneshot::Sender<Result<(), TransportError>>;
 
-/// Waits for the lease of a source. Whoever stops waiting doesn't get it.
+/// Waits for the lease of a source, on behalf of who has the other half of `keeper`.
 ///
 /// # Errors
 /// It can't be asked for, or the session has ended.
 pub(super) async fn ask(
     session: Arc<Session>,
     source: &str,
+    keeper: LeaseKeeper,
     handle: &Handle,
-) -> Result<Lease, TransportError> {
-    let (lease, keeper) = Lease::new();
+) -> Result<(), TransportError> {
     let (granted, answer) = oneshot::channel();
     let link = session.link.clone();
     handle.spawn(keep(session, source.to_owned(), keeper, granted));
     match answer.await {
-        Ok(answer) => answer.map(|()| lease),
+        Ok(answer) => answer,
         Err(_) => Err(link.error()),
     }
 }

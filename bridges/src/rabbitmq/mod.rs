@@ -33,8 +33,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Lease, Outgoing,
-    Pressure, Prune, Pruned, Status, Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, LeaseKeeper,
+    Outgoing, Pressure, Prune, Pruned, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -272,18 +272,14 @@ impl Transport for Amqp {
         })
     }
 
-    fn lease<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<Lease, TransportError>> {
+    fn lease<'a>(
+        &'a self,
+        source: &'a str,
+        keeper: LeaseKeeper,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
         Box::pin(async move {
-            loop {
-                let session = self.recovery.next().await?;
-                let link = session.link.clone();
-                match lease::ask(session, source, &self.handle).await {
-                    Ok(lease) => return Ok(lease),
-                    // Lost meanwhile: over the next one, then.
-                    Err(_) if link.check().is_err() => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let session = self.recovery.next().await?;
+            lease::ask(session, source, keeper, &self.handle).await
         })
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::abandon::AbandonHook;
 use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer};
 use crate::metrics::{Cause, Who};
@@ -38,7 +39,7 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
     };
     let mut timer = Timer::new(env.worker.clone(), who);
     // One that is to run again keeps it.
-    let mut held: Option<Lease> = None;
+    let mut held: Option<Held> = None;
     loop {
         let mut lease = match held.take() {
             Some(lease) => lease,
@@ -119,41 +120,65 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
     }
 }
 
+/// A lease that is let go also when the thread was given up on which its holder is.
+struct Held {
+    lease: Lease,
+    _hook: AbandonHook,
+}
+
+impl Held {
+    fn new(lease: Lease, env: &Arc<Environment>) -> Self {
+        Self {
+            _hook: env.on_abandoned(lease.let_go_from_elsewhere()),
+            lease,
+        }
+    }
+}
+
 /// Waits for the lease of a source that needs one; `None` if the service closes before.
-async fn hold(env: &Environment, source: &dyn Run) -> Option<Lease> {
+async fn hold(env: &Arc<Environment>, source: &dyn Run) -> Option<Held> {
     if !source.is_single() {
-        return Some(Lease::for_good());
+        let (lease, keeper) = Lease::new();
+        keeper.for_good();
+        return Some(Held::new(lease, env));
     }
     let granted = async {
-        let mut tries = 0;
-        loop {
-            match env.transport.lease(&env.label).await {
-                Ok(lease) => return lease,
-                Err(error) => {
-                    let text = env.redactor.clean(&error.to_string()).into_owned();
-                    warn!(service = %env.label, error = %text, "the source's lease can't be asked for, trying again");
-                    env.note(Cause::Source, &text);
-                }
-            }
-            sleep(env.restart.backoff.delay(tries, fastrand::f64())).await;
-            tries = tries.saturating_add(1);
-        }
-    };
-    let granted = async {
-        let mut granted = std::pin::pin!(granted);
-        if let Ok(lease) = timeout(STANDS_BY_AFTER, &mut granted).await {
-            return lease;
+        let mut granted = std::pin::pin!(granted(env));
+        if let Ok(held) = timeout(STANDS_BY_AFTER, &mut granted).await {
+            return held;
         }
         env.pulse.standing_by.store(true, Relaxed);
         info!(service = %env.label, "the source stands by: another process runs it");
-        let lease = granted.await;
+        let held = granted.await;
         env.pulse.standing_by.store(false, Relaxed);
         info!(service = %env.label, "the source runs here now");
-        lease
+        held
     };
     tokio::select! {
-        lease = granted => Some(lease),
+        held = granted => Some(held),
         () = env.closed() => None,
+    }
+}
+
+/// Asks for the lease until it is granted.
+async fn granted(env: &Arc<Environment>) -> Held {
+    let mut tries = 0;
+    loop {
+        let (lease, keeper) = Lease::new();
+        // Before it is granted: on a thread that is given up nobody would take it.
+        let held = Held::new(lease, env);
+        match env.transport.lease(&env.label, keeper).await {
+            Ok(()) => return held,
+            // What is wrong was said; the next time waits until it works.
+            Err(_) if env.transport_is_down() => {}
+            Err(error) => {
+                let text = env.redactor.clean(&error.to_string()).into_owned();
+                warn!(service = %env.label, error = %text, "the source's lease can't be asked for, trying again");
+                env.note(Cause::Source, &text);
+            }
+        }
+        sleep(env.restart.backoff.delay(tries, fastrand::f64())).await;
+        tries = tries.saturating_add(1);
     }
 }
 
@@ -162,7 +187,7 @@ async fn under_lease(
     env: &Arc<Environment>,
     source: &dyn Run,
     timer: &mut Timer,
-    lease: &mut Lease,
+    Held { lease, .. }: &mut Held,
 ) -> Option<Result<(), String>> {
     let stop = watch::Sender::new(false);
     let mut outlet = Outlet::new(env.clone(), source.in_flight(), stop.subscribe());

@@ -1,57 +1,72 @@
 //! A lease: the right to be the only one, for as long as the transport says so.
 
-use tokio::sync::oneshot;
+use std::sync::Arc;
 
-/// The right to run what one process at a time runs. Dropping it lets it go.
+use tokio::sync::{oneshot, watch};
+
+/// The right to run what one process at a time runs. Dropping it lets it go, also while it
+/// is not granted yet.
 #[derive(Debug)]
 pub struct Lease {
-    /// `None` if it is for good, or was lost.
     keeper: Option<oneshot::Receiver<()>>,
     lost: bool,
+    let_go: Arc<watch::Sender<bool>>,
 }
 
 /// The transport's side of a [`Lease`]. Dropping it says that the lease is lost.
 #[derive(Debug)]
-pub struct LeaseKeeper(oneshot::Sender<()>);
+pub struct LeaseKeeper {
+    holder: oneshot::Sender<()>,
+    let_go: watch::Receiver<bool>,
+}
 
 impl Lease {
-    /// One that is never lost.
-    pub fn for_good() -> Self {
-        Self {
-            keeper: None,
-            lost: false,
-        }
-    }
-
-    /// One that is lost when the other half is dropped.
+    /// One to be asked for, and what a transport keeps of it.
     pub fn new() -> (Self, LeaseKeeper) {
-        let (keeper, lost) = oneshot::channel();
+        let (holder, keeper) = oneshot::channel();
         let lease = Self {
-            keeper: Some(lost),
+            keeper: Some(keeper),
             lost: false,
+            let_go: Arc::default(),
         };
-        (lease, LeaseKeeper(keeper))
+        let let_go = lease.let_go.subscribe();
+        (lease, LeaseKeeper { holder, let_go })
     }
 
     /// Resolves when it is lost. May be dropped and called again.
     pub async fn lost(&mut self) {
-        match &mut self.keeper {
-            Some(keeper) => {
-                // Nothing is ever sent.
-                let _gone = keeper.await;
-                self.keeper = None;
-                self.lost = true;
-            }
-            None if self.lost => {}
-            None => std::future::pending().await,
+        if let Some(keeper) = &mut self.keeper {
+            self.lost = keeper.await.is_err();
+            self.keeper = None;
+        }
+        if !self.lost {
+            std::future::pending().await
+        }
+    }
+
+    /// Lets it go from elsewhere, when its holder can't any more.
+    pub fn let_go_from_elsewhere(&self) -> impl FnOnce() + Send + 'static {
+        let let_go = self.let_go.clone();
+        move || {
+            let_go.send_replace(true);
         }
     }
 }
 
 impl LeaseKeeper {
+    /// It is never lost.
+    pub fn for_good(self) {
+        // Whoever asked may have gone.
+        let _gone = self.holder.send(());
+    }
+
     /// Resolves when the holder has let it go.
     pub async fn let_go(&mut self) {
-        self.0.closed().await;
+        tokio::select! {
+            () = self.holder.closed() => {}
+            // Dropped with the lease: then the holder is gone, too.
+            _ = self.let_go.wait_for(|let_go| *let_go) => {}
+        }
     }
 }
 
@@ -72,6 +87,12 @@ mod tests {
         assert_eq!(keeper.let_go().now_or_never(), None);
         drop(lease);
         assert_eq!(keeper.let_go().now_or_never(), Some(()));
-        assert_eq!(Lease::for_good().lost().now_or_never(), None);
+        let (lease, mut keeper) = Lease::new();
+        lease.let_go_from_elsewhere()();
+        assert_eq!(keeper.let_go().now_or_never(), Some(()));
+        let (mut lease, keeper) = Lease::new();
+        keeper.for_good();
+        assert_eq!(lease.lost().now_or_never(), None);
+        assert_eq!(lease.lost().now_or_never(), None);
     }
 }

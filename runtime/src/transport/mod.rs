@@ -97,16 +97,23 @@ pub trait Transport: Send + Sync + 'static {
         bound: usize,
     ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>>;
 
-    /// Waits to be the one that runs a source of which one process at a time runs one
-    /// ([`Topology::single`]).
+    /// Waits to have a [`Lease`]: to be the one that runs a source of which one process at a
+    /// time runs one ([`Topology::single`]).
     ///
     /// It is granted to one of those who wait, anew when the one who has it lets it go, dies,
     /// or loses the transport, which it learns by [`Lease::lost`]. A process that is cut off,
     /// or frozen, may have it for as long as it hasn't noticed: what it publishes then fails.
     /// Granted at once, for good, by a transport that processes don't share.
-    fn lease<'a>(&'a self, source: &'a str) -> BoxFuture<'a, Result<Lease, TransportError>> {
+    ///
+    /// Who drops its [`Lease`], or lets it go, doesn't wait any more either.
+    fn lease<'a>(
+        &'a self,
+        source: &'a str,
+        keeper: LeaseKeeper,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
         let _ = source;
-        Box::pin(async { Ok(Lease::for_good()) })
+        keeper.for_good();
+        Box::pin(async { Ok(()) })
     }
 
     /// Publishes a request and waits for the first reply, at most `within`.
