@@ -134,7 +134,7 @@ impl App {
         let topology = Topology {
             app: subject.app.as_str().into(),
             queues,
-            external: Vec::new(),
+            ..Topology::default()
         };
         let pressure = Arc::<Pressure>::default();
         let transport = subject.connect(pressure.clone()).await;

@@ -54,6 +54,7 @@ fn topology(app: &str) -> Topology {
             single_active: false,
         }],
         external: vec!["invoices".into()],
+        ..Topology::default()
     }
 }
 

@@ -144,7 +144,7 @@ impl Shop {
                 feeds: Vec::new(),
                 single_active: false,
             }],
-            external: Vec::new(),
+            ..Topology::default()
         };
         let attached = transport.attach(&topology).await;
         attached.expect("it knows the queues");

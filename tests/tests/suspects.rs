@@ -46,7 +46,7 @@ impl Process {
                 single_active,
                 feeds: Vec::new(),
             }],
-            external: Vec::new(),
+            ..Topology::default()
         };
         transport.declare(&topology).await.expect("it declares");
         let consumer = transport.consume(&requests(), 10).await;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use brickwork::transport::{Inspection, Obstacle, QueueSpec, Topology, TransportError};
+use brickwork::transport::{Inspection, Obstacle, Pruned, QueueSpec, Topology, TransportError};
 use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
@@ -14,6 +14,7 @@ use super::address::Address;
 use super::declarer::{NOT_OURS, refusal};
 use super::greeting::{Greeting, greeting};
 use super::health::Health;
+use super::leftovers;
 use super::link::Link;
 use super::question::Question;
 use super::topology::{Declaration, Step, declarations, foreign, queue_name};
@@ -37,10 +38,15 @@ pub(super) async fn inspect(
     let looked = async {
         inspector.who(greeting(&connections.socket).await.unwrap_or_default());
         inspector.things(topology).await?;
-        inspector.rights(topology).await
+        inspector.rights(topology).await?;
+        let Pruned { notes, leftovers } =
+            leftovers::find(&connections.publishing, topology).await?;
+        inspector.found.notes.extend(notes);
+        inspector.found.leftovers = leftovers;
+        Ok(())
     }
     .await;
-    let mut found = inspector.found;
+    let found = inspector.found;
     link.close();
     connections.close().await;
     looked.map_err(|error| match error {
@@ -50,11 +56,6 @@ pub(super) async fn inspect(
             why: error.to_string(),
         },
     })?;
-    found.notes.push(
-        "what earlier versions of the manifest left on the broker isn't listed: AMQP has no way \
-         to list queues"
-            .into(),
-    );
     Ok(found)
 }
 
@@ -231,7 +232,8 @@ impl Inspector<'_> {
         }
         let letters = topology.services().map(QueueId::dead_letters);
         let inputs = topology.queues.iter().map(|queue| queue.id.clone());
-        for id in inputs.chain(letters) {
+        let leases = topology.single.iter().map(|source| QueueId::lease(source));
+        for id in inputs.chain(letters).chain(leases) {
             let name = queue_name(app, &id)?;
             let what = format!("queue {name}");
             self.may("read", &what, Question::Consume(name)).await?;

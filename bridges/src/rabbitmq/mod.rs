@@ -10,6 +10,7 @@
 //! | `health` | what everybody may know of that |
 //! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
 //! | `wires` | what was declared |
+//! | `ledger`, `leftovers` | what was ever declared, on the broker; what is left over of it |
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
@@ -18,6 +19,7 @@
 //! | `ward` | trying what was in hand at crashes, one at a time |
 //! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
 //! | `asks` | requests and replies |
+//! | `lease` | being the only one that runs a source |
 //! | `delayed`, `pressure` | counting what waits; full queues |
 //!
 //! Whatever ends a session (a broker that restarts, a connection that is cut, a channel
@@ -33,8 +35,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
-    Status, Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, LeaseKeeper,
+    Outgoing, Pressure, Prune, Pruned, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -52,6 +54,9 @@ mod greeting;
 mod health;
 mod inspection;
 mod kit;
+mod lease;
+mod ledger;
+mod leftovers;
 mod link;
 mod mending;
 mod merged;
@@ -119,20 +124,22 @@ impl Connector for RabbitMq {
         url: &'a str,
         topology: &'a Topology,
     ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
-        Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: without_password(url),
-                why,
-            };
-            let broker = Address::parse(url).map_err(failed)?;
-            let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
-            let (url, topology) = (url.to_owned(), topology.clone());
-            let inspecting = async move { inspection::inspect(&broker, &url, &topology).await };
-            let found = on(worker.handle(), inspecting).await;
-            drop(worker.stop());
-            worker.join().await;
-            found.unwrap_or_else(|| Err(failed("the thread is gone".into())))
-        })
+        let topology = topology.clone();
+        Box::pin(visit(url, move |broker, url| async move {
+            inspection::inspect(&broker, &url, &topology).await
+        }))
+    }
+
+    fn prune<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+        how: Prune,
+    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
+        let topology = topology.clone();
+        Box::pin(visit(url, move |broker, url| async move {
+            leftovers::prune(&broker, &url, &topology, how).await
+        }))
     }
 
     fn connect<'a>(
@@ -176,6 +183,26 @@ struct Amqp {
     handle: Handle,
     pressure: Arc<Pressure>,
     recovery: Arc<Recovery>,
+}
+
+/// Does something with a broker, on a thread of its own.
+async fn visit<T: Send + 'static, F>(
+    url: &str,
+    work: impl FnOnce(Address, String) -> F + Send,
+) -> Result<T, TransportError>
+where
+    F: Future<Output = Result<T, TransportError>> + Send + 'static,
+{
+    let failed = |why: String| TransportError::Connect {
+        url: without_password(url),
+        why,
+    };
+    let broker = Address::parse(url).map_err(failed)?;
+    let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
+    let done = on(worker.handle(), work(broker, url.to_owned())).await;
+    drop(worker.stop());
+    worker.join().await;
+    done.unwrap_or_else(|| Err(failed("the thread is gone".into())))
 }
 
 /// Runs a future on the transport's thread; `None` if that is gone.
@@ -249,6 +276,17 @@ impl Transport for Amqp {
                     None => return Err(self.recovery.lasting.health.error()),
                 }
             }
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        source: &'a str,
+        keeper: LeaseKeeper,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
+        Box::pin(async move {
+            let session = self.recovery.next().await?;
+            lease::ask(session, source, keeper, &self.handle).await
         })
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use brickwork::transport::{Consumer, Depth, TransportError};
 use brickwork::{QueueId, without_password};
+use lapin::Channel;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +22,7 @@ use super::connection::{Connections, confirming};
 use super::consumer::QueueConsumer;
 use super::declarer::{self, Declarer};
 use super::health::Health;
+use super::ledger::Ledger;
 use super::link::Link;
 use super::merged::{self, Merged};
 use super::origin::Origin;
@@ -126,6 +128,7 @@ impl Session {
         let router = Router::new(
             Publisher::start(channel, Some(connections.clone()), link.clone()),
             Declarer::start(connections.clone(), link.clone()),
+            Ledger::new(connections.socket.clone(), link.clone()),
             lasting.book.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
         );
@@ -226,6 +229,11 @@ impl Session {
             questions,
         });
         Ok(consumer)
+    }
+
+    /// A channel of the connection that consumes.
+    pub(super) async fn channel(&self) -> lapin::Result<Channel> {
+        self.connections.consuming.create_channel().await
     }
 
     /// Of its own queue and of one of somebody else that it reads, too.

@@ -96,6 +96,9 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
             });
         }
     }
+    for source in &topology.single {
+        all.push(lease_declaration(app, source)?.1);
+    }
     Ok(all)
 }
 
@@ -208,6 +211,32 @@ impl Step {
     }
 }
 
+/// `APP.ledger`: what was declared, written down.
+pub(super) fn ledger_name(app: &str) -> ShortString {
+    short(format!("{app}.ledger")).expect("an app's name is short")
+}
+
+/// The queue of the ledger.
+pub(super) fn ledger_declaration(app: &str) -> Declaration {
+    Declaration::Queue {
+        name: ledger_name(app),
+        arguments: quorum_limited(),
+    }
+}
+
+/// `APP.SOURCE.lease`, and its queue.
+pub(super) fn lease_declaration(
+    app: &str,
+    source: &str,
+) -> Result<(ShortString, Declaration), TransportError> {
+    let name = queue_name(app, &QueueId::lease(source))?;
+    let declaration = Declaration::Queue {
+        name: name.clone(),
+        arguments: lease_arguments(),
+    };
+    Ok((name, declaration))
+}
+
 /// `APP.SERVICE.INPUT`.
 pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, TransportError> {
     short(format!("{app}.{queue}"))
@@ -234,6 +263,13 @@ fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable
 fn quorum_limited() -> FieldTable {
     let mut table = quorum();
     limited(&mut table);
+    table
+}
+
+/// The broker gives its messages to one consumer, and to the next one when that is gone.
+fn lease_arguments() -> FieldTable {
+    let mut table = quorum_limited();
+    table.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     table
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::redact::Redactor;
-use crate::service::Blueprint;
+use crate::service::{Blueprint, Role};
 use crate::supervision::{
     GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
@@ -151,9 +151,13 @@ impl Plan {
                 single_active: false,
             })
         });
+        let single = self.services.iter().filter(|service| {
+            matches!(service.blueprint.role(), Role::Source(source) if source.is_single())
+        });
         Topology {
             app: self.name.clone(),
             queues: queues.collect(),
+            single: single.map(|service| service.label.clone()).collect(),
             external: self.external.clone(),
         }
     }

@@ -49,7 +49,7 @@ pub(crate) async fn app() -> Fake {
     let topology = Topology {
         app: "shop".into(),
         queues: vec![queue],
-        external: Vec::new(),
+        ..Topology::default()
     };
     transport.declare(&topology).await.unwrap();
     let port = |name: &str, topic: &str| WiredPort {

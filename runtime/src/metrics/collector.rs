@@ -151,7 +151,10 @@ fn of_services(view: &AppView) -> Vec<Family> {
                 restarts.add(&[label, reason], count as f64);
             }
         }
-        let works = matches!(service.state(), State::Up | State::Paused | State::Ended);
+        let works = matches!(
+            service.state(),
+            State::Up | State::Paused | State::StandingBy | State::Ended
+        );
         up.add(&[label], f64::from(u8::from(works)));
         for (outcome, count) in meters.asks() {
             asks.add(&[label, outcome], count as f64);

@@ -11,6 +11,10 @@ pub struct Topology {
     pub app: Arc<str>,
     /// The queue of each input.
     pub queues: Vec<QueueSpec>,
+    /// Sources of which one process at a time runs each ([`Transport::lease`]).
+    ///
+    /// [`Transport::lease`]: super::Transport::lease
+    pub single: Vec<Arc<str>>,
     /// Topics that programs outside read: publishing there without a reader is fine.
     pub external: Vec<Arc<str>>,
 }
