@@ -16,7 +16,7 @@
 //! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
 //! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
 //! | `settling`, `tags` | what a settlement means; which acks to send |
-//! | `ward` | trying what was in hand at crashes, one at a time |
+//! | `ward`, `alibis` | trying what was in hand at crashes, one at a time; what was no crash |
 //! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
 //! | `asks` | requests and replies |
 //! | `lease` | being the only one that runs a source |
@@ -45,6 +45,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 mod address;
+mod alibis;
 mod asks;
 mod connection;
 mod consumer;
@@ -81,11 +82,11 @@ mod wire;
 mod wires;
 
 use address::Address;
+use alibis::Alibis;
 use connection::Worker;
 use health::Health;
 use recovery::Recovery;
 use session::Lasting;
-use ward::Alibis;
 use wires::Book;
 
 const GUARANTEES: Guarantees = Guarantees {

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::address::Address;
+use super::alibis::Alibis;
 use super::asks::Asks;
 use super::connection::{Connections, confirming};
 use super::consumer::QueueConsumer;
@@ -30,7 +31,7 @@ use super::publisher::Publisher;
 use super::pump::{self, Count, Question};
 use super::router::Router;
 use super::settling::Settling;
-use super::ward::{Alibis, Ward};
+use super::ward::Ward;
 use super::wires::{Book, Queue};
 
 /// What a frame has beside a message's properties, generously.
@@ -47,7 +48,7 @@ pub(super) struct Lasting {
     pub(super) url: String,
     pub(super) health: Arc<Health>,
     pub(super) book: Arc<Book>,
-    /// Suspects that were lost with a connection.
+    /// What came back to the broker otherwise than by a crash.
     pub(super) alibis: Arc<Alibis>,
     /// Replies for askers that had stopped waiting.
     pub(super) late: Arc<AtomicU64>,
