@@ -6,8 +6,8 @@ use std::fmt;
 pub const NAME_BYTES_MAX: usize = 63;
 /// The longest topic, in bytes (an AMQP routing key).
 pub const TOPIC_BYTES_MAX: usize = 255;
-/// Names that a service can't have, because queues of every service end in them.
-pub const RESERVED: [&str; 2] = ["dlq", "suspect"];
+/// Names that a service can't have, because queues of services end in them.
+pub const RESERVED: [&str; 3] = ["dlq", "suspect", "lease"];
 
 /// Why a text is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +70,7 @@ fn check_segment(text: &str) -> Result<(), InvalidName> {
 pub struct QueueId {
     /// The service's label.
     pub service: Box<str>,
-    /// The port, or `dlq`, or `suspect`.
+    /// The port, or `dlq`, `suspect` or `lease`.
     pub input: Box<str>,
 }
 
@@ -86,6 +86,21 @@ impl QueueId {
     /// The dead-letter queue of a service.
     pub fn dead_letters(service: &str) -> Self {
         Self::new(service, "dlq")
+    }
+
+    /// Where the processes that could run a source that must be single agree on who does.
+    pub fn lease(service: &str) -> Self {
+        Self::new(service, "lease")
+    }
+
+    /// Whether it is a [`lease`](Self::lease): no messages of the app are in it.
+    pub fn is_lease(&self) -> bool {
+        &*self.input == "lease"
+    }
+
+    /// Whether it is no input's: something beside the inputs of a service.
+    pub fn is_auxiliary(&self) -> bool {
+        RESERVED.contains(&&*self.input)
     }
 
     /// The queue of a service's suspects: messages that were in hand when a process died.

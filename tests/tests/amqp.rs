@@ -50,9 +50,11 @@ fn topology(app: &str) -> Topology {
             high_water: 1000,
             limit: None,
             overflow: Overflow::DeadLetter,
+            feeds: Vec::new(),
             single_active: false,
         }],
         external: vec!["invoices".into()],
+        ..Topology::default()
     }
 }
 

@@ -141,9 +141,10 @@ impl Shop {
                 high_water: 1_000_000,
                 limit: None,
                 overflow: Overflow::DeadLetter,
+                feeds: Vec::new(),
                 single_active: false,
             }],
-            external: Vec::new(),
+            ..Topology::default()
         };
         let attached = transport.attach(&topology).await;
         attached.expect("it knows the queues");

@@ -44,8 +44,9 @@ impl Process {
                 limit: None,
                 overflow: Overflow::DeadLetter,
                 single_active,
+                feeds: Vec::new(),
             }],
-            external: Vec::new(),
+            ..Topology::default()
         };
         transport.declare(&topology).await.expect("it declares");
         let consumer = transport.consume(&requests(), 10).await;

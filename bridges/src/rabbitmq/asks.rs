@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::link::Link;
+use super::origin::Arrival;
 use super::publisher::{Publication, Publisher};
 use super::router::Router;
 use super::wire;
@@ -137,7 +138,7 @@ impl Asks {
         let correlation = delivery.properties.correlation_id().as_ref();
         let number = correlation.and_then(|text| text.as_str().parse::<u64>().ok());
         let waiting = number.and_then(|number| self.waiting.lock().remove(&number));
-        let message = wire::decode("", &delivery.properties, delivery.data).message;
+        let message = wire::decode(Arrival::Queue(""), &delivery.properties, delivery.data).message;
         let reply = match message.headers.get(wire::ERROR) {
             Some(error) => Err(error.to_string()),
             None => Ok(message),

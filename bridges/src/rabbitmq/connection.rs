@@ -126,15 +126,10 @@ impl Connections {
         address: &Address,
         link: &Arc<Link>,
     ) -> Result<Self, String> {
-        let connect = async |purpose: &str| {
-            // Automatic recovery stays off: it hangs for ever once its tries are spent.
-            let name = format!("brickwork {} {purpose}", std::process::id());
-            let properties = ConnectionProperties::default().with_connection_name(name.into());
-            match timeout(CONNECT_TIMEOUT, socket.connect(properties)).await {
-                Ok(Ok(connection)) => Ok(connection),
-                Ok(Err(error)) => Err(socket.explain(&error, address.tls.as_ref()).await),
-                Err(_) => Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
-            }
+        let connect = async |purpose: &str| match connect(socket, purpose).await {
+            Some(Ok(connection)) => Ok(connection),
+            Some(Err(error)) => Err(socket.explain(&error, address.tls.as_ref()).await),
+            None => Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
         };
         let publishing = connect("publishing").await?;
         // What happens to one is kept until there are both: alone it ends no link.
@@ -152,11 +147,29 @@ impl Connections {
     /// Says good-bye on both; what a connection has in hand is given back by that.
     pub(super) async fn close(&self) {
         for connection in [&self.consuming, &self.publishing] {
-            let closing = connection.close(200, "done".into());
-            // A connection that is gone, or doesn't answer, is left alone.
-            let _closed = timeout(CLOSE_TIMEOUT, closing).await;
+            close(connection).await;
         }
     }
+}
+
+/// Connects for a purpose, on the current runtime; `None` if there is no answer in time.
+/// Whoever uses it sees what becomes of it.
+pub(super) async fn connect(
+    socket: &Arc<Socket>,
+    purpose: &str,
+) -> Option<lapin::Result<Connection>> {
+    // Automatic recovery stays off: it hangs for ever once its tries are spent.
+    let name = format!("brickwork {} {purpose}", std::process::id());
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    timeout(CONNECT_TIMEOUT, socket.connect(properties))
+        .await
+        .ok()
+}
+
+/// Says good-bye; a connection that is gone, or doesn't answer, is left alone.
+pub(super) async fn close(connection: &Connection) {
+    let closing = connection.close(200, "done".into());
+    let _closed = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
 /// Why each host let nobody in; what several say alike is said once.

@@ -5,18 +5,19 @@
 
 use std::sync::Arc;
 
-use brickwork::transport::{Inspection, Obstacle, Topology, TransportError};
+use brickwork::transport::{Inspection, Obstacle, Pruned, QueueSpec, Topology, TransportError};
 use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
 
 use super::address::Address;
-use super::declarer::refusal;
+use super::declarer::{NOT_OURS, refusal};
 use super::greeting::{Greeting, greeting};
 use super::health::Health;
+use super::leftovers;
 use super::link::Link;
 use super::question::Question;
-use super::topology::{Declaration, Step, declarations, queue_name};
+use super::topology::{Declaration, Step, declarations, foreign, queue_name};
 
 /// Looks at the broker, on the current runtime.
 ///
@@ -37,10 +38,15 @@ pub(super) async fn inspect(
     let looked = async {
         inspector.who(greeting(&connections.socket).await.unwrap_or_default());
         inspector.things(topology).await?;
-        inspector.rights(topology).await
+        inspector.rights(topology).await?;
+        let Pruned { notes, leftovers } =
+            leftovers::find(&connections.publishing, topology).await?;
+        inspector.found.notes.extend(notes);
+        inspector.found.leftovers = leftovers;
+        Ok(())
     }
     .await;
-    let mut found = inspector.found;
+    let found = inspector.found;
     link.close();
     connections.close().await;
     looked.map_err(|error| match error {
@@ -50,11 +56,6 @@ pub(super) async fn inspect(
             why: error.to_string(),
         },
     })?;
-    found.notes.push(
-        "what earlier versions of the manifest left on the broker isn't listed: AMQP has no way \
-         to list queues"
-            .into(),
-    );
     Ok(found)
 }
 
@@ -134,6 +135,14 @@ impl Inspector<'_> {
             Declaration::Queue { name, .. } => format!("queue {name}"),
             // Only what was bound can be asked for, by binding it.
             Declaration::Binding { .. } => return Ok(()),
+            Declaration::TheirQueue { name } => {
+                let what = format!("queue {name}");
+                return self.theirs(what, declaration).await;
+            }
+            Declaration::TheirExchange { name } => {
+                let what = format!("exchange {name}");
+                return self.theirs(what, declaration).await;
+            }
         };
         if !self.is_there(declaration).await? {
             if needed {
@@ -152,6 +161,43 @@ impl Inspector<'_> {
             Answer::Done => self.found.there.push(what),
             Answer::Refused(403, text) => self.lacks("configure", &what, &text),
             Answer::Refused(_, text) => self.found.problems.push(difference(what, &text)),
+        }
+        Ok(())
+    }
+
+    /// Something that isn't the app's to make.
+    async fn theirs(&mut self, what: String, declaration: &Declaration) -> Result<(), Trouble> {
+        match self.ask(Question::Passive(declaration.clone())).await? {
+            Answer::Done => self.found.there.push(what),
+            Answer::Refused(code, text) => self.found.problems.push(Obstacle {
+                what,
+                why: match code {
+                    404 => "it isn't there, and it isn't the app's".into(),
+                    _ => said(&text).to_owned(),
+                },
+                help: NOT_OURS.into(),
+                theirs: None,
+                ours: None,
+            }),
+        }
+        Ok(())
+    }
+
+    /// What feeds a queue and isn't the app's: it must be there, and may be read.
+    async fn feeds(&mut self, app: &str, spec: &QueueSpec) -> Result<(), Trouble> {
+        let queue = queue_name(app, &spec.id)?;
+        for declaration in foreign(&queue, &spec.feeds)? {
+            self.thing(&declaration, true).await?;
+            match declaration {
+                Declaration::TheirQueue { name } => {
+                    let what = format!("queue {name}");
+                    self.may("read", &what, Question::Consume(name)).await?;
+                }
+                Declaration::Binding {
+                    queue, exchange, ..
+                } => self.may_bind(queue, exchange).await?,
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -186,27 +232,33 @@ impl Inspector<'_> {
         }
         let letters = topology.services().map(QueueId::dead_letters);
         let inputs = topology.queues.iter().map(|queue| queue.id.clone());
-        for id in inputs.chain(letters) {
+        let leases = topology.single.iter().map(|source| QueueId::lease(source));
+        for id in inputs.chain(letters).chain(leases) {
             let name = queue_name(app, &id)?;
             let what = format!("queue {name}");
             self.may("read", &what, Question::Consume(name)).await?;
         }
         for queue in &topology.queues {
             let name = queue_name(app, &queue.id)?;
-            let what = format!("queue {name}");
-            let key = format!("brickwork.check.{}", std::process::id());
-            let unbind = Question::Unbind {
-                queue: name,
-                exchange: exchange.clone(),
-                key: key.as_str().into(),
-            };
-            if let Some(text) = self.refused(unbind).await? {
-                // The broker asks for two rights, and names the one that is missing.
-                if text.contains("to exchange") {
-                    self.lacks("read", &format!("exchange {app}"), &text);
-                } else {
-                    self.lacks("write", &what, &text);
-                }
+            self.may_bind(name, exchange.clone()).await?;
+            self.feeds(app, queue).await?;
+        }
+        Ok(())
+    }
+
+    async fn may_bind(&mut self, queue: ShortString, exchange: ShortString) -> Result<(), Trouble> {
+        let key = format!("brickwork.check.{}", std::process::id());
+        let unbind = Question::Unbind {
+            queue: queue.clone(),
+            exchange: exchange.clone(),
+            key: key.as_str().into(),
+        };
+        if let Some(text) = self.refused(unbind).await? {
+            // The broker asks for two rights, and names the one that is missing.
+            if text.contains("to exchange") {
+                self.lacks("read", &format!("exchange {exchange}"), &text);
+            } else {
+                self.lacks("write", &format!("queue {queue}"), &text);
             }
         }
         Ok(())

@@ -5,17 +5,21 @@
 //! | `address`, `tls` | URLs, and the files that they name |
 //! | `socket` | one stream to one host, and why there is none |
 //! | `connection`, `link` | the thread and the two connections; whether they are up |
+//! | `kit`, `mending` | what the connections are made of; texts that are none |
 //! | `session`, `recovery` | all that is set up over them; making it again when it is lost |
 //! | `health` | what everybody may know of that |
 //! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
 //! | `wires` | what was declared |
+//! | `ledger`, `leftovers` | what was ever declared, on the broker; what is left over of it |
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
 //! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
 //! | `settling`, `tags` | what a settlement means; which acks to send |
 //! | `ward` | trying what was in hand at crashes, one at a time |
+//! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
 //! | `asks` | requests and replies |
+//! | `lease` | being the only one that runs a source |
 //! | `delayed`, `pressure` | counting what waits; full queues |
 //!
 //! Whatever ends a session (a broker that restarts, a connection that is cut, a channel
@@ -31,8 +35,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
-    Status, Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, LeaseKeeper,
+    Outgoing, Pressure, Prune, Pruned, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -49,7 +53,14 @@ mod delayed;
 mod greeting;
 mod health;
 mod inspection;
+mod kit;
+mod lease;
+mod ledger;
+mod leftovers;
 mod link;
+mod mending;
+mod merged;
+mod origin;
 mod pressure;
 mod publisher;
 mod pump;
@@ -113,20 +124,22 @@ impl Connector for RabbitMq {
         url: &'a str,
         topology: &'a Topology,
     ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
-        Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: without_password(url),
-                why,
-            };
-            let broker = Address::parse(url).map_err(failed)?;
-            let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
-            let (url, topology) = (url.to_owned(), topology.clone());
-            let inspecting = async move { inspection::inspect(&broker, &url, &topology).await };
-            let found = on(worker.handle(), inspecting).await;
-            drop(worker.stop());
-            worker.join().await;
-            found.unwrap_or_else(|| Err(failed("the thread is gone".into())))
-        })
+        let topology = topology.clone();
+        Box::pin(visit(url, move |broker, url| async move {
+            inspection::inspect(&broker, &url, &topology).await
+        }))
+    }
+
+    fn prune<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+        how: Prune,
+    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
+        let topology = topology.clone();
+        Box::pin(visit(url, move |broker, url| async move {
+            leftovers::prune(&broker, &url, &topology, how).await
+        }))
     }
 
     fn connect<'a>(
@@ -170,6 +183,26 @@ struct Amqp {
     handle: Handle,
     pressure: Arc<Pressure>,
     recovery: Arc<Recovery>,
+}
+
+/// Does something with a broker, on a thread of its own.
+async fn visit<T: Send + 'static, F>(
+    url: &str,
+    work: impl FnOnce(Address, String) -> F + Send,
+) -> Result<T, TransportError>
+where
+    F: Future<Output = Result<T, TransportError>> + Send + 'static,
+{
+    let failed = |why: String| TransportError::Connect {
+        url: without_password(url),
+        why,
+    };
+    let broker = Address::parse(url).map_err(failed)?;
+    let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
+    let done = on(worker.handle(), work(broker, url.to_owned())).await;
+    drop(worker.stop());
+    worker.join().await;
+    done.unwrap_or_else(|| Err(failed("the thread is gone".into())))
 }
 
 /// Runs a future on the transport's thread; `None` if that is gone.
@@ -236,13 +269,24 @@ impl Transport for Amqp {
                 let (link, queue) = (session.link.clone(), queue.clone());
                 let consuming = async move { session.consume(&queue, bound).await };
                 match on(&self.handle, consuming).await {
-                    Some(Ok(consumer)) => return Ok(Box::new(consumer) as Box<dyn Consumer>),
+                    Some(Ok(consumer)) => return Ok(consumer),
                     // Lost meanwhile: over the next one, then.
                     Some(Err(_)) if link.check().is_err() => {}
                     Some(Err(error)) => return Err(error),
                     None => return Err(self.recovery.lasting.health.error()),
                 }
             }
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        source: &'a str,
+        keeper: LeaseKeeper,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
+        Box::pin(async move {
+            let session = self.recovery.next().await?;
+            lease::ask(session, source, keeper, &self.handle).await
         })
     }
 

@@ -38,8 +38,13 @@ use super::ring::Ring;
 const WINDOW: usize = 1000;
 /// The most jobs that wait for their turn.
 const WAITING_MAX: usize = 65_536;
+/// When nothing at all is confirmed for so long, somebody should know.
+const SILENCE: Duration = Duration::from_secs(5);
 /// After this a publication counts as failed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// When nothing at all is confirmed for so long, on a connection that lives, another one
+/// may do better.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// For a new channel, on a connection that works.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -95,6 +100,7 @@ impl Publisher {
             confirms: FuturesUnordered::new(),
             confirmed: Vec::new(),
             last_answer: Instant::now(),
+            is_silent: false,
             flushes: Vec::new(),
         };
         tokio::spawn(owner.run(received));
@@ -162,6 +168,8 @@ struct Owner {
     /// Messages whose success is held back.
     confirmed: Vec<u64>,
     last_answer: Instant,
+    /// Nothing was confirmed for longer than [`SILENCE`], and everybody knows.
+    is_silent: bool,
     /// Who waits until no job before this number is open.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
@@ -362,6 +370,9 @@ impl Owner {
 
     fn answered(&mut self, number: u64, answer: lapin::Result<Confirmation>) {
         self.last_answer = Instant::now();
+        if std::mem::take(&mut self.is_silent) {
+            self.link.silent(None);
+        }
         let (outcome, returned) = match answer {
             Ok(Confirmation::Ack(returned)) => (Ok(()), returned),
             Ok(Confirmation::Nack(returned)) => {
@@ -469,13 +480,12 @@ impl Owner {
     }
 
     /// Reports failure of jobs that have waited too long. Their messages stay in the
-    /// window until the broker says something: they may have arrived. A broker that says
-    /// nothing at all is as good as gone.
+    /// window until the broker says something: they may have arrived.
     fn give_up_old(&mut self) {
         let silent = self.last_answer.elapsed();
-        if !self.confirms.is_empty() && silent >= CONFIRM_TIMEOUT && !self.link.is_blocked() {
+        if !self.confirms.is_empty() && silent >= SILENCE_MAX && !self.link.is_blocked() {
             self.link.fail(format!(
-                "publishing: nothing was confirmed for {CONFIRM_TIMEOUT:?}"
+                "publishing: nothing was confirmed for {SILENCE_MAX:?}"
             ));
             return;
         }
@@ -485,6 +495,13 @@ impl Owner {
         {
             self.link.fail("publishing: what is out is not answered");
             return;
+        }
+        if !self.confirms.is_empty() && silent >= SILENCE && !self.is_silent {
+            // One queue that doesn't take what it gets is enough: the broker stops reading
+            // from a connection with too much that isn't confirmed.
+            self.is_silent = true;
+            let why = format!("nothing that was published is confirmed since {SILENCE:?}");
+            self.link.silent(Some(why));
         }
         let mut given_up = false;
         for (_, job) in self.jobs.iter_mut() {

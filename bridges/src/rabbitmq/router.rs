@@ -14,8 +14,9 @@ use lapin::types::ShortString;
 use tokio::runtime::Handle;
 
 use super::declarer::Declarer;
+use super::ledger::Ledger;
 use super::publisher::{Publication, Publisher};
-use super::topology::{Step, declarations};
+use super::topology::{Step, declarations, foreign, queue_name};
 use super::wire::{self, Way};
 use super::wires::{Book, Queue, Wires};
 
@@ -24,6 +25,7 @@ pub(super) struct Router {
     pub(super) publisher: Publisher,
     pub(super) declarer: Declarer,
     pub(super) properties_bytes_max: usize,
+    ledger: Ledger,
     handle: Handle,
     book: Arc<Book>,
     /// The steps of the delay ladder that this session has made sure of, a bit each.
@@ -41,12 +43,14 @@ impl Router {
     pub(super) fn new(
         publisher: Publisher,
         declarer: Declarer,
+        ledger: Ledger,
         book: Arc<Book>,
         properties_bytes_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             publisher,
             declarer,
+            ledger,
             properties_bytes_max,
             handle: Handle::current(),
             book,
@@ -68,8 +72,24 @@ impl Router {
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.is_for(topology)?;
-        self.declarer.declare(declarations(topology)?).await?;
+        let all = declarations(topology)?;
+        // Before it is made, so that nothing is there that isn't written down.
+        self.ledger.note(&topology.app, &all).await;
+        self.declarer.declare(all).await?;
+        for spec in topology.queues.iter().filter(|it| !it.feeds.is_empty()) {
+            let queue = queue_name(&topology.app, &spec.id)?;
+            self.declarer.declare(foreign(&queue, &spec.feeds)?).await?;
+        }
         self.book.add(topology)
+    }
+
+    /// That what feeds a queue, and isn't the app's, is there and does.
+    pub(super) async fn make_sure_of(&self, queue: &Queue) -> Result<(), TransportError> {
+        if queue.feeds.is_empty() {
+            return Ok(());
+        }
+        let needed = foreign(&queue.name, &queue.feeds)?;
+        self.declarer.declare(needed).await
     }
 
     /// Knows it here, and makes nothing on the broker.
@@ -92,7 +112,16 @@ impl Router {
     /// Makes sure that everything that was ever declared is there: on a broker that was
     /// started anew, or after somebody deleted something.
     pub(super) async fn declare_again(&self) -> Result<(), TransportError> {
-        self.declarer.declare(self.book.declarations()?).await
+        let all = self.book.declarations()?;
+        if all.is_empty() {
+            return Ok(());
+        }
+        self.declarer.declare(all.clone()).await?;
+        // Nobody waits for it: what matters is to work again.
+        let (ledger, app) = (self.ledger.clone(), self.wires().app.clone());
+        self.handle
+            .spawn(async move { ledger.note(&app, &all).await });
+        Ok(())
     }
 
     /// Publishes a batch and reports once on all of it.

@@ -6,10 +6,11 @@
 //! Arguments can't be changed once a queue exists: whoever changes one here changes
 //! every deployment's queues, so what may change belongs into a name.
 
+use std::fmt;
 use std::time::Duration;
 
 use brickwork::QueueId;
-use brickwork::transport::{Topology, TransportError};
+use brickwork::transport::{Feed, Foreign, Topology, TransportError};
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -39,6 +40,26 @@ pub(super) enum Declaration {
         exchange: ShortString,
         key: ShortString,
     },
+    /// A queue that isn't the app's: it has to be there, and to be readable.
+    TheirQueue { name: ShortString },
+    /// An exchange that isn't the app's: it has to be there.
+    TheirExchange { name: ShortString },
+}
+
+impl fmt::Display for Declaration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue { name, .. } | Self::TheirQueue { name } => write!(f, "the queue {name}"),
+            Self::Exchange { name, .. } | Self::TheirExchange { name } => {
+                write!(f, "the exchange {name}")
+            }
+            Self::Binding {
+                queue,
+                exchange,
+                key,
+            } => write!(f, "the binding of {key} from {exchange} to {queue}"),
+        }
+    }
 }
 
 /// Everything that an app needs, in order, but for the delay ladder: its steps are made
@@ -73,6 +94,37 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
                 exchange: exchange.clone(),
                 key: short(topic.to_string())?,
             });
+        }
+    }
+    for source in &topology.single {
+        all.push(lease_declaration(app, source)?.1);
+    }
+    Ok(all)
+}
+
+/// What the feeds of a queue need. Nothing of somebody else's is made or changed: what a
+/// binding changes is the app's own queue.
+pub(super) fn foreign(
+    queue: &ShortString,
+    feeds: &[Feed],
+) -> Result<Vec<Declaration>, TransportError> {
+    let mut all = Vec::new();
+    for feed in feeds {
+        match &feed.from {
+            Foreign::Queue(name) => {
+                let name = short(name.to_string())?;
+                all.push(Declaration::TheirQueue { name });
+            }
+            Foreign::Exchange { name, key } => {
+                let exchange = short(name.to_string())?;
+                let name = exchange.clone();
+                all.push(Declaration::TheirExchange { name });
+                all.push(Declaration::Binding {
+                    queue: queue.clone(),
+                    exchange,
+                    key: short(key.to_string())?,
+                });
+            }
         }
     }
     Ok(all)
@@ -159,6 +211,32 @@ impl Step {
     }
 }
 
+/// `APP.ledger`: what was declared, written down.
+pub(super) fn ledger_name(app: &str) -> ShortString {
+    short(format!("{app}.ledger")).expect("an app's name is short")
+}
+
+/// The queue of the ledger.
+pub(super) fn ledger_declaration(app: &str) -> Declaration {
+    Declaration::Queue {
+        name: ledger_name(app),
+        arguments: quorum_limited(),
+    }
+}
+
+/// `APP.SOURCE.lease`, and its queue.
+pub(super) fn lease_declaration(
+    app: &str,
+    source: &str,
+) -> Result<(ShortString, Declaration), TransportError> {
+    let name = queue_name(app, &QueueId::lease(source))?;
+    let declaration = Declaration::Queue {
+        name: name.clone(),
+        arguments: lease_arguments(),
+    };
+    Ok((name, declaration))
+}
+
 /// `APP.SERVICE.INPUT`.
 pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, TransportError> {
     short(format!("{app}.{queue}"))
@@ -185,6 +263,13 @@ fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable
 fn quorum_limited() -> FieldTable {
     let mut table = quorum();
     limited(&mut table);
+    table
+}
+
+/// The broker gives its messages to one consumer, and to the next one when that is gone.
+fn lease_arguments() -> FieldTable {
+    let mut table = quorum_limited();
+    table.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
     table
 }
 

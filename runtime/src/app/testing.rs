@@ -43,12 +43,13 @@ pub(crate) async fn app() -> Fake {
         high_water: 2,
         limit: Some(10),
         overflow: Overflow::DeadLetter,
+        feeds: Vec::new(),
         single_active: false,
     };
     let topology = Topology {
         app: "shop".into(),
         queues: vec![queue],
-        external: Vec::new(),
+        ..Topology::default()
     };
     transport.declare(&topology).await.unwrap();
     let port = |name: &str, topic: &str| WiredPort {

@@ -73,6 +73,9 @@ pub(crate) enum State {
     Down,
     /// It asked for a pause, and takes no messages meanwhile.
     Paused,
+    /// A source that another process runs, ready to take over.
+    #[serde(rename = "standing by")]
+    StandingBy,
     /// A source that has come to its end.
     Ended,
     Stopping,
@@ -99,6 +102,7 @@ impl State {
             Self::Up => "up",
             Self::Down => "down",
             Self::Paused => "paused",
+            Self::StandingBy => "standing by",
             Self::Ended => "ended",
             Self::Stopping => "stopping",
             Self::Isolated => "isolated",
@@ -296,6 +300,8 @@ impl ServiceView {
             State::Ended
         } else if env.is_closing() {
             State::Stopping
+        } else if env.pulse.standing_by.load(Relaxed) {
+            State::StandingBy
         } else if !works(&env) {
             if self.restarts() == 0 {
                 State::Starting
@@ -314,7 +320,7 @@ impl ServiceView {
         let env = self.env();
         let state = self.state();
         let what = match state {
-            State::Up | State::Paused | State::Ended => return None,
+            State::Up | State::Paused | State::StandingBy | State::Ended => return None,
             State::Starting => "is starting".to_owned(),
             State::Stopping => "is stopping".to_owned(),
             State::Isolated => "is isolated".to_owned(),

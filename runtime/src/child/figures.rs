@@ -18,6 +18,7 @@ pub(crate) struct Figures {
     instances_ready: usize,
     consuming: usize,
     ended: bool,
+    standing_by: bool,
     seen: Seen,
     /// As [`Meters::counts`](crate::metrics::Meters::counts) has them.
     counts: Vec<u64>,
@@ -45,6 +46,7 @@ impl Figures {
             instances_ready: service.instances_ready(),
             consuming: *env.pulse.consuming.borrow(),
             ended: *env.pulse.ended.borrow(),
+            standing_by: env.pulse.standing_by.load(Relaxed),
             seen: Seen {
                 depths: depths.collect(),
                 ..hosted.figures()
@@ -83,6 +85,7 @@ impl Mirror {
         pulse.ready.store(figures.instances_ready, Relaxed);
         pulse.consuming.send_replace(figures.consuming);
         pulse.ended.send_replace(figures.ended);
+        pulse.standing_by.store(figures.standing_by, Relaxed);
         hosted.see(Some(figures.seen));
         true
     }
@@ -91,6 +94,7 @@ impl Mirror {
     pub(crate) fn hide(hosted: &Hosted) {
         let pulse = &hosted.env().pulse;
         pulse.ready.store(0, Relaxed);
+        pulse.standing_by.store(false, Relaxed);
         pulse.consuming.send_replace(0);
         hosted.see(None);
     }

@@ -120,6 +120,16 @@ fn text_of(plan: &Plan, inspection: &Inspection) -> String {
     for missing in &inspection.missing {
         line("    ", missing);
     }
+    if !inspection.leftovers.is_empty() {
+        let left = inspection.leftovers.len();
+        line(
+            "  ",
+            &format!("{left} are left over from earlier manifests (brickwork prune removes them):"),
+        );
+    }
+    for leftover in &inspection.leftovers {
+        line("    ", &super::prune::words(leftover, "can be removed"));
+    }
     let problems = inspection.problems.len();
     if problems > 0 {
         line("", &format!("{problems} problems:"));

@@ -17,6 +17,7 @@ mod check;
 mod describe;
 mod dlq;
 mod list;
+mod prune;
 mod run;
 mod stop;
 mod supervised;
@@ -54,6 +55,8 @@ enum Verb {
     Describe(describe::Describe),
     /// Look at dead letters, replay them, discard them
     Dlq(dlq::Dlq),
+    /// Remove what earlier manifests of the app left on its transport
+    Prune(prune::Prune),
     /// Stop a running app in order
     Stop(stop::Stop),
 }
@@ -129,6 +132,7 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
         Verb::List(list) => list.execute(&catalog),
         Verb::Describe(describe) => describe.execute(&catalog),
         Verb::Dlq(dlq) => dlq.execute(&catalog, &transports),
+        Verb::Prune(prune) => prune.execute(&catalog, &transports),
         Verb::Stop(stop) => stop.execute(&catalog, &transports),
     };
     ExitCode::from(code)

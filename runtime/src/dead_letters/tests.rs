@@ -22,9 +22,10 @@ async fn bench(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
             high_water: 1000,
             limit: None,
             overflow: Overflow::DeadLetter,
+            feeds: Vec::new(),
             single_active: false,
         }],
-        external: Vec::new(),
+        ..Topology::default()
     };
     let transport: Arc<dyn Transport> = Arc::new(Memory::new(Arc::<Pressure>::default()));
     let letters = DeadLetters::open(transport.clone(), topology).await;

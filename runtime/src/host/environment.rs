@@ -212,10 +212,6 @@ impl Environment {
         *self.closing.borrow()
     }
 
-    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
-    }
-
     /// Resolves when the service is to stop.
     pub(crate) async fn closed(&self) {
         let mut closing = self.closing.subscribe();

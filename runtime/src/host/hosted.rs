@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -129,10 +130,14 @@ impl Hosted {
         matches!(self.blueprint.role(), Role::Source(_))
     }
 
-    /// Whether it is a source that comes to an end and hasn't yet.
+    /// Whether it is a source that comes to an end and hasn't yet, unless another process
+    /// runs it.
     pub(crate) fn is_unfinished_source(&self) -> bool {
         match self.blueprint.role() {
-            Role::Source(source) => source.ends() && !*self.env().pulse.ended.borrow(),
+            Role::Source(source) => {
+                let pulse = &self.env().pulse;
+                source.ends() && !*pulse.ended.borrow() && !pulse.standing_by.load(Relaxed)
+            }
             Role::Service(_) => false,
         }
     }

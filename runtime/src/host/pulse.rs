@@ -1,6 +1,6 @@
 //! What can be seen of one life of a service: what has started, what consumes.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::watch;
 
@@ -19,6 +19,8 @@ pub(crate) struct Pulse {
     pub(crate) consuming: watch::Sender<usize>,
     /// A source that has come to its end.
     pub(crate) ended: watch::Sender<bool>,
+    /// A source that another process runs.
+    pub(crate) standing_by: AtomicBool,
 }
 
 impl Pulse {
@@ -30,6 +32,7 @@ impl Pulse {
             working: watch::Sender::new(0),
             consuming: watch::Sender::new(0),
             ended: watch::Sender::new(false),
+            standing_by: AtomicBool::new(false),
         }
     }
 

@@ -4,24 +4,32 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::abandon::AbandonHook;
 use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer};
 use crate::metrics::{Cause, Who};
 use crate::service::{Blueprint, Outlet, Role, Run};
 use crate::supervision::{History, RestartType};
+use crate::transport::Lease;
 
 /// Sources have no deadline; a timer needs one.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
+/// A process that isn't granted a lease by then stands by.
+const STANDS_BY_AFTER: Duration = Duration::from_secs(1);
+/// What a source that has lost its lease gets to save what it has.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs a source to its end, or until the service closes.
 pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
     let Role::Source(source) = blueprint.role() else {
         unreachable!("only sources are run")
     };
-    let _working = env.pulse.work();
+    let working = env.pulse.work();
     env.pulse.first_start_ended();
     let mut history = History::default();
     let mut refusals = History::default();
@@ -30,24 +38,40 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
         instance: 0,
     };
     let mut timer = Timer::new(env.worker.clone(), who);
+    // One that is to run again keeps it.
+    let mut held: Option<Held> = None;
     loop {
-        let mut outlet = Outlet::new(env.clone(), source.in_flight(), env.closing());
+        let mut lease = match held.take() {
+            Some(lease) => lease,
+            None => match hold(&env, source).await {
+                Some(lease) => lease,
+                None => return,
+            },
+        };
         env.pulse.ready.store(1, Relaxed);
         let span = info_span!("source", service = %env.label);
         let (reconnects, not_taken) = (env.transport_reconnects(), env.not_taken());
-        let ended = attempt(source, &mut outlet, &mut timer)
+        let ended = under_lease(&env, source, &mut timer, &mut lease)
             .instrument(span)
             .await;
-        outlet.settled().await;
         env.pulse.ready.store(0, Relaxed);
         if env.is_closing() {
             return;
         }
+        let Some(ended) = ended else {
+            // While the transport is down, that is what is wrong, and it was said.
+            if !env.transport_is_down() && env.transport_reconnects() == reconnects {
+                warn!(service = %env.label, "the source's lease is lost, asking for it again");
+            }
+            continue;
+        };
         let text = match ended {
             Ok(()) if source.ends() || env.restart_type != RestartType::Permanent => {
                 info!(service = %env.label, "the source has come to its end");
                 env.pulse.ended.send_replace(true);
-                return;
+                drop(working);
+                // Who takes over would begin again what is done.
+                return env.closed().await;
             }
             Ok(()) => "it came to an end, and is not one that does".to_owned(),
             Err(text) => env.redactor.clean(&text).into_owned(),
@@ -57,12 +81,14 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
             // What it had sent was lost with the connection: not its failure.
             env.note(Cause::Source, &text);
             debug!(service = %env.label, error = %text, "the source is run again when the transport works");
+            drop(lease);
             tokio::select! {
                 () = env.transport_works() => {}
                 () = env.closed() => return,
             }
             continue;
         }
+        held = Some(lease);
         let now = env.origin.elapsed();
         if env.not_taken() != not_taken {
             // Such as a queue that has no leader, for now: not the source's failure, either.
@@ -81,6 +107,8 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
         history = next;
         env.note(Cause::Source, &text);
         if !env.charge(Cause::Source, &text) {
+            // Another process may have more luck.
+            drop(held);
             return env.closed().await;
         }
         let wait = restart.wait();
@@ -90,6 +118,95 @@ pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
             let _either = timeout(wait, env.closed()).await;
         }
     }
+}
+
+/// A lease that is let go also when the thread was given up on which its holder is.
+struct Held {
+    lease: Lease,
+    _hook: AbandonHook,
+}
+
+impl Held {
+    fn new(lease: Lease, env: &Arc<Environment>) -> Self {
+        Self {
+            _hook: env.on_abandoned(lease.let_go_from_elsewhere()),
+            lease,
+        }
+    }
+}
+
+/// Waits for the lease of a source that needs one; `None` if the service closes before.
+async fn hold(env: &Arc<Environment>, source: &dyn Run) -> Option<Held> {
+    if !source.is_single() {
+        let (lease, keeper) = Lease::new();
+        keeper.for_good();
+        return Some(Held::new(lease, env));
+    }
+    let granted = async {
+        let mut granted = std::pin::pin!(granted(env));
+        if let Ok(held) = timeout(STANDS_BY_AFTER, &mut granted).await {
+            return held;
+        }
+        env.pulse.standing_by.store(true, Relaxed);
+        info!(service = %env.label, "the source stands by: another process runs it");
+        let held = granted.await;
+        env.pulse.standing_by.store(false, Relaxed);
+        info!(service = %env.label, "the source runs here now");
+        held
+    };
+    tokio::select! {
+        held = granted => Some(held),
+        () = env.closed() => None,
+    }
+}
+
+/// Asks for the lease until it is granted.
+async fn granted(env: &Arc<Environment>) -> Held {
+    let mut tries = 0;
+    loop {
+        let (lease, keeper) = Lease::new();
+        // Before it is granted: on a thread that is given up nobody would take it.
+        let held = Held::new(lease, env);
+        match env.transport.lease(&env.label, keeper).await {
+            Ok(()) => return held,
+            // What is wrong was said; the next time waits until it works.
+            Err(_) if env.transport_is_down() => {}
+            Err(error) => {
+                let text = env.redactor.clean(&error.to_string()).into_owned();
+                warn!(service = %env.label, error = %text, "the source's lease can't be asked for, trying again");
+                env.note(Cause::Source, &text);
+            }
+        }
+        sleep(env.restart.backoff.delay(tries, fastrand::f64())).await;
+        tries = tries.saturating_add(1);
+    }
+}
+
+/// Runs the source once; `None` if its lease was lost meanwhile.
+async fn under_lease(
+    env: &Arc<Environment>,
+    source: &dyn Run,
+    timer: &mut Timer,
+    Held { lease, .. }: &mut Held,
+) -> Option<Result<(), String>> {
+    let stop = watch::Sender::new(false);
+    let mut outlet = Outlet::new(env.clone(), source.in_flight(), stop.subscribe());
+    let submitted = outlet.clone();
+    let mut lost = false;
+    let ended = {
+        let mut attempt = std::pin::pin!(attempt(source, &mut outlet, timer));
+        tokio::select! {
+            biased;
+            ended = &mut attempt => Some(ended),
+            () = lease.lost() => {
+                lost = true;
+                stop.send_replace(true);
+                timeout(LEAVE_WITHIN, attempt).await.ok()
+            }
+        }
+    };
+    submitted.settled().await;
+    if lost { None } else { ended }
 }
 
 async fn attempt(source: &dyn Run, outlet: &mut Outlet, timer: &mut Timer) -> Result<(), String> {

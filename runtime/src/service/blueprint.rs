@@ -49,6 +49,9 @@ pub(crate) trait Run {
     /// Whether it comes to an end by itself.
     fn ends(&self) -> bool;
 
+    /// Whether one process at a time runs it.
+    fn is_single(&self) -> bool;
+
     /// How many messages it may have in flight.
     fn in_flight(&self) -> usize;
 
@@ -203,6 +206,10 @@ impl<S: Source> Blueprint for SourceBlueprint<S> {
 impl<S: Source> Run for SourceBlueprint<S> {
     fn ends(&self) -> bool {
         S::ends(&self.config)
+    }
+
+    fn is_single(&self) -> bool {
+        S::SINGLE
     }
 
     fn in_flight(&self) -> usize {

@@ -93,6 +93,7 @@ pub struct Outlet {
     env: Arc<Environment>,
     window: Arc<Semaphore>,
     in_flight: usize,
+    /// Set when this run of the source is to end; also when the whole service is.
     stop: watch::Receiver<bool>,
 }
 
@@ -183,7 +184,7 @@ impl Outlet {
                 .await?
                 .expect("the window is never closed"),
         };
-        if *self.stop.borrow() {
+        if self.is_stopping() {
             return Err(stopping());
         }
         Ok(self.hand_over(prepared, permit))
@@ -287,14 +288,17 @@ impl Outlet {
 
     /// Whether the source is to stop.
     pub fn is_stopping(&self) -> bool {
-        *self.stop.borrow()
+        *self.stop.borrow() || self.env.is_closing()
     }
 
     /// Resolves when the source is to stop.
     pub async fn stopping(&self) {
         let mut stop = self.stop.clone();
-        // A sender that is gone means that the app is going, too.
-        let _gone = stop.wait_for(|stop| *stop).await;
+        tokio::select! {
+            // A sender that is gone means that this run of the source is over.
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = self.env.closed() => {}
+        }
     }
 
     /// Waits for something, but not longer than the source may run.

@@ -40,7 +40,9 @@ pub trait Source: Sized + 'static {
     const EXAMPLE: &'static str = "";
     /// What can go wrong, a line each, for people who operate it.
     const FAILURES: &'static [&'static str] = &[];
-    /// It must run once in an app of many processes.
+    /// It runs once in an app of many processes: of those that could run it one does, the
+    /// others stand by, and one of them takes over when that one stops, dies or loses the
+    /// transport. The one that takes over starts from its own position.
     const SINGLE: bool = true;
     /// What the manifest's `config` holds.
     type Config: Config;

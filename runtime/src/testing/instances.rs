@@ -132,6 +132,10 @@ impl Run for Watched {
         self.source().ends()
     }
 
+    fn is_single(&self) -> bool {
+        self.source().is_single()
+    }
+
     fn in_flight(&self) -> usize {
         self.source().in_flight()
     }

@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use super::Leftover;
+
 /// What was found where an app's messages are to go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Inspection {
@@ -17,6 +19,8 @@ pub struct Inspection {
     pub there: Vec<String>,
     /// What isn't there and would be made.
     pub missing: Vec<String>,
+    /// What earlier manifests of the app left there, as far as that is known.
+    pub leftovers: Vec<Leftover>,
     /// What is in the way: the app would not run, or not well.
     pub problems: Vec<Obstacle>,
 }

@@ -18,13 +18,17 @@ use crate::message::Message;
 use crate::name::QueueId;
 
 mod inspection;
+mod lease;
+mod leftovers;
 pub mod memory;
 mod pressure;
 mod topology;
 
 pub use inspection::{Inspection, Obstacle};
+pub use lease::{Lease, LeaseKeeper};
+pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
 pub use pressure::{Outage, Pressure, PressureGauge};
-pub use topology::{Overflow, QueueSpec, Topology};
+pub use topology::{Feed, Foreign, Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.
 ///
@@ -92,6 +96,25 @@ pub trait Transport: Send + Sync + 'static {
         queue: &'a QueueId,
         bound: usize,
     ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>>;
+
+    /// Waits to have a [`Lease`]: to be the one that runs a source of which one process at a
+    /// time runs one ([`Topology::single`]).
+    ///
+    /// It is granted to one of those who wait, anew when the one who has it lets it go, dies,
+    /// or loses the transport, which it learns by [`Lease::lost`]. A process that is cut off,
+    /// or frozen, may have it for as long as it hasn't noticed: what it publishes then fails.
+    /// Granted at once, for good, by a transport that processes don't share.
+    ///
+    /// Who drops its [`Lease`], or lets it go, doesn't wait any more either.
+    fn lease<'a>(
+        &'a self,
+        source: &'a str,
+        keeper: LeaseKeeper,
+    ) -> BoxFuture<'a, Result<(), TransportError>> {
+        let _ = source;
+        keeper.for_good();
+        Box::pin(async { Ok(()) })
+    }
 
     /// Publishes a request and waits for the first reply, at most `within`.
     ///
@@ -312,6 +335,14 @@ pub enum TransportError {
         /// Why not, and what to do.
         why: String,
     },
+    /// Something of somebody else that the manifest names can't be used.
+    #[error("can't use {what}: {why}")]
+    Foreign {
+        /// Its name there.
+        what: String,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// There is no such queue: it was not declared.
     #[error("there is no queue {0}: declare the topology first")]
     NoQueue(QueueId),
@@ -389,6 +420,28 @@ pub trait Connector: Send + Sync {
     ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
         let _ = topology;
         Box::pin(async move { Ok(Inspection::nothing_to_ask(scheme_of(url))) })
+    }
+
+    /// Finds what earlier manifests of the app left there, and removes what nothing needs,
+    /// if that is wanted. Touches nothing of other apps.
+    ///
+    /// # Errors
+    /// It can't be reached, or refused to let us in.
+    fn prune<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+        how: Prune,
+    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
+        let _ = (topology, how);
+        let scheme = scheme_of(url);
+        let note = format!("{scheme}: goes with its process, and leaves nothing over");
+        Box::pin(async move {
+            Ok(Pruned {
+                notes: vec![note],
+                ..Pruned::default()
+            })
+        })
     }
 
     /// Connects.

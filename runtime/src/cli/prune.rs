@@ -1,0 +1,128 @@
+//! `prune`: removes what earlier manifests of the app left on its transport.
+//!
+//! Prints what the transport finds and does. Without `--yes` nothing is changed.
+
+use super::{DONE, FAILED, ManifestArgs, print, print_report};
+use crate::app::Plan;
+use crate::log::push_visible;
+use crate::redact::without_password;
+use crate::service::Catalog;
+use crate::transport::{self, Fate, Leftover, Pruned, TransportError, Transports};
+
+/// Remove what earlier manifests of the app left on its transport: queues of services and
+/// inputs that are gone, bindings to topics that are no longer read. Run it when no older
+/// version of the app is to come back
+#[derive(clap::Args)]
+pub(super) struct Prune {
+    #[command(flatten)]
+    manifest: ManifestArgs,
+    /// Do it; otherwise only say what would be done
+    #[arg(long)]
+    yes: bool,
+    /// Also queues that hold messages, and the messages with them
+    #[arg(long)]
+    with_messages: bool,
+    /// Print for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Prune {
+    pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
+        let plan = match self.manifest.load(&[], catalog, transports) {
+            Err(report) => return print_report(&report, self.json),
+            Ok(plan) => plan,
+        };
+        crate::log::init(plan.log, plan.redactor.clone());
+        let pruned = match self.prune(&plan, transports) {
+            Ok(pruned) => pruned,
+            Err(error) => {
+                eprintln!("error: {}", plan.redactor.clean(&error.to_string()));
+                return FAILED;
+            }
+        };
+        let text = match self.json {
+            true => {
+                serde_json::to_string_pretty(&pruned).expect("what is printed is plain data") + "\n"
+            }
+            false => self.text_of(&plan, &pruned),
+        };
+        print(&plan.redactor.clean(&text));
+        let failed = |leftover: &Leftover| matches!(leftover.fate, Fate::Failed(_));
+        match pruned.leftovers.iter().any(failed) {
+            true => FAILED,
+            false => DONE,
+        }
+    }
+
+    fn prune(&self, plan: &Plan, transports: &Transports) -> Result<Pruned, TransportError> {
+        let failed = |error: std::io::Error| TransportError::Connect {
+            url: without_password(&plan.transport),
+            why: error.to_string(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let connector = transports.for_url(&plan.transport);
+        let connector = connector.expect("the manifest was checked");
+        let how = transport::Prune {
+            remove: self.yes,
+            with_messages: self.with_messages,
+        };
+        runtime.block_on(connector.prune(&plan.transport, &plan.topology(), how))
+    }
+
+    fn text_of(&self, plan: &Plan, pruned: &Pruned) -> String {
+        let left = pruned.leftovers.len();
+        let url = without_password(&plan.transport);
+        let mut lines = vec![format!("{}: {left} left over at {url}", plan.name())];
+        for leftover in &pruned.leftovers {
+            lines.push(format!("  {}", words(leftover, "would be removed")));
+        }
+        for note in &pruned.notes {
+            lines.push(format!("  note: {note}"));
+        }
+        let removable = |leftover: &Leftover| leftover.fate == Fate::Removable;
+        if pruned.leftovers.iter().any(removable) {
+            lines.push("nothing was changed: --yes removes them".into());
+        }
+        let kept = |leftover: &Leftover| {
+            matches!(leftover.fate, Fate::Kept(_)) && leftover.messages > Some(0)
+        };
+        if !self.with_messages && pruned.leftovers.iter().any(kept) {
+            lines.push(
+                "what holds messages is kept: --with-messages removes them, too; those in a \
+                 dead-letter queue can be replayed by an earlier manifest (brickwork dlq)"
+                    .into(),
+            );
+        }
+        let mut text = String::new();
+        for line in lines {
+            push_visible(&mut text, &line);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// A leftover, in a line; `removable` is what is said of one that can be removed.
+pub(super) fn words(leftover: &Leftover, removable: &str) -> String {
+    let Leftover {
+        what,
+        messages,
+        consumers,
+        fate,
+    } = leftover;
+    let mut text = what.clone();
+    if let (Some(messages), Some(consumers)) = (messages, consumers) {
+        text.push_str(&format!(" ({messages} messages, {consumers} consumers)"));
+    }
+    match fate {
+        Fate::Removable => text.push_str(&format!(": {removable}")),
+        Fate::Removed => text.push_str(": removed"),
+        Fate::Kept(why) => text.push_str(&format!(": kept: {why}")),
+        Fate::Failed(why) => text.push_str(&format!(": not removed: {why}")),
+    }
+    text
+}
