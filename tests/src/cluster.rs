@@ -93,6 +93,7 @@ impl Cluster {
     /// # Panics
     /// It can't be ended.
     pub fn kill(&self, place: usize) {
+        self.nodes[place].write_queues_down();
         self.nodes[place].kill();
     }
 

@@ -162,6 +162,11 @@ fn the_node_dies_that_the_app_is_connected_to_and_that_leads_its_queues() {
 #[test]
 fn a_channel_by_which_nothing_goes_to_a_queue_is_replaced() {
     let broker = Broker::start();
+    let version = broker.ctl(&["version"]);
+    if !version.starts_with("3.") {
+        eprintln!("RabbitMQ {} has no such channels", version.trim());
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder can be made");
     let lines = 5_000;
     prepare(folder.path(), &broker.url(), lines, 500);

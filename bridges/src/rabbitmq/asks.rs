@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::limit::Limit;
 use super::link::Link;
 use super::origin::Arrival;
 use super::publisher::{Publication, Publisher};
@@ -43,6 +44,7 @@ impl Asks {
     pub(super) async fn start(
         channel: Channel,
         link: Arc<Link>,
+        limit: Arc<Limit>,
         late: Arc<AtomicU64>,
     ) -> lapin::Result<Arc<Self>> {
         // Replies can't be kept by the broker: they are taken without acks, and the
@@ -56,7 +58,7 @@ impl Asks {
             .await?;
         // Mandatory: a request that nobody reads fails at once.
         // Replies come by this very channel: it can't be replaced alone.
-        let publisher = Publisher::start(channel, None, link.clone());
+        let publisher = Publisher::start(channel, None, link.clone(), limit);
         let asks = Arc::new(Self {
             publisher,
             link,

@@ -113,6 +113,8 @@ impl Connections {
                 Err(why) => refusals.push((host, why)),
             }
         }
+        // In the order of the URL, whatever the turn was: so the same is said alike.
+        refusals.sort_by_key(|(host, _)| address.hosts.iter().position(|other| other == *host));
         Err(failed(match &refusals[..] {
             [(_, why)] => why.clone(),
             several => said_by_each(several),

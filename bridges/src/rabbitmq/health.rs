@@ -13,6 +13,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+/// An outage longer than a broker's restart.
+const LASTING: Duration = Duration::from_secs(15);
+/// So many reasons are said in one outage.
+const REASONS_MAX: usize = 5;
+
 /// One for a transport.
 pub(super) struct Health {
     status: watch::Sender<Status>,
@@ -26,6 +31,8 @@ struct State {
     /// What is seen of that though it says nothing.
     silence: Option<String>,
     outage: Outage,
+    /// What was said of why it isn't had again, in this outage.
+    said: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,6 +59,7 @@ impl Health {
                 alarm: None,
                 silence: None,
                 outage: pressure.outage(),
+                said: Vec::new(),
             }),
         })
     }
@@ -78,15 +86,24 @@ impl Health {
         (state.alarm, state.silence) = (None, None);
     }
 
-    /// It could not be had again, for now.
+    /// It could not be had again, for now. That a broker is away needs no words at first;
+    /// what waiting doesn't mend, and what lasts, is said: each reason once.
     pub(super) fn still_lost(&self, error: &TransportError) {
-        let state = self.state.lock();
-        if let Way::Lost { why, .. } = &state.way {
-            debug!(%error, "not connected again");
-            self.down(
-                &state,
-                format!("the connection to the broker is lost: {why}; now: {error}"),
-            );
+        let mut state = self.state.lock();
+        let Way::Lost { why, since } = &state.way else {
+            return;
+        };
+        let text = error.to_string();
+        let lasts = since.elapsed() >= LASTING || matches!(error, TransportError::Declare { .. });
+        self.down(
+            &state,
+            format!("the connection to the broker is lost: {why}; now: {text}"),
+        );
+        if lasts && state.said.len() < REASONS_MAX && !state.said.contains(&text) {
+            warn!(error = %text, "still not connected to the broker, trying on");
+            state.said.push(text);
+        } else {
+            debug!(error = %text, "not connected again");
         }
     }
 
@@ -95,6 +112,7 @@ impl Health {
         let mut state = self.state.lock();
         if let Way::Lost { since, .. } = state.way {
             state.way = Way::Open;
+            state.said.clear();
             let after = rounded(since.elapsed());
             info!(?after, "connected to the broker again");
             self.up(&state, 1);
@@ -225,6 +243,34 @@ mod tests {
         assert_eq!((down(), status.borrow().since), (String::new(), None));
         assert_eq!(status.borrow().reconnects, 1);
         assert!(!pressure.is_high());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_is_said_and_each_reason_once() {
+        let health = Health::new(&Arc::default());
+        let said = || health.state.lock().said.len();
+        let refused = TransportError::Lost("refused".into());
+        health.lost("reset by peer");
+        health.still_lost(&refused);
+        assert_eq!(said(), 0);
+        let declare = TransportError::Declare {
+            what: "the queue".into(),
+            why: "with other settings".into(),
+        };
+        // It doesn't mend itself.
+        health.still_lost(&declare);
+        health.still_lost(&declare);
+        assert_eq!(said(), 1);
+        tokio::time::advance(LASTING).await;
+        health.still_lost(&refused);
+        health.still_lost(&refused);
+        assert_eq!(said(), 2);
+        for number in 0..2 * REASONS_MAX {
+            health.still_lost(&TransportError::Lost(number.to_string()));
+        }
+        assert_eq!(said(), REASONS_MAX);
+        health.restored();
+        assert_eq!(said(), 0);
     }
 
     #[tokio::test]

@@ -14,6 +14,8 @@
 //! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
 //! | `wire`, `rfc3339` | messages as AMQP properties and headers |
 //! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
+//! | `renewal` | when to publish by another channel |
+//! | `limit` | the largest message that the broker takes |
 //! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
 //! | `settling`, `tags` | what a settlement means; which acks to send |
 //! | `ward`, `alibis` | trying what was in hand at crashes, one at a time; what was no crash |
@@ -58,6 +60,7 @@ mod kit;
 mod lease;
 mod ledger;
 mod leftovers;
+mod limit;
 mod link;
 mod mending;
 mod merged;
@@ -85,6 +88,7 @@ use address::Address;
 use alibis::Alibis;
 use connection::Worker;
 use health::Health;
+use limit::Limit;
 use recovery::Recovery;
 use session::Lasting;
 use wires::Book;
@@ -163,6 +167,7 @@ impl Connector for RabbitMq {
                 health: Health::new(&pressure),
                 book: Arc::<Book>::default(),
                 alibis: Arc::<Alibis>::default(),
+                limit: Arc::<Limit>::default(),
                 late: Arc::<AtomicU64>::default(),
             };
             let recovery = on(&handle, Recovery::start(lasting)).await;

@@ -30,6 +30,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, warn};
 
 use super::connection::{Connections, confirming};
+use super::declarer::refusal;
+use super::limit::Limit;
 use super::link::Link;
 use super::renewal::{LASTING, Renewal};
 use super::ring::Ring;
@@ -64,6 +66,7 @@ pub(super) struct Publication {
 pub(super) struct Publisher {
     orders: mpsc::Sender<Order>,
     link: Arc<Link>,
+    limit: Arc<Limit>,
 }
 
 enum Order {
@@ -84,6 +87,7 @@ impl Publisher {
         channel: Channel,
         connections: Option<Arc<Connections>>,
         link: Arc<Link>,
+        limit: Arc<Limit>,
     ) -> Self {
         let (orders, received) = mpsc::channel(WAITING_MAX);
         // To end a session costs more than to replace a channel.
@@ -94,6 +98,7 @@ impl Publisher {
             renewal: Renewal::new(first),
             renewing: None,
             link: link.clone(),
+            limit: limit.clone(),
             waiting: VecDeque::new(),
             jobs: Ring::new(),
             sent: Ring::new(),
@@ -104,13 +109,21 @@ impl Publisher {
             flushes: Vec::new(),
         };
         tokio::spawn(owner.run(received));
-        Self { orders, link }
+        Self {
+            orders,
+            link,
+            limit,
+        }
     }
 
     /// Publishes in order and reports once on all.
     pub(super) fn publish(&self, publications: Vec<Publication>, done: Completion) {
         if let Err(ended) = self.link.check() {
             return done.complete(Err(ended));
+        }
+        let mut sizes = publications.iter().map(|it| it.payload.len());
+        if let Err(error) = sizes.try_for_each(|bytes| self.limit.check(bytes)) {
+            return done.complete(Err(error));
         }
         let order = Order::Publish(Job {
             publications,
@@ -158,6 +171,7 @@ struct Owner {
     /// that is out is answered.
     renewing: Option<Instant>,
     link: Arc<Link>,
+    limit: Arc<Limit>,
     /// Jobs of which some messages are still to go out, in order.
     waiting: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
     /// Jobs that have not been reported on, or have messages out.
@@ -381,6 +395,9 @@ impl Owner {
             }
             Ok(Confirmation::NotRequested) => (Err(TransportError::Unconfirmed), None),
             Err(error) => {
+                if let Some((_, text)) = refusal(&error) {
+                    self.limit.heard(text);
+                }
                 // A channel that has failed doesn't come back.
                 self.link.fail(format!("publishing: {error}"));
                 (Err(self.link.error()), None)

@@ -24,6 +24,7 @@ use super::consumer::QueueConsumer;
 use super::declarer::{self, Declarer};
 use super::health::Health;
 use super::ledger::Ledger;
+use super::limit::Limit;
 use super::link::Link;
 use super::merged::{self, Merged};
 use super::origin::Origin;
@@ -50,6 +51,7 @@ pub(super) struct Lasting {
     pub(super) book: Arc<Book>,
     /// What came back to the broker otherwise than by a crash.
     pub(super) alibis: Arc<Alibis>,
+    pub(super) limit: Arc<Limit>,
     /// Replies for askers that had stopped waiting.
     pub(super) late: Arc<AtomicU64>,
 }
@@ -112,7 +114,13 @@ impl Session {
         let opened = async {
             let channel = confirming(publishing).await?;
             let asks = confirming(publishing).await?;
-            let asks = Asks::start(asks, link.clone(), lasting.late.clone()).await?;
+            let asks = Asks::start(
+                asks,
+                link.clone(),
+                lasting.limit.clone(),
+                lasting.late.clone(),
+            )
+            .await?;
             Ok((channel, asks))
         };
         let (channel, asks) =
@@ -127,7 +135,12 @@ impl Session {
             bytes => bytes,
         };
         let router = Router::new(
-            Publisher::start(channel, Some(connections.clone()), link.clone()),
+            Publisher::start(
+                channel,
+                Some(connections.clone()),
+                link.clone(),
+                lasting.limit.clone(),
+            ),
             Declarer::start(connections.clone(), link.clone()),
             Ledger::new(connections.socket.clone(), link.clone()),
             lasting.book.clone(),
