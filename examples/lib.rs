@@ -4,3 +4,4 @@
 //! | --- | --- |
 //! | `1-hello` | a typed service of one's own, and a plain actix actor (start here) |
 //! | `2-github-alerts` | an application of ready-made parts, by a manifest alone |
+//! | `3-polyglot` | an app among programs in Node and Python, over RabbitMQ |

@@ -122,6 +122,7 @@ impl TestApp {
             high_water: 1_000_000,
             limit: None,
             overflow: Overflow::DeadLetter,
+            feeds: Vec::new(),
             single_active: false,
         };
         let topology = Topology {

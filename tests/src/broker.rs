@@ -36,10 +36,14 @@ const LOG_LINES_SHOWN: usize = 150;
 /// A broker that has ended is started again, with what it has kept, when somebody asks for
 /// it by a file.
 const KEEPER: &str = r#"
-setsid sh -c '[ -z "$MAPPER" ] || $INSIDE epmd -address 127.0.0.1 &
-    until $INSIDE epmd -names >/dev/null 2>&1; do sleep 0.05; done
+setsid sh -c 'inside() {
+        if [ -z "$ROOT" ]; then "$@"; return; fi
+        unshare --mount --propagation private sh -c "$ENTER" "$ROOT" "$@"
+    }
+    [ -z "$MAPPER" ] || inside epmd -address 127.0.0.1 &
+    until inside epmd -names >/dev/null 2>&1; do sleep 0.05; done
     while :; do
-        $INSIDE "$SERVER"
+        inside "$SERVER"
         until [ -e "$FOLDER/again" ]; do sleep 0.05; done
         rm "$FOLDER/again"
     done' >"$FOLDER/output" 2>&1 &
@@ -148,7 +152,8 @@ impl Broker {
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("FOLDER", &folder)
             .env("SERVER", installation.script("rabbitmq-server"))
-            .env("INSIDE", installation.prefix().join(" "))
+            .env("ROOT", installation.root().unwrap_or("".as_ref()))
+            .env("ENTER", installation::ENTER)
             .env("MAPPER", if seed.is_none() { "yes" } else { "" })
             .stdin(Stdio::piped())
             // Ctrl-C in a terminal ends the tests; the keeper must outlive them a little.

@@ -260,6 +260,7 @@ fn spec(name: &str, topics: &[&str]) -> QueueSpec {
         high_water: 1_000_000,
         limit: None,
         overflow: Overflow::DeadLetter,
+        feeds: Vec::new(),
         single_active: false,
     }
 }
@@ -290,4 +291,14 @@ fn numbers(deliveries: &[Delivery]) -> Vec<u32> {
 fn sorted(mut numbers: Vec<u32>) -> Vec<u32> {
     numbers.sort_unstable();
     numbers
+}
+
+/// A message is what it was. One that starts a trace may say so or leave it to its id.
+fn assert_same(got: &Message, sent: &Message) {
+    let told = |message: &Message| {
+        let mut envelope = message.edit();
+        envelope.trace = Some(message.trace());
+        format!("{envelope:?}")
+    };
+    assert_eq!(told(got), told(sent));
 }

@@ -2,6 +2,7 @@
 //!
 //! | where | what |
 //! | --- | --- |
+//! | [`answerer`] | a service that answers questions, some late |
 //! | [`app`] | an app in the test's process, with virtual time |
 //! | [`binary`] | the shipped binary, as fresh as the sources |
 //! | [`broker`] | a private RabbitMQ |
@@ -12,14 +13,17 @@
 //! | [`feeder`] | a program outside that publishes until all is accepted |
 //! | [`http`] | a very small HTTP client |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
+//! | [`polyglot`] | an app among programs in other languages |
 //! | [`pair`] | a service with two inputs |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`proxy`] | a network between app and broker that fails as told |
 //! | [`puppet`] | a service that does what messages tell it to |
+//! | [`raw`] | AMQP as bytes, for what no client library would send |
 //! | [`seed`] | what a run draws at random, and how it is run again |
 //! | [`subject`] | a service that fails when its test says so |
 //! | [`watch`] | what an app said of itself, and whether it worked, over time |
 
+pub mod answerer;
 pub mod app;
 pub mod binary;
 pub mod broker;
@@ -31,9 +35,11 @@ pub mod feeder;
 pub mod http;
 pub mod leaky;
 pub mod pair;
+pub mod polyglot;
 pub mod process;
 pub mod proxy;
 pub mod puppet;
+pub mod raw;
 pub mod seed;
 pub mod subject;
 pub mod watch;

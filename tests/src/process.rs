@@ -76,6 +76,13 @@ impl Process {
         status.code()
     }
 
+    /// Ends it, and waits until it has.
+    pub fn stop(mut self) {
+        // One that has ended by itself can't be killed, and needn't be.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+
     /// What it printed since, to its end.
     pub fn rest(&self) -> Vec<String> {
         self.stdout.iter().collect()

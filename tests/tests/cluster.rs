@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use brickwork_tests::binary::brickwork;
+use brickwork_tests::broker::Broker;
 use brickwork_tests::checker::Kept;
 use brickwork_tests::cluster::{Cluster, NODES};
 use brickwork_tests::process::{Process, until};
@@ -33,11 +34,7 @@ impl Load {
         let cluster = Cluster::start();
         let folder = tempfile::tempdir().expect("a folder can be made");
         prepare(folder.path(), &cluster.url(), lines, rate);
-        let mut command = Command::new(brickwork());
-        command
-            .args(["run", "app.toml", "--until-idle", "--fail-on-dlq", "--json"])
-            .current_dir(folder.path());
-        let app = Process::start(command, folder.path(), "it was just built");
+        let app = start(folder.path());
         let load = Self {
             app,
             cluster,
@@ -52,22 +49,14 @@ impl Load {
         self.folder.path().join("out.jsonl")
     }
 
-    fn written(&self) -> u64 {
-        let text = std::fs::read(self.out()).unwrap_or_default();
-        text.iter().filter(|byte| **byte == b'\n').count() as u64
-    }
-
     fn until_written(&self, count: u64) {
-        until("lines are written", PATIENCE, || match self.written() {
-            written if written >= count => Ok(()),
-            written => Err(format!("{written} of {count}: {}", self.app.stderr())),
-        });
+        until_written(&self.out(), count, &self.app);
     }
 
     /// Kills a node; the others go on with the app.
     fn survives(&self, place: usize) -> Duration {
         self.cluster.kill(place);
-        let (died, before) = (Instant::now(), self.written());
+        let (died, before) = (Instant::now(), written(&self.out()));
         assert!(before < self.lines, "the fault came after the load");
         // More than can be in the app's hands and mailboxes.
         self.until_written(before + 1000);
@@ -85,7 +74,7 @@ impl Load {
         assert_eq!(kept.missing(0..self.lines), [] as [u64; 0], "lost");
         assert_eq!(kept.unexpected(&(0..self.lines)), [] as [u64; 0]);
         let again = kept.again(&["first", "second"]);
-        for text in ["isolated", "given up", "ERROR"] {
+        for text in ["isolated", "given up", " ERROR "] {
             assert!(!log.contains(text), "{log}");
         }
         let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
@@ -97,6 +86,26 @@ impl Load {
             self.lines
         );
     }
+}
+
+fn start(folder: &Path) -> Process {
+    let mut command = Command::new(brickwork());
+    command
+        .args(["run", "app.toml", "--until-idle", "--fail-on-dlq", "--json"])
+        .current_dir(folder);
+    Process::start(command, folder, "it was just built")
+}
+
+fn written(out: &Path) -> u64 {
+    let text = std::fs::read(out).unwrap_or_default();
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+fn until_written(out: &Path, count: u64, app: &Process) {
+    until("lines are written", PATIENCE, || match written(out) {
+        written if written >= count => Ok(()),
+        written => Err(format!("{written} of {count}: {}", app.stderr())),
+    });
 }
 
 fn prepare(folder: &Path, url: &str, lines: u64, rate: u64) {
@@ -145,6 +154,39 @@ fn the_node_dies_that_the_app_is_connected_to_and_that_leads_its_queues() {
     let deaf = load.survives(place);
     load.cluster.start_again(place);
     load.check(&[deaf]);
+}
+
+/// What a node's death leaves now and then: a record that says that the dead one leads, and
+/// channels that have read it. The broker mends the record within seconds; before 3.12 such
+/// a channel never learns of it, and refuses everything.
+#[test]
+fn a_channel_by_which_nothing_goes_to_a_queue_is_replaced() {
+    let broker = Broker::start();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let lines = 5_000;
+    prepare(folder.path(), &broker.url(), lines, 500);
+    let mut app = start(folder.path());
+    let out = folder.path().join("out.jsonl");
+    until_written(&out, 100, &app);
+    broker.ctl(&[
+        "eval",
+        "begin
+            {ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"cluster.second.in\">>)),
+            {Name, _} = amqqueue:get_pid(Q),
+            Dead = fun(R) -> amqqueue:set_pid(R, {Name, 'dead@localhost'}) end,
+            rabbit_misc:execute_mnesia_transaction(
+                fun() -> rabbit_amqqueue:update(amqqueue:get_name(Q), Dead) end),
+            [rabbit_networking:close_connection(C, <<\"t\">>) || C <- rabbit_networking:connections()]
+        end.",
+    ]);
+    let code = app.exit_code(PATIENCE);
+    let log = app.stderr();
+    assert_eq!(code, Some(0), "{log}");
+    let kept = Kept::read(&out);
+    assert_eq!(kept.missing(0..lines), [] as [u64; 0], "lost");
+    assert_eq!(kept.unexpected(&(0..lines)), [] as [u64; 0]);
+    kept.again(&["first", "second"]);
+    assert!(log.contains("by another channel"), "{log}");
 }
 
 #[test]

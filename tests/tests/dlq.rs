@@ -141,6 +141,7 @@ impl Shop {
                 high_water: 1_000_000,
                 limit: None,
                 overflow: Overflow::DeadLetter,
+                feeds: Vec::new(),
                 single_active: false,
             }],
             ..Topology::default()

@@ -4,7 +4,7 @@
 //! The shipped binary reads a file, marks each line twice and writes it; beside it a front
 //! door takes what a test posts. A checker knows what was attempted, accepted and handled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
+use brickwork_tests::checker::Kept;
 use brickwork_tests::http;
 use brickwork_tests::process::{Process, free_address, until};
+use brickwork_tests::watch::Watch;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,7 +68,7 @@ struct Load {
 /// What the outside saw.
 struct Watching {
     stop: Arc<AtomicBool>,
-    ready: JoinHandle<Vec<(u16, String)>>,
+    ready: Watch,
     /// What was posted, and the answer to it.
     posted: JoinHandle<Vec<(usize, u16)>>,
 }
@@ -74,7 +76,7 @@ struct Watching {
 impl Load {
     /// Starts it, and waits until it is in full swing.
     fn start(more_url: &str) -> Self {
-        let lines = if is_full() { 20_000 } else { 6_000 };
+        let lines = if is_full() { 60_000 } else { 20_000 };
         let broker = Broker::start();
         let folder = tempfile::tempdir().expect("a folder can be made");
         let (admin, door) = (free_address(), free_address());
@@ -87,10 +89,7 @@ impl Load {
         let app = Process::start(command, folder.path(), "it was just built");
         let stop = Arc::<AtomicBool>::default();
         let watching = Watching {
-            ready: std::thread::spawn({
-                let stop = stop.clone();
-                move || watch_readiness(admin, &stop)
-            }),
+            ready: Watch::start(admin, &folder.path().join("out.jsonl")),
             posted: std::thread::spawn({
                 let stop = stop.clone();
                 move || post(door, &stop)
@@ -163,7 +162,7 @@ impl Load {
         let reconnects = self.api()["transport"]["reconnects"].as_u64();
         let reconnects = reconnects.expect("a count");
         self.watching.stop.store(true, Relaxed);
-        let ready = self.watching.ready.join().expect("it watches");
+        let ready = self.watching.ready.stop();
         let posted = self.watching.posted.join().expect("it posts");
         let code = self.app.exit_code(PATIENCE);
         let log = self.app.stderr();
@@ -176,10 +175,10 @@ impl Load {
             .map(|(number, _)| *number)
             .collect();
         let refused = posted.iter().filter(|(_, code)| *code == 503).count();
-        let kept = numbers(&self.folder.path().join("posted.jsonl"));
+        let kept = Kept::read(&self.folder.path().join("posted.jsonl"));
         let missing: Vec<_> = accepted
             .iter()
-            .filter(|number| !kept.contains_key(&(**number as u64)))
+            .filter(|number| !kept.has(**number as u64))
             .collect();
         assert_eq!(
             missing,
@@ -191,8 +190,9 @@ impl Load {
         }
 
         if let Some(why) = expected.not_ready {
-            let told = |(code, body): &(u16, String)| *code == 503 && body.contains(why);
-            assert!(ready.iter().any(told), "never said {why:?}: {ready:#?}");
+            let mut looks = ready.0.iter();
+            let told = looks.any(|look| look.ready == Some(false) && look.why.contains(why));
+            assert!(told, "never said {why:?}: {ready:#?}");
         }
         let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
         let losses = said("the connection to the broker is lost");
@@ -219,39 +219,15 @@ impl Load {
 /// How many lines are missing, and how many are there more than once: each under the
 /// ids that it had at first.
 fn count(folder: &Path, lines: usize, gone: &Range<u64>) -> (usize, usize) {
-    let kept = numbers(&folder.join("out.jsonl"));
-    let unexpected = kept.keys().filter(|n| **n >= lines as u64).count();
-    assert_eq!(unexpected, 0, "nobody sent these");
-    let lost: Vec<u64> = (0..lines as u64)
-        .filter(|number| !kept.contains_key(number))
-        .collect();
+    let kept = Kept::read(&folder.join("out.jsonl"));
+    let (nobody_sent, lost) = (
+        kept.unexpected(&(0..lines as u64)),
+        kept.missing(0..lines as u64),
+    );
+    assert_eq!(nobody_sent, Vec::<u64>::new());
     let lost_here = lost.iter().filter(|number| !gone.contains(number)).count();
     assert_eq!(lost_here, 0, "{lost:?} are lost, {gone:?} may be");
-    let mut again = 0;
-    for (number, copies) in &kept {
-        let ids: HashSet<(&str, &str)> = copies
-            .iter()
-            .map(|line| {
-                let id = |name: &str| line[name].as_str().expect("an id");
-                (id("first"), id("second"))
-            })
-            .collect();
-        assert_eq!(ids.len(), 1, "{number} under several ids: {ids:?}");
-        again += copies.len() - 1;
-    }
-    (lost.len(), again)
-}
-
-/// Lines of a file, by their number.
-fn numbers(file: &Path) -> HashMap<u64, Vec<Value>> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let mut numbers: HashMap<u64, Vec<Value>> = HashMap::new();
-    for line in text.lines() {
-        let value: Value = serde_json::from_str(line).expect("whole lines only");
-        let number = value["n"].as_u64().expect("a number");
-        numbers.entry(number).or_default().push(value);
-    }
-    numbers
+    (lost.len(), kept.again(&["first", "second"]))
 }
 
 fn prepare(folder: &Path, url: &str, admin: SocketAddr, door: SocketAddr, lines: usize) {
@@ -296,21 +272,6 @@ fn prepare(folder: &Path, url: &str, admin: SocketAddr, door: SocketAddr, lines:
     std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
     let text: String = (0..lines).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
-}
-
-/// Asks again and again whether the app is ready; what it said, without repetitions.
-fn watch_readiness(admin: SocketAddr, stop: &AtomicBool) -> Vec<(u16, String)> {
-    let mut seen: Vec<(u16, String)> = Vec::new();
-    while !stop.load(Relaxed) {
-        if let Ok(answer) = http::get(admin, "/health/ready") {
-            let now = (answer.code, answer.body);
-            if seen.last() != Some(&now) {
-                seen.push(now);
-            }
-        }
-        std::thread::sleep(EVERY);
-    }
-    seen
 }
 
 /// Posts numbers, one after the other; the code is 0 where there was no answer.

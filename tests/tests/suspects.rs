@@ -44,6 +44,7 @@ impl Process {
                 limit: None,
                 overflow: Overflow::DeadLetter,
                 single_active,
+                feeds: Vec::new(),
             }],
             ..Topology::default()
         };

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::link::Link;
+use super::origin::Arrival;
 use super::publisher::{Publication, Publisher};
 use super::router::Router;
 use super::wire;
@@ -54,7 +55,8 @@ impl Asks {
             .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
             .await?;
         // Mandatory: a request that nobody reads fails at once.
-        let publisher = Publisher::start(channel, link.clone());
+        // Replies come by this very channel: it can't be replaced alone.
+        let publisher = Publisher::start(channel, None, link.clone());
         let asks = Arc::new(Self {
             publisher,
             link,
@@ -136,7 +138,7 @@ impl Asks {
         let correlation = delivery.properties.correlation_id().as_ref();
         let number = correlation.and_then(|text| text.as_str().parse::<u64>().ok());
         let waiting = number.and_then(|number| self.waiting.lock().remove(&number));
-        let message = wire::decode("", &delivery.properties, delivery.data).message;
+        let message = wire::decode(Arrival::Queue(""), &delivery.properties, delivery.data).message;
         let reply = match message.headers.get(wire::ERROR) {
             Some(error) => Err(error.to_string()),
             None => Ok(message),

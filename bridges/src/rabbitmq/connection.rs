@@ -12,7 +12,7 @@ use std::time::Duration;
 use brickwork::transport::TransportError;
 use brickwork::without_password;
 use futures_util::{Stream, StreamExt};
-use lapin::{Connection, ConnectionProperties, Event};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -205,4 +205,11 @@ fn watch_over(
         // Also when it was closed: then the link has ended, and this changes nothing.
         link.fail(format!("{purpose}: the connection has ended"));
     });
+}
+
+/// A new channel whose publications are confirmed.
+pub(super) async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(Default::default()).await?;
+    Ok(channel)
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::origin::Origin;
 use super::ward::Alone;
 use super::wire;
 
@@ -32,6 +33,7 @@ pub(super) struct Shelf {
     alone: Arc<Alone>,
     /// Something has come: of several processes, this one gets messages.
     is_served: AtomicBool,
+    origin: Origin,
 }
 
 #[derive(Default)]
@@ -46,7 +48,7 @@ struct State {
 }
 
 impl Shelf {
-    pub(super) fn new(enough: usize, alone: Arc<Alone>) -> Self {
+    pub(super) fn new(origin: Origin, enough: usize, alone: Arc<Alone>) -> Self {
         Self {
             state: Mutex::default(),
             decided: Mutex::new(Some(Vec::new())),
@@ -55,6 +57,7 @@ impl Shelf {
             stop: Notify::new(),
             alone,
             is_served: AtomicBool::new(false),
+            origin,
         }
     }
 
@@ -199,8 +202,9 @@ impl Consumer for QueueConsumer {
         drop(state);
         let taken = Instant::now();
         into.extend(fetched.into_iter().map(|fetched| {
-            let key = fetched.routing_key.as_str();
-            let decoded = wire::decode(key, &fetched.properties, fetched.data);
+            let (exchange, key) = (fetched.exchange.as_str(), fetched.routing_key.as_str());
+            let arrival = self.0.origin.arrival(exchange, key);
+            let decoded = wire::decode(arrival, &fetched.properties, fetched.data);
             let parcel = Parcel {
                 message: decoded.message,
                 attempt: decoded.attempt,

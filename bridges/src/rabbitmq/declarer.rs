@@ -9,11 +9,12 @@ use std::sync::Arc;
 use brickwork::transport::TransportError;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, ErrorKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Connections;
 use super::link::Link;
+use super::question::may_consume;
 use super::topology::Declaration;
 
 /// Requests that wait; whoever has one more waits to hand it over.
@@ -119,10 +120,7 @@ impl Owner {
             let channel = self.channel().await?;
             let made = declare(&channel, declaration.clone()).await;
             made.map_err(|error| match refusal(&error) {
-                Some((code, text)) => {
-                    let (what, why) = explain(&declaration, code, text);
-                    TransportError::Declare { what, why }
-                }
+                Some((code, text)) => explain(&declaration, code, text),
                 None => self.lost(&error),
             })?;
         }
@@ -188,6 +186,27 @@ pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapi
                 .queue_bind(queue, exchange, key, options, FieldTable::default())
                 .await
         }
+        Declaration::TheirQueue { name } => {
+            passive(channel, name.clone()).await?;
+            // May it be read? The question costs its channel, whatever the answer.
+            let asked = may_consume(channel, name).await;
+            match asked.as_ref().map_err(refusal) {
+                Ok(()) => channel.close(200, "done".into()).await,
+                Err(Some((406, _))) => Ok(()),
+                Err(_) => asked,
+            }
+        }
+        Declaration::TheirExchange { name } => {
+            let options = ExchangeDeclareOptions {
+                passive: true,
+                ..Default::default()
+            };
+            // Of which kind it is, isn't asked.
+            let arguments = FieldTable::default();
+            channel
+                .exchange_declare(name, ExchangeKind::Topic, options, arguments)
+                .await
+        }
     }
 }
 
@@ -199,30 +218,39 @@ pub(super) fn refusal(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
-/// What could not be made, why not, and what to do.
-fn explain(declaration: &Declaration, code: u16, text: &str) -> (String, String) {
-    let what = match declaration {
-        Declaration::Exchange { name, .. } => format!("the exchange {name}"),
-        Declaration::Queue { name, .. } => format!("the queue {name}"),
-        Declaration::Binding {
-            queue,
-            exchange,
-            key,
-        } => format!("the binding of {key} from {exchange} to {queue}"),
-    };
+/// What could not be made or used, why not, and what to do.
+fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
+    let what = declaration.to_string();
     let text = text
         .split_once(" - ")
         .map_or(text, |(_, explained)| explained);
+    if let Declaration::TheirQueue { .. } | Declaration::TheirExchange { .. } = declaration {
+        let why = match code {
+            404 => format!("it isn't there ({text}), and {NOT_OURS}"),
+            403 => format!("the user has no right to read it ({text})"),
+            405 => format!("another connection has it for itself ({text})"),
+            _ => text.to_owned(),
+        };
+        return TransportError::Foreign { what, why };
+    }
     let why = match code {
         406 => format!(
             "it is there already, with other settings ({text}): \
              delete it on the broker once it is empty, or give the app another name"
         ),
+        403 if matches!(declaration, Declaration::Binding { .. }) => format!(
+            "the broker doesn't allow it ({text}): the user needs write rights on the queue, and \
+             read rights on the exchange"
+        ),
         403 => format!("the broker doesn't allow it ({text}): the user needs configure rights"),
         _ => text.to_owned(),
     };
-    (what, why)
+    TransportError::Declare { what, why }
 }
+
+/// What to do when something of somebody else isn't there.
+pub(super) const NOT_OURS: &str =
+    "the app doesn't make it: whoever owns it does, or the manifest's `from` names another";
 
 #[cfg(test)]
 mod tests {
@@ -236,8 +264,8 @@ mod tests {
         };
         let text = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue \
                     'shop.stock.requests' in vhost '/': received 'quorum' but current is 'classic'";
-        let (what, why) = explain(&queue, 406, text);
-        assert_eq!(what, "the queue shop.stock.requests");
+        let why = explain(&queue, 406, text).to_string();
+        assert!(why.starts_with("can't declare the queue shop.stock.requests: "));
         assert!(why.contains("received 'quorum' but current is 'classic'"));
         assert!(why.contains("delete it"));
         assert!(!why.contains("PRECONDITION_FAILED"));

@@ -21,6 +21,10 @@ pub(super) struct Health {
 
 struct State {
     way: Way,
+    /// What the broker says of why it takes nothing.
+    alarm: Option<String>,
+    /// What is seen of that though it says nothing.
+    silence: Option<String>,
     outage: Outage,
 }
 
@@ -45,6 +49,8 @@ impl Health {
             status: watch::Sender::default(),
             state: Mutex::new(State {
                 way: Way::Open,
+                alarm: None,
+                silence: None,
                 outage: pressure.outage(),
             }),
         })
@@ -69,6 +75,7 @@ impl Health {
         );
         let why = why.to_owned();
         state.way = Way::Lost { why, since };
+        (state.alarm, state.silence) = (None, None);
     }
 
     /// It could not be had again, for now.
@@ -94,28 +101,48 @@ impl Health {
         }
     }
 
-    /// The broker takes nothing for now (`Some(why)`), or does so again.
+    /// The broker says that it takes nothing for now (`Some(why)`), or does so again.
     pub(super) fn blocked(&self, why: Option<String>) {
         let mut state = self.state.lock();
+        state.alarm = why;
+        self.reconsider(&mut state);
+    }
+
+    /// The broker takes nothing for now, as it seems (`Some(why)`), or does so again.
+    pub(super) fn silent(&self, why: Option<String>) {
+        let mut state = self.state.lock();
+        state.silence = why;
+        self.reconsider(&mut state);
+    }
+
+    fn reconsider(&self, state: &mut State) {
+        let why = state.alarm.clone().or_else(|| state.silence.clone());
         match (&state.way, why) {
             (Way::Open, Some(why)) => {
                 warn!(reason = %why, "the broker takes nothing for now");
-                self.down(&state, format!("the broker takes nothing for now: {why}"));
+                self.down(state, format!("the broker takes nothing for now: {why}"));
                 let since = Instant::now();
                 state.way = Way::Blocked { since };
             }
             (Way::Blocked { since }, None) => {
                 let after = rounded(since.elapsed());
                 info!(?after, "the broker takes publications again");
-                self.up(&state, 0);
+                self.up(state, 0);
                 state.way = Way::Open;
             }
-            _ => {}
+            (Way::Blocked { .. }, Some(why)) => {
+                self.down(state, format!("the broker takes nothing for now: {why}"));
+            }
+            (Way::Open, None) => {}
+            // What a connection was in that is lost, or not yet in use, says nothing of
+            // the next one.
+            (Way::Lost { .. } | Way::Closed, _) => (state.alarm, state.silence) = (None, None),
         }
     }
 
+    /// Whether the broker has said that it takes nothing for now.
     pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.state.lock().way, Way::Blocked { .. })
+        self.state.lock().alarm.is_some()
     }
 
     /// It was closed by this side: it stays so.

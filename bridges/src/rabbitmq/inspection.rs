@@ -5,19 +5,19 @@
 
 use std::sync::Arc;
 
-use brickwork::transport::{Inspection, Obstacle, Pruned, Topology, TransportError};
+use brickwork::transport::{Inspection, Obstacle, Pruned, QueueSpec, Topology, TransportError};
 use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
 
 use super::address::Address;
-use super::declarer::refusal;
+use super::declarer::{NOT_OURS, refusal};
 use super::greeting::{Greeting, greeting};
 use super::health::Health;
 use super::leftovers;
 use super::link::Link;
 use super::question::Question;
-use super::topology::{Declaration, Step, declarations, queue_name};
+use super::topology::{Declaration, Step, declarations, foreign, queue_name};
 
 /// Looks at the broker, on the current runtime.
 ///
@@ -135,6 +135,14 @@ impl Inspector<'_> {
             Declaration::Queue { name, .. } => format!("queue {name}"),
             // Only what was bound can be asked for, by binding it.
             Declaration::Binding { .. } => return Ok(()),
+            Declaration::TheirQueue { name } => {
+                let what = format!("queue {name}");
+                return self.theirs(what, declaration).await;
+            }
+            Declaration::TheirExchange { name } => {
+                let what = format!("exchange {name}");
+                return self.theirs(what, declaration).await;
+            }
         };
         if !self.is_there(declaration).await? {
             if needed {
@@ -153,6 +161,43 @@ impl Inspector<'_> {
             Answer::Done => self.found.there.push(what),
             Answer::Refused(403, text) => self.lacks("configure", &what, &text),
             Answer::Refused(_, text) => self.found.problems.push(difference(what, &text)),
+        }
+        Ok(())
+    }
+
+    /// Something that isn't the app's to make.
+    async fn theirs(&mut self, what: String, declaration: &Declaration) -> Result<(), Trouble> {
+        match self.ask(Question::Passive(declaration.clone())).await? {
+            Answer::Done => self.found.there.push(what),
+            Answer::Refused(code, text) => self.found.problems.push(Obstacle {
+                what,
+                why: match code {
+                    404 => "it isn't there, and it isn't the app's".into(),
+                    _ => said(&text).to_owned(),
+                },
+                help: NOT_OURS.into(),
+                theirs: None,
+                ours: None,
+            }),
+        }
+        Ok(())
+    }
+
+    /// What feeds a queue and isn't the app's: it must be there, and may be read.
+    async fn feeds(&mut self, app: &str, spec: &QueueSpec) -> Result<(), Trouble> {
+        let queue = queue_name(app, &spec.id)?;
+        for declaration in foreign(&queue, &spec.feeds)? {
+            self.thing(&declaration, true).await?;
+            match declaration {
+                Declaration::TheirQueue { name } => {
+                    let what = format!("queue {name}");
+                    self.may("read", &what, Question::Consume(name)).await?;
+                }
+                Declaration::Binding {
+                    queue, exchange, ..
+                } => self.may_bind(queue, exchange).await?,
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -195,20 +240,25 @@ impl Inspector<'_> {
         }
         for queue in &topology.queues {
             let name = queue_name(app, &queue.id)?;
-            let what = format!("queue {name}");
-            let key = format!("brickwork.check.{}", std::process::id());
-            let unbind = Question::Unbind {
-                queue: name,
-                exchange: exchange.clone(),
-                key: key.as_str().into(),
-            };
-            if let Some(text) = self.refused(unbind).await? {
-                // The broker asks for two rights, and names the one that is missing.
-                if text.contains("to exchange") {
-                    self.lacks("read", &format!("exchange {app}"), &text);
-                } else {
-                    self.lacks("write", &what, &text);
-                }
+            self.may_bind(name, exchange.clone()).await?;
+            self.feeds(app, queue).await?;
+        }
+        Ok(())
+    }
+
+    async fn may_bind(&mut self, queue: ShortString, exchange: ShortString) -> Result<(), Trouble> {
+        let key = format!("brickwork.check.{}", std::process::id());
+        let unbind = Question::Unbind {
+            queue: queue.clone(),
+            exchange: exchange.clone(),
+            key: key.as_str().into(),
+        };
+        if let Some(text) = self.refused(unbind).await? {
+            // The broker asks for two rights, and names the one that is missing.
+            if text.contains("to exchange") {
+                self.lacks("read", &format!("exchange {exchange}"), &text);
+            } else {
+                self.lacks("write", &format!("queue {queue}"), &text);
             }
         }
         Ok(())

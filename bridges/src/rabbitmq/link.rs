@@ -62,6 +62,13 @@ impl Link {
         }
     }
 
+    /// Nothing was confirmed for longer than it should take (`Some(why)`), or it is again.
+    pub(super) fn silent(&self, why: Option<String>) {
+        if self.check().is_ok() {
+            self.health.silent(why);
+        }
+    }
+
     /// Whether the broker takes nothing for now, and has said so.
     pub(super) fn is_blocked(&self) -> bool {
         self.health.is_blocked()

@@ -5,6 +5,7 @@
 //! | `address`, `tls` | URLs, and the files that they name |
 //! | `socket` | one stream to one host, and why there is none |
 //! | `connection`, `link` | the thread and the two connections; whether they are up |
+//! | `kit`, `mending` | what the connections are made of; texts that are none |
 //! | `session`, `recovery` | all that is set up over them; making it again when it is lost |
 //! | `health` | what everybody may know of that |
 //! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
@@ -16,6 +17,7 @@
 //! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
 //! | `settling`, `tags` | what a settlement means; which acks to send |
 //! | `ward` | trying what was in hand at crashes, one at a time |
+//! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
 //! | `asks` | requests and replies |
 //! | `lease` | being the only one that runs a source |
 //! | `delayed`, `pressure` | counting what waits; full queues |
@@ -51,15 +53,20 @@ mod delayed;
 mod greeting;
 mod health;
 mod inspection;
+mod kit;
 mod lease;
 mod ledger;
 mod leftovers;
 mod link;
+mod mending;
+mod merged;
+mod origin;
 mod pressure;
 mod publisher;
 mod pump;
 mod question;
 mod recovery;
+mod renewal;
 mod rfc3339;
 mod ring;
 mod router;
@@ -262,7 +269,7 @@ impl Transport for Amqp {
                 let (link, queue) = (session.link.clone(), queue.clone());
                 let consuming = async move { session.consume(&queue, bound).await };
                 match on(&self.handle, consuming).await {
-                    Some(Ok(consumer)) => return Ok(Box::new(consumer) as Box<dyn Consumer>),
+                    Some(Ok(consumer)) => return Ok(consumer),
                     // Lost meanwhile: over the next one, then.
                     Some(Err(_)) if link.check().is_err() => {}
                     Some(Err(error)) => return Err(error),

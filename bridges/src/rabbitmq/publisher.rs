@@ -26,18 +26,27 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::error;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::{error, warn};
 
+use super::connection::{Connections, confirming};
 use super::link::Link;
+use super::renewal::{LASTING, Renewal};
 use super::ring::Ring;
 
 /// The most messages that are out without a confirm.
 const WINDOW: usize = 1000;
 /// The most jobs that wait for their turn.
 const WAITING_MAX: usize = 65_536;
+/// When nothing at all is confirmed for so long, somebody should know.
+const SILENCE: Duration = Duration::from_secs(5);
 /// After this a publication counts as failed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// When nothing at all is confirmed for so long, on a connection that lives, another one
+/// may do better.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// For a new channel, on a connection that works.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A message with its address.
 #[derive(Debug)]
@@ -69,11 +78,21 @@ struct Job {
 }
 
 impl Publisher {
-    /// Takes over a channel in confirm mode, on the current runtime.
-    pub(super) fn start(channel: Channel, link: Arc<Link>) -> Self {
+    /// Takes over a channel in confirm mode, on the current runtime. With `connections` it
+    /// may replace that by another; without, the session ends when that has to be.
+    pub(super) fn start(
+        channel: Channel,
+        connections: Option<Arc<Connections>>,
+        link: Arc<Link>,
+    ) -> Self {
         let (orders, received) = mpsc::channel(WAITING_MAX);
+        // To end a session costs more than to replace a channel.
+        let first = connections.as_ref().map_or(CONFIRM_TIMEOUT, |_| LASTING);
         let owner = Owner {
             channel,
+            connections,
+            renewal: Renewal::new(first),
+            renewing: None,
             link: link.clone(),
             waiting: VecDeque::new(),
             jobs: Ring::new(),
@@ -81,6 +100,7 @@ impl Publisher {
             confirms: FuturesUnordered::new(),
             confirmed: Vec::new(),
             last_answer: Instant::now(),
+            is_silent: false,
             flushes: Vec::new(),
         };
         tokio::spawn(owner.run(received));
@@ -132,6 +152,11 @@ type Answer = (u64, lapin::Result<Confirmation>);
 
 struct Owner {
     channel: Channel,
+    connections: Option<Arc<Connections>>,
+    renewal: Renewal,
+    /// Since when nothing goes out, because the channel is to be replaced as soon as all
+    /// that is out is answered.
+    renewing: Option<Instant>,
     link: Arc<Link>,
     /// Jobs of which some messages are still to go out, in order.
     waiting: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
@@ -143,6 +168,8 @@ struct Owner {
     /// Messages whose success is held back.
     confirmed: Vec<u64>,
     last_answer: Instant,
+    /// Nothing was confirmed for longer than [`SILENCE`], and everybody knows.
+    is_silent: bool,
     /// Who waits until no job before this number is open.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
@@ -173,6 +200,13 @@ impl Owner {
         let ended = link.ended();
         tokio::pin!(ended);
         let error = loop {
+            if self.renewing.is_some() && self.sent.len() == 0 {
+                tokio::select! {
+                    biased;
+                    error = &mut ended => break error,
+                    () = self.renew() => {}
+                }
+            }
             self.send_waiting();
             tokio::select! {
                 biased;
@@ -221,8 +255,29 @@ impl Owner {
         }
     }
 
+    /// Goes on with a new channel. What was refused is published again by whoever
+    /// published it.
+    async fn renew(&mut self) {
+        let Some(connections) = &self.connections else {
+            return self.link.fail("publishing: the broker refuses everything");
+        };
+        match timeout(RENEW_TIMEOUT, confirming(&connections.publishing)).await {
+            Ok(Ok(channel)) => {
+                self.channel = channel;
+                self.renewing = None;
+            }
+            Ok(Err(error)) => self.link.fail(format!("publishing: {error}")),
+            Err(_) => self
+                .link
+                .fail(format!("publishing: no channel within {RENEW_TIMEOUT:?}")),
+        }
+    }
+
     /// Sends what the window has room for.
     fn send_waiting(&mut self) {
+        if self.renewing.is_some() {
+            return;
+        }
         while self.sent.len() < WINDOW {
             let Some((job, publications)) = self.waiting.front_mut() else {
                 return;
@@ -315,6 +370,9 @@ impl Owner {
 
     fn answered(&mut self, number: u64, answer: lapin::Result<Confirmation>) {
         self.last_answer = Instant::now();
+        if std::mem::take(&mut self.is_silent) {
+            self.link.silent(None);
+        }
         let (outcome, returned) = match answer {
             Ok(Confirmation::Ack(returned)) => (Ok(()), returned),
             Ok(Confirmation::Nack(returned)) => {
@@ -331,8 +389,21 @@ impl Owner {
         if let Some(message) = returned {
             self.returned(&message);
         }
-        let is_mandatory = |sent: &mut Sent| sent.address.is_some();
-        if outcome.is_ok() && self.sent.get_mut(number).is_some_and(is_mandatory) {
+        let address = self.sent.get_mut(number).and_then(|it| it.address.as_ref());
+        if let Some((exchange, key, _)) = address {
+            match &outcome {
+                Ok(()) => self.renewal.taken(exchange, key),
+                Err(TransportError::Refused(_)) => {
+                    let now = Instant::now();
+                    if self.renewal.refused(exchange, key, now) {
+                        warn!(%key, "the broker refuses what is published, by another channel then");
+                        self.renewing.get_or_insert(now);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        if outcome.is_ok() && address.is_some() {
             self.confirmed.push(number);
         } else {
             self.settle(number, outcome);
@@ -409,15 +480,28 @@ impl Owner {
     }
 
     /// Reports failure of jobs that have waited too long. Their messages stay in the
-    /// window until the broker says something: they may have arrived. A broker that says
-    /// nothing at all is as good as gone.
+    /// window until the broker says something: they may have arrived.
     fn give_up_old(&mut self) {
         let silent = self.last_answer.elapsed();
-        if !self.confirms.is_empty() && silent >= CONFIRM_TIMEOUT && !self.link.is_blocked() {
+        if !self.confirms.is_empty() && silent >= SILENCE_MAX && !self.link.is_blocked() {
             self.link.fail(format!(
-                "publishing: nothing was confirmed for {CONFIRM_TIMEOUT:?}"
+                "publishing: nothing was confirmed for {SILENCE_MAX:?}"
             ));
             return;
+        }
+        if self
+            .renewing
+            .is_some_and(|since| since.elapsed() >= CONFIRM_TIMEOUT)
+        {
+            self.link.fail("publishing: what is out is not answered");
+            return;
+        }
+        if !self.confirms.is_empty() && silent >= SILENCE && !self.is_silent {
+            // One queue that doesn't take what it gets is enough: the broker stops reading
+            // from a connection with too much that isn't confirmed.
+            self.is_silent = true;
+            let why = format!("nothing that was published is confirmed since {SILENCE:?}");
+            self.link.silent(Some(why));
         }
         let mut given_up = false;
         for (_, job) in self.jobs.iter_mut() {

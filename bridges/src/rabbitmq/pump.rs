@@ -28,7 +28,6 @@ use super::declarer::passive;
 use super::settling::{Settled, Settling};
 use super::tags::{Ack, Tags};
 use super::ward::Ward;
-use super::wire;
 
 /// How long an ack waits for others to go with it.
 const ACK_WAIT: Duration = Duration::from_millis(1);
@@ -71,14 +70,18 @@ pub(super) async fn consume(
     let bound = bound.clamp(1, usize::from(u16::MAX)) as u16;
     channel.basic_qos(bound, BasicQosOptions::default()).await?;
     let enough = (usize::from(bound) / 4).clamp(1, ACKS_MAX);
-    let shelf = Arc::new(Shelf::new(enough, ward.alone().clone()));
+    let shelf = Arc::new(Shelf::new(
+        settling.origin.clone(),
+        enough,
+        ward.alone().clone(),
+    ));
     if settling.letters.is_some() {
         // Before anything comes: what is suspected goes first.
-        ward.take_in(&settling.queue, &shelf).await;
+        ward.take_in(&settling.origin.queue, &shelf).await;
     }
     let deliveries = channel
         .basic_consume(
-            settling.queue.name.clone(),
+            settling.origin.name.clone(),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
@@ -214,7 +217,13 @@ impl Pump {
     fn sort(&mut self, delivery: Delivery, group: &mut Vec<Delivery>) {
         let tag = delivery.delivery_tag;
         self.tags.came(tag);
-        if self.settling.letters.is_none() || !wire::is_suspect(&delivery) {
+        let suspect = self.settling.letters.is_some()
+            && self.settling.origin.is_suspect(
+                delivery.redelivered,
+                delivery.exchange.as_str(),
+                &delivery.properties,
+            );
+        if !suspect {
             return group.push(delivery);
         }
         self.shelf.serve();
@@ -222,7 +231,7 @@ impl Pump {
         let (settling, ward) = (self.settling.clone(), self.ward.clone());
         self.begin(tag, false, async move {
             let outcome = settling.set_aside(delivery).await;
-            ward.look(&settling.queue.id.service);
+            ward.look(&settling.origin.queue.id.service);
             outcome
         });
     }
@@ -232,7 +241,7 @@ impl Pump {
         self.deliveries = None;
         let error = match self.settling.link.check() {
             Err(ended) => ended,
-            Ok(()) => TransportError::Lost(format!("queue {}: {why}", self.settling.queue.id)),
+            Ok(()) => TransportError::Lost(format!("queue {}: {why}", self.settling.origin.name)),
         };
         self.give_back_fetched(error);
     }
@@ -302,7 +311,7 @@ impl Pump {
         tries: u32,
         answer: oneshot::Sender<Result<Count, TransportError>>,
     ) {
-        let (channel, name) = (self.channel.clone(), self.settling.queue.name.clone());
+        let (channel, name) = (self.channel.clone(), self.settling.origin.name.clone());
         self.work.push(Box::pin(async move {
             Done::Counted {
                 ready: passive(&channel, name).await,

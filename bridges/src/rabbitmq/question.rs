@@ -44,7 +44,7 @@ impl Question {
             Self::Declare(declaration) => declare(&channel, declaration).await,
             Self::Impossible(declaration) => impossible(&channel, declaration).await,
             Self::Publish(exchange) => publish(&channel, exchange).await,
-            Self::Consume(queue) => consume(&channel, queue).await,
+            Self::Consume(queue) => may_consume(&channel, queue).await,
             Self::Unbind {
                 queue,
                 exchange,
@@ -69,7 +69,10 @@ async fn is_there(channel: &Channel, declaration: Declaration) -> lapin::Result<
                 .exchange_declare(name, kind, options, FieldTable::default())
                 .await
         }
-        Declaration::Queue { name, .. } => passive(channel, name).await.map(drop),
+        Declaration::Queue { name, .. } | Declaration::TheirQueue { name } => {
+            passive(channel, name).await.map(drop)
+        }
+        Declaration::TheirExchange { .. } => declare(channel, declaration).await,
         Declaration::Binding { .. } => Ok(()),
     }
 }
@@ -99,7 +102,10 @@ async fn impossible(channel: &Channel, declaration: Declaration) -> lapin::Resul
                 .await
                 .map(drop)
         }
-        Declaration::Binding { .. } => Ok(()),
+        // Nobody would make these.
+        Declaration::Binding { .. }
+        | Declaration::TheirQueue { .. }
+        | Declaration::TheirExchange { .. } => Ok(()),
     }
 }
 
@@ -113,7 +119,7 @@ async fn publish(channel: &Channel, exchange: ShortString) -> lapin::Result<()> 
 }
 
 /// Should the broker not refuse, it gets one message back when the channel closes.
-async fn consume(channel: &Channel, queue: ShortString) -> lapin::Result<()> {
+pub(super) async fn may_consume(channel: &Channel, queue: ShortString) -> lapin::Result<()> {
     channel.basic_qos(1, Default::default()).await?;
     let arguments = with_text("x-priority", "high");
     let options = BasicConsumeOptions::default();

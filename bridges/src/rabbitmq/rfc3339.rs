@@ -11,6 +11,16 @@ pub(super) fn format(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
+/// The last moment that can be written: years have four digits.
+const MS_MAX: u64 = 253_402_300_799_999;
+
+/// A timestamp of AMQP in milliseconds; `None` for one that no date can be made of. (One
+/// in milliseconds, a common mistake, is such.)
+pub(super) fn of_seconds(unix_seconds: u64) -> Option<u64> {
+    let unix_ms = unix_seconds.checked_mul(1000)?;
+    (unix_ms <= MS_MAX).then_some(unix_ms)
+}
+
 /// What [`format`] wrote, or anybody else; `None` for a time before 1970 or no time.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let (year, rest) = text.split_at_checked(4)?;

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::declarer::Declarer;
 use super::ledger::Ledger;
 use super::publisher::{Publication, Publisher};
-use super::topology::{Step, declarations};
+use super::topology::{Step, foreign, with_feeds};
 use super::wire::{self, Way};
 use super::wires::{Book, Queue, Wires};
 
@@ -72,11 +72,20 @@ impl Router {
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.is_for(topology)?;
-        let all = declarations(topology)?;
         // Before it is made, so that nothing is there that isn't written down.
+        let all = with_feeds(topology)?;
         self.ledger.note(&topology.app, &all).await;
         self.declarer.declare(all).await?;
         self.book.add(topology)
+    }
+
+    /// That what feeds a queue, and isn't the app's, is there and does.
+    pub(super) async fn make_sure_of(&self, queue: &Queue) -> Result<(), TransportError> {
+        if queue.feeds.is_empty() {
+            return Ok(());
+        }
+        let needed = foreign(&queue.name, &queue.feeds)?;
+        self.declarer.declare(needed).await
     }
 
     /// Knows it here, and makes nothing on the broker.
@@ -103,9 +112,10 @@ impl Router {
         if all.is_empty() {
             return Ok(());
         }
-        self.declarer.declare(all.clone()).await?;
+        self.declarer.declare(all).await?;
         // Nobody waits for it: what matters is to work again.
         let (ledger, app) = (self.ledger.clone(), self.wires().app.clone());
+        let all = self.book.declarations_with_feeds()?;
         self.handle
             .spawn(async move { ledger.note(&app, &all).await });
         Ok(())

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use brickwork::transport::{Depth, TransportError};
+use brickwork::transport::{Consumer, Depth, TransportError};
 use brickwork::{QueueId, without_password};
-use lapin::{Channel, Connection};
+use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -17,18 +17,20 @@ use tracing::warn;
 
 use super::address::Address;
 use super::asks::Asks;
-use super::connection::Connections;
+use super::connection::{Connections, confirming};
 use super::consumer::QueueConsumer;
 use super::declarer::{self, Declarer};
 use super::health::Health;
 use super::ledger::Ledger;
 use super::link::Link;
+use super::merged::{self, Merged};
+use super::origin::Origin;
 use super::publisher::Publisher;
 use super::pump::{self, Count, Question};
 use super::router::Router;
 use super::settling::Settling;
 use super::ward::{Alibis, Ward};
-use super::wires::Book;
+use super::wires::{Book, Queue};
 
 /// What a frame has beside a message's properties, generously.
 const FRAME_OVERHEAD_BYTES: usize = 1024;
@@ -58,7 +60,15 @@ pub(super) struct Session {
     pub(super) ward: Arc<Ward>,
     connections: Arc<Connections>,
     /// The pumps of consumers, by queue. Those that are gone are removed in passing.
-    pumps: Mutex<HashMap<QueueId, Vec<mpsc::Sender<Question>>>>,
+    pumps: Mutex<HashMap<QueueId, Vec<Pump>>>,
+}
+
+/// Where the pump of a consumer can be asked.
+#[derive(Clone)]
+struct Pump {
+    /// What is consumed: the queue itself, or one of somebody else that feeds it.
+    of: ShortString,
+    questions: mpsc::Sender<Question>,
 }
 
 impl Session {
@@ -115,7 +125,7 @@ impl Session {
             bytes => bytes,
         };
         let router = Router::new(
-            Publisher::start(channel, link.clone()),
+            Publisher::start(channel, Some(connections.clone()), link.clone()),
             Declarer::start(connections.clone(), link.clone()),
             Ledger::new(connections.socket.clone(), link.clone()),
             lasting.book.clone(),
@@ -139,17 +149,20 @@ impl Session {
     }
 
     /// Consumes a queue; one that somebody has deleted is made again.
+    ///
+    /// What feeds it that isn't the app's is made sure of here, and not when the session
+    /// is set up: what somebody else has removed is this reader's trouble alone.
     pub(super) async fn consume(
         &self,
         id: &QueueId,
         bound: usize,
-    ) -> Result<QueueConsumer, TransportError> {
-        self.router.queue(id)?;
-        match self.try_consume(id, bound).await {
+    ) -> Result<Box<dyn Consumer>, TransportError> {
+        let queue = self.router.queue(id)?;
+        match self.try_consume(&queue, bound).await {
             Err(TransportError::NoQueue(_)) => {
                 warn!(queue = %id, "the queue was deleted at the broker, it is made again");
                 self.router.declare_again().await?;
-                self.try_consume(id, bound).await
+                self.try_consume(&queue, bound).await
             }
             outcome => outcome,
         }
@@ -157,11 +170,29 @@ impl Session {
 
     async fn try_consume(
         &self,
-        queue: &QueueId,
+        queue: &Arc<Queue>,
+        bound: usize,
+    ) -> Result<Box<dyn Consumer>, TransportError> {
+        let own = Origin::own(queue.clone());
+        let Some(theirs) = Origin::theirs(queue) else {
+            let consumer = self.consume_from(own, bound).await?;
+            self.router.make_sure_of(queue).await?;
+            return Ok(Box::new(consumer));
+        };
+        let (own_bound, their_bound) = merged::shares(bound);
+        let own = self.consume_from(own, own_bound).await?;
+        self.router.make_sure_of(queue).await?;
+        let theirs = self.consume_from(theirs, their_bound).await?;
+        Ok(Box::new(Merged::new(own, theirs)))
+    }
+
+    async fn consume_from(
+        &self,
+        origin: Origin,
         bound: usize,
     ) -> Result<QueueConsumer, TransportError> {
         self.link.check()?;
-        let queue = self.router.queue(queue)?;
+        let queue = origin.queue.clone();
         let lost = |error: lapin::Error| match declarer::refusal(&error) {
             Some((404, _)) => TransportError::NoQueue(queue.id.clone()),
             _ => self
@@ -181,7 +212,7 @@ impl Session {
         let settling = Settling {
             link: self.link.clone(),
             router: self.router.clone(),
-            queue: queue.clone(),
+            origin: origin.clone(),
             letters,
         };
         let consuming = pump::consume(channel, settling, &self.ward, bound);
@@ -191,31 +222,45 @@ impl Session {
         };
         let mut pumps = self.pumps.lock();
         let pumps = pumps.entry(queue.id.clone()).or_default();
-        pumps.retain(|pump| !pump.is_closed());
-        pumps.push(questions);
+        pumps.retain(|pump| !pump.questions.is_closed());
+        pumps.push(Pump {
+            of: origin.name,
+            questions,
+        });
         Ok(consumer)
     }
 
     /// A channel of the connection that consumes.
-    pub(super) async fn channel(&self) -> lapin::Result<Channel> {
+    pub(super) async fn channel(&self) -> lapin::Result<lapin::Channel> {
         self.connections.consuming.create_channel().await
     }
 
-    fn pumps_of(&self, queue: &QueueId) -> Vec<mpsc::Sender<Question>> {
-        self.pumps.lock().get(queue).cloned().unwrap_or_default()
-    }
-
+    /// Of its own queue and of one of somebody else that it reads, too.
     pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
         let queue = self.router.queue(id)?;
         let _none_between = self.ward.hold().await;
-        let mut depth = Depth {
-            delayed: queue.delayed.count(),
-            ..Depth::default()
-        };
+        let mut depth = self.depth_of(&Origin::own(queue.clone())).await?;
+        depth.delayed = queue.delayed.count();
+        if let Some(theirs) = Origin::theirs(&queue) {
+            let theirs = self.depth_of(&theirs).await?;
+            depth.ready += theirs.ready;
+            depth.in_hand += theirs.in_hand;
+        }
+        if let Some(suspects) = self.router.wires().suspects_counted_with(id) {
+            let count = self.router.declarer.count(suspects.name.clone()).await?;
+            depth.ready += count.unwrap_or(0);
+        }
+        Ok(depth)
+    }
+
+    async fn depth_of(&self, origin: &Origin) -> Result<Depth, TransportError> {
+        let id = &origin.queue.id;
+        let pumps = self.pumps.lock().get(id).cloned().unwrap_or_default();
+        let mut depth = Depth::default();
         let mut ready = None;
-        for pump in self.pumps_of(id) {
+        for pump in pumps.iter().filter(|pump| pump.of == origin.name) {
             // A pump that is gone, or whose channel is, has nothing.
-            if let Some(Ok(count)) = ask(&pump, Question::Count).await {
+            if let Some(Ok(count)) = ask(&pump.questions, Question::Count).await {
                 let Count {
                     ready: at_broker,
                     fetched,
@@ -229,15 +274,11 @@ impl Session {
         let ready = match ready {
             Some(ready) => ready,
             None => {
-                let count = self.router.declarer.count(queue.name.clone()).await?;
+                let count = self.router.declarer.count(origin.name.clone()).await?;
                 count.ok_or_else(|| TransportError::NoQueue(id.clone()))?
             }
         };
         depth.ready += ready;
-        if let Some(suspects) = self.router.wires().suspects_counted_with(id) {
-            let count = self.router.declarer.count(suspects.name.clone()).await?;
-            depth.ready += count.unwrap_or(0);
-        }
         Ok(depth)
     }
 
@@ -253,7 +294,7 @@ impl Session {
         let pumps: Vec<_> = self.pumps.lock().values().flatten().cloned().collect();
         for pump in pumps {
             // One that is gone has settled everything.
-            let _gone = ask(&pump, Question::Flush).await;
+            let _gone = ask(&pump.questions, Question::Flush).await;
         }
     }
 
@@ -279,10 +320,4 @@ async fn ask<T>(
         answer = answered => answer.ok(),
         () = pump.closed() => None,
     }
-}
-
-async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(Default::default()).await?;
-    Ok(channel)
 }

@@ -11,9 +11,9 @@ use lapin::types::ShortString;
 use tracing::{info, warn};
 
 use super::link::Link;
+use super::origin::Origin;
 use super::router::Router;
 use super::wire;
-use super::wires::Queue;
 
 /// Before a delivery goes back because the broker refused what was to become of it:
 /// without a pause it would run in circles.
@@ -32,7 +32,7 @@ pub(super) enum Settled {
 pub(super) struct Settling {
     pub(super) link: Arc<Link>,
     pub(super) router: Arc<Router>,
-    pub(super) queue: Arc<Queue>,
+    pub(super) origin: Origin,
     /// Where given-up messages go; a dead-letter queue has none: it keeps its own.
     pub(super) letters: Option<ShortString>,
 }
@@ -50,7 +50,7 @@ impl Settling {
             Settlement::GiveBack => return Settled::GiveBack,
             Settlement::Again { after, attempt } => {
                 self.router
-                    .again(&self.queue, message, attempt, after)
+                    .again(&self.origin.queue, message, attempt, after)
                     .await
             }
             Settlement::DeadLetter(letter) => match &self.letters {
@@ -71,9 +71,10 @@ impl Settling {
     /// Puts a message that was in hand at two crashes, or was so before, into the queue of
     /// suspects.
     pub(super) async fn set_aside(&self, delivery: lapin::message::Delivery) -> Settled {
-        let key = delivery.routing_key.as_str();
-        let decoded = wire::decode(key, &delivery.properties, delivery.data);
-        let (queue, message) = (&self.queue.id, &decoded.message);
+        let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
+        let arrival = self.origin.arrival(exchange, key);
+        let decoded = wire::decode(arrival, &delivery.properties, delivery.data);
+        let (queue, message) = (&self.origin.queue.id, &decoded.message);
         info!(%queue, message = %message.id, "was in hand at two crashes, it will be tried alone");
         let sent = self.router.to_suspects(queue, message, decoded.attempt);
         let outcome = sent.await;
@@ -85,7 +86,7 @@ impl Settling {
             return Settled::Forget;
         };
         if self.link.check().is_ok() {
-            let (queue, id) = (&self.queue.id, &message.id);
+            let (queue, id) = (&self.origin.queue.id, &message.id);
             warn!(%queue, message = %id, %error, "could not be settled, it goes back");
             tokio::time::sleep(REFUSED_PAUSE).await;
         }

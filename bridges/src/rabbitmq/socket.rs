@@ -13,6 +13,8 @@ use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
 use super::address::{Address, Host};
+use super::kit;
+use super::mending::Mending;
 use super::tls::{NO_TLS, Tls};
 
 /// What a client of AMQP 0-9-1 says first.
@@ -60,11 +62,13 @@ impl Socket {
         properties: ConnectionProperties,
     ) -> lapin::Result<Connection> {
         let socket = self.clone();
-        let open = async move |_, runtime| {
-            let stream = socket.secured(socket.bare.connect_async(&runtime)).await;
-            stream.map_err(lapin::Error::from)
+        let open = async move |_, _| {
+            let runtime = default_runtime()?;
+            let stream = socket.secured(socket.bare.connect_async(&runtime)).await?;
+            // What is mended is what is inside of TLS.
+            Ok(AsyncTcpStream::Plain(Mending::new(stream)))
         };
-        Connection::connector(self.uri.clone(), default_runtime()?, open, properties).await
+        Connection::connector(self.uri.clone(), kit::current(), open, properties).await
     }
 
     /// A stream, on the current runtime.

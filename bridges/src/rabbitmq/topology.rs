@@ -6,10 +6,11 @@
 //! Arguments can't be changed once a queue exists: whoever changes one here changes
 //! every deployment's queues, so what may change belongs into a name.
 
+use std::fmt;
 use std::time::Duration;
 
 use brickwork::QueueId;
-use brickwork::transport::{Topology, TransportError};
+use brickwork::transport::{Feed, Foreign, Topology, TransportError};
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -39,6 +40,26 @@ pub(super) enum Declaration {
         exchange: ShortString,
         key: ShortString,
     },
+    /// A queue that isn't the app's: it has to be there, and to be readable.
+    TheirQueue { name: ShortString },
+    /// An exchange that isn't the app's: it has to be there.
+    TheirExchange { name: ShortString },
+}
+
+impl fmt::Display for Declaration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue { name, .. } | Self::TheirQueue { name } => write!(f, "the queue {name}"),
+            Self::Exchange { name, .. } | Self::TheirExchange { name } => {
+                write!(f, "the exchange {name}")
+            }
+            Self::Binding {
+                queue,
+                exchange,
+                key,
+            } => write!(f, "the binding of {key} from {exchange} to {queue}"),
+        }
+    }
 }
 
 /// Everything that an app needs, in order, but for the delay ladder: its steps are made
@@ -77,6 +98,44 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     }
     for source in &topology.single {
         all.push(lease_declaration(app, source)?.1);
+    }
+    Ok(all)
+}
+
+/// The same, and what feeds its queues from outside.
+pub(super) fn with_feeds(topology: &Topology) -> Result<Vec<Declaration>, TransportError> {
+    let mut all = declarations(topology)?;
+    for spec in &topology.queues {
+        let queue = queue_name(&topology.app, &spec.id)?;
+        all.extend(foreign(&queue, &spec.feeds)?);
+    }
+    Ok(all)
+}
+
+/// What the feeds of a queue need. Nothing of somebody else's is made or changed: what a
+/// binding changes is the app's own queue.
+pub(super) fn foreign(
+    queue: &ShortString,
+    feeds: &[Feed],
+) -> Result<Vec<Declaration>, TransportError> {
+    let mut all = Vec::new();
+    for feed in feeds {
+        match &feed.from {
+            Foreign::Queue(name) => {
+                let name = short(name.to_string())?;
+                all.push(Declaration::TheirQueue { name });
+            }
+            Foreign::Exchange { name, key } => {
+                let exchange = short(name.to_string())?;
+                let name = exchange.clone();
+                all.push(Declaration::TheirExchange { name });
+                all.push(Declaration::Binding {
+                    queue: queue.clone(),
+                    exchange,
+                    key: short(key.to_string())?,
+                });
+            }
+        }
     }
     Ok(all)
 }

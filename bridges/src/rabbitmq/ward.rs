@@ -33,6 +33,7 @@ use tracing::debug;
 use super::connection::Connections;
 use super::consumer::Shelf;
 use super::link::Link;
+use super::origin::{Arrival, Origin};
 use super::router::Router;
 use super::settling::{Settled, Settling};
 use super::wire;
@@ -279,9 +280,9 @@ impl Keeper {
             return Ok(Look::Done);
         };
         let tag = delivery.delivery_tag;
-        let before = wire::deliveries_before(&delivery.properties);
-        let key = delivery.routing_key.as_str();
-        let decoded = wire::decode(key, &delivery.properties, delivery.data);
+        let before = wire::deliveries_before(&delivery.properties).unwrap_or(0);
+        let arrival = Arrival::Queue(delivery.routing_key.as_str());
+        let decoded = wire::decode(arrival, &delivery.properties, delivery.data);
         let suspect = Suspect {
             channel,
             suspects,
@@ -367,7 +368,7 @@ impl Keeper {
         let settling = Settling {
             link: self.link.clone(),
             router: self.router.clone(),
-            queue: queue.clone(),
+            origin: Origin::own(queue.clone()),
             letters: self.letters(&queue.id.service),
         };
         let given_back = matches!(settlement, Settlement::GiveBack);

@@ -5,16 +5,23 @@
 //! accepted. What the broker adds (`x-death` and its like) is left out on the way in:
 //! carried on, it would make the broker drop messages as running in circles.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use brickwork::transport::TransportError;
 use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo};
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, ShortString};
 
+use super::origin::Arrival;
 use super::rfc3339;
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use table::{Table, short, text};
 
 /// Why an asker gets no answer, in a reply; or why a message is a dead letter.
 pub(super) const ERROR: &str = "brickwork-error";
@@ -33,10 +40,16 @@ const ESCAPE: &str = "brickwork-header-";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 
+/// How many headers were left out because all together were too much.
+const LEFT_OUT: &str = "brickwork-headers-left-out";
+
 /// How often a quorum queue has delivered a message before.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
 const PERSISTENT: u8 = 2;
+/// The longest of CloudEvents' attributes and the like that is taken in, in bytes. With
+/// these, what came in can always go on: also to the dead letters.
+const ATTRIBUTE_BYTES_MAX: usize = 4096;
 
 /// How a message travels, beside what it is.
 #[derive(Debug, Clone, Copy)]
@@ -53,62 +66,37 @@ pub(super) struct Way<'a> {
 
 /// The properties that stand for a message.
 ///
+/// What goes past all topics (to be tried again, to the dead letters) came in by a broker,
+/// from whoever, and has to go on: should its headers be too much now, in text and with
+/// what was added, it goes without the largest.
+///
 /// # Errors
 /// It has something that AMQP can't carry: it would end the connection.
 pub(super) fn encode(message: &Message, way: Way<'_>) -> Result<BasicProperties, TransportError> {
-    let mut headers = Table::default();
-    let is_letter = message.headers.contains_key(REASON);
-    for (name, value) in &message.headers {
-        if is_letter && matches!(&**name, ATTEMPT | TOPIC) {
-            // Both are said below, with the same value.
-            continue;
-        }
-        if is_reserved(name) {
-            headers.text(&format!("{ESCAPE}{name}"), value)?;
-        } else {
-            headers.text(name, value)?;
-        }
-    }
     let id = message.id.to_string();
-    headers.text("cloudEvents_specversion", "1.0")?;
-    headers.text("cloudEvents_id", &id)?;
-    headers.text("cloudEvents_type", &message.kind)?;
-    headers.text("cloudEvents_time", &rfc3339::format(message.time_ms))?;
-    if !message.source.is_empty() {
-        headers.text("cloudEvents_source", &message.source)?;
-    }
-    if let Some(subject) = &message.subject {
-        headers.text("cloudEvents_subject", subject)?;
-    }
-    if let Some(trace) = &message.trace {
-        headers.text(TRACE_PARENT, &trace.to_string())?;
-        if let Some(state) = &trace.state {
-            headers.text(TRACE_STATE, state)?;
-        }
-    }
-    headers.number(ATTEMPT, u64::from(way.attempt))?;
-    if let Some(parent) = &message.parent {
-        headers.text(PARENT, &parent.to_string())?;
-    }
-    if let Some(deadline) = message.deadline_ms {
-        headers.number(DEADLINE, deadline)?;
-    }
-    if let Some(tenant) = &message.tenant {
-        headers.text(TENANT, tenant)?;
-    }
-    if way.past_topics {
-        headers.text(TOPIC, &message.topic)?;
-    }
-    if let Some(input) = way.suspect {
-        headers.text(SUSPECT, input)?;
-    }
+    let mut headers = Table::default();
+    our_headers(&mut headers, message, &id, way)?;
+    let is_letter = message.headers.contains_key(REASON);
+    let theirs = message
+        .headers
+        .iter()
+        // Of a letter, both are among ours, with the same value.
+        .filter(|(name, _)| !(is_letter && matches!(&***name, ATTEMPT | TOPIC)))
+        .map(|(name, value)| match is_reserved(name) {
+            true => (Cow::Owned(format!("{ESCAPE}{name}")), &**value),
+            false => (Cow::Borrowed(&**name), &**value),
+        });
     // All short strings together weigh less than this.
-    let weight = headers.bytes + 8 * 256;
-    if weight > way.properties_bytes_max {
+    let room = way.properties_bytes_max.saturating_sub(8 * 256);
+    let left_out = headers.put_all(theirs, room)?;
+    if left_out > 0 && !way.past_topics {
         return Err(refused(format!(
-            "the headers of message {id} weigh {weight} bytes, and the broker takes {}",
+            "the headers of message {id} are too much: the broker takes {} bytes",
             way.properties_bytes_max
         )));
+    }
+    if left_out > 0 {
+        headers.number(LEFT_OUT, left_out)?;
     }
     let content_type = message.content_type.as_deref().unwrap_or(JSON);
     let mut properties = BasicProperties::default()
@@ -134,6 +122,48 @@ pub(super) fn encode(message: &Message, way: Way<'_>) -> Result<BasicProperties,
     Ok(properties)
 }
 
+/// The headers that say what the envelope says.
+fn our_headers(
+    headers: &mut Table,
+    message: &Message,
+    id: &str,
+    way: Way<'_>,
+) -> Result<(), TransportError> {
+    headers.text("cloudEvents_specversion", "1.0")?;
+    headers.text("cloudEvents_id", id)?;
+    headers.text("cloudEvents_type", &message.kind)?;
+    headers.text("cloudEvents_time", &rfc3339::format(message.time_ms))?;
+    if !message.source.is_empty() {
+        headers.text("cloudEvents_source", &message.source)?;
+    }
+    if let Some(subject) = &message.subject {
+        headers.text("cloudEvents_subject", subject)?;
+    }
+    // Also of a message that starts one: who continues it can't know how ids become traces.
+    let trace = message.trace();
+    headers.text(TRACE_PARENT, &trace.to_string())?;
+    if let Some(state) = &trace.state {
+        headers.text(TRACE_STATE, state)?;
+    }
+    headers.number(ATTEMPT, u64::from(way.attempt))?;
+    if let Some(parent) = &message.parent {
+        headers.text(PARENT, &parent.to_string())?;
+    }
+    if let Some(deadline) = message.deadline_ms {
+        headers.number(DEADLINE, deadline)?;
+    }
+    if let Some(tenant) = &message.tenant {
+        headers.text(TENANT, tenant)?;
+    }
+    if way.past_topics {
+        headers.text(TOPIC, &message.topic)?;
+    }
+    if let Some(input) = way.suspect {
+        headers.text(SUSPECT, input)?;
+    }
+    Ok(())
+}
+
 /// What came.
 #[derive(Debug)]
 pub(super) struct Decoded {
@@ -145,7 +175,14 @@ pub(super) struct Decoded {
 }
 
 /// Reads what came.
-pub(super) fn decode(routing_key: &str, properties: &BasicProperties, payload: Vec<u8>) -> Decoded {
+///
+/// Of what was published to a topic, its headers don't say the topic, nor that it was
+/// tried before: whoever wrote them can't know.
+pub(super) fn decode(
+    arrival: Arrival<'_>,
+    properties: &BasicProperties,
+    payload: Vec<u8>,
+) -> Decoded {
     let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
     let mut known = Known::default();
     let mut headers = Headers::new();
@@ -153,7 +190,7 @@ pub(super) fn decode(routing_key: &str, properties: &BasicProperties, payload: V
     for (name, value) in table.into_iter().flatten() {
         let name = name.as_str();
         if let Some(place) = known.place(name) {
-            *place = Some(text(value));
+            *place = Some(text(value)).filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX);
         } else if let Some(name) = name.strip_prefix(ESCAPE) {
             headers.insert(name.into(), text(value).into());
         } else if !is_brokers(name) {
@@ -187,14 +224,23 @@ pub(super) fn decode(routing_key: &str, properties: &BasicProperties, payload: V
     envelope.time_ms = known
         .time
         .and_then(|time| rfc3339::parse(&time))
-        .or_else(|| properties.timestamp().map(|s| s.saturating_mul(1000)))
+        .or_else(|| properties.timestamp().and_then(rfc3339::of_seconds))
         .unwrap_or_else(|| Clock::SYSTEM.unix_ms());
-    envelope.topic = arc(known.topic).unwrap_or_else(|| Arc::from(routing_key));
+    let (topic, attempt) = match arrival {
+        Arrival::Topic(topic) => (Arc::from(topic), None),
+        Arrival::Queue(name) => (
+            arc(known.topic).unwrap_or_else(|| Arc::from(name)),
+            known.attempt.and_then(|attempt| attempt.parse().ok()),
+        ),
+    };
+    envelope.topic = topic;
     envelope.content_type = text_of(properties.content_type()).filter(|form| &**form != JSON);
     envelope.headers = headers;
     envelope.parent = known.parent.and_then(|parent| parent.parse().ok());
     envelope.tenant = arc(known.tenant);
-    envelope.deadline_ms = known.deadline.and_then(|deadline| deadline.parse().ok());
+    // Headers have signed numbers only.
+    let deadline = known.deadline.and_then(|text| text.parse::<i64>().ok());
+    envelope.deadline_ms = deadline.and_then(|deadline| u64::try_from(deadline).ok());
     envelope.trace = known
         .trace_parent
         .and_then(|parent| parent.parse::<brickwork::TraceContext>().ok())
@@ -206,7 +252,6 @@ pub(super) fn decode(routing_key: &str, properties: &BasicProperties, payload: V
         address,
         correlation: text_of(properties.correlation_id()),
     });
-    let attempt = known.attempt.and_then(|attempt| attempt.parse().ok());
     Decoded {
         message: envelope.into(),
         attempt: attempt.unwrap_or(1).max(1),
@@ -215,25 +260,18 @@ pub(super) fn decode(routing_key: &str, properties: &BasicProperties, payload: V
 }
 
 /// How often the broker has delivered it before, from its queue of now.
-pub(super) fn deliveries_before(properties: &BasicProperties) -> u64 {
+pub(super) fn deliveries_before(properties: &BasicProperties) -> Option<u64> {
     let headers = properties.headers().as_ref();
-    let count = headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT));
-    match count {
-        Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).unwrap_or(0),
-        Some(count) => text(count).parse().unwrap_or(0),
-        None => 0,
+    match headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT))? {
+        AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
+        count => text(count).parse().ok(),
     }
 }
 
-/// Whether it was in hand at two crashes (or given back twice: the broker makes no
-/// difference), or is known for it.
-pub(super) fn is_suspect(delivery: &lapin::message::Delivery) -> bool {
-    if !delivery.redelivered && delivery.properties.headers().is_none() {
-        return false;
-    }
-    let headers = delivery.properties.headers().as_ref();
-    deliveries_before(&delivery.properties) >= 2
-        || headers.is_some_and(|headers| headers.contains_key(SUSPECT))
+/// Whether it was in the queue of suspects before.
+pub(super) fn was_suspected(properties: &BasicProperties) -> bool {
+    let headers = properties.headers().as_ref();
+    headers.is_some_and(|headers| headers.inner().contains_key(SUSPECT))
 }
 
 /// What our own headers say, as text.
@@ -298,92 +336,6 @@ fn is_brokers(name: &str) -> bool {
     exact.contains(&name) || death.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Headers on their way out, weighed.
-#[derive(Default)]
-struct Table {
-    table: FieldTable,
-    bytes: usize,
-}
-
-impl Table {
-    fn text(&mut self, name: &str, value: &str) -> Result<(), TransportError> {
-        self.put(name, AMQPValue::LongString(value.into()), value.len())
-    }
-
-    fn number(&mut self, name: &str, value: u64) -> Result<(), TransportError> {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        self.put(name, AMQPValue::LongLongInt(value), 8)
-    }
-
-    fn put(&mut self, name: &str, value: AMQPValue, bytes: usize) -> Result<(), TransportError> {
-        // A length before the name, a type and a length before the value.
-        self.bytes += 1 + name.len() + 1 + 4 + bytes;
-        self.table.insert(short("header name", name)?, value);
-        Ok(())
-    }
-}
-
-fn short(what: &str, value: &str) -> Result<ShortString, TransportError> {
-    ShortString::try_new(value).map_err(|_| {
-        refused(format!(
-            "a {what} has at most 255 bytes in AMQP: {value:.40}…"
-        ))
-    })
-}
-
 fn refused(why: String) -> TransportError {
     TransportError::Unpublishable(why)
 }
-
-/// Any value as text.
-fn text(value: &AMQPValue) -> String {
-    let mut out = String::new();
-    write_text(value, &mut out);
-    out
-}
-
-fn write_text(value: &AMQPValue, out: &mut String) {
-    // Writing into a string can't fail.
-    let _always = match value {
-        AMQPValue::Boolean(v) => write!(out, "{v}"),
-        AMQPValue::ShortShortInt(v) => write!(out, "{v}"),
-        AMQPValue::ShortShortUInt(v) => write!(out, "{v}"),
-        AMQPValue::ShortInt(v) => write!(out, "{v}"),
-        AMQPValue::ShortUInt(v) => write!(out, "{v}"),
-        AMQPValue::LongInt(v) => write!(out, "{v}"),
-        AMQPValue::LongUInt(v) => write!(out, "{v}"),
-        AMQPValue::LongLongInt(v) => write!(out, "{v}"),
-        AMQPValue::Float(v) => write!(out, "{v}"),
-        AMQPValue::Double(v) => write!(out, "{v}"),
-        AMQPValue::DecimalValue(v) => write!(out, "{}e-{}", v.value, v.scale),
-        AMQPValue::ShortString(v) => write!(out, "{v}"),
-        AMQPValue::LongString(v) => write!(out, "{v}"),
-        AMQPValue::Timestamp(v) => write!(out, "{v}"),
-        AMQPValue::ByteArray(v) => {
-            write!(out, "{}", String::from_utf8_lossy(v.as_slice()))
-        }
-        AMQPValue::FieldArray(values) => {
-            out.push('[');
-            for (index, value) in values.as_slice().iter().enumerate() {
-                out.push_str(if index == 0 { "" } else { ", " });
-                write_text(value, out);
-            }
-            out.push(']');
-            Ok(())
-        }
-        AMQPValue::FieldTable(table) => {
-            out.push('{');
-            for (index, (name, value)) in table.into_iter().enumerate() {
-                let separator = if index == 0 { "" } else { ", " };
-                let _always = write!(out, "{separator}{name}: ");
-                write_text(value, out);
-            }
-            out.push('}');
-            Ok(())
-        }
-        AMQPValue::Void => Ok(()),
-    };
-}
-
-#[cfg(test)]
-mod tests;

@@ -6,12 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use brickwork::QueueId;
-use brickwork::transport::{Topology, TransportError};
+use brickwork::transport::{Feed, QueueSpec, Topology, TransportError};
 use lapin::types::ShortString;
 use parking_lot::RwLock;
 
 use super::delayed::Delayed;
-use super::topology::{Declaration, declarations, queue_name};
+use super::topology::{Declaration, declarations, queue_name, with_feeds};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
 /// that the app needs help: then sources pause.
@@ -46,6 +46,8 @@ pub(super) struct Queue {
     pub(super) high_water: u64,
     /// One process at a time gets its messages.
     pub(super) single_active: bool,
+    /// What feeds it that isn't the app's.
+    pub(super) feeds: Vec<Feed>,
 }
 
 impl Book {
@@ -85,6 +87,15 @@ impl Book {
         }
         Ok(all)
     }
+
+    /// With what feeds them from outside.
+    pub(super) fn declarations_with_feeds(&self) -> Result<Vec<Declaration>, TransportError> {
+        let mut all = Vec::new();
+        for topology in &*self.topologies.read() {
+            all.extend(with_feeds(topology)?);
+        }
+        Ok(all)
+    }
 }
 
 impl Wires {
@@ -104,12 +115,12 @@ impl Wires {
                 (QueueId::dead_letters(service), LETTERS_HIGH_WATER),
                 (QueueId::suspects(service), SUSPECTS_HIGH_WATER),
             ] {
-                self.queue(id, high_water, false, &mut new)?;
+                self.queue(id, high_water, None, &mut new)?;
             }
         }
         for spec in &topology.queues {
             let id = spec.id.clone();
-            let queue = self.queue(id, spec.high_water, spec.single_active, &mut new)?;
+            let queue = self.queue(id, spec.high_water, Some(spec), &mut new)?;
             let topics = &spec.topics;
             for topic in topics {
                 let readers = self.readers.entry(topic.clone()).or_default();
@@ -126,7 +137,7 @@ impl Wires {
         &mut self,
         id: QueueId,
         high_water: u64,
-        single_active: bool,
+        spec: Option<&QueueSpec>,
         new: &mut Vec<Arc<Queue>>,
     ) -> Result<Arc<Queue>, TransportError> {
         if let Some(queue) = self.queues.get(&id) {
@@ -136,7 +147,8 @@ impl Wires {
             name: queue_name(&self.app, &id)?,
             delayed: Delayed::new(),
             high_water,
-            single_active,
+            single_active: spec.is_some_and(|spec| spec.single_active),
+            feeds: spec.map_or_else(Vec::new, |spec| spec.feeds.clone()),
             id: id.clone(),
         });
         self.queues.insert(id, queue.clone());

@@ -11,7 +11,7 @@ use crate::service::{Blueprint, Role};
 use crate::supervision::{
     GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
-use crate::transport::{Overflow, QueueSpec, Topology};
+use crate::transport::{Feed, Overflow, QueueSpec, Topology};
 
 /// What an app is to be. Made by [`crate::manifest::load`].
 pub struct Plan {
@@ -34,6 +34,8 @@ pub struct Plan {
     pub(crate) groups: Vec<GroupPlan>,
     /// Topics that programs outside feed or read.
     pub(crate) external: Vec<Arc<str>>,
+    /// What feeds some of them, on the transport.
+    pub(crate) feeds: Vec<Feed>,
     /// The files that the manifest named for values in it.
     pub(crate) named: Vec<PathBuf>,
 }
@@ -128,6 +130,14 @@ impl Plan {
         }
     }
 
+    fn feeds_of(&self, input: &WiredPort) -> Vec<Feed> {
+        let feeds = self.feeds.iter();
+        feeds
+            .filter(|feed| input.topics.contains(&feed.topic))
+            .cloned()
+            .collect()
+    }
+
     pub(crate) fn topology(&self) -> Topology {
         let queues = self.services.iter().flat_map(|service| {
             service.inputs.iter().map(|input| QueueSpec {
@@ -136,6 +146,7 @@ impl Plan {
                 high_water: service.high_water,
                 limit: service.limit,
                 overflow: service.overflow,
+                feeds: self.feeds_of(input),
                 // State on one machine comes with stores.
                 single_active: false,
             })

@@ -43,6 +43,7 @@ pub(crate) async fn app() -> Fake {
         high_water: 2,
         limit: Some(10),
         overflow: Overflow::DeadLetter,
+        feeds: Vec::new(),
         single_active: false,
     };
     let topology = Topology {

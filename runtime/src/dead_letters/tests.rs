@@ -22,6 +22,7 @@ async fn bench(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
             high_water: 1000,
             limit: None,
             overflow: Overflow::DeadLetter,
+            feeds: Vec::new(),
             single_active: false,
         }],
         ..Topology::default()

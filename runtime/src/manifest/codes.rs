@@ -37,6 +37,7 @@ codes! {
     REPEATED_TOPIC = "E046", "a port names the same topic twice";
     UNUSED_TOPIC = "E047", "no service uses this topic";
     BLOCKING_CYCLE = "E048", "queues that reject can block each other";
+    FOREIGN_QUEUE = "E049", "a foreign queue has one input, which reads nothing else";
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Nothing is started, connected or created here. The way of a manifest: every file is
 //! parsed into a tree that knows its places (`tree`), overlays are laid over, variables
 //! filled in (`variables`), and the tree is read section by section, on past every
-//! mistake (`app`, `service`, `config`, `wiring`, `topics`, `cycles`, `supervision`). What a report may not show is
+//! mistake (`app`, `service`, `config`, `wiring`, `topics`, `foreign`, `cycles`, `supervision`). What a report may not show is
 //! found on the way (`secrets`, `mask`).
 //!
 //! ```
@@ -33,6 +33,7 @@ mod app;
 mod codes;
 mod config;
 mod cycles;
+mod foreign;
 mod mask;
 mod needs;
 mod only;
@@ -225,6 +226,8 @@ impl Loader {
         }
         .read(&top, out);
         cycles::check(&top, &services, out);
+        let outside = uses.check(&top, &app.name, out);
+        foreign::check(&outside.feeds, &services, out);
         let labels = service::labels(merged);
         let mut plan = Plan {
             name: app.name,
@@ -235,7 +238,8 @@ impl Loader {
             message_bytes_max: app.message_bytes_max,
             log: app.log,
             admin: app::read_admin(&top, out),
-            external: uses.check(&top, out),
+            external: outside.external,
+            feeds: outside.feeds.into_iter().map(|it| it.feed).collect(),
             redactor: Arc::new(Redactor::new(secrets)),
             supervision: supervision::read_root(&top, out),
             groups: supervision::read_groups(&top, &labels, &services, out),

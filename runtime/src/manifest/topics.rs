@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::codes;
+use super::foreign::{self, FeedAt};
 use super::report::Problems;
 use super::section::Section;
 use super::suggest::nearest;
@@ -26,6 +27,15 @@ struct External {
     topic: TopicAt,
     feeds: bool,
     reads: bool,
+    from: Option<FeedAt>,
+}
+
+/// What programs outside have to do with the app's topics.
+pub(super) struct Outside {
+    /// The topics that they feed or read.
+    pub(super) external: Vec<Arc<str>>,
+    /// From where some of those are fed.
+    pub(super) feeds: Vec<FeedAt>,
 }
 
 impl Uses {
@@ -36,9 +46,9 @@ impl Uses {
         self.fed_unsure |= outputs.broken;
     }
 
-    /// Checks every topic; returns those that programs outside feed or read.
-    pub(super) fn check(&mut self, top: &Section<'_>, out: &mut Problems) -> Vec<Arc<str>> {
-        let externals = self.read_externals(top, out);
+    /// Checks every topic of the app of this name.
+    pub(super) fn check(&self, top: &Section<'_>, app: &str, out: &mut Problems) -> Outside {
+        let externals = read_externals(top, app, out);
         let outside = |wanted: fn(&External) -> bool| {
             externals.iter().filter(move |external| wanted(external))
         };
@@ -68,41 +78,51 @@ impl Uses {
                 }
             }
         }
-        externals.into_iter().map(|e| e.topic.name).collect()
-    }
-
-    fn read_externals(&mut self, top: &Section<'_>, out: &mut Problems) -> Vec<External> {
-        let topics = top.section("topics", out);
-        let mut externals = Vec::new();
-        for entry in &topics.table.entries {
-            let name = entry.key.as_str();
-            if !is_topic(name, entry.key_span, out) {
-                continue;
-            }
-            let topic = topics.section(name, out);
-            topic.check_keys(&["external"], &["schema"], out);
-            let choices = ["in", "out", "both"];
-            let (feeds, reads) = match topic.one_of("external", &choices, out) {
-                Some(0) => (true, false),
-                Some(1) => (false, true),
-                Some(_) => (true, true),
-                None if topic.table.get("external").is_some() => {
-                    // It is external somehow: nothing is missing there.
-                    (true, true)
-                }
-                None => continue,
-            };
-            externals.push(External {
-                topic: TopicAt {
-                    name: name.into(),
-                    span: entry.key_span,
-                },
-                feeds,
-                reads,
-            });
+        let names = externals.iter().map(|e| e.topic.name.clone());
+        Outside {
+            external: names.collect(),
+            feeds: externals.into_iter().filter_map(|e| e.from).collect(),
         }
-        externals
     }
+}
+
+fn read_externals(top: &Section<'_>, app: &str, out: &mut Problems) -> Vec<External> {
+    let topics = top.section("topics", out);
+    let mut externals = Vec::new();
+    for entry in &topics.table.entries {
+        let name = entry.key.as_str();
+        if !is_topic(name, entry.key_span, out) {
+            continue;
+        }
+        let topic = topics.section(name, out);
+        topic.check_keys(&["external", "from"], &["schema"], out);
+        let choices = ["in", "out", "both"];
+        let (feeds, reads) = match topic.one_of("external", &choices, out) {
+            Some(0) => (true, false),
+            Some(1) => (false, true),
+            Some(_) => (true, true),
+            None if topic.table.get("external").is_some() => {
+                // It is external somehow: nothing is missing there.
+                (true, true)
+            }
+            None if topic.table.get("from").is_some() => {
+                topic.missing("external", "add `external = \"in\"`", out);
+                (true, false)
+            }
+            None => continue,
+        };
+        let name: Arc<str> = name.into();
+        externals.push(External {
+            from: foreign::read(&topic, &name, feeds, app, out),
+            topic: TopicAt {
+                name,
+                span: entry.key_span,
+            },
+            feeds,
+            reads,
+        });
+    }
+    externals
 }
 
 fn unfed(topic: &TopicAt, fed: &BTreeSet<Arc<str>>, out: &mut Problems) {

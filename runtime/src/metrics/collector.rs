@@ -44,6 +44,8 @@ metrics! {
         "Time from taking a message from its queue to handling it.";
     EMITTED = "messages_emitted_total" COUNTER ["service", "output"]
         "Messages that the transport has taken over, one for each topic.";
+    ANONYMOUS = "messages_anonymous_total" COUNTER ["service"]
+        "Attempts at messages whose sender gave them no id: copies can't be recognised.";
     MAILBOX = "mailbox_messages" GAUGE ["service"]
         "Messages in the mailbox, taken from a queue and waiting for an instance.";
     INSTANCES = "instances" GAUGE ["service"]
@@ -125,6 +127,7 @@ impl Collector for AppCollector {
 fn of_services(view: &AppView) -> Vec<Family> {
     let mut messages = MessageFamilies::new();
     let mut emitted = Family::of(&EMITTED);
+    let mut anonymous = Family::of(&ANONYMOUS);
     let mut mailbox = Family::of(&MAILBOX);
     let mut instances = Family::of(&INSTANCES);
     let mut restarts = Family::of(&RESTARTS);
@@ -159,6 +162,7 @@ fn of_services(view: &AppView) -> Vec<Family> {
         if service.is_source() {
             continue;
         }
+        anonymous.add(&[label], meters.anonymous.get() as f64);
         mailbox.add(&[label], service.hosted.waiting() as f64);
         for (reason, count) in service.hosted.dead_letters() {
             letters.add(&[label, reason], count as f64);
@@ -175,7 +179,8 @@ fn of_services(view: &AppView) -> Vec<Family> {
         wait,
     } = messages;
     vec![
-        handled, handle, wait, emitted, mailbox, instances, restarts, up, letters, queues, asks,
+        handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, letters,
+        queues, asks,
     ]
 }
 

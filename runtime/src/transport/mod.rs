@@ -28,7 +28,7 @@ pub use inspection::{Inspection, Obstacle};
 pub use lease::{Lease, LeaseKeeper};
 pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
 pub use pressure::{Outage, Pressure, PressureGauge};
-pub use topology::{Overflow, QueueSpec, Topology};
+pub use topology::{Feed, Foreign, Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.
 ///
@@ -330,6 +330,14 @@ pub enum TransportError {
     /// A queue or exchange can't be made as it must be.
     #[error("can't declare {what}: {why}")]
     Declare {
+        /// Its name there.
+        what: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// Something of somebody else that the manifest names can't be used.
+    #[error("can't use {what}: {why}")]
+    Foreign {
         /// Its name there.
         what: String,
         /// Why not, and what to do.

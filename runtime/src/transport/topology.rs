@@ -38,6 +38,36 @@ pub struct QueueSpec {
     /// One process at a time gets its messages; another one takes over when that is gone.
     /// For services whose state is on one machine.
     pub single_active: bool,
+    /// Where some of its topics are also fed from, outside the app. A transport that has
+    /// no such things ignores them: nothing comes from there.
+    pub feeds: Vec<Feed>,
+}
+
+/// Something outside that feeds a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// The topic that its messages have here, whatever they had there.
+    pub topic: Arc<str>,
+    /// What feeds it.
+    pub from: Foreign,
+}
+
+/// A part of a broker that isn't the app's: it is used, and never made, changed or
+/// removed. If it isn't there, or may not be used, that is
+/// [`TransportError::Foreign`](super::TransportError::Foreign), when the topology is
+/// declared and when the queue is consumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Foreign {
+    /// A queue, of this name. It is consumed beside the app's own, which keeps what is
+    /// tried again.
+    Queue(Arc<str>),
+    /// An exchange. The app's own queue is bound to it.
+    Exchange {
+        /// Its name.
+        name: Arc<str>,
+        /// The routing key of the binding, which may have wildcards.
+        key: Arc<str>,
+    },
 }
 
 /// What becomes of a message that is published to a queue which is full.

@@ -13,7 +13,7 @@ use lapin::options::{
     ConfirmSelectOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 
 /// Publications without a confirm, and the prefetch.
 pub const WINDOW: usize = 256;
@@ -40,17 +40,21 @@ pub async fn confirming(connection: &Connection) -> Channel {
     channel
 }
 
-/// Publishes many, confirmed.
+/// Publishes many to their routing keys, confirmed.
 ///
 /// # Panics
 /// The broker doesn't take one.
-pub async fn fill(channel: &Channel, exchange: &str, key: &str, payloads: Vec<Vec<u8>>) {
+pub async fn fill(
+    channel: &Channel,
+    exchange: &str,
+    messages: impl Iterator<Item = (String, Vec<u8>)>,
+) {
     let mut out = FuturesUnordered::new();
-    for (number, payload) in payloads.into_iter().enumerate() {
+    for (number, (key, payload)) in messages.enumerate() {
         if out.len() >= 1000 {
             out.next().await;
         }
-        let (channel, exchange, key) = (channel.clone(), exchange.to_owned(), key.to_owned());
+        let (channel, exchange) = (channel.clone(), exchange.to_owned());
         let mut publishing = async move {
             let properties = properties(&format!("fill-{number}"));
             let published = channel
@@ -206,4 +210,112 @@ pub async fn work(
     }
     let _closed = consuming.close(200, "done".into()).await;
     let _closed = publishing.close(200, "done".into()).await;
+}
+
+/// Asks over direct reply-to, and answers: both by hand, over connections of their own.
+pub struct Asker {
+    connections: [Connection; 2],
+    channel: Channel,
+    replies: Consumer,
+    exchange: String,
+    key: String,
+    next: u64,
+}
+
+impl Asker {
+    /// Begins to answer in the background, and to expect replies.
+    ///
+    /// # Panics
+    /// The broker doesn't let it.
+    pub async fn start(
+        url: &str,
+        exchange: &str,
+        key: &str,
+        queue: &str,
+        handle: impl Fn(&[u8]) -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        let asking = connect(url).await;
+        let answering = connect(url).await;
+        let channel = confirming(&asking).await;
+        let no_ack = BasicConsumeOptions {
+            no_ack: true,
+            ..Default::default()
+        };
+        let reply_to = "amq.rabbitmq.reply-to";
+        let replies = channel
+            .basic_consume(reply_to.into(), "".into(), no_ack, FieldTable::default())
+            .await
+            .expect("it consumes");
+        let answers = confirming(&answering).await;
+        let qos = answers.basic_qos(WINDOW as u16, BasicQosOptions::default());
+        qos.await.expect("a prefetch");
+        let mut questions = answers
+            .basic_consume(
+                queue.into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .expect("it consumes");
+        // On this thread: the runtime has no other.
+        tokio::task::spawn(async move {
+            while let Some(Ok(question)) = questions.next().await {
+                let payload = handle(&question.data);
+                let reply_to = question.properties.reply_to().clone().expect("an address");
+                let correlation = question.properties.correlation_id().clone();
+                let properties =
+                    properties("answer").with_correlation_id(correlation.expect("a number"));
+                let options = BasicPublishOptions::default();
+                let published =
+                    answers.basic_publish("".into(), reply_to, options, &payload, properties);
+                let confirmed = published.await.expect("it is written").await;
+                assert!(confirmed.expect("it is confirmed").is_ack());
+                let acked = question.acker.ack(BasicAckOptions::default());
+                acked.await.expect("it is written");
+            }
+        });
+        Self {
+            connections: [asking, answering],
+            channel,
+            replies,
+            exchange: exchange.to_owned(),
+            key: key.to_owned(),
+            next: 0,
+        }
+    }
+
+    /// Asks and waits for the reply.
+    ///
+    /// # Panics
+    /// There is none.
+    pub async fn ask(&mut self, payload: &[u8]) -> Vec<u8> {
+        self.next += 1;
+        let number = self.next.to_string();
+        let properties = properties(&number)
+            .with_reply_to("amq.rabbitmq.reply-to".into())
+            .with_correlation_id(number.as_str().into());
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        let (exchange, key) = (self.exchange.as_str().into(), self.key.as_str().into());
+        let published = self
+            .channel
+            .basic_publish(exchange, key, options, payload, properties);
+        let confirm = published.await.expect("it is written");
+        let reply = self.replies.next().await.expect("it consumes");
+        let reply = reply.expect("it consumes");
+        let correlation = reply.properties.correlation_id().as_ref();
+        assert_eq!(correlation.map(|it| it.as_str()), Some(number.as_str()));
+        assert!(confirm.await.expect("it is confirmed").is_ack());
+        reply.data
+    }
+
+    /// Ends it.
+    pub async fn close(self) {
+        for connection in self.connections {
+            let _closed = connection.close(200, "done".into()).await;
+        }
+    }
 }

@@ -9,6 +9,10 @@ const VARIABLE: &str = "BRICKWORK_RABBITMQ";
 /// Where Debian has the scripts that don't insist on a user and its folders.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
+/// Goes into the root of another Debian, `$0`, in a mount namespace of its own. A broker
+/// knows by `/proc` how much memory there is; nothing stays mounted.
+pub(super) const ENTER: &str = r#"mount -t proc proc "$0/proc" && exec chroot "$0" "$@""#;
+
 /// A RabbitMQ: the machine's, or the one that the environment variable
 /// `BRICKWORK_RABBITMQ` names. That is the folder with its scripts, such as `sbin` of the
 /// generic archive, or the root of another Debian, into which only root can go.
@@ -56,11 +60,9 @@ impl Installation {
         }
     }
 
-    /// What stands before commands that run inside.
-    pub fn prefix(&self) -> Vec<String> {
-        let root = self.root.iter();
-        root.flat_map(|root| ["chroot".to_owned(), root.display().to_string()])
-            .collect()
+    /// The root of another Debian, if it is in one.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
     }
 
     /// A script, as it is named inside.
@@ -70,10 +72,14 @@ impl Installation {
 
     /// A command that runs a script.
     pub fn command(&self, script: &str) -> Command {
-        let mut words = self.prefix();
-        words.push(self.script(script).display().to_string());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
+        let script = self.script(script);
+        let Some(root) = &self.root else {
+            return Command::new(script);
+        };
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation", "private", "sh", "-c", ENTER])
+            .args([root, &script]);
         command
     }
 

@@ -31,10 +31,7 @@ pub async fn a_message_arrives_as_it_was_sent(subject: &Subject) -> Verdict {
             .await
             .expect("it publishes");
         let delivery = taker.one().await;
-        assert_eq!(
-            format!("{:?}", **delivery.message()),
-            format!("{:?}", *sent)
-        );
+        assert_same(delivery.message(), &sent);
         assert_eq!(delivery.attempt(), 1);
         delivery.ack();
     }

@@ -15,6 +15,7 @@ async fn limited(subject: &Subject, limit: u64, overflow: Overflow) -> Result<Ap
     let stock = QueueSpec {
         limit: Some(limit),
         overflow,
+        feeds: Vec::new(),
         ..spec("stock.requests", &[ORDERS])
     };
     let specs = vec![stock, spec("audit.log", &[ORDERS, AUDIT])];

@@ -70,10 +70,7 @@ pub async fn a_retry_keeps_the_message_as_it_was(subject: &Subject) -> Verdict {
     for attempt in 1..5 {
         let delivery = taker.one().await;
         assert_eq!(delivery.attempt(), attempt);
-        assert_eq!(
-            format!("{:?}", **delivery.message()),
-            format!("{:?}", *sent)
-        );
+        assert_same(delivery.message(), &sent);
         delivery.settle(Settlement::Again {
             after: Duration::ZERO,
             attempt: attempt + 1,

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use brickwork_tests::broker::Broker;
 use brickwork_tests::feeder::{Feed, Feeder, plain};
-use brickwork_tests::http;
 use brickwork_tests::process::{Process, free_address, until};
 use serde_json::Value;
 
-use crate::load::PATIENCE;
+use crate::load::{IS_LOST, PATIENCE, until_ready_says};
 
 const SERVICES: usize = 100;
 /// From a broker that accepts connections to the last queue that is consumed again.
@@ -88,16 +87,6 @@ fn until_all_got(folder: &Path, count: u64) {
     });
 }
 
-fn until_ready(admin: SocketAddr, ready: bool) {
-    until("readiness", PATIENCE, || {
-        match http::get(admin, "/health/ready") {
-            Ok(answer) if (answer.code == 200) == ready => Ok(()),
-            Ok(answer) => Err(answer.body),
-            Err(error) => Err(error.to_string()),
-        }
-    });
-}
-
 /// The app's connections, and how many of its queues are consumed.
 fn what_the_broker_sees(broker: &Broker) -> (usize, usize) {
     let connections = broker.ctl(&["list_connections", "user", "state", "--no-table-headers"]);
@@ -117,7 +106,7 @@ fn a_hundred_services_consume_again_over_two_connections() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_puppets"));
     command.args(["run", "app.toml"]).current_dir(folder.path());
     let mut app = Process::start(command, folder.path(), "it was just built");
-    until_ready(admin, true);
+    until_ready_says(admin, true, "");
     println!("ready after {:?}, the first time", began.elapsed());
     assert_eq!(what_the_broker_sees(&broker), (2, 2 * SERVICES + 1));
     let fed = feed(&broker, 5);
@@ -126,10 +115,10 @@ fn a_hundred_services_consume_again_over_two_connections() {
 
     broker.write_queues_down();
     broker.stop();
-    until_ready(admin, false);
+    until_ready_says(admin, false, IS_LOST);
     broker.start_again();
     let back = Instant::now();
-    until_ready(admin, true);
+    until_ready_says(admin, true, "");
     let ready = back.elapsed();
     let fed = feed(&broker, 10);
     until_all_got(folder.path(), 10);

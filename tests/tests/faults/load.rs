@@ -22,6 +22,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// From a broker that works, by a way that works, to the first line that is written. It
 /// is half a second; other tests want the machine, too.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
+/// What readiness says when the connection is lost.
+pub(crate) const IS_LOST: &str = "the transport amqp is down: the connection to the broker is lost";
 
 /// The services, in the order of the way.
 const SERVICES: [&str; 3] = ["first", "second", "keep"];
@@ -40,6 +42,8 @@ pub(crate) struct Shape<'a> {
     pub(crate) count: u64,
     /// How fast, at most.
     pub(crate) per_second: u64,
+    /// What else stands in the table of its second service.
+    pub(crate) second: &'a str,
     /// What else stands in its manifest.
     pub(crate) more: &'a str,
 }
@@ -51,9 +55,10 @@ pub(crate) struct Load {
     pub(crate) admin: SocketAddr,
     name: String,
     count: u64,
-    folder: TempDir,
     /// One after the other; none while it is killed.
     app: Option<Process>,
+    /// Dropped after the app, which keeps its log there.
+    folder: TempDir,
     lives: usize,
     began: Instant,
     /// What processes before said.
@@ -123,15 +128,17 @@ impl Load {
         self.folder.path().join("out.jsonl")
     }
 
-    fn written(&self) -> u64 {
-        std::fs::metadata(self.out()).map_or(0, |file| file.len())
-    }
-
     /// Waits until more is written than now; how long that took.
     pub(crate) fn until_it_writes(&self) -> Duration {
-        let (began, before) = (Instant::now(), self.written());
+        self.until_file_grows("out.jsonl")
+    }
+
+    /// Waits until a file has more in it than now; how long that took.
+    pub(crate) fn until_file_grows(&self, name: &str) -> Duration {
+        let bytes = || self.bytes(name);
+        let (began, before) = (Instant::now(), bytes());
         until("something is written", PATIENCE, || {
-            match self.written() > before {
+            match bytes() > before {
                 true => Ok(()),
                 false => Err(format!("{before} bytes")),
             }
@@ -139,15 +146,14 @@ impl Load {
         began.elapsed()
     }
 
+    /// How much is in a file that the app writes.
+    pub(crate) fn bytes(&self, name: &str) -> u64 {
+        std::fs::metadata(self.folder.path().join(name)).map_or(0, |file| file.len())
+    }
+
     /// Waits until readiness says something.
     pub(crate) fn until_ready_says(&self, ready: bool, what: &str) {
-        until("readiness", PATIENCE, || {
-            let answer = http::get(self.admin, "/health/ready").map_err(|e| e.to_string())?;
-            match (answer.code == 200) == ready && answer.body.contains(what) {
-                true => Ok(()),
-                false => Err(answer.body),
-            }
-        });
+        until_ready_says(self.admin, ready, what);
     }
 
     /// Ends the app without a warning.
@@ -181,7 +187,8 @@ impl Load {
     }
 
     /// Faults are over: the app goes on by itself, to the end, and everything adds up.
-    pub(crate) fn check(mut self, within: Duration) -> Account {
+    pub(crate) fn check(mut self) -> Account {
+        let within = if is_full() { 5 * PATIENCE } else { PATIENCE };
         let out = self.out();
         let accepted = self.count;
         until("all is accepted and handled", within, || {
@@ -235,8 +242,21 @@ impl Load {
     }
 }
 
+/// Waits until the readiness of an app says something.
+pub(crate) fn until_ready_says(admin: SocketAddr, ready: bool, what: &str) {
+    until("readiness", PATIENCE, || {
+        let answer = http::get(admin, "/health/ready").map_err(|error| error.to_string())?;
+        match (answer.code == 200) == ready && answer.body.contains(what) {
+            true => Ok(()),
+            false => Err(answer.body),
+        }
+    });
+}
+
 fn prepare(folder: &Path, url: &str, admin: SocketAddr, shape: Shape<'_>) {
-    let Shape { name, more, .. } = shape;
+    let Shape {
+        name, second, more, ..
+    } = shape;
     let manifest = format!(
         r#"
         [app]
@@ -258,6 +278,7 @@ fn prepare(folder: &Path, url: &str, admin: SocketAddr, shape: Shape<'_>) {
         out = "marked.twice"
         retry.backoff.min = "100ms"
         config.to = {{ n = "msg.n", first = "msg.first", second = "meta.id" }}
+        {second}
         [services.keep]
         use = "file-out"
         in = "marked.twice"

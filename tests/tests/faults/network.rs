@@ -7,7 +7,7 @@ use brickwork_tests::proxy::{Cut, Proxy, Way, Weather, Whose};
 use brickwork_tests::seed::Seed;
 use fastrand::Rng;
 
-use crate::load::{Load, PATIENCE, SOON, Shape, is_full};
+use crate::load::{Load, SOON, Shape, is_full};
 
 /// A connection that says nothing is noticed after at most twice as long.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ fn draw(kind: u8, random: &mut Rng) -> Fault {
         Cut::Finish
     };
     let way = if random.bool() { Way::Up } else { Way::Down };
-    let time = Duration::from_millis(random.u64(1_000..2_500));
+    let time = Duration::from_millis(random.u64(1_500..3_000));
     match kind {
         0 => Fault::Cut(whose, cut),
         1 => Fault::Gone(cut, time),
@@ -118,7 +118,7 @@ fn befall(proxy: &Proxy, fault: Fault) -> Option<(Instant, Instant)> {
     None
 }
 
-fn run(seed: &Seed, count: u64, faults: usize) {
+fn run(seed: &Seed, count: u64, per_second: u64, faults: usize) {
     let mut random = seed.random();
     let broker = Broker::start();
     let proxy = Proxy::start(broker.address());
@@ -130,7 +130,8 @@ fn run(seed: &Seed, count: u64, faults: usize) {
     let shape = Shape {
         name: "network",
         count,
-        per_second: 1_000,
+        per_second,
+        second: "",
         more: "",
     };
     let load = Load::start(broker, &url, shape);
@@ -146,12 +147,13 @@ fn run(seed: &Seed, count: u64, faults: usize) {
     let last = Instant::now();
     assert!(!load.feeder.is_done(), "the faults came after the load");
     println!("{:>6} ms: healed", (last - began).as_millis());
-    let account = load.check(PATIENCE);
+    let account = load.check();
 
     for (from, to) in cut_off {
-        let lies = account.seen.between(from + TELLING, to);
-        let lies: Vec<_> = lies.filter(|look| look.ready == Some(true)).collect();
-        assert!(lies.is_empty(), "ready while cut off: {lies:#?}");
+        let looks: Vec<_> = account.seen.between(from + TELLING, to).collect();
+        assert!(!looks.is_empty(), "nobody looked");
+        let lie = looks.iter().find(|look| look.ready == Some(true));
+        assert!(lie.is_none(), "ready while cut off: {lie:?}");
     }
     let deaf = account.seen.quiet(last);
     // A connection that went half open at last is noticed late, perhaps that of a try to
@@ -167,9 +169,9 @@ fn run(seed: &Seed, count: u64, faults: usize) {
 #[test]
 fn a_network_that_fails_in_every_way_loses_nothing_and_health_says_so() {
     if !is_full() {
-        return run(&Seed::or(1), 20_000, 7);
+        return run(&Seed::or(1), 20_000, 1_000, 7);
     }
-    for seed in Seed::each(1..=20) {
-        run(&seed, 60_000, 20);
+    for seed in Seed::each(1..=10) {
+        run(&seed, 60_000, 700, 21);
     }
 }

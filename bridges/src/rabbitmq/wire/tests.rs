@@ -5,6 +5,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
+use lapin::types::{AMQPValue, DecimalValue, FieldTable};
+
 use super::*;
 
 const WAY: Way<'static> = Way {
@@ -14,18 +16,19 @@ const WAY: Way<'static> = Way {
     properties_bytes_max: 100_000,
 };
 
-fn taken(decoded: Decoded) -> (Message, u32) {
+fn decode(arrival: Arrival<'_>, properties: &BasicProperties, payload: Vec<u8>) -> (Message, u32) {
+    let decoded = super::decode(arrival, properties, payload);
     (decoded.message, decoded.attempt)
 }
 
 fn there_and_back(message: &Message, way: Way<'_>) -> (Message, u32) {
     let properties = encode(message, way).unwrap();
-    let key = if way.past_topics {
-        "app.service.input"
+    let arrival = if way.past_topics {
+        Arrival::Queue("app.service.input")
     } else {
-        &message.topic
+        Arrival::Topic(&message.topic)
     };
-    taken(decode(key, &properties, message.payload.to_vec()))
+    decode(arrival, &properties, message.payload.to_vec())
 }
 
 fn header_name() -> impl Strategy<Value = String> {
@@ -96,38 +99,209 @@ proptest! {
     fn a_message_arrives_as_it_was_sent(
         envelope in envelopes(), attempt in 1u32.., past_topics: bool
     ) {
-        let sent = Message::from(envelope);
+        let mut envelope = envelope;
+        let sent = Message::from(envelope.clone());
+        // Of a message that starts a trace it is said, too.
+        envelope.trace = Some(sent.trace());
+        let expected = Message::from(envelope);
         let (got, number) = there_and_back(&sent, Way { attempt, past_topics, ..WAY });
-        prop_assert_eq!(number, attempt);
-        prop_assert_eq!(format!("{:?}", *got), format!("{:?}", *sent));
+        prop_assert_eq!(number, if past_topics { attempt } else { 1 });
+        prop_assert_eq!(format!("{:?}", *got), format!("{:?}", *expected));
     }
 
     #[test]
     fn nothing_that_others_send_is_too_strange(
-        name in header_name(), number: i64, real: f64, bytes in vec(any::<u8>(), 0..40)
+        properties in properties(), payload in vec(any::<u8>(), 0..40)
     ) {
-        let nested = AMQPValue::FieldArray(vec![AMQPValue::Void, AMQPValue::Double(real)].into());
-        for value in [
-            nested, AMQPValue::LongLongInt(number), AMQPValue::LongString(bytes.clone().into()),
-        ] {
-            let mut table = FieldTable::default();
-            table.insert(ShortString::try_new(&*name).unwrap(), value);
-            let properties = BasicProperties::default().with_headers(table);
-            let (message, attempt) = taken(decode("a.topic", &properties, bytes.clone()));
-            prop_assert!(attempt >= 1);
-            prop_assert_eq!(&message.payload[..], &bytes[..]);
+        let (message, attempt) = decode(Arrival::Topic("a.topic"), &properties, payload.clone());
+        prop_assert_eq!((&*message.topic, attempt), ("a.topic", 1));
+        prop_assert_eq!(&message.payload[..], &payload[..]);
+        prop_assert!(message.time_ms <= 253_402_300_799_999);
+        let (_, attempt) = decode(Arrival::Queue("app.service.input"), &properties, Vec::new());
+        prop_assert!(attempt >= 1);
+
+        // It can be tried again, or become a dead letter, and is the same then.
+        let letter = DeadLetter {
+            reason: Reason::Error,
+            error: "no ".repeat(500),
+            service: "service".into(),
+            input: "input".into(),
+            attempts: 2,
+            failed_at_ms: 17,
+        };
+        for sent in [message.clone(), letter.letter(&message)] {
+            let way = Way { attempt: 2, properties_bytes_max: 100_000, ..WAY };
+            let again = encode(&sent, way).unwrap();
+            prop_assert!(bytes_of(&again) <= 100_000, "{}", bytes_of(&again));
+            let (got, attempt) = decode(Arrival::Queue("app.service.input"), &again, payload.clone());
+            prop_assert_eq!(attempt, 2);
+            let (mut got, mut sent) = (got.edit(), sent.edit());
+            // What was made up is so no more; and what was too much is gone.
+            sent.anonymous = false;
+            sent.trace = Some(sent.trace());
+            if got.headers.remove(LEFT_OUT).is_some() {
+                let kept = |name: &Arc<str>| got.headers.contains_key(name);
+                sent.headers.retain(|name, _| kept(name));
+            }
+            // A letter says these in its headers, too; so does what only looks like one.
+            for name in [LEFT_OUT, ATTEMPT, TOPIC] {
+                got.headers.remove(name);
+                sent.headers.remove(name);
+            }
+            prop_assert_eq!(format!("{got:?}"), format!("{sent:?}"));
         }
     }
+}
+
+/// What the headers and texts of properties weigh on the wire, counted apart.
+fn bytes_of(properties: &BasicProperties) -> usize {
+    let headers = properties.headers().as_ref().into_iter().flatten();
+    let headers = headers.map(|(name, value)| {
+        2 + name.as_str().len()
+            + match value {
+                AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+                AMQPValue::LongLongInt(_) => 8,
+                other => panic!("{other:?} is never sent"),
+            }
+    });
+    let texts = [
+        properties.content_type(),
+        properties.message_id(),
+        properties.kind(),
+        properties.app_id(),
+        properties.reply_to(),
+        properties.correlation_id(),
+    ];
+    let texts = texts
+        .into_iter()
+        .flatten()
+        .map(|text| 1 + text.as_str().len());
+    4 + 14 + headers.sum::<usize>() + texts.sum::<usize>()
+}
+
+/// Any value of any type, some of them large.
+fn values() -> impl Strategy<Value = AMQPValue> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(AMQPValue::Boolean),
+        any::<i8>().prop_map(AMQPValue::ShortShortInt),
+        any::<u16>().prop_map(AMQPValue::ShortUInt),
+        any::<i32>().prop_map(AMQPValue::LongInt),
+        any::<i64>().prop_map(AMQPValue::LongLongInt),
+        any::<f32>().prop_map(AMQPValue::Float),
+        any::<f64>().prop_map(AMQPValue::Double),
+        (any::<u8>(), any::<u32>())
+            .prop_map(|(scale, value)| AMQPValue::DecimalValue(DecimalValue { scale, value })),
+        any::<u64>().prop_map(AMQPValue::Timestamp),
+        (0u64..300_000_000_000).prop_map(AMQPValue::Timestamp),
+        Just(AMQPValue::Void),
+        ".{0,60}".prop_map(|text| AMQPValue::LongString(text.into())),
+        telling().prop_map(|text| AMQPValue::LongString(text.into())),
+        vec(any::<u8>(), 0..60).prop_map(|bytes| AMQPValue::LongString(bytes.into())),
+        vec(any::<u8>(), 0..60).prop_map(|bytes| AMQPValue::ByteArray(bytes.into())),
+        // Bytes that are no text weigh thrice as much as text.
+        (0usize..60_000).prop_map(|size| AMQPValue::LongString(vec![0xff; size].into())),
+        (0usize..60_000).prop_map(|size| AMQPValue::FieldArray(vec![AMQPValue::Void; size].into())),
+    ];
+    leaf.prop_recursive(3, 20, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(|values| AMQPValue::FieldArray(values.into())),
+            (header_name(), inner).prop_map(|(name, value)| {
+                let mut table = FieldTable::default();
+                table.insert(ShortString::try_new(&*name).unwrap(), value);
+                AMQPValue::FieldTable(table)
+            }),
+        ]
+    })
+}
+
+/// Texts that nearly mean something.
+fn telling() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        "4294967296",
+        "18446744073709551615",
+        "-1",
+        "1e9",
+        "9999-12-31T23:59:59.999Z",
+        "9999-12-31T23:59:59-23:59",
+        "0000-00-00T00:00:00Z",
+        "2026-11-23T00:30:30.Z",
+        "\u{0}",
+    ])
+    .prop_map(str::to_owned)
+}
+
+prop_compose! {
+    fn properties()(
+        headers in vec((strange_name(), values()), 0..12),
+        texts in vec(option::of(".{0,80}"), 6),
+        timestamp in option::of(prop_oneof![any::<u64>(), 0u64..300_000_000_000]),
+    ) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert(ShortString::try_new(&*name).unwrap(), value);
+        }
+        let mut properties = BasicProperties::default().with_headers(table);
+        let short = |text: &String| ShortString::try_new(&**text).ok();
+        let mut texts = texts.iter().map(|text| text.as_ref().and_then(short));
+        type Set = fn(BasicProperties, ShortString) -> BasicProperties;
+        let set: [Set; 6] = [
+            BasicProperties::with_message_id,
+            BasicProperties::with_type,
+            BasicProperties::with_content_type,
+            BasicProperties::with_reply_to,
+            BasicProperties::with_correlation_id,
+            BasicProperties::with_app_id,
+        ];
+        for set in set {
+            if let Some(Some(text)) = texts.next() {
+                properties = set(properties, text);
+            }
+        }
+        match timestamp {
+            Some(timestamp) => properties.with_timestamp(timestamp),
+            None => properties,
+        }
+    }
+}
+
+/// Mostly names that mean something.
+fn strange_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "cloudEvents_id",
+            "cloudEvents_type",
+            "cloudEvents_source",
+            "cloudEvents_time",
+            "cloudEvents:subject",
+            "cloudEvents_specversion",
+            "traceparent",
+            "tracestate",
+            ATTEMPT,
+            PARENT,
+            DEADLINE,
+            TENANT,
+            TOPIC,
+            REASON,
+            ERROR,
+            LEFT_OUT,
+        ])
+        .prop_map(str::to_owned),
+        header_name(),
+        "[ -~]{200,255}",
+    ]
 }
 
 #[test]
 fn a_message_without_any_header_is_accepted() {
     let before = Clock::SYSTEM.unix_ms();
-    let (message, attempt) = taken(decode(
-        "orders",
+    let (message, attempt) = decode(
+        Arrival::Topic("orders"),
         &BasicProperties::default(),
         b"{}".to_vec(),
-    ));
+    );
     assert!(message.anonymous);
     assert_eq!(
         (&*message.topic, &*message.kind, attempt),
@@ -144,12 +318,52 @@ fn plain_properties_are_understood_without_headers() {
         .with_type("order".into())
         .with_content_type("text/plain".into())
         .with_timestamp(1_700_000_000);
-    let message = decode("orders", &properties, Vec::new()).message;
+    let (message, _) = decode(Arrival::Topic("orders"), &properties, Vec::new());
     assert!(!message.anonymous);
     assert_eq!(message.id.to_string(), "order-17");
     assert_eq!(&*message.kind, "order");
     assert_eq!(message.content_type.as_deref(), Some("text/plain"));
     assert_eq!(message.time_ms, 1_700_000_000_000);
+}
+
+#[test]
+fn what_is_too_much_with_what_was_added_goes_on_without_the_largest_headers() {
+    let mut envelope = Envelope::new("order", "{}");
+    for (name, size) in [("small", 10), ("large", 60_000), ("larger", 70_000)] {
+        envelope
+            .headers
+            .insert(name.into(), "x".repeat(size).into());
+    }
+    let (got, _) = there_and_back(&envelope.into(), WAY);
+    let names: Vec<&str> = got.headers.keys().map(|name| &**name).collect();
+    assert_eq!(names, [LEFT_OUT, "large", "small"]);
+    assert_eq!(&*got.headers[LEFT_OUT], "1");
+}
+
+#[test]
+fn times_come_in_the_ways_in_which_other_programs_write_them() {
+    let now = Clock::SYSTEM.unix_ms();
+    let of = |time: Option<AMQPValue>, timestamp: Option<u64>| {
+        let mut table = FieldTable::default();
+        if let Some(time) = time {
+            table.insert("cloudEvents_time".into(), time);
+        }
+        let properties = BasicProperties::default().with_headers(table);
+        let properties = match timestamp {
+            Some(timestamp) => properties.with_timestamp(timestamp),
+            None => properties,
+        };
+        decode(Arrival::Topic("t"), &properties, Vec::new())
+            .0
+            .time_ms
+    };
+    let text = |text: &str| Some(AMQPValue::LongString(text.into()));
+    assert_eq!(of(text("1970-01-01T00:00:01Z"), Some(7)), 1000);
+    assert_eq!(of(Some(AMQPValue::Timestamp(5)), Some(7)), 5000);
+    assert_eq!(of(text("tomorrow"), Some(7)), 7000);
+    // In milliseconds, by mistake; and nothing of sense at all.
+    assert!(of(None, Some(1_795_393_830_041)) >= now);
+    assert!(of(Some(AMQPValue::Timestamp(u64::MAX)), Some(u64::MAX)) >= now);
 }
 
 #[test]
@@ -169,7 +383,7 @@ fn what_the_broker_added_is_left_out_and_what_is_no_text_becomes_one() {
     table.insert("urgent".into(), AMQPValue::Boolean(true));
     table.insert("weight".into(), AMQPValue::Double(1.5));
     let properties = BasicProperties::default().with_headers(table);
-    let message = decode("t", &properties, Vec::new()).message;
+    let (message, _) = decode(Arrival::Topic("t"), &properties, Vec::new());
     let headers: Vec<(&str, &str)> = message.headers.iter().map(|(k, v)| (&**k, &**v)).collect();
     assert_eq!(
         headers,
@@ -204,13 +418,21 @@ fn a_dead_letter_keeps_its_headers() {
 fn what_amqp_cannot_carry_is_refused_here() {
     let mut envelope = Envelope::new("order", "{}");
     envelope.headers.insert("x".repeat(256).into(), "".into());
-    let error = encode(&envelope.into(), WAY).unwrap_err();
+    let to_topic = Way {
+        past_topics: false,
+        ..WAY
+    };
+    let error = encode(&envelope.into(), to_topic).unwrap_err();
     assert!(error.to_string().contains("header name"), "{error}");
 
     let mut envelope = Envelope::new("order", "{}");
     envelope
         .headers
         .insert("note".into(), "x".repeat(200_000).into());
-    let error = encode(&envelope.into(), WAY).unwrap_err();
-    assert!(error.to_string().contains("weigh"), "{error}");
+    let to_topic = Way {
+        past_topics: false,
+        ..WAY
+    };
+    let error = encode(&envelope.into(), to_topic).unwrap_err();
+    assert!(error.to_string().contains("too much"), "{error}");
 }

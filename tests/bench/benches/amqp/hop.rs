@@ -1,0 +1,116 @@
+//! Consume, handle, publish confirmed, ack: the same by hand, by turns.
+
+use std::time::Instant;
+
+use brickwork_bench::raw::{self, Wire};
+use brickwork_bench::rounds::{cpu_seconds, median};
+
+use crate::work::{Bench, Order, handled};
+
+const MESSAGES: usize = 20_000;
+const ROUNDS: usize = 5;
+
+/// What one round gave.
+#[derive(Clone, Copy)]
+pub(crate) struct Round {
+    /// Messages a second, in thousands.
+    pub(crate) rate: f64,
+    /// CPU time of the client, a message, in microseconds.
+    pub(crate) cpu: f64,
+}
+
+pub(crate) fn measured(messages: usize, work: impl FnOnce()) -> Round {
+    let (cpu, began) = (cpu_seconds(), Instant::now());
+    work();
+    let (cpu, took) = (cpu_seconds() - cpu, began.elapsed().as_secs_f64());
+    Round {
+        rate: messages as f64 / took / 1e3,
+        cpu: cpu / messages as f64 * 1e6,
+    }
+}
+
+struct Candidate<'a> {
+    name: &'static str,
+    work: Box<dyn Fn() + 'a>,
+    rounds: Vec<Round>,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(name: &'static str, work: impl Fn() + 'a) -> Self {
+        Self {
+            name,
+            work: Box::new(work),
+            rounds: Vec::new(),
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        median(&mut self.rounds.iter().map(|it| it.rate).collect::<Vec<_>>())
+    }
+
+    fn cpu(&self) -> f64 {
+        median(&mut self.rounds.iter().map(|it| it.cpu).collect::<Vec<_>>())
+    }
+}
+
+fn by_hand(bench: &Bench, wire: Wire) {
+    let url = bench.broker.url();
+    let handle = |payload: &[u8]| {
+        let order: Order = serde_json::from_slice(payload).expect("it is JSON");
+        serde_json::to_vec(&handled(order)).expect("it is JSON")
+    };
+    let work = raw::work(
+        &url,
+        "bench.hop.in",
+        "bench",
+        "done",
+        MESSAGES,
+        wire,
+        handle,
+    );
+    bench.runtime.block_on(work);
+}
+
+pub(crate) fn run(bench: &Bench) {
+    let services = format!(
+        "[topics.todo]\nexternal = \"in\"\n\
+         [services.hop]\nin = \"todo\"\nout = \"done\"\nmailbox = {}\n\
+         [services.sink]\nin = \"done\"\n",
+        raw::WINDOW - 1,
+    );
+    let only = ["hop".to_owned()];
+    bench.run(&services, &only, 0);
+    for bytes in [256, 4096] {
+        let mut candidates = vec![
+            Candidate::new("Brickwork", || bench.run(&services, &only, MESSAGES)),
+            Candidate::new("lapin by hand, same headers", || by_hand(bench, Wire::Same)),
+            Candidate::new("lapin by hand, bare", || by_hand(bench, Wire::Bare)),
+        ];
+        let chosen = std::env::var("BENCH_ONLY").unwrap_or_default();
+        candidates.retain(|candidate| candidate.name.contains(&chosen));
+        for round in 0..=ROUNDS {
+            for candidate in &mut candidates {
+                bench.fill(&["todo".to_owned()], MESSAGES, bytes);
+                let measured = measured(MESSAGES, &candidate.work);
+                assert_eq!(bench.ready("bench.sink.in"), MESSAGES);
+                if round > 0 {
+                    candidate.rounds.push(measured);
+                }
+            }
+        }
+        println!("{bytes} bytes, quorum, {MESSAGES} messages, median of {ROUNDS} rounds");
+        let (rate, cpu) = (candidates[0].rate(), candidates[0].cpu());
+        for candidate in &candidates {
+            println!(
+                "  {:<28} {:>7.2} k/s  {:>6.1} µs of CPU a message; the first is {:.2} times as \
+                 fast, at {:.2} times the CPU",
+                candidate.name,
+                candidate.rate(),
+                candidate.cpu(),
+                rate / candidate.rate(),
+                cpu / candidate.cpu()
+            );
+        }
+        println!();
+    }
+}

@@ -1,0 +1,86 @@
+//! Confirms that don't come: of a connection that is open one way only, of a queue that
+//! does nothing.
+
+use std::time::{Duration, Instant};
+
+use brickwork_tests::broker::Broker;
+use brickwork_tests::proxy::{Proxy, Way, Whose};
+
+use crate::load::{IS_LOST, Load, SOON, Shape, is_full};
+
+fn shape(name: &str) -> Shape<'_> {
+    Shape {
+        name,
+        count: 20_000,
+        per_second: 1_000,
+        second: "",
+        more: "",
+    }
+}
+
+#[test]
+fn a_publishing_connection_on_which_nothing_comes_back_is_made_anew() {
+    let heartbeat = Duration::from_secs(if is_full() { 10 } else { 2 });
+    let broker = Broker::start();
+    let proxy = Proxy::start(broker.address());
+    let url = format!(
+        "amqp://guest:guest@{}?heartbeat={}",
+        proxy.address(),
+        heartbeat.as_secs()
+    );
+    let load = Load::start(broker, &url, shape("one-way"));
+    proxy.swallow(Whose::Saying("publishing"), Way::Down);
+    let since = Instant::now();
+    load.until_ready_says(false, IS_LOST);
+    let noticed = since.elapsed();
+    let bound = 2 * heartbeat + SOON;
+    assert!(noticed < bound, "noticed only after {noticed:?}");
+    let account = load.check();
+    let deaf = account.seen.quiet(since + noticed);
+    assert!(deaf < SOON, "deaf for {deaf:?} on a new connection");
+    println!("{account}; noticed after {noticed:?}, then quiet for {deaf:?}");
+}
+
+/// A quorum queue that lags makes the broker stop reading from whoever publishes to it:
+/// from the whole connection, and so everything that this process publishes. What it
+/// consumes goes on, sources wait, and readiness says so.
+#[test]
+fn a_queue_that_does_nothing_for_a_while_holds_up_publishing_and_loses_nothing() {
+    let broker = Broker::start();
+    let url = broker.url();
+    let shape = Shape {
+        more: r#"
+            [services.aside]
+            use = "file-out"
+            in = "fed"
+            config.path = "aside.jsonl"
+            "#,
+        ..shape("frozen")
+    };
+    let load = Load::start(broker, &url, shape);
+    let queue = "whereis('%2F_frozen.second.in')";
+    let suspended = format!("ok = sys:suspend({queue}).");
+    load.broker.ctl(&["eval", &suspended]);
+    let frozen = Instant::now();
+    // Who only reads isn't held up.
+    let aside = load.until_file_grows("aside.jsonl");
+    assert!(aside < SOON, "held up for {aside:?}");
+    // Longer than a publication waits for its confirm, if there is time for that: that
+    // it lasts is the fault.
+    let time = Duration::from_secs(if is_full() { 75 } else { 4 });
+    load.until_ready_says(false, "nothing that was published is confirmed");
+    std::thread::sleep(time.saturating_sub(frozen.elapsed()));
+    let resumed = format!("ok = sys:resume({queue}).");
+    load.broker.ctl(&["eval", &resumed]);
+    let thawed = Instant::now();
+    let account = load.check();
+    let deaf = account.seen.quiet(thawed);
+    assert!(deaf < SOON, "deaf for {deaf:?} with a queue that works");
+    let lost = account.log.matches("the connection to the broker is lost");
+    assert_eq!(lost.count(), 0, "{}", account.log);
+    println!(
+        "{account}; frozen for {:?}, ready and quiet for {:?}, quiet for {deaf:?} after",
+        thawed - frozen,
+        account.seen.quiet_though_ready()
+    );
+}
