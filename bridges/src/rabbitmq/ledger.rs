@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(
             text,
             "brickwork ledger 1\nbind stock.requests orders.placed\nqueue stock.dlq\n\
-             queue stock.requests"
+             queue stock.requests\nqueue stock.suspect"
         );
         let read = Lines::read(text.as_bytes()).unwrap();
         assert_eq!(read, lines);
@@ -468,11 +468,14 @@ mod tests {
 
     #[test]
     fn lines_that_are_not_understood_are_kept_and_name_nothing() {
-        let text = "brickwork ledger 1\nqueue eu.stock.in\nqueue ../x\nbind a.b *\nstore a.b";
+        let text = "brickwork ledger 1\nqueue eu.stock.in\nqueue ../x\nbind a.b *\nstore a.b\n\
+                    bind a.b c";
         let mut lines = Lines::read(text.as_bytes()).unwrap();
-        assert!(lines.queues().is_empty() && lines.bindings().is_empty());
+        assert!(lines.queues().is_empty());
+        assert_eq!(lines.bindings().len(), 1);
         lines.remove_queue(&QueueId::new("a", "b"));
         assert!(lines.write().contains("store a.b"));
-        assert!(!lines.write().contains("bind a.b"));
+        assert!(lines.write().contains("bind a.b *"));
+        assert!(!lines.write().contains("bind a.b c"));
     }
 }
