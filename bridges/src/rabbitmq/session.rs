@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use brickwork::transport::{Consumer, Depth, TransportError};
 use brickwork::{QueueId, without_password};
-use lapin::Channel;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
