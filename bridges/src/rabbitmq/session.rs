@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use brickwork::transport::{Consumer, Depth, TransportError};
 use brickwork::{QueueId, without_password};
-use lapin::Channel;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -246,7 +245,7 @@ impl Session {
     }
 
     /// A channel of the connection that consumes.
-    pub(super) async fn channel(&self) -> lapin::Result<Channel> {
+    pub(super) async fn channel(&self) -> lapin::Result<lapin::Channel> {
         self.connections.consuming.create_channel().await
     }
 
