@@ -31,8 +31,9 @@ use super::tags::{Ack, Tags};
 use super::ward::Ward;
 use super::wire;
 
-/// How long an ack waits for others to go with it.
-const ACK_WAIT: Duration = Duration::from_millis(1);
+/// How long an ack waits for others to go with it: each costs the broker as much as a
+/// message does. Longer means more that comes again after a crash.
+const ACK_WAIT: Duration = Duration::from_millis(10);
 /// The most acks that go together.
 const ACKS_MAX: usize = 32;
 /// How many deliveries are put on the shelf at once.
