@@ -644,3 +644,27 @@ fn a_transport_that_keeps_nothing_has_nothing_left_over() {
         said(&text)
     );
 }
+
+#[test]
+fn a_binding_to_an_exchange_of_somebody_else_is_left_over_when_nothing_is_fed_from_there() {
+    let broker = Broker::shared();
+    let site = Site::new(broker);
+    let fed = "[topics.\"extra\"]\nexternal = \"in\"\n\
+               from = { exchange = \"amq.topic\", key = \"their.#\" }\n";
+    let reads = manifest("feeds", r#"["numbers", "extra"]"#, "");
+    let own = "[topics.\"extra\"]\nexternal = \"both\"";
+    assert!(reads.contains(own));
+    site.write("v1.toml", &reads.replace(own, fed));
+    site.write("v2.toml", &reads);
+    site.run("v1.toml", &[]);
+    assert_eq!(site.check("v1.toml"), Left::new());
+    let what = "binding of their.# from exchange amq.topic to queue feeds.keep.in";
+    assert_eq!(fates(&site.check("v2.toml")), [(what, "removable")]);
+    assert!(has(broker, "feeds", "amq.topic\ttheir.#"));
+    assert_eq!(
+        fates(&site.prune("v2.toml", &["--yes"])),
+        [(what, "removed")]
+    );
+    assert!(!has(broker, "feeds", "amq.topic"));
+    assert_eq!(site.check("v2.toml"), Left::new());
+}

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::alibis::Alibis;
 use super::origin::Origin;
-use super::ward::Alone;
+use super::ward::{Alone, Ward};
 use super::wire;
 
 /// Between a pump and who takes.
@@ -31,6 +32,7 @@ pub(super) struct Shelf {
     pub(super) stop: Notify,
     /// While it is set, only suspects are handed out.
     alone: Arc<Alone>,
+    alibis: Arc<Alibis>,
     /// Something has come: of several processes, this one gets messages.
     is_served: AtomicBool,
     origin: Origin,
@@ -48,14 +50,15 @@ struct State {
 }
 
 impl Shelf {
-    pub(super) fn new(origin: Origin, enough: usize, alone: Arc<Alone>) -> Self {
+    pub(super) fn new(origin: Origin, enough: usize, ward: &Ward) -> Self {
         Self {
             state: Mutex::default(),
             decided: Mutex::new(Some(Vec::new())),
             news: Notify::new(),
             enough,
             stop: Notify::new(),
-            alone,
+            alone: ward.alone().clone(),
+            alibis: ward.alibis().clone(),
             is_served: AtomicBool::new(false),
             origin,
         }
@@ -160,7 +163,11 @@ impl State {
 impl Settle for Shelf {
     fn settle(&self, parcel: Parcel, settlement: Settlement) {
         let mut decided = self.decided.lock();
-        let Some(decided) = &mut *decided else { return };
+        let Some(decided) = &mut *decided else {
+            // It has come back to the queue with the connection, and not by a crash.
+            let queue = self.origin.name.as_str();
+            return self.alibis.add(queue, &parcel.message.id);
+        };
         // An ack alone can wait a moment for others; the rest is work to begin with.
         let is_ack = matches!(settlement, Settlement::Ack(None));
         decided.push((parcel, settlement));

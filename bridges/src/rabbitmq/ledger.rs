@@ -11,6 +11,8 @@
 //! queue stock.requests
 //! ```
 //!
+//! (`feed`, with tabs, is a binding to an exchange of somebody else.)
+//!
 //! Names are relative to the app, so a ledger can't name what is another app's. It only
 //! grows, but by pruning: whoever declares reads it, and if a line is missing writes one
 //! more message, confirmed, before the old ones are acked. Two processes at a time, or one
@@ -22,7 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brickwork::{NAME_BYTES_MAX, QueueId, check_topic};
+use brickwork::{NAME_BYTES_MAX, QueueId, TOPIC_BYTES_MAX, check_topic};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions};
 use lapin::protocol::basic::AMQPProperties;
@@ -61,7 +63,7 @@ impl Lines {
     pub(super) fn of(declarations: &[Declaration], app: &str) -> Self {
         let own = |name: &ShortString| {
             let name = name.as_str().strip_prefix(app)?.strip_prefix('.')?;
-            queue_id(name).map(|_| name.to_owned())
+            queue_id(name)
         };
         let lines = declarations.iter().filter_map(|declaration| {
             Some(match declaration {
@@ -70,9 +72,16 @@ impl Lines {
                     queue,
                     exchange,
                     key,
-                } if exchange.as_str() == app => format!("bind {} {key}", own(queue)?),
-                Declaration::Binding { .. }
-                | Declaration::Exchange { .. }
+                } => {
+                    let foreign = exchange.as_str() != app;
+                    let bound = Bound {
+                        queue: own(queue)?,
+                        exchange: foreign.then(|| exchange.to_string()),
+                        key: key.to_string(),
+                    };
+                    bound.line()?
+                }
+                Declaration::Exchange { .. }
                 | Declaration::TheirQueue { .. }
                 | Declaration::TheirExchange { .. } => return None,
             })
@@ -101,27 +110,69 @@ impl Lines {
         names.filter_map(queue_id).collect()
     }
 
-    /// The bindings: which queue, which topic.
-    pub(super) fn bindings(&self) -> BTreeSet<(QueueId, &str)> {
-        let bindings = self.0.iter().filter_map(|line| line.strip_prefix("bind "));
-        bindings
-            .filter_map(|binding| {
-                let (queue, topic) = binding.split_once(' ')?;
-                check_topic(topic).ok()?;
-                Some((queue_id(queue)?, topic))
-            })
-            .collect()
+    /// The bindings.
+    pub(super) fn bindings(&self) -> BTreeSet<Bound> {
+        self.0.iter().filter_map(|line| Bound::read(line)).collect()
     }
 
     /// The queue is gone, and so are its bindings.
     pub(super) fn remove_queue(&mut self, queue: &QueueId) {
         self.0.remove(&format!("queue {queue}"));
-        let bound = format!("bind {queue} ");
-        self.0.retain(|line| !line.starts_with(&bound));
+        let of_it = |line: &String| Bound::read(line).is_some_and(|bound| bound.queue == *queue);
+        self.0.retain(|line| !of_it(line));
     }
 
-    pub(super) fn remove_binding(&mut self, queue: &QueueId, topic: &str) {
-        self.0.remove(&format!("bind {queue} {topic}"));
+    pub(super) fn remove_binding(&mut self, bound: &Bound) {
+        if let Some(line) = bound.line() {
+            self.0.remove(&line);
+        }
+    }
+}
+
+/// A binding of a queue of the app.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Bound {
+    pub(super) queue: QueueId,
+    /// Somebody else's; `None` is the app's.
+    pub(super) exchange: Option<String>,
+    /// A topic, at the app's exchange.
+    pub(super) key: String,
+}
+
+impl Bound {
+    fn read(line: &str) -> Option<Self> {
+        if let Some(foreign) = line.strip_prefix("feed ") {
+            let mut parts = foreign.split('\t');
+            let bound = Self {
+                queue: queue_id(parts.next()?)?,
+                exchange: Some(parts.next()?.to_owned()),
+                key: parts.next()?.to_owned(),
+            };
+            let names = [bound.exchange.as_deref().unwrap_or_default(), &bound.key];
+            let are_short = names.iter().all(|name| name.len() <= TOPIC_BYTES_MAX);
+            return (parts.next().is_none() && are_short).then_some(bound);
+        }
+        let (queue, topic) = line.strip_prefix("bind ")?.split_once(' ')?;
+        check_topic(topic).ok()?;
+        Some(Self {
+            queue: queue_id(queue)?,
+            exchange: None,
+            key: topic.to_owned(),
+        })
+    }
+
+    /// `None` if it can't be written in a line, so oddly is it named.
+    fn line(&self) -> Option<String> {
+        let Self {
+            queue,
+            exchange,
+            key,
+        } = self;
+        let line = match exchange {
+            None => format!("bind {queue} {key}"),
+            Some(exchange) => format!("feed {queue}\t{exchange}\t{key}"),
+        };
+        (!line.contains(['\n', '\r']) && Self::read(&line).as_ref() == Some(self)).then_some(line)
     }
 }
 
@@ -375,13 +426,32 @@ mod tests {
         assert_eq!(
             text,
             "brickwork ledger 1\nbind stock.requests orders.placed\nqueue stock.dlq\n\
-             queue stock.requests"
+             queue stock.requests\nqueue stock.suspect"
         );
         let read = Lines::read(text.as_bytes()).unwrap();
         assert_eq!(read, lines);
         let stock = QueueId::new("stock", "requests");
         assert!(read.queues().contains(&stock));
-        assert_eq!(read.bindings(), [(stock, "orders.placed")].into());
+        let bound = Bound {
+            queue: stock.clone(),
+            exchange: None,
+            key: "orders.placed".into(),
+        };
+        assert_eq!(read.bindings(), [bound].into());
+    }
+
+    #[test]
+    fn a_binding_to_an_exchange_of_somebody_else_is_written_down_with_it() {
+        let bound = Bound {
+            queue: QueueId::new("stock", "requests"),
+            exchange: Some("their exchange".into()),
+            key: "orders.#".into(),
+        };
+        let line = bound.line().unwrap();
+        assert_eq!(line, "feed stock.requests\ttheir exchange\torders.#");
+        assert_eq!(Bound::read(&line), Some(bound.clone()));
+        let key = "two\nlines".to_owned();
+        assert_eq!(Bound { key, ..bound }.line(), None);
     }
 
     #[test]
@@ -398,11 +468,14 @@ mod tests {
 
     #[test]
     fn lines_that_are_not_understood_are_kept_and_name_nothing() {
-        let text = "brickwork ledger 1\nqueue eu.stock.in\nqueue ../x\nbind a.b *\nstore a.b";
+        let text = "brickwork ledger 1\nqueue eu.stock.in\nqueue ../x\nbind a.b *\nstore a.b\n\
+                    bind a.b c";
         let mut lines = Lines::read(text.as_bytes()).unwrap();
-        assert!(lines.queues().is_empty() && lines.bindings().is_empty());
+        assert!(lines.queues().is_empty());
+        assert_eq!(lines.bindings().len(), 1);
         lines.remove_queue(&QueueId::new("a", "b"));
         assert!(lines.write().contains("store a.b"));
-        assert!(!lines.write().contains("bind a.b"));
+        assert!(lines.write().contains("bind a.b *"));
+        assert!(!lines.write().contains("bind a.b c"));
     }
 }

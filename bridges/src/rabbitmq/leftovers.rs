@@ -22,9 +22,9 @@ use super::address::Address;
 use super::connection::Connections;
 use super::declarer::refusal;
 use super::health::Health;
-use super::ledger::{Lines, Reading};
+use super::ledger::{Bound, Lines, Reading};
 use super::link::Link;
-use super::topology::{Step, declarations, ledger_name, queue_name};
+use super::topology::{Step, ledger_name, queue_name, with_feeds};
 
 /// Prunes over connections of its own, on the current runtime.
 ///
@@ -132,7 +132,7 @@ struct Found<'a> {
     /// For each of them.
     fates: Vec<Fate>,
     /// Bindings of queues that the manifest names.
-    bindings: Vec<(QueueId, String, Fate)>,
+    bindings: Vec<(Bound, Fate)>,
 }
 
 impl<'a> Found<'a> {
@@ -147,7 +147,7 @@ impl<'a> Found<'a> {
             return Ok(None);
         };
         // What can't be named can't have been declared.
-        let needed = declarations(topology).unwrap_or_default();
+        let needed = with_feeds(topology).unwrap_or_default();
         let needed = Lines::of(&needed, app);
         let named = needed.queues();
         let mut found = Self {
@@ -170,8 +170,8 @@ impl<'a> Found<'a> {
         let known = found.reading.lines.bindings();
         found.bindings = known
             .into_iter()
-            .filter(|binding| named.contains(&binding.0) && !needed.contains(binding))
-            .map(|(queue, topic)| (queue, topic.to_owned(), Fate::Removable))
+            .filter(|bound| named.contains(&bound.queue) && !needed.contains(bound))
+            .map(|bound| (bound, Fate::Removable))
             .collect();
         found.fates = judge(&found.queues, with_messages);
         Ok(Some(found))
@@ -181,31 +181,25 @@ impl<'a> Found<'a> {
     /// and those of queues that nobody consumes any more, which then fill no further.
     async fn unbind(&mut self) -> lapin::Result<()> {
         for number in 0..self.bindings.len() {
-            let (queue, topic, _) = &self.bindings[number];
-            let (queue, topic) = (queue.clone(), topic.clone());
-            self.bindings[number].2 = match self.unbind_one(&queue, &topic).await? {
+            let bound = self.bindings[number].0.clone();
+            self.bindings[number].1 = match self.unbind_one(&bound).await? {
                 None => Fate::Removed,
                 Some(why) => Fate::Failed(why),
             };
         }
-        let all = self.reading.lines.bindings();
-        let all: Vec<(QueueId, String)> = all
-            .into_iter()
-            .map(|(queue, topic)| (queue, topic.to_owned()))
-            .collect();
-        for (id, topic) in all {
-            let Some(number) = self.queues.iter().position(|queue| queue.id == id) else {
+        for bound in self.reading.lines.bindings() {
+            let id = &bound.queue;
+            let Some(number) = self.queues.iter().position(|queue| queue.id == *id) else {
                 continue;
             };
-            let service = &id.service;
             let mut siblings = self
                 .queues
                 .iter()
-                .filter(|other| other.id.service == *service);
+                .filter(|other| other.id.service == id.service);
             if siblings.any(|other| other.consumers > 0) {
                 continue;
             }
-            if let Some(why) = self.unbind_one(&id, &topic).await? {
+            if let Some(why) = self.unbind_one(&bound).await? {
                 self.fates[number] = Fate::Failed(why);
             }
         }
@@ -213,12 +207,13 @@ impl<'a> Found<'a> {
     }
 
     /// Takes a binding away; if that is refused, why.
-    async fn unbind_one(&mut self, queue: &QueueId, topic: &str) -> lapin::Result<Option<String>> {
+    async fn unbind_one(&mut self, bound: &Bound) -> lapin::Result<Option<String>> {
         let channel = self.connection.create_channel().await?;
+        let exchange = bound.exchange.as_deref().unwrap_or(self.app);
         let unbinding = channel.queue_unbind(
-            name(self.app, queue),
-            self.app.into(),
-            topic.into(),
+            name(self.app, &bound.queue),
+            exchange.into(),
+            bound.key.as_str().into(),
             FieldTable::default(),
         );
         let refused = match unbinding.await {
@@ -233,7 +228,7 @@ impl<'a> Found<'a> {
             },
         };
         if refused.is_none() {
-            self.left.remove_binding(queue, topic);
+            self.left.remove_binding(bound);
         }
         Ok(refused)
     }
@@ -330,8 +325,14 @@ impl<'a> Found<'a> {
             consumers: Some(queue.consumers),
             fate: fate.clone(),
         });
-        let bindings = self.bindings.iter().map(|(queue, topic, fate)| Leftover {
-            what: format!("binding of {topic} to queue {app}.{queue}"),
+        let bindings = self.bindings.iter().map(|(bound, fate)| Leftover {
+            what: match &bound.exchange {
+                None => format!("binding of {} to queue {app}.{}", bound.key, bound.queue),
+                Some(exchange) => format!(
+                    "binding of {} from exchange {exchange} to queue {app}.{}",
+                    bound.key, bound.queue
+                ),
+            },
             messages: None,
             consumers: None,
             fate: fate.clone(),

@@ -18,7 +18,7 @@
 //! | `limit` | the largest message that the broker takes |
 //! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
 //! | `settling`, `tags` | what a settlement means; which acks to send |
-//! | `ward` | trying what was in hand at crashes, one at a time |
+//! | `ward`, `alibis` | trying what was in hand at crashes, one at a time; what was no crash |
 //! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
 //! | `asks` | requests and replies |
 //! | `lease` | being the only one that runs a source |
@@ -47,6 +47,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 mod address;
+mod alibis;
 mod asks;
 mod connection;
 mod consumer;
@@ -84,12 +85,12 @@ mod wire;
 mod wires;
 
 use address::Address;
+use alibis::Alibis;
 use connection::Worker;
 use health::Health;
 use limit::Limit;
 use recovery::Recovery;
 use session::Lasting;
-use ward::Alibis;
 use wires::Book;
 
 const GUARANTEES: Guarantees = Guarantees {

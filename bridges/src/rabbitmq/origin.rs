@@ -53,20 +53,21 @@ impl Origin {
         self.name != self.queue.name
     }
 
-    /// Whether a delivery was in hand at two crashes (or given back twice: the broker makes
-    /// no difference), or is known for it. A queue that doesn't count (a classic one) says
-    /// only that it was in hand before: then once is enough.
+    /// Whether a delivery was in hand at two crashes, as far as this process knows (`alibi`:
+    /// how often it came back otherwise), or is known for it. A queue that doesn't count (a
+    /// classic one) says only that it was in hand before: then once is enough.
     pub(super) fn is_suspect(
         &self,
         redelivered: bool,
         exchange: &str,
         properties: &BasicProperties,
+        alibi: impl FnOnce() -> u64,
     ) -> bool {
         // What isn't delivered again may say what it wants of that.
         let suspicious = redelivered
             && match wire::deliveries_before(properties) {
-                Some(count) => count >= 2,
-                None => self.is_theirs(),
+                Some(count) => count >= 2 && count.saturating_sub(alibi()) >= 2,
+                None => self.is_theirs() && alibi() == 0,
             };
         let past_topics = !self.is_theirs() && exchange.is_empty();
         suspicious || (past_topics && wire::was_suspected(properties))
@@ -196,19 +197,27 @@ mod tests {
         let feeds = [("orders", Foreign::Queue("legacy.orders".into()))];
         let own = Origin::own(queue(&feeds));
         let theirs = Origin::theirs(&own.queue).unwrap();
-        let suspect = |origin: &Origin, exchange: &str, header, redelivered| {
-            let mut headers = FieldTable::default();
-            if let Some((name, count)) = header {
-                headers.insert(ShortString::from(name), AMQPValue::LongLongInt(count));
-            }
-            origin.is_suspect(
-                redelivered,
-                exchange,
-                &BasicProperties::default().with_headers(headers),
-            )
-        };
+        let suspect_but =
+            |alibi, origin: &Origin, exchange: &str, header: Option<(&str, i64)>, redelivered| {
+                let mut headers = FieldTable::default();
+                if let Some((name, count)) = header {
+                    headers.insert(ShortString::from(name), AMQPValue::LongLongInt(count));
+                }
+                origin.is_suspect(
+                    redelivered,
+                    exchange,
+                    &BasicProperties::default().with_headers(headers),
+                    || alibi,
+                )
+            };
+        let suspect =
+            |origin: &Origin, exchange: &str, header: Option<(&str, i64)>, redelivered| {
+                suspect_but(0, origin, exchange, header, redelivered)
+            };
         let count = |count| Some(("x-delivery-count", count));
         for origin in [&own, &theirs] {
+            assert!(!suspect_but(2, origin, "shop", count(3), true));
+            assert!(suspect_but(2, origin, "shop", count(4), true));
             assert!(!suspect(origin, "shop", None, false));
             assert!(!suspect(origin, "shop", count(9), false));
             assert!(!suspect(origin, "shop", count(1), true));
@@ -221,6 +230,7 @@ mod tests {
         }
         // Theirs may be of a kind that doesn't count.
         assert!(suspect(&theirs, "", None, true) && !suspect(&own, "", None, true));
+        assert!(!suspect_but(1, &theirs, "", None, true));
     }
 
     #[test]

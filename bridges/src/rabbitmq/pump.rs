@@ -23,11 +23,13 @@ use lapin::{Channel, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::alibis::Alibis;
 use super::consumer::{QueueConsumer, Shelf};
 use super::declarer::passive;
 use super::settling::{Settled, Settling};
 use super::tags::{Ack, Tags};
 use super::ward::Ward;
+use super::wire;
 
 /// How long an ack waits for others to go with it.
 const ACK_WAIT: Duration = Duration::from_millis(1);
@@ -70,11 +72,7 @@ pub(super) async fn consume(
     let bound = bound.clamp(1, usize::from(u16::MAX)) as u16;
     channel.basic_qos(bound, BasicQosOptions::default()).await?;
     let enough = (usize::from(bound) / 4).clamp(1, ACKS_MAX);
-    let shelf = Arc::new(Shelf::new(
-        settling.origin.clone(),
-        enough,
-        ward.alone().clone(),
-    ));
+    let shelf = Arc::new(Shelf::new(settling.origin.clone(), enough, ward));
     if settling.letters.is_some() {
         // Before anything comes: what is suspected goes first.
         ward.take_in(&settling.origin.queue, &shelf).await;
@@ -99,6 +97,7 @@ pub(super) async fn consume(
         open: BTreeSet::new(),
         next: 0,
         setting_aside: 0,
+        to_give_back: Vec::new(),
         flushes: Vec::new(),
         ack_due: Box::pin(sleep(Duration::ZERO)),
         acks_wait: false,
@@ -143,6 +142,8 @@ struct Pump {
     next: u64,
     /// Suspects on their way to the ward's queue.
     setting_aside: usize,
+    /// What is given back once nothing comes any more.
+    to_give_back: Vec<u64>,
     /// Who waits until no settlement before this number is open.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
     /// When the acks that wait are sent, if any do.
@@ -161,7 +162,7 @@ impl Pump {
             tokio::select! {
                 biased;
                 error = &mut ended => {
-                    shelf.end(error);
+                    self.lose(error);
                     break;
                 }
                 Some(done) = self.work.next() => self.done(done),
@@ -222,6 +223,10 @@ impl Pump {
                 delivery.redelivered,
                 delivery.exchange.as_str(),
                 &delivery.properties,
+                || {
+                    let id = wire::id_of(&delivery.properties);
+                    id.map_or(0, |id| self.alibis().of(self.name(), &id))
+                },
             );
         if !suspect {
             return group.push(delivery);
@@ -250,6 +255,7 @@ impl Pump {
         let mut acks = 0;
         for (parcel, settlement) in self.shelf.take_decided() {
             if let Settlement::Ack(None) = settlement {
+                self.alibis().forget(self.name(), &parcel.message.id);
                 self.tags.decide(parcel.tag);
                 acks += 1;
             } else {
@@ -264,11 +270,18 @@ impl Pump {
 
     fn settle(&mut self, parcel: Parcel, settlement: Settlement) {
         let (settling, channel) = (self.settling.clone(), self.channel.clone());
+        let alibis = self.alibis().clone();
         self.begin(parcel.tag, true, async move {
-            if !channel.status().connected() {
-                return Settled::Stale;
+            let settled = match channel.status().connected() {
+                true => settling.settle(&parcel, settlement).await,
+                false => Settled::Stale,
+            };
+            let (queue, id) = (settling.origin.name.as_str(), &parcel.message.id);
+            match settled {
+                Settled::Forget => alibis.forget(queue, id),
+                Settled::GiveBack | Settled::Stale => alibis.add(queue, id),
             }
-            settling.settle(&parcel, settlement).await
+            settled
         });
     }
 
@@ -413,15 +426,48 @@ impl Pump {
     }
 
     fn give_back_fetched(&mut self, error: TransportError) {
+        for tag in std::mem::take(&mut self.to_give_back) {
+            self.give_back(tag);
+        }
         let fetched = self.shelf.end(error);
         for delivery in &fetched {
+            self.excuse(delivery);
             self.give_back(delivery.delivery_tag);
         }
         self.shelf.settled(fetched.len());
+        self.report_flushes();
     }
 
-    /// Gives one delivery back now.
+    /// The connection is gone, and what was fetched with it.
+    fn lose(&self, error: TransportError) {
+        for delivery in &self.shelf.end(error) {
+            self.excuse(delivery);
+        }
+    }
+
+    /// What comes of this delivery isn't to be blamed on it.
+    fn excuse(&self, delivery: &Delivery) {
+        if let Some(id) = wire::id_of(&delivery.properties) {
+            self.alibis().add(self.name(), &id);
+        }
+    }
+
+    fn alibis(&self) -> &Arc<Alibis> {
+        self.ward.alibis()
+    }
+
+    /// Of the queue that is consumed.
+    fn name(&self) -> &str {
+        self.settling.origin.name.as_str()
+    }
+
+    /// Gives one delivery back; once nothing comes any more, if the consumer is about to
+    /// end: it would come right back to it.
     fn give_back(&mut self, tag: u64) {
+        if self.deliveries.is_some() && self.shelf.is_ended() {
+            self.to_give_back.push(tag);
+            return;
+        }
         if !self.tags.told(tag) || !self.channel.status().connected() {
             return;
         }
@@ -456,7 +502,7 @@ impl Pump {
     }
 
     fn report_flushes(&mut self) {
-        if self.flushes.is_empty() {
+        if self.flushes.is_empty() || !self.to_give_back.is_empty() {
             return;
         }
         let first = self.open.first().copied();
@@ -485,7 +531,7 @@ impl Pump {
 impl Drop for Pump {
     /// However it ends: whoever takes learns of it.
     fn drop(&mut self) {
-        self.shelf.end(self.settling.link.error());
+        self.lose(self.settling.link.error());
         self.shelf.shut();
     }
 }

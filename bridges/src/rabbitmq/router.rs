@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::declarer::Declarer;
 use super::ledger::Ledger;
 use super::publisher::{Publication, Publisher};
-use super::topology::{Step, declarations, foreign, queue_name};
+use super::topology::{Step, foreign, with_feeds};
 use super::wire::{self, Way};
 use super::wires::{Book, Queue, Wires};
 
@@ -72,14 +72,10 @@ impl Router {
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.is_for(topology)?;
-        let all = declarations(topology)?;
         // Before it is made, so that nothing is there that isn't written down.
+        let all = with_feeds(topology)?;
         self.ledger.note(&topology.app, &all).await;
         self.declarer.declare(all).await?;
-        for spec in topology.queues.iter().filter(|it| !it.feeds.is_empty()) {
-            let queue = queue_name(&topology.app, &spec.id)?;
-            self.declarer.declare(foreign(&queue, &spec.feeds)?).await?;
-        }
         self.book.add(topology)
     }
 
@@ -116,9 +112,10 @@ impl Router {
         if all.is_empty() {
             return Ok(());
         }
-        self.declarer.declare(all.clone()).await?;
+        self.declarer.declare(all).await?;
         // Nobody waits for it: what matters is to work again.
         let (ledger, app) = (self.ledger.clone(), self.wires().app.clone());
+        let all = self.book.declarations_with_feeds()?;
         self.handle
             .spawn(async move { ledger.note(&app, &all).await });
         Ok(())

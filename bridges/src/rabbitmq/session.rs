@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use brickwork::transport::{Consumer, Depth, TransportError};
 use brickwork::{QueueId, without_password};
-use lapin::Channel;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +16,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::address::Address;
+use super::alibis::Alibis;
 use super::asks::Asks;
 use super::connection::{Connections, confirming};
 use super::consumer::QueueConsumer;
@@ -31,7 +31,7 @@ use super::publisher::Publisher;
 use super::pump::{self, Count, Question};
 use super::router::Router;
 use super::settling::Settling;
-use super::ward::{Alibis, Ward};
+use super::ward::Ward;
 use super::wires::{Book, Queue};
 
 /// What a frame has beside a message's properties, generously.
@@ -48,7 +48,7 @@ pub(super) struct Lasting {
     pub(super) url: String,
     pub(super) health: Arc<Health>,
     pub(super) book: Arc<Book>,
-    /// Suspects that were lost with a connection.
+    /// What came back to the broker otherwise than by a crash.
     pub(super) alibis: Arc<Alibis>,
     pub(super) limit: Arc<Limit>,
     /// Replies for askers that had stopped waiting.
@@ -245,7 +245,7 @@ impl Session {
     }
 
     /// A channel of the connection that consumes.
-    pub(super) async fn channel(&self) -> lapin::Result<Channel> {
+    pub(super) async fn channel(&self) -> lapin::Result<lapin::Channel> {
         self.connections.consuming.create_channel().await
     }
 

@@ -102,6 +102,16 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     Ok(all)
 }
 
+/// The same, and what feeds its queues from outside.
+pub(super) fn with_feeds(topology: &Topology) -> Result<Vec<Declaration>, TransportError> {
+    let mut all = declarations(topology)?;
+    for spec in &topology.queues {
+        let queue = queue_name(&topology.app, &spec.id)?;
+        all.extend(foreign(&queue, &spec.feeds)?);
+    }
+    Ok(all)
+}
+
 /// What the feeds of a queue need. Nothing of somebody else's is made or changed: what a
 /// binding changes is the app's own queue.
 pub(super) fn foreign(

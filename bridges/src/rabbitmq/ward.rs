@@ -30,6 +30,7 @@ use tokio::sync::{MutexGuard, Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::alibis::Alibis;
 use super::connection::Connections;
 use super::consumer::Shelf;
 use super::link::Link;
@@ -66,26 +67,6 @@ impl Alone {
     }
 }
 
-/// What this process knows of suspects that it lost with a connection and not by dying.
-/// It outlives sessions.
-#[derive(Default)]
-pub(super) struct Alibis(Mutex<HashMap<MessageId, u64>>);
-
-impl Alibis {
-    /// One more time in hand that doesn't count.
-    fn add(&self, id: &MessageId) {
-        *self.0.lock().entry(id.clone()).or_default() += 1;
-    }
-
-    fn of(&self, id: &MessageId) -> u64 {
-        self.0.lock().get(id).copied().unwrap_or(0)
-    }
-
-    fn forget(&self, id: &MessageId) {
-        self.0.lock().remove(id);
-    }
-}
-
 /// There may be suspects of a service.
 struct Call {
     service: Box<str>,
@@ -97,6 +78,7 @@ struct Call {
 pub(super) struct Ward {
     calls: mpsc::Sender<Call>,
     alone: Arc<Alone>,
+    alibis: Arc<Alibis>,
     shelves: Mutex<HashMap<QueueId, Vec<Weak<Shelf>>>>,
     /// Held while a suspect is neither at the broker nor in hand: who counts, waits.
     between: tokio::sync::Mutex<()>,
@@ -116,6 +98,7 @@ impl Ward {
         let ward = Arc::new(Self {
             calls,
             alone: Arc::default(),
+            alibis,
             shelves: Mutex::default(),
             between: tokio::sync::Mutex::default(),
             settling: watch::Sender::new(false),
@@ -125,7 +108,6 @@ impl Ward {
             connections,
             link: link.clone(),
             router,
-            alibis,
             channel: None,
         };
         tokio::spawn(async move {
@@ -139,6 +121,10 @@ impl Ward {
 
     pub(super) fn alone(&self) -> &Arc<Alone> {
         &self.alone
+    }
+
+    pub(super) fn alibis(&self) -> &Arc<Alibis> {
+        &self.alibis
     }
 
     /// A queue is going to be consumed: suspects of it can be handed out on this shelf, and
@@ -224,7 +210,6 @@ struct Keeper {
     connections: Arc<Connections>,
     link: Arc<Link>,
     router: Arc<Router>,
-    alibis: Arc<Alibis>,
     /// Of its own: one get at a time, and what fails on it ends no consumer.
     channel: Option<Channel>,
 }
@@ -283,14 +268,18 @@ impl Keeper {
         let before = wire::deliveries_before(&delivery.properties).unwrap_or(0);
         let arrival = Arrival::Queue(delivery.routing_key.as_str());
         let decoded = wire::decode(arrival, &delivery.properties, delivery.data);
+        let queue = suspects.name.clone();
+        let alibi = self.ward.alibis.of(queue.as_str(), &decoded.message.id);
+        let crashes = before.saturating_sub(alibi) as u32;
         let suspect = Suspect {
             channel,
             suspects,
             attempt: decoded.attempt,
-            crashes: before.saturating_sub(self.alibis.of(&decoded.message.id)) as u32,
+            crashes,
             taken: Taken {
                 id: decoded.message.id.clone(),
-                alibis: self.alibis.clone(),
+                queue,
+                alibis: self.ward.alibis.clone(),
                 settled: false,
             },
             message: decoded.message,
@@ -489,6 +478,7 @@ async fn tell(channel: &Channel, tag: u64, settled: Settled) {
 /// process's death was not to blame for that.
 struct Taken {
     id: MessageId,
+    queue: ShortString,
     alibis: Arc<Alibis>,
     settled: bool,
 }
@@ -496,8 +486,8 @@ struct Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         match self.settled {
-            true => self.alibis.forget(&self.id),
-            false => self.alibis.add(&self.id),
+            true => self.alibis.forget(self.queue.as_str(), &self.id),
+            false => self.alibis.add(self.queue.as_str(), &self.id),
         }
     }
 }

@@ -259,6 +259,19 @@ pub(super) fn decode(
     }
 }
 
+/// The id of a message, if it has one.
+pub(super) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
+    let headers = properties.headers().as_ref();
+    let named = ["cloudEvents_id", "cloudEvents:id"];
+    let mut ids = named
+        .iter()
+        .filter_map(|name| headers?.inner().get(*name).map(text));
+    let id = ids.next();
+    id.or_else(|| properties.message_id().as_ref().map(ToString::to_string))?
+        .parse()
+        .ok()
+}
+
 /// How often the broker has delivered it before, from its queue of now.
 pub(super) fn deliveries_before(properties: &BasicProperties) -> Option<u64> {
     let headers = properties.headers().as_ref();

@@ -11,7 +11,7 @@ use lapin::types::ShortString;
 use parking_lot::RwLock;
 
 use super::delayed::Delayed;
-use super::topology::{Declaration, declarations, queue_name};
+use super::topology::{Declaration, declarations, queue_name, with_feeds};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
 /// that the app needs help: then sources pause.
@@ -84,6 +84,15 @@ impl Book {
         let mut all = Vec::new();
         for topology in &*self.topologies.read() {
             all.extend(declarations(topology)?);
+        }
+        Ok(all)
+    }
+
+    /// With what feeds them from outside.
+    pub(super) fn declarations_with_feeds(&self) -> Result<Vec<Declaration>, TransportError> {
+        let mut all = Vec::new();
+        for topology in &*self.topologies.read() {
+            all.extend(with_feeds(topology)?);
         }
         Ok(all)
     }
