@@ -668,3 +668,66 @@ fn a_binding_to_an_exchange_of_somebody_else_is_left_over_when_nothing_is_fed_fr
     assert!(!has(broker, "feeds", "amq.topic"));
     assert_eq!(site.check("v2.toml"), Left::new());
 }
+
+#[test]
+fn a_changed_key_leaves_its_old_binding_over_and_an_exchange_that_is_gone_is_no_obstacle() {
+    let broker = Broker::shared();
+    let site = Site::new(broker);
+    let hand = Hand::on(broker);
+    let exchange = |name: &'static str, delete: bool| {
+        hand.runtime.block_on(async {
+            let channel = hand.connection.create_channel().await.expect("a channel");
+            let done = match delete {
+                false => {
+                    let (kind, options) = (lapin::ExchangeKind::Topic, Default::default());
+                    let none = FieldTable::default();
+                    channel
+                        .exchange_declare(name.into(), kind, options, none)
+                        .await
+                }
+                true => {
+                    channel
+                        .exchange_delete(name.into(), Default::default())
+                        .await
+                }
+            };
+            done.expect("the broker does it");
+            channel.close(200, "done".into()).await.expect("it closes");
+        });
+    };
+    exchange("legacy.one", false);
+    exchange("legacy.two", false);
+    let reads = manifest("rekeyed", r#"["numbers", "extra"]"#, "");
+    let own = "[topics.\"extra\"]\nexternal = \"both\"";
+    let fed = |from: &str, key: &str| {
+        let fed = format!(
+            "[topics.\"extra\"]\nexternal = \"in\"\n\
+             from = {{ exchange = \"{from}\", key = \"{key}\" }}\n"
+        );
+        reads.replace(own, &fed)
+    };
+    site.write("v1.toml", &fed("legacy.one", "order.*"));
+    site.write("v2.toml", &fed("legacy.one", "order.new"));
+    site.write("v3.toml", &fed("legacy.two", "#"));
+    site.run("v1.toml", &[]);
+    site.run("v2.toml", &[]);
+    let first = "binding of order.* from exchange legacy.one to queue rekeyed.keep.in";
+    assert_eq!(fates(&site.check("v2.toml")), [(first, "removable")]);
+    assert_eq!(
+        fates(&site.prune("v2.toml", &["--yes"])),
+        [(first, "removed")]
+    );
+    assert!(!has(broker, "rekeyed", "legacy.one\torder.*"));
+    assert!(has(broker, "rekeyed", "legacy.one\torder.new"));
+    // What is written down is all that is left of the second.
+    site.run("v3.toml", &[]);
+    exchange("legacy.one", true);
+    let second = "binding of order.new from exchange legacy.one to queue rekeyed.keep.in";
+    assert_eq!(
+        fates(&site.prune("v3.toml", &["--yes"])),
+        [(second, "removed")]
+    );
+    assert_eq!(site.check("v3.toml"), Left::new());
+    assert!(has(broker, "rekeyed", "legacy.two\t#"));
+    exchange("legacy.two", true);
+}
