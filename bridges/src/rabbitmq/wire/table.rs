@@ -78,6 +78,10 @@ pub(super) fn short(what: &str, value: &str) -> Result<ShortString, TransportErr
 
 /// Any value as text.
 pub(super) fn text(value: &AMQPValue) -> String {
+    if let AMQPValue::LongString(text) = value {
+        // What nearly all of them are.
+        return String::from_utf8_lossy(text.as_bytes()).into_owned();
+    }
     let mut out = String::new();
     write_text(value, &mut out);
     out

@@ -1,11 +1,9 @@
 //! Consume, handle, publish confirmed, ack: the same by hand, by turns.
 
-use std::time::Instant;
-
 use brickwork_bench::raw::{self, Wire};
-use brickwork_bench::rounds::{cpu_seconds, median};
+use brickwork_bench::rounds::median;
 
-use crate::work::{Bench, Order, handled};
+use crate::work::{Bench, FIRST, LAST, LEFT, Order, handled, mark};
 
 const MESSAGES: usize = 20_000;
 const ROUNDS: usize = 5;
@@ -19,13 +17,16 @@ pub(crate) struct Round {
     pub(crate) cpu: f64,
 }
 
+/// From the first message that is handled to the last.
 pub(crate) fn measured(messages: usize, work: impl FnOnce()) -> Round {
-    let (cpu, began) = (cpu_seconds(), Instant::now());
+    FIRST.set(None);
+    LEFT.set(messages);
     work();
-    let (cpu, took) = (cpu_seconds() - cpu, began.elapsed().as_secs_f64());
+    let (first, last) = (FIRST.get(), LAST.get());
+    let ((began, cpu_before), (ended, cpu)) = first.zip(last).expect("all were handled");
     Round {
-        rate: messages as f64 / took / 1e3,
-        cpu: cpu / messages as f64 * 1e6,
+        rate: messages as f64 / ended.duration_since(began).as_secs_f64() / 1e3,
+        cpu: (cpu - cpu_before) / messages as f64 * 1e6,
     }
 }
 
@@ -57,6 +58,7 @@ fn by_hand(bench: &Bench, wire: Wire) {
     let url = bench.broker.url();
     let handle = |payload: &[u8]| {
         let order: Order = serde_json::from_slice(payload).expect("it is JSON");
+        mark();
         serde_json::to_vec(&handled(order)).expect("it is JSON")
     };
     let work = raw::work(

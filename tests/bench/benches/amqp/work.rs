@@ -1,12 +1,13 @@
 //! The services that are measured, and running them.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::System;
 use brickwork::prelude::*;
 use brickwork::{App, Clock, Workers, manifest};
 use brickwork_bench::raw;
+use brickwork_bench::rounds::cpu_seconds;
 use brickwork_tests::broker::Broker;
 
 /// What is handled: JSON of a size that its padding gives.
@@ -44,6 +45,24 @@ thread_local! {
     pub(crate) static LEFT: Cell<usize> = const { Cell::new(0) };
 }
 
+thread_local! {
+    /// Time and CPU time at the first and the last of them: to start and to stop isn't
+    /// measured.
+    pub(crate) static FIRST: Cell<Option<(Instant, f64)>> = const { Cell::new(None) };
+    pub(crate) static LAST: Cell<Option<(Instant, f64)>> = const { Cell::new(None) };
+}
+
+/// One is handled.
+pub(crate) fn mark() {
+    if FIRST.get().is_none() {
+        FIRST.set(Some((Instant::now(), cpu_seconds())));
+    }
+    LEFT.set(LEFT.get().saturating_sub(1));
+    if LEFT.get() == 0 {
+        LAST.set(Some((Instant::now(), cpu_seconds())));
+    }
+}
+
 /// Handles and emits.
 struct Hop;
 
@@ -62,7 +81,7 @@ impl Service for Hop {
 
 impl Handle<Order> for Hop {
     async fn handle(&mut self, order: Order, cx: &mut Context) -> Result<(), Failure> {
-        LEFT.set(LEFT.get().saturating_sub(1));
+        mark();
         cx.emit(&OUT, handled(order))
     }
 }
