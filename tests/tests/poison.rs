@@ -104,6 +104,9 @@ fn run(name: &str, payload: fn(u64) -> String, expected: &[(u64, &str)]) -> usiz
     let letters = || {
         let mut letters = dead_letters(&broker.url(), name, &["work", "keep"]);
         letters.sort_by_key(|letter| letter.n);
+        // Another culprit may end the process between a letter and the ack of what it was
+        // made of: then the same letter is there twice.
+        letters.dedup();
         letters
     };
     until("only the poison is given up", IN_TIME, || {
