@@ -35,6 +35,7 @@ const verbs = {
     const one = done > 0 && (await channel.get('bench.sink.in', {}));
     if (one) channel.nack(one);
     const { quantity } = one ? JSON.parse(one.content) : {};
+    if (one && one.properties.deliveryMode !== 2) throw new Error('it is not persistent');
     if (left > 256 || done !== Number(MESSAGES) || quantity !== 13) {
       throw new Error(`${left} left, ${done} done, a quantity of ${quantity}`);
     }
