@@ -58,6 +58,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
         &["service", "input"],
     ),
     ("wait_duration_seconds", "histogram", &["service", "input"]),
+    ("messages_anonymous_total", "counter", &["service"]),
     ("messages_emitted_total", "counter", &["service", "output"]),
     ("mailbox_messages", "gauge", &["service"]),
     ("instances", "gauge", &["service"]),
