@@ -31,6 +31,12 @@ struct Process {
 
 impl Process {
     async fn start(broker: &Broker, app: &str, single_active: bool) -> Self {
+        Self::with_input(broker, app, single_active, "requests").await
+    }
+
+    /// One whose manifest names this input alone.
+    async fn with_input(broker: &Broker, app: &str, single_active: bool, input: &str) -> Self {
+        let input = QueueId::new("stock", input);
         let (transports, url) = (all(), broker.url());
         let connector = transports.for_url(&url).expect("amqp: is there");
         let connecting = connector.connect(&url, Arc::<Pressure>::default());
@@ -38,7 +44,7 @@ impl Process {
         let topology = Topology {
             app: app.into(),
             queues: vec![QueueSpec {
-                id: requests(),
+                id: input.clone(),
                 topics: vec!["orders".into()],
                 high_water: 1000,
                 limit: None,
@@ -49,7 +55,7 @@ impl Process {
             ..Topology::default()
         };
         transport.declare(&topology).await.expect("it declares");
-        let consumer = transport.consume(&requests(), 10).await;
+        let consumer = transport.consume(&input, 10).await;
         Self {
             transport,
             consumer: consumer.expect("it consumes"),
@@ -315,4 +321,28 @@ async fn of_a_single_active_queue_one_process_gets_all_and_another_takes_over() 
     assert_eq!(active.total().await, 0);
     third.transport.close().await;
     fourth.transport.close().await;
+}
+
+#[tokio::test]
+async fn a_suspect_of_an_input_that_another_version_has_waits_for_that() {
+    let broker = Broker::shared();
+    after_two_deaths(broker, "versions").await;
+    // This one moves them to the lane, and is gone before it has tried all.
+    let mut first = Process::start(broker, "versions", false).await;
+    first.one().await.ack();
+    first.consumer.stop();
+    assert_eq!(first.total().await, 2);
+    first.transport.close().await;
+    let mut other = Process::with_input(broker, "versions", false, "others").await;
+    assert!(other.is_quiet().await, "it gets what isn't its own");
+    assert_eq!(other.letters().await, 0);
+    let mut second = Process::start(broker, "versions", false).await;
+    for _ in 0..2 {
+        let suspect = second.one().await;
+        assert_eq!((suspect.attempt(), suspect.crashes()), (1, 0));
+        suspect.ack();
+    }
+    assert_eq!((second.total().await, second.letters().await), (0, 0));
+    other.transport.close().await;
+    second.transport.close().await;
 }

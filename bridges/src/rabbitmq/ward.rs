@@ -18,9 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use brickwork::transport::TransportError;
-use brickwork::{
-    Clock, DeadLetter, Delivery, Message, MessageId, Parcel, QueueId, Reason, Settle, Settlement,
-};
+use brickwork::{Delivery, Message, MessageId, Parcel, QueueId, Settle, Settlement};
 use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
@@ -303,17 +301,13 @@ impl Keeper {
                 self.try_one(suspect, alone, &shelf, &queue).await;
                 Ok(Look::Tried)
             }
-            (None, Ok(_)) => {
-                // Not consumed at the moment: it waits where it was.
+            _ => {
+                // Not consumed here at the moment, or an input that only another version of
+                // the manifest has: it waits where it was.
                 drop(between);
                 let back = suspect.suspects.clone();
                 suspect.send_to(&self.router, &back, &of).await;
                 Ok(Look::Done)
-            }
-            (_, Err(_)) => {
-                drop(between);
-                self.refuse(suspect, &of).await;
-                Ok(Look::Tried)
             }
         }
     }
@@ -386,27 +380,6 @@ impl Keeper {
         };
         // What takes longer than that is a handler that hangs: it has its own deadline.
         let _either = timeout(QUIET_WAIT, quiet).await;
-    }
-
-    /// The service doesn't have this input any more.
-    async fn refuse(&self, mut suspect: Suspect, of: &QueueId) {
-        let letter = DeadLetter {
-            reason: Reason::Reject,
-            error: format!("the service has no input {} any more", of.input),
-            service: of.service.clone().into(),
-            input: of.input.clone().into(),
-            attempts: suspect.attempt,
-            failed_at_ms: Clock::SYSTEM.unix_ms(),
-        };
-        let Some(letters) = self.letters(&of.service) else {
-            return;
-        };
-        let kept = letter.letter(&suspect.message);
-        let sent = self.router.send_to_queue(&letters, &kept, letter.attempts);
-        match sent.await {
-            Ok(()) => suspect.tell(Settled::Forget).await,
-            Err(_) => suspect.tell(Settled::GiveBack).await,
-        }
     }
 
     fn letters(&self, service: &str) -> Option<ShortString> {
