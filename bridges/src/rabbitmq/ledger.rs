@@ -28,7 +28,7 @@ use brickwork::{NAME_BYTES_MAX, QueueId, TOPIC_BYTES_MAX, check_topic};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions};
 use lapin::protocol::basic::AMQPProperties;
-use lapin::types::{AMQPValue, ShortString};
+use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Connection};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -38,6 +38,7 @@ use super::declarer;
 use super::link::Link;
 use super::socket::Socket;
 use super::topology::{Declaration, ledger_declaration, ledger_name};
+use super::wire;
 
 /// The first line. Another number is another format, and left alone.
 const HEADING: &str = "brickwork ledger 1";
@@ -45,7 +46,7 @@ const HEADING: &str = "brickwork ledger 1";
 /// doesn't see all would add to them for ever.
 const MESSAGES_MAX: usize = 64;
 /// A broker gives a message up that was read too often: it is written anew long before.
-const READ_MAX: i64 = 1000;
+const READ_MAX: u64 = 1000;
 /// For all of it: an app's start doesn't wait longer.
 const WITHIN: Duration = Duration::from_secs(5);
 /// Somebody else has it in hand for moments.
@@ -233,7 +234,8 @@ impl Reading {
         while let Some(got) = self.channel.basic_get(queue.clone(), options).await? {
             taken += 1;
             if let Some(lines) = Lines::read(&got.delivery.data) {
-                self.worn |= reads(&got.delivery.properties) > READ_MAX;
+                let read = wire::deliveries_before(&got.delivery.properties);
+                self.worn |= read.unwrap_or(0) > READ_MAX;
                 self.lines.0.extend(lines.0);
                 self.ledgers.push(got.delivery);
             }
@@ -307,17 +309,6 @@ impl Reading {
     pub(super) async fn close(self) {
         // A channel that is gone has given it back.
         let _gone = self.channel.close(200, "done".into()).await;
-    }
-}
-
-/// How often a message was read before.
-fn reads(properties: &AMQPProperties) -> i64 {
-    let headers = properties.headers().as_ref();
-    let count = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
-    match count {
-        Some(AMQPValue::LongLongInt(count)) => *count,
-        Some(AMQPValue::LongInt(count)) => i64::from(*count),
-        _ => 0,
     }
 }
 
