@@ -21,6 +21,7 @@
 //! | [`dead_letters`] | what was given up: to be looked at, replayed, discarded |
 //! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
 //! | [`config`] | types that configs are made of |
+//! | [`sqlite`] | databases, written by few threads in groups |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
 //! | `testing` | for tests of services and apps: behind the feature of that name |
 //!
@@ -41,6 +42,7 @@ mod delivery;
 mod failure;
 mod host;
 mod id;
+mod lock;
 mod log;
 pub mod manifest;
 mod message;
@@ -49,6 +51,7 @@ mod name;
 pub mod prelude;
 mod redact;
 mod service;
+pub mod sqlite;
 pub mod supervision;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -63,6 +66,7 @@ pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
 pub use host::{AbandonHook, CLOCK_TOLERANCE, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
+pub use lock::Lock;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use name::{
     InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,

@@ -9,7 +9,8 @@ use super::DONE;
 use super::run::{either, failed};
 use crate::app::{App, Plan};
 use crate::child::{GRACE, Lifeline};
-use crate::control::{Lock, lock_path};
+use crate::control::{lock_path, taken};
+use crate::lock::Lock;
 use crate::transport::Transports;
 
 /// How the process ends.
@@ -122,6 +123,6 @@ async fn hold_data(plan: &Plan) -> Result<Lock, String> {
     })?;
     let path = lock_path(&plan.data, &service.label);
     let within = plan.shutdown_timeout.saturating_add(5 * GRACE);
-    let lock = Lock::wait(&path, within).await;
+    let lock = Lock::wait(&path, within, |owner| taken(owner, &plan.data)).await;
     lock.map_err(|error| error.to_string())
 }

@@ -6,7 +6,6 @@
 //! process left behind is replaced, and one that is in use is not.
 
 mod client;
-mod lock;
 mod server;
 
 use std::io;
@@ -21,9 +20,9 @@ pub(crate) use client::stop;
 #[cfg(test)]
 use client::{ControlError, request};
 
-pub(crate) use self::lock::Lock;
 use crate::app::AppView;
 use crate::aside::Aside;
+use crate::lock::Lock;
 
 /// A request or an answer from a client is not longer.
 const REQUEST_BYTES_MAX: u64 = 4 * 1024;
@@ -40,6 +39,15 @@ pub(crate) fn socket_path(data: &Path) -> PathBuf {
 /// The lock of a child process that runs this service with this data folder.
 pub(crate) fn lock_path(data: &Path, service: &str) -> PathBuf {
     data.join(format!("control-{service}.lock"))
+}
+
+/// Says that another process has the lock of an app with this data folder.
+pub(crate) fn taken(owner: &str, data: &Path) -> String {
+    let data = data.display();
+    format!(
+        "the app is already running as {owner} with the data folder {data}; \
+         stop that one, or give this one another app.data"
+    )
 }
 
 /// What can be asked for.
@@ -91,7 +99,7 @@ impl Control {
             let text = format!("can't make the data folder {}: {error}", data.display());
             io::Error::new(error.kind(), text)
         })?;
-        let lock = Lock::take(&data.join("control.lock"))?;
+        let lock = Lock::take(&data.join("control.lock"), |owner| taken(owner, data))?;
         let path = socket_path(data);
         let explain = {
             let path = path.clone();

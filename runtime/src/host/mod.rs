@@ -33,6 +33,7 @@ pub use abandon::AbandonHook;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub(crate) use apart::Seen;
 pub(crate) use environment::Environment;
+pub(crate) use guard::panic_text;
 pub(crate) use hosted::Hosted;
 pub use instance::CLOCK_TOLERANCE;
 pub(crate) use settle::Failed;

@@ -22,12 +22,14 @@ mod lease;
 mod leftovers;
 pub mod memory;
 mod pressure;
+mod replies;
 mod topology;
 
 pub use inspection::{Inspection, Obstacle};
 pub use lease::{Lease, LeaseKeeper};
 pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
 pub use pressure::{Outage, Pressure, PressureGauge};
+pub use replies::{Replies, Waiting};
 pub use topology::{Feed, Foreign, Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.

@@ -12,21 +12,19 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
-    Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Replies,
+    Status, Topology, Transport, TransportError,
 };
-use crate::message::{Message, ReplyTo};
+use crate::message::Message;
 use crate::name::QueueId;
 
 mod delays;
 mod limit;
 mod queue;
-mod replies;
 
 use delays::{Delay, Delays};
 use limit::{Limit, Places};
 use queue::{Queue, QueueConsumer};
-use replies::Replies;
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
 /// that the app needs help: then sources pause.
@@ -103,7 +101,7 @@ impl Memory {
         Self {
             wires: RwLock::default(),
             delays: Delays::start(),
-            replies: Arc::default(),
+            replies: Arc::new(Replies::new("memory")),
             pressure,
             status: watch::Sender::default(),
         }
@@ -262,21 +260,15 @@ impl Transport for Memory {
         request: Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
-        let mut request = request.edit();
-        request.reply_to = Some(ReplyTo {
-            address: "memory".into(),
-            correlation: None,
-        });
-        let request = Message::from(request);
         if !self.wires.read().topics.contains_key(&request.topic) {
             let text = format!("nobody reads the topic {}", request.topic);
             return Box::pin(async move { Err(AskError::Failed(text)) });
         }
-        let waiting = match self.replies.expect(&request) {
-            Ok(waiting) => waiting,
+        let (request, waiting) = match self.replies.expect(request) {
+            Ok(expected) => expected,
             Err(error) => return Box::pin(async move { Err(error) }),
         };
-        let sent = self.put(vec![request.clone().into()]);
+        let sent = self.put(vec![request.into()]);
         Box::pin(async move {
             sent?;
             match tokio::time::timeout(within, waiting).await {

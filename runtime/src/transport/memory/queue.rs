@@ -10,12 +10,11 @@ use tokio::time::Instant;
 
 use super::delays::{Delay, Delays};
 use super::limit::Limit;
-use super::replies::Replies;
 use crate::dead_letter::DeadLetter;
 use crate::delivery::{Delivery, Parcel, Settle, Settlement};
 use crate::message::Message;
 use crate::name::QueueId;
-use crate::transport::{Consumer, Depth, Overflow, PressureGauge, TransportError};
+use crate::transport::{Consumer, Depth, Overflow, PressureGauge, Replies, TransportError};
 
 /// A queue: what is ready, and who consumes.
 pub(super) struct Queue {
@@ -161,9 +160,7 @@ impl Queue {
 
     /// Puts a message with the dead letters, and tells who asks for an answer.
     fn bury(&self, letters: &Self, message: &Message, letter: &DeadLetter) {
-        if message.reply_to.is_some() {
-            self.replies.answer(message, Err(letter.error.clone()));
-        }
+        self.replies.answer(message, Err(letter.error.clone()));
         letters.push(letter.letter(message), 1);
     }
 
@@ -248,7 +245,7 @@ impl Settle for Tap {
         let mut waits = false;
         let back = match settlement {
             Settlement::Ack(reply) => {
-                if let (Some(reply), true) = (reply, parcel.message.reply_to.is_some()) {
+                if let Some(reply) = reply {
                     queue.replies.answer(&parcel.message, reply);
                 }
                 None

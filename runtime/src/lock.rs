@@ -1,4 +1,4 @@
-//! The lock: one process at a time runs an app from a data folder.
+//! The lock of a folder: one process at a time uses what is in it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep};
 /// A lock doesn't say when it is let go: this is how often it is tried.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Held as long as the process runs the app. The file stays: removing it would let two
-/// processes hold locks on two files of one name.
+/// Held as long as the process uses what it is for; it goes with the process, however that
+/// ends. The file stays: removing it would let two processes hold locks on two files of one
+/// name.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
@@ -21,8 +22,9 @@ impl Lock {
     /// Takes the lock, and notes this process in it.
     ///
     /// # Errors
-    /// Another process has it: the text names that one.
-    pub(super) fn take(path: &Path) -> io::Result<Self> {
+    /// Another process has it ([`io::ErrorKind::AddrInUse`]): the text is what `taken` makes
+    /// of that one, such as `process 17`. Or the file can't be made.
+    pub fn take(path: &Path, taken: impl FnOnce(&str) -> String) -> io::Result<Self> {
         let explain = |error: io::Error| {
             let text = format!("can't lock {}: {error}", path.display());
             io::Error::new(error.kind(), text)
@@ -36,7 +38,10 @@ impl Lock {
             .map_err(explain)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(taken(&mut file, path)),
+            Err(TryLockError::WouldBlock) => {
+                let text = taken(&owner(&mut file));
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
             Err(TryLockError::Error(error)) => return Err(explain(error)),
         }
         file.set_len(0).map_err(explain)?;
@@ -49,10 +54,14 @@ impl Lock {
     ///
     /// # Errors
     /// It has not gone in time.
-    pub(crate) async fn wait(path: &Path, within: Duration) -> io::Result<Self> {
+    pub(crate) async fn wait(
+        path: &Path,
+        within: Duration,
+        taken: impl Fn(&str) -> String,
+    ) -> io::Result<Self> {
         let deadline = Instant::now() + within;
         loop {
-            match Self::take(path) {
+            match Self::take(path, &taken) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     if Instant::now() >= deadline {
                         return Err(error);
@@ -65,20 +74,12 @@ impl Lock {
     }
 }
 
-fn taken(file: &mut File, path: &Path) -> io::Error {
+fn owner(file: &mut File) -> String {
     let mut owner = String::new();
     // Who it is is a courtesy: the lock counts.
     let _unknown = file.take(32).read_to_string(&mut owner);
-    let owner = match owner.trim() {
+    match owner.trim() {
         "" => "another process".to_owned(),
         number => format!("process {number}"),
-    };
-    let data = path.parent().unwrap_or(path).display();
-    io::Error::new(
-        io::ErrorKind::AddrInUse,
-        format!(
-            "the app is already running as {owner} with the data folder {data}; \
-             stop that one, or give this one another app.data"
-        ),
-    )
+    }
 }

@@ -1,0 +1,320 @@
+//! What the writer promises, on files of its own.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+
+const STEPS: &[Migration] = &[Migration::new(
+    "numbers",
+    "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
+)];
+
+fn schema(owner: &str, steps: &[Migration]) -> Schema {
+    Schema {
+        owner: owner.into(),
+        parts: vec![Part {
+            name: "test",
+            steps: steps.to_vec(),
+        }],
+    }
+}
+
+fn open(folder: &TempDir) -> Database {
+    open_as(folder, "me", STEPS).expect("it opens")
+}
+
+fn open_as(folder: &TempDir, owner: &str, steps: &[Migration]) -> Result<Database, SqliteError> {
+    let path = folder.path().join("some/where.sqlite");
+    let options = Options {
+        job_max: Duration::from_millis(300),
+        ..Options::default()
+    };
+    Database::open(&path, &schema(owner, steps), options, &Writers::new(2))
+}
+
+fn insert(tx: &Connection, n: i64) -> Result<(), SqliteError> {
+    tx.prepare_cached("INSERT INTO number VALUES (?1)")?
+        .execute([n])?;
+    Ok(())
+}
+
+/// How long the WAL is: a commit makes it longer, what isn't committed yet doesn't.
+fn wal_bytes(connection: &Connection) -> u64 {
+    let wal = format!("{}-wal", connection.path().expect("a file"));
+    std::fs::metadata(wal).expect("there is a log").len()
+}
+
+async fn numbers(database: &Database) -> Vec<i64> {
+    let read = database.read("numbers", |connection| {
+        let mut numbers = connection.prepare("SELECT n FROM number ORDER BY n")?;
+        let numbers = numbers.query_map([], |row| row.get(0))?;
+        Ok::<_, SqliteError>(numbers.collect::<Result<_, _>>()?)
+    });
+    read.await.expect("it reads")
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_when_it_is_opened_again() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    for n in 1..=3 {
+        database.write("w", move |tx| insert(tx, n)).await.unwrap();
+    }
+    database.close().await;
+    let refused = database.write("w", |tx| insert(tx, 4)).await;
+    assert_eq!(refused, Err(SqliteError::Closed));
+    let names: Vec<_> = std::fs::read_dir(folder.path().join("some"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["where.sqlite"], "the file alone is all of it");
+    assert_eq!(numbers(&open(&folder)).await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn one_job_that_fails_takes_nothing_with_it() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    let jobs = (0..300i64).map(|n| {
+        database.write("w", move |tx| {
+            insert(tx, n)?;
+            match n % 3 {
+                0 => Ok(()),
+                1 => insert(tx, n),
+                _ => panic!("number {n}"),
+            }
+        })
+    });
+    for (n, outcome) in (0..).zip(futures_util::future::join_all(jobs).await) {
+        match (n % 3, outcome) {
+            (0, Ok(())) => {}
+            (1, Err(SqliteError::Sql { text, .. })) => assert!(text.contains("UNIQUE"), "{text}"),
+            (2, Err(SqliteError::Panicked { text, .. })) => {
+                assert_eq!(text, format!("number {n}"));
+            }
+            (_, other) => panic!("{n}: {other:?}"),
+        }
+    }
+    let there = numbers(&database).await;
+    assert_eq!(there, (0..300).filter(|n| n % 3 == 0).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn jobs_that_come_together_share_a_commit() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    // While the first holds the writer, all others gather.
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let first = database.write("w", move |tx| {
+        gate.recv().expect("the gate opens");
+        insert(tx, 1)
+    });
+    let first = tokio::spawn(first);
+    tokio::task::yield_now().await;
+    let others: Vec<_> = (2..200i64)
+        .map(|n| {
+            let database = database.clone();
+            tokio::spawn(async move {
+                database
+                    .write("w", move |tx| {
+                        insert(tx, n)?;
+                        Ok::<_, SqliteError>(wal_bytes(tx))
+                    })
+                    .await
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    go.send(()).expect("the first waits");
+    first.await.unwrap().unwrap();
+    let mut commits = std::collections::BTreeSet::new();
+    for other in others {
+        commits.insert(other.await.unwrap().unwrap());
+    }
+    assert_eq!(numbers(&database).await.len(), 199);
+    assert!(commits.len() < 20, "{} commits", commits.len());
+}
+
+#[tokio::test]
+async fn a_slow_statement_is_stopped_and_named_and_others_go_on() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    let slow = database.write("ledger", |tx| {
+        insert(tx, 1)?;
+        let endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)
+                       SELECT count(*) FROM c";
+        let count: i64 = tx.query_row(endless, [], |row| row.get(0))?;
+        Ok::<_, SqliteError>(count)
+    });
+    let quick = database.write("stock", |tx| insert(tx, 2));
+    let (slow, quick) = tokio::join!(slow, quick);
+    let error = slow.expect_err("it never ends");
+    assert!(
+        matches!(&error, SqliteError::TooSlow { name, .. } if name == "ledger"),
+        "{error}"
+    );
+    quick.expect("others go on");
+    assert_eq!(numbers(&database).await, [2]);
+}
+
+#[tokio::test]
+async fn statements_of_others_can_not_end_the_transaction_or_touch_our_tables() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    for sql in [
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT job",
+        "RELEASE job",
+        "ATTACH 'other' AS other",
+        "DELETE FROM brickwork_owner",
+        "UPDATE brickwork_owner SET owner = 'me'",
+        "SELECT owner FROM brickwork_owner",
+        "DROP TABLE brickwork_owner",
+        "PRAGMA synchronous = OFF",
+    ] {
+        let outcome = database
+            .write("w", move |tx| {
+                Ok::<_, SqliteError>(tx.fenced(|theirs| theirs.execute_batch(sql))?)
+            })
+            .await;
+        assert!(
+            matches!(&outcome, Err(SqliteError::Sql { .. })),
+            "{sql}: {outcome:?}"
+        );
+    }
+    let fenced = database.write("w", |tx| tx.fenced(|theirs| insert(theirs, 1)));
+    fenced.await.expect("their own tables are theirs");
+    assert_eq!(numbers(&database).await, [1]);
+}
+
+#[tokio::test]
+async fn a_file_is_opened_for_its_owner_alone() {
+    let folder = TempDir::new().unwrap();
+    open(&folder).close().await;
+    let error = open_as(&folder, "you", STEPS).expect_err("it isn't yours");
+    assert!(
+        matches!(&error, SqliteError::Foreign { owner, wanted, .. } if owner == "me" && wanted == "you"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("where.sqlite"), "{error}");
+}
+
+#[tokio::test]
+async fn migrations_run_once_and_one_that_was_changed_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let first = open(&folder);
+    first.write("w", |tx| insert(tx, 1)).await.unwrap();
+    first.close().await;
+    let more = [
+        STEPS[0].clone(),
+        Migration::new("doubled", "UPDATE number SET n = n * 2"),
+    ];
+    for _ in 0..2 {
+        let database = open_as(&folder, "me", &more).expect("it opens");
+        assert_eq!(numbers(&database).await, [2]);
+        database.close().await;
+    }
+    let changed = [
+        STEPS[0].clone(),
+        Migration::new("doubled", "UPDATE number SET n = n * 3"),
+    ];
+    for (steps, why) in [
+        (&changed[..], "is not what has run here"),
+        (&more[..1], "doesn't know it"),
+    ] {
+        let error = open_as(&folder, "me", steps).expect_err("it is not opened");
+        let text = error.to_string();
+        assert!(
+            text.contains("migration 2 (doubled)") && text.contains(why),
+            "{text}"
+        );
+    }
+    let failing = [
+        more[0].clone(),
+        more[1].clone(),
+        Migration::new(
+            "half",
+            "INSERT INTO number VALUES (7); INSERT INTO nowhere VALUES (1)",
+        ),
+    ];
+    let error = open_as(&folder, "me", &failing).expect_err("it fails");
+    assert!(error.to_string().contains("migration 3 (half)"), "{error}");
+    let database = open_as(&folder, "me", &more).expect("nothing of it was done");
+    assert_eq!(numbers(&database).await, [2]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_a_database_is_left_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("some/where.sqlite");
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    let text = "not a database, but somebody's diary, which is longer than a header".repeat(100);
+    std::fs::write(&path, &text).unwrap();
+    let error = open_as(&folder, "me", STEPS).expect_err("it is no database");
+    assert!(error.is_damage(), "{error:?}");
+    assert!(error.to_string().contains("where.sqlite"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn reads_do_not_wait_for_who_writes() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    database.write("w", |tx| insert(tx, 1)).await.unwrap();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let writing = tokio::spawn({
+        let database = database.clone();
+        async move {
+            let work = move |tx: &Transaction<'_>| {
+                insert(tx, 2)?;
+                gate.recv().expect("the gate opens");
+                Ok::<_, SqliteError>(())
+            };
+            database.write("w", work).await
+        }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(numbers(&database).await, [1]);
+    go.send(()).expect("it writes");
+    writing.await.unwrap().unwrap();
+    assert_eq!(numbers(&database).await, [1, 2]);
+}
+
+/// More databases than threads: each gets its turn, and one that is held up by its own job
+/// leaves a thread to the others.
+#[tokio::test]
+async fn few_threads_write_many_databases() {
+    let folders: Vec<_> = (0..20).map(|_| TempDir::new().unwrap()).collect();
+    let writers = Writers::new(2);
+    let databases: Vec<_> = folders
+        .iter()
+        .map(|folder| {
+            let path = folder.path().join("a.sqlite");
+            Database::open(&path, &schema("me", STEPS), Options::default(), &writers).unwrap()
+        })
+        .collect();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let held = tokio::spawn({
+        let database = databases[0].clone();
+        async move {
+            let work = move |_: &Transaction<'_>| {
+                gate.recv().expect("the gate opens");
+                Ok::<_, SqliteError>(())
+            };
+            database.write("w", work).await
+        }
+    });
+    tokio::task::yield_now().await;
+    for database in &databases[1..] {
+        for n in 0..5 {
+            database.write("w", move |tx| insert(tx, n)).await.unwrap();
+        }
+        assert_eq!(numbers(database).await.len(), 5);
+    }
+    go.send(()).expect("it waits");
+    held.await.unwrap().unwrap();
+}
