@@ -21,6 +21,7 @@
 //! | [`dead_letters`] | what was given up: to be looked at, replayed, discarded |
 //! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
 //! | [`config`] | types that configs are made of |
+//! | [`Store`] | a service's own database: inbox, state and outbox in one transaction |
 //! | [`sqlite`] | databases, written by few threads in groups |
 //! | [`supervision`] | decisions on restarts and retries, as functions over values |
 //! | `testing` | for tests of services and apps: behind the feature of that name |
@@ -40,6 +41,7 @@ mod dead_letter;
 pub mod dead_letters;
 mod delivery;
 mod failure;
+mod head;
 mod host;
 mod id;
 mod lock;
@@ -52,6 +54,7 @@ pub mod prelude;
 mod redact;
 mod service;
 pub mod sqlite;
+mod store;
 pub mod supervision;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -64,6 +67,7 @@ pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
+pub use head::{InvalidHead, read_head, write_head};
 pub use host::{AbandonHook, CLOCK_TOLERANCE, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use lock::Lock;
@@ -77,4 +81,5 @@ pub use service::{
     HandleBatch, Input, NoConfig, Outcome, Outlet, Output, Payload, PortDescriptor, Ports, Raw,
     Request, Service, ServiceType, Source, SourcePorts, Tick, Ticket, TrySubmitError,
 };
+pub use store::{Store, Tx};
 pub use trace::{InvalidTraceParent, TraceContext};

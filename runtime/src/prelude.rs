@@ -8,3 +8,5 @@ pub use crate::service::{
     Batch, Catalog, ConfigError, Context, Draft, Handle, HandleBatch, Input, NoConfig, Outlet,
     Output, Ports, Raw, Request, Service, Source, SourcePorts, Tick,
 };
+pub use crate::sqlite::Migration;
+pub use crate::store::Tx;

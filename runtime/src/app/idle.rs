@@ -90,7 +90,8 @@ impl AppView {
 
 async fn is_idle(service: &Hosted, transport: &dyn Transport) -> bool {
     let env = service.env();
-    let busy = env.unconfirmed() > 0 || env.in_hand() > 0 || env.mailbox.len() > 0;
+    let busy =
+        env.unconfirmed() > 0 || env.in_hand() > 0 || env.mailbox.len() > 0 || env.outbox() > 0;
     if busy || service.is_unfinished_source() {
         return false;
     }

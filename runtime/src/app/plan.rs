@@ -98,6 +98,8 @@ pub(crate) struct ServicePlan {
     /// What becomes of what comes beyond the limit.
     pub(crate) overflow: Overflow,
     pub(crate) isolation: Isolation,
+    /// Whether it has a database of its own.
+    pub(crate) store: bool,
 }
 
 /// A port and the topics that it is connected to.
@@ -147,8 +149,8 @@ impl Plan {
                 limit: service.limit,
                 overflow: service.overflow,
                 feeds: self.feeds_of(input),
-                // State on one machine comes with stores.
-                single_active: false,
+                // Its state is on one machine.
+                single_active: service.store,
             })
         });
         let single = self.services.iter().filter(|service| {

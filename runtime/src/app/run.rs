@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::control::Control;
 use crate::host::{Standing, panic};
 use crate::name::QueueId;
+use crate::store::Stores;
 use crate::transport::{Pressure, Transport, TransportError, Transports};
 use crate::tree::{Failed, Supervised, Threads, watch};
 
@@ -185,6 +186,7 @@ impl App {
         let plot = Plot::of(&plan);
         let common = Common {
             confirms: transport.guarantees().durable.then(Arc::default),
+            stores: Stores::new(plan.name.clone(), &plan.data),
             app: plan.name,
             transport: transport.clone(),
             pressure: pressure.clone(),
@@ -408,6 +410,9 @@ impl App {
         {
             warn!("the transport didn't close in time");
         }
+        // After all who use them, and in time for the next one who opens them.
+        let stores = self.services.iter().filter_map(|s| s.hosted().store());
+        join_all(stores.map(|store| async move { store.database.close().await })).await;
         report.stuck_threads = self.threads.join(&stuck).await;
         report.summary = self.summary();
         for task in &self.watching {

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::host::{Hosted, Settings, WiredOutput};
 use crate::metrics::Durations;
 use crate::service::Role;
+use crate::store::Stores;
 use crate::supervision::Instances;
 use crate::transport::{Pressure, Transport};
 
@@ -23,6 +24,7 @@ pub(super) struct Common {
     pub(super) message_bytes_max: usize,
     pub(super) data: std::path::PathBuf,
     pub(super) confirms: Option<Arc<Mutex<Durations>>>,
+    pub(super) stores: Arc<Stores>,
 }
 
 /// Makes a service that doesn't run yet.
@@ -84,6 +86,7 @@ pub(super) fn add(
         give_up: plan.give_up,
         message_bytes_max: common.message_bytes_max,
         data: common.data.clone(),
+        stores: plan.store.then(|| common.stores.clone()),
         confirms: common.confirms.clone(),
     };
     let hosted = if processes && plan.isolation == Isolation::Process {

@@ -175,6 +175,7 @@ fn settings(
         give_up: GiveUp::Isolate,
         message_bytes_max: 1024,
         data: PathBuf::new(),
+        stores: None,
         confirms: Some(confirms),
     }
 }

@@ -19,6 +19,7 @@ use super::bridge::InboundBridge;
 use super::core::WINDOW;
 use super::environment::Environment;
 use super::instance::InstanceLoop;
+use super::relay::{self, Relay};
 use super::source;
 use crate::service::{Blueprint, Role};
 
@@ -27,6 +28,8 @@ pub(crate) struct ServiceActor {
     env: Arc<Environment>,
     blueprint: Arc<dyn Blueprint>,
     bridges: Vec<Addr<InboundBridge>>,
+    /// Of a service with a store.
+    relay: Option<Addr<Relay>>,
     /// By number; one that retired has ended.
     loops: Vec<JoinHandle<()>>,
     drained: Option<Stopped>,
@@ -86,6 +89,7 @@ impl ServiceActor {
             env,
             blueprint,
             bridges: Vec::new(),
+            relay: None,
             loops: Vec::new(),
             drained: None,
             stopping: false,
@@ -114,7 +118,11 @@ impl Handler<Start> for ServiceActor {
                 self.loops.push(tokio::task::spawn_local(run));
                 1
             }
-            Role::Service(_) => {
+            Role::Service(factory) => {
+                if env.stores.is_some() {
+                    let relay = Relay::new(env.clone(), factory.migrations());
+                    self.relay = Some(relay.start());
+                }
                 let instances = env.instances.min;
                 self.loops.reserve(instances);
                 for _ in 0..instances {
@@ -169,6 +177,7 @@ impl Handler<Drain> for ServiceActor {
         let draining = drain(
             self.env.clone(),
             std::mem::take(&mut self.bridges),
+            self.relay.take(),
             deadline,
         );
         Box::pin(draining.into_actor(self).map(|stopped, actor, _| {
@@ -184,13 +193,14 @@ impl Handler<StopBy> for ServiceActor {
         self.stopping = true;
         let env = self.env.clone();
         let bridges = std::mem::take(&mut self.bridges);
+        let relay = self.relay.take();
         let loops = std::mem::take(&mut self.loops);
         let drained = self.drained.take();
         let address = cx.address();
         let stopping = async move {
             let stopped = match drained {
                 Some(stopped) => stopped,
-                None => drain(env.clone(), bridges, deadline).await,
+                None => drain(env.clone(), bridges, relay, deadline).await,
             };
             env.let_go();
             let by = deadline.max(Instant::now() + GRACE);
@@ -214,6 +224,7 @@ impl Handler<StopBy> for ServiceActor {
 async fn drain(
     env: Arc<Environment>,
     bridges: Vec<Addr<InboundBridge>>,
+    relay: Option<Addr<Relay>>,
     deadline: Instant,
 ) -> Stopped {
     let mut stopped = Stopped::default();
@@ -234,6 +245,9 @@ async fn drain(
         warn!(service = %env.label, id = %text, "abandoned: not done in time");
         stopped.abandoned.push(text);
         delivery.give_back();
+    }
+    if let Some(relay) = relay {
+        relay::finish(&relay, deadline).await;
     }
     let confirmed = env.window.acquire_many(WINDOW as u32);
     if timeout_at(deadline.max(Instant::now() + GRACE), confirmed)

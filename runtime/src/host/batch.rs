@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
 use super::guard::{Guard, Guarded};
-use super::instance::{End, InstanceLoop, fenced};
+use super::instance::{End, InstanceLoop, abandoned, fenced};
 use super::mailbox::Pulled;
 use super::settle::Failed;
 use crate::clock::later;
@@ -18,6 +18,7 @@ use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Batch, Held, Instance, Work};
+use crate::store::Stored;
 
 impl InstanceLoop {
     /// Handles one message and those of the same input that come soon after it.
@@ -90,6 +91,7 @@ impl InstanceLoop {
             .map(|d| (d.message().clone(), d.attempt()))
             .collect();
         self.cx.begin(Work::Batch(work));
+        self.cx.input = input;
         self.cx.deadline = Some(deadline);
         self.hand.put_all(deliveries);
         let span = info_span!(
@@ -140,8 +142,17 @@ impl InstanceLoop {
             outputs[held.place].push(held);
         }
         // Those that wait for their turn stay in hand, where they can be taken away.
-        for (result, held) in results.into_iter().zip(outputs) {
+        for (place, (result, held)) in results.into_iter().zip(outputs).enumerate() {
             self.env.meters.inputs[input].handle.record(share);
+            let result = match self.cx.stored(place) {
+                Some(Stored::Begun) => result.and(Err(abandoned())),
+                Some(stored) => {
+                    let stored = stored.clone();
+                    self.done_by_store(Guarded::Done(result.map(|()| None)), Some(stored), input)?;
+                    continue;
+                }
+                None => result,
+            };
             if result.is_ok() && !held.is_empty() {
                 let hand = &self.hand;
                 if !self.env.succeed(held, None, || hand.take_one()).await {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::state::{LastFailure, ServiceState};
@@ -19,6 +19,8 @@ use crate::metrics::{AskOutcome, Cause, Durations, Meters};
 use crate::name::QueueId;
 use crate::redact::Redactor;
 use crate::service::{Draft, Payload, Request};
+use crate::sqlite::Migration;
+use crate::store::{Opened, Stores};
 use crate::supervision::{GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy};
 use crate::transport::{AskError, Completion, Outgoing, Pressure, Transport};
 
@@ -51,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) give_up: GiveUp,
     pub(crate) message_bytes_max: usize,
     pub(crate) data: PathBuf,
+    /// Where its store is, if it has one.
+    pub(crate) stores: Option<Arc<Stores>>,
     /// How long publications took to be confirmed; kept where that takes time.
     pub(crate) confirms: Option<Arc<Mutex<Durations>>>,
 }
@@ -71,6 +75,7 @@ pub(crate) struct Core {
     pub(crate) state: ServiceState,
     /// Permits for publications that aren't confirmed yet.
     pub(crate) window: Arc<Semaphore>,
+    store: OnceCell<Arc<Opened>>,
 }
 
 impl std::ops::Deref for Core {
@@ -88,8 +93,34 @@ impl Core {
             meters: Meters::new(settings.inputs.len(), settings.outputs.len()),
             state: ServiceState::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
+            store: OnceCell::new(),
             settings,
         })
+    }
+
+    /// Its store, once it is open.
+    pub(crate) fn store(&self) -> Option<Arc<Opened>> {
+        self.store.get().cloned()
+    }
+
+    /// Opens its store, unless it is open. Who asks meanwhile waits for the same.
+    ///
+    /// # Errors
+    /// It has none, or it can't be used.
+    pub(crate) async fn open_store(
+        &self,
+        migrations: &'static [Migration],
+    ) -> Result<Arc<Opened>, Failure> {
+        let Some(stores) = &self.stores else {
+            return Err(Failure::reject("the service has no store"));
+        };
+        let open = async || stores.open(&self.label, migrations).await.map(Arc::new);
+        self.store.get_or_try_init(open).await.cloned()
+    }
+
+    /// How many messages wait in its outbox.
+    pub(crate) fn outbox(&self) -> u64 {
+        self.store.get().map_or(0, |store| store.outbox.waiting())
     }
 
     /// How many publications wait for their confirms.

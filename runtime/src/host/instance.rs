@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, error, info_span, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer, panic_text, quietly};
@@ -24,7 +24,8 @@ use super::tick::Ticks;
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
 use crate::metrics::{Cause, Outcome, Who};
-use crate::service::{Blueprint, Context, Factory, Held, Instance, Role, Tick, Work};
+use crate::service::{Blueprint, Context, Factory, Held, Instance, Reply, Role, Tick, Work};
+use crate::store::Stored;
 use crate::supervision::{History, Restart};
 use crate::transport::Completion;
 
@@ -176,6 +177,12 @@ impl InstanceLoop {
             return Err(End::Closed);
         }
         self.cx.begin(Work::None);
+        if self.env.stores.is_some() {
+            let opened = self.env.open_store(factory.migrations()).await;
+            if let Err(failure) = opened {
+                return Err(End::Crashed(Cause::Start, failure.text().to_owned()));
+            }
+        }
         let deadline = Instant::now() + self.env.handler_timeout;
         self.cx.deadline = Some(deadline);
         let text = match Guard::new(factory.start(&mut self.cx), &mut self.timer, deadline).await {
@@ -324,6 +331,7 @@ impl InstanceLoop {
         }
         self.cx
             .begin(Work::Message(message.clone(), delivery.attempt()));
+        self.cx.input = input;
         self.cx.deadline = Some(deadline);
         self.hand.put(delivery);
         let handled = {
@@ -349,7 +357,12 @@ impl InstanceLoop {
         let meter = &self.env.meters.inputs[input];
         meter.handle.record(end.duration_since(*now));
         *now = end;
+        let stored = self.cx.stored(0).cloned();
         let (failed, crash) = match handled {
+            handled if matches!(stored, Some(Stored::Done(_) | Stored::Before(_))) => {
+                return self.done_by_store(handled, stored, input);
+            }
+            Guarded::Done(Ok(_)) if stored.is_some() => (Failed::from(abandoned()), None),
             Guarded::Done(Ok(reply)) => {
                 if self.cx.held.is_empty() {
                     let Some(delivery) = self.hand.take_one() else {
@@ -385,6 +398,59 @@ impl InstanceLoop {
         match crash {
             Some(cause) => Err(End::Crashed(cause, failed.text)),
             None => Ok(()),
+        }
+    }
+
+    /// The message's transaction is committed: whatever the handler did then, the message is
+    /// done.
+    pub(super) fn done_by_store(
+        &mut self,
+        handled: Guarded<Result<Option<Reply>, Failure>>,
+        stored: Option<Stored>,
+        input: usize,
+    ) -> Result<(), End> {
+        let Some(delivery) = self.hand.take_one() else {
+            return Err(fenced());
+        };
+        let id = delivery.message().id.clone();
+        let asked = delivery.message().reply_to.is_some();
+        let (crash, given) = match handled {
+            Guarded::Done(result) => (None, result),
+            Guarded::Panicked(text) => (
+                Some((Cause::Panic, text.clone())),
+                Err(Failure::retry(format!("panicked: {text}"))),
+            ),
+            Guarded::TimedOut => {
+                let text = Failed::timeout(&self.env).text;
+                (
+                    Some((Cause::Timeout, text.clone())),
+                    Err(Failure::retry(text)),
+                )
+            }
+        };
+        let reply = match (stored, given) {
+            (Some(Stored::Done(kept)), Ok(given)) => given.or(kept),
+            (Some(Stored::Done(kept)), Err(failure)) => {
+                let error = self.env.redactor.clean(failure.text());
+                let service = &*self.env.label;
+                warn!(service, %id, %error, "failed after its transaction: the message is done");
+                kept
+            }
+            (Some(Stored::Before(kept)), _) => {
+                debug!(service = %self.env.label, %id, "was done before");
+                kept
+            }
+            (Some(Stored::Begun) | None, _) => unreachable!("only what is committed comes here"),
+        };
+        let reply = asked.then(|| reply.ok_or_else(|| NOT_KEPT.to_owned()));
+        delivery.settle(Settlement::Ack(reply));
+        self.env.meters.handled(input, Outcome::Ok);
+        match crash {
+            Some((cause, text)) => Err(End::Crashed(cause, text)),
+            None => {
+                self.history.success();
+                Ok(())
+            }
         }
     }
 
@@ -495,6 +561,14 @@ impl InstanceLoop {
         let text = self.env.redactor.clean(&text);
         error!(service = %self.env.label, instance = self.number, error = %text, "stop failed");
     }
+}
+
+/// What an asker gets whose message was done without keeping a reply.
+const NOT_KEPT: &str = "the message was done before, and its reply was not kept";
+
+/// The handler is done, and nobody knows whether its transaction is.
+pub(super) fn abandoned() -> Failure {
+    Failure::retry("the handler didn't wait for its transaction")
 }
 
 /// Somebody took the delivery out of this instance's hand: it must not go on.

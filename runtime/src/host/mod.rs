@@ -21,6 +21,7 @@ mod mailbox;
 pub mod panic;
 pub(crate) mod position;
 mod pulse;
+mod relay;
 mod seldom;
 mod settle;
 mod source;

@@ -28,6 +28,7 @@ codes! {
     BAD_CONFIG = "E031", "the service type refuses its config";
     UNKNOWN_SERVICE = "E032", "no service has this label";
     REPEATED_SERVICE = "E033", "a service is named twice, or in two groups";
+    NEEDS_STORE = "E034", "the service keeps data and has no store";
     UNKNOWN_PORT = "E040", "the service has no port of this name";
     UNWIRED_PORT = "E041", "a port is connected to no topic";
     SHORT_FORM = "E042", "the short form of wiring needs exactly one port";

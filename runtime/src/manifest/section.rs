@@ -139,6 +139,18 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &str, out: &mut Problems) -> Option<bool> {
+        let entry = self.table.get(key)?;
+        match entry.node.value {
+            Value::Bool(value) => Some(value),
+            _ => {
+                self.wrong_type(entry, "true or false", out);
+                None
+            }
+        }
+    }
+
     pub(super) fn integer(
         &self,
         key: &str,

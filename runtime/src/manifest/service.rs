@@ -16,7 +16,7 @@ use crate::app::ServicePlan;
 use crate::name::check_name;
 use crate::service::{Blueprint, Catalog, Role, ServiceType};
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "use",
     "in",
     "out",
@@ -28,10 +28,17 @@ const KEYS: [&str; 11] = [
     "restart",
     "queue",
     "isolation",
+    "store",
 ];
-const LATER: [&str; 1] = ["store"];
 /// What only services with a mailbox have.
-const OF_MAILBOX: [&str; 5] = ["instances", "mailbox", "handler_timeout", "retry", "queue"];
+const OF_MAILBOX: [&str; 6] = [
+    "instances",
+    "mailbox",
+    "handler_timeout",
+    "retry",
+    "queue",
+    "store",
+];
 
 /// What reading services needs and gathers.
 pub(super) struct Services<'a> {
@@ -82,7 +89,7 @@ impl Services<'_> {
         if !matches!(entry.node.value, Value::Table(_)) {
             return None;
         }
-        service.check_keys(&KEYS, &LATER, out);
+        service.check_keys(&KEYS, &[], out);
         let (inputs, outputs) = (
             Side::read(&service, "in", out),
             Side::read(&service, "out", out),
@@ -106,6 +113,7 @@ impl Services<'_> {
         if matches!(blueprint.role(), Role::Source(_)) {
             refuse_mailbox(&service, label, out);
         }
+        check_store(&service, label, &*blueprint, settings.store, out);
         Some(ServicePlan {
             label: label.into(),
             service_type: service_type.name(),
@@ -125,6 +133,7 @@ impl Services<'_> {
             limit: settings.queue.limit,
             overflow: settings.queue.overflow,
             isolation: settings.isolation,
+            store: settings.store,
         })
     }
 }
@@ -179,6 +188,28 @@ fn refuse_mailbox(service: &Section<'_>, label: &str, out: &mut Problems) {
             let help = Some("leave it out: a source takes no messages".to_owned());
             out.add(codes::NOT_FOR_SOURCES, entry.key_span, message, help);
         }
+    }
+}
+
+/// A service that keeps data needs somewhere to keep it.
+fn check_store(
+    service: &Section<'_>,
+    label: &str,
+    blueprint: &dyn Blueprint,
+    has: bool,
+    out: &mut Problems,
+) {
+    let Role::Service(factory) = blueprint.role() else {
+        return;
+    };
+    if !has && !factory.migrations().is_empty() {
+        let place = service
+            .table
+            .get("store")
+            .map_or(service.place, Entry::place);
+        let message = format!("`{label}` keeps data in a store, and has none");
+        let help = Some(format!("add `store = true` to [services.{label}]"));
+        out.add(codes::NEEDS_STORE, place, message, help);
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) struct Settings {
     pub(super) restarts: Restarts,
     pub(super) queue: Queue,
     pub(super) isolation: Isolation,
+    pub(super) store: bool,
 }
 
 /// `queue`: how much is too much.
@@ -72,6 +73,7 @@ impl Settings {
             restarts: read_restart(service, out),
             queue: queue(service, needs, out),
             isolation: isolation(service, needs, out),
+            store: service.boolean("store", out).unwrap_or(false),
         }
     }
 }

@@ -58,6 +58,10 @@ metrics! {
         "Messages that were given up and put into the dead-letter queue.";
     QUEUE = "queue_messages" GAUGE ["service", "input"]
         "Messages in the queue of an input: ready, in hand, or waiting for their time. Dead letters have the input dlq.";
+    OUTBOX = "outbox_messages" GAUGE ["service"]
+        "Messages that a service with a store has committed and the transport has not taken over.";
+    REPEATED = "messages_repeated_total" COUNTER ["service"]
+        "Messages that came again after they were done, and were acked without effect.";
     SOURCES_PAUSED = "sources_paused" GAUGE []
         "Sources that wait because a queue is above its high-water mark.";
     TRANSPORT_UP = "transport_up" GAUGE ["transport"]
@@ -135,6 +139,8 @@ fn of_services(view: &AppView) -> Vec<Family> {
     let mut letters = Family::of(&DEAD_LETTERS);
     let mut queues = Family::of(&QUEUE);
     let mut asks = Family::of(&ASKS);
+    let mut outbox = Family::of(&OUTBOX);
+    let mut repeated = Family::of(&REPEATED);
     for service in &view.services {
         let (env, meters) = (service.env(), &service.hosted.meters);
         let label = &*env.label;
@@ -162,6 +168,12 @@ fn of_services(view: &AppView) -> Vec<Family> {
         if service.is_source() {
             continue;
         }
+        if env.stores.is_some() {
+            let store = env.store();
+            let again = store.as_ref().map_or(0, |store| store.repeated.get());
+            outbox.add(&[label], env.outbox() as f64);
+            repeated.add(&[label], again as f64);
+        }
         anonymous.add(&[label], meters.anonymous.get() as f64);
         mailbox.add(&[label], service.hosted.waiting() as f64);
         for (reason, count) in service.hosted.dead_letters() {
@@ -180,7 +192,7 @@ fn of_services(view: &AppView) -> Vec<Family> {
     } = messages;
     vec![
         handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, letters,
-        queues, asks,
+        queues, asks, outbox, repeated,
     ]
 }
 

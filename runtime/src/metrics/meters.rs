@@ -117,10 +117,12 @@ pub(crate) enum Cause {
     Supervisor,
     /// The child process that it runs in has ended.
     Process,
+    /// What publishes its outbox.
+    Relay,
 }
 
 impl Cause {
-    pub(crate) const NAMES: [&'static str; 8] = [
+    pub(crate) const NAMES: [&'static str; 9] = [
         "panic",
         "timeout",
         "start",
@@ -129,6 +131,7 @@ impl Cause {
         "bridge",
         "supervisor",
         "process",
+        "relay",
     ];
 
     pub(crate) fn as_str(self) -> &'static str {

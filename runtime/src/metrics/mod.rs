@@ -6,5 +6,5 @@ mod meters;
 mod worker_lag;
 
 pub(crate) use collector::register;
-pub(crate) use meters::{AskOutcome, Cause, Durations, InputMeter, Meters, Outcome};
+pub(crate) use meters::{AskOutcome, Cause, Durations, InputMeter, Meters, Outcome, SharedCounter};
 pub(crate) use worker_lag::{Who, Worker, WorkerLag};

@@ -11,6 +11,7 @@ use super::source::{Source, SourcePorts};
 use super::{Context, Outlet, Service, Tick};
 use crate::failure::Failure;
 use crate::message::Message;
+use crate::sqlite::Migration;
 
 /// The payload of an answer.
 pub(crate) type Reply = Bytes;
@@ -36,6 +37,11 @@ pub(crate) trait Factory {
     /// How many loops run for each instance that the manifest wants.
     fn concurrency(&self) -> usize {
         1
+    }
+
+    /// What makes the tables of its store; none if it needs no store.
+    fn migrations(&self) -> &'static [Migration] {
+        &[]
     }
 
     fn start<'a>(
@@ -114,6 +120,10 @@ impl<S: Service> Blueprint for ServiceBlueprint<S> {
 impl<S: Service> Factory for ServiceBlueprint<S> {
     fn concurrency(&self) -> usize {
         S::concurrency(&self.config).max(1)
+    }
+
+    fn migrations(&self) -> &'static [Migration] {
+        S::STORE
     }
 
     fn start<'a>(

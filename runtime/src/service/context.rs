@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::host::{AbandonHook, Environment};
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
+use crate::store::{Answer, Hand, Store, Stored};
 use crate::transport::AskError;
 
 /// Lent to every hook of a service.
@@ -27,6 +28,10 @@ pub struct Context {
     now_ms: Option<u64>,
     /// Which message of the batch each value that the handler sees came from.
     places: Vec<usize>,
+    /// The number of the input that the work came in by.
+    pub(crate) input: usize,
+    /// How far the transactions of messages are, by their places.
+    stored: Vec<(usize, Stored)>,
 }
 
 /// What the instance is doing.
@@ -51,6 +56,42 @@ pub(crate) struct Held {
     pub(crate) envelope: Envelope,
 }
 
+impl Held {
+    /// What a handler emits; `earlier` is what it has emitted before.
+    pub(crate) fn make<T: Payload>(
+        env: &Environment,
+        output: &str,
+        draft: Draft<T>,
+        parent: Option<&Message>,
+        place: usize,
+        earlier: &[Self],
+        now_ms: u64,
+    ) -> Result<Self, Failure> {
+        let number = env.output(output)?;
+        let before = earlier.iter().rev();
+        let index = before
+            .filter(|held| held.output == number && held.place == place)
+            .map(|held| held.index + 1)
+            .next()
+            .unwrap_or(0);
+        let delay = draft.delay;
+        let id = match parent {
+            Some(parent) => parent.id.child(&env.label, output, index),
+            None => MessageId::new(),
+        };
+        let envelope = env
+            .envelope(number, draft, id, parent, now_ms)
+            .map_err(Failure::reject)?;
+        Ok(Self {
+            output: number,
+            place,
+            index,
+            delay,
+            envelope,
+        })
+    }
+}
+
 impl Context {
     pub(crate) fn new(env: Arc<Environment>, instance: u32) -> Self {
         Self {
@@ -61,10 +102,13 @@ impl Context {
             deadline: None,
             now_ms: None,
             places: Vec::new(),
+            input: 0,
+            stored: Vec::new(),
         }
     }
 
     pub(crate) fn begin(&mut self, work: Work) {
+        self.stored.clear();
         self.work = work;
         self.held.clear();
         self.now_ms = None;
@@ -196,36 +240,115 @@ impl Context {
         if matches!(self.work, Work::None) {
             return Err(Failure::reject("nothing can be emitted in start or stop"));
         }
-        let number = self.env.output(output.name())?;
-        let now_ms = *self.now_ms.get_or_insert_with(|| self.env.clock.unix_ms());
-        let parent = match &self.work {
+        if self.stored.iter().any(|(stored, _)| *stored == place) {
+            return Err(Failure::reject(
+                "the message has had its transaction: emit within that, with Tx::emit",
+            ));
+        }
+        let now_ms = self.now_ms();
+        let held = Held::make(
+            &self.env,
+            output.name(),
+            draft,
+            self.message_at(place),
+            place,
+            &self.held,
+            now_ms,
+        )?;
+        self.held.push(held);
+        Ok(())
+    }
+
+    fn now_ms(&mut self) -> u64 {
+        *self.now_ms.get_or_insert_with(|| self.env.clock.unix_ms())
+    }
+
+    fn message_at(&self, place: usize) -> Option<&Message> {
+        match &self.work {
             Work::Message(message, _) => Some(message),
             Work::Batch(messages) => messages.get(place).map(|(message, _)| message),
             Work::Tick | Work::None => None,
-        };
-        let before = self.held.iter().rev();
-        let index = before
-            .filter(|held| held.output == number && held.place == place)
-            .map(|held| held.index + 1)
-            .next()
-            .unwrap_or(0);
-        let delay = draft.delay;
-        let id = match parent {
-            Some(parent) => parent.id.child(&self.env.label, output.name(), index),
-            None => MessageId::new(),
-        };
-        let envelope = self
-            .env
-            .envelope(number, draft, id, parent, now_ms)
-            .map_err(Failure::reject)?;
-        self.held.push(Held {
-            output: number,
+        }
+    }
+
+    /// The service's own database, for the message in hand: for services that have
+    /// `store = true` in the manifest.
+    ///
+    /// # Errors
+    /// A [`Failure::reject`] if the service has none.
+    pub fn store(&mut self) -> Result<Store<'_>, Failure> {
+        match self.env.store() {
+            Some(opened) => Ok(Store::new(opened, self)),
+            None => Err(Failure::reject(format!(
+                "the service has no store: set services.{}.store = true in the manifest",
+                self.env.label
+            ))),
+        }
+    }
+
+    /// How many values the batch handler has; 0 outside of one.
+    pub(crate) fn batch_len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(crate) fn batch_place(&self, index: usize) -> Option<usize> {
+        match (&self.work, self.places.get(index)) {
+            (Work::Batch(_) | Work::Message(..), Some(place)) => Some(*place),
+            _ => None,
+        }
+    }
+
+    /// What goes into the transaction of the message at a place.
+    pub(crate) fn begin_transaction(&mut self, place: usize) -> Result<Hand, Failure> {
+        if self.stored.iter().any(|(stored, _)| *stored == place) {
+            return Err(Failure::reject("a message has one transaction"));
+        }
+        let now_ms = self.now_ms();
+        let held = self.held.extract_if(.., |held| held.place == place);
+        let held = held.collect();
+        if !matches!(self.work, Work::None | Work::Tick) {
+            self.stored.push((place, Stored::Begun));
+        }
+        let input = self.env.inputs.get(self.input).cloned();
+        Ok(Hand {
+            message: self.message_at(place).cloned(),
+            env: self.env.clone(),
+            input: input.unwrap_or_else(|| "".into()),
             place,
-            index,
-            delay,
-            envelope,
-        });
-        Ok(())
+            held,
+            emits: !matches!(self.work, Work::None),
+            now_ms,
+            reply: None,
+        })
+    }
+
+    pub(crate) fn end_transaction<R>(
+        &mut self,
+        place: usize,
+        answer: Answer<R>,
+    ) -> Result<R, Failure> {
+        let begun = self.stored.iter().position(|(stored, _)| *stored == place);
+        let (stored, result) = match answer {
+            Answer::Done(value, reply) => (Some(Stored::Done(reply)), Ok(value)),
+            Answer::Before(reply) => {
+                let failure = Failure::defer(Duration::ZERO, "the message was done before");
+                (Some(Stored::Before(reply)), Err(failure))
+            }
+            Answer::Failed(failure) => (None, Err(failure)),
+        };
+        if let Some(begun) = begun {
+            match stored {
+                Some(stored) => self.stored[begun].1 = stored,
+                None => drop(self.stored.swap_remove(begun)),
+            }
+        }
+        result
+    }
+
+    /// How far the transaction of the message at a place is, if there is one.
+    pub(crate) fn stored(&self, place: usize) -> Option<&Stored> {
+        let mut stored = self.stored.iter();
+        stored.find_map(|(at, stored)| (*at == place).then_some(stored))
     }
 
     /// Asks another service and waits for its answer.

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::failure::Failure;
+use crate::sqlite::Migration;
 
 mod actor;
 mod blueprint;
@@ -104,6 +105,9 @@ pub trait Service: Sized + 'static {
     const EXAMPLE: &'static str = "";
     /// What can go wrong, a line each, for people who operate it.
     const FAILURES: &'static [&'static str] = &[];
+    /// What the tables of its [store](crate::Store) are made by, step by step. If there are
+    /// any, its manifest entry must have `store = true`.
+    const STORE: &'static [Migration] = &[];
     /// What the manifest's `config` holds; [`NoConfig`] for nothing.
     type Config: Config;
 

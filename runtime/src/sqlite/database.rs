@@ -96,6 +96,19 @@ impl Database {
         &self.desk.path
     }
 
+    /// Reads at once, on this thread; before others use it.
+    pub(crate) fn look<R>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<R>,
+    ) -> Result<R, SqliteError> {
+        match &*self.desk.writer.lock() {
+            Some(writer) => {
+                work(&writer.connection).map_err(|error| SqliteError::from(error).of(self.path()))
+            }
+            None => Err(SqliteError::Closed),
+        }
+    }
+
     /// Hands a job over. Jobs of one database are done in the order in which they come.
     ///
     /// Never waits: whoever submits bounds how much it has under way.

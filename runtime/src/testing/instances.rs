@@ -15,6 +15,7 @@ use crate::message::Message;
 use crate::service::{
     Blueprint, Context, Factory, Instance, Outlet, PortTable, Reply, Role, Run, Tick,
 };
+use crate::sqlite::Migration;
 
 /// How many instances of each service are alive.
 #[derive(Debug, Default)]
@@ -108,13 +109,19 @@ impl Blueprint for Watched {
 }
 
 impl Factory for Watched {
+    fn concurrency(&self) -> usize {
+        self.factory().concurrency()
+    }
+
+    fn migrations(&self) -> &'static [Migration] {
+        self.factory().migrations()
+    }
+
     fn start<'a>(
         &'a self,
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
-        let Role::Service(inner) = self.inner.role() else {
-            unreachable!("a source starts no instances")
-        };
+        let inner = self.factory();
         Box::pin(async move {
             self.watch.pass(Point::Start).await?;
             let inner = inner.start(cx).await?;
@@ -159,6 +166,13 @@ impl Run for Watched {
 }
 
 impl Watched {
+    fn factory(&self) -> &dyn Factory {
+        let Role::Service(inner) = self.inner.role() else {
+            unreachable!("a source starts no instances")
+        };
+        inner
+    }
+
     fn source(&self) -> &dyn Run {
         match self.inner.role() {
             Role::Source(source) => source,

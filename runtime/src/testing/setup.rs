@@ -22,7 +22,7 @@ use crate::app::{App, Plan, StartError, Workers};
 use crate::clock::Clock;
 use crate::manifest::{self, Options};
 use crate::service::{
-    Blueprint, Catalog, ConfigError, Facts, NoConfig, Service, ServiceBlueprint, ServiceType,
+    Blueprint, Catalog, ConfigError, Facts, NoConfig, Role, Service, ServiceBlueprint, ServiceType,
     Source, SourceBlueprint,
 };
 use crate::transport::Transports;
@@ -98,8 +98,15 @@ impl Setup {
     fn one(name: &'static str, role: &'static str, blueprint: Arc<dyn Blueprint>) -> Self {
         let routes = Routes::of_service(name, blueprint.ports());
         let wiring = routes.wiring();
-        let text =
-            format!("[app]\nname = \"test\"\ntransport = \"memory:\"\n[services.{name}]\n{wiring}");
+        let store = match blueprint.role() {
+            Role::Service(factory) => !factory.migrations().is_empty(),
+            Role::Source(_) => false,
+        };
+        // A source can't have one, not even none.
+        let store = if store { "store = true\n" } else { "" };
+        let text = format!(
+            "[app]\nname = \"test\"\ntransport = \"memory:\"\n[services.{name}]\n{store}{wiring}"
+        );
         let facts = Facts {
             name,
             role,

@@ -1,0 +1,116 @@
+//! An open store: the database, and what waits in its outbox.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::inbox;
+use super::outbox::Outbox;
+use crate::failure::Failure;
+use crate::lock::Lock;
+use crate::metrics::SharedCounter;
+use crate::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, Writers};
+
+/// What the runtime keeps in every store.
+const OURS: &[Migration] = &[Migration::new(
+    "inbox and outbox",
+    "CREATE TABLE brickwork_inbox (
+        n INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        input TEXT NOT NULL,
+        at_ms INTEGER NOT NULL,
+        reply BLOB,
+        UNIQUE (id, input)
+    ) STRICT;
+    CREATE TABLE brickwork_outbox (
+        n INTEGER PRIMARY KEY AUTOINCREMENT,
+        output TEXT NOT NULL,
+        head TEXT NOT NULL,
+        payload BLOB NOT NULL,
+        due_ms INTEGER,
+        refused TEXT
+    ) STRICT;",
+)];
+
+/// A store is small, and there may be many.
+const CACHE_KIB: u32 = 128;
+/// How long the statements of one transaction may take.
+const TRANSACTION_MAX: Duration = Duration::from_secs(5);
+
+/// Whose a store is, and what the service wants in it.
+pub(super) struct Own {
+    pub(super) app: Arc<str>,
+    pub(super) service: Arc<str>,
+    pub(super) migrations: &'static [Migration],
+}
+
+/// An open store. Others can't open it until it is dropped.
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(crate) outbox: Arc<Outbox>,
+    /// Messages that came again after they were done.
+    pub(crate) repeated: SharedCounter,
+    _lock: Lock,
+}
+
+impl Opened {
+    /// Blocks its thread.
+    pub(super) fn open(
+        file: &Path,
+        own: &Own,
+        writers: &Writers,
+        lock: Lock,
+    ) -> Result<Self, Failure> {
+        let part = |name, steps: &[Migration]| Part {
+            name,
+            steps: steps.to_vec(),
+        };
+        let schema = Schema {
+            owner: format!("the service {} of the app {}", own.service, own.app),
+            parts: vec![part("brickwork", OURS), part("service", own.migrations)],
+        };
+        let options = Options {
+            cache_kib: CACHE_KIB,
+            job_max: TRANSACTION_MAX,
+            ..Options::default()
+        };
+        let database = Database::open(file, &schema, options, writers)?;
+        let (waiting, last) = database.look(|connection| {
+            let sql =
+                "SELECT count(*), coalesce(max(n), 0) FROM brickwork_outbox WHERE refused IS NULL";
+            connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))
+        })?;
+        Ok(Self {
+            database,
+            outbox: Arc::new(Outbox::new(waiting as u64, last)),
+            repeated: SharedCounter::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Forgets some of the inbox's entries from before a time; says how many.
+    pub(crate) async fn forget(
+        &self,
+        name: &str,
+        before_ms: u64,
+        at_most: u32,
+    ) -> Result<usize, SqliteError> {
+        let forgetting = self
+            .database
+            .write(name, move |tx| inbox::forget(tx, before_ms, at_most));
+        forgetting.await
+    }
+
+    /// A message of the outbox can't be published, ever: it stays, and holds up no other.
+    pub(crate) async fn refuse(&self, n: i64, why: String) -> Result<(), SqliteError> {
+        let marking = self.database.write("outbox", move |tx| {
+            let mut mark =
+                tx.prepare_cached("UPDATE brickwork_outbox SET refused = ?2 WHERE n = ?1")?;
+            mark.execute((n, why))?;
+            Ok::<_, SqliteError>(())
+        });
+        marking.await?;
+        self.outbox.one_less();
+        Ok(())
+    }
+}

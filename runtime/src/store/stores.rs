@@ -1,0 +1,63 @@
+//! Where the stores of an app are, and who has them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Opened;
+use super::opened::Own;
+use crate::failure::Failure;
+use crate::lock::Lock;
+use crate::sqlite::{Migration, Writers};
+
+/// So many stores write at the same time: each waits for the disk most of the time.
+const THREADS: usize = 4;
+
+/// The stores of an app's services: a file each, in its data folder.
+pub(crate) struct Stores {
+    app: Arc<str>,
+    folder: PathBuf,
+    writers: Writers,
+}
+
+impl Stores {
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn new(app: Arc<str>, data: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            app,
+            folder: data.join("stores"),
+            writers: Writers::new(THREADS),
+        })
+    }
+
+    /// Opens the store of a service, and makes it what the service expects.
+    ///
+    /// # Errors
+    /// Another process has it, it is somebody else's, or can't be used: the text says which
+    /// file and what to do.
+    pub(crate) async fn open(
+        &self,
+        service: &str,
+        migrations: &'static [Migration],
+    ) -> Result<Opened, Failure> {
+        let file = self.folder.join(format!("{service}.sqlite"));
+        let lock = self.folder.join(format!("{service}.lock"));
+        let own = Own {
+            app: self.app.clone(),
+            service: service.into(),
+            migrations,
+        };
+        let writers = self.writers.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
+            let lock = Lock::take(&lock, |owner| {
+                let file = file.display();
+                format!(
+                    "{owner} has the store {file}: one process at a time runs a service with a store"
+                )
+            })?;
+            Opened::open(&file, &own, &writers, lock)
+        });
+        opening.await?
+    }
+}

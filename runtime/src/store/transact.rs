@@ -1,0 +1,168 @@
+//! The job that does a message's transaction.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::inbox::{self, Entry};
+use super::{LATER, Opened, Row, Tx};
+use crate::failure::Failure;
+use crate::host::Environment;
+use crate::message::Message;
+use crate::service::Held;
+use crate::sqlite::{Job, SqliteError, Transaction};
+
+/// How far the transaction of a message is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It was handed over, and nobody has heard of it yet.
+    Begun,
+    /// It is done; with the reply that was kept.
+    Done(Option<Bytes>),
+    /// The message was done before; with the reply that was kept.
+    Before(Option<Bytes>),
+}
+
+/// What a transaction has in hand.
+pub(crate) struct Hand {
+    pub(crate) env: Arc<Environment>,
+    pub(crate) message: Option<Message>,
+    pub(crate) input: Arc<str>,
+    pub(crate) place: usize,
+    /// What it emits: also what the handler had emitted before.
+    pub(crate) held: Vec<Held>,
+    /// Whether it may emit.
+    pub(crate) emits: bool,
+    pub(crate) now_ms: u64,
+    pub(crate) reply: Option<Bytes>,
+}
+
+/// How a transaction went.
+pub(crate) enum Answer<R> {
+    /// It is on the disk.
+    Done(R, Option<Bytes>),
+    /// The message was done before.
+    Before(Option<Bytes>),
+    /// Nothing was done.
+    Failed(Failure),
+}
+
+pub(super) struct Transact<F, R> {
+    opened: Arc<Opened>,
+    hand: Hand,
+    keeps_inbox: bool,
+    work: Option<F>,
+    answer: Option<Answer<R>>,
+    rows: Vec<Row>,
+    waiter: Option<oneshot::Sender<Answer<R>>>,
+}
+
+impl<F, R> Transact<F, R> {
+    pub(super) fn new(
+        opened: Arc<Opened>,
+        hand: Hand,
+        keeps_inbox: bool,
+        work: F,
+    ) -> (Box<Self>, oneshot::Receiver<Answer<R>>) {
+        let (waiter, receiver) = oneshot::channel();
+        let job = Self {
+            opened,
+            hand,
+            keeps_inbox,
+            work: Some(work),
+            answer: None,
+            rows: Vec::new(),
+            waiter: Some(waiter),
+        };
+        (Box::new(job), receiver)
+    }
+}
+
+impl<F, R> Transact<F, R>
+where
+    F: FnOnce(&mut Tx<'_>) -> Result<R, Failure>,
+{
+    fn transact(&mut self, tx: &Transaction<'_>) -> Result<Answer<R>, SqliteError> {
+        // What has no id of its sender's has another one next time.
+        let entered = self.hand.message.clone();
+        let entered = entered.filter(|message| self.keeps_inbox && !message.anonymous);
+        if let Some(message) = &entered
+            && let Entry::Done(reply) =
+                inbox::enter(tx, message, &self.hand.input, self.hand.now_ms)?
+        {
+            return Ok(Answer::Before(reply.map(Bytes::from)));
+        }
+        let work = self.work.take().expect("a job runs once");
+        let hand = &mut self.hand;
+        let value = match tx.fenced(|connection| work(&mut Tx::new(connection, hand))) {
+            Ok(value) => value,
+            // SQLite has rolled it back by itself: there is no room, or the disk is at fault.
+            Err(failure) if tx.is_autocommit() => {
+                return Ok(Answer::Failed(Failure::defer(LATER, failure)));
+            }
+            Err(failure) => return Ok(Answer::Failed(failure)),
+        };
+        for held in std::mem::take(&mut self.hand.held) {
+            let delay = held.delay;
+            let due_ms = (!delay.is_zero()).then(|| self.hand.now_ms + delay.as_millis() as u64);
+            let output = self.hand.env.outputs[held.output].name.clone();
+            for outgoing in self.hand.env.outgoing(held.output, held.envelope, delay) {
+                self.rows
+                    .push(Row::insert(tx, &output, &outgoing.message, due_ms)?);
+            }
+        }
+        let reply = self.hand.reply.take();
+        if let (Some(message), Some(reply)) = (&entered, &reply) {
+            inbox::keep_reply(tx, message, &self.hand.input, reply)?;
+        }
+        Ok(Answer::Done(value, reply))
+    }
+}
+
+impl<F, R> Job for Transact<F, R>
+where
+    F: FnOnce(&mut Tx<'_>) -> Result<R, Failure> + Send + 'static,
+    R: Send + 'static,
+{
+    fn name(&self) -> &str {
+        &self.hand.env.label
+    }
+
+    fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
+        let answer = self.transact(tx)?;
+        let outcome = match &answer {
+            Answer::Failed(_) => Err(SqliteError::Undone),
+            Answer::Done(..) | Answer::Before(_) => Ok(()),
+        };
+        self.answer = Some(answer);
+        outcome
+    }
+
+    fn done(mut self: Box<Self>, outcome: Result<(), SqliteError>) {
+        let answer = match (self.answer.take(), outcome) {
+            (Some(answer), Ok(()) | Err(SqliteError::Undone)) => answer,
+            (_, Err(error)) => Answer::Failed(failed(error)),
+            (None, Ok(())) => Answer::Failed(super::closing()),
+        };
+        match &answer {
+            Answer::Done(..) => self.opened.outbox.committed(std::mem::take(&mut self.rows)),
+            Answer::Before(_) => self.opened.repeated.add(1),
+            Answer::Failed(_) => {}
+        }
+        if let Some(waiter) = self.waiter.take() {
+            // A handler that ran out of time has gone: the inbox tells the next one.
+            let _gone = waiter.send(answer);
+        }
+    }
+}
+
+fn failed(error: SqliteError) -> Failure {
+    match error {
+        // Not the message's fault.
+        SqliteError::Full { .. } | SqliteError::Unusable { .. } | SqliteError::Closed => {
+            Failure::defer(LATER, error)
+        }
+        error => error.into(),
+    }
+}
