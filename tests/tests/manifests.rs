@@ -43,11 +43,13 @@ impl Source for Count {
 }
 
 macro_rules! service {
-    ($type:ident, $name:literal, $config:ty, $ports:expr $(, check: $check:expr)?) => {
+    ($type:ident, $name:literal, $config:ty, $ports:expr
+        $(, check: $check:expr)? $(, store: $store:expr)?) => {
         struct $type;
 
         impl Service for $type {
             const NAME: &'static str = $name;
+            $(const STORE: &'static [Migration] = $store;)?
             type Config = $config;
 
             fn ports(config: &$config, ports: &mut Ports<Self>) {
@@ -203,12 +205,24 @@ impl Connector for Checked {
     }
 }
 
+// That keeps data.
+service!(
+    Till,
+    "till",
+    NoConfig,
+    |_, ports| {
+        ports.input(&Input::<u64>::new("in"));
+    },
+    store: &[Migration::new("money", "CREATE TABLE money (cents INTEGER) STRICT")]
+);
+
 fn catalog() -> Catalog {
     Catalog::new()
         .with_source::<Count>()
         .with::<Shout>()
         .with::<Pair>()
         .with::<Asker>()
+        .with::<Till>()
         .with::<Hook>()
         .with::<Rules>()
 }

@@ -39,6 +39,7 @@ config.when = "msg.n > 2"
 [services.keep]
 use = "file-out"
 in = "numbers.big"
+store = true
 config.path = "big.jsonl"
 "#;
 
@@ -59,6 +60,8 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ),
     ("wait_duration_seconds", "histogram", &["service", "input"]),
     ("messages_anonymous_total", "counter", &["service"]),
+    ("outbox_messages", "gauge", &["service"]),
+    ("messages_repeated_total", "counter", &["service"]),
     ("messages_emitted_total", "counter", &["service", "output"]),
     ("mailbox_messages", "gauge", &["service"]),
     ("instances", "gauge", &["service"]),
@@ -100,6 +103,7 @@ const VALUES: &[(&str, &[&str])] = &[
             "bridge",
             "supervisor",
             "process",
+            "relay",
         ],
     ),
     ("transport", &["memory"]),

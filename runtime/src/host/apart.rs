@@ -17,6 +17,9 @@ pub(crate) struct Seen {
     pub(crate) in_hand: usize,
     /// Publications that wait for their confirms.
     pub(crate) unconfirmed: usize,
+    /// Messages in its outbox, and those that came again after they were done.
+    pub(crate) outbox: u64,
+    pub(crate) repeated: u64,
     /// What is left of the pause that the service asked for.
     pub(crate) paused: Option<Duration>,
     /// How much is in each of its queues, as far as it is known there.

@@ -93,6 +93,8 @@ impl Hosted {
             waiting: env.mailbox.len(),
             in_hand: env.in_hand(),
             unconfirmed: env.unconfirmed(),
+            outbox: env.outbox(),
+            repeated: env.store().map_or(0, |store| store.repeated.get()),
             paused: env.paused_for(),
             depths: Vec::new(),
         }

@@ -169,10 +169,9 @@ fn of_services(view: &AppView) -> Vec<Family> {
             continue;
         }
         if env.stores.is_some() {
-            let store = env.store();
-            let again = store.as_ref().map_or(0, |store| store.repeated.get());
-            outbox.add(&[label], env.outbox() as f64);
-            repeated.add(&[label], again as f64);
+            let figures = service.hosted.figures();
+            outbox.add(&[label], figures.outbox as f64);
+            repeated.add(&[label], figures.repeated as f64);
         }
         anonymous.add(&[label], meters.anonymous.get() as f64);
         mailbox.add(&[label], service.hosted.waiting() as f64);

@@ -55,7 +55,7 @@ impl Service for Till {
 
     async fn start(_: &NoConfig, cx: &mut Context) -> Result<Self, Failure> {
         // It is open before anything starts.
-        cx.store()?.read(|db| total(db)).await?;
+        cx.store()?.read(total).await?;
         Ok(Self)
     }
 
