@@ -325,11 +325,11 @@ fn connections_that_are_closed_by_force_are_made_again() {
 #[test]
 fn connections_that_are_closed_again_and_again_isolate_nobody() {
     let load = Load::start("");
-    // More often than any service may fail.
+    // More often than any service may fail. One may be gone before it is told to go.
     load.broker.ctl(&[
         "eval",
         "[begin
-            [rabbit_networking:close_connection(C, <<\"t\">>) || C <- rabbit_networking:connections()],
+            [catch rabbit_networking:close_connection(C, <<\"t\">>) || C <- rabbit_networking:connections()],
             timer:sleep(400)
         end || _ <- lists:seq(1, 8)].",
     ]);
