@@ -111,7 +111,13 @@ pub(crate) struct Ran {
 }
 
 /// Runs a manifest to its end in a folder of its own.
-pub(crate) fn run(folder: &Path, transport: &str, services: &str, catalog: Catalog, count: u64) -> Ran {
+pub(crate) fn run(
+    folder: &Path,
+    transport: &str,
+    services: &str,
+    catalog: Catalog,
+    count: u64,
+) -> Ran {
     let text = format!(
         "[app]\nname = \"bench\"\ntransport = \"{transport}\"\n[admin]\nlisten = \"off\"\n{services}"
     );
