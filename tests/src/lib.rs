@@ -14,6 +14,7 @@
 //! | [`http`] | a very small HTTP client |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
 //! | [`polyglot`] | an app among programs in other languages |
+//! | [`numbers`] | a database, as little as it takes to see what was written |
 //! | [`pair`] | a service with two inputs |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`proxy`] | a network between app and broker that fails as told |
@@ -21,6 +22,7 @@
 //! | [`raw`] | AMQP as bytes, for what no client library would send |
 //! | [`seed`] | what a run draws at random, and how it is run again |
 //! | [`subject`] | a service that fails when its test says so |
+//! | [`syscalls`] | what a process asked of the system, in order |
 //! | [`watch`] | what an app said of itself, and whether it worked, over time |
 
 pub mod answerer;
@@ -34,6 +36,7 @@ pub mod conformance;
 pub mod feeder;
 pub mod http;
 pub mod leaky;
+pub mod numbers;
 pub mod pair;
 pub mod polyglot;
 pub mod process;
@@ -42,6 +45,7 @@ pub mod puppet;
 pub mod raw;
 pub mod seed;
 pub mod subject;
+pub mod syscalls;
 pub mod watch;
 
 /// The README's Rust is compiled as a test of the documentation.

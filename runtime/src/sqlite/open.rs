@@ -54,7 +54,7 @@ pub(super) fn writer(
     schema: &Schema,
     options: &Options,
 ) -> Result<Connection, SqliteError> {
-    prepare_file(path).map_err(|error| SqliteError::Unusable {
+    let is_new = prepare_file(path).map_err(|error| SqliteError::Unusable {
         path: path.to_owned(),
         why: error.to_string(),
     })?;
@@ -63,9 +63,12 @@ pub(super) fn writer(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
-        connection.pragma_update(None, "page_size", options.page_bytes)?;
-        if options.gives_back_space {
-            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        // Set again, it would write to a file that may be damaged.
+        if is_new {
+            connection.pragma_update(None, "page_size", options.page_bytes)?;
+            if options.gives_back_space {
+                connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+            }
         }
         common(&connection, options)?;
         let mode: String =
@@ -114,8 +117,9 @@ fn common(connection: &Connection, options: &Options) -> Result<(), SqliteError>
     Ok(())
 }
 
-/// Makes the file and its folder, for this user alone, so that they outlive a power cut.
-fn prepare_file(path: &Path) -> io::Result<()> {
+/// Makes the file and its folder, for this user alone, so that they outlive a power cut. Says
+/// whether there is nothing in it.
+fn prepare_file(path: &Path) -> io::Result<bool> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -128,8 +132,9 @@ fn prepare_file(path: &Path) -> io::Result<()> {
     let mut new = OpenOptions::new();
     new.read(true).write(true).create_new(true).mode(0o600);
     match new.open(path) {
-        Ok(_made) => File::open(folder)?.sync_all(),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+        Ok(_made) => File::open(folder)?.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
     }
+    Ok(std::fs::metadata(path)?.len() == 0)
 }
