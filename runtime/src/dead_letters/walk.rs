@@ -72,6 +72,8 @@ impl<'a> Walk<'a> {
 
     /// The next letter; `None` when all were seen, or as many as may be held.
     pub(super) async fn next(&mut self) -> Result<Option<Delivery>, TransportError> {
+        // Letters may come faster than they are looked at, and others want the thread, too.
+        tokio::task::consume_budget().await;
         if self.taken.is_empty() && !self.fetch().await? {
             return Ok(None);
         }
