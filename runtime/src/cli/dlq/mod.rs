@@ -20,11 +20,7 @@ mod show;
 
 use bench::Bench;
 
-/// Look at dead letters, replay them, discard them, make test cases of them.
-///
-/// Over a transport that processes share, such as amqp:, this works beside the app or
-/// without it. Otherwise the running app does it, told over the control socket in its data
-/// folder; without an app, a durable transport's files are worked on.
+/// What is to be done with dead letters.
 #[derive(clap::Args)]
 pub(super) struct Dlq {
     #[command(subcommand)]
