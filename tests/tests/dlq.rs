@@ -330,7 +330,7 @@ fn only_what_was_selected_is_discarded() {
     assert_eq!(discard(&["--id", "nobody"]).0, 1);
     assert_eq!(shop.letters(), 10);
     let (code, outcome) = discard(&["--id", id]);
-    assert_eq!((code, &outcome["removed"]), (0, &1.into()));
+    assert_eq!((code, &outcome["removed"]), (0, &1.into()), "{outcome}");
     assert_eq!(shop.letters(), 9);
     assert_eq!(shop.dlq_code(&["show", "--id", id]).0, 1);
     let (code, outcome) = discard(&["--all"]);
