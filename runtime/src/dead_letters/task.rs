@@ -90,9 +90,14 @@ impl DeadLetters {
                 bounds,
             } => {
                 let found = self.find(service, selection, *limit, *bounds).await?;
-                let view = |letter| self.view(service, letter, *payload_bytes_max);
+                let mut letters = VecDeque::with_capacity(found.letters.len());
+                for letter in found.letters {
+                    // Large ones take their time, and others want the thread, too.
+                    tokio::task::consume_budget().await;
+                    letters.push_back(self.view(service, &letter, *payload_bytes_max));
+                }
                 Report::Found(Views {
-                    letters: found.letters.iter().map(view).collect(),
+                    letters,
                     more: found.more,
                 })
             }
