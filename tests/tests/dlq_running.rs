@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use brickwork::dead_letters::{Expected, TestCases};
-use brickwork_tests::binary::brickwork;
+use brickwork_tests::binary::{brickwork, workspace};
 use brickwork_tests::broker::Broker;
 use brickwork_tests::process::{Process, until};
 use serde_json::{Value, json};
@@ -521,4 +521,17 @@ fn a_command_whose_app_goes_says_so_and_without_an_app_there_is_one_clear_error(
         shop.says(&[verb], 1, "no app is running with the data folder");
     }
     shop.says(&["list"], 1, "a transport that keeps them is durable");
+}
+
+#[test]
+fn the_test_case_in_the_readme_is_one() {
+    let readme = std::fs::read_to_string(workspace().join("README.md")).expect("it is there");
+    let blocks = readme.split("```toml\n").skip(1);
+    let mut blocks = blocks.filter_map(|rest| rest.split("```").next());
+    let case = blocks.find(|block| block.starts_with("[[case]]"));
+    let cases: TestCases = case.expect("there is one").parse().expect("it is read");
+    let message = cases.cases[0].message.message().expect("it is one");
+    assert_eq!(message.payload, r#"{"sku":"a","quantity":0.5}"#);
+    assert_eq!(cases.cases[0].emits[0].output, "reserved");
+    assert!(cases.cases[0].happened.is_some());
 }

@@ -193,3 +193,6 @@ impl From<control::ControlError> for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
