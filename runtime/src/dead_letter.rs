@@ -3,13 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{FAILURE_TEXT_BYTES_MAX, truncate};
 use crate::message::{Envelope, Message};
 
+mod shape;
+
 /// Why a message is in a dead-letter queue: header `brickwork-reason`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reason {
     /// The handler failed on every attempt.
     Error,
@@ -85,18 +89,17 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// The same for letters that failed alike: service, reason and the error without
-    /// its numbers and ids.
+    /// The same for letters that failed alike: 16 hexadecimal digits made of service,
+    /// reason and the error without numbers, ids, quoted values, paths and addresses.
     pub fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        for part in [&*self.service, self.reason.as_str(), &shape_of(&self.error)] {
-            hash.update(part.as_bytes());
-            hash.update([0xff]);
-        }
-        hash.finalize()[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        // As much of it as is kept, so that the letter has the same one.
+        let mut error = self.error.clone();
+        truncate(&mut error, FAILURE_TEXT_BYTES_MAX);
+        fingerprint(
+            &self.service,
+            self.reason.as_str(),
+            &shape::shape_of(&error),
+        )
     }
 
     /// The message as it is kept in the dead-letter queue.
@@ -134,23 +137,17 @@ impl DeadLetter {
     }
 }
 
-/// The text without what differs from one message to the next: every word that has a
-/// digit becomes `#`.
-fn shape_of(error: &str) -> String {
-    let mut shape = String::with_capacity(error.len());
-    for word in error.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '-')) {
-        let (core, end) = match word.char_indices().next_back() {
-            Some((at, c)) if !(c.is_alphanumeric() || c == '-') => word.split_at(at),
-            _ => (word, ""),
-        };
-        shape.push_str(if core.contains(|c: char| c.is_ascii_digit()) {
-            "#"
-        } else {
-            core
-        });
-        shape.push_str(end);
+/// What stands for service, reason and shape.
+pub(crate) fn fingerprint(service: &str, reason: &str, shape: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [service, reason, shape] {
+        hash.update(part.as_bytes());
+        hash.update([0xff]);
     }
-    shape
+    hash.finalize()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -185,5 +182,16 @@ mod tests {
             first.fingerprint(),
             letter("order 17: refused").fingerprint()
         );
+    }
+
+    #[test]
+    fn what_is_kept_has_the_fingerprint_of_what_was_given_up() {
+        let message = Envelope::new("order", "{}").into();
+        let why = letter(&"no stock at all ".repeat(1000));
+        let kept = why.letter(&message);
+        let read = DeadLetter::of(&kept).unwrap();
+        assert!(read.error.len() < why.error.len());
+        assert_eq!(read.fingerprint(), why.fingerprint());
+        assert_eq!(&*kept.headers["brickwork-fingerprint"], read.fingerprint());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest label or port name, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 /// The longest topic, in bytes (an AMQP routing key).
@@ -66,7 +68,7 @@ fn check_segment(text: &str) -> Result<(), InvalidName> {
 }
 
 /// An input of a service: whose mailbox, and which end of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct QueueId {
     /// The service's label.
     pub service: Box<str>,

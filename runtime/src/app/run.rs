@@ -22,7 +22,8 @@ use super::view::{AppView, Phase};
 use crate::admin::Admin;
 use crate::child::{Lifeline, Program};
 use crate::clock::Clock;
-use crate::control::Control;
+use crate::control::{Control, Reach};
+use crate::dead_letters::DeadLetters;
 use crate::host::{Standing, panic};
 use crate::name::QueueId;
 use crate::store::Stores;
@@ -135,6 +136,7 @@ impl App {
         stop: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let (listen, data) = (plan.admin, plan.data.clone());
+        let (topology, redactor) = (plan.topology(), plan.redactor.clone());
         let (mut app, registry) = Self::prepare(
             plan,
             transports,
@@ -143,7 +145,12 @@ impl App {
             Some(program),
         )
         .await?;
-        app.control = Some(Control::start(&data, app.view.clone(), stop).map_err(Arc::new)?);
+        let reach = Reach {
+            view: app.view.clone(),
+            letters: DeadLetters::of(app.transport.clone(), topology).redacting(redactor),
+            stop: Box::new(stop),
+        };
+        app.control = Some(Control::start(&data, reach).map_err(Arc::new)?);
         if let Some(listen) = listen {
             app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
         }

@@ -29,6 +29,7 @@ pub(crate) const SECRET: &str = "hunter2-is-secret";
 pub(crate) struct Fake {
     pub(crate) view: Arc<AppView>,
     pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) topology: Topology,
     pub(crate) pressure: Arc<Pressure>,
 }
 
@@ -86,6 +87,7 @@ pub(crate) async fn app() -> Fake {
     Fake {
         view,
         transport,
+        topology,
         pressure,
     }
 }

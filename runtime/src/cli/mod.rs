@@ -53,7 +53,12 @@ enum Verb {
     List(list::List),
     /// Describe one service type: config, ports, example
     Describe(describe::Describe),
-    /// Look at dead letters, replay them, discard them
+    /// Look at dead letters, replay them, discard them, make test cases of them
+    ///
+    /// Over a transport that processes share, such as amqp:, this works beside the app or
+    /// without it. Otherwise the running app does it, told over the control socket in its
+    /// data folder; of an app that doesn't run, the files of a durable transport are worked
+    /// on.
     Dlq(dlq::Dlq),
     /// Remove what earlier manifests of the app left on its transport
     Prune(prune::Prune),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{ANSWER_BYTES_MAX, Answer, Request, TIMEOUT, Verb, socket_path};
+use crate::name::QueueId;
 
 /// Why a command didn't work.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,15 @@ pub(crate) enum ControlError {
     /// The answer isn't one.
     #[error("the app's answer can't be read: {0}")]
     Answer(serde_json::Error),
+    /// The request is too long.
+    #[error("the command is too long for the app's control socket: name fewer ids at once")]
+    TooLong,
+    /// It has no such queue.
+    #[error("the app has no queue {0}: does it run another version of the manifest?")]
+    NoQueue(QueueId),
+    /// It tried, and couldn't.
+    #[error("{0}")]
+    Failed(String),
     /// Something else is wrong with the socket.
     #[error("can't talk to {}: {error}", path.display())]
     Io {
@@ -114,7 +124,7 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-fn explain(data: &Path, error: io::Error) -> ControlError {
+pub(super) fn explain(data: &Path, error: io::Error) -> ControlError {
     let path = socket_path(data);
     match error.kind() {
         io::ErrorKind::NotFound => not_running(data, "is not there"),
@@ -125,7 +135,7 @@ fn explain(data: &Path, error: io::Error) -> ControlError {
     }
 }
 
-fn not_running(data: &Path, why: &'static str) -> ControlError {
+pub(super) fn not_running(data: &Path, why: &'static str) -> ControlError {
     ControlError::NotRunning {
         data: data.to_owned(),
         why,

@@ -1,10 +1,12 @@
 //! The control socket: commands to a running app, from its owner on the same machine.
 //!
 //! It lies in the app's data folder and only the owner may open it. A request is one
-//! line, `{"verb":"stop"}`, the answer another. A lock beside it says whether an app is
+//! line, `{"verb":"stop"}`, the answer another, or several where work on dead letters is
+//! asked for. A lock beside it says whether an app is
 //! running: it goes with the process, however that ends, so a socket that a killed
 //! process left behind is replaced, and one that is in use is not.
 
+mod bench;
 mod client;
 mod server;
 
@@ -16,17 +18,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use client::stop;
+pub(crate) use bench::{is_running, perform};
 #[cfg(test)]
-use client::{ControlError, request};
+use client::request;
+pub(crate) use client::{ControlError, stop};
 
 use crate::app::AppView;
 use crate::aside::Aside;
+use crate::dead_letters::{DeadLetters, Task};
 use crate::lock::Lock;
 
-/// A request or an answer from a client is not longer.
-const REQUEST_BYTES_MAX: u64 = 4 * 1024;
-/// An answer is not longer: a snapshot of thousands of services fits.
+/// A request is not longer: a thousand ids of messages fit.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+/// A line of an answer is not longer: a snapshot of thousands of services fits.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The one who asks must have done so within this time, and the other answered.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,13 +55,15 @@ pub(crate) fn taken(owner: &str, data: &Path) -> String {
 }
 
 /// What can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verb {
     /// Stop in order. The connection closes when that is done.
     Stop,
     /// What `/api/app` shows.
     State,
+    /// Work on dead letters. It is answered in lines: see [`perform`].
+    Dlq(Task),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +80,14 @@ enum Answer {
     Error(String),
 }
 
+/// What commands reach.
+pub(crate) struct Reach {
+    pub(crate) view: Arc<AppView>,
+    pub(crate) letters: DeadLetters,
+    /// Called from the socket's own thread, perhaps more than once.
+    pub(crate) stop: Box<dyn Fn() + Send + Sync>,
+}
+
 /// The control socket of this process. Dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -84,17 +98,12 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Opens the socket in the data folder, which is made if there is none. `stop` is
-    /// called from the socket's own thread, perhaps more than once.
+    /// Opens the socket in the data folder, which is made if there is none.
     ///
     /// # Errors
     /// Another process runs the app, or the socket can't be made: the text says where
     /// and what to do.
-    pub(crate) fn start(
-        data: &Path,
-        view: Arc<AppView>,
-        stop: impl Fn() + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(data: &Path, reach: Reach) -> io::Result<Self> {
         std::fs::create_dir_all(data).map_err(|error| {
             let text = format!("can't make the data folder {}: {error}", data.display());
             io::Error::new(error.kind(), text)
@@ -112,7 +121,7 @@ impl Control {
             let path = path.clone();
             move |stopping| {
                 let listener = server::listen(&path)?;
-                Ok(server::serve(listener, view, Arc::new(stop), stopping))
+                Ok(server::serve(listener, reach, stopping))
             }
         })
         .map_err(explain)?;

@@ -1,4 +1,5 @@
-//! The side of the app: answers, one line for one line.
+//! The side of the app: answers, one line for one line; work on dead letters is
+//! [`bench`](super::bench)'s.
 
 use std::fs::Permissions;
 use std::io;
@@ -9,20 +10,25 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{Answer, REQUEST_BYTES_MAX, Request, TIMEOUT, Verb};
-use crate::app::AppView;
+use super::{Answer, REQUEST_BYTES_MAX, Reach, Request, TIMEOUT, Verb, bench};
 use crate::aside::Stopping;
 
 /// Whoever comes while so many are connected waits to be accepted.
 const CONNECTIONS_MAX: usize = 16;
+/// So many of them may work on dead letters, which takes memory, and time.
+const BENCHES_MAX: usize = 4;
 /// When accepting fails (out of file descriptors), trying again at once won't help.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// A socket's path is not longer, on Linux and the BSDs.
 const PATH_BYTES_MAX: usize = 103;
+
+const BUSY: &str =
+    "the app works on dead letters for several others already: try again when they are done";
 
 /// Makes the socket, for the owner alone. The caller holds the lock: what lies there is
 /// of a process that is dead.
@@ -48,12 +54,8 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until told to stop.
-pub(super) async fn serve(
-    listener: UnixListener,
-    view: Arc<AppView>,
-    stop: Arc<dyn Fn() + Send + Sync>,
-    mut stopping: Stopping,
-) {
+pub(super) async fn serve(listener: UnixListener, reach: Reach, mut stopping: Stopping) {
+    let reach = Arc::new((reach, Semaphore::new(BENCHES_MAX)));
     // Dropped at the end, which closes every connection: that says that the app stopped.
     let mut connections = JoinSet::new();
     loop {
@@ -65,9 +67,10 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (view, stop) = (view.clone(), stop.clone());
+                let reach = reach.clone();
                 connections.spawn(async move {
-                    if let Err(error) = answer(stream, &view, &*stop).await {
+                    let (reach, benches) = &*reach;
+                    if let Err(error) = answer(stream, reach, benches).await {
                         debug!(%error, "a control connection failed");
                     }
                 });
@@ -81,30 +84,36 @@ pub(super) async fn serve(
 }
 
 /// Answers one request.
-async fn answer(
-    mut stream: UnixStream,
-    view: &AppView,
-    stop: &(dyn Fn() + Send + Sync),
-) -> io::Result<()> {
-    let request = timeout(TIMEOUT, read(&mut stream)).await??;
-    let verb = request.as_ref().ok().copied();
-    let answer = match request {
-        Ok(Verb::State) => serde_json::to_value(view.snapshot())
+async fn answer(mut stream: UnixStream, reach: &Reach, benches: &Semaphore) -> io::Result<()> {
+    let answer = match timeout(TIMEOUT, read(&mut stream)).await?? {
+        Ok(Verb::State) => serde_json::to_value(reach.view.snapshot())
             .map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok),
-        Ok(Verb::Stop) => Answer::Ok(accepted()),
+        Ok(Verb::Stop) => return stop(stream, reach).await,
+        Ok(Verb::Dlq(task)) => {
+            return match benches.try_acquire() {
+                Ok(_bench) => bench::serve(stream, &reach.letters, &task).await,
+                Err(_) => bench::refuse(stream, BUSY).await,
+            };
+        }
         Err(text) => Answer::Error(text),
     };
-    let mut line = serde_json::to_vec(&answer)?;
+    write(&mut stream, &answer).await
+}
+
+async fn write(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
-    let written = timeout(TIMEOUT, stream.write_all(&line)).await;
-    if verb == Some(Verb::Stop) {
-        info!("told to stop over the control socket");
-        stop();
-        // The client, if it waits, sees the app's end in the end of the connection.
-        let mut byte = [0; 1];
-        while stream.read(&mut byte).await? > 0 {}
-    }
-    written?
+    timeout(TIMEOUT, stream.write_all(&line)).await?
+}
+
+async fn stop(mut stream: UnixStream, reach: &Reach) -> io::Result<()> {
+    let written = write(&mut stream, &Answer::Ok(accepted())).await;
+    info!("told to stop over the control socket");
+    (reach.stop)();
+    // The client, if it waits, sees the app's end in the end of the connection.
+    let mut byte = [0; 1];
+    while stream.read(&mut byte).await? > 0 {}
+    written
 }
 
 fn accepted() -> Value {

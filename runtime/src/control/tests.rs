@@ -12,21 +12,33 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{
-    Control, ControlError, REQUEST_BYTES_MAX, TIMEOUT, Verb, request, server, socket_path, stop,
+    Control, ControlError, REQUEST_BYTES_MAX, Reach, TIMEOUT, Verb, request, server, socket_path,
+    stop,
 };
 use crate::app::testing::app;
 use crate::aside::Stopping;
+use crate::dead_letters::DeadLetters;
 
 const LONG: Duration = Duration::from_secs(20);
+
+/// What commands reach of an app that nobody runs.
+pub(super) async fn reach(stop: impl Fn() + Send + Sync + 'static) -> Reach {
+    let app = app().await;
+    Reach {
+        view: app.view,
+        letters: DeadLetters::of(app.transport, app.topology),
+        stop: Box::new(stop),
+    }
+}
 
 /// A control socket in `data`, and how often it was told to stop.
 async fn start(data: &Path) -> (Control, Arc<AtomicUsize>) {
     let stops: Arc<AtomicUsize> = Arc::default();
     let counted = stops.clone();
-    let view = app().await.view;
-    let control = Control::start(data, view, move || {
+    let reach = reach(move || {
         counted.fetch_add(1, SeqCst);
     });
+    let control = Control::start(data, reach.await);
     (control.unwrap(), stops)
 }
 
@@ -53,8 +65,8 @@ async fn state_is_what_the_admin_endpoint_shows_and_stops_nothing() {
 async fn stop_is_passed_on_and_its_connection_ends_when_the_app_has() {
     let data = tempfile::tempdir().unwrap();
     let (told, asked) = mpsc::channel();
-    let view = app().await.view;
-    let control = Control::start(data.path(), view, move || told.send(()).unwrap()).unwrap();
+    let reach = reach(move || told.send(()).unwrap()).await;
+    let control = Control::start(data.path(), reach).unwrap();
     let path = data.path().to_owned();
     let client = std::thread::spawn(move || {
         assert!(
@@ -91,8 +103,7 @@ async fn a_socket_in_use_is_refused_and_one_of_a_dead_process_is_replaced() {
     );
 
     let (control, _) = start(data.path()).await;
-    let view = app().await.view;
-    let refused = Control::start(data.path(), view, || {})
+    let refused = Control::start(data.path(), reach(|| {}).await)
         .unwrap_err()
         .to_string();
     let owner = format!("already running as process {} ", std::process::id());
@@ -120,11 +131,11 @@ async fn what_is_no_request_is_answered_with_what_one_looks_like() {
     for (bytes, says) in [
         (
             &b"{\"verb\":\"explode\"}\n"[..],
-            "expected `stop` or `state`",
+            "expected one of `stop`, `state`, `dlq`",
         ),
         (b"stop\n", "{\"verb\":\"stop\"}"),
         (b"{\"verb\":\"stop\",\"now\":true}\n", "unknown field `now`"),
-        (&long, "at most 4096 bytes"),
+        (&long, "at most 65536 bytes"),
     ] {
         let answer = raw(data.path(), bytes);
         let text = answer["error"].as_str().unwrap();
@@ -141,8 +152,7 @@ async fn a_client_that_says_nothing_is_cut() {
     let path = socket_path(data.path());
     let listener = server::listen(&path).unwrap();
     let (_stop, stopping) = Stopping::by_hand();
-    let view = app().await.view;
-    tokio::spawn(server::serve(listener, view, Arc::new(|| {}), stopping));
+    tokio::spawn(server::serve(listener, reach(|| {}).await, stopping));
     let started = tokio::time::Instant::now();
     let mut silent = tokio::net::UnixStream::connect(&path).await.unwrap();
     assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
@@ -154,7 +164,7 @@ async fn a_client_that_says_nothing_is_cut() {
 async fn a_path_that_is_too_long_for_a_socket_is_explained() {
     let data = tempfile::tempdir().unwrap();
     let long = data.path().join("x".repeat(120));
-    let view = app().await.view;
-    let error = Control::start(&long, view, || {}).unwrap_err().to_string();
+    let error = Control::start(&long, reach(|| {}).await);
+    let error = error.unwrap_err().to_string();
     assert!(error.contains("app.data a shorter path"), "{error}");
 }

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Letter;
 use crate::clock::Rfc3339;
 
 /// The reason of a letter that has none: somebody else put it there.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 
 /// What is in one service's dead-letter queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Census {
     /// The service.
     pub service: String,
@@ -28,58 +28,64 @@ pub struct Census {
     pub first_failed_at: Option<String>,
     /// When the last was given up (RFC 3339).
     pub last_failed_at: Option<String>,
-    #[serde(skip)]
-    span_ms: Option<(u64, u64)>,
-    #[serde(skip)]
-    counts: BTreeMap<&'static str, u64>,
 }
 
 /// How many letters have a reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonCount {
     /// The reason, as in the header.
-    pub reason: &'static str,
+    pub reason: String,
     /// How many.
     pub letters: u64,
 }
 
-impl Census {
-    pub(super) fn new(service: &str, letters: u64) -> Self {
-        Self {
-            service: service.to_owned(),
-            letters,
-            read: 0,
-            complete: false,
-            reasons: Vec::new(),
-            first_failed_at: None,
-            last_failed_at: None,
-            span_ms: None,
-            counts: BTreeMap::new(),
+/// The count while it goes on.
+#[derive(Default)]
+pub(super) struct Tally {
+    reasons: BTreeMap<&'static str, u64>,
+    span: Span,
+}
+
+/// From the first to the last, in milliseconds since 1970-01-01 UTC.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Span(Option<(u64, u64)>);
+
+impl Span {
+    pub(super) fn include(&mut self, at_ms: u64) {
+        let (first, last) = self.0.unwrap_or((at_ms, at_ms));
+        self.0 = Some((first.min(at_ms), last.max(at_ms)));
+    }
+
+    /// The first and the last, as texts.
+    pub(super) fn texts(self) -> (Option<String>, Option<String>) {
+        let text = |unix_ms| Rfc3339 { unix_ms }.to_string();
+        let texts = self.0.map(|(first, last)| (text(first), text(last)));
+        texts.unzip()
+    }
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, letter: &Letter) {
+        *self.reasons.entry(letter.reason()).or_default() += 1;
+        if let Some(why) = &letter.why {
+            self.span.include(why.failed_at_ms);
         }
     }
 
-    pub(super) fn count(&mut self, letter: &Letter) {
-        self.read += 1;
-        let why = letter.why.as_ref();
-        *self
-            .counts
-            .entry(why.map_or(UNKNOWN, |why| why.reason.as_str()))
-            .or_default() += 1;
-        self.reasons = self
-            .counts
-            .iter()
-            .map(|(reason, letters)| ReasonCount {
-                reason,
-                letters: *letters,
-            })
-            .collect();
-        if let Some(why) = why {
-            let at = why.failed_at_ms;
-            let (first, last) = self.span_ms.unwrap_or((at, at));
-            let (first, last) = (first.min(at), last.max(at));
-            self.span_ms = Some((first, last));
-            let text = |unix_ms| Some(Rfc3339 { unix_ms }.to_string());
-            (self.first_failed_at, self.last_failed_at) = (text(first), text(last));
+    pub(super) fn end(self, service: &str, letters: u64, complete: bool) -> Census {
+        let (first_failed_at, last_failed_at) = self.span.texts();
+        let reasons = self.reasons.iter().map(|(reason, letters)| ReasonCount {
+            reason: (*reason).to_owned(),
+            letters: *letters,
+        });
+        Census {
+            service: service.to_owned(),
+            letters,
+            read: self.reasons.values().sum(),
+            complete,
+            reasons: reasons.collect(),
+            first_failed_at,
+            last_failed_at,
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Dead letters as a workbench: looking at what services gave up, handling it again, or
-//! throwing it away, over any transport that this process can reach.
+//! Dead letters as a workbench: looking at what services gave up, grouping it, handling it
+//! again, throwing it away, or keeping it as test cases, over any transport that this
+//! process can reach.
 //!
 //! Owns the promise that no letter is lost by it. Looking gives everything back. A
 //! replay publishes the message with a confirm, under its own id, and only then removes
@@ -8,28 +9,66 @@
 //!
 //! Refuses to go on without bounds: each walk sees a queue once, as deep as it was at the
 //! start, and holds no more than its [`Bounds`] say.
+//!
+//! ```
+//! use brickwork::dead_letters::{Bounds, DeadLetters, Destination, Pace, Removal, Selection};
+//! use brickwork::transport::TransportError;
+//!
+//! /// Has the largest group of a service's letters handled again, 50 a second.
+//! async fn largest_again(letters: &DeadLetters, service: &str) -> Result<u64, TransportError> {
+//!     let groups = letters.groups(service, Bounds::default()).await?;
+//!     let Some(largest) = groups.groups.first() else {
+//!         return Ok(0);
+//!     };
+//!     let removal = Removal {
+//!         selection: Selection::Group(largest.fingerprint.clone()),
+//!         limit: u64::MAX,
+//!         dry_run: false,
+//!         pace: Pace::per_second(50.0).unwrap_or_default(),
+//!         bounds: Bounds::default(),
+//!     };
+//!     let stop = std::future::pending();
+//!     let outcome = letters.replay(service, &Destination::Original, &removal, stop).await?;
+//!     Ok(outcome.removed)
+//! }
+//! ```
 
+mod case;
 mod census;
+mod groups;
 mod letter;
+mod pace;
 mod removal;
 mod selection;
+mod task;
+mod view;
 mod walk;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::name::QueueId;
+use crate::redact::Redactor;
 use crate::transport::{Topology, Transport, TransportError};
 
+pub use case::{CaseMessage, Emitted, Expected, Happened, InvalidCases, TestCase, TestCases};
 pub use census::{Census, ReasonCount};
-pub use letter::{Letter, LetterView, REPLAYS};
-pub use removal::{Outcome, Pace, Removal};
+pub use groups::{GROUPS_MAX, Group, Groups};
+pub use letter::{Letter, REPLAYS};
+pub use pace::Pace;
+pub use removal::{Destination, Outcome, Removal};
 pub use selection::Selection;
+pub(crate) use task::{Report, Task, Views};
+pub use view::{Encoding, LetterView};
 
+use census::Tally;
+use groups::Sorter;
 use walk::Walk;
 
 /// What a walk over a dead-letter queue may hold at most. Letters that are looked at and
 /// stay are held, unsettled, to the end, so that none is seen twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// In letters.
     pub letters: usize,
@@ -50,6 +89,7 @@ impl Default for Bounds {
 pub struct DeadLetters {
     transport: Arc<dyn Transport>,
     topology: Topology,
+    redactor: Arc<Redactor>,
 }
 
 /// Letters that were looked at.
@@ -71,10 +111,29 @@ impl DeadLetters {
         topology: Topology,
     ) -> Result<Self, TransportError> {
         transport.attach(&topology).await?;
-        Ok(Self {
+        Ok(Self::of(transport, topology))
+    }
+
+    /// Those of an app whose transport knows its topology.
+    pub(crate) fn of(transport: Arc<dyn Transport>, topology: Topology) -> Self {
+        Self {
             transport,
             topology,
-        })
+            redactor: Arc::default(),
+        }
+    }
+
+    /// What it shows is cleaned of these secrets. Letters themselves, which
+    /// [`find`](Self::find) gives, are as they are.
+    #[must_use]
+    pub fn redacting(mut self, redactor: Arc<Redactor>) -> Self {
+        self.redactor = redactor;
+        self
+    }
+
+    /// A text without secrets.
+    pub(crate) fn clean(&self, text: &str) -> String {
+        self.redactor.clean(text).into_owned()
     }
 
     /// The services that have a dead-letter queue: those with an input.
@@ -88,13 +147,29 @@ impl DeadLetters {
     /// The transport can't, or there is no such queue.
     pub async fn census(&self, service: &str, bounds: Bounds) -> Result<Census, TransportError> {
         let mut walk = Walk::open(&*self.transport, service, bounds).await?;
-        let mut census = Census::new(service, walk.depth());
+        let mut tally = Tally::default();
         while let Some(delivery) = walk.next().await? {
-            census.count(&Letter::new(delivery.message().clone()));
+            tally.count(&Letter::new(delivery.message().clone()));
             walk.hold(delivery);
         }
-        census.complete = walk.end().await?;
-        Ok(census)
+        let letters = walk.depth();
+        Ok(tally.end(service, letters, walk.end().await?))
+    }
+
+    /// The letters of a service that failed alike, together: how many, since when, and one
+    /// of them as an example.
+    ///
+    /// # Errors
+    /// The transport can't, or there is no such queue.
+    pub async fn groups(&self, service: &str, bounds: Bounds) -> Result<Groups, TransportError> {
+        let mut walk = Walk::open(&*self.transport, service, bounds).await?;
+        let mut sorter = Sorter::new(service, &self.redactor);
+        while let Some(delivery) = walk.next().await? {
+            sorter.sort(&Letter::new(delivery.message().clone()));
+            walk.hold(delivery);
+        }
+        let letters = walk.depth();
+        Ok(sorter.end(letters, walk.end().await?))
     }
 
     /// The first letters of a service that are selected.
@@ -114,7 +189,7 @@ impl DeadLetters {
             && let Some(delivery) = walk.next().await?
         {
             let letter = Letter::new(delivery.message().clone());
-            if selection.covers(&letter) {
+            if selection.covers(service, &letter) {
                 found.letters.push(letter);
             }
             walk.hold(delivery);
@@ -123,23 +198,29 @@ impl DeadLetters {
         Ok(found)
     }
 
-    /// Publishes the messages of the selected letters to the inputs that gave them up,
-    /// and removes each letter once that is confirmed. Stops early when `stop` resolves:
-    /// what is under way is finished.
+    /// Publishes the messages of the selected letters to the inputs that gave them up, or
+    /// to another one, and removes each letter once that is confirmed. Stops early when
+    /// `stop` resolves: what is under way is finished.
     ///
     /// # Errors
-    /// The transport can't, or there is no such queue. What a publication met is in the
-    /// outcome.
+    /// The transport can't, or there is no such queue or input. What a publication met is
+    /// in the outcome.
     pub async fn replay(
         &self,
         service: &str,
+        to: &Destination,
         removal: &Removal,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, TransportError> {
-        removal::replay(self, service, removal, stop).await
+        if let Destination::Input(input) = to
+            && !self.topology.queues.iter().any(|queue| queue.id == *input)
+        {
+            return Err(TransportError::NoQueue(input.clone()));
+        }
+        removal::replay(self, service, to, removal, stop).await
     }
 
-    /// Removes the selected letters for good.
+    /// Removes the selected letters for good. Stops early when `stop` resolves.
     ///
     /// # Errors
     /// The transport can't, or there is no such queue.
@@ -150,6 +231,17 @@ impl DeadLetters {
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, TransportError> {
         removal::discard(self, service, removal, stop).await
+    }
+
+    /// A letter for people and programs to look at, without secrets, and with a payload of
+    /// at most so many bytes.
+    pub fn view(&self, service: &str, letter: &Letter, payload_bytes_max: usize) -> LetterView {
+        let mut view = letter.view(service, payload_bytes_max, &self.redactor);
+        if view.input.is_none() {
+            let input = self.input_of(service, letter);
+            view.input = input.map(|id| id.input.into());
+        }
+        view
     }
 
     /// Where a letter's message goes when it is replayed: to the input that gave it up.

@@ -2,13 +2,12 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
 
+use super::pace::{Pace, Turns};
 use super::walk::Walk;
 use super::{Bounds, DeadLetters, Letter, Selection};
 use crate::delivery::Delivery;
@@ -17,9 +16,11 @@ use crate::transport::{Completion, Outgoing, TransportError};
 
 /// Replays under way, unconfirmed.
 const WINDOW: u32 = 64;
+/// So many ids a dry run names.
+const IDS_MAX: usize = 10_000;
 
 /// Which letters go, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Removal {
     /// Which.
     pub selection: Selection,
@@ -33,43 +34,20 @@ pub struct Removal {
     pub bounds: Bounds,
 }
 
-/// How fast letters go, at most.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Pace(Option<Duration>);
-
-impl Pace {
-    /// So many a second; `None` if that is no positive number.
-    pub fn per_second(letters: f64) -> Option<Self> {
-        let gap = Duration::try_from_secs_f64(1.0 / letters).ok()?;
-        (letters > 0.0).then_some(Self(Some(gap)))
-    }
-}
-
-/// Lets letters go one by one.
-struct Turns {
-    gap: Option<Duration>,
-    next: Instant,
-}
-
-impl Turns {
-    fn new(Pace(gap): Pace) -> Self {
-        Self {
-            gap,
-            next: Instant::now(),
-        }
-    }
-
-    /// Waits for the next one's turn. Time that was lost isn't made up for.
-    async fn next(&mut self) {
-        if let Some(gap) = self.gap {
-            sleep_until(self.next).await;
-            self.next = Instant::now().max(self.next) + gap;
-        }
-    }
+/// Where messages of letters go when they are replayed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Destination {
+    /// To the input that gave it up; of a letter that doesn't say which, to the only one
+    /// that there is.
+    #[default]
+    Original,
+    /// All to this input of the app.
+    Input(QueueId),
 }
 
 /// What became of the letters of one service.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// How many were there.
     pub letters: u64,
@@ -85,8 +63,23 @@ pub struct Outcome {
     pub stopped: bool,
     /// The first error of a publication; the letter stays, and nothing further was tried.
     pub error: Option<String>,
-    /// With `dry_run`: the ids that were selected.
+    /// With `dry_run`: the ids that were selected, 10,000 at most.
     pub ids: Vec<String>,
+}
+
+impl Outcome {
+    /// Adds what became of the letters of another service.
+    pub fn add(&mut self, other: Self) {
+        self.letters += other.letters;
+        self.selected += other.selected;
+        self.removed += other.removed;
+        self.without_input += other.without_input;
+        self.more |= other.more;
+        self.stopped |= other.stopped;
+        self.error = self.error.take().or(other.error);
+        let room = IDS_MAX.saturating_sub(self.ids.len());
+        self.ids.extend(other.ids.into_iter().take(room));
+    }
 }
 
 /// What publications under way report.
@@ -96,30 +89,83 @@ struct Progress {
     error: Option<TransportError>,
 }
 
-/// What is to be done with one selected letter.
+/// What is done with letters that go.
+enum Deed<'a> {
+    Replay(Replay<'a>),
+    Discard,
+}
+
+/// Publishes messages of letters, some at a time.
+struct Replay<'a> {
+    to: &'a Destination,
+    progress: Arc<Mutex<Progress>>,
+    window: Arc<Semaphore>,
+}
+
+/// What became of one selected letter.
 enum Step {
     Done,
-    /// It can't go; it stays.
-    Stays(Delivery),
-    /// Nothing more can.
+    /// It stays, since there is nowhere to go.
+    WithoutInput(Delivery),
+    /// It stays, and nothing further is to be tried.
     Fails(Delivery),
 }
 
 pub(super) async fn replay(
     letters: &DeadLetters,
     service: &str,
+    to: &Destination,
     removal: &Removal,
     stop: impl Future<Output = ()>,
 ) -> Result<Outcome, TransportError> {
-    let progress: Arc<Mutex<Progress>> = Arc::default();
-    let window = Arc::new(Semaphore::new(WINDOW as usize));
-    let send = async |input: QueueId, letter: &Letter, delivery: Delivery| {
-        let permit = window.clone().acquire_owned().await;
+    let replay = Replay {
+        to,
+        progress: Arc::default(),
+        window: Arc::new(Semaphore::new(WINDOW as usize)),
+    };
+    let progress = replay.progress.clone();
+    let deed = Deed::Replay(replay);
+    let mut outcome = walk(letters, service, removal, stop, &deed).await?;
+    let progress = progress.lock();
+    if !removal.dry_run {
+        outcome.removed = progress.confirmed;
+    }
+    outcome.error = progress.error.as_ref().map(ToString::to_string);
+    Ok(outcome)
+}
+
+pub(super) async fn discard(
+    letters: &DeadLetters,
+    service: &str,
+    removal: &Removal,
+    stop: impl Future<Output = ()>,
+) -> Result<Outcome, TransportError> {
+    walk(letters, service, removal, stop, &Deed::Discard).await
+}
+
+impl Replay<'_> {
+    /// Where a letter's message goes.
+    fn input_of(&self, letters: &DeadLetters, service: &str, letter: &Letter) -> Option<QueueId> {
+        match self.to {
+            Destination::Original => letters.input_of(service, letter),
+            Destination::Input(input) => Some(input.clone()),
+        }
+    }
+
+    /// Publishes it, and removes the letter when that is confirmed.
+    async fn publish(
+        &self,
+        letters: &DeadLetters,
+        input: QueueId,
+        letter: &Letter,
+        delivery: Delivery,
+    ) -> Step {
+        let permit = self.window.clone().acquire_owned().await;
         let permit = permit.expect("the window stays open");
-        if progress.lock().error.is_some() {
+        if self.progress.lock().error.is_some() {
             return Step::Fails(delivery);
         }
-        let progress = progress.clone();
+        let progress = self.progress.clone();
         let done = Completion::new(move |outcome| {
             match outcome {
                 Ok(()) => {
@@ -137,53 +183,53 @@ pub(super) async fn replay(
         };
         letters.transport.publish(vec![outgoing], done);
         Step::Done
-    };
-    let each = async |letter: &Letter, delivery: Delivery| match letters.input_of(service, letter) {
-        None => Step::Stays(delivery),
-        Some(_) if removal.dry_run => Step::Stays(delivery),
-        Some(input) => send(input, letter, delivery).await,
-    };
-    let settled = async || {
-        // Every publication reports, if only that it was not confirmed in time.
-        let _all = window.acquire_many(WINDOW).await;
-    };
-    let mut outcome = walk(letters, service, removal, stop, each, settled).await?;
-    let progress = progress.lock();
-    if !removal.dry_run {
-        outcome.removed = progress.confirmed;
     }
-    outcome.error = progress.error.as_ref().map(ToString::to_string);
-    Ok(outcome)
 }
 
-pub(super) async fn discard(
-    letters: &DeadLetters,
-    service: &str,
-    removal: &Removal,
-    stop: impl Future<Output = ()>,
-) -> Result<Outcome, TransportError> {
-    let each = async |_: &Letter, delivery: Delivery| {
-        if removal.dry_run {
-            return Step::Stays(delivery);
+impl Deed<'_> {
+    async fn with(
+        &self,
+        letters: &DeadLetters,
+        service: &str,
+        letter: &Letter,
+        delivery: Delivery,
+    ) -> Step {
+        match self {
+            Self::Replay(replay) => match replay.input_of(letters, service, letter) {
+                None => Step::WithoutInput(delivery),
+                Some(input) => replay.publish(letters, input, letter, delivery).await,
+            },
+            Self::Discard => {
+                delivery.ack();
+                Step::Done
+            }
         }
-        delivery.ack();
-        Step::Done
-    };
-    let mut outcome = walk(letters, service, removal, stop, each, async || {}).await?;
-    // Whatever input gave it up.
-    outcome.without_input = 0;
-    outcome.removed = outcome.selected;
-    Ok(outcome)
+    }
+
+    /// Whether it could be done.
+    fn could(&self, letters: &DeadLetters, service: &str, letter: &Letter) -> bool {
+        match self {
+            Self::Replay(replay) => replay.input_of(letters, service, letter).is_some(),
+            Self::Discard => true,
+        }
+    }
+
+    /// Waits until all that was begun has ended.
+    async fn settled(&self) {
+        if let Self::Replay(replay) = self {
+            // Every publication reports, if only that it was not confirmed in time.
+            let _all = replay.window.acquire_many(WINDOW).await;
+        }
+    }
 }
 
-/// Sees every letter once, does `each` to the selected ones, and gives back the others.
+/// Sees every letter once, does the deed to the selected ones, and gives back the others.
 async fn walk(
     letters: &DeadLetters,
     service: &str,
     removal: &Removal,
     stop: impl Future<Output = ()>,
-    each: impl AsyncFn(&Letter, Delivery) -> Step,
-    settled: impl AsyncFn(),
+    deed: &Deed<'_>,
 ) -> Result<Outcome, TransportError> {
     let mut stop = pin!(stop);
     let mut walk = Walk::open(&*letters.transport, service, removal.bounds).await?;
@@ -210,41 +256,46 @@ async fn walk(
             Err(error) => break Err(error),
         };
         let letter = Letter::new(delivery.message().clone());
-        if !removal.selection.covers(&letter) {
+        if !removal.selection.covers(service, &letter) {
             walk.hold(delivery);
             continue;
         }
-        let has_input = letters.input_of(service, &letter).is_some();
         if removal.dry_run {
-            outcome.ids.push(letter.message.id.to_string());
-        } else {
-            tokio::select! {
-                biased;
-                () = &mut stop => {
-                    outcome.stopped = true;
-                    walk.hold(delivery);
-                    break Ok(());
-                }
-                () = turns.next() => {}
+            match deed.could(letters, service, &letter) {
+                true => outcome.removed += 1,
+                false => outcome.without_input += 1,
             }
+            if outcome.ids.len() < IDS_MAX {
+                outcome.ids.push(letter.message.id.to_string());
+            }
+            outcome.selected += 1;
+            walk.hold(delivery);
+            continue;
         }
-        match each(&letter, delivery).await {
-            Step::Done => {}
-            Step::Stays(delivery) => walk.hold(delivery),
+        tokio::select! {
+            biased;
+            () = &mut stop => {
+                outcome.stopped = true;
+                walk.hold(delivery);
+                break Ok(());
+            }
+            () = turns.next() => {}
+        }
+        match deed.with(letters, service, &letter, delivery).await {
+            Step::Done => outcome.removed += 1,
+            Step::WithoutInput(delivery) => {
+                outcome.without_input += 1;
+                walk.hold(delivery);
+            }
             Step::Fails(delivery) => {
                 walk.hold(delivery);
                 break Ok(());
             }
         }
         outcome.selected += 1;
-        if has_input {
-            outcome.removed += 1;
-        } else {
-            outcome.without_input += 1;
-        }
     };
     // Also when the walk failed: what was confirmed has been removed.
-    settled().await;
+    deed.settled().await;
     outcome.more = !walk.end().await?;
     ended.map(|()| outcome)
 }

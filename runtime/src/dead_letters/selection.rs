@@ -1,27 +1,54 @@
 //! Which letters are meant.
 
+use serde::{Deserialize, Serialize};
+
 use super::Letter;
 use crate::dead_letter::Reason;
 use crate::id::MessageId;
 
 /// A choice among the letters of one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Selection {
     /// All of them.
     All,
     /// Those of these messages. A message that two inputs gave up has two letters.
+    #[serde(with = "ids")]
     Ids(Vec<MessageId>),
     /// Those that were given up for this reason.
     Reason(Reason),
+    /// Those that failed alike: with this [fingerprint](Letter::fingerprint).
+    Group(String),
 }
 
 impl Selection {
-    /// Whether it is one of them.
-    pub fn covers(&self, letter: &Letter) -> bool {
+    /// Whether it is one of them, among those of a service.
+    pub fn covers(&self, service: &str, letter: &Letter) -> bool {
         match self {
             Self::All => true,
             Self::Ids(ids) => ids.contains(&letter.message.id),
             Self::Reason(reason) => letter.why.as_ref().is_some_and(|why| why.reason == *reason),
+            Self::Group(group) => letter.fingerprint(service) == *group,
         }
+    }
+}
+
+/// Ids as texts.
+mod ids {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::id::MessageId;
+
+    pub(super) fn serialize<S: Serializer>(ids: &[MessageId], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(ids.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<MessageId>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let ids = texts.iter().map(|text| text.parse().map_err(Error::custom));
+        ids.collect()
     }
 }

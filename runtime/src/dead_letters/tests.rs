@@ -134,7 +134,7 @@ async fn looking_gives_everything_back_in_order_however_many_pages_it_takes() {
     let counts: Vec<_> = census
         .reasons
         .iter()
-        .map(|it| (it.reason, it.letters))
+        .map(|it| (&*it.reason, it.letters))
         .collect();
     assert_eq!(counts, [("error", 500), ("reject", 500)]);
     assert_eq!(
@@ -173,7 +173,10 @@ async fn a_walk_holds_no_more_than_its_bounds_say() {
     // What goes isn't held: there the bounds are no limit.
     let mut all = removal(Selection::All);
     all.bounds = few;
-    let outcome = letters.replay("stock", &all, pending()).await.unwrap();
+    let outcome = letters
+        .replay("stock", &Destination::Original, &all, pending())
+        .await
+        .unwrap();
     assert_eq!((outcome.removed, outcome.more), (500, false));
     assert_eq!(ids(&*transport, &input()).await.len(), 500);
 }
@@ -184,7 +187,10 @@ async fn only_what_is_selected_goes_and_a_dry_run_changes_nothing() {
     let queue = QueueId::dead_letters("stock");
     let mut rejected = removal(Selection::Reason(Reason::Reject));
     rejected.dry_run = true;
-    let outcome = letters.replay("stock", &rejected, pending()).await.unwrap();
+    let outcome = letters
+        .replay("stock", &Destination::Original, &rejected, pending())
+        .await
+        .unwrap();
     assert_eq!(
         (outcome.selected, outcome.removed, outcome.ids.len()),
         (5, 5, 5)
@@ -192,7 +198,10 @@ async fn only_what_is_selected_goes_and_a_dry_run_changes_nothing() {
     assert_eq!(ids(&*transport, &queue).await.len(), 10);
     rejected.dry_run = false;
     rejected.limit = 2;
-    let outcome = letters.replay("stock", &rejected, pending()).await.unwrap();
+    let outcome = letters
+        .replay("stock", &Destination::Original, &rejected, pending())
+        .await
+        .unwrap();
     assert_eq!((outcome.selected, outcome.removed), (2, 2));
     assert_eq!(ids(&*transport, &input()).await, ["order-1", "order-3"]);
     let outcome = letters
@@ -214,15 +223,15 @@ async fn a_replay_keeps_its_pace_and_stops_when_it_is_told_to() {
     let mut slow = removal(Selection::All);
     slow.pace = Pace::per_second(10.0).unwrap();
     let stop = tokio::time::sleep(Duration::from_millis(2050));
-    let outcome = letters.replay("stock", &slow, stop).await.unwrap();
+    let outcome = letters
+        .replay("stock", &Destination::Original, &slow, stop)
+        .await
+        .unwrap();
     assert!(outcome.stopped);
     assert_eq!(outcome.removed, 21);
     assert_eq!(ids(&*transport, &input()).await.len(), 21);
     let left = ids(&*transport, &QueueId::dead_letters("stock")).await;
     assert_eq!(left.len(), 79);
-    assert_eq!(Pace::per_second(0.0), None);
-    assert_eq!(Pace::per_second(f64::NAN), None);
-    assert_eq!(Pace::per_second(-1.0), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,7 +251,10 @@ async fn a_message_that_is_given_up_again_meanwhile_is_not_replayed_twice() {
     });
     let mut all = removal(Selection::All);
     all.pace = Pace::per_second(100.0).unwrap();
-    let outcome = letters.replay("stock", &all, pending()).await.unwrap();
+    let outcome = letters
+        .replay("stock", &Destination::Original, &all, pending())
+        .await
+        .unwrap();
     assert_eq!((outcome.letters, outcome.removed), (20, 20));
     while transport.depth(&input()).await.unwrap().total() > 0 {
         tokio::task::yield_now().await;
@@ -252,4 +264,164 @@ async fn a_message_that_is_given_up_again_meanwhile_is_not_replayed_twice() {
     assert_eq!(found.letters.len(), 20);
     assert!(found.letters.iter().all(|letter| letter.replays() == 1));
     service.abort();
+}
+
+/// A letter of this error, given up at this second.
+fn failed(number: u32, error: String, second: u64) -> Outgoing {
+    let why = DeadLetter {
+        error,
+        failed_at_ms: second * 1000,
+        ..why(Reason::Error)
+    };
+    let mut envelope = letter(number).edit();
+    envelope.headers.clear();
+    Outgoing {
+        queue: Some(QueueId::dead_letters("stock")),
+        ..why.letter(&envelope.into()).into()
+    }
+}
+
+async fn publish(transport: &dyn Transport, batch: Vec<Outgoing>) {
+    let (done, outcome) = Completion::channel();
+    transport.publish(batch, done);
+    outcome.await.expect("they are there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_that_failed_alike_are_one_group_with_its_first_and_last() {
+    let (transport, letters) = bench(0).await;
+    let mut batch: Vec<Outgoing> = (0..50)
+        .map(|n| failed(n, format!("order {n}: no stock"), 100 - u64::from(n)))
+        .collect();
+    batch.extend((50..60).map(|n| failed(n, format!("can't reach 10.0.0.{n}"), 7)));
+    // One that somebody else put there.
+    let mut foreign = Envelope::new("order", "{}");
+    foreign.id = "foreign".parse().unwrap();
+    batch.push(Outgoing {
+        queue: Some(QueueId::dead_letters("stock")),
+        ..Message::from(foreign).into()
+    });
+    publish(&*transport, batch).await;
+    let secrets = Arc::new(Redactor::new(["no stock".to_owned()]));
+    let letters = letters.redacting(secrets);
+    let groups = letters.groups("stock", Bounds::default()).await.unwrap();
+    assert_eq!((groups.letters, groups.read, groups.others), (61, 61, 0));
+    assert!(groups.complete);
+    let told: Vec<_> = groups
+        .groups
+        .iter()
+        .map(|group| {
+            let error = group.error.as_deref().unwrap_or("-");
+            (group.letters, &*group.reason, error, &*group.example)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (50, "error", "order 0: [redacted]", "order-0"),
+            (10, "error", "can't reach 10.0.0.50", "order-50"),
+            (1, "unknown", "-", "foreign"),
+        ]
+    );
+    let largest = &groups.groups[0];
+    assert_eq!(
+        (&largest.first_failed_at, &largest.last_failed_at),
+        (
+            &Some("1970-01-01T00:00:51.000Z".into()),
+            &Some("1970-01-01T00:01:40.000Z".into())
+        )
+    );
+    assert_eq!(groups.groups[2].first_failed_at, None);
+    // A group is what is selected by its fingerprint, and nothing else.
+    for group in &groups.groups {
+        let one = Selection::Group(group.fingerprint.clone());
+        let found = letters.find("stock", &one, 100, Bounds::default());
+        assert_eq!(found.await.unwrap().letters.len() as u64, group.letters);
+    }
+    let smallest = Selection::Group(groups.groups[1].fingerprint.clone());
+    let smallest = removal(smallest);
+    let discarded = letters.discard("stock", &smallest, pending());
+    assert_eq!(discarded.await.unwrap().removed, 10);
+    assert_eq!(
+        ids(&*transport, &QueueId::dead_letters("stock"))
+            .await
+            .len(),
+        51
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_are_bounded_and_what_is_in_none_is_counted() {
+    let (transport, letters) = bench(0).await;
+    let word = |mut n: u32| -> String {
+        let mut word = String::new();
+        while n > 0 {
+            word.push(char::from(b'g' + (n % 16) as u8));
+            n /= 16;
+        }
+        word
+    };
+    let count = GROUPS_MAX as u32 + 300;
+    let batch = (0..count).map(|n| failed(n, format!("no {}", word(n)), 1));
+    publish(&*transport, batch.collect()).await;
+    let groups = letters.groups("stock", Bounds::default()).await.unwrap();
+    assert_eq!((groups.groups.len(), groups.others), (GROUPS_MAX, 300));
+    assert_eq!(groups.read, u64::from(count));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_may_go_to_another_input_and_to_none_that_is_not_there() {
+    let (transport, letters) = bench(3).await;
+    let other = QueueId::new("audit", "in");
+    let mut topology = letters.topology.clone();
+    topology.queues.push(QueueSpec {
+        id: other.clone(),
+        ..topology.queues[0].clone()
+    });
+    let letters = DeadLetters::open(transport.clone(), topology)
+        .await
+        .unwrap();
+    let nowhere = Destination::Input(QueueId::new("audit", "on"));
+    let all = removal(Selection::All);
+    let refused = letters.replay("stock", &nowhere, &all, pending()).await;
+    assert!(matches!(refused, Err(TransportError::NoQueue(_))));
+    let to = Destination::Input(other.clone());
+    let outcome = letters.replay("stock", &to, &all, pending()).await.unwrap();
+    assert_eq!((outcome.removed, outcome.without_input), (3, 0));
+    assert_eq!(ids(&*transport, &input()).await.len(), 0);
+    assert_eq!(
+        ids(&*transport, &other).await,
+        ["order-0", "order-1", "order-2"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_that_is_dropped_in_the_middle_gives_everything_back() {
+    let (transport, letters) = bench(1000).await;
+    let queue = QueueId::dead_letters("stock");
+    let before = ids(&*transport, &queue).await;
+    let mut slow = removal(Selection::Reason(Reason::Error));
+    slow.pace = Pace::per_second(100.0).unwrap();
+    let replay = letters.replay("stock", &Destination::Original, &slow, pending());
+    let cut = tokio::time::timeout(Duration::from_secs(2), replay).await;
+    assert!(cut.is_err(), "it was still at it");
+    let replayed = ids(&*transport, &input()).await;
+    assert!((190..=210).contains(&replayed.len()), "{}", replayed.len());
+    let left = ids(&*transport, &queue).await;
+    assert_eq!(left.len() + replayed.len(), 1000);
+    let kept = before.into_iter().filter(|id| !replayed.contains(id));
+    assert_eq!(left, kept.collect::<Vec<_>>());
+}
+
+/// Whoever uses the library may do so on any thread.
+#[test]
+fn work_on_letters_can_be_spawned() {
+    fn spawned(letters: &'static DeadLetters, removal: &'static Removal) {
+        fn can(_: impl Future + Send + 'static) {}
+        let to = &Destination::Original;
+        can(letters.replay("stock", to, removal, pending()));
+        can(letters.discard("stock", removal, pending()));
+        can(letters.groups("stock", Bounds::default()));
+    }
+    let _it_compiles: fn(_, _) = spawned;
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Bounds;
 use crate::delivery::Delivery;
@@ -23,6 +23,11 @@ const QUIET_MAX: usize = 40;
 /// For giving back; a transport that doesn't answer gives everything back when it goes.
 const END_WITHIN: Duration = Duration::from_secs(30);
 
+/// For seeing that what was given back is there again; others may have taken it since.
+const BACK_WITHIN: Duration = Duration::from_secs(2);
+/// A queue doesn't say that: this is how often it is asked.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+
 const NO_ANSWER: &str = "it doesn't answer: what was done may not have arrived";
 
 /// A walk.
@@ -34,6 +39,8 @@ pub(super) struct Walk<'a> {
     depth: u64,
     /// How many of them are still to come.
     left: u64,
+    /// How many were handed out and are not held.
+    gone: u64,
     consumer: Option<Box<dyn Consumer>>,
     /// How many of the current consumer's are held.
     held_here: usize,
@@ -57,6 +64,7 @@ impl<'a> Walk<'a> {
             bounds,
             depth,
             left: depth,
+            gone: 0,
             consumer: None,
             held_here: 0,
             taken: VecDeque::new(),
@@ -72,6 +80,8 @@ impl<'a> Walk<'a> {
 
     /// The next letter; `None` when all were seen, or as many as may be held.
     pub(super) async fn next(&mut self) -> Result<Option<Delivery>, TransportError> {
+        // Letters may come faster than they are looked at, and others want the thread, too.
+        tokio::task::consume_budget().await;
         if self.taken.is_empty() && !self.fetch().await? {
             return Ok(None);
         }
@@ -79,11 +89,13 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         self.left -= 1;
+        self.gone += 1;
         Ok(self.taken.pop_front())
     }
 
     /// It stays: it is given back at the end.
     pub(super) fn hold(&mut self, delivery: Delivery) {
+        self.gone -= 1;
         self.held_here += 1;
         self.held_bytes += delivery.message().size();
         self.held.push(delivery);
@@ -101,6 +113,9 @@ impl<'a> Walk<'a> {
         }
         let flushed = timeout(END_WITHIN, self.transport.flush()).await;
         flushed.unwrap_or_else(|_| Err(TransportError::Lost(NO_ANSWER.into())))?;
+        // Whatever comes of it: everything is done.
+        let back = ready(self.transport, &self.queue, self.depth - self.gone);
+        let _seen = timeout(BACK_WITHIN, back).await;
         Ok(self.left == 0)
     }
 
@@ -137,5 +152,15 @@ impl<'a> Walk<'a> {
         }
         // The rest stays unseen, which the caller says.
         Ok(false)
+    }
+}
+
+/// Waits until so many are ready: a broker takes letters back in its own time, and whoever
+/// looks next, perhaps at once, is to find them.
+async fn ready(transport: &dyn Transport, queue: &QueueId, letters: u64) {
+    while let Ok(depth) = transport.depth(queue).await
+        && depth.ready < letters
+    {
+        sleep(ASK_EVERY).await;
     }
 }

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use super::{BoundArgs, Problem, line, print_clean, print_clean_json, services};
+use super::bench::Bench;
+use super::select::BoundArgs;
+use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, ManifestArgs};
-use crate::dead_letters::{Census, DeadLetters};
-use crate::transport::TransportError;
+use crate::dead_letters::Census;
 
 #[derive(clap::Args)]
 pub(super) struct List {
@@ -31,17 +32,17 @@ struct Listed<'a> {
 }
 
 impl List {
-    pub(super) async fn run(&self, letters: &DeadLetters, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
         let mut listed = Listed {
             app: plan.name(),
             services: Vec::new(),
             without_queue: Vec::new(),
         };
-        for service in services(letters, self.service.as_deref()) {
-            match letters.census(&service, self.bounds.bounds()).await {
+        for service in bench.services(self.service.as_deref()) {
+            match bench.census(&service, self.bounds.bounds()).await {
                 Ok(census) => listed.services.push(census),
-                Err(TransportError::NoQueue(_)) => listed.without_queue.push(service),
-                Err(error) => return Err(error.into()),
+                Err(problem) if problem.no_queue => listed.without_queue.push(service),
+                Err(problem) => return Err(problem),
             }
         }
         if self.json {
@@ -81,10 +82,12 @@ fn text_of(listed: &Listed<'_>) -> String {
         text.push('\n');
     }
     for census in listed.services.iter().filter(|census| !census.complete) {
-        text.push_str(&format!(
-            "{}: only the first {} of {} letters were read: see --scan\n",
-            census.service, census.read, census.letters
+        text.push_str(&super::not_all(
+            &census.service,
+            census.read,
+            census.letters,
         ));
+        text.push('\n');
     }
     for service in &listed.without_queue {
         text.push_str(&format!(

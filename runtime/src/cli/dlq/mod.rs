@@ -1,28 +1,26 @@
-//! `dlq`: dead letters, looked at and taken out, over the manifest's transport.
+//! `dlq`: dead letters, looked at, kept and taken out.
 //!
-//! Prints what [`crate::dead_letters`] finds and does. It connects by itself, beside the
-//! app if that runs, and makes nothing on the broker.
+//! Prints what [`crate::dead_letters`] finds and does: over the manifest's transport, or,
+//! where only the app reaches its letters, in the running app. Makes nothing on a broker.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::{FAILED, WRONG, print, print_report};
+use super::{FAILED, ManifestArgs, WRONG, print, print_report};
 use crate::app::Plan;
-use crate::dead_letter::Reason;
-use crate::dead_letters::{Bounds, DeadLetters, Selection};
-use crate::id::MessageId;
 use crate::manifest::suggest;
 use crate::service::Catalog;
-use crate::transport::{Pressure, Transport, TransportError, Transports, scheme_of};
+use crate::transport::Transports;
 
+mod bench;
+mod export;
+mod file;
+mod groups;
 mod list;
 mod remove;
+mod select;
 mod show;
 
-/// For saying good-bye to the transport.
-const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+use bench::Bench;
 
-/// Look at dead letters, replay them, discard them
+/// What is to be done with dead letters.
 #[derive(clap::Args)]
 pub(super) struct Dlq {
     #[command(subcommand)]
@@ -33,72 +31,59 @@ pub(super) struct Dlq {
 enum Verb {
     /// How many letters each service has, why, and since when
     List(list::List),
+    /// Letters that failed alike, together: how many, since when, with an example
+    ///
+    /// Alike are letters of one service with one reason, whose errors are the same but for
+    /// numbers, ids, quoted values, paths and addresses. The fingerprint of a group selects
+    /// its letters in the other verbs.
+    Groups(groups::GroupsArgs),
     /// Show letters: why, after how many attempts, headers, payload
     Show(show::Show),
-    /// Have messages handled again by the inputs that gave them up, under the same ids; a
-    /// letter goes once its message is confirmed
+    /// Have messages handled again, under the same ids
+    ///
+    /// A message is published to the input that gave it up, or to another one, and its
+    /// letter goes once that is confirmed: whatever dies in between, the message is there at
+    /// least once. Ctrl-C stops in order; what was replayed until then is said.
     Replay(remove::Replay),
     /// Remove letters for good
     Discard(remove::Discard),
+    /// Write letters down: as lines of JSON, or as test cases
+    ///
+    /// The letters stay in their queues. Secrets of the manifest are cut out.
+    Export(export::Export),
 }
 
-/// How far to look.
-#[derive(clap::Args)]
-struct BoundArgs {
-    /// Hold no more than so many letters of a service while looking through its queue
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    scan: usize,
-}
-
-impl BoundArgs {
-    fn bounds(&self) -> Bounds {
-        Bounds {
-            letters: self.scan,
-            ..Bounds::default()
+impl Verb {
+    fn manifest(&self) -> &ManifestArgs {
+        match self {
+            Self::List(list) => &list.manifest,
+            Self::Groups(groups) => &groups.manifest,
+            Self::Show(show) => &show.manifest,
+            Self::Replay(replay) => &replay.remove.manifest,
+            Self::Discard(discard) => &discard.remove.manifest,
+            Self::Export(export) => &export.manifest,
         }
     }
-}
 
-/// Which letters.
-#[derive(clap::Args)]
-#[group(required = true, multiple = false)]
-struct SelectionArgs {
-    /// The letters of this message; may be repeated
-    #[arg(long, value_name = "ID")]
-    id: Vec<MessageId>,
-    /// The letters that were given up for this reason
-    #[arg(long, value_parser = reason())]
-    reason: Option<Reason>,
-    /// All letters of the service
-    #[arg(long)]
-    all: bool,
-}
-
-impl SelectionArgs {
-    fn selection(&self) -> Selection {
-        match self.reason {
-            Some(reason) => Selection::Reason(reason),
-            None if self.all => Selection::All,
-            None => Selection::Ids(self.id.clone()),
+    fn service(&self) -> Option<&str> {
+        match self {
+            Self::List(list) => list.service.as_deref(),
+            Self::Groups(groups) => groups.service.as_deref(),
+            Self::Show(show) => show.service.as_deref(),
+            Self::Replay(replay) => replay.remove.service.as_deref(),
+            Self::Discard(discard) => discard.remove.service.as_deref(),
+            Self::Export(export) => export.service.as_deref(),
         }
     }
-}
-
-fn reason() -> impl clap::builder::TypedValueParser<Value = Reason> {
-    use clap::builder::{PossibleValuesParser, TypedValueParser};
-    let names = Reason::ALL.map(Reason::as_str);
-    PossibleValuesParser::new(names).map(|name| {
-        let named = Reason::ALL
-            .into_iter()
-            .find(|reason| reason.as_str() == name);
-        named.expect("only these names are let in")
-    })
 }
 
 /// Why a verb didn't do what it was to do, with the exit code.
+#[derive(Debug)]
 struct Problem {
     code: u8,
     text: String,
+    /// A queue isn't there.
+    no_queue: bool,
 }
 
 impl Problem {
@@ -106,37 +91,33 @@ impl Problem {
         Self {
             code: WRONG,
             text: text.into(),
+            no_queue: false,
         }
     }
 
     fn failed(text: impl Into<String>) -> Self {
         Self {
             code: FAILED,
-            text: text.into(),
+            ..Self::wrong(text)
         }
     }
-}
 
-impl From<TransportError> for Problem {
-    fn from(error: TransportError) -> Self {
-        Self::failed(match error {
-            TransportError::NoQueue(queue) => {
-                format!("there is no queue {queue} on the transport: has the app run there?")
-            }
-            error => error.to_string(),
-        })
+    fn no_queue(text: impl Into<String>) -> Self {
+        Self {
+            no_queue: true,
+            ..Self::failed(text)
+        }
+    }
+
+    /// The app answered something else than it was asked.
+    fn odd() -> Self {
+        Self::failed("the app's answer is none to this question: is it another version?")
     }
 }
 
 impl Dlq {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let manifest = match &self.verb {
-            Verb::List(list) => &list.manifest,
-            Verb::Show(show) => &show.manifest,
-            Verb::Replay(replay) => &replay.remove.manifest,
-            Verb::Discard(discard) => &discard.remove.manifest,
-        };
-        let plan = match manifest.load(&[], catalog, transports) {
+        let plan = match self.verb.manifest().load(&[], catalog, transports) {
             Err(report) => return print_report(&report, false),
             Ok(plan) => plan,
         };
@@ -158,32 +139,27 @@ impl Dlq {
     }
 
     async fn run(&self, plan: &Plan, transports: &Transports) -> Result<u8, Problem> {
-        self.check_service(plan)?;
-        let transport = connect(plan, transports).await?;
-        let outcome = async {
-            let letters = DeadLetters::open(transport.clone(), plan.topology()).await?;
-            match &self.verb {
-                Verb::List(list) => list.run(&letters, plan).await,
-                Verb::Show(show) => show.run(&letters, plan).await,
-                Verb::Replay(replay) => replay.run(&letters, plan).await,
-                Verb::Discard(discard) => discard.run(&letters, plan).await,
-            }
-        }
-        .await;
-        // Everything is done; a broker that doesn't answer is left alone.
-        let _closed = tokio::time::timeout(CLOSE_WITHIN, transport.close()).await;
+        self.check_names(plan)?;
+        let bench = Bench::open(plan, transports).await?;
+        let outcome = match &self.verb {
+            Verb::List(list) => list.run(&bench, plan).await,
+            Verb::Groups(groups) => groups.run(&bench, plan).await,
+            Verb::Show(show) => show.run(&bench, plan).await,
+            Verb::Replay(replay) => replay.run(&bench, plan).await,
+            Verb::Discard(discard) => discard.run(&bench, plan).await,
+            Verb::Export(export) => export.run(&bench, plan).await,
+        };
+        bench.close().await;
         outcome
     }
 
-    /// Before anything is connected: the service that is named has dead letters.
-    fn check_service(&self, plan: &Plan) -> Result<(), Problem> {
-        let named = match &self.verb {
-            Verb::List(list) => list.service.as_deref(),
-            Verb::Show(show) => show.service.as_deref(),
-            Verb::Replay(replay) => Some(&*replay.remove.service),
-            Verb::Discard(discard) => Some(&*discard.remove.service),
-        };
-        let Some(named) = named else {
+    /// Before anything is connected: the service that is named has dead letters, and the
+    /// input is there.
+    fn check_names(&self, plan: &Plan) -> Result<(), Problem> {
+        if let Verb::Replay(replay) = &self.verb {
+            replay.check_input(plan)?;
+        }
+        let Some(named) = self.verb.service() else {
             return Ok(());
         };
         let topology = plan.topology();
@@ -197,35 +173,20 @@ impl Dlq {
             )));
         }
         let services: Vec<&str> = topology.services().collect();
-        let help = suggest::help(named, services, "there are");
-        let help = help.map_or(String::new(), |help| format!("; {help}"));
-        Err(Problem::wrong(format!(
-            "no service has the label {}{help}",
-            suggest::quote(named)
-        )))
+        Err(unknown("service has the label", named, services))
     }
 }
 
-async fn connect(plan: &Plan, transports: &Transports) -> Result<Arc<dyn Transport>, Problem> {
-    let url = &plan.transport;
-    let connector = transports.for_url(url);
-    let connector = connector.expect("the manifest was checked");
-    let scheme = scheme_of(url);
-    if !connector.guarantees(scheme).crosses_processes {
-        return Err(Problem::wrong(format!(
-            "dead letters on {scheme}: are in the process that runs the app, and another one \
-             can't reach them: this needs a transport that processes share, such as amqp:"
-        )));
-    }
-    Ok(connector.connect(url, Arc::<Pressure>::default()).await?)
+/// Nothing is called so; what may have been meant.
+fn unknown(what: &str, named: &str, names: Vec<&str>) -> Problem {
+    let help = suggest::help(named, names, "there are");
+    let help = help.map_or(String::new(), |help| format!("; {help}"));
+    Problem::wrong(format!("no {what} {}{help}", suggest::quote(named)))
 }
 
-/// The services that are meant: the one that is named, or all.
-fn services(letters: &DeadLetters, named: Option<&str>) -> Vec<String> {
-    match named {
-        Some(named) => vec![named.to_owned()],
-        None => letters.services().map(str::to_owned).collect(),
-    }
+/// What is said when a bound was reached.
+fn not_all(service: &str, read: u64, letters: u64) -> String {
+    format!("{service}: only the first {read} of {letters} letters were read: see --scan")
 }
 
 /// Prints without secrets.

@@ -1,11 +1,17 @@
 //! `dlq replay` and `dlq discard`: letters are taken out.
 
+use std::pin::{Pin, pin};
+
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{BoundArgs, Problem, SelectionArgs, line, print_clean, print_clean_json};
+use super::bench::Bench;
+use super::select::{BoundArgs, SelectionArgs, missing};
+use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
-use crate::dead_letters::{DeadLetters, Outcome, Pace, Removal, Selection};
+use crate::dead_letters::{Destination, Outcome, Pace, Removal};
+use crate::name::QueueId;
 
 /// Ids that a dry run names for people.
 const NAMED_MAX: usize = 20;
@@ -14,9 +20,9 @@ const NAMED_MAX: usize = 20;
 pub(super) struct Replay {
     #[command(flatten)]
     pub(super) remove: Remove,
-    /// At most so many a second
-    #[arg(long, value_name = "N", value_parser = per_second)]
-    rate: Option<Pace>,
+    /// Replay to this input, and not to those that gave the messages up
+    #[arg(long, value_name = "SERVICE.INPUT", value_parser = input)]
+    to: Option<QueueId>,
 }
 
 #[derive(clap::Args)]
@@ -29,14 +35,18 @@ pub(super) struct Discard {
 pub(super) struct Remove {
     #[command(flatten)]
     pub(super) manifest: ManifestArgs,
-    /// The service whose letters these are
-    #[arg(long, value_name = "LABEL")]
-    pub(super) service: String,
+    /// The service whose letters these are; letters of a message or a group are looked for
+    /// with all services if none is named
+    #[arg(long, value_name = "LABEL", required_unless_present_any = ["id", "group"])]
+    pub(super) service: Option<String>,
     #[command(flatten)]
     selection: SelectionArgs,
     /// At most so many letters
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// At most so many a second: 50, or 50/s
+    #[arg(long, value_name = "N", value_parser = per_second)]
+    rate: Option<Pace>,
     /// Say what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -47,93 +57,221 @@ pub(super) struct Remove {
     json: bool,
 }
 
+/// What is done with letters.
+enum Deed {
+    Replay(Destination),
+    Discard,
+}
+
+/// What became of the letters of the services that were looked at.
+#[derive(Default, Serialize)]
+struct Removed {
+    #[serde(flatten)]
+    total: Outcome,
+    services: Vec<OfService>,
+}
+
+#[derive(Serialize)]
+struct OfService {
+    service: String,
+    letters: u64,
+    selected: u64,
+    removed: u64,
+    without_input: u64,
+    more: bool,
+}
+
 fn per_second(text: &str) -> Result<Pace, String> {
-    let number = text.parse().ok().and_then(Pace::per_second);
-    number.ok_or_else(|| "not a positive number of letters a second".into())
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    let number = number.parse().ok().and_then(Pace::per_second);
+    number.ok_or_else(|| "not a positive number of letters a second, such as 50 or 50/s".into())
+}
+
+fn input(text: &str) -> Result<QueueId, String> {
+    let parts = text.split_once('.').filter(|(service, input)| {
+        !service.is_empty() && !input.is_empty() && !input.contains('.')
+    });
+    let (service, input) = parts.ok_or("not a service and its input, such as stock.requests")?;
+    Ok(QueueId::new(service, input))
 }
 
 impl Replay {
-    pub(super) async fn run(&self, letters: &DeadLetters, plan: &Plan) -> Result<u8, Problem> {
-        let removal = self.remove.removal(self.rate.unwrap_or_default());
-        let stop = asked_to_stop()?;
-        let outcome = letters.replay(&self.remove.service, &removal, stop).await?;
-        Ok(self.remove.report(plan, "replayed", &outcome))
+    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+        let to = self.to.clone();
+        let to = to.map_or(Destination::Original, Destination::Input);
+        self.remove.run(bench, plan, &Deed::Replay(to)).await
+    }
+
+    /// The input that is named is one.
+    pub(super) fn check_input(&self, plan: &Plan) -> Result<(), Problem> {
+        let topology = plan.topology();
+        let mut inputs = topology.queues.iter().map(|queue| &queue.id);
+        let Some(to) = &self.to else {
+            return Ok(());
+        };
+        if inputs.any(|input| input == to) {
+            return Ok(());
+        }
+        let names: Vec<String> = topology.queues.iter().map(|it| it.id.to_string()).collect();
+        let names = names.iter().map(String::as_str).collect();
+        Err(super::unknown("input is called", &to.to_string(), names))
     }
 }
 
 impl Discard {
-    pub(super) async fn run(&self, letters: &DeadLetters, plan: &Plan) -> Result<u8, Problem> {
-        let removal = self.remove.removal(Pace::default());
-        let stop = asked_to_stop()?;
-        let outcome = letters
-            .discard(&self.remove.service, &removal, stop)
-            .await?;
-        Ok(self.remove.report(plan, "discarded", &outcome))
+    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+        self.remove.run(bench, plan, &Deed::Discard).await
     }
 }
 
 impl Remove {
-    fn removal(&self, pace: Pace) -> Removal {
+    async fn run(&self, bench: &Bench, plan: &Plan, deed: &Deed) -> Result<u8, Problem> {
+        let mut stop = pin!(asked_to_stop()?);
+        let mut removed = Removed::default();
+        for service in bench.services(self.service.as_deref()) {
+            let removal = self.removal(removed.total.selected);
+            let outcome = match deed.to(bench, &service, removal, stop.as_mut()).await {
+                Ok(outcome) => outcome,
+                // Nothing was ever given up there.
+                Err(problem) if problem.no_queue && self.service.is_none() => continue,
+                Err(problem) if removed.total.removed == 0 => return Err(problem),
+                Err(problem) => {
+                    // What was done with others' letters is said all the same.
+                    removed.total.error = Some(problem.text);
+                    break;
+                }
+            };
+            removed.add(service, outcome);
+            let total = &removed.total;
+            if total.stopped || total.error.is_some() || self.is_reached(total.selected) {
+                break;
+            }
+        }
+        Ok(self.report(plan, deed, &removed))
+    }
+
+    fn is_reached(&self, selected: u64) -> bool {
+        self.limit.is_some_and(|limit| selected >= limit)
+    }
+
+    /// What is left to do when so many were selected.
+    fn removal(&self, selected: u64) -> Removal {
         Removal {
             selection: self.selection.selection(),
-            limit: self.limit.unwrap_or(u64::MAX),
+            limit: self.limit.unwrap_or(u64::MAX).saturating_sub(selected),
             dry_run: self.dry_run,
-            pace,
+            pace: self.rate.unwrap_or_default(),
             bounds: self.bounds.bounds(),
         }
     }
 
     /// Says what was done; the exit code.
-    fn report(&self, plan: &Plan, done: &str, outcome: &Outcome) -> u8 {
+    fn report(&self, plan: &Plan, deed: &Deed, removed: &Removed) -> u8 {
+        let total = &removed.total;
         if self.json {
-            print_clean_json(plan, outcome);
+            print_clean_json(plan, removed);
         } else {
-            print_clean(plan, &self.text_of(done, outcome));
+            print_clean(plan, &self.text_of(deed.done(), removed));
         }
-        if let Some(error) = &outcome.error {
+        if let Some(error) = &total.error {
             eprintln!(
                 "error: {}; its letter and those after it stay",
                 plan.redactor.clean(error)
             );
         }
-        if outcome.stopped {
+        if total.stopped {
             eprintln!("stopped: the other letters stay");
         }
-        let by_id = matches!(self.selection.selection(), Selection::Ids(_));
-        let missing = by_id && outcome.selected == 0 && outcome.error.is_none();
-        if missing {
-            eprintln!("error: no letter of this message was found");
+        let missing = missing(&self.selection.selection())
+            .filter(|_| total.selected == 0 && total.error.is_none() && !total.stopped);
+        if let Some(missing) = missing {
+            eprintln!("error: {missing}");
         }
-        let failed = outcome.error.is_some() || outcome.stopped || outcome.without_input > 0;
-        if failed || missing { FAILED } else { DONE }
+        let failed = total.error.is_some() || total.stopped || total.without_input > 0;
+        if failed || missing.is_some() {
+            FAILED
+        } else {
+            DONE
+        }
     }
 
-    fn text_of(&self, done: &str, outcome: &Outcome) -> String {
-        let Outcome {
-            letters, removed, ..
-        } = outcome;
+    fn text_of(&self, done: &str, removed: &Removed) -> String {
         let would = if self.dry_run { "would be " } else { "" };
-        let service = &self.service;
-        let mut text = format!("{service}: {removed} of {letters} letters {would}{done}\n");
-        for id in outcome.ids.iter().take(NAMED_MAX) {
+        let mut text = String::new();
+        // Where none was meant there is nothing to tell, unless that service was named.
+        let told = |it: &&OfService| self.service.is_some() || it.selected > 0;
+        for of in removed.services.iter().filter(told) {
+            let OfService {
+                service,
+                letters,
+                removed,
+                ..
+            } = of;
+            text.push_str(&format!(
+                "{service}: {removed} of {letters} letters {would}{done}\n"
+            ));
+        }
+        let ids = &removed.total.ids;
+        for id in ids.iter().take(NAMED_MAX) {
             text.push_str(&format!("  {}\n", line(id)));
         }
-        if outcome.ids.len() > NAMED_MAX {
-            text.push_str(&format!("  and {} more\n", outcome.ids.len() - NAMED_MAX));
+        if ids.len() > NAMED_MAX {
+            text.push_str(&format!("  and {} more\n", ids.len() - NAMED_MAX));
         }
-        if outcome.without_input > 0 {
-            text.push_str(&format!(
-                "{service}: {} can't be replayed, since no input of the manifest is the one \
-                 that gave them up\n",
-                outcome.without_input
-            ));
-        }
-        if outcome.more && self.limit.is_none_or(|limit| outcome.selected < limit) {
-            text.push_str(&format!(
-                "{service}: not all letters were looked at: see --scan\n"
-            ));
+        let mut selected = 0;
+        for of in &removed.services {
+            let service = &of.service;
+            if of.without_input > 0 {
+                text.push_str(&format!(
+                    "{service}: {} can't be replayed, since no input of the manifest is the one \
+                     that gave them up: --to replays them to another one\n",
+                    of.without_input
+                ));
+            }
+            selected += of.selected;
+            if of.more && !self.is_reached(selected) {
+                text.push_str(&format!(
+                    "{service}: not all letters were looked at: see --scan\n"
+                ));
+            }
         }
         text
+    }
+}
+
+impl Deed {
+    async fn to(
+        &self,
+        bench: &Bench,
+        service: &str,
+        removal: Removal,
+        stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Outcome, Problem> {
+        match self {
+            Self::Replay(to) => bench.replay(service, to, removal, stop).await,
+            Self::Discard => bench.discard(service, removal, stop).await,
+        }
+    }
+
+    fn done(&self) -> &'static str {
+        match self {
+            Self::Replay(_) => "replayed",
+            Self::Discard => "discarded",
+        }
+    }
+}
+
+impl Removed {
+    fn add(&mut self, service: String, outcome: Outcome) {
+        self.services.push(OfService {
+            service,
+            letters: outcome.letters,
+            selected: outcome.selected,
+            removed: outcome.removed,
+            without_input: outcome.without_input,
+            more: outcome.more,
+        });
+        self.total.add(outcome);
     }
 }
 

@@ -5,12 +5,13 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{BoundArgs, Problem, line, print_clean, print_clean_json, services};
+use super::bench::Bench;
+use super::select::{BoundArgs, PickArgs, missing};
+use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
-use crate::dead_letters::{DeadLetters, LetterView, Selection};
-use crate::id::MessageId;
-use crate::transport::TransportError;
+use crate::dead_letter::Reason;
+use crate::dead_letters::{Encoding, LetterView, Selection};
 
 #[derive(clap::Args)]
 pub(super) struct Show {
@@ -19,9 +20,8 @@ pub(super) struct Show {
     /// Only this service's
     #[arg(long, value_name = "LABEL")]
     pub(super) service: Option<String>,
-    /// Only the letters of this message; may be repeated
-    #[arg(long, value_name = "ID")]
-    id: Vec<MessageId>,
+    #[command(flatten)]
+    pick: PickArgs,
     /// At most so many letters of a service
     #[arg(long, value_name = "N", default_value_t = 10)]
     limit: usize,
@@ -44,27 +44,22 @@ struct Shown<'a> {
 }
 
 impl Show {
-    pub(super) async fn run(&self, letters: &DeadLetters, plan: &Plan) -> Result<u8, Problem> {
-        let selection = match &self.id[..] {
-            [] => Selection::All,
-            ids => Selection::Ids(ids.to_vec()),
-        };
+    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+        let selection = self.pick.selection();
         let mut shown = Shown {
             app: plan.name(),
             letters: Vec::new(),
             more: Vec::new(),
         };
-        for service in services(letters, self.service.as_deref()) {
-            let bounds = self.bounds.bounds();
-            let found = match letters.find(&service, &selection, self.limit, bounds).await {
+        for service in bench.services(self.service.as_deref()) {
+            let (limit, most, bounds) = (self.limit, self.payload_max, self.bounds.bounds());
+            let found = match bench.find(&service, &selection, limit, most, bounds).await {
                 Ok(found) => found,
                 // Nothing was ever given up there.
-                Err(TransportError::NoQueue(_)) if self.service.is_none() => continue,
-                Err(error) => return Err(error.into()),
+                Err(problem) if problem.no_queue && self.service.is_none() => continue,
+                Err(problem) => return Err(problem),
             };
-            let views = found.letters.iter();
-            let views = views.map(|letter| letter.view(&service, self.payload_max));
-            shown.letters.extend(views);
+            shown.letters.extend(found.letters);
             if found.more {
                 shown.more.push(service);
             }
@@ -72,31 +67,29 @@ impl Show {
         if self.json {
             print_clean_json(plan, &shown);
         } else {
-            print_clean(plan, &self.text_of(&shown));
+            print_clean(plan, &text_of(&shown, &selection));
         }
-        let missing = shown.letters.is_empty() && !self.id.is_empty();
+        let missing = shown.letters.is_empty() && missing(&selection).is_some();
         Ok(if missing { FAILED } else { DONE })
-    }
-
-    fn text_of(&self, shown: &Shown<'_>) -> String {
-        let letters: Vec<String> = shown.letters.iter().map(text_of).collect();
-        let mut text = letters.join("\n");
-        if letters.is_empty() {
-            text.push_str(match &self.id[..] {
-                [] => "no letters\n",
-                _ => "no letter of this message was found\n",
-            });
-        }
-        for service in &shown.more {
-            text.push_str(&format!(
-                "\n{service}: there may be more: see --limit and --scan\n"
-            ));
-        }
-        text
     }
 }
 
-fn text_of(view: &LetterView) -> String {
+fn text_of(shown: &Shown<'_>, selection: &Selection) -> String {
+    let letters: Vec<String> = shown.letters.iter().map(letter_text).collect();
+    let mut text = letters.join("\n");
+    if letters.is_empty() {
+        text.push_str(missing(selection).unwrap_or("no letters"));
+        text.push('\n');
+    }
+    for service in &shown.more {
+        text.push_str(&format!(
+            "\n{service}: there may be more: see --limit and --scan\n"
+        ));
+    }
+    text
+}
+
+fn letter_text(view: &LetterView) -> String {
     let mut text = format!("{}\n", line(&view.id));
     let mut field = |name: &str, value: &str| {
         writeln!(text, "  {name:<12} {}", line(value)).expect("writing to a string succeeds");
@@ -105,8 +98,10 @@ fn text_of(view: &LetterView) -> String {
     field("given up by", &format!("{}.{input}", view.service));
     field(
         "reason",
-        view.reason
-            .unwrap_or("unknown: the runtime didn't write this letter"),
+        view.reason.map_or(
+            "unknown: the runtime didn't write this letter",
+            Reason::as_str,
+        ),
     );
     if let Some(error) = &view.error {
         field("error", error);
@@ -117,32 +112,46 @@ fn text_of(view: &LetterView) -> String {
     if let Some(failed_at) = &view.failed_at {
         field("failed at", failed_at);
     }
-    if view.replays > 0 {
-        field("replays", &view.replays.to_string());
-    }
+    field("replays", &view.replays.to_string());
     field("topic", &view.topic);
     field("type", &view.kind);
     field("source", &view.source);
     field("time", &view.time);
     field("trace", &view.trace_id);
-    if let Some(fingerprint) = &view.fingerprint {
-        field("fingerprint", fingerprint);
+    field("group", &view.fingerprint);
+    for (name, value) in [
+        ("subject", &view.subject),
+        ("content type", &view.content_type),
+        ("tenant", &view.tenant),
+        ("parent", &view.parent),
+    ] {
+        if let Some(value) = value {
+            field(name, value);
+        }
     }
     for (name, value) in &view.headers {
         field("header", &format!("{name}: {value}"));
     }
-    let cut = if view.truncated {
-        ", the beginning"
-    } else {
-        ""
+    let how = match (view.truncated, view.encoding) {
+        (true, _) => ", the beginning",
+        (false, Encoding::Base64) => ", in base64",
+        (false, Encoding::Json | Encoding::Text) => "",
     };
-    field("payload", &format!("{} bytes{cut}", view.payload_bytes));
-    let payload = match &view.payload {
-        Value::String(raw) if view.truncated => raw.clone(),
-        json => serde_json::to_string_pretty(json).expect("JSON prints"),
+    field("payload", &format!("{} bytes{how}", view.payload_bytes));
+    let payload = view.payload_text();
+    let payload = match view.encoding {
+        Encoding::Json => pretty(&payload),
+        Encoding::Text | Encoding::Base64 => payload.into_owned(),
     };
     for payload_line in payload.lines() {
         text.push_str(&format!("    {}\n", line(payload_line)));
     }
     text
+}
+
+/// JSON on lines, for people.
+fn pretty(json: &str) -> String {
+    let value: Option<Value> = serde_json::from_str(json).ok();
+    let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok());
+    pretty.unwrap_or_else(|| json.to_owned())
 }

@@ -57,6 +57,8 @@ struct ConsumerState {
     bound: usize,
     waker: Option<Waker>,
     stopped: bool,
+    /// Nobody consumes any more: when all is settled, another one may have its place.
+    gone: bool,
 }
 
 impl State {
@@ -180,13 +182,13 @@ impl Queue {
     /// Puts a message where it was in the order of arrival.
     fn put_back(&self, state: &mut State, parcel: Parcel) {
         let place = parcel.tag;
-        let at = state.ready.iter().position(|entry| entry.place > place);
+        let at = state.ready.partition_point(|entry| entry.place < place);
         let entry = Entry {
             place,
             message: parcel.message,
             attempt: parcel.attempt,
         };
-        state.ready.insert(at.unwrap_or(state.ready.len()), entry);
+        state.ready.insert(at, entry);
         state.wake_one();
     }
 
@@ -293,11 +295,23 @@ pub(super) struct QueueConsumer {
 impl QueueConsumer {
     pub(super) fn new(queue: Arc<Queue>, bound: usize) -> Self {
         let mut state = queue.state.lock();
-        let number = state.consumers.len();
-        state.consumers.push(ConsumerState {
+        let consumers = &mut state.consumers;
+        let consumer = ConsumerState {
             bound: bound.max(1),
             ..ConsumerState::default()
-        });
+        };
+        // Dead letters are looked at again and again, by ever new consumers.
+        let free = |it: &ConsumerState| it.gone && it.unsettled == 0;
+        let number = match consumers.iter().position(free) {
+            Some(number) => {
+                consumers[number] = consumer;
+                number
+            }
+            None => {
+                consumers.push(consumer);
+                consumers.len() - 1
+            }
+        };
         drop(state);
         Self {
             tap: Arc::new(Tap { queue, number }),
@@ -365,11 +379,55 @@ impl Consumer for QueueConsumer {
 impl Drop for QueueConsumer {
     fn drop(&mut self) {
         self.stop();
+        self.tap.queue.state.lock().consumers[self.tap.number].gone = true;
     }
 }
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Queue({})", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Envelope;
+    use crate::transport::{Pressure, take};
+
+    #[tokio::test]
+    async fn consumers_that_are_gone_leave_no_trace_and_what_they_held_comes_in_order() {
+        let gauge = Arc::<Pressure>::default().gauge(1000);
+        let id = QueueId::dead_letters("stock");
+        let queue = Queue::new(
+            id,
+            gauge,
+            None,
+            None,
+            Delays::start(),
+            Arc::new(Replies::new("memory")),
+        );
+        for number in 0..100 {
+            queue.push(Envelope::new("order", number.to_string()).into(), 1);
+        }
+        let mut taken = VecDeque::new();
+        for round in 0..50 {
+            let mut consumers: Vec<QueueConsumer> = (0..10)
+                .map(|_| QueueConsumer::new(queue.clone(), 10))
+                .collect();
+            for consumer in &mut consumers {
+                take(consumer, &mut taken, 10).await.unwrap();
+            }
+            let payloads = taken.iter().map(|it| it.message().payload.clone());
+            let expected = (0..100).map(|number| number.to_string());
+            assert!(payloads.eq(expected), "{round}");
+            drop(consumers);
+            // Backwards, and what came first last.
+            while let Some(delivery) = taken.pop_back() {
+                delivery.give_back();
+            }
+            assert_eq!(queue.depth().ready, 100);
+        }
+        assert_eq!(queue.state.lock().consumers.len(), 10);
     }
 }
