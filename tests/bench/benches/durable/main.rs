@@ -1,13 +1,14 @@
 //! What is on the disk before it is confirmed: the embedded transport and the stores.
 //!
-//! `cargo bench -p brickwork-bench --bench durable`, or with `-- transact`, `-- idle`,
-//! `-- fsync` for a part of it.
+//! `cargo bench -p brickwork-bench --bench durable`, or with `-- embedded`, `-- transact`,
+//! `-- idle`, `-- fsync` for a part of it.
 
 #![allow(missing_docs, reason = "a program")]
 
 use brickwork_bench::rounds::machine;
 
 mod app;
+mod embedded;
 mod fsync;
 mod idle;
 mod transact;
@@ -24,6 +25,9 @@ fn main() {
     println!("{}\n", machine());
     if wants("fsync") {
         fsync::run();
+    }
+    if wants("embedded") {
+        embedded::run();
     }
     if wants("transact") {
         transact::run();
