@@ -54,6 +54,8 @@ pub struct Subject {
     transports: Transports,
     url: String,
     app: String,
+    /// Kept as long as the subject.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Subject {
@@ -65,6 +67,20 @@ impl Subject {
             transports,
             url: url.into(),
             app: format!("app{}-{next}", std::process::id()),
+            _folder: None,
+        }
+    }
+
+    /// A transport that keeps its queues in a folder: one of its own.
+    ///
+    /// # Panics
+    /// There can be no such folder.
+    pub fn in_folder(transports: Transports, scheme: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let url = format!("{scheme}:{}/queues", folder.path().display());
+        Self {
+            _folder: Some(folder),
+            ..Self::new(transports, url)
         }
     }
 

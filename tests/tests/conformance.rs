@@ -6,12 +6,12 @@ use brickwork_tests::conformance::{self, Subject};
 
 /// Makes each law a test of its own for a transport.
 macro_rules! laws {
-    ($transport:ident, $url:expr, { $($group:ident: $($law:ident)*;)* }) => {
+    ($transport:ident, $subject:expr, { $($group:ident: $($law:ident)*;)* }) => {
         mod $transport {
             use super::*;
 
             fn subject() -> Subject {
-                Subject::new(all(), $url)
+                $subject
             }
 
             $($(
@@ -23,8 +23,8 @@ macro_rules! laws {
             )*)*
         }
     };
-    ($($transport:ident: $url:expr,)*) => {
-        $(laws!($transport, $url, {
+    ($($transport:ident: $subject:expr,)*) => {
+        $(laws!($transport, $subject, {
             arriving:
                 declaring_twice_changes_nothing
                 a_message_arrives_as_it_was_sent
@@ -84,6 +84,7 @@ macro_rules! laws {
 }
 
 laws! {
-    memory: "memory:",
-    amqp: Broker::shared().url(),
+    memory: Subject::new(all(), "memory:"),
+    embedded: Subject::in_folder(all(), "embedded"),
+    amqp: Subject::new(all(), Broker::shared().url()),
 }
