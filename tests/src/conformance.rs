@@ -54,8 +54,8 @@ pub struct Subject {
     transports: Transports,
     url: String,
     app: String,
-    /// Kept as long as the subject.
-    _folder: Option<tempfile::TempDir>,
+    /// Where it keeps them, if it does; it goes with the subject.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Subject {
@@ -67,7 +67,7 @@ impl Subject {
             transports,
             url: url.into(),
             app: format!("app{}-{next}", std::process::id()),
-            _folder: None,
+            folder: None,
         }
     }
 
@@ -79,8 +79,19 @@ impl Subject {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let url = format!("{scheme}:{}/queues", folder.path().display());
         Self {
-            _folder: Some(folder),
+            folder: Some(folder),
             ..Self::new(transports, url)
+        }
+    }
+
+    /// The same transport for another app, with nothing there yet.
+    fn another(&self) -> Self {
+        match &self.folder {
+            Some(_) => {
+                let scheme = brickwork::transport::scheme_of(&self.url);
+                Self::in_folder(self.transports.clone(), scheme)
+            }
+            None => Self::new(self.transports.clone(), self.url.clone()),
         }
     }
 
