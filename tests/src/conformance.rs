@@ -13,6 +13,7 @@
 //! | [`bounds`] | bounds, depth and pressure |
 //! | [`limits`] | queues that are full |
 //! | [`ending`] | stopping, flushing, closing, connecting again |
+//! | [`lasting`] | what outlives a transport |
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -31,6 +32,7 @@ pub mod arriving;
 pub mod asking;
 pub mod bounds;
 pub mod ending;
+pub mod lasting;
 pub mod limits;
 pub mod settling;
 pub mod waiting;

@@ -79,6 +79,11 @@ macro_rules! laws {
                 after_closing_everything_ends
                 what_was_confirmed_outlives_the_transport
                 what_was_in_hand_at_a_crash_is_delivered_again;
+            lasting:
+                an_attempt_outlives_the_transport
+                a_dead_letter_outlives_the_transport
+                a_crash_undoes_no_settlement_and_forgets_no_message
+                a_long_backlog_outlives_the_transport_in_order;
         });)*
     };
 }
