@@ -11,6 +11,7 @@ use super::delays::Delays;
 use super::desk::Desk;
 use super::hand::Hand;
 use super::health::Health;
+use super::room::Reserve;
 use super::ward::Ward;
 use super::wires::Wires;
 
@@ -28,6 +29,7 @@ pub(super) struct Core {
     pub(super) books: Mutex<Books>,
     /// Rows of messages that wait for their time, and can't be read.
     pub(super) unreadable: Mutex<HashSet<i64>>,
+    pub(super) reserve: Reserve,
     /// Held as long as the file is used.
     pub(super) lock: Mutex<Option<Lock>>,
 }

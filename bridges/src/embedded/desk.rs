@@ -15,7 +15,7 @@ use brickwork::sqlite::Database;
 use brickwork::transport::{Completion, Topology, TransportError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::core::Core;
 use super::drain::Drain;
@@ -27,7 +27,7 @@ use super::ward::Suspect;
 /// So much is done with one commit at most: messages,
 const GROUP_ROWS: usize = 1024;
 /// or their bytes.
-const GROUP_BYTES: usize = 4 * 1024 * 1024;
+const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// So many acks are written without waiting for anything else to write,
 const ACKS_MAX: usize = 512;
 /// or after this time.
@@ -133,10 +133,7 @@ impl Op {
 
     /// Whether somebody waits who can do something else while nothing can be written.
     fn fails_at_once(&self) -> bool {
-        matches!(
-            self,
-            Self::Publish { .. } | Self::Flush { .. } | Self::Declare { .. }
-        )
+        matches!(self, Self::Publish { .. } | Self::Flush { .. })
     }
 
     /// Whether it is lost to nobody: it is done at another time, or again.
@@ -182,8 +179,10 @@ struct State {
     under_way: bool,
     /// So many of the next ops are done one at a time: one of them is a culprit.
     singly: usize,
-    /// Nothing can be written, for now.
+    /// Nothing can be written, for now;
     down: bool,
+    /// also not what was settled.
+    stuck: bool,
     closed: bool,
     /// Something was written since space was last given back.
     used: bool,
@@ -348,22 +347,29 @@ impl Desk {
 
     /// Nothing can be written. What was settled is kept; what was to be published was told
     /// so, and what waits to be is told now.
-    pub(super) fn down(&self, group: Group, error: &TransportError) {
-        let refused = {
+    pub(super) fn down(&self, mut group: Group, error: &TransportError) {
+        // What needs no room is done nevertheless: this needed some.
+        let (declared, tried) = std::mem::take(&mut group.ops)
+            .into_iter()
+            .partition(|op| matches!(op, Op::Declare { .. }));
+        group.ops = tried;
+        let mut refused: VecDeque<Op> = declared;
+        refused.extend({
             let mut state = self.state.lock();
-            state.down = true;
+            (state.down, state.stuck) = (true, true);
             state.singly = 0;
             Self::put_back(&mut state, group);
             let all = std::mem::take(&mut state.ops);
             let (refused, kept): (VecDeque<Op>, VecDeque<Op>) = all
                 .into_iter()
-                .filter(|op| !matches!(op, Op::Probe))
+                .filter(|op| !matches!(op, Op::Probe | Op::Vacuum))
                 .partition(Op::fails_at_once);
             state.urgent = kept.iter().filter(|op| !op.is_settlement()).count();
             state.ops = kept;
             self.note(&state);
             refused
-        };
+        });
+        self.later.notify_one();
         for op in refused {
             refuse(op, error);
         }
@@ -383,6 +389,11 @@ impl Desk {
         self.state.lock().down
     }
 
+    /// What was settled can be written, at least.
+    pub(super) fn moves(&self) {
+        self.state.lock().stuck = false;
+    }
+
     /// It can be written again.
     pub(super) fn up(&self) {
         self.state.lock().down = false;
@@ -395,16 +406,18 @@ impl Desk {
 
     /// Does what needn't be done at once. Runs beside, for as long as the transport does.
     pub(super) async fn run(&self, core: &Arc<Core>) {
+        let mut probed = Instant::now();
         loop {
             self.later.notified().await;
             loop {
-                let (down, empty, used) = {
+                let (down, stuck, empty, used) = {
                     let state = self.state.lock();
-                    (state.down, state.is_empty(), state.used)
+                    (state.down, state.stuck, state.is_empty(), state.used)
                 };
-                if down {
-                    sleep(TRY_EVERY).await;
-                    self.push_first(core, Op::Probe);
+                if down && (stuck || empty || probed.elapsed() >= TRY_EVERY) {
+                    sleep(TRY_EVERY.saturating_sub(probed.elapsed())).await;
+                    probed = Instant::now();
+                    self.push_aside(core, [Op::Vacuum, Op::Probe]);
                 } else if !empty {
                     sleep(ACKS_WAIT).await;
                     self.go(core);
@@ -417,7 +430,7 @@ impl Desk {
                         quiet
                     };
                     if quiet {
-                        self.push_first(core, Op::Vacuum);
+                        self.push_aside(core, [Op::Vacuum]);
                     }
                 } else {
                     break;
@@ -438,14 +451,14 @@ impl Desk {
         self.submit(core);
     }
 
-    fn push_first(&self, core: &Arc<Core>, op: Op) {
+    fn push_aside<const N: usize>(&self, core: &Arc<Core>, ops: [Op; N]) {
         {
             let mut state = self.state.lock();
             if state.closed {
                 return;
             }
-            state.urgent += 1;
-            state.ops.push_back(op);
+            state.urgent += N;
+            state.ops.extend(ops);
         }
         self.go(core);
     }

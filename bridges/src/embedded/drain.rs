@@ -107,9 +107,7 @@ impl Job for Drain {
                 return core.desk.ended();
             }
             Err(error) if is_outage(&error) => {
-                let text = error.to_string();
-                core.health.down(&text);
-                core.desk.down(group, &TransportError::Lost(text));
+                core.is_down(group, &error);
             }
             Err(_) if group.ops.len() + usize::from(!group.acks.is_empty()) > 1 => {
                 core.desk.singly(group);
@@ -183,6 +181,16 @@ fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
 }
 
 impl Core {
+    /// Nothing can be written, for now.
+    pub(super) fn is_down(&self, group: Group, error: &SqliteError) {
+        if error.is_full() {
+            self.reserve.give_up();
+        }
+        let text = error.to_string();
+        self.health.down(&text);
+        self.desk.down(group, &TransportError::Lost(text));
+    }
+
     fn let_in(self: &Arc<Self>, queue: &Arc<Queue>, change: Change) {
         if queue.apply(change) {
             self.desk.load(self, queue);
@@ -240,10 +248,14 @@ impl Work<'_> {
                 }
             }
             Op::Probe => {
+                self.core.reserve.make()?;
                 room::probe(self.pen.0)?;
                 self.effects.probed = true;
             }
-            Op::Vacuum => self.effects.more_room = room::give_back(self.pen.0)?,
+            Op::Vacuum => {
+                let scarce = self.core.desk.is_down();
+                self.effects.more_room = room::give_back(self.pen.0, scarce)?;
+            }
             // Last of all, and after the commit.
             Op::Load { .. } | Op::Flush { .. } => {}
         }
@@ -501,9 +513,12 @@ impl Effects {
                 _ => {}
             }
         }
-        if self.probed && core.desk.is_down() {
-            core.desk.up();
-            core.health.up();
+        if core.desk.is_down() {
+            core.desk.moves();
+            if self.probed {
+                core.desk.up();
+                core.health.up();
+            }
         }
         if core.desk.unclog() {
             core.wake_all();

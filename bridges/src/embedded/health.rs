@@ -29,11 +29,12 @@ impl Health {
     /// Nothing can be written, and why.
     pub(super) fn down(&self, why: &str) {
         let outage = self.outage.lock();
+        // The first reason stays.
         let changed = self.status.send_if_modified(|status| {
-            let changed = status.down.as_deref() != Some(why);
+            let changed = status.down.is_none();
             if changed {
                 status.down = Some(why.to_owned());
-                status.since.get_or_insert_with(SystemTime::now);
+                status.since = Some(SystemTime::now());
             }
             changed
         });

@@ -143,8 +143,10 @@ impl Queues {
 
     /// Puts a batch on the desk: all of it, or nothing if a queue rejects it.
     fn put(&self, batch: Vec<Outgoing>, done: Completion) {
-        // While nothing can be written, nothing more is taken in.
-        if let Some(error) = self.core.health.error() {
+        // While nothing can be written, nothing more is taken in that must be.
+        if let Some(error) = self.core.health.error()
+            && self.core.wires.read().is_read(&batch)
+        {
             return done.complete(Err(error));
         }
         let replies = &self.core.replies;

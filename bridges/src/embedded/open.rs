@@ -16,9 +16,10 @@ use parking_lot::{Mutex, RwLock};
 use super::core::{Books, Core};
 use super::declare::read_books;
 use super::delays::Delays;
-use super::desk::Desk;
+use super::desk::{Desk, Group};
 use super::hand::{self, Hand, Way};
 use super::health::Health;
+use super::room::Reserve;
 use super::rows::{Pen, is_damage};
 use super::schema::{self, Id};
 use super::ward::{Record, Ward};
@@ -76,11 +77,19 @@ struct Found {
 pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc<Core>, Unusable> {
     let lock = lock(&folder).await?;
     let writers = Writers::new(1);
-    let path = file(&folder);
+    let (path, reserve) = (file(&folder), Reserve::of(&folder));
     let opening = tokio::task::spawn_blocking(move || {
-        Database::open(&path, &schema::schema(), schema::options(), &writers)
+        // What is there needs it, should there be no room for anything else.
+        let opened = match Database::open(&path, &schema::schema(), schema::options(), &writers) {
+            Err(error) if error.is_full() => {
+                reserve.give_up();
+                Database::open(&path, &schema::schema(), schema::options(), &writers)
+            }
+            opened => opened,
+        };
+        opened.map(|database| (database, reserve))
     });
-    let database = opening
+    let (database, reserve) = opening
         .await
         .map_err(|_| Unusable("there is no thread to open it".into()))??;
     let found = {
@@ -99,7 +108,7 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
     }
     // What a former process asked is nobody's any more.
     let address = format!("embedded-{}", MessageId::new());
-    Ok(Arc::new(Core {
+    let core = Arc::new(Core {
         wires: RwLock::new(Wires::default()),
         desk: Desk::new(database),
         hand,
@@ -110,8 +119,16 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
         pressure,
         books: Mutex::new(found.books),
         unreadable: Mutex::new(HashSet::new()),
+        reserve,
         lock: Mutex::new(Some(lock)),
-    }))
+    });
+    let reserving = core.clone();
+    let reserving = tokio::task::spawn_blocking(move || reserving.reserve.make());
+    if let Ok(Err(error)) = reserving.await {
+        // What is there can be worked off.
+        core.is_down(Group::default(), &error);
+    }
+    Ok(core)
 }
 
 /// Locks a folder, and makes it if there is none.

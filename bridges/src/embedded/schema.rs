@@ -97,7 +97,6 @@ const TABLES: &str = "
         why TEXT NOT NULL,
         found_ms INTEGER NOT NULL
     ) STRICT;
-    CREATE TABLE room (one INTEGER PRIMARY KEY, filler BLOB NOT NULL) STRICT;
 ";
 
 pub(super) fn schema() -> Schema {
@@ -110,12 +109,15 @@ pub(super) fn schema() -> Schema {
     }
 }
 
+/// After so many pages in the write-ahead log they are moved to the file. Most messages are
+/// deleted before that: then their pages are written once.
+pub(super) const CHECKPOINT_PAGES: u32 = 1_000;
+
 pub(super) fn options() -> Options {
     Options {
         // What one commit writes stays in memory until it does.
         cache_kib: 8 * 1024,
-        // Most messages are deleted before that: then their pages are written once.
-        checkpoint_pages: 2_000,
+        checkpoint_pages: CHECKPOINT_PAGES,
         // One job is many publications; nobody else's statements run here.
         job_max: Duration::from_secs(60),
         ..Options::default()

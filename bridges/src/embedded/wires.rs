@@ -85,6 +85,12 @@ impl Wires {
         queue.ok_or_else(|| TransportError::NoQueue(id.clone()))
     }
 
+    /// Whether anything of a batch goes anywhere.
+    pub(super) fn is_read(&self, batch: &[Outgoing]) -> bool {
+        let mut batch = batch.iter();
+        batch.any(|it| it.queue.is_some() || !self.readers(&it.message.topic).is_empty())
+    }
+
     /// The rows that a batch becomes: for all of it, or none if a queue rejects it. `told`
     /// is told of each message that went to the dead letters instead.
     ///
