@@ -5,6 +5,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`all`] | every transport of this crate, for `main` |
+//! | [`embedded`] | `embedded:` |
 //! | [`rabbitmq`] | `amqp:` and `amqps:` |
 //!
 //! The contract that they keep is [`brickwork::transport`]; nothing of a service is
@@ -12,9 +13,12 @@
 
 use brickwork::transport::Transports;
 
+pub mod embedded;
 pub mod rabbitmq;
 
 /// Every transport that there is: `memory:`, which the runtime brings, and this crate's.
 pub fn all() -> Transports {
-    Transports::new().with(rabbitmq::RabbitMq)
+    Transports::new()
+        .with(embedded::Embedded)
+        .with(rabbitmq::RabbitMq)
 }

@@ -53,8 +53,8 @@ impl Lock {
     /// Takes it as soon as the process that has it has gone.
     ///
     /// # Errors
-    /// It has not gone in time.
-    pub(crate) async fn wait(
+    /// It has not gone in time; otherwise as [`take`](Self::take).
+    pub async fn wait(
         path: &Path,
         within: Duration,
         taken: impl Fn(&str) -> String,

@@ -13,6 +13,7 @@
 //! | [`bounds`] | bounds, depth and pressure |
 //! | [`limits`] | queues that are full |
 //! | [`ending`] | stopping, flushing, closing, connecting again |
+//! | [`lasting`] | what outlives a transport |
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -31,6 +32,7 @@ pub mod arriving;
 pub mod asking;
 pub mod bounds;
 pub mod ending;
+pub mod lasting;
 pub mod limits;
 pub mod settling;
 pub mod waiting;
@@ -54,6 +56,8 @@ pub struct Subject {
     transports: Transports,
     url: String,
     app: String,
+    /// Where it keeps them, if it does; it goes with the subject.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Subject {
@@ -65,6 +69,31 @@ impl Subject {
             transports,
             url: url.into(),
             app: format!("app{}-{next}", std::process::id()),
+            folder: None,
+        }
+    }
+
+    /// A transport that keeps its queues in a folder: one of its own.
+    ///
+    /// # Panics
+    /// There can be no such folder.
+    pub fn in_folder(transports: Transports, scheme: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let url = format!("{scheme}:{}/queues", folder.path().display());
+        Self {
+            folder: Some(folder),
+            ..Self::new(transports, url)
+        }
+    }
+
+    /// The same transport for another app, with nothing there yet.
+    fn another(&self) -> Self {
+        match &self.folder {
+            Some(_) => {
+                let scheme = brickwork::transport::scheme_of(&self.url);
+                Self::in_folder(self.transports.clone(), scheme)
+            }
+            None => Self::new(self.transports.clone(), self.url.clone()),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | [`conformance`] | the laws of the transport contract, one function each |
 //! | [`feeder`] | a program outside that publishes until all is accepted |
 //! | [`http`] | a very small HTTP client |
+//! | [`kept`] | what lies in the folder of an `embedded:` transport |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
 //! | [`polyglot`] | an app among programs in other languages |
 //! | [`numbers`] | a database, as little as it takes to see what was written |
@@ -35,6 +36,7 @@ pub mod cluster;
 pub mod conformance;
 pub mod feeder;
 pub mod http;
+pub mod kept;
 pub mod leaky;
 pub mod numbers;
 pub mod pair;

@@ -6,12 +6,12 @@ use brickwork_tests::conformance::{self, Subject};
 
 /// Makes each law a test of its own for a transport.
 macro_rules! laws {
-    ($transport:ident, $url:expr, { $($group:ident: $($law:ident)*;)* }) => {
+    ($transport:ident, $subject:expr, { $($group:ident: $($law:ident)*;)* }) => {
         mod $transport {
             use super::*;
 
             fn subject() -> Subject {
-                Subject::new(all(), $url)
+                $subject
             }
 
             $($(
@@ -23,8 +23,8 @@ macro_rules! laws {
             )*)*
         }
     };
-    ($($transport:ident: $url:expr,)*) => {
-        $(laws!($transport, $url, {
+    ($($transport:ident: $subject:expr,)*) => {
+        $(laws!($transport, $subject, {
             arriving:
                 declaring_twice_changes_nothing
                 a_message_arrives_as_it_was_sent
@@ -79,11 +79,17 @@ macro_rules! laws {
                 after_closing_everything_ends
                 what_was_confirmed_outlives_the_transport
                 what_was_in_hand_at_a_crash_is_delivered_again;
+            lasting:
+                an_attempt_outlives_the_transport
+                a_dead_letter_outlives_the_transport
+                a_crash_undoes_no_settlement_and_forgets_no_message
+                a_long_backlog_outlives_the_transport_in_order;
         });)*
     };
 }
 
 laws! {
-    memory: "memory:",
-    amqp: Broker::shared().url(),
+    memory: Subject::new(all(), "memory:"),
+    embedded: Subject::in_folder(all(), "embedded"),
+    amqp: Subject::new(all(), Broker::shared().url()),
 }

@@ -1,6 +1,7 @@
 //! Poison: one message among hundreds, fetched ahead together with them, that panics, or
 //! never ends, or takes the process with it. It ends in the dead-letter queue after its
-//! attempts, and within bounded time; every other message is handled.
+//! attempts, and within bounded time; every other message is handled. On every transport
+//! that outlives a process.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use brickwork_tests::broker::Broker;
 use brickwork_tests::checker::{DeadLetter, Kept, dead_letters};
 use brickwork_tests::feeder::{Feed, Feeder};
+use brickwork_tests::kept::Queues;
 use brickwork_tests::process::{Process, until};
 use serde_json::json;
 
@@ -16,8 +18,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Attempts, back-offs, time-outs and restarts of the process take a few seconds.
 const IN_TIME: Duration = Duration::from_secs(30);
 const ATTEMPTS: i64 = 3;
-/// In company, before a message becomes suspect; then alone.
-const CRASHES_MAX: usize = 2 + ATTEMPTS as usize;
+
+/// Where the messages come from, and lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On a broker, fed from outside.
+    Amqp,
+    /// In a folder, fed from a file.
+    Embedded,
+}
+
+impl Place {
+    /// How often a message in hand may end the process: in company, before it becomes
+    /// suspect, and, where that isn't blamed on it, once more; then alone.
+    fn crashes_max(self) -> usize {
+        let in_company = match self {
+            Self::Amqp => 2,
+            Self::Embedded => 3,
+        };
+        in_company + ATTEMPTS as usize
+    }
+}
 
 const COUNT: u64 = 400;
 /// Those that do harm: in the middle, so that there is company before and after.
@@ -47,7 +68,19 @@ fn all_at_once(number: u64) -> String {
     order(number, ["panic", "abort", "forever"])
 }
 
-fn prepare(folder: &Path, name: &str, url: &str) {
+fn prepare(folder: &Path, name: &str, place: Place, payload: fn(u64) -> String) {
+    let url = match place {
+        Place::Amqp => Broker::shared().url(),
+        Place::Embedded => "embedded:data/queues".to_owned(),
+    };
+    let fed = match place {
+        Place::Amqp => "[topics.orders]\nexternal = \"in\"",
+        Place::Embedded => {
+            "[services.feed]\nuse = \"file-in\"\nout = \"orders\"\nconfig.path = \"orders.jsonl\""
+        }
+    };
+    let orders: String = (0..COUNT).map(|number| payload(number) + "\n").collect();
+    std::fs::write(folder.join("orders.jsonl"), orders).expect("it can be written");
     let manifest = format!(
         r#"
         [app]
@@ -55,8 +88,7 @@ fn prepare(folder: &Path, name: &str, url: &str) {
         transport = "{url}"
         [admin]
         listen = "off"
-        [topics.orders]
-        external = "in"
+        {fed}
         [services.work]
         use = "puppet"
         in.in = "orders"
@@ -84,25 +116,31 @@ fn start(folder: &Path, life: usize) -> Process {
 
 /// Feeds an app with `payload`s, starts it again whenever it has died, and waits until
 /// all but the poison is handled, and that dead-lettered. How often it died.
-fn run(name: &str, payload: fn(u64) -> String, expected: &[(u64, &str)]) -> usize {
-    let broker = Broker::shared();
+fn run(place: Place, name: &str, payload: fn(u64) -> String, expected: &[(u64, &str)]) -> usize {
     let folder = tempfile::tempdir().expect("a folder can be made");
-    prepare(folder.path(), name, &broker.url());
+    prepare(folder.path(), name, place, payload);
     let mut app = start(folder.path(), 0);
     app.line(PATIENCE, |line| line.contains("runs:").then_some(()));
     let began = Instant::now();
-    let feeder = Feeder::start(Feed {
-        url: broker.url(),
-        app: name.to_owned(),
-        topic: "orders".to_owned(),
-        count: COUNT,
-        payload,
-        per_second: 10_000,
+    let feeder = (place == Place::Amqp).then(|| {
+        Feeder::start(Feed {
+            url: Broker::shared().url(),
+            app: name.to_owned(),
+            topic: "orders".to_owned(),
+            count: COUNT,
+            payload,
+            per_second: 10_000,
+        })
     });
+    let is_fed = || feeder.as_ref().is_none_or(Feeder::is_done);
     let done = folder.path().join("done.jsonl");
     let mut crashes = 0;
     let letters = || {
-        let mut letters = dead_letters(&broker.url(), name, &["work", "keep"]);
+        let mut letters = match place {
+            Place::Amqp => dead_letters(&Broker::shared().url(), name, &["work", "keep"]),
+            Place::Embedded => Queues::open(&folder.path().join("data/queues"))
+                .map_or_else(Vec::new, |queues| queues.dead_letters()),
+        };
         letters.sort_by_key(|letter| letter.n);
         // Another culprit may end the process between a letter and the ack of what it was
         // made of: then the same letter is there twice.
@@ -115,7 +153,7 @@ fn run(name: &str, payload: fn(u64) -> String, expected: &[(u64, &str)]) -> usiz
             app = start(folder.path(), crashes);
         }
         let (kept, letters) = (Kept::count_so_far(&done), letters());
-        if feeder.is_done() && kept + letters.len() >= COUNT as usize {
+        if is_fed() && kept + letters.len() >= COUNT as usize {
             return Ok(());
         }
         Err(format!(
@@ -147,25 +185,49 @@ fn run(name: &str, payload: fn(u64) -> String, expected: &[(u64, &str)]) -> usiz
     crashes
 }
 
-#[test]
-fn a_message_that_panics_is_given_up_alone() {
-    assert_eq!(run("poison-panic", panics, &[(200, "panic")]), 0);
+/// Makes each promise a test of its own on every transport.
+macro_rules! promises {
+    ($($promise:ident)*) => {
+        mod amqp {
+            $(#[test]
+            fn $promise() {
+                super::$promise(super::Place::Amqp);
+            })*
+        }
+        mod embedded {
+            $(#[test]
+            fn $promise() {
+                super::$promise(super::Place::Embedded);
+            })*
+        }
+    };
 }
 
-#[test]
-fn a_message_that_never_ends_is_given_up_alone() {
-    assert_eq!(run("poison-hang", never_ends, &[(200, "timeout")]), 0);
+promises! {
+    a_message_that_panics_is_given_up_alone
+    a_message_that_never_ends_is_given_up_alone
+    a_message_that_aborts_the_process_is_given_up_alone
+    each_of_several_culprits_is_given_up_for_what_it_did
 }
 
-#[test]
-fn a_message_that_aborts_the_process_is_given_up_alone() {
-    let crashes = run("poison-abort", aborts, &[(200, "crash")]);
-    assert!(crashes <= CRASHES_MAX, "{crashes} crashes");
+fn a_message_that_panics_is_given_up_alone(place: Place) {
+    assert_eq!(run(place, "poison-panic", panics, &[(200, "panic")]), 0);
 }
 
-#[test]
-fn each_of_several_culprits_is_given_up_for_what_it_did() {
+fn a_message_that_never_ends_is_given_up_alone(place: Place) {
+    assert_eq!(
+        run(place, "poison-hang", never_ends, &[(200, "timeout")]),
+        0
+    );
+}
+
+fn a_message_that_aborts_the_process_is_given_up_alone(place: Place) {
+    let crashes = run(place, "poison-abort", aborts, &[(200, "crash")]);
+    assert!(crashes <= place.crashes_max(), "{crashes} crashes");
+}
+
+fn each_of_several_culprits_is_given_up_for_what_it_did(place: Place) {
     let expected = [(190, "panic"), (200, "crash"), (210, "timeout")];
-    let crashes = run("poison-all", all_at_once, &expected);
-    assert!(crashes <= CRASHES_MAX, "{crashes} crashes");
+    let crashes = run(place, "poison-all", all_at_once, &expected);
+    assert!(crashes <= place.crashes_max(), "{crashes} crashes");
 }

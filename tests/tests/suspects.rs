@@ -2,7 +2,7 @@
 //! what is tried there can be blamed.
 //!
 //! A process that dies is a transport that is dropped with deliveries in hand: the broker
-//! sees the same.
+//! sees the same, and so does who opens the folder the next time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,12 +15,79 @@ use brickwork::{Delivery, Envelope, QueueId, Settlement};
 use brickwork_bridges::all;
 use brickwork_tests::broker::Broker;
 use futures_util::FutureExt;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// For something that must come: far longer than it takes.
 const SOON: Duration = Duration::from_secs(20);
 /// For something that must not come: longer than it would take.
 const A_WHILE: Duration = Duration::from_millis(300);
+
+/// Where the queues are.
+struct Place {
+    url: String,
+    /// A death with a suspect in hand beside the usual work is blamed on it: who else was in
+    /// hand the broker doesn't tell.
+    blames_in_company: bool,
+    _folder: Option<TempDir>,
+}
+
+impl Place {
+    fn amqp() -> Self {
+        Self::at(Broker::shared())
+    }
+
+    fn at(broker: &Broker) -> Self {
+        Self {
+            url: broker.url(),
+            blames_in_company: true,
+            _folder: None,
+        }
+    }
+
+    fn embedded() -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        Self {
+            url: format!("embedded:{}/queues", folder.path().display()),
+            blames_in_company: false,
+            _folder: Some(folder),
+        }
+    }
+
+    /// In how many of so many deaths since it became suspect one is blamed.
+    fn blamed(&self, deaths: u32) -> u32 {
+        match self.blames_in_company {
+            true => deaths,
+            false => deaths.saturating_sub(1),
+        }
+    }
+}
+
+/// Makes each promise a test of its own on every transport that has a suspect lane.
+macro_rules! promises {
+    ($($promise:ident)*) => {
+        mod amqp {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(super::Place::amqp()).await;
+            })*
+        }
+        mod embedded {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(super::Place::embedded()).await;
+            })*
+        }
+    };
+}
+
+promises! {
+    what_was_in_hand_at_two_deaths_is_tried_one_at_a_time_beside_the_usual_work
+    a_suspect_is_blamed_for_each_death_and_then_tried_alone
+    a_suspect_that_is_given_back_is_not_blamed
+    a_suspect_that_fails_goes_on_as_any_message_does
+    a_suspect_of_an_input_that_another_version_has_waits_for_that
+}
 
 /// A process that runs `stock`.
 struct Process {
@@ -30,16 +97,16 @@ struct Process {
 }
 
 impl Process {
-    async fn start(broker: &Broker, app: &str, single_active: bool) -> Self {
-        Self::with_input(broker, app, single_active, "requests").await
+    async fn start(place: &Place, app: &str, single_active: bool) -> Self {
+        Self::with_input(place, app, single_active, "requests").await
     }
 
     /// One whose manifest names this input alone.
-    async fn with_input(broker: &Broker, app: &str, single_active: bool, input: &str) -> Self {
+    async fn with_input(place: &Place, app: &str, single_active: bool, input: &str) -> Self {
         let input = QueueId::new("stock", input);
-        let (transports, url) = (all(), broker.url());
-        let connector = transports.for_url(&url).expect("amqp: is there");
-        let connecting = connector.connect(&url, Arc::<Pressure>::default());
+        let (transports, url) = (all(), &place.url);
+        let connector = transports.for_url(url).expect("it is there");
+        let connecting = connector.connect(url, Arc::<Pressure>::default());
         let transport = connecting.await.expect("it connects");
         let topology = Topology {
             app: app.into(),
@@ -126,9 +193,9 @@ fn text(delivery: &Delivery) -> &str {
 }
 
 /// Three messages, in hand at two deaths.
-async fn after_two_deaths(broker: &Broker, app: &str) {
+async fn after_two_deaths(place: &Place, app: &str) {
     for round in 0..2 {
-        let mut process = Process::start(broker, app, false).await;
+        let mut process = Process::start(place, app, false).await;
         if round == 0 {
             process.publish(&["1", "2", "3"]).await;
         }
@@ -138,11 +205,10 @@ async fn after_two_deaths(broker: &Broker, app: &str) {
     }
 }
 
-#[tokio::test]
-async fn what_was_in_hand_at_two_deaths_is_tried_one_at_a_time_beside_the_usual_work() {
-    let broker = Broker::shared();
-    after_two_deaths(broker, "one-at-a-time").await;
-    let mut process = Process::start(broker, "one-at-a-time", false).await;
+async fn what_was_in_hand_at_two_deaths_is_tried_one_at_a_time_beside_the_usual_work(place: Place) {
+    let place = &place;
+    after_two_deaths(place, "one-at-a-time").await;
+    let mut process = Process::start(place, "one-at-a-time", false).await;
     let first = process.one().await;
     assert_eq!((first.attempt(), first.crashes()), (1, 0));
     assert!(process.is_quiet().await, "a second suspect is handed out");
@@ -164,19 +230,19 @@ async fn what_was_in_hand_at_two_deaths_is_tried_one_at_a_time_beside_the_usual_
     process.transport.close().await;
 }
 
-#[tokio::test]
-async fn a_suspect_is_blamed_for_each_death_and_then_tried_alone() {
-    let broker = Broker::shared();
-    after_two_deaths(broker, "blamed").await;
+async fn a_suspect_is_blamed_for_each_death_and_then_tried_alone(place: Place) {
+    let place = &place;
+    after_two_deaths(place, "blamed").await;
     let mut culprit = String::new();
     for deaths in 0..3 {
-        let mut process = Process::start(broker, "blamed", false).await;
+        let mut process = Process::start(place, "blamed", false).await;
         let suspect = process.one().await;
         if deaths == 0 {
             culprit = text(&suspect).to_owned();
         }
         assert_eq!(text(&suspect), culprit, "it is tried again first");
-        assert_eq!((suspect.attempt(), suspect.crashes()), (deaths + 1, deaths));
+        let blamed = place.blamed(deaths);
+        assert_eq!((suspect.attempt(), suspect.crashes()), (blamed + 1, blamed));
         process.publish(&["new"]).await;
         if deaths == 0 {
             process.one().await.ack();
@@ -187,9 +253,10 @@ async fn a_suspect_is_blamed_for_each_death_and_then_tried_alone() {
         process.die(vec![suspect]);
     }
     // The others are not blamed for it, nor is what came meanwhile.
-    let mut process = Process::start(broker, "blamed", false).await;
+    let mut process = Process::start(place, "blamed", false).await;
     let suspect = process.one().await;
-    assert_eq!((suspect.attempt(), suspect.crashes()), (4, 3));
+    let blamed = place.blamed(3);
+    assert_eq!((suspect.attempt(), suspect.crashes()), (blamed + 1, blamed));
     suspect.ack();
     let mut seen = Vec::new();
     for _ in 0..4 {
@@ -206,11 +273,10 @@ async fn a_suspect_is_blamed_for_each_death_and_then_tried_alone() {
     process.transport.close().await;
 }
 
-#[tokio::test]
-async fn a_suspect_that_is_given_back_is_not_blamed() {
-    let broker = Broker::shared();
-    after_two_deaths(broker, "given-back").await;
-    let mut process = Process::start(broker, "given-back", false).await;
+async fn a_suspect_that_is_given_back_is_not_blamed(place: Place) {
+    let place = &place;
+    after_two_deaths(place, "given-back").await;
+    let mut process = Process::start(place, "given-back", false).await;
     for _ in 0..6 {
         let suspect = process.one().await;
         assert_eq!((suspect.attempt(), suspect.crashes()), (1, 0));
@@ -222,7 +288,7 @@ async fn a_suspect_that_is_given_back_is_not_blamed() {
     suspect.give_back();
     process.transport.flush().await.expect("it flushes");
     process.transport.close().await;
-    let mut process = Process::start(broker, "given-back", false).await;
+    let mut process = Process::start(place, "given-back", false).await;
     assert_eq!(process.total().await, 3);
     for _ in 0..3 {
         let suspect = process.one().await;
@@ -236,8 +302,9 @@ async fn a_suspect_that_is_given_back_is_not_blamed() {
 #[tokio::test]
 async fn a_suspect_whose_connection_is_lost_is_not_blamed() {
     let broker = Broker::start();
-    after_two_deaths(&broker, "lost").await;
-    let mut process = Process::start(&broker, "lost", false).await;
+    let place = Place::at(&broker);
+    after_two_deaths(&place, "lost").await;
+    let mut process = Process::start(&place, "lost", false).await;
     for _ in 0..3 {
         let suspect = process.one().await;
         assert_eq!((suspect.attempt(), suspect.crashes()), (1, 0));
@@ -258,11 +325,10 @@ async fn a_suspect_whose_connection_is_lost_is_not_blamed() {
     process.transport.close().await;
 }
 
-#[tokio::test]
-async fn a_suspect_that_fails_goes_on_as_any_message_does() {
-    let broker = Broker::shared();
-    after_two_deaths(broker, "fails").await;
-    let mut process = Process::start(broker, "fails", false).await;
+async fn a_suspect_that_fails_goes_on_as_any_message_does(place: Place) {
+    let place = &place;
+    after_two_deaths(place, "fails").await;
+    let mut process = Process::start(place, "fails", false).await;
     let suspect = process.one().await;
     let name = text(&suspect).to_owned();
     suspect.settle(Settlement::Again {
@@ -283,9 +349,9 @@ async fn a_suspect_that_fails_goes_on_as_any_message_does() {
 
 #[tokio::test]
 async fn of_a_single_active_queue_one_process_gets_all_and_another_takes_over() {
-    let broker = Broker::shared();
-    let mut first = Process::start(broker, "single", true).await;
-    let mut second = Process::start(broker, "single", true).await;
+    let place = &Place::amqp();
+    let mut first = Process::start(place, "single", true).await;
+    let mut second = Process::start(place, "single", true).await;
     first.publish(&["1", "2", "3"]).await;
     let mut in_hand = first.several(3).await;
     assert!(second.is_quiet().await, "both get messages");
@@ -294,10 +360,10 @@ async fn of_a_single_active_queue_one_process_gets_all_and_another_takes_over() 
     first.die(in_hand);
     let in_hand = second.several(2).await;
     assert!(in_hand.iter().all(|it| it.crashes() == 0));
-    let mut third = Process::start(broker, "single", true).await;
+    let mut third = Process::start(place, "single", true).await;
     second.die(in_hand);
     // Suspects now: for the one that gets messages, whoever looks for them first.
-    let mut fourth = Process::start(broker, "single", true).await;
+    let mut fourth = Process::start(place, "single", true).await;
     let mut taken = VecDeque::new();
     let active = {
         let deadline = tokio::time::Instant::now() + SOON;
@@ -323,26 +389,25 @@ async fn of_a_single_active_queue_one_process_gets_all_and_another_takes_over() 
     fourth.transport.close().await;
 }
 
-#[tokio::test]
-async fn a_suspect_of_an_input_that_another_version_has_waits_for_that() {
-    let broker = Broker::shared();
-    after_two_deaths(broker, "versions").await;
+async fn a_suspect_of_an_input_that_another_version_has_waits_for_that(place: Place) {
+    let place = &place;
+    after_two_deaths(place, "versions").await;
     // This one moves them to the lane, and is gone before it has tried all.
-    let mut first = Process::start(broker, "versions", false).await;
+    let mut first = Process::start(place, "versions", false).await;
     first.one().await.ack();
     first.consumer.stop();
     assert_eq!(first.total().await, 2);
     first.transport.close().await;
-    let mut other = Process::with_input(broker, "versions", false, "others").await;
+    let mut other = Process::with_input(place, "versions", false, "others").await;
     assert!(other.is_quiet().await, "it gets what isn't its own");
     assert_eq!(other.letters().await, 0);
-    let mut second = Process::start(broker, "versions", false).await;
+    other.transport.close().await;
+    let mut second = Process::start(place, "versions", false).await;
     for _ in 0..2 {
         let suspect = second.one().await;
         assert_eq!((suspect.attempt(), suspect.crashes()), (1, 0));
         suspect.ack();
     }
     assert_eq!((second.total().await, second.letters().await), (0, 0));
-    other.transport.close().await;
     second.transport.close().await;
 }

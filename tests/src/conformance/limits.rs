@@ -150,7 +150,8 @@ pub async fn a_batch_larger_than_the_limit_is_let_in_by_a_queue_that_is_not_full
 /// scheduled; nor is a message to one queue alone.
 pub async fn what_was_taken_over_is_never_too_much(subject: &Subject) -> Verdict {
     for overflow in [Overflow::DeadLetter, Overflow::Reject] {
-        let app = match limited(subject, 2, overflow).await {
+        let subject = subject.another();
+        let app = match limited(&subject, 2, overflow).await {
             Ok(app) => app,
             Err(verdict) => return verdict,
         };
@@ -191,7 +192,8 @@ pub async fn what_was_taken_over_is_never_too_much(subject: &Subject) -> Verdict
 /// Who asks a full queue is told at once.
 pub async fn asking_a_full_queue_fails_at_once(subject: &Subject) -> Verdict {
     for overflow in [Overflow::DeadLetter, Overflow::Reject] {
-        let app = match limited(subject, 1, overflow).await {
+        let subject = subject.another();
+        let app = match limited(&subject, 1, overflow).await {
             Ok(app) => app,
             Err(verdict) => return verdict,
         };
@@ -221,7 +223,8 @@ pub async fn many_publishers_do_not_overfill_a_queue(subject: &Subject) -> Verdi
     const PUBLISHERS: u32 = 4;
     const EACH: u32 = 200;
     for overflow in [Overflow::DeadLetter, Overflow::Reject] {
-        let app = match limited(subject, LIMIT, overflow).await {
+        let subject = subject.another();
+        let app = match limited(&subject, LIMIT, overflow).await {
             Ok(app) => app,
             Err(verdict) => return verdict,
         };

@@ -1,0 +1,75 @@
+//! What the parts of one transport share.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use brickwork::transport::{Pressure, Replies};
+use brickwork::{Lock, QueueId};
+use parking_lot::{Mutex, RwLock};
+
+use super::delays::Delays;
+use super::desk::Desk;
+use super::hand::Hand;
+use super::health::Health;
+use super::room::Reserve;
+use super::ward::Ward;
+use super::wires::Wires;
+
+/// One for a transport.
+pub(super) struct Core {
+    pub(super) wires: RwLock<Wires>,
+    pub(super) desk: Desk,
+    pub(super) hand: Hand,
+    pub(super) ward: Ward,
+    pub(super) delays: Delays,
+    pub(super) replies: Arc<Replies>,
+    pub(super) health: Health,
+    pub(super) pressure: Arc<Pressure>,
+    /// Used by who writes: every queue that is in the file.
+    pub(super) books: Mutex<Books>,
+    /// Rows of messages that wait for their time, and can't be read.
+    pub(super) unreadable: Mutex<HashSet<i64>>,
+    pub(super) reserve: Reserve,
+    /// Held as long as the file is used.
+    pub(super) lock: Mutex<Option<Lock>>,
+}
+
+/// What the file says of each queue.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) numbers: HashMap<QueueId, u32>,
+    pub(super) pages: HashMap<u32, Page>,
+}
+
+/// What the file says of one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Page {
+    /// The place of the next message.
+    pub(super) next_place: u64,
+    /// How many messages are in it, in hand or not, suspects aside.
+    pub(super) messages: u64,
+    /// How many wait for their time;
+    pub(super) delayed: u64,
+    /// of these: for another attempt.
+    pub(super) retrying: u64,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            next_place: 1,
+            messages: 0,
+            delayed: 0,
+            retrying: 0,
+        }
+    }
+}
+
+impl Core {
+    /// Wakes all who wait for messages, to look again.
+    pub(super) fn wake_all(&self) {
+        for queue in self.wires.read().by_number.values() {
+            queue.wake_all();
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! What is to be done with the file: handed over here by whoever publishes, takes and
+//! settles, and done in groups, one commit after the other.
+//!
+//! One group is under way at a time; what comes meanwhile gathers for the next. Acks alone
+//! needn't be written at once: what is acked and not yet written would only come again. They
+//! go with the next publication, or after a moment.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use brickwork::Message;
+use brickwork::sqlite::Database;
+use brickwork::transport::{Completion, Topology, TransportError};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::core::Core;
+use super::drain::Drain;
+use super::head::Written;
+use super::queue::Queue;
+use super::schema::Id;
+use super::ward::Suspect;
+
+/// So much is done with one commit at most: messages,
+const GROUP_ROWS: usize = 1024;
+/// or their bytes.
+const GROUP_BYTES: usize = 2 * 1024 * 1024;
+/// So many acks are written without waiting for anything else to write,
+const ACKS_MAX: usize = 512;
+/// or after this time.
+const ACKS_WAIT: Duration = Duration::from_millis(10);
+/// While nothing can be written it is tried again this often.
+const TRY_EVERY: Duration = Duration::from_millis(500);
+/// So much that was settled may wait to be written before nothing more is handed out.
+const UNWRITTEN_MAX: usize = 4096;
+/// After so long without anything to do, space is given back.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A message on its way into a queue.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) queue: Arc<Queue>,
+    pub(super) message: Message,
+    pub(super) written: Written,
+    /// When it is to arrive there, in milliseconds since 1970-01-01 UTC; now, if there is
+    /// none.
+    pub(super) due_ms: Option<u64>,
+    /// A place is kept for it.
+    pub(super) placed: bool,
+}
+
+impl Row {
+    /// One that arrives as soon as it is written. Encodes it, on the caller's thread.
+    pub(super) fn new(queue: Arc<Queue>, message: Message) -> Self {
+        let written = Written::of(&message);
+        Self::copy(queue, message, written)
+    }
+
+    pub(super) fn copy(queue: Arc<Queue>, message: Message, written: Written) -> Self {
+        Self {
+            queue,
+            message,
+            written,
+            due_ms: None,
+            placed: false,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.written.head.len() + self.message.payload.len()
+    }
+}
+
+/// One thing to do.
+pub(super) enum Op {
+    /// Keep messages.
+    Publish { rows: Vec<Row>, done: Completion },
+    /// A message was given back as another attempt.
+    Attempt { id: Id, attempt: u32 },
+    /// A message is to be tried again later.
+    Wait {
+        id: Id,
+        suspect: bool,
+        queue: Arc<Queue>,
+        due_ms: u64,
+        attempt: u32,
+    },
+    /// A message goes to the dead letters, as this.
+    Bury {
+        id: Id,
+        suspect: bool,
+        queue: Arc<Queue>,
+        row: Row,
+    },
+    /// A suspect was acked.
+    Forget { id: Id },
+    /// The window of a queue has room.
+    Load { queue: Arc<Queue> },
+    /// A suspect is to be tried; `None` if it can't be read.
+    LoadSuspect {
+        id: Id,
+        reply: oneshot::Sender<Option<Suspect>>,
+    },
+    /// Something waits no longer.
+    Due,
+    /// Queues are to be known, and made if that is wanted.
+    Declare {
+        topology: Topology,
+        make: bool,
+        reply: oneshot::Sender<Result<(), TransportError>>,
+    },
+    /// Tell when all before it is done.
+    Flush {
+        reply: oneshot::Sender<Result<(), TransportError>>,
+    },
+    /// Look whether there is room again.
+    Probe,
+    /// Give space back, if there is much.
+    Vacuum,
+}
+
+impl Op {
+    fn weight(&self) -> (usize, usize) {
+        match self {
+            Self::Publish { rows, .. } => (rows.len(), rows.iter().map(Row::bytes).sum()),
+            Self::Bury { row, .. } => (1, row.bytes()),
+            _ => (1, 0),
+        }
+    }
+
+    /// Whether somebody waits who can do something else while nothing can be written.
+    fn fails_at_once(&self) -> bool {
+        matches!(self, Self::Publish { .. } | Self::Flush { .. })
+    }
+
+    /// Whether it is lost to nobody: it is done at another time, or again.
+    fn is_settlement(&self) -> bool {
+        matches!(
+            self,
+            Self::Attempt { .. } | Self::Wait { .. } | Self::Bury { .. } | Self::Forget { .. }
+        )
+    }
+}
+
+/// What one commit does.
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) ops: VecDeque<Op>,
+    pub(super) acks: Vec<Id>,
+}
+
+impl Group {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.acks.is_empty()
+    }
+}
+
+/// See the module. One for a transport.
+pub(super) struct Desk {
+    state: Mutex<State>,
+    /// `None` once it is closed.
+    database: Mutex<Option<Database>>,
+    /// More settlements wait to be written than may.
+    clogged: AtomicBool,
+    /// Something waits that needn't be done at once.
+    later: Notify,
+    idle: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    ops: VecDeque<Op>,
+    acks: Vec<Id>,
+    /// Ops that are done at once, not with what comes next.
+    urgent: usize,
+    under_way: bool,
+    /// So many of the next ops are done one at a time: one of them is a culprit.
+    singly: usize,
+    /// Nothing can be written, for now;
+    down: bool,
+    /// also not what was settled.
+    stuck: bool,
+    closed: bool,
+    /// Something was written since space was last given back.
+    used: bool,
+}
+
+impl State {
+    fn is_due(&self) -> bool {
+        !self.down && (self.urgent > 0 || self.acks.len() + self.ops.len() >= ACKS_MAX)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.acks.is_empty()
+    }
+
+    fn unwritten(&self) -> usize {
+        let settled = self.ops.iter().filter(|op| op.is_settlement());
+        self.acks.len() + settled.count()
+    }
+}
+
+impl Desk {
+    pub(super) fn new(database: Database) -> Self {
+        Self {
+            state: Mutex::default(),
+            database: Mutex::new(Some(database)),
+            clogged: AtomicBool::new(false),
+            later: Notify::new(),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Whether nothing more is to be handed out: what was settled can't be written.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.clogged.load(Relaxed)
+    }
+
+    /// Hands something over.
+    pub(super) fn push(&self, core: &Arc<Core>, op: Op) {
+        let waits = op.is_settlement();
+        let mut state = self.state.lock();
+        if state.closed {
+            drop(state);
+            return refuse(op, &TransportError::Closed);
+        }
+        if state.down && op.fails_at_once() {
+            drop(state);
+            let error = core.health.error();
+            return refuse(op, &error.unwrap_or(TransportError::Unconfirmed));
+        }
+        let first = state.is_empty();
+        state.ops.push_back(op);
+        state.urgent += usize::from(!waits);
+        self.note(&state);
+        self.start(core, state, first);
+    }
+
+    /// A message is done with.
+    pub(super) fn ack(&self, core: &Arc<Core>, id: Id) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        let first = state.is_empty();
+        state.acks.push(id);
+        self.note(&state);
+        self.start(core, state, first);
+    }
+
+    /// The window of a queue has room.
+    pub(super) fn load(&self, core: &Arc<Core>, queue: &Arc<Queue>) {
+        let queue = queue.clone();
+        self.push(core, Op::Load { queue });
+    }
+
+    fn note(&self, state: &State) {
+        if state.down && !self.is_clogged() && state.unwritten() >= UNWRITTEN_MAX {
+            self.clogged.store(true, Relaxed);
+        }
+    }
+
+    fn start(&self, core: &Arc<Core>, mut state: parking_lot::MutexGuard<'_, State>, first: bool) {
+        if state.under_way {
+            return;
+        }
+        if state.is_due() {
+            state.under_way = true;
+            drop(state);
+            self.submit(core);
+        } else if first {
+            drop(state);
+            self.later.notify_one();
+        }
+    }
+
+    fn submit(&self, core: &Arc<Core>) {
+        let database = self.database.lock().clone();
+        match database {
+            Some(database) => database.submit(Box::new(Drain::new(core.clone()))),
+            None => self.ended(),
+        }
+    }
+
+    /// What is done next, with one commit.
+    pub(super) fn take(&self) -> Group {
+        let mut state = self.state.lock();
+        if state.singly > 0 {
+            state.singly -= 1;
+            let op = state.ops.pop_front();
+            state.urgent -= usize::from(op.as_ref().is_some_and(|op| !op.is_settlement()));
+            let ops = op.into_iter().collect();
+            return Group {
+                ops,
+                acks: Vec::new(),
+            };
+        }
+        let mut group = Group {
+            ops: VecDeque::new(),
+            acks: std::mem::take(&mut state.acks),
+        };
+        let (mut rows, mut bytes) = (0, 0);
+        while let Some(op) = state.ops.front()
+            && rows < GROUP_ROWS
+            && bytes < GROUP_BYTES
+        {
+            // By itself: there may be room for what was settled, and no more.
+            if matches!(op, Op::Probe) && !group.is_empty() {
+                break;
+            }
+            let (more_rows, more_bytes) = op.weight();
+            (rows, bytes) = (rows + more_rows, bytes + more_bytes);
+            state.urgent -= usize::from(!op.is_settlement());
+            group.ops.extend(state.ops.pop_front());
+        }
+        state.used |= rows > 0 || !group.acks.is_empty();
+        group
+    }
+
+    /// A group is done, and all who wait were told.
+    pub(super) fn done(&self, core: &Arc<Core>) {
+        let mut state = self.state.lock();
+        let probes = matches!(state.ops.front(), Some(Op::Probe));
+        if state.is_due() || probes || (state.singly > 0 && !state.down) {
+            drop(state);
+            return self.submit(core);
+        }
+        state.under_way = false;
+        let later = !state.is_empty() || state.used || state.down;
+        drop(state);
+        self.idle.notify_waiters();
+        if later {
+            self.later.notify_one();
+        }
+    }
+
+    /// A group failed for what is to be blamed on one of its ops: they are done one at a
+    /// time.
+    pub(super) fn singly(&self, group: Group) {
+        let mut state = self.state.lock();
+        state.singly += group.ops.len();
+        Self::put_back(&mut state, group);
+    }
+
+    /// Nothing can be written. What was settled is kept; what was to be published was told
+    /// so, and what waits to be is told now.
+    pub(super) fn down(&self, mut group: Group, error: &TransportError) {
+        // What needs no room is done nevertheless: this needed some.
+        let (declared, tried) = std::mem::take(&mut group.ops)
+            .into_iter()
+            .partition(|op| matches!(op, Op::Declare { .. }));
+        group.ops = tried;
+        let mut refused: VecDeque<Op> = declared;
+        refused.extend({
+            let mut state = self.state.lock();
+            (state.down, state.stuck) = (true, true);
+            state.singly = 0;
+            Self::put_back(&mut state, group);
+            let all = std::mem::take(&mut state.ops);
+            let (refused, kept): (VecDeque<Op>, VecDeque<Op>) = all
+                .into_iter()
+                .filter(|op| !matches!(op, Op::Probe | Op::Vacuum))
+                .partition(Op::fails_at_once);
+            state.urgent = kept.iter().filter(|op| !op.is_settlement()).count();
+            state.ops = kept;
+            self.note(&state);
+            refused
+        });
+        self.later.notify_one();
+        for op in refused {
+            refuse(op, error);
+        }
+    }
+
+    fn put_back(state: &mut State, group: Group) {
+        let Group { ops, mut acks } = group;
+        acks.append(&mut state.acks);
+        state.acks = acks;
+        for op in ops.into_iter().rev() {
+            state.urgent += usize::from(!op.is_settlement());
+            state.ops.push_front(op);
+        }
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.state.lock().down
+    }
+
+    /// What was settled can be written, at least.
+    pub(super) fn moves(&self) {
+        self.state.lock().stuck = false;
+    }
+
+    /// It can be written again.
+    pub(super) fn up(&self) {
+        self.state.lock().down = false;
+    }
+
+    /// What was settled is written. Whether something waited for that.
+    pub(super) fn unclog(&self) -> bool {
+        self.clogged.swap(false, Relaxed)
+    }
+
+    /// Does what needn't be done at once. Runs beside, for as long as the transport does.
+    pub(super) async fn run(&self, core: &Arc<Core>) {
+        let mut probed = Instant::now();
+        loop {
+            self.later.notified().await;
+            loop {
+                let (down, stuck, empty, used) = {
+                    let state = self.state.lock();
+                    (state.down, state.stuck, state.is_empty(), state.used)
+                };
+                if down && (stuck || empty || probed.elapsed() >= TRY_EVERY) {
+                    sleep(TRY_EVERY.saturating_sub(probed.elapsed())).await;
+                    probed = Instant::now();
+                    self.push_aside(core, [Op::Vacuum, Op::Probe]);
+                } else if !empty {
+                    sleep(ACKS_WAIT).await;
+                    self.go(core);
+                } else if used {
+                    sleep(QUIET).await;
+                    let quiet = {
+                        let mut state = self.state.lock();
+                        let quiet = state.is_empty() && !state.under_way && !state.down;
+                        state.used &= !quiet;
+                        quiet
+                    };
+                    if quiet {
+                        self.push_aside(core, [Op::Vacuum]);
+                    }
+                } else {
+                    break;
+                }
+                self.settled().await;
+            }
+        }
+    }
+
+    /// Does what there is, now.
+    fn go(&self, core: &Arc<Core>) {
+        let mut state = self.state.lock();
+        if state.under_way || state.closed || state.is_empty() {
+            return;
+        }
+        state.under_way = true;
+        drop(state);
+        self.submit(core);
+    }
+
+    fn push_aside<const N: usize>(&self, core: &Arc<Core>, ops: [Op; N]) {
+        {
+            let mut state = self.state.lock();
+            if state.closed {
+                return;
+            }
+            state.urgent += N;
+            state.ops.extend(ops);
+        }
+        self.go(core);
+    }
+
+    /// Waits until no group is under way.
+    async fn settled(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if !self.state.lock().under_way {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Does what there is, as far as it can be done, and takes nothing more in.
+    pub(super) async fn close(&self, core: &Arc<Core>) -> Option<Database> {
+        loop {
+            self.settled().await;
+            let (empty, down) = {
+                let state = self.state.lock();
+                (state.is_empty(), state.down)
+            };
+            // While it is down this is the last try. What was settled comes again.
+            if !empty {
+                self.go(core);
+                self.settled().await;
+            }
+            if empty || down {
+                break;
+            }
+        }
+        self.end()
+    }
+
+    /// Nothing is done any more, from now on.
+    pub(super) fn end(&self) -> Option<Database> {
+        self.ended();
+        self.database.lock().take()
+    }
+
+    /// The database is closed.
+    pub(super) fn ended(&self) {
+        let ops = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.under_way = false;
+            (state.urgent, state.singly) = (0, 0);
+            state.acks.clear();
+            std::mem::take(&mut state.ops)
+        };
+        for op in ops {
+            refuse(op, &TransportError::Closed);
+        }
+        self.idle.notify_waiters();
+    }
+}
+
+/// Tells whoever waits that it isn't done.
+pub(super) fn refuse(op: Op, error: &TransportError) {
+    match op {
+        Op::Publish { rows, done } => {
+            free_places(&rows);
+            done.complete(Err(error.clone()));
+        }
+        Op::Declare { reply, .. } | Op::Flush { reply } => {
+            // Whoever waited may have gone.
+            let _gone = reply.send(Err(error.clone()));
+        }
+        _ => {}
+    }
+}
+
+/// What was to come doesn't: its places are free again.
+pub(super) fn free_places(rows: &[Row]) {
+    for row in rows.iter().filter(|row| row.placed) {
+        row.queue.free_places(1);
+    }
+}

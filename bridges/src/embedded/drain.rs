@@ -1,0 +1,533 @@
+//! One commit: does what is on the desk, and tells everybody when it is on the disk.
+//!
+//! Nothing that is done here is seen by anybody before that: what changes in memory is
+//! noted, and let in after the commit.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use brickwork::sqlite::{Job, SqliteError, Transaction};
+use brickwork::transport::TransportError;
+use brickwork::{Clock, QueueId};
+use tracing::{error, warn};
+
+use super::core::{Core, Page};
+use super::declare;
+use super::desk::{Group, Op, Row, refuse};
+use super::queue::{Change, Entry, Queue};
+use super::room;
+use super::rows::{Damage, Pen, is_damage};
+use super::schema::Id;
+use super::ward::Suspect;
+
+/// So many messages whose time has come are moved with one commit.
+const DUE_MAX: usize = 256;
+
+/// See the module.
+pub(super) struct Drain {
+    core: Arc<Core>,
+    group: Group,
+    effects: Effects,
+}
+
+/// What a commit changes beside the file, and what it has found out.
+#[derive(Default)]
+struct Effects {
+    touched: Vec<Touched>,
+    made: Vec<(QueueId, u32)>,
+    refused: Option<TransportError>,
+    damage: Vec<Damage>,
+    unreadable: Vec<i64>,
+    suspect: Option<Suspect>,
+    due_ms: Vec<u64>,
+    more_due: bool,
+    probed: bool,
+    more_room: bool,
+}
+
+/// A queue that a commit changes.
+struct Touched {
+    number: u32,
+    /// `None` if no manifest of this process has it.
+    queue: Option<Arc<Queue>>,
+    before: Page,
+    page: Page,
+    change: Change,
+}
+
+impl Drain {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            group: Group::default(),
+            effects: Effects::default(),
+        }
+    }
+}
+
+impl Job for Drain {
+    fn name(&self) -> &str {
+        "the queues"
+    }
+
+    fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
+        self.group = self.core.desk.take();
+        let mut work = Work {
+            core: &self.core,
+            pen: Pen(tx),
+            effects: &mut self.effects,
+            last: 0,
+        };
+        for op in &self.group.ops {
+            work.op(op)?;
+        }
+        self.group.acks.sort_unstable();
+        work.acks(&self.group.acks)?;
+        // Last, so that what was written before is seen.
+        for op in &self.group.ops {
+            if let Op::Load { queue } = op {
+                work.load(queue)?;
+            }
+        }
+        work.finish()
+    }
+
+    fn done(self: Box<Self>, outcome: Result<(), SqliteError>) {
+        let Self {
+            core,
+            group,
+            effects,
+        } = *self;
+        match outcome {
+            Ok(()) => effects.take_effect(&core, group),
+            Err(SqliteError::Closed) => {
+                for op in group.ops {
+                    refuse(op, &TransportError::Closed);
+                }
+                return core.desk.ended();
+            }
+            Err(error) if is_outage(&error) => {
+                core.is_down(group, &error);
+            }
+            Err(_) if group.ops.len() + usize::from(!group.acks.is_empty()) > 1 => {
+                core.desk.singly(group);
+            }
+            Err(error) => blame(&core, group, &error),
+        }
+        core.desk.done(&core);
+    }
+}
+
+/// Whether the same may work later.
+fn is_outage(error: &SqliteError) -> bool {
+    matches!(
+        error,
+        SqliteError::Full { .. } | SqliteError::Unusable { .. }
+    )
+}
+
+/// The one thing that failed by itself: it won't work the next time either.
+fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
+    let text = error.to_string();
+    if !group.acks.is_empty() {
+        let acked = group.acks.len();
+        error!(
+            error = text,
+            acked, "what was done can't be deleted: it will come again"
+        );
+    }
+    for op in group.ops {
+        match op {
+            Op::Publish { .. } | Op::Declare { .. } | Op::Flush { .. } => {
+                let error = match is_damage(error) {
+                    true => TransportError::Lost(text.clone()),
+                    false => TransportError::Refused(text.clone()),
+                };
+                refuse(op, &error);
+            }
+            Op::Load { queue } => {
+                error!(error = text, %queue.id, "what is on the disk can't be loaded");
+                queue.not_loaded();
+            }
+            Op::Wait { id, queue, .. } => {
+                error!(error = text, %queue.id, id = id.row(), "a message can't be put off: it comes again when the app is started again");
+                core.let_in(
+                    &queue,
+                    Change {
+                        due: 1,
+                        due_retrying: 1,
+                        ..Change::default()
+                    },
+                );
+            }
+            Op::Bury { id, queue, .. } => {
+                error!(error = text, %queue.id, id = id.row(), "a message can't be dead-lettered: it comes again when the app is started again");
+                core.let_in(
+                    &queue,
+                    Change {
+                        buried: 1,
+                        ..Change::default()
+                    },
+                );
+            }
+            Op::Due => error!(error = text, "what waits for its time can't be read"),
+            Op::Attempt { .. }
+            | Op::Forget { .. }
+            | Op::LoadSuspect { .. }
+            | Op::Probe
+            | Op::Vacuum => error!(error = text, "the file of the queues can't be changed"),
+        }
+    }
+}
+
+impl Core {
+    /// Nothing can be written, for now.
+    pub(super) fn is_down(&self, group: Group, error: &SqliteError) {
+        if error.is_full() {
+            self.reserve.give_up();
+        }
+        let text = error.to_string();
+        self.health.down(&text);
+        self.desk.down(group, &TransportError::Lost(text));
+    }
+
+    fn let_in(self: &Arc<Self>, queue: &Arc<Queue>, change: Change) {
+        if queue.apply(change) {
+            self.desk.load(self, queue);
+        }
+    }
+}
+
+/// A commit that is being made.
+struct Work<'a> {
+    core: &'a Core,
+    pen: Pen<'a>,
+    effects: &'a mut Effects,
+    /// The number in `touched` of the queue that was touched last.
+    last: usize,
+}
+
+impl Work<'_> {
+    fn op(&mut self, op: &Op) -> Result<(), SqliteError> {
+        match op {
+            Op::Publish { rows, .. } => {
+                for row in rows {
+                    self.keep(row)?;
+                }
+            }
+            Op::Attempt { id, attempt } => self.pen.set_attempt(*id, *attempt)?,
+            Op::Wait {
+                id,
+                suspect,
+                due_ms,
+                attempt,
+                ..
+            } => self.wait(*id, *suspect, *due_ms, *attempt)?,
+            Op::Bury {
+                id,
+                suspect,
+                queue,
+                row,
+            } => {
+                self.keep(row)?;
+                self.forget(*id, *suspect)?;
+                self.touch(queue.number).change.buried += 1;
+            }
+            Op::Forget { id } => self.forget(*id, true)?,
+            Op::LoadSuspect { id, .. } => match self.pen.suspect(*id)? {
+                Some(Ok(suspect)) => self.effects.suspect = Some(suspect),
+                Some(Err(damage)) => self.effects.damage.push(damage),
+                None => {}
+            },
+            Op::Due => self.due()?,
+            Op::Declare { topology, make, .. } => {
+                let found = declare::declare(&self.pen, self.core, topology, *make)?;
+                match found {
+                    Ok(made) => self.effects.made.extend(made),
+                    Err(error) => self.effects.refused = Some(error),
+                }
+            }
+            Op::Probe => {
+                self.core.reserve.make()?;
+                room::probe(self.pen.0)?;
+                self.effects.probed = true;
+            }
+            Op::Vacuum => {
+                let scarce = self.core.desk.is_down();
+                self.effects.more_room = room::give_back(self.pen.0, scarce)?;
+            }
+            // Last of all, and after the commit.
+            Op::Load { .. } | Op::Flush { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, number: u32) -> &mut Touched {
+        let touched = &mut self.effects.touched;
+        if touched.get(self.last).is_none_or(|it| it.number != number) {
+            let known = touched.iter().position(|it| it.number == number);
+            self.last = known.unwrap_or_else(|| {
+                let page = self.core.books.lock().pages.get(&number).copied();
+                let page = page.unwrap_or_default();
+                let queue = self.core.wires.read().by_number.get(&number).cloned();
+                touched.push(Touched {
+                    number,
+                    queue,
+                    before: page,
+                    page,
+                    change: Change::default(),
+                });
+                touched.len() - 1
+            });
+        }
+        &mut touched[self.last]
+    }
+
+    /// The next place in a queue.
+    fn place(&mut self, number: u32) -> u64 {
+        let page = &mut self.touch(number).page;
+        let place = page.next_place;
+        page.next_place += 1;
+        page.messages += 1;
+        place
+    }
+
+    fn keep(&mut self, row: &Row) -> Result<(), SqliteError> {
+        let Row {
+            queue,
+            message,
+            written,
+            due_ms,
+            placed,
+        } = row;
+        let number = queue.number;
+        if let Some(due_ms) = *due_ms {
+            self.pen.schedule(number, due_ms, message, written)?;
+            let touched = self.touch(number);
+            touched.page.delayed += 1;
+            touched.change.scheduled += 1;
+            self.effects.due_ms.push(due_ms);
+            return Ok(());
+        }
+        let place = self.place(number);
+        self.pen
+            .insert(Id::new(number, place), 1, 0, message, written)?;
+        let change = &mut self.touch(number).change;
+        change.places += u64::from(*placed);
+        change.arrived.push(Entry {
+            place,
+            message: message.clone(),
+            attempt: 1,
+        });
+        Ok(())
+    }
+
+    fn wait(
+        &mut self,
+        id: Id,
+        suspect: bool,
+        due_ms: u64,
+        attempt: u32,
+    ) -> Result<(), SqliteError> {
+        let moved = self.pen.wait(id, suspect, due_ms, attempt)?;
+        if moved {
+            self.forget(id, suspect)?;
+        }
+        let touched = self.touch(id.queue());
+        if moved {
+            touched.page.delayed += 1;
+            touched.page.retrying += 1;
+            self.effects.due_ms.push(due_ms);
+        } else {
+            // Somebody has removed it from the file: it doesn't wait there.
+            touched.change.due += 1;
+            touched.change.due_retrying += 1;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, id: Id, suspect: bool) -> Result<(), SqliteError> {
+        if suspect {
+            self.pen.delete_suspect(id)?;
+        } else {
+            self.delete(id, id)?;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, first: Id, last: Id) -> Result<(), SqliteError> {
+        let deleted = self.pen.delete(first, last)?;
+        let page = &mut self.touch(first.queue()).page;
+        page.messages = page.messages.saturating_sub(deleted);
+        Ok(())
+    }
+
+    /// Deletes what was acked, in order: what lies side by side at once.
+    fn acks(&mut self, acks: &[Id]) -> Result<(), SqliteError> {
+        for run in acks.chunk_by(|one, next| next.row() - one.row() == 1) {
+            let (first, last) = (run[0], run[run.len() - 1]);
+            match self.delete(first, last) {
+                Err(error) if is_damage(&error) => self.delete_singly(run, &error)?,
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies beside a damaged page may be impossible to delete. It must not keep others
+    /// from being.
+    fn delete_singly(&mut self, run: &[Id], first: &SqliteError) -> Result<(), SqliteError> {
+        let mut failed = 0;
+        for id in run {
+            match self.delete(*id, *id) {
+                Err(error) if is_damage(&error) => failed += 1,
+                outcome => outcome?,
+            }
+        }
+        if failed > 0 {
+            error!(error = %first, failed, "what was done can't be deleted: it comes again when the app is started again");
+        }
+        Ok(())
+    }
+
+    fn due(&mut self) -> Result<(), SqliteError> {
+        let now = Clock::SYSTEM.unix_ms();
+        let unreadable: HashSet<i64> = self.core.unreadable.lock().clone();
+        let max = DUE_MAX + unreadable.len();
+        let rows = self.pen.due_rows(now, max)?;
+        self.effects.more_due = rows.len() == max;
+        for row in rows.into_iter().filter(|row| !unreadable.contains(row)) {
+            let due = match self.pen.due(row)? {
+                Some(Ok(due)) => due,
+                Some(Err(damage)) => {
+                    self.effects.damage.push(damage);
+                    self.effects.unreadable.push(row);
+                    continue;
+                }
+                None => continue,
+            };
+            let place = self.place(due.queue);
+            let id = Id::new(due.queue, place);
+            self.pen
+                .insert(id, due.attempt, due.held, &due.message, &due.written)?;
+            self.pen.delete_due(due.row)?;
+            let Touched { page, change, .. } = self.touch(due.queue);
+            page.delayed = page.delayed.saturating_sub(1);
+            change.due += 1;
+            if due.retry {
+                page.retrying = page.retrying.saturating_sub(1);
+                change.due_retrying += 1;
+            }
+            change.arrived.push(Entry {
+                place,
+                message: due.message,
+                attempt: due.attempt,
+            });
+        }
+        self.effects.due_ms.extend(self.pen.next_due_ms(now)?);
+        Ok(())
+    }
+
+    fn load(&mut self, queue: &Queue) -> Result<(), SqliteError> {
+        let (after, max) = queue.to_load();
+        let before = self.touch(queue.number).page.next_place;
+        let mut damage = Vec::new();
+        let loaded = self
+            .pen
+            .load(queue.number, after, before, max, &mut damage)?;
+        self.effects.damage.append(&mut damage);
+        self.touch(queue.number).change.loaded = Some(loaded);
+        Ok(())
+    }
+
+    /// Writes how much is in each queue now.
+    fn finish(&mut self) -> Result<(), SqliteError> {
+        for touched in &self.effects.touched {
+            if touched.page != touched.before {
+                declare::write_page(&self.pen, touched.number, &touched.page)?;
+            }
+        }
+        for damage in &self.effects.damage {
+            // Where the file is damaged, this may not be possible either: it is in the log.
+            let _noted = self.pen.note(damage);
+        }
+        Ok(())
+    }
+}
+
+impl Effects {
+    /// It is on the disk: everybody is told.
+    fn take_effect(self, core: &Arc<Core>, group: Group) {
+        for damage in &self.damage {
+            warn!(
+                row = damage.place,
+                error = damage.why,
+                "a message isn't what was written: it stays in the file and is not handed out"
+            );
+        }
+        if !self.unreadable.is_empty() {
+            core.unreadable.lock().extend(self.unreadable);
+        }
+        {
+            let mut books = core.books.lock();
+            for touched in &self.touched {
+                books.pages.insert(touched.number, touched.page);
+            }
+            for (id, number) in self.made {
+                books.numbers.insert(id, number);
+                books.pages.insert(number, Page::default());
+            }
+        }
+        for touched in self.touched {
+            if let Some(queue) = &touched.queue {
+                core.let_in(queue, touched.change);
+            }
+        }
+        for due_ms in self.due_ms {
+            core.delays.add(due_ms);
+        }
+        let mut suspect = self.suspect;
+        let mut refused = self.refused;
+        for op in group.ops {
+            match op {
+                Op::Publish { done, .. } => done.complete(Ok(())),
+                Op::Flush { reply } => {
+                    // Whoever waited may have gone.
+                    let _gone = reply.send(Ok(()));
+                }
+                Op::LoadSuspect { reply, .. } => {
+                    let _gone = reply.send(suspect.take());
+                }
+                Op::Declare {
+                    topology, reply, ..
+                } => {
+                    let outcome = match refused.take() {
+                        Some(error) => Err(error),
+                        None => {
+                            declare::wire(core, &topology);
+                            Ok(())
+                        }
+                    };
+                    let _gone = reply.send(outcome);
+                }
+                _ => {}
+            }
+        }
+        if core.desk.is_down() {
+            core.desk.moves();
+            if self.probed {
+                core.desk.up();
+                core.health.up();
+            }
+        }
+        if core.desk.unclog() {
+            core.wake_all();
+        }
+        if self.more_due {
+            core.desk.push(core, Op::Due);
+        }
+        if self.more_room {
+            core.desk.push(core, Op::Vacuum);
+        }
+    }
+}

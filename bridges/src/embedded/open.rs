@@ -1,0 +1,229 @@
+//! Opening a folder of queues: one process at a time, and what the last one had in hand is
+//! known before anything is handed out.
+
+use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use brickwork::Lock;
+use brickwork::MessageId;
+use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
+use brickwork::sqlite::{Database, SqliteError, Writers};
+use brickwork::transport::{Pressure, Replies};
+use parking_lot::{Mutex, RwLock};
+
+use super::core::{Books, Core};
+use super::declare::read_books;
+use super::delays::Delays;
+use super::desk::{Desk, Group};
+use super::hand::{self, Hand, Way};
+use super::health::Health;
+use super::room::Reserve;
+use super::rows::{Pen, is_damage};
+use super::schema::{self, Id};
+use super::ward::{Record, Ward};
+use super::wires::Wires;
+
+/// A process that has just ended may need a moment to be gone.
+const GONE_WAIT: Duration = Duration::from_secs(2);
+
+/// The file of the queues in a folder.
+pub(super) fn file(folder: &Path) -> PathBuf {
+    folder.join("queues.sqlite")
+}
+
+/// The lock of a folder.
+pub(super) fn lock_file(folder: &Path) -> PathBuf {
+    folder.join("lock")
+}
+
+pub(super) fn taken(folder: &Path, owner: &str) -> String {
+    format!(
+        "{owner} uses the queues in {}: one process at a time can; stop it, or give this app a \
+         folder of its own",
+        folder.display()
+    )
+}
+
+/// Why a folder can't be used.
+#[derive(Debug)]
+pub(super) struct Unusable(pub(super) String);
+
+impl From<SqliteError> for Unusable {
+    fn from(error: SqliteError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Unusable {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What is there when a process begins.
+struct Found {
+    books: Books,
+    suspects: VecDeque<Id>,
+    due_ms: Option<u64>,
+    generation: i64,
+}
+
+/// Locks a folder and opens what is in it.
+///
+/// # Errors
+/// It is used by another process, or can't be used.
+pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc<Core>, Unusable> {
+    let lock = lock(&folder).await?;
+    let writers = Writers::new(1);
+    let (path, reserve) = (file(&folder), Reserve::of(&folder));
+    let opening = tokio::task::spawn_blocking(move || {
+        // What is there needs it, should there be no room for anything else.
+        let opened = match Database::open(&path, &schema::schema(), schema::options(), &writers) {
+            Err(error) if error.is_full() => {
+                reserve.give_up();
+                Database::open(&path, &schema::schema(), schema::options(), &writers)
+            }
+            opened => opened,
+        };
+        opened.map(|database| (database, reserve))
+    });
+    let (database, reserve) = opening
+        .await
+        .map_err(|_| Unusable("there is no thread to open it".into()))??;
+    let found = {
+        let folder = folder.clone();
+        let recovering = move |tx: &brickwork::sqlite::Transaction<'_>| recover(tx, &folder);
+        database.write("the queues", recovering).await?
+    };
+    let hand = Hand::begin(&folder, found.generation).map_err(|error| {
+        let file = hand::path(&folder, found.generation);
+        Unusable(format!("can't write {}: {error}", file.display()))
+    })?;
+    hand::tidy(&folder, found.generation);
+    let delays = Delays::default();
+    if let Some(due_ms) = found.due_ms {
+        delays.add(due_ms);
+    }
+    // What a former process asked is nobody's any more.
+    let address = format!("embedded-{}", MessageId::new());
+    let core = Arc::new(Core {
+        wires: RwLock::new(Wires::default()),
+        desk: Desk::new(database),
+        hand,
+        ward: Ward::new(found.suspects),
+        delays,
+        replies: Arc::new(Replies::new(address)),
+        health: Health::new(&pressure),
+        pressure,
+        books: Mutex::new(found.books),
+        unreadable: Mutex::new(HashSet::new()),
+        reserve,
+        lock: Mutex::new(Some(lock)),
+    });
+    let reserving = core.clone();
+    let reserving = tokio::task::spawn_blocking(move || reserving.reserve.make());
+    if let Ok(Err(error)) = reserving.await {
+        // What is there can be worked off.
+        core.is_down(Group::default(), &error);
+    }
+    Ok(core)
+}
+
+/// Locks a folder, and makes it if there is none.
+///
+/// # Errors
+/// It is used by another process, or can't be used.
+pub(super) async fn lock(folder: &Path) -> Result<Lock, Unusable> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Unusable(format!(
+            "can't make the folder {}: {error}",
+            folder.display()
+        ))
+    })?;
+    let path = lock_file(folder);
+    Ok(Lock::wait(&path, GONE_WAIT, |owner| taken(folder, owner)).await?)
+}
+
+/// Counts what the last process had in hand, once, and reads how much there is.
+fn recover(connection: &Connection, folder: &Path) -> Result<Found, Unusable> {
+    let sql = |error: brickwork::sqlite::rusqlite::Error| SqliteError::from(error);
+    let generation: i64 = connection
+        .query_row("SELECT generation FROM app", [], |row| row.get(0))
+        .map_err(sql)?;
+    let noted = hand::read(folder, generation)?;
+    for (id, way) in noted {
+        match note(connection, id, way) {
+            // It can't be handed out either.
+            Err(error) if is_damage(&error) => {}
+            outcome => outcome?,
+        }
+    }
+    let generation = generation + 1;
+    connection
+        .execute("UPDATE app SET generation = ?1", [generation])
+        .map_err(sql)?;
+    let mut suspects = connection
+        .prepare("SELECT id FROM suspect ORDER BY id")
+        .map_err(sql)?;
+    let suspects = suspects
+        .query_map([], |row| row.get(0).map(Id::of_row))
+        .and_then(Iterator::collect)
+        .map_err(sql)?;
+    Ok(Found {
+        books: read_books(connection)?,
+        suspects,
+        due_ms: Pen(connection).next_due_ms(0)?,
+        generation,
+    })
+}
+
+/// A message was in hand when its process died.
+fn note(connection: &Connection, id: Id, way: Way) -> Result<(), SqliteError> {
+    let select = match way {
+        Way::Usual => "SELECT attempt, held, 0 FROM message WHERE id = ?1",
+        Way::Beside | Way::Alone => "SELECT attempt, held, crashes FROM suspect WHERE id = ?1",
+    };
+    let record = connection
+        .prepare_cached(select)?
+        .query_row([id.row()], |row| {
+            Ok(Record {
+                attempt: row.get(0)?,
+                held: row.get(1)?,
+                crashes: row.get(2)?,
+            })
+        })
+        .optional()?;
+    let Some(record) = record.map(|record| record.after(way)) else {
+        // It was done with.
+        return Ok(());
+    };
+    let Record {
+        held,
+        crashes,
+        attempt,
+    } = record;
+    if way != Way::Usual {
+        let mut update = connection.prepare_cached(
+            "UPDATE suspect SET held = ?2, crashes = ?3, attempt = ?4 WHERE id = ?1",
+        )?;
+        update.execute((id.row(), held, crashes, attempt))?;
+        return Ok(());
+    }
+    if record.way() == Way::Usual {
+        let mut update = connection.prepare_cached("UPDATE message SET held = ?2 WHERE id = ?1")?;
+        update.execute((id.row(), held))?;
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO suspect SELECT id, attempt, ?2, 0, head, payload, sum FROM message
+         WHERE id = ?1",
+    )?;
+    insert.execute((id.row(), held))?;
+    Pen(connection).delete(id, id)?;
+    let mut update =
+        connection.prepare_cached("UPDATE queue SET messages = messages - 1 WHERE number = ?1")?;
+    update.execute([id.queue()])?;
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! Room on the disk: keeping some in reserve, and giving back what isn't used.
+//!
+//! What is waiting to be handled may fill a disk. Then deleting what was handled needs some
+//! room, too: for the write-ahead log, and for moving it to the file. So a file of a fixed
+//! size is kept, and given up when there is no room: what is there can be worked off, which
+//! makes room. Only when that file can be made again is anything more taken over.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use brickwork::sqlite::SqliteError;
+use brickwork::sqlite::rusqlite::Connection;
+
+use super::schema::CHECKPOINT_PAGES;
+
+/// What the write-ahead log may hold that isn't in the file yet, and a little more.
+const RESERVE_BYTES: usize = 8 * 1024 * 1024;
+/// Less than this isn't worth the work, in bytes;
+const FREE_MIN: i64 = 4 * 1024 * 1024;
+/// nor is less than this part of the file.
+const FREE_PART: i64 = 4;
+/// What the file of the write-ahead log is cut to, in bytes,
+const LOG_BYTES_KEPT: u32 = 16 * 1024 * 1024;
+/// and while room is scarce.
+const SCARCE_LOG_BYTES_KEPT: u32 = 1024 * 1024;
+/// So many pages are given back with one commit.
+const STEP_PAGES: u32 = 512;
+
+/// The room in reserve.
+#[derive(Debug)]
+pub(super) struct Reserve(PathBuf);
+
+impl Reserve {
+    pub(super) fn of(folder: &Path) -> Self {
+        Self(folder.join("reserve"))
+    }
+
+    /// Makes it, if it isn't there. Blocks its thread for a moment.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub(super) fn make(&self) -> Result<(), SqliteError> {
+        let length = std::fs::metadata(&self.0).map(|file| file.len());
+        if length.is_ok_and(|length| length == RESERVE_BYTES as u64) {
+            return Ok(());
+        }
+        self.fill().map_err(|error| {
+            self.give_up();
+            let (path, why) = (self.0.clone(), error.to_string());
+            match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    SqliteError::Full { path, why }
+                }
+                _ => SqliteError::Unusable { path, why },
+            }
+        })
+    }
+
+    fn fill(&self) -> io::Result<()> {
+        let mut file = File::create(&self.0)?;
+        // A file system may keep what is all alike, or nothing at all, in no room.
+        let mut some = vec![0; 1024 * 1024];
+        for _ in 0..RESERVE_BYTES / some.len() {
+            fastrand::fill(&mut some);
+            file.write_all(&some)?;
+        }
+        Ok(())
+    }
+
+    /// There is no room: what was kept for that is used now.
+    pub(super) fn give_up(&self) {
+        // If it isn't there it was given up before.
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Tries whether the file can be written.
+///
+/// # Errors
+/// It can't.
+pub(super) fn probe(connection: &Connection) -> Result<(), SqliteError> {
+    connection
+        .prepare_cached("UPDATE app SET generation = generation")?
+        .execute([])?;
+    // What had to be small may be large again.
+    keep_log(connection, CHECKPOINT_PAGES, LOG_BYTES_KEPT)
+}
+
+/// Gives some of what is free in the file back to the disk, if it is much, or if room is
+/// scarce. Whether there is more.
+///
+/// # Errors
+/// It can't be written.
+pub(super) fn give_back(connection: &Connection, scarce: bool) -> Result<bool, SqliteError> {
+    if scarce {
+        // The log must not grow, and the file becomes smaller by what is moved to it.
+        keep_log(connection, 1, SCARCE_LOG_BYTES_KEPT)?;
+    }
+    let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let (free, all) = (ask("PRAGMA freelist_count")?, ask("PRAGMA page_count")?);
+    let bytes = free * ask("PRAGMA page_size")?;
+    if free == 0 || (!scarce && (bytes < FREE_MIN || free * FREE_PART < all)) {
+        return Ok(false);
+    }
+    let mut step = connection.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+    let mut rows = step.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(!scarce)
+}
+
+/// How long the write-ahead log becomes, and how much of its file is kept when it starts
+/// anew.
+fn keep_log(connection: &Connection, pages: u32, bytes_kept: u32) -> Result<(), SqliteError> {
+    for (name, value) in [
+        ("wal_autocheckpoint", pages),
+        ("journal_size_limit", bytes_kept),
+    ] {
+        let sql = format!("PRAGMA {name} = {value}");
+        connection.query_row(&sql, [], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_takes_room_until_it_is_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let reserve = Reserve::of(folder.path());
+        let length = || std::fs::metadata(&reserve.0).map(|file| file.len()).ok();
+        for _ in 0..2 {
+            reserve.make().expect("there is room");
+            reserve.make().expect("it is there");
+            assert_eq!(length(), Some(RESERVE_BYTES as u64));
+            reserve.give_up();
+            reserve.give_up();
+            assert_eq!(length(), None);
+        }
+        let nowhere = Reserve::of(&folder.path().join("nowhere"));
+        let error = nowhere.make().expect_err("there is no such folder");
+        assert!(matches!(error, SqliteError::Unusable { .. }), "{error}");
+    }
+}

@@ -1,0 +1,110 @@
+//! What lies in the folder of an `embedded:` transport, read past the transport, also while
+//! an app uses it.
+
+use std::path::Path;
+
+use brickwork::sqlite::rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+use crate::checker::DeadLetter;
+
+/// The file with the queues of a folder.
+#[derive(Debug)]
+pub struct Queues(Connection);
+
+impl Queues {
+    /// Opens it to read; `None` while there is none, or nothing in it yet.
+    ///
+    /// # Panics
+    /// It can't be read.
+    pub fn open(folder: &Path) -> Option<Self> {
+        let file = folder.join("queues.sqlite");
+        let connection =
+            Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+        connection
+            .busy_timeout(std::time::Duration::from_secs(5))
+            .expect("it can wait");
+        let queues = Self(connection);
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'queue'";
+        (queues.count(tables) > 0).then_some(queues)
+    }
+
+    /// Opens it to do what nobody should.
+    ///
+    /// # Panics
+    /// It can't be written.
+    pub fn vandalise(folder: &Path, sql: &str) {
+        let connection = Connection::open(folder.join("queues.sqlite")).expect("it is there");
+        connection.execute_batch(sql).expect("it can be changed");
+    }
+
+    /// What the dead-letter queues hold.
+    ///
+    /// # Panics
+    /// They can't be read.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        let mut select = self
+            .0
+            .prepare(
+                "SELECT head, payload FROM message
+                 WHERE id >> 40 IN (SELECT number FROM queue WHERE input = 'dlq') ORDER BY id",
+            )
+            .expect("it is a table");
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        let rows = rows.expect("it can be read");
+        rows.map(|row| {
+            let (head, payload): (String, Vec<u8>) = row.expect("it can be read");
+            let head: Value = serde_json::from_str(&head).expect("the head is JSON");
+            let payload: Value = serde_json::from_slice(&payload).expect("the payload is JSON");
+            let header = |name: &str| head["headers"][name].as_str().expect("a header");
+            DeadLetter {
+                n: payload["n"].as_u64().expect("a number"),
+                reason: header("brickwork-reason").to_owned(),
+                attempts: header("brickwork-attempt").parse().expect("a number"),
+            }
+        })
+        .collect()
+    }
+
+    /// How much is in the queues of inputs, suspects and waiting for its time; dead letters
+    /// aside.
+    ///
+    /// # Panics
+    /// It can't be read.
+    pub fn left(&self) -> i64 {
+        self.count(
+            "SELECT (SELECT count(*) FROM message
+                     WHERE id >> 40 IN (SELECT number FROM queue WHERE input != 'dlq'))
+                  + (SELECT count(*) FROM delayed) + (SELECT count(*) FROM suspect)",
+        )
+    }
+
+    /// Checks that the file is whole, and that what it says of how much is in it is so.
+    ///
+    /// # Panics
+    /// It isn't.
+    pub fn check(&self) {
+        let whole: String = self
+            .0
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .expect("it can be checked");
+        assert_eq!(whole, "ok");
+        let wrong = self.count(
+            "SELECT count(*) FROM queue AS q WHERE
+                messages != (SELECT count(*) FROM message AS m WHERE m.id >> 40 = q.number)
+                OR delayed != (SELECT count(*) FROM delayed AS d WHERE d.queue = q.number)
+                OR retrying != (SELECT count(*) FROM delayed AS d WHERE d.queue = q.number
+                                AND d.retry)",
+        );
+        assert_eq!(wrong, 0, "queues whose counts are wrong");
+    }
+
+    /// A number that a statement asks for.
+    ///
+    /// # Panics
+    /// It can't be asked.
+    pub fn count(&self, sql: &str) -> i64 {
+        let count = self.0.query_row(sql, [], |row| row.get(0));
+        count.expect("it can be counted")
+    }
+}

@@ -1,0 +1,186 @@
+//! Killed again and again: the shipped binary on `embedded:` is ended by `kill -9` at seeded
+//! random moments, under load, also while it starts. Whatever it had taken over is handled or
+//! among the dead letters afterwards, nothing comes from nowhere, and nobody is blamed.
+//!
+//! A killed process leaves what it wrote to the system: whether a confirm waited for the disk
+//! isn't seen here.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use brickwork_tests::binary::brickwork;
+use brickwork_tests::checker::Kept;
+use brickwork_tests::http;
+use brickwork_tests::kept::Queues;
+use brickwork_tests::process::{Process, free_address};
+use brickwork_tests::seed::Seed;
+
+/// For what is left after the last kill.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// A life is about this long.
+const LIFE_MS: std::ops::Range<u64> = 60..900;
+const PER_SECOND: u64 = 2_000;
+/// One in so many lines is one that nobody can handle.
+const REJECTED: u64 = 97;
+/// How often a front door is knocked at.
+const EVERY: Duration = Duration::from_millis(5);
+
+fn prepare(folder: &Path, door: SocketAddr, lines: u64) {
+    let manifest = format!(
+        r#"
+        [app]
+        name = "killed"
+        transport = "embedded:data/queues"
+        [admin]
+        listen = "off"
+        [services.lines]
+        use = "file-in"
+        out = "lines"
+        config = {{ path = "lines.jsonl", rate = {PER_SECOND} }}
+        [services.shaken]
+        use = "chaos"
+        in = "lines"
+        out = "shaken"
+        instances = 4
+        retry = {{ attempts = 50, backoff = {{ min = "20ms", max = "200ms" }} }}
+        config = {{ fail = 0.1, panic = 0.02 }}
+        [services.marked]
+        use = "map"
+        in = "shaken"
+        out = "marked"
+        instances = 4
+        retry = {{ attempts = 50, backoff = {{ min = "20ms", max = "200ms" }} }}
+        config.to = {{ n = "msg.n", v = "msg.v", id = "meta.id" }}
+        [services.keep]
+        use = "file-out"
+        in = "marked"
+        config.path = "out.jsonl"
+        [services.door]
+        use = "http-in"
+        out = "posted"
+        config = {{ listen = "{door}", path = "/" }}
+        [services.posted]
+        use = "file-out"
+        in = "posted"
+        config.path = "posted.jsonl"
+        "#
+    );
+    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+    let line = |n: u64| match n % REJECTED {
+        0 => format!("{{\"n\":{n}}}\n"),
+        _ => format!("{{\"n\":{n},\"v\":\"{n:0>500}\"}}\n"),
+    };
+    let text: String = (0..lines).map(line).collect();
+    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
+}
+
+fn start(folder: &Path, life: u64, more: &[&str]) -> Process {
+    let mut command = Command::new(brickwork());
+    command
+        .args(["run", "app.toml"])
+        .args(more)
+        .current_dir(folder);
+    let logs = folder.join(format!("life-{life}"));
+    std::fs::create_dir(&logs).expect("a folder can be made");
+    Process::start(command, &logs, "it was just built")
+}
+
+/// Posts numbers, one after the other: which were attempted, and accepted.
+fn post(door: SocketAddr, stop: &AtomicBool) -> (u64, HashSet<u64>) {
+    let mut accepted = HashSet::new();
+    let mut attempted = 0;
+    while !stop.load(Relaxed) {
+        let body = format!("{{\"n\":{attempted}}}");
+        let json = [("Content-Type", "application/json")];
+        if let Ok(answer) = http::post(door, "/", &json, body.as_bytes())
+            && answer.code == 202
+        {
+            accepted.insert(attempted);
+        }
+        attempted += 1;
+        std::thread::sleep(EVERY);
+    }
+    (attempted, accepted)
+}
+
+type Posted = (u64, HashSet<u64>);
+
+/// Kills an app so often, lets it end its work, and checks what came of everything.
+fn run(seed: &Seed, kills: u64) {
+    let mut random = seed.random();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let (door, lines) = (free_address(), kills * 400);
+    prepare(folder.path(), door, lines);
+    let stop = Arc::<AtomicBool>::default();
+    let posting: JoinHandle<Posted> = std::thread::spawn({
+        let stop = stop.clone();
+        move || post(door, &stop)
+    });
+    let mut in_hand = 0;
+    for life in 0..kills {
+        let app = start(folder.path(), life, &[]);
+        // The moment of the kill: nothing is waited for.
+        std::thread::sleep(Duration::from_millis(random.u64(LIFE_MS)));
+        app.stop();
+        let queues = Queues::open(&folder.path().join("data/queues"));
+        in_hand += queues.map_or(0, |queues| queues.left());
+    }
+    stop.store(true, Relaxed);
+    let (attempted, accepted) = posting.join().expect("it posts");
+    let before = Kept::count_so_far(&folder.path().join("out.jsonl"));
+    let began = Instant::now();
+    let mut app = start(folder.path(), kills, &["--until-idle"]);
+    assert_eq!(app.exit_code(PATIENCE), Some(0), "{}", app.stderr());
+    let took = began.elapsed();
+
+    let kept = Kept::read(&folder.path().join("out.jsonl"));
+    let rejected: Vec<u64> = (0..lines).filter(|n| n % REJECTED == 0).collect();
+    assert_eq!(kept.missing(0..lines), rejected, "lost");
+    assert_eq!(kept.unexpected(&(0..lines)), Vec::<u64>::new());
+    let again = kept.again(&["id"]);
+    let posted = Kept::read(&folder.path().join("posted.jsonl"));
+    let missing: Vec<u64> = accepted
+        .iter()
+        .copied()
+        .filter(|number| !posted.has(*number))
+        .collect();
+    assert_eq!(missing, Vec::<u64>::new(), "accepted at the door and lost");
+    assert_eq!(posted.unexpected(&(0..attempted)), Vec::<u64>::new());
+
+    let queues = Queues::open(&folder.path().join("data/queues")).expect("they are there");
+    queues.check();
+    assert_eq!(queues.left(), 0, "something is left");
+    let letters = queues.dead_letters();
+    let blamed: Vec<_> = letters
+        .iter()
+        .filter(|letter| letter.reason != "reject")
+        .collect();
+    assert!(blamed.is_empty(), "{blamed:?}");
+    let mut given_up: Vec<u64> = letters.iter().map(|letter| letter.n).collect();
+    given_up.sort_unstable();
+    given_up.dedup();
+    assert_eq!(given_up, rejected);
+    assert!(in_hand > 0, "nothing was in the queues at any kill");
+    println!(
+        "{kills} kills, {in_hand} messages in queues at them; {before} of {lines} lines were \
+         written before the last start, the rest within {took:?}, {again} again; of {attempted} \
+         posted {} accepted; {} letters",
+        accepted.len(),
+        letters.len(),
+    );
+}
+
+#[test]
+fn an_app_that_is_killed_again_and_again_loses_nothing_and_blames_nobody() {
+    let kills = match std::env::var_os("BRICKWORK_FULL") {
+        Some(_) => 300,
+        None => 20,
+    };
+    run(&Seed::or(17), kills);
+}

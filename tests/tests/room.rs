@@ -1,0 +1,234 @@
+//! No room on the disk, in the middle of a load, and room again: nothing that was taken over
+//! is lost, the app says what is wrong while it is, and goes on by itself.
+//!
+//! The disk is a small one in memory, mounted by the test: for root alone.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use brickwork_tests::binary::brickwork;
+use brickwork_tests::checker::Kept;
+use brickwork_tests::http;
+use brickwork_tests::kept::Queues;
+use brickwork_tests::process::{Process, free_address, until};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A small disk; gone when this is dropped.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// `None`, and says so, where it can't be mounted.
+    fn mount(mib: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(folder));
+        }
+        // Past the harness, which hides what tests that pass print.
+        let text = "SKIPPED: no disk can be mounted, which needs root: full disks are not tested";
+        let _unseen = writeln!(std::io::stderr(), "{text}");
+        None
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.path().join("ballast");
+        let mut file = File::create(&path).expect("a file can be made");
+        for size in [1 << 20, 1 << 12, 1] {
+            while file.write(&vec![0; size]).is_ok_and(|written| written > 0) {}
+        }
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Also if somebody still uses it.
+        let gone = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(gone.is_ok_and(|status| status.success()), "still mounted");
+    }
+}
+
+/// An app whose queues are on the small disk.
+struct App {
+    process: Process,
+    admin: SocketAddr,
+    door: SocketAddr,
+    folder: tempfile::TempDir,
+    lines: u64,
+}
+
+impl App {
+    fn start(disk: &Disk, lines: u64, sink: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let (admin, door) = (free_address(), free_address());
+        let queues = disk.0.path().join("queues");
+        let manifest = format!(
+            r#"
+            [app]
+            name = "room"
+            transport = "embedded:{}"
+            [admin]
+            listen = "{admin}"
+            [services.lines]
+            use = "file-in"
+            out = "lines"
+            config.path = "lines.jsonl"
+            [services.marked]
+            use = "map"
+            in = "lines"
+            out = "marked"
+            retry.backoff.min = "100ms"
+            config.to = {{ n = "msg.n", v = "msg.v", id = "meta.id" }}
+            [services.keep]
+            use = "file-out"
+            in = "marked"
+            config.path = "out.jsonl"
+            [services.door]
+            use = "http-in"
+            out = "posted"
+            config = {{ listen = "{door}", path = "/" }}
+            [services.posted]
+            use = "file-out"
+            in = "posted"
+            config.path = "posted.jsonl"
+            {sink}
+            "#,
+            queues.display()
+        );
+        std::fs::write(folder.path().join("app.toml"), manifest).expect("it can be written");
+        let text: String = (0..lines)
+            .map(|n| format!("{{\"n\":{n},\"v\":\"{n:0>1000}\"}}\n"))
+            .collect();
+        std::fs::write(folder.path().join("lines.jsonl"), text).expect("it can be written");
+        let mut command = Command::new(brickwork());
+        command
+            .args(["run", "app.toml", "--until-idle", "--fail-on-dlq"])
+            .current_dir(folder.path());
+        let process = Process::start(command, folder.path(), "it was just built");
+        Self {
+            process,
+            admin,
+            door,
+            folder,
+            lines,
+        }
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out.jsonl")
+    }
+
+    fn written(&self) -> usize {
+        let text = std::fs::read(self.out()).unwrap_or_default();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    fn until_written(&self, count: usize) {
+        until("lines are written", PATIENCE, || match self.written() {
+            written if written >= count => Ok(()),
+            written => Err(format!("{written} of {count}: {}", self.process.stderr())),
+        });
+    }
+
+    fn until_ready_says(&self, ready: bool, what: &str) {
+        until(what, PATIENCE, || {
+            let answer = http::get(self.admin, "/health/ready");
+            let answer = answer.map_err(|error| error.to_string())?;
+            match (answer.code == 200) == ready && answer.body.contains(what) {
+                true => Ok(()),
+                false => Err(answer.body),
+            }
+        });
+    }
+
+    fn post(&self, number: u64) -> u16 {
+        let body = format!("{{\"n\":{number}}}");
+        let json = [("Content-Type", "application/json")];
+        let answer = http::post(self.door, "/", &json, body.as_bytes());
+        answer.expect("the app answers").code
+    }
+
+    /// It goes on to the end, and everything is there.
+    fn finish(mut self, accepted: &[u64], queues: &Path) {
+        let code = self.process.exit_code(PATIENCE);
+        assert_eq!(code, Some(0), "{}", self.process.stderr());
+        let kept = Kept::read(&self.out());
+        assert_eq!(kept.missing(0..self.lines), Vec::<u64>::new(), "lost");
+        assert_eq!(kept.unexpected(&(0..self.lines)), Vec::<u64>::new());
+        let posted = Kept::read(&self.folder.path().join("posted.jsonl"));
+        let lost = accepted.iter().filter(|number| !posted.has(**number));
+        assert_eq!(lost.count(), 0, "accepted at the door and lost");
+        let queues = Queues::open(queues).expect("they are there");
+        queues.check();
+        assert_eq!(queues.left(), 0);
+        let log = self.process.stderr();
+        let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        let again = kept.again(&["id"]);
+        println!(
+            "{} lines, {again} again; down {} times; {} lines of complaint",
+            self.lines,
+            said("messages can't be taken over"),
+            said(" WARN ") + said(" ERROR "),
+        );
+        assert_eq!(said("given up") + said("isolated"), 0, "{log}");
+    }
+}
+
+/// One at a time: each wants the machine for itself, and addresses that are free.
+static ALONE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn a_disk_that_is_full_for_a_while_costs_no_message() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(disk) = Disk::mount(64) else { return };
+    let app = App::start(&disk, 30_000, "");
+    app.until_written(2_000);
+    assert_eq!(app.post(0), 202);
+    let ballast = disk.fill();
+    app.until_ready_says(false, "there is no room");
+    app.until_ready_says(false, "queues.sqlite");
+    assert_eq!(app.post(1), 503);
+    // It stays so, and says so, for as long as there is none: several tries.
+    let before = app.written();
+    std::thread::sleep(Duration::from_secs(2));
+    app.until_ready_says(false, "there is no room");
+    std::fs::remove_file(ballast).expect("it can be removed");
+    app.until_ready_says(true, "");
+    assert_eq!(app.post(2), 202);
+    app.until_written(before + 1_000);
+    app.finish(&[0, 2], &disk.0.path().join("queues"));
+}
+
+/// A sink that is slower than the source: what waits for it fills the disk.
+const SLOW: &str = r#"
+    [services.slow]
+    use = "chaos"
+    in = "lines"
+    out = "slow"
+    instances = 16
+    mailbox = 64
+    handler_timeout = "10s"
+    config = { stall = 1.0, for = "20ms" }
+    [topics.slow]
+    external = "out"
+"#;
+
+#[test]
+fn a_backlog_that_fills_the_disk_is_worked_off_by_itself() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(disk) = Disk::mount(32) else { return };
+    let app = App::start(&disk, 20_000, SLOW);
+    app.until_ready_says(false, "there is no room");
+    app.finish(&[], &disk.0.path().join("queues"));
+}
