@@ -1,0 +1,118 @@
+//! `payments`: takes customers' money, and gives it back. The till is a [book](crate::book).
+//!
+//! A bank refuses some payments, and of some it says only later that they went well: when
+//! `orders` may have lost its patience.
+
+use std::time::Duration;
+
+use brickwork::Store;
+use brickwork::config::HumanDuration;
+use brickwork::prelude::*;
+
+use crate::messages::{Charge, PaymentAnswer, Refund};
+use crate::{book, luck};
+
+const CHARGE: Input<Charge> = Input::new("charge");
+const REFUND: Input<Refund> = Input::new("refund");
+const ANSWERS: Output<PaymentAnswer> = Output::new("answers");
+
+const TILL: &str = "till";
+
+/// Config of `payments`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PaymentsConfig {
+    /// Which part of all payments is refused, from 0 to 1.
+    refused: f64,
+    /// Which part of all payments is answered late.
+    late: f64,
+    /// How late.
+    late_by: HumanDuration,
+    /// Without its inbox, a message that comes again is a new one: to see what it is for.
+    inbox: bool,
+}
+
+impl Default for PaymentsConfig {
+    fn default() -> Self {
+        Self {
+            refused: 0.05,
+            late: 0.02,
+            late_by: HumanDuration(Duration::from_secs(5)),
+            inbox: true,
+        }
+    }
+}
+
+pub(crate) struct Payments {
+    config: PaymentsConfig,
+}
+
+impl Payments {
+    fn store<'a>(&self, cx: &'a mut Context) -> Result<Store<'a>, Failure> {
+        let store = cx.store()?;
+        Ok(match self.config.inbox {
+            true => store,
+            false => store.without_inbox(),
+        })
+    }
+}
+
+impl Service for Payments {
+    const NAME: &'static str = "payments";
+    const SUMMARY: &'static str = "takes money, and gives it back";
+    const STORE: &'static [Migration] = &[
+        book::BOOKS,
+        // Orders that must not be paid any more.
+        Migration::new("void", "CREATE TABLE void (order_id TEXT NOT NULL) STRICT"),
+        Migration::new("find void", "CREATE INDEX void_order ON void (order_id)"),
+    ];
+    type Config = PaymentsConfig;
+
+    fn ports(_: &PaymentsConfig, ports: &mut Ports<Self>) {
+        ports.input(&CHARGE).input(&REFUND).output(&ANSWERS);
+    }
+
+    async fn start(config: &PaymentsConfig, _: &mut Context) -> Result<Self, Failure> {
+        let config = config.clone();
+        Ok(Self { config })
+    }
+}
+
+impl Handle<Charge> for Payments {
+    async fn handle(&mut self, Charge(order): Charge, cx: &mut Context) -> Result<(), Failure> {
+        let refused = luck::strikes("refused", &order.id, self.config.refused);
+        let late = luck::strikes("late", &order.id, self.config.late);
+        let delay = if late {
+            self.config.late_by.0
+        } else {
+            Duration::ZERO
+        };
+        let charge = move |tx: &mut Tx<'_>| {
+            let mut find = tx.prepare_cached("SELECT 1 FROM void WHERE order_id = ?1")?;
+            let is_void = find.exists([&order.id])?;
+            drop(find);
+            if refused || is_void {
+                return tx.emit(&ANSWERS, PaymentAnswer::Refused { order });
+            }
+            let entry = book::enter(tx, TILL, &order.id, order.cents)?;
+            tx.emit_after(&ANSWERS, PaymentAnswer::Charged { order, entry }, delay)
+        };
+        self.store(cx)?.transact(charge).await
+    }
+}
+
+impl Handle<Refund> for Payments {
+    async fn handle(&mut self, Refund(order): Refund, cx: &mut Context) -> Result<(), Failure> {
+        let refund = move |tx: &mut Tx<'_>| {
+            if book::has(tx, TILL, &order.id)? {
+                let entry = book::enter(tx, TILL, &order.id, -order.cents)?;
+                return tx.emit(&ANSWERS, PaymentAnswer::Refunded { order, entry });
+            }
+            // Messages don't come in order: the charge may still be on its way.
+            tx.prepare_cached("INSERT INTO void VALUES (?1)")?
+                .execute([&order.id])?;
+            tx.emit(&ANSWERS, PaymentAnswer::NotCharged { order })
+        };
+        self.store(cx)?.transact(refund).await
+    }
+}
