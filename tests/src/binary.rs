@@ -1,4 +1,4 @@
-//! The shipped binary, as fresh as the sources.
+//! The shipped binary, and the examples' programs, as fresh as the sources.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,20 @@ use std::sync::OnceLock;
 /// It can't be built.
 pub fn brickwork() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build).clone()
+    BUILT
+        .get_or_init(|| build("brickwork-actors", "brickwork"))
+        .clone()
+}
+
+/// The path of `examples/3-shop`'s program, built in the same way.
+///
+/// # Panics
+/// It can't be built.
+pub fn shop() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build("brickwork-examples", "shop"))
+        .clone()
 }
 
 /// The root of the workspace.
@@ -21,7 +34,7 @@ pub fn workspace() -> &'static Path {
         .expect("the tests are in a room of their own")
 }
 
-fn build() -> PathBuf {
+fn build(package: &str, program: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");
     // TARGET/PROFILE/deps/TEST
     let profile = test.ancestors().nth(2).expect("tests are in deps/");
@@ -41,12 +54,12 @@ fn build() -> PathBuf {
     }
     let built = build
         .args(["build", "--quiet", "--offline", "--profile", name])
-        .args(["-p", "brickwork-actors", "--bin", "brickwork"])
+        .args(["-p", package, "--bin", program])
         .arg("--target-dir")
         .arg(profile.parent().expect("a profile is in the target folder"))
         .current_dir(workspace())
         .status()
         .expect("cargo runs");
     assert!(built.success(), "the binary can't be built");
-    profile.join(format!("brickwork{}", std::env::consts::EXE_SUFFIX))
+    profile.join(format!("{program}{}", std::env::consts::EXE_SUFFIX))
 }

@@ -1,0 +1,25 @@
+//! What the app stands on: each durable transport is an entry in [`ALL`].
+
+use brickwork_tests::broker::Broker;
+
+/// The transports that an app survives on.
+pub(crate) const ALL: &[fn() -> Ground] = &[Ground::rabbitmq];
+
+/// A transport.
+pub(crate) struct Ground {
+    pub(crate) name: &'static str,
+    pub(crate) url: String,
+    /// What can be restarted beside the app.
+    pub(crate) broker: Option<Broker>,
+}
+
+impl Ground {
+    fn rabbitmq() -> Self {
+        let broker = Broker::start();
+        Self {
+            name: "rabbitmq",
+            url: broker.url(),
+            broker: Some(broker),
+        }
+    }
+}
