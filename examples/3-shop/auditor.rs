@@ -272,3 +272,115 @@ pub(crate) fn report(db: &Connection) -> Result<Report, Failure> {
     };
     Ok(report)
 }
+
+#[cfg(test)]
+mod tests {
+    use brickwork::testing::TestApp;
+
+    use super::*;
+    use crate::messages::{Booking, Order, Outcome};
+
+    fn order() -> Order {
+        Order {
+            id: "order-1".into(),
+            customer: 7,
+            item: "tea".into(),
+            quantity: 2,
+            cents: 698,
+        }
+    }
+
+    fn entry(book: &str, n: i64, change: i64, balance: i64) -> Entry {
+        Entry {
+            book: book.into(),
+            n,
+            change,
+            balance,
+        }
+    }
+
+    fn charged(n: i64, balance: i64) -> PaymentAnswer {
+        PaymentAnswer::Charged {
+            order: order(),
+            entry: entry("till", n, 698, balance),
+        }
+    }
+
+    fn booked(what: Booking, from: &str, to: (&str, i64)) -> Booked {
+        Booked {
+            what,
+            order: order(),
+            from: entry(from, 1, -698, -698),
+            to: entry(to.0, to.1, 698, 698),
+        }
+    }
+
+    /// The verdict of the next report.
+    fn verdict(auditor: &TestApp) -> Verdict {
+        auditor.advance(Duration::from_secs(1));
+        auditor.expect(&REPORTS).verdict
+    }
+
+    /// All that there is to know of an order that goes well, each of it twice, the last first.
+    #[test]
+    fn what_comes_in_any_order_and_again_is_balanced_when_nothing_is_missing() {
+        let auditor = TestApp::of::<Auditor>(NoConfig {});
+        for _ in 0..2 {
+            let (order, outcome) = (order(), Outcome::Shipped);
+            auditor.send(&CLOSED, Closed { order, outcome });
+            let mut sale = booked(Booking::Sale, "deposits", ("sales", 1));
+            sale.from = entry("deposits", 2, -698, 0);
+            auditor.send(&LEDGER, sale);
+            auditor.send(&LEDGER, booked(Booking::Deposit, "customers", ("deposits", 1)));
+        }
+        assert_eq!(verdict(&auditor), Verdict::SoFarSoGood);
+        for _ in 0..2 {
+            let parcel = ShippingAnswer::Shipped {
+                order: order(),
+                entry: entry("parcels", 1, 2, 2),
+            };
+            auditor.send(&SHIPPING, parcel);
+            auditor.send(&PAYMENTS, charged(1, 698));
+            let reserved = StockAnswer::Reserved {
+                order: order(),
+                entry: entry("shelf/tea", 1, -2, 98),
+            };
+            auditor.send(&STOCK, reserved);
+            auditor.send(&ORDERS, Wanted(order()));
+        }
+        assert_eq!(verdict(&auditor), Verdict::Balanced);
+        auditor.expect_nothing(&VIOLATIONS);
+        auditor.stop();
+    }
+
+    #[test]
+    fn what_can_not_be_is_told_at_once() {
+        let auditor = TestApp::of::<Auditor>(NoConfig {});
+        auditor.send(&PAYMENTS, charged(1, 698));
+        auditor.send(&PAYMENTS, charged(2, 1396));
+        let text = auditor.expect(&VIOLATIONS).text;
+        assert_eq!(text, "Charged order-1 twice: till 1 and 2");
+        auditor.send(&PAYMENTS, PaymentAnswer::Refused { order: order() });
+        let text = auditor.expect(&VIOLATIONS).text;
+        assert_eq!(text, "order-1 can't be Refused after all");
+        assert_eq!(verdict(&auditor), Verdict::Violated);
+        auditor.stop();
+    }
+
+    #[test]
+    fn a_cent_that_is_missing_in_a_book_is_found_when_its_neighbour_is_known() {
+        let auditor = TestApp::of::<Auditor>(NoConfig {});
+        auditor.send(&PAYMENTS, charged(2, 1395));
+        auditor.expect_nothing(&VIOLATIONS);
+        let mut other = order();
+        other.id = "order-2".into();
+        let first = PaymentAnswer::Charged {
+            order: other,
+            entry: entry("till", 1, 698, 698),
+        };
+        auditor.send(&PAYMENTS, first);
+        let text = auditor.expect(&VIOLATIONS).text;
+        assert!(text.contains("till 1 doesn't fit the one after"), "{text}");
+        auditor.stop();
+    }
+}

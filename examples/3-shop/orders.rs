@@ -211,3 +211,113 @@ impl From<ShippingAnswer> for News {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use brickwork::testing::TestApp;
+
+    use super::*;
+
+    fn order() -> Order {
+        Order {
+            id: "order-1".into(),
+            customer: 7,
+            item: "tea".into(),
+            quantity: 2,
+            cents: 698,
+        }
+    }
+
+    fn entry(book: &str, change: i64) -> Entry {
+        Entry {
+            book: book.into(),
+            n: 1,
+            change,
+            balance: change,
+        }
+    }
+
+    /// As far as the payment.
+    fn paying() -> TestApp {
+        let orders = TestApp::of::<Orders>(OrdersConfig::default());
+        orders.send(&WANTED, Wanted(order()));
+        orders.expect(&RESERVE);
+        let (order, entry) = (order(), entry("shelf/tea", -2));
+        orders.send(&STOCK, StockAnswer::Reserved { order, entry });
+        orders.expect(&CHARGE);
+        orders
+    }
+
+    #[test]
+    fn an_order_is_reserved_paid_and_shipped() {
+        let orders = paying();
+        let (charged, shipped) = (entry("till", 698), entry("parcels", 2));
+        let (order, entry) = (order(), charged);
+        orders.send(&PAYMENTS, PaymentAnswer::Charged { order, entry });
+        let (Ship(order), entry) = (orders.expect(&SHIP), shipped);
+        orders.send(&SHIPPING, ShippingAnswer::Shipped { order, entry });
+        assert_eq!(orders.expect(&CLOSED).outcome, Outcome::Shipped);
+        orders.stop();
+    }
+
+    #[test]
+    fn when_payment_is_refused_the_goods_go_back() {
+        let orders = paying();
+        orders.send(&PAYMENTS, PaymentAnswer::Refused { order: order() });
+        let (Release(order), entry) = (orders.expect(&RELEASE), entry("shelf/tea", 2));
+        orders.send(&STOCK, StockAnswer::Released { order, entry });
+        assert_eq!(orders.expect(&CLOSED).outcome, Outcome::Refused);
+        orders.expect_nothing(&SHIP);
+        orders.stop();
+    }
+
+    #[test]
+    fn when_a_parcel_comes_back_so_do_money_and_goods() {
+        let orders = paying();
+        let (order, money) = (order(), entry("till", 698));
+        orders.send(
+            &PAYMENTS,
+            PaymentAnswer::Charged {
+                order,
+                entry: money,
+            },
+        );
+        let Ship(order) = orders.expect(&SHIP);
+        orders.send(&SHIPPING, ShippingAnswer::Undeliverable { order });
+        let (Refund(order), money) = (orders.expect(&REFUND), entry("till", -698));
+        orders.send(
+            &PAYMENTS,
+            PaymentAnswer::Refunded {
+                order,
+                entry: money,
+            },
+        );
+        let (Release(order), entry) = (orders.expect(&RELEASE), entry("shelf/tea", 2));
+        orders.send(&STOCK, StockAnswer::Released { order, entry });
+        assert_eq!(orders.expect(&CLOSED).outcome, Outcome::Undeliverable);
+        orders.stop();
+    }
+
+    /// The time of a test is its own: nobody waits three seconds here.
+    #[test]
+    fn a_payment_that_takes_too_long_is_called_off_and_not_shipped_when_it_comes() {
+        let orders = paying();
+        orders.advance(Duration::from_secs(3));
+        // The topic's other end is the service itself; a test plays that.
+        let overdue = orders.expect(&REMIND);
+        orders.send(&OVERDUE, overdue);
+        let Refund(order) = orders.expect(&REFUND);
+        let entry = entry("till", 698);
+        orders.send(
+            &PAYMENTS,
+            PaymentAnswer::Charged {
+                order: order.clone(),
+                entry,
+            },
+        );
+        orders.expect_nothing(&SHIP);
+        orders.send(&PAYMENTS, PaymentAnswer::NotCharged { order });
+        orders.expect(&RELEASE);
+        orders.stop();
+    }
+}

@@ -116,3 +116,76 @@ impl Handle<Refund> for Payments {
         self.store(cx)?.transact(refund).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use brickwork::testing::TestApp;
+
+    use super::*;
+    use crate::messages::{Entry, Order};
+
+    fn order() -> Order {
+        Order {
+            id: "order-1".into(),
+            customer: 7,
+            item: "tea".into(),
+            quantity: 2,
+            cents: 698,
+        }
+    }
+
+    fn payments(refused: f64, inbox: bool) -> TestApp {
+        TestApp::of::<Payments>(PaymentsConfig {
+            refused,
+            late: 0.0,
+            inbox,
+            ..PaymentsConfig::default()
+        })
+    }
+
+    fn till(answer: PaymentAnswer) -> Entry {
+        match answer {
+            PaymentAnswer::Charged { entry, .. } | PaymentAnswer::Refunded { entry, .. } => entry,
+            other => panic!("nothing was moved: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_taken_is_given_back() {
+        let payments = payments(0.0, true);
+        payments.send(&CHARGE, Charge(order()));
+        assert_eq!(till(payments.expect(&ANSWERS)).balance, 698);
+        payments.send(&REFUND, Refund(order()));
+        assert_eq!(till(payments.expect(&ANSWERS)).balance, 0);
+        payments.stop();
+    }
+
+    #[test]
+    fn a_payment_that_was_called_off_before_it_came_is_not_taken() {
+        let payments = payments(0.0, true);
+        payments.send(&REFUND, Refund(order()));
+        let answer = payments.expect(&ANSWERS);
+        assert!(matches!(answer, PaymentAnswer::NotCharged { .. }));
+        payments.send(&CHARGE, Charge(order()));
+        let answer = payments.expect(&ANSWERS);
+        assert!(matches!(answer, PaymentAnswer::Refused { .. }));
+        payments.stop();
+    }
+
+    /// Nothing in the code above looks whether a charge was there before: the inbox does.
+    #[test]
+    fn a_charge_that_comes_twice_is_taken_once_with_the_inbox_and_twice_without() {
+        for (inbox, balances) in [(true, [698].as_slice()), (false, &[698, 1396])] {
+            let payments = payments(0.0, inbox);
+            for _ in 0..2 {
+                let charge = Draft::new(Charge(order())).id("charge-1".parse().unwrap());
+                payments.send(&CHARGE, charge);
+            }
+            for balance in balances {
+                assert_eq!(till(payments.expect(&ANSWERS)).balance, *balance);
+            }
+            payments.expect_nothing(&ANSWERS);
+            payments.stop();
+        }
+    }
+}

@@ -47,8 +47,12 @@ fn nothing_is_lost_or_done_twice_however_often_the_app_is_killed() {
         let tier = Tier::now();
         let mut storm = Storm::new(seed.random());
         let load = format!(
-            "[services.shoppers.config]\norders = {}\nrate = {}\n",
-            tier.orders, tier.rate
+            "[services.shoppers.config]\norders = {orders}\nrate = {rate}\n\
+             [services.stock.config]\nshelves = {{ tea = {pile}, coffee = {pile}, cup = {pile} }}\n",
+            orders = tier.orders,
+            rate = tier.rate,
+            // Not quite enough for all.
+            pile = tier.orders * 11 / 20,
         );
         let site = Site::new("storm", &site::chaos(), &load);
         storm.rage(&site, &mut ground, tier.kills);
