@@ -11,9 +11,11 @@
 //! that comes again says the same as before, and changes nothing. If it says something else,
 //! something was done twice.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use brickwork::prelude::*;
 use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
-use std::time::Duration;
 use tracing::{error, info};
 
 use crate::histories::{is_complete, is_possible};
@@ -230,9 +232,6 @@ fn look_at_entry(db: &Connection, entry: &Entry, proves: &str) -> Result<Vec<Str
 
 /// Sums up what is known.
 pub(crate) fn report(db: &Connection) -> Result<Report, Failure> {
-    let number = |sql: &str| -> Result<i64, Failure> {
-        Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
-    };
     let (mut orders, mut open) = (0, 0);
     let mut groups = db.prepare_cached("SELECT facts, count(*) FROM seen GROUP BY facts")?;
     let groups = groups.query_map([], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, i64>(1)?)))?;
@@ -241,25 +240,31 @@ pub(crate) fn report(db: &Connection) -> Result<Report, Failure> {
         orders += count;
         open += if is_complete(facts) { 0 } else { count };
     }
-    let moved = |book: &str| -> Result<i64, Failure> {
-        let sql = "SELECT coalesce(sum(change), 0) FROM entry WHERE book GLOB ?1";
-        Ok(db
-            .prepare_cached(sql)?
-            .query_row([book], |row| row.get(0))?)
-    };
-    let gaps = number(
-        "SELECT count(*) FROM (SELECT 1 FROM entry GROUP BY book HAVING max(n) <> count(*))",
+    // How much each book has moved, by the entries that are known.
+    let mut moved: BTreeMap<String, i64> = BTreeMap::new();
+    let mut gaps = 0;
+    let mut books = db.prepare_cached(
+        "SELECT substr(book, 1, instr(book || '/', '/') - 1), sum(change), max(n) - count(*)
+         FROM entry GROUP BY book",
     )?;
+    let books = books.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    for book in books {
+        let (book, change, missing): (String, i64, i64) = book?;
+        *moved.entry(book).or_default() += change;
+        gaps += missing;
+    }
+    let moved = |book: &str| moved.get(book).copied().unwrap_or(0);
+    let violations = "SELECT count(*) FROM violation";
     let mut report = Report {
         verdict: Verdict::SoFarSoGood,
         orders,
         open,
-        violations: number("SELECT count(*) FROM violation")?,
-        till: moved("till")?,
-        deposits: moved("deposits")?,
-        sales: moved("sales")?,
-        taken_from_shelves: -moved("shelf/*")?,
-        parcels: moved("parcels")?,
+        violations: db.query_row(violations, [], |row| row.get(0))?,
+        till: moved("till"),
+        deposits: moved("deposits"),
+        sales: moved("sales"),
+        taken_from_shelves: -moved("shelf"),
+        parcels: moved("parcels"),
     };
     let at_rest = orders > 0 && open == 0 && gaps == 0;
     let adds_up = report.deposits == 0
@@ -331,7 +336,10 @@ mod tests {
             let mut sale = booked(Booking::Sale, "deposits", ("sales", 1));
             sale.from = entry("deposits", 2, -698, 0);
             auditor.send(&LEDGER, sale);
-            auditor.send(&LEDGER, booked(Booking::Deposit, "customers", ("deposits", 1)));
+            auditor.send(
+                &LEDGER,
+                booked(Booking::Deposit, "customers", ("deposits", 1)),
+            );
         }
         assert_eq!(verdict(&auditor), Verdict::SoFarSoGood);
         for _ in 0..2 {

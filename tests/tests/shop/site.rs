@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::books::Books;
 
 /// To finish what is left, also on a busy machine.
-const FINISH: Duration = Duration::from_secs(180);
+const FINISH: Duration = Duration::from_secs(300);
 
 /// How much is done: `BRICKWORK_FULL=1` is for minutes.
 pub(crate) struct Tier {
@@ -24,7 +24,7 @@ pub(crate) struct Tier {
 impl Tier {
     pub(crate) fn now() -> Self {
         let (orders, rate, kills) = match std::env::var_os("BRICKWORK_FULL") {
-            Some(_) => (60_000, 200, 80),
+            Some(_) => (16_000, 100, 80),
             None => (3_000, 200, 6),
         };
         Self {
