@@ -24,8 +24,8 @@ pub(crate) struct Tier {
 impl Tier {
     pub(crate) fn now() -> Self {
         let (orders, rate, kills) = match std::env::var_os("BRICKWORK_FULL") {
-            Some(_) => (16_000, 100, 80),
-            None => (3_000, 200, 6),
+            Some(_) => (24_000, 100, 80),
+            None => (3_000, 130, 6),
         };
         Self {
             orders,
