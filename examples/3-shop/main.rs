@@ -5,6 +5,7 @@
 
 mod auditor;
 mod book;
+mod evidence;
 mod histories;
 mod ledger;
 mod luck;

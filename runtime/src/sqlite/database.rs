@@ -150,7 +150,7 @@ impl Database {
         }
     }
 
-    /// Reads what is committed. Doesn't wait for who writes.
+    /// Reads what is committed, as it was at one moment. Doesn't wait for who writes.
     ///
     /// # Errors
     /// What the closure returns, or it can't be read.

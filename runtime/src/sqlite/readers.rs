@@ -35,7 +35,7 @@ impl Readers {
         self.turns.acquire().await.map_err(|_| SqliteError::Closed)
     }
 
-    /// Reads, on the current thread.
+    /// Reads, on the current thread, what was committed when it began.
     pub(super) fn read<R, E: From<SqliteError>>(
         &self,
         name: &str,
@@ -46,7 +46,11 @@ impl Readers {
             Some(connection) => connection,
             None => reader(&self.path, &self.options)?,
         };
-        let result = job::caught(name, || work(&connection))?;
+        // However many statements look: they see the same moment.
+        let moment = connection.unchecked_transaction();
+        let moment = moment.map_err(SqliteError::from)?;
+        let result = job::caught(name, || work(&moment))?;
+        drop(moment);
         *self.idle.lock() = Some(connection);
         result
     }

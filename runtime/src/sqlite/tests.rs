@@ -284,6 +284,36 @@ async fn reads_do_not_wait_for_who_writes() {
     assert_eq!(numbers(&database).await, [1, 2]);
 }
 
+#[tokio::test]
+async fn a_reader_sees_one_moment_however_often_it_looks() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    database.write("w", |tx| insert(tx, 1)).await.unwrap();
+    let (looked, first_look) = tokio::sync::oneshot::channel();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let reading = tokio::spawn({
+        let database = database.clone();
+        async move {
+            let count = |connection: &Connection| {
+                let sql = "SELECT count(*) FROM number";
+                connection.query_row(sql, [], |row| row.get::<_, i64>(0))
+            };
+            let looks = move |connection: &Connection| {
+                let before = count(connection)?;
+                looked.send(()).expect("somebody waits");
+                gate.recv().expect("the gate opens");
+                Ok::<_, SqliteError>((before, count(connection)?))
+            };
+            database.read("r", looks).await
+        }
+    });
+    first_look.await.unwrap();
+    database.write("w", |tx| insert(tx, 2)).await.unwrap();
+    go.send(()).expect("it reads");
+    assert_eq!(reading.await.unwrap().unwrap(), (1, 1));
+    assert_eq!(numbers(&database).await, [1, 2]);
+}
+
 /// More databases than threads: each gets its turn, and one that is held up by its own job
 /// leaves a thread to the others.
 #[tokio::test]

@@ -165,7 +165,8 @@ impl<'a> Store<'a> {
         results
     }
 
-    /// Reads what is committed, beside whoever writes.
+    /// Reads what is committed, beside whoever writes: all statements of the closure see the
+    /// same moment.
     ///
     /// # Errors
     /// What the closure returns, or it can't be read.
