@@ -32,6 +32,11 @@ impl<'a> JsonText<'a> {
         Ok(Self(text))
     }
 
+    /// Whether it can stand so many levels deep in another value.
+    pub(crate) fn fits_inside(self, levels: usize) -> bool {
+        depth(self.0.as_bytes()) + levels <= DEPTH_MAX
+    }
+
     /// Adds it to `line` without the whitespace between its tokens: one line, since a
     /// JSON string holds no line break as such.
     pub(crate) fn compact_into(self, line: &mut Vec<u8>) {

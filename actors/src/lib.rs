@@ -3,13 +3,16 @@
 //! A file each; what a type's config holds, what can go wrong and how it looks in a
 //! manifest stand in its file, and `brickwork describe NAME` prints them.
 
+mod aggregate;
 mod chaos;
+mod dedup;
 mod expression;
 mod file_in;
 mod file_out;
 mod filter;
 mod http_in;
 mod json;
+mod key;
 mod log;
 mod map;
 mod ports;
@@ -18,7 +21,9 @@ mod route;
 
 use brickwork::Catalog;
 
+pub use aggregate::{Aggregate, AggregateConfig, Form};
 pub use chaos::{Chaos, ChaosConfig};
+pub use dedup::{Dedup, DedupConfig};
 pub use expression::{Condition, Expression, Scope};
 pub use file_in::{FileIn, FileInConfig};
 pub use file_out::{FileOut, FileOutConfig};
@@ -33,7 +38,9 @@ pub use route::{Mode, Route, RouteConfig, Rule};
 /// Every service type of this crate.
 pub fn catalog() -> Catalog {
     Catalog::new()
+        .with::<Aggregate>()
         .with::<Chaos>()
+        .with::<Dedup>()
         .with_source::<FileIn>()
         .with::<FileOut>()
         .with::<Filter>()
@@ -82,7 +89,9 @@ mod tests {
 
     #[test]
     fn every_example_is_a_right_piece_of_manifest() {
+        service::<Aggregate>();
         service::<Chaos>();
+        service::<Dedup>();
         source::<FileIn>();
         service::<FileOut>();
         service::<Filter>();
@@ -99,7 +108,16 @@ mod tests {
         assert_eq!(
             names,
             [
-                "chaos", "file-in", "file-out", "filter", "http-in", "log", "map", "process",
+                "aggregate",
+                "chaos",
+                "dedup",
+                "file-in",
+                "file-out",
+                "filter",
+                "http-in",
+                "log",
+                "map",
+                "process",
                 "route"
             ]
         );

@@ -68,7 +68,7 @@ pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
 pub use head::{InvalidHead, read_head, write_head};
-pub use host::{AbandonHook, CLOCK_TOLERANCE, panic};
+pub use host::{AbandonHook, CLOCK_TOLERANCE, Scheduled, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use lock::Lock;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};

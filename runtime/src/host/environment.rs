@@ -15,6 +15,7 @@ use super::core::Core;
 use super::hand::Hand;
 use super::mailbox::Mailbox;
 use super::pulse::Pulse;
+use super::scheduled::Schedule;
 use super::seldom::Seldom;
 use super::tap::Tap;
 use crate::clock::later;
@@ -35,6 +36,8 @@ pub(crate) struct Environment {
     pub(crate) pulse: Pulse,
     pub(crate) shared: Shared,
     pub(super) hooks: Hooks,
+    /// What it will do of its own accord.
+    pub(crate) schedule: Schedule,
     /// The thread that it runs on.
     pub(crate) worker: Arc<Worker>,
     paused_until: Mutex<Option<Instant>>,
@@ -78,6 +81,7 @@ impl Environment {
             pulse: Pulse::new(core.instances.min),
             shared: Shared::default(),
             hooks: Hooks::default(),
+            schedule: Schedule::default(),
             worker,
             paused_until: Mutex::new(None),
             closing: watch::Sender::new(false),

@@ -22,6 +22,7 @@ pub mod panic;
 pub(crate) mod position;
 mod pulse;
 mod relay;
+mod scheduled;
 mod seldom;
 mod settle;
 mod source;
@@ -31,6 +32,7 @@ mod tick;
 
 pub(crate) use self::core::{Settings, WiredOutput};
 pub use abandon::AbandonHook;
+pub use scheduled::Scheduled;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub(crate) use apart::Seen;
 pub(crate) use environment::Environment;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Draft, Output, Payload, Request};
 use crate::failure::Failure;
-use crate::host::{AbandonHook, Environment};
+use crate::host::{AbandonHook, Environment, Scheduled};
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
 use crate::store::{Answer, Hand, Store, Stored};
@@ -167,6 +167,11 @@ impl Context {
     /// The wall-clock time, as this app has it (a test may have its own).
     pub fn now(&self) -> SystemTime {
         self.env.clock.now()
+    }
+
+    /// The largest payload that a message may have, in bytes: `app.max_message`.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.env.message_bytes_max
     }
 
     /// How much time is left before this handler is cancelled; `None` outside of one.
@@ -381,6 +386,12 @@ impl Context {
     /// It holds for as long as what is returned lives.
     pub fn on_abandoned(&self, hook: impl FnOnce() + Send + 'static) -> AbandonHook {
         self.env.on_abandoned(hook)
+    }
+
+    /// Says that this service will do something later of its own accord, as on a tick: an
+    /// app that runs until it is idle waits for it, as long as what is returned lives.
+    pub fn scheduled(&self) -> Scheduled {
+        self.env.schedule.add()
     }
 
     /// What the instances of this service share: made by the first that needs it.

@@ -113,13 +113,26 @@ impl Database {
     ///
     /// Never waits: whoever submits bounds how much it has under way.
     pub fn submit(&self, job: Box<dyn Job>) {
+        self.submit_all(vec![job]);
+    }
+
+    /// Hands several jobs over at once: as far as they fit, they share a commit.
+    ///
+    /// Never waits, as [`submit`](Database::submit).
+    pub fn submit_all(&self, jobs: Vec<Box<dyn Job>>) {
+        if jobs.is_empty() {
+            return;
+        }
         let start = {
             let mut state = self.desk.state.lock();
             if state.closed {
                 drop(state);
-                return tell(job, Err(SqliteError::Closed));
+                for job in jobs {
+                    tell(job, Err(SqliteError::Closed));
+                }
+                return;
             }
-            state.pending.push_back(job);
+            state.pending.extend(jobs);
             !std::mem::replace(&mut state.scheduled, true)
         };
         if start {

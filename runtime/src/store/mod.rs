@@ -24,7 +24,7 @@ use rusqlite::Connection;
 
 use crate::failure::Failure;
 use crate::service::Context;
-use crate::sqlite::SqliteError;
+use crate::sqlite::{Job, SqliteError};
 
 pub(crate) use opened::Opened;
 pub(crate) use outbox::Row;
@@ -126,7 +126,8 @@ impl<'a> Store<'a> {
                 ));
             }
         };
-        let begun = self.begin(place, work)?;
+        let (job, begun) = self.begin(place, work)?;
+        self.opened.database.submit(job);
         let answer = begun.await;
         self.cx.end_transaction(place, answer)
     }
@@ -141,16 +142,22 @@ impl<'a> Store<'a> {
         R: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<R, Failure> + Send + 'static,
     {
+        let mut jobs = Vec::new();
         let begun: Vec<_> = works
             .into_iter()
             .map(|(index, work)| {
                 let begun = match self.cx.batch_place(index) {
                     None => Err(Failure::reject(format!("the batch has no value {index}"))),
-                    Some(place) => self.begin(place, work).map(|begun| (place, begun)),
+                    Some(place) => self.begin(place, work).map(|(job, begun)| {
+                        jobs.push(job);
+                        (place, begun)
+                    }),
                 };
                 (index, begun)
             })
             .collect();
+        // One by one, the first would have a commit for itself.
+        self.opened.database.submit_all(jobs);
         let mut results = Vec::with_capacity(begun.len());
         for (index, begun) in begun {
             let result = match begun {
@@ -186,17 +193,20 @@ impl<'a> Store<'a> {
         &mut self,
         place: usize,
         work: F,
-    ) -> Result<impl Future<Output = Answer<R>> + use<R, F>, Failure>
+    ) -> Result<Begun<impl Future<Output = Answer<R>> + use<R, F>>, Failure>
     where
         R: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<R, Failure> + Send + 'static,
     {
         let hand = self.cx.begin_transaction(place)?;
         let (job, answer) = Transact::new(self.opened.clone(), hand, self.keeps_inbox, work);
-        self.opened.database.submit(job);
-        Ok(async move { answer.await.unwrap_or(Answer::Failed(closing())) })
+        let answer = async move { answer.await.unwrap_or(Answer::Failed(closing())) };
+        Ok((job, answer))
     }
 }
+
+/// What is to be handed to the database, and what becomes of it.
+type Begun<A> = (Box<dyn Job>, A);
 
 /// The database doesn't take it now: that is not the message's fault.
 fn closing() -> Failure {

@@ -59,6 +59,7 @@ pub struct Setup {
     overlays: Vec<String>,
     variables: BTreeMap<String, String>,
     start: SystemTime,
+    data: Option<PathBuf>,
     script: Arc<Script>,
     desk: Arc<Desk>,
     answers: Vec<(String, Answer)>,
@@ -142,6 +143,7 @@ impl Setup {
             overlays: Vec::new(),
             variables: BTreeMap::new(),
             start: SystemTime::UNIX_EPOCH + START,
+            data: None,
             script: Arc::default(),
             desk: Arc::default(),
             answers: Vec::new(),
@@ -167,6 +169,13 @@ impl Setup {
     /// 2026-01-01T00:00:00Z.
     pub fn at(mut self, start: SystemTime) -> Self {
         self.start = start;
+        self
+    }
+
+    /// Where its stores and positions are: so that it goes on with what an app before it has
+    /// left there. By default in the test's own folder.
+    pub fn data(mut self, folder: impl AsRef<Path>) -> Self {
+        self.data = Some(folder.as_ref().to_owned());
         self
     }
 
@@ -277,7 +286,8 @@ impl Setup {
             .map_err(|report| report.render(false))?;
         plan.transport = transport::URL.into();
         // Nothing that a test does stays behind.
-        plan.data = folder.path().join("data");
+        let data = || folder.path().join("data");
+        plan.data = self.data.clone().unwrap_or_else(data);
         let routes = match &self.routes {
             Some(routes) => routes.clone(),
             None => Routes::of_app(&plan),

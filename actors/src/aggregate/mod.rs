@@ -1,0 +1,222 @@
+//! `aggregate`: makes one message of many that belong together.
+//!
+//! Owns when a group is closed. Groups that are open are in the store ([`groups`]): that a
+//! message comes to its group is one transaction, and so is that a group is emitted and gone.
+//! They are closed by the time on a tick, which looks at the store: so also those that
+//! another life of the process has left, and with several instances each once.
+
+mod config;
+mod form;
+mod groups;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use brickwork::prelude::*;
+use brickwork::{FailureKind, Scheduled};
+
+use crate::expression::{Condition, Expression, Scope};
+use crate::json::JsonText;
+use crate::key::key_of;
+use crate::ports::{IN, OUT, in_batch};
+pub use config::{AggregateConfig, Form};
+use form::LEVELS;
+use groups::{Due, Entry, Groups};
+
+/// What shares one commit: as many messages as are there, up to this.
+const BATCH: Batch = Batch {
+    max: 512,
+    within: Duration::ZERO,
+};
+
+/// Closes what is due.
+const CLOSE: Tick = Tick::new("close");
+/// The time between ticks is this part of the shortest time after which a group is closed,
+const TICKS: u32 = 20;
+/// but within these.
+const TICK_MIN: Duration = Duration::from_millis(50);
+const TICK_MAX: Duration = Duration::from_secs(10);
+
+/// A tick that has no more time than this left lets the next one go on.
+const TICK_REST: Duration = Duration::from_secs(5);
+
+/// The longest key, in bytes of its JSON: the store finds groups by it, and it is emitted.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// Collects messages in groups, and emits each group as one message.
+#[derive(Debug)]
+pub struct Aggregate {
+    key: Option<Expression>,
+    each: Option<Expression>,
+    until: Option<Condition>,
+    groups: Arc<Groups>,
+    /// While groups may be open that are closed by the time.
+    scheduled: Option<Scheduled>,
+}
+
+impl Service for Aggregate {
+    const NAME: &'static str = "aggregate";
+    const SUMMARY: &'static str = "makes one message of many that belong together";
+    const EXAMPLE: &'static str = r#"[services.collect]
+use = "aggregate"
+store = true
+in = "order.lines"
+out = "orders"
+[services.collect.config]
+key = "msg.order"
+until = "msg.last"
+within = "1m"
+"#;
+    const FAILURES: &'static [&'static str] = &[
+        "rejects a message whose payload is not JSON, unless `each` makes JSON of it",
+        "rejects a message whose key is null or longer than 1024 bytes, or lacks a field that has() doesn't guard",
+        "rejects a message that is too large to be in a group alone, by app.max_message",
+        "closes a group early, with `closed` saying full, when it would outgrow app.max_message",
+        "closes the oldest group early, with `closed` saying room, when more than `groups` are open",
+    ];
+    const STORE: &'static [Migration] = groups::STORE;
+    type Config = AggregateConfig;
+
+    fn ports(config: &AggregateConfig, ports: &mut Ports<Self>) {
+        ports.batch(&IN, BATCH).output(&OUT);
+        if let Some(shortest) = config.shortest() {
+            ports.tick(CLOSE, (shortest / TICKS).clamp(TICK_MIN, TICK_MAX));
+        }
+    }
+
+    fn check(config: &AggregateConfig) -> Result<(), Vec<ConfigError>> {
+        config.check()
+    }
+
+    async fn start(config: &AggregateConfig, cx: &mut Context) -> Result<Self, Failure> {
+        let groups = Arc::new(Groups::new(config, cx.payload_bytes_max()));
+        let adopting = groups.clone();
+        let adopt = move |tx: &mut Tx<'_>| adopting.adopt(tx);
+        let is_waiting = cx.store()?.transact(adopt).await?;
+        Ok(Self {
+            key: config.key.clone(),
+            each: config.each.clone(),
+            until: config.until.clone(),
+            groups,
+            scheduled: is_waiting.then(|| cx.scheduled()),
+        })
+    }
+
+    async fn tick(&mut self, _: Tick, cx: &mut Context) -> Result<(), Failure> {
+        loop {
+            let groups = self.groups.clone();
+            let close = move |tx: &mut Tx<'_>| groups.close_due(tx);
+            match cx.store()?.transact(close).await {
+                Ok(Due::None) => {
+                    self.scheduled = None;
+                    return Ok(());
+                }
+                Ok(Due::Later) => return Ok(()),
+                Ok(Due::Now) if cx.remaining().is_some_and(|left| left < TICK_REST) => {
+                    return Ok(());
+                }
+                Ok(Due::Now) => {}
+                // There is no room, say: that is nobody's fault here, and may pass.
+                Err(failure) if matches!(failure.kind(), FailureKind::Defer { .. }) => {
+                    let service = cx.service();
+                    tracing::warn!(service, error = %failure, "groups that are due stay open for now");
+                    return Ok(());
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+}
+
+impl Aggregate {
+    /// What a message brings to its group.
+    fn entry(&self, cx: &Context, index: usize) -> Result<Entry, Failure> {
+        let (message, attempt) = in_batch(cx, index);
+        let scope = &mut Scope::new(message, attempt);
+        let key = match &self.key {
+            Some(key) => key_of(key, scope)?,
+            None => "null".to_owned(),
+        };
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Failure::reject(format!(
+                "the key has {} bytes, {KEY_BYTES_MAX} are allowed",
+                key.len()
+            )));
+        }
+        let body = match &self.each {
+            Some(each) => serde_json::to_vec(&each.value(scope)?)?,
+            None => compact(&message.payload)?,
+        };
+        let is_last = match &self.until {
+            Some(until) => until.holds(scope)?,
+            None => false,
+        };
+        self.groups.admit(&key, &body)?;
+        Ok(Entry {
+            key,
+            body,
+            time_ms: message.time_ms as i64,
+            is_last,
+        })
+    }
+}
+
+/// A payload as it stands in a group.
+fn compact(payload: &[u8]) -> Result<Vec<u8>, Failure> {
+    let json = JsonText::check(payload).and_then(|json| match json.fits_inside(LEVELS) {
+        true => Ok(json),
+        false => Err("its JSON is nested too deep".to_owned()),
+    });
+    let json = json
+        .map_err(|text| Failure::reject(format!("the payload can't be part of a group: {text}")))?;
+    let mut body = Vec::with_capacity(payload.len());
+    json.compact_into(&mut body);
+    Ok(body)
+}
+
+impl HandleBatch<Raw> for Aggregate {
+    async fn handle_batch(
+        &mut self,
+        batch: Vec<Raw>,
+        cx: &mut Context,
+    ) -> Vec<Result<(), Failure>> {
+        let mut results = Vec::with_capacity(batch.len());
+        let mut works = Vec::with_capacity(batch.len());
+        for index in 0..batch.len() {
+            let entry = self.entry(cx, index);
+            results.push(entry.as_ref().map(drop).map_err(Failure::clone));
+            if let Ok(entry) = entry {
+                let groups = self.groups.clone();
+                works.push((index, move |tx: &mut Tx<'_>| groups.add(tx, &entry)));
+            }
+        }
+        if self.groups.are_timed() && self.scheduled.is_none() {
+            // A tick that finds none open takes it back.
+            self.scheduled = Some(cx.scheduled());
+        }
+        let store = match cx.store() {
+            Ok(store) => store,
+            Err(failure) => return results.into_iter().map(|_| Err(failure.clone())).collect(),
+        };
+        for (index, result) in store.transact_each(works).await {
+            results[index] = result;
+        }
+        results
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_kept_without_its_whitespace_and_refused_if_it_is_not_json() {
+        assert_eq!(compact(b" {\"a\": [1, 2]}\n").unwrap(), b"{\"a\":[1,2]}");
+        let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(compact(deep(126).as_bytes()).is_ok());
+        for payload in ["", "nonsense", &deep(127)] {
+            let failure = compact(payload.as_bytes()).unwrap_err();
+            assert_eq!(failure.kind(), FailureKind::Reject);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `kill -9` of the shipped binary, at random moments: what passes `dedup` and is collected
+//! by `aggregate` is in one group each, and in no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use brickwork_tests::binary::brickwork;
+use brickwork_tests::broker::Broker;
+use brickwork_tests::process::{Process, until};
+use brickwork_tests::seed::Seed;
+use serde_json::Value;
+
+/// For what must come, far longer than it takes.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How many lives of the app are cut short, at moments within this of their start.
+const LIVES_MS: std::ops::Range<u64> = 100..2_500;
+/// What belongs together.
+const KEYS: u64 = 37;
+
+#[test]
+fn whenever_it_is_killed_over_rabbitmq_each_message_is_in_one_group() {
+    let broker = Broker::start();
+    let account = survive(&broker.url(), Seed::or(11));
+    println!("{account}");
+}
+
+/// Runs an app over a transport, kills it over and over, and checks what came out.
+fn survive(transport: &str, seed: Seed) -> String {
+    let mut random = seed.random();
+    let (count, kills) = match std::env::var_os("BRICKWORK_FULL") {
+        Some(_) => (100_000, 80),
+        None => (10_000, 8),
+    };
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    prepare(folder.path(), transport, count);
+    // It may have to be built.
+    brickwork();
+    let began = Instant::now();
+    let mut killed = 0;
+    while killed < kills {
+        let app = start(folder.path(), killed);
+        std::thread::sleep(Duration::from_millis(random.u64(LIVES_MS)));
+        // Without a warning.
+        app.stop();
+        killed += 1;
+    }
+    let before = numbers(&groups(folder.path())).len() as u64;
+    let mut app = start(folder.path(), killed);
+    until("all came out", PATIENCE, || {
+        let out = numbers(&groups(folder.path())).len() as u64;
+        match out >= count {
+            true => Ok(()),
+            false => Err(format!("{out} came out; {}", app.stderr())),
+        }
+    });
+    // What comes twice may come last.
+    let told = Command::new("kill")
+        .args(["-TERM", &app.id().to_string()])
+        .status();
+    assert!(told.expect("kill runs").success());
+    let code = app.exit_code(PATIENCE);
+    assert_eq!(code, Some(0), "{}", app.stderr());
+
+    let groups = groups(folder.path());
+    let numbers = numbers(&groups);
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    let expected: Vec<u64> = (0..count).collect();
+    assert!(sorted == expected, "{}", difference(&numbers, count));
+    format!(
+        "{count} in {} groups, {killed} kills, {before} came out before the last, {:?}",
+        groups.len(),
+        began.elapsed()
+    )
+}
+
+/// What is wrong, in few words.
+fn difference(numbers: &[u64], count: u64) -> String {
+    let seen: BTreeSet<u64> = numbers.iter().copied().collect();
+    let lost: Vec<u64> = (0..count).filter(|n| !seen.contains(n)).take(10).collect();
+    let twice = numbers.len() - seen.len();
+    format!("lost such as {lost:?}, {twice} in more than one group")
+}
+
+/// The numbers of the messages, by the id of the group that was emitted.
+fn groups(folder: &Path) -> BTreeMap<String, Vec<u64>> {
+    let mut text = std::fs::read_to_string(folder.join("out.jsonl")).unwrap_or_default();
+    // It may be written just now.
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    let mut groups = BTreeMap::new();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).expect("whole lines only");
+        let id = line["id"].as_str().expect("an id").to_owned();
+        let messages = line["group"]["messages"].as_array().expect("a list");
+        let numbers = messages.iter().map(|n| n.as_u64().expect("a number"));
+        let numbers: Vec<u64> = numbers.collect();
+        let key = line["group"]["key"].as_u64().expect("a number");
+        assert!(numbers.iter().all(|n| n % KEYS == key), "{line}");
+        // At least once, on the way: but always the same.
+        let before = groups.insert(id, numbers.clone());
+        assert!(before.is_none_or(|before| before == numbers), "{line}");
+    }
+    groups
+}
+
+fn numbers(groups: &BTreeMap<String, Vec<u64>>) -> Vec<u64> {
+    groups.values().flatten().copied().collect()
+}
+
+/// Each number stands in the file twice, some lines apart.
+fn prepare(folder: &Path, transport: &str, count: u64) {
+    const APART: u64 = 500;
+    let mut lines = String::new();
+    for line in 0..count + APART {
+        for n in [Some(line), line.checked_sub(APART)].into_iter().flatten() {
+            if n < count {
+                writeln!(lines, "{{\"n\":{n}}}").expect("a string takes all");
+            }
+        }
+    }
+    std::fs::write(folder.join("in.jsonl"), lines).expect("it can be written");
+    let manifest = format!(
+        r#"
+        [app]
+        name = "stages"
+        transport = "{transport}"
+        [admin]
+        listen = "off"
+        [services.read]
+        use = "file-in"
+        out = "lines"
+        config.path = "in.jsonl"
+        config.rate = 2500
+        [services.once]
+        use = "dedup"
+        store = true
+        in = "lines"
+        out = "numbers"
+        retry.backoff.min = "100ms"
+        config.key = "msg.n"
+        [services.collect]
+        use = "aggregate"
+        store = true
+        in = "numbers"
+        out = "groups"
+        retry.backoff.min = "100ms"
+        [services.collect.config]
+        key = "msg.n % {KEYS}"
+        each = "msg.n"
+        count = 10
+        within = "1s"
+        [services.mark]
+        use = "map"
+        in = "groups"
+        out = "marked"
+        config.to = {{ id = "meta.id", group = "msg" }}
+        [services.keep]
+        use = "file-out"
+        in = "marked"
+        config.path = "out.jsonl"
+        "#
+    );
+    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+}
+
+fn start(folder: &Path, life: u32) -> Process {
+    let mut command = Command::new(brickwork());
+    command.args(["run", "app.toml"]).current_dir(folder);
+    let logs = folder.join(format!("life-{life}"));
+    std::fs::create_dir(&logs).expect("a folder can be made");
+    Process::start(command, &logs, "it was just built")
+}
