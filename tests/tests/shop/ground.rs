@@ -3,7 +3,7 @@
 use brickwork_tests::broker::Broker;
 
 /// The transports that an app survives on.
-pub(crate) const ALL: &[fn() -> Ground] = &[Ground::rabbitmq];
+pub(crate) const ALL: &[fn() -> Ground] = &[Ground::embedded, Ground::rabbitmq];
 
 /// A transport.
 pub(crate) struct Ground {
@@ -14,6 +14,15 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
+    fn embedded() -> Self {
+        Self {
+            name: "embedded",
+            // In the folder of the app.
+            url: "embedded:data/queues".into(),
+            broker: None,
+        }
+    }
+
     fn rabbitmq() -> Self {
         let broker = Broker::start();
         Self {
