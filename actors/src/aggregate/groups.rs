@@ -393,9 +393,8 @@ fn oldest(tx: &Tx<'_>) -> Result<Option<Group>, Failure> {
 
 /// Whether groups are open that will be closed by the time.
 fn is_any_timed(tx: &Tx<'_>) -> Result<bool, Failure> {
-    let mut any = tx.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM aggregate_group WHERE due_ms IS NOT NULL)",
-    )?;
+    let mut any = tx
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM aggregate_group WHERE due_ms IS NOT NULL)")?;
     Ok(any.query_row([], |row| row.get(0))?)
 }
 

@@ -32,12 +32,12 @@ mod tick;
 
 pub(crate) use self::core::{Settings, WiredOutput};
 pub use abandon::AbandonHook;
-pub use scheduled::Scheduled;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub(crate) use apart::Seen;
 pub(crate) use environment::Environment;
 pub(crate) use guard::panic_text;
 pub(crate) use hosted::Hosted;
 pub use instance::CLOCK_TOLERANCE;
+pub use scheduled::Scheduled;
 pub(crate) use settle::Failed;
 pub(crate) use state::{LastFailure, Standing};

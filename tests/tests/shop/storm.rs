@@ -3,14 +3,19 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use brickwork_tests::broker::Broker;
+use brickwork_tests::process::Process;
 use fastrand::Rng;
 
-use crate::LIFE;
 use crate::ground::Ground;
 use crate::site::Site;
 
 /// Of so many kills one comes while the broker is away.
 const BROKER_EVERY: usize = 5;
+
+/// From a start of the app, or from when it works, to its death.
+const LIFE_MAX: Duration = Duration::from_millis(3500);
+const START_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) struct Storm {
     random: Rng,
@@ -31,10 +36,20 @@ impl Storm {
         }
     }
 
+    /// Starts the app, and lets it live for a while; if it needn't, it may not live to work.
+    fn live(&mut self, site: &Site, url: &str, must_work: bool) -> Process {
+        let app = site.start(url);
+        if must_work || self.random.u8(..) < u8::MAX / 4 * 3 {
+            app.line(START_MAX, |line| line.contains("runs:").then_some(()));
+        }
+        self.wait();
+        app
+    }
+
     fn wait(&mut self) {
-        let range = LIFE.start.as_millis() as u64..LIFE.end.as_millis() as u64;
         // A life ends at a moment that nobody knows: there is nothing to wait for.
-        std::thread::sleep(Duration::from_millis(self.random.u64(range)));
+        let life = self.random.u64(..LIFE_MAX.as_millis() as u64);
+        std::thread::sleep(Duration::from_millis(life));
     }
 
     /// Kills the app so often; now and then the broker goes first.
@@ -42,38 +57,47 @@ impl Storm {
         while self.kills < kills {
             match &mut ground.broker {
                 Some(broker) if self.kills % BROKER_EVERY == BROKER_EVERY / 2 => {
-                    let mut app = site.start(&ground.url);
-                    self.wait();
-                    if self.random.bool() {
-                        broker.stop();
-                        self.restarts += 1;
-                    } else {
-                        broker.write_queues_down();
-                        broker.kill();
-                        self.broker_kills += 1;
-                    }
-                    // Some apps die before their broker is back, some see it come.
-                    if self.random.bool() {
-                        assert!(!app.has_ended(), "it waits for its broker");
-                        app.stop();
-                        broker.start_again();
-                    } else {
-                        broker.start_again();
-                        self.wait();
-                        assert!(!app.has_ended(), "all was done before the storm was over");
-                        app.stop();
-                    }
-                    self.kills += 1;
+                    let app = self.live(site, &ground.url, true);
+                    self.take_away(broker, app);
                 }
-                _ => self.kill(site, ground),
+                _ => self.kill(site, &ground.url),
             }
         }
     }
 
     /// Starts the app, and kills it.
-    pub(crate) fn kill(&mut self, site: &Site, ground: &Ground) {
-        let mut app = site.start(&ground.url);
-        self.wait();
+    pub(crate) fn kill(&mut self, site: &Site, url: &str) {
+        // The first one makes the stores.
+        let app = self.live(site, url, self.kills == 0);
+        self.end(app);
+    }
+
+    /// The broker goes; some apps die before it is back, some see it come.
+    fn take_away(&mut self, broker: &mut Broker, mut app: Process) {
+        if self.random.bool() {
+            broker.stop();
+            self.restarts += 1;
+        } else {
+            broker.write_queues_down();
+            broker.kill();
+            self.broker_kills += 1;
+        }
+        if self.random.bool() {
+            self.end(app);
+            broker.start_again();
+        } else {
+            broker.start_again();
+            assert!(
+                !app.has_ended(),
+                "it waits for its broker: {}",
+                app.stderr()
+            );
+            self.wait();
+            self.end(app);
+        }
+    }
+
+    fn end(&mut self, mut app: Process) {
         assert!(
             !app.has_ended(),
             "it ended before it was killed: {}",
