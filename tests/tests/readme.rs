@@ -101,7 +101,7 @@ fn every_link_leads_somewhere_and_every_test_that_is_named_is_there() {
         let source = std::fs::read_to_string(workspace().join("tests/tests").join(file));
         let source = source.unwrap_or_else(|error| panic!("{file}: {error}"));
         assert!(
-            source.contains(&format!("fn {name}()")),
+            source.contains(&format!("fn {name}(")),
             "{name} is not in {file}"
         );
     }

@@ -11,7 +11,6 @@
 //! | `delays` | what waits for its time |
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
 //! | `health`, `room` | whether it can be written; room on the disk |
-//! | `inspection` | looking at a folder before an app runs, and tidying it |
 //!
 //! The way of a message: `publish` encodes it and puts it on the desk; a drain writes it,
 //! together with everything else that is there; when that is on the disk, the publisher is
