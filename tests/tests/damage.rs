@@ -192,35 +192,6 @@ async fn a_message_that_waits_and_is_damaged_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_damaged_page_costs_what_was_on_it_and_nothing_else() {
-    const MESSAGES: u32 = 3_000;
-    let (_kept, folder) = folder();
-    let transport = open(&folder).await;
-    publish(&*transport, 0..MESSAGES).await;
-    transport.close().await;
-    damage(&folder, 1_500, |bytes, at| {
-        let page = at / PAGE * PAGE;
-        bytes[page..page + PAGE].fill(0xaa);
-    });
-    let transport = open(&folder).await;
-    publish(&*transport, MESSAGES..MESSAGES + 10).await;
-    let taken = take_all(&*transport).await;
-    let missing: Vec<u32> = (0..MESSAGES + 10)
-        .filter(|number| !taken.contains(number))
-        .collect();
-    assert!((1..=4).contains(&missing.len()), "{missing:?}");
-    assert!(missing.contains(&1_500), "{missing:?}");
-    assert_eq!(taken.len() + missing.len(), MESSAGES as usize + 10);
-    // And it goes on.
-    publish(&*transport, 0..10).await;
-    assert_eq!(take_all(&*transport).await, (0..10).collect::<Vec<_>>());
-    transport.close().await;
-    let bytes = std::fs::read(folder.join("queues.sqlite")).expect("it is there");
-    let damaged = bytes.chunks(PAGE).filter(|page| page[..] == [0xaa; PAGE]);
-    assert_eq!(damaged.count(), 1, "the page was reset");
-}
-
-#[tokio::test]
 async fn a_second_user_of_a_folder_is_told_who_has_it() {
     let (_kept, folder) = folder();
     let transport = open(&folder).await;

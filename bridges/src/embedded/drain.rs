@@ -98,23 +98,6 @@ impl Job for Drain {
             group,
             effects,
         } = *self;
-        eprintln!(
-            "DRAIN {:?} ops {} acks {} damage {:?} loaded {:?}",
-            outcome,
-            group.ops.len(),
-            group.acks.len(),
-            effects.damage.len(),
-            effects
-                .touched
-                .iter()
-                .map(|t| t.change.loaded.as_ref().map(|l| (
-                    l.entries.len(),
-                    l.last,
-                    l.end,
-                    l.damaged
-                )))
-                .collect::<Vec<_>>()
-        );
         match outcome {
             Ok(()) => effects.take_effect(&core, group),
             Err(SqliteError::Closed) => {
@@ -466,10 +449,7 @@ impl Work<'_> {
         }
         for damage in &self.effects.damage {
             // Where the file is damaged, this may not be possible either: it is in the log.
-            let _noted = self
-                .pen
-                .note(damage)
-                .inspect_err(|e| eprintln!("NOTE {e:?} {damage:?}"));
+            let _noted = self.pen.note(damage);
         }
         Ok(())
     }

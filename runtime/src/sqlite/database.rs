@@ -256,7 +256,6 @@ impl Desk {
             let name = job.name().to_owned();
             let result = execute(connection, SAVEPOINT)
                 .and_then(|()| writer.watch.over(&name, || caught(&name, || job.run(&tx))?));
-            eprintln!("RUN {result:?}");
             let failed = result.is_err();
             group.0.push((job, result.map_err(located)));
             if connection.is_autocommit() {
@@ -272,9 +271,7 @@ impl Desk {
             if failed {
                 execute(connection, UNDO).map_err(located)?;
             }
-            execute(connection, RELEASE)
-                .inspect_err(|e| eprintln!("RELEASE {e:?}"))
-                .map_err(located)?;
+            execute(connection, RELEASE).map_err(located)?;
         }
         execute(connection, COMMIT).map_err(located)
     }
