@@ -16,7 +16,6 @@ use brickwork_tests::kept::Queues;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
-const PAGE: usize = 4096;
 
 async fn connect(folder: &Path) -> Result<Arc<dyn Transport>, TransportError> {
     let (transports, url) = (all(), format!("embedded:{}", folder.display()));
