@@ -1,4 +1,4 @@
-//! `ledger`: whose money it is. Three accounts, each a [book](crate::book), together always 0.
+//! `ledger`: whose money it is. Three accounts, each a [book](mod@crate::book), together always 0.
 //!
 //! It hears of money and parcels from those who move them, in any order: an account may be
 //! below 0 for a moment, when the refund is heard of before the payment.

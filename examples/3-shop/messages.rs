@@ -42,7 +42,7 @@ pub(crate) struct Ship(pub(crate) Order);
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Overdue(pub(crate) Order);
 
-/// A line of a service's [book](crate::book): proof of what it did.
+/// A line of a service's [book](mod@crate::book): proof of what it did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Entry {
     pub(crate) book: String,

@@ -1,4 +1,4 @@
-//! `payments`: takes customers' money, and gives it back. The till is a [book](crate::book).
+//! `payments`: takes customers' money, and gives it back. The till is a [book](mod@crate::book).
 //!
 //! A bank refuses some payments, and of some it says only later that they went well: when
 //! `orders` may have lost its patience.

@@ -1,4 +1,4 @@
-//! `shipping`: sends parcels. How many pieces have left the house is a [book](crate::book).
+//! `shipping`: sends parcels. How many pieces have left the house is a [book](mod@crate::book).
 
 use brickwork::prelude::*;
 

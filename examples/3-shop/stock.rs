@@ -1,4 +1,4 @@
-//! `stock`: what is on the shelves, a [book](crate::book) for each.
+//! `stock`: what is on the shelves, a [book](mod@crate::book) for each.
 
 use std::collections::BTreeMap;
 
