@@ -16,6 +16,7 @@ use crate::metrics::{Durations, WorkerLag};
 use crate::name::QueueId;
 use crate::redact::Redactor;
 use crate::service::{Blueprint, Context, Factory, Instance, PortTable, Role};
+use crate::store::Stores;
 use crate::supervision::{
     Backoff, GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
 };
@@ -177,7 +178,8 @@ fn settings(
         give_up: GiveUp::Isolate,
         message_bytes_max: 1024,
         data: PathBuf::new(),
-        stores: None,
+        // None is opened.
+        stores: Some(Stores::new("shop".into(), &PathBuf::new())),
         confirms: Some(confirms),
     }
 }

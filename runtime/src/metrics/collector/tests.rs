@@ -68,6 +68,8 @@ async fn every_metric_of_the_table_is_there_from_the_start_with_its_type_and_hel
         "brickwork_restarts_total{service=\"intake\",reason=\"source\"}",
         "brickwork_mailbox_messages{service=\"stock\"}",
         "brickwork_messages_anonymous_total{service=\"stock\"}",
+        "brickwork_outbox_messages{service=\"stock\"}",
+        "brickwork_messages_repeated_total{service=\"stock\"}",
     ] {
         assert_eq!(samples.get(series), Some(&0.0), "{series}");
     }
