@@ -75,7 +75,7 @@ impl InstanceLoop {
                 return Ok(());
             };
             let mut now = Instant::now();
-            return self.handle(value, only, &mut now).await;
+            return self.handle_admitted(value, only, &mut now).await;
         }
         let started = Instant::now();
         let deadline = started + self.env.handler_timeout;

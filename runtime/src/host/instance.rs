@@ -312,14 +312,24 @@ impl InstanceLoop {
         delivery: Delivery,
         now: &mut Instant,
     ) -> Result<(), End> {
+        match self.admit(delivery) {
+            Some(delivery) => self.handle_admitted(value, delivery, now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same, once it is let in.
+    pub(super) async fn handle_admitted(
+        &mut self,
+        value: &mut dyn Instance,
+        delivery: Delivery,
+        now: &mut Instant,
+    ) -> Result<(), End> {
         let input = delivery.input();
         let meter = &self.env.meters.inputs[input];
         meter
             .wait
             .record(now.saturating_duration_since(delivery.taken()));
-        let Some(delivery) = self.admit(delivery) else {
-            return Ok(());
-        };
         let message = delivery.message().clone();
         let mut deadline = *now + self.env.handler_timeout;
         if let Some(deadline_ms) = message.deadline_ms {
