@@ -5,43 +5,9 @@
 
 use std::sync::Arc;
 
-use brickwork::transport::{Overflow, QueueSpec, TransportError};
-use brickwork::{Clock, DeadLetter, QueueId, Reason};
+use brickwork::transport::TransportError;
 
 use super::queue::Queue;
-
-/// How much a queue holds at most.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limit {
-    pub(super) messages: u64,
-    pub(super) overflow: Overflow,
-}
-
-impl Limit {
-    pub(super) fn of(spec: &QueueSpec) -> Option<Self> {
-        spec.limit.map(|messages| Self {
-            messages,
-            overflow: spec.overflow,
-        })
-    }
-
-    /// Why a message was given up that came to a full queue.
-    pub(super) fn letter(self, queue: &QueueId) -> DeadLetter {
-        DeadLetter {
-            reason: Reason::Overflow,
-            error: format!("the queue {queue} was full: its limit is {}", self.messages),
-            service: queue.service.clone().into(),
-            input: queue.input.clone().into(),
-            attempts: 0,
-            failed_at_ms: Clock::SYSTEM.unix_ms(),
-        }
-    }
-
-    fn refusal(self, queue: &QueueId) -> TransportError {
-        let limit = self.messages;
-        TransportError::Refused(format!("the queue {queue} is full: its limit is {limit}"))
-    }
-}
 
 /// The places that queues keep for a batch. What isn't used when it is dropped is free
 /// again.

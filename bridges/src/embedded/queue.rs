@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Waker;
 
-use brickwork::transport::{Depth, Overflow, PressureGauge};
+use brickwork::transport::{Depth, Limit, Overflow, PressureGauge};
 use brickwork::{Delivery, Message, QueueId};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::limit::Limit;
 use super::schema::Id;
 use super::ward::Trial;
 

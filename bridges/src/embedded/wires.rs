@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use brickwork::transport::{Outgoing, Pressure, Topology, TransportError};
+use brickwork::transport::{Limit, Outgoing, Pressure, Topology, TransportError};
 use brickwork::{Message, QueueId};
 
 use super::delays::due_ms;
 use super::desk::Row;
-use super::limit::{Limit, Place, Places};
+use super::limit::{Place, Places};
 use super::queue::{Queue, Start};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign

@@ -12,8 +12,8 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Replies,
-    Status, Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Limit, Outgoing, Pressure,
+    Replies, Status, Topology, Transport, TransportError,
 };
 use crate::message::Message;
 use crate::name::QueueId;
@@ -23,7 +23,7 @@ mod limit;
 mod queue;
 
 use delays::{Delay, Delays};
-use limit::{Limit, Places};
+use limit::Places;
 use queue::{Queue, QueueConsumer};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign

@@ -9,12 +9,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::delays::{Delay, Delays};
-use super::limit::Limit;
 use crate::dead_letter::DeadLetter;
 use crate::delivery::{Delivery, Parcel, Settle, Settlement};
 use crate::message::Message;
 use crate::name::QueueId;
-use crate::transport::{Consumer, Depth, Overflow, PressureGauge, Replies, TransportError};
+use crate::transport::{Consumer, Depth, Limit, Overflow, PressureGauge, Replies, TransportError};
 
 /// A queue: what is ready, and who consumes.
 pub(super) struct Queue {
