@@ -8,13 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    Completion, Depth, Overflow, Pressure, QueueSpec, Topology, Transport, TransportError, take,
+    Completion, Depth, Outgoing, Overflow, Pressure, QueueSpec, Topology, Transport,
+    TransportError, take,
 };
 use brickwork::{Envelope, QueueId};
 use brickwork_bridges::all;
 use brickwork_tests::kept::Queues;
 use tokio::time::timeout;
 
+const PAGE: usize = 4096;
+/// The first byte of a leaf of a table (SQLite's file format, section 1.6).
+const LEAF: u8 = 0x0d;
 const SOON: Duration = Duration::from_secs(20);
 
 async fn connect(folder: &Path) -> Result<Arc<dyn Transport>, TransportError> {
@@ -66,19 +70,38 @@ async fn publish(transport: &dyn Transport, numbers: std::ops::Range<u32>) {
     outcome.await.expect("it is published");
 }
 
+async fn publish_later(transport: &dyn Transport, numbers: std::ops::Range<u32>, delay: Duration) {
+    for number in numbers {
+        let mut envelope = Envelope::new("order", payload(number));
+        envelope.topic = "orders".into();
+        let later = Outgoing {
+            delay,
+            ..brickwork::Message::from(envelope).into()
+        };
+        let (done, outcome) = Completion::channel();
+        transport.publish(vec![later], done);
+        outcome.await.expect("it is published");
+    }
+}
+
 /// Takes and acks until nothing is left.
 async fn take_all(transport: &dyn Transport) -> Vec<u32> {
     let consumer = transport.consume(&requests(), 64).await;
     let mut consumer = consumer.expect("it consumes");
-    let mut numbers = Vec::new();
+    let (mut numbers, mut quiet) = (Vec::new(), 0);
     let taking = async {
         while transport.depth(&requests()).await.expect("a depth") != Depth::default() {
             let mut taken = VecDeque::new();
             let some = take(&mut *consumer, &mut taken, 64);
             // What is counted may turn out to be damaged: then nothing comes.
             let Ok(some) = timeout(Duration::from_millis(500), some).await else {
+                quiet += 1;
+                if quiet == 4 {
+                    break;
+                }
                 continue;
             };
+            quiet = 0;
             some.expect("it goes on");
             for delivery in taken {
                 let text = String::from_utf8_lossy(&delivery.message().payload).into_owned();
@@ -156,17 +179,7 @@ async fn a_flipped_byte_costs_one_message_which_is_kept_and_told_of() {
 async fn a_message_that_waits_and_is_damaged_holds_up_no_other() {
     let (_kept, folder) = folder();
     let transport = open(&folder).await;
-    for number in 0..3 {
-        let mut envelope = Envelope::new("order", payload(number));
-        envelope.topic = "orders".into();
-        let later = brickwork::transport::Outgoing {
-            delay: Duration::from_millis(50),
-            ..brickwork::Message::from(envelope).into()
-        };
-        let (done, outcome) = Completion::channel();
-        transport.publish(vec![later], done);
-        outcome.await.expect("it is published");
-    }
+    publish_later(&*transport, 0..3, Duration::from_millis(50)).await;
     transport.close().await;
     let sql = "UPDATE delayed SET payload = CAST(payload || '!' AS BLOB) WHERE id = 2";
     Queues::vandalise(&folder, sql);
@@ -188,6 +201,96 @@ async fn a_message_that_waits_and_is_damaged_holds_up_no_other() {
     transport.close().await;
     let queues = Queues::open(&folder).expect("they are there");
     assert_eq!(queues.left(), 1, "it stays in the file");
+}
+
+#[tokio::test]
+async fn a_damaged_page_costs_what_was_on_it_and_nothing_else() {
+    const MESSAGES: u32 = 3_000;
+    let (_kept, folder) = folder();
+    let transport = open(&folder).await;
+    publish(&*transport, 0..MESSAGES).await;
+    transport.close().await;
+    damage(&folder, 1_500, |bytes, at| {
+        let page = at / PAGE * PAGE;
+        bytes[page..page + PAGE].fill(0xaa);
+    });
+    let transport = open(&folder).await;
+    publish(&*transport, MESSAGES..MESSAGES + 10).await;
+    let taken = take_all(&*transport).await;
+    let missing: Vec<u32> = (0..MESSAGES + 10)
+        .filter(|number| !taken.contains(number))
+        .collect();
+    assert!((1..=4).contains(&missing.len()), "{missing:?}");
+    assert!(missing.contains(&1_500), "{missing:?}");
+    assert_eq!(taken.len() + missing.len(), MESSAGES as usize + 10);
+    // And it goes on.
+    publish(&*transport, 0..10).await;
+    assert_eq!(take_all(&*transport).await, (0..10).collect::<Vec<_>>());
+    transport.close().await;
+    let bytes = std::fs::read(folder.join("queues.sqlite")).expect("it is there");
+    let damaged = bytes.chunks(PAGE).filter(|page| page[..] == [0xaa; PAGE]);
+    assert_eq!(damaged.count(), 1, "the page was reset");
+}
+
+/// Any page, also those that lead to others: what can be read comes, or the file is refused.
+#[tokio::test]
+async fn whichever_page_is_damaged_nothing_hangs_and_nothing_readable_is_lost() {
+    const MESSAGES: u32 = 2_000;
+    let (_kept, whole) = folder();
+    let transport = open(&whole).await;
+    publish(&*transport, 0..MESSAGES).await;
+    publish_later(&*transport, MESSAGES..MESSAGES + 20, Duration::from_secs(1)).await;
+    transport.close().await;
+    let file = std::fs::read(whole.join("queues.sqlite")).expect("it is there");
+    let pages = file.len() / PAGE;
+    let (mut refused, mut short) = (0, 0);
+    // Those of the tables and their roots, the first and last of messages, and some between.
+    let some = (1..30)
+        .chain((30..pages).step_by(97))
+        .chain(pages - 3..pages);
+    for page in some {
+        let (_kept, folder) = folder();
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        let mut bytes = file.clone();
+        let is_leaf = bytes[page * PAGE] == LEAF;
+        let of_messages = bytes[page * PAGE..][..PAGE]
+            .windows(8)
+            .filter(|window| window == b"<number ")
+            .count();
+        bytes[page * PAGE..][..PAGE].fill(0xaa);
+        std::fs::write(folder.join("queues.sqlite"), bytes).expect("it can be written");
+        let transport = match connect(&folder).await {
+            Ok(transport) => transport,
+            Err(error) => {
+                assert!(error.to_string().contains("is damaged"), "{page}: {error}");
+                refused += 1;
+                continue;
+            }
+        };
+        if let Err(error) = transport.declare(&topology("shop")).await {
+            assert!(error.to_string().contains("is damaged"), "{page}: {error}");
+            refused += 1;
+            transport.close().await;
+            continue;
+        }
+        let taken = take_all(&*transport).await;
+        transport.close().await;
+        let mut once = taken.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), taken.len(), "page {page}: some came twice");
+        let missing = (MESSAGES + 20) as usize - taken.len();
+        short += usize::from(missing > 0);
+        if is_leaf && of_messages > 0 {
+            // Two begin on the page before, or end on the one behind.
+            assert!(
+                missing <= of_messages + 2,
+                "page {page}: {missing} are missing"
+            );
+        }
+    }
+    println!("{pages} pages; refused with {refused} of them, some missing with {short}");
+    assert!(refused > 0 && short > 0, "{refused} refused, {short} short");
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ pub(super) struct Core {
     pub(super) pressure: Arc<Pressure>,
     /// Used by who writes: every queue that is in the file.
     pub(super) books: Mutex<Books>,
-    /// Rows of messages that wait for their time, and can't be read.
+    /// Rows of messages that wait for their time, and can't be read or deleted.
     pub(super) unreadable: Mutex<HashSet<i64>>,
     pub(super) reserve: Reserve,
     /// Held as long as the file is used.

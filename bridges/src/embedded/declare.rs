@@ -76,6 +76,7 @@ pub(super) fn wire(core: &Arc<Core>, topology: &Topology) {
         let number = *books.numbers.get(id)?;
         let page = books.pages.get(&number).copied().unwrap_or_default();
         let start = Start {
+            next_place: page.next_place,
             messages: page.messages,
             delayed: page.delayed,
             retrying: page.retrying,

@@ -15,25 +15,27 @@ use brickwork::sqlite::Database;
 use brickwork::transport::{Completion, Topology, TransportError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::core::Core;
 use super::drain::Drain;
 use super::head::Written;
 use super::queue::Queue;
+use super::rows::Damage;
 use super::schema::Id;
+use super::tries::{TRY_EVERY, Tries};
 use super::ward::Suspect;
 
 /// So much is done with one commit at most: messages,
 const GROUP_ROWS: usize = 1024;
 /// or their bytes.
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
+/// So many messages whose time has come are moved with one commit.
+pub(super) const DUE_MAX: usize = 256;
 /// So many acks are written without waiting for anything else to write,
 const ACKS_MAX: usize = 512;
 /// or after this time.
 const ACKS_WAIT: Duration = Duration::from_millis(10);
-/// While nothing can be written it is tried again this often.
-const TRY_EVERY: Duration = Duration::from_millis(500);
 /// So much that was settled may wait to be written before nothing more is handed out.
 const UNWRITTEN_MAX: usize = 4096;
 /// After so long without anything to do, space is given back.
@@ -106,6 +108,8 @@ pub(super) enum Op {
     },
     /// Something waits no longer.
     Due,
+    /// The same, of one row alone: it is moved, or, if it can't be deleted, copied.
+    DueRow { row: i64, copy: bool },
     /// Queues are to be known, and made if that is wanted.
     Declare {
         topology: Topology,
@@ -116,6 +120,8 @@ pub(super) enum Op {
     Flush {
         reply: oneshot::Sender<Result<(), TransportError>>,
     },
+    /// Something can't be read.
+    Note(Vec<Damage>),
     /// Look whether there is room again.
     Probe,
     /// Give space back, if there is much.
@@ -156,6 +162,26 @@ impl Group {
     pub(super) fn is_empty(&self) -> bool {
         self.ops.is_empty() && self.acks.is_empty()
     }
+
+    /// In two halves, in order; `None` if it is one thing alone. One half has the culprit.
+    fn halves(mut self) -> Result<[Self; 2], Self> {
+        if !self.ops.is_empty() && !self.acks.is_empty() {
+            let acks = std::mem::take(&mut self.acks);
+            let acks = Self {
+                acks,
+                ..Self::default()
+            };
+            return Ok([self, acks]);
+        }
+        if self.ops.len() + self.acks.len() < 2 {
+            return Err(self);
+        }
+        let more = Self {
+            ops: self.ops.split_off(self.ops.len() / 2),
+            acks: self.acks.split_off(self.acks.len() / 2),
+        };
+        Ok([self, more])
+    }
 }
 
 /// See the module. One for a transport.
@@ -177,8 +203,8 @@ struct State {
     /// Ops that are done at once, not with what comes next.
     urgent: usize,
     under_way: bool,
-    /// So many of the next ops are done one at a time: one of them is a culprit.
-    singly: usize,
+    /// Parts of a group that failed, done before anything else: one of them has a culprit.
+    parts: VecDeque<Group>,
     /// Nothing can be written, for now;
     down: bool,
     /// also not what was settled.
@@ -194,7 +220,7 @@ impl State {
     }
 
     fn is_empty(&self) -> bool {
-        self.ops.is_empty() && self.acks.is_empty()
+        self.ops.is_empty() && self.acks.is_empty() && self.parts.is_empty()
     }
 
     fn unwritten(&self) -> usize {
@@ -277,9 +303,13 @@ impl Desk {
         }
     }
 
+    /// The file, while it is open.
+    pub(super) fn database(&self) -> Option<Database> {
+        self.database.lock().clone()
+    }
+
     fn submit(&self, core: &Arc<Core>) {
-        let database = self.database.lock().clone();
-        match database {
+        match self.database() {
             Some(database) => database.submit(Box::new(Drain::new(core.clone()))),
             None => self.ended(),
         }
@@ -288,15 +318,8 @@ impl Desk {
     /// What is done next, with one commit.
     pub(super) fn take(&self) -> Group {
         let mut state = self.state.lock();
-        if state.singly > 0 {
-            state.singly -= 1;
-            let op = state.ops.pop_front();
-            state.urgent -= usize::from(op.as_ref().is_some_and(|op| !op.is_settlement()));
-            let ops = op.into_iter().collect();
-            return Group {
-                ops,
-                acks: Vec::new(),
-            };
+        if let Some(part) = state.parts.pop_front() {
+            return part;
         }
         let mut group = Group {
             ops: VecDeque::new(),
@@ -324,7 +347,7 @@ impl Desk {
     pub(super) fn done(&self, core: &Arc<Core>) {
         let mut state = self.state.lock();
         let probes = matches!(state.ops.front(), Some(Op::Probe));
-        if state.is_due() || probes || (state.singly > 0 && !state.down) {
+        if state.is_due() || probes || !state.parts.is_empty() {
             drop(state);
             return self.submit(core);
         }
@@ -337,17 +360,23 @@ impl Desk {
         }
     }
 
-    /// A group failed for what is to be blamed on one of its ops: they are done one at a
-    /// time.
-    pub(super) fn singly(&self, group: Group) {
+    /// A group failed for what is to be blamed on a part of it: it is done in halves, until
+    /// the part is one thing alone. That is given back.
+    pub(super) fn halve(&self, group: Group) -> Result<(), Group> {
+        let [first, then] = group.halves()?;
         let mut state = self.state.lock();
-        state.singly += group.ops.len();
-        Self::put_back(&mut state, group);
+        state.parts.push_front(then);
+        state.parts.push_front(first);
+        Ok(())
     }
 
     /// Nothing can be written. What was settled is kept; what was to be published was told
     /// so, and what waits to be is told now.
     pub(super) fn down(&self, mut group: Group, error: &TransportError) {
+        // That more can't be taken over doesn't say that nothing can be written.
+        let only_looked = !group.is_empty()
+            && group.acks.is_empty()
+            && group.ops.iter().all(|op| matches!(op, Op::Probe));
         // What needs no room is done nevertheless: this needed some.
         let (declared, tried) = std::mem::take(&mut group.ops)
             .into_iter()
@@ -356,8 +385,11 @@ impl Desk {
         let mut refused: VecDeque<Op> = declared;
         refused.extend({
             let mut state = self.state.lock();
-            (state.down, state.stuck) = (true, true);
-            state.singly = 0;
+            state.stuck |= !only_looked;
+            state.down = true;
+            while let Some(part) = state.parts.pop_back() {
+                Self::put_back(&mut state, part);
+            }
             Self::put_back(&mut state, group);
             let all = std::mem::take(&mut state.ops);
             let (refused, kept): (VecDeque<Op>, VecDeque<Op>) = all
@@ -406,7 +438,7 @@ impl Desk {
 
     /// Does what needn't be done at once. Runs beside, for as long as the transport does.
     pub(super) async fn run(&self, core: &Arc<Core>) {
-        let mut probed = Instant::now();
+        let mut tries = Tries::new(Instant::now());
         loop {
             self.later.notified().await;
             loop {
@@ -414,10 +446,17 @@ impl Desk {
                     let state = self.state.lock();
                     (state.down, state.stuck, state.is_empty(), state.used)
                 };
-                if down && (stuck || empty || probed.elapsed() >= TRY_EVERY) {
-                    sleep(TRY_EVERY.saturating_sub(probed.elapsed())).await;
-                    probed = Instant::now();
+                tries.see(down, Instant::now());
+                if down && stuck {
+                    sleep(TRY_EVERY).await;
+                    self.push_aside(core, [Op::Vacuum]);
+                } else if down && tries.is_due(Instant::now()) {
+                    tries.tried(Instant::now());
                     self.push_aside(core, [Op::Vacuum, Op::Probe]);
+                } else if down && empty {
+                    // What is settled meanwhile is written.
+                    let _either = timeout(tries.wait(Instant::now()), self.later.notified()).await;
+                    continue;
                 } else if !empty {
                     sleep(ACKS_WAIT).await;
                     self.go(core);
@@ -506,9 +545,12 @@ impl Desk {
             let mut state = self.state.lock();
             state.closed = true;
             state.under_way = false;
-            (state.urgent, state.singly) = (0, 0);
+            state.urgent = 0;
             state.acks.clear();
-            std::mem::take(&mut state.ops)
+            let parts = std::mem::take(&mut state.parts);
+            let mut ops: VecDeque<Op> = parts.into_iter().flat_map(|part| part.ops).collect();
+            ops.append(&mut state.ops);
+            ops
         };
         for op in ops {
             refuse(op, &TransportError::Closed);

@@ -13,15 +13,13 @@ use tracing::{error, warn};
 
 use super::core::{Core, Page};
 use super::declare;
-use super::desk::{Group, Op, Row, refuse};
+use super::desk::{DUE_MAX, Group, Op, Row, refuse};
 use super::queue::{Change, Entry, Queue};
 use super::room;
-use super::rows::{Damage, Pen, is_damage};
+use super::rows::{Damage, Pen, Unreadable, is_damage};
+use super::salvage;
 use super::schema::Id;
 use super::ward::Suspect;
-
-/// So many messages whose time has come are moved with one commit.
-const DUE_MAX: usize = 256;
 
 /// See the module.
 pub(super) struct Drain {
@@ -109,10 +107,11 @@ impl Job for Drain {
             Err(error) if is_outage(&error) => {
                 core.is_down(group, &error);
             }
-            Err(_) if group.ops.len() + usize::from(!group.acks.is_empty()) > 1 => {
-                core.desk.singly(group);
+            Err(error) => {
+                if let Err(culprit) = core.desk.halve(group) {
+                    blame(&core, culprit, &error);
+                }
             }
-            Err(error) => blame(&core, group, &error),
         }
         core.desk.done(&core);
     }
@@ -130,11 +129,7 @@ fn is_outage(error: &SqliteError) -> bool {
 fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
     let text = error.to_string();
     if !group.acks.is_empty() {
-        let acked = group.acks.len();
-        error!(
-            error = text,
-            acked, "what was done can't be deleted: it will come again"
-        );
+        error!(error = text, rows = ?group.acks, "what was done can't be deleted: it comes again when the app is started again");
     }
     for op in group.ops {
         match op {
@@ -145,6 +140,7 @@ fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
                 };
                 refuse(op, &error);
             }
+            Op::Load { queue } if is_damage(error) => salvage::load(core, &queue),
             Op::Load { queue } => {
                 error!(error = text, %queue.id, "what is on the disk can't be loaded");
                 queue.not_loaded();
@@ -170,10 +166,15 @@ fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
                     },
                 );
             }
-            Op::Due => error!(error = text, "what waits for its time can't be read"),
+            Op::Due if is_damage(error) => salvage::due(core),
+            Op::DueRow { row, copy: false } if is_damage(error) => salvage::copy(core, row),
+            Op::Due | Op::DueRow { .. } => {
+                error!(error = text, "what waits for its time can't be read")
+            }
             Op::Attempt { .. }
             | Op::Forget { .. }
             | Op::LoadSuspect { .. }
+            | Op::Note(_)
             | Op::Probe
             | Op::Vacuum => error!(error = text, "the file of the queues can't be changed"),
         }
@@ -191,7 +192,7 @@ impl Core {
         self.desk.down(group, &TransportError::Lost(text));
     }
 
-    fn let_in(self: &Arc<Self>, queue: &Arc<Queue>, change: Change) {
+    pub(super) fn let_in(self: &Arc<Self>, queue: &Arc<Queue>, change: Change) {
         if queue.apply(change) {
             self.desk.load(self, queue);
         }
@@ -240,6 +241,8 @@ impl Work<'_> {
                 None => {}
             },
             Op::Due => self.due()?,
+            Op::DueRow { row, copy } => self.due_row(*row, *copy)?,
+            Op::Note(damage) => damage.iter().try_for_each(|it| self.pen.note(it))?,
             Op::Declare { topology, make, .. } => {
                 let found = declare::declare(&self.pen, self.core, topology, *make)?;
                 match found {
@@ -366,26 +369,7 @@ impl Work<'_> {
     fn acks(&mut self, acks: &[Id]) -> Result<(), SqliteError> {
         for run in acks.chunk_by(|one, next| next.row() - one.row() == 1) {
             let (first, last) = (run[0], run[run.len() - 1]);
-            match self.delete(first, last) {
-                Err(error) if is_damage(&error) => self.delete_singly(run, &error)?,
-                outcome => outcome?,
-            }
-        }
-        Ok(())
-    }
-
-    /// What lies beside a damaged page may be impossible to delete. It must not keep others
-    /// from being.
-    fn delete_singly(&mut self, run: &[Id], first: &SqliteError) -> Result<(), SqliteError> {
-        let mut failed = 0;
-        for id in run {
-            match self.delete(*id, *id) {
-                Err(error) if is_damage(&error) => failed += 1,
-                outcome => outcome?,
-            }
-        }
-        if failed > 0 {
-            error!(error = %first, failed, "what was done can't be deleted: it comes again when the app is started again");
+            self.delete(first, last)?;
         }
         Ok(())
     }
@@ -397,34 +381,48 @@ impl Work<'_> {
         let rows = self.pen.due_rows(now, max)?;
         self.effects.more_due = rows.len() == max;
         for row in rows.into_iter().filter(|row| !unreadable.contains(row)) {
-            let due = match self.pen.due(row)? {
-                Some(Ok(due)) => due,
-                Some(Err(damage)) => {
-                    self.effects.damage.push(damage);
-                    self.effects.unreadable.push(row);
-                    continue;
-                }
-                None => continue,
-            };
-            let place = self.place(due.queue);
-            let id = Id::new(due.queue, place);
-            self.pen
-                .insert(id, due.attempt, due.held, &due.message, &due.written)?;
-            self.pen.delete_due(due.row)?;
-            let Touched { page, change, .. } = self.touch(due.queue);
-            page.delayed = page.delayed.saturating_sub(1);
-            change.due += 1;
-            if due.retry {
-                page.retrying = page.retrying.saturating_sub(1);
-                change.due_retrying += 1;
-            }
-            change.arrived.push(Entry {
-                place,
-                message: due.message,
-                attempt: due.attempt,
-            });
+            self.due_row(row, false)?;
         }
         self.effects.due_ms.extend(self.pen.next_due_ms(now)?);
+        Ok(())
+    }
+
+    fn due_row(&mut self, row: i64, copy: bool) -> Result<(), SqliteError> {
+        let due = match self.pen.due(row)? {
+            Some(Ok(due)) => due,
+            Some(Err(Unreadable { damage, of })) => {
+                self.effects.damage.push(damage);
+                self.effects.unreadable.push(row);
+                if let Some((queue, retry)) = of {
+                    // It stays in the file; nobody waits for it.
+                    let change = &mut self.touch(queue).change;
+                    change.due += 1;
+                    change.due_retrying += u64::from(retry);
+                }
+                return Ok(());
+            }
+            None => return Ok(()),
+        };
+        let place = self.place(due.queue);
+        let id = Id::new(due.queue, place);
+        self.pen
+            .insert(id, due.attempt, due.held, &due.message, &due.written)?;
+        let retry = u64::from(due.retry);
+        let Touched { page, change, .. } = self.touch(due.queue);
+        change.due += 1;
+        change.due_retrying += retry;
+        if !copy {
+            page.delayed = page.delayed.saturating_sub(1);
+            page.retrying = page.retrying.saturating_sub(retry);
+        }
+        change.arrived.push(Entry {
+            place,
+            message: due.message,
+            attempt: due.attempt,
+        });
+        if !copy {
+            self.pen.delete_due(due.row)?;
+        }
         Ok(())
     }
 
@@ -447,11 +445,10 @@ impl Work<'_> {
                 declare::write_page(&self.pen, touched.number, &touched.page)?;
             }
         }
-        for damage in &self.effects.damage {
-            // Where the file is damaged, this may not be possible either: it is in the log.
-            let _noted = self.pen.note(damage);
-        }
-        Ok(())
+        self.effects
+            .damage
+            .iter()
+            .try_for_each(|damage| self.pen.note(damage))
     }
 }
 

@@ -4,13 +4,13 @@
 //! | --- | --- |
 //! | `address` | URLs |
 //! | `open`, `declare` | a folder that is opened; the queues in it |
-//! | `schema`, `head`, `rows` | tables; envelopes as they are kept; reading and writing |
+//! | `schema`, `head`, `rows`, `salvage` | tables; envelopes as they are kept; reading and writing; reading beside damage |
 //! | `desk`, `drain` | what is to be done with the file; doing it, in groups |
 //! | `core`, `wires`, `limit` | what all parts share; where messages go; full queues |
 //! | `queue`, `consumer` | a window on a queue, in memory; taking and settling |
 //! | `delays` | what waits for its time |
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
-//! | `health`, `room` | whether it can be written; room on the disk |
+//! | `health`, `tries`, `room` | whether it can be written; when that is tried again; room on the disk |
 //!
 //! The way of a message: `publish` encodes it and puts it on the desk; a drain writes it,
 //! together with everything else that is there; when that is on the disk, the publisher is
@@ -45,7 +45,9 @@ mod open;
 mod queue;
 mod room;
 mod rows;
+mod salvage;
 mod schema;
+mod tries;
 mod ward;
 mod wires;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use brickwork::Lock;
 use brickwork::MessageId;
 use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
-use brickwork::sqlite::{Database, SqliteError, Writers};
+use brickwork::sqlite::{Database, SqliteError, Transaction, Writers};
 use brickwork::transport::{Pressure, Replies};
 use parking_lot::{Mutex, RwLock};
 
@@ -92,11 +92,7 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
     let (database, reserve) = opening
         .await
         .map_err(|_| Unusable("there is no thread to open it".into()))??;
-    let found = {
-        let folder = folder.clone();
-        let recovering = move |tx: &brickwork::sqlite::Transaction<'_>| recover(tx, &folder);
-        database.write("the queues", recovering).await?
-    };
+    let found = recover(&database, &folder).await?;
     let hand = Hand::begin(&folder, found.generation).map_err(|error| {
         let file = hand::path(&folder, found.generation);
         Unusable(format!("can't write {}: {error}", file.display()))
@@ -147,30 +143,50 @@ pub(super) async fn lock(folder: &Path) -> Result<Lock, Unusable> {
 }
 
 /// Counts what the last process had in hand, once, and reads how much there is.
-fn recover(connection: &Connection, folder: &Path) -> Result<Found, Unusable> {
-    let sql = |error: brickwork::sqlite::rusqlite::Error| SqliteError::from(error);
-    let generation: i64 = connection
-        .query_row("SELECT generation FROM app", [], |row| row.get(0))
-        .map_err(sql)?;
-    let noted = hand::read(folder, generation)?;
-    for (id, way) in noted {
-        match note(connection, id, way) {
-            // It can't be handed out either.
-            Err(error) if is_damage(&error) => {}
-            outcome => outcome?,
+async fn recover(database: &Database, folder: &Path) -> Result<Found, Unusable> {
+    let located = |error: SqliteError| Unusable::from(error.of(database.path()));
+    let generation = database
+        .read("which start it is", generation)
+        .await
+        .map_err(located)?;
+    let mut noted = hand::read(folder, generation)?;
+    loop {
+        let last = noted.clone();
+        let work = move |tx: &Transaction<'_>| begin(tx, generation + 1, &last);
+        match database.write("the queues", work).await {
+            // What lies on a damaged page isn't handed out either. The rest is counted.
+            Err(error) if is_damage(&error) && !noted.is_empty() => {
+                for (id, way) in std::mem::take(&mut noted) {
+                    let work = move |tx: &Transaction<'_>| note(tx, id, way);
+                    match database.write("what was in hand", work).await {
+                        Err(error) if is_damage(&error) => {}
+                        outcome => outcome.map_err(located)?,
+                    }
+                }
+            }
+            outcome => return outcome.map_err(located),
         }
     }
-    let generation = generation + 1;
-    connection
-        .execute("UPDATE app SET generation = ?1", [generation])
-        .map_err(sql)?;
-    let mut suspects = connection
-        .prepare("SELECT id FROM suspect ORDER BY id")
-        .map_err(sql)?;
+}
+
+/// How often the file was opened by one that writes.
+fn generation(connection: &Connection) -> Result<i64, SqliteError> {
+    Ok(connection.query_row("SELECT generation FROM app", [], |row| row.get(0))?)
+}
+
+fn begin(
+    connection: &Connection,
+    generation: i64,
+    noted: &[(Id, Way)],
+) -> Result<Found, SqliteError> {
+    for (id, way) in noted {
+        note(connection, *id, *way)?;
+    }
+    connection.execute("UPDATE app SET generation = ?1", [generation])?;
+    let mut suspects = connection.prepare("SELECT id FROM suspect ORDER BY id")?;
     let suspects = suspects
         .query_map([], |row| row.get(0).map(Id::of_row))
-        .and_then(Iterator::collect)
-        .map_err(sql)?;
+        .and_then(Iterator::collect)?;
     Ok(Found {
         books: read_books(connection)?,
         suspects,

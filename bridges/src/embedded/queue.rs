@@ -47,6 +47,8 @@ pub(super) struct Entry {
 /// What there is of a queue when it is opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Start {
+    /// The place of the next message that arrives.
+    pub(super) next_place: u64,
     pub(super) messages: u64,
     pub(super) delayed: u64,
     pub(super) retrying: u64,
@@ -77,9 +79,9 @@ pub(super) struct Loaded {
     pub(super) entries: Vec<Entry>,
     /// Looked at, up to this place.
     pub(super) last: u64,
-    /// There was no more.
+    /// There was no more up to that place.
     pub(super) end: bool,
-    /// What was there and can't be read.
+    /// What was there and can't be read, as far as it can be counted.
     pub(super) damaged: u64,
 }
 
@@ -89,6 +91,8 @@ pub(super) struct State {
     ready_bytes: usize,
     /// Everything up to this place has been in the window.
     cursor: u64,
+    /// Everything before this place has arrived.
+    next_place: u64,
     /// So much lies beyond, on the disk.
     beyond: u64,
     /// Somebody is about to read it.
@@ -188,6 +192,7 @@ impl State {
         self.retrying -= change.due_retrying;
         self.in_hand -= change.buried;
         for entry in change.arrived {
+            self.next_place = entry.place + 1;
             if self.beyond == 0 && !self.loading && self.has_room() {
                 self.cursor = entry.place;
                 self.push(entry);
@@ -201,7 +206,8 @@ impl State {
             self.cursor = self.cursor.max(loaded.last);
             let found = loaded.entries.len() as u64 + loaded.damaged;
             self.beyond = match loaded.end {
-                true => 0,
+                // What has come since, if anything.
+                true => self.next_place.saturating_sub(self.cursor + 1),
                 // There is more, whatever was counted: it must not be passed over.
                 false => self.beyond.saturating_sub(found).max(1),
             };
@@ -223,6 +229,7 @@ impl Queue {
         letters: Option<Arc<Self>>,
     ) -> Arc<Self> {
         let state = State {
+            next_place: start.next_place,
             beyond: start.messages,
             delayed: start.delayed,
             retrying: start.retrying,
@@ -283,6 +290,12 @@ impl Queue {
             state.cursor,
             WINDOW.saturating_sub(state.ready.len()).max(1),
         )
+    }
+
+    /// Between which places, both excluded, lies what has arrived and was not loaded.
+    pub(super) fn not_seen(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.cursor, state.next_place)
     }
 
     /// Its limit, if it rejects what comes beyond.
@@ -428,7 +441,10 @@ mod tests {
                         let found: Vec<u64> = disk.range(state.cursor + 1..).copied().collect();
                         let end = found.len() <= max;
                         let found = &found[..found.len().min(max)];
-                        let last = found.last().copied().unwrap_or(state.cursor);
+                        let last = match end {
+                            true => next - 1,
+                            false => found[found.len() - 1],
+                        };
                         let entries = found.iter().copied().map(entry).collect();
                         let loaded = Some(Loaded { entries, last, end, damaged: 0 });
                         state.apply(Change { loaded, ..Change::default() });

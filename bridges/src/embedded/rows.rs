@@ -1,7 +1,8 @@
 //! Reading and writing rows.
 //!
 //! Owns the statements on messages, and the rule that a row which isn't what was written is
-//! left where it is and not served: what is readable beside it is.
+//! left where it is and not served: what is readable beside it is. Where SQLite's own pages
+//! are damaged its errors are passed on: see `salvage`.
 
 use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::{Connection, ErrorCode, Row as SqliteRow};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 
 use super::head;
 use super::head::Written;
-use super::queue::{Entry, Loaded, WINDOW, WINDOW_BYTES};
+use super::queue::{Entry, Loaded, WINDOW_BYTES};
 use super::schema::Id;
 use super::ward::{Record, Suspect};
 
@@ -48,6 +49,13 @@ pub(super) struct Due {
     pub(super) held: u32,
     pub(super) message: Message,
     pub(super) written: Written,
+}
+
+/// A message that waited for its time and can't be read.
+pub(super) struct Unreadable {
+    pub(super) damage: Damage,
+    /// The number of its queue, and whether it waits for another attempt, if that is known.
+    pub(super) of: Option<(u32, bool)>,
 }
 
 /// Statements of one commit.
@@ -153,24 +161,6 @@ impl Pen<'_> {
             ..Loaded::default()
         };
         let before_damage = damage.len();
-        match self.load_range(queue, before, max, &mut loaded, damage) {
-            Err(error) if is_damage(&error) => {
-                self.load_singly(queue, before, &mut loaded, damage)?;
-            }
-            outcome => outcome?,
-        }
-        loaded.damaged = (damage.len() - before_damage) as u64;
-        Ok(loaded)
-    }
-
-    fn load_range(
-        &self,
-        queue: u32,
-        before: u64,
-        max: usize,
-        loaded: &mut Loaded,
-        damage: &mut Vec<Damage>,
-    ) -> Result<(), SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, id, attempt FROM message
              WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
@@ -190,42 +180,14 @@ impl Pen<'_> {
                 Err(why) => damage.push(of_message(id, why)),
             }
             if bytes >= WINDOW_BYTES {
-                return Ok(());
+                break;
             }
         }
-        loaded.end = count < max;
-        Ok(())
-    }
-
-    /// One place after the other: what can't be read is passed over.
-    fn load_singly(
-        &self,
-        queue: u32,
-        before: u64,
-        loaded: &mut Loaded,
-        damage: &mut Vec<Damage>,
-    ) -> Result<(), SqliteError> {
-        let mut select = self
-            .0
-            .prepare_cached("SELECT head, payload, sum, id, attempt FROM message WHERE id = ?1")?;
-        let last = before.min(loaded.last + 1 + WINDOW as u64);
-        for place in loaded.last + 1..last {
-            let id = Id::new(queue, place);
-            let found = select
-                .query([id.row()])
-                .and_then(|mut rows| rows.next().map(|row| row.map(|row| entry(row, id))))
-                .map_err(SqliteError::from);
-            match found {
-                Ok(None) => {}
-                Ok(Some(Ok(entry))) => loaded.entries.push(entry),
-                Ok(Some(Err(why))) => damage.push(of_message(id, why)),
-                Err(error) if is_damage(&error) => damage.push(of_message(id, error.to_string())),
-                Err(error) => return Err(error),
-            }
-            loaded.last = place;
+        loaded.damaged = (damage.len() - before_damage) as u64;
+        if count < max && bytes < WINDOW_BYTES {
+            (loaded.end, loaded.last) = (true, before - 1);
         }
-        loaded.end = last == before;
-        Ok(())
+        Ok(loaded)
     }
 
     /// Reads a suspect; `None` if it isn't there.
@@ -262,11 +224,7 @@ impl Pen<'_> {
     }
 
     /// Reads one that is due; `None` if it isn't there.
-    pub(super) fn due(&self, row: i64) -> Result<Option<Result<Due, Damage>>, SqliteError> {
-        let damage = |why| Damage {
-            place: format!("delayed {row}"),
-            why,
-        };
+    pub(super) fn due(&self, row: i64) -> Result<Option<Result<Due, Unreadable>>, SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, queue, retry, attempt, held FROM delayed WHERE id = ?1",
         )?;
@@ -287,15 +245,13 @@ impl Pen<'_> {
                 },
             })
         };
-        let found = select
-            .query([row])
-            .and_then(|mut rows| rows.next().map(|it| it.map(read)))
-            .map_err(SqliteError::from);
-        match found {
-            Ok(found) => Ok(found.map(|read| read.map_err(damage))),
-            Err(error) if is_damage(&error) => Ok(Some(Err(damage(error.to_string())))),
-            Err(error) => Err(error),
-        }
+        let mut rows = select.query([row])?;
+        Ok(rows.next()?.map(|it| {
+            read(it).map_err(|why| Unreadable {
+                damage: of_delayed(row, why),
+                of: it.get(3).and_then(|queue| Ok((queue, it.get(4)?))).ok(),
+            })
+        }))
     }
 
     pub(super) fn delete_due(&self, row: i64) -> Result<(), SqliteError> {
@@ -328,7 +284,14 @@ fn in_words(error: brickwork::sqlite::rusqlite::Error) -> String {
     error.to_string()
 }
 
-fn of_message(id: Id, why: String) -> Damage {
+pub(super) fn of_delayed(row: i64, why: String) -> Damage {
+    Damage {
+        place: format!("delayed {row}"),
+        why,
+    }
+}
+
+pub(super) fn of_message(id: Id, why: String) -> Damage {
     Damage {
         place: format!("message {}", id.row()),
         why,
@@ -346,7 +309,7 @@ fn bytes<'a>(row: &'a SqliteRow<'_>, column: usize) -> Result<&'a [u8], String> 
     value.as_bytes().map_err(|error| error.to_string())
 }
 
-fn entry(row: &SqliteRow<'_>, id: Id) -> Result<Entry, String> {
+pub(super) fn entry(row: &SqliteRow<'_>, id: Id) -> Result<Entry, String> {
     Ok(Entry {
         place: id.place(),
         message: message(row)?,

@@ -146,10 +146,12 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether it works now; changes are seen by whoever holds the receiver.
     ///
-    /// A transport that is down tries by itself to work again. Until it does, consumers
-    /// have ended, publications and asks fail, settlements of what was taken before are
-    /// dropped (it is delivered again), and its [`Pressure`] is high, so that sources
-    /// wait.
+    /// A transport that is down tries by itself to work again. Until it does, publications
+    /// and asks fail, and its [`Pressure`] is high, so that sources wait. One that has lost
+    /// its broker can't consume either: consumers have ended, and settlements of what was
+    /// taken before are dropped (it is delivered again). One that has no room for more goes
+    /// on with what it has: consumers stay, and what is settled is kept until it can be
+    /// written.
     fn status(&self) -> tokio::sync::watch::Receiver<Status>;
 
     /// Waits until everything that was handed over before (publications, settlements)
