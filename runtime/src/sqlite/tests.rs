@@ -348,3 +348,38 @@ async fn few_threads_write_many_databases() {
     go.send(()).expect("it waits");
     held.await.unwrap().unwrap();
 }
+
+/// Whoever comes just when the last thread goes is not forgotten. The moment is short: it is
+/// looked for at many distances from the end of what came before.
+#[tokio::test]
+async fn a_thread_that_goes_leaves_nobody_behind() {
+    const TIMES: u32 = 60_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("one.sqlite");
+    let opened = Database::open(
+        &path,
+        &schema("me", STEPS),
+        Options::default(),
+        &Writers::new(1),
+    );
+    let database = opened.expect("it opens");
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let began = std::time::Instant::now();
+        let mut late = false;
+        for time in 0..TIMES {
+            let work = |_: &Transaction<'_>| Ok::<_, SqliteError>(());
+            let mut written = std::pin::pin!(database.write("nothing", work));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            while written.as_mut().poll(&mut context).is_pending() {
+                late |= began.elapsed() > Duration::from_secs(60);
+                if late {
+                    return;
+                }
+            }
+            (0..time % 400).for_each(|_| std::hint::spin_loop());
+        }
+        ended.send(()).expect("it is waited for");
+    });
+    end.await.expect("nobody waits for a thread that has gone");
+}

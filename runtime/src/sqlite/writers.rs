@@ -54,6 +54,11 @@ impl Writers {
             }
             state.busy += 1;
         }
+        self.start(desk);
+    }
+
+    /// A thread that is counted already begins.
+    fn start(&self, desk: Arc<Desk>) {
         let turns = Turns {
             writers: self.clone(),
             desk: Some(desk),
@@ -86,16 +91,27 @@ impl Turns {
                 state.waiting.extend(self.desk.take());
             }
             self.desk = state.waiting.pop_front();
+            if self.desk.is_none() {
+                // At once: who comes now must not wait for a thread that has looked already.
+                state.busy -= 1;
+            }
         }
     }
 }
 
 impl Drop for Turns {
-    /// Also when the runtime has ended and will never run it.
+    /// With a database: it panicked, or the runtime has ended and will never run it.
     fn drop(&mut self) {
-        if let Some(desk) = self.desk.take() {
-            desk.end();
+        let Some(desk) = self.desk.take() else { return };
+        desk.end();
+        let next = {
+            let mut state = self.writers.0.state.lock();
+            let next = state.waiting.pop_front();
+            state.busy -= usize::from(next.is_none());
+            next
+        };
+        if let Some(next) = next {
+            self.writers.start(next);
         }
-        self.writers.0.state.lock().busy -= 1;
     }
 }
