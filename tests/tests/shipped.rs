@@ -63,6 +63,37 @@ fn sorted_lines(file: &Path) -> Vec<String> {
 }
 
 #[test]
+fn an_app_that_names_no_transport_keeps_its_messages_and_does_nothing_twice() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let manifest = r#"
+        [app]
+        name = "small"
+        [admin]
+        listen = "off"
+        [services.lines]
+        use = "file-in"
+        out = "lines"
+        config.path = "lines.jsonl"
+        [services.keep]
+        use = "file-out"
+        in = "lines"
+        config.path = "kept.jsonl"
+    "#;
+    std::fs::write(folder.path().join("app.toml"), manifest).expect("it can be written");
+    std::fs::write(folder.path().join("lines.jsonl"), "1\n2\n3\n").expect("it can be written");
+    for round in 0..2 {
+        let output = run(&["run", "app.toml", "--until-idle"], folder.path());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let kept = sorted_lines(&folder.path().join("kept.jsonl"));
+        assert_eq!(kept, ["1", "2", "3"], "run {round}");
+        assert!(stdout(&output).contains("on the transport embedded"));
+        assert!(folder.path().join("data/queues/queues.sqlite").is_file());
+        let said = stderr(&output).contains("all of it was read before");
+        assert_eq!(said, round == 1, "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn the_alerts_are_exactly_what_the_rules_select_though_services_panic_and_fail() {
     let output = run_alerts(&["--json"]);
     let summary: Value = serde_json::from_str(&stdout(&output)).expect("--json prints JSON");

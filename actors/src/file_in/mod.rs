@@ -179,6 +179,17 @@ fn open(path: &Path, saved: Option<&Position>) -> std::io::Result<(LineReader, H
         }
         None => START,
     };
+    if mark.offset > 0 {
+        let (path, offset) = (path.display(), mark.offset);
+        match mark.offset == length {
+            true => info!(
+                %path,
+                offset,
+                "all of it was read before: remove the app's data folder to read it again"
+            ),
+            false => info!(%path, offset, "reading goes on where it had come to"),
+        }
+    }
     reader.seek(mark.offset)?;
     Ok((reader, head, mark))
 }

@@ -23,10 +23,15 @@ pub(super) fn folder(url: &str) -> Result<PathBuf, String> {
     Ok(path.into())
 }
 
+/// The address of a folder.
+pub(super) fn of(folder: &Path) -> String {
+    format!("{SCHEME}{}", folder.display())
+}
+
 /// The same with the folder joined to that of the manifest.
 pub(super) fn resolve(url: &str, base: &Path) -> String {
     match folder(url) {
-        Ok(folder) => format!("{SCHEME}{}", base.join(folder).display()),
+        Ok(folder) => of(&base.join(folder)),
         // It is refused when it is read.
         Err(_) => url.to_owned(),
     }

@@ -212,6 +212,8 @@ struct State {
     closed: bool,
     /// Something was written since space was last given back.
     used: bool,
+    /// When it is tried again whether more can be taken over.
+    tries: Tries,
 }
 
 impl State {
@@ -386,7 +388,9 @@ impl Desk {
         refused.extend({
             let mut state = self.state.lock();
             state.stuck |= !only_looked;
-            state.down = true;
+            if !std::mem::replace(&mut state.down, true) {
+                state.tries.down(Instant::now());
+            }
             while let Some(part) = state.parts.pop_back() {
                 Self::put_back(&mut state, part);
             }
@@ -428,7 +432,10 @@ impl Desk {
 
     /// It can be written again.
     pub(super) fn up(&self) {
-        self.state.lock().down = false;
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.down, false) {
+            state.tries.up(Instant::now());
+        }
     }
 
     /// What was settled is written. Whether something waited for that.
@@ -438,24 +445,29 @@ impl Desk {
 
     /// Does what needn't be done at once. Runs beside, for as long as the transport does.
     pub(super) async fn run(&self, core: &Arc<Core>) {
-        let mut tries = Tries::new(Instant::now());
         loop {
             self.later.notified().await;
             loop {
-                let (down, stuck, empty, used) = {
+                let (down, stuck, empty, used, next_try) = {
                     let state = self.state.lock();
-                    (state.down, state.stuck, state.is_empty(), state.used)
+                    let next_try = state.tries.wait(Instant::now());
+                    (
+                        state.down,
+                        state.stuck,
+                        state.is_empty(),
+                        state.used,
+                        next_try,
+                    )
                 };
-                tries.see(down, Instant::now());
                 if down && stuck {
                     sleep(TRY_EVERY).await;
                     self.push_aside(core, [Op::Vacuum]);
-                } else if down && tries.is_due(Instant::now()) {
-                    tries.tried(Instant::now());
+                } else if down && next_try.is_zero() {
+                    self.state.lock().tries.again(Instant::now());
                     self.push_aside(core, [Op::Vacuum, Op::Probe]);
                 } else if down && empty {
                     // What is settled meanwhile is written.
-                    let _either = timeout(tries.wait(Instant::now()), self.later.notified()).await;
+                    let _either = timeout(next_try, self.later.notified()).await;
                     continue;
                 } else if !empty {
                     sleep(ACKS_WAIT).await;

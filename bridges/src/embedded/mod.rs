@@ -80,6 +80,11 @@ impl Connector for Embedded {
         address::resolve(url, folder)
     }
 
+    /// `queues` in the data folder: durable, with nothing installed.
+    fn default_url(&self, data: &Path) -> Option<String> {
+        Some(address::of(&data.join("queues")))
+    }
+
     fn check(&self, url: &str) -> Result<(), String> {
         address::folder(url).map(drop)
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// While nothing can be written it is tried again this often,
 pub(super) const TRY_EVERY: Duration = Duration::from_millis(500);
 /// and at least this often, however short it lasted before.
-const TRY_EVERY_MAX: Duration = Duration::from_secs(8);
+const TRY_EVERY_MAX: Duration = Duration::from_secs(4);
 /// What has lasted so long was no moment.
 const LASTING: Duration = Duration::from_secs(10);
 
@@ -18,50 +18,45 @@ const LASTING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Tries {
     every: Duration,
-    last: Instant,
-    /// Since when it is as it is.
-    since: Instant,
-    down: bool,
+    last: Option<Instant>,
+    up: Option<Instant>,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self {
+            every: TRY_EVERY,
+            last: None,
+            up: None,
+        }
+    }
 }
 
 impl Tries {
-    pub(super) fn new(now: Instant) -> Self {
-        // As if it had always worked.
-        let long_ago = now.checked_sub(LASTING).unwrap_or(now);
-        Self {
-            every: TRY_EVERY,
-            last: now,
-            since: long_ago,
-            down: false,
-        }
+    /// Nothing more can be taken over, from now on.
+    pub(super) fn down(&mut self, now: Instant) {
+        let lasted = self.up.map(|up| now.duration_since(up));
+        self.every = match lasted {
+            Some(lasted) if lasted < LASTING => (self.every * 2).min(TRY_EVERY_MAX),
+            _ => TRY_EVERY,
+        };
+        self.last = Some(now);
     }
 
-    /// How it is now.
-    pub(super) fn see(&mut self, down: bool, now: Instant) {
-        if down == self.down {
-            return;
-        }
-        if down {
-            self.every = match now.duration_since(self.since) < LASTING {
-                true => (self.every * 2).min(TRY_EVERY_MAX),
-                false => TRY_EVERY,
-            };
-            self.last = now;
-        }
-        (self.down, self.since) = (down, now);
-    }
-
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.wait(now).is_zero()
+    /// It can, from now on.
+    pub(super) fn up(&mut self, now: Instant) {
+        self.up = Some(now);
     }
 
     /// How long until the next try.
     pub(super) fn wait(&self, now: Instant) -> Duration {
-        self.every.saturating_sub(now.duration_since(self.last))
+        let since = self.last.map(|last| now.duration_since(last));
+        self.every.saturating_sub(since.unwrap_or_default())
     }
 
-    pub(super) fn tried(&mut self, now: Instant) {
-        self.last = now;
+    /// It is tried, now.
+    pub(super) fn again(&mut self, now: Instant) {
+        self.last = Some(now);
     }
 }
 
@@ -69,22 +64,22 @@ impl Tries {
 mod tests {
     use super::*;
 
-    /// How long the next outage waits between tries, for outages that begin so long after
+    /// How long outages wait between tries, each of which begins so many milliseconds after
     /// the end of the one before.
     fn waits(between: &[u64]) -> Vec<u64> {
         let mut now = Instant::now();
-        let mut tries = Tries::new(now);
+        let mut tries = Tries::default();
         let mut waits = Vec::new();
         for between in between {
             now += Duration::from_millis(*between);
-            tries.see(true, now);
+            tries.down(now);
             let wait = tries.wait(now);
             waits.push(wait.as_millis() as u64);
             now += wait;
-            assert!(tries.is_due(now));
-            tries.tried(now);
+            assert!(tries.wait(now).is_zero());
+            tries.again(now);
             assert_eq!(tries.wait(now), wait, "as long as before");
-            tries.see(false, now);
+            tries.up(now);
         }
         waits
     }
@@ -92,7 +87,7 @@ mod tests {
     #[test]
     fn what_does_not_last_is_tried_less_often_up_to_a_limit() {
         let short = [0, 100, 100, 100, 100, 100, 100];
-        assert_eq!(waits(&short), [500, 1000, 2000, 4000, 8000, 8000, 8000]);
+        assert_eq!(waits(&short), [500, 1000, 2000, 4000, 4000, 4000, 4000]);
     }
 
     #[test]

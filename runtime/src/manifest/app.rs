@@ -1,7 +1,7 @@
 //! `[app]` and `[admin]`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,6 @@ const MESSAGE_BYTES_DEFAULT: u64 = 1 << 20;
 /// What brokers take at most is less.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-const TRANSPORT: &str = "memory:";
 const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
@@ -60,18 +59,19 @@ pub(super) fn read_app(
         "log",
     ];
     app.check_keys(&known, &[], out);
+    let data = match app.text("data", out) {
+        Some((text, entry)) => {
+            if text.is_empty() {
+                app.bad(entry, "must name a folder", out);
+            }
+            files[entry.node.span.file].folder.join(text)
+        }
+        None => files[0].folder.join("data"),
+    };
     App {
         name: name(&app, out),
-        transport: transport(&app, files, transports, out),
-        data: match app.text("data", out) {
-            Some((text, entry)) => {
-                if text.is_empty() {
-                    app.bad(entry, "must name a folder", out);
-                }
-                files[entry.node.span.file].folder.join(text)
-            }
-            None => files[0].folder.join("data"),
-        },
+        transport: transport(&app, &data, files, transports, out),
+        data,
         workers: match app.integer("workers", 1..=WORKERS_MAX, out) {
             Some(workers) => workers as usize,
             None => std::thread::available_parallelism().map_or(1, usize::from),
@@ -106,12 +106,13 @@ fn name(app: &Section<'_>, out: &mut Problems) -> Arc<str> {
 
 fn transport(
     app: &Section<'_>,
+    data: &Path,
     files: &[SourceFile],
     transports: &Transports,
     out: &mut Problems,
 ) -> String {
     let Some((url, entry)) = app.text("transport", out) else {
-        return TRANSPORT.into();
+        return transports.default_url(data);
     };
     let span = entry.node.span;
     match transports.for_url(url) {

@@ -20,7 +20,10 @@ const MAILBOX_MAX: u64 = 65_535;
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPTS: u64 = 5;
 const ATTEMPTS_MAX: u64 = 1_000_000;
+/// Where messages are kept in memory,
 const HIGH_WATER: u64 = 10_000;
+/// and where they cost disk.
+const HIGH_WATER_DURABLE: u64 = 1_000_000;
 const RETRY_BACKOFF: Backoff = Backoff {
     min: Duration::from_secs(1),
     max: Duration::from_secs(300),
@@ -143,8 +146,12 @@ fn queue(service: &Section<'_>, needs: &Needs<'_>, out: &mut Problems) -> Queue 
     // Sources pause above the mark: one below the limit, they do before anything is too
     // much.
     let full = limit.map_or(u64::MAX, |limit| limit - 1);
+    let default = match needs.durable() {
+        true => HIGH_WATER_DURABLE,
+        false => HIGH_WATER,
+    };
     Queue {
-        high_water: high_water.unwrap_or(HIGH_WATER.min(full)),
+        high_water: high_water.unwrap_or(default.min(full)),
         limit,
         overflow: match overflow {
             Some(1) => Overflow::Reject,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
 use super::{Options, load};
@@ -15,7 +16,9 @@ use crate::prelude::*;
 use crate::supervision::{
     Backoff, GiveUp, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
-use crate::transport::{Overflow, Transports};
+use crate::transport::{
+    Connector, Guarantees, Overflow, Pressure, Transport, TransportError, Transports,
+};
 
 /// A source that has kept the configs that it was given.
 struct Feed;
@@ -77,6 +80,15 @@ impl Handle<u64> for Join {
 }
 
 fn plan_of(folder: &TempDir, manifest: &str, overlay: Option<(&str, &str)>) -> Plan {
+    plan_with(folder, manifest, overlay, &Transports::new())
+}
+
+fn plan_with(
+    folder: &TempDir,
+    manifest: &str,
+    overlay: Option<(&str, &str)>,
+    transports: &Transports,
+) -> Plan {
     let path = folder.path().join("app.toml");
     fs::write(&path, manifest).unwrap();
     let overlays = overlay.map(|(name, text)| {
@@ -92,7 +104,56 @@ fn plan_of(folder: &TempDir, manifest: &str, overlay: Option<(&str, &str)>) -> P
         env: Box::new(|name| (name == "SECRET").then(|| "hunter2".to_owned())),
     };
     let catalog = Catalog::new().with_source::<Feed>().with::<Join>();
-    load(&path, &options, &catalog, &Transports::new()).unwrap_or_else(|report| panic!("{report}"))
+    load(&path, &options, &catalog, transports).unwrap_or_else(|report| panic!("{report}"))
+}
+
+/// A transport that keeps what it has in a folder.
+struct Kept;
+
+impl Connector for Kept {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["kept"]
+    }
+
+    fn guarantees(&self, _: &str) -> Guarantees {
+        Guarantees {
+            durable: true,
+            ..crate::transport::memory::MemoryConnector.guarantees("memory")
+        }
+    }
+
+    fn default_url(&self, data: &Path) -> Option<String> {
+        Some(format!("kept:{}", data.join("there").display()))
+    }
+
+    fn check(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn connect<'a>(
+        &'a self,
+        _: &'a str,
+        _: Arc<Pressure>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
+        unimplemented!("nothing runs here")
+    }
+}
+
+#[test]
+fn a_program_that_has_a_durable_transport_keeps_messages_in_the_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let transports = Transports::new().with(Kept);
+    let plan = plan_with(&folder, MINIMAL, None, &transports);
+    let url = |data: &str| format!("kept:{}", folder.path().join(data).join("there").display());
+    assert_eq!(plan.transport, url("data"));
+    assert_eq!(plan.services[1].high_water, 1_000_000);
+    let elsewhere = MINIMAL.replace("[app]", "[app]\ndata = \"kept/here\"");
+    let plan = plan_with(&folder, &elsewhere, None, &transports);
+    assert_eq!(plan.transport, url("kept/here"));
+    let named = MINIMAL.replace("[app]", "[app]\ntransport = \"memory:\"");
+    let plan = plan_with(&folder, &named, None, &transports);
+    assert_eq!(plan.transport, "memory:");
+    assert_eq!(plan.services[1].high_water, 10_000);
 }
 
 fn wired(ports: &[WiredPort]) -> Vec<(&str, Vec<&str>)> {

@@ -408,6 +408,14 @@ pub trait Connector: Send + Sync {
         url.to_owned()
     }
 
+    /// The URL of an app that names none, with this folder for its data: for a transport
+    /// that needs nothing else. The first connector that has one decides; without any it is
+    /// `memory:`.
+    fn default_url(&self, data: &Path) -> Option<String> {
+        let _ = data;
+        None
+    }
+
     /// Says what is wrong with a URL, and with the files that it names, without
     /// connecting.
     ///
@@ -488,6 +496,12 @@ impl Transports {
             .iter()
             .find(|c| c.schemes().contains(&scheme))
             .map(|c| &**c)
+    }
+
+    /// The URL of an app that names none, with this folder for its data.
+    pub(crate) fn default_url(&self, data: &Path) -> String {
+        let mut own = self.0.iter().filter_map(|c| c.default_url(data));
+        own.next().unwrap_or_else(|| "memory:".to_owned())
     }
 
     /// Every scheme that can be used.
