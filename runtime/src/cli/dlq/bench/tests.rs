@@ -82,6 +82,7 @@ async fn opened(folder: &Path, durable: bool, shared: bool) -> (Result<bool, Pro
         crosses_processes: shared,
         delays: true,
         limits: true,
+        searches: false,
     };
     let transports = Transports::new().with(Pretended(guarantees, connected.clone()));
     let file = folder.join("app.toml");
