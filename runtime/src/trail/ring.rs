@@ -85,10 +85,12 @@ impl Emitted {
 
     /// What a handler holds for its message.
     pub(crate) fn of(held: &[Held]) -> Self {
+        Self::of_outputs(held.iter().map(|held| held.output))
+    }
+
+    pub(super) fn of_outputs(outputs: impl IntoIterator<Item = usize>) -> Self {
         let mut emitted = Self::default();
-        for held in held {
-            emitted.count(held.output);
-        }
+        outputs.into_iter().for_each(|it| emitted.count(it));
         emitted
     }
 
@@ -274,10 +276,7 @@ mod tests {
 
     #[test]
     fn what_was_emitted_is_counted_by_output_and_too_much_is_said() {
-        let mut emitted = Emitted::default();
-        for output in [7, 2, 7, 7, 3, 4] {
-            emitted.count(output);
-        }
+        let mut emitted = Emitted::of_outputs([7, 2, 7, 7, 3, 4]);
         let counts: Vec<_> = emitted.counts().collect();
         assert_eq!(counts, [(7, 3), (2, 1), (3, 1), (4, 1)]);
         assert!(!emitted.more);
