@@ -166,17 +166,18 @@ impl<'a> Family<'a> {
     }
 
     /// The services that may have handled a message: those of which that is known, and those
-    /// that read its topic; of a message of which neither is known, any.
+    /// that read its topic, or, if nobody knows that, a topic by which it may have come to
+    /// those; of a message of which nothing is known, any.
     fn handlers(&self, known: Option<&Known>) -> Vec<&'a Wired> {
         let hops: BTreeSet<QueueId> = known.map(Known::hops).unwrap_or_default();
-        let topic = known.and_then(|known| known.about.as_ref());
-        let readers = topic.map(|about| self.wiring.readers(std::slice::from_ref(&about.topic)));
-        let all = hops.is_empty() && topic.is_none();
-        let named: BTreeSet<&str> = hops
-            .iter()
-            .chain(readers.iter().flatten())
-            .map(|hop| &*hop.service)
-            .collect();
+        let topics = match known.and_then(|known| known.about.as_ref()) {
+            Some(about) => vec![about.topic.clone()],
+            None => self.wiring.topics_of(&hops),
+        };
+        let readers = self.wiring.readers(&topics);
+        let all = hops.is_empty() && topics.is_empty();
+        let named = hops.iter().chain(&readers).map(|hop| &*hop.service);
+        let named: BTreeSet<&str> = named.collect();
         let services = self.wiring.services.iter();
         services
             .filter(|service| !service.inputs.is_empty())

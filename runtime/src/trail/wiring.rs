@@ -1,5 +1,6 @@
 //! Who emits what, and who reads it: as much of a plan as a message's way needs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::app::{Isolation, Plan, WiredPort};
@@ -45,6 +46,15 @@ impl Wiring {
         self.services
             .iter()
             .find(|service| *service.label == *label)
+    }
+
+    /// The topics that some inputs read.
+    pub(super) fn topics_of(&self, inputs: &BTreeSet<QueueId>) -> Vec<Arc<str>> {
+        let ports = inputs.iter().filter_map(|at| {
+            let mut ports = self.service(&at.service)?.inputs.iter();
+            ports.find(|port| *port.name == *at.input)
+        });
+        ports.flat_map(|port| port.topics.iter().cloned()).collect()
     }
 
     /// The inputs that read any of some topics, each once.
