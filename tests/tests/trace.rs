@@ -449,6 +449,8 @@ fn a_message_is_followed_through_an_embedded_app_running_killed_and_stopped() {
         let what = format!("{:#?}", way.trace);
         assert!(way.is_done(&ids.order, "once"), "{what}");
         assert!(way.is(&ids.price, "later", is_delayed), "{what}");
+        // What came of it proves that it was handled.
+        assert!(way.is_done(&ids.fresh, "price"), "{what}");
         // What it did is known from nobody, and that is said.
         assert!(
             way.is(&ids.price, "keep", |now| *now == Whereabouts::Unknown),

@@ -103,7 +103,7 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Whereabouts {
-    /// It was handled, and is done with.
+    /// It was handled, and is done with: an attempt, an inbox, or what came of it says so.
     Done,
     /// It was too late: nobody waited for its answer any more.
     Expired,

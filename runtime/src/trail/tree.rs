@@ -360,6 +360,13 @@ impl Builder<'_> {
             .map(|at| hop(&at, known, self.evidence.looked_ms))
             .collect();
         let children = self.family.children(id);
+        for hop in &mut tracked.hops {
+            // An id that is made of this one's proves that it was handled.
+            let mut proofs = children.iter().filter(|child| child.by.output.is_some());
+            if hop.now == Whereabouts::Unknown && proofs.any(|it| it.by.service == hop.service) {
+                hop.now = Whereabouts::Done;
+            }
+        }
         if depth >= self.bounds.depth && !children.is_empty() {
             self.cut = Some(format!("stopped {depth} messages deep"));
             return Some(tracked);

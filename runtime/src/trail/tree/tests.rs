@@ -231,6 +231,11 @@ fn without_a_trail_what_a_message_led_to_is_found_by_the_ids_that_it_must_have()
         ["bill: unknown", "keep: done"]
     );
     assert!(trace.messages[0].hops.is_empty());
+    // Where it was is known when it is said by what topic it came, and that it was handled
+    // by what came of it.
+    evidence.found(found(&root, "odd.dlq", Place::Ready { ahead: None }, 1));
+    let trace = way(&evidence, "order-17");
+    assert_eq!(hops(&trace.messages[0]), ["odd: dead-lettered", "price: done"]);
 }
 
 #[test]
