@@ -162,9 +162,9 @@ impl InstanceLoop {
                 None => result,
             };
             if result.is_ok() {
-                let step = Step::new(message, input, attempt, Outcome::Ok);
+                let step = Step::new(message, input, attempt, Outcome::Ok, ended);
                 let step = step.took(share).emitting(Emitted::of(&held));
-                self.env.trail.keep(step, &self.env.clock, ended);
+                self.env.trail.keep(step);
             }
             if result.is_ok() && !held.is_empty() {
                 let hand = &self.hand;

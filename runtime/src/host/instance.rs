@@ -377,9 +377,8 @@ impl InstanceLoop {
             Guarded::Done(Ok(_)) if stored.is_some() => (Failed::from(abandoned()), None),
             Guarded::Done(Ok(reply)) => {
                 let emitted = Emitted::of(&self.cx.held);
-                let step = Step::new(&message, input, self.cx.attempt(), Outcome::Ok);
-                let step = step.took(took).emitting(emitted);
-                self.env.trail.keep(step, &self.env.clock, end);
+                let step = Step::new(&message, input, self.cx.attempt(), Outcome::Ok, end);
+                self.env.trail.keep(step.took(took).emitting(emitted));
                 if self.cx.held.is_empty() {
                     let Some(delivery) = self.hand.take_one() else {
                         return Err(fenced());
@@ -430,9 +429,10 @@ impl InstanceLoop {
         let Some(delivery) = self.hand.take_one() else {
             return Err(fenced());
         };
-        let step = Step::new(delivery.message(), input, delivery.attempt(), Outcome::Ok);
-        let step = step.took(took).emitting(Emitted::UNKNOWN);
-        self.env.trail.keep(step, &self.env.clock, Instant::now());
+        let (message, now) = (delivery.message(), Instant::now());
+        let step = Step::new(message, input, delivery.attempt(), Outcome::Ok, now);
+        let emitted = Emitted::UNKNOWN;
+        self.env.trail.keep(step.took(took).emitting(emitted));
         let id = delivery.message().id.clone();
         let asked = delivery.message().reply_to.is_some();
         let (crash, given) = match handled {
@@ -488,8 +488,9 @@ impl InstanceLoop {
         {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
             let (input, attempt) = (delivery.input(), delivery.attempt());
-            let step = Step::new(message, input, attempt, Outcome::Expired);
-            self.env.trail.keep(step, &self.env.clock, Instant::now());
+            let now = Instant::now();
+            let step = Step::new(message, input, attempt, Outcome::Expired, now);
+            self.env.trail.keep(step);
             delivery.ack();
             return None;
         }

@@ -173,9 +173,9 @@ impl Environment {
             delivery.input(),
             attempt,
             failed.outcome(),
+            Instant::now(),
         );
-        let step = step.took(failed.took).then(&fate);
-        self.trail.keep(step, &self.clock, Instant::now());
+        self.trail.keep(step.took(failed.took).then(&fate));
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
             what: Outcome::NAMES[failed.outcome() as usize].into(),

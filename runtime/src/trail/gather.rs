@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::evidence::{Evidence, Holding};
 use super::question::Question;
 use super::report::Trace;
-use super::ring::KEPT;
+use super::ring::{KEPT, Moment};
 use super::stores::Stores;
 use super::tree::{Family, TreeBounds, build};
 use super::wiring::Wiring;
@@ -140,14 +140,15 @@ impl Tracer {
         }
         let mut forgotten = Vec::new();
         for hosted in &here {
+            let now = Moment::now(&hosted.clock);
             let steps = hosted.trail.find(|step| {
                 wanted.ids.contains(&step.id) || wanted.traces.contains(&step.trace_id())
             });
             for step in &steps {
                 let output = |number: usize| hosted.outputs[number].name.clone();
-                evidence.tried(step, &hosted.label, &hosted.inputs, output);
+                evidence.tried(step, step.at_ms(now), &hosted.label, &hosted.inputs, output);
             }
-            if let Some(unix_ms) = hosted.trail.since_ms() {
+            if let Some(unix_ms) = hosted.trail.since_ms(now) {
                 forgotten.push(format!("of {} since {}", hosted.label, Rfc3339 { unix_ms }));
             }
         }

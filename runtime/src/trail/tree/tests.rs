@@ -76,21 +76,25 @@ fn child(of: &Envelope, maker: &str, output: &str, index: u32, topic: &str) -> E
 }
 
 /// Adds an attempt, so long before the queues were looked at.
-fn tried(evidence: &mut Evidence, at: &str, mut step: Step, before_ms: u64) {
-    step.at_ms = LOOKED_MS - before_ms;
+fn tried(evidence: &mut Evidence, at: &str, step: Step, before_ms: u64) {
+    let at_ms = LOOKED_MS - before_ms;
     let wiring = wiring();
     let service = wiring.service(at).unwrap();
     let inputs: Vec<Arc<str>> = service.inputs.iter().map(|it| it.name.clone()).collect();
     let output = |number: usize| service.outputs[number].name.clone();
-    evidence.tried(&step, at, &inputs, output);
+    evidence.tried(&step, at_ms, at, &inputs, output);
 }
 
 fn emitted(outputs: &[usize]) -> Emitted {
     Emitted::of_outputs(outputs.iter().copied())
 }
 
+fn attempt(message: &Envelope, outcome: Outcome) -> Step {
+    Step::new(message, 0, 1, outcome, tokio::time::Instant::now())
+}
+
 fn ok(message: &Envelope) -> Step {
-    Step::new(message, 0, 1, Outcome::Ok).took(Duration::from_micros(1_500))
+    attempt(message, Outcome::Ok).took(Duration::from_micros(1_500))
 }
 
 fn found(message: &Envelope, queue: &str, place: Place, attempt: u32) -> FoundMessage {
@@ -140,7 +144,7 @@ fn a_way_branches_and_ends_where_each_message_is() {
         after: Duration::from_secs(60),
         attempt: 2,
     };
-    let failed = Step::new(&prices[0], 0, 1, Outcome::Retry).then(&again);
+    let failed = attempt(&prices[0], Outcome::Retry).then(&again);
     tried(&mut evidence, "bill", failed, 4_000);
     let waits = Place::Delayed {
         due_ms: LOOKED_MS + 56_000,
@@ -235,7 +239,10 @@ fn without_a_trail_what_a_message_led_to_is_found_by_the_ids_that_it_must_have()
     // by what came of it.
     evidence.found(found(&root, "odd.dlq", Place::Ready { ahead: None }, 1));
     let trace = way(&evidence, "order-17");
-    assert_eq!(hops(&trace.messages[0]), ["odd: dead-lettered", "price: done"]);
+    assert_eq!(
+        hops(&trace.messages[0]),
+        ["odd: dead-lettered", "price: done"]
+    );
 }
 
 #[test]
@@ -319,7 +326,7 @@ fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is(
         after: Duration::from_secs(after),
         attempt: 2,
     };
-    let retry = || Step::new(&root, 0, 1, Outcome::Retry);
+    let retry = || attempt(&root, Outcome::Retry);
     let expected = [
         (retry().then(&again(60)), "price: delayed"),
         // It must have come since: nobody knows what became of it.
@@ -328,7 +335,7 @@ fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is(
             retry().then(&Fate::DeadLetter(Reason::Error)),
             "price: given-up",
         ),
-        (Step::new(&root, 0, 1, Outcome::Expired), "price: expired"),
+        (attempt(&root, Outcome::Expired), "price: expired"),
     ];
     for (step, state) in expected {
         let mut evidence = evidence();
@@ -344,9 +351,8 @@ fn what_moved_on_while_it_was_looked_for_is_where_it_came_to() {
     // It was handled after the queue was looked at,
     let mut since = evidence();
     since.found(ready());
-    let mut step = ok(&root);
-    step.at_ms = LOOKED_MS + 5;
-    since.tried(&step, "price", &["in".into()], |_| "out".into());
+    let (step, at_ms) = (ok(&root), LOOKED_MS + 5);
+    since.tried(&step, at_ms, "price", &["in".into()], |_| "out".into());
     assert_eq!(hops(&way(&since, "order-17").messages[0]), ["price: done"]);
     // or just before, and its ack wasn't on the disk,
     let mut settling = evidence();
