@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::evidence::{Evidence, Holding};
+use super::family::Family;
 use super::question::Question;
 use super::report::Trace;
 use super::ring::{KEPT, Moment};
 use super::stores::Stores;
-use super::tree::{Family, TreeBounds, build};
+use super::tree::{TreeBounds, build};
 use super::wiring::Wiring;
 use crate::app::AppView;
 use crate::clock::{Clock, Rfc3339, unix_ms};

@@ -14,7 +14,7 @@
 //! | `ring` | what one service handled last |
 //! | `question`, `report` | what is asked, what is answered |
 //! | `gather`, `stores`, `evidence` | looking; what was found |
-//! | `wiring`, `tree` | who reads what; from what was found to the way |
+//! | `wiring`, `family`, `tree` | who reads what; what led to what; from what was found to the way |
 //! | `words` | the same for people |
 //!
 //! ```
@@ -33,6 +33,7 @@
 //! ```
 
 mod evidence;
+mod family;
 mod gather;
 mod question;
 mod report;

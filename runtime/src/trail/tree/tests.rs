@@ -13,6 +13,7 @@ use crate::metrics::Outcome;
 use crate::supervision::Fate;
 use crate::trail::evidence::Entry;
 use crate::trail::ring::{Emitted, Step};
+use crate::trail::wiring::Wired;
 use crate::transport::FoundMessage;
 
 const LOOKED_MS: u64 = 1_795_390_323_000;
