@@ -12,6 +12,7 @@
 //! | [`asking`] | requests and replies |
 //! | [`bounds`] | bounds, depth and pressure |
 //! | [`limits`] | queues that are full |
+//! | [`finding`] | looking for messages in queues |
 //! | [`ending`] | stopping, flushing, closing, connecting again |
 //! | [`lasting`] | what outlives a transport |
 
@@ -32,6 +33,7 @@ pub mod arriving;
 pub mod asking;
 pub mod bounds;
 pub mod ending;
+pub mod finding;
 pub mod lasting;
 pub mod limits;
 pub mod settling;

@@ -71,6 +71,10 @@ macro_rules! laws {
                 what_was_taken_over_is_never_too_much
                 asking_a_full_queue_fails_at_once
                 many_publishers_do_not_overfill_a_queue;
+            finding:
+                what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed
+                a_search_that_may_not_look_at_everything_says_so
+                what_was_left_at_rest_is_found;
             ending:
                 a_stopped_consumer_gives_back_what_it_fetched_ahead
                 a_dropped_consumer_gives_back_what_it_fetched_ahead

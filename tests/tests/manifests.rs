@@ -184,6 +184,7 @@ impl Connector for Checked {
         Guarantees {
             crosses_processes: true,
             limits: false,
+            searches: false,
             ..memory::MemoryConnector.guarantees(scheme)
         }
     }

@@ -10,19 +10,20 @@
 //! | `queue`, `consumer` | a window on a queue, in memory; taking and settling |
 //! | `delays` | what waits for its time |
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
+//! | `find` | looking for messages |
 //! | `health`, `tries`, `room` | whether it can be written; when that is tried again; room on the disk |
 //!
 //! The way of a message: `publish` encodes it and puts it on the desk; a drain writes it,
 //! together with everything else that is there; when that is on the disk, the publisher is
 //! told, and the message is in its queue's window, or, if that is full, counted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
-    Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, SearchBounds,
+    Searched, Status, Topology, Transport, TransportError, Wanted,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -37,6 +38,7 @@ mod declare;
 mod delays;
 mod desk;
 mod drain;
+mod find;
 mod hand;
 mod head;
 mod health;
@@ -62,6 +64,7 @@ const GUARANTEES: Guarantees = Guarantees {
     crosses_processes: false,
     delays: true,
     limits: true,
+    searches: true,
 };
 
 /// Makes transports in a folder: `embedded:PATH`.
@@ -100,9 +103,24 @@ impl Connector for Embedded {
                 why,
             };
             let folder = address::folder(url).map_err(failed)?;
-            let core = open::open(folder, pressure).await;
+            let core = open::open(folder.clone(), pressure).await;
             let core = core.map_err(|error| failed(error.0))?;
-            Ok(Arc::new(Queues::start(core)) as Arc<dyn Transport>)
+            Ok(Arc::new(Queues::start(core, folder)) as Arc<dyn Transport>)
+        })
+    }
+
+    fn find_at_rest<'a>(
+        &'a self,
+        url: &'a str,
+        wanted: &'a Wanted,
+        bounds: SearchBounds,
+    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+        Box::pin(async move {
+            let folder = address::folder(url).map_err(|why| TransportError::Connect {
+                url: url.to_owned(),
+                why,
+            })?;
+            find::find(folder, true, wanted, bounds).await
         })
     }
 }
@@ -110,13 +128,14 @@ impl Connector for Embedded {
 /// Queues in a folder.
 struct Queues {
     core: Arc<Core>,
+    folder: PathBuf,
     runtime: Handle,
     tasks: Vec<AbortHandle>,
     closed: watch::Sender<bool>,
 }
 
 impl Queues {
-    fn start(core: Arc<Core>) -> Self {
+    fn start(core: Arc<Core>, folder: PathBuf) -> Self {
         let mut tasks = Vec::new();
         let (desk, ward, delays) = (core.clone(), core.clone(), core.clone());
         tasks.push(tokio::spawn(async move { desk.desk.run(&desk).await }).abort_handle());
@@ -130,6 +149,7 @@ impl Queues {
         tasks.push(tokio::spawn(timer).abort_handle());
         Self {
             core,
+            folder,
             runtime: Handle::current(),
             tasks,
             closed: watch::Sender::new(false),
@@ -258,6 +278,14 @@ impl Transport for Queues {
 
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
         Box::pin(async move { Ok(self.core.wires.read().queue(queue)?.depth()) })
+    }
+
+    fn find<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        bounds: SearchBounds,
+    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+        Box::pin(find::find(self.folder.clone(), false, wanted, bounds))
     }
 
     fn status(&self) -> watch::Receiver<Status> {

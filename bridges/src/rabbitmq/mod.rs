@@ -100,6 +100,7 @@ const GUARANTEES: Guarantees = Guarantees {
     crosses_processes: true,
     delays: true,
     limits: false,
+    searches: false,
 };
 
 /// Makes transports over RabbitMQ: `amqp:` and, with TLS, `amqps:`.

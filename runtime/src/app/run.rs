@@ -27,6 +27,7 @@ use crate::dead_letters::DeadLetters;
 use crate::host::{Standing, panic};
 use crate::name::QueueId;
 use crate::store::Stores;
+use crate::trail::{Question, Queues, Trace, Tracer, Wiring};
 use crate::transport::{Pressure, Transport, TransportError, Transports};
 use crate::tree::{Failed, Supervised, Threads, watch};
 
@@ -70,6 +71,7 @@ pub struct App {
     pub(crate) services: Rc<[Rc<dyn Supervised>]>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(super) view: Arc<AppView>,
+    tracer: Arc<Tracer>,
     shutdown_timeout: Duration,
     threads: Rc<Threads>,
     /// Builds the supervisors above the services, once these have been started.
@@ -148,6 +150,7 @@ impl App {
         let reach = Reach {
             view: app.view.clone(),
             letters: DeadLetters::of(app.transport.clone(), topology).redacting(redactor),
+            tracer: app.tracer.clone(),
             stop: Box::new(stop),
         };
         app.control = Some(Control::start(&data, reach).map_err(Arc::new)?);
@@ -191,6 +194,7 @@ impl App {
             Workers::Threads => plan.workers.max(1),
         }));
         let plot = Plot::of(&plan);
+        let (wiring, topology) = (Wiring::of(&plan), plan.topology());
         let common = Common {
             confirms: transport.guarantees().durable.then(Arc::default),
             stores: Stores::new(plan.name.clone(), &plan.data),
@@ -229,6 +233,16 @@ impl App {
             plan.redactor,
             threads.lag.clone(),
         );
+        let tracer = Tracer {
+            wiring,
+            data: common.data,
+            redactor: common.redactor,
+            view: Some(view.clone()),
+            queues: Queues::Live(
+                transport.clone(),
+                DeadLetters::of(transport.clone(), topology),
+            ),
+        };
         let registry = prometheus::Registry::new();
         crate::metrics::register(&registry, view.clone())
             .expect("a new registry has no metrics of these names");
@@ -242,6 +256,7 @@ impl App {
         let app = Self {
             services: shape.services(),
             transport,
+            tracer: Arc::new(tracer),
             view,
             shutdown_timeout: plan.shutdown_timeout,
             threads,
@@ -304,6 +319,13 @@ impl App {
     /// The transport that it runs on.
     pub fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport
+    }
+
+    /// The way of a message through this app, or of all messages of a trace, as far as it is
+    /// known: what services handled lately, what is in queues and in hand, dead letters,
+    /// stores. Takes some seconds at most where queues can be searched; changes nothing.
+    pub async fn trace(&self, question: &Question) -> Trace {
+        self.tracer.trace(question, None).await
     }
 
     /// Resolves when the transport has ended for good, with what is wrong.

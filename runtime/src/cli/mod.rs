@@ -21,6 +21,7 @@ mod prune;
 mod run;
 mod stop;
 mod supervised;
+mod trace;
 mod watch;
 
 /// Done.
@@ -60,6 +61,14 @@ enum Verb {
     /// data folder; of an app that doesn't run, the files of a durable transport are worked
     /// on.
     Dlq(dlq::Dlq),
+    /// Follow a message: where it went, what became of it, what it led to, where that is now
+    ///
+    /// Ids of messages are made of those that they came of, so a message's way can be found
+    /// from its id alone. The running app is asked over the control socket in its data
+    /// folder: what its services handled lately, what is in queues and in hand, dead letters,
+    /// inboxes and outboxes of stores. Of an app that doesn't run, files are read, and not
+    /// changed. Exit code 0: something is known; 1: nothing is; 2: wrong usage.
+    Trace(trace::TraceArgs),
     /// Remove what earlier manifests of the app left on its transport
     Prune(prune::Prune),
     /// Stop a running app in order
@@ -137,6 +146,7 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
         Verb::List(list) => list.execute(&catalog),
         Verb::Describe(describe) => describe.execute(&catalog),
         Verb::Dlq(dlq) => dlq.execute(&catalog, &transports),
+        Verb::Trace(trace) => trace.execute(&catalog, &transports),
         Verb::Prune(prune) => prune.execute(&catalog, &transports),
         Verb::Stop(stop) => stop.execute(&catalog, &transports),
     };

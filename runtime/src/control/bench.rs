@@ -25,7 +25,7 @@ use crate::name::QueueId;
 use crate::transport::TransportError;
 
 /// How often the app says that it still works on it: well within [`TIMEOUT`].
-const SAY_EVERY: Duration = Duration::from_secs(1);
+pub(super) const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// What the app says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ async fn say(to: &mut (impl AsyncWrite + Unpin), line: &Line) -> io::Result<()> 
 }
 
 /// Resolves when nothing comes any more.
-async fn end_of(from: &mut (impl AsyncRead + Unpin)) {
+pub(super) async fn end_of(from: &mut (impl AsyncRead + Unpin)) {
     let mut ignored = [0; 64];
     while from.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
 }
@@ -188,7 +188,7 @@ pub(crate) async fn perform(
     }
 }
 
-async fn connect(data: &Path) -> Result<UnixStream, ControlError> {
+pub(super) async fn connect(data: &Path) -> Result<UnixStream, ControlError> {
     let connected = timeout(TIMEOUT, UnixStream::connect(socket_path(data))).await;
     let connected = connected.unwrap_or_else(|elapsed| Err(elapsed.into()));
     connected.map_err(|error| explain(data, error))

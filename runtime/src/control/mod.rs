@@ -9,6 +9,7 @@
 mod bench;
 mod client;
 mod server;
+mod trace;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,11 +23,13 @@ pub(crate) use bench::{is_running, perform};
 #[cfg(test)]
 use client::request;
 pub(crate) use client::{ControlError, stop};
+pub(crate) use trace::trace;
 
 use crate::app::AppView;
 use crate::aside::Aside;
 use crate::dead_letters::{DeadLetters, Task};
 use crate::lock::Lock;
+use crate::trail::{Question, Tracer};
 
 /// A request is not longer: a thousand ids of messages fit.
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
@@ -64,6 +67,8 @@ pub(crate) enum Verb {
     State,
     /// Work on dead letters. It is answered in lines: see [`perform`].
     Dlq(Task),
+    /// The way of a message. It is answered in lines: see [`trace`].
+    Trace(Question),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,6 +89,7 @@ enum Answer {
 pub(crate) struct Reach {
     pub(crate) view: Arc<AppView>,
     pub(crate) letters: DeadLetters,
+    pub(crate) tracer: Arc<Tracer>,
     /// Called from the socket's own thread, perhaps more than once.
     pub(crate) stop: Box<dyn Fn() + Send + Sync>,
 }

@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{Answer, REQUEST_BYTES_MAX, Reach, Request, TIMEOUT, Verb, bench};
+use super::{Answer, REQUEST_BYTES_MAX, Reach, Request, TIMEOUT, Verb, bench, trace};
 use crate::aside::Stopping;
 
 /// Whoever comes while so many are connected waits to be accepted.
 const CONNECTIONS_MAX: usize = 16;
-/// So many of them may work on dead letters, which takes memory, and time.
+/// So many of them may work on dead letters, or follow a message, which takes memory, and time.
 const BENCHES_MAX: usize = 4;
 /// When accepting fails (out of file descriptors), trying again at once won't help.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
@@ -28,7 +28,7 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 const PATH_BYTES_MAX: usize = 103;
 
 const BUSY: &str =
-    "the app works on dead letters for several others already: try again when they are done";
+    "the app does such work for several others already: try again when they are done";
 
 /// Makes the socket, for the owner alone. The caller holds the lock: what lies there is
 /// of a process that is dead.
@@ -93,6 +93,12 @@ async fn answer(mut stream: UnixStream, reach: &Reach, benches: &Semaphore) -> i
             return match benches.try_acquire() {
                 Ok(_bench) => bench::serve(stream, &reach.letters, &task).await,
                 Err(_) => bench::refuse(stream, BUSY).await,
+            };
+        }
+        Ok(Verb::Trace(question)) => {
+            return match benches.try_acquire() {
+                Ok(_bench) => trace::serve(stream, &reach.tracer, &question).await,
+                Err(_) => trace::refuse(stream, BUSY).await,
             };
         }
         Err(text) => Answer::Error(text),

@@ -18,6 +18,7 @@ use super::{
 use crate::app::testing::app;
 use crate::aside::Stopping;
 use crate::dead_letters::DeadLetters;
+use crate::trail::Tracer;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -25,8 +26,9 @@ const LONG: Duration = Duration::from_secs(20);
 pub(super) async fn reach(stop: impl Fn() + Send + Sync + 'static) -> Reach {
     let app = app().await;
     Reach {
-        view: app.view,
+        view: app.view.clone(),
         letters: DeadLetters::of(app.transport, app.topology),
+        tracer: Tracer::of(app.view),
         stop: Box::new(stop),
     }
 }

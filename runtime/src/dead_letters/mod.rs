@@ -50,7 +50,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::QueueId;
 use crate::redact::Redactor;
-use crate::transport::{Topology, Transport, TransportError};
+use crate::transport::{Topology, Transport, TransportError, Wanted};
 
 pub use case::{CaseMessage, Emitted, Expected, Happened, InvalidCases, TestCase, TestCases};
 pub use census::{Census, ReasonCount};
@@ -191,6 +191,25 @@ impl DeadLetters {
             let letter = Letter::new(delivery.message().clone());
             if selection.covers(service, &letter) {
                 found.letters.push(letter);
+            }
+            walk.hold(delivery);
+        }
+        found.more = !walk.end().await?;
+        Ok(found)
+    }
+
+    /// Letters of a service that are wanted, by their messages' ids or traces.
+    pub(crate) async fn search(
+        &self,
+        service: &str,
+        wanted: &Wanted,
+        bounds: Bounds,
+    ) -> Result<Found, TransportError> {
+        let mut walk = Walk::open(&*self.transport, service, bounds).await?;
+        let mut found = Found::default();
+        while let Some(delivery) = walk.next().await? {
+            if wanted.covers(delivery.message()) {
+                found.letters.push(Letter::new(delivery.message().clone()));
             }
             walk.hold(delivery);
         }

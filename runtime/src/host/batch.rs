@@ -16,9 +16,11 @@ use super::settle::Failed;
 use crate::clock::later;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
+use crate::message::Message;
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Batch, Held, Instance, Work};
 use crate::store::Stored;
+use crate::trail::{Emitted, Step};
 
 impl InstanceLoop {
     /// Handles one message and those of the same input that come soon after it.
@@ -90,6 +92,7 @@ impl InstanceLoop {
             .iter()
             .map(|d| (d.message().clone(), d.attempt()))
             .collect();
+        let attempts: Vec<u32> = deliveries.iter().map(Delivery::attempt).collect();
         self.cx.begin(Work::Batch(work));
         self.cx.input = input;
         self.cx.deadline = Some(deadline);
@@ -116,7 +119,8 @@ impl InstanceLoop {
         let crash = match handled {
             Guarded::Done(results) => {
                 self.hand.put_all(deliveries.into_iter().rev().collect());
-                return self.settle_batch(input, results, held, share).await;
+                let tried = messages.iter().zip(attempts);
+                return self.settle_batch(input, tried, results, held, share).await;
             }
             Guarded::Panicked(text) => (Cause::Panic, Failed::panic(text)),
             Guarded::TimedOut => (Cause::Timeout, Failed::timeout(&self.env)),
@@ -132,27 +136,36 @@ impl InstanceLoop {
     async fn settle_batch(
         &mut self,
         input: usize,
+        tried: impl Iterator<Item = (&Message, u32)>,
         results: Vec<Result<(), Failure>>,
         held: Vec<Held>,
         share: Duration,
     ) -> Result<(), End> {
+        let ended = Instant::now();
         let mut outputs: Vec<Vec<_>> = Vec::new();
         outputs.resize_with(results.len(), Vec::new);
         for held in held {
             outputs[held.place].push(held);
         }
         // Those that wait for their turn stay in hand, where they can be taken away.
-        for (place, (result, held)) in results.into_iter().zip(outputs).enumerate() {
+        let settled = results.into_iter().zip(outputs).zip(tried).enumerate();
+        for (place, ((result, held), (message, attempt))) in settled {
             self.env.meters.inputs[input].handle.record(share);
             let result = match self.cx.stored(place) {
                 Some(Stored::Begun) => result.and(Err(abandoned())),
                 Some(stored) => {
                     let stored = stored.clone();
-                    self.done_by_store(Guarded::Done(result.map(|()| None)), Some(stored), input)?;
+                    let handled = Guarded::Done(result.map(|()| None));
+                    self.done_by_store(handled, Some(stored), input, share)?;
                     continue;
                 }
                 None => result,
             };
+            if result.is_ok() {
+                let step = Step::new(message, input, attempt, Outcome::Ok, ended);
+                let step = step.took(share).emitting(Emitted::of(&held));
+                self.env.trail.keep(step);
+            }
             if result.is_ok() && !held.is_empty() {
                 let hand = &self.hand;
                 if !self.env.succeed(held, None, || hand.take_one()).await {
@@ -172,7 +185,7 @@ impl InstanceLoop {
                     delivery.ack();
                 }
                 Err(failure) => {
-                    let failed = Failed::from(failure);
+                    let failed = Failed::from(failure).taking(share);
                     self.env.meters.handled(input, failed.outcome());
                     self.env.fail(delivery, &failed);
                 }

@@ -22,6 +22,7 @@ use crate::service::{Draft, Payload, Request};
 use crate::sqlite::Migration;
 use crate::store::{Opened, Stores};
 use crate::supervision::{GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy};
+use crate::trail::Trail;
 use crate::transport::{AskError, Completion, Outgoing, Pressure, Transport};
 
 /// How many publications of one service may wait for their confirms.
@@ -73,6 +74,7 @@ pub(crate) struct Core {
     source: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) state: ServiceState,
+    pub(crate) trail: Trail,
     /// Permits for publications that aren't confirmed yet.
     pub(crate) window: Arc<Semaphore>,
     store: OnceCell<Arc<Opened>>,
@@ -92,6 +94,7 @@ impl Core {
             source: format!("/{}/{}", settings.app, settings.label).into(),
             meters: Meters::new(settings.inputs.len(), settings.outputs.len()),
             state: ServiceState::default(),
+            trail: Trail::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
             store: OnceCell::new(),
             settings,

@@ -30,6 +30,11 @@ impl Hand {
         std::mem::take(&mut *self.0.lock())
     }
 
+    /// Looks at everything in hand.
+    pub(crate) fn each(&self, look: impl FnMut(&Delivery)) {
+        self.0.lock().iter().for_each(look);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
     }

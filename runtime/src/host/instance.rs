@@ -27,6 +27,7 @@ use crate::metrics::{Cause, Outcome, Who};
 use crate::service::{Blueprint, Context, Factory, Held, Instance, Reply, Role, Tick, Work};
 use crate::store::Stored;
 use crate::supervision::{History, Restart};
+use crate::trail::{Emitted, Step};
 use crate::transport::Completion;
 
 /// A turn ends after this many messages,
@@ -365,15 +366,19 @@ impl InstanceLoop {
             return Err(fenced());
         }
         let meter = &self.env.meters.inputs[input];
-        meter.handle.record(end.duration_since(*now));
+        let took = end.duration_since(*now);
+        meter.handle.record(took);
         *now = end;
         let stored = self.cx.stored(0).cloned();
         let (failed, crash) = match handled {
             handled if matches!(stored, Some(Stored::Done(_) | Stored::Before(_))) => {
-                return self.done_by_store(handled, stored, input);
+                return self.done_by_store(handled, stored, input, took);
             }
             Guarded::Done(Ok(_)) if stored.is_some() => (Failed::from(abandoned()), None),
             Guarded::Done(Ok(reply)) => {
+                let emitted = Emitted::of(&self.cx.held);
+                let step = Step::new(&message, input, self.cx.attempt(), Outcome::Ok, end);
+                self.env.trail.keep(step.took(took).emitting(emitted));
                 if self.cx.held.is_empty() {
                     let Some(delivery) = self.hand.take_one() else {
                         return Err(fenced());
@@ -404,6 +409,7 @@ impl InstanceLoop {
         };
         self.tried_before = delivery.attempt() > 1;
         self.env.meters.handled(input, failed.outcome());
+        let failed = failed.taking(took);
         self.env.fail(delivery, &failed);
         match crash {
             Some(cause) => Err(End::Crashed(cause, failed.text)),
@@ -418,10 +424,15 @@ impl InstanceLoop {
         handled: Guarded<Result<Option<Reply>, Failure>>,
         stored: Option<Stored>,
         input: usize,
+        took: Duration,
     ) -> Result<(), End> {
         let Some(delivery) = self.hand.take_one() else {
             return Err(fenced());
         };
+        let (message, now) = (delivery.message(), Instant::now());
+        let step = Step::new(message, input, delivery.attempt(), Outcome::Ok, now);
+        let emitted = Emitted::UNKNOWN;
+        self.env.trail.keep(step.took(took).emitting(emitted));
         let id = delivery.message().id.clone();
         let asked = delivery.message().reply_to.is_some();
         let (crash, given) = match handled {
@@ -476,6 +487,10 @@ impl InstanceLoop {
                 > deadline_ms.saturating_add(CLOCK_TOLERANCE.as_millis() as u64)
         {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
+            let (input, attempt) = (delivery.input(), delivery.attempt());
+            let now = Instant::now();
+            let step = Step::new(message, input, attempt, Outcome::Expired, now);
+            self.env.trail.keep(step);
             delivery.ack();
             return None;
         }

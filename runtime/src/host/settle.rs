@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::environment::Environment;
@@ -13,6 +14,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::service::{Held, Reply};
 use crate::supervision::{Attempt, Fate};
+use crate::trail::Step;
 use crate::transport::{Completion, TransportError};
 
 /// The least wait after a transport didn't take outputs over.
@@ -22,6 +24,8 @@ pub(super) const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
 pub(crate) struct Failed {
     pub(crate) attempt: Attempt,
     pub(crate) text: String,
+    /// How long the handler took, if it was one.
+    pub(crate) took: Duration,
 }
 
 impl From<Failure> for Failed {
@@ -29,17 +33,23 @@ impl From<Failure> for Failed {
         Self {
             attempt: Attempt::Failed(failure.kind()),
             text: failure.text().to_owned(),
+            took: Duration::ZERO,
         }
     }
 }
 
 impl Failed {
+    pub(crate) fn taking(self, took: Duration) -> Self {
+        Self { took, ..self }
+    }
+
     pub(crate) fn panic(text: String) -> Self {
         Self {
             attempt: Attempt::Panicked,
             text: Failure::retry(format!("panicked: {text}"))
                 .text()
                 .to_owned(),
+            took: Duration::ZERO,
         }
     }
 
@@ -48,6 +58,7 @@ impl Failed {
         Self {
             attempt: Attempt::TimedOut,
             text,
+            took: Duration::ZERO,
         }
     }
 
@@ -157,6 +168,14 @@ impl Environment {
                 warn!(service, input, %id, attempt, error = %text, %reason, "dead-lettered");
             }
         }
+        let step = Step::new(
+            delivery.message(),
+            delivery.input(),
+            attempt,
+            failed.outcome(),
+            Instant::now(),
+        );
+        self.trail.keep(step.took(failed.took).then(&fate));
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
             what: Outcome::NAMES[failed.outcome() as usize].into(),

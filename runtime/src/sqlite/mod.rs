@@ -8,6 +8,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`Database`] | one file: jobs that write, closures that read |
+//! | [`Look`] | a file that somebody else writes, or wrote: looked at, never changed |
 //! | [`Writers`] | the threads that all databases of an app share |
 //! | [`Job`], [`Transaction`] | what is done within a commit, and told of its outcome |
 //! | [`Schema`], [`Migration`] | what a file must have in it before it is used |
@@ -19,6 +20,7 @@
 mod database;
 mod error;
 mod job;
+mod look;
 mod migration;
 mod open;
 mod readers;
@@ -32,6 +34,7 @@ mod tests;
 pub use database::Database;
 pub use error::SqliteError;
 pub use job::Job;
+pub use look::Look;
 pub use migration::{Migration, Part, Schema};
 pub use open::Options;
 pub use rusqlite;

@@ -19,13 +19,22 @@ pub(crate) struct Stores {
     writers: Writers,
 }
 
+/// The file of a service's store, in an app's data folder.
+pub(crate) fn file(data: &Path, service: &str) -> PathBuf {
+    folder(data).join(format!("{service}.sqlite"))
+}
+
+fn folder(data: &Path) -> PathBuf {
+    data.join("stores")
+}
+
 impl Stores {
     /// # Panics
     /// Outside a tokio runtime.
     pub(crate) fn new(app: Arc<str>, data: &Path) -> Arc<Self> {
         Arc::new(Self {
             app,
-            folder: data.join("stores"),
+            folder: folder(data),
             writers: Writers::new(THREADS),
         })
     }

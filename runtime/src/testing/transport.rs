@@ -22,8 +22,8 @@ use crate::message::{Envelope, Message};
 use crate::name::QueueId;
 use crate::transport::memory::Memory;
 use crate::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
-    Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, SearchBounds,
+    Searched, Status, Topology, Transport, TransportError, Wanted,
 };
 
 /// What stands in a plan instead of the transport's URL.
@@ -196,6 +196,14 @@ impl Transport for TestTransport {
 
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
         self.beneath.depth(queue)
+    }
+
+    fn find<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        bounds: SearchBounds,
+    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+        self.beneath.find(wanted, bounds)
     }
 
     fn status(&self) -> watch::Receiver<Status> {

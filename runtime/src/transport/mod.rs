@@ -24,6 +24,7 @@ mod limit;
 pub mod memory;
 mod pressure;
 mod replies;
+mod search;
 mod topology;
 
 pub use inspection::{Inspection, Obstacle};
@@ -32,6 +33,7 @@ pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
 pub use limit::Limit;
 pub use pressure::{Outage, Pressure, PressureGauge};
 pub use replies::{Replies, Waiting};
+pub use search::{FoundMessage, Place, SearchBounds, Searched, Wanted};
 pub use topology::{Feed, Foreign, Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.
@@ -144,6 +146,24 @@ pub trait Transport: Send + Sync + 'static {
     /// for its time, those are what this process knows of.
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>>;
 
+    /// Looks for messages in the queues of the app, where they are, and changes nothing.
+    ///
+    /// If [`Guarantees::searches`]: of what is wanted it finds every message that is ready,
+    /// waits for its time, or is a dead letter, and none that has been acked for good; or it
+    /// says what it didn't look at ([`Searched::missed`]). What is in hand it need not find:
+    /// whoever has it knows. It takes no longer than the bounds say, and holds up nobody.
+    ///
+    /// # Errors
+    /// It can't be done: [`TransportError::Unsupported`] where queues can't be searched.
+    fn find<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        bounds: SearchBounds,
+    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+        let _ = (wanted, bounds);
+        Box::pin(async { Err(TransportError::Unsupported("searching queues")) })
+    }
+
     /// Whether it works now; changes are seen by whoever holds the receiver.
     ///
     /// A transport that is down tries by itself to work again. Until it does, publications
@@ -178,6 +198,8 @@ pub struct Guarantees {
     pub delays: bool,
     /// Queues keep their limits ([`QueueSpec::limit`]).
     pub limits: bool,
+    /// Queues can be searched ([`Transport::find`]).
+    pub searches: bool,
 }
 
 /// The consuming end of one queue.
@@ -456,6 +478,22 @@ pub trait Connector: Send + Sync {
                 ..Pruned::default()
             })
         })
+    }
+
+    /// Looks for messages in the queues that an app left behind, while nobody uses them, and
+    /// changes nothing there.
+    ///
+    /// # Errors
+    /// There is nothing to look at, or it can't be read; [`TransportError::Unsupported`]
+    /// where there is nothing to look at without connecting.
+    fn find_at_rest<'a>(
+        &'a self,
+        url: &'a str,
+        wanted: &'a Wanted,
+        bounds: SearchBounds,
+    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+        let _ = (url, wanted, bounds);
+        Box::pin(async { Err(TransportError::Unsupported("searching queues at rest")) })
     }
 
     /// Connects.

@@ -190,6 +190,7 @@ const GUARANTEES: Guarantees = Guarantees {
     crosses_processes: false,
     delays: false,
     limits: false,
+    searches: false,
 };
 
 impl Transport for DirectTransport {

@@ -16,6 +16,7 @@ use crate::dead_letter::{DeadLetter, Reason};
 use crate::dead_letters::{Bounds, Destination, Outcome, Pace, Removal, Selection};
 use crate::message::Envelope;
 use crate::redact::Redactor;
+use crate::trail::Tracer;
 use crate::transport::{Completion, Outgoing};
 
 /// An app that nobody runs, with letters, and its control socket.
@@ -43,6 +44,7 @@ impl Shop {
             view: app.view.clone(),
             letters: DeadLetters::of(app.transport.clone(), app.topology.clone())
                 .redacting(redactor),
+            tracer: Tracer::of(app.view.clone()),
             stop: Box::new(|| {}),
         };
         tokio::spawn(server::serve(listener, reach, stopping));

@@ -130,6 +130,11 @@ impl<T> Mailbox<T> {
         (state.queue.len(), state.queue.front().map(of))
     }
 
+    /// Looks at all items, the oldest first.
+    pub(crate) fn each(&self, look: impl FnMut(&T)) {
+        self.0.lock().queue.iter().for_each(look);
+    }
+
     /// Waits for room and says how much there is; none if it has closed.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
         let mut state = self.0.lock();

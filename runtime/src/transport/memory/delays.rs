@@ -11,8 +11,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::queue::Queue;
-use crate::clock::later;
+use crate::clock::{Clock, later};
 use crate::message::Message;
+use crate::transport::{FoundMessage, Place, Wanted};
 
 /// The waiting messages.
 #[derive(Default)]
@@ -116,6 +117,36 @@ impl Delays {
         if first {
             self.earlier.notify_one();
         }
+    }
+
+    /// Finds what waits, and says whether it looked at everything within a time.
+    pub(super) fn find(
+        &self,
+        wanted: &Wanted,
+        within: Duration,
+        into: &mut Vec<FoundMessage>,
+    ) -> bool {
+        let (now, now_ms) = (Instant::now(), Clock::SYSTEM.unix_ms());
+        let began = std::time::Instant::now();
+        let waiting = self.waiting.lock();
+        for (number, Reverse(due)) in waiting.heap.iter().enumerate() {
+            if wanted.covers(&due.message) {
+                let wait = due.at.saturating_duration_since(now).as_millis();
+                into.push(FoundMessage {
+                    queue: due.queue.id().clone(),
+                    place: Place::Delayed {
+                        due_ms: now_ms.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX)),
+                        retry: due.why == Delay::Retry,
+                    },
+                    attempt: due.attempt,
+                    message: due.message.clone(),
+                });
+            }
+            if number % 256 == 255 && began.elapsed() >= within {
+                return false;
+            }
+        }
+        true
     }
 
     /// Delivers what is due and says when to look again.

@@ -13,12 +13,13 @@ use tokio::sync::watch;
 
 use super::{
     AskError, Completion, Connector, Consumer, Depth, Guarantees, Limit, Outgoing, Pressure,
-    Replies, Status, Topology, Transport, TransportError,
+    Replies, SearchBounds, Searched, Status, Topology, Transport, TransportError, Wanted,
 };
 use crate::message::Message;
 use crate::name::QueueId;
 
 mod delays;
+mod find;
 mod limit;
 mod queue;
 
@@ -37,6 +38,7 @@ const GUARANTEES: Guarantees = Guarantees {
     crosses_processes: false,
     delays: true,
     limits: true,
+    searches: true,
 };
 
 /// Makes memory transports: `memory:`.
@@ -292,6 +294,17 @@ impl Transport for Memory {
 
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
         Box::pin(async move { Ok(self.queue(queue)?.depth()) })
+    }
+
+    fn find<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        bounds: SearchBounds,
+    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+        Box::pin(async move {
+            let queues: Vec<_> = self.wires.read().queues.values().cloned().collect();
+            find::find(&queues, &self.delays, wanted, bounds).await
+        })
     }
 
     fn status(&self) -> watch::Receiver<Status> {

@@ -212,6 +212,17 @@ impl Queue {
         self.put_last(&mut state, message, attempt);
     }
 
+    /// Some of what is ready, in order: those after a place, each with its own.
+    pub(super) fn piece(&self, after: Option<u64>, max: usize) -> Vec<(u64, Message, u32)> {
+        let state = self.state.lock();
+        let ready = &state.ready;
+        let first = after.map_or(0, |place| ready.partition_point(|it| it.place <= place));
+        let piece = ready.range(first..ready.len().min(first + max));
+        piece
+            .map(|it| (it.place, it.message.clone(), it.attempt))
+            .collect()
+    }
+
     pub(super) fn depth(&self) -> Depth {
         let state = self.state.lock();
         Depth {

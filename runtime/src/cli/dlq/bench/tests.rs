@@ -11,6 +11,7 @@ use crate::control::{Control, Reach};
 use crate::manifest::{Options, load};
 use crate::prelude::*;
 use crate::service::Catalog;
+use crate::trail::Tracer;
 use crate::transport::memory::Memory;
 use crate::transport::{Connector, Guarantees};
 
@@ -82,6 +83,7 @@ async fn opened(folder: &Path, durable: bool, shared: bool) -> (Result<bool, Pro
         crosses_processes: shared,
         delays: true,
         limits: true,
+        searches: false,
     };
     let transports = Transports::new().with(Pretended(guarantees, connected.clone()));
     let file = folder.join("app.toml");
@@ -120,7 +122,8 @@ async fn a_running_app_is_asked_where_it_alone_reaches_its_letters() {
     let folder = tempfile::tempdir().unwrap();
     let app = app().await;
     let reach = Reach {
-        view: app.view,
+        view: app.view.clone(),
+        tracer: Tracer::of(app.view),
         letters: DeadLetters::of(app.transport, app.topology),
         stop: Box::new(|| {}),
     };

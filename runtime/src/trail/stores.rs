@@ -1,0 +1,145 @@
+//! What the stores of an app's services say: which messages they entered in their inboxes,
+//! and what is still in their outboxes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::evidence::{Entry, Evidence, Outboxed};
+use super::wiring::Wiring;
+use crate::head::read_head;
+use crate::id::MessageId;
+use crate::name::QueueId;
+use crate::sqlite::{Look, SqliteError};
+use crate::transport::Wanted;
+
+/// For reading the outbox of one store.
+const OUTBOX_WITHIN: Duration = Duration::from_secs(1);
+/// The clock is read every so many rows.
+const ROWS: usize = 256;
+
+/// The stores that could be opened.
+pub(super) struct Stores(Vec<(Arc<str>, Look)>);
+
+impl Stores {
+    /// Opens the stores that are there. Blocks its thread.
+    pub(super) fn open(
+        wiring: &Wiring,
+        data: &Path,
+        at_rest: bool,
+        evidence: &mut Evidence,
+    ) -> Self {
+        let mut stores = Vec::new();
+        for service in wiring.services.iter().filter(|service| service.has_store) {
+            let path = crate::store::file(data, &service.label);
+            if !path.exists() {
+                // It has stored nothing, at least not here.
+                let text = format!("no store of {} in {}", service.label, data.display());
+                evidence.missed(text);
+                continue;
+            }
+            let look = match at_rest {
+                true => Look::at_rest(&path),
+                false => Look::beside(&path),
+            };
+            match look {
+                Ok(look) => {
+                    let text = format!("the inbox and the outbox of {}", service.label);
+                    evidence.looked_at.push(text);
+                    stores.push((service.label.clone(), look));
+                }
+                Err(error) => evidence.missed(error.to_string()),
+            }
+        }
+        Self(stores)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is in the outboxes.
+    pub(super) fn outboxes(&self, wanted: &Wanted, evidence: &mut Evidence) {
+        for (service, look) in &self.0 {
+            match outbox(look, service, wanted, evidence) {
+                Ok(true) => {}
+                Ok(false) => evidence.missed(format!(
+                    "of the outbox of {service} not everything: there is too much of it"
+                )),
+                Err(error) => evidence.missed(format!("the outbox of {service}: {error}")),
+            }
+        }
+    }
+
+    /// Which of some messages are in an inbox. Says which were found.
+    pub(super) fn inboxes(&self, ids: &[MessageId], evidence: &mut Evidence) -> Vec<MessageId> {
+        let mut found = Vec::new();
+        for (service, look) in &self.0 {
+            match inbox(look, service, ids, evidence) {
+                Ok(entered) => found.extend(entered),
+                Err(error) => evidence.missed(format!("the inbox of {service}: {error}")),
+            }
+        }
+        found
+    }
+}
+
+/// Whether everything was read.
+fn outbox(
+    look: &Look,
+    service: &Arc<str>,
+    wanted: &Wanted,
+    evidence: &mut Evidence,
+) -> Result<bool, SqliteError> {
+    let began = Instant::now();
+    let mut select =
+        look.prepare("SELECT output, head, due_ms, refused FROM brickwork_outbox ORDER BY n")?;
+    let mut rows = select.query([])?;
+    let mut read = 0;
+    while let Some(row) = rows.next()? {
+        read += 1;
+        if read % ROWS == 0 && began.elapsed() >= OUTBOX_WITHIN {
+            return Ok(false);
+        }
+        let head: String = row.get(1)?;
+        let Ok(message) = read_head(&head, Bytes::new()) else {
+            continue;
+        };
+        if wanted.covers(&message) {
+            let due_ms: Option<i64> = row.get(2)?;
+            let outboxed = Outboxed {
+                service: service.clone(),
+                topic: message.topic.clone(),
+                due_ms: due_ms.and_then(|ms| u64::try_from(ms).ok()),
+                refused: row.get(3)?,
+            };
+            evidence.outboxed(&message, outboxed);
+        }
+    }
+    Ok(true)
+}
+
+fn inbox(
+    look: &Look,
+    service: &str,
+    ids: &[MessageId],
+    evidence: &mut Evidence,
+) -> Result<Vec<MessageId>, SqliteError> {
+    let mut select = look.prepare("SELECT input, at_ms FROM brickwork_inbox WHERE id = ?1")?;
+    let mut found = Vec::new();
+    for id in ids {
+        let mut rows = select.query([id.to_string()])?;
+        while let Some(row) = rows.next()? {
+            let (input, at_ms): (String, i64) = (row.get(0)?, row.get(1)?);
+            let entry = Entry {
+                at: QueueId::new(service, &input),
+                at_ms: at_ms.max(0) as u64,
+            };
+            evidence.entered(id, entry);
+            found.push(id.clone());
+        }
+    }
+    Ok(found)
+}
