@@ -10,6 +10,7 @@
 //! | [`checker`] | what came of messages: lost, unexpected, again, dead-lettered |
 //! | [`cluster`] | three RabbitMQ nodes that are one cluster |
 //! | [`conformance`] | the laws of the transport contract, one function each |
+//! | [`disk`] | a small disk that can be filled, or not be written |
 //! | [`feeder`] | a program outside that publishes until all is accepted |
 //! | [`http`] | a very small HTTP client |
 //! | [`kept`] | what lies in the folder of an `embedded:` transport |
@@ -34,6 +35,7 @@ pub mod certificates;
 pub mod checker;
 pub mod cluster;
 pub mod conformance;
+pub mod disk;
 pub mod feeder;
 pub mod http;
 pub mod kept;

@@ -11,6 +11,7 @@
 //! | `delays` | what waits for its time |
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
 //! | `health`, `room` | whether it can be written; room on the disk |
+//! | `sight`, `inspection`, `leftovers` | for who only looks; what is there; pruning |
 //!
 //! The way of a message: `publish` encodes it and puts it on the desk; a drain writes it,
 //! together with everything else that is there; when that is on the disk, the publisher is
@@ -21,8 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
-    Topology, Transport, TransportError,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
+    Prune, Pruned, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -40,12 +41,15 @@ mod drain;
 mod hand;
 mod head;
 mod health;
+mod inspection;
+mod leftovers;
 mod limit;
 mod open;
 mod queue;
 mod room;
 mod rows;
 mod schema;
+mod sight;
 mod ward;
 mod wires;
 
@@ -82,21 +86,54 @@ impl Connector for Embedded {
         address::folder(url).map(drop)
     }
 
+    fn inspect<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: String| failed(url, why);
+            let folder = address::folder(url).map_err(failed)?;
+            let topology = topology.clone();
+            let looking = move || inspection::inspect(&folder, &topology);
+            let looked = tokio::task::spawn_blocking(looking).await;
+            looked.map_err(|_| failed("there is no thread to look".into()))
+        })
+    }
+
+    fn prune<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+        how: Prune,
+    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: String| failed(url, why);
+            let folder = address::folder(url).map_err(failed)?;
+            let pruned = leftovers::prune(folder, topology.clone(), how).await;
+            pruned.map_err(|error| failed(error.0))
+        })
+    }
+
     fn connect<'a>(
         &'a self,
         url: &'a str,
         pressure: Arc<Pressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: url.to_owned(),
-                why,
-            };
+            let failed = |why: String| failed(url, why);
             let folder = address::folder(url).map_err(failed)?;
             let core = open::open(folder, pressure).await;
             let core = core.map_err(|error| failed(error.0))?;
             Ok(Arc::new(Queues::start(core)) as Arc<dyn Transport>)
         })
+    }
+}
+
+fn failed(url: &str, why: String) -> TransportError {
+    TransportError::Connect {
+        url: url.to_owned(),
+        why,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`Database`] | one file: jobs that write, closures that read |
+//! | [`Glimpse`] | one that somebody else keeps, looked at without changing anything |
 //! | [`Writers`] | the threads that all databases of an app share |
 //! | [`Job`], [`Transaction`] | what is done within a commit, and told of its outcome |
 //! | [`Schema`], [`Migration`] | what a file must have in it before it is used |
@@ -18,6 +19,7 @@
 
 mod database;
 mod error;
+mod glimpse;
 mod job;
 mod migration;
 mod open;
@@ -31,6 +33,7 @@ mod tests;
 
 pub use database::Database;
 pub use error::SqliteError;
+pub use glimpse::Glimpse;
 pub use job::Job;
 pub use migration::{Migration, Part, Schema};
 pub use open::Options;
