@@ -29,7 +29,7 @@ pub(super) struct Prune {
 
 impl Prune {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(&[], catalog, transports) {
+        let plan = match self.manifest.load_to_ask(catalog, transports) {
             Err(report) => return print_report(&report, self.json),
             Ok(plan) => plan,
         };

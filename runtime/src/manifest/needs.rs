@@ -25,6 +25,11 @@ impl<'a> Needs<'a> {
         }
     }
 
+    /// Whether what is sent outlives the process.
+    pub(super) fn is_durable(&self) -> bool {
+        self.guarantees.is_some_and(|g| g.durable)
+    }
+
     /// `what` needs a transport that crosses processes.
     pub(super) fn crossing(&self, what: &str, span: Span, out: &mut Problems) {
         if self.guarantees.is_some_and(|g| !g.crosses_processes) {

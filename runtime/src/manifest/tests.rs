@@ -89,6 +89,7 @@ fn plan_of(folder: &TempDir, manifest: &str, overlay: Option<(&str, &str)>) -> P
         overlays: overlays.into_iter().collect(),
         transport: None,
         only: Vec::new(),
+        starts: true,
         env: Box::new(|name| (name == "SECRET").then(|| "hunter2".to_owned())),
     };
     let catalog = Catalog::new().with_source::<Feed>().with::<Join>();

@@ -117,7 +117,7 @@ impl Problem {
 
 impl Dlq {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.verb.manifest().load(&[], catalog, transports) {
+        let plan = match self.verb.manifest().load_to_ask(catalog, transports) {
             Err(report) => return print_report(&report, false),
             Ok(plan) => plan,
         };
