@@ -18,6 +18,7 @@
 //! | [`polyglot`] | an app among programs in other languages |
 //! | [`numbers`] | a database, as little as it takes to see what was written |
 //! | [`pair`] | a service with two inputs |
+//! | [`parts`] | parts of manifests, and starting what they make |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`proxy`] | a network between app and broker that fails as told |
 //! | [`puppet`] | a service that does what messages tell it to |
@@ -42,6 +43,7 @@ pub mod kept;
 pub mod leaky;
 pub mod numbers;
 pub mod pair;
+pub mod parts;
 pub mod polyglot;
 pub mod process;
 pub mod proxy;

@@ -5,15 +5,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use brickwork_tests::binary::brickwork;
 use brickwork_tests::checker::Kept;
 use brickwork_tests::disk::Disk;
 use brickwork_tests::http;
 use brickwork_tests::kept::Queues;
+use brickwork_tests::parts::{self, LINES};
 use brickwork_tests::process::{Process, free_address, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,10 +38,7 @@ impl App {
             transport = "embedded:{}"
             [admin]
             listen = "{admin}"
-            [services.lines]
-            use = "file-in"
-            out = "lines"
-            config.path = "lines.jsonl"
+            {LINES}
             [services.marked]
             use = "map"
             in = "lines"
@@ -53,28 +49,16 @@ impl App {
             use = "file-out"
             in = "marked"
             config.path = "out.jsonl"
-            [services.door]
-            use = "http-in"
-            out = "posted"
-            config = {{ listen = "{door}", path = "/" }}
-            [services.posted]
-            use = "file-out"
-            in = "posted"
-            config.path = "posted.jsonl"
+            {}
             {sink}
             "#,
-            queues.display()
+            queues.display(),
+            parts::door(door)
         );
-        std::fs::write(folder.path().join("app.toml"), manifest).expect("it can be written");
-        let text: String = (0..lines)
-            .map(|n| format!("{{\"n\":{n},\"v\":\"{n:0>1000}\"}}\n"))
-            .collect();
-        std::fs::write(folder.path().join("lines.jsonl"), text).expect("it can be written");
-        let mut command = Command::new(brickwork());
-        command
-            .args(["run", "app.toml", "--until-idle", "--fail-on-dlq"])
-            .current_dir(folder.path());
-        let process = Process::start(command, folder.path(), "it was just built");
+        let text = (0..lines).map(|n| format!("{{\"n\":{n},\"v\":\"{n:0>1000}\"}}"));
+        parts::write(folder.path(), &manifest, text);
+        let arguments = ["--until-idle", "--fail-on-dlq"];
+        let process = parts::run(folder.path(), folder.path(), &arguments);
         Self {
             process,
             admin,
