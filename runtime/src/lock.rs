@@ -50,6 +50,27 @@ impl Lock {
         Ok(Self { _file: file })
     }
 
+    /// Keeps others from taking the lock as long as the result lives, for looking at what it
+    /// is for; changes nothing. `None` if there is no such file: nobody has ever taken it.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take), which fails, too, while this is held.
+    pub fn look(path: &Path, taken: impl FnOnce(&str) -> String) -> io::Result<Option<Self>> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => {
+                let text = taken(&owner(&mut file));
+                Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     /// Takes it as soon as the process that has it has gone.
     ///
     /// # Errors
@@ -81,5 +102,32 @@ fn owner(file: &mut File) -> String {
     match owner.trim() {
         "" => "another process".to_owned(),
         number => format!("process {number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_changes_nothing_and_is_told_who_has_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        let look = || Lock::look(&path, str::to_owned);
+        assert!(look().expect("nobody has it").is_none());
+        assert!(!path.exists(), "it was not made");
+        let lock = Lock::take(&path, str::to_owned).expect("it is free");
+        let text = std::fs::read(&path).expect("a file");
+        let taken = look().expect_err("it is taken");
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        let own = format!("process {}", std::process::id());
+        assert_eq!(taken.to_string(), own);
+        drop(lock);
+        let looking = [look(), look()].map(|looking| looking.expect("it is free"));
+        assert!(looking.iter().all(Option::is_some));
+        assert_eq!(std::fs::read(&path).expect("a file"), text);
+        Lock::take(&path, str::to_owned).expect_err("somebody looks");
+        drop(looking);
+        Lock::take(&path, str::to_owned).expect("nobody looks any more");
     }
 }

@@ -10,6 +10,7 @@
 //! | [`checker`] | what came of messages: lost, unexpected, again, dead-lettered |
 //! | [`cluster`] | three RabbitMQ nodes that are one cluster |
 //! | [`conformance`] | the laws of the transport contract, one function each |
+//! | [`disk`] | a small disk that can be filled, or not be written |
 //! | [`feeder`] | a program outside that publishes until all is accepted |
 //! | [`http`] | a very small HTTP client |
 //! | [`kept`] | what lies in the folder of an `embedded:` transport |
@@ -17,6 +18,7 @@
 //! | [`polyglot`] | an app among programs in other languages |
 //! | [`numbers`] | a database, as little as it takes to see what was written |
 //! | [`pair`] | a service with two inputs |
+//! | [`parts`] | parts of manifests, and starting what they make |
 //! | [`process`] | processes that tests start: private, bounded, stopped by process id |
 //! | [`proxy`] | a network between app and broker that fails as told |
 //! | [`puppet`] | a service that does what messages tell it to |
@@ -34,12 +36,14 @@ pub mod certificates;
 pub mod checker;
 pub mod cluster;
 pub mod conformance;
+pub mod disk;
 pub mod feeder;
 pub mod http;
 pub mod kept;
 pub mod leaky;
 pub mod numbers;
 pub mod pair;
+pub mod parts;
 pub mod polyglot;
 pub mod process;
 pub mod proxy;

@@ -2,13 +2,12 @@
 //! the others by itself, and nothing is lost.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::checker::Kept;
 use brickwork_tests::cluster::{Cluster, NODES};
+use brickwork_tests::parts::{self, LINES, MARKED_TWICE};
 use brickwork_tests::process::{Process, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -89,11 +88,7 @@ impl Load {
 }
 
 fn start(folder: &Path) -> Process {
-    let mut command = Command::new(brickwork());
-    command
-        .args(["run", "app.toml", "--until-idle", "--fail-on-dlq", "--json"])
-        .current_dir(folder);
-    Process::start(command, folder, "it was just built")
+    parts::run(folder, folder, &["--until-idle", "--fail-on-dlq", "--json"])
 }
 
 fn written(out: &Path) -> u64 {
@@ -116,33 +111,12 @@ fn prepare(folder: &Path, url: &str, lines: u64, rate: u64) {
         transport = "{url}"
         [admin]
         listen = "off"
-        [services.lines]
-        use = "file-in"
-        out = "lines"
-        config.path = "lines.jsonl"
+        {LINES}
         config.rate = {rate}
-        [services.first]
-        use = "map"
-        in = "lines"
-        out = "marked.once"
-        retry.backoff.min = "100ms"
-        config.to = {{ n = "msg.n", first = "meta.id" }}
-        [services.second]
-        use = "map"
-        in = "marked.once"
-        out = "marked.twice"
-        retry.backoff.min = "100ms"
-        config.to = {{ n = "msg.n", first = "msg.first", second = "meta.id" }}
-        [services.keep]
-        use = "file-out"
-        in = "marked.twice"
-        retry.backoff.min = "100ms"
-        config.path = "out.jsonl"
+        {MARKED_TWICE}
         "#
     );
-    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
-    let text: String = (0..lines).map(|n| format!("{{\"n\":{n}}}\n")).collect();
-    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
+    parts::write(folder, &manifest, parts::numbers(lines));
 }
 
 #[test]

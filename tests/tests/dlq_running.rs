@@ -28,6 +28,20 @@ struct Shop {
 }
 
 impl Shop {
+    /// Begins to replay all letters of `price`, slowly, and waits until some are.
+    fn in_the_midst_of_a_replay(&self) -> Process {
+        let slow = "replay --service price --all --to again.in --rate 20";
+        let slow: Vec<&str> = slow.split(' ').collect();
+        let client = Process::start(self.command(&slow), self.path(), "it was just built");
+        until("it is in the middle", PATIENCE, || {
+            match self.letters("again") {
+                letters if letters > 5 => Ok(()),
+                letters => Err(format!("{letters} are replayed")),
+            }
+        });
+        client
+    }
+
     fn start(name: &str, transport: &str, lines: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let manifest = format!(
@@ -461,23 +475,7 @@ fn a_client_that_is_killed_in_the_middle_of_a_replay_loses_nothing_and_doubles_n
 #[test]
 fn ctrl_c_ends_a_replay_in_the_app_in_order_and_what_was_done_is_said() {
     let shop = Shop::failing("stopped-memory", "memory:", 200, 0);
-    let slow = [
-        "replay",
-        "--service",
-        "price",
-        "--all",
-        "--to",
-        "again.in",
-        "--rate",
-        "20",
-    ];
-    let mut client = Process::start(shop.command(&slow), shop.path(), "it was just built");
-    until("it is in the middle", PATIENCE, || {
-        match shop.letters("again") {
-            letters if letters > 5 => Ok(()),
-            letters => Err(format!("{letters} are replayed")),
-        }
-    });
+    let mut client = shop.in_the_midst_of_a_replay();
     send("-INT", &client);
     assert_eq!(client.exit_code(PATIENCE), Some(1));
     let said = client.rest().join("\n");
@@ -494,23 +492,7 @@ fn ctrl_c_ends_a_replay_in_the_app_in_order_and_what_was_done_is_said() {
 #[test]
 fn a_command_whose_app_goes_says_so_and_without_an_app_there_is_one_clear_error() {
     let mut shop = Shop::failing("gone-memory", "memory:", 100, 0);
-    let slow = [
-        "replay",
-        "--service",
-        "price",
-        "--all",
-        "--to",
-        "again.in",
-        "--rate",
-        "20",
-    ];
-    let mut client = Process::start(shop.command(&slow), shop.path(), "it was just built");
-    until("it is in the middle", PATIENCE, || {
-        match shop.letters("again") {
-            letters if letters > 5 => Ok(()),
-            letters => Err(format!("{letters} are replayed")),
-        }
-    });
+    let mut client = shop.in_the_midst_of_a_replay();
     send("-9", &shop.app);
     assert_eq!(shop.app.exit_code(PATIENCE), None);
     assert_eq!(client.exit_code(PATIENCE), Some(1));

@@ -8,16 +8,15 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use brickwork_tests::binary::brickwork;
 use brickwork_tests::checker::Kept;
 use brickwork_tests::http;
 use brickwork_tests::kept::Queues;
+use brickwork_tests::parts;
 use brickwork_tests::process::{Process, free_address};
 use brickwork_tests::seed::Seed;
 
@@ -61,34 +60,21 @@ fn prepare(folder: &Path, door: SocketAddr, lines: u64) {
         use = "file-out"
         in = "marked"
         config.path = "out.jsonl"
-        [services.door]
-        use = "http-in"
-        out = "posted"
-        config = {{ listen = "{door}", path = "/" }}
-        [services.posted]
-        use = "file-out"
-        in = "posted"
-        config.path = "posted.jsonl"
-        "#
+        {}
+        "#,
+        parts::door(door)
     );
-    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
     let line = |n: u64| match n % REJECTED {
-        0 => format!("{{\"n\":{n}}}\n"),
-        _ => format!("{{\"n\":{n},\"v\":\"{n:0>500}\"}}\n"),
+        0 => format!("{{\"n\":{n}}}"),
+        _ => format!("{{\"n\":{n},\"v\":\"{n:0>500}\"}}"),
     };
-    let text: String = (0..lines).map(line).collect();
-    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
+    parts::write(folder, &manifest, (0..lines).map(line));
 }
 
 fn start(folder: &Path, life: u64, more: &[&str]) -> Process {
-    let mut command = Command::new(brickwork());
-    command
-        .args(["run", "app.toml"])
-        .args(more)
-        .current_dir(folder);
     let logs = folder.join(format!("life-{life}"));
     std::fs::create_dir(&logs).expect("a folder can be made");
-    Process::start(command, &logs, "it was just built")
+    parts::run(folder, &logs, more)
 }
 
 /// Posts numbers, one after the other: which were attempted, and accepted.

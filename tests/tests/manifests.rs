@@ -183,6 +183,7 @@ impl Connector for Checked {
     fn guarantees(&self, scheme: &str) -> Guarantees {
         Guarantees {
             crosses_processes: true,
+            durable: true,
             limits: false,
             searches: false,
             ..memory::MemoryConnector.guarantees(scheme)
@@ -242,6 +243,7 @@ fn load_only(
         overlays,
         transport: transport.map(str::to_owned),
         only: only.iter().map(|label| (*label).to_owned()).collect(),
+        starts: true,
         env: Box::new(|name| match name {
             "PASSWORD_SET" => Some("hunter2-of-the-environment".into()),
             "SHORT_SECRET_SET" => Some("a\"b".into()),

@@ -8,16 +8,15 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::checker::Kept;
 use brickwork_tests::http;
+use brickwork_tests::parts::{self, LINES, MARKED_TWICE};
 use brickwork_tests::process::{Process, free_address, until};
 use brickwork_tests::watch::Watch;
 use serde_json::Value;
@@ -82,11 +81,8 @@ impl Load {
         let (admin, door) = (free_address(), free_address());
         let url = format!("{}{more_url}", broker.url());
         prepare(folder.path(), &url, admin, door, lines);
-        let mut command = Command::new(brickwork());
-        command
-            .args(["run", "app.toml", "--until-idle", "--fail-on-dlq", "--json"])
-            .current_dir(folder.path());
-        let app = Process::start(command, folder.path(), "it was just built");
+        let arguments = ["--until-idle", "--fail-on-dlq", "--json"];
+        let app = parts::run(folder.path(), folder.path(), &arguments);
         let stop = Arc::<AtomicBool>::default();
         let watching = Watching {
             ready: Watch::start(admin, &folder.path().join("out.jsonl")),
@@ -240,40 +236,13 @@ fn prepare(folder: &Path, url: &str, admin: SocketAddr, door: SocketAddr, lines:
         transport = "{url}"
         [admin]
         listen = "{admin}"
-        [services.lines]
-        use = "file-in"
-        out = "lines"
-        config.path = "lines.jsonl"
-        [services.first]
-        use = "map"
-        in = "lines"
-        out = "marked.once"
-        retry.backoff.min = "100ms"
-        config.to = {{ n = "msg.n", first = "meta.id" }}
-        [services.second]
-        use = "map"
-        in = "marked.once"
-        out = "marked.twice"
-        retry.backoff.min = "100ms"
-        config.to = {{ n = "msg.n", first = "msg.first", second = "meta.id" }}
-        [services.keep]
-        use = "file-out"
-        in = "marked.twice"
-        retry.backoff.min = "100ms"
-        config.path = "out.jsonl"
-        [services.door]
-        use = "http-in"
-        out = "posted"
-        config = {{ listen = "{door}", path = "/" }}
-        [services.posted]
-        use = "file-out"
-        in = "posted"
-        config.path = "posted.jsonl"
-        "#
+        {LINES}
+        {MARKED_TWICE}
+        {}
+        "#,
+        parts::door(door)
     );
-    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
-    let text: String = (0..lines).map(|n| format!("{{\"n\":{n}}}\n")).collect();
-    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
+    parts::write(folder, &manifest, parts::numbers(lines as u64));
 }
 
 /// Posts numbers, one after the other; the code is 0 where there was no answer.

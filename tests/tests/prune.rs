@@ -421,7 +421,9 @@ fn nothing_of_other_apps_is_touched() {
     let site = Site::new(broker);
     for app in ["shop", "shop-eu", "sho"] {
         site.write(&format!("{app}.toml"), &manifest(app, r#""numbers""#, OLD));
-        site.run(&format!("{app}.toml"), &[]);
+        let data = format!("app.data = \"data-{app}\"");
+        site.write("data.toml", &data);
+        site.run(&format!("{app}.toml"), &["--with", "data.toml"]);
     }
     let others = || [things(broker, "shop-eu"), things(broker, "sho")];
     let before = others();

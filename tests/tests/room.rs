@@ -3,61 +3,19 @@
 //!
 //! The disk is a small one in memory, mounted by the test: for root alone.
 
-use std::fs::File;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use brickwork_tests::binary::brickwork;
 use brickwork_tests::checker::Kept;
+use brickwork_tests::disk::Disk;
 use brickwork_tests::http;
 use brickwork_tests::kept::Queues;
+use brickwork_tests::parts::{self, LINES};
 use brickwork_tests::process::{Process, free_address, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A small disk; gone when this is dropped.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    /// `None`, and says so, where it can't be mounted.
-    fn mount(mib: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder can be made");
-        let size = format!("size={mib}m");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(folder.path())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(Self(folder));
-        }
-        // Past the harness, which hides what tests that pass print.
-        let text = "SKIPPED: no disk can be mounted, which needs root: full disks are not tested";
-        let _unseen = writeln!(std::io::stderr(), "{text}");
-        None
-    }
-
-    /// Fills it to the last byte.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.path().join("ballast");
-        let mut file = File::create(&path).expect("a file can be made");
-        for size in [1 << 20, 1 << 12, 1] {
-            while file.write(&vec![0; size]).is_ok_and(|written| written > 0) {}
-        }
-        path
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Also if somebody still uses it.
-        let gone = Command::new("umount").arg("-l").arg(self.0.path()).status();
-        assert!(gone.is_ok_and(|status| status.success()), "still mounted");
-    }
-}
 
 /// An app whose queues are on the small disk.
 struct App {
@@ -72,7 +30,7 @@ impl App {
     fn start(disk: &Disk, lines: u64, sink: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let (admin, door) = (free_address(), free_address());
-        let queues = disk.0.path().join("queues");
+        let queues = disk.path().join("queues");
         let manifest = format!(
             r#"
             [app]
@@ -80,10 +38,7 @@ impl App {
             transport = "embedded:{}"
             [admin]
             listen = "{admin}"
-            [services.lines]
-            use = "file-in"
-            out = "lines"
-            config.path = "lines.jsonl"
+            {LINES}
             [services.marked]
             use = "map"
             in = "lines"
@@ -94,28 +49,16 @@ impl App {
             use = "file-out"
             in = "marked"
             config.path = "out.jsonl"
-            [services.door]
-            use = "http-in"
-            out = "posted"
-            config = {{ listen = "{door}", path = "/" }}
-            [services.posted]
-            use = "file-out"
-            in = "posted"
-            config.path = "posted.jsonl"
+            {}
             {sink}
             "#,
-            queues.display()
+            queues.display(),
+            parts::door(door)
         );
-        std::fs::write(folder.path().join("app.toml"), manifest).expect("it can be written");
-        let text: String = (0..lines)
-            .map(|n| format!("{{\"n\":{n},\"v\":\"{n:0>1000}\"}}\n"))
-            .collect();
-        std::fs::write(folder.path().join("lines.jsonl"), text).expect("it can be written");
-        let mut command = Command::new(brickwork());
-        command
-            .args(["run", "app.toml", "--until-idle", "--fail-on-dlq"])
-            .current_dir(folder.path());
-        let process = Process::start(command, folder.path(), "it was just built");
+        let text = (0..lines).map(|n| format!("{{\"n\":{n},\"v\":\"{n:0>1000}\"}}"));
+        parts::write(folder.path(), &manifest, text);
+        let arguments = ["--until-idle", "--fail-on-dlq"];
+        let process = parts::run(folder.path(), folder.path(), &arguments);
         Self {
             process,
             admin,
@@ -207,7 +150,7 @@ fn a_disk_that_is_full_for_a_while_costs_no_message() {
     app.until_ready_says(true, "");
     assert_eq!(app.post(2), 202);
     app.until_written(before + 1_000);
-    app.finish(&[0, 2], &disk.0.path().join("queues"));
+    app.finish(&[0, 2], &disk.path().join("queues"));
 }
 
 /// A sink that is slower than the source: what waits for it fills the disk.
@@ -230,5 +173,5 @@ fn a_backlog_that_fills_the_disk_is_worked_off_by_itself() {
     let Some(disk) = Disk::mount(32) else { return };
     let app = App::start(&disk, 20_000, SLOW);
     app.until_ready_says(false, "there is no room");
-    app.finish(&[], &disk.0.path().join("queues"));
+    app.finish(&[], &disk.path().join("queues"));
 }

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::{Connection, Error, Row};
-use brickwork::sqlite::{Look, SqliteError};
 use brickwork::transport::{FoundMessage, Place, SearchBounds, Searched, TransportError, Wanted};
 use brickwork::{Envelope, QueueId, read_head, write_head};
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::hand;
 use super::open::file;
 use super::schema::Id;
+use super::sight::Sight;
 
 /// The clock is read every so many rows.
 const ROWS: u64 = 256;
@@ -26,27 +27,23 @@ const AFTER_ID: &str = r#"","type":"""#;
 /// The length of an id that is a UUID.
 const UUID_BYTES: usize = 36;
 
-/// Looks in the folder of a transport that runs, or of one that doesn't.
+/// Looks in a folder, whether or not somebody uses it.
 pub(super) async fn find(
     folder: PathBuf,
-    at_rest: bool,
     wanted: &Wanted,
     bounds: SearchBounds,
 ) -> Result<Searched, TransportError> {
     let wanted = wanted.clone();
     let searching = tokio::task::spawn_blocking(move || {
-        let path = file(&folder);
-        if !path.exists() {
-            let text = format!("there are no queues in {}", folder.display());
-            return Err(TransportError::Lost(text));
-        }
         let lost = |error: SqliteError| TransportError::Lost(error.to_string());
-        let look = match at_rest {
-            true => Look::at_rest(&path),
-            false => Look::beside(&path),
-        };
-        let look = look.map_err(lost)?;
-        Search::over(&look, &folder, &wanted, bounds, &path).map_err(lost)
+        let sight = Sight::of(&folder).map_err(lost)?;
+        let path = file(&folder);
+        let searched =
+            sight.read(|connection| Search::over(connection, &folder, &wanted, bounds, &path));
+        searched.map_err(lost)?.ok_or_else(|| {
+            let text = format!("there are no queues in {}", folder.display());
+            TransportError::Lost(text)
+        })
     });
     let searched = searching.await;
     searched.unwrap_or_else(|_| Err(TransportError::Lost("there is no thread to look".into())))
@@ -75,17 +72,15 @@ impl Search<'_> {
         bounds: SearchBounds,
         path: &Path,
     ) -> Result<Searched, SqliteError> {
-        // However many statements look: they see the same moment.
-        let moment = connection.unchecked_transaction()?;
         let generation: i64 =
-            moment.query_row("SELECT generation FROM app", [], |row| row.get(0))?;
+            connection.query_row("SELECT generation FROM app", [], |row| row.get(0))?;
         // It isn't there after an orderly end.
         let noted = hand::read(folder, generation).unwrap_or_default();
         let mut search = Search {
-            connection: &moment,
+            connection,
             wanted,
             needles: needles(wanted),
-            queues: queues(&moment)?,
+            queues: queues(connection)?,
             in_hand: noted.into_iter().map(|(id, _)| id).collect(),
             bounds,
             began: Instant::now(),

@@ -12,6 +12,7 @@
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
 //! | `find` | looking for messages |
 //! | `health`, `tries`, `room` | whether it can be written; when that is tried again; room on the disk |
+//! | `sight`, `inspection`, `leftovers` | for who only looks; what is there; pruning |
 //!
 //! The way of a message: `publish` encodes it and puts it on the desk; a drain writes it,
 //! together with everything else that is there; when that is on the disk, the publisher is
@@ -22,8 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, SearchBounds,
-    Searched, Status, Topology, Transport, TransportError, Wanted,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
+    Prune, Pruned, SearchBounds, Searched, Status, Topology, Transport, TransportError, Wanted,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -42,6 +43,8 @@ mod find;
 mod hand;
 mod head;
 mod health;
+mod inspection;
+mod leftovers;
 mod limit;
 mod open;
 mod queue;
@@ -49,6 +52,7 @@ mod room;
 mod rows;
 mod salvage;
 mod schema;
+mod sight;
 mod tries;
 mod ward;
 mod wires;
@@ -92,16 +96,42 @@ impl Connector for Embedded {
         address::folder(url).map(drop)
     }
 
+    fn inspect<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: String| failed(url, why);
+            let folder = address::folder(url).map_err(failed)?;
+            let topology = topology.clone();
+            let looking = move || inspection::inspect(&folder, &topology);
+            let looked = tokio::task::spawn_blocking(looking).await;
+            looked.map_err(|_| failed("there is no thread to look".into()))
+        })
+    }
+
+    fn prune<'a>(
+        &'a self,
+        url: &'a str,
+        topology: &'a Topology,
+        how: Prune,
+    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
+        Box::pin(async move {
+            let failed = |why: String| failed(url, why);
+            let folder = address::folder(url).map_err(failed)?;
+            let pruned = leftovers::prune(folder, topology.clone(), how).await;
+            pruned.map_err(|error| failed(error.0))
+        })
+    }
+
     fn connect<'a>(
         &'a self,
         url: &'a str,
         pressure: Arc<Pressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: url.to_owned(),
-                why,
-            };
+            let failed = |why: String| failed(url, why);
             let folder = address::folder(url).map_err(failed)?;
             let core = open::open(folder.clone(), pressure).await;
             let core = core.map_err(|error| failed(error.0))?;
@@ -120,8 +150,15 @@ impl Connector for Embedded {
                 url: url.to_owned(),
                 why,
             })?;
-            find::find(folder, true, wanted, bounds).await
+            find::find(folder, wanted, bounds).await
         })
+    }
+}
+
+fn failed(url: &str, why: String) -> TransportError {
+    TransportError::Connect {
+        url: url.to_owned(),
+        why,
     }
 }
 
@@ -285,7 +322,7 @@ impl Transport for Queues {
         wanted: &'a Wanted,
         bounds: SearchBounds,
     ) -> BoxFuture<'a, Result<Searched, TransportError>> {
-        Box::pin(find::find(self.folder.clone(), false, wanted, bounds))
+        Box::pin(find::find(self.folder.clone(), wanted, bounds))
     }
 
     fn status(&self) -> watch::Receiver<Status> {

@@ -26,7 +26,7 @@ use super::ward::{Record, Ward};
 use super::wires::Wires;
 
 /// A process that has just ended may need a moment to be gone.
-const GONE_WAIT: Duration = Duration::from_secs(2);
+pub(super) const GONE_WAIT: Duration = Duration::from_secs(2);
 
 /// The file of the queues in a folder.
 pub(super) fn file(folder: &Path) -> PathBuf {
@@ -78,20 +78,7 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
     let lock = lock(&folder).await?;
     let writers = Writers::new(1);
     let (path, reserve) = (file(&folder), Reserve::of(&folder));
-    let opening = tokio::task::spawn_blocking(move || {
-        // What is there needs it, should there be no room for anything else.
-        let opened = match Database::open(&path, &schema::schema(), schema::options(), &writers) {
-            Err(error) if error.is_full() => {
-                reserve.give_up();
-                Database::open(&path, &schema::schema(), schema::options(), &writers)
-            }
-            opened => opened,
-        };
-        opened.map(|database| (database, reserve))
-    });
-    let (database, reserve) = opening
-        .await
-        .map_err(|_| Unusable("there is no thread to open it".into()))??;
+    let (database, reserve) = open_file(path, reserve, writers).await?;
     let found = recover(&database, &folder).await?;
     let hand = Hand::begin(&folder, found.generation).map_err(|error| {
         let file = hand::path(&folder, found.generation);
@@ -125,6 +112,32 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
         core.is_down(Group::default(), &error);
     }
     Ok(core)
+}
+
+/// Opens the file, with the help of the reserve if there is no room.
+///
+/// # Errors
+/// It can't be used.
+pub(super) async fn open_file(
+    path: PathBuf,
+    reserve: Reserve,
+    writers: Writers,
+) -> Result<(Database, Reserve), Unusable> {
+    let opening = move || {
+        let open = || Database::open(&path, &schema::schema(), schema::options(), &writers);
+        let opened = match open() {
+            // What is there needs it, should there be no room for anything else; SQLite
+            // doesn't say so where the index of its log finds none.
+            Err(SqliteError::Full { .. } | SqliteError::Unusable { .. }) if reserve.is_made() => {
+                reserve.give_up();
+                open()
+            }
+            opened => opened,
+        };
+        opened.map(|database| (database, reserve))
+    };
+    let opening = tokio::task::spawn_blocking(opening).await;
+    Ok(opening.map_err(|_| Unusable("there is no thread to open it".into()))??)
 }
 
 /// Locks a folder, and makes it if there is none.

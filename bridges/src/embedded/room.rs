@@ -15,7 +15,7 @@ use brickwork::sqlite::rusqlite::Connection;
 use super::schema::CHECKPOINT_PAGES;
 
 /// What the write-ahead log may hold that isn't in the file yet, and a little more.
-const RESERVE_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const RESERVE_BYTES: usize = 8 * 1024 * 1024;
 /// Less than this isn't worth the work, in bytes;
 const FREE_MIN: i64 = 4 * 1024 * 1024;
 /// nor is less than this part of the file.
@@ -41,8 +41,7 @@ impl Reserve {
     /// # Errors
     /// There is no room for it.
     pub(super) fn make(&self) -> Result<(), SqliteError> {
-        let length = std::fs::metadata(&self.0).map(|file| file.len());
-        if length.is_ok_and(|length| length == RESERVE_BYTES as u64) {
+        if self.is_made() {
             return Ok(());
         }
         self.fill().map_err(|error| {
@@ -55,6 +54,12 @@ impl Reserve {
                 _ => SqliteError::Unusable { path, why },
             }
         })
+    }
+
+    /// Whether it is there.
+    pub(super) fn is_made(&self) -> bool {
+        let length = std::fs::metadata(&self.0).map(|file| file.len());
+        length.is_ok_and(|length| length == RESERVE_BYTES as u64)
     }
 
     fn fill(&self) -> io::Result<()> {
@@ -103,10 +108,28 @@ pub(super) fn give_back(connection: &Connection, scarce: bool) -> Result<bool, S
     if free == 0 || (!scarce && (bytes < FREE_MIN || free * FREE_PART < all)) {
         return Ok(false);
     }
-    let mut step = connection.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+    vacuum(connection, STEP_PAGES)?;
+    Ok(!scarce)
+}
+
+/// Gives some of what is free in the file back to the disk, however little it is. Whether
+/// there is more.
+///
+/// # Errors
+/// It can't be written.
+pub(super) fn give_back_more(connection: &Connection) -> Result<bool, SqliteError> {
+    let free = || connection.query_row("PRAGMA freelist_count", [], |row| row.get::<_, i64>(0));
+    let before = free()?;
+    vacuum(connection, STEP_PAGES)?;
+    let after = free()?;
+    Ok(0 < after && after < before)
+}
+
+fn vacuum(connection: &Connection, pages: u32) -> Result<(), SqliteError> {
+    let mut step = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut rows = step.query([])?;
     while rows.next()?.is_some() {}
-    Ok(!scarce)
+    Ok(())
 }
 
 /// How long the write-ahead log becomes, and how much of its file is kept when it starts

@@ -105,10 +105,12 @@ fn text_of(plan: &Plan, inspection: &Inspection) -> String {
     }
     if !inspection.there.is_empty() {
         let there = inspection.there.len();
-        line(
-            "  ",
-            &format!("{there} queues and exchanges are there as they must be"),
-        );
+        let exchange = |name: &String| name.starts_with("exchange");
+        let kinds = match inspection.there.iter().any(exchange) {
+            true => "queues and exchanges",
+            false => "queues",
+        };
+        line("  ", &format!("{there} {kinds} are there as they must be"));
     }
     if !inspection.missing.is_empty() {
         let missing = inspection.missing.len();

@@ -103,6 +103,7 @@ struct OnlyArgs {
 }
 
 impl ManifestArgs {
+    /// The plan of what is to be started.
     fn load(
         &self,
         only: &[String],
@@ -110,12 +111,31 @@ impl ManifestArgs {
         transports: &Transports,
     ) -> Result<crate::Plan, manifest::Report> {
         let options = manifest::Options {
-            overlays: self.with.clone(),
-            transport: self.transport.clone(),
             only: only.to_vec(),
-            ..manifest::Options::default()
+            ..self.options()
         };
         manifest::load(&self.manifest, &options, catalog, transports)
+    }
+
+    /// The plan of what is only asked about, or asked.
+    fn load_to_ask(
+        &self,
+        catalog: &Catalog,
+        transports: &Transports,
+    ) -> Result<crate::Plan, manifest::Report> {
+        let options = manifest::Options {
+            starts: false,
+            ..self.options()
+        };
+        manifest::load(&self.manifest, &options, catalog, transports)
+    }
+
+    fn options(&self) -> manifest::Options {
+        manifest::Options {
+            overlays: self.with.clone(),
+            transport: self.transport.clone(),
+            ..manifest::Options::default()
+        }
     }
 
     /// The program that runs, to be started again with this manifest.

@@ -29,7 +29,7 @@ pub(super) struct Prune {
 
 impl Prune {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(&[], catalog, transports) {
+        let plan = match self.manifest.load_to_ask(catalog, transports) {
             Err(report) => return print_report(&report, self.json),
             Ok(plan) => plan,
         };
@@ -115,8 +115,12 @@ pub(super) fn words(leftover: &Leftover, removable: &str) -> String {
         fate,
     } = leftover;
     let mut text = what.clone();
-    if let (Some(messages), Some(consumers)) = (messages, consumers) {
-        text.push_str(&format!(" ({messages} messages, {consumers} consumers)"));
+    match (messages, consumers) {
+        (Some(messages), Some(consumers)) => {
+            text.push_str(&format!(" ({messages} messages, {consumers} consumers)"));
+        }
+        (Some(messages), None) => text.push_str(&format!(" ({messages} messages)")),
+        (None, _) => {}
     }
     match fate {
         Fate::Removable => text.push_str(&format!(": {removable}")),

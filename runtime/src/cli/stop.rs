@@ -17,7 +17,7 @@ pub(super) struct Stop {
 
 impl Stop {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(&[], catalog, transports) {
+        let plan = match self.manifest.load_to_ask(catalog, transports) {
             Err(report) => return print_report(&report, false),
             Ok(plan) => plan,
         };

@@ -1,10 +1,10 @@
 //! The control socket: commands to a running app, from its owner on the same machine.
 //!
-//! It lies in the app's data folder and only the owner may open it. A request is one
-//! line, `{"verb":"stop"}`, the answer another, or several where work on dead letters is
-//! asked for. A lock beside it says whether an app is
-//! running: it goes with the process, however that ends, so a socket that a killed
-//! process left behind is replaced, and one that is in use is not.
+//! It lies in the app's data folder and only the owner may open it. A request is one line,
+//! `{"verb":"stop"}`, the answer another, or several where work on dead letters is asked for.
+//! A lock beside it says whether an app is running: it goes with the process, however that
+//! ends, so a socket that a killed process left behind is replaced, and one that is in use is
+//! not.
 
 mod bench;
 mod client;

@@ -39,6 +39,7 @@ codes! {
     UNUSED_TOPIC = "E047", "no service uses this topic";
     BLOCKING_CYCLE = "E048", "queues that reject can block each other";
     FOREIGN_QUEUE = "E049", "a foreign queue has one input, which reads nothing else";
+    FOREIGN_DATA = "E050", "the data folder holds the positions of another app";
 }
 
 #[cfg(test)]

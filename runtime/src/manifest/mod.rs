@@ -37,6 +37,7 @@ mod foreign;
 mod mask;
 mod needs;
 mod only;
+mod owner;
 mod report;
 mod schema;
 mod secrets;
@@ -77,6 +78,9 @@ pub struct Options {
     pub transport: Option<String>,
     /// The labels of the services that this process is to run; none means all of them.
     pub only: Vec<String>,
+    /// Whether the plan is to be started: then the data folder must not hold what another
+    /// app left. True by default.
+    pub starts: bool,
     /// What `${NAME}` stands for. By default, the variables of the process.
     pub env: Lookup,
 }
@@ -87,6 +91,7 @@ impl Default for Options {
             overlays: Vec::new(),
             transport: None,
             only: Vec::new(),
+            starts: true,
             env: Box::new(|name| std::env::var(name).ok()),
         }
     }
@@ -125,7 +130,7 @@ pub fn load(
     if let Some(url) = &options.transport {
         set_transport(&mut merged, url, loader.files.len() - 1);
     }
-    let plan = loader.plan(&merged, &options.only, catalog, transports);
+    let plan = loader.plan(&merged, options, catalog, transports);
     if loader.problems.is_empty() {
         Ok(plan)
     } else {
@@ -194,7 +199,7 @@ impl Loader {
     fn plan(
         &mut self,
         merged: &Table,
-        only: &[String],
+        options: &Options,
         catalog: &Catalog,
         transports: &Transports,
     ) -> Plan {
@@ -246,7 +251,17 @@ impl Loader {
             services,
             named: std::mem::take(&mut self.named),
         };
-        only::apply(only, &labels, &mut plan, &needs, &mut self.files, out);
+        only::apply(
+            &options.only,
+            &labels,
+            &mut plan,
+            &needs,
+            &mut self.files,
+            out,
+        );
+        if options.starts {
+            owner::check(&top, &plan, &needs, out);
+        }
         plan
     }
 }

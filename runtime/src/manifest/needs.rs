@@ -25,8 +25,8 @@ impl<'a> Needs<'a> {
         }
     }
 
-    /// Whether what the transport has taken over outlives the process.
-    pub(super) fn durable(&self) -> bool {
+    /// Whether what is sent outlives the process.
+    pub(super) fn is_durable(&self) -> bool {
         self.guarantees.is_some_and(|g| g.durable)
     }
 

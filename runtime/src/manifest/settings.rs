@@ -146,7 +146,7 @@ fn queue(service: &Section<'_>, needs: &Needs<'_>, out: &mut Problems) -> Queue 
     // Sources pause above the mark: one below the limit, they do before anything is too
     // much.
     let full = limit.map_or(u64::MAX, |limit| limit - 1);
-    let default = match needs.durable() {
+    let default = match needs.is_durable() {
         true => HIGH_WATER_DURABLE,
         false => HIGH_WATER,
     };

@@ -101,6 +101,7 @@ fn plan_with(
         overlays: overlays.into_iter().collect(),
         transport: None,
         only: Vec::new(),
+        starts: true,
         env: Box::new(|name| (name == "SECRET").then(|| "hunter2".to_owned())),
     };
     let catalog = Catalog::new().with_source::<Feed>().with::<Join>();

@@ -2,7 +2,6 @@
 //!
 //! Owns the bound on what is in flight and the wait while the app is under pressure.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Output, Payload, Request};
 use crate::failure::Failure;
-use crate::host::{AbandonHook, Environment, position};
+use crate::host::position::Positions;
+use crate::host::{AbandonHook, Environment};
 use crate::id::MessageId;
 use crate::message::{Envelope, ReplyTo};
 use crate::transport::{AskError, Completion, TransportError};
@@ -340,10 +340,10 @@ impl Outlet {
     /// The position that was saved last, if positions are kept and there is one.
     ///
     /// # Errors
-    /// It can't be read, or isn't such a value.
+    /// It is another app's, can't be read, or isn't such a value.
     pub fn position<P: DeserializeOwned>(&self) -> Result<Option<P>, Failure> {
-        match self.position_file() {
-            Some(file) => Ok(position::load(&file)?),
+        match self.positions() {
+            Some(positions) => Ok(positions.load(&self.env.label)?),
             None => Ok(None),
         }
     }
@@ -354,20 +354,17 @@ impl Outlet {
     /// # Errors
     /// It can't be written.
     pub async fn save_position<P: Serialize>(&self, value: &P) -> Result<(), Failure> {
-        if let Some(file) = self.position_file() {
+        if let Some(positions) = self.positions() {
             let bytes: Bytes = serde_json::to_vec(value)?.into();
-            tokio::task::spawn_blocking(move || position::save(&file, &bytes)).await??;
+            let label = self.env.label.clone();
+            tokio::task::spawn_blocking(move || positions.save(&label, &bytes)).await??;
         }
         Ok(())
     }
 
-    fn position_file(&self) -> Option<PathBuf> {
-        self.keeps_position().then(|| {
-            self.env
-                .data
-                .join("positions")
-                .join(format!("{}.json", self.env.label))
-        })
+    fn positions(&self) -> Option<Positions> {
+        self.keeps_position()
+            .then(|| Positions::of(&self.env.data, &self.env.app))
     }
 }
 

@@ -132,7 +132,7 @@ pub(super) fn migrate(
 }
 
 /// Looks whether anything is to be done, and whether what was done is what the schema says.
-fn is_up_to_date(
+pub(super) fn is_up_to_date(
     connection: &Connection,
     path: &Path,
     schema: &Schema,

@@ -8,7 +8,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`Database`] | one file: jobs that write, closures that read |
-//! | [`Look`] | a file that somebody else writes, or wrote: looked at, never changed |
+//! | [`Glimpse`] | one that somebody else keeps, looked at without changing anything |
 //! | [`Writers`] | the threads that all databases of an app share |
 //! | [`Job`], [`Transaction`] | what is done within a commit, and told of its outcome |
 //! | [`Schema`], [`Migration`] | what a file must have in it before it is used |
@@ -19,8 +19,8 @@
 
 mod database;
 mod error;
+mod glimpse;
 mod job;
-mod look;
 mod migration;
 mod open;
 mod readers;
@@ -33,8 +33,8 @@ mod tests;
 
 pub use database::Database;
 pub use error::SqliteError;
+pub use glimpse::Glimpse;
 pub use job::Job;
-pub use look::Look;
 pub use migration::{Migration, Part, Schema};
 pub use open::Options;
 pub use rusqlite;

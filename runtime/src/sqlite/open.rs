@@ -103,7 +103,7 @@ pub(super) fn reader(path: &Path, options: &Options) -> Result<Connection, Sqlit
     connect().map_err(|error| error.of(path))
 }
 
-fn common(connection: &Connection, options: &Options) -> Result<(), SqliteError> {
+pub(super) fn common(connection: &Connection, options: &Options) -> Result<(), SqliteError> {
     connection.busy_timeout(BUSY_WAIT)?;
     connection.pragma_update(None, "cache_size", -i64::from(options.cache_kib))?;
     connection.pragma_update(None, "mmap_size", 0)?;

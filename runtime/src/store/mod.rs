@@ -28,7 +28,7 @@ use crate::sqlite::{Job, SqliteError};
 
 pub(crate) use opened::Opened;
 pub(crate) use outbox::Row;
-pub(crate) use stores::{Stores, file};
+pub(crate) use stores::{Stores, file, lock_file};
 pub(crate) use transact::Stored;
 use transact::Transact;
 pub(crate) use transact::{Answer, Hand};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Opened;
 use super::opened::Own;
@@ -17,6 +18,14 @@ pub(crate) struct Stores {
     app: Arc<str>,
     folder: PathBuf,
     writers: Writers,
+}
+
+/// A process that has just ended, or somebody who looks, may need a moment to be gone.
+const GONE_WAIT: Duration = Duration::from_secs(2);
+
+/// The lock of a service's store, in an app's data folder.
+pub(crate) fn lock_file(data: &Path, service: &str) -> PathBuf {
+    folder(data).join(format!("{service}.lock"))
 }
 
 /// The file of a service's store, in an app's data folder.
@@ -57,16 +66,16 @@ impl Stores {
             migrations,
         };
         let writers = self.writers.clone();
-        let opening = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
-            let lock = Lock::take(&lock, |owner| {
-                let file = file.display();
-                format!(
-                    "{owner} has the store {file}: one process at a time runs a service with a store"
-                )
-            })?;
-            Opened::open(&file, &own, &writers, lock)
-        });
+        std::fs::create_dir_all(&self.folder)?;
+        let taken = |owner: &str| {
+            let file = file.display();
+            format!(
+                "{owner} has the store {file}: one process at a time runs a service with a store"
+            )
+        };
+        let lock = Lock::wait(&lock, GONE_WAIT, taken).await?;
+        let opening =
+            tokio::task::spawn_blocking(move || Opened::open(&file, &own, &writers, lock));
         opening.await?
     }
 }

@@ -176,11 +176,9 @@ impl Tracer {
             return evidence;
         }
         let (wiring, data) = (self.wiring.clone(), self.data.clone());
-        // A child process that runs is a writer, too, and it goes with this one.
-        let at_rest = self.view.is_none();
         let (tell, told) = tokio::sync::oneshot::channel();
         let looking = tokio::task::spawn_blocking(move || {
-            let stores = Stores::open(&wiring, &data, at_rest, &mut evidence);
+            let stores = Stores::open(&wiring, &data, &mut evidence);
             if !stores.is_empty() {
                 stores.outboxes(&wanted, &mut evidence);
                 look_at_inboxes(&stores, &wiring, &wanted, &mut evidence);

@@ -1,6 +1,7 @@
 //! What the stores of an app's services say: which messages they entered in their inboxes,
 //! and what is still in their outboxes.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +12,11 @@ use super::evidence::{Entry, Evidence, Outboxed};
 use super::wiring::Wiring;
 use crate::head::read_head;
 use crate::id::MessageId;
+use crate::lock::Lock;
 use crate::name::QueueId;
-use crate::sqlite::{Look, SqliteError};
+use crate::sqlite::rusqlite::Connection;
+use crate::sqlite::{Glimpse, SqliteError};
+use crate::store;
 use crate::transport::Wanted;
 
 /// For reading the outbox of one store.
@@ -21,36 +25,51 @@ const OUTBOX_WITHIN: Duration = Duration::from_secs(1);
 const ROWS: usize = 256;
 
 /// The stores that could be opened.
-pub(super) struct Stores(Vec<(Arc<str>, Look)>);
+pub(super) struct Stores(Vec<Store>);
+
+struct Store {
+    service: Arc<str>,
+    glimpse: Glimpse,
+    /// Nobody begins to use it meanwhile, or somebody does all the time. Held to the last.
+    _nobody_else: Option<Lock>,
+}
+
+impl Store {
+    fn open(service: &Arc<str>, data: &Path) -> Result<Self, String> {
+        let lock = store::lock_file(data, service);
+        let (in_use, nobody_else) = match Lock::look(&lock, str::to_owned) {
+            Ok(nobody_else) => (false, nobody_else),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => (true, None),
+            Err(error) => return Err(format!("can't look at {}: {error}", lock.display())),
+        };
+        let glimpse = Glimpse::of(&store::file(data, service), in_use);
+        Ok(Self {
+            service: service.clone(),
+            glimpse: glimpse.map_err(|error| error.to_string())?,
+            _nobody_else: nobody_else,
+        })
+    }
+}
 
 impl Stores {
     /// Opens the stores that are there. Blocks its thread.
-    pub(super) fn open(
-        wiring: &Wiring,
-        data: &Path,
-        at_rest: bool,
-        evidence: &mut Evidence,
-    ) -> Self {
+    pub(super) fn open(wiring: &Wiring, data: &Path, evidence: &mut Evidence) -> Self {
         let mut stores = Vec::new();
         for service in wiring.services.iter().filter(|service| service.has_store) {
-            let path = crate::store::file(data, &service.label);
+            let path = store::file(data, &service.label);
             if !path.exists() {
                 // It has stored nothing, at least not here.
                 let text = format!("no store of {} in {}", service.label, data.display());
                 evidence.missed(text);
                 continue;
             }
-            let look = match at_rest {
-                true => Look::at_rest(&path),
-                false => Look::beside(&path),
-            };
-            match look {
-                Ok(look) => {
+            match Store::open(&service.label, data) {
+                Ok(store) => {
                     let text = format!("the inbox and the outbox of {}", service.label);
                     evidence.looked_at.push(text);
-                    stores.push((service.label.clone(), look));
+                    stores.push(store);
                 }
-                Err(error) => evidence.missed(error.to_string()),
+                Err(error) => evidence.missed(error),
             }
         }
         Self(stores)
@@ -62,8 +81,11 @@ impl Stores {
 
     /// What is in the outboxes.
     pub(super) fn outboxes(&self, wanted: &Wanted, evidence: &mut Evidence) {
-        for (service, look) in &self.0 {
-            match outbox(look, service, wanted, evidence) {
+        for Store {
+            service, glimpse, ..
+        } in &self.0
+        {
+            match glimpse.read(|connection| outbox(connection, service, wanted, evidence)) {
                 Ok(true) => {}
                 Ok(false) => evidence.missed(format!(
                     "of the outbox of {service} not everything: there is too much of it"
@@ -76,8 +98,11 @@ impl Stores {
     /// Which of some messages are in an inbox. Says which were found.
     pub(super) fn inboxes(&self, ids: &[MessageId], evidence: &mut Evidence) -> Vec<MessageId> {
         let mut found = Vec::new();
-        for (service, look) in &self.0 {
-            match inbox(look, service, ids, evidence) {
+        for Store {
+            service, glimpse, ..
+        } in &self.0
+        {
+            match glimpse.read(|connection| inbox(connection, service, ids, evidence)) {
                 Ok(entered) => found.extend(entered),
                 Err(error) => evidence.missed(format!("the inbox of {service}: {error}")),
             }
@@ -88,14 +113,14 @@ impl Stores {
 
 /// Whether everything was read.
 fn outbox(
-    look: &Look,
+    connection: &Connection,
     service: &Arc<str>,
     wanted: &Wanted,
     evidence: &mut Evidence,
 ) -> Result<bool, SqliteError> {
     let began = Instant::now();
-    let mut select =
-        look.prepare("SELECT output, head, due_ms, refused FROM brickwork_outbox ORDER BY n")?;
+    let mut select = connection
+        .prepare("SELECT output, head, due_ms, refused FROM brickwork_outbox ORDER BY n")?;
     let mut rows = select.query([])?;
     let mut read = 0;
     while let Some(row) = rows.next()? {
@@ -122,12 +147,13 @@ fn outbox(
 }
 
 fn inbox(
-    look: &Look,
+    connection: &Connection,
     service: &str,
     ids: &[MessageId],
     evidence: &mut Evidence,
 ) -> Result<Vec<MessageId>, SqliteError> {
-    let mut select = look.prepare("SELECT input, at_ms FROM brickwork_inbox WHERE id = ?1")?;
+    let mut select =
+        connection.prepare("SELECT input, at_ms FROM brickwork_inbox WHERE id = ?1")?;
     let mut found = Vec::new();
     for id in ids {
         let mut rows = select.query([id.to_string()])?;

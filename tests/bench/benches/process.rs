@@ -7,15 +7,14 @@
 
 #![allow(missing_docs, reason = "a program")]
 
-use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 
-use actix::System;
+use brickwork::Workers;
 use brickwork::prelude::*;
 use brickwork::transport::Transports;
-use brickwork::{App, Clock, Workers, manifest};
+use brickwork_bench::flow::{self, Made, Order, Orders, Sink};
 use brickwork_bench::rounds::{Rounds, machine};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
@@ -31,33 +30,6 @@ lines.on('line', (line) => {
   process.stdout.write(JSON.stringify({ id, emit: [{ port: 'out', msg }] }) + '\n');
 });
 "#;
-
-/// 113 bytes as JSON.
-#[derive(Clone, Serialize, Deserialize, JsonSchema)]
-struct Order {
-    order: u64,
-    sku: String,
-    quantity: u32,
-    customer: String,
-    note: String,
-}
-
-fn order(n: u64) -> Order {
-    Order {
-        order: 1_000_000 + n,
-        sku: "brick-red-2x4".into(),
-        quantity: 12,
-        customer: "a-customer-of-ours".into(),
-        note: "leave at the door".into(),
-    }
-}
-
-const OUT: Output<Order> = Output::new("out");
-const IN: Input<Raw> = Input::new("in");
-
-thread_local! {
-    static RATE: Cell<f64> = const { Cell::new(0.0) };
-}
 
 /// From the first answer to the last: the start of Node doesn't count.
 struct Watch {
@@ -78,55 +50,6 @@ impl Watch {
     }
 }
 
-struct Orders;
-
-impl Source for Orders {
-    const NAME: &'static str = "orders";
-    type Config = NoConfig;
-
-    fn ports(_: &NoConfig, ports: &mut SourcePorts) {
-        ports.output(&OUT);
-    }
-
-    fn ends(_: &NoConfig) -> bool {
-        true
-    }
-
-    async fn run(_: &NoConfig, out: &mut Outlet) -> Result<(), Failure> {
-        for n in 0..MESSAGES {
-            drop(out.submit(&OUT, order(n)).await?);
-            if n % 64 == 63 {
-                tokio::task::yield_now().await;
-            }
-        }
-        Ok(())
-    }
-}
-
-struct Sink(Option<Watch>);
-
-impl Service for Sink {
-    const NAME: &'static str = "sink";
-    type Config = NoConfig;
-
-    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
-        ports.input(&IN);
-    }
-
-    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
-        Ok(Self(None))
-    }
-}
-
-impl Handle<Raw> for Sink {
-    async fn handle(&mut self, _: Raw, _: &mut Context) -> Result<(), Failure> {
-        if let Some(rate) = Watch::answer(&mut self.0) {
-            RATE.set(rate);
-        }
-        Ok(())
-    }
-}
-
 fn script() -> PathBuf {
     let file = std::env::temp_dir().join(format!("brickwork-bench-{}.js", std::process::id()));
     std::fs::write(&file, CHILD).expect("the program can be written");
@@ -134,31 +57,27 @@ fn script() -> PathBuf {
 }
 
 fn by_process() -> f64 {
-    let script = script();
-    let text = format!(
-        "[app]\nname = \"bench\"\ntransport = \"memory:\"\n[admin]\nlisten = \"off\"\n\
-         [services.orders]\nout = \"orders\"\n\
+    let folder = tempfile::tempdir().expect("a folder");
+    let services = format!(
+        "[services.orders]\nout = \"orders\"\nconfig.count = {MESSAGES}\n\
          [services.child]\nuse = \"process\"\nin = \"orders\"\nout = \"answers\"\n\
          config.command = [\"node\", \"{}\"]\nconfig.in_flight = {WINDOW}\n\
          [services.sink]\nin = \"answers\"\n",
-        script.display()
+        script().display()
     );
-    let file = script.with_extension("toml");
-    std::fs::write(&file, text).expect("the manifest can be written");
     let catalog = brickwork_actors::catalog()
-        .with_source::<Orders>()
-        .with::<Sink>();
-    let transports = Transports::new();
-    let plan = manifest::load(&file, &manifest::Options::default(), &catalog, &transports)
-        .unwrap_or_else(|report| panic!("{}", report.render(false)));
-    std::fs::remove_file(&file).expect("it was there");
-    System::new().block_on(async {
-        let app = App::start(plan, &transports, Workers::Here, Clock::SYSTEM).await;
-        let app = app.unwrap_or_else(|error| panic!("{error}"));
-        app.idle().await;
-        app.stop().await;
-    });
-    RATE.get()
+        .with_source::<Orders<Order>>()
+        .with::<Sink<Raw>>();
+    let ran = flow::run(
+        folder.path(),
+        "transport = \"memory:\"",
+        &services,
+        &catalog,
+        &Transports::new(),
+        Workers::Here,
+        Some(MESSAGES),
+    );
+    (MESSAGES - 1) as f64 / ran.arriving_seconds / 1e3
 }
 
 fn by_pipe() -> f64 {
@@ -180,7 +99,7 @@ fn by_pipe() -> f64 {
         let mut sent = 0;
         let mut tell = |lines: &mut Vec<u8>| {
             if sent < MESSAGES {
-                let msg = serde_json::to_string(&order(sent)).expect("an order is JSON");
+                let msg = serde_json::to_string(&Order::made(sent, 0)).expect("an order is JSON");
                 let line = format!(
                     "{{\"id\":\"01936e5a-0000-7000-8000-{sent:012}\",\"topic\":\"orders\",\
                      \"type\":\"Order\",\"attempt\":1,\"headers\":{{}},\"msg\":{msg}}}\n"
@@ -219,7 +138,7 @@ fn by_pipe() -> f64 {
 
 fn main() {
     println!("{}\n", machine());
-    let bytes = serde_json::to_vec(&order(0))
+    let bytes = serde_json::to_vec(&Order::made(0, 0))
         .expect("an order is JSON")
         .len();
     let title = format!("{bytes} bytes of JSON to a Node child, {WINDOW} in its hand");

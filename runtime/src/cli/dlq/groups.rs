@@ -5,10 +5,10 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::bench::Bench;
-use super::select::BoundArgs;
-use super::{Problem, line, print_clean, print_clean_json};
+use super::select::OverviewArgs;
+use super::{Problem, line};
 use crate::app::Plan;
-use crate::cli::{DONE, ManifestArgs};
+use crate::cli::DONE;
 use crate::dead_letters::{Group, Groups};
 
 /// An error is cut to so many characters for people.
@@ -17,15 +17,7 @@ const ERROR_CHARS_MAX: usize = 200;
 #[derive(clap::Args)]
 pub(super) struct GroupsArgs {
     #[command(flatten)]
-    pub(super) manifest: ManifestArgs,
-    /// Only this service's
-    #[arg(long, value_name = "LABEL")]
-    pub(super) service: Option<String>,
-    #[command(flatten)]
-    bounds: BoundArgs,
-    /// Print for programs
-    #[arg(long)]
-    json: bool,
+    pub(super) over: OverviewArgs,
 }
 
 #[derive(Serialize)]
@@ -40,24 +32,21 @@ impl GroupsArgs {
             app: plan.name(),
             services: Vec::new(),
         };
-        for service in bench.services(self.service.as_deref()) {
-            match bench.groups(&service, self.bounds.bounds()).await {
+        for service in bench.services(self.over.service.as_deref()) {
+            match bench.groups(&service, self.over.bounds.bounds()).await {
                 Ok(groups) => grouped.services.push(groups),
                 // Nothing was ever given up there.
-                Err(problem) if problem.no_queue && self.service.is_none() => {}
+                Err(problem) if problem.no_queue && self.over.service.is_none() => {}
                 Err(problem) => return Err(problem),
             }
         }
-        if self.json {
-            print_clean_json(plan, &grouped);
-        } else {
-            print_clean(plan, &text_of(&grouped.services));
-        }
+        self.over.print(plan, &grouped, text_of);
         Ok(DONE)
     }
 }
 
-fn text_of(services: &[Groups]) -> String {
+fn text_of(grouped: &Grouped<'_>) -> String {
+    let services = &grouped.services;
     let mut groups: Vec<&Group> = services.iter().flat_map(|it| &it.groups).collect();
     // Each service's are in this order already.
     groups.sort_by_key(|group| std::cmp::Reverse(group.letters));

@@ -3,24 +3,16 @@
 use serde::Serialize;
 
 use super::bench::Bench;
-use super::select::BoundArgs;
-use super::{Problem, line, print_clean, print_clean_json};
+use super::select::OverviewArgs;
+use super::{Problem, line};
 use crate::app::Plan;
-use crate::cli::{DONE, ManifestArgs};
+use crate::cli::DONE;
 use crate::dead_letters::Census;
 
 #[derive(clap::Args)]
 pub(super) struct List {
     #[command(flatten)]
-    pub(super) manifest: ManifestArgs,
-    /// Only this service's
-    #[arg(long, value_name = "LABEL")]
-    pub(super) service: Option<String>,
-    #[command(flatten)]
-    bounds: BoundArgs,
-    /// Print for programs
-    #[arg(long)]
-    json: bool,
+    pub(super) over: OverviewArgs,
 }
 
 #[derive(Serialize)]
@@ -38,18 +30,14 @@ impl List {
             services: Vec::new(),
             without_queue: Vec::new(),
         };
-        for service in bench.services(self.service.as_deref()) {
-            match bench.census(&service, self.bounds.bounds()).await {
+        for service in bench.services(self.over.service.as_deref()) {
+            match bench.census(&service, self.over.bounds.bounds()).await {
                 Ok(census) => listed.services.push(census),
                 Err(problem) if problem.no_queue => listed.without_queue.push(service),
                 Err(problem) => return Err(problem),
             }
         }
-        if self.json {
-            print_clean_json(plan, &listed);
-        } else {
-            print_clean(plan, &text_of(&listed));
-        }
+        self.over.print(plan, &listed, text_of);
         Ok(DONE)
     }
 }

@@ -56,8 +56,8 @@ enum Verb {
 impl Verb {
     fn manifest(&self) -> &ManifestArgs {
         match self {
-            Self::List(list) => &list.manifest,
-            Self::Groups(groups) => &groups.manifest,
+            Self::List(list) => &list.over.manifest,
+            Self::Groups(groups) => &groups.over.manifest,
             Self::Show(show) => &show.manifest,
             Self::Replay(replay) => &replay.remove.manifest,
             Self::Discard(discard) => &discard.remove.manifest,
@@ -67,8 +67,8 @@ impl Verb {
 
     fn service(&self) -> Option<&str> {
         match self {
-            Self::List(list) => list.service.as_deref(),
-            Self::Groups(groups) => groups.service.as_deref(),
+            Self::List(list) => list.over.service.as_deref(),
+            Self::Groups(groups) => groups.over.service.as_deref(),
             Self::Show(show) => show.service.as_deref(),
             Self::Replay(replay) => replay.remove.service.as_deref(),
             Self::Discard(discard) => discard.remove.service.as_deref(),
@@ -117,7 +117,7 @@ impl Problem {
 
 impl Dlq {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.verb.manifest().load(&[], catalog, transports) {
+        let plan = match self.verb.manifest().load_to_ask(catalog, transports) {
             Err(report) => return print_report(&report, false),
             Ok(plan) => plan,
         };

@@ -1,7 +1,11 @@
 //! Which letters are meant, and how far is looked for them: arguments that verbs share.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
 
+use super::{print_clean, print_clean_json};
+use crate::app::Plan;
+use crate::cli::ManifestArgs;
 use crate::config::parse_size;
 use crate::dead_letter::Reason;
 use crate::dead_letters::{Bounds, Selection};
@@ -23,6 +27,36 @@ impl BoundArgs {
         Bounds {
             letters: self.scan,
             bytes: self.scan_bytes,
+        }
+    }
+}
+
+/// What to look over, all letters of it.
+#[derive(clap::Args)]
+pub(super) struct OverviewArgs {
+    #[command(flatten)]
+    pub(super) manifest: ManifestArgs,
+    /// Only this service's
+    #[arg(long, value_name = "LABEL")]
+    pub(super) service: Option<String>,
+    #[command(flatten)]
+    pub(super) bounds: BoundArgs,
+    /// Print for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl OverviewArgs {
+    /// Prints what was found, for whom it is.
+    pub(super) fn print<T: Serialize>(
+        &self,
+        plan: &Plan,
+        found: &T,
+        text: impl FnOnce(&T) -> String,
+    ) {
+        match self.json {
+            true => print_clean_json(plan, found),
+            false => print_clean(plan, &text(found)),
         }
     }
 }

@@ -46,7 +46,8 @@ impl Handle<Order> for Ledger {
 fn ours(transport: &str, instances: u32) -> app::Ran {
     let folder = tempfile::tempdir_in(".").expect("a folder");
     let services = format!(
-        "[services.orders]\nout = \"orders\"\nconfig.count = {ORDERS}\nconfig.in_flight = 1024\n\
+        "[services.orders]\nout = \"orders\"\nconfig.count = {ORDERS}\nconfig.bytes = 200\n\
+         config.in_flight = 1024\n\
          [services.ledger]\nin = \"orders\"\nout = \"kept\"\ninstances = {instances}\n\
          store = true\nmailbox = 256\n[services.sink]\nin = \"kept\"\nmailbox = 256\n"
     );

@@ -1,0 +1,71 @@
+//! A small disk in memory, mounted by a test: for root alone.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A small disk; gone when this is dropped.
+#[derive(Debug)]
+pub struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// `None`, and says so, where it can't be mounted.
+    ///
+    /// # Panics
+    /// Not even a folder can be made.
+    pub fn mount(mib: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(folder));
+        }
+        // Past the harness, which hides what tests that pass print.
+        let text = "SKIPPED: no disk can be mounted, which needs root: full disks are not tested";
+        let _unseen = writeln!(std::io::stderr(), "{text}");
+        None
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Fills it to the last byte, with the file that is returned.
+    ///
+    /// # Panics
+    /// No file can be made.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.path().join("ballast");
+        let mut file = File::create(&path).expect("a file can be made");
+        for size in [1 << 20, 1 << 12, 1] {
+            while file.write(&vec![0; size]).is_ok_and(|written| written > 0) {}
+        }
+        path
+    }
+
+    /// Forbids writing, or allows it again.
+    ///
+    /// # Panics
+    /// It can't be mounted again.
+    pub fn read_only(&self, is: bool) {
+        let how = if is { "remount,ro" } else { "remount,rw" };
+        let again = Command::new("mount")
+            .args(["-o", how])
+            .arg(self.path())
+            .status();
+        assert!(again.is_ok_and(|status| status.success()), "{how}");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Also if somebody still uses it.
+        let gone = Command::new("umount").arg("-l").arg(self.path()).status();
+        assert!(gone.is_ok_and(|status| status.success()), "still mounted");
+    }
+}

@@ -1,0 +1,82 @@
+//! Parts of manifests that several tests are made of, and starting what they make.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use crate::binary::brickwork;
+use crate::process::Process;
+
+/// A source: each line of `lines.jsonl`.
+pub const LINES: &str = r#"
+    [services.lines]
+    use = "file-in"
+    out = "lines"
+    config.path = "lines.jsonl"
+"#;
+
+/// What comes of lines: numbers, marked twice with the ids of the messages that brought
+/// them, in `out.jsonl`.
+pub const MARKED_TWICE: &str = r#"
+    [services.first]
+    use = "map"
+    in = "lines"
+    out = "marked.once"
+    retry.backoff.min = "100ms"
+    config.to = { n = "msg.n", first = "meta.id" }
+    [services.second]
+    use = "map"
+    in = "marked.once"
+    out = "marked.twice"
+    retry.backoff.min = "100ms"
+    config.to = { n = "msg.n", first = "msg.first", second = "meta.id" }
+    [services.keep]
+    use = "file-out"
+    in = "marked.twice"
+    retry.backoff.min = "100ms"
+    config.path = "out.jsonl"
+"#;
+
+/// A front door; what is posted there is kept in `posted.jsonl`.
+pub fn door(listen: SocketAddr) -> String {
+    format!(
+        r#"
+        [services.door]
+        use = "http-in"
+        out = "posted"
+        config = {{ listen = "{listen}", path = "/" }}
+        [services.posted]
+        use = "file-out"
+        in = "posted"
+        config.path = "posted.jsonl"
+        "#
+    )
+}
+
+/// Writes a manifest, and the lines that its source reads.
+///
+/// # Panics
+/// The folder can't be written.
+pub fn write(folder: &Path, manifest: &str, lines: impl Iterator<Item = String>) {
+    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+    let text: String = lines.map(|line| line + "\n").collect();
+    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
+}
+
+/// Numbers as lines.
+pub fn numbers(count: u64) -> impl Iterator<Item = String> {
+    (0..count).map(|n| format!("{{\"n\":{n}}}"))
+}
+
+/// Runs the manifest of a folder with the shipped binary, with its log in another one.
+///
+/// # Panics
+/// It can't be started.
+pub fn run(folder: &Path, logs: &Path, arguments: &[&str]) -> Process {
+    let mut command = Command::new(brickwork());
+    command
+        .args(["run", "app.toml"])
+        .args(arguments)
+        .current_dir(folder);
+    Process::start(command, logs, "it was just built")
+}
