@@ -93,14 +93,19 @@ pub(super) fn probe(connection: &Connection) -> Result<(), SqliteError> {
 /// # Errors
 /// It can't be written.
 pub(super) fn give_back(connection: &Connection, scarce: bool) -> Result<bool, SqliteError> {
-    if scarce {
-        // The log must not grow, and the file becomes smaller by what is moved to it.
-        keep_log(connection, 1, SCARCE_LOG_BYTES_KEPT)?;
-    }
     let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let (free, all) = (ask("PRAGMA freelist_count")?, ask("PRAGMA page_count")?);
     let bytes = free * ask("PRAGMA page_size")?;
-    if free == 0 || (!scarce && (bytes < FREE_MIN || free * FREE_PART < all)) {
+    let worth_it = free > 0 && (scarce || (bytes >= FREE_MIN && free * FREE_PART >= all));
+    // The file becomes smaller only when the log is moved to it, and after this nothing may
+    // be written for long. Where room is scarce the log must not grow either.
+    let (pages, bytes_kept) = match (scarce, worth_it) {
+        (true, _) => (1, SCARCE_LOG_BYTES_KEPT),
+        (false, true) => (1, LOG_BYTES_KEPT),
+        (false, false) => (CHECKPOINT_PAGES, LOG_BYTES_KEPT),
+    };
+    keep_log(connection, pages, bytes_kept)?;
+    if !worth_it {
         return Ok(false);
     }
     let mut step = connection.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
