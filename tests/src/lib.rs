@@ -26,6 +26,7 @@
 //! | [`seed`] | what a run draws at random, and how it is run again |
 //! | [`subject`] | a service that fails when its test says so |
 //! | [`syscalls`] | what a process asked of the system, in order |
+//! | [`tally`] | a service that counts in its store how often it has done something |
 //! | [`watch`] | what an app said of itself, and whether it worked, over time |
 
 pub mod answerer;
@@ -52,6 +53,7 @@ pub mod raw;
 pub mod seed;
 pub mod subject;
 pub mod syscalls;
+pub mod tally;
 pub mod watch;
 
 /// The README's Rust is compiled as a test of the documentation.

@@ -98,14 +98,19 @@ pub(super) fn probe(connection: &Connection) -> Result<(), SqliteError> {
 /// # Errors
 /// It can't be written.
 pub(super) fn give_back(connection: &Connection, scarce: bool) -> Result<bool, SqliteError> {
-    if scarce {
-        // The log must not grow, and the file becomes smaller by what is moved to it.
-        keep_log(connection, 1, SCARCE_LOG_BYTES_KEPT)?;
-    }
     let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let (free, all) = (ask("PRAGMA freelist_count")?, ask("PRAGMA page_count")?);
     let bytes = free * ask("PRAGMA page_size")?;
-    if free == 0 || (!scarce && (bytes < FREE_MIN || free * FREE_PART < all)) {
+    let worth_it = free > 0 && (scarce || (bytes >= FREE_MIN && free * FREE_PART >= all));
+    // The file becomes smaller only when the log is moved to it, and after this nothing may
+    // be written for long. Where room is scarce the log must not grow either.
+    let (pages, bytes_kept) = match (scarce, worth_it) {
+        (true, _) => (1, SCARCE_LOG_BYTES_KEPT),
+        (false, true) => (1, LOG_BYTES_KEPT),
+        (false, false) => (CHECKPOINT_PAGES, LOG_BYTES_KEPT),
+    };
+    keep_log(connection, pages, bytes_kept)?;
+    if !worth_it {
         return Ok(false);
     }
     vacuum(connection, STEP_PAGES)?;
@@ -165,5 +170,43 @@ mod tests {
         let nowhere = Reserve::of(&folder.path().join("nowhere"));
         let error = nowhere.make().expect_err("there is no such folder");
         assert!(matches!(error, SqliteError::Unusable { .. }), "{error}");
+    }
+
+    /// A write-ahead log that holds what is to become of the file takes room of its own.
+    #[test]
+    fn what_is_free_is_given_back_to_the_disk_without_anything_else_being_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.sqlite");
+        let connection = Connection::open(&path).expect("it opens");
+        let length = || std::fs::metadata(&path).expect("a file").len() as i64;
+        let made = connection.execute_batch(
+            "PRAGMA auto_vacuum = INCREMENTAL;
+             PRAGMA journal_mode = WAL;
+             CREATE TABLE much (some BLOB);
+             WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 3000)
+             INSERT INTO much SELECT randomblob(4000) FROM n;",
+        );
+        made.expect("there is room");
+        keep_log(&connection, CHECKPOINT_PAGES, LOG_BYTES_KEPT).expect("it can be set");
+        connection
+            .execute("DELETE FROM much", [])
+            .expect("it is there");
+        assert!(length() > 2 * FREE_MIN, "{}", length());
+        let mut steps = 0;
+        loop {
+            let begun = connection.unchecked_transaction().expect("it begins");
+            let more = give_back(&begun, false).expect("it can be written");
+            begun.commit().expect("it can be written");
+            if !more {
+                break;
+            }
+            steps += 1;
+        }
+        assert!(steps > 1 && length() < FREE_MIN, "{steps}: {}", length());
+        let pages = "PRAGMA wal_autocheckpoint";
+        let pages: u32 = connection
+            .query_row(pages, [], |row| row.get(0))
+            .expect("it says");
+        assert_eq!(pages, CHECKPOINT_PAGES, "as before");
     }
 }

@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use brickwork_tests::answerer::Answerer;
 use brickwork_tests::pair::Pair;
 use brickwork_tests::puppet::Puppet;
+use brickwork_tests::tally::Tally;
 
 fn main() -> ExitCode {
     brickwork::cli::main(
         brickwork_actors::catalog()
             .with::<Puppet>()
             .with::<Pair>()
-            .with::<Answerer>(),
+            .with::<Answerer>()
+            .with::<Tally>(),
         brickwork_bridges::all(),
     )
 }

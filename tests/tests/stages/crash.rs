@@ -7,16 +7,20 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use brickwork::sqlite::rusqlite::Connection;
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::process::{Process, until};
 use brickwork_tests::seed::Seed;
+use fastrand::Rng;
 use serde_json::Value;
 
 /// For what must come, far longer than it takes.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How many lives of the app are cut short, at moments within this of their start.
 const LIVES_MS: std::ops::Range<u64> = 100..2_500;
+/// A folder in that of the app.
+const EMBEDDED: &str = "embedded:data/queues";
 /// What belongs together.
 const KEYS: u64 = 37;
 
@@ -25,6 +29,53 @@ fn whenever_it_is_killed_over_rabbitmq_each_message_is_in_one_group() {
     let broker = Broker::start();
     let account = survive(&broker.url(), Seed::or(11));
     println!("{account}");
+}
+
+#[test]
+fn whenever_it_is_killed_on_embedded_each_message_is_in_one_group() {
+    let account = survive(EMBEDDED, Seed::or(12));
+    println!("{account}");
+}
+
+/// So the tests above can fail: it is the inbox that does it.
+#[test]
+fn whoever_forgets_what_is_done_has_messages_in_several_groups() {
+    /// It takes a few.
+    const KILLS_MAX: u32 = 60;
+    let seed = Seed::or(13);
+    let mut random = seed.random();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    prepare(folder.path(), EMBEDDED, 100_000);
+    brickwork();
+    let twice = (0..KILLS_MAX).find(|life| {
+        live(folder.path(), *life, &mut random);
+        forget(folder.path(), "collect");
+        let groups = emitted(folder.path()).into_iter();
+        let mut numbers: Vec<u64> = groups.flat_map(|(_, numbers)| numbers).collect();
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.len() < all
+    });
+    let kills = twice.expect("something is in two groups") + 1;
+    println!("something was in two groups after {kills} kills");
+}
+
+/// The inbox of a service is empty from now on.
+fn forget(folder: &Path, service: &str) {
+    let file = folder.join("data/stores").join(format!("{service}.sqlite"));
+    if let Ok(store) = Connection::open(file) {
+        // In the first lives it may not have come so far.
+        let _missing = store.execute("DELETE FROM brickwork_inbox", []);
+    }
+}
+
+/// One life that is cut short, without a warning.
+fn live(folder: &Path, life: u32, random: &mut Rng) {
+    let app = start(folder, life);
+    // The moment of the kill: nothing is waited for.
+    std::thread::sleep(Duration::from_millis(random.u64(LIVES_MS)));
+    app.stop();
 }
 
 /// Runs an app over a transport, kills it over and over, and checks what came out.
@@ -39,16 +90,9 @@ fn survive(transport: &str, seed: Seed) -> String {
     // It may have to be built.
     brickwork();
     let began = Instant::now();
-    let mut killed = 0;
-    while killed < kills {
-        let app = start(folder.path(), killed);
-        std::thread::sleep(Duration::from_millis(random.u64(LIVES_MS)));
-        // Without a warning.
-        app.stop();
-        killed += 1;
-    }
+    (0..kills).for_each(|life| live(folder.path(), life, &mut random));
     let before = numbers(&groups(folder.path())).len() as u64;
-    let mut app = start(folder.path(), killed);
+    let mut app = start(folder.path(), kills);
     until("all came out", PATIENCE, || {
         let out = numbers(&groups(folder.path())).len() as u64;
         match out >= count {
@@ -71,7 +115,7 @@ fn survive(transport: &str, seed: Seed) -> String {
     let expected: Vec<u64> = (0..count).collect();
     assert!(sorted == expected, "{}", difference(&numbers, count));
     format!(
-        "{count} in {} groups, {killed} kills, {before} came out before the last, {:?}",
+        "{count} in {} groups, {kills} kills, {before} came out before the last, {:?}",
         groups.len(),
         began.elapsed()
     )
@@ -87,11 +131,21 @@ fn difference(numbers: &[u64], count: u64) -> String {
 
 /// The numbers of the messages, by the id of the group that was emitted.
 fn groups(folder: &Path) -> BTreeMap<String, Vec<u64>> {
+    let mut groups = BTreeMap::new();
+    for (id, numbers) in emitted(folder) {
+        // At least once, on the way: but always the same.
+        let before = groups.insert(id.clone(), numbers.clone());
+        assert!(before.is_none_or(|before| before == numbers), "{id}");
+    }
+    groups
+}
+
+/// What different groups came out, each with its id and the numbers of its messages.
+fn emitted(folder: &Path) -> BTreeSet<(String, Vec<u64>)> {
     let mut text = std::fs::read_to_string(folder.join("out.jsonl")).unwrap_or_default();
     // It may be written just now.
     text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
-    let mut groups = BTreeMap::new();
-    for line in text.lines() {
+    let groups = text.lines().map(|line| {
         let line: Value = serde_json::from_str(line).expect("whole lines only");
         let id = line["id"].as_str().expect("an id").to_owned();
         let messages = line["group"]["messages"].as_array().expect("a list");
@@ -99,11 +153,9 @@ fn groups(folder: &Path) -> BTreeMap<String, Vec<u64>> {
         let numbers: Vec<u64> = numbers.collect();
         let key = line["group"]["key"].as_u64().expect("a number");
         assert!(numbers.iter().all(|n| n % KEYS == key), "{line}");
-        // At least once, on the way: but always the same.
-        let before = groups.insert(id, numbers.clone());
-        assert!(before.is_none_or(|before| before == numbers), "{line}");
-    }
-    groups
+        (id, numbers)
+    });
+    groups.collect()
 }
 
 fn numbers(groups: &BTreeMap<String, Vec<u64>>) -> Vec<u64> {
