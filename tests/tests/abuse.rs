@@ -366,8 +366,14 @@ fn a_source_that_has_ended_does_not_start_again_when_its_thread_is_given_up() {
             json!({ "n": 9, "act": "block", "ms": 3000, "until": 1 }),
         )
         .await;
-        let again = beats.next_json().await;
-        assert_eq!((&again["n"], &again["attempt"]), (&9.into(), &2.into()));
+        // What came of the lines may still be on its way.
+        let again = loop {
+            let beat = beats.next_json().await;
+            if beat["n"] == 9 {
+                break beat;
+            }
+        };
+        assert_eq!(again["attempt"], 2);
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(app.summary("lines").emitted, 2, "not sent again");
         assert!(app.app.not_ready().is_empty(), "{:?}", app.app.not_ready());
