@@ -400,6 +400,7 @@ async fn a_replay_that_is_killed_in_the_middle_and_started_again_loses_nothing()
 async fn a_running_app_handles_replays_and_ctrl_c_stops_a_replay_in_order() {
     let shop = Shop::new("dlq-running", 200, "fail");
     shop.run(&[]);
+    assert_eq!(shop.letters(), 200, "one each");
     let slow = [
         "dlq",
         "replay",
