@@ -3,7 +3,7 @@
 //!
 //! Nobody follows messages while they go. Their ids are enough: what a handler emits has an
 //! id that is made of its parent's, so a message's way can be found afterwards, from what is
-//! known of each: what services handled last ([`Trail`], in memory), what is in queues and in
+//! known of each: what services handled last (their trails, in memory), what is in queues and in
 //! hands, dead letters, inboxes and outboxes of stores.
 //!
 //! Refuses to guess: what isn't known is said to be so, with what was looked at and what
