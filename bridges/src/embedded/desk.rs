@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use brickwork::Message;
 use brickwork::sqlite::Database;
-use brickwork::transport::{Completion, Topology, TransportError};
+use brickwork::transport::{Completion, Limited, Topology, TransportError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};

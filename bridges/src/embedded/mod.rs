@@ -6,7 +6,7 @@
 //! | `open`, `declare` | a folder that is opened; the queues in it |
 //! | `schema`, `head`, `rows`, `salvage` | tables; envelopes as they are kept; reading and writing; reading beside damage |
 //! | `desk`, `drain` | what is to be done with the file; doing it, in groups |
-//! | `core`, `wires`, `limit` | what all parts share; where messages go; full queues |
+//! | `core`, `wires` | what all parts share; where messages go |
 //! | `queue`, `consumer` | a window on a queue, in memory; taking and settling |
 //! | `delays` | what waits for its time |
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
@@ -45,7 +45,6 @@ mod head;
 mod health;
 mod inspection;
 mod leftovers;
-mod limit;
 mod open;
 mod queue;
 mod room;

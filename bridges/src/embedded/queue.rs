@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Waker;
 
-use brickwork::transport::{Depth, Limit, Overflow, PressureGauge};
+use brickwork::transport::{Depth, Limit, Limited, PressureGauge};
 use brickwork::{Delivery, Message, QueueId};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -298,38 +298,6 @@ impl Queue {
         (state.cursor, state.next_place)
     }
 
-    /// Its limit, if it rejects what comes beyond.
-    pub(super) fn rejects(&self) -> Option<Limit> {
-        self.limit
-            .filter(|limit| limit.overflow == Overflow::Reject)
-    }
-
-    pub(super) fn limit(&self) -> Option<Limit> {
-        self.limit
-    }
-
-    /// Keeps so many places, unless the queue is full: a batch is let in whole, or one
-    /// that is larger than the limit never could be.
-    pub(super) fn keep_places(&self, places: u64) -> bool {
-        let mut state = self.state.lock();
-        let full = self
-            .limit
-            .is_some_and(|limit| state.held() >= limit.messages);
-        if !full {
-            state.coming += places;
-        }
-        !full
-    }
-
-    /// What was to come doesn't.
-    pub(super) fn free_places(&self, places: u64) {
-        if places > 0 {
-            let mut state = self.state.lock();
-            state.coming -= places;
-            self.measure(&state);
-        }
-    }
-
     pub(super) fn count_overflow(&self) {
         self.overflowed.fetch_add(1, Relaxed);
     }
@@ -368,6 +336,35 @@ impl Queue {
         self.wake_all();
         // It gives itself back, for which the queue must not be locked.
         drop(suspect);
+    }
+}
+
+impl Limited for Queue {
+    fn id(&self) -> &QueueId {
+        &self.id
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    fn keep_places(&self, places: u64) -> bool {
+        let mut state = self.state.lock();
+        let full = self
+            .limit
+            .is_some_and(|limit| state.held() >= limit.messages);
+        if !full {
+            state.coming += places;
+        }
+        !full
+    }
+
+    fn free_places(&self, places: u64) {
+        if places > 0 {
+            let mut state = self.state.lock();
+            state.coming -= places;
+            self.measure(&state);
+        }
     }
 }
 

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use brickwork::transport::{Limit, Outgoing, Pressure, Topology, TransportError};
+use brickwork::transport::{Limit, Limited, Outgoing, Places, Pressure, Topology, TransportError};
 use brickwork::{Message, QueueId};
 
 use super::delays::due_ms;
 use super::desk::Row;
-use super::limit::{Place, Places};
 use super::queue::{Queue, Start};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
@@ -70,7 +69,7 @@ impl Wires {
     }
 
     fn add(&mut self, queue: Arc<Queue>) {
-        self.rejecting |= queue.rejects().is_some();
+        self.rejecting |= queue.limit().is_some_and(|limit| limit.rejects());
         self.by_number.insert(queue.number, queue.clone());
         self.queues.insert(queue.id.clone(), queue);
     }
@@ -110,7 +109,7 @@ impl Wires {
         }
         let mut places = match self.rejecting {
             true => Places::ask(batch.iter().flat_map(|outgoing| self.arrivals(outgoing)))?,
-            false => Places::default(),
+            false => Places::none(),
         };
         let mut rows = Vec::with_capacity(batch.len());
         for outgoing in batch {
@@ -135,7 +134,7 @@ impl Wires {
     fn put(
         &self,
         outgoing: Outgoing,
-        places: &mut Places,
+        places: &mut Places<Queue>,
         rows: &mut Vec<Row>,
         told: &impl Fn(&Message, String),
     ) {
@@ -154,13 +153,10 @@ impl Wires {
         // Encoded once, whoever reads it.
         let mut written = None;
         for (left, queue) in (0..readers.len()).rev().zip(readers) {
-            let place = match by_topic {
-                true => places.take(queue),
-                false => Place::Free,
-            };
-            if let (Place::None, Some(limit), Some(letters)) =
-                (place, queue.limit(), &queue.letters)
-            {
+            let limit = queue.limit().filter(|_| by_topic);
+            // Until it is on the disk.
+            let placed = limit.is_some() && (places.take(queue) || queue.keep_places(1));
+            if let (false, Some(limit), Some(letters)) = (placed, limit, &queue.letters) {
                 let letter = limit.letter(&queue.id);
                 queue.count_overflow();
                 rows.push(Row::new(letters.clone(), letter.letter(&message)));
@@ -175,7 +171,7 @@ impl Wires {
             }
             let mut row = Row::copy(queue.clone(), message.clone(), encoded);
             row.due_ms = due_ms;
-            row.placed = place == Place::Kept;
+            row.placed = placed;
             rows.push(row);
         }
     }

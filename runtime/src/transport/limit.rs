@@ -23,6 +23,11 @@ impl Limit {
         })
     }
 
+    /// Whether what comes beyond it is rejected.
+    pub fn rejects(&self) -> bool {
+        self.overflow == Overflow::Reject
+    }
+
     /// Why a message was given up that came to a full queue.
     pub fn letter(self, queue: &QueueId) -> DeadLetter {
         DeadLetter {

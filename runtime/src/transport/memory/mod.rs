@@ -12,19 +12,17 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Limit, Outgoing, Pressure,
-    Replies, SearchBounds, Searched, Status, Topology, Transport, TransportError, Wanted,
+    AskError, Completion, Connector, Consumer, Depth, Guarantees, Limit, Limited, Outgoing, Places,
+    Pressure, Replies, SearchBounds, Searched, Status, Topology, Transport, TransportError, Wanted,
 };
 use crate::message::Message;
 use crate::name::QueueId;
 
 mod delays;
 mod find;
-mod limit;
 mod queue;
 
 use delays::{Delay, Delays};
-use limit::Places;
 use queue::{Queue, QueueConsumer};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
@@ -127,7 +125,7 @@ impl Memory {
         let wires = self.wires.read();
         let mut places = match wires.rejecting {
             true => Places::ask(batch.iter().flat_map(|outgoing| wires.arrivals(outgoing)))?,
-            false => Places::default(),
+            false => Places::none(),
         };
         for outgoing in batch {
             wires.put(outgoing, &mut places, &self.delays)?;
@@ -153,7 +151,7 @@ impl Wires {
     fn put(
         &self,
         outgoing: Outgoing,
-        places: &mut Places,
+        places: &mut Places<Queue>,
         delays: &Delays,
     ) -> Result<(), TransportError> {
         let Outgoing {
@@ -167,8 +165,10 @@ impl Wires {
         let mut put = |queue: &Arc<Queue>, message: Message, by_topic: bool| {
             if !delay.is_zero() {
                 delays.add(queue, message, 1, delay, Delay::Schedule);
+            } else if by_topic && places.take(queue) {
+                queue.push_into_place(message);
             } else if by_topic {
-                places.put(queue, message);
+                queue.push_by_topic(message);
             } else {
                 queue.push(message, 1);
             }
@@ -227,7 +227,7 @@ impl Transport for Memory {
                         self.delays.clone(),
                         self.replies.clone(),
                     );
-                    wires.rejecting |= queue.rejects().is_some();
+                    wires.rejecting |= queue.limit().is_some_and(|limit| limit.rejects());
                     wires.queues.insert(spec.id.clone(), queue);
                 }
                 let queue = wires.queues[&spec.id].clone();

@@ -13,7 +13,7 @@ use crate::dead_letter::DeadLetter;
 use crate::delivery::{Delivery, Parcel, Settle, Settlement};
 use crate::message::Message;
 use crate::name::QueueId;
-use crate::transport::{Consumer, Depth, Limit, Overflow, PressureGauge, Replies, TransportError};
+use crate::transport::{Consumer, Depth, Limit, Limited, PressureGauge, Replies, TransportError};
 
 /// A queue: what is ready, and who consumes.
 pub(super) struct Queue {
@@ -38,7 +38,7 @@ struct State {
     /// Of these, those that wait for another attempt.
     retrying: usize,
     /// Places that are kept for messages which are about to be put.
-    coming: usize,
+    coming: u64,
     consumers: Vec<ConsumerState>,
     closed: bool,
 }
@@ -75,7 +75,7 @@ impl State {
     /// What counts as pressure: also what was put off, or a service that puts everything
     /// off would be sent more and more. What was scheduled for later doesn't.
     fn held(&self) -> u64 {
-        (self.ready.len() + self.in_hand + self.retrying + self.coming) as u64
+        (self.ready.len() + self.in_hand + self.retrying) as u64 + self.coming
     }
 }
 
@@ -123,36 +123,11 @@ impl Queue {
         }
     }
 
-    /// Its limit, if it rejects what comes beyond.
-    pub(super) fn rejects(&self) -> Option<Limit> {
-        self.limit
-            .filter(|limit| limit.overflow == Overflow::Reject)
-    }
-
-    /// Keeps so many places, unless the queue is full: a batch is let in whole, or one
-    /// that is larger than the limit never could be.
-    pub(super) fn keep_places(&self, places: usize) -> bool {
-        let mut state = self.state.lock();
-        let full = self
-            .limit
-            .is_some_and(|limit| state.held() >= limit.messages);
-        if !full {
-            state.coming += places;
-        }
-        !full
-    }
-
     /// Puts a message for which a place was kept.
     pub(super) fn push_into_place(&self, message: Message) {
         let mut state = self.state.lock();
         state.coming -= 1;
         self.put_last(&mut state, message, 1);
-    }
-
-    pub(super) fn free_places(&self, places: usize) {
-        if places > 0 {
-            self.state.lock().coming -= places;
-        }
     }
 
     pub(super) fn overflowed(&self) -> u64 {
@@ -239,6 +214,33 @@ impl Queue {
             if let Some(waker) = consumer.waker.take() {
                 waker.wake();
             }
+        }
+    }
+}
+
+impl Limited for Queue {
+    fn id(&self) -> &QueueId {
+        &self.id
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    fn keep_places(&self, places: u64) -> bool {
+        let mut state = self.state.lock();
+        let full = self
+            .limit
+            .is_some_and(|limit| state.held() >= limit.messages);
+        if !full {
+            state.coming += places;
+        }
+        !full
+    }
+
+    fn free_places(&self, places: u64) {
+        if places > 0 {
+            self.state.lock().coming -= places;
         }
     }
 }
