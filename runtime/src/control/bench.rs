@@ -1,31 +1,26 @@
 //! Dead letters over the socket: a task goes to the app that has the letters, and what
 //! comes of it comes back in lines, as it would be had in the app's own process.
 //!
-//! While the app works, it says so again and again, so that silence means that it is
-//! stuck. The end of the client's side, asked for or because it died, stops a task that
+//! The end of the client's side, asked for or because it died, stops a task that
 //! removes letters in order: what is under way is finished, the other letters stay. Both
 //! sides hold a bounded number of letters: as many as the task's bounds say.
 
 use std::io;
 use std::path::Path;
 use std::pin::pin;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
-use super::client::{ControlError, explain, not_running};
-use super::{ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, Request, TIMEOUT, Verb, socket_path};
+use super::Verb;
+use super::client::ControlError;
+use super::lines::{self, connect, end_of, says};
 use crate::dead_letters::{DeadLetters, LetterView, Report, Task};
 use crate::name::QueueId;
 use crate::transport::TransportError;
-
-/// How often the app says that it still works on it: well within [`TIMEOUT`].
-pub(super) const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// What the app says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,8 +52,7 @@ pub(super) async fn serve(
         let _told = told.await;
     }));
     let mut gone = pin!(end_of(&mut from));
-    let mut says = interval(SAY_EVERY);
-    says.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut says = says();
     let report = loop {
         tokio::select! {
             report = &mut work => break report,
@@ -95,22 +89,7 @@ pub(super) async fn refuse(mut stream: UnixStream, why: &str) -> io::Result<()> 
 }
 
 async fn say(to: &mut (impl AsyncWrite + Unpin), line: &Line) -> io::Result<()> {
-    let mut text = serde_json::to_vec(line)?;
-    if text.len() as u64 >= ANSWER_BYTES_MAX {
-        let error = Line::Error(format!(
-            "a letter has {} bytes, the control socket carries {ANSWER_BYTES_MAX} at once",
-            text.len()
-        ));
-        text = serde_json::to_vec(&error)?;
-    }
-    text.push(b'\n');
-    timeout(TIMEOUT, to.write_all(&text)).await?
-}
-
-/// Resolves when nothing comes any more.
-pub(super) async fn end_of(from: &mut (impl AsyncRead + Unpin)) {
-    let mut ignored = [0; 64];
-    while from.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
+    lines::say(to, line, |why| Line::Error(format!("a letter: {why}"))).await
 }
 
 /// Whether an app with this data folder listens.
@@ -135,45 +114,21 @@ pub(crate) async fn perform(
     task: &Task,
     stop: impl Future<Output = ()>,
 ) -> Result<Report, ControlError> {
-    let wrong = |error: io::Error| explain(data, error);
-    let request = Request {
-        verb: Verb::Dlq(task.clone()),
-    };
-    let mut request = serde_json::to_vec(&request).map_err(|error| wrong(error.into()))?;
-    request.push(b'\n');
-    if request.len() as u64 > REQUEST_BYTES_MAX {
-        return Err(ControlError::TooLong);
-    }
-    let (from, mut to) = connect(data).await?.into_split();
-    let written = timeout(TIMEOUT, to.write_all(&request)).await;
-    written
-        .map_err(|elapsed| wrong(elapsed.into()))?
-        .map_err(wrong)?;
-
-    let mut lines = BufReader::new(from);
-    let mut line = Vec::new();
+    let (mut lines, mut to) = lines::ask(data, Verb::Dlq(task.clone())).await?;
     let mut letters = std::collections::VecDeque::new();
     let mut stop = pin!(stop);
     let mut told = false;
     loop {
-        let room = ANSWER_BYTES_MAX - line.len() as u64;
-        let mut limited = (&mut lines).take(room);
-        let read = tokio::select! {
+        let line = tokio::select! {
             () = &mut stop, if !told => {
                 told = true;
                 // One that is gone says so itself.
                 let _gone = to.shutdown().await;
                 continue;
             }
-            // What was read of it is kept when the other one is ready first.
-            read = timeout(TIMEOUT, limited.read_until(b'\n', &mut line)) => read,
+            line = lines.next() => line?,
         };
-        read.map_err(|elapsed| wrong(elapsed.into()))?
-            .map_err(wrong)?;
-        if line.last() != Some(&b'\n') {
-            return Err(not_running(data, "was closed before it was done"));
-        }
-        match serde_json::from_slice(&line).map_err(ControlError::Answer)? {
+        match line {
             Line::Working => {}
             Line::Letter(letter) => letters.push_back(*letter),
             Line::Done(Report::Found(mut views)) => {
@@ -184,14 +139,7 @@ pub(crate) async fn perform(
             Line::Missing(queue) => return Err(ControlError::NoQueue(queue)),
             Line::Error(text) => return Err(ControlError::Failed(text)),
         }
-        line.clear();
     }
-}
-
-pub(super) async fn connect(data: &Path) -> Result<UnixStream, ControlError> {
-    let connected = timeout(TIMEOUT, UnixStream::connect(socket_path(data))).await;
-    let connected = connected.unwrap_or_else(|elapsed| Err(elapsed.into()));
-    connected.map_err(|error| explain(data, error))
 }
 
 #[cfg(test)]

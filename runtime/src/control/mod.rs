@@ -8,6 +8,7 @@
 
 mod bench;
 mod client;
+mod lines;
 mod server;
 mod trace;
 

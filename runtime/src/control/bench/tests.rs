@@ -3,12 +3,13 @@
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::super::{Reach, server};
+use super::super::{Reach, TIMEOUT, server, socket_path};
 use super::*;
 use crate::app::testing::{Fake, SECRET, app};
 use crate::aside::Stopping;
