@@ -57,22 +57,28 @@ fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-/// What is there. How many messages RabbitMQ lists late.
-fn things(broker: &Broker) -> Vec<String> {
-    [
+/// What is there, but for what the app of another test has on the same broker. How many
+/// messages RabbitMQ lists late.
+fn things(broker: &Broker, but_of: &str) -> Vec<String> {
+    let lists = [
         &["list_queues", "name"][..],
         &["list_exchanges"],
         &["list_bindings"],
-    ]
-    .map(|list| broker.ctl(list))
-    .to_vec()
+    ];
+    let listed = lists.map(|list| broker.ctl(list));
+    let theirs = format!("{but_of}.");
+    let lines = listed.iter().flat_map(|list| list.lines());
+    lines
+        .filter(|line| !line.contains(&theirs))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn a_fresh_broker_is_described_and_stays_fresh() {
     let broker = Broker::shared();
     let folder = app("fresh");
-    let before = things(broker);
+    let before = things(broker, "other");
     let output = check(&folder, &broker.url(), true);
     assert!(output.status.success(), "{}", said(&output));
     let value = json(&output);
@@ -96,7 +102,7 @@ fn a_fresh_broker_is_described_and_stays_fresh() {
     assert_eq!(transport["missing"], missing);
     assert_eq!(transport["there"], serde_json::json!([]));
     assert_eq!(transport["problems"], serde_json::json!([]));
-    assert_eq!(things(broker), before);
+    assert_eq!(things(broker, "other"), before);
 
     // Once it has run there, everything is as it must be.
     let mut run = Command::new(brickwork());
@@ -143,7 +149,7 @@ async fn a_queue_that_is_there_in_another_way_is_named_with_what_differs() {
         declared.expect("it declares");
     }
     let folder = app("other");
-    let before = things(broker);
+    let before = things(broker, "fresh");
     let output = check(&folder, &broker.url(), true);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let value = json(&output);
@@ -175,7 +181,7 @@ async fn a_queue_that_is_there_in_another_way_is_named_with_what_differs() {
         has("ours", ours);
         has("help", "delete it");
     }
-    assert_eq!(things(broker), before);
+    assert_eq!(things(broker, "fresh"), before);
     let text = said(&check(&folder, &broker.url(), false));
     assert!(text.contains("2 problems"), "{text}");
 }
@@ -215,7 +221,7 @@ fn rights_that_are_missing_are_named_one_by_one() {
         lacks.sort();
         lacks
     };
-    let before = things(&broker);
+    let before = things(&broker, "nobody");
     let nothing = lacks(["^$", "^$", "^$"]);
     for right in ["configure", "write", "read"] {
         assert!(nothing.iter().any(|(it, _)| it == right), "{nothing:?}");
@@ -252,7 +258,7 @@ fn rights_that_are_missing_are_named_one_by_one() {
     ] {
         assert_eq!(lacks(rights), expected, "{rights:?}");
     }
-    assert_eq!(things(&broker), before);
+    assert_eq!(things(&broker, "nobody"), before);
     // The same once everything is there.
     let mut run = Command::new(brickwork());
     run.args([
@@ -264,7 +270,7 @@ fn rights_that_are_missing_are_named_one_by_one() {
     ])
     .current_dir(folder.path());
     assert!(run.output().expect("it runs").status.success());
-    let before = things(&broker);
+    let before = things(&broker, "nobody");
     assert_eq!(lacks([".*", ".*", ".*"]), []);
     for (rights, expected) in [
         (
@@ -282,7 +288,7 @@ fn rights_that_are_missing_are_named_one_by_one() {
     ] {
         assert_eq!(lacks(rights), expected, "{rights:?}");
     }
-    assert_eq!(things(&broker), before);
+    assert_eq!(things(&broker, "nobody"), before);
 }
 
 #[test]
