@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::delays::due_ms;
-use super::desk::{Op, Row};
 use super::hand::NO_SLOT;
+use super::op::{Op, Row};
 use super::queue::{ConsumerState, Entry, Queue};
 use super::schema::PLACE_BITS;
 

@@ -6,51 +6,26 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use brickwork::Clock;
 use brickwork::sqlite::{Job, SqliteError, Transaction};
 use brickwork::transport::TransportError;
-use brickwork::{Clock, QueueId};
-use tracing::{error, warn};
 
-use super::core::{Core, Page};
+use super::blame::blame;
+use super::core::Core;
 use super::declare;
-use super::desk::{DUE_MAX, Group, Op, Row, refuse};
+use super::desk::DUE_MAX;
+use super::effects::{Effects, Touched};
+use super::op::{Group, Op, Row, refuse};
 use super::queue::{Change, Entry, Queue};
 use super::room;
-use super::rows::{Damage, Pen, Unreadable, is_damage};
-use super::salvage;
+use super::rows::{Pen, Unreadable};
 use super::schema::Id;
-use super::ward::Suspect;
 
 /// See the module.
 pub(super) struct Drain {
     core: Arc<Core>,
     group: Group,
     effects: Effects,
-}
-
-/// What a commit changes beside the file, and what it has found out.
-#[derive(Default)]
-struct Effects {
-    touched: Vec<Touched>,
-    made: Vec<(QueueId, u32)>,
-    refused: Option<TransportError>,
-    damage: Vec<Damage>,
-    unreadable: Vec<i64>,
-    suspect: Option<Suspect>,
-    due_ms: Vec<u64>,
-    more_due: bool,
-    probed: bool,
-    more_room: bool,
-}
-
-/// A queue that a commit changes.
-struct Touched {
-    number: u32,
-    /// `None` if no manifest of this process has it.
-    queue: Option<Arc<Queue>>,
-    before: Page,
-    page: Page,
-    change: Change,
 }
 
 impl Drain {
@@ -123,80 +98,6 @@ fn is_outage(error: &SqliteError) -> bool {
         error,
         SqliteError::Full { .. } | SqliteError::Unusable { .. }
     )
-}
-
-/// The one thing that failed by itself: it won't work the next time either.
-fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
-    let text = error.to_string();
-    if !group.acks.is_empty() {
-        error!(error = text, rows = ?group.acks, "what was done can't be deleted: it comes again when the app is started again");
-    }
-    for op in group.ops {
-        match op {
-            Op::Publish { .. } | Op::Declare { .. } | Op::Flush { .. } => {
-                let error = match is_damage(error) {
-                    true => TransportError::Lost(text.clone()),
-                    false => TransportError::Refused(text.clone()),
-                };
-                refuse(op, &error);
-            }
-            Op::Load { queue } if is_damage(error) => salvage::load(core, &queue),
-            Op::Load { queue } => {
-                error!(error = text, %queue.id, "what is on the disk can't be loaded");
-                queue.not_loaded();
-            }
-            Op::Wait { id, queue, .. } => {
-                error!(error = text, %queue.id, id = id.row(), "a message can't be put off: it comes again when the app is started again");
-                core.let_in(
-                    &queue,
-                    Change {
-                        due: 1,
-                        due_retrying: 1,
-                        ..Change::default()
-                    },
-                );
-            }
-            Op::Bury { id, queue, .. } => {
-                error!(error = text, %queue.id, id = id.row(), "a message can't be dead-lettered: it comes again when the app is started again");
-                core.let_in(
-                    &queue,
-                    Change {
-                        buried: 1,
-                        ..Change::default()
-                    },
-                );
-            }
-            Op::Due if is_damage(error) => salvage::due(core),
-            Op::DueRow { row, copy: false } if is_damage(error) => salvage::copy(core, row),
-            Op::Due | Op::DueRow { .. } => {
-                error!(error = text, "what waits for its time can't be read")
-            }
-            Op::Attempt { .. }
-            | Op::Forget { .. }
-            | Op::LoadSuspect { .. }
-            | Op::Note(_)
-            | Op::Probe
-            | Op::Vacuum => error!(error = text, "the file of the queues can't be changed"),
-        }
-    }
-}
-
-impl Core {
-    /// Nothing can be written, for now.
-    pub(super) fn is_down(&self, group: Group, error: &SqliteError) {
-        if error.is_full() {
-            self.reserve.give_up();
-        }
-        let text = error.to_string();
-        self.health.down(&text);
-        self.desk.down(group, &TransportError::Lost(text));
-    }
-
-    pub(super) fn let_in(self: &Arc<Self>, queue: &Arc<Queue>, change: Change) {
-        if queue.apply(change) {
-            self.desk.load(self, queue);
-        }
-    }
 }
 
 /// A commit that is being made.
@@ -449,82 +350,5 @@ impl Work<'_> {
             .damage
             .iter()
             .try_for_each(|damage| self.pen.note(damage))
-    }
-}
-
-impl Effects {
-    /// It is on the disk: everybody is told.
-    fn take_effect(self, core: &Arc<Core>, group: Group) {
-        for damage in &self.damage {
-            warn!(
-                row = damage.place,
-                error = damage.why,
-                "a message isn't what was written: it stays in the file and is not handed out"
-            );
-        }
-        if !self.unreadable.is_empty() {
-            core.unreadable.lock().extend(self.unreadable);
-        }
-        {
-            let mut books = core.books.lock();
-            for touched in &self.touched {
-                books.pages.insert(touched.number, touched.page);
-            }
-            for (id, number) in self.made {
-                books.numbers.insert(id, number);
-                books.pages.insert(number, Page::default());
-            }
-        }
-        for touched in self.touched {
-            if let Some(queue) = &touched.queue {
-                core.let_in(queue, touched.change);
-            }
-        }
-        for due_ms in self.due_ms {
-            core.delays.add(due_ms);
-        }
-        let mut suspect = self.suspect;
-        let mut refused = self.refused;
-        for op in group.ops {
-            match op {
-                Op::Publish { done, .. } => done.complete(Ok(())),
-                Op::Flush { reply } => {
-                    // Whoever waited may have gone.
-                    let _gone = reply.send(Ok(()));
-                }
-                Op::LoadSuspect { reply, .. } => {
-                    let _gone = reply.send(suspect.take());
-                }
-                Op::Declare {
-                    topology, reply, ..
-                } => {
-                    let outcome = match refused.take() {
-                        Some(error) => Err(error),
-                        None => {
-                            declare::wire(core, &topology);
-                            Ok(())
-                        }
-                    };
-                    let _gone = reply.send(outcome);
-                }
-                _ => {}
-            }
-        }
-        if core.desk.is_down() {
-            core.desk.moves();
-            if self.probed {
-                core.desk.up();
-                core.health.up();
-            }
-        }
-        if core.desk.unclog() {
-            core.wake_all();
-        }
-        if self.more_due {
-            core.desk.push(core, Op::Due);
-        }
-        if self.more_room {
-            core.desk.push(core, Op::Vacuum);
-        }
     }
 }

@@ -5,7 +5,8 @@
 //! | `address` | URLs |
 //! | `open`, `declare` | a folder that is opened; the queues in it |
 //! | `schema`, `head`, `rows`, `salvage` | tables; envelopes as they are kept; reading and writing; reading beside damage |
-//! | `desk`, `drain` | what is to be done with the file; doing it, in groups |
+//! | `op`, `desk`, `drain` | what is to be done with the file; gathering that; doing it, in groups |
+//! | `effects`, `blame` | what comes of that in memory; what is done when it fails |
 //! | `core`, `wires` | what all parts share; where messages go |
 //! | `queue`, `consumer` | a window on a queue, in memory; taking and settling |
 //! | `delays` | what waits for its time |
@@ -33,18 +34,21 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 mod address;
+mod blame;
 mod consumer;
 mod core;
 mod declare;
 mod delays;
 mod desk;
 mod drain;
+mod effects;
 mod find;
 mod hand;
 mod head;
 mod health;
 mod inspection;
 mod leftovers;
+mod op;
 mod open;
 mod queue;
 mod room;
@@ -58,7 +62,7 @@ mod wires;
 
 use self::core::Core;
 use consumer::QueueConsumer;
-use desk::Op;
+use op::Op;
 
 const GUARANTEES: Guarantees = Guarantees {
     durable: true,

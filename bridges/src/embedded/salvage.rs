@@ -15,7 +15,8 @@ use tokio::runtime::Handle;
 use tracing::{error, warn};
 
 use super::core::Core;
-use super::desk::{DUE_MAX, Op};
+use super::desk::DUE_MAX;
+use super::op::Op;
 use super::queue::{Change, Loaded, Queue, WINDOW, WINDOW_BYTES};
 use super::rows::{Damage, Pen, entry, is_damage, of_delayed, of_message};
 use super::schema::Id;

@@ -20,8 +20,8 @@ use tokio::time::timeout;
 
 use super::core::Core;
 use super::delays::due_ms;
-use super::desk::{Op, Row};
 use super::hand::Way;
+use super::op::{Op, Row};
 use super::queue::Queue;
 use super::schema::Id;
 

@@ -7,7 +7,7 @@ use brickwork::transport::{Limit, Limited, Outgoing, Places, Pressure, Topology,
 use brickwork::{Message, QueueId};
 
 use super::delays::due_ms;
-use super::desk::Row;
+use super::op::Row;
 use super::queue::{Queue, Start};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
