@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
 use super::guard::{Guard, Guarded};
-use super::instance::{End, InstanceLoop, abandoned, fenced};
+use super::handling::{abandoned, fenced};
+use super::instance::{End, InstanceLoop};
 use super::mailbox::Pulled;
 use super::settle::Failed;
 use crate::clock::later;
