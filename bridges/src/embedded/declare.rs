@@ -36,7 +36,8 @@ pub(super) fn declare(
             return Ok(Err(TransportError::Declare {
                 what: format!("the queues of {app}"),
                 why: format!(
-                    "the folder holds those of {owner}: give each app a folder of its own"
+                    "the folder holds those of {owner}: {}",
+                    way_out(&owner, app)
                 ),
             }));
         }
@@ -62,6 +63,14 @@ pub(super) fn declare(
         made.push((id, number));
     }
     Ok(Ok(made))
+}
+
+/// What somebody can do whose app finds another's queues.
+pub(super) fn way_out(owner: &str, app: &str) -> String {
+    format!(
+        "give each app a folder of its own; if this one was called {owner} before, write its new \
+         name there: sqlite3 queues.sqlite \"UPDATE app SET name = '{app}'\""
+    )
 }
 
 /// The app whose queues are in a file, once one has declared some.

@@ -12,7 +12,7 @@ use brickwork::sqlite::rusqlite::{self, Connection};
 use brickwork::transport::{Inspection, Obstacle, Topology};
 use rustix::fs::{Access, access, statvfs};
 
-use super::declare::{needed, read_books};
+use super::declare::{needed, read_books, way_out};
 use super::leftovers::{self, Held};
 use super::open::file;
 use super::room::{RESERVE_BYTES, Reserve};
@@ -68,7 +68,7 @@ fn look(
         found.problems.push(Obstacle {
             what: format!("folder {}", folder.display()),
             why: format!("the queues in it are those of the app {owner}"),
-            help: "give each app a folder of its own, in app.transport".into(),
+            help: way_out(&owner, &topology.app),
             theirs: None,
             ours: None,
         });

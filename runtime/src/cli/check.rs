@@ -134,7 +134,8 @@ fn text_of(plan: &Plan, inspection: &Inspection) -> String {
     }
     let problems = inspection.problems.len();
     if problems > 0 {
-        line("", &format!("{problems} problems:"));
+        let s = if problems == 1 { "" } else { "s" };
+        line("", &format!("{problems} problem{s}:"));
     }
     for problem in &inspection.problems {
         let mut words = format!("{}: {}", problem.what, problem.why);
