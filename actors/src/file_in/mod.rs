@@ -185,7 +185,7 @@ fn open(path: &Path, saved: Option<&Position>) -> std::io::Result<(LineReader, H
             true => info!(
                 %path,
                 offset,
-                "all of it was read before: remove the app's data folder to read it again"
+                "all of it was read before: its place in it is kept in `positions` in app.data"
             ),
             false => info!(%path, offset, "reading goes on where it had come to"),
         }

@@ -40,7 +40,7 @@ impl TraceArgs {
             );
             return WRONG;
         };
-        let plan = match self.manifest.load(&[], catalog, transports) {
+        let plan = match self.manifest.load_to_ask(catalog, transports) {
             Err(report) => return print_report(&report, self.json),
             Ok(plan) => plan,
         };

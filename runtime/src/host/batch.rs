@@ -162,14 +162,11 @@ impl InstanceLoop {
                 }
                 None => result,
             };
-            if result.is_ok() {
-                let step = Step::new(message, input, attempt, Outcome::Ok, ended);
-                let step = step.took(share).emitting(Emitted::of(&held));
-                self.env.trail.keep(step);
-            }
+            let step = Step::new(message, input, attempt, Outcome::Ok, ended);
+            let step = step.took(share).emitting(Emitted::of(&held));
             if result.is_ok() && !held.is_empty() {
                 let hand = &self.hand;
-                if !self.env.succeed(held, None, || hand.take_one()).await {
+                if !self.env.succeed(held, None, step, || hand.take_one()).await {
                     return Err(fenced());
                 }
                 self.env.meters.handled(input, Outcome::Ok);
@@ -181,6 +178,7 @@ impl InstanceLoop {
             };
             match result {
                 Ok(()) => {
+                    self.env.trail.keep(step);
                     self.env.meters.handled(input, Outcome::Ok);
                     self.history.success();
                     delivery.ack();

@@ -91,17 +91,22 @@ impl InstanceLoop {
             Guarded::Done(Ok(reply)) => {
                 let emitted = Emitted::of(&self.cx.held);
                 let step = Step::new(&message, input, self.cx.attempt(), Outcome::Ok, end);
-                self.env.trail.keep(step.took(took).emitting(emitted));
+                let step = step.took(took).emitting(emitted);
                 if self.cx.held.is_empty() {
                     let Some(delivery) = self.hand.take_one() else {
                         return Err(fenced());
                     };
+                    self.env.trail.keep(step);
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 } else {
                     let held = std::mem::take(&mut self.cx.held);
                     let hand = &self.hand;
                     let waits = self.env.window.available_permits() == 0;
-                    if !self.env.succeed(held, reply, || hand.take_one()).await {
+                    if !self
+                        .env
+                        .succeed(held, reply, step, || hand.take_one())
+                        .await
+                    {
                         return Err(fenced());
                     }
                     if waits {

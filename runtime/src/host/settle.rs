@@ -84,6 +84,7 @@ impl Environment {
         self: &Arc<Self>,
         held: Vec<Held>,
         reply: Option<Reply>,
+        step: Step,
         take: impl FnOnce() -> Option<Delivery>,
     ) -> bool {
         let permit = match self.window.clone().try_acquire_owned() {
@@ -113,9 +114,10 @@ impl Environment {
                     for (output, count) in counts {
                         environment.meters.emitted(output, count);
                     }
+                    environment.trail.keep(step);
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 }
-                Err(error) => environment.not_published(delivery, &error),
+                Err(error) => environment.not_published(delivery, step, &error),
             }
             drop(permit);
         });
@@ -124,10 +126,10 @@ impl Environment {
     }
 
     /// The transport didn't take the outputs over: not the message's fault.
-    fn not_published(&self, delivery: Delivery, error: &TransportError) {
+    fn not_published(&self, delivery: Delivery, step: Step, error: &TransportError) {
         if error.is_permanent() {
             let failed = Failed::from(Failure::reject(error.to_string()));
-            return self.fail(delivery, &failed);
+            return self.fail(delivery, &failed.taking(step.duration()));
         }
         let (service, id) = (&*self.label, &delivery.message().id);
         // A transport that is down was said to be: that need not be said of every message.
@@ -149,6 +151,8 @@ impl Environment {
         // asked in a tight loop.
         let after = self.retry.backoff.delay(0, fastrand::f64());
         let after = after.max(NOT_PUBLISHED_WAIT_MIN);
+        self.trail
+            .keep(step.undone(&Fate::Again { after, attempt }));
         delivery.settle(Settlement::Again { after, attempt });
     }
 

@@ -17,6 +17,8 @@ pub(super) struct Evidence {
     messages: BTreeMap<MessageId, Known>,
     /// When the queues were looked at, in milliseconds since 1970-01-01 UTC.
     pub(super) looked_ms: u64,
+    /// Everything in the queues was looked at.
+    pub(super) searched: bool,
     pub(super) looked_at: Vec<String>,
     pub(super) missed: Vec<String>,
 }

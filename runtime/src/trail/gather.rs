@@ -3,7 +3,7 @@
 //! Queues are looked at first, then hands, then trails: whatever moves on meanwhile is seen
 //! where it came to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -110,6 +110,7 @@ impl Tracer {
             (Ok(searched), _) => {
                 let text = "every queue: what waits, what waits for its time, dead letters";
                 evidence.looked_at.push(text.into());
+                evidence.searched = searched.missed.is_empty();
                 searched
                     .missed
                     .into_iter()
@@ -284,7 +285,8 @@ fn look_in_hands(hosted: &Hosted, wanted: &Wanted, evidence: &mut Evidence) {
 async fn look_at_letters(letters: &DeadLetters, wanted: &Wanted, evidence: &mut Evidence) {
     let services: Vec<String> = letters.services().map(str::to_owned).collect();
     let mut looked = Vec::new();
-    for service in services {
+    let mut rest = services.into_iter();
+    while let Some(service) = rest.next() {
         match letters.search(&service, wanted, Bounds::default()).await {
             Ok(found) => {
                 if found.more {
@@ -297,36 +299,48 @@ async fn look_at_letters(letters: &DeadLetters, wanted: &Wanted, evidence: &mut 
             }
             Err(TransportError::NoQueue(_)) => {}
             Err(error) => {
-                // The next one would fail alike.
-                return evidence.missed(format!("the dead letters of {service}: {error}"));
+                evidence.missed(format!("the dead letters of {service}: {error}"));
+                // The next ones would fail alike.
+                let rest: Vec<String> = rest.by_ref().collect();
+                if !rest.is_empty() {
+                    evidence.missed(format!("the dead letters of {}", rest.join(", ")));
+                }
             }
         }
     }
-    evidence
-        .looked_at
-        .push(format!("the dead letters of {}", looked.join(", ")));
+    if !looked.is_empty() {
+        let text = format!("the dead letters of {}", looked.join(", "));
+        evidence.looked_at.push(text);
+    }
 }
 
 fn look_at_inboxes(stores: &Stores, wiring: &Wiring, wanted: &Wanted, evidence: &mut Evidence) {
     let mut asked = BTreeSet::new();
     let mut next: BTreeSet<_> = evidence.ids().chain(&wanted.ids).cloned().collect();
     let bounds = TreeBounds::default();
-    for _ in 0..bounds.depth {
+    loop {
         let mut family = Family::new(evidence, wiring, bounds.ids);
-        let children = next.iter().flat_map(|id| family.candidates(id));
-        let children: Vec<_> = children.collect();
+        let mut parents = BTreeMap::new();
+        for id in &next {
+            let children = family.candidates(id).into_iter();
+            parents.extend(children.map(|child| (child, id.clone())));
+        }
         let ids: Vec<_> = next
-            .into_iter()
-            .chain(children)
-            .filter(|id| asked.insert(id.clone()))
+            .iter()
+            .chain(parents.keys())
+            .filter(|id| asked.insert((*id).clone()))
+            .cloned()
             .collect();
         if asked.len() > LOOKED_UP_MAX {
             evidence.missed(format!("inboxes: more than {LOOKED_UP_MAX} ids to look up"));
             return;
         }
-        next = stores.inboxes(&ids, evidence).into_iter().collect();
-        if next.is_empty() {
+        let found = stores.inboxes(&ids, evidence);
+        if found.is_empty() {
             return;
         }
+        // Of whom some children are known now there may be more.
+        let again = found.iter().filter_map(|id| parents.get(id).cloned());
+        next = again.chain(found.iter().cloned()).collect();
     }
 }

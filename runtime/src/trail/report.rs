@@ -105,6 +105,9 @@ pub struct Attempt {
 pub enum Whereabouts {
     /// It was handled, and is done with: an attempt, an inbox, or what came of it says so.
     Done,
+    /// It was handled at least once, since something came of it; whether it comes again can't
+    /// be seen.
+    Handled,
     /// It was too late: nobody waited for its answer any more.
     Expired,
     /// It waits in the input's queue.

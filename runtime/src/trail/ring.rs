@@ -165,6 +165,13 @@ impl Step {
         self
     }
 
+    /// What it emitted was not taken over.
+    pub(crate) fn undone(mut self, fate: &Fate) -> Self {
+        self.outcome = Outcome::Defer as u8;
+        self.emitted = Emitted::default();
+        self.then(fate)
+    }
+
     pub(crate) fn then(mut self, fate: &Fate) -> Self {
         match fate {
             Fate::Ack => {}

@@ -19,13 +19,16 @@ use crate::sqlite::{Glimpse, SqliteError};
 use crate::store;
 use crate::transport::Wanted;
 
-/// For reading the outbox of one store.
-const OUTBOX_WITHIN: Duration = Duration::from_secs(1);
+/// For reading all of them: whoever wants to use one waits as long.
+const WITHIN: Duration = Duration::from_millis(1_500);
 /// The clock is read every so many rows.
 const ROWS: usize = 256;
 
 /// The stores that could be opened.
-pub(super) struct Stores(Vec<Store>);
+pub(super) struct Stores {
+    stores: Vec<Store>,
+    deadline: Instant,
+}
 
 struct Store {
     service: Arc<str>,
@@ -54,6 +57,7 @@ impl Store {
 impl Stores {
     /// Opens the stores that are there. Blocks its thread.
     pub(super) fn open(wiring: &Wiring, data: &Path, evidence: &mut Evidence) -> Self {
+        let deadline = Instant::now() + WITHIN;
         let mut stores = Vec::new();
         for service in wiring.services.iter().filter(|service| service.has_store) {
             let path = store::file(data, &service.label);
@@ -72,20 +76,23 @@ impl Stores {
                 Err(error) => evidence.missed(error),
             }
         }
-        Self(stores)
+        Self { stores, deadline }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.stores.is_empty()
     }
 
     /// What is in the outboxes.
     pub(super) fn outboxes(&self, wanted: &Wanted, evidence: &mut Evidence) {
         for Store {
             service, glimpse, ..
-        } in &self.0
+        } in &self.stores
         {
-            match glimpse.read(|connection| outbox(connection, service, wanted, evidence)) {
+            let deadline = self.deadline;
+            let read =
+                glimpse.read(|connection| outbox(connection, service, wanted, deadline, evidence));
+            match read {
                 Ok(true) => {}
                 Ok(false) => evidence.missed(format!(
                     "of the outbox of {service} not everything: there is too much of it"
@@ -100,10 +107,19 @@ impl Stores {
         let mut found = Vec::new();
         for Store {
             service, glimpse, ..
-        } in &self.0
+        } in &self.stores
         {
-            match glimpse.read(|connection| inbox(connection, service, ids, evidence)) {
-                Ok(entered) => found.extend(entered),
+            let deadline = self.deadline;
+            let read =
+                glimpse.read(|connection| inbox(connection, service, ids, deadline, evidence));
+            match read {
+                Ok((entered, all)) => {
+                    found.extend(entered);
+                    if !all {
+                        let text = format!("the inbox of {service}: there was no time for more");
+                        evidence.missed(text);
+                    }
+                }
                 Err(error) => evidence.missed(format!("the inbox of {service}: {error}")),
             }
         }
@@ -116,16 +132,16 @@ fn outbox(
     connection: &Connection,
     service: &Arc<str>,
     wanted: &Wanted,
+    deadline: Instant,
     evidence: &mut Evidence,
 ) -> Result<bool, SqliteError> {
-    let began = Instant::now();
     let mut select = connection
         .prepare("SELECT output, head, due_ms, refused FROM brickwork_outbox ORDER BY n")?;
     let mut rows = select.query([])?;
     let mut read = 0;
     while let Some(row) = rows.next()? {
         read += 1;
-        if read % ROWS == 0 && began.elapsed() >= OUTBOX_WITHIN {
+        if read % ROWS == 0 && Instant::now() >= deadline {
             return Ok(false);
         }
         let head: String = row.get(1)?;
@@ -150,12 +166,16 @@ fn inbox(
     connection: &Connection,
     service: &str,
     ids: &[MessageId],
+    deadline: Instant,
     evidence: &mut Evidence,
-) -> Result<Vec<MessageId>, SqliteError> {
+) -> Result<(Vec<MessageId>, bool), SqliteError> {
     let mut select =
         connection.prepare("SELECT input, at_ms FROM brickwork_inbox WHERE id = ?1")?;
     let mut found = Vec::new();
-    for id in ids {
+    for (number, id) in ids.iter().enumerate() {
+        if number % ROWS == ROWS - 1 && Instant::now() >= deadline {
+            return Ok((found, false));
+        }
         let mut rows = select.query([id.to_string()])?;
         while let Some(row) = rows.next()? {
             let (input, at_ms): (String, i64) = (row.get(0)?, row.get(1)?);
@@ -167,5 +187,5 @@ fn inbox(
             found.push(id.clone());
         }
     }
-    Ok(found)
+    Ok((found, true))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::evidence::{Evidence, Known, Try};
-use super::family::Family;
+use super::family::{Child, Family};
 use super::question::{Question, root_of};
 use super::report::{Attempt, Emission, Hop, Outboxed, Trace, Tracked, Whereabouts};
 use super::wiring::Wiring;
@@ -27,7 +27,8 @@ impl Default for TreeBounds {
     fn default() -> Self {
         Self {
             messages: 1_000,
-            depth: 64,
+            // What is read as JSON may not be nested much deeper.
+            depth: 50,
             ids: 200_000,
         }
     }
@@ -204,13 +205,7 @@ impl Builder<'_> {
             .map(|at| hop(&at, known, self.evidence.looked_ms))
             .collect();
         let children = self.family.children(id);
-        for hop in &mut tracked.hops {
-            // An id that is made of this one's proves that it was handled.
-            let mut proofs = children.iter().filter(|child| child.by.output.is_some());
-            if hop.now == Whereabouts::Unknown && proofs.any(|it| it.by.service == hop.service) {
-                hop.now = Whereabouts::Done;
-            }
-        }
+        self.conclude(&mut tracked.hops, &children);
         if depth >= self.bounds.depth && !children.is_empty() {
             self.cut = Some(format!("stopped {depth} messages deep"));
             return Some(tracked);
@@ -222,6 +217,36 @@ impl Builder<'_> {
             }
         }
         Some(tracked)
+    }
+
+    /// An id that is made of a message's proves that it was handled. Whether it is done with
+    /// is known where it would be seen otherwise, or where what came of it was committed.
+    fn conclude(&self, hops: &mut [Hop], children: &[Child]) {
+        let inputs: Vec<String> = hops.iter().map(|hop| hop.service.clone()).collect();
+        let unknown = hops
+            .iter_mut()
+            .filter(|hop| hop.now == Whereabouts::Unknown);
+        for hop in unknown {
+            // Of a service that reads it on several inputs nobody knows which one it was.
+            if inputs.iter().filter(|it| **it == hop.service).count() > 1 {
+                continue;
+            }
+            let mut proofs = children
+                .iter()
+                .filter(|child| child.by.output.is_some() && child.by.service == hop.service)
+                .peekable();
+            if proofs.peek().is_none() {
+                continue;
+            }
+            let committed = |child: &Child| {
+                let known = self.evidence.of(&child.id);
+                known.is_some_and(|known| known.outbox.iter().any(|it| *it.service == hop.service))
+            };
+            hop.now = match self.evidence.searched || proofs.any(committed) {
+                true => Whereabouts::Done,
+                false => Whereabouts::Handled,
+            };
+        }
     }
 
     fn topics(&self, by: &Emission) -> Vec<Arc<str>> {

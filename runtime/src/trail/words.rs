@@ -78,7 +78,8 @@ impl Tracked {
 
     /// Whether anything isn't known.
     fn has_gaps(&self) -> bool {
-        let unknown = self.hops.iter().any(|hop| hop.now == Whereabouts::Unknown);
+        let gaps = [Whereabouts::Unknown, Whereabouts::Handled];
+        let unknown = self.hops.iter().any(|hop| gaps.contains(&hop.now));
         unknown || self.led_to.iter().any(Self::has_gaps)
     }
 
@@ -157,7 +158,13 @@ impl Tracked {
 }
 
 fn of_hop(hop: &Hop) -> String {
-    let mut text = format!("{}.{}: {}", hop.service, hop.input, of_place(&hop.now));
+    let place = match hop.now {
+        Whereabouts::Unknown if !hop.attempts.is_empty() => {
+            "not seen since its last attempt".to_owned()
+        }
+        ref now => of_place(now),
+    };
+    let mut text = format!("{}.{}: {place}", hop.service, hop.input);
     if let Some((last, before)) = hop.attempts.split_last() {
         let _infallible = write!(text, "; {}", of_attempt(last));
         if !before.is_empty() {
@@ -193,6 +200,10 @@ fn of_attempt(it: &Attempt) -> String {
 fn of_place(place: &Whereabouts) -> String {
     match place {
         Whereabouts::Done => "done".into(),
+        Whereabouts::Handled => {
+            "handled at least once, since something came of it: whether it comes again can't be seen"
+                .into()
+        }
         Whereabouts::Expired => "too late, nobody waited for its answer any more".into(),
         Whereabouts::Waiting { ahead: Some(ahead) } => format!("waiting, {ahead} before it"),
         Whereabouts::Waiting { ahead: None } => "waiting".into(),

@@ -242,6 +242,13 @@ fn without_a_trail_what_a_message_led_to_is_found_by_the_ids_that_it_must_have()
     let trace = way(&evidence, "order-17");
     assert_eq!(
         hops(&trace.messages[0]),
+        ["odd: dead-lettered", "price: handled"]
+    );
+    // Where all queues were searched it would have been seen there.
+    evidence.searched = true;
+    let trace = way(&evidence, "order-17");
+    assert_eq!(
+        hops(&trace.messages[0]),
         ["odd: dead-lettered", "price: done"]
     );
 }
@@ -303,7 +310,11 @@ fn a_way_that_is_too_long_or_too_wide_is_cut_and_says_so() {
         at = next;
     }
     let trace = way(&evidence, "order-0");
-    assert!(trace.cut.unwrap().contains("64 messages deep"));
+    // As deep as that, it goes over the control socket.
+    let line = serde_json::to_vec(&serde_json::json!({ "done": &trace })).unwrap();
+    let read: std::collections::BTreeMap<String, Trace> = serde_json::from_slice(&line).unwrap();
+    assert_eq!(read["done"], trace);
+    assert!(trace.cut.unwrap().contains("50 messages deep"));
 
     let mut evidence = Evidence::default();
     let root = order("order-0");

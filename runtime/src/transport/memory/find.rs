@@ -63,6 +63,10 @@ pub(super) async fn find(
             tokio::task::yield_now().await;
         }
     }
-    searched.messages.truncate(bounds.messages);
+    if searched.messages.len() > bounds.messages {
+        searched.messages.truncate(bounds.messages);
+        let text = format!("more than {} messages", bounds.messages);
+        searched.missed.push(text);
+    }
     Ok(searched)
 }
