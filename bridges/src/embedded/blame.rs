@@ -7,9 +7,10 @@ use brickwork::transport::TransportError;
 use tracing::error;
 
 use super::core::Core;
+use super::delays::due_ms;
 use super::op::{Group, Op, refuse};
 use super::queue::{Change, Queue};
-use super::rows::is_damage;
+use super::rows::{Damage, is_damage};
 use super::salvage;
 
 /// The one thing that failed by itself: it won't work the next time either.
@@ -29,8 +30,8 @@ pub(super) fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
             }
             Op::Load { queue } if is_damage(error) => salvage::load(core, &queue),
             Op::Load { queue } => {
-                error!(error = text, %queue.id, "what is on the disk can't be loaded");
-                queue.not_loaded();
+                error!(error = text, %queue.id, "what is on the disk can't be loaded, trying again");
+                salvage::load_later(core, &queue);
             }
             Op::Wait { id, queue, .. } => {
                 error!(error = text, %queue.id, id = id.row(), "a message can't be put off: it comes again when the app is started again");
@@ -56,8 +57,16 @@ pub(super) fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
             Op::Due if is_damage(error) => salvage::due(core),
             Op::DueRow { row, copy: false } if is_damage(error) => salvage::copy(core, row),
             Op::Due | Op::DueRow { .. } => {
-                error!(error = text, "what waits for its time can't be read")
+                error!(
+                    error = text,
+                    "what waits for its time can't be read, trying again"
+                );
+                core.delays.add(due_ms(salvage::LATER));
             }
+            Op::LoadSuspect { id, .. } if is_damage(error) => core.found(vec![Damage {
+                place: format!("suspect {}", id.row()),
+                why: text.clone(),
+            }]),
             Op::Attempt { .. }
             | Op::Forget { .. }
             | Op::LoadSuspect { .. }
@@ -71,17 +80,32 @@ pub(super) fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
 impl Core {
     /// Nothing can be written, for now.
     pub(super) fn is_down(&self, group: Group, error: &SqliteError) {
+        let error = self.note_outage(error);
+        self.desk.down(group, &error);
+    }
+
+    /// Nor can this one thing.
+    pub(super) fn is_still_down(&self, lone: Group, error: &SqliteError) {
+        let error = self.note_outage(error);
+        self.desk.still_down(lone, &error);
+    }
+
+    fn note_outage(&self, error: &SqliteError) -> TransportError {
         if error.is_full() {
             self.reserve.give_up();
         }
         let text = error.to_string();
         self.health.down(&text);
-        self.desk.down(group, &TransportError::Lost(text));
+        TransportError::Lost(text)
     }
 
     pub(super) fn let_in(self: &Arc<Self>, queue: &Arc<Queue>, change: Change) {
+        let buried = change.buried > 0;
         if queue.apply(change) {
             self.desk.load(self, queue);
+        }
+        if buried {
+            self.ward.less_in_hand();
         }
     }
 }

@@ -12,7 +12,7 @@ use super::core::Core;
 use super::delays::due_ms;
 use super::hand::NO_SLOT;
 use super::op::{Op, Row};
-use super::queue::{ConsumerState, Entry, Queue};
+use super::queue::{Entry, Queue};
 use super::schema::PLACE_BITS;
 
 /// The consumer's end, shared with the deliveries that came from it.
@@ -61,6 +61,7 @@ impl Settle for Tap {
                     queue: queue.clone(),
                     due_ms: due_ms(after),
                     attempt,
+                    bytes: parcel.message.size(),
                 };
                 core.desk.push(core, wait);
                 None
@@ -122,16 +123,14 @@ impl Settle for Tap {
 pub(super) struct QueueConsumer {
     tap: Arc<Tap>,
     slots: Vec<u32>,
+    /// Its place among the consumers may be another one's.
+    stopped: bool,
 }
 
 impl QueueConsumer {
     pub(super) fn new(core: Arc<Core>, queue: Arc<Queue>, bound: usize) -> Self {
         let mut state = queue.lock();
-        let number = state.consumers.len();
-        state.consumers.push(ConsumerState {
-            bound: bound.max(1),
-            ..ConsumerState::default()
-        });
+        let number = state.add_consumer(bound.max(1));
         let wants_more = state.wants_more();
         drop(state);
         if wants_more {
@@ -144,6 +143,7 @@ impl QueueConsumer {
                 number,
             }),
             slots: Vec::new(),
+            stopped: false,
         }
     }
 }
@@ -162,8 +162,11 @@ impl Consumer for QueueConsumer {
         } = &*self.tap;
         let mut guard = queue.lock();
         let state = &mut *guard;
+        if self.stopped {
+            return Poll::Ready(Err(TransportError::Closed));
+        }
         let consumer = &mut state.consumers[*number];
-        if state.closed || consumer.stopped {
+        if state.closed {
             return Poll::Ready(Err(TransportError::Closed));
         }
         let room = max.min(consumer.bound - consumer.unsettled);
@@ -226,6 +229,9 @@ impl Consumer for QueueConsumer {
     }
 
     fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopped, true) {
+            return;
+        }
         let mut state = self.tap.queue.lock();
         let consumer = &mut state.consumers[self.tap.number];
         consumer.stopped = true;

@@ -26,7 +26,7 @@ use super::tries::{TRY_EVERY, Tries};
 /// So much is done with one commit at most: messages,
 const GROUP_ROWS: usize = 1024;
 /// or their bytes.
-const GROUP_BYTES: usize = 2 * 1024 * 1024;
+pub(super) const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// So many messages whose time has come are moved with one commit.
 pub(super) const DUE_MAX: usize = 256;
 /// So many acks are written without waiting for anything else to write,
@@ -177,6 +177,14 @@ impl Desk {
         if let Some(part) = state.parts.pop_front() {
             return part;
         }
+        // By itself: there may be room for what was settled, and no more.
+        if matches!(state.ops.front(), Some(Op::Probe)) {
+            state.urgent -= 1;
+            return Group {
+                ops: state.ops.pop_front().into_iter().collect(),
+                ..Group::default()
+            };
+        }
         let mut group = Group {
             ops: VecDeque::new(),
             acks: std::mem::take(&mut state.acks),
@@ -186,8 +194,7 @@ impl Desk {
             && rows < GROUP_ROWS
             && bytes < GROUP_BYTES
         {
-            // By itself: there may be room for what was settled, and no more.
-            if matches!(op, Op::Probe) && !group.is_empty() {
+            if matches!(op, Op::Probe) {
                 break;
             }
             let (more_rows, more_bytes) = op.weight();
@@ -195,7 +202,7 @@ impl Desk {
             state.urgent -= usize::from(!op.is_settlement());
             group.ops.extend(state.ops.pop_front());
         }
-        state.used |= rows > 0 || !group.acks.is_empty();
+        state.used |= !group.acks.is_empty() || group.ops.iter().any(Op::writes);
         group
     }
 
@@ -265,6 +272,35 @@ impl Desk {
         }
     }
 
+    /// It is known that not everything can be written, and this one thing can't: others may
+    /// be.
+    pub(super) fn still_down(&self, lone: Group, error: &TransportError) {
+        let mut refused = VecDeque::new();
+        {
+            let mut state = self.state.lock();
+            let Group { ops, mut acks } = lone;
+            state.stuck |= !acks.is_empty() || ops.iter().any(|op| !matches!(op, Op::Probe));
+            state.acks.append(&mut acks);
+            for op in ops {
+                match op {
+                    Op::Probe | Op::Vacuum => {}
+                    Op::Publish { .. } | Op::Flush { .. } | Op::Declare { .. } => {
+                        refused.push_back(op);
+                    }
+                    op => {
+                        state.urgent += usize::from(!op.is_settlement());
+                        state.ops.push_back(op);
+                    }
+                }
+            }
+            self.note(&state);
+        }
+        self.later.notify_one();
+        for op in refused {
+            refuse(op, error);
+        }
+    }
+
     fn put_back(state: &mut State, group: Group) {
         let Group { ops, mut acks } = group;
         acks.append(&mut state.acks);
@@ -327,7 +363,11 @@ impl Desk {
                     sleep(ACKS_WAIT).await;
                     self.go(core);
                 } else if used {
-                    sleep(QUIET).await;
+                    // What is settled meanwhile is written.
+                    let news = timeout(QUIET, self.later.notified()).await;
+                    if news.is_ok() {
+                        continue;
+                    }
                     let quiet = {
                         let mut state = self.state.lock();
                         let quiet = state.is_empty() && !state.under_way && !state.down;

@@ -13,7 +13,7 @@ use brickwork::transport::TransportError;
 use super::blame::blame;
 use super::core::Core;
 use super::declare;
-use super::desk::DUE_MAX;
+use super::desk::{DUE_MAX, GROUP_BYTES};
 use super::effects::{Effects, Touched};
 use super::op::{Group, Op, Row, refuse};
 use super::queue::{Change, Entry, Queue};
@@ -71,24 +71,40 @@ impl Job for Drain {
             group,
             effects,
         } = *self;
-        match outcome {
-            Ok(()) => effects.take_effect(&core, group),
-            Err(SqliteError::Closed) => {
-                for op in group.ops {
-                    refuse(op, &TransportError::Closed);
-                }
-                return core.desk.ended();
+        if let Err(SqliteError::Closed) = outcome {
+            for op in group.ops {
+                refuse(op, &TransportError::Closed);
             }
-            Err(error) if is_outage(&error) => {
-                core.is_down(group, &error);
-            }
-            Err(error) => {
-                if let Err(culprit) = core.desk.halve(group) {
-                    blame(&core, culprit, &error);
-                }
-            }
+            return core.desk.ended();
         }
-        core.desk.done(&core);
+        // Whatever comes of it, what else there is will be done.
+        let _next = Next(&core);
+        let Err(error) = outcome else {
+            return effects.take_effect(&core, group);
+        };
+        let outage = is_outage(&error) || group.is_empty();
+        if outage && !core.desk.is_down() {
+            return core.is_down(group, &error);
+        }
+        // Where one thing fails, others may not: of what is large, or lies on a bad sector.
+        let Err(lone) = core.desk.halve(group) else {
+            return;
+        };
+        match outage {
+            true if error.is_full() || !lone.ops.iter().any(Op::reads) => {
+                core.is_still_down(lone, &error);
+            }
+            _ => blame(&core, lone, &error),
+        }
+    }
+}
+
+/// Goes on when one group is dealt with, also if that panicked.
+struct Next<'a>(&'a Arc<Core>);
+
+impl Drop for Next<'_> {
+    fn drop(&mut self) {
+        self.0.desk.done(self.0);
     }
 }
 
@@ -142,7 +158,7 @@ impl Work<'_> {
                 None => {}
             },
             Op::Due => self.due()?,
-            Op::DueRow { row, copy } => self.due_row(*row, *copy)?,
+            Op::DueRow { row, copy } => drop(self.due_row(*row, *copy)?),
             Op::Note(damage) => damage.iter().try_for_each(|it| self.pen.note(it))?,
             Op::Declare { topology, make, .. } => {
                 let found = declare::declare(&self.pen, self.core, topology, *make)?;
@@ -281,14 +297,24 @@ impl Work<'_> {
         let max = DUE_MAX + unreadable.len();
         let rows = self.pen.due_rows(now, max)?;
         self.effects.more_due = rows.len() == max;
+        let mut bytes = 0;
         for row in rows.into_iter().filter(|row| !unreadable.contains(row)) {
-            self.due_row(row, false)?;
+            bytes += self.due_row(row, false)?;
+            if bytes >= GROUP_BYTES {
+                self.effects.more_due = true;
+                break;
+            }
         }
         self.effects.due_ms.extend(self.pen.next_due_ms(now)?);
         Ok(())
     }
 
-    fn due_row(&mut self, row: i64, copy: bool) -> Result<(), SqliteError> {
+    /// How large it was.
+    fn due_row(&mut self, row: i64, copy: bool) -> Result<usize, SqliteError> {
+        if self.effects.unreadable.contains(&row) {
+            // Another one of this commit has found that out.
+            return Ok(0);
+        }
         let due = match self.pen.due(row)? {
             Some(Ok(due)) => due,
             Some(Err(Unreadable { damage, of })) => {
@@ -300,10 +326,11 @@ impl Work<'_> {
                     change.due += 1;
                     change.due_retrying += u64::from(retry);
                 }
-                return Ok(());
+                return Ok(0);
             }
-            None => return Ok(()),
+            None => return Ok(0),
         };
+        let bytes = due.written.head.len() + due.message.payload.len();
         let place = self.place(due.queue);
         let id = Id::new(due.queue, place);
         self.pen
@@ -324,7 +351,7 @@ impl Work<'_> {
         if !copy {
             self.pen.delete_due(due.row)?;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     fn load(&mut self, queue: &Queue) -> Result<(), SqliteError> {

@@ -145,7 +145,8 @@ fn damage(connection: &Connection, through: bool) -> Result<Option<String>, Sqli
         let first = "SELECT place || ': ' || why FROM damaged ORDER BY found_ms, place LIMIT 1";
         let first: String = connection.query_row(first, [], |row| row.get(0))?;
         return Ok(Some(format!(
-            "{noted} places in it could not be read, the first: {first}"
+            "{noted} places in it could not be read, the first: {first} (they are in its table \
+             damaged: once it is repaired, empty that)"
         )));
     }
     if !through {

@@ -322,7 +322,7 @@ fn step(connection: &Connection, number: u32) -> Result<bool, SqliteError> {
         return Ok(true);
     }
     connection.execute(
-        "DELETE FROM damaged WHERE substr(place, 1, instr(place, ' ')) IN ('message ', 'suspect ')
+        "DELETE FROM damaged WHERE substr(place, 1, instr(place, ' ')) IN ('message ', 'messages ', 'suspect ')
          AND CAST(substr(place, instr(place, ' ') + 1) AS INTEGER) BETWEEN ?1 AND ?2",
         (first, last),
     )?;

@@ -61,6 +61,8 @@ pub(super) enum Op {
         queue: Arc<Queue>,
         due_ms: u64,
         attempt: u32,
+        /// So much is moved.
+        bytes: usize,
     },
     /// A message goes to the dead letters, as this.
     Bury {
@@ -105,6 +107,7 @@ impl Op {
         match self {
             Self::Publish { rows, .. } => (rows.len(), rows.iter().map(Row::bytes).sum()),
             Self::Bury { row, .. } => (1, row.bytes()),
+            Self::Wait { bytes, .. } => (1, *bytes),
             _ => (1, 0),
         }
     }
@@ -112,6 +115,26 @@ impl Op {
     /// Whether somebody waits who can do something else while nothing can be written.
     pub(super) fn fails_at_once(&self) -> bool {
         matches!(self, Self::Publish { .. } | Self::Flush { .. })
+    }
+
+    /// Whether it changes what is in the file, and not only how large that is.
+    pub(super) fn writes(&self) -> bool {
+        !matches!(
+            self,
+            Self::Load { .. }
+                | Self::LoadSuspect { .. }
+                | Self::Flush { .. }
+                | Self::Probe
+                | Self::Vacuum
+        )
+    }
+
+    /// Whether it only wants to read, or cannot begin without.
+    pub(super) fn reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Load { .. } | Self::LoadSuspect { .. } | Self::Due | Self::DueRow { .. }
+        )
     }
 
     /// Whether it is lost to nobody: it is done at another time, or again.

@@ -80,8 +80,22 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
     let writers = Writers::new(1);
     let (path, reserve) = (file(&folder), Reserve::of(&folder));
     let (database, reserve) = open_file(path, reserve, writers).await?;
-    let found = recover(&database, &folder).await?;
-    let hand = Hand::begin(&folder, found.generation).map_err(|error| {
+    let found = match recover(&database, &folder).await {
+        // It may be room that is missing: what was kept for that is used.
+        Err(_) if reserve.is_made() => {
+            reserve.give_up();
+            recover(&database, &folder).await?
+        }
+        recovered => recovered?,
+    };
+    let begun = match Hand::begin(&folder, found.generation) {
+        Err(_) if reserve.is_made() => {
+            reserve.give_up();
+            Hand::begin(&folder, found.generation)
+        }
+        begun => begun,
+    };
+    let hand = begun.map_err(|error| {
         let file = hand::path(&folder, found.generation);
         Unusable(format!("can't write {}: {error}", file.display()))
     })?;

@@ -141,6 +141,25 @@ impl State {
         waiting.and_then(|consumer| consumer.waker.take())
     }
 
+    /// A place for one more who consumes: that of somebody who is gone, if there is one.
+    pub(super) fn add_consumer(&mut self, bound: usize) -> usize {
+        let consumer = ConsumerState {
+            bound,
+            ..ConsumerState::default()
+        };
+        let mut known = self.consumers.iter();
+        match known.position(|it| it.stopped && it.unsettled == 0) {
+            Some(number) => {
+                self.consumers[number] = consumer;
+                number
+            }
+            None => {
+                self.consumers.push(consumer);
+                self.consumers.len() - 1
+            }
+        }
+    }
+
     pub(super) fn has_consumers(&self) -> bool {
         self.consumers.iter().any(|consumer| !consumer.stopped)
     }
@@ -188,8 +207,8 @@ impl State {
 
     fn apply(&mut self, change: Change) {
         self.coming -= change.places;
-        self.delayed = self.delayed + change.scheduled - change.due;
-        self.retrying -= change.due_retrying;
+        self.delayed = (self.delayed + change.scheduled).saturating_sub(change.due);
+        self.retrying = self.retrying.saturating_sub(change.due_retrying);
         self.in_hand -= change.buried;
         for entry in change.arrived {
             self.next_place = entry.place + 1;
@@ -278,7 +297,7 @@ impl Queue {
         wants_more
     }
 
-    /// What was to be read couldn't be. It is tried again when somebody takes.
+    /// What was to be read couldn't be.
     pub(super) fn not_loaded(&self) {
         self.state.lock().loading = false;
     }

@@ -114,7 +114,12 @@ pub(super) fn give_back(connection: &Connection, scarce: bool) -> Result<bool, S
         return Ok(false);
     }
     vacuum(connection, STEP_PAGES)?;
-    Ok(!scarce)
+    // A file that was made by somebody else may not be able to.
+    let freed = ask("PRAGMA freelist_count")? < free;
+    if !scarce && !freed {
+        keep_log(connection, CHECKPOINT_PAGES, LOG_BYTES_KEPT)?;
+    }
+    Ok(!scarce && freed)
 }
 
 /// Gives some of what is free in the file back to the disk, however little it is. Whether

@@ -32,11 +32,13 @@ pub(super) struct Damage {
 pub(super) fn is_damage(error: &SqliteError) -> bool {
     let code = match error {
         SqliteError::Sql { code, .. } => *code,
+        // A bad sector is one to read, too.
+        SqliteError::Unusable { .. } => return true,
         other => return other.is_damage(),
     };
     matches!(
         code,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure)
     )
 }
 
@@ -166,9 +168,13 @@ impl Pen<'_> {
              WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
         )?;
         let (first, end) = (Id::new(queue, loaded.last), Id::new(queue, before));
-        let mut rows = select.query((first.row(), end.row(), max as i64))?;
-        let (mut count, mut bytes) = (0, 0);
+        let mut rows = select.query((first.row(), end.row(), max as i64 + 1))?;
+        let (mut count, mut bytes, mut more) = (0, 0, false);
         while let Some(row) = rows.next()? {
+            if count == max || bytes >= WINDOW_BYTES {
+                more = true;
+                break;
+            }
             count += 1;
             let id = Id::of_row(row.get(3)?);
             loaded.last = id.place();
@@ -179,12 +185,9 @@ impl Pen<'_> {
                 }
                 Err(why) => damage.push(of_message(id, why)),
             }
-            if bytes >= WINDOW_BYTES {
-                break;
-            }
         }
         loaded.damaged = (damage.len() - before_damage) as u64;
-        if count < max && bytes < WINDOW_BYTES {
+        if !more {
             (loaded.end, loaded.last) = (true, before - 1);
         }
         Ok(loaded)

@@ -7,14 +7,17 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use brickwork::Clock;
 use brickwork::sqlite::rusqlite::Connection;
 use brickwork::sqlite::{Database, SqliteError};
 use tokio::runtime::Handle;
+use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::core::Core;
+use super::delays::due_ms;
 use super::desk::DUE_MAX;
 use super::op::Op;
 use super::queue::{Change, Loaded, Queue, WINDOW, WINDOW_BYTES};
@@ -24,6 +27,8 @@ use super::schema::Id;
 /// So many places are looked at in one go: most of them may be those of messages that were
 /// handled long ago.
 const PLACES_MAX: u64 = 256 * 1024;
+/// What couldn't be read is looked at again after this time.
+pub(super) const LATER: Duration = Duration::from_secs(5);
 
 /// Loads what follows in a queue, as far as it can be read. Called by who writes.
 pub(super) fn load(core: &Arc<Core>, queue: &Arc<Queue>) {
@@ -44,9 +49,21 @@ pub(super) fn load(core: &Arc<Core>, queue: &Arc<Queue>) {
             }
             Err(SqliteError::Closed) => {}
             Err(error) => {
-                error!(%error, %queue.id, "what is on the disk can't be loaded");
-                queue.not_loaded();
+                error!(%error, %queue.id, "what is on the disk can't be loaded, trying again");
+                load_later(&core, &queue);
             }
+        }
+    });
+}
+
+/// What could not be loaded is loaded a little later, unless it is closed by then.
+pub(super) fn load_later(core: &Arc<Core>, queue: &Arc<Queue>) {
+    queue.not_loaded();
+    let (core, queue) = (Arc::downgrade(core), queue.clone());
+    Handle::current().spawn(async move {
+        sleep(LATER).await;
+        if let Some(core) = core.upgrade() {
+            core.let_in(&queue, Change::default());
         }
     });
 }
@@ -64,10 +81,14 @@ pub(super) fn due(core: &Arc<Core>) {
         } = match database.read("what is due, beside damage", read).await {
             Ok(due) => due,
             Err(SqliteError::Closed) => return,
-            Err(error) => return error!(%error, "what waits for its time can't be read"),
+            Err(error) => {
+                error!(%error, "what waits for its time can't be read, trying again");
+                return core.delays.add(due_ms(LATER));
+            }
         };
         if readable.is_empty() && unreadable.is_empty() {
-            return error!("what waits for its time can't be looked for: the file is damaged");
+            error!("what waits for its time can't be looked for: the file is damaged");
+            return core.delays.add(due_ms(LATER));
         }
         core.unreadable
             .lock()
@@ -88,13 +109,15 @@ pub(super) fn copy(core: &Arc<Core>, row: i64) {
         "what lies beside a message that waited is damaged: it is served now, and comes again \
          when the app is started again"
     );
-    core.unreadable.lock().insert(row);
-    core.desk.push(core, Op::DueRow { row, copy: true });
+    // Once, however many have stumbled on it.
+    if core.unreadable.lock().insert(row) {
+        core.desk.push(core, Op::DueRow { row, copy: true });
+    }
 }
 
 impl Core {
     /// Something can't be read: it is said, and noted for whoever looks later.
-    fn found(self: &Arc<Self>, damage: Vec<Damage>) {
+    pub(super) fn found(self: &Arc<Self>, damage: Vec<Damage>) {
         for Damage { place, why } in &damage {
             warn!(
                 row = place,

@@ -296,6 +296,7 @@ impl Settle for Trial {
                     queue: queue.clone(),
                     due_ms: due_ms(after),
                     attempt,
+                    bytes: parcel.message.size(),
                 };
                 core.desk.push(core, wait);
             }
