@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use brickwork::transport::{Consumer, TransportError};
 use brickwork::{Delivery, Parcel, Settle, Settlement};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::core::Core;
 use super::delays::due_ms;
@@ -51,6 +51,25 @@ impl Settle for Tap {
             Settlement::Again { after, attempt } if after.is_zero() => {
                 core.desk.push(core, Op::Attempt { id, attempt });
                 Some(attempt)
+            }
+            Settlement::Again { after, attempt } if core.desk.is_down() => {
+                // Moving it takes room that there isn't. It stays where it is on the disk.
+                core.hand.wipe(slot);
+                waits = true;
+                if attempt != parcel.attempt {
+                    core.desk.push(core, Op::Attempt { id, attempt });
+                }
+                let entry = Entry {
+                    place,
+                    message: parcel.message.clone(),
+                    attempt,
+                };
+                let queue = queue.clone();
+                core.runtime.spawn(async move {
+                    sleep(after).await;
+                    queue.waited(entry);
+                });
+                None
             }
             Settlement::Again { after, attempt } => {
                 core.hand.wipe(slot);

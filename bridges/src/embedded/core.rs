@@ -6,6 +6,7 @@ use std::sync::Arc;
 use brickwork::transport::{Pressure, Replies};
 use brickwork::{Lock, QueueId};
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 
 use super::delays::Delays;
 use super::desk::Desk;
@@ -30,6 +31,8 @@ pub(super) struct Core {
     /// Rows of messages that wait for their time, and can't be read or deleted.
     pub(super) unreadable: Mutex<HashSet<i64>>,
     pub(super) reserve: Reserve,
+    /// Where what happens later happens.
+    pub(super) runtime: Handle,
     /// Held as long as the file is used.
     pub(super) lock: Mutex<Option<Lock>>,
 }

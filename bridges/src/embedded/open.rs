@@ -12,6 +12,7 @@ use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
 use brickwork::sqlite::{Database, SqliteError, Transaction, Writers};
 use brickwork::transport::{Pressure, Replies};
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 
 use super::core::{Books, Core};
 use super::declare::read_books;
@@ -118,6 +119,7 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
         books: Mutex::new(found.books),
         unreadable: Mutex::new(HashSet::new()),
         reserve,
+        runtime: Handle::current(),
         lock: Mutex::new(Some(lock)),
     });
     let reserving = core.clone();

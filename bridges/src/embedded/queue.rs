@@ -297,6 +297,20 @@ impl Queue {
         wants_more
     }
 
+    /// A message that waited here in memory is ready again.
+    pub(super) fn waited(&self, entry: Entry) {
+        let mut state = self.state.lock();
+        state.delayed = state.delayed.saturating_sub(1);
+        state.retrying = state.retrying.saturating_sub(1);
+        state.put_back(entry);
+        self.measure(&state);
+        let waker = state.one_to_wake();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// What was to be read couldn't be.
     pub(super) fn not_loaded(&self) {
         self.state.lock().loading = false;

@@ -12,7 +12,6 @@ use std::time::Duration;
 use brickwork::Clock;
 use brickwork::sqlite::rusqlite::Connection;
 use brickwork::sqlite::{Database, SqliteError};
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tracing::{error, warn};
 
@@ -59,10 +58,10 @@ pub(super) fn load(core: &Arc<Core>, queue: &Arc<Queue>) {
 /// What could not be loaded is loaded a little later, unless it is closed by then.
 pub(super) fn load_later(core: &Arc<Core>, queue: &Arc<Queue>) {
     queue.not_loaded();
-    let (core, queue) = (Arc::downgrade(core), queue.clone());
-    Handle::current().spawn(async move {
+    let (weak, queue) = (Arc::downgrade(core), queue.clone());
+    core.runtime.spawn(async move {
         sleep(LATER).await;
-        if let Some(core) = core.upgrade() {
+        if let Some(core) = weak.upgrade() {
             core.let_in(&queue, Change::default());
         }
     });
@@ -139,7 +138,7 @@ where
 {
     // If it is closed nobody wants anything.
     if let Some(database) = core.desk.database() {
-        Handle::current().spawn(work(database));
+        core.runtime.spawn(work(database));
     }
 }
 
