@@ -4,6 +4,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A small disk; gone when this is dropped.
 #[derive(Debug)]
@@ -48,6 +52,28 @@ impl Disk {
         path
     }
 
+    /// Fills it, and takes whatever becomes free there as well, until what is returned is
+    /// dropped: then all of that is free.
+    pub fn keep_full(&self) -> Neighbour {
+        let path = self.fill();
+        let over = Arc::new(AtomicBool::new(false));
+        let (its_path, its_over) = (path.clone(), over.clone());
+        let greedy = std::thread::spawn(move || {
+            let file = File::options().append(true).open(its_path);
+            let mut file = file.expect("it was made");
+            while !its_over.load(Relaxed) {
+                if file.write(&[0; 4096]).is_err() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        Neighbour {
+            path,
+            over,
+            greedy: Some(greedy),
+        }
+    }
+
     /// Forbids writing, or allows it again.
     ///
     /// # Panics
@@ -59,6 +85,24 @@ impl Disk {
             .arg(self.path())
             .status();
         assert!(again.is_ok_and(|status| status.success()), "{how}");
+    }
+}
+
+/// Somebody who takes all the room there is.
+#[derive(Debug)]
+pub struct Neighbour {
+    path: PathBuf,
+    over: Arc<AtomicBool>,
+    greedy: Option<JoinHandle<()>>,
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+        if let Some(greedy) = self.greedy.take() {
+            greedy.join().expect("it only writes");
+        }
+        std::fs::remove_file(&self.path).expect("it can be removed");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use brickwork::transport::{Consumer, TransportError};
@@ -14,6 +15,10 @@ use super::hand::NO_SLOT;
 use super::op::{Op, Row};
 use super::queue::{Entry, Queue};
 use super::schema::PLACE_BITS;
+
+/// While there is no room on the disk, so much that was taken waits for its next attempt in
+/// memory, beside what consumers have in hand. In bytes.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The consumer's end, shared with the deliveries that came from it.
 struct Tap {
@@ -38,6 +43,7 @@ impl Settle for Tap {
         let id = queue.at(place);
         let mut buried = false;
         let mut waits = false;
+        let mut stays = false;
         let back = match settlement {
             Settlement::Ack(reply) => {
                 if let Some(reply) = reply {
@@ -52,10 +58,14 @@ impl Settle for Tap {
                 core.desk.push(core, Op::Attempt { id, attempt });
                 Some(attempt)
             }
-            Settlement::Again { after, attempt } if core.desk.is_down() => {
+            Settlement::Again { after, attempt } if core.desk.is_scarce() => {
                 // Moving it takes room that there isn't. It stays where it is on the disk.
                 core.hand.wipe(slot);
-                waits = true;
+                let bytes = parcel.message.size();
+                let waiting = core.waiting_bytes.fetch_add(bytes, Relaxed) + bytes;
+                // Of what waits in memory, there must not be any number.
+                stays = waiting > WAITING_BYTES_MAX;
+                waits = !stays;
                 if attempt != parcel.attempt {
                     core.desk.push(core, Op::Attempt { id, attempt });
                 }
@@ -64,10 +74,12 @@ impl Settle for Tap {
                     message: parcel.message.clone(),
                     attempt,
                 };
-                let queue = queue.clone();
-                core.runtime.spawn(async move {
+                let (core, queue) = (core.clone(), queue.clone());
+                let holder = stays.then_some(self.number);
+                core.runtime.clone().spawn(async move {
                     sleep(after).await;
-                    queue.waited(entry);
+                    core.waiting_bytes.fetch_sub(bytes, Relaxed);
+                    queue.waited(entry, holder);
                 });
                 None
             }
@@ -105,6 +117,9 @@ impl Settle for Tap {
         };
         if back.is_some() {
             core.hand.wipe(slot);
+        }
+        if stays {
+            return;
         }
         let mut state = queue.lock();
         // What goes to the dead letters stays in hand until it is there.

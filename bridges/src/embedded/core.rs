@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use brickwork::transport::{Pressure, Replies};
 use brickwork::{Lock, QueueId};
@@ -31,6 +32,8 @@ pub(super) struct Core {
     /// Rows of messages that wait for their time, and can't be read or deleted.
     pub(super) unreadable: Mutex<HashSet<i64>>,
     pub(super) reserve: Reserve,
+    /// So much waits in memory for its next attempt, in bytes: there is no room to move it.
+    pub(super) waiting_bytes: AtomicUsize,
     /// Where what happens later happens.
     pub(super) runtime: Handle,
     /// Held as long as the file is used.
@@ -69,6 +72,14 @@ impl Default for Page {
 }
 
 impl Core {
+    /// Whether anything is in the queues that is being worked off, which makes room.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.wires.read().by_number.values().any(|queue| {
+            let state = queue.lock();
+            queue.letters.is_some() && state.held() > 0 && state.has_consumers()
+        })
+    }
+
     /// Wakes all who wait for messages, to look again.
     pub(super) fn wake_all(&self) {
         for queue in self.wires.read().by_number.values() {

@@ -20,6 +20,7 @@ use super::core::Core;
 use super::drain::Drain;
 use super::op::{Group, Op, refuse};
 use super::queue::Queue;
+use super::room::Room;
 use super::schema::Id;
 use super::tries::{TRY_EVERY, Tries};
 
@@ -61,6 +62,8 @@ struct State {
     parts: VecDeque<Group>,
     /// Nothing can be written, for now;
     down: bool,
+    /// nor, when it can be, what sources send: there is little room;
+    scarce: bool,
     /// also not what was settled.
     stuck: bool,
     closed: bool,
@@ -215,7 +218,7 @@ impl Desk {
             return self.submit(core);
         }
         state.under_way = false;
-        let later = !state.is_empty() || state.used || state.down;
+        let later = !state.is_empty() || state.used || state.scarce;
         drop(state);
         self.idle.notify_waiters();
         if later {
@@ -249,6 +252,7 @@ impl Desk {
         refused.extend({
             let mut state = self.state.lock();
             state.stuck |= !only_looked;
+            state.scarce = true;
             if !std::mem::replace(&mut state.down, true) {
                 state.tries.down(Instant::now());
             }
@@ -315,14 +319,20 @@ impl Desk {
         self.state.lock().down
     }
 
+    /// Whether there is little room, or none.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.state.lock().scarce
+    }
+
     /// What was settled can be written, at least.
     pub(super) fn moves(&self) {
         self.state.lock().stuck = false;
     }
 
     /// It can be written again.
-    pub(super) fn up(&self) {
+    pub(super) fn up(&self, room: Room) {
         let mut state = self.state.lock();
+        state.scarce = room == Room::Scarce;
         if std::mem::replace(&mut state.down, false) {
             state.tries.up(Instant::now());
         }
@@ -338,11 +348,16 @@ impl Desk {
         loop {
             self.later.notified().await;
             loop {
-                let (down, stuck, empty, used, next_try) = {
+                let (down, scarce, stuck, empty, used, next_try) = {
                     let state = self.state.lock();
-                    let next_try = state.tries.wait(Instant::now());
+                    let now = Instant::now();
+                    let next_try = match state.down {
+                        true => state.tries.wait(now),
+                        false => state.tries.look(now),
+                    };
                     (
                         state.down,
+                        state.scarce,
                         state.stuck,
                         state.is_empty(),
                         state.used,
@@ -352,7 +367,7 @@ impl Desk {
                 if down && stuck {
                     sleep(TRY_EVERY).await;
                     self.push_aside(core, [Op::Vacuum]);
-                } else if down && next_try.is_zero() {
+                } else if scarce && next_try.is_zero() {
                     self.state.lock().tries.again(Instant::now());
                     self.push_aside(core, [Op::Vacuum, Op::Probe]);
                 } else if down && empty {
@@ -362,6 +377,9 @@ impl Desk {
                 } else if !empty {
                     sleep(ACKS_WAIT).await;
                     self.go(core);
+                } else if scarce {
+                    let _either = timeout(next_try, self.later.notified()).await;
+                    continue;
                 } else if used {
                     // What is settled meanwhile is written.
                     let news = timeout(QUIET, self.later.notified()).await;

@@ -17,7 +17,7 @@ use super::desk::{DUE_MAX, GROUP_BYTES};
 use super::effects::{Effects, Touched};
 use super::op::{Group, Op, Row, refuse};
 use super::queue::{Change, Entry, Queue};
-use super::room;
+use super::room::{self, RESERVE_BYTES, RESERVE_HALF_BYTES, Room};
 use super::rows::{Pen, Unreadable};
 use super::schema::Id;
 
@@ -168,12 +168,20 @@ impl Work<'_> {
                 }
             }
             Op::Probe => {
-                self.core.reserve.make()?;
+                let reserve = &self.core.reserve;
+                reserve.make(RESERVE_HALF_BYTES)?;
                 room::probe(self.pen.0)?;
-                self.effects.probed = true;
+                let plenty = reserve.is_plenty(self.pen.0)? || !self.core.is_at_work();
+                self.effects.probed = match plenty && reserve.make(RESERVE_BYTES).is_ok() {
+                    true => {
+                        room::relax(self.pen.0)?;
+                        Some(Room::Plenty)
+                    }
+                    false => Some(Room::Scarce),
+                };
             }
             Op::Vacuum => {
-                let scarce = self.core.desk.is_down();
+                let scarce = self.core.desk.is_scarce().then_some(&self.core.reserve);
                 self.effects.more_room = room::give_back(self.pen.0, scarce)?;
             }
             // Last of all, and after the commit.

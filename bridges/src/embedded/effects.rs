@@ -11,6 +11,7 @@ use super::core::{Core, Page};
 use super::declare;
 use super::op::{Group, Op};
 use super::queue::{Change, Queue};
+use super::room::Room;
 use super::rows::Damage;
 use super::ward::Suspect;
 
@@ -25,7 +26,8 @@ pub(super) struct Effects {
     pub(super) suspect: Option<Suspect>,
     pub(super) due_ms: Vec<u64>,
     pub(super) more_due: bool,
-    pub(super) probed: bool,
+    /// It was tried whether more can be taken over, and it can.
+    pub(super) probed: Option<Room>,
     pub(super) more_room: bool,
 }
 
@@ -99,10 +101,10 @@ impl Effects {
         }
         if core.desk.is_down() {
             core.desk.moves();
-            if self.probed {
-                core.desk.up();
-                core.health.up();
-            }
+        }
+        if let Some(room) = self.probed {
+            core.desk.up(room);
+            core.health.up(room);
         }
         if core.desk.unclog() {
             core.wake_all();

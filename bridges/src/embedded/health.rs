@@ -1,5 +1,5 @@
 //! Whether the queues can be written: what everybody may know of that. While they can't,
-//! sources wait.
+//! sources wait; and also, when they can again, for as long as there is little room.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,7 +7,9 @@ use std::time::SystemTime;
 use brickwork::transport::{Outage, Pressure, Status, TransportError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
+
+use super::room::Room;
 
 pub(super) struct Health {
     status: watch::Sender<Status>,
@@ -29,16 +31,18 @@ impl Health {
     /// Nothing can be written, and why.
     pub(super) fn down(&self, why: &str) {
         let outage = self.outage.lock();
+        let mut was_plenty = false;
         // The first reason stays.
         let changed = self.status.send_if_modified(|status| {
             let changed = status.down.is_none();
             if changed {
+                was_plenty = status.scarce.take().is_none();
                 status.down = Some(why.to_owned());
-                status.since = Some(SystemTime::now());
+                status.since.get_or_insert_with(SystemTime::now);
             }
             changed
         });
-        if changed {
+        if changed && was_plenty {
             outage.set(true);
             warn!(
                 error = why,
@@ -47,22 +51,29 @@ impl Health {
         }
     }
 
-    /// It works again.
-    pub(super) fn up(&self) {
+    /// It works again, with so much room.
+    pub(super) fn up(&self, room: Room) {
         let outage = self.outage.lock();
-        let was_down = self.status.send_if_modified(|status| {
-            let was_down = status.down.is_some();
-            if was_down {
-                *status = Status {
-                    reconnects: status.reconnects + 1,
-                    ..Status::default()
-                };
+        let changed = self.status.send_if_modified(|status| {
+            let why = status.down.take();
+            status.reconnects += u64::from(why.is_some());
+            let why = why.or(status.scarce.take());
+            let changed = why.is_some();
+            match room {
+                Room::Scarce => status.scarce = why,
+                Room::Plenty => status.since = None,
             }
-            was_down
+            changed
         });
-        if was_down {
-            outage.set(false);
-            info!("messages are taken over again");
+        if !changed {
+            return;
+        }
+        match room {
+            Room::Scarce => debug!("what services publish is taken over again"),
+            Room::Plenty => {
+                outage.set(false);
+                info!("messages are taken over again");
+            }
         }
     }
 

@@ -197,7 +197,7 @@ fn ground(folder: &Path) -> Option<Obstacle> {
 
 /// Whether the disk has what a start needs.
 fn room(folder: &Path) -> Option<Obstacle> {
-    let reserve = match Reserve::of(folder).is_made() {
+    let reserve = match Reserve::of(folder).is_whole() {
         true => 0,
         false => RESERVE_BYTES as u64,
     };

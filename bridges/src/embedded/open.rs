@@ -4,6 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use brickwork::Lock;
@@ -21,7 +22,7 @@ use super::desk::Desk;
 use super::hand::{self, Hand, Way};
 use super::health::Health;
 use super::op::Group;
-use super::room::Reserve;
+use super::room::{RESERVE_BYTES, Reserve};
 use super::rows::{Pen, is_damage};
 use super::schema::{self, Id};
 use super::ward::{Record, Ward};
@@ -83,14 +84,14 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
     let (database, reserve) = open_file(path, reserve, writers).await?;
     let found = match recover(&database, &folder).await {
         // It may be room that is missing: what was kept for that is used.
-        Err(_) if reserve.is_made() => {
+        Err(_) if reserve.helps() => {
             reserve.give_up();
             recover(&database, &folder).await?
         }
         recovered => recovered?,
     };
     let begun = match Hand::begin(&folder, found.generation) {
-        Err(_) if reserve.is_made() => {
+        Err(_) if reserve.helps() => {
             reserve.give_up();
             Hand::begin(&folder, found.generation)
         }
@@ -119,11 +120,12 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
         books: Mutex::new(found.books),
         unreadable: Mutex::new(HashSet::new()),
         reserve,
+        waiting_bytes: AtomicUsize::new(0),
         runtime: Handle::current(),
         lock: Mutex::new(Some(lock)),
     });
     let reserving = core.clone();
-    let reserving = tokio::task::spawn_blocking(move || reserving.reserve.make());
+    let reserving = tokio::task::spawn_blocking(move || reserving.reserve.make(RESERVE_BYTES));
     if let Ok(Err(error)) = reserving.await {
         // What is there can be worked off.
         core.is_down(Group::default(), &error);
@@ -145,7 +147,7 @@ pub(super) async fn open_file(
         let opened = match open() {
             // What is there needs it, should there be no room for anything else; SQLite
             // doesn't say so where the index of its log finds none.
-            Err(SqliteError::Full { .. } | SqliteError::Unusable { .. }) if reserve.is_made() => {
+            Err(SqliteError::Full { .. } | SqliteError::Unusable { .. }) if reserve.helps() => {
                 reserve.give_up();
                 open()
             }

@@ -297,11 +297,19 @@ impl Queue {
         wants_more
     }
 
-    /// A message that waited here in memory is ready again.
-    pub(super) fn waited(&self, entry: Entry) {
+    /// A message that waited in memory is ready again: here, or in the hand of a consumer.
+    pub(super) fn waited(&self, entry: Entry, holder: Option<usize>) {
         let mut state = self.state.lock();
-        state.delayed = state.delayed.saturating_sub(1);
-        state.retrying = state.retrying.saturating_sub(1);
+        match holder {
+            None => {
+                state.delayed = state.delayed.saturating_sub(1);
+                state.retrying = state.retrying.saturating_sub(1);
+            }
+            Some(consumer) => {
+                state.in_hand -= 1;
+                state.consumers[consumer].unsettled -= 1;
+            }
+        }
         state.put_back(entry);
         self.measure(&state);
         let waker = state.one_to_wake();

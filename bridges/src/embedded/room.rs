@@ -3,9 +3,13 @@
 //! What is waiting to be handled may fill a disk. Then deleting what was handled needs some
 //! room, too: for the write-ahead log, and for moving it to the file. So a file of a fixed
 //! size is kept, and given up when there is no room: what is there can be worked off, which
-//! makes room. Only when that file can be made again is anything more taken over.
+//! makes room. Only when half of that file can be made again is anything more taken over.
+//!
+//! And then from services alone, who publish what the work makes of it: the other half is for
+//! them. Sources would take all the room that there is, each time, and nothing would be worked
+//! off. They wait until room is plenty, or nothing is left that could make any.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,16 +20,33 @@ use super::schema::CHECKPOINT_PAGES;
 
 /// What the write-ahead log may hold that isn't in the file yet, and a little more.
 pub(super) const RESERVE_BYTES: usize = 8 * 1024 * 1024;
+/// With this much of it, in bytes, services may publish.
+pub(super) const RESERVE_HALF_BYTES: usize = RESERVE_BYTES / 2;
+/// As much free as is used is plenty, and so is this, in bytes.
+const PLENTY_BYTES: u64 = 64 * 1024 * 1024;
+/// With less than this free, in bytes, everything that isn't used is given back.
+const TIGHT_BYTES: u64 = 2 * RESERVE_BYTES as u64;
 /// Less than this isn't worth the work, in bytes;
-const FREE_MIN: i64 = 4 * 1024 * 1024;
+const FREE_MIN: u64 = 4 * 1024 * 1024;
 /// nor is less than this part of the file.
-const FREE_PART: i64 = 4;
+const FREE_PART: u64 = 4;
 /// What the file of the write-ahead log is cut to, in bytes,
 const LOG_BYTES_KEPT: u32 = 16 * 1024 * 1024;
 /// and while room is scarce.
 const SCARCE_LOG_BYTES_KEPT: u32 = 1024 * 1024;
-/// So many pages are given back with one commit.
+/// So many pages are given back with one commit,
 const STEP_PAGES: u32 = 512;
+/// and while room is scarce: each may be written to the log first.
+const SCARCE_STEP_PAGES: u32 = 128;
+
+/// How much room there is for what comes, once there is any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// For what services publish.
+    Scarce,
+    /// For sources, too.
+    Plenty,
+}
 
 /// The room in reserve.
 #[derive(Debug)]
@@ -36,16 +57,22 @@ impl Reserve {
         Self(folder.join("reserve"))
     }
 
-    /// Makes it, if it isn't there. Blocks its thread for a moment.
+    /// Makes so much of it, if less is there. Blocks its thread for a moment.
     ///
     /// # Errors
-    /// There is no room for it.
-    pub(super) fn make(&self) -> Result<(), SqliteError> {
-        if self.is_made() {
+    /// There is no room for that. What there was stays.
+    pub(super) fn make(&self, bytes: usize) -> Result<(), SqliteError> {
+        let before = self.bytes();
+        if before >= bytes as u64 {
             return Ok(());
         }
-        self.fill().map_err(|error| {
-            self.give_up();
+        self.fill(before, bytes as u64).map_err(|error| {
+            // What could be written takes the room that others need.
+            let cut = OpenOptions::new().write(true).open(&self.0);
+            let cut = cut.and_then(|file| file.set_len(before));
+            if before == 0 || cut.is_err() {
+                self.give_up();
+            }
             let (path, why) = (self.0.clone(), error.to_string());
             match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -56,21 +83,53 @@ impl Reserve {
         })
     }
 
-    /// Whether it is there.
-    pub(super) fn is_made(&self) -> bool {
-        let length = std::fs::metadata(&self.0).map(|file| file.len());
-        length.is_ok_and(|length| length == RESERVE_BYTES as u64)
+    /// How much of it is there.
+    fn bytes(&self) -> u64 {
+        std::fs::metadata(&self.0).map_or(0, |file| file.len())
     }
 
-    fn fill(&self) -> io::Result<()> {
-        let mut file = File::create(&self.0)?;
+    /// Whether all of it is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.bytes() >= RESERVE_BYTES as u64
+    }
+
+    /// Whether any of it is there, to be given up.
+    pub(super) fn helps(&self) -> bool {
+        self.bytes() > 0
+    }
+
+    fn fill(&self, mut from: u64, to: u64) -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.0)?;
         // A file system may keep what is all alike, or nothing at all, in no room.
         let mut some = vec![0; 1024 * 1024];
-        for _ in 0..RESERVE_BYTES / some.len() {
+        while from < to {
             fastrand::fill(&mut some);
-            file.write_all(&some)?;
+            let part = some.len().min((to - from) as usize);
+            file.write_all(&some[..part])?;
+            from += part as u64;
         }
         Ok(())
+    }
+
+    /// How many bytes are free on its disk, as far as can be learnt.
+    fn free_bytes(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(self.0.parent()?).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Whether room is no concern, with the whole of it made: as much is free as is used.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub(super) fn is_plenty(&self, connection: &Connection) -> Result<bool, SqliteError> {
+        let Some(on_disk) = self.free_bytes() else {
+            return Ok(true);
+        };
+        let size = size_of(connection)?;
+        let made = self.bytes().min(RESERVE_BYTES as u64);
+        let free = on_disk + size.free_bytes();
+        let free = free.saturating_sub(RESERVE_BYTES as u64 - made);
+        Ok(free >= size.used_bytes().min(PLENTY_BYTES))
     }
 
     /// There is no room: what was kept for that is used now.
@@ -78,6 +137,34 @@ impl Reserve {
         // If it isn't there it was given up before.
         let _gone = std::fs::remove_file(&self.0);
     }
+}
+
+/// How large the file is, in pages.
+struct Size {
+    page: u64,
+    all: u64,
+    free: u64,
+}
+
+impl Size {
+    fn free_bytes(&self) -> u64 {
+        self.free * self.page
+    }
+
+    fn used_bytes(&self) -> u64 {
+        (self.all - self.free.min(self.all)) * self.page
+    }
+}
+
+fn size_of(connection: &Connection) -> Result<Size, SqliteError> {
+    let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    // SQLite's counts are never negative.
+    let ask = |sql: &str| Ok::<_, SqliteError>(ask(sql)?.unsigned_abs());
+    Ok(Size {
+        page: ask("PRAGMA page_size")?,
+        all: ask("PRAGMA page_count")?,
+        free: ask("PRAGMA freelist_count")?,
+    })
 }
 
 /// Tries whether the file can be written.
@@ -88,7 +175,14 @@ pub(super) fn probe(connection: &Connection) -> Result<(), SqliteError> {
     connection
         .prepare_cached("UPDATE app SET generation = generation")?
         .execute([])?;
-    // What had to be small may be large again.
+    Ok(())
+}
+
+/// Room is no concern any more: what had to be small may be large again.
+///
+/// # Errors
+/// It can't be set.
+pub(super) fn relax(connection: &Connection) -> Result<(), SqliteError> {
     keep_log(connection, CHECKPOINT_PAGES, LOG_BYTES_KEPT)
 }
 
@@ -97,29 +191,32 @@ pub(super) fn probe(connection: &Connection) -> Result<(), SqliteError> {
 ///
 /// # Errors
 /// It can't be written.
-pub(super) fn give_back(connection: &Connection, scarce: bool) -> Result<bool, SqliteError> {
-    let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let (free, all) = (ask("PRAGMA freelist_count")?, ask("PRAGMA page_count")?);
-    let bytes = free * ask("PRAGMA page_size")?;
-    let worth_it = free > 0 && (scarce || (bytes >= FREE_MIN && free * FREE_PART >= all));
+pub(super) fn give_back(
+    connection: &Connection,
+    scarce: Option<&Reserve>,
+) -> Result<bool, SqliteError> {
+    let before = size_of(connection)?;
+    let much = before.free_bytes() >= FREE_MIN && before.free * FREE_PART >= before.all;
+    let worth_it = before.free > 0 && (scarce.is_some() || much);
     // The file becomes smaller only when the log is moved to it, and after this nothing may
     // be written for long. Where room is scarce the log must not grow either.
-    let (pages, bytes_kept) = match (scarce, worth_it) {
-        (true, _) => (1, SCARCE_LOG_BYTES_KEPT),
-        (false, true) => (1, LOG_BYTES_KEPT),
-        (false, false) => (CHECKPOINT_PAGES, LOG_BYTES_KEPT),
+    let (pages, bytes_kept, step) = match (scarce, worth_it) {
+        (Some(_), _) => (1, SCARCE_LOG_BYTES_KEPT, SCARCE_STEP_PAGES),
+        (None, true) => (1, LOG_BYTES_KEPT, STEP_PAGES),
+        (None, false) => (CHECKPOINT_PAGES, LOG_BYTES_KEPT, STEP_PAGES),
     };
     keep_log(connection, pages, bytes_kept)?;
     if !worth_it {
         return Ok(false);
     }
-    vacuum(connection, STEP_PAGES)?;
+    vacuum(connection, step)?;
     // A file that was made by somebody else may not be able to.
-    let freed = ask("PRAGMA freelist_count")? < free;
-    if !scarce && !freed {
-        keep_log(connection, CHECKPOINT_PAGES, LOG_BYTES_KEPT)?;
+    let freed = size_of(connection)?.free < before.free;
+    if scarce.is_none() && !freed {
+        relax(connection)?;
     }
-    Ok(!scarce && freed)
+    let free_bytes = scarce.and_then(Reserve::free_bytes);
+    Ok(freed && free_bytes.is_none_or(|bytes| bytes < TIGHT_BYTES))
 }
 
 /// Gives some of what is free in the file back to the disk, however little it is. Whether
@@ -165,15 +262,20 @@ mod tests {
         let reserve = Reserve::of(folder.path());
         let length = || std::fs::metadata(&reserve.0).map(|file| file.len()).ok();
         for _ in 0..2 {
-            reserve.make().expect("there is room");
-            reserve.make().expect("it is there");
-            assert_eq!(length(), Some(RESERVE_BYTES as u64));
+            for bytes in [RESERVE_HALF_BYTES, RESERVE_BYTES, RESERVE_BYTES] {
+                reserve.make(bytes).expect("there is room");
+                assert_eq!(length(), Some(bytes as u64));
+            }
+            reserve.make(RESERVE_HALF_BYTES).expect("it is there");
+            assert_eq!(length(), Some(RESERVE_BYTES as u64), "what there is stays");
             reserve.give_up();
             reserve.give_up();
             assert_eq!(length(), None);
         }
         let nowhere = Reserve::of(&folder.path().join("nowhere"));
-        let error = nowhere.make().expect_err("there is no such folder");
+        let error = nowhere
+            .make(RESERVE_BYTES)
+            .expect_err("there is no such folder");
         assert!(matches!(error, SqliteError::Unusable { .. }), "{error}");
     }
 
@@ -183,7 +285,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.sqlite");
         let connection = Connection::open(&path).expect("it opens");
-        let length = || std::fs::metadata(&path).expect("a file").len() as i64;
+        let length = || std::fs::metadata(&path).expect("a file").len();
         let made = connection.execute_batch(
             "PRAGMA auto_vacuum = INCREMENTAL;
              PRAGMA journal_mode = WAL;
@@ -200,7 +302,7 @@ mod tests {
         let mut steps = 0;
         loop {
             let begun = connection.unchecked_transaction().expect("it begins");
-            let more = give_back(&begun, false).expect("it can be written");
+            let more = give_back(&begun, None).expect("it can be written");
             begun.commit().expect("it can be written");
             if !more {
                 break;

@@ -54,6 +54,12 @@ impl Tries {
         self.every.saturating_sub(since.unwrap_or_default())
     }
 
+    /// How long until the next look at how much room there is, while there is some.
+    pub(super) fn look(&self, now: Instant) -> Duration {
+        let since = self.last.map(|last| now.duration_since(last));
+        TRY_EVERY.saturating_sub(since.unwrap_or_default())
+    }
+
     /// It is tried, now.
     pub(super) fn again(&mut self, now: Instant) {
         self.last = Some(now);

@@ -41,6 +41,8 @@ pub(crate) struct TransportSnapshot {
     #[serde(skip_serializing_if = "Option::is_none")]
     down_because: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    scarce_because: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     down_since: Option<String>,
     reconnects: u64,
     late_replies: u64,
@@ -188,6 +190,7 @@ impl AppView {
                 durable: self.transport.guarantees().durable,
                 up: status.down.is_none(),
                 down_because: status.down,
+                scarce_because: status.scarce,
                 down_since: status.since.map(|since| {
                     let unix_ms = unix_ms(since);
                     Rfc3339 { unix_ms }.to_string()

@@ -145,8 +145,9 @@ impl AppView {
     /// The transport's status, without secrets.
     pub(crate) fn transport_status(&self) -> Status {
         let mut status = self.transport.status().borrow().clone();
-        if let Some(down) = &mut status.down {
-            *down = self.redactor.clean(down).into_owned();
+        let texts = [&mut status.down, &mut status.scarce];
+        for text in texts.into_iter().flatten() {
+            *text = self.redactor.clean(text).into_owned();
         }
         status
     }
@@ -215,9 +216,14 @@ impl AppView {
             Phase::Starting => reasons.push("the app is starting".to_owned()),
             Phase::Stopping => reasons.push("the app is stopping".to_owned()),
         }
-        if let Some(why) = self.transport_status().down {
-            let scheme = self.transport.scheme();
+        let (status, scheme) = (self.transport_status(), self.transport.scheme());
+        if let Some(why) = status.down {
             reasons.push(format!("the transport {scheme} is down: {why}"));
+        }
+        if let Some(why) = status.scarce {
+            reasons.push(format!(
+                "the transport {scheme} has little room, sources wait until some is worked off: {why}"
+            ));
         }
         for service in &self.services {
             reasons.extend(service.not_ready());

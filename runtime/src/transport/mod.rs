@@ -332,7 +332,10 @@ impl Depth {
 pub struct Status {
     /// What is wrong, while something is.
     pub down: Option<String>,
-    /// Since when it is down.
+    /// Why it takes over only what services publish, while sources wait: there is little
+    /// room, and working off what is there makes more.
+    pub scarce: Option<String>,
+    /// Since when it is down, or short of room.
     pub since: Option<SystemTime>,
     /// It was closed, by this side: it won't work again.
     pub ended: bool,
