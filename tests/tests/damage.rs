@@ -274,6 +274,15 @@ async fn whichever_page_is_damaged_nothing_hangs_and_nothing_readable_is_lost() 
             continue;
         }
         let taken = take_all(&*transport).await;
+        if is_leaf {
+            // Also not for what waited for its time there: nobody would ever be done.
+            let depth = transport.depth(&requests()).await.expect("a depth");
+            assert_eq!(
+                depth,
+                Depth::default(),
+                "page {page}: waits for what is damaged"
+            );
+        }
         transport.close().await;
         let mut once = taken.clone();
         once.sort_unstable();

@@ -55,7 +55,7 @@ pub(super) fn blame(core: &Arc<Core>, group: Group, error: &SqliteError) {
                 );
             }
             Op::Due if is_damage(error) => salvage::due(core),
-            Op::DueRow { row, copy: false } if is_damage(error) => salvage::copy(core, row),
+            Op::DueRow { it, copy: false } if is_damage(error) => salvage::copy(core, it),
             Op::Due | Op::DueRow { .. } => {
                 error!(
                     error = text,

@@ -1,6 +1,6 @@
 //! What the parts of one transport share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -14,6 +14,7 @@ use super::desk::Desk;
 use super::hand::Hand;
 use super::health::Health;
 use super::room::Reserve;
+use super::rows::DueRow;
 use super::ward::Ward;
 use super::wires::Wires;
 
@@ -30,7 +31,7 @@ pub(super) struct Core {
     /// Used by who writes: every queue that is in the file.
     pub(super) books: Mutex<Books>,
     /// Rows of messages that wait for their time, and can't be read or deleted.
-    pub(super) unreadable: Mutex<HashSet<i64>>,
+    pub(super) unreadable: Mutex<HashMap<i64, DueRow>>,
     pub(super) reserve: Reserve,
     /// So much waits in memory for its next attempt, in bytes: there is no room to move it.
     pub(super) waiting_bytes: AtomicUsize,

@@ -9,7 +9,7 @@ use brickwork::transport::{Topology, TransportError};
 
 use super::core::{Books, Core, Page};
 use super::queue::Start;
-use super::rows::Pen;
+use super::rows::{DueRow, Pen};
 
 type Made = Result<Vec<(QueueId, u32)>, TransportError>;
 
@@ -80,6 +80,14 @@ pub(super) fn owner(connection: &Connection) -> Result<Option<String>, SqliteErr
 
 /// Knows the queues of a topology from now on. Called by who writes, between commits.
 pub(super) fn wire(core: &Arc<Core>, topology: &Topology) {
+    // Nobody waits for what can't be read.
+    let unreadable = core.unreadable.lock();
+    let unreadable = |number: u32, also: fn(&DueRow) -> bool| {
+        let rows = unreadable
+            .values()
+            .filter(|it| it.queue == number && also(it));
+        rows.count() as u64
+    };
     let books = core.books.lock();
     let known = |id: &QueueId| {
         let number = *books.numbers.get(id)?;
@@ -87,8 +95,10 @@ pub(super) fn wire(core: &Arc<Core>, topology: &Topology) {
         let start = Start {
             next_place: page.next_place,
             messages: page.messages,
-            delayed: page.delayed,
-            retrying: page.retrying,
+            delayed: page.delayed.saturating_sub(unreadable(number, |_| true)),
+            retrying: page
+                .retrying
+                .saturating_sub(unreadable(number, |it| it.retry)),
             suspects: core.ward.count(number),
         };
         Some((number, start))

@@ -3,7 +3,6 @@
 //! Nothing that is done here is seen by anybody before that: what changes in memory is
 //! noted, and let in after the commit.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use brickwork::Clock;
@@ -18,7 +17,7 @@ use super::effects::{Effects, Touched};
 use super::op::{Group, Op, Row, refuse};
 use super::queue::{Change, Entry, Queue};
 use super::room::{self, RESERVE_BYTES, RESERVE_HALF_BYTES, Room};
-use super::rows::{Pen, Unreadable};
+use super::rows::{DueRow, Pen};
 use super::schema::Id;
 
 /// See the module.
@@ -158,7 +157,7 @@ impl Work<'_> {
                 None => {}
             },
             Op::Due => self.due()?,
-            Op::DueRow { row, copy } => drop(self.due_row(*row, *copy)?),
+            Op::DueRow { it, copy } => drop(self.due_row(*it, *copy)?),
             Op::Note(damage) => damage.iter().try_for_each(|it| self.pen.note(it))?,
             Op::Declare { topology, make, .. } => {
                 let found = declare::declare(&self.pen, self.core, topology, *make)?;
@@ -301,13 +300,16 @@ impl Work<'_> {
 
     fn due(&mut self) -> Result<(), SqliteError> {
         let now = Clock::SYSTEM.unix_ms();
-        let unreadable: HashSet<i64> = self.core.unreadable.lock().clone();
+        let unreadable = self.core.unreadable.lock().clone();
         let max = DUE_MAX + unreadable.len();
         let rows = self.pen.due_rows(now, max)?;
         self.effects.more_due = rows.len() == max;
         let mut bytes = 0;
-        for row in rows.into_iter().filter(|row| !unreadable.contains(row)) {
-            bytes += self.due_row(row, false)?;
+        for it in rows
+            .into_iter()
+            .filter(|it| !unreadable.contains_key(&it.row))
+        {
+            bytes += self.due_row(it, false)?;
             if bytes >= GROUP_BYTES {
                 self.effects.more_due = true;
                 break;
@@ -318,22 +320,20 @@ impl Work<'_> {
     }
 
     /// How large it was.
-    fn due_row(&mut self, row: i64, copy: bool) -> Result<usize, SqliteError> {
-        if self.effects.unreadable.contains(&row) {
+    fn due_row(&mut self, it: DueRow, copy: bool) -> Result<usize, SqliteError> {
+        if self.effects.unreadable.contains(&it) {
             // Another one of this commit has found that out.
             return Ok(0);
         }
-        let due = match self.pen.due(row)? {
+        let due = match self.pen.due(it.row)? {
             Some(Ok(due)) => due,
-            Some(Err(Unreadable { damage, of })) => {
+            Some(Err(damage)) => {
                 self.effects.damage.push(damage);
-                self.effects.unreadable.push(row);
-                if let Some((queue, retry)) = of {
-                    // It stays in the file; nobody waits for it.
-                    let change = &mut self.touch(queue).change;
-                    change.due += 1;
-                    change.due_retrying += u64::from(retry);
-                }
+                self.effects.unreadable.push(it);
+                // It stays in the file; nobody waits for it.
+                let change = &mut self.touch(it.queue).change;
+                change.due += 1;
+                change.due_retrying += u64::from(it.retry);
                 return Ok(0);
             }
             None => return Ok(0),

@@ -12,7 +12,7 @@ use super::declare;
 use super::op::{Group, Op};
 use super::queue::{Change, Queue};
 use super::room::Room;
-use super::rows::Damage;
+use super::rows::{Damage, DueRow};
 use super::ward::Suspect;
 
 /// What a commit changes beside the file, and what it has found out.
@@ -22,7 +22,7 @@ pub(super) struct Effects {
     pub(super) made: Vec<(QueueId, u32)>,
     pub(super) refused: Option<TransportError>,
     pub(super) damage: Vec<Damage>,
-    pub(super) unreadable: Vec<i64>,
+    pub(super) unreadable: Vec<DueRow>,
     pub(super) suspect: Option<Suspect>,
     pub(super) due_ms: Vec<u64>,
     pub(super) more_due: bool,
@@ -52,7 +52,8 @@ impl Effects {
             );
         }
         if !self.unreadable.is_empty() {
-            core.unreadable.lock().extend(self.unreadable);
+            let rows = self.unreadable.iter().map(|it| (it.row, *it));
+            core.unreadable.lock().extend(rows);
         }
         {
             let mut books = core.books.lock();

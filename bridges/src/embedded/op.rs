@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::head::Written;
 use super::queue::Queue;
-use super::rows::Damage;
+use super::rows::{Damage, DueRow};
 use super::schema::Id;
 use super::ward::Suspect;
 
@@ -83,7 +83,7 @@ pub(super) enum Op {
     /// Something waits no longer.
     Due,
     /// The same, of one row alone: it is moved, or, if it can't be deleted, copied.
-    DueRow { row: i64, copy: bool },
+    DueRow { it: DueRow, copy: bool },
     /// Queues are to be known, and made if that is wanted.
     Declare {
         topology: Topology,

@@ -1,7 +1,7 @@
 //! Opening a folder of queues: one process at a time, and what the last one had in hand is
 //! known before anything is handed out.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -118,7 +118,7 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
         health: Health::new(&pressure),
         pressure,
         books: Mutex::new(found.books),
-        unreadable: Mutex::new(HashSet::new()),
+        unreadable: Mutex::new(HashMap::new()),
         reserve,
         waiting_bytes: AtomicUsize::new(0),
         runtime: Handle::current(),

@@ -42,6 +42,15 @@ pub(super) fn is_damage(error: &SqliteError) -> bool {
     )
 }
 
+/// Where one that is due is, and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DueRow {
+    pub(super) row: i64,
+    pub(super) queue: u32,
+    /// It waited for another attempt.
+    pub(super) retry: bool,
+}
+
 /// A message that waits for its time no longer.
 pub(super) struct Due {
     pub(super) row: i64,
@@ -51,13 +60,6 @@ pub(super) struct Due {
     pub(super) held: u32,
     pub(super) message: Message,
     pub(super) written: Written,
-}
-
-/// A message that waited for its time and can't be read.
-pub(super) struct Unreadable {
-    pub(super) damage: Damage,
-    /// The number of its queue, and whether it waits for another attempt, if that is known.
-    pub(super) of: Option<(u32, bool)>,
 }
 
 /// Statements of one commit.
@@ -217,17 +219,24 @@ impl Pen<'_> {
         }))
     }
 
-    /// The rows that are due, by their time.
-    pub(super) fn due_rows(&self, now_ms: u64, max: usize) -> Result<Vec<i64>, SqliteError> {
+    /// The rows that are due, by their time. Reads the index alone.
+    pub(super) fn due_rows(&self, now_ms: u64, max: usize) -> Result<Vec<DueRow>, SqliteError> {
         let mut select = self.0.prepare_cached(
-            "SELECT id FROM delayed WHERE due_ms <= ?1 ORDER BY due_ms, id LIMIT ?2",
+            "SELECT id, queue, retry FROM delayed WHERE due_ms <= ?1
+             ORDER BY due_ms, queue, retry, id LIMIT ?2",
         )?;
-        let rows = select.query_map((now_ms as i64, max as i64), |row| row.get(0))?;
+        let rows = select.query_map((now_ms as i64, max as i64), |row| {
+            Ok(DueRow {
+                row: row.get(0)?,
+                queue: row.get(1)?,
+                retry: row.get(2)?,
+            })
+        })?;
         Ok(rows.collect::<Sqlite<_>>()?)
     }
 
     /// Reads one that is due; `None` if it isn't there.
-    pub(super) fn due(&self, row: i64) -> Result<Option<Result<Due, Unreadable>>, SqliteError> {
+    pub(super) fn due(&self, row: i64) -> Result<Option<Result<Due, Damage>>, SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, queue, retry, attempt, held FROM delayed WHERE id = ?1",
         )?;
@@ -249,12 +258,9 @@ impl Pen<'_> {
             })
         };
         let mut rows = select.query([row])?;
-        Ok(rows.next()?.map(|it| {
-            read(it).map_err(|why| Unreadable {
-                damage: of_delayed(row, why),
-                of: it.get(3).and_then(|queue| Ok((queue, it.get(4)?))).ok(),
-            })
-        }))
+        Ok(rows
+            .next()?
+            .map(|it| read(it).map_err(|why| of_delayed(row, why))))
     }
 
     pub(super) fn delete_due(&self, row: i64) -> Result<(), SqliteError> {

@@ -4,7 +4,7 @@
 //! transaction. So what a commit stumbled on is looked at beside it, place by place: what
 //! can be read is served, the rest stays where it is and is told of.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::delays::due_ms;
 use super::desk::DUE_MAX;
 use super::op::Op;
 use super::queue::{Change, Loaded, Queue, WINDOW, WINDOW_BYTES};
-use super::rows::{Damage, Pen, entry, is_damage, of_delayed, of_message};
+use super::rows::{Damage, DueRow, Pen, entry, is_damage, of_delayed, of_message};
 use super::schema::Id;
 
 /// So many places are looked at in one go: most of them may be those of messages that were
@@ -89,12 +89,12 @@ pub(super) fn due(core: &Arc<Core>) {
             error!("what waits for its time can't be looked for: the file is damaged");
             return core.delays.add(due_ms(LATER));
         }
-        core.unreadable
-            .lock()
-            .extend(unreadable.iter().map(|(row, _)| *row));
+        for (it, _) in &unreadable {
+            core.waits_no_more(*it);
+        }
         core.found(unreadable.into_iter().map(|(_, damage)| damage).collect());
-        for row in readable {
-            core.desk.push(&core, Op::DueRow { row, copy: false });
+        for it in readable {
+            core.desk.push(&core, Op::DueRow { it, copy: false });
         }
         core.desk.push(&core, Op::Due);
     });
@@ -102,19 +102,37 @@ pub(super) fn due(core: &Arc<Core>) {
 
 /// A message that is due lies beside damage, and can't be deleted there: it goes to its queue
 /// now, and once more when the app is started again. Called by who writes.
-pub(super) fn copy(core: &Arc<Core>, row: i64) {
+pub(super) fn copy(core: &Arc<Core>, it: DueRow) {
     warn!(
-        row,
+        row = it.row,
         "what lies beside a message that waited is damaged: it is served now, and comes again \
          when the app is started again"
     );
     // Once, however many have stumbled on it.
-    if core.unreadable.lock().insert(row) {
-        core.desk.push(core, Op::DueRow { row, copy: true });
+    if core.unreadable.lock().insert(it.row, it).is_none() {
+        core.desk.push(core, Op::DueRow { it, copy: true });
     }
 }
 
 impl Core {
+    /// What can't be read stays in the file; nobody waits for it.
+    fn waits_no_more(self: &Arc<Self>, it: DueRow) {
+        // Held so long: a queue that is declared now counts either this or without it.
+        let mut unreadable = self.unreadable.lock();
+        if unreadable.insert(it.row, it).is_some() {
+            return;
+        }
+        let queue = self.wires.read().by_number.get(&it.queue).cloned();
+        let change = Change {
+            due: 1,
+            due_retrying: u64::from(it.retry),
+            ..Change::default()
+        };
+        if let Some(queue) = queue {
+            self.let_in(&queue, change);
+        }
+    }
+
     /// Something can't be read: it is said, and noted for whoever looks later.
     pub(super) fn found(self: &Arc<Self>, damage: Vec<Damage>) {
         for Damage { place, why } in &damage {
@@ -212,22 +230,22 @@ impl Ranges {
 /// The rows that are due next.
 #[derive(Default)]
 struct Due {
-    readable: Vec<i64>,
-    unreadable: Vec<(i64, Damage)>,
+    readable: Vec<DueRow>,
+    unreadable: Vec<(DueRow, Damage)>,
 }
 
-fn tell_apart(connection: &Connection, known: &HashSet<i64>) -> Result<Due, SqliteError> {
+fn tell_apart(connection: &Connection, known: &HashMap<i64, DueRow>) -> Result<Due, SqliteError> {
     let pen = Pen(connection);
     let rows = pen.due_rows(Clock::SYSTEM.unix_ms(), DUE_MAX + known.len())?;
     let mut due = Due::default();
-    for row in rows.into_iter().filter(|row| !known.contains(row)) {
-        match pen.due(row) {
+    for it in rows.into_iter().filter(|it| !known.contains_key(&it.row)) {
+        match pen.due(it.row) {
             Err(error) if is_damage(&error) => {
                 due.unreadable
-                    .push((row, of_delayed(row, error.to_string())));
+                    .push((it, of_delayed(it.row, error.to_string())));
             }
             // One that isn't what was written is found so when it is to be moved.
-            found => due.readable.extend(found?.map(|_| row)),
+            found => due.readable.extend(found?.map(|_| it)),
         }
     }
     Ok(due)

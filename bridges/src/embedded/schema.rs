@@ -99,12 +99,22 @@ const TABLES: &str = "
     ) STRICT;
 ";
 
+/// The index says whose a row is: also of one that lies on a damaged page, so that nobody
+/// waits for it.
+const INDEX_OF_OWNERS: &str = "
+    DROP INDEX delayed_due;
+    CREATE INDEX delayed_due ON delayed (due_ms, queue, retry);
+";
+
 pub(super) fn schema() -> Schema {
     Schema {
         owner: OWNER.to_owned(),
         parts: vec![Part {
             name: "queues",
-            steps: vec![Migration::new("queues", TABLES)],
+            steps: vec![
+                Migration::new("queues", TABLES),
+                Migration::new("whose what waits is", INDEX_OF_OWNERS),
+            ],
         }],
     }
 }
