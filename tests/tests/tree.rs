@@ -13,14 +13,18 @@ use brickwork_tests::app::{TestApp, virtually};
 use brickwork_tests::subject::{Subject, script};
 use proptest::prelude::*;
 
-/// Between failures: longer than the quiet time after which a wait is the first again, and than the
-/// short window.
-const GAP_S: u64 = 70;
+/// Between failures, a random number of these, in seconds:
+const STEP_S: u64 = 40;
+/// so many at least, so that it is longer than the quiet time after which a wait is the first
+/// again, and than the shortest window,
+const STEPS_MIN: u64 = 2;
+/// and less than this.
+const STEPS_MAX: u64 = 11;
 const STRATEGIES: [&str; 3] = ["one_for_one", "one_for_all", "rest_for_one"];
 const TYPES: [&str; 3] = ["permanent", "transient", "temporary"];
-/// The windows of intensities, in seconds: a cascade fits into each, a gap into the
-/// second only.
-const WINDOWS_S: [u64; 2] = [10, 86_400];
+/// The windows of intensities, in seconds: a cascade fits into each, some gaps into the
+/// second, all into the third. None is near to a number of steps: a cascade takes its time.
+const WINDOWS_S: [u64; 3] = [20, 500, 86_400];
 
 /// A supervisor's rules.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +35,7 @@ struct Rules {
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
-    (0..3usize, 0..4usize, 0..2usize).prop_map(|(strategy, max_restarts, window)| Rules {
+    (0..3usize, 0..4usize, 0..3usize).prop_map(|(strategy, max_restarts, window)| Rules {
         strategy,
         max_restarts,
         window,
@@ -44,8 +48,8 @@ struct Plan {
     groups: Vec<Rules>,
     /// Of each service: restart type, and its group.
     services: Vec<(usize, Option<usize>)>,
-    /// Failures, a gap apart: the service, and starts that then fail.
-    failures: Vec<(usize, Vec<usize>)>,
+    /// Failures: the service, starts that then fail, and steps until the next.
+    failures: Vec<(usize, Vec<usize>, u64)>,
 }
 
 fn plans() -> impl Strategy<Value = Plan> {
@@ -60,12 +64,16 @@ fn plans() -> impl Strategy<Value = Plan> {
         };
         // Mostly permanent: the others are soon gone.
         let kind = prop_oneof![3 => Just(0), 1 => Just(1), 1 => Just(2)];
-        let failure = (0..services, prop::collection::vec(0..services, 0..3));
+        let failure = (
+            0..services,
+            prop::collection::vec(0..services, 0..3),
+            STEPS_MIN..STEPS_MAX,
+        );
         (
             rules(),
             prop::collection::vec(rules(), groups),
             prop::collection::vec((kind, group), services),
-            prop::collection::vec(failure, 1..7),
+            prop::collection::vec(failure, 1..10),
         )
             .prop_map(|(root, groups, services, mut failures)| {
                 // Two supervisors that recover at once may be first or second: both are
@@ -73,7 +81,7 @@ fn plans() -> impl Strategy<Value = Plan> {
                 // has none beside or above it that would be starting others meanwhile.
                 let alone = services.iter().all(|(_, group)| group.is_some())
                     && services.iter().all(|(_, group)| *group == services[0].1);
-                for (service, fail_starts) in &mut failures {
+                for (service, fail_starts, _) in &mut failures {
                     let fits = |service: usize| alone || services[service].1.is_none();
                     fail_starts.retain(|other| fits(*other) && fits(*service));
                 }
@@ -349,7 +357,8 @@ fn run(name: &str, plan: &Plan) -> ((Vec<String>, bool), (Vec<String>, bool)) {
     let failed = virtually(async {
         let catalog = Catalog::new().with::<Subject>();
         let app = TestApp::start(&manifest(name, plan), &catalog).await;
-        for (nth, (service, fail_starts)) in (1..).zip(&plan.failures) {
+        let mut now = 0;
+        for (service, fail_starts, steps) in &plan.failures {
             for starting in fail_starts {
                 *model.fail_starts.entry(*starting).or_default() += 1;
             }
@@ -362,8 +371,10 @@ fn run(name: &str, plan: &Plan) -> ((Vec<String>, bool), (Vec<String>, bool)) {
                         .or_default() += 1;
                 }
             });
-            tokio::time::sleep(Duration::from_secs(GAP_S)).await;
-            model.fail(*service, nth * GAP_S);
+            let gap = steps * STEP_S;
+            tokio::time::sleep(Duration::from_secs(gap)).await;
+            model.fail(*service, now);
+            now += gap;
             script(name, |script| script.fail.clear());
         }
         let failed = tokio::time::timeout(Duration::ZERO, app.app.failed())
@@ -397,13 +408,13 @@ fn the_model_is_not_trivial_a_cascade_reaches_the_root() {
     let rules = |strategy, max_restarts| Rules {
         strategy,
         max_restarts,
-        window: 1,
+        window: 2,
     };
     let plan = Plan {
         root: rules(0, 1),
         groups: vec![rules(1, 0)],
         services: vec![(0, Some(0)), (0, Some(0)), (0, None)],
-        failures: vec![(1, vec![]), (0, vec![])],
+        failures: vec![(1, vec![], STEPS_MIN), (0, vec![], STEPS_MIN)],
     };
     let (real, model) = run("cascade", &plan);
     let expected = [
@@ -414,4 +425,40 @@ fn the_model_is_not_trivial_a_cascade_reaches_the_root() {
     ];
     assert_eq!(real, (expected.map(str::to_owned).to_vec(), true));
     assert_eq!(real, model);
+}
+
+/// A back-off is as long as half a minute: no reason for others to wait as long.
+#[test]
+fn a_neighbour_starts_again_at_once_while_another_waits_for_its_turn() {
+    let service = |name: &str, wait: &str| {
+        format!(
+            "[services.{name}]\nuse = 'subject'\nin = 'work'\nconfig.script = 'neighbours'\n\
+             restart = {{ max_restarts = 0, on_give_up = 'escalate', \
+             backoff = {{ min = '{wait}', max = '{wait}', jitter = 0 }} }}\n"
+        )
+    };
+    let manifest = format!(
+        "[app]\nname = 'tree'\ntransport = 'memory:'\n[admin]\nlisten = 'off'\n\
+         [supervision]\nstrategy = 'one_for_one'\nmax_restarts = 9\nwithin = '1h'\n\
+         [topics.work]\nexternal = 'in'\n{}{}",
+        service("slow", "20s"),
+        service("quick", "1ms")
+    );
+    let logs = virtually(async {
+        let catalog = Catalog::new().with::<Subject>();
+        let app = TestApp::start(&manifest, &catalog).await;
+        let mut logs = Vec::new();
+        // The second time in a row it waits; a beat later the other fails.
+        for (name, seconds) in [("slow", 3), ("slow", 3), ("quick", 3), ("", 20)] {
+            script("neighbours", |script| {
+                script.log.clear();
+                script.fail = vec![name.to_owned()];
+            });
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            logs.push(script("neighbours", |script| script.log.join(", ")));
+        }
+        app.stop().await;
+        logs
+    });
+    assert_eq!(logs, ["start slow", "", "start quick", "start slow"]);
 }

@@ -1,8 +1,8 @@
 //! What a supervisor does when one of its children has ended.
 //!
 //! The rules are those of OTP's `supervisor`. Carrying a decision out, and waiting, is
-//! for whoever asks; what ends meanwhile is asked about afterwards, as an exit signal
-//! waits in a supervisor's mailbox while it restarts others.
+//! for whoever asks. Where it concerns several children, what ends meanwhile is asked about
+//! afterwards, as an exit signal waits in a supervisor's mailbox while it restarts others.
 
 use std::time::Duration;
 

@@ -1,14 +1,18 @@
 //! The supervisor of a group, or of the whole app: applies its strategy.
 //!
-//! While it restarts children, what ends meanwhile waits, as an exit signal waits in the
-//! mailbox of OTP's `supervisor`.
+//! While it restarts several children, what ends meanwhile waits, as an exit signal waits in
+//! the mailbox of OTP's `supervisor`. Children that have nothing to do with each other
+//! (`one_for_one`) don't wait for each other: OTP knows no back-off, here one may last half a
+//! minute, and a child that fails for the first time is started again at once.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::{FutureExt, LocalBoxFuture};
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
@@ -75,6 +79,7 @@ impl Group {
             commands: received,
             parent,
             epoch: epoch.clone(),
+            restarting: FuturesUnordered::new(),
             origin: Instant::now(),
         };
         Self {
@@ -121,6 +126,8 @@ struct Keeper {
     commands: mpsc::Receiver<Command>,
     parent: Parent,
     epoch: Rc<Cell<u64>>,
+    /// Children that are restarted each by itself, beside everything else.
+    restarting: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     origin: Instant,
 }
 
@@ -133,6 +140,7 @@ impl Keeper {
                     self.obey(command).await;
                     continue;
                 }
+                Some(()) = self.restarting.next() => continue,
                 Some(ended) = self.ended.recv() => ended,
                 else => return,
             };
@@ -144,22 +152,31 @@ impl Keeper {
             let (child, exit) = (ended.child, ended.exit);
             let decision = self.supervisor.ended(child, exit, now, fastrand::f64());
             self.say(&ended, &decision);
-            let (children, within) = (self.children.clone(), self.rules.stop_within);
+            let gives_up = matches!(decision, Decision::GiveUp { .. });
+            let carried_out =
+                carry_out(self.children.clone(), decision, self.rules.stop_within).boxed_local();
+            if !gives_up && self.rules.strategy == Strategy::OneForOne {
+                self.restarting.push(carried_out);
+                continue;
+            }
+            // What is to be stopped is not to be started.
+            self.restarting.clear();
             let command = tokio::select! {
                 biased;
                 Some(command) = self.commands.recv() => Some(command),
-                () = carry_out(&children, &decision, within) => None,
+                () = carried_out => None,
             };
             match command {
                 // Children that were told to stop do so all the same.
                 Some(command) => self.obey(command).await,
-                None if matches!(decision, Decision::GiveUp { .. }) => self.fail(ended.why),
+                None if gives_up => self.fail(ended.why),
                 None => {}
             }
         }
     }
 
     async fn obey(&mut self, command: Command) {
+        self.restarting.clear();
         self.epoch.set(self.epoch.get() + 1);
         match command {
             Command::Start(done) => {
@@ -218,19 +235,19 @@ impl Keeper {
 }
 
 /// Stops, waits, starts: each child completely before the next.
-async fn carry_out(children: &[Rc<dyn Child>], decision: &Decision, within: Duration) {
-    let (stop, wait, start): (&[usize], _, &[usize]) = match decision {
+async fn carry_out(children: Vec<Rc<dyn Child>>, decision: Decision, within: Duration) {
+    let (stop, wait, start) = match decision {
         Decision::Leave => return,
-        Decision::Restart { stop, wait, start } => (stop, *wait, start),
-        Decision::GiveUp { stop } => (stop, Duration::ZERO, &[]),
+        Decision::Restart { stop, wait, start } => (stop, wait, start),
+        Decision::GiveUp { stop } => (stop, Duration::ZERO, Vec::new()),
     };
     for child in stop {
-        children[*child].stop(Instant::now() + within).await;
+        children[child].stop(Instant::now() + within).await;
     }
     if !wait.is_zero() {
         sleep(wait).await;
     }
     for child in start {
-        children[*child].start().await;
+        children[child].start().await;
     }
 }
