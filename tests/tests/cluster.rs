@@ -25,6 +25,8 @@ struct Load {
     cluster: Cluster,
     folder: tempfile::TempDir,
     lines: u64,
+    /// How long the source takes, at its rate.
+    takes: Duration,
 }
 
 impl Load {
@@ -39,6 +41,7 @@ impl Load {
             cluster,
             folder,
             lines,
+            takes: Duration::from_secs(lines / rate),
         };
         load.until_written(100);
         load
@@ -50,6 +53,12 @@ impl Load {
 
     fn until_written(&self, count: u64) {
         until_written(&self.out(), count, &self.app);
+    }
+
+    /// The node that the app is connected to, by what a node says that runs.
+    fn connected(&self, asked: usize) -> usize {
+        assert!(written(&self.out()) < self.lines, "the load is over");
+        self.cluster.connected(asked)
     }
 
     /// Kills a node; the others go on with the app.
@@ -66,7 +75,7 @@ impl Load {
 
     /// It goes on to the end, and everything adds up.
     fn check(mut self, deaf: &[Duration]) {
-        let code = self.app.exit_code(PATIENCE);
+        let code = self.app.exit_code(self.takes + PATIENCE);
         let log = self.app.stderr();
         assert_eq!(code, Some(0), "{log}");
         let kept = Kept::read(&self.out());
@@ -123,7 +132,7 @@ fn prepare(folder: &Path, url: &str, lines: u64, rate: u64) {
 fn the_node_dies_that_the_app_is_connected_to_and_that_leads_its_queues() {
     let mut load = Load::start(if is_full() { 20_000 } else { 8_000 }, 500);
     // It was declared there.
-    let place = load.cluster.connected(0);
+    let place = load.connected(0);
     assert_eq!(load.cluster.leader(place, "cluster.first.in"), place);
     let deaf = load.survives(place);
     load.cluster.start_again(place);
@@ -174,18 +183,19 @@ fn one_node_after_the_other_dies_and_comes_back() {
         eprintln!("takes long: run with BRICKWORK_FULL=1");
         return;
     }
-    let mut load = Load::start(40_000, 500);
+    // For as long as three nodes take to come back, on a busy machine too.
+    let mut load = Load::start(40_000, 250);
     let mut deaf = Vec::new();
     // A leader that the app isn't connected to, the node that it is connected to, and who
     // is neither, if there is one.
-    let connected = load.cluster.connected(0);
+    let connected = load.connected(0);
     let leader = load.cluster.leader(connected, "cluster.second.in");
     deaf.push(load.survives(leader));
     load.cluster.start_again(leader);
-    let connected = load.cluster.connected(0);
+    let connected = load.connected(0);
     deaf.push(load.survives(connected));
     load.cluster.start_again(connected);
-    let connected = load.cluster.connected(0);
+    let connected = load.connected(0);
     let leader = load.cluster.leader(connected, "cluster.second.in");
     let neither = (0..NODES).find(|place| ![connected, leader].contains(place));
     let neither = neither.expect("there are three");
