@@ -55,25 +55,23 @@ impl Health {
     pub(super) fn up(&self, room: Room) {
         let outage = self.outage.lock();
         let changed = self.status.send_if_modified(|status| {
+            let before = status.clone();
             let why = status.down.take();
             status.reconnects += u64::from(why.is_some());
             let why = why.or(status.scarce.take());
-            let changed = why.is_some();
             match room {
                 Room::Scarce => status.scarce = why,
                 Room::Plenty => status.since = None,
             }
-            changed
+            *status != before
         });
-        if !changed {
-            return;
-        }
         match room {
-            Room::Scarce => debug!("what services publish is taken over again"),
-            Room::Plenty => {
+            Room::Plenty if changed => {
                 outage.set(false);
                 info!("messages are taken over again");
             }
+            Room::Scarce if changed => debug!("what services publish is taken over again"),
+            Room::Plenty | Room::Scarce => {}
         }
     }
 

@@ -229,17 +229,18 @@ impl Queues {
         }
     }
 
-    /// Nothing is taken, asked or published any more.
-    fn end(core: &Core) {
-        let queues: Vec<_> = {
+    /// Nothing is taken, asked or published any more. Whether that is new.
+    fn end(core: &Core) -> bool {
+        let (queues, first): (Vec<_>, bool) = {
             let mut wires = core.wires.write();
-            wires.closed = true;
-            wires.by_number.values().cloned().collect()
+            let first = !std::mem::replace(&mut wires.closed, true);
+            (wires.by_number.values().cloned().collect(), first)
         };
         core.replies.close();
         for queue in queues {
             queue.close();
         }
+        first
     }
 }
 
@@ -343,9 +344,7 @@ impl Transport for Queues {
     fn close(&self) -> BoxFuture<'_, ()> {
         // Apart, so that it is done completely also if nobody waits for it.
         let (core, closed) = (self.core.clone(), self.closed.clone());
-        let first = !core.wires.read().closed;
-        if first {
-            Self::end(&core);
+        if Self::end(&core) {
             for task in &self.tasks {
                 task.abort();
             }
