@@ -4,9 +4,6 @@
 //! law on every transport that claims it. Knows no broker.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +14,9 @@ use crate::delivery::Delivery;
 use crate::message::Message;
 use crate::name::QueueId;
 
+mod completion;
+mod connector;
+mod error;
 mod inspection;
 mod lease;
 mod leftovers;
@@ -28,6 +28,9 @@ mod replies;
 mod search;
 mod topology;
 
+pub use completion::Completion;
+pub use connector::{Connector, Transports, scheme_of};
+pub use error::{AskError, TransportError};
 pub use inspection::{Inspection, Obstacle};
 pub use lease::{Lease, LeaseKeeper};
 pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
@@ -258,57 +261,6 @@ impl From<Message> for Outgoing {
     }
 }
 
-/// What is called, once, when a publication is confirmed or has failed.
-///
-/// A transport that drops it unused has reported [`TransportError::Unconfirmed`].
-pub struct Completion(Option<Callback>);
-
-type Callback = Box<dyn FnOnce(Result<(), TransportError>) + Send>;
-
-impl Completion {
-    /// Calls `callback` with the outcome, on whichever thread learns it: it must be
-    /// short and must not block.
-    pub fn new(callback: impl FnOnce(Result<(), TransportError>) + Send + 'static) -> Self {
-        Self(Some(Box::new(callback)))
-    }
-
-    /// A completion, and the future that it resolves.
-    pub fn channel() -> (
-        Self,
-        impl Future<Output = Result<(), TransportError>> + Send + 'static,
-    ) {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let completion = Self::new(move |outcome| {
-            // Whoever waited may have gone; that is its right.
-            let _gone = sender.send(outcome);
-        });
-        (completion, async move {
-            receiver.await.unwrap_or(Err(TransportError::Unconfirmed))
-        })
-    }
-
-    /// Reports the outcome.
-    pub fn complete(mut self, outcome: Result<(), TransportError>) {
-        if let Some(callback) = self.0.take() {
-            callback(outcome);
-        }
-    }
-}
-
-impl Drop for Completion {
-    fn drop(&mut self) {
-        if let Some(callback) = self.0.take() {
-            callback(Err(TransportError::Unconfirmed));
-        }
-    }
-}
-
-impl fmt::Debug for Completion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Completion")
-    }
-}
-
 /// How much is in a queue, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Depth {
@@ -341,219 +293,4 @@ pub struct Status {
     pub ended: bool,
     /// How often it has connected again.
     pub reconnects: u64,
-}
-
-/// What a transport can't do.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TransportError {
-    /// It was closed, by this side.
-    #[error("the transport is closed")]
-    Closed,
-    /// The connection is gone.
-    #[error("the connection is lost: {0}")]
-    Lost(String),
-    /// It can't be reached, or refused to let us in.
-    #[error("can't connect to {url}: {why}")]
-    Connect {
-        /// Where, without secrets.
-        url: String,
-        /// Why not.
-        why: String,
-    },
-    /// A queue or exchange can't be made as it must be.
-    #[error("can't declare {what}: {why}")]
-    Declare {
-        /// Its name there.
-        what: String,
-        /// Why not, and what to do.
-        why: String,
-    },
-    /// Something of somebody else that the manifest names can't be used.
-    #[error("can't use {what}: {why}")]
-    Foreign {
-        /// Its name there.
-        what: String,
-        /// Why not, and what to do.
-        why: String,
-    },
-    /// There is no such queue: it was not declared.
-    #[error("there is no queue {0}: declare the topology first")]
-    NoQueue(QueueId),
-    /// Publications were not confirmed: they may or may not have arrived.
-    #[error("the publication was not confirmed")]
-    Unconfirmed,
-    /// The broker refused a publication, or a queue is full and rejects.
-    #[error("the publication was refused: {0}")]
-    Refused(String),
-    /// A message that can't be published, now or later.
-    #[error("the message can't be published: {0}")]
-    Unpublishable(String),
-    /// Something that this transport doesn't do.
-    #[error("{0} is not supported by this transport")]
-    Unsupported(&'static str),
-}
-
-impl TransportError {
-    /// Whether trying the same again can't help.
-    pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Unpublishable(_) | Self::Unsupported(_))
-    }
-}
-
-/// Why an ask got no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AskError {
-    /// Nobody answered in time.
-    #[error("no reply within {0:?}")]
-    Timeout(Duration),
-    /// The other side gave the request up.
-    #[error("the request failed: {0}")]
-    Failed(String),
-    /// The request could not be sent, or the way back is gone.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// The reply isn't what was expected.
-    #[error("the reply can't be read: {0}")]
-    Decode(String),
-}
-
-/// Makes transports of one or more URL schemes.
-///
-/// A program hands the ones that it has to [`crate::cli::main`], by scheme; the runtime
-/// itself brings `memory:`.
-pub trait Connector: Send + Sync {
-    /// The schemes that it answers to, such as `["amqp", "amqps"]`.
-    fn schemes(&self) -> &'static [&'static str];
-
-    /// What transports of a scheme promise, known before connecting.
-    fn guarantees(&self, scheme: &str) -> Guarantees;
-
-    /// The URL with the relative paths in it, if there can be any, joined to `folder`:
-    /// that of the manifest that names them.
-    fn resolve(&self, url: &str, folder: &Path) -> String {
-        let _ = folder;
-        url.to_owned()
-    }
-
-    /// The URL of an app that names none, with this folder for its data: for a transport
-    /// that needs nothing else. The first connector that has one decides; without any it is
-    /// `memory:`.
-    fn default_url(&self, data: &Path) -> Option<String> {
-        let _ = data;
-        None
-    }
-
-    /// Says what is wrong with a URL, and with the files that it names, without
-    /// connecting.
-    ///
-    /// # Errors
-    /// What is wrong, in words, without secrets.
-    fn check(&self, url: &str) -> Result<(), String>;
-
-    /// Looks at what is there before an app of this topology runs, and changes nothing.
-    ///
-    /// # Errors
-    /// It can't be reached, or refused to let us in.
-    fn inspect<'a>(
-        &'a self,
-        url: &'a str,
-        topology: &'a Topology,
-    ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
-        let _ = topology;
-        Box::pin(async move { Ok(Inspection::nothing_to_ask(scheme_of(url))) })
-    }
-
-    /// Finds what earlier manifests of the app left there, and removes what nothing needs,
-    /// if that is wanted. Touches nothing of other apps.
-    ///
-    /// # Errors
-    /// It can't be reached, or refused to let us in.
-    fn prune<'a>(
-        &'a self,
-        url: &'a str,
-        topology: &'a Topology,
-        how: Prune,
-    ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
-        let _ = (topology, how);
-        let scheme = scheme_of(url);
-        let note = format!("{scheme}: goes with its process, and leaves nothing over");
-        Box::pin(async move {
-            Ok(Pruned {
-                notes: vec![note],
-                ..Pruned::default()
-            })
-        })
-    }
-
-    /// Looks for messages in the queues that an app left behind, while nobody uses them, and
-    /// changes nothing there.
-    ///
-    /// # Errors
-    /// There is nothing to look at, or it can't be read; [`TransportError::Unsupported`]
-    /// where there is nothing to look at without connecting.
-    fn find_at_rest<'a>(
-        &'a self,
-        url: &'a str,
-        wanted: &'a Wanted,
-        bounds: SearchBounds,
-    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
-        let _ = (url, wanted, bounds);
-        Box::pin(async { Err(TransportError::Unsupported("searching queues at rest")) })
-    }
-
-    /// Connects.
-    fn connect<'a>(
-        &'a self,
-        url: &'a str,
-        pressure: Arc<Pressure>,
-    ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>>;
-}
-
-/// The transports that a program has, by URL scheme.
-#[derive(Clone)]
-pub struct Transports(Vec<Arc<dyn Connector>>);
-
-impl Default for Transports {
-    fn default() -> Self {
-        Self(vec![Arc::new(memory::MemoryConnector)])
-    }
-}
-
-impl Transports {
-    /// Only `memory:`.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a connector.
-    #[must_use]
-    pub fn with(mut self, connector: impl Connector + 'static) -> Self {
-        self.0.push(Arc::new(connector));
-        self
-    }
-
-    /// The connector for a URL, by its scheme.
-    pub fn for_url(&self, url: &str) -> Option<&dyn Connector> {
-        let scheme = scheme_of(url);
-        self.0
-            .iter()
-            .find(|c| c.schemes().contains(&scheme))
-            .map(|c| &**c)
-    }
-
-    /// The URL of an app that names none, with this folder for its data.
-    pub(crate) fn default_url(&self, data: &Path) -> String {
-        let mut own = self.0.iter().filter_map(|c| c.default_url(data));
-        own.next().unwrap_or_else(|| "memory:".to_owned())
-    }
-
-    /// Every scheme that can be used.
-    pub fn schemes(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.0.iter().flat_map(|c| c.schemes().iter().copied())
-    }
-}
-
-/// The part of a URL before the first colon.
-pub fn scheme_of(url: &str) -> &str {
-    url.split_once(':').map_or("", |(scheme, _)| scheme)
 }
