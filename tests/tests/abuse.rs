@@ -354,11 +354,10 @@ fn a_source_that_has_ended_does_not_start_again_when_its_thread_is_given_up() {
         let manifest =
             manifest(name, "", &source).replace("[topics.others]\n        external = \"in\"", "");
         let app = TestApp::start_on(&manifest, &catalog, Workers::Threads).await;
-        let patience = Duration::from_secs(60);
-        until("the lines are handled", patience, || {
-            app.summary("neighbour").ok == 2
-        })
-        .await;
+        // It looks once more for lines, after the last one was handled, before it has ended.
+        let idle = tokio::time::timeout(Duration::from_secs(60), app.idle());
+        idle.await.expect("the source ends");
+        assert_eq!(app.summary("neighbour").ok, 2);
         // The neighbour blocks the thread that all of them share.
         let mut beats = app.probe("beats").await;
         app.send(

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
+use super::saves::Saves;
 use super::state::{LastFailure, ServiceState};
 use crate::clock::Clock;
 use crate::dead_letter::Reason;
@@ -77,6 +78,8 @@ pub(crate) struct Core {
     pub(crate) trail: Trail,
     /// Permits for publications that aren't confirmed yet.
     pub(crate) window: Arc<Semaphore>,
+    /// Of its position, if it is a source.
+    pub(super) saves: Saves,
     store: OnceCell<Arc<Opened>>,
 }
 
@@ -96,6 +99,7 @@ impl Core {
             state: ServiceState::default(),
             trail: Trail::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
+            saves: Saves::default(),
             store: OnceCell::new(),
             settings,
         })

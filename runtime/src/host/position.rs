@@ -67,23 +67,28 @@ impl Positions {
         }
     }
 
-    /// Replaces a position: after a crash there is the old one or the new one.
+    /// Writes a position beside the one that it is to replace: after a crash there is the
+    /// old one or the new one. One at a time for a source.
     ///
     /// # Errors
     /// It is another app's, or can't be written.
-    pub(crate) fn save(&self, source: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, source: &str, bytes: &[u8]) -> io::Result<Written> {
         fs::create_dir_all(&self.folder)?;
         match self.owner()? {
             // Before the position: without a mark nobody's is there.
             None => {
                 // Several sources may find none at the same time.
                 let new = self.folder.join(format!("{source}.owner"));
-                replace(&self.mark(), &new, format!("{}\n", self.app).as_bytes())?;
+                let name = format!("{}\n", self.app);
+                let mark = Written::new(self.mark(), new, name.as_bytes())?;
+                mark.replace()?;
+                mark.keep()?;
             }
             Some(_) => self.refuse_others()?,
         }
         let file = self.file(source);
-        replace(&file, &file.with_extension("new"), bytes)
+        let new = file.with_extension("new");
+        Written::new(file, new, bytes)
     }
 
     fn file(&self, source: &str) -> PathBuf {
@@ -126,14 +131,33 @@ fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> io::Error {
     ))
 }
 
-/// Writes another file first, which is nobody else's.
-fn replace(file: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut written = File::create(new)?;
-    written.write_all(bytes)?;
-    written.sync_data()?;
-    fs::rename(new, file)?;
-    File::open(folder)?.sync_all()
+/// What is to replace a file.
+#[derive(Debug)]
+#[must_use = "it replaces nothing by itself"]
+pub(crate) struct Written {
+    file: PathBuf,
+    new: PathBuf,
+}
+
+impl Written {
+    /// Writes another file first, which is nobody else's.
+    fn new(file: PathBuf, new: PathBuf, bytes: &[u8]) -> io::Result<Self> {
+        let mut written = File::create(&new)?;
+        written.write_all(bytes)?;
+        written.sync_data()?;
+        Ok(Self { file, new })
+    }
+
+    /// Replaces the file: who reads it finds this from now on.
+    pub(crate) fn replace(&self) -> io::Result<()> {
+        fs::rename(&self.new, &self.file)
+    }
+
+    /// Has it stay also when the machine fails.
+    pub(crate) fn keep(self) -> io::Result<()> {
+        let folder = self.file.parent().unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +166,14 @@ mod tests {
 
     fn positions(data: &Path, app: &str) -> Positions {
         Positions::of(data, &app.into())
+    }
+
+    impl Positions {
+        fn save(&self, source: &str, bytes: &[u8]) -> io::Result<()> {
+            let written = self.write(source, bytes)?;
+            written.replace()?;
+            written.keep()
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -13,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::{Output, Payload, Request};
 use crate::failure::Failure;
 use crate::host::position::Positions;
-use crate::host::{AbandonHook, Environment};
+use crate::host::{AbandonHook, Environment, RunNumber};
 use crate::id::MessageId;
 use crate::message::{Envelope, ReplyTo};
 use crate::transport::{AskError, Completion, TransportError};
@@ -93,6 +92,7 @@ pub struct Outlet {
     env: Arc<Environment>,
     window: Arc<Semaphore>,
     in_flight: usize,
+    run: RunNumber,
     /// Set when this run of the source is to end; also when the whole service is.
     stop: watch::Receiver<bool>,
 }
@@ -142,6 +142,7 @@ impl Outlet {
         stop: watch::Receiver<bool>,
     ) -> Self {
         Self {
+            run: env.begin_run(),
             env,
             window: Arc::new(Semaphore::new(in_flight)),
             in_flight,
@@ -342,29 +343,26 @@ impl Outlet {
     /// # Errors
     /// It is another app's, can't be read, or isn't such a value.
     pub fn position<P: DeserializeOwned>(&self) -> Result<Option<P>, Failure> {
-        match self.positions() {
-            Some(positions) => Ok(positions.load(&self.env.label)?),
-            None => Ok(None),
+        if !self.keeps_position() {
+            return Ok(None);
         }
+        let positions = Positions::of(&self.env.data, &self.env.app);
+        Ok(positions.load(&self.env.label)?)
     }
 
     /// Saves the position durably: after everything before it was taken over, never
     /// sooner. Does nothing where positions aren't kept.
     ///
     /// # Errors
-    /// It can't be written.
+    /// It can't be written. Or this run of the source is over: its thread was given up, or
+    /// another run has begun since, which saves its own.
     pub async fn save_position<P: Serialize>(&self, value: &P) -> Result<(), Failure> {
-        if let Some(positions) = self.positions() {
-            let bytes: Bytes = serde_json::to_vec(value)?.into();
-            let label = self.env.label.clone();
-            tokio::task::spawn_blocking(move || positions.save(&label, &bytes)).await??;
+        if self.keeps_position() {
+            let bytes = serde_json::to_vec(value)?;
+            let (env, save) = (self.env.clone(), self.env.ask_to_save(self.run));
+            tokio::task::spawn_blocking(move || env.save_position(save, &bytes)).await??;
         }
         Ok(())
-    }
-
-    fn positions(&self) -> Option<Positions> {
-        self.keeps_position()
-            .then(|| Positions::of(&self.env.data, &self.env.app))
     }
 }
 
