@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use brickwork::prelude::*;
 use brickwork::{Catalog, Workers};
-use brickwork_tests::app::{TestApp, really};
+use brickwork_tests::app::{TestApp, really, virtually};
 use brickwork_tests::puppet::{Puppet, count};
 use serde_json::json;
 
@@ -104,5 +105,84 @@ fn what_was_not_done_in_time_is_named_also_when_a_stop_blocks_its_thread() {
         let named = report.abandoned.iter().any(|(_, text)| text.contains(&id));
         assert!(named, "{report:?}");
         assert_eq!(report.stuck_threads, 1, "{report:?}");
+    });
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+struct Item {
+    n: u32,
+}
+
+const IN: Input<Item> = Input::new("in");
+
+/// Sleeps for `n` seconds, and panics if that is few.
+struct Sleeper;
+
+impl Service for Sleeper {
+    const NAME: &'static str = "sleeper";
+    type Config = NoConfig;
+
+    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+        ports.input(&IN);
+    }
+
+    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+}
+
+impl Handle<Item> for Sleeper {
+    async fn handle(&mut self, item: Item, _: &mut Context) -> Result<(), Failure> {
+        tokio::time::sleep(Duration::from_secs(item.n.into())).await;
+        assert!(item.n >= 10, "told to panic by {}", item.n);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_service_that_gives_up_while_the_app_stops_finishes_what_it_has_and_stays_down() {
+    virtually(async {
+        // The second failure in a row of an instance counts against the service, and one
+        // is too many. Isolated, it would be tried again after a second.
+        let services = r#"
+            [app]
+            name = "gives-up-in-stop"
+            transport = "memory:"
+            shutdown_timeout = "1m"
+            [admin]
+            listen = "off"
+            [topics]
+            items.external = "in"
+            others.external = "in"
+            [services.quitter]
+            use = "sleeper"
+            in = "items"
+            instances = 2
+            retry.attempts = 1
+            restart = { max_restarts = 0, within = "1m", backoff = { min = "1ms", max = "1s" } }
+            [services.slow]
+            use = "sleeper"
+            in = "others"
+        "#;
+        let app = TestApp::start(services, &Catalog::new().with::<Sleeper>()).await;
+        app.send("others", json!({ "n": 25 })).await;
+        // One instance has this in hand to the end of it, the other one fails twice.
+        let long = app.send("items", json!({ "n": 20 })).await;
+        app.send("items", json!({ "n": 1 })).await;
+        app.send("items", json!({ "n": 3 })).await;
+        // Not before it has given up: these wait in the queue.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let row = app.summary("quitter");
+        assert_eq!((row.panic, row.ok), (1, 0), "{row:?}");
+        app.send("items", json!({ "n": 15 })).await;
+        app.send("items", json!({ "n": 15 })).await;
+
+        let report = app.stop().await;
+        let services = &report.summary.services;
+        let row = services.iter().find(|row| row.service == "quitter");
+        let row = row.expect("it is in the manifest");
+        assert_eq!((row.panic, row.ok), (2, 1), "{report:?}");
+        assert_eq!(report.abandoned, [], "{} was done", long.id);
+        assert_eq!(report.left, [("quitter.in".to_owned(), 2)]);
     });
 }

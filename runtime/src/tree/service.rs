@@ -197,7 +197,9 @@ impl Keeper {
         tokio::select! {
             biased;
             command = self.commands.recv() => command.map(Event::Command),
-            why = gave_up => Some(Event::GaveUp(why)),
+            // One that gives up while it drains goes on draining, and is stopped: its end
+            // is not cut short, and nothing begins again.
+            why = gave_up, if !self.draining => Some(Event::GaveUp(why)),
             () = again => Some(Event::Again),
         }
     }
