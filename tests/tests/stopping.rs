@@ -1,6 +1,7 @@
 //! Stopping while something goes wrong: it ends in time, tells what it leaves, and starts
 //! nothing again.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use brickwork::prelude::*;
@@ -184,5 +185,69 @@ fn a_service_that_gives_up_while_the_app_stops_finishes_what_it_has_and_stays_do
         assert_eq!((row.panic, row.ok), (2, 1), "{report:?}");
         assert_eq!(report.abandoned, [], "{} was done", long.id);
         assert_eq!(report.left, [("quitter.in".to_owned(), 2)]);
+    });
+}
+
+/// Blocks the thread that it is dropped on.
+struct Clinger;
+
+impl Service for Clinger {
+    const NAME: &'static str = "clinger";
+    type Config = NoConfig;
+
+    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+        ports.input(&IN);
+    }
+
+    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+}
+
+impl Handle<Item> for Clinger {
+    async fn handle(&mut self, _: Item, _: &mut Context) -> Result<(), Failure> {
+        std::future::pending().await
+    }
+}
+
+impl Drop for Clinger {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_secs(4));
+    }
+}
+
+#[test]
+fn no_thread_is_given_up_any_more_while_threads_are_joined() {
+    really(async {
+        let name = "joined";
+        let app = "shutdown_timeout = \"300ms\"";
+        // Its thread is known to be blocked before it would be given up.
+        let puppet = "handler_timeout = \"2s\"";
+        let clinger = "[services.clinger]\nin = \"clinging\"\n\
+                       [topics.clinging]\nexternal = \"in\"\n";
+        let manifest = manifest(name, app, puppet, clinger);
+        // The puppet's worker is the first one, the clinger's the last one.
+        let manifest = manifest.replace("workers = 1", "workers = 3");
+        let catalog = catalog().with::<Clinger>();
+        let app = TestApp::start_on(&manifest, &catalog, Workers::Threads).await;
+        let panics: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (seen, before) = (panics.clone(), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |info| {
+            let place = info.location().map_or("", |place| place.file());
+            seen.lock().expect("it is whole").push(place.to_owned());
+            before(info);
+        }));
+        app.send("clinging", json!({ "n": 1 })).await;
+        app.send("orders", json!({ "n": 1, "act": "block", "ms": 10_000 }))
+            .await;
+        until(name, "handle 1").await;
+        let began = Instant::now();
+        let report = app.stop().await;
+        // Joining went on for longer than the puppet's thread had left.
+        assert!(began.elapsed() > Duration::from_secs(3), "{report:?}");
+        assert_eq!(report.stuck_threads, 1, "{report:?}");
+        let panics = panics.lock().expect("it is whole");
+        let own = panics.iter().find(|file| file.contains("/tree/"));
+        assert_eq!(own, None);
     });
 }

@@ -382,7 +382,7 @@ impl App {
             .iter()
             .rev()
             .partition(|service| service.hosted().is_source());
-        let mut stuck: Vec<usize> = Vec::new();
+        let mut stuck = Vec::new();
         for (group, by) in [(sources, sources_by), (services, deadline)] {
             // All finish side by side what they have in hand; then they go, the last first.
             let turns = join_all(group.iter().map(|service| service.drain(by))).await;
@@ -401,7 +401,7 @@ impl App {
             stopped.extend(late.into_iter().zip(ends));
             for (service, stopped) in stopped {
                 if stopped.stuck {
-                    stuck.push(service.hosted().worker);
+                    stuck.push(service.hosted().env().worker.clone());
                 }
                 let label = service.hosted().label.to_string();
                 let named = stopped.abandoned.into_iter();
@@ -442,11 +442,12 @@ impl App {
         // After all who use them, and in time for the next one who opens them.
         let stores = self.services.iter().filter_map(|s| s.hosted().store());
         join_all(stores.map(|store| async move { store.database.close().await })).await;
-        report.stuck_threads = self.threads.join(&stuck).await;
-        report.summary = self.summary();
+        // Threads that end are not to be taken for blocked ones.
         for task in &self.watching {
             task.abort();
         }
+        report.stuck_threads = self.threads.join(&stuck).await;
+        report.summary = self.summary();
         if let Some(admin) = self.admin {
             admin.stop();
         }
