@@ -44,12 +44,24 @@ enum Command {
 }
 
 /// What there is to know of a thread that was given up.
-#[derive(Debug, Default)]
 pub(crate) struct Move {
+    /// The life that ended there: if another one has begun since, that one goes on.
+    pub(crate) env: Arc<Environment>,
     /// The first instance is to handle these one at a time before anything else.
     pub(crate) trials: Vec<Delivery>,
     /// The service blocked the thread with no message in hand: its own failure.
     pub(crate) charged: bool,
+}
+
+impl Move {
+    /// A life that is to be followed by another one, and that's all.
+    pub(crate) fn of(env: Arc<Environment>) -> Self {
+        Self {
+            env,
+            trials: Vec::new(),
+            charged: false,
+        }
+    }
 }
 
 impl ServiceSupervisor {
@@ -304,14 +316,20 @@ impl Keeper {
         stopped
     }
 
-    fn move_on(&mut self, Move { trials, charged }: Move) {
+    fn move_on(&mut self, how: Move) {
+        let Move {
+            env,
+            trials,
+            charged,
+        } = how;
         if self.draining {
             // What is about to stop needn't start again. What its life has left is told
             // when it stops.
             return;
         }
-        let Some(life) = self.life.take() else {
-            // Without a life, they are dropped, and so given back.
+        let Some(life) = self.life.take_if(|life| Arc::ptr_eq(&life.env, &env)) else {
+            // It was stopped, and perhaps started again, since. The trials are dropped, and
+            // so given back.
             return;
         };
         if *life.env.pulse.ended.borrow() {
