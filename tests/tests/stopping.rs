@@ -1,13 +1,16 @@
 //! Stopping while something goes wrong: it ends in time, tells what it leaves, and starts
 //! nothing again.
 
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use brickwork::prelude::*;
 use brickwork::{Catalog, Workers};
 use brickwork_tests::app::{TestApp, really, virtually};
+use brickwork_tests::process::{self, Process};
 use brickwork_tests::puppet::{Puppet, count};
+use brickwork_tests::tally::Counts;
 use serde_json::json;
 
 fn catalog() -> Catalog {
@@ -250,4 +253,51 @@ fn no_thread_is_given_up_any_more_while_threads_are_joined() {
         let own = panics.iter().find(|file| file.contains("/tree/"));
         assert_eq!(own, None);
     });
+}
+
+#[test]
+fn a_transaction_that_never_ends_does_not_keep_the_process_from_stopping() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let here = |name: &str| folder.path().join(name);
+    let blocked = here("blocked");
+    let manifest = format!(
+        r#"
+        [app]
+        name = "store-in-stop"
+        transport = "memory:"
+        shutdown_timeout = "300ms"
+        data = "data"
+        [admin]
+        listen = "off"
+        [services.lines]
+        use = "file-in"
+        out = "lines"
+        config.path = "lines.jsonl"
+        [services.tally]
+        in = "lines"
+        store = true
+        config.blocks = {blocked:?}
+        "#
+    );
+    std::fs::write(here("app.toml"), manifest).expect("it can be written");
+    std::fs::write(here("lines.jsonl"), "{\"n\":1}\n").expect("it can be written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_puppets"));
+    command.args(["run", "app.toml"]).current_dir(folder.path());
+    let mut process = Process::start(command, folder.path(), "it was just built");
+    process::until("it blocks", Duration::from_secs(60), || {
+        blocked.exists().then_some(()).ok_or_else(String::new)
+    });
+    let id = process.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(sent.expect("kill runs").success());
+    // Stores get five seconds to close.
+    let code = process.exit_code(Duration::from_secs(20));
+    let said = process.stderr();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("abandoned in tally: "), "{said}");
+    let unclosed = "didn't close in time: the store of tally";
+    assert!(said.contains(unclosed), "{said}");
+    // Nothing of it was done, and the store is whole.
+    let counts = Counts::read(&here("data"), "tally");
+    assert_eq!(counts, Counts::default());
 }
