@@ -51,6 +51,8 @@ pub struct PuppetConfig {
     pub block_start_ms: u64,
     /// Block the thread for so many milliseconds in each tick.
     pub block_tick_ms: u64,
+    /// Block the thread for so many milliseconds when stopped.
+    pub block_stop_ms: u64,
 }
 
 /// What happened, in order, by all instances of all puppets with this ledger.
@@ -104,6 +106,7 @@ pub struct Puppet {
     panic_drop: bool,
     panic_ticks: u32,
     block_tick_ms: u64,
+    block_stop_ms: u64,
     handled: u32,
 }
 
@@ -141,6 +144,7 @@ impl Service for Puppet {
             panic_drop: config.panic_drop,
             panic_ticks: config.panic_ticks,
             block_tick_ms: config.block_tick_ms,
+            block_stop_ms: config.block_stop_ms,
             handled: 0,
         })
     }
@@ -162,6 +166,7 @@ impl Service for Puppet {
 
     async fn stop(&mut self, _: &mut Context) -> Result<(), Failure> {
         note(&self.ledger, "stop");
+        std::thread::sleep(Duration::from_millis(self.block_stop_ms));
         if self.panic_stop {
             panic!("told to panic in stop");
         }

@@ -1,7 +1,8 @@
 //! A service that counts in its store how often it has done what each message asks: the proof
 //! that it was done once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use brickwork::prelude::*;
 use brickwork::sqlite::rusqlite::{Connection, OpenFlags};
@@ -23,6 +24,8 @@ pub struct TallyConfig {
     pub inbox: bool,
     /// It emits what it has counted.
     pub passes_on: bool,
+    /// In its transaction it makes this file, and blocks until that is gone.
+    pub blocks: Option<PathBuf>,
 }
 
 impl Default for TallyConfig {
@@ -31,6 +34,7 @@ impl Default for TallyConfig {
             rejects: false,
             inbox: true,
             passes_on: false,
+            blocks: None,
         }
     }
 }
@@ -43,6 +47,7 @@ pub struct Tally {
     rejects: bool,
     inbox: bool,
     passes_on: bool,
+    blocks: Option<PathBuf>,
 }
 
 impl Service for Tally {
@@ -65,6 +70,7 @@ impl Service for Tally {
             rejects: config.rejects,
             inbox: config.inbox,
             passes_on: config.passes_on,
+            blocks: config.blocks.clone(),
         })
     }
 }
@@ -74,8 +80,14 @@ impl Handle<Number> for Tally {
         if self.rejects {
             return Err(Failure::reject("told to reject"));
         }
-        let passes_on = self.passes_on;
+        let (passes_on, blocks) = (self.passes_on, self.blocks.clone());
         let count = move |tx: &mut Tx<'_>| {
+            if let Some(file) = blocks {
+                std::fs::write(&file, "")?;
+                while file.exists() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
             tx.prepare_cached(
                 "INSERT INTO tally VALUES (?1, 1) ON CONFLICT DO UPDATE SET times = times + 1",
             )?

@@ -24,7 +24,7 @@ use crate::child::{Lifeline, Program};
 use crate::clock::Clock;
 use crate::control::{Control, Reach};
 use crate::dead_letters::DeadLetters;
-use crate::host::{Standing, panic};
+use crate::host::{Hosted, Standing, panic};
 use crate::name::QueueId;
 use crate::store::Stores;
 use crate::trail::{Question, Queues, Trace, Tracer, Wiring};
@@ -36,6 +36,9 @@ const CONSUMING_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a stage of stopping gets at least, when others used up the time.
 const STAGE_MIN: Duration = Duration::from_millis(500);
+
+/// How long the transport may take to close, and then the stores, all side by side.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where services run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +98,9 @@ pub struct StopReport {
     pub left: Vec<(String, u64)>,
     /// Threads that didn't end in time: a handler blocks them.
     pub stuck_threads: usize,
+    /// What didn't close in time: the transport, stores. What it has begun, it may still
+    /// be doing.
+    pub unclosed: Vec<String>,
     /// What the app has done, to its end.
     pub summary: Summary,
 }
@@ -102,7 +108,14 @@ pub struct StopReport {
 impl StopReport {
     /// Whether everything that was begun was finished.
     pub fn is_clean(&self) -> bool {
-        self.abandoned.is_empty() && self.stuck_threads == 0
+        self.abandoned.is_empty() && !self.is_stuck()
+    }
+
+    /// Whether threads are left that may never end: waiting for them, as the end of a
+    /// runtime does, could take for ever. A process ends by
+    /// [`exit`](std::process::exit) then.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck_threads > 0 || !self.unclosed.is_empty()
     }
 }
 
@@ -382,7 +395,7 @@ impl App {
             .iter()
             .rev()
             .partition(|service| service.hosted().is_source());
-        let mut stuck: Vec<usize> = Vec::new();
+        let mut stuck = Vec::new();
         for (group, by) in [(sources, sources_by), (services, deadline)] {
             // All finish side by side what they have in hand; then they go, the last first.
             let turns = join_all(group.iter().map(|service| service.drain(by))).await;
@@ -401,7 +414,7 @@ impl App {
             stopped.extend(late.into_iter().zip(ends));
             for (service, stopped) in stopped {
                 if stopped.stuck {
-                    stuck.push(service.hosted().worker);
+                    stuck.push(service.hosted().env().worker.clone());
                 }
                 let label = service.hosted().label.to_string();
                 let named = stopped.abandoned.into_iter();
@@ -433,24 +446,37 @@ impl App {
         if timeout_at(flush_by, self.transport.flush()).await.is_err() {
             warn!("stopped before the transport had done everything that it was given");
         }
-        if timeout(Duration::from_secs(5), self.transport.close())
-            .await
-            .is_err()
-        {
+        let closing = timeout(CLOSE_WITHIN, self.transport.close());
+        if closing.await.is_err() {
             warn!("the transport didn't close in time");
+            report.unclosed.push("the transport".to_owned());
         }
         // After all who use them, and in time for the next one who opens them.
-        let stores = self.services.iter().filter_map(|s| s.hosted().store());
-        join_all(stores.map(|store| async move { store.database.close().await })).await;
-        report.stuck_threads = self.threads.join(&stuck).await;
-        report.summary = self.summary();
+        let closing = self.services.iter().map(|s| close_store(s.hosted()));
+        let unclosed = join_all(closing).await.into_iter().flatten();
+        report.unclosed.extend(unclosed);
+        // Threads that end are not to be taken for blocked ones.
         for task in &self.watching {
             task.abort();
         }
+        report.stuck_threads = self.threads.join(&stuck).await;
+        report.summary = self.summary();
         if let Some(admin) = self.admin {
             admin.stop();
         }
         drop(self.control);
         report
     }
+}
+
+/// Closes the store of a service, if it has one. Returns its name if that takes too long:
+/// what it does never ends, or the disk hangs.
+async fn close_store(hosted: &Hosted) -> Option<String> {
+    let store = hosted.store()?;
+    let (service, path) = (&hosted.label, store.database.path().display());
+    let closing = timeout(CLOSE_WITHIN, store.database.close());
+    closing.await.err().map(|_| {
+        warn!(%service, %path, "the store didn't close in time: what it does is not waited for");
+        format!("the store of {service}")
+    })
 }

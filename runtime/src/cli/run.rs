@@ -125,7 +125,7 @@ impl Run {
                 Some(why) => failed(&redactor.clean(&why)),
                 None => stopped_early(),
             };
-            if report.stuck_threads > 0 {
+            if report.is_stuck() {
                 std::process::exit(i32::from(code));
             }
             return code;
@@ -175,7 +175,7 @@ impl Run {
         if self.fail_on_dlq && summary.dead_letters() > 0 {
             code = failed(&format!("dead-lettered: {}", summary.dead_letters()));
         }
-        if report.stuck_threads > 0 {
+        if report.is_stuck() {
             // A blocked thread can't be joined; waiting for it would take for ever.
             std::process::exit(i32::from(code));
         }
@@ -237,6 +237,9 @@ fn last_words(report: &StopReport, durable: bool) -> String {
             "threads that handlers block: {}\n",
             report.stuck_threads
         ));
+    }
+    for what in &report.unclosed {
+        text.push_str(&format!("didn't close in time: {what}\n"));
     }
     text
 }

@@ -18,7 +18,7 @@ struct End {
     code: u8,
     /// Messages that were in hand when time ran out.
     abandoned: Vec<String>,
-    /// Threads can't be joined: handlers block them.
+    /// Threads are left that may never end.
     stuck: bool,
 }
 
@@ -102,11 +102,12 @@ async fn serve(plan: Plan, transports: &Transports, lifeline: &Lifeline) -> End 
         why = works => (failed(&redactor.clean(&why)), shutdown_timeout),
     };
     let report = app.stop_within(within).await;
+    let stuck = report.is_stuck();
     let abandoned = report.abandoned.into_iter();
     End {
         code,
         abandoned: abandoned.map(|(_, message)| message).collect(),
-        stuck: report.stuck_threads > 0,
+        stuck,
     }
 }
 

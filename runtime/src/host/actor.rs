@@ -243,7 +243,7 @@ async fn drain(
     for (_, delivery) in env.seize() {
         let text = format!("{} (attempt {})", delivery.message().id, delivery.attempt());
         warn!(service = %env.label, id = %text, "abandoned: not done in time");
-        stopped.abandoned.push(text);
+        env.abandon(text);
         delivery.give_back();
     }
     if let Some(relay) = relay {
@@ -256,9 +256,7 @@ async fn drain(
     {
         let unconfirmed = env.unconfirmed();
         warn!(service = %env.label, unconfirmed, "stopped before its publications were confirmed");
-        stopped
-            .abandoned
-            .push(format!("{unconfirmed} unconfirmed publications"));
+        env.abandon(format!("{unconfirmed} unconfirmed publications"));
     }
     stopped
 }

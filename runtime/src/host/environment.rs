@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::abandon::Hooks;
@@ -47,6 +47,10 @@ pub(crate) struct Environment {
     leaving: watch::Sender<bool>,
     /// Set once, when the thread was given up: nothing that happens there counts.
     fenced: AtomicBool,
+    /// Wakes who waits for that.
+    fencing: Notify,
+    /// What was in hand and will not be finished in this life, by name.
+    abandoned: Mutex<Vec<String>>,
     /// For saying that the transport doesn't take messages over.
     pub(super) refusals: Seldom,
     /// How often it didn't take a source's.
@@ -87,6 +91,8 @@ impl Environment {
             closing: watch::Sender::new(false),
             leaving: watch::Sender::new(false),
             fenced: AtomicBool::new(false),
+            fencing: Notify::new(),
+            abandoned: Mutex::default(),
             refusals: Seldom::default(),
             not_taken: AtomicU64::default(),
             charges: Mutex::default(),
@@ -141,6 +147,25 @@ impl Environment {
     /// Whether the thread was given up: what happens there must have no effect.
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.load(Relaxed)
+    }
+
+    /// Resolves when the thread was given up.
+    pub(crate) async fn fenced(&self) {
+        let fencing = self.fencing.notified();
+        if !self.is_fenced() {
+            fencing.await;
+        }
+    }
+
+    /// Something was in hand, and will not be finished in this life.
+    pub(crate) fn abandon(&self, what: String) {
+        self.abandoned.lock().push(what);
+    }
+
+    /// Takes the names of what will not be finished in this life. They are kept here
+    /// because the thread that knew them may never come back to tell.
+    pub(crate) fn abandoned(&self) -> Vec<String> {
+        std::mem::take(&mut self.abandoned.lock())
     }
 
     /// Instances may run their `stop` and go.
@@ -256,9 +281,14 @@ impl Environment {
     }
 
     /// Gives the thread up, then takes everything away as [`seize`](Self::seize) does.
+    /// What was in hand is abandoned.
     pub(crate) fn fence(&self) -> Vec<(Option<u32>, Delivery)> {
         self.fenced.store(true, Relaxed);
         let seized = self.seize();
+        let in_hand = seized.iter().filter(|(number, _)| number.is_some());
+        let names = in_hand.map(|(_, delivery)| delivery.message().id.to_string());
+        self.abandoned.lock().extend(names);
+        self.fencing.notify_waiters();
         self.let_go();
         self.hooks.run();
         seized

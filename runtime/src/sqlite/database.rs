@@ -183,7 +183,8 @@ impl Database {
         read.unwrap_or_else(|_| Err(SqliteError::Closed.into()))
     }
 
-    /// Does what is pending, then closes the file. What comes meanwhile is refused.
+    /// Does what is pending, then closes the file. What comes meanwhile is refused, and
+    /// still is when the future is dropped: a job that never ends keeps the file open.
     pub async fn close(&self) {
         self.desk.state.lock().closed = true;
         loop {

@@ -16,6 +16,8 @@ mod group;
 mod life;
 mod process;
 mod service;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod watchdog;
 

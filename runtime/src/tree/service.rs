@@ -44,12 +44,24 @@ enum Command {
 }
 
 /// What there is to know of a thread that was given up.
-#[derive(Debug, Default)]
 pub(crate) struct Move {
+    /// The life that ended there: if another one has begun since, that one goes on.
+    pub(crate) env: Arc<Environment>,
     /// The first instance is to handle these one at a time before anything else.
     pub(crate) trials: Vec<Delivery>,
     /// The service blocked the thread with no message in hand: its own failure.
     pub(crate) charged: bool,
+}
+
+impl Move {
+    /// A life that is to be followed by another one, and that's all.
+    pub(crate) fn of(env: Arc<Environment>) -> Self {
+        Self {
+            env,
+            trials: Vec::new(),
+            charged: false,
+        }
+    }
 }
 
 impl ServiceSupervisor {
@@ -197,7 +209,9 @@ impl Keeper {
         tokio::select! {
             biased;
             command = self.commands.recv() => command.map(Event::Command),
-            why = gave_up => Some(Event::GaveUp(why)),
+            // One that gives up while it drains goes on draining, and is stopped: its end
+            // is not cut short, and nothing begins again.
+            why = gave_up, if !self.draining => Some(Event::GaveUp(why)),
             () = again => Some(Event::Again),
         }
     }
@@ -247,11 +261,15 @@ impl Keeper {
         self.draining = true;
         self.again_at = None;
         if let Some(life) = &self.life {
-            let actor = life.actor.clone();
+            let (env, actor) = (life.env.clone(), life.actor.clone());
             tokio::task::spawn_local(async move {
-                // One whose thread is blocked is dealt with when it is to stop.
-                let drained = timeout_at(by + PATIENCE, actor.send(Drain(by))).await;
-                let _gone = done.send(drained.is_ok());
+                let turns = tokio::select! {
+                    // One whose thread is blocked is dealt with when it is to stop.
+                    drained = timeout_at(by + PATIENCE, actor.send(Drain(by))) => drained.is_ok(),
+                    // It has another thread, and nothing in hand any more.
+                    () = env.fenced() => true,
+                };
+                let _gone = done.send(turns);
             });
         }
     }
@@ -273,34 +291,49 @@ impl Keeper {
         };
         // The actor keeps the deadline itself; this is for a thread that doesn't turn.
         let patience = by.max(Instant::now()) + PATIENCE;
-        if let Ok(Ok(stopped)) = timeout_at(patience, actor.send(StopBy(by))).await {
+        let mut stopped = Stopped::default();
+        let in_order = tokio::select! {
+            answer = timeout_at(patience, actor.send(StopBy(by))) => {
+                stopped.stuck = answer.is_err();
+                answer.ok().and_then(Result::ok)
+            }
+            // The thread was given up meanwhile, or before.
+            () = env.fenced() => None,
+        };
+        if let Some(in_order) = in_order {
+            stopped = in_order;
+            stopped.abandoned = env.abandoned();
             return stopped;
         }
-        let mut stopped = Stopped {
-            stuck: true,
-            ..Stopped::default()
-        };
         for (in_hand, delivery) in env.fence() {
-            if in_hand.is_some() {
-                let message = delivery.message().id.to_string();
-                warn!(service = %env.label, id = message, "abandoned: its thread is blocked");
-                stopped.abandoned.push(message);
-            } else {
-                stopped.given_back += 1;
-            }
+            stopped.given_back += usize::from(in_hand.is_none());
             delivery.give_back();
+        }
+        stopped.abandoned = env.abandoned();
+        for id in &stopped.abandoned {
+            warn!(service = %env.label, id, "abandoned: its thread is blocked");
         }
         stopped
     }
 
-    fn move_on(&mut self, Move { trials, charged }: Move) {
-        let Some(life) = self.life.take() else {
-            // Without a life, they are dropped, and so given back.
+    fn move_on(&mut self, how: Move) {
+        let Move {
+            env,
+            trials,
+            charged,
+        } = how;
+        if self.draining {
+            // What is about to stop needn't start again. What its life has left is told
+            // when it stops.
+            return;
+        }
+        let Some(life) = self.life.take_if(|life| Arc::ptr_eq(&life.env, &env)) else {
+            // It was stopped, and perhaps started again, since. The trials are dropped, and
+            // so given back.
             return;
         };
-        let is_done = *life.env.pulse.ended.borrow();
-        if self.draining || is_done {
-            // What was about to stop needn't start again, what has ended mustn't.
+        if *life.env.pulse.ended.borrow() {
+            // What has ended mustn't start again.
             return;
         }
         if charged {

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::metrics::{Worker, WorkerLag};
 
-/// How long a thread that has been told to end may take.
+/// How long threads that have been told to end may take.
 const JOIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// The workers of an app; without any, services run on the current thread.
@@ -87,25 +87,57 @@ impl Threads {
         self.blocked.load(Relaxed)
     }
 
-    /// Joins the threads that can be; returns how many can't. `stuck` are workers that
-    /// are known to be blocked.
-    pub(crate) async fn join(&self, stuck: &[usize]) -> usize {
+    /// Joins the threads that can be; returns how many can't. `stuck` are those that are
+    /// known to be blocked; one of them that was given up since is counted as that, and
+    /// its worker's new thread is joined. Nobody may give up a thread any more.
+    pub(crate) async fn join(&self, stuck: &[Arc<Worker>]) -> usize {
         let arbiters = self.arbiters.take();
+        let by = Instant::now() + JOIN_WITHIN;
         let mut left = 0;
         let mut joining = Vec::new();
         for (worker, arbiter) in arbiters.into_iter().enumerate() {
             arbiter.stop();
-            if stuck.contains(&worker) {
+            let present = self.lag.worker(worker);
+            if stuck.iter().any(|stuck| Arc::ptr_eq(stuck, &present)) {
                 left += 1;
             } else {
                 joining.push(tokio::task::spawn_blocking(move || arbiter.join()));
             }
         }
         for joined in joining {
-            if !matches!(timeout(JOIN_WITHIN, joined).await, Ok(Ok(Ok(())))) {
+            if !matches!(timeout_at(by, joined).await, Ok(Ok(Ok(())))) {
                 left += 1;
             }
         }
         left + self.blocked()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_given_up_after_it_was_known_to_be_stuck_counts_once() {
+        actix::System::new().block_on(async {
+            let threads = Threads::new(2);
+            let (free, held) = mpsc::channel::<()>();
+            let (tell, told) = mpsc::channel();
+            threads
+                .arbiter(0)
+                .expect("there are two")
+                .spawn_fn(move || {
+                    tell.send(()).expect("it is waited for");
+                    // Until the test is over.
+                    let _over = held.recv();
+                });
+            told.recv().expect("it runs");
+            let stuck = [threads.worker(0), threads.worker(0)];
+            threads.replace(0);
+            assert_eq!(threads.join(&stuck).await, 1);
+            drop(free);
+        });
     }
 }

@@ -5,6 +5,7 @@
 //! its services begin there anew, and what happens on the old one no longer counts.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -84,13 +85,13 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
                 "a handler blocks its thread: the thread is given up, its services go on with another one"
             );
             env.meters.restarted(Cause::Timeout);
-            blame(&env, who.instance, seized)
+            blame(env, who.instance, seized)
         } else {
             warn!(service = %env.label, worker, "goes on with another thread");
             env.meters.restarted(Cause::Supervisor);
             // Dropped, and so given back.
             drop(seized);
-            Move::default()
+            Move::of(env)
         };
         moves.push((service, how));
     }
@@ -103,7 +104,7 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
 /// Settles what was in the hand that blocked the thread: a message by itself has timed
 /// out; of several, each gets a trial of its own; without any, the failure is the
 /// service's own. All else goes back.
-fn blame(env: &Environment, instance: u32, seized: Vec<(Option<u32>, Delivery)>) -> Move {
+fn blame(env: Arc<Environment>, instance: u32, seized: Vec<(Option<u32>, Delivery)>) -> Move {
     let (mut blamed, others): (Vec<_>, Vec<_>) = seized
         .into_iter()
         .partition(|(number, _)| *number == Some(instance));
@@ -114,12 +115,13 @@ fn blame(env: &Environment, instance: u32, seized: Vec<(Option<u32>, Delivery)>)
         return Move {
             trials: trials.collect(),
             charged,
+            env,
         };
     }
     if let Some((_, delivery)) = blamed.pop() {
-        let failed = FailedAttempt::timeout(env);
+        let failed = FailedAttempt::timeout(&env);
         env.meters.handled(delivery.input(), failed.outcome());
         env.fail(delivery, &failed);
     }
-    Move::default()
+    Move::of(env)
 }
