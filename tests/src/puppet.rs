@@ -35,7 +35,9 @@ pub struct Done {
 pub struct PuppetConfig {
     /// Where it writes what happened: see [`ledger`].
     pub ledger: String,
-    /// Fail so many starts.
+    /// Let so many starts succeed before the first that fails or panics.
+    pub good_starts: u32,
+    /// Fail so many starts, after those that panic.
     pub fail_starts: u32,
     /// Panic in so many starts.
     pub panic_starts: u32,
@@ -132,11 +134,12 @@ impl Service for Puppet {
     async fn start(config: &PuppetConfig, _: &mut Context) -> Result<Self, Failure> {
         let started = note(&config.ledger, "start") as u32;
         std::thread::sleep(Duration::from_millis(config.block_start_ms));
-        if started < config.panic_starts {
-            panic!("told to panic in start");
-        }
-        if started < config.panic_starts + config.fail_starts {
-            return Err(Failure::retry("told to fail in start"));
+        match started.checked_sub(config.good_starts) {
+            Some(bad) if bad < config.panic_starts => panic!("told to panic in start"),
+            Some(bad) if bad < config.panic_starts + config.fail_starts => {
+                return Err(Failure::retry("told to fail in start"));
+            }
+            _ => {}
         }
         Ok(Self {
             ledger: config.ledger.clone(),

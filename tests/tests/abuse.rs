@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use brickwork::{Catalog, Workers};
 use brickwork_tests::app::{TestApp, really, virtually};
 use brickwork_tests::http;
-use brickwork_tests::puppet::{Puppet, count};
+use brickwork_tests::puppet::{Puppet, count, ledger};
 use serde_json::json;
 
 fn catalog() -> Catalog {
@@ -58,12 +58,14 @@ async fn until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
 #[test]
 fn a_panic_in_any_hook_and_again_in_its_recovery_leaves_the_message_and_the_rest() {
     virtually(async {
-        // In handle, then twice in start, then in ticks, in stop, and whenever dropped.
+        // In handle, in both starts that are to recover from that, then in ticks, in stop,
+        // and whenever dropped.
         let puppet = r#"
             config.panic_drop = true
             config.panic_stop = true
             config.tick_ms = 1000
             config.panic_ticks = 2
+            config.good_starts = 1
             config.panic_starts = 2
         "#;
         let name = "every-hook";
@@ -75,19 +77,29 @@ fn a_panic_in_any_hook_and_again_in_its_recovery_leaves_the_message_and_the_rest
                 .await;
             app.send("others", json!({ "n": n })).await;
         }
-        let mut seen = Vec::new();
-        while seen.len() < 10 {
-            let n = done.next_json().await["n"].as_u64().unwrap();
-            if n < 1_000 {
-                seen.push(n);
+        let (mut seen, mut ticked) = (Vec::new(), false);
+        while seen.len() < 10 || !ticked {
+            match done.next_json().await["n"].as_u64().unwrap() {
+                1_000_000 => ticked = true,
+                n => seen.push(n),
             }
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        let happened = ledger(name);
+        println!("{happened:?}");
+        let first = happened.iter().position(|line| line == "handle 4");
+        let recovery = happened.split_at(first.unwrap()).1.iter();
+        let recovery: Vec<&str> = recovery.map(String::as_str).take(5).collect();
+        let expected = ["handle 4", "drop", "start", "start", "start"];
+        assert_eq!(recovery, expected, "in the first panic's recovery");
+        assert_eq!(count(name, "handle 4"), 3);
+        assert!(count(name, "tick") >= 3, "after two that panicked");
         assert_eq!(app.summary("neighbour").ok, 10);
         assert_eq!(app.summary("neighbour").restarts, 0);
         assert!(app.app.gave_up().is_empty(), "{:?}", app.app.gave_up());
         assert!(app.stop().await.is_clean());
+        assert_eq!(count(name, "stop"), 1);
     });
 }
 
