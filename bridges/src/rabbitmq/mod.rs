@@ -74,6 +74,7 @@ mod renewal;
 mod rfc3339;
 mod ring;
 mod router;
+mod saying;
 mod session;
 mod settling;
 mod socket;

@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::alibis::Alibis;
 use super::consumer::{QueueConsumer, Shelf};
 use super::declarer::passive;
+use super::saying::Saying;
 use super::settling::{Settled, Settling};
 use super::tags::{Ack, Tags};
 use super::ward::Ward;
@@ -102,6 +103,7 @@ pub(super) async fn consume(
         flushes: Vec::new(),
         ack_due: Box::pin(sleep(Duration::ZERO)),
         acks_wait: false,
+        saying: Saying::default(),
         bound,
         stopped: false,
     };
@@ -150,6 +152,7 @@ struct Pump {
     /// When the acks that wait are sent, if any do.
     ack_due: Pin<Box<Sleep>>,
     acks_wait: bool,
+    saying: Saying,
     bound: u16,
     stopped: bool,
 }
@@ -179,6 +182,9 @@ impl Pump {
             }
         }
         self.send_acks();
+        if settling.link.check().is_ok() {
+            sleep(self.saying.wait(Instant::now())).await;
+        }
         // With the channel goes what is still unsettled: back to the queue.
         let _closed = self.channel.close(200, "done".into()).await;
     }
@@ -479,6 +485,7 @@ impl Pump {
         // The first poll hands it to the connection. If it fails after that, the channel is
         // gone: that gives it back, too.
         let _sent = self.channel.basic_nack(tag, options).now_or_never();
+        self.saying.said(Instant::now());
     }
 
     /// Acks wait a moment for more, unless there are enough.
@@ -499,6 +506,7 @@ impl Pump {
             // gone, and the broker delivers again.
             let options = BasicAckOptions { multiple };
             let _sent = self.channel.basic_ack(tag, options).now_or_never();
+            self.saying.said(Instant::now());
         }
     }
 
@@ -520,9 +528,12 @@ impl Pump {
             return;
         }
         self.send_acks();
-        // When the broker answers this, it has seen all that came before on the channel.
+        // When the broker answers this, it has seen all that came before on the channel; but
+        // the queue may not have.
         let (channel, bound) = (self.channel.clone(), self.bound);
+        let wait = self.saying.wait(Instant::now());
         self.work.push(Box::pin(async move {
+            sleep(wait).await;
             let _gone = channel.basic_qos(bound, BasicQosOptions::default()).await;
             Done::Flushed(done)
         }));
