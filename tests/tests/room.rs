@@ -214,3 +214,34 @@ fn large_messages_that_fill_the_disk_are_worked_off_by_themselves() {
         &["out.jsonl", "slow.jsonl"],
     );
 }
+
+/// Messages that go round and round: there is always something to publish.
+const RING: &str = r#"
+    [services.tokens]
+    use = "file-in"
+    out = "ring"
+    config.path = "lines.jsonl"
+    [services.round]
+    use = "map"
+    in = "ring"
+    out = "ring"
+    retry.backoff.min = "100ms"
+    config.to = { n = "msg.n" }
+"#;
+
+#[test]
+fn sources_go_on_when_there_is_room_also_while_services_publish_without_a_pause() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(disk) = Disk::mount(64) else { return };
+    let app = App::start(&disk, 1_000, 100, RING);
+    app.until_written(1_000);
+    assert_eq!(app.post(0), 202);
+    let neighbour = disk.keep_full();
+    app.until_ready_says(false, "there is no room");
+    drop(neighbour);
+    app.until_ready_says(true, "");
+    until("it is accepted", PATIENCE, || match app.post(1) {
+        202 => Ok(()),
+        code => Err(code.to_string()),
+    });
+}

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use brickwork::transport::{Consumer, TransportError};
 use brickwork::{Delivery, Parcel, Settle, Settlement};
@@ -19,6 +20,11 @@ use super::schema::PLACE_BITS;
 /// While there is no room on the disk, so much that was taken waits for its next attempt in
 /// memory, beside what consumers have in hand. In bytes.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What each of these costs beside its own size, about, in bytes.
+const WAITING_EACH_BYTES: usize = 1024;
+/// What waits no longer than this is still being worked off.
+const SOON: Duration = Duration::from_secs(10);
 
 /// The consumer's end, shared with the deliveries that came from it.
 struct Tap {
@@ -61,7 +67,7 @@ impl Settle for Tap {
             Settlement::Again { after, attempt } if core.desk.is_scarce() => {
                 // Moving it takes room that there isn't. It stays where it is on the disk.
                 core.hand.wipe(slot);
-                let bytes = parcel.message.size();
+                let bytes = parcel.message.size() + WAITING_EACH_BYTES;
                 let waiting = core.waiting_bytes.fetch_add(bytes, Relaxed) + bytes;
                 // Of what waits in memory, there must not be any number.
                 stays = waiting > WAITING_BYTES_MAX;
@@ -74,12 +80,18 @@ impl Settle for Tap {
                     message: parcel.message.clone(),
                     attempt,
                 };
-                let (core, queue) = (core.clone(), queue.clone());
+                let soon = usize::from(after <= SOON);
+                core.waiting_soon.fetch_add(soon, Relaxed);
+                let (weak, queue) = (Arc::downgrade(core), queue.clone());
                 let holder = stays.then_some(self.number);
-                core.runtime.clone().spawn(async move {
+                core.runtime.spawn(async move {
                     sleep(after).await;
-                    core.waiting_bytes.fetch_sub(bytes, Relaxed);
                     queue.waited(entry, holder);
+                    if let Some(core) = weak.upgrade() {
+                        core.waiting_bytes.fetch_sub(bytes, Relaxed);
+                        core.waiting_soon.fetch_sub(soon, Relaxed);
+                        core.ward.less_in_hand();
+                    }
                 });
                 None
             }

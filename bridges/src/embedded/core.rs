@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use brickwork::transport::{Pressure, Replies};
 use brickwork::{Lock, QueueId};
@@ -35,6 +35,8 @@ pub(super) struct Core {
     pub(super) reserve: Reserve,
     /// So much waits in memory for its next attempt, in bytes: there is no room to move it.
     pub(super) waiting_bytes: AtomicUsize,
+    /// So many of these don't wait long.
+    pub(super) waiting_soon: AtomicUsize,
     /// Where what happens later happens.
     pub(super) runtime: Handle,
     /// Held as long as the file is used.
@@ -73,12 +75,15 @@ impl Default for Page {
 }
 
 impl Core {
-    /// Whether anything is in the queues that is being worked off, which makes room.
+    /// Whether anything is in the queues that is being worked off, or soon is, which makes
+    /// room. What waits long for its next attempt makes none.
     pub(super) fn is_at_work(&self) -> bool {
-        self.wires.read().by_number.values().any(|queue| {
-            let state = queue.lock();
-            queue.letters.is_some() && state.held() > 0 && state.has_consumers()
-        })
+        self.waiting_soon.load(Relaxed) > 0
+            || self.wires.read().by_number.values().any(|queue| {
+                let state = queue.lock();
+                let is_held = state.held() > state.retrying;
+                queue.letters.is_some() && is_held && state.has_consumers()
+            })
     }
 
     /// Wakes all who wait for messages, to look again.

@@ -398,7 +398,8 @@ impl Desk {
                 } else {
                     break;
                 }
-                self.settled().await;
+                // Where one group follows the other without a pause, a probe comes in its turn.
+                let _either = timeout(TRY_EVERY, self.settled()).await;
             }
         }
     }

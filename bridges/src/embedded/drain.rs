@@ -171,7 +171,8 @@ impl Work<'_> {
                 reserve.make(RESERVE_HALF_BYTES)?;
                 room::probe(self.pen.0)?;
                 let plenty = reserve.is_plenty(self.pen.0)? || !self.core.is_at_work();
-                self.effects.probed = match plenty && reserve.make(RESERVE_BYTES).is_ok() {
+                let whole = plenty && reserve.fits() && reserve.make(RESERVE_BYTES).is_ok();
+                self.effects.probed = match whole {
                     true => {
                         room::relax(self.pen.0)?;
                         Some(Room::Plenty)

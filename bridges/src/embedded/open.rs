@@ -121,6 +121,7 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
         unreadable: Mutex::new(HashMap::new()),
         reserve,
         waiting_bytes: AtomicUsize::new(0),
+        waiting_soon: AtomicUsize::new(0),
         runtime: Handle::current(),
         lock: Mutex::new(Some(lock)),
     });

@@ -117,6 +117,13 @@ impl Reserve {
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
+    /// Whether there is room for the whole of it: to try would take what there is from
+    /// others for a moment.
+    pub(super) fn fits(&self) -> bool {
+        let missing = (RESERVE_BYTES as u64).saturating_sub(self.bytes());
+        self.free_bytes().is_none_or(|bytes| bytes >= missing)
+    }
+
     /// Whether room is no concern, with the whole of it made: as much is free as is used.
     ///
     /// # Errors

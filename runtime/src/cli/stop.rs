@@ -7,7 +7,7 @@ use crate::service::Catalog;
 use crate::transport::Transports;
 
 /// What stopping may take beyond `app.shutdown_timeout`.
-const GRACE: Duration = Duration::from_secs(15);
+const GRACE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 pub(super) struct Stop {
@@ -21,7 +21,8 @@ impl Stop {
             Err(report) => return print_report(&report, false),
             Ok(plan) => plan,
         };
-        // The app gives itself `shutdown_timeout`; what comes after takes moments.
+        // The app gives itself `shutdown_timeout`; what comes after takes moments, or runs
+        // into deadlines of its own.
         match crate::control::stop(plan.data(), plan.shutdown_timeout + GRACE) {
             Ok(true) => {
                 print(&format!("{} has stopped\n", plan.name()));

@@ -103,10 +103,11 @@ async fn serve(plan: Plan, transports: &Transports, lifeline: &Lifeline) -> End 
     };
     let report = app.stop_within(within).await;
     let stuck = report.is_stuck();
-    let abandoned = report.abandoned.into_iter();
+    let abandoned = report.abandoned.into_iter().map(|(_, message)| message);
+    let unclosed = report.unclosed.into_iter();
     End {
         code,
-        abandoned: abandoned.map(|(_, message)| message).collect(),
+        abandoned: abandoned.chain(unclosed).collect(),
         stuck,
     }
 }

@@ -240,7 +240,10 @@ impl Keeper {
                 if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
                     self.hosted.state.stand(Standing::Stopped);
                 }
-                let _gone = done.send(std::mem::take(&mut self.left));
+                if let Err(left) = done.send(std::mem::take(&mut self.left)) {
+                    // Whoever asked has stopped waiting; another one may ask.
+                    self.left = left;
+                }
             }
             Command::IsIdle(done) => {
                 let idle = self.is_idle().await;
@@ -252,6 +255,7 @@ impl Keeper {
     /// The service begins anew, with a clean slate.
     fn begin(&mut self) {
         self.epoch.set(self.epoch.get() + 1);
+        self.left = Stopped::default();
         // No thread of this process runs it.
         self.hosted.begin(Arc::default(), Vec::new());
         self.hosted.state.stand(Standing::Supervised);
@@ -387,7 +391,9 @@ impl Keeper {
 
     async fn gave_up(&mut self, why: String) {
         let epoch = self.epoch.get();
-        self.end(later(self.stop_within)).await;
+        let stopped = self.end(later(self.stop_within)).await;
+        // The app may stop before the next process begins, or be stopping already.
+        self.left.abandoned.extend(stopped.abandoned);
         let again = give_up(&self.hosted, &self.up, epoch, why, 0);
         self.next = again.map(Next::Again);
     }

@@ -84,6 +84,7 @@ impl ServiceSupervisor {
             life: None,
             again_at: None,
             draining: false,
+            left: Stopped::default(),
             blocks: Window::default(),
             origin: Instant::now(),
         };
@@ -159,6 +160,8 @@ struct Keeper {
     again_at: Option<Instant>,
     /// It is about to be stopped: no other life begins.
     draining: bool,
+    /// What the last life left, as far as nobody was told.
+    left: Stopped,
     /// The times that it blocked its thread with no message in hand: each ends a life,
     /// and they count over lives.
     blocks: Window,
@@ -179,8 +182,10 @@ impl Keeper {
                 Event::Command(Command::Drain(by, done)) => self.drain(by, done),
                 Event::Command(Command::Stop(by, done)) => {
                     let stopped = self.stop(by).await;
-                    // Whoever asked may have stopped waiting.
-                    let _gone = done.send(stopped);
+                    if let Err(stopped) = done.send(stopped) {
+                        // Whoever asked has stopped waiting; another one may ask.
+                        self.left.add(stopped);
+                    }
                 }
                 Event::Command(Command::Move(how)) => self.move_on(how),
                 Event::GaveUp(why) => self.gave_up(why).await,
@@ -230,6 +235,7 @@ impl Keeper {
     fn begin(&mut self, trials: Vec<Delivery>, done: Option<oneshot::Sender<()>>) {
         self.again_at = None;
         self.draining = false;
+        self.left = Stopped::default();
         self.epoch.set(self.epoch.get() + 1);
         let worker = self.hosted.worker;
         let env = self.hosted.begin(self.threads.worker(worker), trials);
@@ -277,7 +283,8 @@ impl Keeper {
     async fn stop(&mut self, by: Instant) -> Stopped {
         self.again_at = None;
         self.epoch.set(self.epoch.get() + 1);
-        let stopped = self.end(by).await;
+        let mut stopped = self.end(by).await;
+        stopped.add(std::mem::take(&mut self.left));
         if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
             self.hosted.state.stand(Standing::Stopped);
         }
@@ -360,5 +367,7 @@ impl Keeper {
         let epoch = self.epoch.get();
         let stopped = self.end(Instant::now() + self.stop_within).await;
         self.again_at = give_up(&self.hosted, &self.up, epoch, why, stopped.given_back);
+        // The app may stop before the next life begins, or be stopping already.
+        self.left.abandoned.extend(stopped.abandoned);
     }
 }
