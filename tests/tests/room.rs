@@ -27,7 +27,7 @@ struct App {
 }
 
 impl App {
-    fn start(disk: &Disk, lines: u64, bytes: usize, sink: &str) -> Self {
+    fn start(disk: &Disk, lines: u64, bytes: usize, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let (admin, door) = (free_address(), free_address());
         let queues = disk.path().join("queues");
@@ -50,10 +50,11 @@ impl App {
             in = "marked"
             config.path = "out.jsonl"
             {}
-            {sink}
+            {}
             "#,
             queues.display(),
-            parts::door(door)
+            parts::door(door),
+            more.concat()
         );
         let text = (0..lines).map(|n| format!("{{\"n\":{n},\"v\":\"{n:0>bytes$}\"}}"));
         parts::write(folder.path(), &manifest, text);
@@ -138,7 +139,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn a_disk_that_is_full_for_a_while_costs_no_message() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(disk) = Disk::mount(64) else { return };
-    let app = App::start(&disk, 30_000, 1_000, "");
+    let app = App::start(&disk, 30_000, 1_000, &[]);
     app.until_written(2_000);
     assert_eq!(app.post(0), 202);
     let neighbour = disk.keep_full();
@@ -161,7 +162,7 @@ fn a_disk_that_is_full_for_a_while_costs_no_message() {
     app.finish(&[0, 2], &disk.path().join("queues"), &["out.jsonl"]);
 }
 
-/// A sink that is slower than the source: what waits for it fills the disk.
+/// A service that is slower than the source: what waits for it fills the disk.
 const SLOW: &str = r#"
     [services.slow]
     use = "chaos"
@@ -171,42 +172,35 @@ const SLOW: &str = r#"
     mailbox = 64
     handler_timeout = "10s"
     config = { stall = 1.0, for = "20ms" }
+"#;
+/// Nobody reads what it publishes;
+const SINK: &str = r#"
     [topics.slow]
     external = "out"
 "#;
-
-#[test]
-fn a_backlog_that_fills_the_disk_is_worked_off_by_itself() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(disk) = Disk::mount(32) else { return };
-    let app = App::start(&disk, 20_000, 1_000, SLOW);
-    app.until_ready_says(false, "there is no room");
-    app.finish(&[], &disk.path().join("queues"), &["out.jsonl"]);
-}
-
-/// A chain of services, of which the first is slow: to work off what waits for it, it must
-/// publish as much.
+/// or another service does: to work off what waits for it, it must publish as much.
 const CHAIN: &str = r#"
-    [services.slow]
-    use = "chaos"
-    in = "lines"
-    out = "slow"
-    instances = 16
-    mailbox = 64
-    handler_timeout = "10s"
-    config = { stall = 1.0, for = "20ms" }
     [services.slowly]
     use = "file-out"
     in = "slow"
     config.path = "slow.jsonl"
 "#;
 
+#[test]
+fn a_backlog_that_fills_the_disk_is_worked_off_by_itself() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(disk) = Disk::mount(32) else { return };
+    let app = App::start(&disk, 20_000, 1_000, &[SLOW, SINK]);
+    app.until_ready_says(false, "there is no room");
+    app.finish(&[], &disk.path().join("queues"), &["out.jsonl"]);
+}
+
 /// What services publish of it needs room while there is none: sources must not take that.
 #[test]
 fn large_messages_that_fill_the_disk_are_worked_off_by_themselves() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(disk) = Disk::mount(32) else { return };
-    let app = App::start(&disk, 700, 48_000, CHAIN);
+    let app = App::start(&disk, 700, 48_000, &[SLOW, CHAIN]);
     app.until_ready_says(false, "there is no room");
     app.finish(
         &[],
@@ -233,7 +227,7 @@ const RING: &str = r#"
 fn sources_go_on_when_there_is_room_also_while_services_publish_without_a_pause() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(disk) = Disk::mount(64) else { return };
-    let app = App::start(&disk, 1_000, 100, RING);
+    let app = App::start(&disk, 1_000, 100, &[RING]);
     app.until_written(1_000);
     assert_eq!(app.post(0), 202);
     let neighbour = disk.keep_full();
