@@ -112,6 +112,8 @@ struct Child {
     gone: bool,
     /// Changes with every start and stop.
     life: u32,
+    /// Failures in a row: only the first is followed by a start at once.
+    failures: u32,
 }
 
 struct Supervisor {
@@ -121,7 +123,8 @@ struct Supervisor {
     restarts: Vec<u64>,
 }
 
-struct Exit {
+/// A node as it is now: what is said of it is out of date once its life has changed.
+struct Life {
     node: Node,
     life: u32,
 }
@@ -132,7 +135,11 @@ struct Model {
     running: Vec<bool>,
     fail_starts: HashMap<usize, u32>,
     /// Nodes that have ended and of which their supervisor hasn't heard yet.
-    exits: VecDeque<Exit>,
+    exits: VecDeque<Life>,
+    /// Nodes that are to be started after a wait, while their supervisor does other things.
+    /// All waits are alike: who waits under one supervisor with another are services, and the
+    /// manifest says one millisecond for each.
+    waiting: VecDeque<Life>,
     log: Vec<String>,
     failed: bool,
 }
@@ -154,6 +161,7 @@ impl Model {
             up: true,
             gone: false,
             life: 0,
+            failures: 0,
         };
         for (service, (kind, group)) in plan.services.iter().enumerate() {
             if let Some(group) = group
@@ -171,6 +179,7 @@ impl Model {
             running: vec![true; plan.services.len()],
             fail_starts: HashMap::new(),
             exits: VecDeque::new(),
+            waiting: VecDeque::new(),
             log: Vec::new(),
             failed: false,
         };
@@ -197,7 +206,7 @@ impl Model {
 
     fn end(&mut self, node: Node) {
         let life = self.child(node).life;
-        self.exits.push_back(Exit { node, life });
+        self.exits.push_back(Life { node, life });
     }
 
     /// A service fails, if it runs; then all that follows, until it is quiet.
@@ -205,10 +214,22 @@ impl Model {
         if !std::mem::take(&mut self.running[service]) {
             return;
         }
+        // The last failure was longer ago than the time after which a row ends.
+        for child in self.supervisors.iter_mut().flat_map(|s| &mut s.children) {
+            child.failures = 0;
+        }
         self.end(Node::Service(service));
-        while let Some(exit) = self.exits.pop_front() {
-            if self.child(exit.node).life == exit.life {
-                self.handle(exit.node, now);
+        loop {
+            if let Some(exit) = self.exits.pop_front() {
+                if self.child(exit.node).life == exit.life {
+                    self.handle(exit.node, now);
+                }
+            } else if let Some(waited) = self.waiting.pop_front() {
+                if self.child(waited.node).life == waited.life {
+                    self.start(waited.node);
+                }
+            } else {
+                return;
             }
         }
     }
@@ -234,6 +255,14 @@ impl Model {
             } else {
                 self.end(Node::Group(supervisor));
             }
+            return;
+        }
+        let child = &mut this.children[number];
+        child.failures += 1;
+        if STRATEGIES[this.rules.strategy] == "one_for_one" && child.failures > 1 {
+            child.up = true;
+            let life = child.life;
+            self.waiting.push_back(Life { node, life });
             return;
         }
         let last = this.children.len() - 1;
@@ -298,7 +327,7 @@ impl Model {
                 self.supervisors[group].restarts.clear();
                 for child in 0..self.supervisors[group].children.len() {
                     let child = &mut self.supervisors[group].children[child];
-                    (child.up, child.gone) = (true, false);
+                    (child.up, child.gone, child.failures) = (true, false, 0);
                     let node = child.node;
                     self.start(node);
                 }
@@ -400,6 +429,28 @@ proptest! {
         let (real, model) = run("model", &plan);
         prop_assert_eq!(real, model);
     }
+}
+
+/// Two children of one supervisor fail while they start: the second is one too many, and the
+/// first, which was to start again after a wait, isn't started any more.
+#[test]
+fn who_waits_for_a_start_is_not_started_once_its_supervisor_gives_up() {
+    let rules = |max_restarts, window| Rules {
+        strategy: 0,
+        max_restarts,
+        window,
+    };
+    let plan = Plan {
+        root: rules(1, 0),
+        groups: vec![rules(3, 1)],
+        services: vec![(0, Some(0)), (0, Some(0))],
+        failures: vec![(1, vec![0, 0], 2), (1, vec![0], 2), (0, vec![1, 1], 2)],
+    };
+    let (real, model) = run("waiting", &plan);
+    assert_eq!(real, model);
+    let last: Vec<&str> = real.0.iter().rev().take(4).map(String::as_str).collect();
+    assert_eq!(last, ["start s1", "start s0", "start s1", "start s0"]);
+    assert!(real.1, "and so does the app");
 }
 
 #[test]
