@@ -216,6 +216,8 @@ fn a_root_that_gives_up_ends_it_with_exit_code_1_and_what_waits_is_kept() {
     assert_eq!(code, Some(1), "{said}");
     let error = said.lines().find(|line| line.starts_with("error: "));
     let error = error.expect("it says why");
+    let blamed = "error: services failed 2 times within 1m, at last broken: failed 2 times";
+    assert!(error.starts_with(blamed), "{error}");
     assert!(error.contains("can't write to folder/out.jsonl"), "{error}");
     // In order: the summary of what was done is there.
     let printed = process.rest();

@@ -169,7 +169,7 @@ impl Keeper {
             match command {
                 // Children that were told to stop do so all the same.
                 Some(command) => self.obey(command).await,
-                None if gives_up => self.fail(ended.why),
+                None if gives_up => self.fail(&ended),
                 None => {}
             }
         }
@@ -217,18 +217,18 @@ impl Keeper {
         }
     }
 
-    fn fail(&self, why: String) {
+    fn fail(&self, last: &Ended) {
         let (count, intensity) = self.supervisor.restarts();
         let within = HumanDuration(intensity.within);
-        let name = &self.rules.name;
+        let child = self.children[last.child].name();
+        let why = format!(
+            "failed {count} times within {within}, at last {child}: {}",
+            last.why
+        );
         match &self.parent {
-            Parent::Supervisor(up) => {
-                let why = format!("the group {name} failed {count} times within {within}: {why}");
-                up.tell(self.epoch.get(), Exit::Failed, why);
-            }
+            Parent::Supervisor(up) => up.tell(self.epoch.get(), Exit::Failed, why),
             Parent::App(failed) => {
-                let why = format!("services failed {count} times within {within}, at last: {why}");
-                failed.send_replace(Some(why));
+                failed.send_replace(Some(format!("services {why}")));
             }
         }
     }

@@ -82,7 +82,7 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
         let how = if blocks {
             error!(
                 service = %env.label, worker, instance = who.instance,
-                "a handler blocks its thread: the thread is given up, its services go on with another one"
+                "a handler blocks its thread: the thread is given up, another one takes its place"
             );
             env.meters.restarted(Cause::Timeout);
             blame(env, who.instance, seized)
