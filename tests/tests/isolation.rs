@@ -319,7 +319,9 @@ fn a_child_that_gives_up_for_its_group_ends_the_app_when_the_root_gives_up() {
     let mut app = Running::start("isolation-group", 10, work, more);
     assert_eq!(app.process.exit_code(PATIENCE), Some(1));
     let log = app.process.stderr();
-    assert!(log.contains("the group pair failed"), "{log}");
+    let blamed = "error: services failed 1 times within 1m, at last pair: failed 2 times within 1m, \
+         at last work: failed 2 times within 1m, at last (process): ";
+    assert!(log.contains(blamed), "{log}");
     // One for all: the group was started again once, with the neighbour.
     assert!(
         log.contains("stop=\"keep\"") || log.contains("stop=keep"),
