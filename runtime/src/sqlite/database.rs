@@ -255,18 +255,30 @@ impl Desk {
                 break;
             };
             let name = job.name().to_owned();
+            let rolled_back = || SqliteError::Unusable {
+                path: self.path.clone(),
+                why: format!("SQLite has rolled back what was done together with {name}"),
+            };
+            let run = || {
+                caught(&name, || job.run(&tx))??;
+                // It may have gone on after a statement that failed.
+                match connection.is_autocommit() {
+                    true => Err(rolled_back()),
+                    false => Ok(()),
+                }
+            };
             let result = execute(connection, SAVEPOINT)
-                .and_then(|()| writer.watch.over(&name, || caught(&name, || job.run(&tx))?));
+                .and_then(|()| writer.watch.over(&name, run))
+                .map_err(located);
             let failed = result.is_err();
-            group.0.push((job, result.map_err(located)));
+            group.0.push((job, result));
             if connection.is_autocommit() {
-                // SQLite has rolled all of it back: no room, or the disk is at fault.
+                // SQLite has rolled all of it back: no room, the disk is at fault, or a statement
+                // that writes was stopped. What one did by itself isn't the others' fault.
+                use SqliteError::{Full, Unusable};
                 return Err(match group.0.last() {
-                    Some((_, Err(error))) if !matches!(error, SqliteError::Undone) => error.clone(),
-                    _ => SqliteError::Unusable {
-                        path: self.path.clone(),
-                        why: "SQLite has rolled the transaction back".into(),
-                    },
+                    Some((_, Err(error @ (Full { .. } | Unusable { .. })))) => error.clone(),
+                    _ => rolled_back(),
                 });
             }
             if failed {
@@ -274,7 +286,8 @@ impl Desk {
             }
             execute(connection, RELEASE).map_err(located)?;
         }
-        execute(connection, COMMIT).map_err(located)
+        let committed = writer.fence.open(|| execute(connection, COMMIT));
+        committed.map_err(located)
     }
 
     /// There is no thread any more: nothing will be done.

@@ -127,8 +127,28 @@ pub(super) fn migrate(
             )?;
         }
     }
+    if let Some(table) = deferred_key(&tx)? {
+        return Err(SqliteError::Migration {
+            path: path.to_owned(),
+            why: format!(
+                "the table {table} has a foreign key that is INITIALLY DEFERRED: it would be \
+                 checked for several messages at once, whose transactions share a commit; leave \
+                 that out, and write what is referred to first"
+            ),
+        });
+    }
     tx.commit()?;
     Ok(())
+}
+
+/// A table with a foreign key that is checked not before the commit.
+fn deferred_key(connection: &Connection) -> Result<Option<String>, SqliteError> {
+    let mut tables = connection.prepare(
+        "SELECT name FROM sqlite_schema
+         WHERE type = 'table' AND sql LIKE '%INITIALLY%DEFERRED%'
+         AND EXISTS (SELECT 1 FROM pragma_foreign_key_list(sqlite_schema.name))",
+    )?;
+    Ok(tables.query_row([], |row| row.get(0)).optional()?)
 }
 
 /// Looks whether anything is to be done, and whether what was done is what the schema says.

@@ -160,6 +160,129 @@ async fn a_slow_statement_is_stopped_and_named_and_others_go_on() {
     assert_eq!(numbers(&database).await, [2]);
 }
 
+/// Does these with one commit, in this order.
+async fn together<const N: usize>(
+    database: &Database,
+    jobs: [(
+        &'static str,
+        fn(&Transaction<'_>) -> Result<(), SqliteError>,
+    ); N],
+) -> Vec<Result<(), SqliteError>> {
+    let (submitted, waiting): (Vec<Box<dyn Job>>, Vec<_>) = jobs
+        .into_iter()
+        .map(|(name, work)| {
+            let (job, done) = job::Closure::new(name, work);
+            (job as Box<dyn Job>, done)
+        })
+        .unzip();
+    database.submit_all(submitted);
+    let mut outcomes = Vec::new();
+    for done in waiting {
+        outcomes.push(done.await.expect("it is told"));
+    }
+    outcomes
+}
+
+/// Writes, and never ends.
+const ENDLESS_INSERT: &str = "INSERT INTO number
+    WITH RECURSIVE c(n) AS (SELECT 1000 UNION ALL SELECT n + 1 FROM c) SELECT n FROM c";
+
+#[tokio::test]
+async fn a_slow_statement_that_writes_is_its_own_fault_alone() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    let outcomes = together(
+        &database,
+        [
+            ("stock", |tx| insert(tx, 1)),
+            ("ledger", |tx| Ok(tx.execute_batch(ENDLESS_INSERT)?)),
+        ],
+    )
+    .await;
+    // SQLite undoes all of it, then: the neighbour is told that it isn't to blame.
+    assert!(
+        matches!(&outcomes[0], Err(error @ SqliteError::Unusable { .. }) if error.to_string().contains("ledger")),
+        "{outcomes:?}"
+    );
+    assert!(
+        matches!(&outcomes[1], Err(SqliteError::TooSlow { name, .. }) if name == "ledger"),
+        "{outcomes:?}"
+    );
+    database
+        .write("w", |tx| insert(tx, 2))
+        .await
+        .expect("it goes on");
+    assert_eq!(numbers(&database).await, [2]);
+}
+
+#[tokio::test]
+async fn who_goes_on_after_a_roll_back_writes_nothing() {
+    let folder = TempDir::new().unwrap();
+    let database = open(&folder);
+    let outcomes = together(
+        &database,
+        [
+            ("stock", |tx| insert(tx, 1)),
+            ("ledger", |tx| {
+                assert!(tx.execute_batch(ENDLESS_INSERT).is_err());
+                let outside = insert(tx, 3);
+                assert!(outside.is_err(), "it would be a transaction of its own");
+                Ok(())
+            }),
+        ],
+    )
+    .await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [
+                Err(SqliteError::Unusable { .. }),
+                Err(SqliteError::TooSlow { .. })
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    database
+        .write("w", |tx| insert(tx, 2))
+        .await
+        .expect("it goes on");
+    assert_eq!(numbers(&database).await, [2]);
+}
+
+#[tokio::test]
+async fn a_key_that_is_checked_not_before_the_commit_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let step = |key: &str| {
+        let sql = format!(
+            "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT;
+             CREATE TABLE of_it (n INTEGER REFERENCES number (n) {key}) STRICT"
+        );
+        Migration::made("numbers".into(), sql)
+    };
+    for key in [
+        "DEFERRABLE INITIALLY DEFERRED",
+        "deferrable\n initially\n deferred",
+    ] {
+        let error = open_as(&folder, "me", &[step(key)]).expect_err("it is refused");
+        assert!(
+            matches!(&error, SqliteError::Migration { why, .. } if why.contains("the table of_it")),
+            "{error}"
+        );
+    }
+    // Nothing was done.
+    let database = open_as(&folder, "me", &[step("")]).expect("it opens");
+    let outcome = database
+        .write("w", |tx| {
+            tx.execute("INSERT INTO of_it VALUES (1)", [])?;
+            Ok::<_, SqliteError>(())
+        })
+        .await;
+    assert!(
+        matches!(outcome, Err(SqliteError::Sql { .. })),
+        "{outcome:?}"
+    );
+}
+
 #[tokio::test]
 async fn statements_of_others_can_not_end_the_transaction_or_touch_our_tables() {
     let folder = TempDir::new().unwrap();

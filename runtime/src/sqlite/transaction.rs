@@ -33,8 +33,8 @@ impl<'a> Transaction<'a> {
                 self.0.store(false, Relaxed);
             }
         }
-        self.fence.0.store(true, Relaxed);
-        let _down = Down(&self.fence.0);
+        self.fence.up.store(true, Relaxed);
+        let _down = Down(&self.fence.up);
         theirs(self.connection)
     }
 }
@@ -47,14 +47,21 @@ impl Deref for Transaction<'_> {
     }
 }
 
-/// Keeps statements of others from what isn't theirs, while it is up.
+/// Keeps statements of others from what isn't theirs, while it is up; and everybody from a
+/// commit but the one who has the transaction. Once SQLite has rolled that back by itself, each
+/// further statement would be a transaction of its own.
 #[derive(Debug, Default)]
-pub(super) struct Fence(Arc<AtomicBool>);
+pub(super) struct Fence {
+    up: Arc<AtomicBool>,
+    commits: Arc<AtomicBool>,
+}
 
 impl Fence {
     pub(super) fn around(connection: &mut Connection) -> Result<Self, SqliteError> {
         let fence = Self::default();
-        let up = fence.0.clone();
+        let commits = fence.commits.clone();
+        connection.commit_hook(Some(move || !commits.load(Relaxed)))?;
+        let up = fence.up.clone();
         connection.authorizer(Some(move |context: AuthContext<'_>| {
             if up.load(Relaxed) && !is_theirs(&context.action) {
                 Authorization::Deny
@@ -63,6 +70,14 @@ impl Fence {
             }
         }))?;
         Ok(fence)
+    }
+
+    /// Lets through what commits.
+    pub(super) fn open<R>(&self, committing: impl FnOnce() -> R) -> R {
+        self.commits.store(true, Relaxed);
+        let outcome = committing();
+        self.commits.store(false, Relaxed);
+        outcome
     }
 }
 

@@ -1,6 +1,7 @@
 //! The job that does a message's transaction.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -95,17 +96,20 @@ where
         }
         let work = self.work.take().expect("a job runs once");
         let hand = &mut self.hand;
-        let value = match tx.fenced(|connection| work(&mut Tx::new(connection, hand))) {
+        let value = tx.fenced(|connection| work(&mut Tx::new(connection, hand)));
+        if tx.is_autocommit() {
+            // SQLite has rolled it back by itself: there is no room, or the disk is at fault. Who
+            // goes on after that has nothing done either.
+            let failure = value.err().unwrap_or_else(rolled_back);
+            return Ok(Answer::Failed(Failure::defer(LATER, failure)));
+        }
+        let value = match value {
             Ok(value) => value,
-            // SQLite has rolled it back by itself: there is no room, or the disk is at fault.
-            Err(failure) if tx.is_autocommit() => {
-                return Ok(Answer::Failed(Failure::defer(LATER, failure)));
-            }
             Err(failure) => return Ok(Answer::Failed(failure)),
         };
         for held in std::mem::take(&mut self.hand.held) {
             let delay = held.delay;
-            let due_ms = (!delay.is_zero()).then(|| self.hand.now_ms + delay.as_millis() as u64);
+            let due_ms = (!delay.is_zero()).then(|| due_ms(self.hand.now_ms, delay));
             let output = self.hand.env.outputs[held.output].name.clone();
             for outgoing in self.hand.env.outgoing(held.output, held.envelope, delay) {
                 self.rows
@@ -155,6 +159,16 @@ where
             let _gone = waiter.send(answer);
         }
     }
+}
+
+fn rolled_back() -> Failure {
+    Failure::retry("SQLite has rolled the transaction back")
+}
+
+/// When something is due, as the store can keep it: at most as late as its numbers go.
+fn due_ms(now_ms: u64, delay: Duration) -> u64 {
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    now_ms.saturating_add(delay_ms).min(i64::MAX as u64)
 }
 
 fn failed(error: SqliteError) -> Failure {
