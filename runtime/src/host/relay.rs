@@ -283,11 +283,11 @@ impl Carrier {
 
     /// Forgets what came so long ago that it doesn't come again.
     async fn clean(&self, opened: &Opened) -> Result<(), SqliteError> {
-        let remember = self.remember().as_millis() as u64;
-        let before_ms = self.env.clock.unix_ms().saturating_sub(remember);
+        let older_ms = u64::try_from(self.remember().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.env.clock.unix_ms();
         loop {
             let name = &*self.env.label;
-            let forgotten = opened.forget(name, before_ms, CLEAN_MAX).await?;
+            let forgotten = opened.forget(name, older_ms, now_ms, CLEAN_MAX).await?;
             if forgotten < CLEAN_MAX as usize || self.finish.borrow().is_some() {
                 return Ok(());
             }

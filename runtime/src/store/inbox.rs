@@ -47,12 +47,38 @@ pub(super) fn keep_reply(
     Ok(())
 }
 
-/// Forgets some of those that were entered before a time; says how many. They are in order.
+/// When the newest entry was made; `None` if there is none.
+pub(super) fn last_entry_ms(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    let mut last =
+        connection.prepare("SELECT at_ms FROM brickwork_inbox ORDER BY n DESC LIMIT 1")?;
+    let last: Option<i64> = last.query_row([], |row| row.get(0)).optional()?;
+    Ok(last.and_then(|ms| u64::try_from(ms).ok()))
+}
+
+/// So many entries of a clock that was ahead are mended in one go.
+const AHEAD_MAX: u32 = 100_000;
+
+/// Forgets some of those that were entered before a time; says how many.
+///
+/// They are in order, but for those of a clock that was ahead: these are from now, so that they
+/// don't hold up the others until that time has come.
 pub(super) fn forget(
     connection: &Connection,
     before_ms: u64,
+    now_ms: u64,
     at_most: u32,
 ) -> Result<usize, SqliteError> {
+    let mut newest = connection.prepare_cached(
+        "SELECT max(at_ms) FROM (SELECT at_ms FROM brickwork_inbox ORDER BY n LIMIT ?1)",
+    )?;
+    let newest: Option<i64> = newest.query_row([at_most], |row| row.get(0))?;
+    if newest.is_some_and(|newest| newest > now_ms as i64) {
+        connection.execute(
+            "UPDATE brickwork_inbox SET at_ms = ?1 WHERE n IN
+             (SELECT n FROM brickwork_inbox WHERE at_ms > ?1 LIMIT ?2)",
+            (now_ms as i64, AHEAD_MAX),
+        )?;
+    }
     let mut delete = connection.prepare_cached(
         "DELETE FROM brickwork_inbox WHERE n IN
          (SELECT n FROM brickwork_inbox ORDER BY n LIMIT ?2) AND at_ms < ?1",

@@ -1,7 +1,7 @@
 //! An open store: the database, and what waits in its outbox.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::inbox;
@@ -50,6 +50,10 @@ pub(crate) struct Opened {
     pub(crate) outbox: Arc<Outbox>,
     /// Messages that came again after they were done.
     pub(crate) repeated: SharedCounter,
+    /// When the inbox was last written to before.
+    last_entry_ms: Option<u64>,
+    /// How long nobody ran the service before, at most.
+    away_ms: OnceLock<u64>,
     _lock: Lock,
 }
 
@@ -80,24 +84,34 @@ impl Opened {
                 "SELECT count(*), coalesce(max(n), 0) FROM brickwork_outbox WHERE refused IS NULL";
             connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))
         })?;
+        let last_entry_ms = database.look(inbox::last_entry_ms)?;
         Ok(Self {
             database,
             outbox: Arc::new(Outbox::new(waiting as u64, last)),
             repeated: SharedCounter::default(),
+            last_entry_ms,
+            away_ms: OnceLock::new(),
             _lock: lock,
         })
     }
 
-    /// Forgets some of the inbox's entries from before a time; says how many.
+    /// Forgets some of the inbox's entries that are older; says how many.
+    ///
+    /// Time in which nobody ran the service doesn't count: what it had in hand when it ended
+    /// comes again only when it is back.
     pub(crate) async fn forget(
         &self,
         name: &str,
-        before_ms: u64,
+        older_ms: u64,
+        now_ms: u64,
         at_most: u32,
     ) -> Result<usize, SqliteError> {
-        let forgetting = self
-            .database
-            .write(name, move |tx| inbox::forget(tx, before_ms, at_most));
+        let last_ms = self.last_entry_ms.unwrap_or(now_ms);
+        let away_ms = *self.away_ms.get_or_init(|| now_ms.saturating_sub(last_ms));
+        let before_ms = now_ms.saturating_sub(older_ms).saturating_sub(away_ms);
+        let forgetting = self.database.write(name, move |tx| {
+            inbox::forget(tx, before_ms, now_ms, at_most)
+        });
         forgetting.await
     }
 

@@ -180,3 +180,18 @@ fn failed(error: SqliteError) -> Failure {
         error => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_never_is_not_due_before() {
+        let now_ms = 1_700_000_000_000;
+        assert_eq!(due_ms(now_ms, Duration::from_secs(1)), now_ms + 1_000);
+        let ends = i64::MAX as u64;
+        for delay in [Duration::MAX, Duration::from_millis(u64::MAX)] {
+            assert_eq!(due_ms(now_ms, delay), ends);
+        }
+    }
+}
