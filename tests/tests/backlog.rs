@@ -256,3 +256,54 @@ fn a_backlog_costs_disk_and_not_memory_and_is_worked_off_in_order() {
         assert!(start <= max, "{start:?}");
     }
 }
+
+/// Beside it, something small comes again and again, for as long as it runs.
+#[test]
+fn the_disk_has_its_room_back_also_where_there_is_always_something_to_do() {
+    const MESSAGES: u64 = 100_000;
+    let tier = Tier {
+        messages: MESSAGES,
+        ..Tier::now()
+    };
+    let site = Site::new(MESSAGES);
+    brickwork();
+    let (app, _) = site.start("fills");
+    site.watch("the backlog grows", &app, &tier, |backlog| backlog);
+    until("its position is saved", tier.patience, || {
+        let ended = app.stderr().contains("has come to its end");
+        ended.then_some(()).ok_or_else(|| app.stderr())
+    });
+    app.stop();
+    let full = site.file_size();
+    assert!(full > 2 * EMPTY_FILE_MAX, "{full} bytes");
+
+    let beats = r#"
+        [services.beats]
+        use = "file-in"
+        out = "beats"
+        config = { path = "beats.jsonl", rate = 20, repeat = 1000 }
+        [services.heard]
+        use = "file-out"
+        in = "beats"
+        config.path = "heard.jsonl"
+    "#;
+    let manifest = std::fs::read_to_string(site.path("app.toml")).expect("it can be read");
+    std::fs::write(site.path("app.toml"), manifest + beats).expect("it can be written");
+    std::fs::write(site.path("beats.jsonl"), "{}\n".repeat(100)).expect("it can be written");
+    site.sink_can_start();
+    let (app, _) = site.start("drains");
+    let heard = || std::fs::read_to_string(site.path("heard.jsonl")).map_or(0, |text| text.len());
+    until("the file shrinks", tier.patience, || {
+        match site.file_size() {
+            size if size <= EMPTY_FILE_MAX => Ok(()),
+            size => Err(format!("{size} bytes: {}", app.stderr())),
+        }
+    });
+    let at_once = heard();
+    until("it goes on", tier.patience, || {
+        let more = heard() > at_once;
+        more.then_some(()).ok_or_else(|| app.stderr())
+    });
+    app.stop();
+    site.check(MESSAGES);
+}

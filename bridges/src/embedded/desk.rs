@@ -34,10 +34,14 @@ pub(super) const DUE_MAX: usize = 256;
 const ACKS_MAX: usize = 512;
 /// or after this time.
 const ACKS_WAIT: Duration = Duration::from_millis(10);
-/// So much that was settled may wait to be written before nothing more is handed out.
+/// So much that was settled may wait to be written before nothing more is handed out: messages,
 const UNWRITTEN_MAX: usize = 4096;
+/// or their bytes.
+const UNWRITTEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// After so long without anything to do, space is given back.
 const QUIET: Duration = Duration::from_secs(1);
+/// or, where there is always something, after this.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 
 /// See the module. One for a transport.
 pub(super) struct Desk {
@@ -82,9 +86,14 @@ impl State {
         self.ops.is_empty() && self.acks.is_empty() && self.parts.is_empty()
     }
 
-    fn unwritten(&self) -> usize {
-        let settled = self.ops.iter().filter(|op| op.is_settlement());
-        self.acks.len() + settled.count()
+    /// Whether so much that was settled waits that no more may.
+    fn is_full(&self) -> bool {
+        let (mut messages, mut bytes) = (self.acks.len(), 0);
+        for op in self.ops.iter().filter(|op| op.is_settlement()) {
+            messages += 1;
+            bytes += op.bytes_kept();
+        }
+        messages >= UNWRITTEN_MAX || bytes >= UNWRITTEN_BYTES_MAX
     }
 }
 
@@ -143,7 +152,7 @@ impl Desk {
     }
 
     fn note(&self, state: &State) {
-        if state.down && !self.is_clogged() && state.unwritten() >= UNWRITTEN_MAX {
+        if state.down && !self.is_clogged() && state.is_full() {
             self.clogged.store(true, Relaxed);
         }
     }
@@ -345,6 +354,7 @@ impl Desk {
 
     /// Does what needn't be done at once. Runs beside, for as long as the transport does.
     pub(super) async fn run(&self, core: &Arc<Core>) {
+        let mut given_back = Instant::now();
         loop {
             self.later.notified().await;
             loop {
@@ -383,16 +393,18 @@ impl Desk {
                 } else if used {
                     // What is settled meanwhile is written.
                     let news = timeout(QUIET, self.later.notified()).await;
-                    if news.is_ok() {
+                    let overdue = given_back.elapsed() >= GIVE_BACK_EVERY;
+                    if news.is_ok() && !overdue {
                         continue;
                     }
-                    let quiet = {
+                    let (quiet, down) = {
                         let mut state = self.state.lock();
                         let quiet = state.is_empty() && !state.under_way && !state.down;
                         state.used &= !quiet;
-                        quiet
+                        (quiet, state.down)
                     };
-                    if quiet {
+                    if quiet || (overdue && !down) {
+                        given_back = Instant::now();
                         self.push_aside(core, [Op::Vacuum]);
                     }
                 } else {

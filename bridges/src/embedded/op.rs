@@ -105,10 +105,18 @@ pub(super) enum Op {
 impl Op {
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
-            Self::Publish { rows, .. } => (rows.len(), rows.iter().map(Row::bytes).sum()),
-            Self::Bury { row, .. } => (1, row.bytes()),
+            Self::Publish { rows, .. } => (rows.len(), self.bytes_kept()),
             Self::Wait { bytes, .. } => (1, *bytes),
-            _ => (1, 0),
+            _ => (1, self.bytes_kept()),
+        }
+    }
+
+    /// How much of a message is kept in memory with it, in bytes.
+    pub(super) fn bytes_kept(&self) -> usize {
+        match self {
+            Self::Publish { rows, .. } => rows.iter().map(Row::bytes).sum(),
+            Self::Bury { row, .. } => row.bytes(),
+            _ => 0,
         }
     }
 
