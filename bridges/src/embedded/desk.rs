@@ -495,3 +495,45 @@ impl Desk {
         self.idle.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use brickwork::transport::Pressure;
+    use brickwork::{Envelope, Message, QueueId};
+
+    use super::super::op::Row;
+    use super::super::queue::Start;
+    use super::*;
+
+    #[test]
+    fn what_was_settled_is_bounded_by_its_number_and_by_its_bytes() {
+        let (id, gauge) = (
+            QueueId::new("till", "in"),
+            Arc::new(Pressure::default()).gauge(1),
+        );
+        let queue = Queue::new(id, 1, Start::default(), gauge, None, None);
+        let letter = |bytes: usize| Op::Bury {
+            id: Id::new(1, 1),
+            suspect: false,
+            queue: queue.clone(),
+            row: Row::new(
+                queue.clone(),
+                Message::from(Envelope::new("e", vec![b' '; bytes])),
+            ),
+        };
+        let large = UNWRITTEN_BYTES_MAX / 4;
+        let mut state = State::default();
+        state
+            .ops
+            .extend([letter(large), letter(large), letter(large)]);
+        assert!(!state.is_full());
+        state.ops.push_back(letter(large));
+        assert!(state.is_full());
+
+        let mut state = State::default();
+        state.acks = vec![Id::new(1, 1); UNWRITTEN_MAX - 1];
+        assert!(!state.is_full());
+        state.ops.push_back(letter(1));
+        assert!(state.is_full());
+    }
+}
