@@ -530,8 +530,10 @@ mod tests {
         state.ops.push_back(letter(large));
         assert!(state.is_full());
 
-        let mut state = State::default();
-        state.acks = vec![Id::new(1, 1); UNWRITTEN_MAX - 1];
+        let mut state = State {
+            acks: vec![Id::new(1, 1); UNWRITTEN_MAX - 1],
+            ..State::default()
+        };
         assert!(!state.is_full());
         state.ops.push_back(letter(1));
         assert!(state.is_full());

@@ -160,13 +160,12 @@ async fn a_slow_statement_is_stopped_and_named_and_others_go_on() {
     assert_eq!(numbers(&database).await, [2]);
 }
 
+type Work = fn(&Transaction<'_>) -> Result<(), SqliteError>;
+
 /// Does these with one commit, in this order.
 async fn together<const N: usize>(
     database: &Database,
-    jobs: [(
-        &'static str,
-        fn(&Transaction<'_>) -> Result<(), SqliteError>,
-    ); N],
+    jobs: [(&'static str, Work); N],
 ) -> Vec<Result<(), SqliteError>> {
     let (submitted, waiting): (Vec<Box<dyn Job>>, Vec<_>) = jobs
         .into_iter()
