@@ -97,7 +97,12 @@ impl App {
     }
 
     fn post(&self, number: u64) -> u16 {
-        let body = format!("{{\"n\":{number}}}");
+        self.post_more(number, 0)
+    }
+
+    /// With so many bytes more.
+    fn post_more(&self, number: u64, bytes: usize) -> u16 {
+        let body = format!("{{\"n\":{number},\"v\":\"{}\"}}", "0".repeat(bytes));
         let json = [("Content-Type", "application/json")];
         let answer = http::post(self.door, "/", &json, body.as_bytes());
         answer.expect("the app answers").code
@@ -231,6 +236,13 @@ fn sources_go_on_when_there_is_room_also_while_services_publish_without_a_pause(
     app.until_written(1_000);
     assert_eq!(app.post(0), 202);
     let neighbour = disk.keep_full();
+    // What goes round may need no more room than it has.
+    until("it is refused", PATIENCE, || {
+        match app.post_more(0, 256 * 1024) {
+            503 => Ok(()),
+            code => Err(code.to_string()),
+        }
+    });
     app.until_ready_says(false, "there is no room");
     drop(neighbour);
     app.until_ready_says(true, "");
