@@ -4,17 +4,18 @@
 //! read it again. What is here is bounded: of more, the relay learns that it is behind.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::Connection;
-use tokio::sync::Notify;
+use rusqlite::{Connection, Rows};
+use tokio::sync::{Notify, oneshot};
 
 use crate::head::{read_head, write_head};
 use crate::message::Message;
-use crate::sqlite::{Database, SqliteError};
+use crate::sqlite::{Database, Job, SqliteError, Transaction};
 use crate::transport::Outgoing;
 
 /// So many are kept here as well as in the database.
@@ -98,10 +99,6 @@ impl Outbox {
         self.waiting.load(Relaxed)
     }
 
-    pub(super) fn one_less(&self) {
-        self.waiting.fetch_sub(1, Relaxed);
-    }
-
     /// These were committed, after all that were before.
     pub(super) fn committed(&self, rows: Vec<Row>) {
         let Some(last) = rows.last().map(|row| row.n) else {
@@ -171,24 +168,96 @@ impl Outbox {
         }
     }
 
-    /// The transport has taken these over: removes them.
-    pub(crate) async fn remove(
+    /// Those of one output that are behind the first place and not behind the second, in
+    /// order.
+    pub(crate) async fn of_output(
         &self,
         database: &Database,
         name: &str,
-        taken: Vec<i64>,
-    ) -> Result<(), SqliteError> {
-        let removing = database.write(name, move |tx| {
-            let mut delete = tx.prepare_cached("DELETE FROM brickwork_outbox WHERE n = ?1")?;
-            let mut removed = 0;
-            for n in taken {
-                removed += delete.execute([n])? as u64;
-            }
-            Ok::<_, SqliteError>(removed)
+        output: &str,
+        (after, until): (i64, i64),
+        at_most: usize,
+    ) -> Result<Vec<Row>, SqliteError> {
+        let output = output.to_owned();
+        let reading = database.read(name, move |connection| {
+            let mut rows = connection.prepare_cached(
+                "SELECT n, output, head, payload, due_ms FROM brickwork_outbox
+                 WHERE n > ?1 AND n <= ?2 AND output = ?3 AND refused IS NULL
+                 ORDER BY n LIMIT ?4",
+            )?;
+            collect(rows.query((after, until, output, at_most as i64))?)
         });
-        let removed = removing.await?;
-        self.waiting.fetch_sub(removed, Relaxed);
+        reading.await
+    }
+
+    /// These leave it; resolves when they have left for good. They do, and are no longer
+    /// counted, also if the future is dropped.
+    pub(crate) fn leave(
+        self: &Arc<Self>,
+        database: &Database,
+        name: &str,
+        leave: Leave,
+    ) -> impl Future<Output = Result<(), SqliteError>> + Send + use<> {
+        let (waiter, left) = oneshot::channel();
+        database.submit(Box::new(Leaving {
+            outbox: self.clone(),
+            name: name.into(),
+            leave,
+            count: 0,
+            waiter,
+        }));
+        async move { left.await.unwrap_or(Err(SqliteError::Closed)) }
+    }
+}
+
+/// What the relay is no longer to publish.
+pub(crate) enum Leave {
+    /// The transport has taken these over.
+    Taken(Vec<i64>),
+    /// It can never take this one: it stays in the file, and holds up no other.
+    Refused(i64, String),
+}
+
+/// The job of those that leave: it counts them itself, since whoever waits may be gone.
+struct Leaving {
+    outbox: Arc<Outbox>,
+    name: Box<str>,
+    leave: Leave,
+    count: u64,
+    waiter: oneshot::Sender<Result<(), SqliteError>>,
+}
+
+impl Job for Leaving {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
+        self.count = match &self.leave {
+            Leave::Taken(taken) => {
+                let mut delete = tx.prepare_cached("DELETE FROM brickwork_outbox WHERE n = ?1")?;
+                let mut removed = 0;
+                for n in taken {
+                    removed += delete.execute([n])? as u64;
+                }
+                removed
+            }
+            Leave::Refused(n, why) => {
+                let mut mark = tx.prepare_cached(
+                    "UPDATE brickwork_outbox SET refused = ?2 WHERE n = ?1 AND refused IS NULL",
+                )?;
+                mark.execute((n, why))? as u64
+            }
+        };
         Ok(())
+    }
+
+    fn done(self: Box<Self>, outcome: Result<(), SqliteError>) {
+        if outcome.is_ok() {
+            self.outbox.waiting.fetch_sub(self.count, Relaxed);
+        }
+        // The relay may have begun anew.
+        let _gone = self.waiter.send(outcome);
     }
 }
 
@@ -203,28 +272,27 @@ async fn read(
             "SELECT n, output, head, payload, due_ms FROM brickwork_outbox
              WHERE n > ?1 AND refused IS NULL ORDER BY n LIMIT ?2",
         )?;
-        let rows = rows.query_map((after, at_most as i64), |row| {
-            let payload: Vec<u8> = row.get(3)?;
-            let head: String = row.get(2)?;
-            let message = read_head(&head, Bytes::from(payload));
-            let due: Option<i64> = row.get(4)?;
-            Ok((row.get(0)?, row.get::<_, String>(1)?, message, due))
-        })?;
-        let mut read = Vec::new();
-        for row in rows {
-            let (n, output, message, due) = row?;
-            let message = message.map_err(|error| SqliteError::Sql {
-                code: None,
-                text: format!("the message {n} of the outbox can't be read: {error}"),
-            })?;
-            read.push(Row {
-                n,
-                output: output.into(),
-                message,
-                due_ms: due.map(|ms| ms as u64),
-            });
-        }
-        Ok(read)
+        collect(rows.query((after, at_most as i64))?)
     });
     reading.await
+}
+
+fn collect(mut rows: Rows<'_>) -> Result<Vec<Row>, SqliteError> {
+    let mut read = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (n, output): (i64, String) = (row.get(0)?, row.get(1)?);
+        let (head, payload): (String, Vec<u8>) = (row.get(2)?, row.get(3)?);
+        let due: Option<i64> = row.get(4)?;
+        let message = read_head(&head, Bytes::from(payload)).map_err(|error| SqliteError::Sql {
+            code: None,
+            text: format!("the message {n} of the outbox can't be read: {error}"),
+        })?;
+        read.push(Row {
+            n,
+            output: output.into(),
+            message,
+            due_ms: due.map(|ms| ms as u64),
+        });
+    }
+    Ok(read)
 }
