@@ -15,6 +15,9 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Item {
     n: u64,
+    /// How many the left side gets of it.
+    #[serde(default)]
+    more: u64,
 }
 
 const IN: Input<Item> = Input::new("in");
@@ -42,6 +45,9 @@ impl Service for Fork {
 impl Handle<Item> for Fork {
     async fn handle(&mut self, item: Item, cx: &mut Context) -> Result<(), Failure> {
         let both = move |tx: &mut Tx<'_>| {
+            for _ in 0..item.more {
+                tx.emit(&LEFT, item.clone())?;
+            }
             tx.emit(&LEFT, item.clone())?;
             tx.emit(&RIGHT, item)
         };
@@ -234,6 +240,40 @@ fn an_output_that_is_refused_again_and_again_keeps_its_order() {
             assert_eq!(number(&passed.next_json().await), n);
         }
         app.idle().await;
+        assert_eq!(passed.rest().await.len(), 0);
+    });
+}
+
+/// Also if they come from elsewhere than from a source, which would wait.
+#[test]
+fn a_service_whose_outbox_is_full_takes_no_more_until_it_has_halved() {
+    const EACH: u64 = 1_000;
+    const MESSAGES: u64 = 30;
+    virtually(async {
+        let manifest =
+            forked("full", "memory:", "shut = \"full\"") + "[services.fork.retry]\nattempts = 1\n";
+        let app = TestApp::start(&manifest, &catalog()).await;
+        let (mut right, mut passed) = (app.probe("right").await, app.probe("passed").await);
+        for n in 0..MESSAGES {
+            app.send("items", json!({ "n": n, "more": EACH - 1 })).await;
+        }
+        // Above 20,000 it is full, but for the three that fit into the queue.
+        for n in 0..21 {
+            assert_eq!(number(&right.next_json().await), n);
+        }
+        let more = right.within(Duration::from_secs(600)).await;
+        assert!(more.is_none(), "it takes no more");
+        assert_eq!(app.summary("fork").ok, 21);
+        open("full");
+        let mut again = BTreeSet::new();
+        for _ in 0..MESSAGES * EACH {
+            again.insert(number(&passed.next_json().await));
+        }
+        assert_eq!(again.len() as u64, MESSAGES);
+        app.idle().await;
+        let fork = app.summary("fork");
+        assert_eq!((fork.ok, fork.dead_letters), (MESSAGES, 0));
+        assert_eq!(right.rest().await.len() as u64, MESSAGES - 21);
         assert_eq!(passed.rest().await.len(), 0);
     });
 }

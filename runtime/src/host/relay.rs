@@ -34,6 +34,7 @@ use super::core::WINDOW;
 use super::environment::Environment;
 use super::guard::panic_text;
 use super::seldom::Seldom;
+use crate::failure::Failure;
 use crate::metrics::Cause;
 use crate::sqlite::{Migration, SqliteError};
 use crate::store::{Opened, Row};
@@ -51,6 +52,9 @@ const REMEMBER_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
 const HELD_MAX: Duration = Duration::from_secs(1);
 /// At least a moment, whatever the back-off.
 const HELD_MIN: Duration = Duration::from_millis(10);
+
+/// How long a service takes no messages when its outbox is full, before it tries again.
+const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// The relay of one service.
 pub(crate) struct Relay {
@@ -415,6 +419,28 @@ impl<'a> Round<'a> {
             flight.land(Landed { n, output, outcome });
         });
         self.carrier.env.publish(vec![outgoing], done);
+    }
+}
+
+impl Environment {
+    /// A message was to emit, and the outbox is full: takes none for a moment, and says why.
+    ///
+    /// Then some are tried: those that emit nothing go on, so that in a cycle of full queues
+    /// one who waits for this service isn't waited for.
+    pub(crate) fn outbox_is_full(self: &Arc<Self>) -> Failure {
+        let holds = self.outbox();
+        if let Some(more) = self.refusals.happened() {
+            let service = &*self.label;
+            warn!(
+                service,
+                holds, more, "the outbox is full: messages wait until it has halved"
+            );
+        }
+        self.pause(FULL_WAIT);
+        Failure::defer(
+            FULL_WAIT,
+            format!("the outbox is full, it holds {holds} messages"),
+        )
     }
 }
 

@@ -2,10 +2,14 @@
 //!
 //! It is in the database; what was committed lately is also here, so that the relay needn't
 //! read it again. What is here is bounded: of more, the relay learns that it is behind.
+//!
+//! What is in the database is bounded, too: above its high-water mark the sources of the app
+//! wait, as for a queue, and when it is full, no message may add to it
+//! ([`Outbox::is_full`]).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +20,16 @@ use tokio::sync::{Notify, oneshot};
 use crate::head::{read_head, write_head};
 use crate::message::Message;
 use crate::sqlite::{Database, Job, SqliteError, Transaction};
-use crate::transport::Outgoing;
+use crate::transport::{Outgoing, Pressure, PressureGauge};
 
 /// So many are kept here as well as in the database.
 const FRESH_MAX: usize = 1024;
+
+/// With more than so many in it, sources wait until it has halved.
+const HIGH_WATER: u64 = 10_000;
+/// With more than so many, it is full until it has halved: they may come from elsewhere than
+/// from sources of this app.
+const FULL: u64 = 2 * HIGH_WATER;
 
 /// One message in the outbox.
 #[derive(Debug, Clone)]
@@ -70,6 +80,9 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     /// How many are in the database.
     waiting: AtomicU64,
+    full: AtomicBool,
+    /// Makes the app's sources wait; set once, when it is open.
+    gauge: OnceLock<PressureGauge>,
     more: Notify,
 }
 
@@ -90,6 +103,8 @@ impl Outbox {
                 behind: waiting > 0,
             }),
             waiting: AtomicU64::new(waiting),
+            full: AtomicBool::new(waiting > FULL),
+            gauge: OnceLock::new(),
             more: Notify::new(),
         }
     }
@@ -99,12 +114,36 @@ impl Outbox {
         self.waiting.load(Relaxed)
     }
 
+    /// From now on it makes the sources of the app wait when it holds much. To be called
+    /// before anything is written.
+    pub(crate) fn press(&self, pressure: &Arc<Pressure>) {
+        self.gauge.get_or_init(|| pressure.gauge(HIGH_WATER));
+        self.measure();
+    }
+
+    /// Whether it takes no more, until it has halved: what would emit must come again later.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Relaxed)
+    }
+
+    /// After each change. Those that change it are told of one after the other, by the
+    /// database.
+    fn measure(&self) {
+        let waiting = self.waiting();
+        let most = if self.is_full() { FULL / 2 } else { FULL };
+        self.full.store(waiting > most, Relaxed);
+        if let Some(gauge) = self.gauge.get() {
+            gauge.update(waiting);
+        }
+    }
+
     /// These were committed, after all that were before.
     pub(super) fn committed(&self, rows: Vec<Row>) {
         let Some(last) = rows.last().map(|row| row.n) else {
             return;
         };
         self.waiting.fetch_add(rows.len() as u64, Relaxed);
+        self.measure();
         let mut state = self.state.lock();
         state.last = last;
         if !state.behind && state.fresh.len() + rows.len() <= FRESH_MAX {
@@ -255,6 +294,7 @@ impl Job for Leaving {
     fn done(self: Box<Self>, outcome: Result<(), SqliteError>) {
         if outcome.is_ok() {
             self.outbox.waiting.fetch_sub(self.count, Relaxed);
+            self.outbox.measure();
         }
         // The relay may have begun anew.
         let _gone = self.waiter.send(outcome);

@@ -182,3 +182,102 @@ impl Lanes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(1);
+
+    /// Refused at a place, when those up to another were under way; the rest was taken.
+    fn held(at: i64, until: i64) -> Lanes {
+        let mut lanes = Lanes::default();
+        for n in at..=until {
+            lanes.publishes("out", n);
+        }
+        assert_eq!(lanes.refused("out", at, |_| WAIT), Some(WAIT));
+        for n in at + 1..=until {
+            lanes.taken("out", n);
+        }
+        lanes
+    }
+
+    fn turn(after: i64, at_most: usize) -> Vec<Turn> {
+        vec![Turn {
+            output: "out".into(),
+            after,
+            at_most,
+        }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_tried_again_by_itself_when_its_time_has_come() {
+        let mut lanes = held(7, 7);
+        lanes.publishes("other", 8);
+        assert!(lanes.is_held("out") && !lanes.is_held("other"));
+        assert_eq!(lanes.turns(Instant::now()), []);
+        let again = lanes.again().expect("it is tried again");
+        assert_eq!(again, Instant::now() + WAIT);
+        assert_eq!(lanes.turns(again), turn(6, 1));
+        lanes.tries("out");
+        lanes.publishes("out", 7);
+        assert_eq!(lanes.turns(again), [], "one at a time");
+        assert_eq!(lanes.refused("out", 7, |before| WAIT * before), Some(WAIT));
+        assert_eq!(lanes.turns(Instant::now()), []);
+        lanes.hasten();
+        assert_eq!(lanes.turns(Instant::now()), turn(6, 1));
+        lanes.caught_up("out");
+        assert!(!lanes.is_held("out"));
+        assert_eq!(lanes.again(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_behind_it_is_not_published_again() {
+        let mut lanes = held(7, 9);
+        lanes.tries("out");
+        assert!(!lanes.passes("out", 7));
+        lanes.publishes("out", 7);
+        lanes.taken("out", 7);
+        assert!(lanes.passes("out", 8) && lanes.passes("out", 9));
+        assert_eq!(lanes.turns(Instant::now()), turn(9, 1));
+        assert!(!lanes.passes("out", 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_goes_on_before_all_that_was_under_way_is_back() {
+        let mut lanes = Lanes::default();
+        for n in 1..=3 {
+            lanes.publishes("out", n);
+        }
+        assert_eq!(lanes.refused("out", 3, |_| WAIT), Some(WAIT));
+        let later = Instant::now() + 2 * WAIT;
+        assert_eq!(lanes.turns(later), []);
+        let said = lanes.refused("out", 2, |_| unreachable!("no try of its own"));
+        assert_eq!(said, None);
+        assert_eq!((lanes.turns(later), lanes.again()), (vec![], None));
+        lanes.taken("out", 1);
+        assert_eq!(
+            lanes.turns(later),
+            turn(1, 1),
+            "from the first that is left"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_are_under_way_again_when_some_were_taken_in_a_row() {
+        let mut lanes = held(1, 1);
+        lanes.tries("out");
+        for n in 1..=i64::from(SINGLY) {
+            assert_eq!(lanes.turns(Instant::now()), turn(n - 1, 1));
+            lanes.publishes("out", n);
+            lanes.taken("out", n);
+        }
+        let after = i64::from(SINGLY);
+        assert_eq!(lanes.turns(Instant::now()), turn(after, LANE_MAX));
+        lanes.publishes("out", after + 1);
+        assert_eq!(lanes.turns(Instant::now()), turn(after + 1, LANE_MAX - 1));
+        assert!(lanes.refused("out", after + 1, |_| WAIT).is_some());
+        let later = Instant::now() + WAIT;
+        assert_eq!(lanes.turns(later), turn(after, 1), "and singly again");
+    }
+}
