@@ -16,6 +16,7 @@
 
 mod flight;
 mod lanes;
+mod round;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -26,20 +27,18 @@ use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, OptionFuture};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{error, warn};
+use tracing::warn;
 
-use self::flight::{Concerns, Flight, Landed};
-use self::lanes::Lanes;
-use super::core::WINDOW;
+use self::round::Round;
 use super::environment::Environment;
 use super::guard::panic_text;
 use super::seldom::Seldom;
 use crate::failure::Failure;
 use crate::metrics::Cause;
 use crate::sqlite::{Migration, SqliteError};
-use crate::store::{Opened, Row};
+use crate::store::Opened;
 use crate::supervision::{Backoff, History};
-use crate::transport::{Completion, TransportError};
+use crate::transport::TransportError;
 
 /// How often the inbox is cleaned.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
@@ -296,129 +295,6 @@ impl Carrier {
             .max
             .saturating_mul(self.env.retry.attempts);
         REMEMBER_MIN.max(tries.saturating_mul(2))
-    }
-}
-
-/// From the first that is left, until there is trouble or an end.
-struct Round<'a> {
-    carrier: &'a Carrier,
-    opened: Arc<Opened>,
-    flight: Arc<Flight>,
-    lanes: Lanes,
-    /// All up to here are done, under way, or in a lane that is held.
-    after: i64,
-    under_way: usize,
-    confirmed: Vec<i64>,
-    trouble: Option<Trouble>,
-}
-
-impl<'a> Round<'a> {
-    fn new(carrier: &'a Carrier, opened: Arc<Opened>) -> Self {
-        Self {
-            carrier,
-            opened,
-            flight: Arc::default(),
-            lanes: Lanes::default(),
-            after: 0,
-            under_way: 0,
-            confirmed: Vec::new(),
-            trouble: None,
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.trouble.is_none() && self.under_way < WINDOW
-    }
-
-    /// Takes notice of what has come back.
-    async fn land(&mut self) -> Result<(), SqliteError> {
-        let env = &self.carrier.env;
-        for Landed { n, output, outcome } in self.flight.take() {
-            self.under_way -= 1;
-            let Err(error) = outcome else {
-                self.lanes.taken(&output, n);
-                self.confirmed.push(n);
-                continue;
-            };
-            match Concerns::of(&error) {
-                Concerns::Message => {
-                    self.lanes.back(&output);
-                    error!(service = %env.label, n, %error, "a message stays in the outbox: it can't be published");
-                    self.opened.refuse(&env.label, n, error.to_string()).await?;
-                }
-                Concerns::Output if !env.transport_is_down() => {
-                    let wait = |refusals| self.carrier.hold(refusals);
-                    if let Some(wait) = self.lanes.refused(&output, n, wait) {
-                        self.carrier.report_held(&output, &error, wait);
-                    }
-                }
-                Concerns::Output | Concerns::Transport => {
-                    self.lanes.back(&output);
-                    self.trouble.get_or_insert(Trouble::Transport(error));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Publishes some of what waits, if there is any: of outputs that were held, whose turn it
-    /// is, and then of the others. Says whether it did something, so that there may be more.
-    async fn publish_some(&mut self) -> Result<bool, SqliteError> {
-        let (env, opened) = (&self.carrier.env, self.opened.clone());
-        let (outbox, database) = (&opened.outbox, &opened.database);
-        let mut did = false;
-        for turn in self.lanes.turns(Instant::now()) {
-            let at_most = turn.at_most.min(WINDOW - self.under_way);
-            if at_most == 0 {
-                break;
-            }
-            let range = (turn.after, self.after);
-            let rows = outbox.of_output(database, &env.label, &turn.output, range, at_most);
-            let rows = rows.await?;
-            did = true;
-            self.lanes.tries(&turn.output);
-            if rows.is_empty() {
-                self.lanes.caught_up(&turn.output);
-            }
-            for row in rows {
-                if self.flight.blocks(&row.output) {
-                    break;
-                }
-                if !self.lanes.passes(&row.output, row.n) {
-                    self.publish(row);
-                }
-            }
-        }
-        let at_most = WINDOW - self.under_way;
-        if at_most > 0 {
-            let next = outbox.next(database, &env.label, self.after, at_most);
-            for row in next.await? {
-                did = true;
-                self.after = row.n;
-                // Of one that is held, or will be, this comes later.
-                if !self.flight.blocks(&row.output) && !self.lanes.is_held(&row.output) {
-                    self.publish(row);
-                }
-            }
-        }
-        Ok(did)
-    }
-
-    fn publish(&mut self, row: Row) {
-        self.lanes.publishes(&row.output, row.n);
-        self.under_way += 1;
-        let outgoing = row.outgoing(self.carrier.env.clock.unix_ms());
-        let (env, flight) = (self.carrier.env.clone(), self.flight.clone());
-        let done = Completion::new(move |outcome| {
-            if outcome.is_ok()
-                && let Ok(output) = env.output(&row.output)
-            {
-                env.meters.emitted(output, 1);
-            }
-            let Row { n, output, .. } = row;
-            flight.land(Landed { n, output, outcome });
-        });
-        self.carrier.env.publish(vec![outgoing], done);
     }
 }
 
