@@ -66,6 +66,26 @@ impl TestApp {
         Self::start_on(manifest, catalog, Workers::Here).await
     }
 
+    /// Starts a manifest in a folder that may be from an earlier life, by the real clock.
+    pub async fn start_in(
+        folder: TempDir,
+        manifest: &str,
+        catalog: &Catalog,
+        transports: &Transports,
+    ) -> Self {
+        let file = folder.path().join("app.toml");
+        std::fs::write(&file, manifest).expect("the manifest can be written");
+        let options = manifest::Options::default();
+        let plan = match manifest::load(&file, &options, catalog, transports) {
+            Ok(plan) => plan,
+            Err(report) => panic!("{}", report.render(false)),
+        };
+        let app = App::start(plan, transports, Workers::Here, Clock::SYSTEM)
+            .await
+            .expect("the app starts");
+        Self { app, folder }
+    }
+
     /// Starts a manifest on the current arbiter, or on threads.
     pub async fn start_on(manifest: &str, catalog: &Catalog, workers: Workers) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
@@ -166,6 +186,12 @@ impl TestApp {
             .into_iter()
             .find(|row| row.service == service);
         row.expect("the service is in the manifest")
+    }
+
+    /// Stops the app; its folder is for another life.
+    pub async fn stop_in(self) -> TempDir {
+        self.app.stop().await;
+        self.folder
     }
 
     /// Stops the app.

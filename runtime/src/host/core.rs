@@ -121,7 +121,11 @@ impl Core {
         let Some(stores) = &self.stores else {
             return Err(Failure::reject("the service has no store"));
         };
-        let open = async || stores.open(&self.label, migrations).await.map(Arc::new);
+        let open = async || {
+            let opened = stores.open(&self.label, migrations).await?;
+            opened.outbox.press(&self.pressure);
+            Ok(Arc::new(opened))
+        };
         self.store.get_or_try_init(open).await.cloned()
     }
 

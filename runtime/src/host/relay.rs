@@ -3,29 +3,42 @@
 //! In the order in which it was committed, many under way at a time; what is confirmed is
 //! removed. After a failure it begins anew with the first that is left, so that a later one
 //! may be published twice, under its id, and none is passed over. Also cleans the inbox.
+//!
+//! # What is refused
+//! A queue that is full and rejects holds up the output that goes there, and no other: what is
+//! emitted there waits, is tried again one message at a time, and goes with the others again
+//! when it has caught up.
+//!
+//! The order of each output is kept: nothing is published while it is known that an earlier one
+//! of the same output was refused. What was under way with that one, since confirms come later,
+//! may have been taken over before it; a transport that refuses at once, as `memory:` and
+//! `embedded:` do when a queue is full, has none of these.
+
+mod flight;
+mod lanes;
+mod round;
 
 use std::panic::AssertUnwindSafe;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, OptionFuture};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{error, warn};
+use tracing::warn;
 
-use super::core::WINDOW;
+use self::round::Round;
 use super::environment::Environment;
 use super::guard::panic_text;
 use super::seldom::Seldom;
+use crate::failure::Failure;
 use crate::metrics::Cause;
 use crate::sqlite::{Migration, SqliteError};
-use crate::store::{Opened, Row};
-use crate::supervision::History;
-use crate::transport::{Completion, TransportError};
+use crate::store::Opened;
+use crate::supervision::{Backoff, History};
+use crate::transport::TransportError;
 
 /// How often the inbox is cleaned.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
@@ -33,6 +46,14 @@ const CLEAN_EVERY: Duration = Duration::from_secs(60);
 const CLEAN_MAX: u32 = 500;
 /// The inbox remembers a message at least so long.
 const REMEMBER_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// An output that is held is tried again at least so often: it costs one message.
+const HELD_MAX: Duration = Duration::from_secs(1);
+/// At least a moment, whatever the back-off.
+const HELD_MIN: Duration = Duration::from_millis(10);
+
+/// How long a service takes no messages when its outbox is full, before it tries again.
+const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// The relay of one service.
 pub(crate) struct Relay {
@@ -114,7 +135,7 @@ impl From<SqliteError> for Trouble {
 }
 
 impl Carrier {
-    async fn run(mut self) {
+    async fn run(self) {
         let origin = Instant::now();
         let mut history = History::default();
         while !self.is_over() {
@@ -183,41 +204,22 @@ impl Carrier {
     }
 
     /// Carries until it is to end (`Ok`), or can't.
-    async fn carry(&mut self) -> Result<(), Trouble> {
+    async fn carry(&self) -> Result<(), Trouble> {
         let opening = self.env.open_store(self.migrations).await;
         let opened = opening.map_err(|failure| Trouble::Store(failure.text().to_owned()))?;
         opened.outbox.rewind();
-        let flight = Arc::new(Flight::default());
-        let mut after = 0;
-        let mut under_way = 0;
-        let mut trouble = None;
-        let mut confirmed: Vec<i64> = Vec::new();
+        let mut round = Round::new(self, opened.clone());
         let mut removal: Option<LocalBoxFuture<'_, Result<(), SqliteError>>> = None;
         let mut clean_at = Instant::now();
         let mut finish = self.finish.clone();
         loop {
-            let landed = flight.take();
-            under_way -= landed.count();
-            if trouble.is_none() {
-                trouble = landed.failed.map(Trouble::Transport);
+            round.land().await?;
+            if removal.is_none() && !round.confirmed.is_empty() {
+                let confirmed = std::mem::take(&mut round.confirmed);
+                removal = Some(Box::pin(opened.remove(&self.env.label, confirmed)));
             }
-            for (n, why) in landed.refused {
-                error!(service = %self.env.label, n, error = %why, "a message stays in the outbox: it can't be published");
-                opened.refuse(n, why).await?;
-            }
-            confirmed.extend(landed.confirmed);
-            if removal.is_none() && !confirmed.is_empty() {
-                let (opened, name) = (opened.clone(), self.env.label.clone());
-                let confirmed = std::mem::take(&mut confirmed);
-                removal = Some(Box::pin(async move {
-                    opened
-                        .outbox
-                        .remove(&opened.database, &name, confirmed)
-                        .await
-                }));
-            }
-            let quiet = under_way == 0 && removal.is_none();
-            if let Some(trouble) = trouble.take_if(|_| quiet) {
+            let quiet = round.under_way == 0 && removal.is_none();
+            if let Some(trouble) = round.trouble.take_if(|_| quiet) {
                 return Err(trouble);
             }
             let finishing = *finish.borrow_and_update();
@@ -226,59 +228,49 @@ impl Carrier {
             {
                 return Ok(());
             }
-            if trouble.is_none() && under_way < WINDOW {
-                let name = &*self.env.label;
-                let next = opened
-                    .outbox
-                    .next(&opened.database, name, after, WINDOW - under_way);
-                let next = next.await?;
-                if let Some(last) = next.last() {
-                    after = last.n;
-                    under_way += self.publish(next, &flight);
-                    continue;
-                }
+            if round.has_room() && round.publish_some().await? {
+                continue;
             }
             if Instant::now() >= clean_at {
                 clean_at = Instant::now() + CLEAN_EVERY;
                 self.clean(&opened).await?;
             }
             let removing = OptionFuture::from(removal.as_mut());
+            let again = round.lanes.again().filter(|_| round.has_room());
             tokio::select! {
-                () = flight.landed.notified() => {}
-                () = opened.outbox.more(), if trouble.is_none() && under_way < WINDOW => {}
+                () = round.flight.landed.notified() => {}
+                () = opened.outbox.more(), if round.has_room() => {}
+                () = sleep_until(again.unwrap_or(clean_at)), if again.is_some() => {}
                 Some(removed) = removing => {
                     removal = None;
                     removed?;
                 }
                 () = sleep_until(clean_at) => {}
                 () = sleep_until(finishing.unwrap_or(clean_at)), if finishing.is_some() => {}
-                _ = finish.changed() => {}
+                _ = finish.changed() => round.lanes.hasten(),
             }
         }
     }
 
-    /// Publishes until one is known to have failed; says how many.
-    fn publish(&self, rows: Vec<Row>, flight: &Arc<Flight>) -> usize {
-        let now_ms = self.env.clock.unix_ms();
-        let mut published = 0;
-        for row in rows {
-            if flight.has_failed() {
-                break;
-            }
-            published += 1;
-            let outgoing = row.outgoing(now_ms);
-            let (env, flight) = (self.env.clone(), flight.clone());
-            let done = Completion::new(move |outcome| {
-                if outcome.is_ok()
-                    && let Ok(output) = env.output(&row.output)
-                {
-                    env.meters.emitted(output, 1);
-                }
-                flight.land(row.n, outcome);
-            });
-            self.env.publish(vec![outgoing], done);
+    /// How long an output is held that was refused so often before.
+    fn hold(&self, refusals: u32) -> Duration {
+        let nth = match self.finish.borrow().is_some() {
+            true => 0,
+            false => refusals,
+        };
+        let backoff = self.env.restart.backoff;
+        let max = backoff.max.min(HELD_MAX);
+        let wait = Backoff { max, ..backoff }.delay(nth, fastrand::f64());
+        wait.max(HELD_MIN)
+    }
+
+    fn report_held(&self, output: &str, error: &TransportError, wait: Duration) {
+        let text = self.env.redactor.clean(&error.to_string()).into_owned();
+        self.env.note(Cause::Relay, &text);
+        if let Some(more) = self.refusals.happened() {
+            let service = &*self.env.label;
+            warn!(service, output, error = %text, ?wait, more, "what is emitted on this output waits in the outbox");
         }
-        published
     }
 
     /// Forgets what came so long ago that it doesn't come again.
@@ -306,48 +298,25 @@ impl Carrier {
     }
 }
 
-/// What was published and has come back.
-#[derive(Default)]
-struct Flight {
-    back: Mutex<Landed>,
-    landed: Notify,
-}
-
-#[derive(Default)]
-struct Landed {
-    confirmed: Vec<i64>,
-    refused: Vec<(i64, String)>,
-    lost: usize,
-    failed: Option<TransportError>,
-}
-
-impl Landed {
-    fn count(&self) -> usize {
-        self.confirmed.len() + self.refused.len() + self.lost
-    }
-}
-
-impl Flight {
-    fn land(&self, n: i64, outcome: Result<(), TransportError>) {
-        let mut back = self.back.lock();
-        match outcome {
-            Ok(()) => back.confirmed.push(n),
-            Err(error) if error.is_permanent() => back.refused.push((n, error.to_string())),
-            Err(error) => {
-                back.lost += 1;
-                back.failed = Some(error);
-            }
+impl Environment {
+    /// A message was to emit, and the outbox is full: takes none for a moment, and says why.
+    ///
+    /// Then some are tried: those that emit nothing go on, so that in a cycle of full queues
+    /// one who waits for this service isn't waited for.
+    pub(crate) fn outbox_is_full(self: &Arc<Self>) -> Failure {
+        let holds = self.outbox();
+        if let Some(more) = self.refusals.happened() {
+            let service = &*self.label;
+            warn!(
+                service,
+                holds, more, "the outbox is full: messages wait until it has halved"
+            );
         }
-        drop(back);
-        self.landed.notify_one();
-    }
-
-    fn has_failed(&self) -> bool {
-        self.back.lock().failed.is_some()
-    }
-
-    fn take(&self) -> Landed {
-        std::mem::take(&mut *self.back.lock())
+        self.pause(FULL_WAIT);
+        Failure::defer(
+            FULL_WAIT,
+            format!("the outbox is full, it holds {holds} messages"),
+        )
     }
 }
 

@@ -339,6 +339,7 @@ impl Context {
                 let failure = Failure::defer(Duration::ZERO, "the message was done before");
                 (Some(Stored::Before(reply)), Err(failure))
             }
+            Answer::NoRoom => (None, Err(self.env.outbox_is_full())),
             Answer::Failed(failure) => (None, Err(failure)),
         };
         if let Some(begun) = begun {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::inbox;
-use super::outbox::Outbox;
+use super::outbox::{Leave, Outbox};
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::metrics::SharedCounter;
@@ -115,16 +115,23 @@ impl Opened {
         forgetting.await
     }
 
+    /// The transport has taken these of the outbox over: removes them.
+    pub(crate) fn remove(
+        &self,
+        name: &str,
+        taken: Vec<i64>,
+    ) -> impl Future<Output = Result<(), SqliteError>> + Send + use<> {
+        self.outbox.leave(&self.database, name, Leave::Taken(taken))
+    }
+
     /// A message of the outbox can't be published, ever: it stays, and holds up no other.
-    pub(crate) async fn refuse(&self, n: i64, why: String) -> Result<(), SqliteError> {
-        let marking = self.database.write("outbox", move |tx| {
-            let mut mark =
-                tx.prepare_cached("UPDATE brickwork_outbox SET refused = ?2 WHERE n = ?1")?;
-            mark.execute((n, why))?;
-            Ok::<_, SqliteError>(())
-        });
-        marking.await?;
-        self.outbox.one_less();
-        Ok(())
+    pub(crate) fn refuse(
+        &self,
+        name: &str,
+        n: i64,
+        why: String,
+    ) -> impl Future<Output = Result<(), SqliteError>> + Send + use<> {
+        self.outbox
+            .leave(&self.database, name, Leave::Refused(n, why))
     }
 }

@@ -45,6 +45,8 @@ pub(crate) enum Answer<R> {
     Done(R, Option<Bytes>),
     /// The message was done before.
     Before(Option<Bytes>),
+    /// Nothing was done: the outbox is full.
+    NoRoom,
     /// Nothing was done.
     Failed(Failure),
 }
@@ -107,6 +109,11 @@ where
             Ok(value) => value,
             Err(failure) => return Ok(Answer::Failed(failure)),
         };
+        // A tick is no message that could come again later.
+        let adds = self.hand.message.is_some() && !self.hand.held.is_empty();
+        if adds && self.opened.outbox.is_full() {
+            return Ok(Answer::NoRoom);
+        }
         for held in std::mem::take(&mut self.hand.held) {
             let delay = held.delay;
             let due_ms = (!delay.is_zero()).then(|| due_ms(self.hand.now_ms, delay));
@@ -136,7 +143,7 @@ where
     fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
         let answer = self.transact(tx)?;
         let outcome = match &answer {
-            Answer::Failed(_) => Err(SqliteError::Undone),
+            Answer::NoRoom | Answer::Failed(_) => Err(SqliteError::Undone),
             Answer::Done(..) | Answer::Before(_) => Ok(()),
         };
         self.answer = Some(answer);
@@ -152,7 +159,7 @@ where
         match &answer {
             Answer::Done(..) => self.opened.outbox.committed(std::mem::take(&mut self.rows)),
             Answer::Before(_) => self.opened.repeated.add(1),
-            Answer::Failed(_) => {}
+            Answer::NoRoom | Answer::Failed(_) => {}
         }
         if let Some(waiter) = self.waiter.take() {
             // A handler that ran out of time has gone: the inbox tells the next one.
