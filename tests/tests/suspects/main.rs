@@ -4,6 +4,8 @@
 //! A process that dies is a transport that is dropped with deliveries in hand: the broker
 //! sees the same, and so does who opens the folder the next time.
 
+mod asking;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
