@@ -2,13 +2,19 @@
 //! company. Of the embedded transport.
 
 use std::collections::VecDeque;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use brickwork::transport::{
     AskError, Completion, Consumer, Overflow, Pressure, QueueSpec, Topology, Transport, take,
 };
 use brickwork::{Delivery, Envelope, Message, QueueId, Settlement};
 use brickwork_bridges::all;
+use brickwork_tests::checker::Kept;
+use brickwork_tests::kept::Queues;
+use brickwork_tests::process::{Process, until};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -184,4 +190,77 @@ async fn a_suspect_that_asked_is_not_blamed_for_its_company_but_in_the_end_it_is
         app.transport.flush().await.expect("it flushes");
         app.die(vec![suspect]);
     }
+}
+
+/// Each may fail once: one that is held up until its deadline is given up.
+const ERRANDS: &str = r#"
+[app]
+name = "errands"
+transport = "embedded:data/queues"
+[admin]
+listen = "off"
+[services.feed]
+use = "file-in"
+out = "errands"
+config.path = "errands.jsonl"
+[services.work]
+use = "asker"
+in = "errands"
+out = { ask = "questions", out = "done" }
+instances = 4
+retry.attempts = 1
+[services.answers]
+use = "answerer"
+in = "questions"
+[services.keep]
+use = "file-out"
+in = "done"
+config.path = "done.jsonl"
+"#;
+const COUNT: u64 = 20;
+const CULPRIT: u64 = 1;
+/// When it is in hand as any other, and beside the usual work; and then in company.
+const DEATHS: usize = 3 + 3;
+/// Well before any handler's deadline.
+const IN_TIME: Duration = Duration::from_secs(25);
+
+fn life(folder: &Path, number: usize) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_puppets"));
+    command.args(["run", "app.toml"]).current_dir(folder);
+    let logs = folder.join(format!("life-{number}"));
+    std::fs::create_dir(&logs).expect("a folder can be made");
+    Process::start(command, &logs, "it was just built")
+}
+
+#[test]
+fn a_handler_that_asks_and_then_ends_the_process_is_given_up_alone() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let folder = folder.path();
+    let errand = |n| format!("{{\"n\": {n}, \"abort\": {}}}\n", n == CULPRIT);
+    let errands: String = (0..COUNT).map(errand).collect();
+    std::fs::write(folder.join("errands.jsonl"), errands).expect("it can be written");
+    std::fs::write(folder.join("app.toml"), ERRANDS).expect("it can be written");
+    let done = folder.join("done.jsonl");
+    let mut deaths = 0;
+    let mut app = life(folder, deaths);
+    let letters = || {
+        let queues = Queues::open(&folder.join("data/queues"));
+        queues.map_or_else(Vec::new, |queues| queues.dead_letters())
+    };
+    until("only the culprit is given up", IN_TIME, || {
+        if app.has_ended() {
+            deaths += 1;
+            app = life(folder, deaths);
+        }
+        let (kept, letters) = (Kept::count_so_far(&done), letters());
+        match kept + letters.len() >= COUNT as usize {
+            true => Ok(()),
+            false => Err(format!("{kept} done, {deaths} deaths, {letters:?}")),
+        }
+    });
+    app.stop();
+    let letters: Vec<_> = letters().iter().map(|letter| letter.n).collect();
+    assert_eq!(letters, [CULPRIT]);
+    assert_eq!(Kept::read(&done).missing(0..COUNT), [CULPRIT]);
+    assert_eq!(deaths, DEATHS);
 }
