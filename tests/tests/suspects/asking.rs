@@ -18,6 +18,7 @@ use brickwork_tests::process::{Process, until};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde_json::json;
 use tokio::time::timeout;
 
 use super::{A_WHILE, Place, SOON, text};
@@ -81,7 +82,7 @@ impl App {
         }
     }
 
-    async fn publish(&self, topic: &str, payload: &'static str) {
+    async fn publish(&self, topic: &str, payload: impl Into<Bytes>) {
         let (done, outcome) = Completion::channel();
         let message = message("web", topic, payload);
         self.transport.publish(vec![message.into()], done);
@@ -98,7 +99,7 @@ impl App {
     }
 }
 
-fn message(asker: &str, topic: &str, payload: &'static str) -> Message {
+fn message(asker: &str, topic: &str, payload: impl Into<Bytes>) -> Message {
     let mut envelope = Envelope::new("note", payload);
     envelope.topic = topic.into();
     envelope.source = format!("/shop/{asker}").into();
@@ -195,17 +196,15 @@ async fn a_suspect_that_asked_is_not_blamed_for_its_company_but_in_the_end_it_is
 /// Each may fail once: one that is held up until its deadline is given up.
 const ERRANDS: &str = r#"
 [app]
-name = "errands"
+name = "shop"
 transport = "embedded:data/queues"
 [admin]
 listen = "off"
-[services.feed]
-use = "file-in"
-out = "errands"
-config.path = "errands.jsonl"
-[services.work]
+[topics.stock]
+external = "in"
+[services.stock]
 use = "asker"
-in = "errands"
+in = "stock"
 out = { ask = "questions", out = "done" }
 instances = 4
 retry.attempts = 1
@@ -232,13 +231,17 @@ fn life(folder: &Path, number: usize) -> Process {
     Process::start(command, &logs, "it was just built")
 }
 
-#[test]
-fn a_handler_that_asks_and_then_ends_the_process_is_given_up_alone() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_handler_that_asks_and_then_ends_the_process_is_given_up_alone() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let folder = folder.path();
-    let errand = |n| format!("{{\"n\": {n}, \"abort\": {}}}\n", n == CULPRIT);
-    let errands: String = (0..COUNT).map(errand).collect();
-    std::fs::write(folder.join("errands.jsonl"), errands).expect("it can be written");
+    // Each is there once: a source that dies may send again.
+    let app = App::start(&Place::embedded_in(&folder.join("data"))).await;
+    for n in 0..COUNT {
+        let errand = json!({"n": n, "abort": n == CULPRIT});
+        app.publish("stock", errand.to_string()).await;
+    }
+    app.transport.close().await;
     std::fs::write(folder.join("app.toml"), ERRANDS).expect("it can be written");
     let done = folder.join("done.jsonl");
     let mut deaths = 0;
