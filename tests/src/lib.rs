@@ -2,7 +2,7 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | [`answerer`] | a service that answers questions, some late |
+//! | [`answerer`] | a service that answers questions, some late, and one that asks |
 //! | [`app`] | an app in the test's process, with virtual time |
 //! | [`binary`] | the shipped binary, as fresh as the sources |
 //! | [`broker`] | a private RabbitMQ |

@@ -14,7 +14,7 @@ use super::form::{Head, Why};
 use super::{AggregateConfig, Form};
 use crate::ports::OUT;
 
-pub(super) const STORE: &[Migration] = &[Migration::new(
+pub(super) const TABLES: Migration = Migration::new(
     "groups",
     "CREATE TABLE aggregate_group (
         n INTEGER PRIMARY KEY,
@@ -35,13 +35,18 @@ pub(super) const STORE: &[Migration] = &[Migration::new(
         idle_ms INTEGER
     ) STRICT;
     INSERT INTO aggregate_total VALUES (0, NULL, NULL);",
-)];
+);
 
 /// The messages of a group are numbered on from the group's own number shifted by so many
 /// bits: they lie together, and need no index to be found.
 const SHIFT: u32 = 22;
 /// More messages than this don't fit into a group.
 const COUNT_MAX: i64 = 1 << SHIFT;
+
+/// When a group is due that can't be emitted: not before the next start.
+pub(super) const STUCK_MS: i64 = i64::MAX;
+/// A rule's time is no longer than this: a sum with it is a time, and not that one.
+const TIME_MS_MAX: i64 = i64::MAX >> 2;
 
 /// A transaction closes no more than so many groups that are due,
 const DUE_MAX: usize = 100;
@@ -77,8 +82,8 @@ pub(super) enum Due {
 pub(super) struct Groups {
     count: i64,
     size: i64,
-    within_ms: Option<i64>,
-    idle_ms: Option<i64>,
+    pub(super) within_ms: Option<i64>,
+    pub(super) idle_ms: Option<i64>,
     open_max: i64,
     form: Form,
     kind: Arc<str>,
@@ -124,7 +129,7 @@ impl Group {
 impl Groups {
     pub(super) fn new(config: &AggregateConfig, payload_bytes_max: usize) -> Self {
         let limit = |limit: u64| i64::try_from(limit).unwrap_or(i64::MAX);
-        let ms = |time: HumanDuration| time.0.as_millis() as i64;
+        let ms = |time: HumanDuration| time.0.as_millis().min(TIME_MS_MAX as u128) as i64;
         Self {
             count: config.count.map_or(i64::MAX, limit),
             size: config.size.map_or(i64::MAX, |size| limit(size.0)),
@@ -140,28 +145,6 @@ impl Groups {
     /// Whether groups are closed by the time.
     pub(super) fn are_timed(&self) -> bool {
         self.within_ms.is_some() || self.idle_ms.is_some()
-    }
-
-    /// Groups that were opened by other rules are due by those of now, and those that couldn't
-    /// be emitted are tried again. Says whether any are
-    /// open that are closed by the time.
-    pub(super) fn adopt(&self, tx: &Tx<'_>) -> Result<bool, Failure> {
-        let changed = tx.execute(
-            "UPDATE aggregate_total SET within_ms = ?1, idle_ms = ?2
-             WHERE within_ms IS NOT ?1 OR idle_ms IS NOT ?2",
-            (self.within_ms, self.idle_ms),
-        )?;
-        if changed > 0 || self.are_timed() {
-            tx.execute(
-                "UPDATE aggregate_group SET due_ms = CASE
-                    WHEN ?1 IS NULL THEN came_ms + ?2
-                    WHEN ?2 IS NULL THEN opened_ms + ?1
-                    ELSE min(opened_ms + ?1, came_ms + ?2) END
-                 WHERE ?3 OR due_ms IS NULL",
-                (self.within_ms, self.idle_ms, changed > 0),
-            )?;
-        }
-        is_any_timed(tx)
     }
 
     /// Refuses what is too large to be in a group alone.
@@ -223,8 +206,8 @@ impl Groups {
                 // Others needn't wait for it.
                 Err(failure) if failure.kind() == FailureKind::Reject => {
                     tracing::error!(key = group.key, error = %failure, "a group stays open until the next start");
-                    tx.prepare_cached("UPDATE aggregate_group SET due_ms = NULL WHERE n = ?1")?
-                        .execute([group.n])?;
+                    tx.prepare_cached("UPDATE aggregate_group SET due_ms = ?2 WHERE n = ?1")?
+                        .execute((group.n, STUCK_MS))?;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -392,10 +375,10 @@ fn oldest(tx: &Tx<'_>) -> Result<Option<Group>, Failure> {
 }
 
 /// Whether groups are open that will be closed by the time.
-fn is_any_timed(tx: &Tx<'_>) -> Result<bool, Failure> {
-    let mut any = tx
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM aggregate_group WHERE due_ms IS NOT NULL)")?;
-    Ok(any.query_row([], |row| row.get(0))?)
+pub(super) fn is_any_timed(tx: &Tx<'_>) -> Result<bool, Failure> {
+    let mut any =
+        tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM aggregate_group WHERE due_ms < ?1)")?;
+    Ok(any.query_row([STUCK_MS], |row| row.get(0))?)
 }
 
 /// So many more are open; says how many.

@@ -5,6 +5,7 @@
 //! They are closed by the time on a tick, which looks at the store: so also those that
 //! another life of the process has left, and with several instances each once.
 
+mod adopt;
 mod config;
 mod form;
 mod groups;
@@ -19,6 +20,7 @@ use crate::expression::{Condition, Expression, Scope};
 use crate::json::JsonText;
 use crate::key::key_of;
 use crate::ports::{IN, OUT, in_batch};
+use adopt::Adopted;
 pub use config::{AggregateConfig, Form};
 use form::LEVELS;
 use groups::{Due, Entry, Groups};
@@ -74,7 +76,7 @@ within = "1m"
         "closes a group early, with `closed` saying full, when it would outgrow app.max_message",
         "closes the oldest group early, with `closed` saying room, when more than `groups` are open",
     ];
-    const STORE: &'static [Migration] = groups::STORE;
+    const STORE: &'static [Migration] = &[groups::TABLES, adopt::IN_STEPS];
     type Config = AggregateConfig;
 
     fn ports(config: &AggregateConfig, ports: &mut Ports<Self>) {
@@ -90,9 +92,13 @@ within = "1m"
 
     async fn start(config: &AggregateConfig, cx: &mut Context) -> Result<Self, Failure> {
         let groups = Arc::new(Groups::new(config, cx.payload_bytes_max()));
-        let adopting = groups.clone();
-        let adopt = move |tx: &mut Tx<'_>| adopting.adopt(tx);
-        let is_waiting = cx.store()?.transact(adopt).await?;
+        let is_waiting = loop {
+            let adopting = groups.clone();
+            let adopt = move |tx: &mut Tx<'_>| adopting.adopt(tx, adopt::STEP);
+            if let Adopted::All { is_waiting } = cx.store()?.transact(adopt).await? {
+                break is_waiting;
+            }
+        };
         Ok(Self {
             key: config.key.clone(),
             each: config.each.clone(),

@@ -227,7 +227,7 @@ impl Consumer for QueueConsumer {
             into.push_back(delivery);
             return Poll::Ready(Ok(()));
         }
-        let count = match core.ward.is_alone() || core.desk.is_clogged() {
+        let count = match core.ward.solitude.holds_back(queue) || core.desk.is_clogged() {
             true => 0,
             false => room.min(state.ready()),
         };

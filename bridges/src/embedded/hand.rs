@@ -29,18 +29,22 @@ pub(super) enum Way {
     Usual,
     /// As the one suspect, beside the usual work.
     Beside,
+    /// As the one suspect, with what is asked for by those who are in hand.
+    Company,
     /// As the one suspect, with nothing else in hand.
     Alone,
 }
 
 const BESIDE: u64 = 1 << 61;
 const ALONE: u64 = 1 << 62;
+const COMPANY: u64 = BESIDE | ALONE;
 
 fn mark(id: Id, way: Way) -> u64 {
     let id = id.row() as u64;
     match way {
         Way::Usual => id,
         Way::Beside => id | BESIDE,
+        Way::Company => id | COMPANY,
         Way::Alone => id | ALONE,
     }
 }
@@ -51,7 +55,7 @@ fn read_mark(mark: u64) -> Option<(Id, Way)> {
         0 => Way::Usual,
         BESIDE => Way::Beside,
         ALONE => Way::Alone,
-        _ => return None,
+        _ => Way::Company,
     };
     (row != 0 && mark >> 63 == 0).then(|| (Id::of_row(row as i64), way))
 }
@@ -157,6 +161,13 @@ impl Hand {
         state.buffer.extend_from_slice(&mark(id, way).to_le_bytes());
         state.write(Some((slot, 1)));
         slot as u32
+    }
+
+    /// It is in hand in another way from now on.
+    pub(super) fn note_anew(&self, slot: u32, id: Id, way: Way) {
+        let mut state = self.0.lock();
+        state.buffer.extend_from_slice(&mark(id, way).to_le_bytes());
+        state.write(Some((slot as usize, 1)));
     }
 
     /// It is done with: its row goes.
@@ -287,10 +298,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let hand = Hand::begin(folder.path(), 1).expect("a file");
         hand.note_suspect(Id::new(1, 1), Way::Beside);
-        hand.note_suspect(Id::new(1, 2), Way::Alone);
-        let noted = read(folder.path(), 1).expect("it can be read");
-        let expected = [(Id::new(1, 1), Way::Beside), (Id::new(1, 2), Way::Alone)];
-        assert_eq!(noted, expected);
+        let slot = hand.note_suspect(Id::new(1, 2), Way::Alone);
+        let noted = || read(folder.path(), 1).expect("it can be read");
+        let expected = |way| [(Id::new(1, 1), Way::Beside), (Id::new(1, 2), way)];
+        assert_eq!(noted(), expected(Way::Alone));
+        hand.note_anew(slot, Id::new(1, 2), Way::Company);
+        assert_eq!(noted(), expected(Way::Company));
         tidy(folder.path(), 2);
         assert_eq!(read(folder.path(), 1).expect("it is gone"), []);
     }

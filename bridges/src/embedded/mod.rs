@@ -11,6 +11,7 @@
 //! | `queue`, `consumer` | a window on a queue, in memory; taking and settling |
 //! | `delays` | what waits for its time |
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
+//! | `solitude` | what else is handed out while a suspect is tried alone |
 //! | `find` | looking for messages |
 //! | `health`, `tries`, `room` | whether it can be written; when that is tried again; room on the disk |
 //! | `sight`, `inspection`, `leftovers` | for who only looks; what is there; pruning |
@@ -56,6 +57,7 @@ mod rows;
 mod salvage;
 mod schema;
 mod sight;
+mod solitude;
 mod tries;
 mod ward;
 mod wires;
@@ -292,8 +294,12 @@ impl Transport for Queues {
             Err(error) => return Box::pin(async move { Err(error) }),
         };
         let (done, sent) = Completion::channel();
+        // Before the request is there: a suspect that asks isn't alone any more.
+        let queues = self.core.wires.read().asked(&request);
+        let asking = self.core.ward.solitude.ask(&self.core, queues);
         self.put(vec![request.into()], done);
         Box::pin(async move {
+            let _asking = asking;
             let answer = async {
                 sent.await?;
                 waiting.await

@@ -232,7 +232,9 @@ fn begin(
 fn note(connection: &Connection, id: Id, way: Way) -> Result<(), SqliteError> {
     let select = match way {
         Way::Usual => "SELECT attempt, held, 0 FROM message WHERE id = ?1",
-        Way::Beside | Way::Alone => "SELECT attempt, held, crashes FROM suspect WHERE id = ?1",
+        Way::Beside | Way::Company | Way::Alone => {
+            "SELECT attempt, held, crashes FROM suspect WHERE id = ?1"
+        }
     };
     let record = connection
         .prepare_cached(select)?

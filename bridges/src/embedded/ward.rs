@@ -3,14 +3,19 @@
 //! A process that dies had many messages in hand, and died of one, or of something else. So
 //! nothing is blamed on what was in hand among others: what was so twice is tried by itself,
 //! whatever its queue. The first time beside the usual work; if the process died then, too,
-//! alone: nothing else is handed out, and what is in hand is given some time to end. Only
-//! what a process died of while it was tried alone counts against it, as an attempt.
+//! alone: nothing else is handed out, and what is in hand is given some time to end. What a
+//! process died of while it was tried alone counts against it, as an attempt.
+//!
+//! One that asks others can't be alone (see [`solitude`](super::solitude)). What it asked may
+//! be to blame, or what came with that, so its first deaths in such company don't count.
+//! Whatever else was in hand at two of them is in the lane itself, and never beside it again;
+//! if the process dies a third time, this one counts, and so it does from then on: what
+//! kills only after it has asked is given up, too.
 //!
 //! A suspect that is given back (the app stops) was not to blame for that.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use brickwork::{Delivery, Parcel, Settle, Settlement};
@@ -24,13 +29,14 @@ use super::hand::Way;
 use super::op::{Op, Row};
 use super::queue::Queue;
 use super::schema::Id;
+use super::solitude::{Quiet, Solitude};
 
 /// So often a message was in hand at a death when it becomes suspect,
 const HELD_SUSPECT: u32 = 2;
 /// and so often when it is tried alone.
 const HELD_ALONE: u32 = 3;
-/// How long what is in hand may take to end before a suspect is tried alone.
-const QUIET_WAIT: Duration = Duration::from_secs(5);
+/// With so many deaths it is to blame for another one also in company.
+const HELD_COMPANY: u32 = HELD_ALONE + 2;
 /// How long a consumer waits for a look at its suspects.
 const LOOK_WAIT: Duration = Duration::from_secs(1);
 
@@ -39,7 +45,7 @@ const LOOK_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Record {
     /// At how many.
     pub(super) held: u32,
-    /// Of these: tried alone.
+    /// Of these: blamed on it.
     pub(super) crashes: u32,
     /// Which attempt the next one is.
     pub(super) attempt: u32,
@@ -48,7 +54,12 @@ pub(super) struct Record {
 impl Record {
     /// After another death with it in hand.
     pub(super) fn after(self, way: Way) -> Self {
-        let blamed = u32::from(way == Way::Alone);
+        let blamed = match way {
+            Way::Usual | Way::Beside => false,
+            Way::Company => self.held >= HELD_COMPANY,
+            Way::Alone => true,
+        };
+        let blamed = u32::from(blamed);
         Self {
             held: self.held.saturating_add(1),
             crashes: self.crashes.saturating_add(blamed),
@@ -77,8 +88,7 @@ pub(super) struct Suspect {
 pub(super) struct Ward {
     waiting: Mutex<VecDeque<Id>>,
     changed: Notify,
-    alone: AtomicBool,
-    less: Notify,
+    pub(super) solitude: Solitude,
     /// Nothing is left to be looked at: who may be tried now is, or nobody.
     looked: watch::Sender<bool>,
 }
@@ -88,22 +98,14 @@ impl Ward {
         Self {
             waiting: Mutex::new(waiting),
             changed: Notify::new(),
-            alone: AtomicBool::new(false),
-            less: Notify::new(),
+            solitude: Solitude::default(),
             looked: watch::Sender::new(true),
         }
     }
 
-    /// Whether only the suspect is handed out now.
-    pub(super) fn is_alone(&self) -> bool {
-        self.alone.load(Relaxed)
-    }
-
     /// Something was settled.
     pub(super) fn less_in_hand(&self) {
-        if self.is_alone() {
-            self.less.notify_one();
-        }
+        self.solitude.less_in_hand();
     }
 
     /// How many suspects a queue has.
@@ -162,21 +164,21 @@ impl Ward {
             queue.lock().suspects -= 1;
             return;
         };
-        let way = match record.way() {
-            Way::Alone => Way::Alone,
-            Way::Usual | Way::Beside => Way::Beside,
+        let alone = (record.way() == Way::Alone).then(|| Quiet::begin(core));
+        let slot = match &alone {
+            Some(alone) => {
+                self.looked.send_replace(true);
+                alone.reached().await;
+                self.solitude.note(&core.hand, id)
+            }
+            None => core.hand.note_suspect(id, Way::Beside),
         };
-        let alone = (way == Way::Alone).then(|| Quiet::begin(core));
-        if alone.is_some() {
-            self.looked.send_replace(true);
-            quiet(core).await;
-        }
         let (decided, decision) = oneshot::channel();
         let trial = Arc::new(Trial {
             core: core.clone(),
             queue: queue.clone(),
             id,
-            slot: core.hand.note_suspect(id, way),
+            slot,
             state: Mutex::new(TrialState {
                 taken_by: None,
                 decided: Some(decided),
@@ -211,45 +213,6 @@ impl Ward {
     }
 }
 
-/// Waits until nothing is in hand, or long enough.
-async fn quiet(core: &Core) {
-    let in_hand = || {
-        let wires = core.wires.read();
-        let queues = wires.by_number.values();
-        let inputs = queues.filter(|queue| queue.letters.is_some());
-        inputs.map(|queue| queue.lock().in_hand).sum::<u64>()
-    };
-    let quiet = async {
-        while in_hand() > 0 {
-            core.ward.less.notified().await;
-        }
-    };
-    // What takes longer than that is a handler that hangs: it has its own deadline.
-    let _either = timeout(QUIET_WAIT, quiet).await;
-}
-
-/// Nothing else is handed out until this is dropped.
-struct Quiet(Arc<Core>);
-
-impl Quiet {
-    fn begin(core: &Arc<Core>) -> Self {
-        core.ward.alone.store(true, Relaxed);
-        let quiet = Self(core.clone());
-        // Whoever takes holds the lock of its queue: after this, everybody sees it.
-        for queue in core.wires.read().by_number.values() {
-            drop(queue.lock());
-        }
-        quiet
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        self.0.ward.alone.store(false, Relaxed);
-        self.0.wake_all();
-    }
-}
-
 /// One suspect in hand, or on its way there.
 pub(super) struct Trial {
     core: Arc<Core>,
@@ -276,7 +239,7 @@ impl Settle for Trial {
     fn settle(&self, parcel: Parcel, settlement: Settlement) {
         let (core, queue, id) = (&self.core, &self.queue, self.id);
         // What comes next may end the process: this one has nothing to do with it.
-        core.hand.wipe(self.slot);
+        core.ward.solitude.wipe(&core.hand, self.slot);
         let mut stays = false;
         let mut buried = false;
         let mut waits = false;
@@ -372,12 +335,25 @@ mod tests {
     }
 
     #[test]
-    fn only_a_death_while_it_was_alone_is_blamed_on_it() {
+    fn a_death_while_it_was_alone_is_blamed_on_it_and_none_in_the_usual_company() {
         for way in [Way::Usual, Way::Beside] {
             let record = NEW.after(way).after(way).after(way);
             assert_eq!((record.crashes, record.attempt), (0, 1));
         }
         let record = NEW.after(Way::Alone).after(Way::Alone);
         assert_eq!((record.crashes, record.attempt), (2, 3));
+    }
+
+    #[test]
+    fn in_company_that_it_asked_for_it_is_blamed_from_the_third_death() {
+        let mut record = NEW.after(Way::Usual).after(Way::Usual).after(Way::Beside);
+        let mut crashes = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(record.way(), Way::Alone);
+            record = record.after(Way::Company);
+            crashes.push(record.crashes);
+        }
+        assert_eq!(crashes, [0, 0, 1, 2]);
+        assert_eq!(record.attempt, 3);
     }
 }

@@ -1,6 +1,6 @@
 //! Queues by name and by number, and which topics they read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use brickwork::transport::{Limit, Limited, Outgoing, Places, Pressure, Topology, TransportError};
@@ -19,6 +19,8 @@ pub(super) struct Wires {
     pub(super) queues: HashMap<QueueId, Arc<Queue>>,
     pub(super) by_number: HashMap<u32, Arc<Queue>>,
     pub(super) topics: HashMap<Arc<str>, Vec<Arc<Queue>>>,
+    /// The services that have inputs.
+    handlers: HashSet<Box<str>>,
     /// Whether any queue rejects what is too much.
     rejecting: bool,
     pub(super) closed: bool,
@@ -70,6 +72,9 @@ impl Wires {
 
     fn add(&mut self, queue: Arc<Queue>) {
         self.rejecting |= queue.limit().is_some_and(|limit| limit.rejects());
+        if queue.letters.is_some() {
+            self.handlers.insert(queue.id.service.clone());
+        }
         self.by_number.insert(queue.number, queue.clone());
         self.queues.insert(queue.id.clone(), queue);
     }
@@ -129,6 +134,16 @@ impl Wires {
 
     fn readers(&self, topic: &str) -> &[Arc<Queue>] {
         self.topics.get(topic).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where somebody in hand waits for this request to be handled; nowhere if it comes from a
+    /// service that has no inputs, and so nothing in hand.
+    pub(super) fn asked(&self, request: &Message) -> Vec<Arc<Queue>> {
+        let asker = request.source.rsplit('/').next();
+        match asker.is_some_and(|asker| self.handlers.contains(asker)) {
+            true => self.readers(&request.topic).to_vec(),
+            false => Vec::new(),
+        }
     }
 
     fn put(

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use brickwork_tests::answerer::Answerer;
+use brickwork_tests::answerer::{Answerer, Asker};
 use brickwork_tests::pair::Pair;
 use brickwork_tests::puppet::Puppet;
 use brickwork_tests::tally::Tally;
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
             .with::<Puppet>()
             .with::<Pair>()
             .with::<Answerer>()
+            .with::<Asker>()
             .with::<Tally>(),
         brickwork_bridges::all(),
     )

@@ -4,7 +4,10 @@
 //! A process that dies is a transport that is dropped with deliveries in hand: the broker
 //! sees the same, and so does who opens the folder the next time.
 
+mod asking;
+
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,10 +50,18 @@ impl Place {
 
     fn embedded() -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
+        let place = Self::embedded_in(folder.path());
         Self {
-            url: format!("embedded:{}/queues", folder.path().display()),
-            blames_in_company: false,
             _folder: Some(folder),
+            ..place
+        }
+    }
+
+    fn embedded_in(folder: &Path) -> Self {
+        Self {
+            url: format!("embedded:{}/queues", folder.display()),
+            blames_in_company: false,
+            _folder: None,
         }
     }
 
