@@ -178,7 +178,7 @@ mod tests {
         for (inbox, balances) in [(true, [698].as_slice()), (false, &[698, 1396])] {
             let payments = payments(0.0, inbox);
             for _ in 0..2 {
-                let charge = Draft::new(Charge(order())).id("charge-1".parse().unwrap());
+                let charge = MessageBuilder::new(Charge(order())).id("charge-1".parse().unwrap());
                 payments.send(&CHARGE, charge);
             }
             for balance in balances {

@@ -104,7 +104,7 @@ impl Source for Shoppers {
         true
     }
 
-    async fn run(config: &ShoppersConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &ShoppersConfig, out: &mut SourceContext) -> Result<(), Failure> {
         let saved: Option<Position> = out.position()?;
         let saved = saved.filter(|saved| saved.seed == config.seed);
         let first = saved.map_or(0, |saved| saved.next);
@@ -120,7 +120,7 @@ impl Source for Shoppers {
                 }
                 let order = config.order(n);
                 let id = order.id.parse()?;
-                let draft = Draft::new(Wanted(order)).id(id);
+                let draft = MessageBuilder::new(Wanted(order)).id(id);
                 under_way.push(out.submit(&ORDERS, draft).await?);
             }
             next += under_way.len() as u64;

@@ -16,9 +16,9 @@ use crate::message::Message;
 /// A message in hand, with the duty to settle it.
 ///
 /// Settling consumes it, so it happens once. Dropping it unsettled gives it back, as
-/// [`give_back`](Delivery::give_back) does.
+/// [`nack_requeue`](Delivery::give_back) does.
 pub struct Delivery {
-    parcel: Option<Parcel>,
+    parcel: Option<DeliveryParts>,
     settler: Arc<dyn Settle>,
     input: u16,
     taken: Instant,
@@ -26,7 +26,7 @@ pub struct Delivery {
 
 /// What a transport needs to settle a delivery.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct DeliveryParts {
     /// The message.
     pub message: Message,
     /// Which attempt this is, from 1. Crashes count.
@@ -47,7 +47,7 @@ pub struct Parcel {
 ///   message must be delivered again: settling is a promise not to lose, never proof.
 pub trait Settle: Send + Sync {
     /// Carries out what was decided about a delivery.
-    fn settle(&self, parcel: Parcel, settlement: Settlement);
+    fn settle(&self, parcel: DeliveryParts, settlement: Settlement);
 }
 
 /// What is to happen with a delivery.
@@ -56,7 +56,7 @@ pub enum Settlement {
     /// Done: forget it. With a reply, for an asker.
     Ack(Option<Reply>),
     /// Not dealt with: deliver it again soon, as if it had not been taken.
-    GiveBack,
+    Requeue,
     /// Deliver it again to the same input after a while, as the given attempt. The
     /// wait survives whatever the transport survives.
     Again {
@@ -74,12 +74,12 @@ pub type Reply = Result<Bytes, String>;
 
 impl Delivery {
     /// Made by a transport when a message is taken from a queue.
-    pub fn new(parcel: Parcel, settler: Arc<dyn Settle>) -> Self {
+    pub fn new(parcel: DeliveryParts, settler: Arc<dyn Settle>) -> Self {
         Self::taken_at(parcel, settler, Instant::now())
     }
 
     /// Like [`new`](Delivery::new), with a time already read, for many at once.
-    pub fn taken_at(parcel: Parcel, settler: Arc<dyn Settle>, taken: Instant) -> Self {
+    pub fn taken_at(parcel: DeliveryParts, settler: Arc<dyn Settle>, taken: Instant) -> Self {
         Self {
             parcel: Some(parcel),
             settler,
@@ -130,11 +130,11 @@ impl Delivery {
     }
 
     /// Not dealt with: to be delivered again soon. No attempt is counted.
-    pub fn give_back(self) {
-        self.settle(Settlement::GiveBack);
+    pub fn nack_requeue(self) {
+        self.settle(Settlement::Requeue);
     }
 
-    fn parcel(&self) -> &Parcel {
+    fn parcel(&self) -> &DeliveryParts {
         self.parcel
             .as_ref()
             .expect("a delivery has its parcel until it is settled")
@@ -144,7 +144,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(parcel) = self.parcel.take() {
-            self.settler.settle(parcel, Settlement::GiveBack);
+            self.settler.settle(parcel, Settlement::Requeue);
         }
     }
 }

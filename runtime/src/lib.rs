@@ -67,10 +67,10 @@ mod tree;
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
-pub use delivery::{Delivery, Parcel, Reply, Settle, Settlement};
+pub use delivery::{Delivery, DeliveryParts, Reply, Settle, Settlement};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
 pub use head::{InvalidHead, read_head, write_head};
-pub use host::{AbandonHook, CLOCK_TOLERANCE, Scheduled, panic};
+pub use host::{AbandonHook, CLOCK_TOLERANCE, PendingWorkGuard, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use lock::Lock;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
@@ -79,9 +79,9 @@ pub use name::{
 };
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
-    Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Draft, Handle,
-    HandleBatch, Input, NoConfig, Outcome, Outlet, Output, Payload, PortDescriptor, Ports, Raw,
-    Request, Service, ServiceType, Source, SourcePorts, Tick, Ticket, TrySubmitError,
+    Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle, HandleBatch,
+    Input, MessageBuilder, NoConfig, Outcome, Output, Payload, PortDescriptor, Ports, Raw, Request,
+    SendHandle, Service, ServiceType, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
 };
 pub use store::{Store, Tx};
 pub use trace::{InvalidTraceParent, TraceContext};

@@ -5,8 +5,8 @@ pub use serde::{Deserialize, Serialize};
 
 pub use crate::failure::Failure;
 pub use crate::service::{
-    Batch, Catalog, ConfigError, Context, Draft, Handle, HandleBatch, Input, NoConfig, Outlet,
-    Output, Ports, Raw, Request, Service, Source, SourcePorts, Tick,
+    Batch, Catalog, ConfigError, Context, Handle, HandleBatch, Input, MessageBuilder, NoConfig,
+    Output, Ports, Raw, Request, Service, Source, SourceContext, SourcePorts, Tick,
 };
 pub use crate::sqlite::Migration;
 pub use crate::store::Tx;

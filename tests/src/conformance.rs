@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use brickwork::transport::{
-    Completion, Consumer, Depth, Guarantees, Outgoing, Overflow, Pressure, QueueSpec, Topology,
+    Backpressure, Completion, Consumer, Depth, Guarantees, Outgoing, Overflow, QueueSpec, Topology,
     Transport, TransportError, Transports, take,
 };
 use brickwork::{Delivery, Envelope, Message, QueueId};
@@ -108,7 +108,7 @@ impl Subject {
             .guarantees(scheme)
     }
 
-    async fn connect(&self, pressure: Arc<Pressure>) -> Arc<dyn Transport> {
+    async fn connect(&self, pressure: Arc<Backpressure>) -> Arc<dyn Transport> {
         let connector = self.transports.for_url(&self.url);
         connector
             .expect("the transport of the subject")
@@ -138,7 +138,7 @@ pub async fn check(subject: Subject, name: &str, law: impl AsyncFnOnce(&Subject)
 struct App {
     transport: Arc<dyn Transport>,
     topology: Topology,
-    pressure: Arc<Pressure>,
+    pressure: Arc<Backpressure>,
 }
 
 /// Queues as `("service.input", ["topic", …])`.
@@ -167,7 +167,7 @@ impl App {
             queues,
             ..Topology::default()
         };
-        let pressure = Arc::<Pressure>::default();
+        let pressure = Arc::<Backpressure>::default();
         let transport = subject.connect(pressure.clone()).await;
         transport.declare(&topology).await.expect("it declares");
         Self {
@@ -179,7 +179,7 @@ impl App {
 
     /// The same app, connected anew.
     async fn again(subject: &Subject, topology: &Topology) -> Self {
-        let pressure = Arc::<Pressure>::default();
+        let pressure = Arc::<Backpressure>::default();
         let transport = subject.connect(pressure.clone()).await;
         transport.declare(topology).await.expect("it declares");
         Self {

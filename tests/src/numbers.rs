@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use brickwork::sqlite::rusqlite::Connection;
-use brickwork::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, Writers};
+use brickwork::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, WriterPool};
 
 /// What they are in.
 pub const TABLE: &str = "CREATE TABLE number (n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT";
@@ -12,7 +12,7 @@ pub const TABLE: &str = "CREATE TABLE number (n INTEGER PRIMARY KEY, text TEXT N
 ///
 /// # Errors
 /// It can't be used.
-pub fn open(file: &Path, writers: &Writers) -> Result<Database, SqliteError> {
+pub fn open(file: &Path, writers: &WriterPool) -> Result<Database, SqliteError> {
     let schema = Schema {
         owner: "a test".into(),
         parts: vec![Part {

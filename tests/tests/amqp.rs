@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Consumer, Outgoing, Overflow, Pressure, QueueSpec, Topology, Transport,
-    TransportError, take,
+    AskError, Backpressure, Completion, Consumer, Outgoing, Overflow, QueueSpec, Topology,
+    Transport, TransportError, take,
 };
 use brickwork::{Delivery, Envelope, Message, QueueId, Settlement};
 use brickwork_bridges::all;
@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(20);
 async fn connect(url: &str) -> Result<Arc<dyn Transport>, TransportError> {
     let transports = all();
     let connector = transports.for_url(url).expect("amqp: is there");
-    let connecting = connector.connect(url, Arc::<Pressure>::default());
+    let connecting = connector.connect(url, Arc::<Backpressure>::default());
     timeout(SOON, connecting).await.expect("an outcome comes")
 }
 

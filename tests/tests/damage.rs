@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    Completion, Depth, Outgoing, Overflow, Pressure, QueueSpec, Topology, Transport,
+    Backpressure, Completion, Depth, Outgoing, Overflow, QueueSpec, Topology, Transport,
     TransportError, take,
 };
 use brickwork::{Envelope, QueueId};
@@ -24,7 +24,9 @@ const SOON: Duration = Duration::from_secs(20);
 async fn connect(folder: &Path) -> Result<Arc<dyn Transport>, TransportError> {
     let (transports, url) = (all(), format!("embedded:{}", folder.display()));
     let connector = transports.for_url(&url).expect("it is there");
-    connector.connect(&url, Arc::<Pressure>::default()).await
+    connector
+        .connect(&url, Arc::<Backpressure>::default())
+        .await
 }
 
 fn topology(app: &str) -> Topology {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use brickwork::sqlite::rusqlite::Connection;
-use brickwork::sqlite::{SqliteError, Writers};
+use brickwork::sqlite::{SqliteError, WriterPool};
 use brickwork_tests::numbers;
 use brickwork_tests::syscalls::{Call, told_too_early, trace};
 use tempfile::TempDir;
@@ -55,7 +55,7 @@ async fn a_log_that_is_cut_at_any_byte_of_its_tail_opens_to_a_committed_prefix()
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("numbers.sqlite");
     let wal = folder.path().join("numbers.sqlite-wal");
-    let database = numbers::open(&file, &Writers::new(1)).expect("it opens");
+    let database = numbers::open(&file, &WriterPool::new(1)).expect("it opens");
     let mut lengths = Vec::new();
     for commit in 0..COMMITS {
         let written = database.write("numbers", move |tx| {
@@ -96,7 +96,7 @@ async fn a_log_that_is_cut_at_any_byte_of_its_tail_opens_to_a_committed_prefix()
         fs::write(&file, &whole).expect("it is copied");
         fs::write(&wal, &damaged).expect("it is copied");
         let _old = fs::remove_file(copies.path().join("a-shm"));
-        let database = numbers::open(&file, &Writers::new(1)).expect("it opens");
+        let database = numbers::open(&file, &WriterPool::new(1)).expect("it opens");
         let there = database.read("numbers", numbers::all);
         let there = there.await.expect("it is read");
         assert_eq!(
@@ -116,7 +116,7 @@ async fn a_log_that_is_cut_at_any_byte_of_its_tail_opens_to_a_committed_prefix()
 async fn a_page_that_is_damaged_is_reported_and_the_file_is_left_as_it_is() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("numbers.sqlite");
-    let database = numbers::open(&file, &Writers::new(1)).expect("it opens");
+    let database = numbers::open(&file, &WriterPool::new(1)).expect("it opens");
     let written = database.write("numbers", |tx| {
         (0..500).try_for_each(|n| numbers::insert(tx, n))
     });
@@ -126,7 +126,7 @@ async fn a_page_that_is_damaged_is_reported_and_the_file_is_left_as_it_is() {
     let middle = bytes.len() / 2 / 4096 * 4096;
     bytes[middle..middle + 4096].fill(0xa5);
     fs::write(&file, &bytes).expect("it is damaged");
-    let database = numbers::open(&file, &Writers::new(1)).expect("its head is whole");
+    let database = numbers::open(&file, &WriterPool::new(1)).expect("its head is whole");
     let read = database.read("numbers", numbers::all).await;
     let error = read.expect_err("it is damaged").of(&file);
     assert!(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brickwork::dead_letters::REPLAYS;
-use brickwork::transport::{Overflow, Pressure, QueueSpec, Topology, Transport, take};
+use brickwork::transport::{Backpressure, Overflow, QueueSpec, Topology, Transport, take};
 use brickwork::{DeadLetter, Envelope, Message, QueueId, Reason};
 use brickwork_bridges::all;
 use brickwork_tests::binary::brickwork;
@@ -130,7 +130,7 @@ impl Shop {
         let url = Broker::shared().url();
         let transports = all();
         let connector = transports.for_url(&url).expect("amqp: is there");
-        let connecting = connector.connect(&url, Arc::<Pressure>::default());
+        let connecting = connector.connect(&url, Arc::<Backpressure>::default());
         let transport = timeout(PATIENCE, connecting).await.expect("in time");
         let transport = transport.expect("it connects");
         let topology = Topology {
@@ -171,7 +171,9 @@ async fn peek(transport: &dyn Transport, queue: &QueueId) -> Vec<Message> {
     }
     consumer.stop();
     let messages = taken.iter().map(|it| it.message().clone()).collect();
-    taken.into_iter().for_each(|delivery| delivery.give_back());
+    taken
+        .into_iter()
+        .for_each(|delivery| delivery.nack_requeue());
     transport.flush().await.expect("they go back");
     messages
 }

@@ -171,7 +171,7 @@ impl Source for Stubborn {
         ports.output(&OUT);
     }
 
-    async fn run(config: &StubbornConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &StubbornConfig, out: &mut SourceContext) -> Result<(), Failure> {
         if !config.sends {
             tokio::time::sleep(Duration::from_secs(3_600)).await;
         }

@@ -13,7 +13,7 @@ use brickwork::config::{HumanDuration, ManifestPath, Secret};
 use brickwork::manifest::{self, Options, Report};
 use brickwork::prelude::*;
 use brickwork::transport::{
-    Connector, Guarantees, Pressure, Transport, TransportError, Transports, memory,
+    Backpressure, Connector, Guarantees, Transport, TransportError, Transports, memory,
 };
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ impl Source for Count {
         ports.output(&Output::<u64>::new("numbers"));
     }
 
-    async fn run(_: &CountConfig, _: &mut Outlet) -> Result<(), Failure> {
+    async fn run(_: &CountConfig, _: &mut SourceContext) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -201,7 +201,7 @@ impl Connector for Checked {
     fn connect<'a>(
         &'a self,
         _: &'a str,
-        _: Arc<Pressure>,
+        _: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async { Err(TransportError::Closed) })
     }

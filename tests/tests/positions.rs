@@ -155,7 +155,7 @@ impl<T> Way<T> {
 }
 
 /// What each run of the source found, and its outlet, which outlives it.
-static RUNS: LazyLock<Way<(Option<u32>, Outlet)>> = LazyLock::new(Way::new);
+static RUNS: LazyLock<Way<(Option<u32>, SourceContext)>> = LazyLock::new(Way::new);
 /// Lets the handler go that blocks its thread.
 static GO_ON: LazyLock<Way<()>> = LazyLock::new(Way::new);
 
@@ -170,7 +170,7 @@ impl Source for Steps {
         ports.output(&LINES);
     }
 
-    async fn run(_: &NoConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(_: &NoConfig, out: &mut SourceContext) -> Result<(), Failure> {
         let found: Option<u32> = out.position()?;
         out.save_position(&found.map_or(1, |found| 10 * found))
             .await?;

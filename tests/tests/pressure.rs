@@ -68,7 +68,7 @@ impl Source for Flood {
         true
     }
 
-    async fn run(config: &FloodConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &FloodConfig, out: &mut SourceContext) -> Result<(), Failure> {
         for n in 0..config.messages {
             let item = Item {
                 n,

@@ -402,7 +402,7 @@ impl Source for Count {
         true
     }
 
-    async fn run(config: &CountConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &CountConfig, out: &mut SourceContext) -> Result<(), Failure> {
         let next = NEXT.with(Rc::clone);
         while next.get() < 1_000 {
             let n = next.get();

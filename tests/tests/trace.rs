@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use brickwork::MessageId;
-use brickwork::trail::{Hop, Trace, Tracked, Whereabouts};
+use brickwork::trail::{Hop, MessageState, Trace, TracedMessage};
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::http;
@@ -205,13 +205,13 @@ impl Shop {
 /// The hops of a way, each message's by its own id.
 struct Way {
     trace: Trace,
-    messages: BTreeMap<String, Tracked>,
+    messages: BTreeMap<String, TracedMessage>,
 }
 
 impl Way {
     fn of(trace: &Trace) -> Self {
         let mut messages = BTreeMap::new();
-        let mut left: Vec<&Tracked> = trace.messages.iter().collect();
+        let mut left: Vec<&TracedMessage> = trace.messages.iter().collect();
         while let Some(message) = left.pop() {
             messages.insert(message.id.clone(), message.clone());
             left.extend(&message.led_to);
@@ -222,7 +222,7 @@ impl Way {
         }
     }
 
-    fn message(&self, id: &MessageId) -> Option<&Tracked> {
+    fn message(&self, id: &MessageId) -> Option<&TracedMessage> {
         self.messages.get(&id.to_string())
     }
 
@@ -231,12 +231,12 @@ impl Way {
         hops.find(|hop| hop.service == service)
     }
 
-    fn is(&self, id: &MessageId, service: &str, place: impl Fn(&Whereabouts) -> bool) -> bool {
+    fn is(&self, id: &MessageId, service: &str, place: impl Fn(&MessageState) -> bool) -> bool {
         self.hop(id, service).is_some_and(|hop| place(&hop.now))
     }
 
     fn is_done(&self, id: &MessageId, service: &str) -> bool {
-        self.is(id, service, |now| *now == Whereabouts::Done)
+        self.is(id, service, |now| *now == MessageState::Done)
     }
 }
 
@@ -271,22 +271,22 @@ impl Ids {
     }
 }
 
-fn is_delayed(now: &Whereabouts) -> bool {
-    matches!(now, Whereabouts::Delayed { attempt: 2, .. })
+fn is_delayed(now: &MessageState) -> bool {
+    matches!(now, MessageState::Delayed { attempt: 2, .. })
 }
 
-fn is_rejected(now: &Whereabouts) -> bool {
-    let Whereabouts::DeadLettered { reason, error, .. } = now else {
+fn is_rejected(now: &MessageState) -> bool {
+    let MessageState::DeadLettered { reason, error, .. } = now else {
         return false;
     };
     let error = error.as_deref().unwrap_or_default();
     reason.is_some_and(|it| it.as_str() == "reject") && error.contains("zero")
 }
 
-fn is_handled(now: &Whereabouts) -> bool {
+fn is_handled(now: &MessageState) -> bool {
     matches!(
         now,
-        Whereabouts::InHand {
+        MessageState::InHand {
             handled: true,
             attempt: 1
         }
@@ -366,7 +366,7 @@ fn a_running_app_tells(shop: &Shop) {
     let odd = Ids::of("order-x");
     shop.until("order-x", |way| {
         way.is(&odd.fresh, "price", |now| {
-            matches!(now, Whereabouts::DeadLettered { .. })
+            matches!(now, MessageState::DeadLettered { .. })
         })
     });
 
@@ -453,7 +453,7 @@ fn a_message_is_followed_through_an_embedded_app_running_killed_and_stopped() {
         assert!(way.is_done(&ids.fresh, "price"), "{what}");
         // What it did is known from nobody, and that is said.
         assert!(
-            way.is(&ids.price, "keep", |now| *now == Whereabouts::Unknown),
+            way.is(&ids.price, "keep", |now| *now == MessageState::Unknown),
             "{what}"
         );
         assert!(what.contains("no app runs with the data folder"), "{what}");

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::prelude::*;
-use brickwork::{FailureKind, Scheduled};
+use brickwork::{FailureKind, PendingWorkGuard};
 
 use crate::expression::{Condition, Expression, Scope};
 use crate::json::JsonText;
@@ -53,7 +53,7 @@ pub struct Aggregate {
     until: Option<Condition>,
     groups: Arc<Groups>,
     /// While groups may be open that are closed by the time.
-    scheduled: Option<Scheduled>,
+    scheduled: Option<PendingWorkGuard>,
 }
 
 impl Service for Aggregate {

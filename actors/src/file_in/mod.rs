@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use brickwork::config::ManifestPath;
 use brickwork::prelude::*;
-use brickwork::{FailureKind, Ticket};
+use brickwork::{FailureKind, SendHandle};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -136,7 +136,7 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
         IN_FLIGHT
     }
 
-    async fn run(config: &FileInConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &FileInConfig, out: &mut SourceContext) -> Result<(), Failure> {
         let saved: Option<Position> = out.position()?;
         let Some((reader, head, start)) = on_disk(config, out, {
             let path = config.path.0.clone();
@@ -198,7 +198,7 @@ fn open(path: &Path, saved: Option<&Position>) -> std::io::Result<(LineReader, H
 /// stop meanwhile.
 async fn on_disk<T: Send + 'static>(
     config: &FileInConfig,
-    out: &Outlet,
+    out: &SourceContext,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<Option<T>, Failure> {
     tokio::select! {
@@ -217,10 +217,10 @@ async fn on_disk<T: Send + 'static>(
 /// One run of a source.
 struct Run<'a> {
     config: &'a FileInConfig,
-    out: &'a Outlet,
+    out: &'a SourceContext,
     taker: Taker<'a>,
     pace: Pace,
-    flight: Flight<Ticket>,
+    flight: Flight<SendHandle>,
     head: Head,
     /// Lines in which something wasn't where the config says.
     odd: u64,
@@ -290,7 +290,7 @@ impl Run<'_> {
         }
         match self
             .out
-            .submit(&OUT, Draft::new(taken.raw).id(taken.id))
+            .submit(&OUT, MessageBuilder::new(taken.raw).id(taken.id))
             .await
         {
             Ok(ticket) => self.flight.sent(end, ticket),

@@ -34,7 +34,7 @@ pub(super) const ASK: Request<Raw, Raw> = Request::new("out");
 
 /// Everything that decides on a request.
 pub(super) struct Door {
-    out: Outlet,
+    out: SourceContext,
     path: String,
     content_types: ContentTypes,
     body_bytes_max: usize,
@@ -48,7 +48,7 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(config: &HttpInConfig, out: &Outlet) -> Result<Self, Failure> {
+    pub(super) fn new(config: &HttpInConfig, out: &SourceContext) -> Result<Self, Failure> {
         let body_max = usize::try_from(config.body_max.0).unwrap_or(usize::MAX);
         Ok(Self {
             path: config.path.clone(),
@@ -188,7 +188,7 @@ impl Door {
 
     /// Hands the message to the transport and waits until it has it.
     async fn submit(&self, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
-        let draft = Draft::new(raw).id(id.clone());
+        let draft = MessageBuilder::new(raw).id(id.clone());
         let ticket = self
             .out
             .try_submit(&OUT, draft)
@@ -221,7 +221,7 @@ impl Door {
         let Ok(_place) = asks.try_acquire() else {
             return Err(Refusal::busy("too many requests wait for a reply"));
         };
-        let draft = Draft::new(raw).id(id.clone());
+        let draft = MessageBuilder::new(raw).id(id.clone());
         match self.out.ask(&ASK, draft, self.reply_timeout).await {
             Ok(reply) => Ok(answer::replied(reply.payload)),
             Err(AskError::Timeout(_)) => Err(Refusal::new(

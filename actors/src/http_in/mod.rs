@@ -75,7 +75,7 @@ secret = "${GITHUB_WEBHOOK_SECRET}"
         config.in_flight
     }
 
-    async fn run(config: &HttpInConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &HttpInConfig, out: &mut SourceContext) -> Result<(), Failure> {
         server::serve(config, out).await
     }
 }

@@ -23,7 +23,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 /// Serves until the source is to stop.
-pub(super) async fn serve(config: &HttpInConfig, out: &Outlet) -> Result<(), Failure> {
+pub(super) async fn serve(config: &HttpInConfig, out: &SourceContext) -> Result<(), Failure> {
     let listen = config.listen;
     // On Unix a port that was let go can be taken again at once.
     let listener = TcpListener::bind(listen).await.map_err(|error| {
@@ -83,7 +83,7 @@ pub(super) async fn serve(config: &HttpInConfig, out: &Outlet) -> Result<(), Fai
 async fn accept(
     listener: &TcpListener,
     most: usize,
-    out: &Outlet,
+    out: &SourceContext,
     rules: &Rc<Rules>,
     mood: &watch::Sender<Mood>,
     connections: &mut JoinSet<()>,

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use brickwork::transport::{Consumer, TransportError};
-use brickwork::{Delivery, Parcel, Settle, Settlement};
+use brickwork::{Delivery, DeliveryParts, Settle, Settlement};
 use tokio::time::{Instant, sleep};
 
 use super::core::Core;
@@ -43,7 +43,7 @@ fn of_tag(tag: u64) -> (u32, u64) {
 }
 
 impl Settle for Tap {
-    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let (core, queue) = (&self.core, &self.queue);
         let (slot, place) = of_tag(parcel.tag);
         let id = queue.at(place);
@@ -59,7 +59,7 @@ impl Settle for Tap {
                 core.desk.ack(core, id);
                 None
             }
-            Settlement::GiveBack => Some(parcel.attempt),
+            Settlement::Requeue => Some(parcel.attempt),
             Settlement::Again { after, attempt } if after.is_zero() => {
                 core.desk.push(core, Op::Attempt { id, attempt });
                 Some(attempt)
@@ -250,7 +250,7 @@ impl Consumer for QueueConsumer {
         }
         let taken = Instant::now();
         into.extend(entries.into_iter().zip(&self.slots).map(|(entry, slot)| {
-            let parcel = Parcel {
+            let parcel = DeliveryParts {
                 message: entry.message,
                 attempt: entry.attempt,
                 crashes: 0,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use brickwork::transport::{Pressure, Replies};
+use brickwork::transport::{Backpressure, Replies};
 use brickwork::{Lock, QueueId};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
@@ -27,7 +27,7 @@ pub(super) struct Core {
     pub(super) delays: Delays,
     pub(super) replies: Arc<Replies>,
     pub(super) health: Health,
-    pub(super) pressure: Arc<Pressure>,
+    pub(super) pressure: Arc<Backpressure>,
     /// Used by who writes: every queue that is in the file.
     pub(super) books: Mutex<Books>,
     /// Rows of messages that wait for their time, and can't be read or deleted.

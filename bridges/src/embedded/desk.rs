@@ -498,7 +498,7 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use brickwork::transport::Pressure;
+    use brickwork::transport::Backpressure;
     use brickwork::{Envelope, Message, QueueId};
 
     use super::super::op::Row;
@@ -509,7 +509,7 @@ mod tests {
     fn what_was_settled_is_bounded_by_its_number_and_by_its_bytes() {
         let (id, gauge) = (
             QueueId::new("till", "in"),
-            Arc::new(Pressure::default()).gauge(1),
+            Arc::new(Backpressure::default()).gauge(1),
         );
         let queue = Queue::new(id, 1, Start::default(), gauge, None, None);
         let letter = |bytes: usize| Op::Bury {

@@ -182,7 +182,7 @@ impl Work<'_> {
             }
             Op::Vacuum => {
                 let scarce = self.core.desk.is_scarce().then_some(&self.core.reserve);
-                self.effects.more_room = room::give_back(self.pen.0, scarce)?;
+                self.effects.more_room = room::nack_requeue(self.pen.0, scarce)?;
             }
             // Last of all, and after the commit.
             Op::Load { .. } | Op::Flush { .. } => {}

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::{Connection, Error, Row};
-use brickwork::transport::{FoundMessage, Place, SearchBounds, Searched, TransportError, Wanted};
+use brickwork::transport::{
+    FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult, TransportError,
+};
 use brickwork::{Envelope, QueueId, read_head, write_head};
 use bytes::Bytes;
 
@@ -30,9 +32,9 @@ const UUID_BYTES: usize = 36;
 /// Looks in a folder, whether or not somebody uses it.
 pub(super) async fn find(
     folder: PathBuf,
-    wanted: &Wanted,
+    wanted: &SearchQuery,
     bounds: SearchBounds,
-) -> Result<Searched, TransportError> {
+) -> Result<SearchResult, TransportError> {
     let wanted = wanted.clone();
     let searching = tokio::task::spawn_blocking(move || {
         let lost = |error: SqliteError| TransportError::Lost(error.to_string());
@@ -51,14 +53,14 @@ pub(super) async fn find(
 
 struct Search<'a> {
     connection: &'a Connection,
-    wanted: &'a Wanted,
+    wanted: &'a SearchQuery,
     needles: Vec<String>,
     queues: HashMap<u32, QueueId>,
     in_hand: HashSet<Id>,
     bounds: SearchBounds,
     began: Instant,
     rows: u64,
-    searched: Searched,
+    searched: SearchResult,
 }
 
 /// There is no more time, or no more room.
@@ -68,10 +70,10 @@ impl Search<'_> {
     fn over(
         connection: &Connection,
         folder: &Path,
-        wanted: &Wanted,
+        wanted: &SearchQuery,
         bounds: SearchBounds,
         path: &Path,
-    ) -> Result<Searched, SqliteError> {
+    ) -> Result<SearchResult, SqliteError> {
         let generation: i64 =
             connection.query_row("SELECT generation FROM app", [], |row| row.get(0))?;
         // It isn't there after an orderly end.
@@ -85,7 +87,7 @@ impl Search<'_> {
             bounds,
             began: Instant::now(),
             rows: 0,
-            searched: Searched::default(),
+            searched: SearchResult::default(),
         };
         for what in ["suspects", "what waits for its time", "the queues"] {
             let looked = match what {
@@ -109,8 +111,8 @@ impl Search<'_> {
         self.each(sql, |search, row| {
             let id = Id::of_row(row.get(2)?);
             let place = match search.in_hand.contains(&id) {
-                true => Place::InHand,
-                false => Place::Suspect,
+                true => QueueSection::InHand,
+                false => QueueSection::Suspect,
             };
             search.look(row, id.queue(), place)
         })
@@ -120,7 +122,7 @@ impl Search<'_> {
         let sql = "SELECT head, attempt, queue, due_ms, retry FROM delayed ORDER BY due_ms";
         self.each(sql, |search, row| {
             let due_ms: i64 = row.get(3)?;
-            let place = Place::Delayed {
+            let place = QueueSection::Delayed {
                 due_ms: due_ms.max(0) as u64,
                 retry: row.get(4)?,
             };
@@ -138,9 +140,9 @@ impl Search<'_> {
                     (queue, ahead) = (id.queue(), 0);
                 }
                 if search.in_hand.contains(&id) {
-                    return search.look(row, queue, Place::InHand);
+                    return search.look(row, queue, QueueSection::InHand);
                 }
-                search.look(row, queue, Place::Ready { ahead: Some(ahead) })?;
+                search.look(row, queue, QueueSection::Ready { ahead: Some(ahead) })?;
                 ahead += 1;
                 Ok(())
             },
@@ -167,7 +169,7 @@ impl Search<'_> {
     }
 
     /// Looks at a row, whose first columns are head and attempt.
-    fn look(&mut self, row: &Row<'_>, queue: u32, place: Place) -> Result<(), Error> {
+    fn look(&mut self, row: &Row<'_>, queue: u32, place: QueueSection) -> Result<(), Error> {
         let Ok(head) = row.get_ref(0)?.as_str() else {
             // It can't be served either.
             return Ok(());
@@ -199,7 +201,7 @@ impl Search<'_> {
 }
 
 /// Texts of which one is in the head of everything that is wanted.
-fn needles(wanted: &Wanted) -> Vec<String> {
+fn needles(wanted: &SearchQuery) -> Vec<String> {
     let ids = wanted.ids.iter().map(|id| {
         // As it is written there.
         let mut envelope = Envelope::new("", "");
@@ -247,7 +249,7 @@ mod tests {
             let mut child = Envelope::new("reserved", "{}");
             child.id = envelope.id.child("stock", "reserved", 0);
             child.trace = Some(envelope.trace().child(&child.id));
-            let wanted = Wanted::id(envelope.id.clone());
+            let wanted = SearchQuery::id(envelope.id.clone());
             let needles = needles(&wanted);
             for envelope in [envelope, child] {
                 let head = write_head(&envelope.into());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use brickwork::transport::{Outage, Pressure, Status, TransportError};
+use brickwork::transport::{Backpressure, OutageGauge, Status, TransportError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -13,11 +13,11 @@ use super::room::Room;
 
 pub(super) struct Health {
     status: watch::Sender<Status>,
-    outage: Mutex<Outage>,
+    outage: Mutex<OutageGauge>,
 }
 
 impl Health {
-    pub(super) fn new(pressure: &Arc<Pressure>) -> Self {
+    pub(super) fn new(pressure: &Arc<Backpressure>) -> Self {
         Self {
             status: watch::Sender::default(),
             outage: Mutex::new(pressure.outage()),

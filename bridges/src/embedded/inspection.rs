@@ -9,7 +9,7 @@ use std::path::Path;
 use brickwork::QueueId;
 use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::{self, Connection};
-use brickwork::transport::{Inspection, Obstacle, Topology};
+use brickwork::transport::{Inspection, InspectionProblem, Topology};
 use rustix::fs::{Access, access, statvfs};
 
 use super::declare::{needed, read_books, way_out};
@@ -65,7 +65,7 @@ fn look(
     if let Some(owner) = owner
         && owner != *topology.app
     {
-        found.problems.push(Obstacle {
+        found.problems.push(InspectionProblem {
             what: format!("folder {}", folder.display()),
             why: format!("the queues in it are those of the app {owner}"),
             help: way_out(&owner, &topology.app),
@@ -105,7 +105,7 @@ fn look(
             found.notes.push(format!("{} has {size}", path.display()));
             found.notes.extend(lines);
             found.problems.extend(damage.map(|why| {
-                Obstacle {
+                InspectionProblem {
                     what: path.display().to_string(),
                     why,
                     help:
@@ -157,9 +157,9 @@ fn damage(connection: &Connection, through: bool) -> Result<Option<String>, Sqli
 }
 
 /// Whether there may be written there at all.
-fn ground(folder: &Path) -> Option<Obstacle> {
+fn ground(folder: &Path) -> Option<InspectionProblem> {
     let obstacle = |why: String, help: &str| {
-        Some(Obstacle {
+        Some(InspectionProblem {
             what: format!("folder {}", folder.display()),
             why,
             help: help.into(),
@@ -196,7 +196,7 @@ fn ground(folder: &Path) -> Option<Obstacle> {
 }
 
 /// Whether the disk has what a start needs.
-fn room(folder: &Path) -> Option<Obstacle> {
+fn room(folder: &Path) -> Option<InspectionProblem> {
     let reserve = match Reserve::of(folder).is_whole() {
         true => 0,
         false => RESERVE_BYTES as u64,
@@ -206,7 +206,7 @@ fn room(folder: &Path) -> Option<Obstacle> {
         disk.f_bavail.saturating_mul(disk.f_frsize),
         reserve + ROOM_MIN,
     );
-    (free < needed).then(|| Obstacle {
+    (free < needed).then(|| InspectionProblem {
         what: format!("folder {}", folder.display()),
         why: format!(
             "its disk has {} left, and {} are needed: what is there can be worked off, and \
@@ -229,19 +229,19 @@ fn nearest(folder: &Path) -> &Path {
     }
 }
 
-fn obstacle(folder: &Path, error: &SqliteError) -> Obstacle {
+fn obstacle(folder: &Path, error: &SqliteError) -> InspectionProblem {
     let help = match error {
         SqliteError::Damaged { .. } => {
             "nothing in it was reset: put a copy back, or move it away to begin without it"
         }
-        SqliteError::Foreign { .. } => "give the app a folder of its own, in app.transport",
+        SqliteError::OwnedByAnother { .. } => "give the app a folder of its own, in app.transport",
         SqliteError::Migration { .. } => {
             "run the version that wrote it, or a later one, or give this one a folder of its own"
         }
         SqliteError::Unusable { .. } => "look at it as the user who runs the app",
         _ => "the app would fail in the same way: see why it can't be read",
     };
-    Obstacle {
+    InspectionProblem {
         what: format!("folder {}", folder.display()),
         why: error.to_string(),
         help: help.into(),

@@ -9,8 +9,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use brickwork::sqlite::rusqlite::{Connection, Params};
-use brickwork::sqlite::{Database, SqliteError, Transaction, Writers};
-use brickwork::transport::{Fate, LeftQueue, Leftover, Prune, Pruned, Topology, judge};
+use brickwork::sqlite::{Database, SqliteError, Transaction, WriterPool};
+use brickwork::transport::{
+    Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, judge,
+};
 use brickwork::{Lock, QueueId};
 
 use super::core::Page;
@@ -71,8 +73,8 @@ impl Held {
 /// A queue that the manifest doesn't name, and its number in the file.
 struct Left {
     number: u32,
-    queue: LeftQueue,
-    fate: Fate,
+    queue: StaleQueue,
+    fate: PruneAction,
 }
 
 /// What is left over; changes nothing.
@@ -83,7 +85,7 @@ pub(super) fn find(
     connection: &Connection,
     topology: &Topology,
     with_messages: bool,
-) -> Result<Vec<Leftover>, SqliteError> {
+) -> Result<Vec<StaleResource>, SqliteError> {
     let left = judged(connection, topology, with_messages)?;
     Ok(left.into_iter().map(told).collect())
 }
@@ -103,7 +105,7 @@ fn judged(
         let page = books.pages.get(&number).copied().unwrap_or_default();
         left.push((
             number,
-            LeftQueue {
+            StaleQueue {
                 id,
                 messages: Held::of(connection, number, &page)?.all(),
                 // Who would consume has the folder alone.
@@ -123,8 +125,8 @@ fn judged(
     Ok(left.collect())
 }
 
-fn told(left: Left) -> Leftover {
-    Leftover {
+fn told(left: Left) -> StaleResource {
+    StaleResource {
         what: format!("queue {}", left.queue.id),
         messages: Some(left.queue.messages),
         consumers: None,
@@ -213,7 +215,7 @@ fn own(folder: &Path, owner: &str, topology: &Topology) -> Result<(), Unusable> 
 async fn sweep(folder: &Path, topology: Topology, with_messages: bool) -> Result<Pruned, Unusable> {
     let path = file(folder);
     let before = bytes(&path);
-    let opening = open_file(path.clone(), Reserve::of(folder), Writers::new(1));
+    let opening = open_file(path.clone(), Reserve::of(folder), WriterPool::new(1));
     let (database, reserve) = opening.await?;
     let judging = {
         let folder = folder.to_owned();
@@ -229,17 +231,19 @@ async fn sweep(folder: &Path, topology: Topology, with_messages: bool) -> Result
     for auxiliary in [false, true] {
         for at in 0..left.len() {
             let (number, id) = (left[at].number, left[at].queue.id.clone());
-            if id.is_auxiliary() != auxiliary || left[at].fate != Fate::Removable {
+            if id.is_auxiliary() != auxiliary || left[at].fate != PruneAction::Removable {
                 continue;
             }
             let failed = |other: &&Left| {
-                other.queue.id.service == id.service && matches!(other.fate, Fate::Failed(_))
+                other.queue.id.service == id.service && matches!(other.fate, PruneAction::Failed(_))
             };
             left[at].fate = match left.iter().find(failed) {
-                Some(stays) => Fate::Kept(format!("what {} holds may end there", stays.queue.id)),
+                Some(stays) => {
+                    PruneAction::Kept(format!("what {} holds may end there", stays.queue.id))
+                }
                 None => match remove(&database, number, &reserve).await {
-                    Ok(()) => Fate::Removed,
-                    Err(error) => Fate::Failed(error.of(&path).to_string()),
+                    Ok(()) => PruneAction::Removed,
+                    Err(error) => PruneAction::Failed(error.of(&path).to_string()),
                 },
             };
         }

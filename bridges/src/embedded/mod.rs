@@ -25,8 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, Outgoing, Pressure,
-    Prune, Pruned, SearchBounds, Searched, Status, Topology, Transport, TransportError, Wanted,
+    AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
+    Outgoing, Prune, Pruned, SearchBounds, SearchQuery, SearchResult, Status, Topology, Transport,
+    TransportError,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -133,7 +134,7 @@ impl Connector for Embedded {
     fn connect<'a>(
         &'a self,
         url: &'a str,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
             let failed = |why: String| failed(url, why);
@@ -144,12 +145,12 @@ impl Connector for Embedded {
         })
     }
 
-    fn find_at_rest<'a>(
+    fn search_offline<'a>(
         &'a self,
         url: &'a str,
-        wanted: &'a Wanted,
+        wanted: &'a SearchQuery,
         bounds: SearchBounds,
-    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+    ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
         Box::pin(async move {
             let folder = address::folder(url).map_err(|why| TransportError::Connect {
                 url: url.to_owned(),
@@ -329,9 +330,9 @@ impl Transport for Queues {
 
     fn find<'a>(
         &'a self,
-        wanted: &'a Wanted,
+        wanted: &'a SearchQuery,
         bounds: SearchBounds,
-    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+    ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
         Box::pin(find::find(self.folder.clone(), wanted, bounds))
     }
 

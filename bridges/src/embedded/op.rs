@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use brickwork::Message;
-use brickwork::transport::{Completion, Limited, Topology, TransportError};
+use brickwork::transport::{BoundedQueue, Completion, Topology, TransportError};
 use tokio::sync::oneshot;
 
 use super::head::Written;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use brickwork::Lock;
 use brickwork::MessageId;
 use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
-use brickwork::sqlite::{Database, SqliteError, Transaction, Writers};
-use brickwork::transport::{Pressure, Replies};
+use brickwork::sqlite::{Database, SqliteError, Transaction, WriterPool};
+use brickwork::transport::{Backpressure, Replies};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
@@ -77,9 +77,12 @@ struct Found {
 ///
 /// # Errors
 /// It is used by another process, or can't be used.
-pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc<Core>, Unusable> {
+pub(super) async fn open(
+    folder: PathBuf,
+    pressure: Arc<Backpressure>,
+) -> Result<Arc<Core>, Unusable> {
     let lock = lock(&folder).await?;
-    let writers = Writers::new(1);
+    let writers = WriterPool::new(1);
     let (path, reserve) = (file(&folder), Reserve::of(&folder));
     let (database, reserve) = open_file(path, reserve, writers).await?;
     let found = match recover(&database, &folder).await {
@@ -141,7 +144,7 @@ pub(super) async fn open(folder: PathBuf, pressure: Arc<Pressure>) -> Result<Arc
 pub(super) async fn open_file(
     path: PathBuf,
     reserve: Reserve,
-    writers: Writers,
+    writers: WriterPool,
 ) -> Result<(Database, Reserve), Unusable> {
     let opening = move || {
         let open = || Database::open(&path, &schema::schema(), schema::options(), &writers);

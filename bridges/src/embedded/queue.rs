@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Waker;
 
-use brickwork::transport::{Depth, Limit, Limited, PressureGauge};
+use brickwork::transport::{BoundedQueue, Depth, DepthGauge, Limit};
 use brickwork::{Delivery, Message, QueueId};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -27,7 +27,7 @@ pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) number: u32,
     state: Mutex<State>,
-    gauge: PressureGauge,
+    gauge: DepthGauge,
     limit: Option<Limit>,
     /// How many messages came beyond it and went to the dead letters.
     overflowed: AtomicU64,
@@ -243,7 +243,7 @@ impl Queue {
         id: QueueId,
         number: u32,
         start: Start,
-        gauge: PressureGauge,
+        gauge: DepthGauge,
         limit: Option<Limit>,
         letters: Option<Arc<Self>>,
     ) -> Arc<Self> {
@@ -380,7 +380,7 @@ impl Queue {
     }
 }
 
-impl Limited for Queue {
+impl BoundedQueue for Queue {
     fn id(&self) -> &QueueId {
         &self.id
     }
@@ -438,7 +438,7 @@ mod tests {
         Ask,
         Load(usize),
         Take(usize),
-        GiveBack,
+        Requeue,
         Ack,
     }
 
@@ -448,7 +448,7 @@ mod tests {
             Just(Act::Ask),
             (1..1024usize).prop_map(Act::Load),
             (1..900usize).prop_map(Act::Take),
-            Just(Act::GiveBack),
+            Just(Act::Requeue),
             Just(Act::Ack),
         ];
         proptest::collection::vec(act, 1..60)
@@ -493,7 +493,7 @@ mod tests {
                             prop_assert!(hand.insert(entry.place), "handed out twice");
                         }
                     }
-                    Act::GiveBack => if let Some(place) = hand.pop_first() {
+                    Act::Requeue => if let Some(place) = hand.pop_first() {
                         state.put_back(entry(place));
                     },
                     Act::Ack => if let Some(place) = hand.pop_last() {

@@ -198,7 +198,7 @@ pub(super) fn relax(connection: &Connection) -> Result<(), SqliteError> {
 ///
 /// # Errors
 /// It can't be written.
-pub(super) fn give_back(
+pub(super) fn nack_requeue(
     connection: &Connection,
     scarce: Option<&Reserve>,
 ) -> Result<bool, SqliteError> {
@@ -309,7 +309,7 @@ mod tests {
         let mut steps = 0;
         loop {
             let begun = connection.unchecked_transaction().expect("it begins");
-            let more = give_back(&begun, None).expect("it can be written");
+            let more = nack_requeue(&begun, None).expect("it can be written");
             begun.commit().expect("it can be written");
             if !more {
                 break;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use brickwork::Lock;
 use brickwork::sqlite::rusqlite::Connection;
-use brickwork::sqlite::{Glimpse, SqliteError};
+use brickwork::sqlite::{ReadOnlyDatabase, SqliteError};
 
 use super::declare;
 use super::open::{file, lock_file};
@@ -18,7 +18,7 @@ pub(super) struct Sight {
     /// The process that uses it, such as `process 17`.
     pub(super) holder: Option<String>,
     /// `None` if there are no queues in it yet.
-    queues: Option<Glimpse>,
+    queues: Option<ReadOnlyDatabase>,
     /// Whether the tables are those of now.
     pub(super) is_up_to_date: bool,
     /// Held to the last.
@@ -46,7 +46,7 @@ impl Sight {
             _nobody_else: nobody_else,
         };
         if is_there {
-            let glimpse = Glimpse::of(&path, sight.holder.is_some())?;
+            let glimpse = ReadOnlyDatabase::of(&path, sight.holder.is_some())?;
             sight.is_up_to_date = glimpse.is_up_to_date(&schema())?;
             sight.queues = Some(glimpse);
         }

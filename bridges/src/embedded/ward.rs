@@ -18,7 +18,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use brickwork::{Delivery, Parcel, Settle, Settlement};
+use brickwork::{Delivery, DeliveryParts, Settle, Settlement};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
@@ -184,7 +184,7 @@ impl Ward {
                 decided: Some(decided),
             }),
         });
-        let parcel = Parcel {
+        let parcel = DeliveryParts {
             message,
             attempt: record.attempt,
             crashes: record.crashes,
@@ -236,7 +236,7 @@ impl Trial {
 }
 
 impl Settle for Trial {
-    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let (core, queue, id) = (&self.core, &self.queue, self.id);
         // What comes next may end the process: this one has nothing to do with it.
         core.ward.solitude.wipe(&core.hand, self.slot);
@@ -250,7 +250,7 @@ impl Settle for Trial {
                 }
                 core.desk.push(core, Op::Forget { id });
             }
-            Settlement::GiveBack => stays = true,
+            Settlement::Requeue => stays = true,
             Settlement::Again { after, attempt } => {
                 waits = true;
                 let wait = Op::Wait {

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use brickwork::transport::{Limit, Limited, Outgoing, Places, Pressure, Topology, TransportError};
+use brickwork::transport::{
+    Backpressure, BoundedQueue, CapacityReservation, Limit, Outgoing, Topology, TransportError,
+};
 use brickwork::{Message, QueueId};
 
 use super::delays::due_ms;
@@ -32,7 +34,7 @@ impl Wires {
     pub(super) fn declare(
         &mut self,
         topology: &Topology,
-        pressure: &Arc<Pressure>,
+        pressure: &Arc<Backpressure>,
         known: impl Fn(&QueueId) -> Option<(u32, Start)>,
     ) {
         for service in topology.services() {
@@ -113,8 +115,10 @@ impl Wires {
             self.queue(id)?;
         }
         let mut places = match self.rejecting {
-            true => Places::ask(batch.iter().flat_map(|outgoing| self.arrivals(outgoing)))?,
-            false => Places::none(),
+            true => {
+                CapacityReservation::ask(batch.iter().flat_map(|outgoing| self.arrivals(outgoing)))?
+            }
+            false => CapacityReservation::none(),
         };
         let mut rows = Vec::with_capacity(batch.len());
         for outgoing in batch {
@@ -149,7 +153,7 @@ impl Wires {
     fn put(
         &self,
         outgoing: Outgoing,
-        places: &mut Places<Queue>,
+        places: &mut CapacityReservation<Queue>,
         rows: &mut Vec<Row>,
         told: &impl Fn(&Message, String),
     ) {

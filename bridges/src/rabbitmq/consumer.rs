@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use brickwork::transport::{Consumer, TransportError};
-use brickwork::{Delivery, Parcel, Settle, Settlement};
+use brickwork::{Delivery, DeliveryParts, Settle, Settlement};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ pub(super) struct Shelf {
     state: Mutex<State>,
     /// What was decided and the pump hasn't seen; `None` once the pump is gone, and its
     /// channel with it: then the broker delivers again.
-    decided: Mutex<Option<Vec<(Parcel, Settlement)>>>,
+    decided: Mutex<Option<Vec<(DeliveryParts, Settlement)>>>,
     /// Tells the pump that something was decided.
     pub(super) news: Notify,
     /// So many acks are worth the pump's while.
@@ -139,7 +139,7 @@ impl Shelf {
     }
 
     /// What was decided since it was asked last.
-    pub(super) fn take_decided(&self) -> Vec<(Parcel, Settlement)> {
+    pub(super) fn take_decided(&self) -> Vec<(DeliveryParts, Settlement)> {
         match &mut *self.decided.lock() {
             Some(decided) => std::mem::take(decided),
             None => Vec::new(),
@@ -161,7 +161,7 @@ impl State {
 }
 
 impl Settle for Shelf {
-    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let mut decided = self.decided.lock();
         let Some(decided) = &mut *decided else {
             // It has come back to the queue with the connection, and not by a crash.
@@ -212,7 +212,7 @@ impl Consumer for QueueConsumer {
             let (exchange, key) = (fetched.exchange.as_str(), fetched.routing_key.as_str());
             let arrival = self.0.origin.arrival(exchange, key);
             let decoded = wire::decode(arrival, &fetched.properties, fetched.data);
-            let parcel = Parcel {
+            let parcel = DeliveryParts {
                 message: decoded.message,
                 attempt: decoded.attempt,
                 crashes: 0,

@@ -231,7 +231,7 @@ fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
             405 => format!("another connection has it for itself ({text})"),
             _ => text.to_owned(),
         };
-        return TransportError::Foreign { what, why };
+        return TransportError::OwnedByAnother { what, why };
     }
     let why = match code {
         406 => format!(

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use brickwork::transport::{Outage, Pressure, Status, TransportError};
+use brickwork::transport::{Backpressure, OutageGauge, Status, TransportError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ struct State {
     alarm: Option<String>,
     /// What is seen of that though it says nothing.
     silence: Option<String>,
-    outage: Outage,
+    outage: OutageGauge,
     /// What was said of why it isn't had again, in this outage.
     said: Vec<String>,
 }
@@ -51,7 +51,7 @@ enum Way {
 }
 
 impl Health {
-    pub(super) fn new(pressure: &Arc<Pressure>) -> Arc<Self> {
+    pub(super) fn new(pressure: &Arc<Backpressure>) -> Arc<Self> {
         Arc::new(Self {
             status: watch::Sender::default(),
             state: Mutex::new(State {
@@ -223,7 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wrong_is_told_with_its_first_reason_until_it_works() {
-        let pressure = Arc::<Pressure>::default();
+        let pressure = Arc::<Backpressure>::default();
         let health = Health::new(&pressure);
         let status = health.status();
         let down = || status.borrow().down.clone().unwrap_or_default();

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use brickwork::transport::{Inspection, Obstacle, Pruned, QueueSpec, Topology, TransportError};
+use brickwork::transport::{
+    Inspection, InspectionProblem, Pruned, QueueSpec, Topology, TransportError,
+};
 use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
@@ -102,7 +104,7 @@ impl Inspector<'_> {
             ),
         ] {
             if !greeting.can(capability) {
-                self.found.problems.push(Obstacle {
+                self.found.problems.push(InspectionProblem {
                     what: "the broker".into(),
                     why: format!("it doesn't offer {capability}: {use_of_it}"),
                     help: "use a RabbitMQ 3.10 or later".into(),
@@ -169,7 +171,7 @@ impl Inspector<'_> {
     async fn theirs(&mut self, what: String, declaration: &Declaration) -> Result<(), Trouble> {
         match self.ask(Question::Passive(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
-            Answer::Refused(code, text) => self.found.problems.push(Obstacle {
+            Answer::Refused(code, text) => self.found.problems.push(InspectionProblem {
                 what,
                 why: match code {
                     404 => "it isn't there, and it isn't the app's".into(),
@@ -280,7 +282,7 @@ impl Inspector<'_> {
     }
 
     fn lacks(&mut self, right: &str, what: &str, text: &str) {
-        let obstacle = Obstacle {
+        let obstacle = InspectionProblem {
             what: what.to_owned(),
             why: format!("the user lacks the right to {right} it ({})", said(text)),
             help: format!("give the user {right} rights on it: rabbitmqctl set_permissions"),
@@ -312,7 +314,7 @@ impl Inspector<'_> {
 }
 
 /// What follows from a broker's product and version.
-fn consequences(greeting: &Greeting) -> (Vec<String>, Option<Obstacle>) {
+fn consequences(greeting: &Greeting) -> (Vec<String>, Option<InspectionProblem>) {
     let Some(product) = &greeting.product else {
         return (vec!["the broker doesn't say who it is".into()], None);
     };
@@ -331,7 +333,7 @@ fn consequences(greeting: &Greeting) -> (Vec<String>, Option<Obstacle>) {
     };
     match (major, minor) {
         (..=2, _) | (3, ..=9) => {
-            let old = Obstacle {
+            let old = InspectionProblem {
                 what: format!("RabbitMQ {major}.{minor}"),
                 why: "quorum queues that expire messages, and move them at least once, came with \
                       3.10: retries and dead letters could be lost"
@@ -356,13 +358,13 @@ fn consequences(greeting: &Greeting) -> (Vec<String>, Option<Obstacle>) {
 }
 
 /// What differs, from what the broker says of it.
-fn difference(what: String, text: &str) -> Obstacle {
+fn difference(what: String, text: &str) -> InspectionProblem {
     let said = said(text);
     let differs = said
         .split_once("received ")
         .and_then(|(_, values)| values.split_once(" but current is "));
     let argument = said.split('\'').nth(1).unwrap_or("something");
-    Obstacle {
+    InspectionProblem {
         what,
         why: format!("it is there with another {argument} ({said})"),
         help: "delete it on the broker once it is empty, or give the app another name; there may \

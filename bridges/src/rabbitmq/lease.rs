@@ -107,7 +107,7 @@ async fn try_hold(
     let token = Envelope::new("lease", "").into();
     let mut putting = std::pin::pin!(session.router.send_to_queue(&name, &token, 1));
     let mut put = false;
-    let mut give_back = interval_at(Instant::now() + GIVE_BACK_EVERY, GIVE_BACK_EVERY);
+    let mut nack_requeue = interval_at(Instant::now() + GIVE_BACK_EVERY, GIVE_BACK_EVERY);
     let mut held: Option<Delivery> = None;
     loop {
         tokio::select! {
@@ -130,7 +130,7 @@ async fn try_hold(
                 Some(Err(error)) => return Err(lost(error)),
                 None => return Err(TransportError::Lost("its queue was deleted".into())),
             },
-            _ = give_back.tick() => if let Some(token) = held.take() {
+            _ = nack_requeue.tick() => if let Some(token) = held.take() {
                 let options = BasicNackOptions { requeue: true, ..Default::default() };
                 token.acker.nack(options).await.map_err(lost)?;
             },

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use brickwork::transport::{
-    Fate, LeftQueue, Leftover, Prune, Pruned, Topology, TransportError, judge,
+    Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, TransportError, judge,
 };
 use brickwork::{QueueId, without_password};
 use lapin::Connection;
@@ -128,11 +128,11 @@ struct Found<'a> {
     reading: Reading,
     /// What the ledger is to say afterwards.
     left: Lines,
-    queues: Vec<LeftQueue>,
+    queues: Vec<StaleQueue>,
     /// For each of them.
-    fates: Vec<Fate>,
+    fates: Vec<PruneAction>,
     /// Bindings of queues that the manifest names.
-    bindings: Vec<(Bound, Fate)>,
+    bindings: Vec<(Bound, PruneAction)>,
 }
 
 impl<'a> Found<'a> {
@@ -171,7 +171,7 @@ impl<'a> Found<'a> {
         found.bindings = known
             .into_iter()
             .filter(|bound| named.contains(&bound.queue) && !needed.contains(bound))
-            .map(|bound| (bound, Fate::Removable))
+            .map(|bound| (bound, PruneAction::Removable))
             .collect();
         found.fates = judge(&found.queues, with_messages);
         Ok(Some(found))
@@ -183,8 +183,8 @@ impl<'a> Found<'a> {
         for number in 0..self.bindings.len() {
             let bound = self.bindings[number].0.clone();
             self.bindings[number].1 = match self.unbind_one(&bound).await? {
-                None => Fate::Removed,
-                Some(why) => Fate::Failed(why),
+                None => PruneAction::Removed,
+                Some(why) => PruneAction::Failed(why),
             };
         }
         for bound in self.reading.lines.bindings() {
@@ -200,7 +200,7 @@ impl<'a> Found<'a> {
                 continue;
             }
             if let Some(why) = self.unbind_one(&bound).await? {
-                self.fates[number] = Fate::Failed(why);
+                self.fates[number] = PruneAction::Failed(why);
             }
         }
         Ok(())
@@ -242,7 +242,7 @@ impl<'a> Found<'a> {
         }
         let fates = judge(&self.queues, with_messages);
         for (fate, now) in self.fates.iter_mut().zip(fates) {
-            if !matches!(fate, Fate::Failed(_)) {
+            if !matches!(fate, PruneAction::Failed(_)) {
                 *fate = now;
             }
         }
@@ -254,12 +254,12 @@ impl<'a> Found<'a> {
         for auxiliary in [false, true] {
             for number in 0..self.queues.len() {
                 let id = self.queues[number].id.clone();
-                if id.is_auxiliary() != auxiliary || self.fates[number] != Fate::Removable {
+                if id.is_auxiliary() != auxiliary || self.fates[number] != PruneAction::Removable {
                     continue;
                 }
                 if let Some(stays) = self.that_failed(&id) {
                     let why = format!("what {stays} holds may end there");
-                    self.fates[number] = Fate::Kept(why);
+                    self.fates[number] = PruneAction::Kept(why);
                     continue;
                 }
                 let channel = self.connection.create_channel().await?;
@@ -268,10 +268,12 @@ impl<'a> Found<'a> {
                     Ok(_) => {
                         channel.close(200, "done".into()).await?;
                         self.left.remove_queue(&id);
-                        self.fates[number] = Fate::Removed;
+                        self.fates[number] = PruneAction::Removed;
                     }
                     Err(error) => match refusal(&error) {
-                        Some((_, text)) => self.fates[number] = Fate::Failed(text.to_owned()),
+                        Some((_, text)) => {
+                            self.fates[number] = PruneAction::Failed(text.to_owned())
+                        }
                         None => return Err(error),
                     },
                 }
@@ -284,13 +286,13 @@ impl<'a> Found<'a> {
     fn that_failed(&self, id: &QueueId) -> Option<&QueueId> {
         let queues = self.queues.iter().zip(&self.fates);
         let mut siblings = queues.filter(|(queue, _)| queue.id.service == id.service);
-        let failed = siblings.find(|(_, fate)| matches!(fate, Fate::Failed(_)));
+        let failed = siblings.find(|(_, fate)| matches!(fate, PruneAction::Failed(_)));
         failed.map(|(queue, _)| &queue.id)
     }
 
-    async fn count(&self, id: &QueueId) -> lapin::Result<Option<LeftQueue>> {
+    async fn count(&self, id: &QueueId) -> lapin::Result<Option<StaleQueue>> {
         let counted = count(self.connection, name(self.app, id)).await?;
-        Ok(counted.map(|(messages, consumers)| LeftQueue {
+        Ok(counted.map(|(messages, consumers)| StaleQueue {
             id: id.clone(),
             messages,
             consumers,
@@ -319,13 +321,13 @@ impl<'a> Found<'a> {
         }
         let app = self.app;
         let queues = self.queues.iter().zip(&self.fates);
-        let queues = queues.map(|(queue, fate)| Leftover {
+        let queues = queues.map(|(queue, fate)| StaleResource {
             what: format!("queue {app}.{}", queue.id),
             messages: Some(queue.messages),
             consumers: Some(queue.consumers),
             fate: fate.clone(),
         });
-        let bindings = self.bindings.iter().map(|(bound, fate)| Leftover {
+        let bindings = self.bindings.iter().map(|(bound, fate)| StaleResource {
             what: match &bound.exchange {
                 None => format!("binding of {} to queue {app}.{}", bound.key, bound.queue),
                 Some(exchange) => format!(

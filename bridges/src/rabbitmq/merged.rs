@@ -73,7 +73,7 @@ impl<C: Consumer> Consumer for Merged<C> {
 mod tests {
     use std::sync::Arc;
 
-    use brickwork::{Envelope, Parcel, Settle, Settlement};
+    use brickwork::{DeliveryParts, Envelope, Settle, Settlement};
     use futures_util::task::noop_waker;
 
     use super::*;
@@ -81,7 +81,7 @@ mod tests {
     struct Nobody;
 
     impl Settle for Nobody {
-        fn settle(&self, _: Parcel, _: Settlement) {}
+        fn settle(&self, _: DeliveryParts, _: Settlement) {}
     }
 
     /// Always has something, or nothing, or has ended.
@@ -110,7 +110,7 @@ mod tests {
                 Ok(false) => Poll::Pending,
                 Err(error) => Poll::Ready(Err(error.clone())),
                 Ok(true) => {
-                    let parcel = Parcel {
+                    let parcel = DeliveryParts {
                         message: Envelope::new(self.name, "").into(),
                         attempt: 1,
                         crashes: 0,

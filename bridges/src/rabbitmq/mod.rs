@@ -37,8 +37,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Inspection, LeaseKeeper,
-    Outgoing, Pressure, Prune, Pruned, Status, Topology, Transport, TransportError,
+    AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
+    LeaseKeeper, Outgoing, Prune, Pruned, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId, without_password};
 use futures_util::future::BoxFuture;
@@ -152,7 +152,7 @@ impl Connector for RabbitMq {
     fn connect<'a>(
         &'a self,
         url: &'a str,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
             let failed = |why: String| TransportError::Connect {
@@ -189,7 +189,7 @@ struct Amqp {
     /// `None` once it was closed.
     worker: Mutex<Option<Worker>>,
     handle: Handle,
-    pressure: Arc<Pressure>,
+    pressure: Arc<Backpressure>,
     recovery: Arc<Recovery>,
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use brickwork::transport::Foreign;
+use brickwork::transport::ExternalSource;
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
@@ -41,8 +41,8 @@ impl Origin {
     /// The queue of somebody else that feeds this one, if one does.
     pub(super) fn theirs(queue: &Arc<Queue>) -> Option<Self> {
         let name = queue.feeds.iter().find_map(|feed| match &feed.from {
-            Foreign::Queue(name) => Some(ShortString::from(&**name)),
-            Foreign::Exchange { .. } => None,
+            ExternalSource::Queue(name) => Some(ShortString::from(&**name)),
+            ExternalSource::Exchange { .. } => None,
         })?;
         let queue = queue.clone();
         Some(Self { queue, name })
@@ -78,7 +78,7 @@ impl Origin {
         let feeds = &self.queue.feeds;
         if self.is_theirs() {
             let topic = feeds.iter().find_map(|feed| match &feed.from {
-                Foreign::Queue(name) if **name == *self.name.as_str() => Some(&*feed.topic),
+                ExternalSource::Queue(name) if **name == *self.name.as_str() => Some(&*feed.topic),
                 _ => None,
             });
             return Arrival::Topic(topic.unwrap_or(key));
@@ -87,7 +87,9 @@ impl Origin {
             return Arrival::Queue(key);
         }
         let mut by_key = feeds.iter().filter_map(|feed| match &feed.from {
-            Foreign::Exchange { name, key } if **name == *exchange => Some((&**key, &*feed.topic)),
+            ExternalSource::Exchange { name, key } if **name == *exchange => {
+                Some((&**key, &*feed.topic))
+            }
             _ => None,
         });
         // One that takes no notice of keys, or has another meaning for them, is rarely read
@@ -125,14 +127,14 @@ fn matches(pattern: &str, key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use brickwork::QueueId;
-    use brickwork::transport::Feed;
+    use brickwork::transport::ExternalBinding;
     use lapin::types::{AMQPValue, FieldTable};
 
     use super::*;
     use crate::rabbitmq::delayed::Delayed;
 
-    fn queue(feeds: &[(&str, Foreign)]) -> Arc<Queue> {
-        let feeds = feeds.iter().map(|(topic, from)| Feed {
+    fn queue(feeds: &[(&str, ExternalSource)]) -> Arc<Queue> {
+        let feeds = feeds.iter().map(|(topic, from)| ExternalBinding {
             topic: (*topic).into(),
             from: from.clone(),
         });
@@ -146,8 +148,8 @@ mod tests {
         })
     }
 
-    fn exchange(key: &str) -> Foreign {
-        Foreign::Exchange {
+    fn exchange(key: &str) -> ExternalSource {
+        ExternalSource::Exchange {
             name: "legacy".into(),
             key: key.into(),
         }
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_in_their_queue_has_the_topic_that_the_manifest_says() {
-        let queue = queue(&[("orders", Foreign::Queue("legacy.orders".into()))]);
+        let queue = queue(&[("orders", ExternalSource::Queue("legacy.orders".into()))]);
         let theirs = Origin::theirs(&queue).unwrap();
         assert_eq!(theirs.name.as_str(), "legacy.orders");
         for (exchange, key) in [("", "legacy.orders"), ("legacy", "order.created")] {
@@ -194,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_others_write_makes_nothing_suspect_but_being_in_hand_at_crashes_does() {
-        let feeds = [("orders", Foreign::Queue("legacy.orders".into()))];
+        let feeds = [("orders", ExternalSource::Queue("legacy.orders".into()))];
         let own = Origin::own(queue(&feeds));
         let theirs = Origin::theirs(&own.queue).unwrap();
         let suspect_but =

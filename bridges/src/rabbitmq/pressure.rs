@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::QueueId;
-use brickwork::transport::{Pressure, PressureGauge};
+use brickwork::transport::{Backpressure, DepthGauge};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
@@ -17,10 +17,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Watches over queues, on the current runtime, until the transport is closed.
 pub(super) fn watch_over(
     queues: Vec<Arc<Queue>>,
-    pressure: &Arc<Pressure>,
+    pressure: &Arc<Backpressure>,
     recovery: Arc<Recovery>,
 ) {
-    let gauges: Vec<(Arc<Queue>, PressureGauge)> = queues
+    let gauges: Vec<(Arc<Queue>, DepthGauge)> = queues
         .into_iter()
         .map(|queue| {
             let gauge = pressure.gauge(queue.high_water);
@@ -40,7 +40,7 @@ pub(super) fn watch_over(
     });
 }
 
-async fn look(gauges: &[(Arc<Queue>, PressureGauge)], recovery: &Recovery) {
+async fn look(gauges: &[(Arc<Queue>, DepthGauge)], recovery: &Recovery) {
     for (queue, gauge) in gauges {
         let Ok(session) = recovery.now() else { return };
         match session.router.declarer.count(queue.name.clone()).await {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::TransportError;
-use brickwork::{Parcel, Settlement};
+use brickwork::{DeliveryParts, Settlement};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -275,7 +275,7 @@ impl Pump {
         }
     }
 
-    fn settle(&mut self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&mut self, parcel: DeliveryParts, settlement: Settlement) {
         let (settling, channel) = (self.settling.clone(), self.channel.clone());
         let alibis = self.alibis().clone();
         self.begin(parcel.tag, true, async move {
@@ -286,7 +286,7 @@ impl Pump {
             let (queue, id) = (settling.origin.name.as_str(), &parcel.message.id);
             match settled {
                 Settled::Forget => alibis.forget(queue, id),
-                Settled::GiveBack | Settled::Stale => alibis.add(queue, id),
+                Settled::Requeue | Settled::Stale => alibis.add(queue, id),
             }
             settled
         });
@@ -355,7 +355,7 @@ impl Pump {
                         self.tags.decide(tag);
                         self.acks_wait();
                     }
-                    Settled::GiveBack => self.give_back(tag),
+                    Settled::Requeue => self.nack_requeue(tag),
                     Settled::Stale => {}
                 }
                 match was_in_hand {
@@ -434,12 +434,12 @@ impl Pump {
 
     fn give_back_fetched(&mut self, error: TransportError) {
         for tag in std::mem::take(&mut self.to_give_back) {
-            self.give_back(tag);
+            self.nack_requeue(tag);
         }
         let fetched = self.shelf.end(error);
         for delivery in &fetched {
             self.excuse(delivery);
-            self.give_back(delivery.delivery_tag);
+            self.nack_requeue(delivery.delivery_tag);
         }
         self.shelf.settled(fetched.len());
         self.report_flushes();
@@ -470,7 +470,7 @@ impl Pump {
 
     /// Gives one delivery back; once nothing comes any more, if the consumer is about to
     /// end: it would come right back to it.
-    fn give_back(&mut self, tag: u64) {
+    fn nack_requeue(&mut self, tag: u64) {
         if self.deliveries.is_some() && self.shelf.is_ended() {
             self.to_give_back.push(tag);
             return;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::TransportError;
-use brickwork::{Message, Parcel, Reply, Settlement};
+use brickwork::{DeliveryParts, Message, Reply, Settlement};
 use lapin::types::ShortString;
 use tracing::{info, warn};
 
@@ -23,7 +23,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
     Forget,
-    GiveBack,
+    Requeue,
     /// Nothing: it has taken the delivery back with its channel, and delivers it again.
     Stale,
 }
@@ -39,7 +39,7 @@ pub(super) struct Settling {
 
 impl Settling {
     /// Does what was decided, but for telling the broker.
-    pub(super) async fn settle(&self, parcel: &Parcel, settlement: Settlement) -> Settled {
+    pub(super) async fn settle(&self, parcel: &DeliveryParts, settlement: Settlement) -> Settled {
         if self.link.check().is_err() {
             return Settled::Stale;
         }
@@ -47,7 +47,7 @@ impl Settling {
         let outcome = match settlement {
             Settlement::Ack(None) => Ok(()),
             Settlement::Ack(Some(reply)) => self.reply(message, reply).await,
-            Settlement::GiveBack => return Settled::GiveBack,
+            Settlement::Requeue => return Settled::Requeue,
             Settlement::Again { after, attempt } => {
                 self.router
                     .again(&self.origin.queue, message, attempt, after)
@@ -62,7 +62,7 @@ impl Settling {
                         error => error,
                     }
                 }
-                None => return Settled::GiveBack,
+                None => return Settled::Requeue,
             },
         };
         self.or_back(message, outcome).await
@@ -90,7 +90,7 @@ impl Settling {
             warn!(%queue, message = %id, %error, "could not be settled, it goes back");
             tokio::time::sleep(REFUSED_PAUSE).await;
         }
-        Settled::GiveBack
+        Settled::Requeue
     }
 
     /// An error means that the reply may not have gone out, and may the next time.

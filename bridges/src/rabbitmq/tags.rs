@@ -172,7 +172,7 @@ mod tests {
     enum Step {
         Come,
         Decide(prop::sample::Index),
-        GiveBack(prop::sample::Index),
+        Requeue(prop::sample::Index),
         Send,
     }
 
@@ -180,7 +180,7 @@ mod tests {
         prop_oneof![
             3 => Just(Step::Come),
             3 => any::<prop::sample::Index>().prop_map(Step::Decide),
-            1 => any::<prop::sample::Index>().prop_map(Step::GiveBack),
+            1 => any::<prop::sample::Index>().prop_map(Step::Requeue),
             1 => Just(Step::Send),
         ]
     }
@@ -205,12 +205,12 @@ mod tests {
                         tags.decide(tag);
                         decided.insert(tag);
                     }
-                    Step::GiveBack(which) if !open.is_empty() => {
+                    Step::Requeue(which) if !open.is_empty() => {
                         let tag = open.remove(which.index(open.len()));
                         prop_assert!(tags.told(tag));
                         prop_assert!(broker.unacked.remove(&tag));
                     }
-                    Step::Decide(_) | Step::GiveBack(_) => {}
+                    Step::Decide(_) | Step::Requeue(_) => {}
                     Step::Send => {
                         for ack in tags.acks() {
                             prop_assert!(broker.ack(ack), "{ack:?}");

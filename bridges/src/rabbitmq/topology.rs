@@ -10,7 +10,7 @@ use std::fmt;
 use std::time::Duration;
 
 use brickwork::QueueId;
-use brickwork::transport::{Feed, Foreign, Topology, TransportError};
+use brickwork::transport::{ExternalBinding, ExternalSource, Topology, TransportError};
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -116,16 +116,16 @@ pub(super) fn with_feeds(topology: &Topology) -> Result<Vec<Declaration>, Transp
 /// binding changes is the app's own queue.
 pub(super) fn foreign(
     queue: &ShortString,
-    feeds: &[Feed],
+    feeds: &[ExternalBinding],
 ) -> Result<Vec<Declaration>, TransportError> {
     let mut all = Vec::new();
     for feed in feeds {
         match &feed.from {
-            Foreign::Queue(name) => {
+            ExternalSource::Queue(name) => {
                 let name = short(name.to_string())?;
                 all.push(Declaration::TheirQueue { name });
             }
-            Foreign::Exchange { name, key } => {
+            ExternalSource::Exchange { name, key } => {
                 let exchange = short(name.to_string())?;
                 let name = exchange.clone();
                 all.push(Declaration::TheirExchange { name });

@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use brickwork::transport::TransportError;
-use brickwork::{Delivery, Message, MessageId, Parcel, QueueId, Settle, Settlement};
+use brickwork::{Delivery, DeliveryParts, Message, MessageId, QueueId, Settle, Settlement};
 use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
@@ -333,7 +333,7 @@ impl Keeper {
             self.quiet().await;
         }
         let (decided, decision) = oneshot::channel();
-        let parcel = Parcel {
+        let parcel = DeliveryParts {
             message,
             attempt: attempt + crashes,
             crashes,
@@ -354,7 +354,7 @@ impl Keeper {
             origin: Origin::own(queue.clone()),
             letters: self.letters(&queue.id.service),
         };
-        let given_back = matches!(settlement, Settlement::GiveBack);
+        let given_back = matches!(settlement, Settlement::Requeue);
         let mut settled = settling.settle(&parcel, settlement).await;
         if given_back {
             let (message, attempt) = (&parcel.message, parcel.attempt);
@@ -420,7 +420,7 @@ impl Suspect {
         let sent = router.send_suspect(to, of, &self.message, attempt).await;
         match sent {
             Ok(()) => self.tell(Settled::Forget).await,
-            Err(_) => self.tell(Settled::GiveBack).await,
+            Err(_) => self.tell(Settled::Requeue).await,
         }
     }
 
@@ -436,7 +436,7 @@ async fn tell(channel: &Channel, tag: u64, settled: Settled) {
         Settled::Forget => {
             let _again = channel.basic_ack(tag, BasicAckOptions::default()).await;
         }
-        Settled::GiveBack => {
+        Settled::Requeue => {
             let options = BasicNackOptions {
                 requeue: true,
                 ..Default::default()
@@ -484,12 +484,12 @@ impl Drop for Quiet {
 
 /// Where the decision about a suspect goes.
 struct Trial {
-    decided: Mutex<Option<oneshot::Sender<(Parcel, Settlement)>>>,
+    decided: Mutex<Option<oneshot::Sender<(DeliveryParts, Settlement)>>>,
     settling: watch::Sender<bool>,
 }
 
 impl Settle for Trial {
-    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let Some(decided) = self.decided.lock().take() else {
             return;
         };

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use brickwork::QueueId;
-use brickwork::transport::{Feed, QueueSpec, Topology, TransportError};
+use brickwork::transport::{ExternalBinding, QueueSpec, Topology, TransportError};
 use lapin::types::ShortString;
 use parking_lot::RwLock;
 
@@ -47,7 +47,7 @@ pub(super) struct Queue {
     /// One process at a time gets its messages.
     pub(super) single_active: bool,
     /// What feeds it that isn't the app's.
-    pub(super) feeds: Vec<Feed>,
+    pub(super) feeds: Vec<ExternalBinding>,
 }
 
 impl Book {

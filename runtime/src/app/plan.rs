@@ -11,7 +11,7 @@ use crate::service::{Blueprint, Role};
 use crate::supervision::{
     GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
-use crate::transport::{Feed, Overflow, QueueSpec, Topology};
+use crate::transport::{ExternalBinding, Overflow, QueueSpec, Topology};
 
 /// What an app is to be. Made by [`crate::manifest::load`].
 pub struct Plan {
@@ -35,7 +35,7 @@ pub struct Plan {
     /// Topics that programs outside feed or read.
     pub(crate) external: Vec<Arc<str>>,
     /// What feeds some of them, on the transport.
-    pub(crate) feeds: Vec<Feed>,
+    pub(crate) feeds: Vec<ExternalBinding>,
     /// The files that the manifest named for values in it.
     pub(crate) named: Vec<PathBuf>,
 }
@@ -132,7 +132,7 @@ impl Plan {
         }
     }
 
-    fn feeds_of(&self, input: &WiredPort) -> Vec<Feed> {
+    fn feeds_of(&self, input: &WiredPort) -> Vec<ExternalBinding> {
         let feeds = self.feeds.iter();
         feeds
             .filter(|feed| input.topics.contains(&feed.topic))

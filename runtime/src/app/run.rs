@@ -27,8 +27,8 @@ use crate::dead_letters::DeadLetters;
 use crate::host::{Hosted, Standing, panic};
 use crate::name::QueueId;
 use crate::store::Stores;
-use crate::trail::{Question, Queues, Trace, Tracer, Wiring};
-use crate::transport::{Pressure, Transport, TransportError, Transports};
+use crate::trail::{Queues, Trace, TraceQuery, Tracer, Wiring};
+use crate::transport::{Backpressure, Transport, TransportError, Transports};
 use crate::tree::{Failed, Supervised, Threads, watch};
 
 /// How long services may take to consume before sources start all the same.
@@ -196,7 +196,7 @@ impl App {
             return Err(StartError::NoUnwind);
         }
         panic::install_hook();
-        let pressure = Arc::new(Pressure::default());
+        let pressure = Arc::new(Backpressure::default());
         let connector = transports.for_url(&plan.transport).ok_or_else(|| {
             StartError::NoTransport(crate::redact::without_password(&plan.transport))
         })?;
@@ -337,7 +337,7 @@ impl App {
     /// The way of a message through this app, or of all messages of a trace, as far as it is
     /// known: what services handled lately, what is in queues and in hand, dead letters,
     /// stores. Takes some seconds at most where queues can be searched; changes nothing.
-    pub async fn trace(&self, question: &Question) -> Trace {
+    pub async fn trace(&self, question: &TraceQuery) -> Trace {
         self.tracer.trace(question, None).await
     }
 

@@ -12,13 +12,13 @@ use crate::metrics::Durations;
 use crate::service::Role;
 use crate::store::Stores;
 use crate::supervision::Instances;
-use crate::transport::{Pressure, Transport};
+use crate::transport::{Backpressure, Transport};
 
 /// What services of an app have in common.
 pub(super) struct Common {
     pub(super) app: Arc<str>,
     pub(super) transport: Arc<dyn Transport>,
-    pub(super) pressure: Arc<Pressure>,
+    pub(super) pressure: Arc<Backpressure>,
     pub(super) clock: Clock,
     pub(super) redactor: Arc<crate::redact::Redactor>,
     pub(super) message_bytes_max: usize,

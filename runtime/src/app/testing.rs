@@ -21,7 +21,7 @@ use crate::supervision::{
     Backoff, GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
 };
 use crate::transport::memory::Memory;
-use crate::transport::{Overflow, Pressure, QueueSpec, Topology, Transport};
+use crate::transport::{Backpressure, Overflow, QueueSpec, Topology, Transport};
 
 /// A secret that nothing may show.
 pub(crate) const SECRET: &str = "hunter2-is-secret";
@@ -31,12 +31,12 @@ pub(crate) struct Fake {
     pub(crate) view: Arc<AppView>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) topology: Topology,
-    pub(crate) pressure: Arc<Pressure>,
+    pub(crate) pressure: Arc<Backpressure>,
 }
 
 /// `intake` (a source) feeds `orders`, `stock` reads them. Run it inside a runtime.
 pub(crate) async fn app() -> Fake {
-    let pressure: Arc<Pressure> = Arc::default();
+    let pressure: Arc<Backpressure> = Arc::default();
     let transport: Arc<dyn Transport> = Arc::new(Memory::new(pressure.clone()));
     let redactor = Arc::new(Redactor::new([SECRET.to_owned()]));
     let queue = QueueSpec {
@@ -132,7 +132,7 @@ fn settings(
     inputs: &[WiredPort],
     outputs: &[WiredPort],
     transport: &Arc<dyn Transport>,
-    pressure: &Arc<Pressure>,
+    pressure: &Arc<Backpressure>,
     redactor: &Arc<Redactor>,
 ) -> Settings {
     let backoff = Backoff {

@@ -15,7 +15,7 @@ use crate::host::{Environment, Hosted, Standing};
 use crate::metrics::WorkerLag;
 use crate::name::QueueId;
 use crate::redact::Redactor;
-use crate::transport::{Depth, Pressure, Status, Transport};
+use crate::transport::{Backpressure, Depth, Status, Transport};
 
 /// How often the depths of queues are asked for.
 const DEPTHS_EVERY: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ pub(crate) struct AppView {
     pub(crate) services: Vec<ServiceView>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) workers: Arc<WorkerLag>,
-    pressure: Arc<Pressure>,
+    pressure: Arc<Backpressure>,
     redactor: Arc<Redactor>,
     depths: Mutex<HashMap<QueueId, (Instant, Depth)>>,
     phase: AtomicU8,
@@ -116,7 +116,7 @@ impl AppView {
         name: Arc<str>,
         services: Vec<ServiceView>,
         transport: Arc<dyn Transport>,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
         redactor: Arc<Redactor>,
         workers: Arc<WorkerLag>,
     ) -> Arc<Self> {

@@ -7,7 +7,7 @@ use crate::app::Plan;
 use crate::log::push_visible;
 use crate::redact::without_password;
 use crate::service::Catalog;
-use crate::transport::{self, Fate, Leftover, Pruned, TransportError, Transports};
+use crate::transport::{self, PruneAction, Pruned, StaleResource, TransportError, Transports};
 
 /// Remove what earlier manifests of the app left on its transport: queues of services and
 /// inputs that are gone, bindings to topics that are no longer read. Run it when no older
@@ -48,7 +48,7 @@ impl Prune {
             false => self.text_of(&plan, &pruned),
         };
         print(&plan.redactor.clean(&text));
-        let failed = |leftover: &Leftover| matches!(leftover.fate, Fate::Failed(_));
+        let failed = |leftover: &StaleResource| matches!(leftover.fate, PruneAction::Failed(_));
         match pruned.leftovers.iter().any(failed) {
             true => FAILED,
             false => DONE,
@@ -83,12 +83,12 @@ impl Prune {
         for note in &pruned.notes {
             lines.push(format!("  note: {note}"));
         }
-        let removable = |leftover: &Leftover| leftover.fate == Fate::Removable;
+        let removable = |leftover: &StaleResource| leftover.fate == PruneAction::Removable;
         if pruned.leftovers.iter().any(removable) {
             lines.push("nothing was changed: --yes removes them".into());
         }
-        let kept = |leftover: &Leftover| {
-            matches!(leftover.fate, Fate::Kept(_)) && leftover.messages > Some(0)
+        let kept = |leftover: &StaleResource| {
+            matches!(leftover.fate, PruneAction::Kept(_)) && leftover.messages > Some(0)
         };
         if !self.with_messages && pruned.leftovers.iter().any(kept) {
             lines.push(
@@ -107,8 +107,8 @@ impl Prune {
 }
 
 /// A leftover, in a line; `removable` is what is said of one that can be removed.
-pub(super) fn words(leftover: &Leftover, removable: &str) -> String {
-    let Leftover {
+pub(super) fn words(leftover: &StaleResource, removable: &str) -> String {
+    let StaleResource {
         what,
         messages,
         consumers,
@@ -123,10 +123,10 @@ pub(super) fn words(leftover: &Leftover, removable: &str) -> String {
         (None, _) => {}
     }
     match fate {
-        Fate::Removable => text.push_str(&format!(": {removable}")),
-        Fate::Removed => text.push_str(": removed"),
-        Fate::Kept(why) => text.push_str(&format!(": kept: {why}")),
-        Fate::Failed(why) => text.push_str(&format!(": not removed: {why}")),
+        PruneAction::Removable => text.push_str(&format!(": {removable}")),
+        PruneAction::Removed => text.push_str(": removed"),
+        PruneAction::Kept(why) => text.push_str(&format!(": kept: {why}")),
+        PruneAction::Failed(why) => text.push_str(&format!(": not removed: {why}")),
     }
     text
 }

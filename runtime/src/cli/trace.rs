@@ -13,8 +13,8 @@ use crate::dead_letters::DeadLetters;
 use crate::id::ID_BYTES_MAX;
 use crate::log::push_visible;
 use crate::service::Catalog;
-use crate::trail::{Question, Queues, Trace, Tracer, Wiring};
-use crate::transport::{Connector, Pressure, Transport, TransportError, Transports, scheme_of};
+use crate::trail::{Queues, Trace, TraceQuery, Tracer, Wiring};
+use crate::transport::{Backpressure, Connector, Transport, TransportError, Transports, scheme_of};
 
 /// For saying good-bye to the transport.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ pub(super) struct TraceArgs {
 
 impl TraceArgs {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let Ok(question) = self.id.parse::<Question>() else {
+        let Ok(question) = self.id.parse::<TraceQuery>() else {
             eprintln!(
                 "error: ID is a message's id, of 1 to {ID_BYTES_MAX} bytes and without control \
                  characters, or a trace's, of 32 hexadecimal digits"
@@ -75,7 +75,11 @@ impl TraceArgs {
     }
 }
 
-async fn trace(plan: &Plan, transports: &Transports, question: &Question) -> Result<Trace, String> {
+async fn trace(
+    plan: &Plan,
+    transports: &Transports,
+    question: &TraceQuery,
+) -> Result<Trace, String> {
     let data = plan.data();
     let running = control::is_running(data).await;
     if running.map_err(|error| error.to_string())? {
@@ -115,7 +119,7 @@ async fn connected(
     plan: &Plan,
     connector: &dyn Connector,
 ) -> Result<(Arc<dyn Transport>, DeadLetters), TransportError> {
-    let pressure = Arc::<Pressure>::default();
+    let pressure = Arc::<Backpressure>::default();
     let transport = connector.connect(&plan.transport, pressure).await?;
     match DeadLetters::open(transport.clone(), plan.topology()).await {
         Ok(letters) => Ok((transport, letters)),

@@ -30,7 +30,7 @@ use crate::app::AppView;
 use crate::aside::Aside;
 use crate::dead_letters::{DeadLetters, Task};
 use crate::lock::Lock;
-use crate::trail::{Question, Tracer};
+use crate::trail::{TraceQuery, Tracer};
 
 /// A request is not longer: a thousand ids of messages fit.
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
@@ -69,7 +69,7 @@ pub(crate) enum Verb {
     /// Work on dead letters. It is answered in lines: see [`perform`].
     Dlq(Task),
     /// The way of a message. It is answered in lines: see [`trace`].
-    Trace(Question),
+    Trace(TraceQuery),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

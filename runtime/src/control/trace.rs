@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use super::Verb;
 use super::client::ControlError;
 use super::lines::{self, end_of, says};
-use crate::trail::{Question, Trace, Tracer};
+use crate::trail::{Trace, TraceQuery, Tracer};
 
 /// What the app says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ enum Line {
 pub(super) async fn serve(
     mut stream: UnixStream,
     tracer: &Tracer,
-    question: &Question,
+    question: &TraceQuery,
 ) -> io::Result<()> {
     let (mut from, mut to) = stream.split();
     let mut work = pin!(tracer.trace(question, None));
@@ -60,7 +60,7 @@ async fn say(to: &mut (impl AsyncWrite + Unpin), line: &Line) -> io::Result<()> 
 ///
 /// # Errors
 /// Nothing runs there, it doesn't answer, or it can't.
-pub(crate) async fn trace(data: &Path, question: &Question) -> Result<Trace, ControlError> {
+pub(crate) async fn trace(data: &Path, question: &TraceQuery) -> Result<Trace, ControlError> {
     // What the client would say stays open: its end tells the app that nobody waits.
     let (mut lines, _open) = lines::ask(data, Verb::Trace(question.clone())).await?;
     loop {

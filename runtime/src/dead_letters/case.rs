@@ -56,7 +56,7 @@ pub struct TestCase {
     /// The message.
     pub message: CaseMessage,
     /// Why there is a case at all; for people.
-    pub happened: Option<Happened>,
+    pub happened: Option<Observed>,
 }
 
 /// What is to happen with a message.
@@ -113,7 +113,7 @@ pub struct CaseMessage {
 /// What had happened with the message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Happened {
+pub struct Observed {
     /// Why it was given up.
     pub reason: Reason,
     /// The last failure's text.
@@ -179,7 +179,7 @@ impl TestCase {
                 payload_base64,
                 headers: letter.headers.clone(),
             },
-            happened: letter.reason.map(|reason| Happened {
+            happened: letter.reason.map(|reason| Observed {
                 reason,
                 error: letter.error.clone().unwrap_or_default(),
                 attempts: letter.attempts.unwrap_or_default(),

@@ -12,7 +12,7 @@ pub(super) const UNKNOWN: &str = "unknown";
 
 /// What is in one service's dead-letter queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Census {
+pub struct DlqStats {
     /// The service.
     pub service: String,
     /// How many letters were there.
@@ -72,13 +72,13 @@ impl Tally {
         }
     }
 
-    pub(super) fn end(self, service: &str, letters: u64, complete: bool) -> Census {
+    pub(super) fn end(self, service: &str, letters: u64, complete: bool) -> DlqStats {
         let (first_failed_at, last_failed_at) = self.span.texts();
         let reasons = self.reasons.iter().map(|(reason, letters)| ReasonCount {
             reason: (*reason).to_owned(),
             letters: *letters,
         });
-        Census {
+        DlqStats {
             service: service.to_owned(),
             letters,
             read: self.reasons.values().sum(),

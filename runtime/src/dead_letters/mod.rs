@@ -50,14 +50,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::QueueId;
 use crate::redact::Redactor;
-use crate::transport::{Topology, Transport, TransportError, Wanted};
+use crate::transport::{SearchQuery, Topology, Transport, TransportError};
 
-pub use case::{CaseMessage, Emitted, Expected, Happened, InvalidCases, TestCase, TestCases};
-pub use census::{Census, ReasonCount};
+pub use case::{CaseMessage, Emitted, Expected, InvalidCases, Observed, TestCase, TestCases};
+pub use census::{DlqStats, ReasonCount};
 pub use groups::{GROUPS_MAX, Group, Groups};
 pub use letter::{Letter, REPLAYS};
-pub use pace::Pace;
-pub use removal::{Destination, Outcome, Removal};
+pub use pace::RateLimit;
+pub use removal::{Destination, Outcome, RemoveOptions};
 pub use selection::Selection;
 pub(crate) use task::{Report, Task, Views};
 pub use view::{Encoding, LetterView};
@@ -145,7 +145,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// The transport can't, or there is no such queue.
-    pub async fn census(&self, service: &str, bounds: Bounds) -> Result<Census, TransportError> {
+    pub async fn census(&self, service: &str, bounds: Bounds) -> Result<DlqStats, TransportError> {
         let mut walk = Walk::open(&*self.transport, service, bounds).await?;
         let mut tally = Tally::default();
         while let Some(delivery) = walk.next().await? {
@@ -202,7 +202,7 @@ impl DeadLetters {
     pub(crate) async fn search(
         &self,
         service: &str,
-        wanted: &Wanted,
+        wanted: &SearchQuery,
         bounds: Bounds,
     ) -> Result<Found, TransportError> {
         let mut walk = Walk::open(&*self.transport, service, bounds).await?;
@@ -228,7 +228,7 @@ impl DeadLetters {
         &self,
         service: &str,
         to: &Destination,
-        removal: &Removal,
+        removal: &RemoveOptions,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, TransportError> {
         if let Destination::Input(input) = to
@@ -246,7 +246,7 @@ impl DeadLetters {
     pub async fn discard(
         &self,
         service: &str,
-        removal: &Removal,
+        removal: &RemoveOptions,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, TransportError> {
         removal::discard(self, service, removal, stop).await

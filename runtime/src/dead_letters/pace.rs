@@ -11,9 +11,9 @@ const SLACK: Duration = Duration::from_millis(10);
 
 /// How fast letters go, at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pace(Option<Duration>);
+pub struct RateLimit(Option<Duration>);
 
-impl Pace {
+impl RateLimit {
     /// So many a second; `None` if that is no positive number.
     pub fn per_second(letters: f64) -> Option<Self> {
         let gap = Duration::try_from_secs_f64(1.0 / letters).ok()?;
@@ -28,7 +28,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    pub(super) fn new(Pace(gap): Pace) -> Self {
+    pub(super) fn new(RateLimit(gap): RateLimit) -> Self {
         Self {
             gap,
             next: Instant::now(),
@@ -53,7 +53,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pace_is_kept_also_when_it_is_faster_than_timers_tick() {
         for per_second in [10.0, 1_500.0, 20_000.0] {
-            let mut turns = Turns::new(Pace::per_second(per_second).unwrap());
+            let mut turns = Turns::new(RateLimit::per_second(per_second).unwrap());
             let began = Instant::now();
             let mut went = 0.0;
             while began.elapsed() < Duration::from_secs(2) {
@@ -67,7 +67,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_that_was_lost_is_not_made_up_for() {
-        let mut turns = Turns::new(Pace::per_second(100.0).unwrap());
+        let mut turns = Turns::new(RateLimit::per_second(100.0).unwrap());
         turns.next().await;
         tokio::time::advance(Duration::from_secs(5)).await;
         let began = Instant::now();
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn only_a_positive_number_is_a_pace() {
         for wrong in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY] {
-            assert_eq!(Pace::per_second(wrong), None, "{wrong}");
+            assert_eq!(RateLimit::per_second(wrong), None, "{wrong}");
         }
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::pace::{Pace, Turns};
+use super::pace::{RateLimit, Turns};
 use super::walk::Walk;
 use super::{Bounds, DeadLetters, Letter, Selection};
 use crate::delivery::Delivery;
@@ -21,7 +21,7 @@ const IDS_MAX: usize = 10_000;
 
 /// Which letters go, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Removal {
+pub struct RemoveOptions {
     /// Which.
     pub selection: Selection,
     /// At most so many.
@@ -29,7 +29,7 @@ pub struct Removal {
     /// Only finds out what would be done.
     pub dry_run: bool,
     /// How fast.
-    pub pace: Pace,
+    pub pace: RateLimit,
     /// What the walk may hold of letters that stay.
     pub bounds: Bounds,
 }
@@ -115,7 +115,7 @@ pub(super) async fn replay(
     letters: &DeadLetters,
     service: &str,
     to: &Destination,
-    removal: &Removal,
+    removal: &RemoveOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Outcome, TransportError> {
     let replay = Replay {
@@ -137,7 +137,7 @@ pub(super) async fn replay(
 pub(super) async fn discard(
     letters: &DeadLetters,
     service: &str,
-    removal: &Removal,
+    removal: &RemoveOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Outcome, TransportError> {
     walk(letters, service, removal, stop, &Deed::Discard).await
@@ -227,7 +227,7 @@ impl Deed<'_> {
 async fn walk(
     letters: &DeadLetters,
     service: &str,
-    removal: &Removal,
+    removal: &RemoveOptions,
     stop: impl Future<Output = ()>,
     deed: &Deed<'_>,
 ) -> Result<Outcome, TransportError> {

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bounds, Census, DeadLetters, Destination, Groups, LetterView, Outcome, Removal, Selection,
+    Bounds, DeadLetters, Destination, DlqStats, Groups, LetterView, Outcome, RemoveOptions,
+    Selection,
 };
 use crate::transport::TransportError;
 
@@ -14,7 +15,7 @@ use crate::transport::TransportError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Task {
-    Census {
+    DlqStats {
         service: String,
         bounds: Bounds,
     },
@@ -32,11 +33,11 @@ pub(crate) enum Task {
     Replay {
         service: String,
         to: Destination,
-        removal: Removal,
+        removal: RemoveOptions,
     },
     Discard {
         service: String,
-        removal: Removal,
+        removal: RemoveOptions,
     },
 }
 
@@ -44,7 +45,7 @@ pub(crate) enum Task {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Report {
-    Census(Census),
+    DlqStats(DlqStats),
     Groups(Groups),
     Found(Views),
     Removed(Outcome),
@@ -76,8 +77,8 @@ impl DeadLetters {
         stop: impl Future<Output = ()>,
     ) -> Result<Report, TransportError> {
         Ok(match task {
-            Task::Census { service, bounds } => {
-                Report::Census(self.census(service, *bounds).await?)
+            Task::DlqStats { service, bounds } => {
+                Report::DlqStats(self.census(service, *bounds).await?)
             }
             Task::Groups { service, bounds } => {
                 Report::Groups(self.groups(service, *bounds).await?)

@@ -6,7 +6,7 @@ use crate::dead_letter::{DeadLetter, Reason};
 use crate::message::{Envelope, Message, ReplyTo};
 use crate::trace::TraceContext;
 use crate::transport::memory::Memory;
-use crate::transport::{Completion, Outgoing, Overflow, Pressure, QueueSpec, take};
+use crate::transport::{Backpressure, Completion, Outgoing, Overflow, QueueSpec, take};
 
 fn input() -> QueueId {
     QueueId::new("stock", "requests")
@@ -27,7 +27,7 @@ async fn bench(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
         }],
         ..Topology::default()
     };
-    let transport: Arc<dyn Transport> = Arc::new(Memory::new(Arc::<Pressure>::default()));
+    let transport: Arc<dyn Transport> = Arc::new(Memory::new(Arc::<Backpressure>::default()));
     let letters = DeadLetters::open(transport.clone(), topology).await;
     let letters = letters.expect("it opens");
     let batch = (0..count).map(|number| Outgoing {
@@ -62,12 +62,12 @@ fn why(reason: Reason) -> DeadLetter {
     }
 }
 
-fn removal(selection: Selection) -> Removal {
-    Removal {
+fn removal(selection: Selection) -> RemoveOptions {
+    RemoveOptions {
         selection,
         limit: u64::MAX,
         dry_run: false,
-        pace: Pace::default(),
+        pace: RateLimit::default(),
         bounds: Bounds::default(),
     }
 }
@@ -221,7 +221,7 @@ async fn only_what_is_selected_goes_and_a_dry_run_changes_nothing() {
 async fn a_replay_keeps_its_pace_and_stops_when_it_is_told_to() {
     let (transport, letters) = bench(100).await;
     let mut slow = removal(Selection::All);
-    slow.pace = Pace::per_second(10.0).unwrap();
+    slow.pace = RateLimit::per_second(10.0).unwrap();
     let stop = tokio::time::sleep(Duration::from_millis(2050));
     let outcome = letters
         .replay("stock", &Destination::Original, &slow, stop)
@@ -250,7 +250,7 @@ async fn a_message_that_is_given_up_again_meanwhile_is_not_replayed_twice() {
         }
     });
     let mut all = removal(Selection::All);
-    all.pace = Pace::per_second(100.0).unwrap();
+    all.pace = RateLimit::per_second(100.0).unwrap();
     let outcome = letters
         .replay("stock", &Destination::Original, &all, pending())
         .await
@@ -401,7 +401,7 @@ async fn a_walk_that_is_dropped_in_the_middle_gives_everything_back() {
     let queue = QueueId::dead_letters("stock");
     let before = ids(&*transport, &queue).await;
     let mut slow = removal(Selection::Reason(Reason::Error));
-    slow.pace = Pace::per_second(100.0).unwrap();
+    slow.pace = RateLimit::per_second(100.0).unwrap();
     let replay = letters.replay("stock", &Destination::Original, &slow, pending());
     let cut = tokio::time::timeout(Duration::from_secs(2), replay).await;
     assert!(cut.is_err(), "it was still at it");
@@ -416,7 +416,7 @@ async fn a_walk_that_is_dropped_in_the_middle_gives_everything_back() {
 /// Whoever uses the library may do so on any thread.
 #[test]
 fn work_on_letters_can_be_spawned() {
-    fn spawned(letters: &'static DeadLetters, removal: &'static Removal) {
+    fn spawned(letters: &'static DeadLetters, removal: &'static RemoveOptions) {
         fn can(_: impl Future + Send + 'static) {}
         let to = &Destination::Original;
         can(letters.replay("stock", to, removal, pending()));

@@ -109,7 +109,7 @@ impl<'a> Walk<'a> {
             consumer.stop();
         }
         for delivery in self.held.drain(..).chain(self.taken.drain(..)) {
-            delivery.give_back();
+            delivery.nack_requeue();
         }
         let flushed = timeout(END_WITHIN, self.transport.flush()).await;
         flushed.unwrap_or_else(|_| Err(TransportError::Lost(NO_ANSWER.into())))?;

@@ -52,7 +52,7 @@ impl Hooks {
 }
 
 /// Holds a hook of [`Context::on_abandoned`](crate::Context::on_abandoned) or
-/// [`Outlet::on_abandoned`](crate::Outlet::on_abandoned): dropping this takes it back.
+/// [`SourceContext::on_abandoned`](crate::Outlet::on_abandoned): dropping this takes it back.
 #[must_use = "dropping it takes the hook back"]
 pub struct AbandonHook {
     env: Weak<Environment>,

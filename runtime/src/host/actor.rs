@@ -236,7 +236,7 @@ async fn drain(
     let unhandled = env.mailbox.close();
     stopped.given_back = unhandled.len();
     for delivery in unhandled {
-        delivery.give_back();
+        delivery.nack_requeue();
     }
     // What isn't done by then is named.
     let _either = timeout_at(deadline, env.pulse.drained()).await;
@@ -244,7 +244,7 @@ async fn drain(
         let text = format!("{} (attempt {})", delivery.message().id, delivery.attempt());
         warn!(service = %env.label, id = %text, "abandoned: not done in time");
         env.abandon(text);
-        delivery.give_back();
+        delivery.nack_requeue();
     }
     if let Some(relay) = relay {
         relay::finish(&relay, deadline).await;

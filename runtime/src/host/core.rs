@@ -19,12 +19,12 @@ use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Cause, Durations, Meters};
 use crate::name::QueueId;
 use crate::redact::Redactor;
-use crate::service::{Draft, Payload, Request};
+use crate::service::{MessageBuilder, Payload, Request};
 use crate::sqlite::Migration;
 use crate::store::{Opened, Stores};
 use crate::supervision::{GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy};
 use crate::trail::Trail;
-use crate::transport::{AskError, Completion, Outgoing, Pressure, Transport};
+use crate::transport::{AskError, Backpressure, Completion, Outgoing, Transport};
 
 /// How many publications of one service may wait for their confirms.
 pub(crate) const WINDOW: usize = 256;
@@ -38,7 +38,7 @@ pub(crate) struct Settings {
     pub(crate) inputs: Vec<Arc<str>>,
     pub(crate) outputs: Vec<WiredOutput>,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) pressure: Arc<Pressure>,
+    pub(crate) pressure: Arc<Backpressure>,
     pub(crate) clock: Clock,
     pub(crate) redactor: Arc<Redactor>,
     /// In loops: an instance of the manifest has `lanes` of them.
@@ -178,7 +178,7 @@ impl Core {
     pub(crate) fn envelope<T: Payload>(
         &self,
         output: usize,
-        draft: Draft<T>,
+        draft: MessageBuilder<T>,
         id: MessageId,
         parent: Option<&Message>,
         time_ms: u64,
@@ -298,7 +298,7 @@ impl Core {
     pub(crate) async fn ask<M: Payload, R: Payload>(
         &self,
         request: &Request<M, R>,
-        mut draft: Draft<M>,
+        mut draft: MessageBuilder<M>,
         within: Duration,
         parent: Option<&Message>,
     ) -> Result<R, AskError> {

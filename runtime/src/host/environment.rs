@@ -15,7 +15,7 @@ use super::core::Core;
 use super::hand::Hand;
 use super::mailbox::Mailbox;
 use super::pulse::Pulse;
-use super::scheduled::Schedule;
+use super::scheduled::PendingWork;
 use super::seldom::Seldom;
 use super::tap::Tap;
 use crate::clock::later;
@@ -37,7 +37,7 @@ pub(crate) struct Environment {
     pub(crate) shared: Shared,
     pub(super) hooks: Hooks,
     /// What it will do of its own accord.
-    pub(crate) schedule: Schedule,
+    pub(crate) schedule: PendingWork,
     /// The thread that it runs on.
     pub(crate) worker: Arc<Worker>,
     paused_until: Mutex<Option<Instant>>,
@@ -85,7 +85,7 @@ impl Environment {
             pulse: Pulse::new(core.instances.min),
             shared: Shared::default(),
             hooks: Hooks::default(),
-            schedule: Schedule::default(),
+            schedule: PendingWork::default(),
             worker,
             paused_until: Mutex::new(None),
             closing: watch::Sender::new(false),

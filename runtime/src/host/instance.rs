@@ -148,7 +148,7 @@ impl InstanceLoop {
         };
         env.mailbox.pass_on(self.number as usize, true);
         for delivery in self.hand.take_all() {
-            delivery.give_back();
+            delivery.nack_requeue();
         }
         drop(working);
         if let Some(value) = left {

@@ -41,6 +41,6 @@ pub(crate) use guard::panic_text;
 pub use handling::CLOCK_TOLERANCE;
 pub(crate) use hosted::Hosted;
 pub(crate) use saves::RunNumber;
-pub use scheduled::Scheduled;
+pub use scheduled::PendingWorkGuard;
 pub(crate) use settle::Failed;
 pub(crate) use state::{LastFailure, Standing};

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// How many things are to be done later in one life of a service.
 #[derive(Debug, Default)]
-pub(crate) struct Schedule(Arc<AtomicUsize>);
+pub(crate) struct PendingWork(Arc<AtomicUsize>);
 
-impl Schedule {
-    pub(crate) fn add(&self) -> Scheduled {
+impl PendingWork {
+    pub(crate) fn add(&self) -> PendingWorkGuard {
         self.0.fetch_add(1, Relaxed);
-        Scheduled(self.0.clone())
+        PendingWorkGuard(self.0.clone())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -22,9 +22,9 @@ impl Schedule {
 /// [`Context::scheduled`](crate::Context::scheduled).
 #[derive(Debug)]
 #[must_use = "it holds only as long as this lives"]
-pub struct Scheduled(Arc<AtomicUsize>);
+pub struct PendingWorkGuard(Arc<AtomicUsize>);
 
-impl Drop for Scheduled {
+impl Drop for PendingWorkGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }

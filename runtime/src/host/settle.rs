@@ -13,7 +13,7 @@ use crate::delivery::{Delivery, Settlement};
 use crate::failure::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::service::{Held, Reply};
-use crate::supervision::{Attempt, Fate};
+use crate::supervision::{Attempt, RetryDecision};
 use crate::trail::Step;
 use crate::transport::{Completion, TransportError};
 
@@ -152,7 +152,7 @@ impl Environment {
         let after = self.retry.backoff.delay(0, fastrand::f64());
         let after = after.max(NOT_PUBLISHED_WAIT_MIN);
         self.trail
-            .keep(step.undone(&Fate::Again { after, attempt }));
+            .keep(step.undone(&RetryDecision::Again { after, attempt }));
         delivery.settle(Settlement::Again { after, attempt });
     }
 
@@ -164,11 +164,11 @@ impl Environment {
         let id = &delivery.message().id;
         let fate = self.retry.fate(failed.attempt, attempt, fastrand::f64());
         match fate {
-            Fate::Ack => unreachable!("a failed attempt is not acked"),
-            Fate::Again { after, .. } => {
+            RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
+            RetryDecision::Again { after, .. } => {
                 info!(service, input, %id, attempt, error = %text, ?after, "will be tried again");
             }
-            Fate::DeadLetter(reason) => {
+            RetryDecision::DeadLetter(reason) => {
                 warn!(service, input, %id, attempt, error = %text, %reason, "dead-lettered");
             }
         }
@@ -188,11 +188,11 @@ impl Environment {
             attempt: Some(attempt),
         });
         match fate {
-            Fate::Ack => {}
-            Fate::Again { after, attempt } => {
+            RetryDecision::Ack => {}
+            RetryDecision::Again { after, attempt } => {
                 delivery.settle(Settlement::Again { after, attempt });
             }
-            Fate::DeadLetter(reason) => {
+            RetryDecision::DeadLetter(reason) => {
                 self.dead_letter(delivery, reason, text.into_owned(), attempt)
             }
         }

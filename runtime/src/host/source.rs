@@ -12,7 +12,7 @@ use super::abandon::AbandonHook;
 use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer};
 use crate::metrics::{Cause, Who};
-use crate::service::{Blueprint, Outlet, Role, Run};
+use crate::service::{Blueprint, Role, Run, SourceContext};
 use crate::supervision::{History, RestartType};
 use crate::transport::Lease;
 
@@ -190,7 +190,7 @@ async fn under_lease(
     Held { lease, .. }: &mut Held,
 ) -> Option<Result<(), String>> {
     let stop = watch::Sender::new(false);
-    let mut outlet = Outlet::new(env.clone(), source.in_flight(), stop.subscribe());
+    let mut outlet = SourceContext::new(env.clone(), source.in_flight(), stop.subscribe());
     let submitted = outlet.clone();
     let mut lost = false;
     let ended = {
@@ -209,7 +209,11 @@ async fn under_lease(
     if lost { None } else { ended }
 }
 
-async fn attempt(source: &dyn Run, outlet: &mut Outlet, timer: &mut Timer) -> Result<(), String> {
+async fn attempt(
+    source: &dyn Run,
+    outlet: &mut SourceContext,
+    timer: &mut Timer,
+) -> Result<(), String> {
     loop {
         let deadline = Instant::now() + NEVER;
         match Guard::new(source.run(outlet), timer, deadline).await {

@@ -12,7 +12,7 @@ use super::section::Section;
 use super::source::Span;
 use super::tree::{Entry, Value};
 use crate::app::ServicePlan;
-use crate::transport::{Feed, Foreign};
+use crate::transport::{ExternalBinding, ExternalSource};
 
 /// The longest name and routing key, in bytes: those of AMQP.
 const NAME_BYTES_MAX: usize = 255;
@@ -21,7 +21,7 @@ const KEYS: [&str; 3] = ["queue", "exchange", "key"];
 
 /// A feed, and where it is named.
 pub(super) struct FeedAt {
-    pub(super) feed: Feed,
+    pub(super) feed: ExternalBinding,
     span: Span,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn read(
         _ => {}
     }
     let from = match queue {
-        Some(_) => Foreign::Queue(text(&from, "queue", 1, out)?.0),
+        Some(_) => ExternalSource::Queue(text(&from, "queue", 1, out)?.0),
         None => {
             let exchange = text(&from, "exchange", 1, out);
             let key = text(&from, "key", 0, out);
@@ -87,11 +87,11 @@ pub(super) fn read(
                 from.bad(entry, why, out);
                 return None;
             }
-            Foreign::Exchange { name, key: key?.0 }
+            ExternalSource::Exchange { name, key: key?.0 }
         }
     };
     Some(FeedAt {
-        feed: Feed {
+        feed: ExternalBinding {
             topic: name.clone(),
             from,
         },
@@ -120,7 +120,7 @@ fn text<'a>(
 /// Checks that each foreign queue has one reader, which reads nothing else.
 pub(super) fn check(feeds: &[FeedAt], services: &[ServicePlan], out: &mut Problems) {
     for (index, FeedAt { feed, span }) in feeds.iter().enumerate() {
-        let Foreign::Queue(queue) = &feed.from else {
+        let ExternalSource::Queue(queue) = &feed.from else {
             continue;
         };
         let mut before = feeds[..index].iter().map(|before| &before.feed);

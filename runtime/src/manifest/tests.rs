@@ -17,7 +17,7 @@ use crate::supervision::{
     Backoff, GiveUp, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
 use crate::transport::{
-    Connector, Guarantees, Overflow, Pressure, Transport, TransportError, Transports,
+    Backpressure, Connector, Guarantees, Overflow, Transport, TransportError, Transports,
 };
 
 /// A source that has kept the configs that it was given.
@@ -48,7 +48,7 @@ impl Source for Feed {
         ports.output(&Output::<u64>::new("out"));
     }
 
-    async fn run(_: &FeedConfig, _: &mut Outlet) -> Result<(), Failure> {
+    async fn run(_: &FeedConfig, _: &mut SourceContext) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -134,7 +134,7 @@ impl Connector for Kept {
     fn connect<'a>(
         &'a self,
         _: &'a str,
-        _: Arc<Pressure>,
+        _: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async { Err(TransportError::Closed) })
     }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::ports::{Handler, PortTable, Ports};
 use super::source::{Source, SourcePorts};
-use super::{Context, Outlet, Service, Tick};
+use super::{Context, Service, SourceContext, Tick};
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::sqlite::Migration;
@@ -61,7 +61,7 @@ pub(crate) trait Run {
     /// How many messages it may have in flight.
     fn in_flight(&self) -> usize;
 
-    fn run<'a>(&'a self, out: &'a mut Outlet) -> LocalBoxFuture<'a, Result<(), Failure>>;
+    fn run<'a>(&'a self, out: &'a mut SourceContext) -> LocalBoxFuture<'a, Result<(), Failure>>;
 }
 
 /// One instance.
@@ -226,7 +226,7 @@ impl<S: Source> Run for SourceBlueprint<S> {
         S::in_flight(&self.config).clamp(1, Semaphore::MAX_PERMITS)
     }
 
-    fn run<'a>(&'a self, out: &'a mut Outlet) -> LocalBoxFuture<'a, Result<(), Failure>> {
+    fn run<'a>(&'a self, out: &'a mut SourceContext) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move { S::run(&self.config, out).await })
     }
 }

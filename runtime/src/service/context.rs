@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{Draft, Output, Payload, Request};
+use super::{MessageBuilder, Output, Payload, Request};
 use crate::failure::Failure;
-use crate::host::{AbandonHook, Environment, Scheduled};
+use crate::host::{AbandonHook, Environment, PendingWorkGuard};
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
 use crate::store::{Answer, Hand, Store, Stored};
@@ -61,7 +61,7 @@ impl Held {
     pub(crate) fn make<T: Payload>(
         env: &Environment,
         output: &str,
-        draft: Draft<T>,
+        draft: MessageBuilder<T>,
         parent: Option<&Message>,
         place: usize,
         earlier: &[Self],
@@ -197,7 +197,7 @@ impl Context {
     pub fn emit<T: Payload>(
         &mut self,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
+        value: impl Into<MessageBuilder<T>>,
     ) -> Result<(), Failure> {
         if !self.places.is_empty() {
             return Err(Failure::reject("a batch handler emits with emit_for"));
@@ -212,7 +212,7 @@ impl Context {
     pub fn emit_after<T: Payload>(
         &mut self,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
+        value: impl Into<MessageBuilder<T>>,
         delay: Duration,
     ) -> Result<(), Failure> {
         self.emit(output, value.into().after(delay))
@@ -227,7 +227,7 @@ impl Context {
         &mut self,
         index: usize,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
+        value: impl Into<MessageBuilder<T>>,
     ) -> Result<(), Failure> {
         let place = *self
             .places
@@ -239,7 +239,7 @@ impl Context {
     fn hold<T: Payload>(
         &mut self,
         output: &Output<T>,
-        draft: Draft<T>,
+        draft: MessageBuilder<T>,
         place: usize,
     ) -> Result<(), Failure> {
         if matches!(self.work, Work::None) {
@@ -368,7 +368,7 @@ impl Context {
     pub async fn ask<M: Payload, R: Payload>(
         &self,
         request: &Request<M, R>,
-        value: impl Into<Draft<M>>,
+        value: impl Into<MessageBuilder<M>>,
     ) -> Result<R, AskError> {
         let within = self.remaining().unwrap_or(self.env.handler_timeout);
         let parent = self.message();
@@ -391,7 +391,7 @@ impl Context {
 
     /// Says that this service will do something later of its own accord, as on a tick: an
     /// app that runs until it is idle waits for it, as long as what is returned lives.
-    pub fn scheduled(&self) -> Scheduled {
+    pub fn scheduled(&self) -> PendingWorkGuard {
         self.env.schedule.add()
     }
 

@@ -33,7 +33,7 @@ pub use catalog::{Catalog, ConfigError, ServiceType};
 pub use context::Context;
 pub(crate) use context::{Held, Work};
 pub use descriptor::{Descriptor, PortDescriptor};
-pub use outlet::{Draft, Outlet, Ticket, TrySubmitError};
+pub use outlet::{MessageBuilder, SendHandle, SourceContext, TrySubmitError};
 pub use payload::{CodecError, Payload, Raw};
 pub use port::{Input, Output, Request, Tick};
 #[cfg(any(test, feature = "testing"))]

@@ -19,7 +19,7 @@ use crate::transport::{AskError, Completion, TransportError};
 
 /// A message to be: a value, and what else is to be said of it.
 #[derive(Debug, Clone)]
-pub struct Draft<T> {
+pub struct MessageBuilder<T> {
     pub(crate) value: T,
     pub(crate) id: Option<MessageId>,
     pub(crate) kind: Option<Arc<str>>,
@@ -29,7 +29,7 @@ pub struct Draft<T> {
     pub(crate) reply_to: Option<ReplyTo>,
 }
 
-impl<T> Draft<T> {
+impl<T> MessageBuilder<T> {
     /// Nothing but the value.
     pub fn new(value: T) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl<T> Draft<T> {
     }
 }
 
-impl<T: Payload> From<T> for Draft<T> {
+impl<T: Payload> From<T> for MessageBuilder<T> {
     fn from(value: T) -> Self {
         Self::new(value)
     }
@@ -88,7 +88,7 @@ impl<T: Payload> From<T> for Draft<T> {
 
 /// Sends messages for a source. Clones share the bound on what is in flight.
 #[derive(Clone)]
-pub struct Outlet {
+pub struct SourceContext {
     env: Arc<Environment>,
     window: Arc<Semaphore>,
     in_flight: usize,
@@ -122,9 +122,9 @@ struct Prepared {
 }
 
 /// A message that was handed to the transport: resolves when it has been taken over.
-pub struct Ticket(BoxFuture<'static, Result<(), TransportError>>);
+pub struct SendHandle(BoxFuture<'static, Result<(), TransportError>>);
 
-impl Future for Ticket {
+impl Future for SendHandle {
     type Output = Result<(), TransportError>;
 
     fn poll(
@@ -135,7 +135,7 @@ impl Future for Ticket {
     }
 }
 
-impl Outlet {
+impl SourceContext {
     pub(crate) fn new(
         env: Arc<Environment>,
         in_flight: usize,
@@ -158,7 +158,7 @@ impl Outlet {
     pub async fn send<T: Payload>(
         &self,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
+        value: impl Into<MessageBuilder<T>>,
     ) -> Result<(), Failure> {
         Ok(self.submit(output, value).await?.await?)
     }
@@ -172,8 +172,8 @@ impl Outlet {
     pub async fn submit<T: Payload>(
         &self,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
-    ) -> Result<Ticket, Failure> {
+        value: impl Into<MessageBuilder<T>>,
+    ) -> Result<SendHandle, Failure> {
         let prepared = self.prepare(output, value.into())?;
         if self.env.pressure.is_high() {
             self.or_stop(self.env.pressure.clear()).await?;
@@ -200,8 +200,8 @@ impl Outlet {
     pub fn try_submit<T: Payload>(
         &self,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
-    ) -> Result<Ticket, TrySubmitError> {
+        value: impl Into<MessageBuilder<T>>,
+    ) -> Result<SendHandle, TrySubmitError> {
         if self.is_stopping() {
             return Err(TrySubmitError::Stopping);
         }
@@ -217,7 +217,7 @@ impl Outlet {
     fn prepare<T: Payload>(
         &self,
         output: &Output<T>,
-        mut draft: Draft<T>,
+        mut draft: MessageBuilder<T>,
     ) -> Result<Prepared, Failure> {
         let number = self.env.output(output.name())?;
         let id = draft.id.take().unwrap_or_default();
@@ -234,7 +234,7 @@ impl Outlet {
         })
     }
 
-    fn hand_over(&self, prepared: Prepared, permit: OwnedSemaphorePermit) -> Ticket {
+    fn hand_over(&self, prepared: Prepared, permit: OwnedSemaphorePermit) -> SendHandle {
         let Prepared {
             number,
             envelope,
@@ -255,7 +255,7 @@ impl Outlet {
             completion.complete(outcome);
         });
         self.env.publish(batch, done);
-        Ticket(confirmed.boxed())
+        SendHandle(confirmed.boxed())
     }
 
     /// Asks a service and waits for its answer, at most `within`.
@@ -265,7 +265,7 @@ impl Outlet {
     pub async fn ask<M: Payload, R: Payload>(
         &self,
         request: &Request<M, R>,
-        value: impl Into<Draft<M>>,
+        value: impl Into<MessageBuilder<M>>,
         within: Duration,
     ) -> Result<R, AskError> {
         self.env.ask(request, value.into(), within, None).await

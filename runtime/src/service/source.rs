@@ -1,7 +1,7 @@
 //! Sources: services that start messages from outside.
 
 use super::ports::PortTable;
-use super::{Config, ConfigError, Outlet, Output, Payload, Request};
+use super::{Config, ConfigError, Output, Payload, Request, SourceContext};
 use crate::failure::Failure;
 
 /// A service type that starts messages: from a file, from HTTP, by a clock.
@@ -75,7 +75,7 @@ pub trait Source: Sized + 'static {
     ///
     /// # Errors
     /// Something failed: it is run again after the restart back-off.
-    async fn run(config: &Self::Config, out: &mut Outlet) -> Result<(), Failure>;
+    async fn run(config: &Self::Config, out: &mut SourceContext) -> Result<(), Failure>;
 }
 
 /// Collects a source's ports in [`Source::ports`].

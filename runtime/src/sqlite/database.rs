@@ -15,7 +15,7 @@ use super::open::{Options, writer};
 use super::readers::Readers;
 use super::transaction::{Fence, Transaction};
 use super::watch::Watch;
-use super::{Schema, SqliteError, Writers};
+use super::{Schema, SqliteError, WriterPool};
 
 /// So many jobs share a commit at most,
 const GROUP_JOBS: usize = 512;
@@ -39,7 +39,7 @@ pub struct Database {
 /// Where jobs wait, and are done.
 pub(super) struct Desk {
     path: PathBuf,
-    writers: Writers,
+    writers: WriterPool,
     state: Mutex<State>,
     /// Used by one thread at a time; `None` once it is closed.
     writer: Mutex<Option<Writer>>,
@@ -70,7 +70,7 @@ impl Database {
         path: &Path,
         schema: &Schema,
         options: Options,
-        writers: &Writers,
+        writers: &WriterPool,
     ) -> Result<Self, SqliteError> {
         let mut connection = writer(path, schema, &options)?;
         let watch = Watch::of(&mut connection, options.job_max)?;

@@ -37,7 +37,7 @@ pub enum SqliteError {
     },
     /// Its data is somebody else's.
     #[error("{} holds the data of {owner}, and is not opened for {wanted}", path.display())]
-    Foreign {
+    OwnedByAnother {
         /// The file.
         path: PathBuf,
         /// Whose it is.

@@ -16,14 +16,14 @@ use super::{Schema, SqliteError};
 
 /// A file that is read.
 #[derive(Debug)]
-pub struct Glimpse {
+pub struct ReadOnlyDatabase {
     path: PathBuf,
     connection: Connection,
     /// What goes with the glimpse: it wasn't there before.
     index: Option<PathBuf>,
 }
 
-impl Glimpse {
+impl ReadOnlyDatabase {
     /// Opens a file to look at. `in_use` says whether another process has it open; if not,
     /// the caller keeps all from opening it as long as this lives.
     ///
@@ -87,7 +87,7 @@ impl Glimpse {
     }
 }
 
-impl Drop for Glimpse {
+impl Drop for ReadOnlyDatabase {
     fn drop(&mut self) {
         if let Some(index) = &self.index {
             // SQLite makes it again, from the log, for who opens the file next.
@@ -116,7 +116,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::sqlite::{Database, Migration, Part, Writers};
+    use crate::sqlite::{Database, Migration, Part, WriterPool};
 
     fn schema() -> Schema {
         let table = "CREATE TABLE item (n INTEGER PRIMARY KEY) STRICT";
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn items(path: &Path, in_use: bool) -> i64 {
-        let glimpse = Glimpse::of(path, in_use).expect("it can be read");
+        let glimpse = ReadOnlyDatabase::of(path, in_use).expect("it can be read");
         assert!(glimpse.is_up_to_date(&schema()).expect("it is ours"));
         let count = |connection: &Connection| {
             let count = connection.query_row("SELECT count(*) FROM item", [], |row| row.get(0));
@@ -164,7 +164,7 @@ mod tests {
         // A name that an address must not be broken by.
         let inner = folder.path().join("a %41?b=c#d é");
         let path = inner.join("it.sqlite");
-        let writers = Writers::new(1);
+        let writers = WriterPool::new(1);
         let database = Database::open(&path, &schema(), Options::default(), &writers);
         let database = database.expect("it opens");
         add(&database).await;
@@ -203,18 +203,20 @@ mod tests {
     fn what_is_no_database_or_another_ones_is_an_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("it.sqlite");
-        Glimpse::of(&path, false).expect_err("there is none");
+        ReadOnlyDatabase::of(&path, false).expect_err("there is none");
         assert!(!path.exists());
         std::fs::write(&path, "no database ".repeat(1000)).expect("a file");
-        let looked = Glimpse::of(&path, false).and_then(|glimpse| glimpse.is_up_to_date(&schema()));
+        let looked =
+            ReadOnlyDatabase::of(&path, false).and_then(|glimpse| glimpse.is_up_to_date(&schema()));
         assert!(looked.expect_err("it is none").is_damage());
         std::fs::remove_file(&path).expect("it goes");
         let theirs = Connection::open(&path).expect("it opens");
         theirs.execute_batch("CREATE TABLE t (n)").expect("a table");
         drop(theirs);
-        let looked = Glimpse::of(&path, false).and_then(|glimpse| glimpse.is_up_to_date(&schema()));
+        let looked =
+            ReadOnlyDatabase::of(&path, false).and_then(|glimpse| glimpse.is_up_to_date(&schema()));
         assert!(
-            matches!(looked, Err(SqliteError::Foreign { .. })),
+            matches!(looked, Err(SqliteError::OwnedByAnother { .. })),
             "{looked:?}"
         );
     }

@@ -9,7 +9,7 @@ use super::{SqliteError, Transaction};
 /// One piece of work that writes.
 ///
 /// # Contract
-/// - `run` is called once, on a thread of [`Writers`](super::Writers), within a transaction
+/// - `run` is called once, on a thread of [`WriterPool`](super::Writers), within a transaction
 ///   that it must leave open, and within a savepoint if other jobs share the transaction.
 ///   What it did is undone if it returns an error or panics.
 /// - `done` is called once, after the commit or when there will be none, on the same thread

@@ -179,7 +179,7 @@ pub(super) fn is_up_to_date(
     };
     let owner = owner.unwrap_or_else(|| "another program".to_owned());
     if owner != schema.owner {
-        return Err(SqliteError::Foreign {
+        return Err(SqliteError::OwnedByAnother {
             path: path.to_owned(),
             owner,
             wanted: schema.owner.clone(),

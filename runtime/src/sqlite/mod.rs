@@ -8,8 +8,8 @@
 //! | where | what |
 //! | --- | --- |
 //! | [`Database`] | one file: jobs that write, closures that read |
-//! | [`Glimpse`] | one that somebody else keeps, looked at without changing anything |
-//! | [`Writers`] | the threads that all databases of an app share |
+//! | [`ReadOnlyDatabase`] | one that somebody else keeps, looked at without changing anything |
+//! | [`WriterPool`] | the threads that all databases of an app share |
 //! | [`Job`], [`Transaction`] | what is done within a commit, and told of its outcome |
 //! | [`Schema`], [`Migration`] | what a file must have in it before it is used |
 //! | [`SqliteError`] | what can be wrong |
@@ -33,10 +33,10 @@ mod tests;
 
 pub use database::Database;
 pub use error::SqliteError;
-pub use glimpse::Glimpse;
+pub use glimpse::ReadOnlyDatabase;
 pub use job::Job;
 pub use migration::{Migration, Part, Schema};
 pub use open::Options;
 pub use rusqlite;
 pub use transaction::Transaction;
-pub use writers::Writers;
+pub use writers::WriterPool;

@@ -32,7 +32,7 @@ fn open_as(folder: &TempDir, owner: &str, steps: &[Migration]) -> Result<Databas
         job_max: Duration::from_millis(300),
         ..Options::default()
     };
-    Database::open(&path, &schema(owner, steps), options, &Writers::new(2))
+    Database::open(&path, &schema(owner, steps), options, &WriterPool::new(2))
 }
 
 fn insert(tx: &Connection, n: i64) -> Result<(), SqliteError> {
@@ -319,7 +319,7 @@ async fn a_file_is_opened_for_its_owner_alone() {
     open(&folder).close().await;
     let error = open_as(&folder, "you", STEPS).expect_err("it isn't yours");
     assert!(
-        matches!(&error, SqliteError::Foreign { owner, wanted, .. } if owner == "me" && wanted == "you"),
+        matches!(&error, SqliteError::OwnedByAnother { owner, wanted, .. } if owner == "me" && wanted == "you"),
         "{error}"
     );
     assert!(error.to_string().contains("where.sqlite"), "{error}");
@@ -441,7 +441,7 @@ async fn a_reader_sees_one_moment_however_often_it_looks() {
 #[tokio::test]
 async fn few_threads_write_many_databases() {
     let folders: Vec<_> = (0..20).map(|_| TempDir::new().unwrap()).collect();
-    let writers = Writers::new(2);
+    let writers = WriterPool::new(2);
     let databases: Vec<_> = folders
         .iter()
         .map(|folder| {
@@ -482,7 +482,7 @@ async fn a_thread_that_goes_leaves_nobody_behind() {
         &path,
         &schema("me", STEPS),
         Options::default(),
-        &Writers::new(1),
+        &WriterPool::new(1),
     );
     let database = opened.expect("it opens");
     let (ended, end) = tokio::sync::oneshot::channel();

@@ -12,7 +12,7 @@ use super::database::Desk;
 
 /// Shares threads among databases: at most so many write at the same time.
 #[derive(Clone)]
-pub struct Writers(Arc<Inner>);
+pub struct WriterPool(Arc<Inner>);
 
 struct Inner {
     runtime: Handle,
@@ -27,7 +27,7 @@ struct State {
     waiting: VecDeque<Arc<Desk>>,
 }
 
-impl Writers {
+impl WriterPool {
     /// At most so many threads of the current tokio runtime.
     ///
     /// # Panics
@@ -67,7 +67,7 @@ impl Writers {
     }
 }
 
-impl std::fmt::Debug for Writers {
+impl std::fmt::Debug for WriterPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Writers({})", self.0.threads_max)
     }
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Writers {
 
 /// One thread's work, as long as there is some.
 struct Turns {
-    writers: Writers,
+    writers: WriterPool,
     desk: Option<Arc<Desk>>,
 }
 

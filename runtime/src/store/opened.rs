@@ -9,7 +9,7 @@ use super::outbox::{Leave, Outbox};
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::metrics::SharedCounter;
-use crate::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, Writers};
+use crate::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, WriterPool};
 
 /// What the runtime keeps in every store.
 const OURS: &[Migration] = &[Migration::new(
@@ -62,7 +62,7 @@ impl Opened {
     pub(super) fn open(
         file: &Path,
         own: &Own,
-        writers: &Writers,
+        writers: &WriterPool,
         lock: Lock,
     ) -> Result<Self, Failure> {
         let part = |name, steps: &[Migration]| Part {

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::head::{read_head, write_head};
 use crate::message::Message;
 use crate::sqlite::{Database, Job, SqliteError, Transaction};
-use crate::transport::{Outgoing, Pressure, PressureGauge};
+use crate::transport::{Backpressure, DepthGauge, Outgoing};
 
 /// So many are kept here as well as in the database.
 const FRESH_MAX: usize = 1024;
@@ -82,7 +82,7 @@ pub(crate) struct Outbox {
     waiting: AtomicU64,
     full: AtomicBool,
     /// Makes the app's sources wait; set once, when it is open.
-    gauge: OnceLock<PressureGauge>,
+    gauge: OnceLock<DepthGauge>,
     more: Notify,
 }
 
@@ -116,7 +116,7 @@ impl Outbox {
 
     /// From now on it makes the sources of the app wait when it holds much. To be called
     /// before anything is written.
-    pub(crate) fn press(&self, pressure: &Arc<Pressure>) {
+    pub(crate) fn press(&self, pressure: &Arc<Backpressure>) {
         self.gauge.get_or_init(|| pressure.gauge(HIGH_WATER));
         self.measure();
     }

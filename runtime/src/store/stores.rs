@@ -8,7 +8,7 @@ use super::Opened;
 use super::opened::Own;
 use crate::failure::Failure;
 use crate::lock::Lock;
-use crate::sqlite::{Migration, Writers};
+use crate::sqlite::{Migration, WriterPool};
 
 /// So many stores write at the same time: each waits for the disk most of the time.
 const THREADS: usize = 4;
@@ -17,7 +17,7 @@ const THREADS: usize = 4;
 pub(crate) struct Stores {
     app: Arc<str>,
     folder: PathBuf,
-    writers: Writers,
+    writers: WriterPool,
 }
 
 /// A process that has just ended, or somebody who looks, may need a moment to be gone.
@@ -44,7 +44,7 @@ impl Stores {
         Arc::new(Self {
             app,
             folder: folder(data),
-            writers: Writers::new(THREADS),
+            writers: WriterPool::new(THREADS),
         })
     }
 

@@ -6,7 +6,7 @@ use super::{Row, Stores};
 use crate::failure::Failure;
 use crate::message::{Envelope, Message};
 use crate::sqlite::{Migration, SqliteError};
-use crate::transport::Pressure;
+use crate::transport::Backpressure;
 
 const STEPS: &[Migration] = &[Migration::new("t", "CREATE TABLE t (a INTEGER) STRICT")];
 
@@ -110,7 +110,7 @@ async fn what_leaves_an_outbox_is_no_longer_counted_although_nobody_waits_for_it
 #[tokio::test]
 async fn sources_wait_for_an_outbox_that_holds_much_and_a_full_one_takes_no_more() {
     let folder = TempDir::new().unwrap();
-    let pressure = std::sync::Arc::new(Pressure::default());
+    let pressure = std::sync::Arc::new(Backpressure::default());
     let till = stores(&folder, "shop").open("till", STEPS).await.unwrap();
     till.outbox.press(&pressure);
     let state = || (pressure.is_high(), till.outbox.is_full());

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::transact::Hand;
 use crate::failure::Failure;
 use crate::message::Message;
-use crate::service::{Draft, Held, Output, Payload};
+use crate::service::{Held, MessageBuilder, Output, Payload};
 
 /// The service's tables, and what the message in hand leads to. Derefs to the connection of
 /// [`rusqlite`](crate::sqlite::rusqlite): what is executed there is part of the transaction.
@@ -43,7 +43,7 @@ impl<'a> Tx<'a> {
     pub fn emit<T: Payload>(
         &mut self,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
+        value: impl Into<MessageBuilder<T>>,
     ) -> Result<(), Failure> {
         if !self.hand.emits {
             return Err(Failure::reject("nothing can be emitted in start or stop"));
@@ -68,7 +68,7 @@ impl<'a> Tx<'a> {
     pub fn emit_after<T: Payload>(
         &mut self,
         output: &Output<T>,
-        value: impl Into<Draft<T>>,
+        value: impl Into<MessageBuilder<T>>,
         delay: Duration,
     ) -> Result<(), Failure> {
         self.emit(output, value.into().after(delay))

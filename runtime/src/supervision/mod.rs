@@ -14,6 +14,6 @@ pub use backoff::Backoff;
 pub use elastic::{Elastic, Instances, LOOK_EVERY, Load};
 pub use intensity::Window;
 pub use restart::{History, Restart, RestartPolicy};
-pub use retry::{Attempt, Fate, RetryPolicy};
+pub use retry::{Attempt, RetryDecision, RetryPolicy};
 pub use spec::{GiveUp, Intensity, RestartType, Strategy};
 pub use strategy::{ChildSpec, DEFAULT_RESTART, Decision, Exit, Supervisor};

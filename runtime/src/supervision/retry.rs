@@ -30,7 +30,7 @@ pub enum Attempt {
 
 /// What happens to the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum RetryDecision {
     /// It is done.
     Ack,
     /// It is delivered again, as this attempt.
@@ -46,21 +46,25 @@ pub enum Fate {
 
 impl RetryPolicy {
     /// Decides about attempt number `attempt` (from 1); `random` is between 0 and 1.
-    pub fn fate(&self, outcome: Attempt, attempt: u32, random: f64) -> Fate {
+    pub fn fate(&self, outcome: Attempt, attempt: u32, random: f64) -> RetryDecision {
         let (wait, reason) = match outcome {
-            Attempt::Ok => return Fate::Ack,
-            Attempt::Failed(FailureKind::Reject) => return Fate::DeadLetter(Reason::Reject),
-            Attempt::Failed(FailureKind::Defer(after)) => return Fate::Again { after, attempt },
+            Attempt::Ok => return RetryDecision::Ack,
+            Attempt::Failed(FailureKind::Reject) => {
+                return RetryDecision::DeadLetter(Reason::Reject);
+            }
+            Attempt::Failed(FailureKind::Defer(after)) => {
+                return RetryDecision::Again { after, attempt };
+            }
             Attempt::Failed(FailureKind::After(after)) => (Some(after), Reason::Error),
             Attempt::Failed(FailureKind::Retry) => (None, Reason::Error),
             Attempt::Panicked => (None, Reason::Panic),
             Attempt::TimedOut => (None, Reason::Timeout),
         };
         if attempt >= self.attempts {
-            return Fate::DeadLetter(reason);
+            return RetryDecision::DeadLetter(reason);
         }
         let wait = wait.unwrap_or_else(|| self.backoff.delay(attempt.saturating_sub(1), random));
-        Fate::Again {
+        RetryDecision::Again {
             after: wait,
             attempt: attempt + 1,
         }
@@ -106,14 +110,14 @@ mod tests {
             let mut attempt = 1;
             for outcome in outcomes {
                 match policy.fate(outcome, attempt, 0.5) {
-                    Fate::Ack => prop_assert!(false, "a failure is no success"),
-                    Fate::Again { attempt: next, .. } => {
+                    RetryDecision::Ack => prop_assert!(false, "a failure is no success"),
+                    RetryDecision::Again { attempt: next, .. } => {
                         let deferred = matches!(outcome, Attempt::Failed(FailureKind::Defer(_)));
                         prop_assert_eq!(next, if deferred { attempt } else { attempt + 1 });
                         prop_assert!(next <= attempts);
                         attempt = next;
                     }
-                    Fate::DeadLetter(_) => {
+                    RetryDecision::DeadLetter(_) => {
                         prop_assert_eq!(attempt, attempts);
                         break;
                     }
@@ -125,6 +129,6 @@ mod tests {
     #[test]
     fn a_rejected_message_is_given_up_at_once() {
         let fate = policy(5).fate(Attempt::Failed(FailureKind::Reject), 1, 0.0);
-        assert_eq!(fate, Fate::DeadLetter(Reason::Reject));
+        assert_eq!(fate, RetryDecision::DeadLetter(Reason::Reject));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{sleep_until, timeout};
 
 use super::desk::Desk;
-use super::fault::{Fault, Script};
+use super::fault::{Fault, FaultScript};
 use super::folder::Folder;
 use super::instances::Census;
 use super::letters::{Letter, Letters};
@@ -20,7 +20,7 @@ use super::universe::Universe;
 use crate::app::{App, Summary};
 use crate::clock::{Clock, later};
 use crate::message::{Envelope, Message};
-use crate::service::{Catalog, Draft, Payload, Service, Source};
+use crate::service::{Catalog, MessageBuilder, Payload, Service, Source};
 use crate::transport::{AskError, Completion, Outgoing, Transport};
 
 /// How long a test waits for something, in virtual time.
@@ -43,7 +43,7 @@ pub struct TestApp {
     pub(super) beneath: Arc<dyn Transport>,
     pub(super) desk: Arc<Desk>,
     pub(super) letters: Letters,
-    pub(super) script: Arc<Script>,
+    pub(super) script: Arc<FaultScript>,
     pub(super) census: Arc<Census>,
     pub(super) routes: Routes,
     pub(super) clock: Clock,
@@ -93,14 +93,18 @@ impl TestApp {
 
     /// Sends a message, from outside, and returns it.
     ///
-    /// The value is of the input's type, or JSON; a [`Draft`] says more of it, such as
+    /// The value is of the input's type, or JSON; a [`MessageBuilder`] says more of it, such as
     /// its id, a header, or a delay. To send what a service can't read, use an
     /// `Input<Raw>` of the input's name.
     ///
     /// # Panics
     /// If nobody reads there, or the value can't be written.
     #[track_caller]
-    pub fn send<P: Takes + ?Sized>(&self, to: &P, value: impl Into<Draft<P::Value>>) -> Message {
+    pub fn send<P: Takes + ?Sized>(
+        &self,
+        to: &P,
+        value: impl Into<MessageBuilder<P::Value>>,
+    ) -> Message {
         let sent = self.outgoing::<P>(to, value.into()).and_then(|outgoing| {
             let message = outgoing.message.clone();
             let confirmed = self.universe.run(async {
@@ -123,7 +127,11 @@ impl TestApp {
     /// # Panics
     /// If there is none within [`PATIENCE`], or a failure instead.
     #[track_caller]
-    pub fn ask<P: Takes + ?Sized>(&self, to: &P, value: impl Into<Draft<P::Value>>) -> P::Reply {
+    pub fn ask<P: Takes + ?Sized>(
+        &self,
+        to: &P,
+        value: impl Into<MessageBuilder<P::Value>>,
+    ) -> P::Reply {
         match self.try_ask(to, value) {
             Ok(reply) => reply,
             Err(error) => panic!("asked `{}`: {error}{}", to.name(), self.report()),
@@ -141,7 +149,7 @@ impl TestApp {
     pub fn try_ask<P: Takes + ?Sized>(
         &self,
         to: &P,
-        value: impl Into<Draft<P::Value>>,
+        value: impl Into<MessageBuilder<P::Value>>,
     ) -> Result<P::Reply, AskError> {
         let outgoing = match self.outgoing::<P>(to, value.into()) {
             Ok(outgoing) => outgoing,
@@ -160,7 +168,7 @@ impl TestApp {
     fn outgoing<P: Takes + ?Sized>(
         &self,
         to: &P,
-        draft: Draft<P::Value>,
+        draft: MessageBuilder<P::Value>,
     ) -> Result<Outgoing, String> {
         let topic = self.routes.takes(to.name())?;
         let kind = P::Value::kind().unwrap_or_else(|| to.name().into());

@@ -27,7 +27,7 @@ use crate::failure::Failure;
 /// | `Consume` | taking a delivery from a queue | the consumer has ended, its connection lost | – | – |
 /// | `Settle` | an ack, a retry or a dead-lettering on its way to the transport | it is lost: the same delivery comes again | – | – |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Point {
+pub enum FaultPoint {
     /// Starting an instance.
     Start,
     /// A message or a batch, before its handler sees it.
@@ -57,13 +57,13 @@ pub enum Point {
 
 /// How a fault shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum How {
+pub(super) enum FaultKind {
     Fail(Failure),
     Panic,
     Hang,
 }
 
-impl How {
+impl FaultKind {
     fn as_str(&self) -> &'static str {
         match self {
             Self::Fail(_) => "fail",
@@ -87,8 +87,8 @@ impl How {
 #[derive(Debug, Clone)]
 #[must_use = "a fault strikes when it is injected"]
 pub struct Fault {
-    point: Point,
-    how: How,
+    point: FaultPoint,
+    how: FaultKind,
     service: Option<Arc<str>>,
     skip: u64,
     /// `None` for always.
@@ -100,9 +100,9 @@ impl Fault {
     /// A failure that is worth another try.
     ///
     /// # Panics
-    /// If the point can't fail: see [`Point`].
+    /// If the point can't fail: see [`FaultPoint`].
     #[track_caller]
-    pub fn fail(point: Point) -> Self {
+    pub fn fail(point: FaultPoint) -> Self {
         Self::with(point, Failure::retry(injected(point)))
     }
 
@@ -110,37 +110,37 @@ impl Fault {
     /// text counts.
     ///
     /// # Panics
-    /// If the point can't fail: see [`Point`].
+    /// If the point can't fail: see [`FaultPoint`].
     #[track_caller]
-    pub fn with(point: Point, failure: Failure) -> Self {
-        Self::new(point, How::Fail(failure))
+    pub fn with(point: FaultPoint, failure: Failure) -> Self {
+        Self::new(point, FaultKind::Fail(failure))
     }
 
     /// A panic.
     ///
     /// # Panics
-    /// If nothing can panic at this point: see [`Point`].
+    /// If nothing can panic at this point: see [`FaultPoint`].
     #[track_caller]
-    pub fn panic(point: Point) -> Self {
-        Self::new(point, How::Panic)
+    pub fn panic(point: FaultPoint) -> Self {
+        Self::new(point, FaultKind::Panic)
     }
 
     /// Something that never ends, until its time is over.
     ///
     /// # Panics
-    /// If nothing can hang at this point: see [`Point`].
+    /// If nothing can hang at this point: see [`FaultPoint`].
     #[track_caller]
-    pub fn hang(point: Point) -> Self {
-        Self::new(point, How::Hang)
+    pub fn hang(point: FaultPoint) -> Self {
+        Self::new(point, FaultKind::Hang)
     }
 
     #[track_caller]
-    fn new(point: Point, how: How) -> Self {
-        use Point::{Ask, Confirm, Consume, Drop, Publish, Settle};
+    fn new(point: FaultPoint, how: FaultKind) -> Self {
+        use FaultPoint::{Ask, Confirm, Consume, Drop, Publish, Settle};
         let possible = match how {
-            How::Fail(_) => point != Drop,
-            How::Panic => !matches!(point, Publish | Confirm | Ask | Consume | Settle),
-            How::Hang => !matches!(point, Drop | Consume | Settle),
+            FaultKind::Fail(_) => point != Drop,
+            FaultKind::Panic => !matches!(point, Publish | Confirm | Ask | Consume | Settle),
+            FaultKind::Hang => !matches!(point, Drop | Consume | Settle),
         };
         let how_name = how.as_str();
         assert!(possible, "nothing can {how_name} at Point::{point:?}");
@@ -179,7 +179,7 @@ impl Fault {
     }
 
     /// Whether it strikes here and now; an occasion that it lets pass is counted.
-    fn strikes(&mut self, point: Point, service: &str) -> bool {
+    fn strikes(&mut self, point: FaultPoint, service: &str) -> bool {
         let spent = self.times.is_some_and(|times| self.struck >= times);
         let elsewhere = self.service.as_ref().is_some_and(|of| **of != *service);
         if spent || elsewhere || self.point != point {
@@ -213,21 +213,21 @@ impl fmt::Display for Fault {
 }
 
 /// What an injected fault says of itself.
-pub(super) fn injected(point: Point) -> String {
+pub(super) fn injected(point: FaultPoint) -> String {
     format!("injected at Point::{point:?}")
 }
 
 /// The faults of one app, in the order in which they were injected.
 #[derive(Debug, Default)]
-pub(super) struct Script(Mutex<Vec<Fault>>);
+pub(super) struct FaultScript(Mutex<Vec<Fault>>);
 
-impl Script {
+impl FaultScript {
     pub(super) fn add(&self, fault: Fault) {
         self.0.lock().push(fault);
     }
 
     /// How the occasion is struck, if it is.
-    pub(super) fn strike(&self, point: Point, service: &str) -> Option<How> {
+    pub(super) fn strike(&self, point: FaultPoint, service: &str) -> Option<FaultKind> {
         let mut faults = self.0.lock();
         let struck = |fault: &mut Fault| fault.strikes(point, service).then(|| fault.how.clone());
         faults.iter_mut().find_map(struck)

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 
-use super::fault::{How, Point, Script, injected};
+use super::fault::{FaultKind, FaultPoint, FaultScript, injected};
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::service::{
-    Blueprint, Context, Factory, Instance, Outlet, PortTable, Reply, Role, Run, Tick,
+    Blueprint, Context, Factory, Instance, PortTable, Reply, Role, Run, SourceContext, Tick,
 };
 use crate::sqlite::Migration;
 
@@ -63,7 +63,7 @@ pub(super) struct Watched {
 #[derive(Clone)]
 struct Watch {
     service: Arc<str>,
-    script: Arc<Script>,
+    script: Arc<FaultScript>,
     census: Arc<Census>,
 }
 
@@ -71,7 +71,7 @@ impl Watched {
     pub(super) fn new(
         inner: Arc<dyn Blueprint>,
         service: Arc<str>,
-        script: Arc<Script>,
+        script: Arc<FaultScript>,
         census: Arc<Census>,
     ) -> Self {
         let watch = Watch {
@@ -85,12 +85,12 @@ impl Watched {
 
 impl Watch {
     /// Passes a point, unless a fault strikes there.
-    async fn pass(&self, point: Point) -> Result<(), Failure> {
+    async fn pass(&self, point: FaultPoint) -> Result<(), Failure> {
         match self.script.strike(point, &self.service) {
             None => Ok(()),
-            Some(How::Fail(failure)) => Err(failure),
-            Some(How::Panic) => panic!("{}", injected(point)),
-            Some(How::Hang) => pending().await,
+            Some(FaultKind::Fail(failure)) => Err(failure),
+            Some(FaultKind::Panic) => panic!("{}", injected(point)),
+            Some(FaultKind::Hang) => pending().await,
         }
     }
 }
@@ -123,7 +123,7 @@ impl Factory for Watched {
     ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
         let inner = self.factory();
         Box::pin(async move {
-            self.watch.pass(Point::Start).await?;
+            self.watch.pass(FaultPoint::Start).await?;
             let inner = inner.start(cx).await?;
             Ok(Box::new(WatchedInstance {
                 inner: Some(inner),
@@ -147,17 +147,21 @@ impl Run for Watched {
         self.source().in_flight()
     }
 
-    fn run<'a>(&'a self, out: &'a mut Outlet) -> LocalBoxFuture<'a, Result<(), Failure>> {
+    fn run<'a>(&'a self, out: &'a mut SourceContext) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let _life = self.watch.census.born(&self.watch.service);
-            match self.watch.script.strike(Point::Run, &self.watch.service) {
+            match self
+                .watch
+                .script
+                .strike(FaultPoint::Run, &self.watch.service)
+            {
                 // As one that waits for work: it ends when it is told to.
-                Some(How::Hang) => {
+                Some(FaultKind::Hang) => {
                     out.stopping().await;
                     return Ok(());
                 }
-                Some(How::Fail(failure)) => return Err(failure),
-                Some(How::Panic) => panic!("{}", injected(Point::Run)),
+                Some(FaultKind::Fail(failure)) => return Err(failure),
+                Some(FaultKind::Panic) => panic!("{}", injected(FaultPoint::Run)),
                 None => {}
             }
             self.source().run(out).await
@@ -202,9 +206,9 @@ impl Instance for WatchedInstance {
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
         Box::pin(async move {
-            self.watch.pass(Point::Handle).await?;
+            self.watch.pass(FaultPoint::Handle).await?;
             let reply = self.inner().handle(input, message, cx).await?;
-            self.watch.pass(Point::Handled).await?;
+            self.watch.pass(FaultPoint::Handled).await?;
             Ok(reply)
         })
     }
@@ -217,11 +221,11 @@ impl Instance for WatchedInstance {
     ) -> LocalBoxFuture<'a, Vec<Result<(), Failure>>> {
         Box::pin(async move {
             let all = |failure| vec![Err(failure); messages.len()];
-            if let Err(failure) = self.watch.pass(Point::Handle).await {
+            if let Err(failure) = self.watch.pass(FaultPoint::Handle).await {
                 return all(failure);
             }
             let results = self.inner().handle_batch(input, messages, cx).await;
-            match self.watch.pass(Point::Handled).await {
+            match self.watch.pass(FaultPoint::Handled).await {
                 Ok(()) => results,
                 Err(failure) => all(failure),
             }
@@ -234,14 +238,14 @@ impl Instance for WatchedInstance {
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            self.watch.pass(Point::Tick).await?;
+            self.watch.pass(FaultPoint::Tick).await?;
             self.inner().tick(tick, cx).await
         })
     }
 
     fn stop<'a>(&'a mut self, cx: &'a mut Context) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            self.watch.pass(Point::Stop).await?;
+            self.watch.pass(FaultPoint::Stop).await?;
             self.inner().stop(cx).await
         })
     }
@@ -250,10 +254,13 @@ impl Instance for WatchedInstance {
 impl Drop for WatchedInstance {
     fn drop(&mut self) {
         drop(self.inner.take());
-        let struck = self.watch.script.strike(Point::Drop, &self.watch.service);
+        let struck = self
+            .watch
+            .script
+            .strike(FaultPoint::Drop, &self.watch.service);
         // A panic while another one unwinds would end the process.
         if struck.is_some() && !std::thread::panicking() {
-            panic!("{}", injected(Point::Drop));
+            panic!("{}", injected(FaultPoint::Drop));
         }
     }
 }

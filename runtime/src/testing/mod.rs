@@ -86,7 +86,7 @@
 //! | `app`, `question`, `ending` | [`TestApp`]: sending and expecting, being asked, stopping |
 //! | `desk`, `letters` | what came on topics, what was asked, what was given up |
 //! | `transport`, `instances` | decorators: the test looks on, faults strike |
-//! | `fault` | [`Fault`], and the [`Point`]s where one can strike |
+//! | `fault` | [`Fault`], and the [`FaultPoint`]s where one can strike |
 //! | `universe` | the thread, its system and its time |
 //! | `report` | what a failed expectation tells |
 
@@ -106,7 +106,7 @@ mod transport;
 mod universe;
 
 pub use app::{PATIENCE, TestApp};
-pub use fault::{Fault, Point};
+pub use fault::{Fault, FaultPoint};
 pub use letters::Letter;
 pub use ports::{Asks, Gives, Takes};
 pub use question::Question;

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::desk::{Answer, Desk};
-use super::fault::{Fault, Script};
+use super::fault::{Fault, FaultScript};
 use super::folder::Folder;
 use super::instances::{Census, Watched};
 use super::letters::Letters;
@@ -60,7 +60,7 @@ pub struct Setup {
     variables: BTreeMap<String, String>,
     start: SystemTime,
     data: Option<PathBuf>,
-    script: Arc<Script>,
+    script: Arc<FaultScript>,
     desk: Arc<Desk>,
     answers: Vec<(String, Answer)>,
     leftover_tasks: bool,

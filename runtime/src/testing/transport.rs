@@ -15,15 +15,15 @@ use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::desk::Desk;
-use super::fault::{How, Point, Script};
+use super::fault::{FaultKind, FaultPoint, FaultScript};
 use crate::clock::later;
-use crate::delivery::{Delivery, Parcel, Settle, Settlement};
+use crate::delivery::{Delivery, DeliveryParts, Settle, Settlement};
 use crate::message::{Envelope, Message};
 use crate::name::QueueId;
 use crate::transport::memory::Memory;
 use crate::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, SearchBounds,
-    Searched, Status, Topology, Transport, TransportError, Wanted,
+    AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Outgoing,
+    SearchBounds, SearchQuery, SearchResult, Status, Topology, Transport, TransportError,
 };
 
 /// What stands in a plan instead of the transport's URL.
@@ -32,7 +32,7 @@ pub(super) const URL: &str = "testing:";
 /// Makes the one transport of an app under test.
 pub(super) struct TestConnector {
     pub(super) desk: Arc<Desk>,
-    pub(super) script: Arc<Script>,
+    pub(super) script: Arc<FaultScript>,
     /// Topics that services read.
     pub(super) read: BTreeSet<Arc<str>>,
     /// The transport beneath, once it is there: what the test itself sends goes past the
@@ -56,7 +56,7 @@ impl Connector for TestConnector {
     fn connect<'a>(
         &'a self,
         _: &'a str,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
             let memory: Arc<dyn Transport> = Arc::new(Memory::new(pressure));
@@ -81,7 +81,7 @@ struct TestTransport {
 
 struct Common {
     desk: Arc<Desk>,
-    script: Arc<Script>,
+    script: Arc<FaultScript>,
 }
 
 /// The label of the service that made a message: the last part of its source.
@@ -105,15 +105,15 @@ impl Transport for TestTransport {
     fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
         let (desk, script) = (self.common.desk.clone(), &self.common.script);
         let service = batch.first().map_or("", |first| maker(&first.message));
-        match script.strike(Point::Publish, service) {
-            Some(How::Fail(failure)) => {
+        match script.strike(FaultPoint::Publish, service) {
+            Some(FaultKind::Fail(failure)) => {
                 let refused = TransportError::Refused(failure.text().to_owned());
                 return done.complete(Err(refused));
             }
-            Some(How::Hang | How::Panic) => return desk.silence(done),
+            Some(FaultKind::Hang | FaultKind::Panic) => return desk.silence(done),
             None => {}
         }
-        let confirm = script.strike(Point::Confirm, service);
+        let confirm = script.strike(FaultPoint::Confirm, service);
         let copies = batch
             .iter()
             .map(|outgoing| (outgoing.message.clone(), outgoing.delay));
@@ -124,8 +124,8 @@ impl Transport for TestTransport {
             }
             match confirm {
                 None => done.complete(outcome),
-                Some(How::Fail(_)) => done.complete(Err(TransportError::Unconfirmed)),
-                Some(How::Hang | How::Panic) => desk.silence(done),
+                Some(FaultKind::Fail(_)) => done.complete(Err(TransportError::Unconfirmed)),
+                Some(FaultKind::Hang | FaultKind::Panic) => desk.silence(done),
             }
         });
         self.beneath.publish(batch, noted);
@@ -151,12 +151,12 @@ impl Transport for TestTransport {
         request: Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
-        match self.common.script.strike(Point::Ask, maker(&request)) {
-            Some(How::Fail(failure)) => {
+        match self.common.script.strike(FaultPoint::Ask, maker(&request)) {
+            Some(FaultKind::Fail(failure)) => {
                 let text = failure.text().to_owned();
                 return Box::pin(async move { Err(AskError::Failed(text)) });
             }
-            Some(How::Hang | How::Panic) => {
+            Some(FaultKind::Hang | FaultKind::Panic) => {
                 return Box::pin(async move {
                     tokio::time::sleep(within).await;
                     Err(AskError::Timeout(within))
@@ -200,9 +200,9 @@ impl Transport for TestTransport {
 
     fn find<'a>(
         &'a self,
-        wanted: &'a Wanted,
+        wanted: &'a SearchQuery,
         bounds: SearchBounds,
-    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+    ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
         self.beneath.find(wanted, bounds)
     }
 
@@ -246,8 +246,8 @@ impl Consumer for TestConsumer {
             let struck = self
                 .common
                 .script
-                .strike(Point::Consume, &self.queue.service);
-            if let Some(How::Fail(failure)) = struck {
+                .strike(FaultPoint::Consume, &self.queue.service);
+            if let Some(FaultKind::Fail(failure)) = struck {
                 // What was taken goes back by its drop.
                 self.beneath.stop();
                 let text = failure.text().to_owned();
@@ -271,7 +271,7 @@ impl Consumer for TestConsumer {
 impl TestConsumer {
     fn on_the_books(&self, delivery: Delivery) -> Delivery {
         let (message, taken) = (delivery.message().clone(), delivery.taken());
-        let parcel = Parcel {
+        let parcel = DeliveryParts {
             attempt: delivery.attempt(),
             crashes: delivery.crashes(),
             tag: 0,
@@ -297,19 +297,19 @@ struct TestSettler {
 }
 
 impl Settle for TestSettler {
-    fn settle(&self, _: Parcel, settlement: Settlement) {
+    fn settle(&self, _: DeliveryParts, settlement: Settlement) {
         let Some(delivery) = self.beneath.lock().take() else {
             return;
         };
         self.common.desk.settled(self.number);
-        if !matches!(settlement, Settlement::GiveBack)
+        if !matches!(settlement, Settlement::Requeue)
             && self
                 .common
                 .script
-                .strike(Point::Settle, &self.queue.service)
+                .strike(FaultPoint::Settle, &self.queue.service)
                 .is_some()
         {
-            return delivery.give_back();
+            return delivery.nack_requeue();
         }
         delivery.settle(settlement);
     }

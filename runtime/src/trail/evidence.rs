@@ -9,7 +9,7 @@ use crate::dead_letters::Letter;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
 use crate::name::QueueId;
-use crate::transport::{FoundMessage, Place};
+use crate::transport::{FoundMessage, QueueSection};
 
 /// Everything that was found.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ pub(super) struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Queued {
     pub(super) at: QueueId,
-    pub(super) place: Place,
+    pub(super) place: QueueSection,
     pub(super) attempt: u32,
 }
 

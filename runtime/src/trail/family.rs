@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::{Evidence, Known, Try};
-use super::report::Emission;
+use super::report::EmittedBy;
 use super::wiring::{Wired, Wiring};
 use crate::id::MessageId;
 use crate::name::QueueId;
@@ -18,7 +18,7 @@ const GAP: u32 = 8;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Child {
     pub(super) id: MessageId,
-    pub(super) by: Emission,
+    pub(super) by: EmittedBy,
     /// It was emitted, whether or not anything is known of it.
     pub(super) certain: bool,
 }
@@ -74,7 +74,7 @@ impl<'a> Family<'a> {
             let maker = source.rsplit('/').next().unwrap_or_default();
             children.entry((*id).clone()).or_insert_with(|| Child {
                 id: (*id).clone(),
-                by: Emission {
+                by: EmittedBy {
                     service: maker.to_owned(),
                     output: None,
                     index: None,
@@ -120,7 +120,7 @@ impl<'a> Family<'a> {
                     self.ids_left -= 1;
                     let child = Child {
                         id: parent.child(&service.label, &output.name, index),
-                        by: Emission {
+                        by: EmittedBy {
                             service: service.label.to_string(),
                             output: Some(output.name.to_string()),
                             index: Some(index),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::evidence::{Evidence, Holding};
 use super::family::Family;
-use super::question::Question;
+use super::question::TraceQuery;
 use super::report::Trace;
 use super::ring::{KEPT, Moment};
 use super::stores::Stores;
@@ -21,7 +21,9 @@ use crate::dead_letters::{Bounds, DeadLetters};
 use crate::host::Hosted;
 use crate::name::QueueId;
 use crate::redact::Redactor;
-use crate::transport::{Connector, SearchBounds, Searched, Transport, TransportError, Wanted};
+use crate::transport::{
+    Connector, SearchBounds, SearchQuery, SearchResult, Transport, TransportError,
+};
 
 /// So often what was found may name a trace that was not looked for yet.
 const PASSES: usize = 3;
@@ -68,7 +70,7 @@ impl Tracer {
     /// doesn't run, whose queues are [`Queues::Left`].
     pub(crate) async fn trace(
         &self,
-        question: &Question,
+        question: &TraceQuery,
         left: Option<(&dyn Connector, &str)>,
     ) -> Trace {
         let mut wanted = question.wanted();
@@ -93,7 +95,7 @@ impl Tracer {
 
     async fn look_at_queues(
         &self,
-        wanted: &Wanted,
+        wanted: &SearchQuery,
         left: Option<(&dyn Connector, &str)>,
         evidence: &mut Evidence,
     ) {
@@ -101,10 +103,10 @@ impl Tracer {
         let searched = match (&self.queues, left) {
             (Queues::Live(transport, _), _) => transport.find(wanted, bounds).await,
             (Queues::Left, Some((connector, url))) => {
-                connector.find_at_rest(url, wanted, bounds).await
+                connector.search_offline(url, wanted, bounds).await
             }
             (Queues::Nowhere(why), _) => return evidence.missed(why.clone()),
-            (Queues::Left, None) => Ok(Searched::default()),
+            (Queues::Left, None) => Ok(SearchResult::default()),
         };
         match (searched, &self.queues) {
             (Ok(searched), _) => {
@@ -133,7 +135,7 @@ impl Tracer {
     }
 
     /// What services of this process have in hand, and what they handled last.
-    fn look_at_services(&self, wanted: &Wanted, evidence: &mut Evidence) {
+    fn look_at_services(&self, wanted: &SearchQuery, evidence: &mut Evidence) {
         let Some(view) = &self.view else { return };
         let here = view.services.iter().map(|service| &service.hosted);
         let here: Vec<_> = here.filter(|hosted| !hosted.is_apart()).collect();
@@ -172,7 +174,7 @@ impl Tracer {
     }
 
     /// Outboxes, and, generation after generation, inboxes: they know ids alone.
-    async fn look_at_stores(&self, wanted: Wanted, mut evidence: Evidence) -> Evidence {
+    async fn look_at_stores(&self, wanted: SearchQuery, mut evidence: Evidence) -> Evidence {
         if !self.wiring.services.iter().any(|it| it.has_store) {
             return evidence;
         }
@@ -246,7 +248,7 @@ impl Tracer {
     }
 }
 
-fn look_in_hands(hosted: &Hosted, wanted: &Wanted, evidence: &mut Evidence) {
+fn look_in_hands(hosted: &Hosted, wanted: &SearchQuery, evidence: &mut Evidence) {
     let env = hosted.env();
     let mut held = Vec::new();
     env.mailbox.each(|delivery| {
@@ -282,7 +284,7 @@ fn look_in_hands(hosted: &Hosted, wanted: &Wanted, evidence: &mut Evidence) {
     }
 }
 
-async fn look_at_letters(letters: &DeadLetters, wanted: &Wanted, evidence: &mut Evidence) {
+async fn look_at_letters(letters: &DeadLetters, wanted: &SearchQuery, evidence: &mut Evidence) {
     let services: Vec<String> = letters.services().map(str::to_owned).collect();
     let mut looked = Vec::new();
     let mut rest = services.into_iter();
@@ -314,7 +316,12 @@ async fn look_at_letters(letters: &DeadLetters, wanted: &Wanted, evidence: &mut 
     }
 }
 
-fn look_at_inboxes(stores: &Stores, wiring: &Wiring, wanted: &Wanted, evidence: &mut Evidence) {
+fn look_at_inboxes(
+    stores: &Stores,
+    wiring: &Wiring,
+    wanted: &SearchQuery,
+    evidence: &mut Evidence,
+) {
     let mut asked = BTreeSet::new();
     let mut next: BTreeSet<_> = evidence.ids().chain(&wanted.ids).cloned().collect();
     let bounds = TreeBounds::default();

@@ -47,8 +47,8 @@ use crate::id::MessageId;
 use crate::trace::TraceContext;
 
 pub(crate) use gather::{Queues, Tracer};
-pub use question::Question;
-pub use report::{Attempt, Emission, Hop, Outboxed, Trace, Tracked, Whereabouts};
+pub use question::TraceQuery;
+pub use report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};
 pub(crate) use ring::{Emitted, Step, Trail};
 pub(crate) use wiring::Wiring;
 

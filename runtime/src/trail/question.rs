@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{InvalidId, MessageId};
-use crate::transport::Wanted;
+use crate::transport::SearchQuery;
 
 /// A message, or a trace, whose way is asked for.
 ///
@@ -19,13 +19,13 @@ use crate::transport::Wanted;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Question {
+pub struct TraceQuery {
     id: MessageId,
     /// The text is also a trace's id: 32 hexadecimal digits.
     trace: Option<u128>,
 }
 
-impl Question {
+impl TraceQuery {
     /// The message that is meant, if it is one.
     pub fn id(&self) -> &MessageId {
         &self.id
@@ -36,8 +36,8 @@ impl Question {
         self.trace
     }
 
-    pub(super) fn wanted(&self) -> Wanted {
-        let mut wanted = Wanted::id(self.id.clone());
+    pub(super) fn wanted(&self) -> SearchQuery {
+        let mut wanted = SearchQuery::id(self.id.clone());
         if let Some(trace) = self.trace {
             wanted.traces.insert(trace);
             wanted.ids.insert(root_of(trace));
@@ -46,14 +46,14 @@ impl Question {
     }
 }
 
-impl From<MessageId> for Question {
+impl From<MessageId> for TraceQuery {
     fn from(id: MessageId) -> Self {
         let trace = trace_in(&id.to_string());
         Self { id, trace }
     }
 }
 
-impl FromStr for Question {
+impl FromStr for TraceQuery {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
@@ -61,7 +61,7 @@ impl FromStr for Question {
     }
 }
 
-impl TryFrom<String> for Question {
+impl TryFrom<String> for TraceQuery {
     type Error = InvalidId;
 
     fn try_from(text: String) -> Result<Self, InvalidId> {
@@ -69,13 +69,13 @@ impl TryFrom<String> for Question {
     }
 }
 
-impl From<Question> for String {
-    fn from(question: Question) -> Self {
+impl From<TraceQuery> for String {
+    fn from(question: TraceQuery) -> Self {
         question.to_string()
     }
 }
 
-impl fmt::Display for Question {
+impl fmt::Display for TraceQuery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.id.fmt(f)
     }
@@ -106,7 +106,7 @@ mod tests {
         let id = MessageId::new();
         let trace = TraceContext::root(&id).trace_id;
         assert_eq!(root_of(trace), id);
-        let question: Question = format!("{trace:032x}").parse().unwrap();
+        let question: TraceQuery = format!("{trace:032x}").parse().unwrap();
         assert_eq!(question.trace_id(), Some(trace));
         assert!(question.wanted().ids.contains(&id));
     }
@@ -115,10 +115,10 @@ mod tests {
     fn what_can_be_no_trace_is_an_id_alone() {
         let zero = "0".repeat(32);
         for text in ["order-17", "4BF92F3577B34DA6A3CE929D0E0E4736", &zero] {
-            let question: Question = text.parse().unwrap();
+            let question: TraceQuery = text.parse().unwrap();
             assert_eq!(question.trace_id(), None, "{text}");
             assert_eq!(question.to_string(), text);
         }
-        assert!("a\nb".parse::<Question>().is_err());
+        assert!("a\nb".parse::<TraceQuery>().is_err());
     }
 }

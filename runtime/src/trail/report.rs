@@ -21,7 +21,7 @@ pub struct Trace {
     /// The messages that it came of, as far as that is known: its parent first.
     pub came_of: Vec<String>,
     /// The message that was asked for; of a trace, every message that it begins with.
-    pub messages: Vec<Tracked>,
+    pub messages: Vec<TracedMessage>,
     /// What was looked at.
     pub looked_at: Vec<String>,
     /// What wasn't, and why: what was handled there isn't known here.
@@ -33,12 +33,12 @@ pub struct Trace {
 
 /// One message.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tracked {
+pub struct TracedMessage {
     /// Its id.
     pub id: String,
     /// The service that emitted it while it handled the message above.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<Emission>,
+    pub by: Option<EmittedBy>,
     /// What it is.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -50,7 +50,7 @@ pub struct Tracked {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outboxes: Vec<Outboxed>,
     /// What it led to.
-    pub led_to: Vec<Tracked>,
+    pub led_to: Vec<TracedMessage>,
     /// It is shown in another place, with all that it led to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shown_before: bool,
@@ -58,7 +58,7 @@ pub struct Tracked {
 
 /// Where in a service a message came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Emission {
+pub struct EmittedBy {
     /// The service.
     pub service: String,
     /// The output, if it is known.
@@ -82,7 +82,7 @@ pub struct Hop {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_at: Option<String>,
     /// Where it is now.
-    pub now: Whereabouts,
+    pub now: MessageState,
 }
 
 /// One attempt of a service at a message.
@@ -102,7 +102,7 @@ pub struct Attempt {
 /// Where a message is, as seen from one input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
-pub enum Whereabouts {
+pub enum MessageState {
     /// It was handled, and is done with: an attempt, an inbox, or what came of it says so.
     Done,
     /// It was handled at least once, since something came of it; whether it comes again can't

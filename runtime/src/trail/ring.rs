@@ -15,7 +15,7 @@ use crate::id::MessageId;
 use crate::message::Envelope;
 use crate::metrics::Outcome;
 use crate::service::Held;
-use crate::supervision::Fate;
+use crate::supervision::RetryDecision;
 
 /// So many attempts of a service are kept.
 pub(crate) const KEPT: usize = 1024;
@@ -166,20 +166,20 @@ impl Step {
     }
 
     /// What it emitted was not taken over.
-    pub(crate) fn undone(mut self, fate: &Fate) -> Self {
+    pub(crate) fn undone(mut self, fate: &RetryDecision) -> Self {
         self.outcome = Outcome::Defer as u8;
         self.emitted = Emitted::default();
         self.then(fate)
     }
 
-    pub(crate) fn then(mut self, fate: &Fate) -> Self {
+    pub(crate) fn then(mut self, fate: &RetryDecision) -> Self {
         match fate {
-            Fate::Ack => {}
-            Fate::Again { after, .. } => {
+            RetryDecision::Ack => {}
+            RetryDecision::Again { after, .. } => {
                 self.fate = Next::Again;
                 self.again_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
             }
-            Fate::DeadLetter(_) => self.fate = Next::DeadLetter,
+            RetryDecision::DeadLetter(_) => self.fate = Next::DeadLetter,
         }
         self
     }
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_step_tells_when_it_ended_and_when_it_is_tried_again() {
         let now = Moment::now(&Clock::SYSTEM);
-        let again = Fate::Again {
+        let again = RetryDecision::Again {
             after: Duration::from_secs(3),
             attempt: 2,
         };

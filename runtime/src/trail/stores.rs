@@ -15,9 +15,9 @@ use crate::id::MessageId;
 use crate::lock::Lock;
 use crate::name::QueueId;
 use crate::sqlite::rusqlite::Connection;
-use crate::sqlite::{Glimpse, SqliteError};
+use crate::sqlite::{ReadOnlyDatabase, SqliteError};
 use crate::store;
-use crate::transport::Wanted;
+use crate::transport::SearchQuery;
 
 /// For reading all of them: whoever wants to use one waits as long.
 const WITHIN: Duration = Duration::from_millis(1_500);
@@ -32,7 +32,7 @@ pub(super) struct Stores {
 
 struct Store {
     service: Arc<str>,
-    glimpse: Glimpse,
+    glimpse: ReadOnlyDatabase,
     /// Nobody begins to use it meanwhile, or somebody does all the time. Held to the last.
     _nobody_else: Option<Lock>,
 }
@@ -45,7 +45,7 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::AddrInUse => (true, None),
             Err(error) => return Err(format!("can't look at {}: {error}", lock.display())),
         };
-        let glimpse = Glimpse::of(&store::file(data, service), in_use);
+        let glimpse = ReadOnlyDatabase::of(&store::file(data, service), in_use);
         Ok(Self {
             service: service.clone(),
             glimpse: glimpse.map_err(|error| error.to_string())?,
@@ -84,7 +84,7 @@ impl Stores {
     }
 
     /// What is in the outboxes.
-    pub(super) fn outboxes(&self, wanted: &Wanted, evidence: &mut Evidence) {
+    pub(super) fn outboxes(&self, wanted: &SearchQuery, evidence: &mut Evidence) {
         for Store {
             service, glimpse, ..
         } in &self.stores
@@ -131,7 +131,7 @@ impl Stores {
 fn outbox(
     connection: &Connection,
     service: &Arc<str>,
-    wanted: &Wanted,
+    wanted: &SearchQuery,
     deadline: Instant,
     evidence: &mut Evidence,
 ) -> Result<bool, SqliteError> {

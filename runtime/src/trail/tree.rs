@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::evidence::{Evidence, Known, Try};
 use super::family::{Child, Family};
-use super::question::{Question, root_of};
-use super::report::{Attempt, Emission, Hop, Outboxed, Trace, Tracked, Whereabouts};
+use super::question::{TraceQuery, root_of};
+use super::report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};
 use super::wiring::Wiring;
 use crate::clock::Rfc3339;
 use crate::id::MessageId;
 use crate::name::QueueId;
 use crate::trace::TraceContext;
-use crate::transport::Place;
+use crate::transport::QueueSection;
 
 /// How much is shown, and tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ const SETTLING_MS: u64 = 2_000;
 
 /// Puts the way together.
 pub(super) fn build(
-    question: &Question,
+    question: &TraceQuery,
     evidence: &Evidence,
     wiring: &Wiring,
     bounds: TreeBounds,
@@ -67,7 +67,7 @@ pub(super) fn build(
         shown: BTreeSet::new(),
         cut: None,
     };
-    let messages: Vec<Tracked> = asked
+    let messages: Vec<TracedMessage> = asked
         .iter()
         .filter_map(|id| builder.message(id, None, 0))
         .collect();
@@ -164,7 +164,12 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     /// A message with all that it led to; `None` when there are too many.
-    fn message(&mut self, id: &MessageId, by: Option<Emission>, depth: usize) -> Option<Tracked> {
+    fn message(
+        &mut self,
+        id: &MessageId,
+        by: Option<EmittedBy>,
+        depth: usize,
+    ) -> Option<TracedMessage> {
         if self.shown.len() >= self.bounds.messages {
             self.cut = Some(format!(
                 "stopped after {} messages: ask for one of those below by its id",
@@ -179,12 +184,12 @@ impl Builder<'_> {
             (_, Some(about)) => vec![about.topic.clone()],
             _ => Vec::new(),
         };
-        let mut tracked = Tracked {
+        let mut tracked = TracedMessage {
             id: id.to_string(),
             by,
             kind: about.map(|about| about.kind.to_string()),
             topics: topics.iter().map(ToString::to_string).collect(),
-            ..Tracked::default()
+            ..TracedMessage::default()
         };
         if !self.shown.insert(id.clone()) {
             tracked.shown_before = true;
@@ -225,7 +230,7 @@ impl Builder<'_> {
         let inputs: Vec<String> = hops.iter().map(|hop| hop.service.clone()).collect();
         let unknown = hops
             .iter_mut()
-            .filter(|hop| hop.now == Whereabouts::Unknown);
+            .filter(|hop| hop.now == MessageState::Unknown);
         for hop in unknown {
             // Of a service that reads it on several inputs nobody knows which one it was.
             if inputs.iter().filter(|it| **it == hop.service).count() > 1 {
@@ -243,13 +248,13 @@ impl Builder<'_> {
                 known.is_some_and(|known| known.outbox.iter().any(|it| *it.service == hop.service))
             };
             hop.now = match self.evidence.searched || proofs.any(committed) {
-                true => Whereabouts::Done,
-                false => Whereabouts::Handled,
+                true => MessageState::Done,
+                false => MessageState::Handled,
             };
         }
     }
 
-    fn topics(&self, by: &Emission) -> Vec<Arc<str>> {
+    fn topics(&self, by: &EmittedBy) -> Vec<Arc<str>> {
         let output = by.output.as_deref().unwrap_or_default();
         let service = self.wiring.service(&by.service);
         let port = service.and_then(|service| service.output(output));
@@ -277,7 +282,7 @@ fn hop(at: &QueueId, known: Option<&Known>, looked_ms: u64) -> Hop {
         input: at.input.to_string(),
         attempts: Vec::new(),
         stored_at: None,
-        now: Whereabouts::Unknown,
+        now: MessageState::Unknown,
     };
     let Some(known) = known else { return hop };
     let mut tries: Vec<&Try> = known.tries.iter().filter(|it| it.at == *at).collect();
@@ -292,21 +297,21 @@ fn hop(at: &QueueId, known: Option<&Known>, looked_ms: u64) -> Hop {
     let mut entries = known.entries.iter().filter(|it| it.at == *at);
     hop.stored_at = entries.next().map(|entry| time(entry.at_ms));
     hop.now = whereabouts(at, known, tries.last().copied(), looked_ms);
-    if hop.now == Whereabouts::Unknown && hop.stored_at.is_some() {
-        hop.now = Whereabouts::Done;
+    if hop.now == MessageState::Unknown && hop.stored_at.is_some() {
+        hop.now = MessageState::Done;
     }
     hop
 }
 
 /// Where a message is: in a queue or in hand, if it is seen there, unless it has gone on
 /// since; else where its last attempt has left it.
-fn whereabouts(at: &QueueId, known: &Known, last: Option<&Try>, looked_ms: u64) -> Whereabouts {
+fn whereabouts(at: &QueueId, known: &Known, last: Option<&Try>, looked_ms: u64) -> MessageState {
     // Queues were looked at first: what came later counts.
     let since = last.filter(|it| it.at_ms >= looked_ms);
     if since.is_none() {
         if let Some(dead) = known.letters.iter().find(|dead| dead.at() == *at) {
             let why = dead.letter.why.as_ref();
-            return Whereabouts::DeadLettered {
+            return MessageState::DeadLettered {
                 reason: why.map(|why| why.reason),
                 error: why.map(|why| why.error.clone()),
                 attempts: why.map(|why| why.attempts),
@@ -316,7 +321,7 @@ fn whereabouts(at: &QueueId, known: &Known, last: Option<&Try>, looked_ms: u64) 
         let mut held: Vec<_> = known.held.iter().filter(|it| it.at == *at).collect();
         held.sort_by_key(|it| it.handled);
         if let Some(held) = held.last() {
-            return Whereabouts::InHand {
+            return MessageState::InHand {
                 handled: held.handled,
                 attempt: held.attempt,
             };
@@ -332,36 +337,36 @@ fn whereabouts(at: &QueueId, known: &Known, last: Option<&Try>, looked_ms: u64) 
         for queued in known.queued.iter().filter(|it| it.at == *at) {
             let attempt = queued.attempt;
             match queued.place {
-                Place::Delayed { due_ms, .. } => {
-                    return Whereabouts::Delayed {
+                QueueSection::Delayed { due_ms, .. } => {
+                    return MessageState::Delayed {
                         until: time(due_ms),
                         attempt,
                     };
                 }
-                Place::Suspect => return Whereabouts::Suspect { attempt },
+                QueueSection::Suspect => return MessageState::Suspect { attempt },
                 _ if settling(attempt) => {}
-                Place::InHand => {
-                    return Whereabouts::InHand {
+                QueueSection::InHand => {
+                    return MessageState::InHand {
                         handled: false,
                         attempt,
                     };
                 }
-                Place::Ready { ahead } => return Whereabouts::Waiting { ahead },
+                QueueSection::Ready { ahead } => return MessageState::Waiting { ahead },
             }
         }
     }
     match last {
-        None => Whereabouts::Unknown,
-        Some(it) if it.gave_up => Whereabouts::GivenUp,
+        None => MessageState::Unknown,
+        Some(it) if it.gave_up => MessageState::GivenUp,
         Some(it) => match (it.outcome, it.again_at_ms) {
-            ("ok", _) => Whereabouts::Done,
-            ("expired", _) => Whereabouts::Expired,
+            ("ok", _) => MessageState::Done,
+            ("expired", _) => MessageState::Expired,
             // Where the queues can't be searched, this is all that is known.
-            (outcome, Some(due_ms)) if due_ms + SETTLING_MS >= looked_ms => Whereabouts::Delayed {
+            (outcome, Some(due_ms)) if due_ms + SETTLING_MS >= looked_ms => MessageState::Delayed {
                 until: time(due_ms),
                 attempt: it.attempt + u32::from(outcome != "defer"),
             },
-            _ => Whereabouts::Unknown,
+            _ => MessageState::Unknown,
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Attempt, Hop, Outboxed, Trace, Tracked, Whereabouts};
+use super::report::{Attempt, Hop, MessageState, Outboxed, Trace, TracedMessage};
 use crate::log::push_visible;
 use crate::redact::Redactor;
 
@@ -50,7 +50,7 @@ impl Trace {
             line(&format!("there is more: {cut}"));
         }
         // When everything is known, it doesn't matter from where.
-        if !self.found || self.messages.iter().any(Tracked::has_gaps) {
+        if !self.found || self.messages.iter().any(TracedMessage::has_gaps) {
             self.looked_at
                 .iter()
                 .for_each(|it| line(&format!("looked at {it}")));
@@ -62,14 +62,14 @@ impl Trace {
     }
 }
 
-impl Tracked {
+impl TracedMessage {
     fn clean(&mut self, clean: &impl Fn(&mut String)) {
         clean(&mut self.id);
         self.kind.iter_mut().for_each(clean);
         let refused = self.outboxes.iter_mut();
         refused.filter_map(|it| it.refused.as_mut()).for_each(clean);
         for hop in &mut self.hops {
-            if let Whereabouts::DeadLettered { error, .. } = &mut hop.now {
+            if let MessageState::DeadLettered { error, .. } = &mut hop.now {
                 error.iter_mut().for_each(clean);
             }
         }
@@ -78,13 +78,13 @@ impl Tracked {
 
     /// Whether anything isn't known.
     fn has_gaps(&self) -> bool {
-        let gaps = [Whereabouts::Unknown, Whereabouts::Handled];
+        let gaps = [MessageState::Unknown, MessageState::Handled];
         let unknown = self.hops.iter().any(|hop| gaps.contains(&hop.now));
         unknown || self.led_to.iter().any(Self::has_gaps)
     }
 
     fn is_unknown(&self) -> bool {
-        let unknown = self.hops.iter().all(|hop| hop.now == Whereabouts::Unknown);
+        let unknown = self.hops.iter().all(|hop| hop.now == MessageState::Unknown);
         unknown && self.outboxes.is_empty() && self.led_to.is_empty() && !self.shown_before
     }
 
@@ -159,7 +159,7 @@ impl Tracked {
 
 fn of_hop(hop: &Hop) -> String {
     let place = match hop.now {
-        Whereabouts::Unknown if !hop.attempts.is_empty() => {
+        MessageState::Unknown if !hop.attempts.is_empty() => {
             "not seen since its last attempt".to_owned()
         }
         ref now => of_place(now),
@@ -197,31 +197,31 @@ fn of_attempt(it: &Attempt) -> String {
     format!("{outcome} on attempt {attempt} at {at}{took}")
 }
 
-fn of_place(place: &Whereabouts) -> String {
+fn of_place(place: &MessageState) -> String {
     match place {
-        Whereabouts::Done => "done".into(),
-        Whereabouts::Handled => {
+        MessageState::Done => "done".into(),
+        MessageState::Handled => {
             "handled at least once, since something came of it: whether it comes again can't be seen"
                 .into()
         }
-        Whereabouts::Expired => "too late, nobody waited for its answer any more".into(),
-        Whereabouts::Waiting { ahead: Some(ahead) } => format!("waiting, {ahead} before it"),
-        Whereabouts::Waiting { ahead: None } => "waiting".into(),
-        Whereabouts::InHand {
+        MessageState::Expired => "too late, nobody waited for its answer any more".into(),
+        MessageState::Waiting { ahead: Some(ahead) } => format!("waiting, {ahead} before it"),
+        MessageState::Waiting { ahead: None } => "waiting".into(),
+        MessageState::InHand {
             handled: true,
             attempt,
         } => format!("being handled, attempt {attempt}"),
-        Whereabouts::InHand {
+        MessageState::InHand {
             handled: false,
             attempt,
         } => format!("in hand, for attempt {attempt}"),
-        Whereabouts::Suspect { attempt } => {
+        MessageState::Suspect { attempt } => {
             format!("was in hand when a process died, waits to be tried alone, attempt {attempt}")
         }
-        Whereabouts::Delayed { until, attempt } => {
+        MessageState::Delayed { until, attempt } => {
             format!("waits until {until} for attempt {attempt}")
         }
-        Whereabouts::DeadLettered {
+        MessageState::DeadLettered {
             reason,
             error,
             attempts,
@@ -239,10 +239,10 @@ fn of_place(place: &Whereabouts) -> String {
             }
             text
         }
-        Whereabouts::GivenUp => {
+        MessageState::GivenUp => {
             "given up, and its letter isn't found: taken out since, or not looked for".into()
         }
-        Whereabouts::Unknown => {
+        MessageState::Unknown => {
             "no trace of it: handled longer ago than what is kept, or never came".into()
         }
     }

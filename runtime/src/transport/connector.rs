@@ -7,8 +7,8 @@ use futures_util::future::BoxFuture;
 
 use super::memory::MemoryConnector;
 use super::{
-    Guarantees, Inspection, Pressure, Prune, Pruned, SearchBounds, Searched, Topology, Transport,
-    TransportError, Wanted,
+    Backpressure, Guarantees, Inspection, Prune, Pruned, SearchBounds, SearchQuery, SearchResult,
+    Topology, Transport, TransportError,
 };
 
 /// Makes transports of one or more URL schemes.
@@ -85,12 +85,12 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// There is nothing to look at, or it can't be read; [`TransportError::Unsupported`]
     /// where there is nothing to look at without connecting.
-    fn find_at_rest<'a>(
+    fn search_offline<'a>(
         &'a self,
         url: &'a str,
-        wanted: &'a Wanted,
+        wanted: &'a SearchQuery,
         bounds: SearchBounds,
-    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+    ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
         let _ = (url, wanted, bounds);
         Box::pin(async { Err(TransportError::Unsupported("searching queues at rest")) })
     }
@@ -99,7 +99,7 @@ pub trait Connector: Send + Sync {
     fn connect<'a>(
         &'a self,
         url: &'a str,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>>;
 }
 

@@ -31,7 +31,7 @@ pub enum TransportError {
     },
     /// Something of somebody else that the manifest names can't be used.
     #[error("can't use {what}: {why}")]
-    Foreign {
+    OwnedByAnother {
         /// Its name there.
         what: String,
         /// Why not, and what to do.

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::Leftover;
+use super::StaleResource;
 
 /// What was found where an app's messages are to go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -20,14 +20,14 @@ pub struct Inspection {
     /// What isn't there and would be made.
     pub missing: Vec<String>,
     /// What earlier manifests of the app left there, as far as that is known.
-    pub leftovers: Vec<Leftover>,
+    pub leftovers: Vec<StaleResource>,
     /// What is in the way: the app would not run, or not well.
-    pub problems: Vec<Obstacle>,
+    pub problems: Vec<InspectionProblem>,
 }
 
 /// Something that is in an app's way on its transport.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Obstacle {
+pub struct InspectionProblem {
     /// The queue, exchange or other thing.
     pub what: String,
     /// What is wrong with it.

@@ -10,7 +10,7 @@ use crate::name::QueueId;
 /// Something that an earlier manifest of the app made there, and the one of now doesn't
 /// name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Leftover {
+pub struct StaleResource {
     /// The queue, or the binding.
     pub what: String,
     /// How many messages are ready in the queue.
@@ -21,13 +21,13 @@ pub struct Leftover {
     pub consumers: Option<u64>,
     /// What becomes of it, or would.
     #[serde(flatten)]
-    pub fate: Fate,
+    pub fate: PruneAction,
 }
 
 /// What becomes of a leftover.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "fate", content = "why", rename_all = "lowercase")]
-pub enum Fate {
+pub enum PruneAction {
     /// Nothing needs it: it can be removed.
     Removable,
     /// It was removed.
@@ -53,12 +53,12 @@ pub struct Pruned {
     /// What there is to know beside.
     pub notes: Vec<String>,
     /// What was left over.
-    pub leftovers: Vec<Leftover>,
+    pub leftovers: Vec<StaleResource>,
 }
 
 /// A queue that the manifest doesn't name, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftQueue {
+pub struct StaleQueue {
     /// Whose it was.
     pub id: QueueId,
     /// How many messages are ready in it.
@@ -67,41 +67,41 @@ pub struct LeftQueue {
     pub consumers: u64,
 }
 
-/// Says for each queue whether it can be removed, in order: [`Fate::Removable`] or
-/// [`Fate::Kept`].
+/// Says for each queue whether it can be removed, in order: [`PruneAction::Removable`] or
+/// [`PruneAction::Kept`].
 ///
 /// A service's queues that nobody names any more are consumed by an older version that
 /// still runs, or by nobody: one consumer keeps them all. A dead-letter queue, and a suspect
 /// queue, stay as long as a queue whose messages may end there. A lease has a message always.
-pub fn judge(queues: &[LeftQueue], with_messages: bool) -> Vec<Fate> {
-    let siblings = |queue: &LeftQueue| {
+pub fn judge(queues: &[StaleQueue], with_messages: bool) -> Vec<PruneAction> {
+    let siblings = |queue: &StaleQueue| {
         let service = queue.id.service.clone();
         queues
             .iter()
             .filter(move |other| other.id.service == service)
     };
-    let full = |queue: &LeftQueue| queue.messages > 0 && !with_messages && !queue.id.is_lease();
+    let full = |queue: &StaleQueue| queue.messages > 0 && !with_messages && !queue.id.is_lease();
     queues
         .iter()
         .map(|queue| {
             if let Some(used) = siblings(queue).find(|other| other.consumers > 0) {
-                return Fate::Kept(format!(
+                return PruneAction::Kept(format!(
                     "{} is consumed: an older version of the app runs",
                     used.id
                 ));
             }
             if full(queue) {
-                return Fate::Kept(format!(
+                return PruneAction::Kept(format!(
                     "it holds {} messages, which would go with it",
                     queue.messages
                 ));
             }
-            let feeds = |other: &&LeftQueue| !other.id.is_auxiliary() && full(other);
+            let feeds = |other: &&StaleQueue| !other.id.is_auxiliary() && full(other);
             match siblings(queue).find(feeds) {
                 Some(kept) if queue.id.is_auxiliary() => {
-                    Fate::Kept(format!("what {} holds may end there", kept.id))
+                    PruneAction::Kept(format!("what {} holds may end there", kept.id))
                 }
-                _ => Fate::Removable,
+                _ => PruneAction::Removable,
             }
         })
         .collect()
@@ -111,17 +111,19 @@ pub fn judge(queues: &[LeftQueue], with_messages: bool) -> Vec<Fate> {
 mod tests {
     use super::*;
 
-    fn queue(service: &str, input: &str, messages: u64, consumers: u64) -> LeftQueue {
-        LeftQueue {
+    fn queue(service: &str, input: &str, messages: u64, consumers: u64) -> StaleQueue {
+        StaleQueue {
             id: QueueId::new(service, input),
             messages,
             consumers,
         }
     }
 
-    fn kept(queues: &[LeftQueue], with_messages: bool) -> Vec<bool> {
+    fn kept(queues: &[StaleQueue], with_messages: bool) -> Vec<bool> {
         let fates = judge(queues, with_messages);
-        let kept = fates.iter().map(|fate| matches!(fate, Fate::Kept(_)));
+        let kept = fates
+            .iter()
+            .map(|fate| matches!(fate, PruneAction::Kept(_)));
         kept.collect()
     }
 

@@ -31,15 +31,15 @@ mod topology;
 pub use completion::Completion;
 pub use connector::{Connector, Transports, scheme_of};
 pub use error::{AskError, TransportError};
-pub use inspection::{Inspection, Obstacle};
+pub use inspection::{Inspection, InspectionProblem};
 pub use lease::{Lease, LeaseKeeper};
-pub use leftovers::{Fate, LeftQueue, Leftover, Prune, Pruned, judge};
+pub use leftovers::{Prune, PruneAction, Pruned, StaleQueue, StaleResource, judge};
 pub use limit::Limit;
-pub use places::{Limited, Places};
-pub use pressure::{Outage, Pressure, PressureGauge};
+pub use places::{BoundedQueue, CapacityReservation};
+pub use pressure::{Backpressure, DepthGauge, OutageGauge};
 pub use replies::{Replies, Waiting};
-pub use search::{FoundMessage, Place, SearchBounds, Searched, Wanted};
-pub use topology::{Feed, Foreign, Overflow, QueueSpec, Topology};
+pub use search::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
+pub use topology::{ExternalBinding, ExternalSource, Overflow, QueueSpec, Topology};
 
 /// What moves messages between services.
 ///
@@ -155,16 +155,16 @@ pub trait Transport: Send + Sync + 'static {
     ///
     /// If [`Guarantees::searches`]: of what is wanted it finds every message that is ready,
     /// waits for its time, or is a dead letter, and none that has been acked for good; or it
-    /// says what it didn't look at ([`Searched::missed`]). What is in hand it need not find:
+    /// says what it didn't look at ([`SearchResult::missed`]). What is in hand it need not find:
     /// whoever has it knows. It takes no longer than the bounds say, and holds up nobody.
     ///
     /// # Errors
     /// It can't be done: [`TransportError::Unsupported`] where queues can't be searched.
     fn find<'a>(
         &'a self,
-        wanted: &'a Wanted,
+        wanted: &'a SearchQuery,
         bounds: SearchBounds,
-    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+    ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
         let _ = (wanted, bounds);
         Box::pin(async { Err(TransportError::Unsupported("searching queues")) })
     }
@@ -172,7 +172,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Whether it works now; changes are seen by whoever holds the receiver.
     ///
     /// A transport that is down tries by itself to work again. Until it does, publications
-    /// and asks fail, and its [`Pressure`] is high, so that sources wait. One that has lost
+    /// and asks fail, and its [`Backpressure`] is high, so that sources wait. One that has lost
     /// its broker can't consume either: consumers have ended, and settlements of what was
     /// taken before are dropped (it is delivered again). One that has no room for more goes
     /// on with what it has: consumers stay, and what is settled is kept until it can be

@@ -6,7 +6,7 @@ use super::{Limit, TransportError};
 use crate::name::QueueId;
 
 /// A queue that may hold no more than so many messages: for transports that keep limits.
-pub trait Limited {
+pub trait BoundedQueue {
     /// Its name.
     fn id(&self) -> &QueueId;
 
@@ -24,9 +24,9 @@ pub trait Limited {
 /// The places that queues keep for a batch, before any of it is let in, so that no other
 /// publisher takes them. What isn't taken when it is dropped is free again.
 #[derive(Debug)]
-pub struct Places<Q: Limited>(Vec<(Arc<Q>, u64)>);
+pub struct CapacityReservation<Q: BoundedQueue>(Vec<(Arc<Q>, u64)>);
 
-impl<Q: Limited> Places<Q> {
+impl<Q: BoundedQueue> CapacityReservation<Q> {
     /// None: for a transport whose queues reject nothing.
     pub fn none() -> Self {
         Self(Vec::new())
@@ -76,7 +76,7 @@ impl<Q: Limited> Places<Q> {
     }
 }
 
-impl<Q: Limited> Drop for Places<Q> {
+impl<Q: BoundedQueue> Drop for CapacityReservation<Q> {
     fn drop(&mut self) {
         for (queue, places) in &self.0 {
             queue.free_places(*places);
@@ -105,7 +105,7 @@ mod tests {
         })
     }
 
-    impl Limited for Shelf {
+    impl BoundedQueue for Shelf {
         fn id(&self) -> &QueueId {
             &self.id
         }
@@ -133,9 +133,9 @@ mod tests {
         let lenient = shelf(1, Overflow::DeadLetter);
         let kept = || [&small, &large, &lenient].map(|it| it.kept.load(Relaxed));
         let batch = [&large, &small, &large, &lenient];
-        let mut places = Places::ask(batch.into_iter()).expect("there is room");
+        let mut places = CapacityReservation::ask(batch.into_iter()).expect("there is room");
         assert_eq!(kept(), [1, 2, 0]);
-        assert!(Places::ask([&large, &small].into_iter()).is_err());
+        assert!(CapacityReservation::ask([&large, &small].into_iter()).is_err());
         assert_eq!(kept(), [1, 2, 0], "a batch that is refused keeps nothing");
         assert!(places.take(&large) && places.take(&small));
         assert!(!places.take(&small) && !places.take(&lenient));

@@ -12,18 +12,18 @@ use tokio::sync::watch;
 
 /// Says whether sources may send. One for an app.
 #[derive(Debug)]
-pub struct Pressure(watch::Sender<usize>);
+pub struct Backpressure(watch::Sender<usize>);
 
-impl Default for Pressure {
+impl Default for Backpressure {
     fn default() -> Self {
         Self(watch::Sender::new(0))
     }
 }
 
-impl Pressure {
+impl Backpressure {
     /// A gauge for one queue with its own high-water mark, in messages.
-    pub fn gauge(self: &Arc<Self>, high_water: u64) -> PressureGauge {
-        PressureGauge {
+    pub fn gauge(self: &Arc<Self>, high_water: u64) -> DepthGauge {
+        DepthGauge {
             pressure: self.clone(),
             high_water,
             high: AtomicBool::new(false),
@@ -31,8 +31,8 @@ impl Pressure {
     }
 
     /// A gauge for the transport itself: high while it is told that nothing can be sent.
-    pub fn outage(self: &Arc<Self>) -> Outage {
-        Outage(self.gauge(0))
+    pub fn outage(self: &Arc<Self>) -> OutageGauge {
+        OutageGauge(self.gauge(0))
     }
 
     /// Whether any queue is above its mark and has not halved since, or the transport is
@@ -53,13 +53,13 @@ impl Pressure {
 
 /// Watches the depth of one queue.
 #[derive(Debug)]
-pub struct PressureGauge {
-    pressure: Arc<Pressure>,
+pub struct DepthGauge {
+    pressure: Arc<Backpressure>,
     high_water: u64,
     high: AtomicBool,
 }
 
-impl PressureGauge {
+impl DepthGauge {
     /// Tells how many messages the queue holds now.
     ///
     /// Calls for one queue must not overlap.
@@ -84,7 +84,7 @@ impl PressureGauge {
     }
 }
 
-impl Drop for PressureGauge {
+impl Drop for DepthGauge {
     fn drop(&mut self) {
         self.set(false);
     }
@@ -92,9 +92,9 @@ impl Drop for PressureGauge {
 
 /// Makes sources wait while a transport is down.
 #[derive(Debug)]
-pub struct Outage(PressureGauge);
+pub struct OutageGauge(DepthGauge);
 
-impl Outage {
+impl OutageGauge {
     /// Tells whether the transport is down. Calls must not overlap.
     pub fn set(&self, down: bool) {
         self.0.set(down);
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn sources_wait_from_the_mark_until_the_queue_has_halved() {
-        let pressure = Arc::new(Pressure::default());
+        let pressure = Arc::new(Backpressure::default());
         let gauge = pressure.gauge(10);
         for (messages, high) in [(10, false), (11, true), (6, true), (5, false), (10, false)] {
             gauge.update(messages);
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn sources_wait_while_the_transport_is_down_whatever_is_queued() {
-        let pressure = Arc::new(Pressure::default());
+        let pressure = Arc::new(Backpressure::default());
         let (outage, queue) = (pressure.outage(), pressure.gauge(10));
         for (down, messages, high) in [
             (true, 0, true),
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn one_full_queue_among_many_is_enough_and_a_dropped_one_no_longer_counts() {
-        let pressure = Arc::new(Pressure::default());
+        let pressure = Arc::new(Backpressure::default());
         let (first, second) = (pressure.gauge(1), pressure.gauge(1));
         first.update(2);
         second.update(2);

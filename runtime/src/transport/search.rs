@@ -12,7 +12,7 @@ use crate::trace::TraceContext;
 
 /// Which messages are wanted: some by their ids, and all of some traces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SearchQuery {
     /// These messages.
     pub ids: BTreeSet<MessageId>,
     /// Every message of these traces: [`TraceContext::trace_id`].
@@ -39,7 +39,7 @@ impl Default for SearchBounds {
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
-pub struct Searched {
+pub struct SearchResult {
     /// The messages, a copy in a queue each.
     pub messages: Vec<FoundMessage>,
     /// What wasn't looked at, and why; nothing if everything was.
@@ -52,7 +52,7 @@ pub struct FoundMessage {
     /// The queue: an input's, or a service's dead letters.
     pub queue: QueueId,
     /// Where it is there.
-    pub place: Place,
+    pub place: QueueSection,
     /// Which attempt the next one, or the present one, is.
     pub attempt: u32,
     /// The message. Its payload may be missing.
@@ -61,7 +61,7 @@ pub struct FoundMessage {
 
 /// Where in a queue a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum QueueSection {
     /// It is ready to be taken.
     Ready {
         /// How many are before it, where that is known.
@@ -80,7 +80,7 @@ pub enum Place {
     Suspect,
 }
 
-impl Wanted {
+impl SearchQuery {
     /// One message, and all of its trace if that begins with it.
     pub fn id(id: MessageId) -> Self {
         Self {
@@ -110,9 +110,9 @@ mod tests {
         let mut second = Envelope::new("reserved", "{}");
         second.trace = Some(first.trace().child(&second.id));
         let other = Envelope::new("order", "{}");
-        let wanted = Wanted::id(first.id.clone());
+        let wanted = SearchQuery::id(first.id.clone());
         assert!(wanted.covers(&first) && wanted.covers(&second) && !wanted.covers(&other));
-        let second_alone = Wanted::id(second.id.clone());
+        let second_alone = SearchQuery::id(second.id.clone());
         assert!(second_alone.covers(&second) && !second_alone.covers(&first));
     }
 }

@@ -40,24 +40,24 @@ pub struct QueueSpec {
     pub single_active: bool,
     /// Where some of its topics are also fed from, outside the app. A transport that has
     /// no such things ignores them: nothing comes from there.
-    pub feeds: Vec<Feed>,
+    pub feeds: Vec<ExternalBinding>,
 }
 
 /// Something outside that feeds a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Feed {
+pub struct ExternalBinding {
     /// The topic that its messages have here, whatever they had there.
     pub topic: Arc<str>,
     /// What feeds it.
-    pub from: Foreign,
+    pub from: ExternalSource,
 }
 
 /// A part of a broker that isn't the app's: it is used, and never made, changed or
 /// removed. If it isn't there, or may not be used, that is
-/// [`TransportError::Foreign`](super::TransportError::Foreign), when the topology is
+/// [`TransportError::OwnedByAnother`](super::TransportError::Foreign), when the topology is
 /// declared and when the queue is consumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Foreign {
+pub enum ExternalSource {
     /// A queue, of this name. It is consumed beside the app's own, which keeps what is
     /// tried again.
     Queue(Arc<str>),

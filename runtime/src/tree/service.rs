@@ -314,7 +314,7 @@ impl Keeper {
         }
         for (in_hand, delivery) in env.fence() {
             stopped.given_back += usize::from(in_hand.is_none());
-            delivery.give_back();
+            delivery.nack_requeue();
         }
         stopped.abandoned = env.abandoned();
         for id in &stopped.abandoned {

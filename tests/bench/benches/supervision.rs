@@ -45,7 +45,7 @@ impl Source for Flood {
         ports.output(&OUT);
     }
 
-    async fn run(_: &NoConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(_: &NoConfig, out: &mut SourceContext) -> Result<(), Failure> {
         for n in 0.. {
             drop(out.submit(&OUT, Work { n }).await?);
             if n % 64 == 0 {

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Pressure, Status,
+    AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Outgoing, Status,
     Topology, Transport, TransportError,
 };
-use brickwork::{Delivery, Envelope, Message, Parcel, QueueId, ReplyTo, Settle, Settlement};
+use brickwork::{Delivery, DeliveryParts, Envelope, Message, QueueId, ReplyTo, Settle, Settlement};
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
@@ -104,7 +104,7 @@ pub fn request(payload: &'static [u8]) -> Message {
 struct Tap(Arc<Direct>);
 
 impl Settle for Tap {
-    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let mut state = self.0.0.lock().unwrap();
         if parcel.tag != u64::MAX {
             let asker = state.waiting[parcel.tag as usize].take();
@@ -160,7 +160,7 @@ impl Consumer for Take {
                     }
                 },
             };
-            let parcel = Parcel {
+            let parcel = DeliveryParts {
                 message,
                 attempt: 1,
                 crashes: 0,
@@ -271,7 +271,7 @@ impl Connector for DirectConnector {
     fn connect<'a>(
         &'a self,
         _: &'a str,
-        _: Arc<Pressure>,
+        _: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         let queue = self.queue();
         Box::pin(async {

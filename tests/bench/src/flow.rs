@@ -118,7 +118,7 @@ impl<T: Made + brickwork::Payload> Source for Orders<T> {
         config.in_flight
     }
 
-    async fn run(config: &OrdersConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &OrdersConfig, out: &mut SourceContext) -> Result<(), Failure> {
         let output = Output::<T>::new("out");
         mark(&STARTED);
         for n in 0..config.count {

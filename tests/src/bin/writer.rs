@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use brickwork::sqlite::rusqlite::Connection;
-use brickwork::sqlite::{SqliteError, Writers};
+use brickwork::sqlite::{SqliteError, WriterPool};
 use brickwork_tests::numbers;
 
 #[tokio::main(flavor = "current_thread")]
@@ -20,7 +20,7 @@ async fn main() {
     if arguments.len() > 2 {
         return unsynced(file, count).expect("it writes");
     }
-    let database = numbers::open(file, &Writers::new(1)).expect("it opens");
+    let database = numbers::open(file, &WriterPool::new(1)).expect("it opens");
     for n in 0..count {
         let written = database.write("numbers", move |tx| numbers::insert(tx, n));
         written.await.expect("it is written");

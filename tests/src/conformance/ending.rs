@@ -23,7 +23,7 @@ pub async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(subject: &Subje
     let mut rest = second.exactly(7).await;
     assert_eq!(sorted(numbers(&rest)), (3..10).collect::<Vec<_>>());
     taken.remove(0).ack();
-    taken.remove(0).give_back();
+    taken.remove(0).nack_requeue();
     rest.extend(second.exactly(1).await);
     assert_eq!(number(rest[7].message()), 1);
     drop(taken);

@@ -1,6 +1,6 @@
 //! Looking for messages in queues.
 
-use brickwork::transport::{FoundMessage, Place, SearchBounds, Searched, Wanted};
+use brickwork::transport::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
 use brickwork::{DeadLetter, MessageId, Reason, Settlement};
 
 use super::*;
@@ -17,13 +17,13 @@ fn child(of: &Message, number: u32) -> Message {
     envelope.into()
 }
 
-async fn find(app: &App, wanted: &Wanted) -> Searched {
+async fn find(app: &App, wanted: &SearchQuery) -> SearchResult {
     let found = app.transport.find(wanted, SearchBounds::default());
     let found = timeout(SOON, found).await.expect("a search ends");
     found.expect("it says that it can search")
 }
 
-fn places(searched: &Searched, id: &MessageId) -> Vec<(String, Place, u32)> {
+fn places(searched: &SearchResult, id: &MessageId) -> Vec<(String, QueueSection, u32)> {
     let of_id = |found: &&FoundMessage| found.message.id == *id;
     let found = searched.messages.iter().filter(of_id);
     found
@@ -69,7 +69,7 @@ pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
     let given_up = taken.pop().expect("the third");
     given_up.settle(Settlement::DeadLetter(Box::new(letter)));
     taken.pop().expect("the second").ack();
-    taken.pop().expect("the first").give_back();
+    taken.pop().expect("the first").nack_requeue();
     let later = child(&root, 7);
     let scheduled = Outgoing {
         delay: LATER,
@@ -79,10 +79,10 @@ pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
     app.flush().await;
 
     let before = app.depth("stock.requests").await;
-    let by_trace = find(&app, &Wanted::id(root.id.clone())).await;
+    let by_trace = find(&app, &SearchQuery::id(root.id.clone())).await;
     assert_eq!(by_trace.missed, Vec::<String>::new());
     let lies = |id| places(&by_trace, id);
-    let ready = |ahead| Place::Ready { ahead: Some(ahead) };
+    let ready = |ahead| QueueSection::Ready { ahead: Some(ahead) };
     // The first, which was given back, and the one that wasn't taken.
     let first = lies(&root.id);
     assert_eq!(first, [("stock.requests".into(), ready(0), 1)]);
@@ -91,14 +91,14 @@ pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
     assert_eq!(lies(&batch[0].id), [], "it was acked");
     let dead = lies(&batch[1].id);
     assert!(
-        matches!(&dead[..], [(queue, Place::Ready { .. }, _)] if queue == "stock.dlq"),
+        matches!(&dead[..], [(queue, QueueSection::Ready { .. }, _)] if queue == "stock.dlq"),
         "{dead:?}"
     );
     let now_ms = brickwork::Clock::SYSTEM.unix_ms();
     let soonest = now_ms + LATER.as_millis() as u64 - SOON.as_millis() as u64;
     for (id, attempt, again) in [(&batch[2].id, 2, true), (&later.id, 1, false)] {
         let waits = lies(id);
-        let [(queue, Place::Delayed { due_ms, retry }, tried)] = &waits[..] else {
+        let [(queue, QueueSection::Delayed { due_ms, retry }, tried)] = &waits[..] else {
             panic!("{waits:?}");
         };
         assert_eq!(
@@ -108,11 +108,11 @@ pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
         assert!(*due_ms > soonest && *due_ms <= now_ms + LATER.as_millis() as u64 + 1_000);
     }
     assert_eq!(lies(&odd.id), [], "it is of another trace");
-    let alone = find(&app, &Wanted::id(odd.id.clone())).await;
+    let alone = find(&app, &SearchQuery::id(odd.id.clone())).await;
     let found = places(&alone, &odd.id);
     assert_eq!(found, [("audit.all".into(), ready(0), 1)]);
     assert_eq!(alone.messages.len(), 1);
-    let none = find(&app, &Wanted::id(MessageId::new())).await;
+    let none = find(&app, &SearchQuery::id(MessageId::new())).await;
     assert!(none.messages.is_empty() && none.missed.is_empty());
     assert_eq!(app.depth("stock.requests").await, before);
     app.close().await;
@@ -129,7 +129,7 @@ pub async fn a_search_that_may_not_look_at_everything_says_so(subject: &Subject)
     let batch = (1..20).map(|number| child(&root, number).into());
     app.publish(batch.collect()).await.expect("it publishes");
     app.flush().await;
-    let wanted = Wanted::id(root.id.clone());
+    let wanted = SearchQuery::id(root.id.clone());
     let none = SearchBounds {
         within: Duration::ZERO,
         ..SearchBounds::default()
@@ -167,17 +167,21 @@ pub async fn what_was_left_at_rest_is_found(subject: &Subject) -> Verdict {
     // As if the process died now.
     drop((app, taker));
     drop(taken);
-    let wanted = Wanted::id(root.id.clone());
+    let wanted = SearchQuery::id(root.id.clone());
     let bounds = SearchBounds::default();
-    let left = connector.find_at_rest(&subject.url, &wanted, bounds).await;
+    let left = connector
+        .search_offline(&subject.url, &wanted, bounds)
+        .await;
     let left = left.expect("there is something to look at");
     assert_eq!(left.messages.len(), 2, "{left:?}");
     let first = places(&left, &root.id);
-    assert_eq!(first, [("stock.requests".into(), Place::InHand, 1)]);
+    assert_eq!(first, [("stock.requests".into(), QueueSection::InHand, 1)]);
 
     let app = App::again(subject, &topology).await;
     app.close().await;
-    let left = connector.find_at_rest(&subject.url, &wanted, bounds).await;
+    let left = connector
+        .search_offline(&subject.url, &wanted, bounds)
+        .await;
     let left = left.expect("there is something to look at");
     assert_eq!(left.messages.len(), 2, "{left:?}");
     assert_eq!(left.missed, Vec::<String>::new());

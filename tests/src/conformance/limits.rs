@@ -170,7 +170,7 @@ pub async fn what_was_taken_over_is_never_too_much(subject: &Subject) -> Verdict
         for delivery in taker.exactly(4).await {
             let again = |after| Settlement::Again { after, attempt: 2 };
             match number(delivery.message()) {
-                0 => delivery.give_back(),
+                0 => delivery.nack_requeue(),
                 1 => delivery.settle(again(Duration::from_millis(200))),
                 2 => delivery.settle(again(Duration::ZERO)),
                 _ => drop(delivery),

@@ -49,7 +49,7 @@ pub async fn what_is_given_back_keeps_its_attempt(subject: &Subject) -> Verdict 
     });
     let third = taker.one().await;
     assert_eq!(third.attempt(), 3);
-    third.give_back();
+    third.nack_requeue();
     let again = taker.one().await;
     assert_eq!((number(again.message()), again.attempt()), (0, 3));
     app.close().await;
@@ -90,7 +90,7 @@ pub async fn a_delivery_can_be_settled_on_another_thread(subject: &Subject) -> V
         for delivery in taken {
             match number(delivery.message()) {
                 0 => delivery.ack(),
-                1 => delivery.give_back(),
+                1 => delivery.nack_requeue(),
                 _ => drop(delivery),
             }
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use brickwork::prelude::*;
-use brickwork::testing::{Fault, Point, Setup, TestApp};
+use brickwork::testing::{Fault, FaultPoint, Setup, TestApp};
 use brickwork::{MessageId, Reason};
 use serde_json::json;
 
@@ -120,7 +120,7 @@ fn back_offs_take_their_time_and_are_the_same_in_every_run() {
     let run = || {
         let stock = Setup::of::<Stock>(of_100())
             .with("services.stock.retry = { attempts = 3, backoff = { min = \"10m\" , max = \"1h\" } }")
-            .inject(Fault::fail(Point::Handle).times(2))
+            .inject(Fault::fail(FaultPoint::Handle).times(2))
             .start();
         let start = stock.now();
         stock.send(&REQUESTS, reserve(1));
@@ -162,7 +162,7 @@ fn what_is_emitted_for_later_comes_later() {
     let waited = later.now().duration_since(start).unwrap();
     assert!(waited >= 30 * MINUTE && waited < 31 * MINUTE, "{waited:?}");
     // And what the test itself sends for later: handled after 5 minutes, emitted after 10.
-    later.send(&IN, Draft::new(10).after(5 * MINUTE));
+    later.send(&IN, MessageBuilder::new(10).after(5 * MINUTE));
     assert_eq!(later.expect(&OUT), 10);
     let waited = later.now().duration_since(start).unwrap();
     assert!(waited >= 45 * MINUTE && waited < 46 * MINUTE, "{waited:?}");
@@ -228,7 +228,7 @@ fn a_message_carries_what_the_test_says_of_it() {
     }
     let pass = TestApp::of::<Pass>(NoConfig {});
     let id = "order-17".parse::<MessageId>().expect("an id");
-    let draft = Draft::new(Raw::bytes("push", &b"\xff\x00"[..]));
+    let draft = MessageBuilder::new(Raw::bytes("push", &b"\xff\x00"[..]));
     let sent = pass.send(&IN, draft.id(id.clone()).header("tenant", "acme"));
     assert_eq!(sent.id, id);
     let came = pass.expect_message(&OUT);

@@ -1,7 +1,7 @@
 //! What fails a test, and how it is told.
 
 use brickwork::prelude::*;
-use brickwork::testing::{Fault, PATIENCE, Point, Setup, TestApp};
+use brickwork::testing::{Fault, FaultPoint, PATIENCE, Setup, TestApp};
 use brickwork_tests::puppet::{Puppet, PuppetConfig};
 use serde_json::json;
 
@@ -70,7 +70,7 @@ fn a_test_that_fails_already_is_not_told_of_leaks() {
 #[test]
 fn a_fault_that_had_no_occasion_to_strike_fails_the_test() {
     let stock = TestApp::of::<Stock>(of_100());
-    stock.inject(Fault::panic(Point::Tick).of("stock").times(3));
+    stock.inject(Fault::panic(FaultPoint::Tick).of("stock").times(3));
     stock.send(&REQUESTS, reserve(1));
     stock.expect(&RESERVED);
     assert_says(
@@ -82,7 +82,7 @@ fn a_fault_that_had_no_occasion_to_strike_fails_the_test() {
 #[test]
 fn an_expectation_that_fails_tells_what_happened_instead() {
     let stock = TestApp::of::<Stock>(of_100());
-    stock.inject(Fault::fail(Point::Handle));
+    stock.inject(Fault::fail(FaultPoint::Handle));
     stock.send(&REQUESTS, reserve(1000));
     let told = panic_of(|| drop(stock.expect(&RESERVED)));
     assert_says(
@@ -102,7 +102,9 @@ fn an_expectation_that_fails_tells_what_happened_instead() {
 #[test]
 fn an_expectation_that_fails_tells_why_a_service_does_not_work() {
     let setup = Setup::of::<Stock>(of_100());
-    let stock = setup.inject(Fault::fail(Point::Start).always()).start();
+    let stock = setup
+        .inject(Fault::fail(FaultPoint::Start).always())
+        .start();
     stock.send(&REQUESTS, reserve(1));
     let told = panic_of(|| drop(stock.expect(&RESERVED)));
     assert_says(
@@ -180,11 +182,11 @@ fn a_wrong_config_setting_or_manifest_is_reported_as_it_is_elsewhere() {
 
 #[test]
 fn a_fault_that_can_not_be_is_refused() {
-    let told = panic_of(|| drop(Fault::panic(Point::Settle)));
+    let told = panic_of(|| drop(Fault::panic(FaultPoint::Settle)));
     assert_eq!(told, "nothing can panic at Point::Settle");
-    let told = panic_of(|| drop(Fault::hang(Point::Consume)));
+    let told = panic_of(|| drop(Fault::hang(FaultPoint::Consume)));
     assert_eq!(told, "nothing can hang at Point::Consume");
-    let told = panic_of(|| drop(Fault::fail(Point::Drop)));
+    let told = panic_of(|| drop(Fault::fail(FaultPoint::Drop)));
     assert_eq!(told, "nothing can fail at Point::Drop");
 }
 

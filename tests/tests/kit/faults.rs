@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use brickwork::Reason;
 use brickwork::prelude::*;
-use brickwork::testing::{Fault, Point, Setup, TestApp};
+use brickwork::testing::{Fault, FaultPoint, Setup, TestApp};
 use serde_json::json;
 
 use crate::stock::*;
@@ -14,7 +14,7 @@ use crate::{MINUTE, assert_says, panic_of};
 fn a_start_that_fails_panics_or_hangs_is_tried_again() {
     for fault in [Fault::fail, Fault::panic, Fault::hang] {
         let stock = Setup::of::<Stock>(of_100())
-            .inject(fault(Point::Start).times(2))
+            .inject(fault(FaultPoint::Start).times(2))
             .start();
         stock.send(&REQUESTS, reserve(1));
         assert_eq!(stock.expect(&RESERVED).attempt, 1);
@@ -25,7 +25,7 @@ fn a_start_that_fails_panics_or_hangs_is_tried_again() {
 
 #[test]
 fn a_message_that_fails_panics_or_hangs_is_tried_again() {
-    for point in [Point::Handle, Point::Handled] {
+    for point in [FaultPoint::Handle, FaultPoint::Handled] {
         for (fault, outcome) in [
             (Fault::fail(point), "1 to be tried again"),
             (Fault::panic(point), "1 panicked"),
@@ -37,7 +37,7 @@ fn a_message_that_fails_panics_or_hangs_is_tried_again() {
             let reserved = stock.expect(&RESERVED);
             // After the handler its work is done, but in an instance that lives on only
             // after a failure.
-            let done_twice = point == Point::Handled && outcome == "1 to be tried again";
+            let done_twice = point == FaultPoint::Handled && outcome == "1 to be tried again";
             let left = if done_twice { 98 } else { 99 };
             assert_eq!((reserved.left, reserved.attempt), (left, 2));
             let told = panic_of(|| stock.expect_nothing("nonsense"));
@@ -51,7 +51,7 @@ fn a_message_that_fails_panics_or_hangs_is_tried_again() {
 fn a_failure_of_the_tests_choice_is_that_of_the_handler() {
     let stock = TestApp::of::<Stock>(of_100());
     stock.inject(
-        Fault::with(Point::Handle, Failure::reject("no"))
+        Fault::with(FaultPoint::Handle, Failure::reject("no"))
             .after(1)
             .times(1),
     );
@@ -94,7 +94,7 @@ fn every_message_of_a_batch_meets_its_fault() {
             batch.iter().map(|_| Ok(())).collect()
         }
     }
-    for point in [Point::Handle, Point::Handled] {
+    for point in [FaultPoint::Handle, FaultPoint::Handled] {
         let sum = TestApp::of::<Sum>(NoConfig {});
         sum.inject(Fault::with(point, Failure::reject("no")));
         for number in 0..4 {
@@ -114,7 +114,7 @@ fn a_tick_that_fails_panics_or_hangs_emits_nothing_and_the_next_one_does() {
             ..of_100()
         };
         let stock = TestApp::of::<Stock>(config);
-        stock.inject(fault(Point::Tick));
+        stock.inject(fault(FaultPoint::Tick));
         stock.advance(MINUTE);
         stock.expect_nothing(&REPORTS);
         assert_eq!(stock.expect(&REPORTS), 100);
@@ -126,7 +126,7 @@ fn a_tick_that_fails_panics_or_hangs_emits_nothing_and_the_next_one_does() {
 fn a_stop_that_fails_panics_or_hangs_harms_nobody() {
     for fault in [Fault::fail, Fault::panic, Fault::hang] {
         let stock = TestApp::of::<Stock>(of_100());
-        stock.inject(fault(Point::Stop));
+        stock.inject(fault(FaultPoint::Stop));
         stock.send(&REQUESTS, reserve(1));
         stock.expect(&RESERVED);
         stock.stop();
@@ -136,8 +136,8 @@ fn a_stop_that_fails_panics_or_hangs_harms_nobody() {
 #[test]
 fn a_drop_that_panics_harms_nobody() {
     let stock = TestApp::of::<Stock>(of_100());
-    stock.inject(Fault::panic(Point::Drop));
-    stock.inject(Fault::panic(Point::Handle));
+    stock.inject(Fault::panic(FaultPoint::Drop));
+    stock.inject(Fault::panic(FaultPoint::Handle));
     stock.send(&REQUESTS, reserve(1));
     assert_eq!(stock.expect(&RESERVED).attempt, 2);
     stock.stop();
@@ -147,12 +147,12 @@ fn a_drop_that_panics_harms_nobody() {
 fn a_source_that_fails_or_panics_is_run_again_and_one_that_hangs_sends_nothing() {
     for fault in [Fault::fail, Fault::panic] {
         let setup = Setup::of_source::<Count>(CountConfig { to: 1 });
-        let count = setup.inject(fault(Point::Run)).start();
+        let count = setup.inject(fault(FaultPoint::Run)).start();
         assert_eq!(count.expect(&NUMBERS), 1);
         count.expect_nothing(&NUMBERS);
     }
     let setup = Setup::of_source::<Count>(CountConfig { to: 1 });
-    let count = setup.inject(Fault::hang(Point::Run)).start();
+    let count = setup.inject(Fault::hang(FaultPoint::Run)).start();
     let told = panic_of(|| _ = count.expect(&NUMBERS));
     assert_says(&told, &["no message came on `numbers`"]);
     count.stop();
@@ -161,7 +161,7 @@ fn a_source_that_fails_or_panics_is_run_again_and_one_that_hangs_sends_nothing()
 #[test]
 fn outputs_that_are_refused_come_when_the_message_was_handled_again() {
     let stock = TestApp::of::<Stock>(of_100());
-    stock.inject(Fault::fail(Point::Publish).times(2));
+    stock.inject(Fault::fail(FaultPoint::Publish).times(2));
     stock.send(&REQUESTS, reserve(1));
     let reserved = stock.expect(&RESERVED);
     // Not the message's fault: no attempt is counted.
@@ -171,14 +171,14 @@ fn outputs_that_are_refused_come_when_the_message_was_handled_again() {
 
 #[test]
 fn outputs_without_a_word_about_them_are_abandoned_with_their_message() {
-    for point in [Point::Publish, Point::Confirm] {
+    for point in [FaultPoint::Publish, FaultPoint::Confirm] {
         let stock = TestApp::of::<Stock>(of_100());
         stock.inject(Fault::hang(point));
         stock.send(&REQUESTS, reserve(1));
         let told = panic_of(|| stock.idle());
         assert_says(&told, &["there is still something to do", "in hand"]);
         let arrived = catch_unwind(AssertUnwindSafe(|| stock.expect(&RESERVED))).is_ok();
-        assert_eq!(arrived, point == Point::Confirm);
+        assert_eq!(arrived, point == FaultPoint::Confirm);
         let report = stock.stop();
         let abandoned = &report.abandoned[0];
         assert_eq!(
@@ -191,7 +191,7 @@ fn outputs_without_a_word_about_them_are_abandoned_with_their_message() {
 #[test]
 fn outputs_whose_confirm_is_lost_come_again_under_the_same_id() {
     let stock = TestApp::of::<Stock>(of_100());
-    stock.inject(Fault::fail(Point::Confirm));
+    stock.inject(Fault::fail(FaultPoint::Confirm));
     stock.send(&REQUESTS, reserve(1));
     let ids = [0; 2].map(|_| stock.expect_message(&RESERVED).id.clone());
     assert_eq!(ids[0], ids[1]);
@@ -206,7 +206,7 @@ fn a_question_fails_or_gets_no_answer_in_time() {
             ..of_100()
         };
         let stock = Setup::of::<Stock>(config).answer(&PRICES, |_| 1).start();
-        stock.inject(fault(Point::Ask));
+        stock.inject(fault(FaultPoint::Ask));
         stock.send(&REQUESTS, reserve(1));
         assert_eq!(stock.expect(&RESERVED).attempt, 2);
     }
@@ -215,7 +215,7 @@ fn a_question_fails_or_gets_no_answer_in_time() {
 #[test]
 fn a_consumer_that_ends_loses_nothing() {
     let stock = TestApp::of::<Stock>(of_100());
-    stock.inject(Fault::fail(Point::Consume).after(2));
+    stock.inject(Fault::fail(FaultPoint::Consume).after(2));
     for _ in 0..5 {
         stock.send(&REQUESTS, reserve(1));
     }
@@ -228,7 +228,7 @@ fn a_consumer_that_ends_loses_nothing() {
 #[test]
 fn a_delivery_whose_ack_is_lost_comes_again() {
     let stock = TestApp::of::<Stock>(of_100());
-    stock.inject(Fault::fail(Point::Settle));
+    stock.inject(Fault::fail(FaultPoint::Settle));
     stock.send(&REQUESTS, reserve(1));
     let came = [0; 2].map(|_| stock.expect_message(&RESERVED));
     assert_eq!(came[0].id, came[1].id);
@@ -238,7 +238,7 @@ fn a_delivery_whose_ack_is_lost_comes_again() {
 #[test]
 fn a_fault_of_one_service_spares_the_others() {
     let shop = shop()
-        .inject(Fault::fail(Point::Handle).of("echo").always())
+        .inject(Fault::fail(FaultPoint::Handle).of("echo").always())
         .start();
     shop.send("orders.placed", json!({"sku": "a", "quantity": 4}));
     let letter = shop.expect_dead_letter();

@@ -151,7 +151,7 @@ impl Source for Count {
         true
     }
 
-    async fn run(config: &CountConfig, out: &mut Outlet) -> Result<(), Failure> {
+    async fn run(config: &CountConfig, out: &mut SourceContext) -> Result<(), Failure> {
         for number in 1..=config.to {
             out.send(&NUMBERS, number).await?;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brickwork::testing::{Fault, Point};
+use brickwork::testing::{Fault, FaultPoint};
 use serde_json::json;
 
 use super::*;
@@ -161,7 +161,7 @@ fn a_message_that_comes_late_opens_a_group_of_its_own() {
 fn a_message_that_comes_again_is_in_its_group_once() {
     let app = aggregate(json!({"count": 3}));
     for n in [1, 2, 1, 2, 2, 3, 3] {
-        app.send(&IN, Draft::new(json!(n)).id(id(&n.to_string())));
+        app.send(&IN, MessageBuilder::new(json!(n)).id(id(&n.to_string())));
     }
     expect_group(&app, Value::Null, "count", json!([1, 2, 3]));
     app.expect_nothing(&OUT);
@@ -229,9 +229,9 @@ fn with_many_instances_each_message_is_in_one_group_and_each_group_comes_once() 
 fn whatever_fails_on_the_way_no_message_is_lost_or_in_two_groups() {
     let setup = set_up(json!({"key": "msg.k", "count": 5, "within": "3s", "each": "msg.n"}));
     let faults = [
-        Fault::panic(Point::Handle).after(1).times(3),
-        Fault::panic(Point::Tick).times(3),
-        Fault::fail(Point::Publish).after(2).times(9),
+        Fault::panic(FaultPoint::Handle).after(1).times(3),
+        Fault::panic(FaultPoint::Tick).times(3),
+        Fault::fail(FaultPoint::Publish).after(2).times(9),
     ];
     let app = faults
         .into_iter()

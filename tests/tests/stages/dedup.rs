@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brickwork::testing::{Fault, Point, Setup};
+use brickwork::testing::{Fault, FaultPoint, Setup};
 use brickwork_actors::Dedup;
 use serde_json::json;
 
@@ -41,7 +41,7 @@ fn the_first_of_each_key_passes_unchanged_and_no_other() {
 fn without_a_key_each_id_passes_once() {
     let app = dedup(json!({}));
     for id_text in ["a", "b", "a"] {
-        app.send(&IN, Draft::new(json!(id_text)).id(id(id_text)));
+        app.send(&IN, MessageBuilder::new(json!(id_text)).id(id(id_text)));
     }
     assert_eq!(app.expect(&OUT), "a");
     assert_eq!(app.expect(&OUT), "b");
@@ -53,9 +53,15 @@ fn without_a_key_each_id_passes_once() {
 fn duplicates_go_where_the_config_wants_them() {
     let app = dedup(json!({"key": "msg.k", "duplicates": true}));
     app.send(&IN, json!({"k": 1, "n": 1}));
-    app.send(&IN, Draft::new(json!({"k": 1, "n": 2})).id(id("second")));
+    app.send(
+        &IN,
+        MessageBuilder::new(json!({"k": 1, "n": 2})).id(id("second")),
+    );
     // It is done: neither a first one nor another duplicate.
-    app.send(&IN, Draft::new(json!({"k": 1, "n": 2})).id(id("second")));
+    app.send(
+        &IN,
+        MessageBuilder::new(json!({"k": 1, "n": 2})).id(id("second")),
+    );
     assert_eq!(app.expect(&OUT)["n"], 1);
     assert_eq!(app.expect(&DUPLICATES)["n"], 2);
     app.expect_nothing(&OUT);
@@ -67,7 +73,7 @@ fn duplicates_go_where_the_config_wants_them() {
 fn a_key_is_forgotten_after_its_time_counted_from_what_passed() {
     let app = dedup(json!({"key": "msg", "within": "1h"}));
     for (n, after) in [(1, HOUR / 2), (2, HOUR / 2), (3, HOUR / 4)] {
-        app.send(&IN, Draft::new(json!("k")).id(id(&n.to_string())));
+        app.send(&IN, MessageBuilder::new(json!("k")).id(id(&n.to_string())));
         app.idle();
         app.advance(after);
     }
@@ -136,8 +142,8 @@ fn what_fails_and_is_tried_again_passes_once() {
     let config = serde_json::from_value(json!({"key": "msg"})).expect("a config");
     let setup = Setup::of::<Dedup>(config);
     let faults = [
-        Fault::panic(Point::Handle).times(2),
-        Fault::fail(Point::Publish).times(5),
+        Fault::panic(FaultPoint::Handle).times(2),
+        Fault::fail(FaultPoint::Publish).times(5),
     ];
     let app = faults.into_iter().fold(setup, Setup::inject).start();
     for key in 0..20 {

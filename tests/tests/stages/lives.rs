@@ -18,7 +18,7 @@ fn open_groups_go_on_in_the_next_life() {
     for n in 1..=9 {
         app.send(
             &IN,
-            Draft::new(json!({"k": 1, "n": n})).id(id(&n.to_string())),
+            MessageBuilder::new(json!({"k": 1, "n": n})).id(id(&n.to_string())),
         );
         if n % 4 == 0 {
             let messages = (n - 3..=n).map(|n| json!({"k": 1, "n": n})).collect();
@@ -30,7 +30,7 @@ fn open_groups_go_on_in_the_next_life() {
         // It was done in a life before.
         app.send(
             &IN,
-            Draft::new(json!({"k": 1, "n": n})).id(id(&n.to_string())),
+            MessageBuilder::new(json!({"k": 1, "n": n})).id(id(&n.to_string())),
         );
     }
     app.expect_nothing(&OUT);

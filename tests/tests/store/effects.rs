@@ -1,6 +1,6 @@
 //! Each effect happens once, and all of it or nothing.
 
-use brickwork::testing::{Fault, Point, Setup, TestApp};
+use brickwork::testing::{Fault, FaultPoint, Setup, TestApp};
 use brickwork::transport::AskError;
 
 use super::*;
@@ -14,7 +14,7 @@ fn till() -> TestApp {
 fn a_message_that_comes_again_has_no_second_effect() {
     let till = till();
     for _ in 0..3 {
-        till.send(&PAYMENTS, Draft::new(pay(5)).id(id("order-1")));
+        till.send(&PAYMENTS, MessageBuilder::new(pay(5)).id(id("order-1")));
     }
     till.send(&PAYMENTS, pay(2));
     assert_eq!(till.expect(&NOTES), "1 of 5");
@@ -31,9 +31,9 @@ fn a_message_that_comes_again_has_no_second_effect() {
 #[test]
 fn the_same_message_on_another_input_is_another_one() {
     let till = till();
-    till.send(&PAYMENTS, Draft::new(pay(5)).id(id("order-1")));
+    till.send(&PAYMENTS, MessageBuilder::new(pay(5)).id(id("order-1")));
     till.expect(&PAID);
-    let total: i64 = till.ask(&QUESTIONS, Draft::new(pay(5)).id(id("order-1")));
+    let total: i64 = till.ask(&QUESTIONS, MessageBuilder::new(pay(5)).id(id("order-1")));
     assert_eq!(total, 10);
     till.stop();
 }
@@ -99,11 +99,11 @@ fn a_transaction_that_nobody_waited_for_happens_once() {
 fn who_asks_again_gets_the_reply_that_was_kept() {
     let till = till();
     for _ in 0..3 {
-        let total: i64 = till.ask(&QUESTIONS, Draft::new(pay(5)).id(id("question-1")));
+        let total: i64 = till.ask(&QUESTIONS, MessageBuilder::new(pay(5)).id(id("question-1")));
         assert_eq!(total, 5);
     }
     assert_eq!(in_the_till(&till), 5);
-    let without = || Draft::new(pay_then(5, "keep no reply")).id(id("question-2"));
+    let without = || MessageBuilder::new(pay_then(5, "keep no reply")).id(id("question-2"));
     assert_eq!(till.ask(&QUESTIONS, without()), 10);
     match till.try_ask(&QUESTIONS, without()) {
         Err(AskError::Failed(why)) => assert!(why.contains("not kept"), "{why}"),
@@ -116,10 +116,10 @@ fn who_asks_again_gets_the_reply_that_was_kept() {
 #[test]
 fn each_value_of_a_batch_has_its_own_transaction() {
     let till = till();
-    till.send(&MANY, Draft::new(3).id(id("a")));
-    till.send(&MANY, Draft::new(-100).id(id("b")));
-    till.send(&MANY, Draft::new(4).id(id("c")));
-    till.send(&MANY, Draft::new(4).id(id("c")));
+    till.send(&MANY, MessageBuilder::new(3).id(id("a")));
+    till.send(&MANY, MessageBuilder::new(-100).id(id("b")));
+    till.send(&MANY, MessageBuilder::new(4).id(id("c")));
+    till.send(&MANY, MessageBuilder::new(4).id(id("c")));
     assert_eq!(till.expect(&PAID), Paid { total: 3 });
     assert_eq!(till.expect(&PAID), Paid { total: 7 });
     till.expect_nothing(&PAID);
@@ -142,7 +142,7 @@ fn a_tick_has_a_transaction_too() {
 #[test]
 fn the_ids_of_what_is_emitted_are_those_that_the_same_attempt_would_give_again() {
     let till = till();
-    let sent = till.send(&PAYMENTS, Draft::new(pay(5)).id(id("order-1")));
+    let sent = till.send(&PAYMENTS, MessageBuilder::new(pay(5)).id(id("order-1")));
     assert_eq!(
         till.expect_message(&PAID).id,
         sent.id.child("till", "paid", 0)
@@ -156,7 +156,7 @@ fn the_ids_of_what_is_emitted_are_those_that_the_same_attempt_would_give_again()
 /// Whole attempts are thrown away before one succeeds.
 #[test]
 fn a_message_that_succeeds_at_last_has_its_effect_once() {
-    let setup = Setup::of::<Till>(NoConfig {}).inject(Fault::panic(Point::Handle).times(3));
+    let setup = Setup::of::<Till>(NoConfig {}).inject(Fault::panic(FaultPoint::Handle).times(3));
     let till = setup.start();
     till.send(&PAYMENTS, pay(5));
     assert_eq!(till.expect(&PAID), Paid { total: 5 });

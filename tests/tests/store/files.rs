@@ -51,7 +51,7 @@ fn entries(file: &Path) -> i64 {
 #[test]
 fn the_inbox_forgets_what_is_too_old_to_come_again() {
     let till = TestApp::of::<Till>(NoConfig {});
-    till.send(&PAYMENTS, Draft::new(pay(5)).id(id("order-1")));
+    till.send(&PAYMENTS, MessageBuilder::new(pay(5)).id(id("order-1")));
     till.expect(&PAID);
     till.advance(6 * DAY);
     assert_eq!(entries(&file(&till)), 1);
@@ -66,18 +66,18 @@ fn the_inbox_forgets_nothing_for_the_time_in_which_nobody_ran_it() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let at = |days| on_day(days, folder.path());
     let till = at(0);
-    till.send(&PAYMENTS, Draft::new(pay(5)).id(id("order-1")));
+    till.send(&PAYMENTS, MessageBuilder::new(pay(5)).id(id("order-1")));
     till.expect(&PAID);
     till.advance(6 * DAY);
     till.stop();
 
     let till = at(30);
     till.advance(DAY);
-    till.send(&PAYMENTS, Draft::new(pay(5)).id(id("order-1")));
+    till.send(&PAYMENTS, MessageBuilder::new(pay(5)).id(id("order-1")));
     till.idle();
     assert_eq!(in_the_till(&till), 5, "it was done before");
     till.advance(7 * DAY);
-    till.send(&PAYMENTS, Draft::new(pay(5)).id(id("order-1")));
+    till.send(&PAYMENTS, MessageBuilder::new(pay(5)).id(id("order-1")));
     till.expect(&PAID);
     assert_eq!(in_the_till(&till), 10, "it is forgotten in the end");
     till.stop();
@@ -90,7 +90,7 @@ fn entries_of_a_clock_that_was_ahead_do_not_stay_until_then() {
     let at = |days| on_day(days, folder.path());
     let till = at(10_000);
     for number in 0..600 {
-        let payment = Draft::new(pay(1)).id(id(&format!("order-{number}")));
+        let payment = MessageBuilder::new(pay(1)).id(id(&format!("order-{number}")));
         till.send(&PAYMENTS, payment);
         till.expect(&PAID);
     }

@@ -1,6 +1,6 @@
 //! The relay: what is committed is published, in order, whatever happens.
 
-use brickwork::testing::{Fault, Point, TestApp};
+use brickwork::testing::{Fault, FaultPoint, TestApp};
 
 use super::*;
 use crate::till::*;
@@ -9,7 +9,7 @@ use crate::till::*;
 fn what_is_committed_is_published_in_order_when_the_transport_takes_it_again() {
     const MESSAGES: i64 = 50;
     let till = TestApp::of::<Till>(NoConfig {});
-    till.inject(Fault::fail(Point::Publish).after(7).times(20));
+    till.inject(Fault::fail(FaultPoint::Publish).after(7).times(20));
     for _ in 0..MESSAGES {
         till.send(&PAYMENTS, pay(1));
     }
@@ -28,7 +28,7 @@ fn what_is_committed_is_published_in_order_when_the_transport_takes_it_again() {
 #[test]
 fn nothing_is_idle_while_something_waits_in_an_outbox() {
     let till = TestApp::of::<Till>(NoConfig {});
-    till.inject(Fault::fail(Point::Publish).times(5));
+    till.inject(Fault::fail(FaultPoint::Publish).times(5));
     till.send(&PAYMENTS, pay(1));
     till.idle();
     assert_eq!(till.expect(&PAID), Paid { total: 1 });
@@ -40,7 +40,7 @@ fn nothing_is_idle_while_something_waits_in_an_outbox() {
 fn an_outbox_that_the_transport_does_not_empty_is_kept_on_the_disk() {
     const MESSAGES: i64 = 3_000;
     let till = TestApp::of::<Till>(NoConfig {});
-    till.inject(Fault::fail(Point::Publish).times(40));
+    till.inject(Fault::fail(FaultPoint::Publish).times(40));
     for _ in 0..MESSAGES {
         till.send(&MANY, 1);
     }

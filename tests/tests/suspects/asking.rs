@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    AskError, Completion, Consumer, Overflow, Pressure, QueueSpec, Topology, Transport, take,
+    AskError, Backpressure, Completion, Consumer, Overflow, QueueSpec, Topology, Transport, take,
 };
 use brickwork::{Delivery, Envelope, Message, QueueId, Settlement};
 use brickwork_bridges::all;
@@ -53,7 +53,7 @@ impl App {
     async fn start(place: &Place) -> Self {
         let (transports, url) = (all(), &place.url);
         let connector = transports.for_url(url).expect("it is there");
-        let connecting = connector.connect(url, Arc::<Pressure>::default());
+        let connecting = connector.connect(url, Arc::<Backpressure>::default());
         let transport = connecting.await.expect("it connects");
         let queue = |service: &str| QueueSpec {
             id: QueueId::new(service, "in"),

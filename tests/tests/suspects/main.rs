@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::transport::{
-    Completion, Consumer, Overflow, Pressure, QueueSpec, Topology, Transport, take,
+    Backpressure, Completion, Consumer, Overflow, QueueSpec, Topology, Transport, take,
 };
 use brickwork::{Delivery, Envelope, QueueId, Settlement};
 use brickwork_bridges::all;
@@ -117,7 +117,7 @@ impl Process {
         let input = QueueId::new("stock", input);
         let (transports, url) = (all(), &place.url);
         let connector = transports.for_url(url).expect("it is there");
-        let connecting = connector.connect(url, Arc::<Pressure>::default());
+        let connecting = connector.connect(url, Arc::<Backpressure>::default());
         let transport = connecting.await.expect("it connects");
         let topology = Topology {
             app: app.into(),
@@ -291,12 +291,12 @@ async fn a_suspect_that_is_given_back_is_not_blamed(place: Place) {
     for _ in 0..6 {
         let suspect = process.one().await;
         assert_eq!((suspect.attempt(), suspect.crashes()), (1, 0));
-        suspect.give_back();
+        suspect.nack_requeue();
     }
     // Also by a process that stops in order.
     let suspect = process.one().await;
     process.consumer.stop();
-    suspect.give_back();
+    suspect.nack_requeue();
     process.transport.flush().await.expect("it flushes");
     process.transport.close().await;
     let mut process = Process::start(place, "given-back", false).await;

@@ -9,10 +9,10 @@ use super::Problem;
 use crate::app::Plan;
 use crate::control;
 use crate::dead_letters::{
-    Bounds, Census, DeadLetters, Destination, Groups, Outcome, Removal, Report, Selection, Task,
-    Views,
+    Bounds, DeadLetters, Destination, DlqStats, Groups, Outcome, RemoveOptions, Report, Selection,
+    Task, Views,
 };
-use crate::transport::{Pressure, Transport, TransportError, Transports, scheme_of};
+use crate::transport::{Backpressure, Transport, TransportError, Transports, scheme_of};
 
 /// For saying good-bye to the transport.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ impl Bench {
         let place = if there {
             Place::There(plan.data().to_owned())
         } else if guarantees.crosses_processes || guarantees.durable {
-            let connecting = connector.connect(url, Arc::<Pressure>::default());
+            let connecting = connector.connect(url, Arc::<Backpressure>::default());
             let transport = connecting.await?;
             let letters = DeadLetters::open(transport.clone(), topology).await;
             let letters = match letters {
@@ -75,10 +75,10 @@ impl Bench {
         }
     }
 
-    pub(super) async fn census(&self, service: &str, bounds: Bounds) -> Result<Census, Problem> {
+    pub(super) async fn census(&self, service: &str, bounds: Bounds) -> Result<DlqStats, Problem> {
         let service = service.to_owned();
-        match self.look(Task::Census { service, bounds }).await? {
-            Report::Census(census) => Ok(census),
+        match self.look(Task::DlqStats { service, bounds }).await? {
+            Report::DlqStats(census) => Ok(census),
             _ => Err(Problem::odd()),
         }
     }
@@ -116,7 +116,7 @@ impl Bench {
         &self,
         service: &str,
         to: &Destination,
-        removal: Removal,
+        removal: RemoveOptions,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, Problem> {
         let task = Task::Replay {
@@ -130,7 +130,7 @@ impl Bench {
     pub(super) async fn discard(
         &self,
         service: &str,
-        removal: Removal,
+        removal: RemoveOptions,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, Problem> {
         let service = service.to_owned();

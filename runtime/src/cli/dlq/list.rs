@@ -7,7 +7,7 @@ use super::select::OverviewArgs;
 use super::{Problem, line};
 use crate::app::Plan;
 use crate::cli::DONE;
-use crate::dead_letters::Census;
+use crate::dead_letters::DlqStats;
 
 #[derive(clap::Args)]
 pub(super) struct List {
@@ -18,7 +18,7 @@ pub(super) struct List {
 #[derive(Serialize)]
 struct Listed<'a> {
     app: &'a str,
-    services: Vec<Census>,
+    services: Vec<DlqStats>,
     /// Services whose queue isn't on the transport yet.
     without_queue: Vec<String>,
 }

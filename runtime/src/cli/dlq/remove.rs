@@ -10,7 +10,7 @@ use super::select::{BoundArgs, SelectionArgs, missing};
 use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
-use crate::dead_letters::{Destination, Outcome, Pace, Removal};
+use crate::dead_letters::{Destination, Outcome, RateLimit, RemoveOptions};
 use crate::name::QueueId;
 
 /// Ids that a dry run names for people.
@@ -46,7 +46,7 @@ pub(super) struct Remove {
     limit: Option<u64>,
     /// At most so many a second: 50, or 50/s
     #[arg(long, value_name = "N", value_parser = per_second)]
-    rate: Option<Pace>,
+    rate: Option<RateLimit>,
     /// Say what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -81,9 +81,9 @@ struct OfService {
     more: bool,
 }
 
-fn per_second(text: &str) -> Result<Pace, String> {
+fn per_second(text: &str) -> Result<RateLimit, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
-    let number = number.parse().ok().and_then(Pace::per_second);
+    let number = number.parse().ok().and_then(RateLimit::per_second);
     number.ok_or_else(|| "not a positive number of letters a second, such as 50 or 50/s".into())
 }
 
@@ -155,8 +155,8 @@ impl Remove {
     }
 
     /// What is left to do when so many were selected.
-    fn removal(&self, selected: u64) -> Removal {
-        Removal {
+    fn removal(&self, selected: u64) -> RemoveOptions {
+        RemoveOptions {
             selection: self.selection.selection(),
             limit: self.limit.unwrap_or(u64::MAX).saturating_sub(selected),
             dry_run: self.dry_run,
@@ -244,7 +244,7 @@ impl Deed {
         &self,
         bench: &Bench,
         service: &str,
-        removal: Removal,
+        removal: RemoveOptions,
         stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Outcome, Problem> {
         match self {

@@ -14,7 +14,7 @@ use super::*;
 use crate::app::testing::{Fake, SECRET, app};
 use crate::aside::Stopping;
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::dead_letters::{Bounds, Destination, Outcome, Pace, Removal, Selection};
+use crate::dead_letters::{Bounds, Destination, Outcome, RateLimit, RemoveOptions, Selection};
 use crate::message::Envelope;
 use crate::redact::Redactor;
 use crate::trail::Tracer;
@@ -98,11 +98,11 @@ fn slowly(selection: Selection) -> Task {
     Task::Replay {
         service: "stock".into(),
         to: Destination::Original,
-        removal: Removal {
+        removal: RemoveOptions {
             selection,
             limit: u64::MAX,
             dry_run: false,
-            pace: Pace::per_second(10.0).unwrap(),
+            pace: RateLimit::per_second(10.0).unwrap(),
             bounds: Bounds::default(),
         },
     }
@@ -130,11 +130,11 @@ async fn what_is_asked_over_the_socket_is_what_the_app_itself_would_say() {
     let shop = Shop::with(300).await;
     let here = DeadLetters::of(shop.app.transport.clone(), shop.app.topology.clone());
     let (service, bounds) = (String::from("stock"), Bounds::default());
-    let census = Task::Census {
+    let census = Task::DlqStats {
         service: service.clone(),
         bounds,
     };
-    let Report::Census(census) = shop.look(census).await else {
+    let Report::DlqStats(census) = shop.look(census).await else {
         panic!()
     };
     assert_eq!(census, here.census("stock", bounds).await.unwrap());
@@ -237,7 +237,7 @@ async fn a_few_work_at_a_time_and_the_others_are_told_so() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_done_is_said() {
     let shop = Shop::with(1).await;
-    let census = Task::Census {
+    let census = Task::DlqStats {
         service: "wether".into(),
         bounds: Bounds::default(),
     };

@@ -45,7 +45,9 @@ impl Concerns {
         use TransportError as E;
         match error {
             error if error.is_permanent() => Self::Message,
-            E::Refused(_) | E::NoQueue(_) | E::Foreign { .. } | E::Declare { .. } => Self::Output,
+            E::Refused(_) | E::NoQueue(_) | E::OwnedByAnother { .. } | E::Declare { .. } => {
+                Self::Output
+            }
             _ => Self::Transport,
         }
     }

@@ -10,7 +10,7 @@ use crate::app::WiredPort;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::message::{Envelope, Message};
 use crate::metrics::Outcome;
-use crate::supervision::Fate;
+use crate::supervision::PruneAction;
 use crate::trail::evidence::Entry;
 use crate::trail::ring::{Emitted, Step};
 use crate::trail::wiring::Wired;
@@ -98,7 +98,7 @@ fn ok(message: &Envelope) -> Step {
     attempt(message, Outcome::Ok).took(Duration::from_micros(1_500))
 }
 
-fn found(message: &Envelope, queue: &str, place: Place, attempt: u32) -> FoundMessage {
+fn found(message: &Envelope, queue: &str, place: QueueSection, attempt: u32) -> FoundMessage {
     let (service, input) = queue.split_once('.').unwrap();
     FoundMessage {
         queue: QueueId::new(service, input),
@@ -120,7 +120,7 @@ fn way(evidence: &Evidence, id: &str) -> Trace {
 }
 
 /// The hops of a message, as `service: state`.
-fn hops(message: &Tracked) -> Vec<String> {
+fn hops(message: &TracedMessage) -> Vec<String> {
     let hops = message.hops.iter().map(|hop| {
         let now = serde_json::to_value(&hop.now).unwrap();
         format!("{}: {}", hop.service, now["state"].as_str().unwrap())
@@ -141,18 +141,18 @@ fn a_way_branches_and_ends_where_each_message_is() {
     let prices = [0, 1].map(|n| child(&root, "price", "out", n, "priced"));
     tried(&mut evidence, "keep", ok(&prices[0]), 4_000);
     tried(&mut evidence, "keep", ok(&prices[1]), 3_000);
-    let again = Fate::Again {
+    let again = PruneAction::Again {
         after: Duration::from_secs(60),
         attempt: 2,
     };
     let failed = attempt(&prices[0], Outcome::Retry).then(&again);
     tried(&mut evidence, "bill", failed, 4_000);
-    let waits = Place::Delayed {
+    let waits = QueueSection::Delayed {
         due_ms: LOOKED_MS + 56_000,
         retry: true,
     };
     evidence.found(found(&prices[0], "bill.in", waits, 2));
-    let ready = Place::Ready { ahead: Some(3) };
+    let ready = QueueSection::Ready { ahead: Some(3) };
     evidence.found(found(&prices[1], "bill.in", ready, 1));
     let odd = child(&root, "price", "odd", 0, "odd");
     let why = DeadLetter {
@@ -164,7 +164,12 @@ fn a_way_branches_and_ends_where_each_message_is() {
         failed_at_ms: LOOKED_MS - 1_000,
     };
     let letter = why.letter(&odd.into());
-    evidence.found(found(&letter, "odd.dlq", Place::Ready { ahead: None }, 1));
+    evidence.found(found(
+        &letter,
+        "odd.dlq",
+        QueueSection::Ready { ahead: None },
+        1,
+    ));
 
     let trace = way(&evidence, "order-17");
     assert!(trace.found && trace.cut.is_none(), "{trace:#?}");
@@ -238,7 +243,12 @@ fn without_a_trail_what_a_message_led_to_is_found_by_the_ids_that_it_must_have()
     assert!(trace.messages[0].hops.is_empty());
     // Where it was is known when it is said by what topic it came, and that it was handled
     // by what came of it.
-    evidence.found(found(&root, "odd.dlq", Place::Ready { ahead: None }, 1));
+    evidence.found(found(
+        &root,
+        "odd.dlq",
+        QueueSection::Ready { ahead: None },
+        1,
+    ));
     let trace = way(&evidence, "order-17");
     assert_eq!(
         hops(&trace.messages[0]),
@@ -260,7 +270,12 @@ fn a_message_that_names_its_parent_is_found_also_when_nobody_knows_who_emitted_i
     let mut stranger = child(&root, "price", "out", 0, "priced");
     stranger.id = "made-elsewhere".parse().unwrap();
     stranger.source = "/legacy/pricer".into();
-    evidence.found(found(&stranger, "keep.in", Place::Ready { ahead: None }, 1));
+    evidence.found(found(
+        &stranger,
+        "keep.in",
+        QueueSection::Ready { ahead: None },
+        1,
+    ));
     let trace = way(&evidence, "order-17");
     let [child] = &trace.messages[0].led_to[..] else {
         panic!("{trace:#?}");
@@ -291,7 +306,12 @@ fn a_cycle_of_messages_is_shown_once() {
     first.parent = Some(second.id.clone());
     second.parent = Some(first.id.clone());
     for message in [&first, &second] {
-        evidence.found(found(message, "price.in", Place::Ready { ahead: None }, 1));
+        evidence.found(found(
+            message,
+            "price.in",
+            QueueSection::Ready { ahead: None },
+            1,
+        ));
     }
     let trace = way(&evidence, "a");
     let below = &trace.messages[0].led_to[0];
@@ -306,7 +326,12 @@ fn a_way_that_is_too_long_or_too_wide_is_cut_and_says_so() {
     for number in 1..200 {
         let mut next = order(&format!("order-{number}"));
         next.parent = Some(at.id.clone());
-        evidence.found(found(&next, "price.in", Place::Ready { ahead: None }, 1));
+        evidence.found(found(
+            &next,
+            "price.in",
+            QueueSection::Ready { ahead: None },
+            1,
+        ));
         at = next;
     }
     let trace = way(&evidence, "order-0");
@@ -334,7 +359,7 @@ fn a_way_that_is_too_long_or_too_wide_is_cut_and_says_so() {
 #[test]
 fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is() {
     let root = order("order-17");
-    let again = |after| Fate::Again {
+    let again = |after| PruneAction::Again {
         after: Duration::from_secs(after),
         attempt: 2,
     };
@@ -344,7 +369,7 @@ fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is(
         // It must have come since: nobody knows what became of it.
         (retry().then(&again(1)), "price: unknown"),
         (
-            retry().then(&Fate::DeadLetter(Reason::Error)),
+            retry().then(&PruneAction::DeadLetter(Reason::Error)),
             "price: given-up",
         ),
         (attempt(&root, Outcome::Expired), "price: expired"),
@@ -359,7 +384,7 @@ fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is(
 #[test]
 fn what_moved_on_while_it_was_looked_for_is_where_it_came_to() {
     let root = order("order-17");
-    let ready = || found(&root, "price.in", Place::Ready { ahead: None }, 1);
+    let ready = || found(&root, "price.in", QueueSection::Ready { ahead: None }, 1);
     // It was handled after the queue was looked at,
     let mut since = evidence();
     since.found(ready());

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::queue::Queue;
 use crate::clock::{Clock, later};
 use crate::message::Message;
-use crate::transport::{FoundMessage, Place, Wanted};
+use crate::transport::{FoundMessage, QueueSection, SearchQuery};
 
 /// The waiting messages.
 #[derive(Default)]
@@ -43,7 +43,7 @@ struct Due {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delay {
     /// It was published for later.
-    Schedule,
+    PendingWork,
     /// It is to be handled again.
     Retry,
 }
@@ -122,7 +122,7 @@ impl Delays {
     /// Finds what waits, and says whether it looked at everything within a time.
     pub(super) fn find(
         &self,
-        wanted: &Wanted,
+        wanted: &SearchQuery,
         within: Duration,
         into: &mut Vec<FoundMessage>,
     ) -> bool {
@@ -134,7 +134,7 @@ impl Delays {
                 let wait = due.at.saturating_duration_since(now).as_millis();
                 into.push(FoundMessage {
                     queue: due.queue.id().clone(),
-                    place: Place::Delayed {
+                    place: QueueSection::Delayed {
                         due_ms: now_ms.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX)),
                         retry: due.why == Delay::Retry,
                     },

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::delays::Delays;
 use super::queue::Queue;
-use crate::transport::{FoundMessage, Place, SearchBounds, Searched, TransportError, Wanted};
+use crate::transport::{
+    FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult, TransportError,
+};
 
 /// So many messages are looked at before others have their turn.
 const PIECE: usize = 1024;
@@ -18,11 +20,11 @@ const HELD_MAX: Duration = Duration::from_millis(20);
 pub(super) async fn find(
     queues: &[Arc<Queue>],
     delays: &Delays,
-    wanted: &Wanted,
+    wanted: &SearchQuery,
     bounds: SearchBounds,
-) -> Result<Searched, TransportError> {
+) -> Result<SearchResult, TransportError> {
     let deadline = Instant::now() + bounds.within;
-    let mut searched = Searched::default();
+    let mut searched = SearchResult::default();
     // First of all: what comes due meanwhile is at the end of its queue.
     let look_max = HELD_MAX.min(bounds.within);
     if !delays.find(wanted, look_max, &mut searched.messages) {
@@ -49,11 +51,11 @@ pub(super) async fn find(
                     searched.messages.retain(|found| {
                         found.queue != *queue.id()
                             || found.message.id != message.id
-                            || !matches!(found.place, Place::Delayed { .. })
+                            || !matches!(found.place, QueueSection::Delayed { .. })
                     });
                     searched.messages.push(FoundMessage {
                         queue: queue.id().clone(),
-                        place: Place::Ready { ahead: Some(ahead) },
+                        place: QueueSection::Ready { ahead: Some(ahead) },
                         attempt,
                         message,
                     });

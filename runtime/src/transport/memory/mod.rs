@@ -12,8 +12,9 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::{
-    AskError, Completion, Connector, Consumer, Depth, Guarantees, Limit, Limited, Outgoing, Places,
-    Pressure, Replies, SearchBounds, Searched, Status, Topology, Transport, TransportError, Wanted,
+    AskError, Backpressure, BoundedQueue, CapacityReservation, Completion, Connector, Consumer,
+    Depth, Guarantees, Limit, Outgoing, Replies, SearchBounds, SearchQuery, SearchResult, Status,
+    Topology, Transport, TransportError,
 };
 use crate::message::Message;
 use crate::name::QueueId;
@@ -62,7 +63,7 @@ impl Connector for MemoryConnector {
     fn connect<'a>(
         &'a self,
         url: &'a str,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
             self.check(url).map_err(|why| TransportError::Connect {
@@ -79,7 +80,7 @@ pub struct Memory {
     wires: RwLock<Wires>,
     delays: Arc<Delays>,
     replies: Arc<Replies>,
-    pressure: Arc<Pressure>,
+    pressure: Arc<Backpressure>,
     status: watch::Sender<Status>,
 }
 
@@ -97,7 +98,7 @@ impl Memory {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(pressure: Arc<Pressure>) -> Self {
+    pub fn new(pressure: Arc<Backpressure>) -> Self {
         Self {
             wires: RwLock::default(),
             delays: Delays::start(),
@@ -124,8 +125,10 @@ impl Memory {
         // Held to the end: what a queue was asked is so until the last message is put.
         let wires = self.wires.read();
         let mut places = match wires.rejecting {
-            true => Places::ask(batch.iter().flat_map(|outgoing| wires.arrivals(outgoing)))?,
-            false => Places::none(),
+            true => CapacityReservation::ask(
+                batch.iter().flat_map(|outgoing| wires.arrivals(outgoing)),
+            )?,
+            false => CapacityReservation::none(),
         };
         for outgoing in batch {
             wires.put(outgoing, &mut places, &self.delays)?;
@@ -151,7 +154,7 @@ impl Wires {
     fn put(
         &self,
         outgoing: Outgoing,
-        places: &mut Places<Queue>,
+        places: &mut CapacityReservation<Queue>,
         delays: &Delays,
     ) -> Result<(), TransportError> {
         let Outgoing {
@@ -164,7 +167,7 @@ impl Wires {
         }
         let mut put = |queue: &Arc<Queue>, message: Message, by_topic: bool| {
             if !delay.is_zero() {
-                delays.add(queue, message, 1, delay, Delay::Schedule);
+                delays.add(queue, message, 1, delay, Delay::PendingWork);
             } else if by_topic && places.take(queue) {
                 queue.push_into_place(message);
             } else if by_topic {
@@ -298,9 +301,9 @@ impl Transport for Memory {
 
     fn find<'a>(
         &'a self,
-        wanted: &'a Wanted,
+        wanted: &'a SearchQuery,
         bounds: SearchBounds,
-    ) -> BoxFuture<'a, Result<Searched, TransportError>> {
+    ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
         Box::pin(async move {
             let queues: Vec<_> = self.wires.read().queues.values().cloned().collect();
             find::find(&queues, &self.delays, wanted, bounds).await

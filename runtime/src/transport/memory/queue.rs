@@ -10,16 +10,16 @@ use tokio::time::Instant;
 
 use super::delays::{Delay, Delays};
 use crate::dead_letter::DeadLetter;
-use crate::delivery::{Delivery, Parcel, Settle, Settlement};
+use crate::delivery::{Delivery, DeliveryParts, Settle, Settlement};
 use crate::message::Message;
 use crate::name::QueueId;
-use crate::transport::{Consumer, Depth, Limit, Limited, PressureGauge, Replies, TransportError};
+use crate::transport::{BoundedQueue, Consumer, Depth, DepthGauge, Limit, Replies, TransportError};
 
 /// A queue: what is ready, and who consumes.
 pub(super) struct Queue {
     id: QueueId,
     state: Mutex<State>,
-    gauge: PressureGauge,
+    gauge: DepthGauge,
     limit: Option<Limit>,
     /// How many messages came beyond it and went to the dead letters.
     overflowed: AtomicU64,
@@ -82,7 +82,7 @@ impl State {
 impl Queue {
     pub(super) fn new(
         id: QueueId,
-        gauge: PressureGauge,
+        gauge: DepthGauge,
         limit: Option<Limit>,
         letters: Option<Arc<Self>>,
         delays: Arc<Delays>,
@@ -154,7 +154,7 @@ impl Queue {
     }
 
     /// Puts a message where it was in the order of arrival.
-    fn put_back(&self, state: &mut State, parcel: Parcel) {
+    fn put_back(&self, state: &mut State, parcel: DeliveryParts) {
         let place = parcel.tag;
         let at = state.ready.partition_point(|entry| entry.place < place);
         let entry = Entry {
@@ -218,7 +218,7 @@ impl Queue {
     }
 }
 
-impl Limited for Queue {
+impl BoundedQueue for Queue {
     fn id(&self) -> &QueueId {
         &self.id
     }
@@ -252,7 +252,7 @@ struct Tap {
 }
 
 impl Settle for Tap {
-    fn settle(&self, parcel: Parcel, settlement: Settlement) {
+    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let queue = &self.queue;
         // What leads elsewhere goes there before it leaves here, so that at no time it
         // is nowhere.
@@ -264,9 +264,9 @@ impl Settle for Tap {
                 }
                 None
             }
-            Settlement::GiveBack => Some(parcel),
+            Settlement::Requeue => Some(parcel),
             Settlement::Again { after, attempt } if after.is_zero() => {
-                Some(Parcel { attempt, ..parcel })
+                Some(DeliveryParts { attempt, ..parcel })
             }
             Settlement::Again { after, attempt } => {
                 queue
@@ -360,7 +360,7 @@ impl Consumer for QueueConsumer {
                  message,
                  attempt,
              }| {
-                let parcel = Parcel {
+                let parcel = DeliveryParts {
                     message,
                     attempt,
                     crashes: 0,
@@ -405,11 +405,11 @@ impl std::fmt::Debug for Queue {
 mod tests {
     use super::*;
     use crate::message::Envelope;
-    use crate::transport::{Pressure, take};
+    use crate::transport::{Backpressure, take};
 
     #[tokio::test]
     async fn consumers_that_are_gone_leave_no_trace_and_what_they_held_comes_in_order() {
-        let gauge = Arc::<Pressure>::default().gauge(1000);
+        let gauge = Arc::<Backpressure>::default().gauge(1000);
         let id = QueueId::dead_letters("stock");
         let queue = Queue::new(
             id,
@@ -436,7 +436,7 @@ mod tests {
             drop(consumers);
             // Backwards, and what came first last.
             while let Some(delivery) = taken.pop_back() {
-                delivery.give_back();
+                delivery.nack_requeue();
             }
             assert_eq!(queue.depth().ready, 100);
         }

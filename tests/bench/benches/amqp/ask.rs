@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 use brickwork::prelude::*;
-use brickwork::transport::Pressure;
+use brickwork::transport::Backpressure;
 use brickwork::{App, Clock, Envelope, Workers};
 use brickwork_bench::raw::Asker;
 use brickwork_bench::rounds::median;
@@ -59,7 +59,9 @@ fn ours(bench: &Bench) -> Latency {
         let app = App::start(plan, &transports, Workers::Here, Clock::SYSTEM).await;
         let app = app.unwrap_or_else(|error| panic!("{error}"));
         let connector = transports.for_url(&url).expect("amqp: is there");
-        let asker = connector.connect(&url, Arc::<Pressure>::default()).await;
+        let asker = connector
+            .connect(&url, Arc::<Backpressure>::default())
+            .await;
         let asker = asker.expect("it connects");
         let topology = brickwork::transport::Topology {
             app: "bench".into(),

@@ -66,7 +66,7 @@ impl Connector for Pretended {
     fn connect<'a>(
         &'a self,
         _: &'a str,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         self.1.fetch_add(1, SeqCst);
         Box::pin(async { Ok(Arc::new(Memory::new(pressure)) as Arc<dyn Transport>) })
