@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use brickwork_tests::broker::Broker;
 use brickwork_tests::checker::{DeadLetter, Kept, dead_letters};
-use brickwork_tests::feeder::{ExternalBinding, Feeder};
+use brickwork_tests::feeder::{Feed, Feeder};
 use brickwork_tests::kept::Queues;
 use brickwork_tests::process::{Process, until};
 use serde_json::json;
@@ -123,7 +123,7 @@ fn run(place: Place, name: &str, payload: fn(u64) -> String, expected: &[(u64, &
     app.line(PATIENCE, |line| line.contains("runs:").then_some(()));
     let began = Instant::now();
     let feeder = (place == Place::Amqp).then(|| {
-        Feeder::start(ExternalBinding {
+        Feeder::start(Feed {
             url: Broker::shared().url(),
             app: name.to_owned(),
             topic: "orders".to_owned(),

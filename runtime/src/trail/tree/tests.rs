@@ -10,7 +10,7 @@ use crate::app::WiredPort;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::message::{Envelope, Message};
 use crate::metrics::Outcome;
-use crate::supervision::PruneAction;
+use crate::supervision::RetryDecision;
 use crate::trail::evidence::Entry;
 use crate::trail::ring::{Emitted, Step};
 use crate::trail::wiring::Wired;
@@ -141,7 +141,7 @@ fn a_way_branches_and_ends_where_each_message_is() {
     let prices = [0, 1].map(|n| child(&root, "price", "out", n, "priced"));
     tried(&mut evidence, "keep", ok(&prices[0]), 4_000);
     tried(&mut evidence, "keep", ok(&prices[1]), 3_000);
-    let again = PruneAction::Again {
+    let again = RetryDecision::Again {
         after: Duration::from_secs(60),
         attempt: 2,
     };
@@ -359,7 +359,7 @@ fn a_way_that_is_too_long_or_too_wide_is_cut_and_says_so() {
 #[test]
 fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is() {
     let root = order("order-17");
-    let again = |after| PruneAction::Again {
+    let again = |after| RetryDecision::Again {
         after: Duration::from_secs(after),
         attempt: 2,
     };
@@ -369,7 +369,7 @@ fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is(
         // It must have come since: nobody knows what became of it.
         (retry().then(&again(1)), "price: unknown"),
         (
-            retry().then(&PruneAction::DeadLetter(Reason::Error)),
+            retry().then(&RetryDecision::DeadLetter(Reason::Error)),
             "price: given-up",
         ),
         (attempt(&root, Outcome::Expired), "price: expired"),
