@@ -32,8 +32,7 @@
 
 mod admin;
 mod app;
-mod aside;
-mod child;
+mod child_process;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -41,40 +40,41 @@ mod control;
 mod dead_letter;
 pub mod dead_letters;
 mod delivery;
+mod envelope_json;
 mod failure;
-mod head;
 mod host;
 mod id;
 mod lock;
 mod log;
 pub mod manifest;
 mod message;
+pub mod message_trace;
 mod metrics;
-mod name;
+mod names;
 pub mod prelude;
 mod redact;
 mod service;
+mod service_thread;
 pub mod sqlite;
 mod store;
 pub mod supervision;
+mod supervisors;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod trace;
-pub mod trail;
+mod trace_context;
 pub mod transport;
-mod tree;
 
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, DeliveryParts, Reply, Settle, Settlement};
+pub use envelope_json::{InvalidHead, read_head, write_head};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
-pub use head::{InvalidHead, read_head, write_head};
 pub use host::{AbandonHook, CLOCK_TOLERANCE, PendingWorkGuard, panic};
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use lock::Lock;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
-pub use name::{
+pub use names::{
     InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,
 };
 pub use redact::{REDACTED, Redactor, password_of, without_password};
@@ -84,4 +84,4 @@ pub use service::{
     SendHandle, Service, ServiceType, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
 };
 pub use store::{Store, Tx};
-pub use trace::{InvalidTraceParent, TraceContext};
+pub use trace_context::{InvalidTraceParent, TraceContext};

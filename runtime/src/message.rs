@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::clock::Clock;
 use crate::id::MessageId;
-use crate::trace::TraceContext;
+use crate::trace_context::TraceContext;
 
 /// Headers by name; names are case-sensitive, values are text.
 pub type Headers = BTreeMap<Arc<str>, Arc<str>>;

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use brickwork::MessageId;
-use brickwork::trail::{Hop, MessageState, Trace, TracedMessage};
+use brickwork::message_trace::{Hop, MessageState, Trace, TracedMessage};
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::http;

@@ -10,7 +10,7 @@ use brickwork::config::HumanDuration;
 use brickwork::prelude::*;
 use brickwork::sqlite::rusqlite::{OptionalExtension, Row};
 
-use super::form::{Head, Why};
+use super::encoding::{Head, Why};
 use super::{AggregateConfig, Form};
 use crate::ports::OUT;
 

@@ -5,10 +5,10 @@
 //! They are closed by the time on a tick, which looks at the store: so also those that
 //! another life of the process has left, and with several instances each once.
 
-mod adopt;
 mod config;
-mod form;
+mod encoding;
 mod groups;
+mod rule_migration;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::expression::{Condition, Expression, Scope};
 use crate::json::JsonText;
 use crate::key::key_of;
 use crate::ports::{IN, OUT, in_batch};
-use adopt::Adopted;
 pub use config::{AggregateConfig, Form};
-use form::LEVELS;
+use encoding::LEVELS;
 use groups::{Due, Entry, Groups};
+use rule_migration::Adopted;
 
 /// What shares one commit: as many messages as are there, up to this.
 const BATCH: Batch = Batch {
@@ -76,7 +76,7 @@ within = "1m"
         "closes a group early, with `closed` saying full, when it would outgrow app.max_message",
         "closes the oldest group early, with `closed` saying room, when more than `groups` are open",
     ];
-    const STORE: &'static [Migration] = &[groups::TABLES, adopt::IN_STEPS];
+    const STORE: &'static [Migration] = &[groups::TABLES, rule_migration::IN_STEPS];
     type Config = AggregateConfig;
 
     fn ports(config: &AggregateConfig, ports: &mut Ports<Self>) {
@@ -94,7 +94,7 @@ within = "1m"
         let groups = Arc::new(Groups::new(config, cx.payload_bytes_max()));
         let is_waiting = loop {
             let adopting = groups.clone();
-            let adopt = move |tx: &mut Tx<'_>| adopting.adopt(tx, adopt::STEP);
+            let adopt = move |tx: &mut Tx<'_>| adopting.adopt(tx, rule_migration::STEP);
             if let Adopted::All { is_waiting } = cx.store()?.transact(adopt).await? {
                 break is_waiting;
             }

@@ -5,11 +5,11 @@
 //! other threads, a chunk at a time. A source for files that end: it doesn't wait for
 //! more.
 
-mod flight;
+mod extract;
+mod in_flight;
 mod lines;
-mod pace;
 mod position;
-mod take;
+mod rate_limit;
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,11 +23,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::json::JsonPointer;
 use crate::ports::OUT;
-use flight::{Flight, Mark};
+use extract::Taker;
+use in_flight::{Flight, Mark};
 use lines::{Line, LineReader};
-use pace::Pace;
 use position::{Head, Position};
-use take::Taker;
+use rate_limit::Pace;
 
 /// How many messages may be under way.
 const IN_FLIGHT: usize = 256;

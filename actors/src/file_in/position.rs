@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::flight::Mark;
+use super::in_flight::Mark;
 
 /// How much of a file's start tells it from others.
 const HEAD_BYTES_MAX: u64 = 1024;

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::door::Door;
-use super::progress::{Limits, Phase, Progress, Watched};
+use super::io_deadline::{Limits, Phase, Progress, Watched};
+use super::request::Door;
 
 /// The largest head of a request; also what a connection reads at once.
 const HEAD_BYTES_MAX: usize = 16 * 1024;

@@ -19,9 +19,9 @@ mod body;
 mod config;
 mod connection;
 mod content;
-mod door;
 mod headers;
-mod progress;
+mod io_deadline;
+mod request;
 mod server;
 mod signature;
 
@@ -29,7 +29,7 @@ use brickwork::prelude::*;
 
 use crate::ports::OUT;
 pub use config::HttpInConfig;
-use door::ASK;
+use request::ASK;
 
 /// Emits the body of each request that is posted to it.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use tracing::{debug, error, info, warn};
 
 use super::HttpInConfig;
 use super::connection::{self, Mood, Rules};
-use super::door::Door;
-use super::progress::Limits;
+use super::io_deadline::Limits;
+use super::request::Door;
 
 /// When accepting fails (out of file descriptors), trying again at once won't help.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 //!
 //! Owns its pipes, what it has in hand, and its end. Whatever ends it, each message in
 //! its hand hears of it, with a verdict on the message's part in that. Starting another
-//! one is the [keeper](super::keeper)'s.
+//! one is the [keeper](super::child_manager)'s.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::blame::{Verdict, verdict};
+use super::crash_attribution::{Verdict, verdict};
 use super::group::Group;
 use super::lines::{Lines, Read};
 use super::protocol::{self, Answer};

@@ -55,10 +55,10 @@
 //! | `group` | the process group |
 //! | `lines` | bounded lines from a pipe |
 
-mod blame;
 mod child;
+mod child_manager;
+mod crash_attribution;
 mod group;
-mod keeper;
 mod lines;
 mod protocol;
 
@@ -75,9 +75,9 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use crate::ports::{IN, in_hand};
-use blame::{Suspects, Verdict};
 use child::{End, Launch, Refused};
-use keeper::{Keeper, Lane};
+use child_manager::{Keeper, Lane};
+use crash_attribution::{Suspects, Verdict};
 use protocol::{Answer, Emitted};
 
 /// More would only wait inside the child.

@@ -10,12 +10,12 @@ use brickwork::transport::{Consumer, TransportError};
 use brickwork::{Delivery, DeliveryParts, Settle, Settlement};
 use tokio::time::{Instant, sleep};
 
-use super::core::Core;
 use super::delays::due_ms;
-use super::hand::NO_SLOT;
-use super::op::{Op, Row};
+use super::in_flight_log::NO_SLOT;
 use super::queue::{Entry, Queue};
 use super::schema::PLACE_BITS;
+use super::state::Core;
+use super::write_op::{Op, Row};
 
 /// While there is no room on the disk, so much that was taken waits for its next attempt in
 /// memory, beside what consumers have in hand. In bytes.

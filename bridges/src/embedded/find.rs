@@ -15,10 +15,10 @@ use brickwork::transport::{
 use brickwork::{Envelope, QueueId, read_head, write_head};
 use bytes::Bytes;
 
-use super::hand;
+use super::in_flight_log;
 use super::open::file;
+use super::read_only::Sight;
 use super::schema::Id;
-use super::sight::Sight;
 
 /// The clock is read every so many rows.
 const ROWS: u64 = 256;
@@ -77,7 +77,7 @@ impl Search<'_> {
         let generation: i64 =
             connection.query_row("SELECT generation FROM app", [], |row| row.get(0))?;
         // It isn't there after an orderly end.
-        let noted = hand::read(folder, generation).unwrap_or_default();
+        let noted = in_flight_log::read(folder, generation).unwrap_or_default();
         let mut search = Search {
             connection,
             wanted,

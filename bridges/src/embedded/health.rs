@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::room::Room;
+use super::disk_space::Room;
 
 pub(super) struct Health {
     status: watch::Sender<Status>,

@@ -12,11 +12,11 @@ use brickwork::sqlite::rusqlite::{self, Connection};
 use brickwork::transport::{Inspection, InspectionProblem, Topology};
 use rustix::fs::{Access, access, statvfs};
 
-use super::declare::{needed, read_books, way_out};
-use super::leftovers::{self, Held};
+use super::catalog::{needed, read_books, way_out};
+use super::disk_space::{RESERVE_BYTES, Reserve};
 use super::open::file;
-use super::room::{RESERVE_BYTES, Reserve};
-use super::sight::{Sight, user};
+use super::prune::{self, Held};
+use super::read_only::{Sight, user};
 
 /// A file that isn't larger is read through, in bytes.
 const READ_THROUGH_MAX: u64 = 64 * 1024 * 1024;
@@ -88,7 +88,7 @@ fn look(
             }
         }
         let damage = damage(connection, bytes <= READ_THROUGH_MAX)?;
-        let left = leftovers::find(connection, topology, false)?;
+        let left = prune::find(connection, topology, false)?;
         Ok((there, lines, damage, left))
     })?;
     let there = match read {

@@ -36,36 +36,36 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 mod address;
-mod blame;
+mod catalog;
+mod commit;
+mod commit_outcome;
 mod consumer;
-mod core;
-mod declare;
 mod delays;
-mod desk;
-mod drain;
-mod effects;
+mod disk_space;
+mod exclusive_trial;
+mod failed_commit;
 mod find;
-mod hand;
-mod head;
 mod health;
+mod in_flight_log;
 mod inspection;
-mod leftovers;
-mod op;
 mod open;
+mod probe_backoff;
+mod prune;
 mod queue;
-mod room;
-mod rows;
-mod salvage;
+mod read_only;
+mod record;
+mod recovery;
+mod routing;
 mod schema;
-mod sight;
-mod solitude;
-mod tries;
-mod ward;
-mod wires;
+mod state;
+mod statements;
+mod suspects;
+mod write_op;
+mod write_queue;
 
-use self::core::Core;
+use self::state::Core;
 use consumer::QueueConsumer;
-use op::Op;
+use write_op::Op;
 
 const GUARANTEES: Guarantees = Guarantees {
     durable: true,
@@ -126,7 +126,7 @@ impl Connector for Embedded {
         Box::pin(async move {
             let failed = |why: String| failed(url, why);
             let folder = address::folder(url).map_err(failed)?;
-            let pruned = leftovers::prune(folder, topology.clone(), how).await;
+            let pruned = prune::prune(folder, topology.clone(), how).await;
             pruned.map_err(|error| failed(error.0))
         })
     }

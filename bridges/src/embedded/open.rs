@@ -15,18 +15,18 @@ use brickwork::transport::{Backpressure, Replies};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
-use super::core::{Books, Core};
-use super::declare::read_books;
+use super::catalog::read_books;
 use super::delays::Delays;
-use super::desk::Desk;
-use super::hand::{self, Hand, Way};
+use super::disk_space::{RESERVE_BYTES, Reserve};
 use super::health::Health;
-use super::op::Group;
-use super::room::{RESERVE_BYTES, Reserve};
-use super::rows::{Pen, is_damage};
+use super::in_flight_log::{self, Hand, Way};
+use super::routing::Wires;
 use super::schema::{self, Id};
-use super::ward::{Record, Ward};
-use super::wires::Wires;
+use super::state::{Books, Core};
+use super::statements::{Pen, is_damage};
+use super::suspects::{Record, Ward};
+use super::write_op::Group;
+use super::write_queue::Desk;
 
 /// A process that has just ended may need a moment to be gone.
 pub(super) const GONE_WAIT: Duration = Duration::from_secs(2);
@@ -101,10 +101,10 @@ pub(super) async fn open(
         begun => begun,
     };
     let hand = begun.map_err(|error| {
-        let file = hand::path(&folder, found.generation);
+        let file = in_flight_log::path(&folder, found.generation);
         Unusable(format!("can't write {}: {error}", file.display()))
     })?;
-    hand::tidy(&folder, found.generation);
+    in_flight_log::tidy(&folder, found.generation);
     let delays = Delays::default();
     if let Some(due_ms) = found.due_ms {
         delays.add(due_ms);
@@ -185,7 +185,7 @@ async fn recover(database: &Database, folder: &Path) -> Result<Found, Unusable> 
         .read("which start it is", generation)
         .await
         .map_err(located)?;
-    let mut noted = hand::read(folder, generation)?;
+    let mut noted = in_flight_log::read(folder, generation)?;
     loop {
         let last = noted.clone();
         let work = move |tx: &Transaction<'_>| begin(tx, generation + 1, &last);

@@ -15,7 +15,7 @@ use brickwork::{Delivery, Message, QueueId};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::schema::Id;
-use super::ward::Trial;
+use super::suspects::Trial;
 
 /// So much of a queue is in memory at most: messages,
 pub(super) const WINDOW: usize = 1024;

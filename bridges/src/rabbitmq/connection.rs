@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::address::{Address, Host};
-use super::link::Link;
-use super::socket::Socket;
+use super::connect::Socket;
+use super::session_state::Link;
 
 /// For connecting as a whole: a peer may accept and then say nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -13,8 +13,8 @@ use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Connections;
-use super::link::Link;
-use super::question::may_consume;
+use super::permission_probe::may_consume;
+use super::session_state::Link;
 use super::topology::Declaration;
 
 /// Requests that wait; whoever has one more waits to hand it over.

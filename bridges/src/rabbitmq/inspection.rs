@@ -14,11 +14,11 @@ use lapin::types::ShortString;
 
 use super::address::Address;
 use super::declarer::{NOT_OURS, refusal};
-use super::greeting::{Greeting, greeting};
 use super::health::Health;
-use super::leftovers;
-use super::link::Link;
-use super::question::Question;
+use super::permission_probe::Question;
+use super::prune;
+use super::server_properties::{Greeting, greeting};
+use super::session_state::Link;
 use super::topology::{Declaration, Step, declarations, foreign, queue_name};
 
 /// Looks at the broker, on the current runtime.
@@ -41,8 +41,7 @@ pub(super) async fn inspect(
         inspector.who(greeting(&connections.socket).await.unwrap_or_default());
         inspector.things(topology).await?;
         inspector.rights(topology).await?;
-        let Pruned { notes, leftovers } =
-            leftovers::find(&connections.publishing, topology).await?;
+        let Pruned { notes, leftovers } = prune::find(&connections.publishing, topology).await?;
         inspector.found.notes.extend(notes);
         inspector.found.leftovers = leftovers;
         Ok(())

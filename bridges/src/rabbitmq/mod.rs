@@ -46,53 +46,53 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+mod ack_tracker;
 mod address;
-mod alibis;
-mod asks;
+mod channel_replacement;
+mod close_delay;
+mod codec;
+mod connect;
 mod connection;
-mod consumer;
+mod consumer_task;
+mod declared_registry;
 mod declarer;
-mod delayed;
-mod greeting;
+mod delay_count;
+mod depth_poller;
 mod health;
 mod inspection;
-mod kit;
+mod lapin_runtime;
 mod lease;
-mod ledger;
-mod leftovers;
-mod limit;
-mod link;
-mod mending;
-mod merged;
-mod origin;
-mod pressure;
+mod max_message_size;
+mod merged_consumer;
+mod non_crash_redeliveries;
+mod permission_probe;
+mod prefetch;
+mod prune;
 mod publisher;
-mod pump;
-mod question;
 mod recovery;
-mod renewal;
+mod request_reply;
 mod rfc3339;
-mod ring;
 mod router;
-mod saying;
+mod routing;
+mod server_properties;
 mod session;
-mod settling;
-mod socket;
-mod tags;
+mod session_state;
+mod settlement;
+mod slot_queue;
+mod source_queue;
+mod suspects;
 mod tls;
 mod topology;
-mod ward;
-mod wire;
-mod wires;
+mod utf8_repair;
 
 use address::Address;
-use alibis::Alibis;
 use connection::Worker;
 use health::Health;
-use limit::Limit;
+use max_message_size::Limit;
+use non_crash_redeliveries::Alibis;
 use recovery::Recovery;
+use routing::Book;
 use session::Lasting;
-use wires::Book;
 
 const GUARANTEES: Guarantees = Guarantees {
     durable: true,
@@ -145,7 +145,7 @@ impl Connector for RabbitMq {
     ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
         let topology = topology.clone();
         Box::pin(visit(url, move |broker, url| async move {
-            leftovers::prune(&broker, &url, &topology, how).await
+            prune::prune(&broker, &url, &topology, how).await
         }))
     }
 
@@ -244,7 +244,7 @@ impl Transport for Amqp {
             let pressure = self.pressure.clone();
             let declaring = async move {
                 let new = recovery.now()?.router.declare(&topology).await?;
-                pressure::watch_over(new, &pressure, recovery);
+                depth_poller::watch_over(new, &pressure, recovery);
                 Ok(())
             };
             on(&self.handle, declaring)

@@ -29,12 +29,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, warn};
 
+use super::channel_replacement::{LASTING, Renewal};
 use super::connection::{Connections, confirming};
 use super::declarer::refusal;
-use super::limit::Limit;
-use super::link::Link;
-use super::renewal::{LASTING, Renewal};
-use super::ring::Ring;
+use super::max_message_size::Limit;
+use super::session_state::Link;
+use super::slot_queue::Ring;
 
 /// The most messages that are out without a confirm.
 const WINDOW: usize = 1000;

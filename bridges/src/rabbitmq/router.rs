@@ -13,12 +13,12 @@ use brickwork::{Envelope, Message, QueueId, Reply};
 use lapin::types::ShortString;
 use tokio::runtime::Handle;
 
+use super::codec::{self, Way};
+use super::declared_registry::Ledger;
 use super::declarer::Declarer;
-use super::ledger::Ledger;
 use super::publisher::{Publication, Publisher};
+use super::routing::{Book, Queue, Wires};
 use super::topology::{Step, foreign, with_feeds};
-use super::wire::{self, Way};
-use super::wires::{Book, Queue, Wires};
 
 /// Sends messages. One for a session.
 pub(super) struct Router {
@@ -271,7 +271,7 @@ impl Router {
         let publication = Publication {
             exchange: "".into(),
             key: to.name.clone(),
-            properties: wire::encode(message, way)?,
+            properties: codec::encode(message, way)?,
             payload: message.payload.clone(),
             mandatory: true,
         };
@@ -291,7 +291,7 @@ impl Router {
             Ok(payload) => Envelope::new("reply", payload),
             Err(error) => {
                 let mut answer = Envelope::new("reply", "");
-                answer.headers.insert(wire::ERROR.into(), error.into());
+                answer.headers.insert(codec::ERROR.into(), error.into());
                 answer
             }
         };
@@ -372,7 +372,7 @@ impl Router {
             suspect: None,
             properties_bytes_max: self.properties_bytes_max,
         };
-        wire::encode(message, way)
+        codec::encode(message, way)
     }
 
     /// Makes a step of the delay ladder, unless it is known to be there.

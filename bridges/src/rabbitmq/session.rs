@@ -16,23 +16,23 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::address::Address;
-use super::alibis::Alibis;
-use super::asks::Asks;
 use super::connection::{Connections, confirming};
-use super::consumer::QueueConsumer;
+use super::consumer_task::{self, Count, Question};
+use super::declared_registry::Ledger;
 use super::declarer::{self, Declarer};
 use super::health::Health;
-use super::ledger::Ledger;
-use super::limit::Limit;
-use super::link::Link;
-use super::merged::{self, Merged};
-use super::origin::Origin;
+use super::max_message_size::Limit;
+use super::merged_consumer::{self, Merged};
+use super::non_crash_redeliveries::Alibis;
+use super::prefetch::QueueConsumer;
 use super::publisher::Publisher;
-use super::pump::{self, Count, Question};
+use super::request_reply::Asks;
 use super::router::Router;
-use super::settling::Settling;
-use super::ward::Ward;
-use super::wires::{Book, Queue};
+use super::routing::{Book, Queue};
+use super::session_state::Link;
+use super::settlement::Settling;
+use super::source_queue::Origin;
+use super::suspects::Ward;
 
 /// What a frame has beside a message's properties, generously.
 const FRAME_OVERHEAD_BYTES: usize = 1024;
@@ -193,7 +193,7 @@ impl Session {
             self.router.make_sure_of(queue).await?;
             return Ok(Box::new(consumer));
         };
-        let (own_bound, their_bound) = merged::shares(bound);
+        let (own_bound, their_bound) = merged_consumer::shares(bound);
         let own = self.consume_from(own, own_bound).await?;
         self.router.make_sure_of(queue).await?;
         let theirs = self.consume_from(theirs, their_bound).await?;
@@ -229,7 +229,7 @@ impl Session {
             origin: origin.clone(),
             letters,
         };
-        let consuming = pump::consume(channel, settling, &self.ward, bound);
+        let consuming = consumer_task::consume(channel, settling, &self.ward, bound);
         let (consumer, questions) = tokio::select! {
             consuming = consuming => consuming.map_err(lost)?,
             error = self.link.ended() => return Err(error),

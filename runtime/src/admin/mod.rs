@@ -16,7 +16,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use crate::app::AppView;
-use crate::aside::Aside;
+use crate::service_thread::Aside;
 
 /// The running endpoint. Dropping it stops it.
 #[derive(Debug)]

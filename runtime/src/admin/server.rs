@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::aside::Stopping;
+use crate::service_thread::Stopping;
 
 /// Whoever comes while so many are connected waits to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 64;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::run::App;
-use super::view::AppView;
+use super::status::AppView;
 use crate::host::{Hosted, Standing};
 use crate::metrics::Outcome;
-use crate::name::QueueId;
+use crate::names::QueueId;
 use crate::transport::Transport;
 
 /// How long to wait between looks.

@@ -1,20 +1,20 @@
 //! The app: a running manifest.
 
+mod build_service;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod idle;
 mod plan;
 mod run;
-mod setup;
-mod shape;
 mod snapshot;
+mod status;
 mod summary;
-#[cfg(test)]
-pub(crate) mod testing;
-mod view;
+mod tree_builder;
 
 pub(crate) use crate::supervision::Instances;
 pub use plan::Plan;
 pub(crate) use plan::{GroupPlan, Isolation, LogSettings, ServicePlan, SupervisorPlan, WiredPort};
 pub use run::{App, StartError, StopReport, Workers};
 pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
+pub(crate) use status::{AppView, Phase, ServiceView, State};
 pub use summary::{ServiceSummary, Summary};
-pub(crate) use view::{AppView, Phase, ServiceView, State};

@@ -143,7 +143,7 @@ impl Plan {
     pub(crate) fn topology(&self) -> Topology {
         let queues = self.services.iter().flat_map(|service| {
             service.inputs.iter().map(|input| QueueSpec {
-                id: crate::name::QueueId::new(&service.label, &input.name),
+                id: crate::names::QueueId::new(&service.label, &input.name),
                 topics: input.topics.clone(),
                 high_water: service.high_water,
                 limit: service.limit,

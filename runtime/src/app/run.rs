@@ -14,22 +14,22 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
+use super::build_service::{Common, add};
 use super::plan::Plan;
-use super::setup::{Common, add};
-use super::shape::{Places, Plot, Shape, Tree};
+use super::status::{AppView, Phase};
 use super::summary::Summary;
-use super::view::{AppView, Phase};
+use super::tree_builder::{Places, Plot, Shape, Tree};
 use crate::admin::Admin;
-use crate::child::{Lifeline, Program};
+use crate::child_process::{Lifeline, Program};
 use crate::clock::Clock;
 use crate::control::{Control, Reach};
 use crate::dead_letters::DeadLetters;
 use crate::host::{Hosted, Standing, panic};
-use crate::name::QueueId;
+use crate::message_trace::{Queues, Trace, TraceQuery, Tracer, Wiring};
+use crate::names::QueueId;
 use crate::store::Stores;
-use crate::trail::{Queues, Trace, TraceQuery, Tracer, Wiring};
+use crate::supervisors::{Failed, Supervised, Threads, watch};
 use crate::transport::{Backpressure, Transport, TransportError, Transports};
-use crate::tree::{Failed, Supervised, Threads, watch};
 
 /// How long services may take to consume before sources start all the same.
 const CONSUMING_WITHIN: Duration = Duration::from_secs(30);

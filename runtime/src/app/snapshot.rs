@@ -6,11 +6,11 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use super::view::{AppView, Phase, ServiceView, State};
+use super::status::{AppView, Phase, ServiceView, State};
 use crate::clock::{Rfc3339, unix_ms};
 use crate::host::LastFailure;
 use crate::metrics::{InputMeter, Outcome};
-use crate::name::QueueId;
+use crate::names::QueueId;
 use crate::transport::Depth;
 
 /// An app at one moment.

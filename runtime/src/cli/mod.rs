@@ -8,19 +8,19 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::child::Program;
+use crate::child_process::Program;
 use crate::manifest;
 use crate::service::Catalog;
 use crate::transport::Transports;
 
 mod check;
+mod child;
 mod describe;
 mod dlq;
 mod list;
 mod prune;
 mod run;
 mod stop;
-mod supervised;
 mod trace;
 mod watch;
 

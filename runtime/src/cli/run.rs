@@ -7,9 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::watch::{self, Watch, restart_needed};
-use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report, supervised};
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, child, print, print_json, print_report};
 use crate::app::{App, Plan, StopReport};
-use crate::child::Program;
+use crate::child_process::Program;
 use crate::service::Catalog;
 use crate::transport::Transports;
 
@@ -69,7 +69,7 @@ impl Run {
         let system = actix::System::new();
         if self.supervised {
             plan.supervise();
-            return system.block_on(supervised::run(plan, transports));
+            return system.block_on(child::run(plan, transports));
         }
         system.block_on(self.run(plan, transports, program, watch))
     }

@@ -1,6 +1,6 @@
 //! `trace`: a message's way through the app.
 //!
-//! Prints what [`crate::trail`] finds: in the running app, told over its control socket; of an
+//! Prints what [`crate::message_trace`] finds: in the running app, told over its control socket; of an
 //! app that doesn't run, in what it left on its transport and in its stores. Changes nothing.
 
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::control;
 use crate::dead_letters::DeadLetters;
 use crate::id::ID_BYTES_MAX;
 use crate::log::push_visible;
+use crate::message_trace::{Queues, Trace, TraceQuery, Tracer, Wiring};
 use crate::service::Catalog;
-use crate::trail::{Queues, Trace, TraceQuery, Tracer, Wiring};
 use crate::transport::{Backpressure, Connector, Transport, TransportError, Transports, scheme_of};
 
 /// For saying good-bye to the transport.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::child::{Process, Program};
+use crate::child_process::{Process, Program};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(200);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::written::written_as_text;
+use super::text_format::written_as_text;
 
 /// Milliseconds of each unit.
 const UNITS: [(&str, u64); 5] = [

@@ -7,7 +7,7 @@ mod duration;
 mod path;
 mod secret;
 mod size;
-mod written;
+mod text_format;
 
 pub use duration::{HumanDuration, parse_duration};
 pub use path::ManifestPath;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::written::written_as_text;
+use super::text_format::written_as_text;
 
 const UNITS: [(&str, u64); 4] = [
     ("B", 1),

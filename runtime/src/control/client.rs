@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{ANSWER_BYTES_MAX, Answer, Request, TIMEOUT, Verb, socket_path};
-use crate::name::QueueId;
+use crate::names::QueueId;
 
 /// Why a command didn't work.
 #[derive(Debug, thiserror::Error)]

@@ -6,10 +6,10 @@
 //! ends, so a socket that a killed process left behind is replaced, and one that is in use is
 //! not.
 
-mod bench;
 mod client;
-mod lines;
+mod dead_letters;
 mod server;
+mod streaming;
 mod trace;
 
 use std::io;
@@ -20,17 +20,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use bench::{is_running, perform};
 #[cfg(test)]
 use client::request;
 pub(crate) use client::{ControlError, stop};
+pub(crate) use dead_letters::{is_running, perform};
 pub(crate) use trace::trace;
 
 use crate::app::AppView;
-use crate::aside::Aside;
 use crate::dead_letters::{DeadLetters, Task};
 use crate::lock::Lock;
-use crate::trail::{TraceQuery, Tracer};
+use crate::message_trace::{TraceQuery, Tracer};
+use crate::service_thread::Aside;
 
 /// A request is not longer: a thousand ids of messages fit.
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;

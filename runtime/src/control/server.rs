@@ -1,5 +1,5 @@
 //! The side of the app: answers, one line for one line; work on dead letters is
-//! [`bench`](super::bench)'s.
+//! [`bench`](super::dead_letters)'s.
 
 use std::fs::Permissions;
 use std::io;
@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{Answer, REQUEST_BYTES_MAX, Reach, Request, TIMEOUT, Verb, bench, trace};
-use crate::aside::Stopping;
+use super::{Answer, REQUEST_BYTES_MAX, Reach, Request, TIMEOUT, Verb, dead_letters, trace};
+use crate::service_thread::Stopping;
 
 /// Whoever comes while so many are connected waits to be accepted.
 const CONNECTIONS_MAX: usize = 16;
@@ -91,8 +91,8 @@ async fn answer(mut stream: UnixStream, reach: &Reach, benches: &Semaphore) -> i
         Ok(Verb::Stop) => return stop(stream, reach).await,
         Ok(Verb::Dlq(task)) => {
             return match benches.try_acquire() {
-                Ok(_bench) => bench::serve(stream, &reach.letters, &task).await,
-                Err(_) => bench::refuse(stream, BUSY).await,
+                Ok(_bench) => dead_letters::serve(stream, &reach.letters, &task).await,
+                Err(_) => dead_letters::refuse(stream, BUSY).await,
             };
         }
         Ok(Verb::Trace(question)) => {

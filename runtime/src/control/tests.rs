@@ -15,10 +15,10 @@ use super::{
     Control, ControlError, REQUEST_BYTES_MAX, Reach, TIMEOUT, Verb, request, server, socket_path,
     stop,
 };
-use crate::app::testing::app;
-use crate::aside::Stopping;
+use crate::app::fixtures::app;
 use crate::dead_letters::DeadLetters;
-use crate::trail::Tracer;
+use crate::message_trace::Tracer;
+use crate::service_thread::Stopping;
 
 const LONG: Duration = Duration::from_secs(20);
 

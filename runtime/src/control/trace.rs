@@ -11,8 +11,8 @@ use tokio::net::UnixStream;
 
 use super::Verb;
 use super::client::ControlError;
-use super::lines::{self, end_of, says};
-use crate::trail::{Trace, TraceQuery, Tracer};
+use super::streaming::{self, end_of, says};
+use crate::message_trace::{Trace, TraceQuery, Tracer};
 
 /// What the app says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub(super) async fn refuse(mut stream: UnixStream, why: &str) -> io::Result<()> 
 }
 
 async fn say(to: &mut (impl AsyncWrite + Unpin), line: &Line) -> io::Result<()> {
-    lines::say(to, line, |why| Line::Error(format!("the answer: {why}"))).await
+    streaming::say(to, line, |why| Line::Error(format!("the answer: {why}"))).await
 }
 
 /// Has the app with this data folder follow a message.
@@ -62,7 +62,7 @@ async fn say(to: &mut (impl AsyncWrite + Unpin), line: &Line) -> io::Result<()> 
 /// Nothing runs there, it doesn't answer, or it can't.
 pub(crate) async fn trace(data: &Path, question: &TraceQuery) -> Result<Trace, ControlError> {
     // What the client would say stays open: its end tells the app that nobody waits.
-    let (mut lines, _open) = lines::ask(data, Verb::Trace(question.clone())).await?;
+    let (mut lines, _open) = streaming::ask(data, Verb::Trace(question.clone())).await?;
     loop {
         match lines.next().await? {
             Line::Working => {}

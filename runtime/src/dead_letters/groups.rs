@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Letter;
-use super::census::Span;
+use super::stats::Span;
 use crate::failure::truncate;
 use crate::redact::Redactor;
 

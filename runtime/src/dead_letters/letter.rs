@@ -1,6 +1,6 @@
 //! A letter: a message as it is kept, and the message that it was.
 
-use super::census::UNKNOWN;
+use super::stats::UNKNOWN;
 use crate::dead_letter::{DeadLetter, LETTER_HEADERS, fingerprint};
 use crate::message::Message;
 

@@ -33,38 +33,38 @@
 //! }
 //! ```
 
-mod case;
-mod census;
 mod groups;
 mod letter;
-mod pace;
-mod removal;
+mod rate_limit;
+mod remove;
+mod request;
+mod scan;
 mod selection;
-mod task;
+mod stats;
+mod test_case;
 mod view;
-mod walk;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::QueueId;
+use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::transport::{SearchQuery, Topology, Transport, TransportError};
 
-pub use case::{CaseMessage, Emitted, Expected, InvalidCases, Observed, TestCase, TestCases};
-pub use census::{DlqStats, ReasonCount};
 pub use groups::{GROUPS_MAX, Group, Groups};
 pub use letter::{Letter, REPLAYS};
-pub use pace::RateLimit;
-pub use removal::{Destination, Outcome, RemoveOptions};
+pub use rate_limit::RateLimit;
+pub use remove::{Destination, Outcome, RemoveOptions};
+pub(crate) use request::{Report, Task, Views};
 pub use selection::Selection;
-pub(crate) use task::{Report, Task, Views};
+pub use stats::{DlqStats, ReasonCount};
+pub use test_case::{CaseMessage, Emitted, Expected, InvalidCases, Observed, TestCase, TestCases};
 pub use view::{Encoding, LetterView};
 
-use census::Tally;
 use groups::Sorter;
-use walk::Walk;
+use scan::Walk;
+use stats::Tally;
 
 /// What a walk over a dead-letter queue may hold at most. Letters that are looked at and
 /// stay are held, unsettled, to the end, so that none is seen twice.
@@ -236,7 +236,7 @@ impl DeadLetters {
         {
             return Err(TransportError::NoQueue(input.clone()));
         }
-        removal::replay(self, service, to, removal, stop).await
+        remove::replay(self, service, to, removal, stop).await
     }
 
     /// Removes the selected letters for good. Stops early when `stop` resolves.
@@ -249,7 +249,7 @@ impl DeadLetters {
         removal: &RemoveOptions,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, TransportError> {
-        removal::discard(self, service, removal, stop).await
+        remove::discard(self, service, removal, stop).await
     }
 
     /// A letter for people and programs to look at, without secrets, and with a payload of

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::message::{Envelope, Message, ReplyTo};
-use crate::trace::TraceContext;
+use crate::trace_context::TraceContext;
 use crate::transport::memory::Memory;
 use crate::transport::{Backpressure, Completion, Outgoing, Overflow, QueueSpec, take};
 

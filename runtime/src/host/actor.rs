@@ -16,10 +16,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::bridge::InboundBridge;
-use super::core::WINDOW;
-use super::environment::Environment;
 use super::instance::InstanceLoop;
 use super::relay::{self, Relay};
+use super::service_run::Environment;
+use super::service_state::WINDOW;
 use super::source;
 use crate::service::{Blueprint, Role};
 
@@ -130,7 +130,7 @@ impl Handler<Start> for ServiceActor {
                     self.loops.push(running);
                 }
                 if env.instances.max > instances {
-                    super::elastic::follow(&env, cx.address());
+                    super::autoscale::follow(&env, cx.address());
                 }
                 instances
             }

@@ -10,18 +10,18 @@ use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
 use super::guard::{Guard, Guarded};
-use super::handling::{abandoned, fenced};
+use super::handle::{abandoned, fenced};
 use super::instance::{End, InstanceLoop};
 use super::mailbox::Pulled;
-use super::settle::Failed;
+use super::settlement::Failed;
 use crate::clock::later;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::message::Message;
+use crate::message_trace::{Emitted, Step};
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Batch, Held, Instance, Work};
 use crate::store::Stored;
-use crate::trail::{Emitted, Step};
 
 impl InstanceLoop {
     /// Handles one message and those of the same input that come soon after it.

@@ -21,12 +21,12 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::actor::Stop;
-use super::environment::Environment;
 use super::guard::panic_text;
-use super::tap::Tap;
+use super::input_consumer::Tap;
+use super::service_run::Environment;
 use crate::delivery::Delivery;
 use crate::metrics::Cause;
-use crate::name::QueueId;
+use crate::names::QueueId;
 use crate::supervision::History;
 use crate::transport::TransportError;
 

@@ -15,12 +15,12 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, info_span, warn};
 
-use super::environment::Environment;
 use super::guard::{Guard, Guarded, Timer, panic_text, quietly};
-use super::hand::Hand;
-use super::handling::fenced;
+use super::handle::fenced;
+use super::in_flight::Hand;
 use super::mailbox::Pulled;
-use super::settle::{Failed, NOT_PUBLISHED_WAIT_MIN};
+use super::service_run::Environment;
+use super::settlement::{Failed, NOT_PUBLISHED_WAIT_MIN};
 use super::tick::Ticks;
 use crate::delivery::Delivery;
 use crate::metrics::{Cause, Who};

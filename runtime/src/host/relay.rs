@@ -14,8 +14,8 @@
 //! may have been taken over before it; a transport that refuses at once, as `memory:` and
 //! `embedded:` do when a queue is full, has none of these.
 
-mod flight;
-mod lanes;
+mod confirms;
+mod per_output;
 mod round;
 
 use std::panic::AssertUnwindSafe;
@@ -30,9 +30,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
 use self::round::Round;
-use super::environment::Environment;
 use super::guard::panic_text;
-use super::seldom::Seldom;
+use super::log_throttle::Seldom;
+use super::service_run::Environment;
 use crate::failure::Failure;
 use crate::metrics::Cause;
 use crate::sqlite::{Migration, SqliteError};

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::abandon::AbandonHook;
-use super::environment::Environment;
+use super::abandon_hooks::AbandonHook;
 use super::guard::{Guard, Guarded, Timer};
+use super::service_run::Environment;
 use crate::metrics::{Cause, Who};
 use crate::service::{Blueprint, Role, Run, SourceContext};
 use crate::supervision::{History, RestartType};

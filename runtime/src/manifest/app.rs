@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::codes;
 use super::report::Problems;
-use super::section::Section;
 use super::source::SourceFile;
 use super::suggest::{list, quote};
+use super::table_reader::Section;
 use crate::app::LogSettings;
-use crate::name::check_name;
+use crate::names::check_name;
 use crate::transport::{Transports, scheme_of};
 
 /// More threads than any machine that this runs on has cores.

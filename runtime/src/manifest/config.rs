@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value as Json};
 
 use super::codes;
-use super::mask::Masks;
+use super::redaction::Masks;
 use super::report::Problems;
 use super::schema::{ConfigSchema, Format};
 use super::source::{SourceFile, Span};
+use super::spanned_toml::{Entry, Node, Value};
 use super::suggest;
-use super::tree::{Entry, Node, Value};
 use crate::service::{Blueprint, ConfigError, ServiceType};
 
 /// A service's config, while it is read.

@@ -7,10 +7,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::codes;
 use super::report::Problems;
-use super::section::Section;
 use super::source::Span;
+use super::spanned_toml::{Entry, Value};
 use super::suggest::list;
-use super::tree::{Entry, Value};
+use super::table_reader::Section;
 use crate::app::ServicePlan;
 use crate::transport::Overflow;
 

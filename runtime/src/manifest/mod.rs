@@ -33,36 +33,36 @@ mod app;
 mod codes;
 mod config;
 mod cycles;
-mod foreign;
-mod mask;
-mod needs;
-mod only;
-mod owner;
+mod external_feeds;
+mod position_owner;
+mod redaction;
 mod report;
+mod required_guarantees;
 mod schema;
 mod secrets;
-mod section;
+mod selection;
 mod service;
 mod settings;
 mod source;
+mod spanned_toml;
 pub(crate) mod suggest;
 mod supervision;
+mod table_reader;
 #[cfg(test)]
 mod tests;
 mod topics;
-mod tree;
 mod variables;
 mod wiring;
 
 pub use codes::CODES;
 pub use report::{Problem, Report};
 
-use mask::Masks;
-use needs::Needs;
+use redaction::Masks;
 use report::Problems;
-use section::Section;
+use required_guarantees::Needs;
 use source::{SourceFile, Span};
-use tree::{Entry, Node, Table, Value};
+use spanned_toml::{Entry, Node, Table, Value};
+use table_reader::Section;
 
 /// What the transport's URL is called in a report if it doesn't come from a file.
 const TRANSPORT_OPTION: &str = "--transport or BRICKWORK_TRANSPORT";
@@ -232,7 +232,7 @@ impl Loader {
         .read(&top, out);
         cycles::check(&top, &services, out);
         let outside = uses.check(&top, &app.name, out);
-        foreign::check(&outside.feeds, &services, out);
+        external_feeds::check(&outside.feeds, &services, out);
         let labels = service::labels(merged);
         let mut plan = Plan {
             name: app.name,
@@ -251,7 +251,7 @@ impl Loader {
             services,
             named: std::mem::take(&mut self.named),
         };
-        only::apply(
+        selection::apply(
             &options.only,
             &labels,
             &mut plan,
@@ -260,7 +260,7 @@ impl Loader {
             out,
         );
         if options.starts {
-            owner::check(&top, &plan, &needs, out);
+            position_owner::check(&top, &plan, &needs, out);
         }
         plan
     }

@@ -6,9 +6,9 @@ use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-use super::mask::Masks;
+use super::redaction::Masks;
 use super::source::{SourceFile, Span};
-use super::tree::{Node, Value};
+use super::spanned_toml::{Node, Value};
 
 /// Everything that is wrong with a manifest, in the order of its files and lines.
 ///

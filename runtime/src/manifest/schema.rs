@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::tree::{Node, Value};
+use super::spanned_toml::{Node, Value};
 use crate::config::{PATH_FORMAT, SECRET_FORMAT};
 
 /// No real schema refers on for longer without going deeper into the value.
@@ -198,7 +198,7 @@ fn collect_secret_fields(schema: &ConfigSchema, at: &Json, found: &mut Vec<Strin
 }
 
 /// Whether a branch is meant, by its constant fields; `None` if it has none.
-fn fits(schema: &Object, table: &super::tree::Table) -> Option<bool> {
+fn fits(schema: &Object, table: &super::spanned_toml::Table) -> Option<bool> {
     let properties = schema.get("properties")?.as_object()?;
     let mut tags = properties
         .iter()
@@ -240,7 +240,7 @@ mod tests {
     use toml::de::DeTable;
 
     use super::super::source::Span;
-    use super::super::tree::Table;
+    use super::super::spanned_toml::Table;
     use super::*;
     use crate::config::{ManifestPath, Secret};
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::mask::{Masks, password_of_anything};
+use super::redaction::{Masks, password_of_anything};
 use super::schema::{ConfigSchema, Format};
-use super::tree::{Node, Table, Value};
+use super::spanned_toml::{Node, Table, Value};
 use crate::redact::password_of;
 use crate::service::Catalog;
 

@@ -2,18 +2,18 @@
 
 use super::codes;
 use super::config::ConfigReader;
-use super::mask::Masks;
-use super::needs::Needs;
+use super::redaction::Masks;
 use super::report::Problems;
-use super::section::Section;
+use super::required_guarantees::Needs;
 use super::settings::Settings;
 use super::source::SourceFile;
+use super::spanned_toml::{Entry, Table, Value};
 use super::suggest::{self, quote};
+use super::table_reader::Section;
 use super::topics::Uses;
-use super::tree::{Entry, Table, Value};
 use super::wiring::{self, Side};
 use crate::app::ServicePlan;
-use crate::name::check_name;
+use crate::names::check_name;
 use crate::service::{Blueprint, Catalog, Role, ServiceType};
 
 const KEYS: [&str; 12] = [

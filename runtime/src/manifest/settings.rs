@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::codes;
-use super::needs::Needs;
 use super::report::Problems;
-use super::section::Section;
+use super::required_guarantees::Needs;
+use super::spanned_toml::{Entry, Value};
 use super::supervision::{Restarts, read_restart};
-use super::tree::{Entry, Value};
+use super::table_reader::Section;
 use crate::app::{Instances, Isolation};
 use crate::config::HumanDuration;
 use crate::supervision::{Backoff, RetryPolicy};

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::codes;
 use super::report::Problems;
-use super::section::Section;
 use super::settings::{TICK, backoff};
 use super::source::Span;
+use super::spanned_toml::{Entry, Node, Value};
 use super::suggest::{self, quote};
-use super::tree::{Entry, Node, Value};
+use super::table_reader::Section;
 use crate::app::{GroupPlan, ServicePlan, SupervisorPlan};
-use crate::name::check_name;
+use crate::names::check_name;
 use crate::supervision::{Backoff, GiveUp, Intensity, RestartPolicy, RestartType, Strategy};
 
 const RESTARTS_MAX: u64 = 1_000_000;

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::codes;
-use super::foreign::{self, FeedAt};
+use super::external_feeds::{self, FeedAt};
 use super::report::Problems;
-use super::section::Section;
 use super::suggest::nearest;
+use super::table_reader::Section;
 use super::wiring::{Side, TopicAt, is_topic};
 
 /// What services do with topics.
@@ -113,7 +113,7 @@ fn read_externals(top: &Section<'_>, app: &str, out: &mut Problems) -> Vec<Exter
         };
         let name: Arc<str> = name.into();
         externals.push(External {
-            from: foreign::read(&topic, &name, feeds, app, out),
+            from: external_feeds::read(&topic, &name, feeds, app, out),
             topic: TopicAt {
                 name,
                 span: entry.key_span,

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::codes;
 use super::report::Problems;
 use super::source::{SourceFile, Span, read_text};
+use super::spanned_toml::{Node, Value};
 use super::suggest::quote;
-use super::tree::{Node, Value};
 
 /// Looks a name up, as the environment does.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::codes;
 use super::report::Problems;
-use super::section::Section;
 use super::source::Span;
+use super::spanned_toml::{Entry, Node, Value};
 use super::suggest::{list, nearest, quote};
-use super::tree::{Entry, Node, Value};
+use super::table_reader::Section;
 use crate::app::WiredPort;
-use crate::name::{InvalidName, check_topic};
+use crate::names::{InvalidName, check_topic};
 use crate::service::Blueprint;
 
 /// A topic where it is named.

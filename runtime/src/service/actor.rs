@@ -9,8 +9,8 @@ use actix::{Actor, Addr, Handler, MailboxError, Recipient};
 use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 
-use super::blueprint::{BatchResults, Blueprint, Factory, Instance, Reply, Role};
 use super::catalog::{Facts, ServiceType};
+use super::erased::{BatchResults, Blueprint, Factory, Instance, Reply, Role};
 use super::ports::{InputSpec, PortTable};
 use super::{Catalog, Context, NoConfig, Payload, Tick};
 use crate::failure::Failure;

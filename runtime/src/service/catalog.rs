@@ -6,8 +6,8 @@ use std::sync::Arc;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use super::blueprint::{Blueprint, ServiceBlueprint, SourceBlueprint};
 use super::descriptor::describe_ports;
+use super::erased::{Blueprint, ServiceBlueprint, SourceBlueprint};
 use super::{Config, Descriptor, Service, Source};
 
 /// Service types by name.

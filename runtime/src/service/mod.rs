@@ -12,28 +12,27 @@ use crate::failure::Failure;
 use crate::sqlite::Migration;
 
 mod actor;
-mod blueprint;
 mod catalog;
 mod context;
 mod descriptor;
-mod outlet;
+mod erased;
 mod payload;
 mod port;
 mod ports;
 mod shared;
 mod source;
+mod source_output;
 
 pub use actor::Outcome;
-pub(crate) use blueprint::{Blueprint, Factory, Instance, Reply, Role, Run};
-#[cfg(feature = "testing")]
-pub(crate) use blueprint::{ServiceBlueprint, SourceBlueprint};
 #[cfg(feature = "testing")]
 pub(crate) use catalog::Facts;
 pub use catalog::{Catalog, ConfigError, ServiceType};
 pub use context::Context;
 pub(crate) use context::{Held, Work};
 pub use descriptor::{Descriptor, PortDescriptor};
-pub use outlet::{MessageBuilder, SendHandle, SourceContext, TrySubmitError};
+pub(crate) use erased::{Blueprint, Factory, Instance, Reply, Role, Run};
+#[cfg(feature = "testing")]
+pub(crate) use erased::{ServiceBlueprint, SourceBlueprint};
 pub use payload::{CodecError, Payload, Raw};
 pub use port::{Input, Output, Request, Tick};
 #[cfg(any(test, feature = "testing"))]
@@ -42,6 +41,7 @@ pub(crate) use ports::TickSpec;
 pub use ports::{Batch, Ports};
 pub(crate) use shared::Shared;
 pub use source::{Source, SourcePorts};
+pub use source_output::{MessageBuilder, SendHandle, SourceContext, TrySubmitError};
 
 /// What a manifest configures: a serde struct with documented fields.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use schemars::{Schema, SchemaGenerator};
 
-use super::blueprint::{BatchResults, Reply};
+use super::erased::{BatchResults, Reply};
 use super::{Context, Handle, HandleBatch, Input, Output, Payload, Request, Tick};
 use crate::failure::Failure;
 use crate::message::Message;

@@ -13,8 +13,8 @@ use tracing::warn;
 use super::job::{Closure, Job, caught, tell};
 use super::open::{Options, writer};
 use super::readers::Readers;
+use super::statement_timeout::Watch;
 use super::transaction::{Fence, Transaction};
-use super::watch::Watch;
 use super::{Schema, SqliteError, WriterPool};
 
 /// So many jobs share a commit at most,

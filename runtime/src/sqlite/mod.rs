@@ -19,13 +19,13 @@
 
 mod database;
 mod error;
-mod glimpse;
 mod job;
 mod migration;
 mod open;
+mod read_only;
 mod readers;
+mod statement_timeout;
 mod transaction;
-mod watch;
 mod writers;
 
 #[cfg(test)]
@@ -33,10 +33,10 @@ mod tests;
 
 pub use database::Database;
 pub use error::SqliteError;
-pub use glimpse::ReadOnlyDatabase;
 pub use job::Job;
 pub use migration::{Migration, Part, Schema};
 pub use open::Options;
+pub use read_only::ReadOnlyDatabase;
 pub use rusqlite;
 pub use transaction::Transaction;
 pub use writers::WriterPool;

@@ -9,7 +9,7 @@
 //! Refuses to open a file for another service, another app, or a second process.
 
 mod inbox;
-mod opened;
+mod open_store;
 mod outbox;
 mod stores;
 mod transact;
@@ -26,7 +26,7 @@ use crate::failure::Failure;
 use crate::service::Context;
 use crate::sqlite::{Job, SqliteError};
 
-pub(crate) use opened::Opened;
+pub(crate) use open_store::Opened;
 pub(crate) use outbox::Row;
 pub(crate) use stores::{Stores, file, lock_file};
 pub(crate) use transact::Stored;

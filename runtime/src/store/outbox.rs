@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, Rows};
 use tokio::sync::{Notify, oneshot};
 
-use crate::head::{read_head, write_head};
+use crate::envelope_json::{read_head, write_head};
 use crate::message::Message;
 use crate::sqlite::{Database, Job, SqliteError, Transaction};
 use crate::transport::{Backpressure, DepthGauge, Outgoing};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Opened;
-use super::opened::Own;
+use super::open_store::Own;
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::sqlite::{Migration, WriterPool};

@@ -6,17 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{sleep_until, timeout};
 
-use super::desk::Desk;
 use super::fault::{Fault, FaultScript};
 use super::folder::Folder;
-use super::instances::Census;
+use super::instance_tracking::Census;
 use super::letters::{Letter, Letters};
+use super::pending_ask::{Question, answering, decode};
 use super::ports::{Asks, Gives, Takes, shown};
-use super::question::{Question, answering, decode};
+use super::recorder::Desk;
 use super::report;
 use super::routes::Routes;
 use super::setup::Setup;
-use super::universe::Universe;
+use super::sim_runtime::Universe;
 use crate::app::{App, Summary};
 use crate::clock::{Clock, later};
 use crate::message::{Envelope, Message};

@@ -1,7 +1,7 @@
 //! Faults: what is to go wrong, where, and how often.
 //!
 //! Owns the script of faults that a test injects. Carrying a fault out is for those who
-//! stand at its point: [`instances`](super::instances) and [`transport`](super::transport).
+//! stand at its point: [`instances`](super::instance_tracking) and [`transport`](super::transport).
 
 use std::fmt;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::dead_letter::DeadLetter;
 use crate::delivery::Delivery;
 use crate::message::Message;
-use crate::name::QueueId;
+use crate::names::QueueId;
 use crate::transport::{Consumer, Transport, TransportError};
 
 /// A message that was given up, and why.

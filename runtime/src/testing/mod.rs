@@ -91,23 +91,23 @@
 //! | `report` | what a failed expectation tells |
 
 mod app;
-mod desk;
-mod ending;
 mod fault;
 mod folder;
-mod instances;
+mod instance_tracking;
 mod letters;
+mod pending_ask;
 mod ports;
-mod question;
+mod recorder;
 mod report;
 mod routes;
 mod setup;
+mod sim_runtime;
+mod teardown;
 mod transport;
-mod universe;
 
 pub use app::{PATIENCE, TestApp};
 pub use fault::{Fault, FaultPoint};
 pub use letters::Letter;
+pub use pending_ask::Question;
 pub use ports::{Asks, Gives, Takes};
-pub use question::Question;
 pub use setup::Setup;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::desk::Desk;
 use super::letters::Letter;
 use super::ports::shown;
+use super::recorder::Desk;
 use crate::app::App;
 use crate::host::LastFailure;
 

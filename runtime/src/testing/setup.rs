@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::desk::{Answer, Desk};
 use super::fault::{Fault, FaultScript};
 use super::folder::Folder;
-use super::instances::{Census, Watched};
+use super::instance_tracking::{Census, Watched};
 use super::letters::Letters;
 use super::ports::Asks;
+use super::recorder::{Answer, Desk};
 use super::routes::Routes;
+use super::sim_runtime::Universe;
 use super::transport::{self, TestConnector};
-use super::universe::Universe;
-use super::{TestApp, question};
+use super::{TestApp, pending_ask};
 use crate::app::{App, Plan, StartError, Workers};
 use crate::clock::Clock;
 use crate::manifest::{self, Options};
@@ -191,7 +191,7 @@ impl Setup {
         port: &P,
         answer: impl FnMut(P::Value) -> P::Reply + Send + 'static,
     ) -> Self {
-        let answer = question::answering::<P>(answer);
+        let answer = pending_ask::answering::<P>(answer);
         self.answers.push((port.name().to_owned(), answer));
         self
     }

@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::desk::Desk;
 use super::fault::{FaultKind, FaultPoint, FaultScript};
+use super::recorder::Desk;
 use crate::clock::later;
 use crate::delivery::{Delivery, DeliveryParts, Settle, Settlement};
 use crate::message::{Envelope, Message};
-use crate::name::QueueId;
+use crate::names::QueueId;
 use crate::transport::memory::Memory;
 use crate::transport::{
     AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Outgoing,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::name::QueueId;
+use crate::names::QueueId;
 
 /// What a transport can't do.
 #[derive(Debug, Clone, thiserror::Error)]

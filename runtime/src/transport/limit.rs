@@ -3,7 +3,7 @@
 use super::{Overflow, QueueSpec, TransportError};
 use crate::clock::Clock;
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::name::QueueId;
+use crate::names::QueueId;
 
 /// How much a queue holds at most: for transports that keep limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

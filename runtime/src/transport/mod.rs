@@ -12,31 +12,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::delivery::Delivery;
 use crate::message::Message;
-use crate::name::QueueId;
+use crate::names::QueueId;
 
+mod backpressure;
+mod capacity;
 mod completion;
 mod connector;
 mod error;
 mod inspection;
 mod lease;
-mod leftovers;
 mod limit;
 pub mod memory;
-mod places;
-mod pressure;
+mod prune;
 mod replies;
 mod search;
 mod topology;
 
+pub use backpressure::{Backpressure, DepthGauge, OutageGauge};
+pub use capacity::{BoundedQueue, CapacityReservation};
 pub use completion::Completion;
 pub use connector::{Connector, Transports, scheme_of};
 pub use error::{AskError, TransportError};
 pub use inspection::{Inspection, InspectionProblem};
 pub use lease::{Lease, LeaseKeeper};
-pub use leftovers::{Prune, PruneAction, Pruned, StaleQueue, StaleResource, judge};
 pub use limit::Limit;
-pub use places::{BoundedQueue, CapacityReservation};
-pub use pressure::{Backpressure, DepthGauge, OutageGauge};
+pub use prune::{Prune, PruneAction, Pruned, StaleQueue, StaleResource, judge};
 pub use replies::{Replies, Waiting};
 pub use search::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
 pub use topology::{ExternalBinding, ExternalSource, Overflow, QueueSpec, Topology};

@@ -1,14 +1,14 @@
 //! Looking for messages in queues: what is wanted, how hard to look, and what was found.
 //!
-//! Plain data: transports find them, [`trail`](crate::trail) makes a message's way of it.
+//! Plain data: transports find them, [`trail`](crate::message_trace) makes a message's way of it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
-use crate::name::QueueId;
-use crate::trace::TraceContext;
+use crate::names::QueueId;
+use crate::trace_context::TraceContext;
 
 /// Which messages are wanted: some by their ids, and all of some traces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::name::QueueId;
+use crate::names::QueueId;
 
 /// All queues of an app. Every process that runs a part of it declares the whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

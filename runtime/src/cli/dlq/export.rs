@@ -1,9 +1,9 @@
 //! `dlq export`: letters for programs, a line of JSON each, or as test cases. They stay in
 //! their queues.
 
-use super::bench::Bench;
-use super::file::{self, NewFile};
-use super::select::{BoundArgs, PickArgs, missing};
+use super::access::Bench;
+use super::args::{BoundArgs, PickArgs, missing};
+use super::atomic_file::{self, NewFile};
 use super::{Problem, print_clean};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
@@ -38,7 +38,10 @@ pub(super) struct Export {
 impl Export {
     pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
         // Before anything is looked at.
-        let file = self.out.as_deref().map(|path| file::new(path, self.force));
+        let file = self
+            .out
+            .as_deref()
+            .map(|path| atomic_file::new(path, self.force));
         let file = file.transpose()?;
         let selection = self.pick.selection();
         let limit = self.limit.unwrap_or(usize::MAX);

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::bench::Bench;
-use super::select::OverviewArgs;
+use super::access::Bench;
+use super::args::OverviewArgs;
 use super::{Problem, line};
 use crate::app::Plan;
 use crate::cli::DONE;

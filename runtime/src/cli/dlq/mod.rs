@@ -9,16 +9,16 @@ use crate::manifest::suggest;
 use crate::service::Catalog;
 use crate::transport::Transports;
 
-mod bench;
+mod access;
+mod args;
+mod atomic_file;
 mod export;
-mod file;
 mod groups;
 mod list;
 mod remove;
-mod select;
 mod show;
 
-use bench::Bench;
+use access::Bench;
 
 /// What is to be done with dead letters.
 #[derive(clap::Args)]

@@ -5,13 +5,13 @@ use std::pin::{Pin, pin};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::bench::Bench;
-use super::select::{BoundArgs, SelectionArgs, missing};
+use super::access::Bench;
+use super::args::{BoundArgs, SelectionArgs, missing};
 use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
 use crate::dead_letters::{Destination, Outcome, RateLimit, RemoveOptions};
-use crate::name::QueueId;
+use crate::names::QueueId;
 
 /// Ids that a dry run names for people.
 const NAMED_MAX: usize = 20;

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::bench::Bench;
-use super::select::{BoundArgs, PickArgs, missing};
+use super::access::Bench;
+use super::args::{BoundArgs, PickArgs, missing};
 use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};

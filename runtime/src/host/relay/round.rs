@@ -8,10 +8,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::error;
 
-use super::flight::{Concerns, Flight, Landed};
-use super::lanes::Lanes;
+use super::confirms::{Concerns, Flight, Landed};
+use super::per_output::Lanes;
 use super::{Carrier, Trouble};
-use crate::host::core::WINDOW;
+use crate::host::service_state::WINDOW;
 use crate::sqlite::SqliteError;
 use crate::store::{Opened, Row};
 use crate::transport::Completion;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use prometheus::{Registry, TextEncoder};
 
 use super::{ALL, register};
-use crate::app::testing::{Fake, app};
+use crate::app::fixtures::{Fake, app};
 use crate::dead_letter::Reason;
 use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Cause, Outcome};

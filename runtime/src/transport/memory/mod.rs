@@ -17,7 +17,7 @@ use super::{
     Topology, Transport, TransportError,
 };
 use crate::message::Message;
-use crate::name::QueueId;
+use crate::names::QueueId;
 
 mod delays;
 mod find;

@@ -12,7 +12,7 @@ use super::delays::{Delay, Delays};
 use crate::dead_letter::DeadLetter;
 use crate::delivery::{Delivery, DeliveryParts, Settle, Settlement};
 use crate::message::Message;
-use crate::name::QueueId;
+use crate::names::QueueId;
 use crate::transport::{BoundedQueue, Consumer, Depth, DepthGauge, Limit, Replies, TransportError};
 
 /// A queue: what is ready, and who consumes.

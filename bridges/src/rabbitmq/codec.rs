@@ -1,0 +1,354 @@
+//! Messages on the wire: AMQP 0-9-1 properties and headers, there and back.
+//!
+//! CloudEvents 1.0 in binary mode (`cloudEvents_*`), W3C trace context, and the
+//! runtime's own `brickwork-*`. A message of somebody who knows none of them is
+//! accepted. What the broker adds (`x-death` and its like) is left out on the way in:
+//! carried on, it would make the broker drop messages as running in circles.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use brickwork::transport::TransportError;
+use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo};
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, ShortString};
+
+use super::rfc3339;
+use super::source_queue::Arrival;
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use table::{Table, short, text};
+
+/// Why an asker gets no answer, in a reply; or why a message is a dead letter.
+pub(super) const ERROR: &str = "brickwork-error";
+
+const ATTEMPT: &str = "brickwork-attempt";
+const PARENT: &str = "brickwork-parent";
+const DEADLINE: &str = "brickwork-deadline";
+const TENANT: &str = "brickwork-tenant";
+const TOPIC: &str = "brickwork-topic";
+/// Only in the queue of suspects, and on the way there: the input that it was for.
+const SUSPECT: &str = "brickwork-suspect";
+/// Only dead letters have it.
+const REASON: &str = "brickwork-reason";
+/// Stands before a header of a user that has the name of one of ours or the broker's.
+const ESCAPE: &str = "brickwork-header-";
+const TRACE_PARENT: &str = "traceparent";
+const TRACE_STATE: &str = "tracestate";
+
+/// How many headers were left out because all together were too much.
+const LEFT_OUT: &str = "brickwork-headers-left-out";
+
+/// How often a quorum queue has delivered a message before.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
+const PERSISTENT: u8 = 2;
+/// The longest of CloudEvents' attributes and the like that is taken in, in bytes. With
+/// these, what came in can always go on: also to the dead letters.
+const ATTRIBUTE_BYTES_MAX: usize = 4096;
+
+/// How a message travels, beside what it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    /// What [`brickwork::Delivery::attempt`] is to be.
+    pub(super) attempt: u32,
+    /// Its routing key isn't its topic: the topic goes along as a header.
+    pub(super) past_topics: bool,
+    /// It is a suspect, of this input.
+    pub(super) suspect: Option<&'a str>,
+    /// The most that its properties may weigh, in bytes: they must fit into a frame.
+    pub(super) properties_bytes_max: usize,
+}
+
+/// The properties that stand for a message.
+///
+/// What goes past all topics (to be tried again, to the dead letters) came in by a broker,
+/// from whoever, and has to go on: should its headers be too much now, in text and with
+/// what was added, it goes without the largest.
+///
+/// # Errors
+/// It has something that AMQP can't carry: it would end the connection.
+pub(super) fn encode(message: &Message, way: Way<'_>) -> Result<BasicProperties, TransportError> {
+    let id = message.id.to_string();
+    let mut headers = Table::default();
+    our_headers(&mut headers, message, &id, way)?;
+    let is_letter = message.headers.contains_key(REASON);
+    let theirs = message
+        .headers
+        .iter()
+        // Of a letter, both are among ours, with the same value.
+        .filter(|(name, _)| !(is_letter && matches!(&***name, ATTEMPT | TOPIC)))
+        .map(|(name, value)| match is_reserved(name) {
+            true => (Cow::Owned(format!("{ESCAPE}{name}")), &**value),
+            false => (Cow::Borrowed(&**name), &**value),
+        });
+    // All short strings together weigh less than this.
+    let room = way.properties_bytes_max.saturating_sub(8 * 256);
+    let left_out = headers.put_all(theirs, room)?;
+    if left_out > 0 && !way.past_topics {
+        return Err(refused(format!(
+            "the headers of message {id} are too much: the broker takes {} bytes",
+            way.properties_bytes_max
+        )));
+    }
+    if left_out > 0 {
+        headers.number(LEFT_OUT, left_out)?;
+    }
+    let content_type = message.content_type.as_deref().unwrap_or(JSON);
+    let mut properties = BasicProperties::default()
+        .with_headers(headers.table)
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type(short("content type", content_type)?)
+        .with_message_id(short("message id", &id)?)
+        .with_timestamp(message.time_ms / 1000);
+    // Both are for other programs to look at; the headers have them, too.
+    if let Ok(kind) = ShortString::try_new(&*message.kind) {
+        properties = properties.with_type(kind);
+    }
+    let app = message.source.split('/').nth(1).unwrap_or_default();
+    if let (false, Ok(app)) = (app.is_empty(), ShortString::try_new(app)) {
+        properties = properties.with_app_id(app);
+    }
+    if let Some(reply_to) = &message.reply_to {
+        properties = properties.with_reply_to(short("reply address", &reply_to.address)?);
+        if let Some(correlation) = &reply_to.correlation {
+            properties = properties.with_correlation_id(short("correlation id", correlation)?);
+        }
+    }
+    Ok(properties)
+}
+
+/// The headers that say what the envelope says.
+fn our_headers(
+    headers: &mut Table,
+    message: &Message,
+    id: &str,
+    way: Way<'_>,
+) -> Result<(), TransportError> {
+    headers.text("cloudEvents_specversion", "1.0")?;
+    headers.text("cloudEvents_id", id)?;
+    headers.text("cloudEvents_type", &message.kind)?;
+    headers.text("cloudEvents_time", &rfc3339::format(message.time_ms))?;
+    if !message.source.is_empty() {
+        headers.text("cloudEvents_source", &message.source)?;
+    }
+    if let Some(subject) = &message.subject {
+        headers.text("cloudEvents_subject", subject)?;
+    }
+    // Also of a message that starts one: who continues it can't know how ids become traces.
+    let trace = message.trace();
+    headers.text(TRACE_PARENT, &trace.to_string())?;
+    if let Some(state) = &trace.state {
+        headers.text(TRACE_STATE, state)?;
+    }
+    headers.number(ATTEMPT, u64::from(way.attempt))?;
+    if let Some(parent) = &message.parent {
+        headers.text(PARENT, &parent.to_string())?;
+    }
+    if let Some(deadline) = message.deadline_ms {
+        headers.number(DEADLINE, deadline)?;
+    }
+    if let Some(tenant) = &message.tenant {
+        headers.text(TENANT, tenant)?;
+    }
+    if way.past_topics {
+        headers.text(TOPIC, &message.topic)?;
+    }
+    if let Some(input) = way.suspect {
+        headers.text(SUSPECT, input)?;
+    }
+    Ok(())
+}
+
+/// What came.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) message: Message,
+    /// Which attempt this is, from 1.
+    pub(super) attempt: u32,
+    /// The input that it was for, if it is a suspect.
+    pub(super) suspect: Option<String>,
+}
+
+/// Reads what came.
+///
+/// Of what was published to a topic, its headers don't say the topic, nor that it was
+/// tried before: whoever wrote them can't know.
+pub(super) fn decode(
+    arrival: Arrival<'_>,
+    properties: &BasicProperties,
+    payload: Vec<u8>,
+) -> Decoded {
+    let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
+    let mut known = Known::default();
+    let mut headers = Headers::new();
+    let table = properties.headers().as_ref();
+    for (name, value) in table.into_iter().flatten() {
+        let name = name.as_str();
+        if let Some(place) = known.place(name) {
+            *place = Some(text(value)).filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX);
+        } else if let Some(name) = name.strip_prefix(ESCAPE) {
+            headers.insert(name.into(), text(value).into());
+        } else if !is_brokers(name) {
+            headers.insert(name.into(), text(value).into());
+        }
+    }
+    if headers.contains_key(REASON) {
+        for (name, value) in [(ATTEMPT, &known.attempt), (TOPIC, &known.topic)] {
+            if let Some(value) = value {
+                headers.insert(name.into(), value.as_str().into());
+            }
+        }
+    }
+    let id = known
+        .id
+        .or_else(|| properties.message_id().as_ref().map(ToString::to_string))
+        .and_then(|id| id.parse::<MessageId>().ok());
+    let arc = |text: Option<String>| text.map(Arc::<str>::from);
+    let mut envelope = Envelope::new(
+        arc(known.kind)
+            .or_else(|| text_of(properties.kind()))
+            .unwrap_or_else(|| Arc::from("")),
+        Bytes::from(payload),
+    );
+    envelope.anonymous = id.is_none();
+    if let Some(id) = id {
+        envelope.id = id;
+    }
+    envelope.source = arc(known.source).unwrap_or_else(|| Arc::from(""));
+    envelope.subject = arc(known.subject);
+    envelope.time_ms = known
+        .time
+        .and_then(|time| rfc3339::parse(&time))
+        .or_else(|| properties.timestamp().and_then(rfc3339::of_seconds))
+        .unwrap_or_else(|| Clock::SYSTEM.unix_ms());
+    let (topic, attempt) = match arrival {
+        Arrival::Topic(topic) => (Arc::from(topic), None),
+        Arrival::Queue(name) => (
+            arc(known.topic).unwrap_or_else(|| Arc::from(name)),
+            known.attempt.and_then(|attempt| attempt.parse().ok()),
+        ),
+    };
+    envelope.topic = topic;
+    envelope.content_type = text_of(properties.content_type()).filter(|form| &**form != JSON);
+    envelope.headers = headers;
+    envelope.parent = known.parent.and_then(|parent| parent.parse().ok());
+    envelope.tenant = arc(known.tenant);
+    // Headers have signed numbers only.
+    let deadline = known.deadline.and_then(|text| text.parse::<i64>().ok());
+    envelope.deadline_ms = deadline.and_then(|deadline| u64::try_from(deadline).ok());
+    envelope.trace = known
+        .trace_parent
+        .and_then(|parent| parent.parse::<brickwork::TraceContext>().ok())
+        .map(|mut trace| {
+            trace.state = arc(known.trace_state);
+            trace
+        });
+    envelope.reply_to = text_of(properties.reply_to()).map(|address| ReplyTo {
+        address,
+        correlation: text_of(properties.correlation_id()),
+    });
+    Decoded {
+        message: envelope.into(),
+        attempt: attempt.unwrap_or(1).max(1),
+        suspect: known.suspect,
+    }
+}
+
+/// The id of a message, if it has one.
+pub(super) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
+    let headers = properties.headers().as_ref();
+    let named = ["cloudEvents_id", "cloudEvents:id"];
+    let mut ids = named
+        .iter()
+        .filter_map(|name| headers?.inner().get(*name).map(text));
+    let id = ids.next();
+    id.or_else(|| properties.message_id().as_ref().map(ToString::to_string))?
+        .parse()
+        .ok()
+}
+
+/// How often the broker has delivered it before, from its queue of now.
+pub(super) fn deliveries_before(properties: &BasicProperties) -> Option<u64> {
+    let headers = properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT))? {
+        AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
+        count => text(count).parse().ok(),
+    }
+}
+
+/// Whether it was in the queue of suspects before.
+pub(super) fn was_suspected(properties: &BasicProperties) -> bool {
+    let headers = properties.headers().as_ref();
+    headers.is_some_and(|headers| headers.inner().contains_key(SUSPECT))
+}
+
+/// What our own headers say, as text.
+#[derive(Default)]
+struct Known {
+    id: Option<String>,
+    kind: Option<String>,
+    source: Option<String>,
+    time: Option<String>,
+    subject: Option<String>,
+    version: Option<String>,
+    trace_parent: Option<String>,
+    trace_state: Option<String>,
+    attempt: Option<String>,
+    parent: Option<String>,
+    deadline: Option<String>,
+    tenant: Option<String>,
+    topic: Option<String>,
+    suspect: Option<String>,
+}
+
+impl Known {
+    fn place(&mut self, name: &str) -> Option<&mut Option<String>> {
+        // Some libraries write the prefix with a colon: both are CloudEvents'.
+        let attribute = name
+            .strip_prefix("cloudEvents_")
+            .or_else(|| name.strip_prefix("cloudEvents:"));
+        Some(match (attribute, name) {
+            (Some("specversion"), _) => &mut self.version,
+            (Some("id"), _) => &mut self.id,
+            (Some("type"), _) => &mut self.kind,
+            (Some("source"), _) => &mut self.source,
+            (Some("time"), _) => &mut self.time,
+            (Some("subject"), _) => &mut self.subject,
+            (_, TRACE_PARENT) => &mut self.trace_parent,
+            (_, TRACE_STATE) => &mut self.trace_state,
+            (_, ATTEMPT) => &mut self.attempt,
+            (_, PARENT) => &mut self.parent,
+            (_, DEADLINE) => &mut self.deadline,
+            (_, TENANT) => &mut self.tenant,
+            (_, TOPIC) => &mut self.topic,
+            (_, SUSPECT) => &mut self.suspect,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether a user's header of this name would be taken for something else.
+fn is_reserved(name: &str) -> bool {
+    // A header `CC` or `BCC` makes the broker route copies, and close the channel if it
+    // isn't a list.
+    Known::default().place(name).is_some()
+        || is_brokers(name)
+        || matches!(name, "CC" | "BCC")
+        || name.starts_with(ESCAPE)
+}
+
+/// Whether the broker puts headers of this name on messages.
+fn is_brokers(name: &str) -> bool {
+    let death = ["x-first-death-", "x-last-death-"];
+    let exact = ["x-death", DELIVERY_COUNT, "x-acquired-count"];
+    exact.contains(&name) || death.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn refused(why: String) -> TransportError {
+    TransportError::Unpublishable(why)
+}

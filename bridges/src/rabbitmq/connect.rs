@@ -1,0 +1,146 @@
+//! One stream to one host: TCP, and TLS around it, within a bounded time; and what to say
+//! when the other side hangs up.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use lapin::runtime::default_runtime;
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, RustlsConnector};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties};
+use tokio::time::timeout;
+
+use super::address::{Address, Host};
+use super::lapin_runtime;
+use super::tls::{NO_TLS, Tls};
+use super::utf8_repair::Mending;
+
+/// What a client of AMQP 0-9-1 says first.
+pub(super) const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// For asking once more why somebody hung up.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// The first byte of a TLS alert.
+const TLS_ALERT: u8 = 0x15;
+/// What connecting without TLS to one who wants it comes to.
+const WANTS_TLS: &str = "who answers there speaks TLS: write amqps://, or the port that the broker \
+                         has for amqp:";
+
+/// How to open streams to one host.
+pub(super) struct Socket {
+    uri: AMQPUri,
+    /// Without TLS, which is put around it here: the client library's trusts whom the
+    /// machine trusts also where a URL names somebody else.
+    bare: AMQPUri,
+    secure: Option<(RustlsConnector, String)>,
+    within: Duration,
+}
+
+impl Socket {
+    /// `connector` is what [`Tls::load`] gave.
+    pub(super) fn new(address: &Address, host: &Host, connector: Option<&RustlsConnector>) -> Self {
+        let uri = address.uri(host);
+        let mut bare = uri.clone();
+        bare.scheme = AMQPScheme::AMQP;
+        let name = address.tls.as_ref().and_then(|tls| tls.name.as_ref());
+        let name = name.unwrap_or(&host.name);
+        Self {
+            uri,
+            bare,
+            secure: connector.map(|connector| (connector.clone(), name.clone())),
+            within: address.connect_timeout,
+        }
+    }
+
+    /// A connection of the client library over such a stream, on the current runtime.
+    ///
+    /// # Errors
+    /// It can't be had.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        properties: ConnectionProperties,
+    ) -> lapin::Result<Connection> {
+        let socket = self.clone();
+        let open = async move |_, _| {
+            let runtime = default_runtime()?;
+            let stream = socket.secured(socket.bare.connect_async(&runtime)).await?;
+            // What is mended is what is inside of TLS.
+            Ok(AsyncTcpStream::Plain(Mending::new(stream)))
+        };
+        Connection::connector(self.uri.clone(), lapin_runtime::current(), open, properties).await
+    }
+
+    /// A stream, on the current runtime.
+    ///
+    /// # Errors
+    /// It can't be had.
+    pub(super) async fn open(&self) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
+        let runtime = default_runtime().map_err(io::Error::other)?;
+        self.secured(self.bare.connect_async(&runtime)).await
+    }
+
+    async fn secured<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        &self,
+        connecting: impl Future<Output = io::Result<AsyncTcpStream<S>>>,
+    ) -> io::Result<AsyncTcpStream<S>> {
+        let opening = async {
+            let stream = connecting.await?;
+            match &self.secure {
+                None => Ok(stream),
+                Some((connector, name)) => stream.into_rustls(connector, name).await,
+            }
+        };
+        timeout(self.within, opening).await.unwrap_or_else(|_| {
+            let why = format!("no connection within {:?}", self.within);
+            Err(io::Error::new(ErrorKind::TimedOut, why))
+        })
+    }
+
+    /// Why connecting has failed, in words that help.
+    pub(super) async fn explain(&self, error: &lapin::Error, tls: Option<&Tls>) -> String {
+        let plain = error.to_string();
+        let unclear = match error.kind() {
+            lapin::ErrorKind::IOError(error) => {
+                if let Some(why) = tls.and_then(|tls| tls.explain(error)) {
+                    return why;
+                }
+                matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset
+                        | ErrorKind::ConnectionAborted
+                        | ErrorKind::BrokenPipe
+                        | ErrorKind::UnexpectedEof
+                )
+            }
+            lapin::ErrorKind::ParsingError(_) => true,
+            _ => false,
+        };
+        if !unclear {
+            return plain;
+        }
+        // What the other side said may have been lost when it hung up on what we sent.
+        let why = timeout(ASK_AGAIN, self.ask_again(tls)).await;
+        why.ok().flatten().unwrap_or(plain)
+    }
+
+    /// Says as little as can be, and listens.
+    async fn ask_again(&self, tls: Option<&Tls>) -> Option<String> {
+        let mut first = [0];
+        match (self.open().await, tls) {
+            (Ok(mut stream), Some(tls)) => {
+                let error = stream.read_exact(&mut first).await.err()?;
+                tls.explain(&error)
+            }
+            (Ok(mut stream), None) => {
+                stream.write_all(HEADER).await.ok()?;
+                stream.read_exact(&mut first).await.ok()?;
+                (first == [TLS_ALERT]).then(|| WANTS_TLS.to_owned())
+            }
+            (Err(error), Some(tls)) => tls
+                .explain(&error)
+                .or_else(|| (error.kind() == ErrorKind::UnexpectedEof).then(|| NO_TLS.to_owned())),
+            (Err(_), None) => None,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The runtime that the client library runs on: tokio's, with connections whose incoming
+//! texts are mended ([`lapin_runtime::utf8_repair`]).
+//!
+//! The library takes such a kit so that it can run anywhere; that its connections may be
+//! wrapped is used here, and nothing else differs from tokio's own.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use async_rs::traits::{Executor, Reactor, RuntimeKit};
+use async_rs::util::Task;
+use async_rs::{Runtime, TokioRuntime};
+use futures_util::Stream;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use lapin::tcp::AsyncTcpStream;
+
+use super::utf8_repair::Mending;
+
+type Plain = AsyncTcpStream<<TokioRuntime as Reactor>::TcpStream>;
+
+/// Of the current tokio runtime.
+pub(super) fn current() -> Runtime<Kit> {
+    Runtime::new(Kit(TokioRuntime::tokio_current()))
+}
+
+/// Tokio's kit, but for the type of connections.
+#[derive(Debug, Clone)]
+pub(super) struct Kit(TokioRuntime);
+
+impl RuntimeKit for Kit {}
+
+impl Executor for Kit {
+    type Task<T: Send + 'static> = <TokioRuntime as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        future: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn(future)
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(work)
+    }
+}
+
+impl Reactor for Kit {
+    type TcpStream = Mending<Plain>;
+    type Sleep = <TokioRuntime as Reactor>::Sleep;
+
+    /// Sockets that are open already: the library has none.
+    fn register<H: Read + Write + Send + 'static>(
+        &self,
+        _: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<Self::TcpStream, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        async move { Ok(Mending::new(AsyncTcpStream::Plain(connecting.await?))) }
+    }
+}

@@ -1,0 +1,168 @@
+//! What was declared: the book from which every new session makes the topology again.
+//!
+//! Owns which queues there are and who reads which topic. Outlives connections.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use brickwork::QueueId;
+use brickwork::transport::{ExternalBinding, QueueSpec, Topology, TransportError};
+use lapin::types::ShortString;
+use parking_lot::RwLock;
+
+use super::delay_count::Delayed;
+use super::topology::{Declaration, declarations, queue_name, with_feeds};
+
+/// Dead letters are kept until somebody takes them. So many in one service are a sign
+/// that the app needs help: then sources pause.
+const LETTERS_HIGH_WATER: u64 = 100_000;
+/// Suspects are tried one by one: so many take minutes.
+const SUSPECTS_HIGH_WATER: u64 = 100_000;
+
+/// All that was declared over a transport's life.
+#[derive(Default)]
+pub(super) struct Book {
+    wires: RwLock<Arc<Wires>>,
+    topologies: RwLock<Vec<Topology>>,
+}
+
+/// What was declared.
+#[derive(Default, Clone)]
+pub(super) struct Wires {
+    pub(super) app: Arc<str>,
+    pub(super) queues: HashMap<QueueId, Arc<Queue>>,
+    /// Who reads each topic.
+    pub(super) readers: HashMap<Arc<str>, Vec<Arc<Queue>>>,
+    pub(super) external: HashSet<Arc<str>>,
+    /// The first queue of each service.
+    first: HashSet<QueueId>,
+}
+
+/// A queue of the app.
+pub(super) struct Queue {
+    pub(super) id: QueueId,
+    pub(super) name: ShortString,
+    pub(super) delayed: Delayed,
+    pub(super) high_water: u64,
+    /// One process at a time gets its messages.
+    pub(super) single_active: bool,
+    /// What feeds it that isn't the app's.
+    pub(super) feeds: Vec<ExternalBinding>,
+}
+
+impl Book {
+    pub(super) fn wires(&self) -> Arc<Wires> {
+        self.wires.read().clone()
+    }
+
+    pub(super) fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
+        let queue = self.wires.read().queues.get(id).cloned();
+        queue.ok_or_else(|| TransportError::NoQueue(id.clone()))
+    }
+
+    /// Notes what is on the broker now. Returns the queues that are new.
+    pub(super) fn add(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
+        let new = self.attach(topology)?;
+        let mut topologies = self.topologies.write();
+        if !topologies.contains(topology) {
+            topologies.push(topology.clone());
+        }
+        Ok(new)
+    }
+
+    /// Notes what somebody else makes. Returns the queues that are new.
+    pub(super) fn attach(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
+        let mut wires = self.wires.write();
+        let mut changed = Wires::clone(&wires);
+        let new = changed.add(topology)?;
+        *wires = Arc::new(changed);
+        Ok(new)
+    }
+
+    /// All of it, to be made again.
+    pub(super) fn declarations(&self) -> Result<Vec<Declaration>, TransportError> {
+        let mut all = Vec::new();
+        for topology in &*self.topologies.read() {
+            all.extend(declarations(topology)?);
+        }
+        Ok(all)
+    }
+
+    /// With what feeds them from outside.
+    pub(super) fn declarations_with_feeds(&self) -> Result<Vec<Declaration>, TransportError> {
+        let mut all = Vec::new();
+        for topology in &*self.topologies.read() {
+            all.extend(with_feeds(topology)?);
+        }
+        Ok(all)
+    }
+}
+
+impl Wires {
+    /// Adds what isn't known yet; returns the new queues.
+    fn add(&mut self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
+        self.app = topology.app.clone();
+        self.external.extend(topology.external.iter().cloned());
+        let mut new = Vec::new();
+        let mut last = None;
+        for spec in &topology.queues {
+            if last.replace(&spec.id.service) != Some(&spec.id.service) {
+                self.first.insert(spec.id.clone());
+            }
+        }
+        for service in topology.services() {
+            for (id, high_water) in [
+                (QueueId::dead_letters(service), LETTERS_HIGH_WATER),
+                (QueueId::suspects(service), SUSPECTS_HIGH_WATER),
+            ] {
+                self.queue(id, high_water, None, &mut new)?;
+            }
+        }
+        for spec in &topology.queues {
+            let id = spec.id.clone();
+            let queue = self.queue(id, spec.high_water, Some(spec), &mut new)?;
+            let topics = &spec.topics;
+            for topic in topics {
+                let readers = self.readers.entry(topic.clone()).or_default();
+                if !readers.iter().any(|reader| Arc::ptr_eq(reader, &queue)) {
+                    readers.push(queue.clone());
+                }
+            }
+        }
+        Ok(new)
+    }
+
+    /// The queue of this id, a new one if it isn't known.
+    fn queue(
+        &mut self,
+        id: QueueId,
+        high_water: u64,
+        spec: Option<&QueueSpec>,
+        new: &mut Vec<Arc<Queue>>,
+    ) -> Result<Arc<Queue>, TransportError> {
+        if let Some(queue) = self.queues.get(&id) {
+            return Ok(queue.clone());
+        }
+        let queue = Arc::new(Queue {
+            name: queue_name(&self.app, &id)?,
+            delayed: Delayed::new(),
+            high_water,
+            single_active: spec.is_some_and(|spec| spec.single_active),
+            feeds: spec.map_or_else(Vec::new, |spec| spec.feeds.clone()),
+            id: id.clone(),
+        });
+        self.queues.insert(id, queue.clone());
+        new.push(queue.clone());
+        Ok(queue)
+    }
+
+    /// The queue of its service's suspects, if this is the service's first queue: those
+    /// are counted there.
+    pub(super) fn suspects_counted_with(&self, id: &QueueId) -> Option<Arc<Queue>> {
+        let suspects = QueueId::suspects(&id.service);
+        let is_first = self.first.contains(id);
+        is_first
+            .then(|| self.queues.get(&suspects).cloned())
+            .flatten()
+    }
+}

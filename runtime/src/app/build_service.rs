@@ -1,0 +1,108 @@
+//! From a plan's service to one that can be started.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::plan::{Isolation, ServicePlan};
+use super::status::{SOURCE, ServiceView};
+use crate::clock::Clock;
+use crate::host::{Hosted, Settings, WiredOutput};
+use crate::metrics::Durations;
+use crate::service::Role;
+use crate::store::Stores;
+use crate::supervision::Instances;
+use crate::transport::{Backpressure, Transport};
+
+/// What services of an app have in common.
+pub(super) struct Common {
+    pub(super) app: Arc<str>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) pressure: Arc<Backpressure>,
+    pub(super) clock: Clock,
+    pub(super) redactor: Arc<crate::redact::Redactor>,
+    pub(super) message_bytes_max: usize,
+    pub(super) data: std::path::PathBuf,
+    pub(super) confirms: Option<Arc<Mutex<Durations>>>,
+    pub(super) stores: Arc<Stores>,
+}
+
+/// Makes a service that doesn't run yet.
+pub(super) fn add(
+    plan: ServicePlan,
+    common: &Common,
+    number: usize,
+    workers: usize,
+    processes: bool,
+) -> ServiceView {
+    let kinds = plan
+        .blueprint
+        .ports()
+        .outputs
+        .iter()
+        .map(|output| output.kind.clone());
+    let outputs = plan
+        .outputs
+        .iter()
+        .zip(kinds)
+        .map(|(wired, kind)| WiredOutput {
+            name: wired.name.clone(),
+            kind,
+            topics: wired.topics.clone(),
+        });
+    let batches = plan
+        .blueprint
+        .ports()
+        .inputs
+        .iter()
+        .filter_map(|input| input.batch);
+    let batch_max = batches.map(|batch| batch.max).max().unwrap_or(1);
+    let lanes = match plan.blueprint.role() {
+        Role::Service(factory) => factory.concurrency(),
+        Role::Source(_) => 1,
+    };
+    let settings = Settings {
+        app: common.app.clone(),
+        label: plan.label,
+        number: number as u32,
+        inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
+        outputs: outputs.collect(),
+        transport: common.transport.clone(),
+        pressure: common.pressure.clone(),
+        clock: common.clock,
+        redactor: common.redactor.clone(),
+        instances: Instances {
+            min: plan.instances.min.saturating_mul(lanes),
+            max: plan.instances.max.saturating_mul(lanes),
+        },
+        lanes,
+        mailbox_capacity: plan.mailbox,
+        batch_max,
+        handler_timeout: plan.handler_timeout,
+        retry: plan.retry,
+        restart: plan.restart,
+        restart_type: plan.restart_type,
+        intensity: plan.intensity,
+        give_up: plan.give_up,
+        message_bytes_max: common.message_bytes_max,
+        data: common.data.clone(),
+        stores: plan.store.then(|| common.stores.clone()),
+        confirms: common.confirms.clone(),
+    };
+    let hosted = if processes && plan.isolation == Isolation::Process {
+        Hosted::apart(settings, plan.blueprint)
+    } else {
+        Hosted::new(settings, plan.blueprint, number % workers.max(1))
+    };
+    ServiceView {
+        role: if hosted.is_source() {
+            SOURCE
+        } else {
+            "service"
+        },
+        hosted,
+        service_type: plan.service_type,
+        inputs: plan.inputs,
+        outputs: plan.outputs,
+    }
+}

@@ -1,0 +1,185 @@
+//! An app to look at, for tests: services over the memory transport, none of them run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+
+use super::plan::WiredPort;
+use super::status::{AppView, Phase, ServiceView};
+use crate::clock::Clock;
+use crate::failure::Failure;
+use crate::host::{Hosted, Settings, WiredOutput};
+use crate::metrics::{Durations, WorkerLag};
+use crate::names::QueueId;
+use crate::redact::Redactor;
+use crate::service::{Blueprint, Context, Factory, Instance, PortTable, Role};
+use crate::store::Stores;
+use crate::supervision::{
+    Backoff, GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
+};
+use crate::transport::memory::Memory;
+use crate::transport::{Backpressure, Overflow, QueueSpec, Topology, Transport};
+
+/// A secret that nothing may show.
+pub(crate) const SECRET: &str = "hunter2-is-secret";
+
+/// What tests hold of the app.
+pub(crate) struct Fake {
+    pub(crate) view: Arc<AppView>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) topology: Topology,
+    pub(crate) pressure: Arc<Backpressure>,
+}
+
+/// `intake` (a source) feeds `orders`, `stock` reads them. Run it inside a runtime.
+pub(crate) async fn app() -> Fake {
+    let pressure: Arc<Backpressure> = Arc::default();
+    let transport: Arc<dyn Transport> = Arc::new(Memory::new(pressure.clone()));
+    let redactor = Arc::new(Redactor::new([SECRET.to_owned()]));
+    let queue = QueueSpec {
+        id: QueueId::new("stock", "requests"),
+        topics: vec!["orders".into()],
+        high_water: 2,
+        limit: Some(10),
+        overflow: Overflow::DeadLetter,
+        feeds: Vec::new(),
+        single_active: false,
+    };
+    let topology = Topology {
+        app: "shop".into(),
+        queues: vec![queue],
+        ..Topology::default()
+    };
+    transport.declare(&topology).await.unwrap();
+    let port = |name: &str, topic: &str| WiredPort {
+        name: name.into(),
+        topics: vec![topic.into()],
+    };
+    let service = |label: &str, role, inputs: Vec<WiredPort>, outputs: Vec<WiredPort>| {
+        let settings = settings(label, &inputs, &outputs, &transport, &pressure, &redactor);
+        ServiceView {
+            hosted: Hosted::new(settings, Arc::new(Unused(PortTable::default())), 0),
+            service_type: "test-type",
+            role,
+            inputs,
+            outputs,
+        }
+    };
+    let services = vec![
+        service("intake", "source", vec![], vec![port("out", "orders")]),
+        service(
+            "stock",
+            "service",
+            vec![port("requests", "orders")],
+            vec![port("reserved", "reservations")],
+        ),
+    ];
+    let view = AppView::new(
+        "shop <&>".into(),
+        services,
+        transport.clone(),
+        pressure.clone(),
+        redactor,
+        WorkerLag::new(2),
+    );
+    Fake {
+        view,
+        transport,
+        topology,
+        pressure,
+    }
+}
+
+impl Fake {
+    /// As if everything had started.
+    pub(crate) fn all_ready(&self) {
+        self.view.set_phase(Phase::Running);
+        for service in &self.view.services {
+            let pulse = &service.env().pulse;
+            pulse.ready.store(1, Relaxed);
+            pulse.consuming.send_replace(service.inputs.len());
+        }
+    }
+}
+
+/// A service that is never started.
+struct Unused(PortTable);
+
+impl Blueprint for Unused {
+    fn ports(&self) -> &PortTable {
+        &self.0
+    }
+
+    fn role(&self) -> Role<'_> {
+        Role::Service(self)
+    }
+}
+
+impl Factory for Unused {
+    fn start<'a>(
+        &'a self,
+        _: &'a mut Context,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
+        unreachable!("nothing is started here")
+    }
+}
+
+fn settings(
+    label: &str,
+    inputs: &[WiredPort],
+    outputs: &[WiredPort],
+    transport: &Arc<dyn Transport>,
+    pressure: &Arc<Backpressure>,
+    redactor: &Arc<Redactor>,
+) -> Settings {
+    let backoff = Backoff {
+        min: Duration::from_millis(1),
+        max: Duration::from_millis(1),
+        jitter: 0.0,
+    };
+    let wired = |port: &WiredPort| WiredOutput {
+        name: port.name.clone(),
+        kind: None,
+        topics: port.topics.clone(),
+    };
+    let confirms: Arc<parking_lot::Mutex<Durations>> = Arc::default();
+    confirms.lock().record(Duration::from_millis(2));
+    Settings {
+        app: "shop".into(),
+        label: label.into(),
+        inputs: inputs.iter().map(|port| port.name.clone()).collect(),
+        outputs: outputs.iter().map(wired).collect(),
+        transport: transport.clone(),
+        pressure: pressure.clone(),
+        clock: Clock::SYSTEM,
+        redactor: redactor.clone(),
+        number: 0,
+        instances: Instances { min: 2, max: 2 },
+        lanes: 1,
+        batch_max: 1,
+        mailbox_capacity: 64,
+        handler_timeout: Duration::from_secs(1),
+        retry: RetryPolicy {
+            attempts: 5,
+            backoff,
+        },
+        restart: RestartPolicy {
+            backoff,
+            reset_after: Duration::from_secs(60),
+        },
+        restart_type: RestartType::Permanent,
+        intensity: Intensity {
+            max_restarts: 5,
+            within: Duration::from_secs(10),
+        },
+        give_up: GiveUp::Isolate,
+        message_bytes_max: 1024,
+        data: PathBuf::new(),
+        // None is opened.
+        stores: Some(Stores::new("shop".into(), &PathBuf::new())),
+        confirms: Some(confirms),
+    }
+}

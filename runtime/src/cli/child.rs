@@ -1,0 +1,130 @@
+//! `run --supervised`: one service, in a child process of the app that supervises it.
+//!
+//! It says nothing on standard output and opens nothing: its parent sees it over its
+//! standard input, stops it by that, and is the one that stops it when it is gone.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::DONE;
+use super::run::{either, failed};
+use crate::app::{App, Plan};
+use crate::child_process::{GRACE, Lifeline};
+use crate::control::{lock_path, taken};
+use crate::lock::Lock;
+use crate::transport::Transports;
+
+/// How the process ends.
+struct End {
+    code: u8,
+    /// Messages that were in hand when time ran out.
+    abandoned: Vec<String>,
+    /// Threads are left that may never end.
+    stuck: bool,
+}
+
+impl End {
+    /// Nothing worked yet.
+    fn early(code: u8) -> Self {
+        Self {
+            code,
+            abandoned: Vec::new(),
+            stuck: false,
+        }
+    }
+}
+
+/// Runs a plan of which one service runs here.
+pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
+    let lifeline = match Lifeline::hold(plan.shutdown_timeout) {
+        Ok(lifeline) => lifeline,
+        Err(error) => return failed(&format!("nobody supervises this process: {error}")),
+    };
+    let End {
+        code,
+        abandoned,
+        stuck,
+    } = serve(plan, transports, &lifeline).await;
+    lifeline.finish(abandoned);
+    if stuck {
+        // A blocked thread can't be joined; waiting for it would take for ever.
+        std::process::exit(i32::from(code));
+    }
+    code
+}
+
+async fn serve(plan: Plan, transports: &Transports, lifeline: &Lifeline) -> End {
+    let redactor = plan.redactor.clone();
+    let shutdown_timeout = plan.shutdown_timeout;
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        return End::early(failed("can't listen for signals"));
+    };
+    // Resolves with how long stopping may take.
+    let asked = async {
+        tokio::select! {
+            within = lifeline.asked_to_stop() => within,
+            () = either(&mut terminate, &mut interrupt) => shutdown_timeout,
+        }
+    };
+    tokio::pin!(asked);
+    let opened = async {
+        let lock = hold_data(&plan).await?;
+        let app = App::open_supervised(plan, transports, lifeline).await;
+        app.map(|app| (app, lock))
+            .map_err(|error| error.to_string())
+    };
+    let opened = tokio::select! {
+        biased;
+        _ = &mut asked => return End::early(DONE),
+        opened = opened => opened,
+    };
+    let (app, _lock) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return End::early(failed(&redactor.clean(&error))),
+    };
+    let works = async {
+        let started = async {
+            app.start_services().await;
+            std::future::pending::<String>().await
+        };
+        tokio::select! {
+            why = started => why,
+            why = app.transport_lost() => why,
+            why = app.failed() => why,
+        }
+    };
+    let (code, within) = tokio::select! {
+        biased;
+        within = &mut asked => (DONE, within),
+        why = works => (failed(&redactor.clean(&why)), shutdown_timeout),
+    };
+    let report = app.stop_within(within).await;
+    let stuck = report.is_stuck();
+    let abandoned = report.abandoned.into_iter().map(|(_, message)| message);
+    let unclosed = report.unclosed.into_iter();
+    End {
+        code,
+        abandoned: abandoned.chain(unclosed).collect(),
+        stuck,
+    }
+}
+
+/// Waits until no other process runs this service with this data folder: one that its
+/// parent left behind stops by itself.
+async fn hold_data(plan: &Plan) -> Result<Lock, String> {
+    let mut here = plan.services.iter().filter(|service| service.runs_here);
+    let (Some(service), None) = (here.next(), here.next()) else {
+        return Err("a child process runs one service".to_owned());
+    };
+    std::fs::create_dir_all(&plan.data).map_err(|error| {
+        let data = plan.data.display();
+        format!("can't make the data folder {data}: {error}")
+    })?;
+    let path = lock_path(&plan.data, &service.label);
+    let within = plan.shutdown_timeout.saturating_add(5 * GRACE);
+    let lock = Lock::wait(&path, within, |owner| taken(owner, &plan.data)).await;
+    lock.map_err(|error| error.to_string())
+}

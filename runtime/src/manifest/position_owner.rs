@@ -1,0 +1,39 @@
+//! Whose the positions in the data folder are: an app must not go on from where another one
+//! stopped.
+
+use super::codes;
+use super::report::Problems;
+use super::required_guarantees::Needs;
+use super::source::Span;
+use super::table_reader::Section;
+use crate::app::Plan;
+use crate::host::position::Positions;
+use crate::service::Role;
+
+/// Reports positions of another app, if this one would use them: if it keeps any.
+pub(super) fn check(top: &Section<'_>, plan: &Plan, needs: &Needs<'_>, out: &mut Problems) {
+    let mut here = plan.services.iter().filter(|service| service.runs_here);
+    let has_sources = here.any(|service| matches!(service.blueprint.role(), Role::Source(_)));
+    if !has_sources || !needs.is_durable() {
+        return;
+    }
+    let positions = Positions::of(&plan.data, &plan.name);
+    match positions.others() {
+        Ok(None) => {}
+        Ok(Some(owner)) => {
+            let (refusal, help) = positions.refusal(&owner);
+            out.add(codes::FOREIGN_DATA, place(top), refusal, Some(help));
+        }
+        Err(error) => out.add(codes::UNREADABLE, place(top), error.to_string(), None),
+    }
+}
+
+/// Where the folder is named, or whoever uses the one that nobody named.
+fn place(top: &Section<'_>) -> Span {
+    let app = top.table.get("app").map(|entry| &entry.node);
+    let key = |key: &str| match &app?.value {
+        super::Value::Table(app) => Some(app.get(key)?.node.span),
+        _ => None,
+    };
+    key("data").or_else(|| key("name")).unwrap_or(top.place)
+}
