@@ -18,7 +18,7 @@ use crate::ports::{IN, OUT, in_hand};
 /// Passes messages on, unless the draw says to fail.
 #[derive(Debug)]
 pub struct Chaos {
-    odds: Odds,
+    odds: Probability,
     length: Duration,
 }
 
@@ -71,12 +71,12 @@ enum Fault {
 
 /// Faults with their rates, and the seed of the draw.
 #[derive(Debug, Clone, Copy)]
-struct Odds {
+struct Probability {
     rates: [(Fault, f64); 5],
     seed: u64,
 }
 
-impl Odds {
+impl Probability {
     fn new(config: &ChaosConfig) -> Self {
         Self {
             rates: [
@@ -162,7 +162,7 @@ config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
 
     async fn start(config: &ChaosConfig, _: &mut Context) -> Result<Self, Failure> {
         Ok(Self {
-            odds: Odds::new(config),
+            odds: Probability::new(config),
             length: config.length.0,
         })
     }
@@ -193,7 +193,7 @@ mod tests {
         serde_json::from_value(config).unwrap()
     }
 
-    fn draws(odds: &Odds, attempt: u32) -> Vec<Option<Fault>> {
+    fn draws(odds: &Probability, attempt: u32) -> Vec<Option<Fault>> {
         (0..2000)
             .map(|n| odds.draw(&format!("m-{n}").parse().unwrap(), attempt))
             .collect()
@@ -208,7 +208,8 @@ mod tests {
             drawn,
             [0.43526802191058644, 0.15054576490261573, 0.4131545546802037]
         );
-        let odds = |seed| Odds::new(&config(json!({"fail": 0.2, "panic": 0.2, "seed": seed})));
+        let odds =
+            |seed| Probability::new(&config(json!({"fail": 0.2, "panic": 0.2, "seed": seed})));
         assert_eq!(draws(&odds(3), 1), draws(&odds(3), 1));
         assert_ne!(draws(&odds(3), 1), draws(&odds(4), 1));
         assert_ne!(draws(&odds(3), 1), draws(&odds(3), 2));
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn each_fault_comes_as_often_as_its_rate_says() {
-        let odds = Odds::new(&config(
+        let odds = Probability::new(&config(
             json!({"fail": 0.3, "panic": 0.2, "stall": 0.1, "block": 0.05, "abort": 0.1}),
         ));
         let drawn = draws(&odds, 1);
@@ -241,9 +242,9 @@ mod tests {
 
     #[test]
     fn rates_of_nothing_and_of_all_are_kept_exactly() {
-        let calm = Odds::new(&ChaosConfig::default());
+        let calm = Probability::new(&ChaosConfig::default());
         assert!(draws(&calm, 1).iter().all(Option::is_none));
-        let storm = Odds::new(&config(json!({"panic": 1.0})));
+        let storm = Probability::new(&config(json!({"panic": 1.0})));
         assert!(
             draws(&storm, 1)
                 .iter()
@@ -274,7 +275,7 @@ mod tests {
         let manifest: Value =
             toml::from_str(include_str!("../../examples/2-github-alerts/app.toml")).unwrap();
         let weather = &manifest["services"]["weather"];
-        let odds = Odds::new(&config(weather["config"].clone()));
+        let odds = Probability::new(&config(weather["config"].clone()));
         let attempts = weather["retry"]["attempts"].as_u64().unwrap() as u32;
         let data = include_str!("../../examples/2-github-alerts/github-webhooks.jsonl");
         let (mut offset, mut most) = (0, 0);

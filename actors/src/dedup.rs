@@ -35,7 +35,7 @@ const CLEAN_MAX: i64 = 128;
 pub struct Dedup {
     key: Option<Expression>,
     duplicates: bool,
-    seen: Seen,
+    seen: SeenKeys,
 }
 
 /// Config of `dedup`.
@@ -121,7 +121,7 @@ config.within = "1d"
         Ok(Self {
             key: config.key.clone(),
             duplicates: config.duplicates,
-            seen: Seen {
+            seen: SeenKeys {
                 within_ms: config.within.0.as_millis() as i64,
                 keys: config.keys as i64,
             },
@@ -207,12 +207,12 @@ impl Fingerprint {
 
 /// Which keys count as seen. In the table they are in the order in which they were.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct SeenKeys {
     within_ms: i64,
     keys: i64,
 }
 
-impl Seen {
+impl SeenKeys {
     /// Whether a key comes for the first time, within the time and number of those that are
     /// remembered; now it is.
     fn is_first(self, tx: &Tx<'_>, key: &Fingerprint) -> Result<bool, Failure> {

@@ -59,7 +59,7 @@ pub enum Settlement {
     Requeue,
     /// Deliver it again to the same input after a while, as the given attempt. The
     /// wait survives whatever the transport survives.
-    Again {
+    Retry {
         /// How long to wait; transports may round it up.
         after: Duration,
         /// What the next delivery's [`Delivery::attempt`] is to be.

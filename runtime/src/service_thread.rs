@@ -10,16 +10,16 @@ use tokio::sync::watch;
 
 /// A thread that serves until it is told to stop. Dropping it stops it.
 #[derive(Debug)]
-pub(crate) struct Aside {
+pub(crate) struct ServiceThread {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Resolves when the thread is to stop.
 #[derive(Debug, Clone)]
-pub(crate) struct Stopping(watch::Receiver<bool>);
+pub(crate) struct StopSignal(watch::Receiver<bool>);
 
-impl Stopping {
+impl StopSignal {
     /// One that a test decides about.
     #[cfg(test)]
     pub(crate) fn by_hand() -> (watch::Sender<bool>, Self) {
@@ -33,7 +33,7 @@ impl Stopping {
     }
 }
 
-impl Aside {
+impl ServiceThread {
     /// Starts a thread that begins with `begin`, on a runtime of its own, and then
     /// drives the future that it gave until that ends.
     ///
@@ -41,13 +41,13 @@ impl Aside {
     /// What `begin` says, or why there is no thread.
     pub(crate) fn start<F>(
         name: &str,
-        begin: impl FnOnce(Stopping) -> io::Result<F> + Send + 'static,
+        begin: impl FnOnce(StopSignal) -> io::Result<F> + Send + 'static,
     ) -> io::Result<Self>
     where
         F: Future<Output = ()>,
     {
         let stop = watch::Sender::new(false);
-        let stopping = Stopping(stop.subscribe());
+        let stopping = StopSignal(stop.subscribe());
         let (begun, beginning) = mpsc::sync_channel(1);
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -100,7 +100,7 @@ impl Aside {
     }
 }
 
-impl Drop for Aside {
+impl Drop for ServiceThread {
     fn drop(&mut self) {
         self.end();
     }

@@ -127,7 +127,7 @@ async fn a_program_outside_takes_part_by_publishing_json() {
     assert_eq!(&*named.message().headers["urgent"], "true");
     // Once it has been here it has a name, and keeps it.
     let made_up = nameless.message().id.clone();
-    nameless.settle(Settlement::Again {
+    nameless.settle(Settlement::Retry {
         after: Duration::ZERO,
         attempt: 2,
     });
@@ -311,7 +311,7 @@ async fn nothing_hangs_when_the_broker_is_gone() {
             .unwrap();
     }
     let mut consumer = transport.consume(&requests(), 2).await.unwrap();
-    let in_hand = one(&mut *consumer).await.unwrap();
+    let in_flight = one(&mut *consumer).await.unwrap();
     let retried = one(&mut *consumer).await.unwrap();
     let asking = tokio::spawn(transport.ask(order("4"), Duration::from_secs(600)));
     tokio::task::yield_now().await;
@@ -319,7 +319,7 @@ async fn nothing_hangs_when_the_broker_is_gone() {
     // With no pause: some of it before anybody knows.
     let (done, published) = Completion::channel();
     transport.publish(vec![order("5").into()], done);
-    retried.settle(Settlement::Again {
+    retried.settle(Settlement::Retry {
         after: Duration::from_secs(1),
         attempt: 2,
     });
@@ -334,7 +334,7 @@ async fn nothing_hangs_when_the_broker_is_gone() {
     let asked = timeout(SOON, asking).await.expect("the asker is told");
     let asked = asked.expect("it asks").expect_err("there is no reply");
     assert!(matches!(asked, AskError::Transport(_)), "{asked}");
-    in_hand.ack();
+    in_flight.ack();
     let outcome = publish(&*transport, order("6")).await;
     assert!(
         matches!(outcome, Err(TransportError::Lost(_))),
@@ -384,14 +384,14 @@ async fn what_is_decided_about_deliveries_of_a_lost_connection_has_no_effect() {
     // The same tags: they would settle the others.
     let [acked, retried, dropped] = stale.try_into().expect("three");
     acked.ack();
-    retried.settle(Settlement::Again {
+    retried.settle(Settlement::Retry {
         after: Duration::ZERO,
         attempt: 2,
     });
     drop(dropped);
     transport.flush().await.unwrap();
     let depth = transport.depth(&requests()).await.unwrap();
-    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (0, 3, 0));
+    assert_eq!((depth.ready, depth.in_flight, depth.delayed), (0, 3, 0));
     for (delivery, payload) in fresh.into_iter().zip(["1", "2", "3"]) {
         assert_eq!(delivery.message().payload, payload);
         assert_eq!(delivery.attempt(), 1);
@@ -450,7 +450,7 @@ async fn a_broker_short_of_memory_stops_publishing_but_not_acking() {
             .unwrap();
     }
     let mut consumer = transport.consume(&requests(), 1).await.unwrap();
-    let in_hand = one(&mut *consumer).await.unwrap();
+    let in_flight = one(&mut *consumer).await.unwrap();
 
     broker.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
     let (done, published) = Completion::channel();
@@ -459,7 +459,7 @@ async fn a_broker_short_of_memory_stops_publishing_but_not_acking() {
     let why = down.expect("it is noticed").expect("it is there").clone();
     assert!(why.down.is_some_and(|why| why.contains("memory")));
     // Only with room for it the next one comes: so the ack has arrived.
-    in_hand.ack();
+    in_flight.ack();
     one(&mut *consumer).await.unwrap().ack();
 
     broker.ctl(&["set_vm_memory_high_watermark", "0.4"]);

@@ -39,11 +39,11 @@ fn until_says(admin: SocketAddr, path: &str, what: &str, wanted: impl Fn(&http::
     });
 }
 
-fn in_hand(answer: &http::Response, service: &str) -> bool {
+fn in_flight(answer: &http::Response, service: &str) -> bool {
     let app = answer.json();
     let services = app["services"].as_array().cloned().unwrap_or_default();
     let service = services.into_iter().find(|row| row["service"] == service);
-    service.is_some_and(|row| row["in_hand"] == 1)
+    service.is_some_and(|row| row["in_flight"] == 1)
 }
 
 /// The lines of a file, sorted; none if it isn't there.
@@ -93,7 +93,7 @@ fn a_second_signal_ends_it_at_once_with_exit_code_1_and_loses_nothing() {
         prepare(folder.path(), &app(&admin.to_string()), 1, &stalls(1.0));
         let mut process = parts::run(folder.path(), folder.path(), &[]);
         until_says(admin, "/api/app", "it is in hand", |answer| {
-            in_hand(answer, "slow")
+            in_flight(answer, "slow")
         });
         signal(&process, first);
         until_says(admin, "/health/ready", "it is stopping", |answer| {

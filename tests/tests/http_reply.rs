@@ -108,8 +108,8 @@ async fn ask(address: SocketAddr, id: &'static str, question: Value) -> Response
 
 /// Waits until a question that waits is in hand.
 async fn is_in_hand() {
-    let in_hand = IN_HAND.with(Rc::clone);
-    in_hand.acquire().await.expect("it is open").forget();
+    let in_flight = IN_HAND.with(Rc::clone);
+    in_flight.acquire().await.expect("it is open").forget();
 }
 
 #[test]

@@ -108,14 +108,14 @@ fn run(seed: &Seed, kills: u64) {
         let stop = stop.clone();
         move || post(door, &stop)
     });
-    let mut in_hand = 0;
+    let mut in_flight = 0;
     for life in 0..kills {
         let app = start(folder.path(), life, &[]);
         // The moment of the kill: nothing is waited for.
         std::thread::sleep(Duration::from_millis(random.u64(LIFE_MS)));
         app.stop();
         let queues = Queues::open(&folder.path().join("data/queues"));
-        in_hand += queues.map_or(0, |queues| queues.left());
+        in_flight += queues.map_or(0, |queues| queues.left());
     }
     stop.store(true, Relaxed);
     let (attempted, accepted) = posting.join().expect("it posts");
@@ -152,9 +152,9 @@ fn run(seed: &Seed, kills: u64) {
     given_up.sort_unstable();
     given_up.dedup();
     assert_eq!(given_up, rejected);
-    assert!(in_hand > 0, "nothing was in the queues at any kill");
+    assert!(in_flight > 0, "nothing was in the queues at any kill");
     println!(
-        "{kills} kills, {in_hand} messages in queues at them; {before} of {lines} lines were \
+        "{kills} kills, {in_flight} messages in queues at them; {before} of {lines} lines were \
          written before the last start, the rest within {took:?}, {again} again; of {attempted} \
          posted {} accepted; {} letters",
         accepted.len(),

@@ -12,7 +12,7 @@ const FRAME_BYTES: usize = 192;
 
 /// Why a group is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum CloseReason {
     Count,
     Size,
     Within,
@@ -24,7 +24,7 @@ pub(super) enum Why {
     Room,
 }
 
-impl Why {
+impl CloseReason {
     fn as_str(self) -> &'static str {
         match self {
             Self::Count => "count",
@@ -45,7 +45,7 @@ pub(super) struct Head<'a> {
     pub(super) key: &'a str,
     pub(super) first_ms: i64,
     pub(super) last_ms: i64,
-    pub(super) why: Why,
+    pub(super) why: CloseReason,
 }
 
 impl Form {
@@ -103,7 +103,7 @@ mod tests {
             key,
             first_ms: unix_ms,
             last_ms: unix_ms,
-            why: Why::Within,
+            why: CloseReason::Within,
         };
         let payload = form.write(&head, &bodies);
         let bytes = bodies.iter().map(|body| body.len() as i64).sum();

@@ -10,7 +10,7 @@ use brickwork::config::HumanDuration;
 use brickwork::prelude::*;
 use brickwork::sqlite::rusqlite::{OptionalExtension, Row};
 
-use super::encoding::{Head, Why};
+use super::encoding::{CloseReason, Head};
 use super::{AggregateConfig, Form};
 use crate::ports::OUT;
 
@@ -177,11 +177,11 @@ impl Groups {
         tx.prepare_cached("INSERT INTO aggregate_message (n, body) VALUES (?1, ?2)")?
             .execute((group.message(group.count - 1), &entry.body))?;
         let why = if entry.is_last {
-            Why::Until
+            CloseReason::Until
         } else if group.count >= self.count {
-            Why::Count
+            CloseReason::Count
         } else if group.bytes >= self.size {
-            Why::Size
+            CloseReason::Size
         } else {
             return Ok(());
         };
@@ -225,20 +225,22 @@ impl Groups {
     }
 
     /// Why a group must be closed before a message that would come to it, if it must.
-    fn is_over(&self, group: &Group, entry: &Entry, now_ms: i64) -> Option<Why> {
+    fn is_over(&self, group: &Group, entry: &Entry, now_ms: i64) -> Option<CloseReason> {
         if group.due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             return Some(self.why_due(group, now_ms));
         }
         let bytes = group.bytes + entry.body.len() as i64;
         let bytes = self.form.bytes(&group.key, group.count + 1, bytes);
         let is_full = bytes > self.payload_bytes_max || group.count >= COUNT_MAX;
-        is_full.then_some(Why::Full)
+        is_full.then_some(CloseReason::Full)
     }
 
-    fn why_due(&self, group: &Group, now_ms: i64) -> Why {
+    fn why_due(&self, group: &Group, now_ms: i64) -> CloseReason {
         match self.within_ms {
-            Some(within_ms) if group.opened_ms.saturating_add(within_ms) <= now_ms => Why::Within,
-            _ => Why::Idle,
+            Some(within_ms) if group.opened_ms.saturating_add(within_ms) <= now_ms => {
+                CloseReason::Within
+            }
+            _ => CloseReason::Idle,
         }
     }
 
@@ -262,7 +264,7 @@ impl Groups {
         if open > self.open_max
             && let Some(oldest) = oldest(tx)?
         {
-            self.close(tx, &oldest, Why::Room)?;
+            self.close(tx, &oldest, CloseReason::Room)?;
         }
         Ok(Group {
             n,
@@ -309,7 +311,7 @@ impl Groups {
     }
 
     /// Emits a group and removes it.
-    fn close(&self, tx: &mut Tx<'_>, group: &Group, why: Why) -> Result<(), Failure> {
+    fn close(&self, tx: &mut Tx<'_>, group: &Group, why: CloseReason) -> Result<(), Failure> {
         let span = (group.message(0), group.message(group.count - 1));
         let bodies: Vec<Vec<u8>> = {
             let mut bodies = tx.prepare_cached(
@@ -330,7 +332,7 @@ impl Groups {
                 key: &group.key,
                 first_ms: group.first_ms,
                 last_ms: group.last_ms,
-                why: if nth == last { why } else { Why::Full },
+                why: if nth == last { why } else { CloseReason::Full },
             };
             let payload = self.form.write(&head, part);
             tx.emit(&OUT, Raw::bytes(self.kind.clone(), payload))?;

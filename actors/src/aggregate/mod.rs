@@ -23,7 +23,7 @@ use crate::ports::{IN, OUT, in_batch};
 pub use config::{AggregateConfig, Form};
 use encoding::LEVELS;
 use groups::{Due, Entry, Groups};
-use rule_migration::Adopted;
+use rule_migration::RulesMigrated;
 
 /// What shares one commit: as many messages as are there, up to this.
 const BATCH: Batch = Batch {
@@ -95,7 +95,7 @@ within = "1m"
         let is_waiting = loop {
             let adopting = groups.clone();
             let adopt = move |tx: &mut Tx<'_>| adopting.adopt(tx, rule_migration::STEP);
-            if let Adopted::All { is_waiting } = cx.store()?.transact(adopt).await? {
+            if let RulesMigrated::All { is_waiting } = cx.store()?.transact(adopt).await? {
                 break is_waiting;
             }
         };

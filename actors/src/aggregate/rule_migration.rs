@@ -21,7 +21,7 @@ pub(super) const STEP: usize = 2_000;
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Adopted {
+pub(super) enum RulesMigrated {
     /// There may be more to do.
     Some,
     /// All groups follow the rules; whether any are open that are closed by the time.
@@ -31,7 +31,7 @@ pub(super) enum Adopted {
 impl Groups {
     /// Groups that were opened by other rules are due by those of now, and those that couldn't
     /// be emitted are tried again: of one or the other kind so many at most.
-    pub(super) fn adopt(&self, tx: &Tx<'_>, step: usize) -> Result<Adopted, Failure> {
+    pub(super) fn adopt(&self, tx: &Tx<'_>, step: usize) -> Result<RulesMigrated, Failure> {
         tx.execute(
             "UPDATE aggregate_total SET within_ms = ?1, idle_ms = ?2, adopted = 0
              WHERE within_ms IS NOT ?1 OR idle_ms IS NOT ?2",
@@ -44,10 +44,10 @@ impl Groups {
             None => self.try_stuck(tx, step)?,
         };
         Ok(match is_done {
-            true => Adopted::All {
+            true => RulesMigrated::All {
                 is_waiting: is_any_timed(tx)?,
             },
-            false => Adopted::Some,
+            false => RulesMigrated::Some,
         })
     }
 
@@ -106,9 +106,9 @@ mod tests {
     const OUT: Output<Value> = Output::new("out");
 
     /// Ends after some steps: as a process that dies there, which has committed these.
-    struct Cut;
+    struct Step;
 
-    impl Service for Cut {
+    impl Service for Step {
         const NAME: &'static str = Aggregate::NAME;
         const SUMMARY: &'static str = "adopts some of the groups";
         const EXAMPLE: &'static str = Aggregate::EXAMPLE;
@@ -123,13 +123,13 @@ mod tests {
             for _ in 0..STEPS {
                 let groups = Groups::new(config, cx.payload_bytes_max());
                 let step = move |tx: &mut Tx<'_>| groups.adopt(tx, SMALL_STEP);
-                assert_eq!(cx.store()?.transact(step).await?, Adopted::Some);
+                assert_eq!(cx.store()?.transact(step).await?, RulesMigrated::Some);
             }
             Ok(Self)
         }
     }
 
-    impl Handle<Value> for Cut {
+    impl Handle<Value> for Step {
         async fn handle(&mut self, _: Value, _: &mut Context) -> Result<(), Failure> {
             Ok(())
         }
@@ -175,7 +175,7 @@ mod tests {
         app.stop();
         let (old, new) = (Some(3_600_000), Some(7_200_000));
         assert_eq!(dues(data), (vec![old; GROUPS as usize], None));
-        setup::<Cut>(now.clone(), data).at(at).start().stop();
+        setup::<Step>(now.clone(), data).at(at).start().stop();
         let done = SMALL_STEP as i64 * STEPS;
         let of = |n| if n < done { new } else { old };
         assert_eq!(dues(data), ((0..GROUPS).map(of).collect(), Some(done)));
@@ -183,7 +183,7 @@ mod tests {
         let life = |rules: &Value| setup::<Aggregate>(rules.clone(), data).at(at).start();
         life(&before).stop();
         assert_eq!(dues(data), (vec![old; GROUPS as usize], None));
-        setup::<Cut>(now.clone(), data).at(at).start().stop();
+        setup::<Step>(now.clone(), data).at(at).start().stop();
         let app = life(&now);
         assert_eq!(dues(data), (vec![new; GROUPS as usize], None));
         // No group is early, and each goes out once.

@@ -22,7 +22,7 @@ const KIND: &str = "line";
 const KIND_BYTES_MAX: usize = 255;
 
 /// Makes messages of lines.
-pub(super) struct Taker<'a> {
+pub(super) struct Extractor<'a> {
     config: &'a FileInConfig,
     /// What ids of lines start with.
     place: String,
@@ -30,14 +30,14 @@ pub(super) struct Taker<'a> {
 }
 
 /// A message to be.
-pub(super) struct Taken {
+pub(super) struct Extracted {
     pub(super) id: MessageId,
     pub(super) raw: Raw,
     /// What couldn't be taken.
     pub(super) error: Option<String>,
 }
 
-impl<'a> Taker<'a> {
+impl<'a> Extractor<'a> {
     pub(super) fn new(config: &'a FileInConfig, service: &str) -> Self {
         Self {
             config,
@@ -47,8 +47,8 @@ impl<'a> Taker<'a> {
     }
 
     /// The message of a line, which has a text, in a round of reading, from 0.
-    pub(super) fn take(&self, line: &Line, text: &Bytes, round: u64) -> Taken {
-        let mut taken = Taken {
+    pub(super) fn take(&self, line: &Line, text: &Bytes, round: u64) -> Extracted {
+        let mut taken = Extracted {
             id: self.id_of_place(line.start, round),
             raw: Raw::bytes(self.kind.clone(), text.clone()),
             error: None,
@@ -78,7 +78,7 @@ impl<'a> Taker<'a> {
         json: JsonText<'_>,
         text: &Bytes,
         round: u64,
-        taken: &mut Taken,
+        taken: &mut Extracted,
         errors: &mut Vec<String>,
     ) {
         if let Some(pointer) = &self.config.payload {
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    fn take_in(config: serde_json::Value, text: &str, round: u64) -> Taken {
+    fn take_in(config: serde_json::Value, text: &str, round: u64) -> Extracted {
         let config: FileInConfig = serde_json::from_value(config).unwrap();
         let line = Line {
             start: 17,
@@ -161,10 +161,10 @@ mod tests {
             text: None,
         };
         let text = Bytes::from(text.to_owned());
-        Taker::new(&config, "intake").take(&line, &text, round)
+        Extractor::new(&config, "intake").take(&line, &text, round)
     }
 
-    fn take(config: serde_json::Value, text: &str) -> Taken {
+    fn take(config: serde_json::Value, text: &str) -> Extracted {
         take_in(config, text, 0)
     }
 
@@ -225,7 +225,7 @@ mod tests {
                 path: ManifestPath(name.clone().into()),
                 ..FileInConfig::default()
             };
-            let taker = Taker::new(&config, "intake");
+            let taker = Extractor::new(&config, "intake");
             let id = taker.id_of_place(u64::MAX, u64::MAX);
             assert_ne!(id, taker.id_of_place(u64::MAX, 1), "{name:?}");
         }

@@ -15,7 +15,7 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 
 /// A place between two lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct LinePosition {
     /// How often the file was read to its end before.
     pub(super) round: u64,
     /// Where the next line starts.
@@ -23,16 +23,16 @@ pub(super) struct Mark {
 }
 
 /// Messages under way, in the order of their lines.
-pub(super) struct Flight<T> {
+pub(super) struct InFlight<T> {
     /// Where each line ends, and its ticket; a line that is skipped has none.
-    under_way: VecDeque<(Mark, Option<T>)>,
-    arrived: Mark,
-    saved: Mark,
+    under_way: VecDeque<(LinePosition, Option<T>)>,
+    arrived: LinePosition,
+    saved: LinePosition,
     saved_at: Instant,
 }
 
-impl<T: Future<Output = Result<(), E>> + Unpin, E> Flight<T> {
-    pub(super) fn new(start: Mark) -> Self {
+impl<T: Future<Output = Result<(), E>> + Unpin, E> InFlight<T> {
+    pub(super) fn new(start: LinePosition) -> Self {
         Self {
             under_way: VecDeque::new(),
             arrived: start,
@@ -42,12 +42,12 @@ impl<T: Future<Output = Result<(), E>> + Unpin, E> Flight<T> {
     }
 
     /// A message was sent.
-    pub(super) fn sent(&mut self, end: Mark, ticket: T) {
+    pub(super) fn sent(&mut self, end: LinePosition, ticket: T) {
         self.under_way.push_back((end, Some(ticket)));
     }
 
     /// A line is not to be sent.
-    pub(super) fn skipped(&mut self, end: Mark) {
+    pub(super) fn skipped(&mut self, end: LinePosition) {
         self.under_way.push_back((end, None));
     }
 
@@ -102,7 +102,7 @@ impl<T: Future<Output = Result<(), E>> + Unpin, E> Flight<T> {
     }
 
     /// The position to save, if it has changed.
-    pub(super) fn unsaved(&self) -> Option<Mark> {
+    pub(super) fn unsaved(&self) -> Option<LinePosition> {
         (self.arrived != self.saved).then_some(self.arrived)
     }
 
@@ -111,7 +111,7 @@ impl<T: Future<Output = Result<(), E>> + Unpin, E> Flight<T> {
         self.unsaved().map(|_| self.saved_at + SAVE_EVERY)
     }
 
-    pub(super) fn saved(&mut self, mark: Mark) {
+    pub(super) fn saved(&mut self, mark: LinePosition) {
         self.saved = mark;
         self.saved_at = Instant::now();
     }
@@ -137,12 +137,12 @@ mod tests {
     /// The other half.
     type Way = oneshot::Sender<Result<(), &'static str>>;
 
-    fn at(offset: u64) -> Mark {
-        Mark { round: 0, offset }
+    fn at(offset: u64) -> LinePosition {
+        LinePosition { round: 0, offset }
     }
 
-    fn flight(ends: &[u64]) -> (Flight<Fake>, Vec<Way>) {
-        let mut flight = Flight::new(at(0));
+    fn flight(ends: &[u64]) -> (InFlight<Fake>, Vec<Way>) {
+        let mut flight = InFlight::new(at(0));
         let mut ways = Vec::new();
         for end in ends {
             let (way, ticket) = oneshot::channel();

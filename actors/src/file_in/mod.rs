@@ -23,8 +23,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::json::JsonPointer;
 use crate::ports::OUT;
-use extract::Taker;
-use in_flight::{Flight, Mark};
+use extract::Extractor;
+use in_flight::{InFlight, LinePosition};
 use lines::{Line, LineReader};
 use position::{Head, Position};
 use rate_limit::Pace;
@@ -149,9 +149,9 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
         let mut run = Run {
             config,
             out,
-            taker: Taker::new(config, out.service()),
+            taker: Extractor::new(config, out.service()),
             pace: Pace::new(config.rate),
-            flight: Flight::new(start),
+            flight: InFlight::new(start),
             head,
             odd: 0,
             left_out: 0,
@@ -163,8 +163,11 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
 }
 
 /// Opens the file at the place to go on from.
-fn open(path: &Path, saved: Option<&Position>) -> std::io::Result<(LineReader, Head, Mark)> {
-    const START: Mark = Mark {
+fn open(
+    path: &Path,
+    saved: Option<&Position>,
+) -> std::io::Result<(LineReader, Head, LinePosition)> {
+    const START: LinePosition = LinePosition {
         round: 0,
         offset: 0,
     };
@@ -218,9 +221,9 @@ async fn on_disk<T: Send + 'static>(
 struct Run<'a> {
     config: &'a FileInConfig,
     out: &'a SourceContext,
-    taker: Taker<'a>,
+    taker: Extractor<'a>,
     pace: Pace,
-    flight: Flight<SendHandle>,
+    flight: InFlight<SendHandle>,
     head: Head,
     /// Lines in which something wasn't where the config says.
     odd: u64,
@@ -237,7 +240,7 @@ enum Next {
 
 impl Run<'_> {
     /// Sends every line from a mark on, until the end or a stop.
-    async fn read(&mut self, mut reader: LineReader, start: Mark) -> Result<(), Failure> {
+    async fn read(&mut self, mut reader: LineReader, start: LinePosition) -> Result<(), Failure> {
         let mut round = start.round;
         while round < self.config.repeat {
             let work = move || reader.read().map(|lines| (reader, lines));
@@ -270,7 +273,7 @@ impl Run<'_> {
         if self.wait(at).await? == Next::Stop {
             return Ok(Next::Stop);
         }
-        let end = Mark {
+        let end = LinePosition {
             round,
             offset: line.end,
         };
@@ -303,7 +306,7 @@ impl Run<'_> {
         Ok(Next::Go)
     }
 
-    fn leave_out(&mut self, line: &Line, end: Mark, text: &str) {
+    fn leave_out(&mut self, line: &Line, end: LinePosition, text: &str) {
         self.left_out += 1;
         let (path, offset) = (self.config.path.display(), line.start);
         error!(%path, offset, error = text, "a line is left out");
@@ -403,7 +406,7 @@ mod tests {
         let (mut reader, head, start) = open(&path, None).unwrap();
         assert_eq!(reader.read().unwrap().len(), 3);
         assert_eq!(start.offset, 0);
-        let left = head.position(Mark {
+        let left = head.position(LinePosition {
             round: 0,
             offset: 4,
         });

@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::in_flight::Mark;
+use super::in_flight::LinePosition;
 
 /// How much of a file's start tells it from others.
 const HEAD_BYTES_MAX: u64 = 1024;
@@ -39,7 +39,7 @@ impl Head {
 
     /// The position at a mark of this file. Only what stands before the mark tells the
     /// file from others: what follows may still be written.
-    pub(super) fn position(&self, mark: Mark) -> Position {
+    pub(super) fn position(&self, mark: LinePosition) -> Position {
         let known = match mark.round {
             0 => mark.offset,
             _ => HEAD_BYTES_MAX,
@@ -57,10 +57,10 @@ impl Head {
 impl Position {
     /// The mark to go on from in a file of this head and length; `None` if it is another
     /// file than the one that was left.
-    pub(super) fn mark_in(&self, head: &Head, length: u64) -> Option<Mark> {
+    pub(super) fn mark_in(&self, head: &Head, length: u64) -> Option<LinePosition> {
         let bytes = usize::try_from(self.head_bytes).ok()?;
         let same = self.offset <= length && hash(head.0.get(..bytes)?) == self.head;
-        same.then_some(Mark {
+        same.then_some(LinePosition {
             round: self.round,
             offset: self.offset,
         })
@@ -76,8 +76,8 @@ fn hash(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn mark(offset: u64) -> Mark {
-        Mark { round: 0, offset }
+    fn mark(offset: u64) -> LinePosition {
+        LinePosition { round: 0, offset }
     }
 
     fn head(text: &str) -> Head {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_start_of_a_later_round_knows_its_file() {
-        let start = Mark {
+        let start = LinePosition {
             round: 1,
             offset: 0,
         };

@@ -15,29 +15,29 @@ use tokio::time::timeout;
 
 /// What bodies may take, all together, in bytes. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Budget(Rc<Cell<u64>>);
+pub(super) struct MemoryBudget(Rc<Cell<u64>>);
 
 /// A part of a budget, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Share {
-    budget: Budget,
+pub(super) struct Reservation {
+    budget: MemoryBudget,
     bytes: u64,
 }
 
-impl Budget {
+impl MemoryBudget {
     pub(super) fn new(bytes: u64) -> Self {
         Self(Rc::new(Cell::new(bytes)))
     }
 
-    pub(super) fn nothing(&self) -> Share {
-        Share {
+    pub(super) fn nothing(&self) -> Reservation {
+        Reservation {
             budget: self.clone(),
             bytes: 0,
         }
     }
 }
 
-impl Share {
+impl Reservation {
     /// Takes more, if there is as much.
     fn grow(&mut self, bytes: u64) -> bool {
         let Some(left) = self.budget.0.get().checked_sub(bytes) else {
@@ -49,7 +49,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.0.set(self.budget.0.get() + self.bytes);
     }
@@ -57,7 +57,7 @@ impl Drop for Share {
 
 /// Why a body isn't here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unread {
+pub(super) enum BodyError {
     /// It is larger than is allowed.
     TooLarge,
     /// It didn't come in time.
@@ -78,38 +78,38 @@ pub(super) async fn read(
     body: &mut Incoming,
     max: usize,
     within: Duration,
-    share: &mut Share,
-) -> Result<Bytes, Unread> {
+    share: &mut Reservation,
+) -> Result<Bytes, BodyError> {
     match timeout(within, read_all(body, max, share)).await {
         Ok(read) => read,
-        Err(_) => Err(Unread::TooSlow),
+        Err(_) => Err(BodyError::TooSlow),
     }
 }
 
-async fn read_all<B>(body: &mut B, max: usize, share: &mut Share) -> Result<Bytes, Unread>
+async fn read_all<B>(body: &mut B, max: usize, share: &mut Reservation) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     // No more room than this is ever needed.
     let most = match length(body) {
-        Some(length) if length > max as u64 => return Err(Unread::TooLarge),
+        Some(length) if length > max as u64 => return Err(BodyError::TooLarge),
         Some(length) => length as usize,
         None => max,
     };
     let mut read: Vec<u8> = Vec::new();
     while let Some(frame) = next(body).await {
         // Trailers say nothing of the body.
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
             continue;
         };
         let needed = read.len() + data.len();
         if needed > most {
-            return Err(Unread::TooLarge);
+            return Err(BodyError::TooLarge);
         }
         if needed > read.capacity() {
             let room = needed.max(read.capacity() * 2).min(most);
             if !share.grow((room - read.capacity()) as u64) {
-                return Err(Unread::NoMemory);
+                return Err(BodyError::NoMemory);
             }
             read.reserve_exact(room - read.len());
         }
@@ -162,9 +162,9 @@ mod tests {
 
     use super::*;
 
-    struct Pieces(VecDeque<&'static [u8]>, Option<u64>);
+    struct BodyStream(VecDeque<&'static [u8]>, Option<u64>);
 
-    impl Body for Pieces {
+    impl Body for BodyStream {
         type Data = Bytes;
         type Error = Infallible;
 
@@ -185,16 +185,16 @@ mod tests {
         pieces: &[&'static [u8]],
         length: Option<u64>,
         max: usize,
-        budget: &Budget,
-    ) -> Result<Bytes, Unread> {
-        let mut body = Pieces(pieces.iter().copied().collect(), length);
+        budget: &MemoryBudget,
+    ) -> Result<Bytes, BodyError> {
+        let mut body = BodyStream(pieces.iter().copied().collect(), length);
         read_all(&mut body, max, &mut budget.nothing()).await
     }
 
     #[tokio::test]
     async fn a_body_of_the_largest_size_is_read_and_one_byte_more_is_not() {
-        let budget = Budget::new(100);
-        for (max, expected) in [(6, Ok("abcdef".into())), (5, Err(Unread::TooLarge))] {
+        let budget = MemoryBudget::new(100);
+        for (max, expected) in [(6, Ok("abcdef".into())), (5, Err(BodyError::TooLarge))] {
             assert_eq!(
                 read(&[b"abc", b"", b"def"], None, max, &budget).await,
                 expected
@@ -207,16 +207,16 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_share_a_budget_and_what_is_only_announced_takes_nothing() {
-        let budget = Budget::new(8);
+        let budget = MemoryBudget::new(8);
         assert_eq!(
             read(&[b"123456789"], Some(9), 100, &budget).await,
-            Err(Unread::NoMemory)
+            Err(BodyError::NoMemory)
         );
         let mut held = budget.nothing();
         assert!(held.grow(5));
         assert_eq!(
             read(&[b"1234"], None, 100, &budget).await,
-            Err(Unread::NoMemory)
+            Err(BodyError::NoMemory)
         );
         assert_eq!(
             read(&[b"123"], Some(3), 100, &budget).await,
@@ -232,14 +232,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_room_for_a_body_is_what_the_budget_counts() {
-        let budget = Budget::new(1000);
+        let budget = MemoryBudget::new(1000);
         let mut share = budget.nothing();
-        let mut body = Pieces([&b"1234567890"[..], b"1", b"2", b"3"].into(), None);
+        let mut body = BodyStream([&b"1234567890"[..], b"1", b"2", b"3"].into(), None);
         let read = read_all(&mut body, 100, &mut share).await.unwrap();
         assert_eq!(read.len(), 13);
         assert_eq!(share.bytes, 20);
         let mut share = budget.nothing();
-        let mut body = Pieces([&b"1234567890"[..], b"1", b"2", b"3"].into(), Some(13));
+        let mut body = BodyStream([&b"1234567890"[..], b"1", b"2", b"3"].into(), Some(13));
         read_all(&mut body, 100, &mut share).await.unwrap();
         assert_eq!(share.bytes, 13);
     }

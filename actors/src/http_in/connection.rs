@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::io_deadline::{Limits, Phase, Progress, Watched};
-use super::request::Door;
+use super::io_deadline::{ConnectionProgress, Limits, Phase, TrackedStream};
+use super::request::RequestHandler;
 
 /// The largest head of a request; also what a connection reads at once.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -31,7 +31,7 @@ const LINGER_BUFFER_BYTES: usize = 8 * 1024;
 
 /// What all connections are to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(super) enum ShutdownState {
     /// There is room.
     Open,
     /// Places are rare: idle connections give theirs up.
@@ -41,8 +41,8 @@ pub(super) enum Mood {
 }
 
 /// What a connection needs to know.
-pub(super) struct Rules {
-    pub(super) door: Door,
+pub(super) struct ConnectionLimits {
+    pub(super) door: RequestHandler,
     pub(super) limits: Limits,
     /// Whether a client that says it will send no more still gets its answer. Otherwise
     /// it counts as gone, and what it asked for is given up.
@@ -50,9 +50,13 @@ pub(super) struct Rules {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(stream: TcpStream, rules: Rc<Rules>, mut mood: watch::Receiver<Mood>) {
-    let progress = Rc::new(Progress::new());
-    let io = TokioIo::new(Watched {
+pub(super) async fn serve(
+    stream: TcpStream,
+    rules: Rc<ConnectionLimits>,
+    mut mood: watch::Receiver<ShutdownState>,
+) {
+    let progress = Rc::new(ConnectionProgress::new());
+    let io = TokioIo::new(TrackedStream {
         stream,
         progress: progress.clone(),
     });
@@ -87,14 +91,14 @@ pub(super) async fn serve(stream: TcpStream, rules: Rc<Rules>, mut mood: watch::
             _ = mood.changed() => {}
         }
         let now_mood = *mood.borrow_and_update();
-        if now_mood == Mood::Stopping {
+        if now_mood == ShutdownState::Stopping {
             if matches!(progress.phase(), Phase::New | Phase::Idle) {
                 cut = true;
                 break;
             }
             Pin::new(&mut connection).graceful_shutdown();
         }
-        let crowded = now_mood != Mood::Open;
+        let crowded = now_mood != ShutdownState::Open;
         let now = Instant::now();
         let look_again = now + limits.shortest(crowded);
         match progress.deadline(&limits, crowded) {
@@ -112,7 +116,7 @@ pub(super) async fn serve(stream: TcpStream, rules: Rc<Rules>, mut mood: watch::
 
 /// Closes so that the client gets what was sent last. `cut`: the connection didn't come
 /// to its end by itself.
-async fn close(mut stream: TcpStream, progress: &Progress, cut: bool) {
+async fn close(mut stream: TcpStream, progress: &ConnectionProgress, cut: bool) {
     match progress.phase() {
         // The client owes nothing and is owed nothing.
         Phase::New | Phase::Idle if cut => return,

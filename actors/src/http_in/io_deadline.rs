@@ -63,13 +63,13 @@ impl Limits {
 
 /// A connection's way through its phases.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ConnectionProgress {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     ended: Cell<bool>,
 }
 
-impl Progress {
+impl ConnectionProgress {
     pub(super) fn new() -> Self {
         Self {
             phase: Cell::new(Phase::New),
@@ -128,12 +128,12 @@ impl Progress {
 
 /// A stream that tells what it sees.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct TrackedStream {
     pub(super) stream: TcpStream,
-    pub(super) progress: Rc<Progress>,
+    pub(super) progress: Rc<ConnectionProgress>,
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for TrackedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -148,7 +148,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for TrackedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -191,14 +191,14 @@ mod tests {
         idle: Duration::from_secs(60),
     };
 
-    fn left(progress: &Progress, crowded: bool) -> Option<u64> {
+    fn left(progress: &ConnectionProgress, crowded: bool) -> Option<u64> {
         let deadline = progress.deadline(&LIMITS, crowded)?;
         Some((deadline - Instant::now()).as_secs())
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_phase_has_its_time() {
-        let progress = Progress::new();
+        let progress = ConnectionProgress::new();
         let second = || tokio::time::advance(Duration::from_secs(1));
         second().await;
         assert_eq!(left(&progress, false), Some(9));

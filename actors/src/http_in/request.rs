@@ -22,10 +22,10 @@ use tracing::{debug, warn};
 
 use super::HttpInConfig;
 use super::answer::{self, Answer, Refusal};
-use super::body::{self, Budget, Share, Unread};
+use super::body::{self, BodyError, MemoryBudget, Reservation};
 use super::content::{ContentTypes, Form};
 use super::headers::{Names, passed_on};
-use super::signature::{Claim, Key};
+use super::signature::{HmacKey, SignatureHeader};
 use crate::json::JsonText;
 use crate::ports::OUT;
 
@@ -33,21 +33,21 @@ use crate::ports::OUT;
 pub(super) const ASK: Request<Raw, Raw> = Request::new("out");
 
 /// Everything that decides on a request.
-pub(super) struct Door {
+pub(super) struct RequestHandler {
     out: SourceContext,
     path: String,
     content_types: ContentTypes,
     body_bytes_max: usize,
     body_timeout: Duration,
-    memory: Budget,
-    key: Option<Key>,
+    memory: MemoryBudget,
+    key: Option<HmacKey>,
     names: Names,
     /// How many may wait for a reply, if that is what they get.
     asks: Option<Semaphore>,
     reply_timeout: Duration,
 }
 
-impl Door {
+impl RequestHandler {
     pub(super) fn new(config: &HttpInConfig, out: &SourceContext) -> Result<Self, Failure> {
         let body_max = usize::try_from(config.body_max.0).unwrap_or(usize::MAX);
         Ok(Self {
@@ -56,8 +56,8 @@ impl Door {
             // The runtime refuses what is larger, so there is no use in reading it.
             body_bytes_max: body_max.min(out.payload_bytes_max()),
             body_timeout: config.body_timeout.0,
-            memory: Budget::new(config.memory_max.0),
-            key: config.secret.as_ref().map(Key::new),
+            memory: MemoryBudget::new(config.memory_max.0),
+            key: config.secret.as_ref().map(HmacKey::new),
             names: Names::new(config.id_header.as_deref(), config.type_header.as_deref()),
             asks: config.reply.then(|| Semaphore::new(config.in_flight)),
             reply_timeout: config.reply_timeout.0,
@@ -111,7 +111,11 @@ impl Door {
     }
 
     /// What can be said before the body is read.
-    fn check_head(&self, parts: &Parts, body: &Incoming) -> Result<(Form, Option<Claim>), Refusal> {
+    fn check_head(
+        &self,
+        parts: &Parts,
+        body: &Incoming,
+    ) -> Result<(Form, Option<SignatureHeader>), Refusal> {
         if parts.uri.path() != self.path {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here"));
         }
@@ -130,7 +134,7 @@ impl Door {
         }
         let claim = match self.key {
             None => None,
-            Some(_) => Some(Claim::of(&parts.headers).ok_or_else(|| {
+            Some(_) => Some(SignatureHeader::of(&parts.headers).ok_or_else(|| {
                 Refusal::new(
                     StatusCode::UNAUTHORIZED,
                     "a signature is needed: X-Hub-Signature-256: sha256=HEX",
@@ -151,15 +155,15 @@ impl Door {
         Ok(())
     }
 
-    async fn read(&self, body: &mut Incoming, memory: &mut Share) -> Result<Bytes, Refusal> {
+    async fn read(&self, body: &mut Incoming, memory: &mut Reservation) -> Result<Bytes, Refusal> {
         let read = body::read(body, self.body_bytes_max, self.body_timeout, memory).await;
         read.map_err(|unread| match unread {
-            Unread::TooLarge => self.too_large(),
-            Unread::TooSlow => {
+            BodyError::TooLarge => self.too_large(),
+            BodyError::TooSlow => {
                 Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time")
             }
-            Unread::NoMemory => Refusal::busy("too many bodies are under way"),
-            Unread::Broken => Refusal::new(StatusCode::BAD_REQUEST, "the body is broken"),
+            BodyError::NoMemory => Refusal::busy("too many bodies are under way"),
+            BodyError::Broken => Refusal::new(StatusCode::BAD_REQUEST, "the body is broken"),
         })
     }
 

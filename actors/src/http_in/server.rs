@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::HttpInConfig;
-use super::connection::{self, Mood, Rules};
+use super::connection::{self, ConnectionLimits, ShutdownState};
 use super::io_deadline::Limits;
-use super::request::Door;
+use super::request::RequestHandler;
 
 /// When accepting fails (out of file descriptors), trying again at once won't help.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -43,15 +43,15 @@ pub(super) async fn serve(config: &HttpInConfig, out: &SourceContext) -> Result<
     if config.secret.is_none() && !address.ip().is_loopback() {
         warn!(%address, "everybody who reaches this address can send: set config.secret");
     }
-    let rules = Rc::new(Rules {
-        door: Door::new(config, out)?,
+    let rules = Rc::new(ConnectionLimits {
+        door: RequestHandler::new(config, out)?,
         limits: Limits {
             head: config.header_timeout.0,
             idle: config.idle_timeout.0,
         },
         half_close: !config.reply,
     });
-    let (mood, _) = watch::channel(Mood::Open);
+    let (mood, _) = watch::channel(ShutdownState::Open);
     let mut connections = JoinSet::new();
     accept(
         &listener,
@@ -64,7 +64,7 @@ pub(super) async fn serve(config: &HttpInConfig, out: &SourceContext) -> Result<
     .await;
     // Both hold the port.
     drop((listener, hook));
-    mood.send_replace(Mood::Stopping);
+    mood.send_replace(ShutdownState::Stopping);
     let all = async {
         while let Some(ended) = connections.join_next().await {
             note(ended);
@@ -84,8 +84,8 @@ async fn accept(
     listener: &TcpListener,
     most: usize,
     out: &SourceContext,
-    rules: &Rc<Rules>,
-    mood: &watch::Sender<Mood>,
+    rules: &Rc<ConnectionLimits>,
+    mood: &watch::Sender<ShutdownState>,
     connections: &mut JoinSet<()>,
 ) {
     let mut stopping = std::pin::pin!(out.stopping());
@@ -131,10 +131,10 @@ async fn accept(
 }
 
 /// Crowded when the last place is taken, until an eighth of them is free.
-fn mood_of(now: Mood, open: usize, most: usize) -> Mood {
+fn mood_of(now: ShutdownState, open: usize, most: usize) -> ShutdownState {
     match now {
-        Mood::Open if open >= most => Mood::Crowded,
-        Mood::Crowded if open <= most - most.div_ceil(8) => Mood::Open,
+        ShutdownState::Open if open >= most => ShutdownState::Crowded,
+        ShutdownState::Crowded if open <= most - most.div_ceil(8) => ShutdownState::Open,
         same => same,
     }
 }
@@ -154,17 +154,17 @@ mod tests {
 
     #[test]
     fn idle_connections_are_told_once_when_places_are_rare() {
-        let mut mood = Mood::Open;
+        let mut mood = ShutdownState::Open;
         let mut seen = Vec::new();
         for open in [0, 15, 16, 15, 16, 15, 14, 15, 16] {
             mood = mood_of(mood, open, 16);
-            seen.push(mood == Mood::Crowded);
+            seen.push(mood == ShutdownState::Crowded);
         }
         assert_eq!(
             seen,
             [false, false, true, true, true, true, false, false, true]
         );
-        assert_eq!(mood_of(Mood::Crowded, 0, 1), Mood::Open);
-        assert_eq!(mood_of(Mood::Open, 1, 1), Mood::Crowded);
+        assert_eq!(mood_of(ShutdownState::Crowded, 0, 1), ShutdownState::Open);
+        assert_eq!(mood_of(ShutdownState::Open, 1, 1), ShutdownState::Crowded);
     }
 }

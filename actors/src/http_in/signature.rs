@@ -15,13 +15,13 @@ const BYTES: usize = 32;
 
 /// The secret, ready to check with.
 #[derive(Clone)]
-pub(super) struct Key(Hmac<Sha256>);
+pub(super) struct HmacKey(Hmac<Sha256>);
 
 /// What a request says its signature is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Claim([u8; BYTES]);
+pub(super) struct SignatureHeader([u8; BYTES]);
 
-impl Claim {
+impl SignatureHeader {
     /// The signature of a request, if there is exactly one in the right form.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(HEADER).iter();
@@ -42,7 +42,7 @@ impl Claim {
     }
 }
 
-impl Key {
+impl HmacKey {
     pub(super) fn new(secret: &Secret) -> Self {
         let key = Hmac::new_from_slice(secret.reveal().as_bytes());
         Self(key.expect("a key of HMAC may have any length"))
@@ -50,7 +50,7 @@ impl Key {
 
     /// Whether a body was signed with the secret. How long this takes says nothing of
     /// the right signature.
-    pub(super) fn signed(&self, body: &[u8], claim: &Claim) -> bool {
+    pub(super) fn signed(&self, body: &[u8], claim: &SignatureHeader) -> bool {
         let mut mac = self.0.clone();
         mac.update(body);
         mac.verify_slice(&claim.0).is_ok()
@@ -63,15 +63,15 @@ mod tests {
 
     const SIGNATURE: &str = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
 
-    fn key() -> Key {
+    fn key() -> HmacKey {
         let secret = serde_json::from_str("\"It's a Secret to Everybody\"").unwrap();
-        Key::new(&secret)
+        HmacKey::new(&secret)
     }
 
-    fn claim(text: &str) -> Option<Claim> {
+    fn claim(text: &str) -> Option<SignatureHeader> {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER, text.parse().unwrap());
-        Claim::of(&headers)
+        SignatureHeader::of(&headers)
     }
 
     #[test]
@@ -108,10 +108,10 @@ mod tests {
             assert!(claim(text).is_none(), "{text}");
         }
         let mut headers = HeaderMap::new();
-        assert!(Claim::of(&headers).is_none());
+        assert!(SignatureHeader::of(&headers).is_none());
         for _ in 0..2 {
             headers.append(HEADER, format!("sha256={SIGNATURE}").parse().unwrap());
         }
-        assert!(Claim::of(&headers).is_none(), "two are ambiguous");
+        assert!(SignatureHeader::of(&headers).is_none(), "two are ambiguous");
     }
 }

@@ -33,7 +33,7 @@ const ENDING: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How children of a service are started, and what they may write.
-pub(super) struct Launch {
+pub(super) struct SpawnOptions {
     pub(super) service: String,
     pub(super) program: PathBuf,
     pub(super) args: Vec<String>,
@@ -48,29 +48,29 @@ pub(super) struct Launch {
 pub(super) struct Child(Arc<Inner>);
 
 struct Inner {
-    launch: Arc<Launch>,
+    launch: Arc<SpawnOptions>,
     pid: u32,
     group: Group,
-    hand: Mutex<Hand>,
+    hand: Mutex<InFlight>,
     /// There is something to write, or the pipe is to be closed.
     work: Notify,
     ended: watch::Sender<bool>,
 }
 
 #[derive(Default)]
-struct Hand {
+struct InFlight {
     /// Who waits for an answer, by message.
     waiting: HashMap<Box<str>, oneshot::Sender<End>>,
     /// Lines that haven't been written to the pipe yet.
     unwritten: Vec<u8>,
     answered: bool,
     closing: bool,
-    doom: Option<Doom>,
-    death: Option<Death>,
+    doom: Option<KillReason>,
+    death: Option<ExitInfo>,
 }
 
 /// Why a child is killed.
-struct Doom {
+struct KillReason {
     text: String,
     /// The message that is known to be the reason.
     culprit: Option<Box<str>>,
@@ -78,7 +78,7 @@ struct Doom {
 
 /// How a child ended.
 #[derive(Debug, Clone)]
-pub(super) struct Death {
+pub(super) struct ExitInfo {
     pub(super) text: Arc<str>,
     pub(super) at: Instant,
     /// Whether it had answered anything in its life.
@@ -107,7 +107,7 @@ impl Child {
     ///
     /// # Errors
     /// It can't be started.
-    pub(super) fn start(launch: &Arc<Launch>) -> Result<Self, Failure> {
+    pub(super) fn start(launch: &Arc<SpawnOptions>) -> Result<Self, Failure> {
         let failed = |error: io::Error| {
             let (program, dir) = (launch.program.display(), launch.dir.display());
             Failure::retry(format!("can't start {program} in {dir}: {error}"))
@@ -147,7 +147,7 @@ impl Child {
     ///
     /// # Errors
     /// It isn't told.
-    pub(super) fn tell(&self, id: &str, line: &[u8]) -> Result<Told, Refused> {
+    pub(super) fn tell(&self, id: &str, line: &[u8]) -> Result<PendingMessage, Refused> {
         let (sender, answer) = oneshot::channel();
         let mut hand = self.0.hand();
         if hand.death.is_some() || hand.doom.is_some() || hand.closing {
@@ -162,11 +162,11 @@ impl Child {
         drop(hand);
         self.0.work.notify_one();
         let child = self.0.clone();
-        Ok(Told { child, id, answer })
+        Ok(PendingMessage { child, id, answer })
     }
 
     /// How it ended, if it has.
-    pub(super) fn death(&self) -> Option<Death> {
+    pub(super) fn death(&self) -> Option<ExitInfo> {
         self.0.hand().death.clone()
     }
 
@@ -210,13 +210,13 @@ impl Drop for Child {
 
 /// A message that a child was told of. Dropping it before the answer is there means that
 /// the time for it is over: the child hangs, and is killed.
-pub(super) struct Told {
+pub(super) struct PendingMessage {
     child: Arc<Inner>,
     id: Box<str>,
     answer: oneshot::Receiver<End>,
 }
 
-impl Told {
+impl PendingMessage {
     /// Waits for the answer. If there is none after `patience` and the child has other
     /// messages in hand, it is killed: it hangs, and nobody knows on which of them. Alone
     /// with it, this message has all the time that its handler has.
@@ -232,7 +232,7 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for PendingMessage {
     fn drop(&mut self) {
         let mut hand = self.child.hand();
         if hand.waiting.remove(&self.id).is_some() {
@@ -243,15 +243,15 @@ impl Drop for Told {
 }
 
 impl Inner {
-    fn hand(&self) -> MutexGuard<'_, Hand> {
+    fn hand(&self) -> MutexGuard<'_, InFlight> {
         // Nothing panics while it holds it.
         self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kills it, for a reason. The first reason counts.
-    fn doom(&self, hand: &mut Hand, text: String, culprit: Option<Box<str>>) {
+    fn doom(&self, hand: &mut InFlight, text: String, culprit: Option<Box<str>>) {
         if hand.doom.is_none() && hand.death.is_none() {
-            hand.doom = Some(Doom { text, culprit });
+            hand.doom = Some(KillReason { text, culprit });
             self.group.kill();
         }
     }
@@ -389,7 +389,7 @@ impl Inner {
             // One that is cancelled at this moment has its own failure.
             let _gone = waiting.send(End::Lost(verdict, text.clone()));
         }
-        hand.death = Some(Death {
+        hand.death = Some(ExitInfo {
             text,
             at: Instant::now(),
             answered: hand.answered,
@@ -402,7 +402,7 @@ impl Inner {
 }
 
 /// Its stderr is the log.
-async fn log(launch: Arc<Launch>, pid: u32, stderr: ChildStderr) {
+async fn log(launch: Arc<SpawnOptions>, pid: u32, stderr: ChildStderr) {
     let mut lines = Lines::new(stderr, LOG_LINE_BYTES_MAX);
     while let Ok(Read::Line(line) | Read::Part(line)) = lines.next().await {
         info!(service = %launch.service, pid, "{}", shown(line, LOG_LINE_BYTES_MAX + 1));

@@ -13,7 +13,7 @@ use brickwork::supervision::{DEFAULT_RESTART, History, Restart};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use super::child::{Child, Launch};
+use super::child::{Child, SpawnOptions};
 
 /// How long a child lives with nothing in hand to prove itself.
 const PROOF: Duration = Duration::from_secs(1);
@@ -22,8 +22,8 @@ const PROOF: Duration = Duration::from_secs(1);
 const WITHOUT_LANES: Duration = Duration::from_secs(1);
 
 /// Keeps one child.
-pub(super) struct Keeper {
-    launch: Arc<Launch>,
+pub(super) struct ChildManager {
+    launch: Arc<SpawnOptions>,
     /// A place for each message that the child may have in hand. Who is to be alone with
     /// it takes all of them.
     pub(super) places: Semaphore,
@@ -50,13 +50,13 @@ struct State {
 
 /// There is no child to be had now.
 #[derive(Debug)]
-pub(super) struct Down {
+pub(super) struct RestartDelay {
     pub(super) wait: Duration,
     pub(super) text: String,
 }
 
-impl Keeper {
-    pub(super) fn new(launch: Arc<Launch>, places: usize) -> Self {
+impl ChildManager {
+    pub(super) fn new(launch: Arc<SpawnOptions>, places: usize) -> Self {
         Self {
             launch,
             places: Semaphore::new(places),
@@ -69,7 +69,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When to ask again, and why.
-    pub(super) fn child(&self) -> Result<Arc<Child>, Down> {
+    pub(super) fn child(&self) -> Result<Arc<Child>, RestartDelay> {
         let state = &mut *self.state();
         self.look(state);
         let child = match &state.child {
@@ -78,7 +78,7 @@ impl Keeper {
         };
         match left(state.proven_at) {
             None => Ok(child),
-            Some(wait) => Err(Down {
+            Some(wait) => Err(RestartDelay {
                 wait,
                 text: format!("a new child has to live for {PROOF:?} first: {}", state.why),
             }),
@@ -133,10 +133,10 @@ impl Keeper {
         self.failed(state, death.at);
     }
 
-    fn start(&self, state: &mut State) -> Result<Arc<Child>, Down> {
+    fn start(&self, state: &mut State) -> Result<Arc<Child>, RestartDelay> {
         if let Some(wait) = left(state.not_before) {
             let text = format!("started again in {wait:.1?}: {}", state.why);
-            return Err(Down { wait, text });
+            return Err(RestartDelay { wait, text });
         }
         match Child::start(&self.launch) {
             Ok(child) => {
@@ -153,7 +153,7 @@ impl Keeper {
                 let wait = DEFAULT_RESTART.backoff.min;
                 state.not_before = state.not_before.max(Some(now + wait));
                 let text = state.why.clone();
-                Err(Down { wait, text })
+                Err(RestartDelay { wait, text })
             }
         }
     }
@@ -183,19 +183,19 @@ fn left(until: Option<Instant>) -> Option<Duration> {
 }
 
 /// A lane to a child. When the last one leaves, the child goes.
-pub(super) struct Lane {
-    keeper: Arc<Keeper>,
+pub(super) struct ChildSlot {
+    keeper: Arc<ChildManager>,
     left: bool,
 }
 
-impl Lane {
-    pub(super) fn new(keeper: Arc<Keeper>) -> Self {
+impl ChildSlot {
+    pub(super) fn new(keeper: Arc<ChildManager>) -> Self {
         keeper.state().lanes += 1;
         let left = false;
         Self { keeper, left }
     }
 
-    pub(super) fn keeper(&self) -> &Keeper {
+    pub(super) fn keeper(&self) -> &ChildManager {
         &self.keeper
     }
 
@@ -218,7 +218,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for ChildSlot {
     fn drop(&mut self) {
         if self.left {
             return;
@@ -242,7 +242,7 @@ impl Drop for Lane {
 }
 
 /// A child without lanes. Dropping it kills the child, unless there are some again.
-struct Abandoned(Arc<Keeper>);
+struct Abandoned(Arc<ChildManager>);
 
 impl Drop for Abandoned {
     fn drop(&mut self) {

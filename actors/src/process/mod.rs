@@ -75,8 +75,8 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use crate::ports::{IN, in_hand};
-use child::{End, Launch, Refused};
-use child_manager::{Keeper, Lane};
+use child::{End, Refused, SpawnOptions};
+use child_manager::{ChildManager, ChildSlot};
 use crash_attribution::{Suspects, Verdict};
 use protocol::{Answer, Emitted};
 
@@ -95,7 +95,7 @@ const ALIVE: Tick = Tick::new("alive");
 pub struct Process {
     registry: Arc<Registry>,
     _hook: Option<brickwork::AbandonHook>,
-    lane: Lane,
+    lane: ChildSlot,
     /// Whether it answers for the child to the host, so that one child counts as one: the
     /// first of the child's lanes.
     first: bool,
@@ -180,7 +180,7 @@ impl Default for ProcessConfig {
 }
 
 impl ProcessConfig {
-    fn launch(&self, service: &str) -> Result<Launch, Failure> {
+    fn launch(&self, service: &str) -> Result<SpawnOptions, Failure> {
         // A relative path would mean something else once the child is in its folder.
         let dir = std::path::absolute(&*self.dir)?;
         let [program, args @ ..] = &self.command[..] else {
@@ -196,7 +196,7 @@ impl ProcessConfig {
         });
         let own = self.env.iter();
         let own = own.map(|(name, value)| (name.clone(), value.reveal().to_owned()));
-        Ok(Launch {
+        Ok(SpawnOptions {
             service: service.to_owned(),
             program,
             args: args.to_vec(),
@@ -211,7 +211,7 @@ impl ProcessConfig {
 /// The children of a service, and what is known of its messages.
 #[derive(Default)]
 struct Registry {
-    keepers: Mutex<HashMap<u32, Arc<Keeper>>>,
+    keepers: Mutex<HashMap<u32, Arc<ChildManager>>>,
     suspects: Suspects,
 }
 
@@ -219,8 +219,8 @@ impl Registry {
     fn keeper(
         &self,
         number: u32,
-        make: impl FnOnce() -> Result<Keeper, Failure>,
-    ) -> Result<Arc<Keeper>, Failure> {
+        make: impl FnOnce() -> Result<ChildManager, Failure>,
+    ) -> Result<Arc<ChildManager>, Failure> {
         let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keeper) = keepers.get(&number) {
             return Ok(keeper.clone());
@@ -276,7 +276,7 @@ config.command = ["node", "triage.js"]
         let places = Self::concurrency(config) as u32;
         let keeper = registry.keeper(cx.instance() / places, || {
             let launch = Arc::new(config.launch(cx.service())?);
-            Ok(Keeper::new(launch, places as usize))
+            Ok(ChildManager::new(launch, places as usize))
         })?;
         let first = cx.instance().is_multiple_of(places);
         if first {
@@ -287,7 +287,7 @@ config.command = ["node", "triage.js"]
         Ok(Self {
             registry,
             _hook: hook,
-            lane: Lane::new(keeper),
+            lane: ChildSlot::new(keeper),
             first,
             places,
             outputs: config.outputs.iter().map(Output::named).collect(),

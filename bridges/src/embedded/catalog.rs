@@ -7,9 +7,9 @@ use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::Connection;
 use brickwork::transport::{Topology, TransportError};
 
-use super::queue::Start;
-use super::state::{Books, Core, Page};
-use super::statements::{DueRow, Pen};
+use super::queue::InitialCounts;
+use super::state::{QueueIndex, QueueStats, TransportState};
+use super::statements::{DueRow, Statements};
 
 type Made = Result<Vec<(QueueId, u32)>, TransportError>;
 
@@ -25,8 +25,8 @@ pub(super) fn needed(topology: &Topology) -> impl Iterator<Item = QueueId> {
 /// # Errors
 /// It can't be written. Within: the file is another app's.
 pub(super) fn declare(
-    pen: &Pen<'_>,
-    core: &Core,
+    pen: &Statements<'_>,
+    core: &TransportState,
     topology: &Topology,
     make: bool,
 ) -> Result<Made, SqliteError> {
@@ -79,7 +79,7 @@ pub(super) fn owner(connection: &Connection) -> Result<Option<String>, SqliteErr
 }
 
 /// Knows the queues of a topology from now on. Called by who writes, between commits.
-pub(super) fn wire(core: &Arc<Core>, topology: &Topology) {
+pub(super) fn wire(core: &Arc<TransportState>, topology: &Topology) {
     // Nobody waits for what can't be read.
     let unreadable = core.unreadable.lock();
     let unreadable = |number: u32, also: fn(&DueRow) -> bool| {
@@ -92,7 +92,7 @@ pub(super) fn wire(core: &Arc<Core>, topology: &Topology) {
     let known = |id: &QueueId| {
         let number = *books.numbers.get(id)?;
         let page = books.pages.get(&number).copied().unwrap_or_default();
-        let start = Start {
+        let start = InitialCounts {
             next_place: page.next_place,
             messages: page.messages,
             delayed: page.delayed.saturating_sub(unreadable(number, |_| true)),
@@ -110,8 +110,8 @@ pub(super) fn wire(core: &Arc<Core>, topology: &Topology) {
 ///
 /// # Errors
 /// It can't be read.
-pub(super) fn read_books(connection: &Connection) -> Result<Books, SqliteError> {
-    let mut books = Books::default();
+pub(super) fn read_books(connection: &Connection) -> Result<QueueIndex, SqliteError> {
+    let mut books = QueueIndex::default();
     let mut select = connection.prepare(
         "SELECT number, service, input, next_place, messages, delayed, retrying FROM queue",
     )?;
@@ -119,7 +119,7 @@ pub(super) fn read_books(connection: &Connection) -> Result<Books, SqliteError> 
     while let Some(row) = rows.next()? {
         let number = row.get(0)?;
         let (service, input): (String, String) = (row.get(1)?, row.get(2)?);
-        let page = Page {
+        let page = QueueStats {
             next_place: row.get::<_, i64>(3)? as u64,
             messages: row.get::<_, i64>(4)? as u64,
             delayed: row.get::<_, i64>(5)? as u64,
@@ -131,12 +131,16 @@ pub(super) fn read_books(connection: &Connection) -> Result<Books, SqliteError> 
     Ok(books)
 }
 
-pub(super) fn write_page(pen: &Pen<'_>, number: u32, page: &Page) -> Result<(), SqliteError> {
+pub(super) fn write_page(
+    pen: &Statements<'_>,
+    number: u32,
+    page: &QueueStats,
+) -> Result<(), SqliteError> {
     let mut update = pen.0.prepare_cached(
         "UPDATE queue SET next_place = ?2, messages = ?3, delayed = ?4, retrying = ?5
          WHERE number = ?1",
     )?;
-    let Page {
+    let QueueStats {
         next_place,
         messages,
         delayed,

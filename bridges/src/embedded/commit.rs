@@ -10,43 +10,43 @@ use brickwork::sqlite::{Job, SqliteError, Transaction};
 use brickwork::transport::TransportError;
 
 use super::catalog;
-use super::commit_outcome::{Effects, Touched};
-use super::disk_space::{self, RESERVE_BYTES, RESERVE_HALF_BYTES, Room};
+use super::commit_outcome::{CommitOutcome, Touched};
+use super::disk_space::{self, RESERVE_BYTES, RESERVE_HALF_BYTES, SpaceLevel};
 use super::failed_commit::blame;
 use super::queue::{Change, Entry, Queue};
 use super::schema::Id;
-use super::state::Core;
-use super::statements::{DueRow, Pen};
-use super::write_op::{Group, Op, Row, refuse};
+use super::state::TransportState;
+use super::statements::{DueRow, Statements};
+use super::write_op::{CommitGroup, PendingMessage, WriteOp, refuse};
 use super::write_queue::{DUE_MAX, GROUP_BYTES};
 
 /// See the module.
-pub(super) struct Drain {
-    core: Arc<Core>,
-    group: Group,
-    effects: Effects,
+pub(super) struct GroupCommit {
+    core: Arc<TransportState>,
+    group: CommitGroup,
+    effects: CommitOutcome,
 }
 
-impl Drain {
-    pub(super) fn new(core: Arc<Core>) -> Self {
+impl GroupCommit {
+    pub(super) fn new(core: Arc<TransportState>) -> Self {
         Self {
             core,
-            group: Group::default(),
-            effects: Effects::default(),
+            group: CommitGroup::default(),
+            effects: CommitOutcome::default(),
         }
     }
 }
 
-impl Job for Drain {
+impl Job for GroupCommit {
     fn name(&self) -> &str {
         "the queues"
     }
 
     fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
         self.group = self.core.desk.take();
-        let mut work = Work {
+        let mut work = CommitBuilder {
             core: &self.core,
-            pen: Pen(tx),
+            pen: Statements(tx),
             effects: &mut self.effects,
             last: 0,
         };
@@ -57,7 +57,7 @@ impl Job for Drain {
         work.acks(&self.group.acks)?;
         // Last, so that what was written before is seen.
         for op in &self.group.ops {
-            if let Op::Load { queue } = op {
+            if let WriteOp::Load { queue } = op {
                 work.load(queue)?;
             }
         }
@@ -77,7 +77,7 @@ impl Job for Drain {
             return core.desk.ended();
         }
         // Whatever comes of it, what else there is will be done.
-        let _next = Next(&core);
+        let _next = SubmitNextOnDrop(&core);
         let Err(error) = outcome else {
             return effects.take_effect(&core, group);
         };
@@ -90,7 +90,7 @@ impl Job for Drain {
             return;
         };
         match outage {
-            true if error.is_full() || !lone.ops.iter().any(Op::reads) => {
+            true if error.is_full() || !lone.ops.iter().any(WriteOp::reads) => {
                 core.is_still_down(lone, &error);
             }
             _ => blame(&core, lone, &error),
@@ -99,9 +99,9 @@ impl Job for Drain {
 }
 
 /// Goes on when one group is dealt with, also if that panicked.
-struct Next<'a>(&'a Arc<Core>);
+struct SubmitNextOnDrop<'a>(&'a Arc<TransportState>);
 
-impl Drop for Next<'_> {
+impl Drop for SubmitNextOnDrop<'_> {
     fn drop(&mut self) {
         self.0.desk.done(self.0);
     }
@@ -116,31 +116,31 @@ fn is_outage(error: &SqliteError) -> bool {
 }
 
 /// A commit that is being made.
-struct Work<'a> {
-    core: &'a Core,
-    pen: Pen<'a>,
-    effects: &'a mut Effects,
+struct CommitBuilder<'a> {
+    core: &'a TransportState,
+    pen: Statements<'a>,
+    effects: &'a mut CommitOutcome,
     /// The number in `touched` of the queue that was touched last.
     last: usize,
 }
 
-impl Work<'_> {
-    fn op(&mut self, op: &Op) -> Result<(), SqliteError> {
+impl CommitBuilder<'_> {
+    fn op(&mut self, op: &WriteOp) -> Result<(), SqliteError> {
         match op {
-            Op::Publish { rows, .. } => {
+            WriteOp::Publish { rows, .. } => {
                 for row in rows {
                     self.keep(row)?;
                 }
             }
-            Op::Attempt { id, attempt } => self.pen.set_attempt(*id, *attempt)?,
-            Op::Wait {
+            WriteOp::Attempt { id, attempt } => self.pen.set_attempt(*id, *attempt)?,
+            WriteOp::Wait {
                 id,
                 suspect,
                 due_ms,
                 attempt,
                 ..
             } => self.wait(*id, *suspect, *due_ms, *attempt)?,
-            Op::Bury {
+            WriteOp::Bury {
                 id,
                 suspect,
                 queue,
@@ -150,23 +150,23 @@ impl Work<'_> {
                 self.forget(*id, *suspect)?;
                 self.touch(queue.number).change.buried += 1;
             }
-            Op::Forget { id } => self.forget(*id, true)?,
-            Op::LoadSuspect { id, .. } => match self.pen.suspect(*id)? {
+            WriteOp::Forget { id } => self.forget(*id, true)?,
+            WriteOp::LoadSuspect { id, .. } => match self.pen.suspect(*id)? {
                 Some(Ok(suspect)) => self.effects.suspect = Some(suspect),
                 Some(Err(damage)) => self.effects.damage.push(damage),
                 None => {}
             },
-            Op::Due => self.due()?,
-            Op::DueRow { it, copy } => drop(self.due_row(*it, *copy)?),
-            Op::Note(damage) => damage.iter().try_for_each(|it| self.pen.note(it))?,
-            Op::Declare { topology, make, .. } => {
+            WriteOp::Due => self.due()?,
+            WriteOp::DueRow { it, copy } => drop(self.due_row(*it, *copy)?),
+            WriteOp::Note(damage) => damage.iter().try_for_each(|it| self.pen.note(it))?,
+            WriteOp::Declare { topology, make, .. } => {
                 let found = catalog::declare(&self.pen, self.core, topology, *make)?;
                 match found {
                     Ok(made) => self.effects.made.extend(made),
                     Err(error) => self.effects.refused = Some(error),
                 }
             }
-            Op::Probe => {
+            WriteOp::Probe => {
                 let reserve = &self.core.reserve;
                 reserve.make(RESERVE_HALF_BYTES)?;
                 disk_space::probe(self.pen.0)?;
@@ -175,17 +175,17 @@ impl Work<'_> {
                 self.effects.probed = match whole {
                     true => {
                         disk_space::relax(self.pen.0)?;
-                        Some(Room::Plenty)
+                        Some(SpaceLevel::Plenty)
                     }
-                    false => Some(Room::Scarce),
+                    false => Some(SpaceLevel::Scarce),
                 };
             }
-            Op::Vacuum => {
+            WriteOp::Vacuum => {
                 let scarce = self.core.desk.is_scarce().then_some(&self.core.reserve);
                 self.effects.more_room = disk_space::nack_requeue(self.pen.0, scarce)?;
             }
             // Last of all, and after the commit.
-            Op::Load { .. } | Op::Flush { .. } => {}
+            WriteOp::Load { .. } | WriteOp::Flush { .. } => {}
         }
         Ok(())
     }
@@ -220,8 +220,8 @@ impl Work<'_> {
         place
     }
 
-    fn keep(&mut self, row: &Row) -> Result<(), SqliteError> {
-        let Row {
+    fn keep(&mut self, row: &PendingMessage) -> Result<(), SqliteError> {
+        let PendingMessage {
             queue,
             message,
             written,

@@ -8,26 +8,26 @@ use brickwork::transport::TransportError;
 use tracing::warn;
 
 use super::catalog;
-use super::disk_space::Room;
+use super::disk_space::SpaceLevel;
 use super::queue::{Change, Queue};
-use super::state::{Core, Page};
-use super::statements::{Damage, DueRow};
+use super::state::{QueueStats, TransportState};
+use super::statements::{Corruption, DueRow};
 use super::suspects::Suspect;
-use super::write_op::{Group, Op};
+use super::write_op::{CommitGroup, WriteOp};
 
 /// What a commit changes beside the file, and what it has found out.
 #[derive(Default)]
-pub(super) struct Effects {
+pub(super) struct CommitOutcome {
     pub(super) touched: Vec<Touched>,
     pub(super) made: Vec<(QueueId, u32)>,
     pub(super) refused: Option<TransportError>,
-    pub(super) damage: Vec<Damage>,
+    pub(super) damage: Vec<Corruption>,
     pub(super) unreadable: Vec<DueRow>,
     pub(super) suspect: Option<Suspect>,
     pub(super) due_ms: Vec<u64>,
     pub(super) more_due: bool,
     /// It was tried whether more can be taken over, and it can.
-    pub(super) probed: Option<Room>,
+    pub(super) probed: Option<SpaceLevel>,
     pub(super) more_room: bool,
 }
 
@@ -36,14 +36,14 @@ pub(super) struct Touched {
     pub(super) number: u32,
     /// `None` if no manifest of this process has it.
     pub(super) queue: Option<Arc<Queue>>,
-    pub(super) before: Page,
-    pub(super) page: Page,
+    pub(super) before: QueueStats,
+    pub(super) page: QueueStats,
     pub(super) change: Change,
 }
 
-impl Effects {
+impl CommitOutcome {
     /// It is on the disk: everybody is told.
-    pub(super) fn take_effect(self, core: &Arc<Core>, group: Group) {
+    pub(super) fn take_effect(self, core: &Arc<TransportState>, group: CommitGroup) {
         for damage in &self.damage {
             warn!(
                 row = damage.place,
@@ -62,7 +62,7 @@ impl Effects {
             }
             for (id, number) in self.made {
                 books.numbers.insert(id, number);
-                books.pages.insert(number, Page::default());
+                books.pages.insert(number, QueueStats::default());
             }
         }
         for touched in self.touched {
@@ -77,15 +77,15 @@ impl Effects {
         let mut refused = self.refused;
         for op in group.ops {
             match op {
-                Op::Publish { done, .. } => done.complete(Ok(())),
-                Op::Flush { reply } => {
+                WriteOp::Publish { done, .. } => done.complete(Ok(())),
+                WriteOp::Flush { reply } => {
                     // Whoever waited may have gone.
                     let _gone = reply.send(Ok(()));
                 }
-                Op::LoadSuspect { reply, .. } => {
+                WriteOp::LoadSuspect { reply, .. } => {
                     let _gone = reply.send(suspect.take());
                 }
-                Op::Declare {
+                WriteOp::Declare {
                     topology, reply, ..
                 } => {
                     let outcome = match refused.take() {
@@ -111,10 +111,10 @@ impl Effects {
             core.wake_all();
         }
         if self.more_due {
-            core.desk.push(core, Op::Due);
+            core.desk.push(core, WriteOp::Due);
         }
         if self.more_room {
-            core.desk.push(core, Op::Vacuum);
+            core.desk.push(core, WriteOp::Vacuum);
         }
     }
 }

@@ -14,8 +14,8 @@ use super::delays::due_ms;
 use super::in_flight_log::NO_SLOT;
 use super::queue::{Entry, Queue};
 use super::schema::PLACE_BITS;
-use super::state::Core;
-use super::write_op::{Op, Row};
+use super::state::TransportState;
+use super::write_op::{PendingMessage, WriteOp};
 
 /// While there is no room on the disk, so much that was taken waits for its next attempt in
 /// memory, beside what consumers have in hand. In bytes.
@@ -27,8 +27,8 @@ const WAITING_EACH_BYTES: usize = 1024;
 const SOON: Duration = Duration::from_secs(10);
 
 /// The consumer's end, shared with the deliveries that came from it.
-struct Tap {
-    core: Arc<Core>,
+struct DeliverySettler {
+    core: Arc<TransportState>,
     queue: Arc<Queue>,
     number: usize,
 }
@@ -42,7 +42,7 @@ fn of_tag(tag: u64) -> (u32, u64) {
     ((tag >> PLACE_BITS) as u32, tag & ((1 << PLACE_BITS) - 1))
 }
 
-impl Settle for Tap {
+impl Settle for DeliverySettler {
     fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let (core, queue) = (&self.core, &self.queue);
         let (slot, place) = of_tag(parcel.tag);
@@ -60,11 +60,11 @@ impl Settle for Tap {
                 None
             }
             Settlement::Requeue => Some(parcel.attempt),
-            Settlement::Again { after, attempt } if after.is_zero() => {
-                core.desk.push(core, Op::Attempt { id, attempt });
+            Settlement::Retry { after, attempt } if after.is_zero() => {
+                core.desk.push(core, WriteOp::Attempt { id, attempt });
                 Some(attempt)
             }
-            Settlement::Again { after, attempt } if core.desk.is_scarce() => {
+            Settlement::Retry { after, attempt } if core.desk.is_scarce() => {
                 // Moving it takes room that there isn't. It stays where it is on the disk.
                 core.hand.wipe(slot);
                 let bytes = parcel.message.size() + WAITING_EACH_BYTES;
@@ -73,7 +73,7 @@ impl Settle for Tap {
                 stays = waiting > WAITING_BYTES_MAX;
                 waits = !stays;
                 if attempt != parcel.attempt {
-                    core.desk.push(core, Op::Attempt { id, attempt });
+                    core.desk.push(core, WriteOp::Attempt { id, attempt });
                 }
                 let entry = Entry {
                     place,
@@ -95,10 +95,10 @@ impl Settle for Tap {
                 });
                 None
             }
-            Settlement::Again { after, attempt } => {
+            Settlement::Retry { after, attempt } => {
                 core.hand.wipe(slot);
                 waits = true;
-                let wait = Op::Wait {
+                let wait = WriteOp::Wait {
                     id,
                     suspect: false,
                     queue: queue.clone(),
@@ -115,11 +115,11 @@ impl Settle for Tap {
                         .answer(&parcel.message, Err(letter.error.clone()));
                     core.hand.free(slot);
                     buried = true;
-                    let bury = Op::Bury {
+                    let bury = WriteOp::Bury {
                         id,
                         suspect: false,
                         queue: queue.clone(),
-                        row: Row::new(letters.clone(), letter.letter(&parcel.message)),
+                        row: PendingMessage::new(letters.clone(), letter.letter(&parcel.message)),
                     };
                     core.desk.push(core, bury);
                     None
@@ -135,7 +135,7 @@ impl Settle for Tap {
         }
         let mut state = queue.lock();
         // What goes to the dead letters stays in hand until it is there.
-        state.in_hand -= u64::from(!buried);
+        state.in_flight -= u64::from(!buried);
         if waits {
             state.delayed += 1;
             state.retrying += 1;
@@ -167,14 +167,14 @@ impl Settle for Tap {
 
 /// Takes from a queue.
 pub(super) struct QueueConsumer {
-    tap: Arc<Tap>,
+    tap: Arc<DeliverySettler>,
     slots: Vec<u32>,
     /// Its place among the consumers may be another one's.
     stopped: bool,
 }
 
 impl QueueConsumer {
-    pub(super) fn new(core: Arc<Core>, queue: Arc<Queue>, bound: usize) -> Self {
+    pub(super) fn new(core: Arc<TransportState>, queue: Arc<Queue>, bound: usize) -> Self {
         let mut state = queue.lock();
         let number = state.add_consumer(bound.max(1));
         let wants_more = state.wants_more();
@@ -183,7 +183,7 @@ impl QueueConsumer {
             core.desk.load(&core, &queue);
         }
         Self {
-            tap: Arc::new(Tap {
+            tap: Arc::new(DeliverySettler {
                 core,
                 queue,
                 number,
@@ -201,7 +201,7 @@ impl Consumer for QueueConsumer {
         into: &mut VecDeque<Delivery>,
         max: usize,
     ) -> Poll<Result<(), TransportError>> {
-        let Tap {
+        let DeliverySettler {
             core,
             queue,
             number,
@@ -222,7 +222,7 @@ impl Consumer for QueueConsumer {
             trial.taken_by(*number);
             consumer.unsettled += 1;
             consumer.waker = None;
-            state.in_hand += 1;
+            state.in_flight += 1;
             state.suspects -= 1;
             into.push_back(delivery);
             return Poll::Ready(Ok(()));
@@ -238,7 +238,7 @@ impl Consumer for QueueConsumer {
         let consumer = &mut state.consumers[*number];
         consumer.waker = None;
         consumer.unsettled += count;
-        state.in_hand += count as u64;
+        state.in_flight += count as u64;
         let entries = state.take(count);
         self.slots.clear();
         if queue.letters.is_some() {

@@ -41,7 +41,7 @@ const SCARCE_STEP_PAGES: u32 = 128;
 
 /// How much room there is for what comes, once there is any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum SpaceLevel {
     /// For what services publish.
     Scarce,
     /// For sources, too.
@@ -50,9 +50,9 @@ pub(super) enum Room {
 
 /// The room in reserve.
 #[derive(Debug)]
-pub(super) struct Reserve(PathBuf);
+pub(super) struct ReserveFile(PathBuf);
 
-impl Reserve {
+impl ReserveFile {
     pub(super) fn of(folder: &Path) -> Self {
         Self(folder.join("reserve"))
     }
@@ -200,7 +200,7 @@ pub(super) fn relax(connection: &Connection) -> Result<(), SqliteError> {
 /// It can't be written.
 pub(super) fn nack_requeue(
     connection: &Connection,
-    scarce: Option<&Reserve>,
+    scarce: Option<&ReserveFile>,
 ) -> Result<bool, SqliteError> {
     let before = size_of(connection)?;
     let much = before.free_bytes() >= FREE_MIN && before.free * FREE_PART >= before.all;
@@ -222,7 +222,7 @@ pub(super) fn nack_requeue(
     if scarce.is_none() && !freed {
         relax(connection)?;
     }
-    let free_bytes = scarce.and_then(Reserve::free_bytes);
+    let free_bytes = scarce.and_then(ReserveFile::free_bytes);
     Ok(freed && free_bytes.is_none_or(|bytes| bytes < TIGHT_BYTES))
 }
 
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn the_reserve_takes_room_until_it_is_given_up() {
         let folder = tempfile::tempdir().expect("a folder");
-        let reserve = Reserve::of(folder.path());
+        let reserve = ReserveFile::of(folder.path());
         let length = || std::fs::metadata(&reserve.0).map(|file| file.len()).ok();
         for _ in 0..2 {
             for bytes in [RESERVE_HALF_BYTES, RESERVE_BYTES, RESERVE_BYTES] {
@@ -279,7 +279,7 @@ mod tests {
             reserve.give_up();
             assert_eq!(length(), None);
         }
-        let nowhere = Reserve::of(&folder.path().join("nowhere"));
+        let nowhere = ReserveFile::of(&folder.path().join("nowhere"));
         let error = nowhere
             .make(RESERVE_BYTES)
             .expect_err("there is no such folder");

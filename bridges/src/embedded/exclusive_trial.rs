@@ -21,17 +21,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::in_flight_log::{Hand, Way};
+use super::in_flight_log::{DeliveryMode, InFlightLog};
 use super::queue::Queue;
 use super::schema::Id;
-use super::state::Core;
+use super::state::TransportState;
 
 /// How long what is in hand may take to end before a suspect is tried alone.
 const QUIET_WAIT: Duration = Duration::from_secs(5);
 
 /// Whether a suspect is alone, or is to be. One for a transport.
 #[derive(Default)]
-pub(super) struct Solitude {
+pub(super) struct ExclusiveMode {
     on: AtomicBool,
     state: Mutex<State>,
     less: Notify,
@@ -45,7 +45,7 @@ struct State {
     alone: Option<(Id, u32)>,
 }
 
-impl Solitude {
+impl ExclusiveMode {
     /// Whether nothing of this queue is handed out now, its suspect aside.
     pub(super) fn holds_back(&self, queue: &Queue) -> bool {
         self.on.load(Relaxed) && !self.state.lock().asked.contains_key(&queue.number)
@@ -58,20 +58,20 @@ impl Solitude {
         }
     }
 
-    /// Notes the suspect that was waited for with [`Quiet`], and tells where.
-    pub(super) fn note(&self, hand: &Hand, id: Id) -> u32 {
+    /// Notes the suspect that was waited for with [`ExclusiveGuard`], and tells where.
+    pub(super) fn note(&self, hand: &InFlightLog, id: Id) -> u32 {
         let mut state = self.state.lock();
         if state.asked.is_empty() {
-            let slot = hand.note_suspect(id, Way::Alone);
+            let slot = hand.note_suspect(id, DeliveryMode::Alone);
             state.alone = Some((id, slot));
             slot
         } else {
-            hand.note_suspect(id, Way::Company)
+            hand.note_suspect(id, DeliveryMode::Company)
         }
     }
 
     /// A suspect isn't in hand any more.
-    pub(super) fn wipe(&self, hand: &Hand, slot: u32) {
+    pub(super) fn wipe(&self, hand: &InFlightLog, slot: u32) {
         let mut state = self.state.lock();
         if state.alone.is_some_and(|(_, alone)| alone == slot) {
             state.alone = None;
@@ -80,11 +80,11 @@ impl Solitude {
     }
 
     /// A handler asks the readers of these queues: they are open until this is dropped.
-    pub(super) fn ask(&self, core: &Arc<Core>, queues: Vec<Arc<Queue>>) -> Asking {
+    pub(super) fn ask(&self, core: &Arc<TransportState>, queues: Vec<Arc<Queue>>) -> PendingAsk {
         {
             let mut state = self.state.lock();
             if let Some((id, slot)) = state.alone.take_if(|_| !queues.is_empty()) {
-                core.hand.note_anew(slot, id, Way::Company);
+                core.hand.note_anew(slot, id, DeliveryMode::Company);
             }
             for queue in &queues {
                 *state.asked.entry(queue.number).or_default() += 1;
@@ -94,7 +94,7 @@ impl Solitude {
             // What came before the request goes before it.
             queues.iter().for_each(|queue| queue.wake_all());
         }
-        Asking {
+        PendingAsk {
             core: core.clone(),
             queues,
         }
@@ -102,12 +102,12 @@ impl Solitude {
 }
 
 /// A handler waits for a reply.
-pub(super) struct Asking {
-    core: Arc<Core>,
+pub(super) struct PendingAsk {
+    core: Arc<TransportState>,
     queues: Vec<Arc<Queue>>,
 }
 
-impl Drop for Asking {
+impl Drop for PendingAsk {
     fn drop(&mut self) {
         let solitude = &self.core.ward.solitude;
         let mut state = solitude.state.lock();
@@ -125,10 +125,10 @@ impl Drop for Asking {
 }
 
 /// Nothing else is handed out until this is dropped.
-pub(super) struct Quiet(Arc<Core>);
+pub(super) struct ExclusiveGuard(Arc<TransportState>);
 
-impl Quiet {
-    pub(super) fn begin(core: &Arc<Core>) -> Self {
+impl ExclusiveGuard {
+    pub(super) fn begin(core: &Arc<TransportState>) -> Self {
         core.ward.solitude.on.store(true, Relaxed);
         let quiet = Self(core.clone());
         // Whoever takes holds the lock of its queue: after this, everybody sees it.
@@ -144,7 +144,8 @@ impl Quiet {
         let is_reached = || {
             let wires = wires.read();
             let mut inputs = wires.by_number.values().filter(|it| it.letters.is_some());
-            inputs.all(|queue| queue.lock().in_hand == 0) && solitude.state.lock().asked.is_empty()
+            inputs.all(|queue| queue.lock().in_flight == 0)
+                && solitude.state.lock().asked.is_empty()
         };
         let quiet = async {
             while !is_reached() {
@@ -156,7 +157,7 @@ impl Quiet {
     }
 }
 
-impl Drop for Quiet {
+impl Drop for ExclusiveGuard {
     fn drop(&mut self) {
         self.0.ward.solitude.on.store(false, Relaxed);
         self.0.wake_all();

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::in_flight_log;
 use super::open::file;
-use super::read_only::Sight;
+use super::read_only::ReadOnlyFolder;
 use super::schema::Id;
 
 /// The clock is read every so many rows.
@@ -38,7 +38,7 @@ pub(super) async fn find(
     let wanted = wanted.clone();
     let searching = tokio::task::spawn_blocking(move || {
         let lost = |error: SqliteError| TransportError::Lost(error.to_string());
-        let sight = Sight::of(&folder).map_err(lost)?;
+        let sight = ReadOnlyFolder::of(&folder).map_err(lost)?;
         let path = file(&folder);
         let searched =
             sight.read(|connection| Search::over(connection, &folder, &wanted, bounds, &path));
@@ -56,7 +56,7 @@ struct Search<'a> {
     wanted: &'a SearchQuery,
     needles: Vec<String>,
     queues: HashMap<u32, QueueId>,
-    in_hand: HashSet<Id>,
+    in_flight: HashSet<Id>,
     bounds: SearchBounds,
     began: Instant,
     rows: u64,
@@ -83,7 +83,7 @@ impl Search<'_> {
             wanted,
             needles: needles(wanted),
             queues: queues(connection)?,
-            in_hand: noted.into_iter().map(|(id, _)| id).collect(),
+            in_flight: noted.into_iter().map(|(id, _)| id).collect(),
             bounds,
             began: Instant::now(),
             rows: 0,
@@ -110,7 +110,7 @@ impl Search<'_> {
         let sql = "SELECT head, attempt, id FROM suspect ORDER BY id";
         self.each(sql, |search, row| {
             let id = Id::of_row(row.get(2)?);
-            let place = match search.in_hand.contains(&id) {
+            let place = match search.in_flight.contains(&id) {
                 true => QueueSection::InHand,
                 false => QueueSection::Suspect,
             };
@@ -139,7 +139,7 @@ impl Search<'_> {
                 if id.queue() != queue {
                     (queue, ahead) = (id.queue(), 0);
                 }
-                if search.in_hand.contains(&id) {
+                if search.in_flight.contains(&id) {
                     return search.look(row, queue, QueueSection::InHand);
                 }
                 search.look(row, queue, QueueSection::Ready { ahead: Some(ahead) })?;

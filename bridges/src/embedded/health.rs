@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::disk_space::Room;
+use super::disk_space::SpaceLevel;
 
 pub(super) struct Health {
     status: watch::Sender<Status>,
@@ -52,7 +52,7 @@ impl Health {
     }
 
     /// It works again, with so much room.
-    pub(super) fn up(&self, room: Room) {
+    pub(super) fn up(&self, room: SpaceLevel) {
         let outage = self.outage.lock();
         let changed = self.status.send_if_modified(|status| {
             let before = status.clone();
@@ -60,18 +60,18 @@ impl Health {
             status.reconnects += u64::from(why.is_some());
             let why = why.or(status.scarce.take());
             match room {
-                Room::Scarce => status.scarce = why,
-                Room::Plenty => status.since = None,
+                SpaceLevel::Scarce => status.scarce = why,
+                SpaceLevel::Plenty => status.since = None,
             }
             *status != before
         });
         match room {
-            Room::Plenty if changed => {
+            SpaceLevel::Plenty if changed => {
                 outage.set(false);
                 info!("messages are taken over again");
             }
-            Room::Scarce if changed => debug!("what services publish is taken over again"),
-            Room::Plenty | Room::Scarce => {}
+            SpaceLevel::Scarce if changed => debug!("what services publish is taken over again"),
+            SpaceLevel::Plenty | SpaceLevel::Scarce => {}
         }
     }
 

@@ -24,7 +24,7 @@ const WIDTH: usize = 8;
 
 /// In which way a message was in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum DeliveryMode {
     /// Among others.
     Usual,
     /// As the one suspect, beside the usual work.
@@ -39,23 +39,23 @@ const BESIDE: u64 = 1 << 61;
 const ALONE: u64 = 1 << 62;
 const COMPANY: u64 = BESIDE | ALONE;
 
-fn mark(id: Id, way: Way) -> u64 {
+fn mark(id: Id, way: DeliveryMode) -> u64 {
     let id = id.row() as u64;
     match way {
-        Way::Usual => id,
-        Way::Beside => id | BESIDE,
-        Way::Company => id | COMPANY,
-        Way::Alone => id | ALONE,
+        DeliveryMode::Usual => id,
+        DeliveryMode::Beside => id | BESIDE,
+        DeliveryMode::Company => id | COMPANY,
+        DeliveryMode::Alone => id | ALONE,
     }
 }
 
-fn read_mark(mark: u64) -> Option<(Id, Way)> {
+fn read_mark(mark: u64) -> Option<(Id, DeliveryMode)> {
     let row = mark & ((1 << ID_BITS) - 1);
     let way = match mark & (BESIDE | ALONE) {
-        0 => Way::Usual,
-        BESIDE => Way::Beside,
-        ALONE => Way::Alone,
-        _ => Way::Company,
+        0 => DeliveryMode::Usual,
+        BESIDE => DeliveryMode::Beside,
+        ALONE => DeliveryMode::Alone,
+        _ => DeliveryMode::Company,
     };
     (row != 0 && mark >> 63 == 0).then(|| (Id::of_row(row as i64), way))
 }
@@ -69,7 +69,7 @@ pub(super) fn path(folder: &Path, generation: i64) -> PathBuf {
 ///
 /// # Errors
 /// There is a file that can't be read.
-pub(super) fn read(folder: &Path, generation: i64) -> io::Result<Vec<(Id, Way)>> {
+pub(super) fn read(folder: &Path, generation: i64) -> io::Result<Vec<(Id, DeliveryMode)>> {
     let bytes = match std::fs::read(path(folder, generation)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -101,7 +101,7 @@ pub(super) fn tidy(folder: &Path, generation: i64) {
 }
 
 /// Notes what is in hand.
-pub(super) struct Hand(Mutex<State>);
+pub(super) struct InFlightLog(Mutex<State>);
 
 struct State {
     /// `None` once this process has nothing to say any more.
@@ -113,7 +113,7 @@ struct State {
     warned: bool,
 }
 
-impl Hand {
+impl InFlightLog {
     /// Begins a new file.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl Hand {
                 Some((first, count)) => (first, count + 1),
                 None => (slot, 1),
             });
-            let word = mark(id, Way::Usual).to_le_bytes();
+            let word = mark(id, DeliveryMode::Usual).to_le_bytes();
             state.buffer.extend_from_slice(&word);
             slots.push(slot as u32);
         }
@@ -154,7 +154,7 @@ impl Hand {
     }
 
     /// Notes a suspect.
-    pub(super) fn note_suspect(&self, id: Id, way: Way) -> u32 {
+    pub(super) fn note_suspect(&self, id: Id, way: DeliveryMode) -> u32 {
         let mut state = self.0.lock();
         state.make_room(1);
         let slot = state.next_free();
@@ -164,7 +164,7 @@ impl Hand {
     }
 
     /// It is in hand in another way from now on.
-    pub(super) fn note_anew(&self, slot: u32, id: Id, way: Way) {
+    pub(super) fn note_anew(&self, slot: u32, id: Id, way: DeliveryMode) {
         let mut state = self.0.lock();
         state.buffer.extend_from_slice(&mark(id, way).to_le_bytes());
         state.write(Some((slot as usize, 1)));
@@ -248,7 +248,7 @@ mod tests {
 
     fn noted(folder: &Path) -> Vec<u64> {
         let noted = read(folder, 1).expect("it can be read");
-        assert!(noted.iter().all(|(_, way)| *way == Way::Usual));
+        assert!(noted.iter().all(|(_, way)| *way == DeliveryMode::Usual));
         noted.iter().map(|(id, _)| id.place()).collect()
     }
 
@@ -256,7 +256,7 @@ mod tests {
     fn what_is_in_hand_is_found_and_what_was_given_back_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(noted(folder.path()), [0; 0]);
-        let hand = Hand::begin(folder.path(), 1).expect("a file");
+        let hand = InFlightLog::begin(folder.path(), 1).expect("a file");
         let mut slots = Vec::new();
         hand.note(ids(&[1, 2, 3, 4]).into_iter(), &mut slots);
         hand.wipe(slots[1]);
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn what_stays_in_hand_long_is_never_overwritten() {
         let folder = tempfile::tempdir().expect("a folder");
-        let hand = Hand::begin(folder.path(), 1).expect("a file");
+        let hand = InFlightLog::begin(folder.path(), 1).expect("a file");
         let mut kept = Vec::new();
         // Some stay, at odd places; far more pass by than there is room for.
         for round in 0..5_000_u64 {
@@ -296,14 +296,14 @@ mod tests {
     #[test]
     fn a_suspect_is_told_from_others_and_alone_from_beside() {
         let folder = tempfile::tempdir().expect("a folder");
-        let hand = Hand::begin(folder.path(), 1).expect("a file");
-        hand.note_suspect(Id::new(1, 1), Way::Beside);
-        let slot = hand.note_suspect(Id::new(1, 2), Way::Alone);
+        let hand = InFlightLog::begin(folder.path(), 1).expect("a file");
+        hand.note_suspect(Id::new(1, 1), DeliveryMode::Beside);
+        let slot = hand.note_suspect(Id::new(1, 2), DeliveryMode::Alone);
         let noted = || read(folder.path(), 1).expect("it can be read");
-        let expected = |way| [(Id::new(1, 1), Way::Beside), (Id::new(1, 2), way)];
-        assert_eq!(noted(), expected(Way::Alone));
-        hand.note_anew(slot, Id::new(1, 2), Way::Company);
-        assert_eq!(noted(), expected(Way::Company));
+        let expected = |way| [(Id::new(1, 1), DeliveryMode::Beside), (Id::new(1, 2), way)];
+        assert_eq!(noted(), expected(DeliveryMode::Alone));
+        hand.note_anew(slot, Id::new(1, 2), DeliveryMode::Company);
+        assert_eq!(noted(), expected(DeliveryMode::Company));
         tidy(folder.path(), 2);
         assert_eq!(read(folder.path(), 1).expect("it is gone"), []);
     }

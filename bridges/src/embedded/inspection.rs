@@ -13,10 +13,10 @@ use brickwork::transport::{Inspection, InspectionProblem, Topology};
 use rustix::fs::{Access, access, statvfs};
 
 use super::catalog::{needed, read_books, way_out};
-use super::disk_space::{RESERVE_BYTES, Reserve};
+use super::disk_space::{RESERVE_BYTES, ReserveFile};
 use super::open::file;
-use super::prune::{self, Held};
-use super::read_only::{Sight, user};
+use super::prune::{self, QueueContents};
+use super::read_only::{ReadOnlyFolder, user};
 
 /// A file that isn't larger is read through, in bytes.
 const READ_THROUGH_MAX: u64 = 64 * 1024 * 1024;
@@ -35,7 +35,8 @@ pub(super) fn inspect(folder: &Path, topology: &Topology) -> Inspection {
         return found;
     }
     found.problems.extend(room(folder));
-    let looked = Sight::of(folder).and_then(|sight| look(&sight, folder, topology, &mut found));
+    let looked =
+        ReadOnlyFolder::of(folder).and_then(|sight| look(&sight, folder, topology, &mut found));
     if let Err(error) = looked {
         found.problems.push(obstacle(folder, &error));
     }
@@ -43,7 +44,7 @@ pub(super) fn inspect(folder: &Path, topology: &Topology) -> Inspection {
 }
 
 fn look(
-    sight: &Sight,
+    sight: &ReadOnlyFolder,
     folder: &Path,
     topology: &Topology,
     found: &mut Inspection,
@@ -83,7 +84,7 @@ fn look(
         for id in unique(topology) {
             if let Some(number) = books.numbers.get(&id) {
                 let page = books.pages.get(number).copied().unwrap_or_default();
-                let held = Held::of(connection, *number, &page)?;
+                let held = QueueContents::of(connection, *number, &page)?;
                 lines.extend(held.in_words().map(|words| format!("queue {id}: {words}")));
             }
         }
@@ -197,7 +198,7 @@ fn ground(folder: &Path) -> Option<InspectionProblem> {
 
 /// Whether the disk has what a start needs.
 fn room(folder: &Path) -> Option<InspectionProblem> {
-    let reserve = match Reserve::of(folder).is_whole() {
+    let reserve = match ReserveFile::of(folder).is_whole() {
         true => 0,
         false => RESERVE_BYTES as u64,
     };

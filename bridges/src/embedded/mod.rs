@@ -63,9 +63,9 @@ mod suspects;
 mod write_op;
 mod write_queue;
 
-use self::state::Core;
+use self::state::TransportState;
 use consumer::QueueConsumer;
-use write_op::Op;
+use write_op::WriteOp;
 
 const GUARANTEES: Guarantees = Guarantees {
     durable: true,
@@ -170,7 +170,7 @@ fn failed(url: &str, why: String) -> TransportError {
 
 /// Queues in a folder.
 struct Queues {
-    core: Arc<Core>,
+    core: Arc<TransportState>,
     folder: PathBuf,
     runtime: Handle,
     tasks: Vec<AbortHandle>,
@@ -178,7 +178,7 @@ struct Queues {
 }
 
 impl Queues {
-    fn start(core: Arc<Core>, folder: PathBuf) -> Self {
+    fn start(core: Arc<TransportState>, folder: PathBuf) -> Self {
         let mut tasks = Vec::new();
         let (desk, ward, delays) = (core.clone(), core.clone(), core.clone());
         tasks.push(tokio::spawn(async move { desk.desk.run(&desk).await }).abort_handle());
@@ -186,7 +186,7 @@ impl Queues {
         let timer = async move {
             loop {
                 delays.delays.due().await;
-                delays.desk.push(&delays, Op::Due);
+                delays.desk.push(&delays, WriteOp::Due);
             }
         };
         tasks.push(tokio::spawn(timer).abort_handle());
@@ -201,7 +201,7 @@ impl Queues {
 
     async fn known(&self, topology: &Topology, make: bool) -> Result<(), TransportError> {
         let (reply, outcome) = oneshot::channel();
-        let declare = Op::Declare {
+        let declare = WriteOp::Declare {
             topology: topology.clone(),
             make,
             reply,
@@ -227,13 +227,16 @@ impl Queues {
         match rows {
             // A topic that nobody reads takes everything.
             Ok(rows) if rows.is_empty() => done.complete(Ok(())),
-            Ok(rows) => self.core.desk.push(&self.core, Op::Publish { rows, done }),
+            Ok(rows) => self
+                .core
+                .desk
+                .push(&self.core, WriteOp::Publish { rows, done }),
             Err(error) => done.complete(Err(error)),
         }
     }
 
     /// Nothing is taken, asked or published any more. Whether that is new.
-    fn end(core: &Core) -> bool {
+    fn end(core: &TransportState) -> bool {
         let (queues, first): (Vec<_>, bool) = {
             let mut wires = core.wires.write();
             let first = !std::mem::replace(&mut wires.closed, true);
@@ -343,7 +346,7 @@ impl Transport for Queues {
     fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>> {
         Box::pin(async {
             let (reply, outcome) = oneshot::channel();
-            self.core.desk.push(&self.core, Op::Flush { reply });
+            self.core.desk.push(&self.core, WriteOp::Flush { reply });
             outcome.await.unwrap_or(Err(TransportError::Closed))
         })
     }

@@ -17,16 +17,16 @@ use tokio::runtime::Handle;
 
 use super::catalog::read_books;
 use super::delays::Delays;
-use super::disk_space::{RESERVE_BYTES, Reserve};
+use super::disk_space::{RESERVE_BYTES, ReserveFile};
 use super::health::Health;
-use super::in_flight_log::{self, Hand, Way};
-use super::routing::Wires;
+use super::in_flight_log::{self, DeliveryMode, InFlightLog};
+use super::routing::RoutingTable;
 use super::schema::{self, Id};
-use super::state::{Books, Core};
-use super::statements::{Pen, is_damage};
-use super::suspects::{Record, Ward};
-use super::write_op::Group;
-use super::write_queue::Desk;
+use super::state::{QueueIndex, TransportState};
+use super::statements::{Statements, is_damage};
+use super::suspects::{CrashRecord, SuspectQueue};
+use super::write_op::CommitGroup;
+use super::write_queue::WriteQueue;
 
 /// A process that has just ended may need a moment to be gone.
 pub(super) const GONE_WAIT: Duration = Duration::from_secs(2);
@@ -51,23 +51,23 @@ pub(super) fn taken(folder: &Path, owner: &str) -> String {
 
 /// Why a folder can't be used.
 #[derive(Debug)]
-pub(super) struct Unusable(pub(super) String);
+pub(super) struct OpenError(pub(super) String);
 
-impl From<SqliteError> for Unusable {
+impl From<SqliteError> for OpenError {
     fn from(error: SqliteError) -> Self {
         Self(error.to_string())
     }
 }
 
-impl From<std::io::Error> for Unusable {
+impl From<std::io::Error> for OpenError {
     fn from(error: std::io::Error) -> Self {
         Self(error.to_string())
     }
 }
 
 /// What is there when a process begins.
-struct Found {
-    books: Books,
+struct Recovered {
+    books: QueueIndex,
     suspects: VecDeque<Id>,
     due_ms: Option<u64>,
     generation: i64,
@@ -80,10 +80,10 @@ struct Found {
 pub(super) async fn open(
     folder: PathBuf,
     pressure: Arc<Backpressure>,
-) -> Result<Arc<Core>, Unusable> {
+) -> Result<Arc<TransportState>, OpenError> {
     let lock = lock(&folder).await?;
     let writers = WriterPool::new(1);
-    let (path, reserve) = (file(&folder), Reserve::of(&folder));
+    let (path, reserve) = (file(&folder), ReserveFile::of(&folder));
     let (database, reserve) = open_file(path, reserve, writers).await?;
     let found = match recover(&database, &folder).await {
         // It may be room that is missing: what was kept for that is used.
@@ -93,16 +93,16 @@ pub(super) async fn open(
         }
         recovered => recovered?,
     };
-    let begun = match Hand::begin(&folder, found.generation) {
+    let begun = match InFlightLog::begin(&folder, found.generation) {
         Err(_) if reserve.helps() => {
             reserve.give_up();
-            Hand::begin(&folder, found.generation)
+            InFlightLog::begin(&folder, found.generation)
         }
         begun => begun,
     };
     let hand = begun.map_err(|error| {
         let file = in_flight_log::path(&folder, found.generation);
-        Unusable(format!("can't write {}: {error}", file.display()))
+        OpenError(format!("can't write {}: {error}", file.display()))
     })?;
     in_flight_log::tidy(&folder, found.generation);
     let delays = Delays::default();
@@ -111,11 +111,11 @@ pub(super) async fn open(
     }
     // What a former process asked is nobody's any more.
     let address = format!("embedded-{}", MessageId::new());
-    let core = Arc::new(Core {
-        wires: RwLock::new(Wires::default()),
-        desk: Desk::new(database),
+    let core = Arc::new(TransportState {
+        wires: RwLock::new(RoutingTable::default()),
+        desk: WriteQueue::new(database),
         hand,
-        ward: Ward::new(found.suspects),
+        ward: SuspectQueue::new(found.suspects),
         delays,
         replies: Arc::new(Replies::new(address)),
         health: Health::new(&pressure),
@@ -132,7 +132,7 @@ pub(super) async fn open(
     let reserving = tokio::task::spawn_blocking(move || reserving.reserve.make(RESERVE_BYTES));
     if let Ok(Err(error)) = reserving.await {
         // What is there can be worked off.
-        core.is_down(Group::default(), &error);
+        core.is_down(CommitGroup::default(), &error);
     }
     Ok(core)
 }
@@ -143,9 +143,9 @@ pub(super) async fn open(
 /// It can't be used.
 pub(super) async fn open_file(
     path: PathBuf,
-    reserve: Reserve,
+    reserve: ReserveFile,
     writers: WriterPool,
-) -> Result<(Database, Reserve), Unusable> {
+) -> Result<(Database, ReserveFile), OpenError> {
     let opening = move || {
         let open = || Database::open(&path, &schema::schema(), schema::options(), &writers);
         let opened = match open() {
@@ -160,16 +160,16 @@ pub(super) async fn open_file(
         opened.map(|database| (database, reserve))
     };
     let opening = tokio::task::spawn_blocking(opening).await;
-    Ok(opening.map_err(|_| Unusable("there is no thread to open it".into()))??)
+    Ok(opening.map_err(|_| OpenError("there is no thread to open it".into()))??)
 }
 
 /// Locks a folder, and makes it if there is none.
 ///
 /// # Errors
 /// It is used by another process, or can't be used.
-pub(super) async fn lock(folder: &Path) -> Result<Lock, Unusable> {
+pub(super) async fn lock(folder: &Path) -> Result<Lock, OpenError> {
     std::fs::create_dir_all(folder).map_err(|error| {
-        Unusable(format!(
+        OpenError(format!(
             "can't make the folder {}: {error}",
             folder.display()
         ))
@@ -179,8 +179,8 @@ pub(super) async fn lock(folder: &Path) -> Result<Lock, Unusable> {
 }
 
 /// Counts what the last process had in hand, once, and reads how much there is.
-async fn recover(database: &Database, folder: &Path) -> Result<Found, Unusable> {
-    let located = |error: SqliteError| Unusable::from(error.of(database.path()));
+async fn recover(database: &Database, folder: &Path) -> Result<Recovered, OpenError> {
+    let located = |error: SqliteError| OpenError::from(error.of(database.path()));
     let generation = database
         .read("which start it is", generation)
         .await
@@ -213,8 +213,8 @@ fn generation(connection: &Connection) -> Result<i64, SqliteError> {
 fn begin(
     connection: &Connection,
     generation: i64,
-    noted: &[(Id, Way)],
-) -> Result<Found, SqliteError> {
+    noted: &[(Id, DeliveryMode)],
+) -> Result<Recovered, SqliteError> {
     for (id, way) in noted {
         note(connection, *id, *way)?;
     }
@@ -223,26 +223,26 @@ fn begin(
     let suspects = suspects
         .query_map([], |row| row.get(0).map(Id::of_row))
         .and_then(Iterator::collect)?;
-    Ok(Found {
+    Ok(Recovered {
         books: read_books(connection)?,
         suspects,
-        due_ms: Pen(connection).next_due_ms(0)?,
+        due_ms: Statements(connection).next_due_ms(0)?,
         generation,
     })
 }
 
 /// A message was in hand when its process died.
-fn note(connection: &Connection, id: Id, way: Way) -> Result<(), SqliteError> {
+fn note(connection: &Connection, id: Id, way: DeliveryMode) -> Result<(), SqliteError> {
     let select = match way {
-        Way::Usual => "SELECT attempt, held, 0 FROM message WHERE id = ?1",
-        Way::Beside | Way::Company | Way::Alone => {
+        DeliveryMode::Usual => "SELECT attempt, held, 0 FROM message WHERE id = ?1",
+        DeliveryMode::Beside | DeliveryMode::Company | DeliveryMode::Alone => {
             "SELECT attempt, held, crashes FROM suspect WHERE id = ?1"
         }
     };
     let record = connection
         .prepare_cached(select)?
         .query_row([id.row()], |row| {
-            Ok(Record {
+            Ok(CrashRecord {
                 attempt: row.get(0)?,
                 held: row.get(1)?,
                 crashes: row.get(2)?,
@@ -253,19 +253,19 @@ fn note(connection: &Connection, id: Id, way: Way) -> Result<(), SqliteError> {
         // It was done with.
         return Ok(());
     };
-    let Record {
+    let CrashRecord {
         held,
         crashes,
         attempt,
     } = record;
-    if way != Way::Usual {
+    if way != DeliveryMode::Usual {
         let mut update = connection.prepare_cached(
             "UPDATE suspect SET held = ?2, crashes = ?3, attempt = ?4 WHERE id = ?1",
         )?;
         update.execute((id.row(), held, crashes, attempt))?;
         return Ok(());
     }
-    if record.way() == Way::Usual {
+    if record.way() == DeliveryMode::Usual {
         let mut update = connection.prepare_cached("UPDATE message SET held = ?2 WHERE id = ?1")?;
         update.execute((id.row(), held))?;
         return Ok(());
@@ -275,7 +275,7 @@ fn note(connection: &Connection, id: Id, way: Way) -> Result<(), SqliteError> {
          WHERE id = ?1",
     )?;
     insert.execute((id.row(), held))?;
-    Pen(connection).delete(id, id)?;
+    Statements(connection).delete(id, id)?;
     let mut update =
         connection.prepare_cached("UPDATE queue SET messages = messages - 1 WHERE number = ?1")?;
     update.execute([id.queue()])?;

@@ -16,13 +16,13 @@ const LASTING: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Tries {
+pub(super) struct ProbeBackoff {
     every: Duration,
     last: Option<Instant>,
     up: Option<Instant>,
 }
 
-impl Default for Tries {
+impl Default for ProbeBackoff {
     fn default() -> Self {
         Self {
             every: TRY_EVERY,
@@ -32,7 +32,7 @@ impl Default for Tries {
     }
 }
 
-impl Tries {
+impl ProbeBackoff {
     /// Nothing more can be taken over, from now on.
     pub(super) fn down(&mut self, now: Instant) {
         let lasted = self.up.map(|up| now.duration_since(up));
@@ -74,7 +74,7 @@ mod tests {
     /// the end of the one before.
     fn waits(between: &[u64]) -> Vec<u64> {
         let mut now = Instant::now();
-        let mut tries = Tries::default();
+        let mut tries = ProbeBackoff::default();
         let mut waits = Vec::new();
         for between in between {
             now += Duration::from_millis(*between);

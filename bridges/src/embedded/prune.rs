@@ -16,31 +16,31 @@ use brickwork::transport::{
 use brickwork::{Lock, QueueId};
 
 use super::catalog::{self, needed, read_books};
-use super::disk_space::{Reserve, give_back_more};
+use super::disk_space::{ReserveFile, give_back_more};
 use super::inspection::in_words;
-use super::open::{GONE_WAIT, Unusable, file, lock_file, open_file};
-use super::read_only::{Sight, user};
+use super::open::{GONE_WAIT, OpenError, file, lock_file, open_file};
+use super::read_only::{ReadOnlyFolder, user};
 use super::schema::{Id, PLACE_BITS};
-use super::state::Page;
+use super::state::QueueStats;
 
 /// So many messages go with one commit.
 const STEP_ROWS: u32 = 1_000;
 
 /// How much a queue holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct QueueContents {
     ready: u64,
     delayed: u64,
     suspects: u64,
 }
 
-impl Held {
+impl QueueContents {
     /// # Errors
     /// It can't be read.
     pub(super) fn of(
         connection: &Connection,
         number: u32,
-        page: &Page,
+        page: &QueueStats,
     ) -> Result<Self, SqliteError> {
         let count = "SELECT count(*) FROM suspect WHERE id BETWEEN ?1 AND ?2";
         let (first, last) = span(number);
@@ -71,7 +71,7 @@ impl Held {
 }
 
 /// A queue that the manifest doesn't name, and its number in the file.
-struct Left {
+struct JudgedQueue {
     number: u32,
     queue: StaleQueue,
     fate: PruneAction,
@@ -94,7 +94,7 @@ fn judged(
     connection: &Connection,
     topology: &Topology,
     with_messages: bool,
-) -> Result<Vec<Left>, SqliteError> {
+) -> Result<Vec<JudgedQueue>, SqliteError> {
     let books = read_books(connection)?;
     let needed: HashSet<QueueId> = needed(topology).collect();
     let mut left = Vec::new();
@@ -107,7 +107,7 @@ fn judged(
             number,
             StaleQueue {
                 id,
-                messages: Held::of(connection, number, &page)?.all(),
+                messages: QueueContents::of(connection, number, &page)?.all(),
                 // Who would consume has the folder alone.
                 consumers: 0,
             },
@@ -117,7 +117,7 @@ fn judged(
     let queues: Vec<_> = left.iter().map(|(_, queue)| queue.clone()).collect();
     let fates = judge(&queues, with_messages);
     let left = left.into_iter().zip(fates);
-    let left = left.map(|((number, queue), fate)| Left {
+    let left = left.map(|((number, queue), fate)| JudgedQueue {
         number,
         queue,
         fate,
@@ -125,7 +125,7 @@ fn judged(
     Ok(left.collect())
 }
 
-fn told(left: Left) -> StaleResource {
+fn told(left: JudgedQueue) -> StaleResource {
     StaleResource {
         what: format!("queue {}", left.queue.id),
         messages: Some(left.queue.messages),
@@ -142,12 +142,12 @@ pub(super) async fn prune(
     folder: PathBuf,
     topology: Topology,
     how: Prune,
-) -> Result<Pruned, Unusable> {
+) -> Result<Pruned, OpenError> {
     let looking = (folder.clone(), topology.clone());
     let looking = move || look(&looking.0, &looking.1, how.with_messages);
     let seen = tokio::task::spawn_blocking(looking).await;
-    let seen = seen.map_err(|_| Unusable("there is no thread to look".into()))??;
-    let Seen { pruned, user } = seen;
+    let seen = seen.map_err(|_| OpenError("there is no thread to look".into()))??;
+    let PruneScan { pruned, user } = seen;
     if !how.remove || pruned.leftovers.is_empty() {
         return Ok(pruned);
     }
@@ -165,14 +165,14 @@ pub(super) async fn prune(
 }
 
 /// What is seen before anything is changed.
-struct Seen {
+struct PruneScan {
     pruned: Pruned,
     /// Who uses the folder, in words.
     user: Option<String>,
 }
 
-fn look(folder: &Path, topology: &Topology, with_messages: bool) -> Result<Seen, Unusable> {
-    let sight = Sight::of(folder)?;
+fn look(folder: &Path, topology: &Topology, with_messages: bool) -> Result<PruneScan, OpenError> {
+    let sight = ReadOnlyFolder::of(folder)?;
     let owner = sight.owner()?;
     if let Some(owner) = &owner {
         own(folder, owner, topology)?;
@@ -195,16 +195,16 @@ fn look(folder: &Path, topology: &Topology, with_messages: bool) -> Result<Seen,
     }
     let leftovers = found.unwrap_or_default();
     let pruned = Pruned { notes, leftovers };
-    Ok(Seen { pruned, user })
+    Ok(PruneScan { pruned, user })
 }
 
 /// # Errors
 /// The queues are another app's.
-fn own(folder: &Path, owner: &str, topology: &Topology) -> Result<(), Unusable> {
+fn own(folder: &Path, owner: &str, topology: &Topology) -> Result<(), OpenError> {
     if *owner == *topology.app {
         return Ok(());
     }
-    Err(Unusable(format!(
+    Err(OpenError(format!(
         "the queues in {} are those of the app {owner}, and nothing of it is removed for {}",
         folder.display(),
         topology.app
@@ -212,10 +212,14 @@ fn own(folder: &Path, owner: &str, topology: &Topology) -> Result<(), Unusable> 
 }
 
 /// Removes what can be; where messages may end goes last.
-async fn sweep(folder: &Path, topology: Topology, with_messages: bool) -> Result<Pruned, Unusable> {
+async fn sweep(
+    folder: &Path,
+    topology: Topology,
+    with_messages: bool,
+) -> Result<Pruned, OpenError> {
     let path = file(folder);
     let before = bytes(&path);
-    let opening = open_file(path.clone(), Reserve::of(folder), WriterPool::new(1));
+    let opening = open_file(path.clone(), ReserveFile::of(folder), WriterPool::new(1));
     let (database, reserve) = opening.await?;
     let judging = {
         let folder = folder.to_owned();
@@ -224,7 +228,7 @@ async fn sweep(folder: &Path, topology: Topology, with_messages: bool) -> Result
             if let Some(owner) = catalog::owner(tx)? {
                 own(&folder, &owner, &topology)?;
             }
-            Ok::<_, Unusable>(judged(tx, &topology, with_messages)?)
+            Ok::<_, OpenError>(judged(tx, &topology, with_messages)?)
         }
     };
     let mut left = database.write("prune", judging).await?;
@@ -234,7 +238,7 @@ async fn sweep(folder: &Path, topology: Topology, with_messages: bool) -> Result
             if id.is_auxiliary() != auxiliary || left[at].fate != PruneAction::Removable {
                 continue;
             }
-            let failed = |other: &&Left| {
+            let failed = |other: &&JudgedQueue| {
                 other.queue.id.service == id.service && matches!(other.fate, PruneAction::Failed(_))
             };
             left[at].fate = match left.iter().find(failed) {
@@ -277,7 +281,11 @@ fn bytes(path: &Path) -> u64 {
 }
 
 /// Removes a queue with what it holds.
-async fn remove(database: &Database, number: u32, reserve: &Reserve) -> Result<(), SqliteError> {
+async fn remove(
+    database: &Database,
+    number: u32,
+    reserve: &ReserveFile,
+) -> Result<(), SqliteError> {
     let mut helped = false;
     loop {
         let step = move |tx: &Transaction<'_>| step(tx, number);

@@ -15,7 +15,7 @@ use brickwork::{Delivery, Message, QueueId};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::schema::Id;
-use super::suspects::Trial;
+use super::suspects::SuspectDelivery;
 
 /// So much of a queue is in memory at most: messages,
 pub(super) const WINDOW: usize = 1024;
@@ -46,7 +46,7 @@ pub(super) struct Entry {
 
 /// What there is of a queue when it is opened.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Start {
+pub(super) struct InitialCounts {
     /// The place of the next message that arrives.
     pub(super) next_place: u64,
     pub(super) messages: u64,
@@ -97,7 +97,7 @@ pub(super) struct State {
     beyond: u64,
     /// Somebody is about to read it.
     loading: bool,
-    pub(super) in_hand: u64,
+    pub(super) in_flight: u64,
     pub(super) delayed: u64,
     pub(super) retrying: u64,
     /// Places that are kept for what is being written.
@@ -105,7 +105,7 @@ pub(super) struct State {
     /// In the suspect lane, and not in hand.
     pub(super) suspects: u64,
     /// The one that is to be tried now.
-    pub(super) suspect: Option<(Delivery, Arc<Trial>)>,
+    pub(super) suspect: Option<(Delivery, Arc<SuspectDelivery>)>,
     pub(super) consumers: Vec<ConsumerState>,
     pub(super) closed: bool,
 }
@@ -122,7 +122,7 @@ impl State {
     /// What counts as pressure: also what was put off, or a service that puts everything
     /// off would be sent more and more. What was scheduled for later doesn't.
     pub(super) fn held(&self) -> u64 {
-        self.waiting() + self.in_hand + self.retrying + self.coming
+        self.waiting() + self.in_flight + self.retrying + self.coming
     }
 
     fn waiting(&self) -> u64 {
@@ -209,7 +209,7 @@ impl State {
         self.coming -= change.places;
         self.delayed = (self.delayed + change.scheduled).saturating_sub(change.due);
         self.retrying = self.retrying.saturating_sub(change.due_retrying);
-        self.in_hand -= change.buried;
+        self.in_flight -= change.buried;
         for entry in change.arrived {
             self.next_place = entry.place + 1;
             if self.beyond == 0 && !self.loading && self.has_room() {
@@ -242,7 +242,7 @@ impl Queue {
     pub(super) fn new(
         id: QueueId,
         number: u32,
-        start: Start,
+        start: InitialCounts,
         gauge: DepthGauge,
         limit: Option<Limit>,
         letters: Option<Arc<Self>>,
@@ -306,7 +306,7 @@ impl Queue {
                 state.retrying = state.retrying.saturating_sub(1);
             }
             Some(consumer) => {
-                state.in_hand -= 1;
+                state.in_flight -= 1;
                 state.consumers[consumer].unsettled -= 1;
             }
         }
@@ -351,7 +351,7 @@ impl Queue {
         let state = self.state.lock();
         Depth {
             ready: state.waiting(),
-            in_hand: state.in_hand,
+            in_flight: state.in_flight,
             delayed: state.delayed,
         }
     }

@@ -14,7 +14,7 @@ use super::open::{file, lock_file};
 use super::schema::schema;
 
 /// What is seen of a folder.
-pub(super) struct Sight {
+pub(super) struct ReadOnlyFolder {
     /// The process that uses it, such as `process 17`.
     pub(super) holder: Option<String>,
     /// `None` if there are no queues in it yet.
@@ -25,7 +25,7 @@ pub(super) struct Sight {
     _nobody_else: Option<Lock>,
 }
 
-impl Sight {
+impl ReadOnlyFolder {
     /// Looks. Blocks its thread for a moment.
     ///
     /// # Errors

@@ -5,14 +5,14 @@ use bytes::Bytes;
 
 /// What is written beside a payload.
 #[derive(Debug, Clone)]
-pub(super) struct Written {
+pub(super) struct EncodedRecord {
     /// The head of the message, in JSON.
     pub(super) head: String,
     /// The CRC-32 of head and payload.
     pub(super) sum: u32,
 }
 
-impl Written {
+impl EncodedRecord {
     pub(super) fn of(message: &Message) -> Self {
         let head = write_head(message);
         let sum = sum(head.as_bytes(), &message.payload);
@@ -53,7 +53,7 @@ mod tests {
         let mut envelope = Envelope::new("com.example.тип", b"\xff\x00payload".to_vec());
         envelope.headers = [("a\nb".into(), "\u{1}\"x\\".into())].into();
         let message = Message::from(envelope);
-        let Written { head, sum } = Written::of(&message);
+        let EncodedRecord { head, sum } = EncodedRecord::of(&message);
         let sum = i64::from(sum);
         let same = read(head.as_bytes(), message.payload.clone(), sum).expect("it is read");
         assert_eq!(format!("{same:?}"), format!("{message:?}"));

@@ -18,9 +18,9 @@ use tracing::{error, warn};
 use super::delays::due_ms;
 use super::queue::{Change, Loaded, Queue, WINDOW, WINDOW_BYTES};
 use super::schema::Id;
-use super::state::Core;
-use super::statements::{Damage, DueRow, Pen, entry, is_damage, of_delayed, of_message};
-use super::write_op::Op;
+use super::state::TransportState;
+use super::statements::{Corruption, DueRow, Statements, entry, is_damage, of_delayed, of_message};
+use super::write_op::WriteOp;
 use super::write_queue::DUE_MAX;
 
 /// So many places are looked at in one go: most of them may be those of messages that were
@@ -30,7 +30,7 @@ const PLACES_MAX: u64 = 256 * 1024;
 pub(super) const LATER: Duration = Duration::from_secs(5);
 
 /// Loads what follows in a queue, as far as it can be read. Called by who writes.
-pub(super) fn load(core: &Arc<Core>, queue: &Arc<Queue>) {
+pub(super) fn load(core: &Arc<TransportState>, queue: &Arc<Queue>) {
     let (core, queue) = (core.clone(), queue.clone());
     beside(&core.clone(), async move |database| {
         let (after, before) = queue.not_seen();
@@ -56,7 +56,7 @@ pub(super) fn load(core: &Arc<Core>, queue: &Arc<Queue>) {
 }
 
 /// What could not be loaded is loaded a little later, unless it is closed by then.
-pub(super) fn load_later(core: &Arc<Core>, queue: &Arc<Queue>) {
+pub(super) fn load_later(core: &Arc<TransportState>, queue: &Arc<Queue>) {
     queue.not_loaded();
     let (weak, queue) = (Arc::downgrade(core), queue.clone());
     core.runtime.spawn(async move {
@@ -69,7 +69,7 @@ pub(super) fn load_later(core: &Arc<Core>, queue: &Arc<Queue>) {
 
 /// Finds out which of the messages that are due can't be read, and goes on without them: the
 /// others are moved one at a time, since some may lie beside them. Called by who writes.
-pub(super) fn due(core: &Arc<Core>) {
+pub(super) fn due(core: &Arc<TransportState>) {
     let core = core.clone();
     beside(&core.clone(), async move |database| {
         let known = core.unreadable.lock().clone();
@@ -94,15 +94,15 @@ pub(super) fn due(core: &Arc<Core>) {
         }
         core.found(unreadable.into_iter().map(|(_, damage)| damage).collect());
         for it in readable {
-            core.desk.push(&core, Op::DueRow { it, copy: false });
+            core.desk.push(&core, WriteOp::DueRow { it, copy: false });
         }
-        core.desk.push(&core, Op::Due);
+        core.desk.push(&core, WriteOp::Due);
     });
 }
 
 /// A message that is due lies beside damage, and can't be deleted there: it goes to its queue
 /// now, and once more when the app is started again. Called by who writes.
-pub(super) fn copy(core: &Arc<Core>, it: DueRow) {
+pub(super) fn copy(core: &Arc<TransportState>, it: DueRow) {
     warn!(
         row = it.row,
         "what lies beside a message that waited is damaged: it is served now, and comes again \
@@ -110,11 +110,11 @@ pub(super) fn copy(core: &Arc<Core>, it: DueRow) {
     );
     // Once, however many have stumbled on it.
     if core.unreadable.lock().insert(it.row, it).is_none() {
-        core.desk.push(core, Op::DueRow { it, copy: true });
+        core.desk.push(core, WriteOp::DueRow { it, copy: true });
     }
 }
 
-impl Core {
+impl TransportState {
     /// What can't be read stays in the file; nobody waits for it.
     fn waits_no_more(self: &Arc<Self>, it: DueRow) {
         // Held so long: a queue that is declared now counts either this or without it.
@@ -134,8 +134,8 @@ impl Core {
     }
 
     /// Something can't be read: it is said, and noted for whoever looks later.
-    pub(super) fn found(self: &Arc<Self>, damage: Vec<Damage>) {
-        for Damage { place, why } in &damage {
+    pub(super) fn found(self: &Arc<Self>, damage: Vec<Corruption>) {
+        for Corruption { place, why } in &damage {
             warn!(
                 row = place,
                 error = why,
@@ -143,13 +143,13 @@ impl Core {
             );
         }
         if !damage.is_empty() {
-            self.desk.push(self, Op::Note(damage));
+            self.desk.push(self, WriteOp::Note(damage));
         }
     }
 }
 
 /// Runs work beside who writes, for as long as the file is open.
-fn beside<W, F>(core: &Core, work: W)
+fn beside<W, F>(core: &TransportState, work: W)
 where
     W: FnOnce(Database) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -166,7 +166,7 @@ fn singly(
     queue: u32,
     after: u64,
     before: u64,
-) -> Result<(Loaded, Vec<Damage>), SqliteError> {
+) -> Result<(Loaded, Vec<Corruption>), SqliteError> {
     let mut select = connection
         .prepare_cached("SELECT head, payload, sum, id, attempt FROM message WHERE id = ?1")?;
     let mut loaded = Loaded {
@@ -216,8 +216,8 @@ impl Ranges {
         }
     }
 
-    fn into_damage(self) -> impl Iterator<Item = Damage> {
-        self.0.into_iter().map(|(range, why)| Damage {
+    fn into_damage(self) -> impl Iterator<Item = Corruption> {
+        self.0.into_iter().map(|(range, why)| Corruption {
             place: match range.start() == range.end() {
                 true => format!("message {}", range.start()),
                 false => format!("messages {} to {}", range.start(), range.end()),
@@ -231,11 +231,11 @@ impl Ranges {
 #[derive(Default)]
 struct Due {
     readable: Vec<DueRow>,
-    unreadable: Vec<(DueRow, Damage)>,
+    unreadable: Vec<(DueRow, Corruption)>,
 }
 
 fn tell_apart(connection: &Connection, known: &HashMap<i64, DueRow>) -> Result<Due, SqliteError> {
-    let pen = Pen(connection);
+    let pen = Statements(connection);
     let rows = pen.due_rows(Clock::SYSTEM.unix_ms(), DUE_MAX + known.len())?;
     let mut due = Due::default();
     for it in rows.into_iter().filter(|it| !known.contains_key(&it.row)) {

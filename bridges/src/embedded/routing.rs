@@ -9,15 +9,15 @@ use brickwork::transport::{
 use brickwork::{Message, QueueId};
 
 use super::delays::due_ms;
-use super::queue::{Queue, Start};
-use super::write_op::Row;
+use super::queue::{InitialCounts, Queue};
+use super::write_op::PendingMessage;
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
 /// that the app needs help: then sources pause.
 const DEAD_LETTERS_HIGH_WATER: u64 = 100_000;
 
 #[derive(Default)]
-pub(super) struct Wires {
+pub(super) struct RoutingTable {
     pub(super) queues: HashMap<QueueId, Arc<Queue>>,
     pub(super) by_number: HashMap<u32, Arc<Queue>>,
     pub(super) topics: HashMap<Arc<str>, Vec<Arc<Queue>>>,
@@ -28,14 +28,14 @@ pub(super) struct Wires {
     pub(super) closed: bool,
 }
 
-impl Wires {
+impl RoutingTable {
     /// Knows the queues of a topology, as far as they are there: `known` tells a queue's
     /// number and what is in it.
     pub(super) fn declare(
         &mut self,
         topology: &Topology,
         pressure: &Arc<Backpressure>,
-        known: impl Fn(&QueueId) -> Option<(u32, Start)>,
+        known: impl Fn(&QueueId) -> Option<(u32, InitialCounts)>,
     ) {
         for service in topology.services() {
             let id = QueueId::dead_letters(service);
@@ -106,7 +106,7 @@ impl Wires {
         &self,
         batch: Vec<Outgoing>,
         told: impl Fn(&Message, String),
-    ) -> Result<Vec<Row>, TransportError> {
+    ) -> Result<Vec<PendingMessage>, TransportError> {
         if self.closed {
             return Err(TransportError::Closed);
         }
@@ -154,7 +154,7 @@ impl Wires {
         &self,
         outgoing: Outgoing,
         places: &mut CapacityReservation<Queue>,
-        rows: &mut Vec<Row>,
+        rows: &mut Vec<PendingMessage>,
         told: &impl Fn(&Message, String),
     ) {
         let Outgoing {
@@ -178,17 +178,20 @@ impl Wires {
             if let (false, Some(limit), Some(letters)) = (placed, limit, &queue.letters) {
                 let letter = limit.letter(&queue.id);
                 queue.count_overflow();
-                rows.push(Row::new(letters.clone(), letter.letter(&message)));
+                rows.push(PendingMessage::new(
+                    letters.clone(),
+                    letter.letter(&message),
+                ));
                 told(&message, letter.error);
                 continue;
             }
             let encoded = written
                 .take()
-                .unwrap_or_else(|| super::record::Written::of(&message));
+                .unwrap_or_else(|| super::record::EncodedRecord::of(&message));
             if left > 0 {
                 written = Some(encoded.clone());
             }
-            let mut row = Row::copy(queue.clone(), message.clone(), encoded);
+            let mut row = PendingMessage::copy(queue.clone(), message.clone(), encoded);
             row.due_ms = due_ms;
             row.placed = placed;
             rows.push(row);

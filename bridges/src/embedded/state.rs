@@ -10,29 +10,29 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
 use super::delays::Delays;
-use super::disk_space::Reserve;
+use super::disk_space::ReserveFile;
 use super::health::Health;
-use super::in_flight_log::Hand;
-use super::routing::Wires;
+use super::in_flight_log::InFlightLog;
+use super::routing::RoutingTable;
 use super::statements::DueRow;
-use super::suspects::Ward;
-use super::write_queue::Desk;
+use super::suspects::SuspectQueue;
+use super::write_queue::WriteQueue;
 
 /// One for a transport.
-pub(super) struct Core {
-    pub(super) wires: RwLock<Wires>,
-    pub(super) desk: Desk,
-    pub(super) hand: Hand,
-    pub(super) ward: Ward,
+pub(super) struct TransportState {
+    pub(super) wires: RwLock<RoutingTable>,
+    pub(super) desk: WriteQueue,
+    pub(super) hand: InFlightLog,
+    pub(super) ward: SuspectQueue,
     pub(super) delays: Delays,
     pub(super) replies: Arc<Replies>,
     pub(super) health: Health,
     pub(super) pressure: Arc<Backpressure>,
     /// Used by who writes: every queue that is in the file.
-    pub(super) books: Mutex<Books>,
+    pub(super) books: Mutex<QueueIndex>,
     /// Rows of messages that wait for their time, and can't be read or deleted.
     pub(super) unreadable: Mutex<HashMap<i64, DueRow>>,
-    pub(super) reserve: Reserve,
+    pub(super) reserve: ReserveFile,
     /// So much waits in memory for its next attempt, in bytes: there is no room to move it.
     pub(super) waiting_bytes: AtomicUsize,
     /// So many of these don't wait long.
@@ -45,14 +45,14 @@ pub(super) struct Core {
 
 /// What the file says of each queue.
 #[derive(Debug, Default)]
-pub(super) struct Books {
+pub(super) struct QueueIndex {
     pub(super) numbers: HashMap<QueueId, u32>,
-    pub(super) pages: HashMap<u32, Page>,
+    pub(super) pages: HashMap<u32, QueueStats>,
 }
 
 /// What the file says of one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page {
+pub(super) struct QueueStats {
     /// The place of the next message.
     pub(super) next_place: u64,
     /// How many messages are in it, in hand or not, suspects aside.
@@ -63,7 +63,7 @@ pub(super) struct Page {
     pub(super) retrying: u64,
 }
 
-impl Default for Page {
+impl Default for QueueStats {
     fn default() -> Self {
         Self {
             next_place: 1,
@@ -74,7 +74,7 @@ impl Default for Page {
     }
 }
 
-impl Core {
+impl TransportState {
     /// Whether anything is in the queues that is being worked off, or soon is, which makes
     /// room. What waits long for its next attempt makes none.
     pub(super) fn is_at_work(&self) -> bool {

@@ -11,9 +11,9 @@ use bytes::Bytes;
 
 use super::queue::{Entry, Loaded, WINDOW_BYTES};
 use super::record;
-use super::record::Written;
+use super::record::EncodedRecord;
 use super::schema::Id;
-use super::suspects::{Record, Suspect};
+use super::suspects::{CrashRecord, Suspect};
 
 type Sqlite<T> = Result<T, brickwork::sqlite::rusqlite::Error>;
 
@@ -22,7 +22,7 @@ const DELETE: &str = "DELETE FROM message WHERE id BETWEEN ?1 AND ?2";
 
 /// A row that can't be served.
 #[derive(Debug)]
-pub(super) struct Damage {
+pub(super) struct Corruption {
     /// Its table and id.
     pub(super) place: String,
     pub(super) why: String,
@@ -59,20 +59,20 @@ pub(super) struct Due {
     pub(super) attempt: u32,
     pub(super) held: u32,
     pub(super) message: Message,
-    pub(super) written: Written,
+    pub(super) written: EncodedRecord,
 }
 
 /// Statements of one commit.
-pub(super) struct Pen<'a>(pub(super) &'a Connection);
+pub(super) struct Statements<'a>(pub(super) &'a Connection);
 
-impl Pen<'_> {
+impl Statements<'_> {
     pub(super) fn insert(
         &self,
         id: Id,
         attempt: u32,
         held: u32,
         message: &Message,
-        written: &Written,
+        written: &EncodedRecord,
     ) -> Result<(), SqliteError> {
         let mut insert = self.0.prepare_cached(INSERT)?;
         let row = (
@@ -112,7 +112,7 @@ impl Pen<'_> {
         queue: u32,
         due_ms: u64,
         message: &Message,
-        written: &Written,
+        written: &EncodedRecord,
     ) -> Result<(), SqliteError> {
         let mut insert = self.0.prepare_cached(
             "INSERT INTO delayed (due_ms, queue, retry, attempt, held, head, payload, sum)
@@ -158,7 +158,7 @@ impl Pen<'_> {
         after: u64,
         before: u64,
         max: usize,
-        damage: &mut Vec<Damage>,
+        damage: &mut Vec<Corruption>,
     ) -> Result<Loaded, SqliteError> {
         let mut loaded = Loaded {
             last: after,
@@ -196,14 +196,17 @@ impl Pen<'_> {
     }
 
     /// Reads a suspect; `None` if it isn't there.
-    pub(super) fn suspect(&self, id: Id) -> Result<Option<Result<Suspect, Damage>>, SqliteError> {
+    pub(super) fn suspect(
+        &self,
+        id: Id,
+    ) -> Result<Option<Result<Suspect, Corruption>>, SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, attempt, held, crashes FROM suspect WHERE id = ?1",
         )?;
         let read = |row: &SqliteRow<'_>| -> Result<Suspect, String> {
             Ok(Suspect {
                 message: message(row)?,
-                record: Record {
+                record: CrashRecord {
                     attempt: row.get(3).map_err(in_words)?,
                     held: row.get(4).map_err(in_words)?,
                     crashes: row.get(5).map_err(in_words)?,
@@ -212,7 +215,7 @@ impl Pen<'_> {
         };
         let mut rows = select.query([id.row()])?;
         Ok(rows.next()?.map(|row| {
-            read(row).map_err(|why| Damage {
+            read(row).map_err(|why| Corruption {
                 place: format!("suspect {}", id.row()),
                 why,
             })
@@ -236,7 +239,7 @@ impl Pen<'_> {
     }
 
     /// Reads one that is due; `None` if it isn't there.
-    pub(super) fn due(&self, row: i64) -> Result<Option<Result<Due, Damage>>, SqliteError> {
+    pub(super) fn due(&self, row: i64) -> Result<Option<Result<Due, Corruption>>, SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, queue, retry, attempt, held FROM delayed WHERE id = ?1",
         )?;
@@ -251,7 +254,7 @@ impl Pen<'_> {
                 attempt: it.get(5).map_err(in_words)?,
                 held: it.get(6).map_err(in_words)?,
                 message,
-                written: Written {
+                written: EncodedRecord {
                     head,
                     sum: sum as u32,
                 },
@@ -279,7 +282,7 @@ impl Pen<'_> {
     }
 
     /// Notes what can't be served, for whoever looks.
-    pub(super) fn note(&self, damage: &Damage) -> Result<(), SqliteError> {
+    pub(super) fn note(&self, damage: &Corruption) -> Result<(), SqliteError> {
         let mut insert = self
             .0
             .prepare_cached("INSERT OR IGNORE INTO damaged VALUES (?1, ?2, ?3)")?;
@@ -293,15 +296,15 @@ fn in_words(error: brickwork::sqlite::rusqlite::Error) -> String {
     error.to_string()
 }
 
-pub(super) fn of_delayed(row: i64, why: String) -> Damage {
-    Damage {
+pub(super) fn of_delayed(row: i64, why: String) -> Corruption {
+    Corruption {
         place: format!("delayed {row}"),
         why,
     }
 }
 
-pub(super) fn of_message(id: Id, why: String) -> Damage {
-    Damage {
+pub(super) fn of_message(id: Id, why: String) -> Corruption {
+    Corruption {
         place: format!("message {}", id.row()),
         why,
     }

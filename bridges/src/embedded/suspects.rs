@@ -24,12 +24,12 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
 use super::delays::due_ms;
-use super::exclusive_trial::{Quiet, Solitude};
-use super::in_flight_log::Way;
+use super::exclusive_trial::{ExclusiveGuard, ExclusiveMode};
+use super::in_flight_log::DeliveryMode;
 use super::queue::Queue;
 use super::schema::Id;
-use super::state::Core;
-use super::write_op::{Op, Row};
+use super::state::TransportState;
+use super::write_op::{PendingMessage, WriteOp};
 
 /// So often a message was in hand at a death when it becomes suspect,
 const HELD_SUSPECT: u32 = 2;
@@ -42,7 +42,7 @@ const LOOK_WAIT: Duration = Duration::from_secs(1);
 
 /// What is kept about a message that was in hand at deaths of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct CrashRecord {
     /// At how many.
     pub(super) held: u32,
     /// Of these: blamed on it.
@@ -51,13 +51,13 @@ pub(super) struct Record {
     pub(super) attempt: u32,
 }
 
-impl Record {
+impl CrashRecord {
     /// After another death with it in hand.
-    pub(super) fn after(self, way: Way) -> Self {
+    pub(super) fn after(self, way: DeliveryMode) -> Self {
         let blamed = match way {
-            Way::Usual | Way::Beside => false,
-            Way::Company => self.held >= HELD_COMPANY,
-            Way::Alone => true,
+            DeliveryMode::Usual | DeliveryMode::Beside => false,
+            DeliveryMode::Company => self.held >= HELD_COMPANY,
+            DeliveryMode::Alone => true,
         };
         let blamed = u32::from(blamed);
         Self {
@@ -68,11 +68,11 @@ impl Record {
     }
 
     /// How it is to be tried next.
-    pub(super) fn way(self) -> Way {
+    pub(super) fn way(self) -> DeliveryMode {
         match self.held {
-            HELD_ALONE.. => Way::Alone,
-            HELD_SUSPECT.. => Way::Beside,
-            _ => Way::Usual,
+            HELD_ALONE.. => DeliveryMode::Alone,
+            HELD_SUSPECT.. => DeliveryMode::Beside,
+            _ => DeliveryMode::Usual,
         }
     }
 }
@@ -81,24 +81,24 @@ impl Record {
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) message: brickwork::Message,
-    pub(super) record: Record,
+    pub(super) record: CrashRecord,
 }
 
 /// Where suspects are tried. One for a transport.
-pub(super) struct Ward {
+pub(super) struct SuspectQueue {
     waiting: Mutex<VecDeque<Id>>,
     changed: Notify,
-    pub(super) solitude: Solitude,
+    pub(super) solitude: ExclusiveMode,
     /// Nothing is left to be looked at: who may be tried now is, or nobody.
     looked: watch::Sender<bool>,
 }
 
-impl Ward {
+impl SuspectQueue {
     pub(super) fn new(waiting: VecDeque<Id>) -> Self {
         Self {
             waiting: Mutex::new(waiting),
             changed: Notify::new(),
-            solitude: Solitude::default(),
+            solitude: ExclusiveMode::default(),
             looked: watch::Sender::new(true),
         }
     }
@@ -127,7 +127,7 @@ impl Ward {
     }
 
     /// Tries one after the other.
-    pub(super) async fn run(&self, core: &Arc<Core>) {
+    pub(super) async fn run(&self, core: &Arc<TransportState>) {
         loop {
             let changed = self.changed.notified();
             match self.next(core) {
@@ -141,7 +141,7 @@ impl Ward {
     }
 
     /// The first of those whose queue is consumed.
-    fn next(&self, core: &Core) -> Option<(Id, Arc<Queue>)> {
+    fn next(&self, core: &TransportState) -> Option<(Id, Arc<Queue>)> {
         let queues = core.wires.read().by_number.clone();
         let consumed: HashSet<u32> = queues
             .values()
@@ -156,25 +156,25 @@ impl Ward {
         Some((id, queues[&id.queue()].clone()))
     }
 
-    async fn try_one(&self, core: &Arc<Core>, id: Id, queue: &Arc<Queue>) {
+    async fn try_one(&self, core: &Arc<TransportState>, id: Id, queue: &Arc<Queue>) {
         let (reply, read) = oneshot::channel();
-        core.desk.push(core, Op::LoadSuspect { id, reply });
+        core.desk.push(core, WriteOp::LoadSuspect { id, reply });
         let Ok(Some(Suspect { message, record })) = read.await else {
             // It can't be read, which was said; or the transport is closed.
             queue.lock().suspects -= 1;
             return;
         };
-        let alone = (record.way() == Way::Alone).then(|| Quiet::begin(core));
+        let alone = (record.way() == DeliveryMode::Alone).then(|| ExclusiveGuard::begin(core));
         let slot = match &alone {
             Some(alone) => {
                 self.looked.send_replace(true);
                 alone.reached().await;
                 self.solitude.note(&core.hand, id)
             }
-            None => core.hand.note_suspect(id, Way::Beside),
+            None => core.hand.note_suspect(id, DeliveryMode::Beside),
         };
         let (decided, decision) = oneshot::channel();
-        let trial = Arc::new(Trial {
+        let trial = Arc::new(SuspectDelivery {
             core: core.clone(),
             queue: queue.clone(),
             id,
@@ -214,8 +214,8 @@ impl Ward {
 }
 
 /// One suspect in hand, or on its way there.
-pub(super) struct Trial {
-    core: Arc<Core>,
+pub(super) struct SuspectDelivery {
+    core: Arc<TransportState>,
     queue: Arc<Queue>,
     id: Id,
     slot: u32,
@@ -229,13 +229,13 @@ struct TrialState {
     decided: Option<oneshot::Sender<bool>>,
 }
 
-impl Trial {
+impl SuspectDelivery {
     pub(super) fn taken_by(&self, consumer: usize) {
         self.state.lock().taken_by = Some(consumer);
     }
 }
 
-impl Settle for Trial {
+impl Settle for SuspectDelivery {
     fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let (core, queue, id) = (&self.core, &self.queue, self.id);
         // What comes next may end the process: this one has nothing to do with it.
@@ -248,12 +248,12 @@ impl Settle for Trial {
                 if let Some(reply) = reply {
                     core.replies.answer(&parcel.message, reply);
                 }
-                core.desk.push(core, Op::Forget { id });
+                core.desk.push(core, WriteOp::Forget { id });
             }
             Settlement::Requeue => stays = true,
-            Settlement::Again { after, attempt } => {
+            Settlement::Retry { after, attempt } => {
                 waits = true;
-                let wait = Op::Wait {
+                let wait = WriteOp::Wait {
                     id,
                     suspect: true,
                     queue: queue.clone(),
@@ -268,11 +268,11 @@ impl Settle for Trial {
                     core.replies
                         .answer(&parcel.message, Err(letter.error.clone()));
                     buried = true;
-                    let bury = Op::Bury {
+                    let bury = WriteOp::Bury {
                         id,
                         suspect: true,
                         queue: queue.clone(),
-                        row: Row::new(letters.clone(), letter.letter(&parcel.message)),
+                        row: PendingMessage::new(letters.clone(), letter.letter(&parcel.message)),
                     };
                     core.desk.push(core, bury);
                 }
@@ -285,12 +285,12 @@ impl Settle for Trial {
         };
         let mut state = queue.lock();
         if let Some(consumer) = taken_by {
-            state.in_hand -= u64::from(!buried);
+            state.in_flight -= u64::from(!buried);
             state.suspects += u64::from(stays);
             state.consumers[consumer].unsettled -= 1;
         } else if !stays {
             state.suspects -= 1;
-            state.in_hand += u64::from(buried);
+            state.in_flight += u64::from(buried);
         }
         if waits {
             state.delayed += 1;
@@ -316,7 +316,7 @@ impl Settle for Trial {
 mod tests {
     use super::*;
 
-    const NEW: Record = Record {
+    const NEW: CrashRecord = CrashRecord {
         held: 0,
         crashes: 0,
         attempt: 1,
@@ -330,27 +330,30 @@ mod tests {
             ways.push(record.way());
             record = record.after(record.way());
         }
-        use Way::{Alone, Beside, Usual};
+        use DeliveryMode::{Alone, Beside, Usual};
         assert_eq!(ways, [Usual, Usual, Beside, Alone, Alone, Alone]);
     }
 
     #[test]
     fn a_death_while_it_was_alone_is_blamed_on_it_and_none_in_the_usual_company() {
-        for way in [Way::Usual, Way::Beside] {
+        for way in [DeliveryMode::Usual, DeliveryMode::Beside] {
             let record = NEW.after(way).after(way).after(way);
             assert_eq!((record.crashes, record.attempt), (0, 1));
         }
-        let record = NEW.after(Way::Alone).after(Way::Alone);
+        let record = NEW.after(DeliveryMode::Alone).after(DeliveryMode::Alone);
         assert_eq!((record.crashes, record.attempt), (2, 3));
     }
 
     #[test]
     fn in_company_that_it_asked_for_it_is_blamed_from_the_third_death() {
-        let mut record = NEW.after(Way::Usual).after(Way::Usual).after(Way::Beside);
+        let mut record = NEW
+            .after(DeliveryMode::Usual)
+            .after(DeliveryMode::Usual)
+            .after(DeliveryMode::Beside);
         let mut crashes = Vec::new();
         for _ in 0..4 {
-            assert_eq!(record.way(), Way::Alone);
-            record = record.after(Way::Company);
+            assert_eq!(record.way(), DeliveryMode::Alone);
+            record = record.after(DeliveryMode::Company);
             crashes.push(record.crashes);
         }
         assert_eq!(crashes, [0, 0, 1, 2]);

@@ -8,17 +8,17 @@ use brickwork::transport::{BoundedQueue, Completion, Topology, TransportError};
 use tokio::sync::oneshot;
 
 use super::queue::Queue;
-use super::record::Written;
+use super::record::EncodedRecord;
 use super::schema::Id;
-use super::statements::{Damage, DueRow};
+use super::statements::{Corruption, DueRow};
 use super::suspects::Suspect;
 
 /// A message on its way into a queue.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct PendingMessage {
     pub(super) queue: Arc<Queue>,
     pub(super) message: Message,
-    pub(super) written: Written,
+    pub(super) written: EncodedRecord,
     /// When it is to arrive there, in milliseconds since 1970-01-01 UTC; now, if there is
     /// none.
     pub(super) due_ms: Option<u64>,
@@ -26,14 +26,14 @@ pub(super) struct Row {
     pub(super) placed: bool,
 }
 
-impl Row {
+impl PendingMessage {
     /// One that arrives as soon as it is written. Encodes it, on the caller's thread.
     pub(super) fn new(queue: Arc<Queue>, message: Message) -> Self {
-        let written = Written::of(&message);
+        let written = EncodedRecord::of(&message);
         Self::copy(queue, message, written)
     }
 
-    pub(super) fn copy(queue: Arc<Queue>, message: Message, written: Written) -> Self {
+    pub(super) fn copy(queue: Arc<Queue>, message: Message, written: EncodedRecord) -> Self {
         Self {
             queue,
             message,
@@ -49,9 +49,12 @@ impl Row {
 }
 
 /// One thing to do.
-pub(super) enum Op {
+pub(super) enum WriteOp {
     /// Keep messages.
-    Publish { rows: Vec<Row>, done: Completion },
+    Publish {
+        rows: Vec<PendingMessage>,
+        done: Completion,
+    },
     /// A message was given back as another attempt.
     Attempt { id: Id, attempt: u32 },
     /// A message is to be tried again later.
@@ -69,7 +72,7 @@ pub(super) enum Op {
         id: Id,
         suspect: bool,
         queue: Arc<Queue>,
-        row: Row,
+        row: PendingMessage,
     },
     /// A suspect was acked.
     Forget { id: Id },
@@ -95,14 +98,14 @@ pub(super) enum Op {
         reply: oneshot::Sender<Result<(), TransportError>>,
     },
     /// Something can't be read.
-    Note(Vec<Damage>),
+    Note(Vec<Corruption>),
     /// Look whether there is room again.
     Probe,
     /// Give space back, if there is much.
     Vacuum,
 }
 
-impl Op {
+impl WriteOp {
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
             Self::Publish { rows, .. } => (rows.len(), self.bytes_kept()),
@@ -114,7 +117,7 @@ impl Op {
     /// How much of a message is kept in memory with it, in bytes.
     pub(super) fn bytes_kept(&self) -> usize {
         match self {
-            Self::Publish { rows, .. } => rows.iter().map(Row::bytes).sum(),
+            Self::Publish { rows, .. } => rows.iter().map(PendingMessage::bytes).sum(),
             Self::Bury { row, .. } => row.bytes(),
             _ => 0,
         }
@@ -156,12 +159,12 @@ impl Op {
 
 /// What one commit does.
 #[derive(Default)]
-pub(super) struct Group {
-    pub(super) ops: VecDeque<Op>,
+pub(super) struct CommitGroup {
+    pub(super) ops: VecDeque<WriteOp>,
     pub(super) acks: Vec<Id>,
 }
 
-impl Group {
+impl CommitGroup {
     pub(super) fn is_empty(&self) -> bool {
         self.ops.is_empty() && self.acks.is_empty()
     }
@@ -188,13 +191,13 @@ impl Group {
 }
 
 /// Tells whoever waits that it isn't done.
-pub(super) fn refuse(op: Op, error: &TransportError) {
+pub(super) fn refuse(op: WriteOp, error: &TransportError) {
     match op {
-        Op::Publish { rows, done } => {
+        WriteOp::Publish { rows, done } => {
             free_places(&rows);
             done.complete(Err(error.clone()));
         }
-        Op::Declare { reply, .. } | Op::Flush { reply } => {
+        WriteOp::Declare { reply, .. } | WriteOp::Flush { reply } => {
             // Whoever waited may have gone.
             let _gone = reply.send(Err(error.clone()));
         }
@@ -203,7 +206,7 @@ pub(super) fn refuse(op: Op, error: &TransportError) {
 }
 
 /// What was to come doesn't: its places are free again.
-pub(super) fn free_places(rows: &[Row]) {
+pub(super) fn free_places(rows: &[PendingMessage]) {
     for row in rows.iter().filter(|row| row.placed) {
         row.queue.free_places(1);
     }

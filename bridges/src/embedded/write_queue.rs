@@ -16,13 +16,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::commit::Drain;
-use super::disk_space::Room;
-use super::probe_backoff::{TRY_EVERY, Tries};
+use super::commit::GroupCommit;
+use super::disk_space::SpaceLevel;
+use super::probe_backoff::{ProbeBackoff, TRY_EVERY};
 use super::queue::Queue;
 use super::schema::Id;
-use super::state::Core;
-use super::write_op::{Group, Op, refuse};
+use super::state::TransportState;
+use super::write_op::{CommitGroup, WriteOp, refuse};
 
 /// So much is done with one commit at most: messages,
 const GROUP_ROWS: usize = 1024;
@@ -44,7 +44,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 
 /// See the module. One for a transport.
-pub(super) struct Desk {
+pub(super) struct WriteQueue {
     state: Mutex<State>,
     /// `None` once it is closed.
     database: Mutex<Option<Database>>,
@@ -57,13 +57,13 @@ pub(super) struct Desk {
 
 #[derive(Default)]
 struct State {
-    ops: VecDeque<Op>,
+    ops: VecDeque<WriteOp>,
     acks: Vec<Id>,
     /// Ops that are done at once, not with what comes next.
     urgent: usize,
     under_way: bool,
     /// Parts of a group that failed, done before anything else: one of them has a culprit.
-    parts: VecDeque<Group>,
+    parts: VecDeque<CommitGroup>,
     /// Nothing can be written, for now;
     down: bool,
     /// nor, when it can be, what sources send: there is little room;
@@ -74,7 +74,7 @@ struct State {
     /// Something was written since space was last given back.
     used: bool,
     /// When it is tried again whether more can be taken over.
-    tries: Tries,
+    tries: ProbeBackoff,
 }
 
 impl State {
@@ -97,7 +97,7 @@ impl State {
     }
 }
 
-impl Desk {
+impl WriteQueue {
     pub(super) fn new(database: Database) -> Self {
         Self {
             state: Mutex::default(),
@@ -114,7 +114,7 @@ impl Desk {
     }
 
     /// Hands something over.
-    pub(super) fn push(&self, core: &Arc<Core>, op: Op) {
+    pub(super) fn push(&self, core: &Arc<TransportState>, op: WriteOp) {
         let waits = op.is_settlement();
         let mut state = self.state.lock();
         if state.closed {
@@ -134,7 +134,7 @@ impl Desk {
     }
 
     /// A message is done with.
-    pub(super) fn ack(&self, core: &Arc<Core>, id: Id) {
+    pub(super) fn ack(&self, core: &Arc<TransportState>, id: Id) {
         let mut state = self.state.lock();
         if state.closed {
             return;
@@ -146,9 +146,9 @@ impl Desk {
     }
 
     /// The window of a queue has room.
-    pub(super) fn load(&self, core: &Arc<Core>, queue: &Arc<Queue>) {
+    pub(super) fn load(&self, core: &Arc<TransportState>, queue: &Arc<Queue>) {
         let queue = queue.clone();
-        self.push(core, Op::Load { queue });
+        self.push(core, WriteOp::Load { queue });
     }
 
     fn note(&self, state: &State) {
@@ -157,7 +157,12 @@ impl Desk {
         }
     }
 
-    fn start(&self, core: &Arc<Core>, mut state: parking_lot::MutexGuard<'_, State>, first: bool) {
+    fn start(
+        &self,
+        core: &Arc<TransportState>,
+        mut state: parking_lot::MutexGuard<'_, State>,
+        first: bool,
+    ) {
         if state.under_way {
             return;
         }
@@ -176,28 +181,28 @@ impl Desk {
         self.database.lock().clone()
     }
 
-    fn submit(&self, core: &Arc<Core>) {
+    fn submit(&self, core: &Arc<TransportState>) {
         match self.database() {
-            Some(database) => database.submit(Box::new(Drain::new(core.clone()))),
+            Some(database) => database.submit(Box::new(GroupCommit::new(core.clone()))),
             None => self.ended(),
         }
     }
 
     /// What is done next, with one commit.
-    pub(super) fn take(&self) -> Group {
+    pub(super) fn take(&self) -> CommitGroup {
         let mut state = self.state.lock();
         if let Some(part) = state.parts.pop_front() {
             return part;
         }
         // By itself: there may be room for what was settled, and no more.
-        if matches!(state.ops.front(), Some(Op::Probe)) {
+        if matches!(state.ops.front(), Some(WriteOp::Probe)) {
             state.urgent -= 1;
-            return Group {
+            return CommitGroup {
                 ops: state.ops.pop_front().into_iter().collect(),
-                ..Group::default()
+                ..CommitGroup::default()
             };
         }
-        let mut group = Group {
+        let mut group = CommitGroup {
             ops: VecDeque::new(),
             acks: std::mem::take(&mut state.acks),
         };
@@ -206,7 +211,7 @@ impl Desk {
             && rows < GROUP_ROWS
             && bytes < GROUP_BYTES
         {
-            if matches!(op, Op::Probe) {
+            if matches!(op, WriteOp::Probe) {
                 break;
             }
             let (more_rows, more_bytes) = op.weight();
@@ -214,14 +219,14 @@ impl Desk {
             state.urgent -= usize::from(!op.is_settlement());
             group.ops.extend(state.ops.pop_front());
         }
-        state.used |= !group.acks.is_empty() || group.ops.iter().any(Op::writes);
+        state.used |= !group.acks.is_empty() || group.ops.iter().any(WriteOp::writes);
         group
     }
 
     /// A group is done, and all who wait were told.
-    pub(super) fn done(&self, core: &Arc<Core>) {
+    pub(super) fn done(&self, core: &Arc<TransportState>) {
         let mut state = self.state.lock();
-        let probes = matches!(state.ops.front(), Some(Op::Probe));
+        let probes = matches!(state.ops.front(), Some(WriteOp::Probe));
         if state.is_due() || probes || !state.parts.is_empty() {
             drop(state);
             return self.submit(core);
@@ -237,7 +242,7 @@ impl Desk {
 
     /// A group failed for what is to be blamed on a part of it: it is done in halves, until
     /// the part is one thing alone. That is given back.
-    pub(super) fn halve(&self, group: Group) -> Result<(), Group> {
+    pub(super) fn halve(&self, group: CommitGroup) -> Result<(), CommitGroup> {
         let [first, then] = group.halves()?;
         let mut state = self.state.lock();
         state.parts.push_front(then);
@@ -247,17 +252,17 @@ impl Desk {
 
     /// Nothing can be written. What was settled is kept; what was to be published was told
     /// so, and what waits to be is told now.
-    pub(super) fn down(&self, mut group: Group, error: &TransportError) {
+    pub(super) fn down(&self, mut group: CommitGroup, error: &TransportError) {
         // That more can't be taken over doesn't say that nothing can be written.
         let only_looked = !group.is_empty()
             && group.acks.is_empty()
-            && group.ops.iter().all(|op| matches!(op, Op::Probe));
+            && group.ops.iter().all(|op| matches!(op, WriteOp::Probe));
         // What needs no room is done nevertheless: this needed some.
         let (declared, tried) = std::mem::take(&mut group.ops)
             .into_iter()
-            .partition(|op| matches!(op, Op::Declare { .. }));
+            .partition(|op| matches!(op, WriteOp::Declare { .. }));
         group.ops = tried;
-        let mut refused: VecDeque<Op> = declared;
+        let mut refused: VecDeque<WriteOp> = declared;
         refused.extend({
             let mut state = self.state.lock();
             state.stuck |= !only_looked;
@@ -270,10 +275,10 @@ impl Desk {
             }
             Self::put_back(&mut state, group);
             let all = std::mem::take(&mut state.ops);
-            let (refused, kept): (VecDeque<Op>, VecDeque<Op>) = all
+            let (refused, kept): (VecDeque<WriteOp>, VecDeque<WriteOp>) = all
                 .into_iter()
-                .filter(|op| !matches!(op, Op::Probe | Op::Vacuum))
-                .partition(Op::fails_at_once);
+                .filter(|op| !matches!(op, WriteOp::Probe | WriteOp::Vacuum))
+                .partition(WriteOp::fails_at_once);
             state.urgent = kept.iter().filter(|op| !op.is_settlement()).count();
             state.ops = kept;
             self.note(&state);
@@ -287,17 +292,17 @@ impl Desk {
 
     /// It is known that not everything can be written, and this one thing can't: others may
     /// be.
-    pub(super) fn still_down(&self, lone: Group, error: &TransportError) {
+    pub(super) fn still_down(&self, lone: CommitGroup, error: &TransportError) {
         let mut refused = VecDeque::new();
         {
             let mut state = self.state.lock();
-            let Group { ops, mut acks } = lone;
-            state.stuck |= !acks.is_empty() || ops.iter().any(|op| !matches!(op, Op::Probe));
+            let CommitGroup { ops, mut acks } = lone;
+            state.stuck |= !acks.is_empty() || ops.iter().any(|op| !matches!(op, WriteOp::Probe));
             state.acks.append(&mut acks);
             for op in ops {
                 match op {
-                    Op::Probe | Op::Vacuum => {}
-                    Op::Publish { .. } | Op::Flush { .. } | Op::Declare { .. } => {
+                    WriteOp::Probe | WriteOp::Vacuum => {}
+                    WriteOp::Publish { .. } | WriteOp::Flush { .. } | WriteOp::Declare { .. } => {
                         refused.push_back(op);
                     }
                     op => {
@@ -314,8 +319,8 @@ impl Desk {
         }
     }
 
-    fn put_back(state: &mut State, group: Group) {
-        let Group { ops, mut acks } = group;
+    fn put_back(state: &mut State, group: CommitGroup) {
+        let CommitGroup { ops, mut acks } = group;
         acks.append(&mut state.acks);
         state.acks = acks;
         for op in ops.into_iter().rev() {
@@ -339,9 +344,9 @@ impl Desk {
     }
 
     /// It can be written again.
-    pub(super) fn up(&self, room: Room) {
+    pub(super) fn up(&self, room: SpaceLevel) {
         let mut state = self.state.lock();
-        state.scarce = room == Room::Scarce;
+        state.scarce = room == SpaceLevel::Scarce;
         if std::mem::replace(&mut state.down, false) {
             state.tries.up(Instant::now());
         }
@@ -353,7 +358,7 @@ impl Desk {
     }
 
     /// Does what needn't be done at once. Runs beside, for as long as the transport does.
-    pub(super) async fn run(&self, core: &Arc<Core>) {
+    pub(super) async fn run(&self, core: &Arc<TransportState>) {
         let mut given_back = Instant::now();
         loop {
             self.later.notified().await;
@@ -376,10 +381,10 @@ impl Desk {
                 };
                 if down && stuck {
                     sleep(TRY_EVERY).await;
-                    self.push_aside(core, [Op::Vacuum]);
+                    self.push_aside(core, [WriteOp::Vacuum]);
                 } else if scarce && next_try.is_zero() {
                     self.state.lock().tries.again(Instant::now());
-                    self.push_aside(core, [Op::Vacuum, Op::Probe]);
+                    self.push_aside(core, [WriteOp::Vacuum, WriteOp::Probe]);
                 } else if down && empty {
                     // What is settled meanwhile is written.
                     let _either = timeout(next_try, self.later.notified()).await;
@@ -405,7 +410,7 @@ impl Desk {
                     };
                     if quiet || (overdue && !down) {
                         given_back = Instant::now();
-                        self.push_aside(core, [Op::Vacuum]);
+                        self.push_aside(core, [WriteOp::Vacuum]);
                     }
                 } else {
                     break;
@@ -417,7 +422,7 @@ impl Desk {
     }
 
     /// Does what there is, now.
-    fn go(&self, core: &Arc<Core>) {
+    fn go(&self, core: &Arc<TransportState>) {
         let mut state = self.state.lock();
         if state.under_way || state.closed || state.is_empty() {
             return;
@@ -427,7 +432,7 @@ impl Desk {
         self.submit(core);
     }
 
-    fn push_aside<const N: usize>(&self, core: &Arc<Core>, ops: [Op; N]) {
+    fn push_aside<const N: usize>(&self, core: &Arc<TransportState>, ops: [WriteOp; N]) {
         {
             let mut state = self.state.lock();
             if state.closed {
@@ -451,7 +456,7 @@ impl Desk {
     }
 
     /// Does what there is, as far as it can be done, and takes nothing more in.
-    pub(super) async fn close(&self, core: &Arc<Core>) -> Option<Database> {
+    pub(super) async fn close(&self, core: &Arc<TransportState>) -> Option<Database> {
         loop {
             self.settled().await;
             let (empty, down) = {
@@ -485,7 +490,7 @@ impl Desk {
             state.urgent = 0;
             state.acks.clear();
             let parts = std::mem::take(&mut state.parts);
-            let mut ops: VecDeque<Op> = parts.into_iter().flat_map(|part| part.ops).collect();
+            let mut ops: VecDeque<WriteOp> = parts.into_iter().flat_map(|part| part.ops).collect();
             ops.append(&mut state.ops);
             ops
         };
@@ -501,8 +506,8 @@ mod tests {
     use brickwork::transport::Backpressure;
     use brickwork::{Envelope, Message, QueueId};
 
-    use super::super::queue::Start;
-    use super::super::write_op::Row;
+    use super::super::queue::InitialCounts;
+    use super::super::write_op::PendingMessage;
     use super::*;
 
     #[test]
@@ -511,12 +516,12 @@ mod tests {
             QueueId::new("till", "in"),
             Arc::new(Backpressure::default()).gauge(1),
         );
-        let queue = Queue::new(id, 1, Start::default(), gauge, None, None);
-        let letter = |bytes: usize| Op::Bury {
+        let queue = Queue::new(id, 1, InitialCounts::default(), gauge, None, None);
+        let letter = |bytes: usize| WriteOp::Bury {
             id: Id::new(1, 1),
             suspect: false,
             queue: queue.clone(),
-            row: Row::new(
+            row: PendingMessage::new(
                 queue.clone(),
                 Message::from(Envelope::new("e", vec![b' '; bytes])),
             ),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 /// The deliveries of a channel that the broker waits to hear of.
 #[derive(Debug)]
-pub(super) struct Tags {
+pub(super) struct AckTracker {
     /// The tag of the first slot.
     first: u64,
     slots: VecDeque<Slot>,
@@ -33,7 +33,7 @@ pub(super) struct Ack {
     pub(super) multiple: bool,
 }
 
-impl Tags {
+impl AckTracker {
     pub(super) fn new() -> Self {
         Self {
             first: 1,
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_settled_prefix_is_one_ack() {
-        let mut tags = Tags::new();
+        let mut tags = AckTracker::new();
         for tag in 1..=5 {
             tags.came(tag);
         }
@@ -190,7 +190,7 @@ mod tests {
         /// no ack is one that makes the broker close the channel.
         #[test]
         fn exactly_what_was_decided_is_acked(steps in prop::collection::vec(step(), 0..200)) {
-            let (mut tags, mut broker) = (Tags::new(), Broker::default());
+            let (mut tags, mut broker) = (AckTracker::new(), Broker::default());
             let (mut came, mut open, mut decided) = (0, Vec::new(), BTreeSet::new());
             for step in steps.into_iter().chain([Step::Send]) {
                 match step {

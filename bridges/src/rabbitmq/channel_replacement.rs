@@ -22,14 +22,14 @@ const ADDRESSES_MAX: usize = 4096;
 
 /// Knows by which addresses nothing goes, and since when.
 #[derive(Debug)]
-pub(super) struct Renewal {
+pub(super) struct ReplacementPolicy {
     refused: HashMap<(ShortString, ShortString), Instant>,
     first: Duration,
     wait: Duration,
     last: Option<Instant>,
 }
 
-impl Renewal {
+impl ReplacementPolicy {
     /// `first` is for how long nothing goes before the first one.
     pub(super) fn new(first: Duration) -> Self {
         Self {
@@ -86,7 +86,7 @@ mod tests {
     fn what_is_refused_for_long_asks_for_a_new_channel_and_less_and_less_often() {
         let origin = Instant::now();
         let (exchange, key) = ("app".into(), "topic".into());
-        let mut renewal = Renewal::new(LASTING);
+        let mut renewal = ReplacementPolicy::new(LASTING);
         let asked: Vec<u64> = (0..16_000)
             .step_by(100)
             .filter(|ms| renewal.refused(&exchange, &key, at(origin, *ms)))
@@ -103,7 +103,7 @@ mod tests {
     fn what_is_taken_now_and_then_asks_for_nothing() {
         let origin = Instant::now();
         let (exchange, key, other) = ("app".into(), "topic".into(), "other".into());
-        let mut renewal = Renewal::new(LASTING);
+        let mut renewal = ReplacementPolicy::new(LASTING);
         for ms in (0..10_000).step_by(100) {
             assert!(!renewal.refused(&exchange, &key, at(origin, ms)));
             if ms % 900 == 0 {

@@ -20,13 +20,13 @@ const APPLIED_WITHIN: Duration = Duration::from_millis(200);
 
 /// What was said on one channel.
 #[derive(Debug, Default)]
-pub(super) struct Saying {
+pub(super) struct CommandRate {
     /// So many commands, without a pause.
     count: u32,
     last: Option<Instant>,
 }
 
-impl Saying {
+impl CommandRate {
     /// A command was sent.
     pub(super) fn said(&mut self, now: Instant) {
         if self.is_applied(now) {
@@ -60,7 +60,7 @@ mod tests {
     fn a_channel_stays_open_after_much_was_said_without_a_pause() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut saying = Saying::default();
+        let mut saying = CommandRate::default();
         assert_eq!(saying.wait(start), Duration::ZERO);
         for _ in 0..FEW {
             saying.said(start);

@@ -15,7 +15,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ShortString};
 
 use super::rfc3339;
-use super::source_queue::Arrival;
+use super::source_queue::TopicSource;
 
 mod table;
 #[cfg(test)]
@@ -53,7 +53,7 @@ const ATTRIBUTE_BYTES_MAX: usize = 4096;
 
 /// How a message travels, beside what it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Way<'a> {
+pub(super) struct Route<'a> {
     /// What [`brickwork::Delivery::attempt`] is to be.
     pub(super) attempt: u32,
     /// Its routing key isn't its topic: the topic goes along as a header.
@@ -72,7 +72,7 @@ pub(super) struct Way<'a> {
 ///
 /// # Errors
 /// It has something that AMQP can't carry: it would end the connection.
-pub(super) fn encode(message: &Message, way: Way<'_>) -> Result<BasicProperties, TransportError> {
+pub(super) fn encode(message: &Message, way: Route<'_>) -> Result<BasicProperties, TransportError> {
     let id = message.id.to_string();
     let mut headers = Table::default();
     our_headers(&mut headers, message, &id, way)?;
@@ -127,7 +127,7 @@ fn our_headers(
     headers: &mut Table,
     message: &Message,
     id: &str,
-    way: Way<'_>,
+    way: Route<'_>,
 ) -> Result<(), TransportError> {
     headers.text("cloudEvents_specversion", "1.0")?;
     headers.text("cloudEvents_id", id)?;
@@ -179,7 +179,7 @@ pub(super) struct Decoded {
 /// Of what was published to a topic, its headers don't say the topic, nor that it was
 /// tried before: whoever wrote them can't know.
 pub(super) fn decode(
-    arrival: Arrival<'_>,
+    arrival: TopicSource<'_>,
     properties: &BasicProperties,
     payload: Vec<u8>,
 ) -> Decoded {
@@ -227,8 +227,8 @@ pub(super) fn decode(
         .or_else(|| properties.timestamp().and_then(rfc3339::of_seconds))
         .unwrap_or_else(|| Clock::SYSTEM.unix_ms());
     let (topic, attempt) = match arrival {
-        Arrival::Topic(topic) => (Arc::from(topic), None),
-        Arrival::Queue(name) => (
+        TopicSource::Topic(topic) => (Arc::from(topic), None),
+        TopicSource::Queue(name) => (
             arc(known.topic).unwrap_or_else(|| Arc::from(name)),
             known.attempt.and_then(|attempt| attempt.parse().ok()),
         ),

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::address::{Address, Host};
 use super::lapin_runtime;
 use super::tls::{NO_TLS, Tls};
-use super::utf8_repair::Mending;
+use super::utf8_repair::Utf8RepairStream;
 
 /// What a client of AMQP 0-9-1 says first.
 pub(super) const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
@@ -66,7 +66,7 @@ impl Socket {
             let runtime = default_runtime()?;
             let stream = socket.secured(socket.bare.connect_async(&runtime)).await?;
             // What is mended is what is inside of TLS.
-            Ok(AsyncTcpStream::Plain(Mending::new(stream)))
+            Ok(AsyncTcpStream::Plain(Utf8RepairStream::new(stream)))
         };
         Connection::connector(self.uri.clone(), lapin_runtime::current(), open, properties).await
     }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::address::{Address, Host};
 use super::connect::Socket;
-use super::session_state::Link;
+use super::session_state::SessionState;
 
 /// For connecting as a whole: a peer may accept and then say nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -93,7 +93,7 @@ impl Connections {
     pub(super) async fn open(
         address: &Address,
         url: &str,
-        link: &Arc<Link>,
+        link: &Arc<SessionState>,
     ) -> Result<Self, TransportError> {
         let failed = |why| TransportError::Connect {
             url: without_password(url),
@@ -124,7 +124,7 @@ impl Connections {
     async fn over(
         socket: &Arc<Socket>,
         address: &Address,
-        link: &Arc<Link>,
+        link: &Arc<SessionState>,
     ) -> Result<Self, String> {
         let connect = async |purpose: &str| match connect(socket, purpose).await {
             Some(Ok(connection)) => Ok(connection),
@@ -191,7 +191,7 @@ fn said_by_each(refusals: &[(&Host, String)]) -> String {
 fn watch_over(
     mut events: impl Stream<Item = Event> + Send + Unpin + 'static,
     purpose: &'static str,
-    link: Arc<Link>,
+    link: Arc<SessionState>,
 ) {
     tokio::spawn(async move {
         while let Some(event) = events.next().await {

@@ -23,14 +23,14 @@ use lapin::{Channel, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::ack_tracker::{Ack, Tags};
-use super::close_delay::Saying;
+use super::ack_tracker::{Ack, AckTracker};
+use super::close_delay::CommandRate;
 use super::codec;
 use super::declarer::passive;
-use super::non_crash_redeliveries::Alibis;
-use super::prefetch::{QueueConsumer, Shelf};
-use super::settlement::{Settled, Settling};
-use super::suspects::Ward;
+use super::non_crash_redeliveries::NonCrashRedeliveries;
+use super::prefetch::{PrefetchBuffer, QueueConsumer};
+use super::settlement::{BrokerAction, Settler};
+use super::suspects::SuspectQueue;
 
 /// How long an ack waits for others to go with it: each costs the broker as much as a
 /// message does. Longer means more that comes again after a crash.
@@ -43,7 +43,7 @@ const GROUP: usize = 64;
 const COUNTS_MAX: u32 = 6;
 
 /// Asks a pump.
-pub(super) enum Question {
+pub(super) enum ConsumerQuery {
     /// What it has, and what the broker has ready.
     Count(oneshot::Sender<Result<Count, TransportError>>),
     /// Until everything that was settled before is done.
@@ -58,7 +58,7 @@ pub(super) struct Count {
     /// Here, not handed out.
     pub(super) fetched: u64,
     /// Here, handed out.
-    pub(super) in_hand: u64,
+    pub(super) in_flight: u64,
 }
 
 /// Consumes, on the current runtime: a consumer, and where its pump can be asked.
@@ -67,14 +67,14 @@ pub(super) struct Count {
 /// The broker's.
 pub(super) async fn consume(
     channel: Channel,
-    settling: Settling,
-    ward: &Arc<Ward>,
+    settling: Settler,
+    ward: &Arc<SuspectQueue>,
     bound: usize,
-) -> lapin::Result<(QueueConsumer, mpsc::Sender<Question>)> {
+) -> lapin::Result<(QueueConsumer, mpsc::Sender<ConsumerQuery>)> {
     let bound = bound.clamp(1, usize::from(u16::MAX)) as u16;
     channel.basic_qos(bound, BasicQosOptions::default()).await?;
     let enough = (usize::from(bound) / 4).clamp(1, ACKS_MAX);
-    let shelf = Arc::new(Shelf::new(settling.origin.clone(), enough, ward));
+    let shelf = Arc::new(PrefetchBuffer::new(settling.origin.clone(), enough, ward));
     if settling.letters.is_some() {
         // Before anything comes: what is suspected goes first.
         ward.take_in(&settling.origin.queue, &shelf).await;
@@ -88,13 +88,13 @@ pub(super) async fn consume(
         )
         .await?;
     let (questions, asked) = mpsc::channel(4);
-    let pump = Pump {
+    let pump = ConsumerTask {
         channel,
         settling: Arc::new(settling),
         ward: ward.clone(),
         shelf: shelf.clone(),
         deliveries: Some(deliveries),
-        tags: Tags::new(),
+        tags: AckTracker::new(),
         work: FuturesUnordered::new(),
         open: BTreeSet::new(),
         next: 0,
@@ -103,7 +103,7 @@ pub(super) async fn consume(
         flushes: Vec::new(),
         ack_due: Box::pin(sleep(Duration::ZERO)),
         acks_wait: false,
-        saying: Saying::default(),
+        saying: CommandRate::default(),
         bound,
         stopped: false,
     };
@@ -116,7 +116,7 @@ enum Done {
     Settled {
         number: u64,
         tag: u64,
-        outcome: Settled,
+        outcome: BrokerAction,
         /// Handed out, not set aside.
         was_in_hand: bool,
     },
@@ -130,15 +130,15 @@ enum Done {
     Cancelled,
 }
 
-struct Pump {
+struct ConsumerTask {
     /// Tags mean something on this channel only, and it never reconnects.
     channel: Channel,
-    settling: Arc<Settling>,
-    ward: Arc<Ward>,
-    shelf: Arc<Shelf>,
+    settling: Arc<Settler>,
+    ward: Arc<SuspectQueue>,
+    shelf: Arc<PrefetchBuffer>,
     /// `None` once it has ended.
     deliveries: Option<lapin::Consumer>,
-    tags: Tags,
+    tags: AckTracker,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Settlements under way, by number.
     open: BTreeSet<u64>,
@@ -152,13 +152,13 @@ struct Pump {
     /// When the acks that wait are sent, if any do.
     ack_due: Pin<Box<Sleep>>,
     acks_wait: bool,
-    saying: Saying,
+    saying: CommandRate,
     bound: u16,
     stopped: bool,
 }
 
-impl Pump {
-    async fn run(mut self, mut asked: mpsc::Receiver<Question>) {
+impl ConsumerTask {
+    async fn run(mut self, mut asked: mpsc::Receiver<ConsumerQuery>) {
         let (shelf, settling) = (self.shelf.clone(), self.settling.clone());
         let ended = settling.link.ended();
         tokio::pin!(ended);
@@ -191,7 +191,7 @@ impl Pump {
 
     /// Nothing comes any more, and nothing is left to settle.
     fn is_done(&self) -> bool {
-        self.deliveries.is_none() && self.work.is_empty() && self.shelf.in_hand() == 0
+        self.deliveries.is_none() && self.work.is_empty() && self.shelf.in_flight() == 0
     }
 
     /// Puts on the shelf what comes, as much as has come already at once.
@@ -281,12 +281,12 @@ impl Pump {
         self.begin(parcel.tag, true, async move {
             let settled = match channel.status().connected() {
                 true => settling.settle(&parcel, settlement).await,
-                false => Settled::Stale,
+                false => BrokerAction::Stale,
             };
             let (queue, id) = (settling.origin.name.as_str(), &parcel.message.id);
             match settled {
-                Settled::Forget => alibis.forget(queue, id),
-                Settled::Requeue | Settled::Stale => alibis.add(queue, id),
+                BrokerAction::Forget => alibis.forget(queue, id),
+                BrokerAction::Requeue | BrokerAction::Stale => alibis.add(queue, id),
             }
             settled
         });
@@ -297,7 +297,7 @@ impl Pump {
         &mut self,
         tag: u64,
         was_in_hand: bool,
-        work: impl Future<Output = Settled> + Send + 'static,
+        work: impl Future<Output = BrokerAction> + Send + 'static,
     ) {
         let number = self.next;
         self.next += 1;
@@ -312,13 +312,13 @@ impl Pump {
         }));
     }
 
-    fn answer(&mut self, question: Question) {
+    fn answer(&mut self, question: ConsumerQuery) {
         match question {
-            Question::Flush(done) => {
+            ConsumerQuery::Flush(done) => {
                 self.flushes.push((self.next, done));
                 self.report_flushes();
             }
-            Question::Count(answer) => self.count(None, COUNTS_MAX, answer),
+            ConsumerQuery::Count(answer) => self.count(None, COUNTS_MAX, answer),
         }
     }
 
@@ -351,12 +351,12 @@ impl Pump {
                 was_in_hand,
             } => {
                 match outcome {
-                    Settled::Forget => {
+                    BrokerAction::Forget => {
                         self.tags.decide(tag);
                         self.acks_wait();
                     }
-                    Settled::Requeue => self.nack_requeue(tag),
-                    Settled::Stale => {}
+                    BrokerAction::Requeue => self.nack_requeue(tag),
+                    BrokerAction::Stale => {}
                 }
                 match was_in_hand {
                     true => self.shelf.settled(1),
@@ -392,11 +392,11 @@ impl Pump {
         answer: oneshot::Sender<Result<Count, TransportError>>,
     ) {
         self.take_in();
-        let (fetched, in_hand) = self.shelf.counts();
+        let (fetched, in_flight) = self.shelf.counts();
         let count = ready.map(|ready| Count {
             ready,
             fetched: (fetched + self.setting_aside) as u64,
-            in_hand: in_hand as u64,
+            in_flight: in_flight as u64,
         });
         let _gone = match count {
             Ok(count) if before != Some(count) && tries > 1 => {
@@ -459,7 +459,7 @@ impl Pump {
         }
     }
 
-    fn alibis(&self) -> &Arc<Alibis> {
+    fn alibis(&self) -> &Arc<NonCrashRedeliveries> {
         self.ward.alibis()
     }
 
@@ -540,7 +540,7 @@ impl Pump {
     }
 }
 
-impl Drop for Pump {
+impl Drop for ConsumerTask {
     /// However it ends: whoever takes learns of it.
     fn drop(&mut self) {
         self.lose(self.settling.link.error());

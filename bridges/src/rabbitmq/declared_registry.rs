@@ -37,7 +37,7 @@ use super::codec;
 use super::connect::Socket;
 use super::connection::{close, connect};
 use super::declarer;
-use super::session_state::Link;
+use super::session_state::SessionState;
 use super::topology::{Declaration, ledger_declaration, ledger_name};
 
 /// The first line. Another number is another format, and left alone.
@@ -57,9 +57,9 @@ const TRIES: u32 = 5;
 
 /// The lines of a ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Lines(BTreeSet<String>);
+pub(super) struct Entries(BTreeSet<String>);
 
-impl Lines {
+impl Entries {
     /// What is declared for an app.
     pub(super) fn of(declarations: &[Declaration], app: &str) -> Self {
         let own = |name: &ShortString| {
@@ -75,7 +75,7 @@ impl Lines {
                     key,
                 } => {
                     let foreign = exchange.as_str() != app;
-                    let bound = Bound {
+                    let bound = Binding {
                         queue: own(queue)?,
                         exchange: foreign.then(|| exchange.to_string()),
                         key: key.to_string(),
@@ -112,18 +112,21 @@ impl Lines {
     }
 
     /// The bindings.
-    pub(super) fn bindings(&self) -> BTreeSet<Bound> {
-        self.0.iter().filter_map(|line| Bound::read(line)).collect()
+    pub(super) fn bindings(&self) -> BTreeSet<Binding> {
+        self.0
+            .iter()
+            .filter_map(|line| Binding::read(line))
+            .collect()
     }
 
     /// The queue is gone, and so are its bindings.
     pub(super) fn remove_queue(&mut self, queue: &QueueId) {
         self.0.remove(&format!("queue {queue}"));
-        let of_it = |line: &String| Bound::read(line).is_some_and(|bound| bound.queue == *queue);
+        let of_it = |line: &String| Binding::read(line).is_some_and(|bound| bound.queue == *queue);
         self.0.retain(|line| !of_it(line));
     }
 
-    pub(super) fn remove_binding(&mut self, bound: &Bound) {
+    pub(super) fn remove_binding(&mut self, bound: &Binding) {
         if let Some(line) = bound.line() {
             self.0.remove(&line);
         }
@@ -132,7 +135,7 @@ impl Lines {
 
 /// A binding of a queue of the app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Bound {
+pub(super) struct Binding {
     pub(super) queue: QueueId,
     /// Somebody else's; `None` is the app's.
     pub(super) exchange: Option<String>,
@@ -140,7 +143,7 @@ pub(super) struct Bound {
     pub(super) key: String,
 }
 
-impl Bound {
+impl Binding {
     fn read(line: &str) -> Option<Self> {
         if let Some(foreign) = line.strip_prefix("feed ") {
             let mut parts = foreign.split('\t');
@@ -189,7 +192,7 @@ fn queue_id(name: &str) -> Option<QueueId> {
 /// connection.
 pub(super) struct Reading {
     channel: Channel,
-    pub(super) lines: Lines,
+    pub(super) lines: Entries,
     /// The messages that are ledgers.
     ledgers: Vec<Delivery>,
     /// Some are read so often that they must be written anew.
@@ -203,7 +206,7 @@ impl Reading {
     async fn new(connection: &Connection) -> lapin::Result<Self> {
         Ok(Self {
             channel: connection.create_channel().await?,
-            lines: Lines::default(),
+            lines: Entries::default(),
             ledgers: Vec::new(),
             worn: false,
             complete: true,
@@ -233,7 +236,7 @@ impl Reading {
         let options = BasicGetOptions::default();
         while let Some(got) = self.channel.basic_get(queue.clone(), options).await? {
             taken += 1;
-            if let Some(lines) = Lines::read(&got.delivery.data) {
+            if let Some(lines) = Entries::read(&got.delivery.data) {
                 let read = codec::deliveries_before(&got.delivery.properties);
                 self.worn |= read.unwrap_or(0) > READ_MAX;
                 self.lines.0.extend(lines.0);
@@ -257,7 +260,7 @@ impl Reading {
         self,
         connection: &Connection,
         app: &str,
-        lines: &Lines,
+        lines: &Entries,
     ) -> Result<(), String> {
         if !self.complete {
             self.close().await;
@@ -314,19 +317,19 @@ impl Reading {
 
 /// Where a session writes down what it declares.
 #[derive(Clone)]
-pub(super) struct Ledger {
+pub(super) struct DeclaredRegistry {
     socket: Arc<Socket>,
-    link: Arc<Link>,
+    link: Arc<SessionState>,
 }
 
-impl Ledger {
-    pub(super) fn new(socket: Arc<Socket>, link: Arc<Link>) -> Self {
+impl DeclaredRegistry {
+    pub(super) fn new(socket: Arc<Socket>, link: Arc<SessionState>) -> Self {
         Self { socket, link }
     }
 
     /// Writes down what is declared. What is in the way is logged: the app runs without.
     pub(super) async fn note(&self, app: &str, all: &[Declaration]) {
-        let lines = Lines::of(all, app);
+        let lines = Entries::of(all, app);
         let noted = tokio::select! {
             noted = note(&self.socket, app, &lines) => noted,
             // The next session does.
@@ -345,7 +348,7 @@ impl Ledger {
 ///
 /// # Errors
 /// What is in the way: the app can run without.
-async fn note(socket: &Arc<Socket>, app: &str, lines: &Lines) -> Result<(), String> {
+async fn note(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<(), String> {
     let noting = async {
         let mut tries = 0;
         loop {
@@ -367,7 +370,7 @@ async fn note(socket: &Arc<Socket>, app: &str, lines: &Lines) -> Result<(), Stri
     noted.unwrap_or_else(|_| Err(format!("not done within {WITHIN:?}")))
 }
 
-async fn note_over(connection: &Connection, app: &str, lines: &Lines) -> Result<(), String> {
+async fn note_over(connection: &Connection, app: &str, lines: &Entries) -> Result<(), String> {
     let said = |error: lapin::Error| error.to_string();
     let reading = match Reading::begin(connection, app).await.map_err(said)? {
         Some(reading) => reading,
@@ -412,18 +415,18 @@ mod tests {
 
     #[test]
     fn what_is_declared_is_read_as_it_was_written() {
-        let lines = Lines::of(&declarations(&topology()).unwrap(), "shop");
+        let lines = Entries::of(&declarations(&topology()).unwrap(), "shop");
         let text = lines.write();
         assert_eq!(
             text,
             "brickwork ledger 1\nbind stock.requests orders.placed\nqueue stock.dlq\n\
              queue stock.requests\nqueue stock.suspect"
         );
-        let read = Lines::read(text.as_bytes()).unwrap();
+        let read = Entries::read(text.as_bytes()).unwrap();
         assert_eq!(read, lines);
         let stock = QueueId::new("stock", "requests");
         assert!(read.queues().contains(&stock));
-        let bound = Bound {
+        let bound = Binding {
             queue: stock.clone(),
             exchange: None,
             key: "orders.placed".into(),
@@ -433,16 +436,16 @@ mod tests {
 
     #[test]
     fn a_binding_to_an_exchange_of_somebody_else_is_written_down_with_it() {
-        let bound = Bound {
+        let bound = Binding {
             queue: QueueId::new("stock", "requests"),
             exchange: Some("their exchange".into()),
             key: "orders.#".into(),
         };
         let line = bound.line().unwrap();
         assert_eq!(line, "feed stock.requests\ttheir exchange\torders.#");
-        assert_eq!(Bound::read(&line), Some(bound.clone()));
+        assert_eq!(Binding::read(&line), Some(bound.clone()));
         let key = "two\nlines".to_owned();
-        assert_eq!(Bound { key, ..bound }.line(), None);
+        assert_eq!(Binding { key, ..bound }.line(), None);
     }
 
     #[test]
@@ -453,7 +456,7 @@ mod tests {
             b"brickwork ledger 2\nqueue a.b",
             b"\xff\xfe",
         ] {
-            assert_eq!(Lines::read(foreign), None);
+            assert_eq!(Entries::read(foreign), None);
         }
     }
 
@@ -461,7 +464,7 @@ mod tests {
     fn lines_that_are_not_understood_are_kept_and_name_nothing() {
         let text = "brickwork ledger 1\nqueue eu.stock.in\nqueue ../x\nbind a.b *\nstore a.b\n\
                     bind a.b c";
-        let mut lines = Lines::read(text.as_bytes()).unwrap();
+        let mut lines = Entries::read(text.as_bytes()).unwrap();
         assert!(lines.queues().is_empty());
         assert_eq!(lines.bindings().len(), 1);
         lines.remove_queue(&QueueId::new("a", "b"));

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Connections;
 use super::permission_probe::may_consume;
-use super::session_state::Link;
+use super::session_state::SessionState;
 use super::topology::Declaration;
 
 /// Requests that wait; whoever has one more waits to hand it over.
@@ -23,11 +23,11 @@ const WAITING_MAX: usize = 16;
 /// Declares and counts. Clones share the channel.
 #[derive(Clone)]
 pub(super) struct Declarer {
-    orders: mpsc::Sender<Order>,
-    link: Arc<Link>,
+    orders: mpsc::Sender<DeclareCommand>,
+    link: Arc<SessionState>,
 }
 
-enum Order {
+enum DeclareCommand {
     Declare(Vec<Declaration>, Answer<()>),
     Count(ShortString, Answer<Option<u64>>),
 }
@@ -36,9 +36,9 @@ type Answer<T> = oneshot::Sender<Result<T, TransportError>>;
 
 impl Declarer {
     /// Starts the owner on the current runtime.
-    pub(super) fn start(connections: Arc<Connections>, link: Arc<Link>) -> Self {
+    pub(super) fn start(connections: Arc<Connections>, link: Arc<SessionState>) -> Self {
         let (orders, mut received) = mpsc::channel(WAITING_MAX);
-        let mut owner = Owner {
+        let mut owner = DeclarerTask {
             connections,
             link: link.clone(),
             channel: None,
@@ -47,10 +47,10 @@ impl Declarer {
             while let Some(order) = received.recv().await {
                 // Whoever asked may have gone.
                 match order {
-                    Order::Declare(all, answer) => {
+                    DeclareCommand::Declare(all, answer) => {
                         let _gone = answer.send(owner.declare(all).await);
                     }
-                    Order::Count(queue, answer) => {
+                    DeclareCommand::Count(queue, answer) => {
                         let _gone = answer.send(owner.count(queue).await);
                     }
                 }
@@ -64,7 +64,8 @@ impl Declarer {
     /// # Errors
     /// It can't be made, or the link has ended.
     pub(super) async fn declare(&self, all: Vec<Declaration>) -> Result<(), TransportError> {
-        self.ask(|answer| Order::Declare(all, answer)).await
+        self.ask(|answer| DeclareCommand::Declare(all, answer))
+            .await
     }
 
     /// How many messages are ready in a queue; `None` if there is no such queue.
@@ -72,10 +73,14 @@ impl Declarer {
     /// # Errors
     /// The broker doesn't say, or the link has ended.
     pub(super) async fn count(&self, queue: ShortString) -> Result<Option<u64>, TransportError> {
-        self.ask(|answer| Order::Count(queue, answer)).await
+        self.ask(|answer| DeclareCommand::Count(queue, answer))
+            .await
     }
 
-    async fn ask<T>(&self, order: impl FnOnce(Answer<T>) -> Order) -> Result<T, TransportError> {
+    async fn ask<T>(
+        &self,
+        order: impl FnOnce(Answer<T>) -> DeclareCommand,
+    ) -> Result<T, TransportError> {
         self.link.check()?;
         let (answer, answered) = oneshot::channel();
         let asked = async {
@@ -89,13 +94,13 @@ impl Declarer {
     }
 }
 
-struct Owner {
+struct DeclarerTask {
     connections: Arc<Connections>,
-    link: Arc<Link>,
+    link: Arc<SessionState>,
     channel: Option<Channel>,
 }
 
-impl Owner {
+impl DeclarerTask {
     async fn channel(&mut self) -> Result<Channel, TransportError> {
         if let Some(channel) = &self.channel
             && channel.status().connected()

@@ -20,13 +20,13 @@ const GRAINS_A_WAIT: u32 = 64;
 const GRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// The waiting messages of one queue.
-pub(super) struct Delayed {
+pub(super) struct DelayCount {
     origin: Instant,
     /// How many are counted until when (since `origin`).
     until: Mutex<BTreeMap<Duration, u64>>,
 }
 
-impl Delayed {
+impl DelayCount {
     pub(super) fn new() -> Self {
         Self {
             origin: Instant::now(),
@@ -68,7 +68,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_counts_until_its_time_is_over_and_not_much_longer() {
         let step = Step::at_least(Duration::from_secs(1)).unwrap();
-        let delayed = Delayed::new();
+        let delayed = DelayCount::new();
         for _ in 0..10_000 {
             delayed.add(step);
         }

@@ -25,7 +25,7 @@ pub(super) struct Health {
 }
 
 struct State {
-    way: Way,
+    way: ConnectionState,
     /// What the broker says of why it takes nothing.
     alarm: Option<String>,
     /// What is seen of that though it says nothing.
@@ -36,7 +36,7 @@ struct State {
 }
 
 #[derive(Debug, Clone)]
-enum Way {
+enum ConnectionState {
     Open,
     /// The broker takes no publications.
     Blocked {
@@ -55,7 +55,7 @@ impl Health {
         Arc::new(Self {
             status: watch::Sender::default(),
             state: Mutex::new(State {
-                way: Way::Open,
+                way: ConnectionState::Open,
                 alarm: None,
                 silence: None,
                 outage: pressure.outage(),
@@ -72,9 +72,9 @@ impl Health {
     pub(super) fn lost(&self, why: &str) {
         let mut state = self.state.lock();
         let since = match state.way {
-            Way::Open => Instant::now(),
-            Way::Blocked { since } => since,
-            Way::Lost { .. } | Way::Closed => return,
+            ConnectionState::Open => Instant::now(),
+            ConnectionState::Blocked { since } => since,
+            ConnectionState::Lost { .. } | ConnectionState::Closed => return,
         };
         warn!(error = %why, "the connection to the broker is lost, connecting again");
         self.down(
@@ -82,7 +82,7 @@ impl Health {
             format!("the connection to the broker is lost: {why}"),
         );
         let why = why.to_owned();
-        state.way = Way::Lost { why, since };
+        state.way = ConnectionState::Lost { why, since };
         (state.alarm, state.silence) = (None, None);
     }
 
@@ -90,7 +90,7 @@ impl Health {
     /// what waiting doesn't mend, and what lasts, is said: each reason once.
     pub(super) fn still_lost(&self, error: &TransportError) {
         let mut state = self.state.lock();
-        let Way::Lost { why, since } = &state.way else {
+        let ConnectionState::Lost { why, since } = &state.way else {
             return;
         };
         let text = error.to_string();
@@ -110,8 +110,8 @@ impl Health {
     /// There is a connection again, and all is set up on it.
     pub(super) fn restored(&self) {
         let mut state = self.state.lock();
-        if let Way::Lost { since, .. } = state.way {
-            state.way = Way::Open;
+        if let ConnectionState::Lost { since, .. } = state.way {
+            state.way = ConnectionState::Open;
             state.said.clear();
             let after = rounded(since.elapsed());
             info!(?after, "connected to the broker again");
@@ -136,25 +136,27 @@ impl Health {
     fn reconsider(&self, state: &mut State) {
         let why = state.alarm.clone().or_else(|| state.silence.clone());
         match (&state.way, why) {
-            (Way::Open, Some(why)) => {
+            (ConnectionState::Open, Some(why)) => {
                 warn!(reason = %why, "the broker takes nothing for now");
                 self.down(state, format!("the broker takes nothing for now: {why}"));
                 let since = Instant::now();
-                state.way = Way::Blocked { since };
+                state.way = ConnectionState::Blocked { since };
             }
-            (Way::Blocked { since }, None) => {
+            (ConnectionState::Blocked { since }, None) => {
                 let after = rounded(since.elapsed());
                 info!(?after, "the broker takes publications again");
                 self.up(state, 0);
-                state.way = Way::Open;
+                state.way = ConnectionState::Open;
             }
-            (Way::Blocked { .. }, Some(why)) => {
+            (ConnectionState::Blocked { .. }, Some(why)) => {
                 self.down(state, format!("the broker takes nothing for now: {why}"));
             }
-            (Way::Open, None) => {}
+            (ConnectionState::Open, None) => {}
             // What a connection was in that is lost, or not yet in use, says nothing of
             // the next one.
-            (Way::Lost { .. } | Way::Closed, _) => (state.alarm, state.silence) = (None, None),
+            (ConnectionState::Lost { .. } | ConnectionState::Closed, _) => {
+                (state.alarm, state.silence) = (None, None)
+            }
         }
     }
 
@@ -166,7 +168,7 @@ impl Health {
     /// It was closed by this side: it stays so.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        state.way = Way::Closed;
+        state.way = ConnectionState::Closed;
         self.down(&state, "the transport is closed".into());
         self.status.send_modify(|status| status.ended = true);
     }
@@ -185,9 +187,9 @@ impl Health {
     /// Why nothing can be done over it now.
     pub(super) fn error(&self) -> TransportError {
         match &self.state.lock().way {
-            Way::Closed => TransportError::Closed,
-            Way::Lost { why, .. } => TransportError::Lost(why.clone()),
-            Way::Open | Way::Blocked { .. } => {
+            ConnectionState::Closed => TransportError::Closed,
+            ConnectionState::Lost { why, .. } => TransportError::Lost(why.clone()),
+            ConnectionState::Open | ConnectionState::Blocked { .. } => {
                 TransportError::Lost("the transport's thread is gone".into())
             }
         }

@@ -1,7 +1,7 @@
 //! Looking at a broker before an app runs: who it is, whether the user may do what the
 //! app does, and whether the queues that are there are those that the app needs.
 //!
-//! Changes nothing: see [`Question`]. Each refusal costs its channel, so each question has a channel of its own.
+//! Changes nothing: see [`Probe`]. Each refusal costs its channel, so each question has a channel of its own.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use lapin::types::ShortString;
 use super::address::Address;
 use super::declarer::{NOT_OURS, refusal};
 use super::health::Health;
-use super::permission_probe::Question;
+use super::permission_probe::Probe;
 use super::prune;
-use super::server_properties::{Greeting, greeting};
-use super::session_state::Link;
+use super::server_properties::{ServerProperties, greeting};
+use super::session_state::SessionState;
 use super::topology::{Declaration, Step, declarations, foreign, queue_name};
 
 /// Looks at the broker, on the current runtime.
@@ -31,7 +31,7 @@ pub(super) async fn inspect(
     topology: &Topology,
 ) -> Result<Inspection, TransportError> {
     // First, so that what is wrong with the connection is said as always.
-    let link = Link::new(Health::new(&Arc::default()));
+    let link = SessionState::new(Health::new(&Arc::default()));
     let connections = super::connection::Connections::open(broker, url, &link).await?;
     let mut inspector = Inspector {
         connection: &connections.publishing,
@@ -51,8 +51,8 @@ pub(super) async fn inspect(
     link.close();
     connections.close().await;
     looked.map_err(|error| match error {
-        Trouble::Name(error) => error,
-        Trouble::Broker(error) => TransportError::Connect {
+        ProbeFailure::Name(error) => error,
+        ProbeFailure::Broker(error) => TransportError::Connect {
             url: without_password(url),
             why: error.to_string(),
         },
@@ -61,18 +61,18 @@ pub(super) async fn inspect(
 }
 
 /// What ends an inspection.
-enum Trouble {
+enum ProbeFailure {
     Name(TransportError),
     Broker(lapin::Error),
 }
 
-impl From<TransportError> for Trouble {
+impl From<TransportError> for ProbeFailure {
     fn from(error: TransportError) -> Self {
         Self::Name(error)
     }
 }
 
-impl From<lapin::Error> for Trouble {
+impl From<lapin::Error> for ProbeFailure {
     fn from(error: lapin::Error) -> Self {
         Self::Broker(error)
     }
@@ -90,7 +90,7 @@ struct Inspector<'a> {
 }
 
 impl Inspector<'_> {
-    fn who(&mut self, greeting: Greeting) {
+    fn who(&mut self, greeting: ServerProperties) {
         let (notes, problem) = consequences(&greeting);
         self.found.notes.extend(notes);
         self.found.problems.extend(problem);
@@ -117,7 +117,7 @@ impl Inspector<'_> {
     }
 
     /// Exchanges and queues: which are there, and as they must be.
-    async fn things(&mut self, topology: &Topology) -> Result<(), Trouble> {
+    async fn things(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
         for declaration in declarations(topology)? {
             self.thing(&declaration, true).await?;
         }
@@ -130,7 +130,7 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    async fn thing(&mut self, declaration: &Declaration, needed: bool) -> Result<(), Trouble> {
+    async fn thing(&mut self, declaration: &Declaration, needed: bool) -> Result<(), ProbeFailure> {
         let what = match declaration {
             Declaration::Exchange { name, .. } => format!("exchange {name}"),
             Declaration::Queue { name, .. } => format!("queue {name}"),
@@ -148,17 +148,13 @@ impl Inspector<'_> {
         if !self.is_there(declaration).await? {
             if needed {
                 self.found.missing.push(what.clone());
-                self.may(
-                    "configure",
-                    &what,
-                    Question::Impossible(declaration.clone()),
-                )
-                .await?;
+                self.may("configure", &what, Probe::Impossible(declaration.clone()))
+                    .await?;
             }
             return Ok(());
         }
         // The same again changes nothing.
-        match self.ask(Question::Declare(declaration.clone())).await? {
+        match self.ask(Probe::Declare(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
             Answer::Refused(403, text) => self.lacks("configure", &what, &text),
             Answer::Refused(_, text) => self.found.problems.push(difference(what, &text)),
@@ -167,8 +163,12 @@ impl Inspector<'_> {
     }
 
     /// Something that isn't the app's to make.
-    async fn theirs(&mut self, what: String, declaration: &Declaration) -> Result<(), Trouble> {
-        match self.ask(Question::Passive(declaration.clone())).await? {
+    async fn theirs(
+        &mut self,
+        what: String,
+        declaration: &Declaration,
+    ) -> Result<(), ProbeFailure> {
+        match self.ask(Probe::Passive(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
             Answer::Refused(code, text) => self.found.problems.push(InspectionProblem {
                 what,
@@ -185,14 +185,14 @@ impl Inspector<'_> {
     }
 
     /// What feeds a queue and isn't the app's: it must be there, and may be read.
-    async fn feeds(&mut self, app: &str, spec: &QueueSpec) -> Result<(), Trouble> {
+    async fn feeds(&mut self, app: &str, spec: &QueueSpec) -> Result<(), ProbeFailure> {
         let queue = queue_name(app, &spec.id)?;
         for declaration in foreign(&queue, &spec.feeds)? {
             self.thing(&declaration, true).await?;
             match declaration {
                 Declaration::TheirQueue { name } => {
                     let what = format!("queue {name}");
-                    self.may("read", &what, Question::Consume(name)).await?;
+                    self.may("read", &what, Probe::Consume(name)).await?;
                 }
                 Declaration::Binding {
                     queue, exchange, ..
@@ -203,15 +203,15 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    async fn is_there(&self, declaration: &Declaration) -> Result<bool, Trouble> {
+    async fn is_there(&self, declaration: &Declaration) -> Result<bool, ProbeFailure> {
         Ok(!matches!(
-            self.ask(Question::Passive(declaration.clone())).await?,
+            self.ask(Probe::Passive(declaration.clone())).await?,
             Answer::Refused(404, _)
         ))
     }
 
     /// What the app does beside declaring: consume, bind, publish.
-    async fn rights(&mut self, topology: &Topology) -> Result<(), Trouble> {
+    async fn rights(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
         let app = &*topology.app;
         let exchange: ShortString = app.into();
         if let Some(step) = Step::all().next() {
@@ -220,7 +220,7 @@ impl Inspector<'_> {
                     && !self.is_there(&declaration).await?
                 {
                     let what = format!("queue {name}, and those of other delays");
-                    self.may("configure", &what, Question::Impossible(declaration))
+                    self.may("configure", &what, Probe::Impossible(declaration))
                         .await?;
                 }
             }
@@ -229,7 +229,7 @@ impl Inspector<'_> {
             (exchange.clone(), format!("exchange {app}")),
             ("".into(), "exchange amq.default".into()),
         ] {
-            self.may("write", &what, Question::Publish(name)).await?;
+            self.may("write", &what, Probe::Publish(name)).await?;
         }
         let letters = topology.services().map(QueueId::dead_letters);
         let inputs = topology.queues.iter().map(|queue| queue.id.clone());
@@ -237,7 +237,7 @@ impl Inspector<'_> {
         for id in inputs.chain(letters).chain(leases) {
             let name = queue_name(app, &id)?;
             let what = format!("queue {name}");
-            self.may("read", &what, Question::Consume(name)).await?;
+            self.may("read", &what, Probe::Consume(name)).await?;
         }
         for queue in &topology.queues {
             let name = queue_name(app, &queue.id)?;
@@ -247,9 +247,13 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    async fn may_bind(&mut self, queue: ShortString, exchange: ShortString) -> Result<(), Trouble> {
+    async fn may_bind(
+        &mut self,
+        queue: ShortString,
+        exchange: ShortString,
+    ) -> Result<(), ProbeFailure> {
         let key = format!("brickwork.check.{}", std::process::id());
-        let unbind = Question::Unbind {
+        let unbind = Probe::Unbind {
             queue: queue.clone(),
             exchange: exchange.clone(),
             key: key.as_str().into(),
@@ -266,14 +270,14 @@ impl Inspector<'_> {
     }
 
     /// Notes that a right is missing, if it is.
-    async fn may(&mut self, right: &str, what: &str, question: Question) -> Result<(), Trouble> {
+    async fn may(&mut self, right: &str, what: &str, question: Probe) -> Result<(), ProbeFailure> {
         if let Some(text) = self.refused(question).await? {
             self.lacks(right, what, &text);
         }
         Ok(())
     }
 
-    async fn refused(&self, question: Question) -> Result<Option<String>, Trouble> {
+    async fn refused(&self, question: Probe) -> Result<Option<String>, ProbeFailure> {
         Ok(match self.ask(question).await? {
             Answer::Refused(403, text) => Some(text),
             _ => None,
@@ -294,7 +298,7 @@ impl Inspector<'_> {
     }
 
     /// Asks on a channel of its own.
-    async fn ask(&self, question: Question) -> Result<Answer, Trouble> {
+    async fn ask(&self, question: Probe) -> Result<Answer, ProbeFailure> {
         let channel = self.connection.create_channel().await?;
         match question.put(channel.clone()).await {
             Ok(()) => {
@@ -313,7 +317,7 @@ impl Inspector<'_> {
 }
 
 /// What follows from a broker's product and version.
-fn consequences(greeting: &Greeting) -> (Vec<String>, Option<InspectionProblem>) {
+fn consequences(greeting: &ServerProperties) -> (Vec<String>, Option<InspectionProblem>) {
     let Some(product) = &greeting.product else {
         return (vec!["the broker doesn't say who it is".into()], None);
     };
@@ -398,10 +402,10 @@ mod tests {
     #[test]
     fn what_follows_depends_on_the_version() {
         let of = |version: &str| {
-            consequences(&Greeting {
+            consequences(&ServerProperties {
                 product: Some("RabbitMQ".into()),
                 version: Some(version.into()),
-                ..Greeting::default()
+                ..ServerProperties::default()
             })
         };
         assert!(of("3.8.9").1.is_some());

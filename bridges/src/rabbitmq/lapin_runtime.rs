@@ -15,22 +15,22 @@ use futures_util::Stream;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::tcp::AsyncTcpStream;
 
-use super::utf8_repair::Mending;
+use super::utf8_repair::Utf8RepairStream;
 
-type Plain = AsyncTcpStream<<TokioRuntime as Reactor>::TcpStream>;
+type PlainStream = AsyncTcpStream<<TokioRuntime as Reactor>::TcpStream>;
 
 /// Of the current tokio runtime.
-pub(super) fn current() -> Runtime<Kit> {
-    Runtime::new(Kit(TokioRuntime::tokio_current()))
+pub(super) fn current() -> Runtime<LapinRuntime> {
+    Runtime::new(LapinRuntime(TokioRuntime::tokio_current()))
 }
 
 /// Tokio's kit, but for the type of connections.
 #[derive(Debug, Clone)]
-pub(super) struct Kit(TokioRuntime);
+pub(super) struct LapinRuntime(TokioRuntime);
 
-impl RuntimeKit for Kit {}
+impl RuntimeKit for LapinRuntime {}
 
-impl Executor for Kit {
+impl Executor for LapinRuntime {
     type Task<T: Send + 'static> = <TokioRuntime as Executor>::Task<T>;
 
     fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
@@ -52,8 +52,8 @@ impl Executor for Kit {
     }
 }
 
-impl Reactor for Kit {
-    type TcpStream = Mending<Plain>;
+impl Reactor for LapinRuntime {
+    type TcpStream = Utf8RepairStream<PlainStream>;
     type Sleep = <TokioRuntime as Reactor>::Sleep;
 
     /// Sockets that are open already: the library has none.
@@ -77,6 +77,10 @@ impl Reactor for Kit {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
-        async move { Ok(Mending::new(AsyncTcpStream::Plain(connecting.await?))) }
+        async move {
+            Ok(Utf8RepairStream::new(AsyncTcpStream::Plain(
+                connecting.await?,
+            )))
+        }
     }
 }

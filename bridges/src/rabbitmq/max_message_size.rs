@@ -13,15 +13,15 @@ const SAID: &str = "is larger than configured max size ";
 
 /// In bytes of a message's payload. It outlives sessions.
 #[derive(Debug)]
-pub(super) struct Limit(AtomicUsize);
+pub(super) struct MaxMessageSize(AtomicUsize);
 
-impl Default for Limit {
+impl Default for MaxMessageSize {
     fn default() -> Self {
         Self(AtomicUsize::new(usize::MAX))
     }
 }
 
-impl Limit {
+impl MaxMessageSize {
     /// What the broker said as it closed a channel: perhaps that something was too large.
     pub(super) fn heard(&self, text: &str) {
         let number = text.split_once(SAID).map(|(_, number)| number.trim());
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn what_is_larger_than_the_broker_said_is_refused() {
-        let limit = Limit::default();
+        let limit = MaxMessageSize::default();
         limit.heard("NOT_FOUND - no exchange 'shop' in vhost '/'");
         assert!(limit.check(usize::MAX).is_ok());
         let said = "message size 1399992 is larger than configured max size 1048576";

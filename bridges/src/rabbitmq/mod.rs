@@ -88,11 +88,11 @@ mod utf8_repair;
 use address::Address;
 use connection::Worker;
 use health::Health;
-use max_message_size::Limit;
-use non_crash_redeliveries::Alibis;
+use max_message_size::MaxMessageSize;
+use non_crash_redeliveries::NonCrashRedeliveries;
 use recovery::Recovery;
-use routing::Book;
-use session::Lasting;
+use routing::DeclaredTopology;
+use session::SharedAcrossSessions;
 
 const GUARANTEES: Guarantees = Guarantees {
     durable: true,
@@ -163,13 +163,13 @@ impl Connector for RabbitMq {
             let worker = Worker::start().map_err(|error| failed(error.to_string()))?;
             // If this is dropped meanwhile, the worker goes, and the attempt with it.
             let handle = worker.handle().clone();
-            let lasting = Lasting {
+            let lasting = SharedAcrossSessions {
                 address: broker,
                 url: url.to_owned(),
                 health: Health::new(&pressure),
-                book: Arc::<Book>::default(),
-                alibis: Arc::<Alibis>::default(),
-                limit: Arc::<Limit>::default(),
+                book: Arc::<DeclaredTopology>::default(),
+                alibis: Arc::<NonCrashRedeliveries>::default(),
+                limit: Arc::<MaxMessageSize>::default(),
                 late: Arc::<AtomicU64>::default(),
             };
             let recovery = on(&handle, Recovery::start(lasting)).await;

@@ -19,14 +19,14 @@ const ALIBIS_MAX: usize = 65_536;
 /// How often which message was in hand without being blamed for its return. Outlives
 /// sessions.
 #[derive(Default)]
-pub(super) struct Alibis {
+pub(super) struct NonCrashRedeliveries {
     any: AtomicBool,
     /// By a hash of queue and id, which are long: two that share one share it.
     known: Mutex<HashMap<u64, u64>>,
     hash: RandomState,
 }
 
-impl Alibis {
+impl NonCrashRedeliveries {
     /// One more time in hand that doesn't count.
     pub(super) fn add(&self, queue: &str, id: &MessageId) {
         let mut known = self.known.lock();
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn what_is_known_is_of_one_message_in_one_queue() {
-        let alibis = Alibis::default();
+        let alibis = NonCrashRedeliveries::default();
         let [a, b]: [MessageId; 2] = ["a", "b"].map(|id| id.parse().unwrap());
         alibis.add("q", &a);
         alibis.add("q", &a);
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn it_does_not_grow_without_bound() {
-        let alibis = Alibis::default();
+        let alibis = NonCrashRedeliveries::default();
         for number in 0..ALIBIS_MAX + 10 {
             alibis.add("q", &number.to_string().parse().unwrap());
         }

@@ -16,7 +16,7 @@ use super::declarer::{declare, passive};
 use super::topology::Declaration;
 
 /// A question.
-pub(super) enum Question {
+pub(super) enum Probe {
     /// Is it there, whatever its settings?
     Passive(Declaration),
     /// Is what is there the same? Only to be asked of what is there.
@@ -36,7 +36,7 @@ pub(super) enum Question {
     },
 }
 
-impl Question {
+impl Probe {
     /// Asks on a channel; a refusal costs it.
     pub(super) async fn put(self, channel: Channel) -> lapin::Result<()> {
         match self {

@@ -15,12 +15,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::codec;
-use super::non_crash_redeliveries::Alibis;
-use super::source_queue::Origin;
-use super::suspects::{Alone, Ward};
+use super::non_crash_redeliveries::NonCrashRedeliveries;
+use super::source_queue::SourceQueue;
+use super::suspects::{ExclusiveMode, SuspectQueue};
 
 /// Between a pump and who takes.
-pub(super) struct Shelf {
+pub(super) struct PrefetchBuffer {
     state: Mutex<State>,
     /// What was decided and the pump hasn't seen; `None` once the pump is gone, and its
     /// channel with it: then the broker delivers again.
@@ -31,11 +31,11 @@ pub(super) struct Shelf {
     pub(super) enough: usize,
     pub(super) stop: Notify,
     /// While it is set, only suspects are handed out.
-    alone: Arc<Alone>,
-    alibis: Arc<Alibis>,
+    alone: Arc<ExclusiveMode>,
+    alibis: Arc<NonCrashRedeliveries>,
     /// Something has come: of several processes, this one gets messages.
     is_served: AtomicBool,
-    origin: Origin,
+    origin: SourceQueue,
 }
 
 #[derive(Default)]
@@ -44,13 +44,13 @@ struct State {
     /// Suspects, to be handed out before anything else.
     suspects: VecDeque<Delivery>,
     /// Handed out and not settled, or being given back.
-    in_hand: usize,
+    in_flight: usize,
     waker: Option<Waker>,
     ended: Option<TransportError>,
 }
 
-impl Shelf {
-    pub(super) fn new(origin: Origin, enough: usize, ward: &Ward) -> Self {
+impl PrefetchBuffer {
+    pub(super) fn new(origin: SourceQueue, enough: usize, ward: &SuspectQueue) -> Self {
         Self {
             state: Mutex::default(),
             decided: Mutex::new(Some(Vec::new())),
@@ -75,7 +75,7 @@ impl Shelf {
 
     /// A suspect of this queue is in hand from now on, until it is settled.
     pub(super) fn lend(&self) {
-        self.state.lock().in_hand += 1;
+        self.state.lock().in_flight += 1;
     }
 
     /// Hands a suspect out next. One that comes after the end is dropped, which gives it
@@ -98,7 +98,7 @@ impl Shelf {
         state.wake();
         let suspects = std::mem::take(&mut state.suspects);
         let fetched = std::mem::take(&mut state.fetched);
-        state.in_hand += fetched.len();
+        state.in_flight += fetched.len();
         drop(state);
         drop(suspects);
         fetched
@@ -124,18 +124,18 @@ impl Shelf {
 
     /// So many are no longer in hand.
     pub(super) fn settled(&self, count: usize) {
-        self.state.lock().in_hand -= count;
+        self.state.lock().in_flight -= count;
         self.alone.less_in_hand();
     }
 
-    pub(super) fn in_hand(&self) -> usize {
-        self.state.lock().in_hand
+    pub(super) fn in_flight(&self) -> usize {
+        self.state.lock().in_flight
     }
 
     /// How many are on it, and how many in hand.
     pub(super) fn counts(&self) -> (usize, usize) {
         let state = self.state.lock();
-        (state.fetched.len(), state.in_hand)
+        (state.fetched.len(), state.in_flight)
     }
 
     /// What was decided since it was asked last.
@@ -160,7 +160,7 @@ impl State {
     }
 }
 
-impl Settle for Shelf {
+impl Settle for PrefetchBuffer {
     fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
         let mut decided = self.decided.lock();
         let Some(decided) = &mut *decided else {
@@ -178,7 +178,7 @@ impl Settle for Shelf {
 }
 
 /// Takes from a queue.
-pub(super) struct QueueConsumer(pub(super) Arc<Shelf>);
+pub(super) struct QueueConsumer(pub(super) Arc<PrefetchBuffer>);
 
 impl Consumer for QueueConsumer {
     fn poll_take(
@@ -204,7 +204,7 @@ impl Consumer for QueueConsumer {
             return Poll::Pending;
         }
         state.waker = None;
-        state.in_hand += count;
+        state.in_flight += count;
         let fetched: Vec<_> = state.fetched.drain(..count).collect();
         drop(state);
         let taken = Instant::now();

@@ -20,10 +20,10 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::address::Address;
 use super::connection::Connections;
-use super::declared_registry::{Bound, Lines, Reading};
+use super::declared_registry::{Binding, Entries, Reading};
 use super::declarer::refusal;
 use super::health::Health;
-use super::session_state::Link;
+use super::session_state::SessionState;
 use super::topology::{Step, ledger_name, queue_name, with_feeds};
 
 /// Prunes over connections of its own, on the current runtime.
@@ -36,7 +36,7 @@ pub(super) async fn prune(
     topology: &Topology,
     how: Prune,
 ) -> Result<Pruned, TransportError> {
-    let link = Link::new(Health::new(&Arc::default()));
+    let link = SessionState::new(Health::new(&Arc::default()));
     let connections = Connections::open(broker, url, &link).await?;
     let connection = &connections.consuming;
     let pruned = match how.remove {
@@ -127,12 +127,12 @@ struct Found<'a> {
     app: &'a str,
     reading: Reading,
     /// What the ledger is to say afterwards.
-    left: Lines,
+    left: Entries,
     queues: Vec<StaleQueue>,
     /// For each of them.
     fates: Vec<PruneAction>,
     /// Bindings of queues that the manifest names.
-    bindings: Vec<(Bound, PruneAction)>,
+    bindings: Vec<(Binding, PruneAction)>,
 }
 
 impl<'a> Found<'a> {
@@ -148,7 +148,7 @@ impl<'a> Found<'a> {
         };
         // What can't be named can't have been declared.
         let needed = with_feeds(topology).unwrap_or_default();
-        let needed = Lines::of(&needed, app);
+        let needed = Entries::of(&needed, app);
         let named = needed.queues();
         let mut found = Self {
             connection,
@@ -207,7 +207,7 @@ impl<'a> Found<'a> {
     }
 
     /// Takes a binding away; if that is refused, why.
-    async fn unbind_one(&mut self, bound: &Bound) -> lapin::Result<Option<String>> {
+    async fn unbind_one(&mut self, bound: &Binding) -> lapin::Result<Option<String>> {
         let channel = self.connection.create_channel().await?;
         let exchange = bound.exchange.as_deref().unwrap_or(self.app);
         let unbinding = channel.queue_unbind(

@@ -29,12 +29,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, warn};
 
-use super::channel_replacement::{LASTING, Renewal};
+use super::channel_replacement::{LASTING, ReplacementPolicy};
 use super::connection::{Connections, confirming};
 use super::declarer::refusal;
-use super::max_message_size::Limit;
-use super::session_state::Link;
-use super::slot_queue::Ring;
+use super::max_message_size::MaxMessageSize;
+use super::session_state::SessionState;
+use super::slot_queue::SlotQueue;
 
 /// The most messages that are out without a confirm.
 const WINDOW: usize = 1000;
@@ -64,17 +64,17 @@ pub(super) struct Publication {
 /// Publishes on one channel. Clones share it.
 #[derive(Clone)]
 pub(super) struct Publisher {
-    orders: mpsc::Sender<Order>,
-    link: Arc<Link>,
-    limit: Arc<Limit>,
+    orders: mpsc::Sender<PublishCommand>,
+    link: Arc<SessionState>,
+    limit: Arc<MaxMessageSize>,
 }
 
-enum Order {
-    Publish(Job),
+enum PublishCommand {
+    Publish(PublishBatch),
     Flush(oneshot::Sender<()>),
 }
 
-struct Job {
+struct PublishBatch {
     publications: Vec<Publication>,
     done: Completion,
     since: Instant,
@@ -86,22 +86,22 @@ impl Publisher {
     pub(super) fn start(
         channel: Channel,
         connections: Option<Arc<Connections>>,
-        link: Arc<Link>,
-        limit: Arc<Limit>,
+        link: Arc<SessionState>,
+        limit: Arc<MaxMessageSize>,
     ) -> Self {
         let (orders, received) = mpsc::channel(WAITING_MAX);
         // To end a session costs more than to replace a channel.
         let first = connections.as_ref().map_or(CONFIRM_TIMEOUT, |_| LASTING);
-        let owner = Owner {
+        let owner = PublisherTask {
             channel,
             connections,
-            renewal: Renewal::new(first),
+            renewal: ReplacementPolicy::new(first),
             renewing: None,
             link: link.clone(),
             limit: limit.clone(),
             waiting: VecDeque::new(),
-            jobs: Ring::new(),
-            sent: Ring::new(),
+            jobs: SlotQueue::new(),
+            sent: SlotQueue::new(),
             confirms: FuturesUnordered::new(),
             confirmed: Vec::new(),
             last_answer: Instant::now(),
@@ -125,7 +125,7 @@ impl Publisher {
         if let Err(error) = sizes.try_for_each(|bytes| self.limit.check(bytes)) {
             return done.complete(Err(error));
         }
-        let order = Order::Publish(Job {
+        let order = PublishCommand::Publish(PublishBatch {
             publications,
             done,
             since: Instant::now(),
@@ -138,7 +138,7 @@ impl Publisher {
             }
             Err(mpsc::error::TrySendError::Closed(order)) => (order, self.link.error()),
         };
-        if let Order::Publish(job) = order {
+        if let PublishCommand::Publish(job) = order {
             job.done.complete(Err(error));
         }
     }
@@ -154,7 +154,7 @@ impl Publisher {
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         // An owner that is gone has nothing left to do.
-        if self.orders.send(Order::Flush(done)).await.is_ok() {
+        if self.orders.send(PublishCommand::Flush(done)).await.is_ok() {
             let _gone = flushed.await;
         }
     }
@@ -163,21 +163,21 @@ impl Publisher {
 /// What became of one message.
 type Answer = (u64, lapin::Result<Confirmation>);
 
-struct Owner {
+struct PublisherTask {
     channel: Channel,
     connections: Option<Arc<Connections>>,
-    renewal: Renewal,
+    renewal: ReplacementPolicy,
     /// Since when nothing goes out, because the channel is to be replaced as soon as all
     /// that is out is answered.
     renewing: Option<Instant>,
-    link: Arc<Link>,
-    limit: Arc<Limit>,
+    link: Arc<SessionState>,
+    limit: Arc<MaxMessageSize>,
     /// Jobs of which some messages are still to go out, in order.
     waiting: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
     /// Jobs that have not been reported on, or have messages out.
-    jobs: Ring<OpenJob>,
+    jobs: SlotQueue<OpenJob>,
     /// Messages that are out, or whose success is held back.
-    sent: Ring<Sent>,
+    sent: SlotQueue<Sent>,
     confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Messages whose success is held back.
     confirmed: Vec<u64>,
@@ -206,8 +206,8 @@ struct Sent {
 /// Exchange, routing key and id.
 type Address = (ShortString, ShortString, Option<ShortString>);
 
-impl Owner {
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+impl PublisherTask {
+    async fn run(mut self, mut orders: mpsc::Receiver<PublishCommand>) {
         let mut clock = interval(Duration::from_secs(1));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let link = self.link.clone();
@@ -245,13 +245,13 @@ impl Owner {
         // Whoever flushes learns by the drop that nothing is left to do.
     }
 
-    fn accept(&mut self, order: Order) {
+    fn accept(&mut self, order: PublishCommand) {
         match order {
-            Order::Flush(done) => {
+            PublishCommand::Flush(done) => {
                 self.flushes.push((self.jobs.next(), done));
                 self.report_flushes();
             }
-            Order::Publish(job) => {
+            PublishCommand::Publish(job) => {
                 let open = OpenJob {
                     unconfirmed: job.publications.len(),
                     since: job.since,

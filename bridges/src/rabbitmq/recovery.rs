@@ -12,7 +12,7 @@ use brickwork::transport::TransportError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::session::{Lasting, Session};
+use super::session::{Session, SharedAcrossSessions};
 
 /// Between tries. The longest wait is short, because it is what is added to every
 /// outage; a try at a broker that isn't there costs next to nothing.
@@ -26,7 +26,7 @@ const STABLE: Duration = Duration::from_secs(5);
 
 /// Sessions, one after the other.
 pub(super) struct Recovery {
-    pub(super) lasting: Lasting,
+    pub(super) lasting: SharedAcrossSessions,
     /// `None` while there is none.
     session: watch::Sender<Option<Arc<Session>>>,
 }
@@ -36,7 +36,7 @@ impl Recovery {
     ///
     /// # Errors
     /// It can't be had: then there is nothing to recover.
-    pub(super) async fn start(lasting: Lasting) -> Result<Arc<Self>, TransportError> {
+    pub(super) async fn start(lasting: SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
         let session = Session::open(&lasting).await?;
         let recovery = Arc::new(Self {
             lasting,

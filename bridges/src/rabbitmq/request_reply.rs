@@ -20,31 +20,31 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::codec;
-use super::max_message_size::Limit;
+use super::max_message_size::MaxMessageSize;
 use super::publisher::{Publication, Publisher};
 use super::router::Router;
-use super::session_state::Link;
-use super::source_queue::Arrival;
+use super::session_state::SessionState;
+use super::source_queue::TopicSource;
 
 /// The broker's name for "the channel that this came by".
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// The asking side. One for a session.
-pub(super) struct Asks {
+pub(super) struct RequestReply {
     publisher: Publisher,
-    link: Arc<Link>,
+    link: Arc<SessionState>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Message, String>>>>,
     next: AtomicU64,
     late: Arc<AtomicU64>,
 }
 
-impl Asks {
+impl RequestReply {
     /// Takes over a channel in confirm mode, on the current runtime. Replies that nobody
     /// waits for are counted in `late`.
     pub(super) async fn start(
         channel: Channel,
-        link: Arc<Link>,
-        limit: Arc<Limit>,
+        link: Arc<SessionState>,
+        limit: Arc<MaxMessageSize>,
         late: Arc<AtomicU64>,
     ) -> lapin::Result<Arc<Self>> {
         // Replies can't be kept by the broker: they are taken without acks, and the
@@ -141,7 +141,7 @@ impl Asks {
         let number = correlation.and_then(|text| text.as_str().parse::<u64>().ok());
         let waiting = number.and_then(|number| self.waiting.lock().remove(&number));
         let message =
-            codec::decode(Arrival::Queue(""), &delivery.properties, delivery.data).message;
+            codec::decode(TopicSource::Queue(""), &delivery.properties, delivery.data).message;
         let reply = match message.headers.get(codec::ERROR) {
             Some(error) => Err(error.to_string()),
             None => Ok(message),
@@ -159,7 +159,7 @@ impl Asks {
 struct Waiting {
     number: u64,
     receiver: oneshot::Receiver<Result<Message, String>>,
-    asks: Arc<Asks>,
+    asks: Arc<RequestReply>,
 }
 
 impl Waiting {

@@ -13,11 +13,11 @@ use brickwork::{Envelope, Message, QueueId, Reply};
 use lapin::types::ShortString;
 use tokio::runtime::Handle;
 
-use super::codec::{self, Way};
-use super::declared_registry::Ledger;
+use super::codec::{self, Route};
+use super::declared_registry::DeclaredRegistry;
 use super::declarer::Declarer;
 use super::publisher::{Publication, Publisher};
-use super::routing::{Book, Queue, Wires};
+use super::routing::{DeclaredTopology, Queue, RoutingTable};
 use super::topology::{Step, foreign, with_feeds};
 
 /// Sends messages. One for a session.
@@ -25,16 +25,16 @@ pub(super) struct Router {
     pub(super) publisher: Publisher,
     pub(super) declarer: Declarer,
     pub(super) properties_bytes_max: usize,
-    ledger: Ledger,
+    ledger: DeclaredRegistry,
     handle: Handle,
-    book: Arc<Book>,
+    book: Arc<DeclaredTopology>,
     /// The steps of the delay ladder that this session has made sure of, a bit each.
     steps: AtomicU32,
 }
 
 /// A batch, sorted by channel.
 #[derive(Default)]
-struct Sorted {
+struct RoutedBatch {
     publications: Vec<Publication>,
     delayed: Vec<(Arc<Queue>, Step)>,
 }
@@ -43,8 +43,8 @@ impl Router {
     pub(super) fn new(
         publisher: Publisher,
         declarer: Declarer,
-        ledger: Ledger,
-        book: Arc<Book>,
+        ledger: DeclaredRegistry,
+        book: Arc<DeclaredTopology>,
         properties_bytes_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -58,7 +58,7 @@ impl Router {
         })
     }
 
-    pub(super) fn wires(&self) -> Arc<Wires> {
+    pub(super) fn wires(&self) -> Arc<RoutingTable> {
         self.book.wires()
     }
 
@@ -123,7 +123,7 @@ impl Router {
 
     /// Publishes a batch and reports once on all of it.
     pub(super) fn publish(self: &Arc<Self>, batch: Vec<Outgoing>, done: Completion) {
-        let Sorted {
+        let RoutedBatch {
             publications,
             delayed,
         } = match self.sort(batch) {
@@ -163,13 +163,13 @@ impl Router {
         });
     }
 
-    fn sort(&self, batch: Vec<Outgoing>) -> Result<Sorted, TransportError> {
+    fn sort(&self, batch: Vec<Outgoing>) -> Result<RoutedBatch, TransportError> {
         let wires = self.wires();
         if wires.app.is_empty() {
             let why = "nothing is declared yet: declare the topology first";
             return Err(TransportError::Refused(why.into()));
         }
-        let mut sorted = Sorted::default();
+        let mut sorted = RoutedBatch::default();
         for outgoing in batch {
             let Outgoing {
                 message,
@@ -262,7 +262,7 @@ impl Router {
         message: &Message,
         attempt: u32,
     ) -> Result<(), TransportError> {
-        let way = Way {
+        let way = Route {
             attempt,
             past_topics: true,
             suspect: Some(&of.input),
@@ -316,7 +316,7 @@ impl Router {
     /// To whoever reads its topic.
     pub(super) fn to_topic(
         &self,
-        wires: &Wires,
+        wires: &RoutingTable,
         message: &Message,
     ) -> Result<Publication, TransportError> {
         let too_long =
@@ -348,7 +348,7 @@ impl Router {
 
     fn to_ladder(
         &self,
-        wires: &Wires,
+        wires: &RoutingTable,
         step: Step,
         queue: &ShortString,
         message: &Message,
@@ -366,7 +366,7 @@ impl Router {
         attempt: u32,
         past_topics: bool,
     ) -> Result<lapin::BasicProperties, TransportError> {
-        let way = Way {
+        let way = Route {
             attempt,
             past_topics,
             suspect: None,

@@ -10,7 +10,7 @@ use brickwork::transport::{ExternalBinding, QueueSpec, Topology, TransportError}
 use lapin::types::ShortString;
 use parking_lot::RwLock;
 
-use super::delay_count::Delayed;
+use super::delay_count::DelayCount;
 use super::topology::{Declaration, declarations, queue_name, with_feeds};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
@@ -21,14 +21,14 @@ const SUSPECTS_HIGH_WATER: u64 = 100_000;
 
 /// All that was declared over a transport's life.
 #[derive(Default)]
-pub(super) struct Book {
-    wires: RwLock<Arc<Wires>>,
+pub(super) struct DeclaredTopology {
+    wires: RwLock<Arc<RoutingTable>>,
     topologies: RwLock<Vec<Topology>>,
 }
 
 /// What was declared.
 #[derive(Default, Clone)]
-pub(super) struct Wires {
+pub(super) struct RoutingTable {
     pub(super) app: Arc<str>,
     pub(super) queues: HashMap<QueueId, Arc<Queue>>,
     /// Who reads each topic.
@@ -42,7 +42,7 @@ pub(super) struct Wires {
 pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) name: ShortString,
-    pub(super) delayed: Delayed,
+    pub(super) delayed: DelayCount,
     pub(super) high_water: u64,
     /// One process at a time gets its messages.
     pub(super) single_active: bool,
@@ -50,8 +50,8 @@ pub(super) struct Queue {
     pub(super) feeds: Vec<ExternalBinding>,
 }
 
-impl Book {
-    pub(super) fn wires(&self) -> Arc<Wires> {
+impl DeclaredTopology {
+    pub(super) fn wires(&self) -> Arc<RoutingTable> {
         self.wires.read().clone()
     }
 
@@ -73,7 +73,7 @@ impl Book {
     /// Notes what somebody else makes. Returns the queues that are new.
     pub(super) fn attach(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
         let mut wires = self.wires.write();
-        let mut changed = Wires::clone(&wires);
+        let mut changed = RoutingTable::clone(&wires);
         let new = changed.add(topology)?;
         *wires = Arc::new(changed);
         Ok(new)
@@ -98,7 +98,7 @@ impl Book {
     }
 }
 
-impl Wires {
+impl RoutingTable {
     /// Adds what isn't known yet; returns the new queues.
     fn add(&mut self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.app = topology.app.clone();
@@ -145,7 +145,7 @@ impl Wires {
         }
         let queue = Arc::new(Queue {
             name: queue_name(&self.app, &id)?,
-            delayed: Delayed::new(),
+            delayed: DelayCount::new(),
             high_water,
             single_active: spec.is_some_and(|spec| spec.single_active),
             feeds: spec.map_or_else(Vec::new, |spec| spec.feeds.clone()),

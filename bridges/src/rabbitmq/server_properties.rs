@@ -21,14 +21,14 @@ const METHOD: u8 = 1;
 
 /// What a broker says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Greeting {
+pub(super) struct ServerProperties {
     pub(super) product: Option<String>,
     pub(super) version: Option<String>,
     /// What it says that it can do.
     pub(super) capabilities: Option<Vec<String>>,
 }
 
-impl Greeting {
+impl ServerProperties {
     /// Whether the broker says that it can do this; one that says nothing may.
     pub(super) fn can(&self, what: &str) -> bool {
         let known = self.capabilities.as_ref();
@@ -60,11 +60,11 @@ impl Greeting {
 }
 
 /// Reads a broker's greeting; `None` if it can't be read.
-pub(super) async fn greeting(socket: &Socket) -> Option<Greeting> {
+pub(super) async fn greeting(socket: &Socket) -> Option<ServerProperties> {
     timeout(WITHIN, read(socket)).await.ok().flatten()
 }
 
-async fn read(socket: &Socket) -> Option<Greeting> {
+async fn read(socket: &Socket) -> Option<ServerProperties> {
     let mut stream = socket.open().await.ok()?;
     stream.write_all(HEADER).await.ok()?;
     stream.flush().await.ok()?;
@@ -79,7 +79,7 @@ async fn read(socket: &Socket) -> Option<Greeting> {
     stream.read_exact(&mut payload).await.ok()?;
     match parse_class(&payload[..]).ok()? {
         (_, AMQPClass::Connection(AMQPMethod::Start(start))) => {
-            Some(Greeting::of(&start.server_properties))
+            Some(ServerProperties::of(&start.server_properties))
         }
         _ => None,
     }

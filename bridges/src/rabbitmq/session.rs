@@ -17,22 +17,22 @@ use tracing::warn;
 
 use super::address::Address;
 use super::connection::{Connections, confirming};
-use super::consumer_task::{self, Count, Question};
-use super::declared_registry::Ledger;
+use super::consumer_task::{self, ConsumerQuery, Count};
+use super::declared_registry::DeclaredRegistry;
 use super::declarer::{self, Declarer};
 use super::health::Health;
-use super::max_message_size::Limit;
+use super::max_message_size::MaxMessageSize;
 use super::merged_consumer::{self, Merged};
-use super::non_crash_redeliveries::Alibis;
+use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::prefetch::QueueConsumer;
 use super::publisher::Publisher;
-use super::request_reply::Asks;
+use super::request_reply::RequestReply;
 use super::router::Router;
-use super::routing::{Book, Queue};
-use super::session_state::Link;
-use super::settlement::Settling;
-use super::source_queue::Origin;
-use super::suspects::Ward;
+use super::routing::{DeclaredTopology, Queue};
+use super::session_state::SessionState;
+use super::settlement::Settler;
+use super::source_queue::SourceQueue;
+use super::suspects::SuspectQueue;
 
 /// What a frame has beside a message's properties, generously.
 const FRAME_OVERHEAD_BYTES: usize = 1024;
@@ -43,24 +43,24 @@ const FRAME_BYTES: usize = 128 * 1024;
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What outlives sessions.
-pub(super) struct Lasting {
+pub(super) struct SharedAcrossSessions {
     pub(super) address: Address,
     pub(super) url: String,
     pub(super) health: Arc<Health>,
-    pub(super) book: Arc<Book>,
+    pub(super) book: Arc<DeclaredTopology>,
     /// What came back to the broker otherwise than by a crash.
-    pub(super) alibis: Arc<Alibis>,
-    pub(super) limit: Arc<Limit>,
+    pub(super) alibis: Arc<NonCrashRedeliveries>,
+    pub(super) limit: Arc<MaxMessageSize>,
     /// Replies for askers that had stopped waiting.
     pub(super) late: Arc<AtomicU64>,
 }
 
 /// Connections that are set up.
 pub(super) struct Session {
-    pub(super) link: Arc<Link>,
+    pub(super) link: Arc<SessionState>,
     pub(super) router: Arc<Router>,
-    pub(super) asks: Arc<Asks>,
-    pub(super) ward: Arc<Ward>,
+    pub(super) asks: Arc<RequestReply>,
+    pub(super) ward: Arc<SuspectQueue>,
     connections: Arc<Connections>,
     /// The pumps of consumers, by queue. Those that are gone are removed in passing.
     pumps: Mutex<HashMap<QueueId, Vec<Pump>>>,
@@ -71,7 +71,7 @@ pub(super) struct Session {
 struct Pump {
     /// What is consumed: the queue itself, or one of somebody else that feeds it.
     of: ShortString,
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<ConsumerQuery>,
 }
 
 impl Session {
@@ -79,8 +79,8 @@ impl Session {
     ///
     /// # Errors
     /// It can't be had as it must be; nothing of it is left.
-    pub(super) async fn open(lasting: &Lasting) -> Result<Arc<Self>, TransportError> {
-        let link = Link::new(lasting.health.clone());
+    pub(super) async fn open(lasting: &SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
+        let link = SessionState::new(lasting.health.clone());
         let opened = async {
             let connections = Connections::open(&lasting.address, &lasting.url, &link).await?;
             let set_up = Self::set_up(lasting, &link, connections);
@@ -104,8 +104,8 @@ impl Session {
     }
 
     async fn set_up(
-        lasting: &Lasting,
-        link: &Arc<Link>,
+        lasting: &SharedAcrossSessions,
+        link: &Arc<SessionState>,
         connections: Connections,
     ) -> Result<Arc<Self>, TransportError> {
         let connections = Arc::new(connections);
@@ -113,7 +113,7 @@ impl Session {
         let opened = async {
             let channel = confirming(publishing).await?;
             let asks = confirming(publishing).await?;
-            let asks = Asks::start(
+            let asks = RequestReply::start(
                 asks,
                 link.clone(),
                 lasting.limit.clone(),
@@ -141,12 +141,12 @@ impl Session {
                 lasting.limit.clone(),
             ),
             Declarer::start(connections.clone(), link.clone()),
-            Ledger::new(connections.socket.clone(), link.clone()),
+            DeclaredRegistry::new(connections.socket.clone(), link.clone()),
             lasting.book.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
         );
         router.declare_again().await?;
-        let ward = Ward::start(
+        let ward = SuspectQueue::start(
             connections.clone(),
             link.clone(),
             router.clone(),
@@ -187,8 +187,8 @@ impl Session {
         queue: &Arc<Queue>,
         bound: usize,
     ) -> Result<Box<dyn Consumer>, TransportError> {
-        let own = Origin::own(queue.clone());
-        let Some(theirs) = Origin::theirs(queue) else {
+        let own = SourceQueue::own(queue.clone());
+        let Some(theirs) = SourceQueue::theirs(queue) else {
             let consumer = self.consume_from(own, bound).await?;
             self.router.make_sure_of(queue).await?;
             return Ok(Box::new(consumer));
@@ -202,7 +202,7 @@ impl Session {
 
     async fn consume_from(
         &self,
-        origin: Origin,
+        origin: SourceQueue,
         bound: usize,
     ) -> Result<QueueConsumer, TransportError> {
         self.link.check()?;
@@ -223,7 +223,7 @@ impl Session {
             Some(self.router.queue(&letters)?.name.clone())
         };
         let channel = channel.map_err(lost)?;
-        let settling = Settling {
+        let settling = Settler {
             link: self.link.clone(),
             router: self.router.clone(),
             origin: origin.clone(),
@@ -253,12 +253,12 @@ impl Session {
     pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
         let queue = self.router.queue(id)?;
         let _none_between = self.ward.hold().await;
-        let mut depth = self.depth_of(&Origin::own(queue.clone())).await?;
+        let mut depth = self.depth_of(&SourceQueue::own(queue.clone())).await?;
         depth.delayed = queue.delayed.count();
-        if let Some(theirs) = Origin::theirs(&queue) {
+        if let Some(theirs) = SourceQueue::theirs(&queue) {
             let theirs = self.depth_of(&theirs).await?;
             depth.ready += theirs.ready;
-            depth.in_hand += theirs.in_hand;
+            depth.in_flight += theirs.in_flight;
         }
         if let Some(suspects) = self.router.wires().suspects_counted_with(id) {
             let count = self.router.declarer.count(suspects.name.clone()).await?;
@@ -267,22 +267,22 @@ impl Session {
         Ok(depth)
     }
 
-    async fn depth_of(&self, origin: &Origin) -> Result<Depth, TransportError> {
+    async fn depth_of(&self, origin: &SourceQueue) -> Result<Depth, TransportError> {
         let id = &origin.queue.id;
         let pumps = self.pumps.lock().get(id).cloned().unwrap_or_default();
         let mut depth = Depth::default();
         let mut ready = None;
         for pump in pumps.iter().filter(|pump| pump.of == origin.name) {
             // A pump that is gone, or whose channel is, has nothing.
-            if let Some(Ok(count)) = ask(&pump.questions, Question::Count).await {
+            if let Some(Ok(count)) = ask(&pump.questions, ConsumerQuery::Count).await {
                 let Count {
                     ready: at_broker,
                     fetched,
-                    in_hand,
+                    in_flight,
                 } = count;
                 ready = Some(at_broker);
                 depth.ready += fetched;
-                depth.in_hand += in_hand;
+                depth.in_flight += in_flight;
             }
         }
         let ready = match ready {
@@ -308,7 +308,7 @@ impl Session {
         let pumps: Vec<_> = self.pumps.lock().values().flatten().cloned().collect();
         for pump in pumps {
             // One that is gone has settled everything.
-            let _gone = ask(&pump.questions, Question::Flush).await;
+            let _gone = ask(&pump.questions, ConsumerQuery::Flush).await;
         }
     }
 
@@ -324,8 +324,8 @@ impl Session {
 /// A question that arrives just as the pump goes stays in the channel, and its answer with
 /// it, for as long as there are senders: so this also waits for the end of the pump.
 async fn ask<T>(
-    pump: &mpsc::Sender<Question>,
-    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    pump: &mpsc::Sender<ConsumerQuery>,
+    question: impl FnOnce(oneshot::Sender<T>) -> ConsumerQuery,
 ) -> Option<T> {
     let (answer, answered) = oneshot::channel();
     pump.send(question(answer)).await.ok()?;

@@ -1,6 +1,6 @@
 //! One way to the broker: whether it is open, and how it ended.
 //!
-//! Everything that can wait for the broker also waits for [`Link::ended`], so that
+//! Everything that can wait for the broker also waits for [`SessionState::ended`], so that
 //! nothing hangs once the way is gone. A link that has ended stays ended: `recovery`
 //! makes another.
 
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::health::Health;
 
 /// The state of a session's connections, shared by all that use them.
-pub(super) struct Link {
+pub(super) struct SessionState {
     health: Arc<Health>,
     end: watch::Sender<Option<End>>,
 }
@@ -32,7 +32,7 @@ impl End {
     }
 }
 
-impl Link {
+impl SessionState {
     pub(super) fn new(health: Arc<Health>) -> Arc<Self> {
         Arc::new(Self {
             health,

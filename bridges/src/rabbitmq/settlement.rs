@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use super::codec;
 use super::router::Router;
-use super::session_state::Link;
-use super::source_queue::Origin;
+use super::session_state::SessionState;
+use super::source_queue::SourceQueue;
 
 /// Before a delivery goes back because the broker refused what was to become of it:
 /// without a pause it would run in circles.
@@ -21,7 +21,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the broker is to be told of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Settled {
+pub(super) enum BrokerAction {
     Forget,
     Requeue,
     /// Nothing: it has taken the delivery back with its channel, and delivers it again.
@@ -29,26 +29,30 @@ pub(super) enum Settled {
 }
 
 /// Settles the deliveries of one queue.
-pub(super) struct Settling {
-    pub(super) link: Arc<Link>,
+pub(super) struct Settler {
+    pub(super) link: Arc<SessionState>,
     pub(super) router: Arc<Router>,
-    pub(super) origin: Origin,
+    pub(super) origin: SourceQueue,
     /// Where given-up messages go; a dead-letter queue has none: it keeps its own.
     pub(super) letters: Option<ShortString>,
 }
 
-impl Settling {
+impl Settler {
     /// Does what was decided, but for telling the broker.
-    pub(super) async fn settle(&self, parcel: &DeliveryParts, settlement: Settlement) -> Settled {
+    pub(super) async fn settle(
+        &self,
+        parcel: &DeliveryParts,
+        settlement: Settlement,
+    ) -> BrokerAction {
         if self.link.check().is_err() {
-            return Settled::Stale;
+            return BrokerAction::Stale;
         }
         let message = &parcel.message;
         let outcome = match settlement {
             Settlement::Ack(None) => Ok(()),
             Settlement::Ack(Some(reply)) => self.reply(message, reply).await,
-            Settlement::Requeue => return Settled::Requeue,
-            Settlement::Again { after, attempt } => {
+            Settlement::Requeue => return BrokerAction::Requeue,
+            Settlement::Retry { after, attempt } => {
                 self.router
                     .again(&self.origin.queue, message, attempt, after)
                     .await
@@ -62,7 +66,7 @@ impl Settling {
                         error => error,
                     }
                 }
-                None => return Settled::Requeue,
+                None => return BrokerAction::Requeue,
             },
         };
         self.or_back(message, outcome).await
@@ -70,7 +74,7 @@ impl Settling {
 
     /// Puts a message that was in hand at two crashes, or was so before, into the queue of
     /// suspects.
-    pub(super) async fn set_aside(&self, delivery: lapin::message::Delivery) -> Settled {
+    pub(super) async fn set_aside(&self, delivery: lapin::message::Delivery) -> BrokerAction {
         let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
         let arrival = self.origin.arrival(exchange, key);
         let decoded = codec::decode(arrival, &delivery.properties, delivery.data);
@@ -81,16 +85,20 @@ impl Settling {
         self.or_back(message, outcome).await
     }
 
-    async fn or_back(&self, message: &Message, outcome: Result<(), TransportError>) -> Settled {
+    async fn or_back(
+        &self,
+        message: &Message,
+        outcome: Result<(), TransportError>,
+    ) -> BrokerAction {
         let Err(error) = outcome else {
-            return Settled::Forget;
+            return BrokerAction::Forget;
         };
         if self.link.check().is_ok() {
             let (queue, id) = (&self.origin.queue.id, &message.id);
             warn!(%queue, message = %id, %error, "could not be settled, it goes back");
             tokio::time::sleep(REFUSED_PAUSE).await;
         }
-        Settled::Requeue
+        BrokerAction::Requeue
     }
 
     /// An error means that the reply may not have gone out, and may the next time.

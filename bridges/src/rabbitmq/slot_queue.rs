@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 
 /// A queue whose entries are found by their numbers and leave in any order.
 #[derive(Debug)]
-pub(super) struct Ring<T> {
+pub(super) struct SlotQueue<T> {
     /// The number of the first slot.
     first: u64,
     slots: VecDeque<Option<T>>,
     count: usize,
 }
 
-impl<T> Ring<T> {
+impl<T> SlotQueue<T> {
     pub(super) fn new() -> Self {
         Self {
             first: 0,
@@ -72,7 +72,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map_from_numbers(steps in prop::collection::vec(any::<Option<u8>>(), 0..200)) {
-            let (mut ring, mut map) = (Ring::new(), BTreeMap::new());
+            let (mut ring, mut map) = (SlotQueue::new(), BTreeMap::new());
             for step in steps {
                 match step {
                     None => {

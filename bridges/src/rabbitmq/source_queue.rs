@@ -14,7 +14,7 @@ use super::routing::Queue;
 
 /// What a consumer takes from.
 #[derive(Clone)]
-pub(super) struct Origin {
+pub(super) struct SourceQueue {
     /// Whose deliveries these are, and where what is tried again waits.
     pub(super) queue: Arc<Queue>,
     /// The name of what is consumed: the app's own queue, or one of somebody else.
@@ -23,7 +23,7 @@ pub(super) struct Origin {
 
 /// How a message's topic is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arrival<'a> {
+pub(super) enum TopicSource<'a> {
     /// It was published to this topic.
     Topic(&'a str),
     /// It was put into the queue of this name, past all topics: a header of it says which
@@ -31,7 +31,7 @@ pub(super) enum Arrival<'a> {
     Queue(&'a str),
 }
 
-impl Origin {
+impl SourceQueue {
     /// The app's own queue.
     pub(super) fn own(queue: Arc<Queue>) -> Self {
         let name = queue.name.clone();
@@ -74,17 +74,17 @@ impl Origin {
     }
 
     /// How the topic of a delivery is known, from the exchange and the key that it came by.
-    pub(super) fn arrival<'a>(&'a self, exchange: &str, key: &'a str) -> Arrival<'a> {
+    pub(super) fn arrival<'a>(&'a self, exchange: &str, key: &'a str) -> TopicSource<'a> {
         let feeds = &self.queue.feeds;
         if self.is_theirs() {
             let topic = feeds.iter().find_map(|feed| match &feed.from {
                 ExternalSource::Queue(name) if **name == *self.name.as_str() => Some(&*feed.topic),
                 _ => None,
             });
-            return Arrival::Topic(topic.unwrap_or(key));
+            return TopicSource::Topic(topic.unwrap_or(key));
         }
         if exchange.is_empty() {
-            return Arrival::Queue(key);
+            return TopicSource::Queue(key);
         }
         let mut by_key = feeds.iter().filter_map(|feed| match &feed.from {
             ExternalSource::Exchange { name, key } if **name == *exchange => {
@@ -96,7 +96,7 @@ impl Origin {
         // as several topics: then the first one is as good as any.
         let first = by_key.clone().next();
         let matching = by_key.find(|(pattern, _)| matches(pattern, key));
-        Arrival::Topic(matching.or(first).map_or(key, |(_, topic)| topic))
+        TopicSource::Topic(matching.or(first).map_or(key, |(_, topic)| topic))
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
     use lapin::types::{AMQPValue, FieldTable};
 
     use super::*;
-    use crate::rabbitmq::delay_count::Delayed;
+    use crate::rabbitmq::delay_count::DelayCount;
 
     fn queue(feeds: &[(&str, ExternalSource)]) -> Arc<Queue> {
         let feeds = feeds.iter().map(|(topic, from)| ExternalBinding {
@@ -141,7 +141,7 @@ mod tests {
         Arc::new(Queue {
             id: QueueId::new("stock", "requests"),
             name: "shop.stock.requests".into(),
-            delayed: Delayed::new(),
+            delayed: DelayCount::new(),
             high_water: 1,
             single_active: false,
             feeds: feeds.collect(),
@@ -161,59 +161,66 @@ mod tests {
             ("orders", exchange("order.#")),
             ("invoices", exchange("INVOICE.*")),
         ]);
-        let origin = Origin::own(queue);
+        let origin = SourceQueue::own(queue);
         for (exchange, key, arrival) in [
-            ("shop", "parcels", Arrival::Topic("parcels")),
-            ("legacy", "order.created.eu", Arrival::Topic("orders")),
-            ("legacy", "INVOICE.new", Arrival::Topic("invoices")),
+            ("shop", "parcels", TopicSource::Topic("parcels")),
+            ("legacy", "order.created.eu", TopicSource::Topic("orders")),
+            ("legacy", "INVOICE.new", TopicSource::Topic("invoices")),
             // A fanout exchange, say.
-            ("legacy", "whatever", Arrival::Topic("orders")),
-            ("by-hand", "order.created", Arrival::Topic("order.created")),
+            ("legacy", "whatever", TopicSource::Topic("orders")),
+            (
+                "by-hand",
+                "order.created",
+                TopicSource::Topic("order.created"),
+            ),
             (
                 "",
                 "shop.stock.requests",
-                Arrival::Queue("shop.stock.requests"),
+                TopicSource::Queue("shop.stock.requests"),
             ),
         ] {
             assert_eq!(origin.arrival(exchange, key), arrival, "{exchange} {key}");
         }
-        assert!(Origin::theirs(&origin.queue).is_none());
+        assert!(SourceQueue::theirs(&origin.queue).is_none());
     }
 
     #[test]
     fn what_is_in_their_queue_has_the_topic_that_the_manifest_says() {
         let queue = queue(&[("orders", ExternalSource::Queue("legacy.orders".into()))]);
-        let theirs = Origin::theirs(&queue).unwrap();
+        let theirs = SourceQueue::theirs(&queue).unwrap();
         assert_eq!(theirs.name.as_str(), "legacy.orders");
         for (exchange, key) in [("", "legacy.orders"), ("legacy", "order.created")] {
-            assert_eq!(theirs.arrival(exchange, key), Arrival::Topic("orders"));
+            assert_eq!(theirs.arrival(exchange, key), TopicSource::Topic("orders"));
         }
         // What is tried again comes by the app's own, and says so itself.
-        let own = Origin::own(queue);
+        let own = SourceQueue::own(queue);
         let again = own.arrival("", "shop.stock.requests");
-        assert_eq!(again, Arrival::Queue("shop.stock.requests"));
+        assert_eq!(again, TopicSource::Queue("shop.stock.requests"));
     }
 
     #[test]
     fn what_others_write_makes_nothing_suspect_but_being_in_hand_at_crashes_does() {
         let feeds = [("orders", ExternalSource::Queue("legacy.orders".into()))];
-        let own = Origin::own(queue(&feeds));
-        let theirs = Origin::theirs(&own.queue).unwrap();
-        let suspect_but =
-            |alibi, origin: &Origin, exchange: &str, header: Option<(&str, i64)>, redelivered| {
-                let mut headers = FieldTable::default();
-                if let Some((name, count)) = header {
-                    headers.insert(ShortString::from(name), AMQPValue::LongLongInt(count));
-                }
-                origin.is_suspect(
-                    redelivered,
-                    exchange,
-                    &BasicProperties::default().with_headers(headers),
-                    || alibi,
-                )
-            };
+        let own = SourceQueue::own(queue(&feeds));
+        let theirs = SourceQueue::theirs(&own.queue).unwrap();
+        let suspect_but = |alibi,
+                           origin: &SourceQueue,
+                           exchange: &str,
+                           header: Option<(&str, i64)>,
+                           redelivered| {
+            let mut headers = FieldTable::default();
+            if let Some((name, count)) = header {
+                headers.insert(ShortString::from(name), AMQPValue::LongLongInt(count));
+            }
+            origin.is_suspect(
+                redelivered,
+                exchange,
+                &BasicProperties::default().with_headers(headers),
+                || alibi,
+            )
+        };
         let suspect =
-            |origin: &Origin, exchange: &str, header: Option<(&str, i64)>, redelivered| {
+            |origin: &SourceQueue, exchange: &str, header: Option<(&str, i64)>, redelivered| {
                 suspect_but(0, origin, exchange, header, redelivered)
             };
         let count = |count| Some(("x-delivery-count", count));

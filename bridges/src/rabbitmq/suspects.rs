@@ -30,13 +30,13 @@ use tracing::debug;
 
 use super::codec;
 use super::connection::Connections;
-use super::non_crash_redeliveries::Alibis;
-use super::prefetch::Shelf;
+use super::non_crash_redeliveries::NonCrashRedeliveries;
+use super::prefetch::PrefetchBuffer;
 use super::router::Router;
 use super::routing::Queue;
-use super::session_state::Link;
-use super::settlement::{Settled, Settling};
-use super::source_queue::{Arrival, Origin};
+use super::session_state::SessionState;
+use super::settlement::{BrokerAction, Settler};
+use super::source_queue::{SourceQueue, TopicSource};
 
 /// How long what is in hand may take to end before a suspect is tried alone.
 const QUIET_WAIT: Duration = Duration::from_secs(5);
@@ -47,12 +47,12 @@ const CALLS_MAX: usize = 256;
 
 /// Whether only suspects are handed out now. One for a session.
 #[derive(Default)]
-pub(super) struct Alone {
+pub(super) struct ExclusiveMode {
     on: AtomicBool,
     less: Notify,
 }
 
-impl Alone {
+impl ExclusiveMode {
     pub(super) fn is_on(&self) -> bool {
         self.on.load(Relaxed)
     }
@@ -66,31 +66,31 @@ impl Alone {
 }
 
 /// There may be suspects of a service.
-struct Call {
+struct CheckRequest {
     service: Box<str>,
     /// Dropped when the ward has looked, and nothing is handed out that mustn't be.
     looked: Option<oneshot::Sender<()>>,
 }
 
 /// Where suspects are tried. One for a session.
-pub(super) struct Ward {
-    calls: mpsc::Sender<Call>,
-    alone: Arc<Alone>,
-    alibis: Arc<Alibis>,
-    shelves: Mutex<HashMap<QueueId, Vec<Weak<Shelf>>>>,
+pub(super) struct SuspectQueue {
+    calls: mpsc::Sender<CheckRequest>,
+    alone: Arc<ExclusiveMode>,
+    alibis: Arc<NonCrashRedeliveries>,
+    shelves: Mutex<HashMap<QueueId, Vec<Weak<PrefetchBuffer>>>>,
     /// Held while a suspect is neither at the broker nor in hand: who counts, waits.
     between: tokio::sync::Mutex<()>,
     /// A suspect was decided about, and that isn't done yet.
     settling: watch::Sender<bool>,
 }
 
-impl Ward {
+impl SuspectQueue {
     /// Starts its task on the current runtime.
     pub(super) fn start(
         connections: Arc<Connections>,
-        link: Arc<Link>,
+        link: Arc<SessionState>,
         router: Arc<Router>,
-        alibis: Arc<Alibis>,
+        alibis: Arc<NonCrashRedeliveries>,
     ) -> Arc<Self> {
         let (calls, called) = mpsc::channel(CALLS_MAX);
         let ward = Arc::new(Self {
@@ -101,7 +101,7 @@ impl Ward {
             between: tokio::sync::Mutex::default(),
             settling: watch::Sender::new(false),
         });
-        let keeper = Keeper {
+        let keeper = SuspectTask {
             ward: ward.clone(),
             connections,
             link: link.clone(),
@@ -117,17 +117,17 @@ impl Ward {
         ward
     }
 
-    pub(super) fn alone(&self) -> &Arc<Alone> {
+    pub(super) fn alone(&self) -> &Arc<ExclusiveMode> {
         &self.alone
     }
 
-    pub(super) fn alibis(&self) -> &Arc<Alibis> {
+    pub(super) fn alibis(&self) -> &Arc<NonCrashRedeliveries> {
         &self.alibis
     }
 
     /// A queue is going to be consumed: suspects of it can be handed out on this shelf, and
     /// are looked for before anything else comes.
-    pub(super) async fn take_in(&self, queue: &Queue, shelf: &Arc<Shelf>) {
+    pub(super) async fn take_in(&self, queue: &Queue, shelf: &Arc<PrefetchBuffer>) {
         {
             let mut shelves = self.shelves.lock();
             let of_queue = shelves.entry(queue.id.clone()).or_default();
@@ -135,7 +135,7 @@ impl Ward {
             of_queue.push(Arc::downgrade(shelf));
         }
         let (looked, done) = oneshot::channel();
-        let call = Call {
+        let call = CheckRequest {
             service: queue.id.service.clone(),
             looked: Some(looked),
         };
@@ -147,7 +147,7 @@ impl Ward {
 
     /// There may be suspects of a service.
     pub(super) fn look(&self, service: &str) {
-        let call = Call {
+        let call = CheckRequest {
             service: service.into(),
             looked: None,
         };
@@ -161,7 +161,7 @@ impl Ward {
     }
 
     /// Waits until what was decided about a suspect is done.
-    pub(super) async fn flush(&self, link: &Link) {
+    pub(super) async fn flush(&self, link: &SessionState) {
         let mut settling = self.settling.subscribe();
         tokio::select! {
             // The sender is `self`: it can't be gone.
@@ -171,7 +171,7 @@ impl Ward {
     }
 
     /// The shelves of those queues of a service that are consumed now.
-    fn shelves_of(&self, service: &str) -> Vec<(QueueId, Arc<Shelf>)> {
+    fn shelves_of(&self, service: &str) -> Vec<(QueueId, Arc<PrefetchBuffer>)> {
         let shelves = self.shelves.lock();
         let of_service = shelves.iter().filter(|(id, _)| &*id.service == service);
         let live = of_service.flat_map(|(id, shelves)| {
@@ -181,10 +181,10 @@ impl Ward {
         live.filter(|(_, shelf)| !shelf.is_ended()).collect()
     }
 
-    fn in_hand(&self) -> usize {
+    fn in_flight(&self) -> usize {
         let shelves = self.shelves.lock();
         let all = shelves.values().flatten().filter_map(Weak::upgrade);
-        all.map(|shelf| shelf.in_hand()).sum()
+        all.map(|shelf| shelf.in_flight()).sum()
     }
 
     fn wake_all(&self) {
@@ -196,24 +196,24 @@ impl Ward {
 }
 
 /// What became of a look at a service's suspects.
-enum Look {
+enum CheckResult {
     /// One was tried: there may be more.
     Tried,
     /// There are none, or this process can't do anything for them now.
     Done,
 }
 
-struct Keeper {
-    ward: Arc<Ward>,
+struct SuspectTask {
+    ward: Arc<SuspectQueue>,
     connections: Arc<Connections>,
-    link: Arc<Link>,
+    link: Arc<SessionState>,
     router: Arc<Router>,
     /// Of its own: one get at a time, and what fails on it ends no consumer.
     channel: Option<Channel>,
 }
 
-impl Keeper {
-    async fn run(mut self, mut called: mpsc::Receiver<Call>) {
+impl SuspectTask {
+    async fn run(mut self, mut called: mpsc::Receiver<CheckRequest>) {
         let mut due: VecDeque<(Box<str>, Vec<oneshot::Sender<()>>)> = VecDeque::new();
         loop {
             let call = match due.is_empty() {
@@ -223,7 +223,7 @@ impl Keeper {
                 },
                 false => called.try_recv().ok(),
             };
-            if let Some(Call { service, looked }) = call {
+            if let Some(CheckRequest { service, looked }) = call {
                 match due.iter_mut().find(|(other, _)| *other == service) {
                     Some((_, waiting)) => waiting.extend(looked),
                     None => due.push_back((service, looked.into_iter().collect())),
@@ -234,8 +234,8 @@ impl Keeper {
                 continue;
             };
             match self.look(&service, waiting).await {
-                Ok(Look::Tried) => due.push_back((service, Vec::new())),
-                Ok(Look::Done) => {}
+                Ok(CheckResult::Tried) => due.push_back((service, Vec::new())),
+                Ok(CheckResult::Done) => {}
                 // A queue or a right that is missing, or a channel that is gone: the next
                 // call tries again.
                 Err(error) => debug!(%service, %error, "could not look for suspects"),
@@ -247,10 +247,10 @@ impl Keeper {
         &mut self,
         service: &str,
         waiting: Vec<oneshot::Sender<()>>,
-    ) -> Result<Look, TransportError> {
+    ) -> Result<CheckResult, TransportError> {
         let shelves = self.ward.shelves_of(service);
         if shelves.is_empty() {
-            return Ok(Look::Done);
+            return Ok(CheckResult::Done);
         }
         let suspects = self.router.queue(&QueueId::suspects(service))?;
         let channel = self.channel().await?;
@@ -260,11 +260,11 @@ impl Keeper {
             .await
             .map_err(|error| TransportError::Lost(error.to_string()))?;
         let Some(BasicGetMessage { delivery, .. }) = got else {
-            return Ok(Look::Done);
+            return Ok(CheckResult::Done);
         };
         let tag = delivery.delivery_tag;
         let before = codec::deliveries_before(&delivery.properties).unwrap_or(0);
-        let arrival = Arrival::Queue(delivery.routing_key.as_str());
+        let arrival = TopicSource::Queue(delivery.routing_key.as_str());
         let decoded = codec::decode(arrival, &delivery.properties, delivery.data);
         let queue = suspects.name.clone();
         let alibi = self.ward.alibis.of(queue.as_str(), &decoded.message.id);
@@ -274,7 +274,7 @@ impl Keeper {
             suspects,
             attempt: decoded.attempt,
             crashes,
-            taken: Taken {
+            taken: TakenGuard {
                 id: decoded.message.id.clone(),
                 queue,
                 alibis: self.ward.alibis.clone(),
@@ -292,14 +292,14 @@ impl Keeper {
                 // work queue knows: who gets it from there brings it back here.
                 drop(between);
                 suspect.send_to(&self.router, &queue, &of).await;
-                Ok(Look::Done)
+                Ok(CheckResult::Done)
             }
             (Some((_, shelf)), Ok(queue)) => {
                 shelf.lend();
                 let alone = (suspect.crashes > 0).then(|| Quiet::begin(&self.ward));
                 drop((between, waiting));
                 self.try_one(suspect, alone, &shelf, &queue).await;
-                Ok(Look::Tried)
+                Ok(CheckResult::Tried)
             }
             _ => {
                 // Not consumed here at the moment, or an input that only another version of
@@ -307,7 +307,7 @@ impl Keeper {
                 drop(between);
                 let back = suspect.suspects.clone();
                 suspect.send_to(&self.router, &back, &of).await;
-                Ok(Look::Done)
+                Ok(CheckResult::Done)
             }
         }
     }
@@ -317,7 +317,7 @@ impl Keeper {
         &self,
         suspect: Suspect,
         alone: Option<Quiet>,
-        shelf: &Shelf,
+        shelf: &PrefetchBuffer,
         queue: &Arc<Queue>,
     ) {
         let Suspect {
@@ -348,10 +348,10 @@ impl Keeper {
             return;
         };
         drop(alone);
-        let settling = Settling {
+        let settling = Settler {
             link: self.link.clone(),
             router: self.router.clone(),
-            origin: Origin::own(queue.clone()),
+            origin: SourceQueue::own(queue.clone()),
             letters: self.letters(&queue.id.service),
         };
         let given_back = matches!(settlement, Settlement::Requeue);
@@ -362,19 +362,19 @@ impl Keeper {
                 .router
                 .send_suspect(&suspects, &queue.id, message, attempt);
             if sent.await.is_ok() {
-                settled = Settled::Forget;
+                settled = BrokerAction::Forget;
             }
         }
         tell(&channel, parcel.tag, settled).await;
         shelf.settled(1);
-        taken.settled = settled == Settled::Forget;
+        taken.settled = settled == BrokerAction::Forget;
         self.ward.settling.send_replace(false);
     }
 
     /// Waits until nothing but the suspect is in hand, or long enough.
     async fn quiet(&self) {
         let quiet = async {
-            while self.ward.in_hand() > 1 {
+            while self.ward.in_flight() > 1 {
                 self.ward.alone.less.notified().await;
             }
         };
@@ -410,7 +410,7 @@ struct Suspect {
     /// In how many tries since then a process died.
     crashes: u32,
     tag: u64,
-    taken: Taken,
+    taken: TakenGuard,
 }
 
 impl Suspect {
@@ -419,44 +419,44 @@ impl Suspect {
         let attempt = self.attempt + self.crashes;
         let sent = router.send_suspect(to, of, &self.message, attempt).await;
         match sent {
-            Ok(()) => self.tell(Settled::Forget).await,
-            Err(_) => self.tell(Settled::Requeue).await,
+            Ok(()) => self.tell(BrokerAction::Forget).await,
+            Err(_) => self.tell(BrokerAction::Requeue).await,
         }
     }
 
-    async fn tell(&mut self, settled: Settled) {
+    async fn tell(&mut self, settled: BrokerAction) {
         tell(&self.channel, self.tag, settled).await;
-        self.taken.settled = settled == Settled::Forget;
+        self.taken.settled = settled == BrokerAction::Forget;
     }
 }
 
 /// Tells the broker. If that fails, the channel is gone, and it delivers again.
-async fn tell(channel: &Channel, tag: u64, settled: Settled) {
+async fn tell(channel: &Channel, tag: u64, settled: BrokerAction) {
     match settled {
-        Settled::Forget => {
+        BrokerAction::Forget => {
             let _again = channel.basic_ack(tag, BasicAckOptions::default()).await;
         }
-        Settled::Requeue => {
+        BrokerAction::Requeue => {
             let options = BasicNackOptions {
                 requeue: true,
                 ..Default::default()
             };
             let _back = channel.basic_nack(tag, options).await;
         }
-        Settled::Stale => {}
+        BrokerAction::Stale => {}
     }
 }
 
 /// A suspect in this process. One that comes back to the broker otherwise than by the
 /// process's death was not to blame for that.
-struct Taken {
+struct TakenGuard {
     id: MessageId,
     queue: ShortString,
-    alibis: Arc<Alibis>,
+    alibis: Arc<NonCrashRedeliveries>,
     settled: bool,
 }
 
-impl Drop for Taken {
+impl Drop for TakenGuard {
     fn drop(&mut self) {
         match self.settled {
             true => self.alibis.forget(self.queue.as_str(), &self.id),
@@ -466,10 +466,10 @@ impl Drop for Taken {
 }
 
 /// Nothing else is handed out until this is dropped.
-struct Quiet(Arc<Ward>);
+struct Quiet(Arc<SuspectQueue>);
 
 impl Quiet {
-    fn begin(ward: &Arc<Ward>) -> Self {
+    fn begin(ward: &Arc<SuspectQueue>) -> Self {
         ward.alone.on.store(true, Relaxed);
         Self(ward.clone())
     }

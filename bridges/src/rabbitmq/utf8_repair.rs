@@ -29,19 +29,19 @@ const DEPTH_MAX: usize = 64;
 
 /// A connection whose incoming texts are texts.
 #[derive(Debug)]
-pub(super) struct Mending<S> {
+pub(super) struct Utf8RepairStream<S> {
     stream: S,
-    mender: Mender,
+    mender: FrameRepairer,
 }
 
-impl<S> Mending<S> {
+impl<S> Utf8RepairStream<S> {
     pub(super) fn new(stream: S) -> Self {
-        let mender = Mender::default();
+        let mender = FrameRepairer::default();
         Self { stream, mender }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Mending<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Utf8RepairStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +71,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mending<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Mending<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Utf8RepairStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -99,7 +99,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mending<S> {
 
 /// Bytes on their way: given out, then ready, then not yet looked at.
 #[derive(Debug, Default)]
-struct Mender {
+struct FrameRepairer {
     bytes: Vec<u8>,
     given: usize,
     ready: usize,
@@ -109,7 +109,7 @@ struct Mender {
     passing: usize,
 }
 
-impl Mender {
+impl FrameRepairer {
     /// Hands out what is ready.
     fn give(&mut self, into: &mut [u8]) -> usize {
         let count = into.len().min(self.ready - self.given);
@@ -165,9 +165,9 @@ impl Mender {
 }
 
 /// What is left to be looked at; `None` when it isn't what it should be.
-struct Rest<'a>(&'a mut [u8]);
+struct Cursor<'a>(&'a mut [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Option<&'a mut [u8]> {
         let (taken, rest) = std::mem::take(&mut self.0).split_at_mut_checked(count)?;
         self.0 = rest;
@@ -195,7 +195,7 @@ impl<'a> Rest<'a> {
 
     fn table(&mut self, depth: usize) -> Option<()> {
         let length = self.long_number()?;
-        let mut entries = Rest(self.take(length)?);
+        let mut entries = Cursor(self.take(length)?);
         while !entries.0.is_empty() {
             entries.short_string()?;
             entries.value(depth)?;
@@ -217,7 +217,7 @@ impl<'a> Rest<'a> {
             b'F' if depth < DEPTH_MAX => return self.table(depth + 1),
             b'A' if depth < DEPTH_MAX => {
                 let length = self.long_number()?;
-                let mut values = Rest(self.take(length)?);
+                let mut values = Cursor(self.take(length)?);
                 while !values.0.is_empty() {
                     values.value(depth + 1)?;
                 }
@@ -232,7 +232,7 @@ impl<'a> Rest<'a> {
 /// Of all methods only `basic.deliver` has texts that any publisher may choose.
 fn mend_method(frame: &mut [u8]) -> Option<()> {
     const BASIC_DELIVER: (u16, u16) = (60, 60);
-    let mut rest = Rest(frame);
+    let mut rest = Cursor(frame);
     if (rest.short_number()?, rest.short_number()?) != BASIC_DELIVER {
         return Some(());
     }
@@ -244,7 +244,7 @@ fn mend_method(frame: &mut [u8]) -> Option<()> {
 }
 
 fn mend_content_header(frame: &mut [u8]) -> Option<()> {
-    let mut rest = Rest(frame);
+    let mut rest = Cursor(frame);
     // Class, weight, size of the body.
     rest.take(2 + 2 + 8)?;
     let flags = rest.short_number()?;
@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8], sizes: &[usize], into: usize) -> Vec<u8> {
-        let mut stream = Mending::new(Pieces {
+        let mut stream = Utf8RepairStream::new(Pieces {
             bytes: bytes.to_vec(),
             sizes: sizes.to_vec(),
             turn: 0,
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_too_long_is_not_held() {
-        let mut stream = Mending::new(Pieces {
+        let mut stream = Utf8RepairStream::new(Pieces {
             bytes: frame(METHOD, &[7; FRAME_BYTES_MAX + 1]),
             sizes: vec![usize::MAX],
             turn: 0,

@@ -15,14 +15,14 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
-use crate::app::AppView;
-use crate::service_thread::Aside;
+use crate::app::AppStatus;
+use crate::service_thread::ServiceThread;
 
 /// The running endpoint. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
-    thread: Aside,
+    thread: ServiceThread,
 }
 
 impl Admin {
@@ -32,7 +32,7 @@ impl Admin {
     /// The address can't be listened on: the text names it and what to change.
     pub(crate) fn start(
         listen: SocketAddr,
-        view: Arc<AppView>,
+        view: Arc<AppStatus>,
         registry: Registry,
     ) -> io::Result<Self> {
         let explain = |error: io::Error| {
@@ -46,7 +46,7 @@ impl Admin {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let router = routes::router(view, registry, address.ip().is_loopback());
-        let thread = Aside::start("brickwork-admin", move |stopping| {
+        let thread = ServiceThread::start("brickwork-admin", move |stopping| {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             Ok(server::serve(listener, router, stopping))
         })?;

@@ -18,7 +18,7 @@ use tracing::error;
 
 use super::page;
 use super::same_origin::is_meant_for_loopback;
-use crate::app::AppView;
+use crate::app::AppStatus;
 use crate::message::JSON;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -48,12 +48,12 @@ const FOREIGN: &str = "this endpoint listens on loopback and answers to localhos
 
 /// Everything that an answer may need.
 struct Sources {
-    view: Arc<AppView>,
+    view: Arc<AppStatus>,
     registry: Registry,
 }
 
 /// All routes. On loopback, requests that name another host are refused.
-pub(super) fn router(view: Arc<AppView>, registry: Registry, on_loopback: bool) -> Router {
+pub(super) fn router(view: Arc<AppStatus>, registry: Registry, on_loopback: bool) -> Router {
     let guard = move |request: Request, next: Next| async move {
         let mut response = if on_loopback && !is_meant_for_loopback(&request) {
             text(StatusCode::FORBIDDEN, PLAIN, FOREIGN)

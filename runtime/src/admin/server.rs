@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::service_thread::Stopping;
+use crate::service_thread::StopSignal;
 
 /// Whoever comes while so many are connected waits to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -26,7 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves until told to stop.
-pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: Stopping) {
+pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: StopSignal) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -52,7 +52,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: S
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, mut stopping: Stopping) {
+async fn connection(stream: TcpStream, router: Router, mut stopping: StopSignal) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

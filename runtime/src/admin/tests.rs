@@ -232,7 +232,7 @@ async fn a_client_that_does_not_finish_its_head_is_cut() {
     let router = super::routes::router(fake.view.clone(), Registry::new(), true);
     let listener = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (_stop, stopping) = crate::service_thread::Stopping::by_hand();
+    let (_stop, stopping) = crate::service_thread::StopSignal::by_hand();
     tokio::spawn(server::serve(listener, router, stopping));
     let started = tokio::time::Instant::now();
     let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::plan::{Isolation, ServicePlan};
-use super::status::{SOURCE, ServiceView};
+use super::status::{SOURCE, ServiceStatus};
 use crate::clock::Clock;
-use crate::host::{Hosted, Settings, WiredOutput};
+use crate::host::{ServiceHandle, Settings, WiredOutput};
 use crate::metrics::Durations;
-use crate::service::Role;
+use crate::service::Kind;
 use crate::store::Stores;
 use crate::supervision::Instances;
 use crate::transport::{Backpressure, Transport};
 
 /// What services of an app have in common.
-pub(super) struct Common {
+pub(super) struct BuildContext {
     pub(super) app: Arc<str>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) pressure: Arc<Backpressure>,
@@ -30,11 +30,11 @@ pub(super) struct Common {
 /// Makes a service that doesn't run yet.
 pub(super) fn add(
     plan: ServicePlan,
-    common: &Common,
+    common: &BuildContext,
     number: usize,
     workers: usize,
     processes: bool,
-) -> ServiceView {
+) -> ServiceStatus {
     let kinds = plan
         .blueprint
         .ports()
@@ -58,8 +58,8 @@ pub(super) fn add(
         .filter_map(|input| input.batch);
     let batch_max = batches.map(|batch| batch.max).max().unwrap_or(1);
     let lanes = match plan.blueprint.role() {
-        Role::Service(factory) => factory.concurrency(),
-        Role::Source(_) => 1,
+        Kind::Service(factory) => factory.concurrency(),
+        Kind::Source(_) => 1,
     };
     let settings = Settings {
         app: common.app.clone(),
@@ -90,11 +90,11 @@ pub(super) fn add(
         confirms: common.confirms.clone(),
     };
     let hosted = if processes && plan.isolation == Isolation::Process {
-        Hosted::apart(settings, plan.blueprint)
+        ServiceHandle::apart(settings, plan.blueprint)
     } else {
-        Hosted::new(settings, plan.blueprint, number % workers.max(1))
+        ServiceHandle::new(settings, plan.blueprint, number % workers.max(1))
     };
-    ServiceView {
+    ServiceStatus {
         role: if hosted.is_source() {
             SOURCE
         } else {

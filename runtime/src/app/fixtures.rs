@@ -8,17 +8,17 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 
 use super::plan::WiredPort;
-use super::status::{AppView, Phase, ServiceView};
+use super::status::{AppStatus, Phase, ServiceStatus};
 use crate::clock::Clock;
 use crate::failure::Failure;
-use crate::host::{Hosted, Settings, WiredOutput};
+use crate::host::{ServiceHandle, Settings, WiredOutput};
 use crate::metrics::{Durations, WorkerLag};
 use crate::names::QueueId;
 use crate::redact::Redactor;
-use crate::service::{Blueprint, Context, Factory, Instance, PortTable, Role};
+use crate::service::{ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable};
 use crate::store::Stores;
 use crate::supervision::{
-    Backoff, GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
+    Backoff, GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
 };
 use crate::transport::memory::Memory;
 use crate::transport::{Backpressure, Overflow, QueueSpec, Topology, Transport};
@@ -28,7 +28,7 @@ pub(crate) const SECRET: &str = "hunter2-is-secret";
 
 /// What tests hold of the app.
 pub(crate) struct Fake {
-    pub(crate) view: Arc<AppView>,
+    pub(crate) view: Arc<AppStatus>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) topology: Topology,
     pub(crate) pressure: Arc<Backpressure>,
@@ -60,8 +60,8 @@ pub(crate) async fn app() -> Fake {
     };
     let service = |label: &str, role, inputs: Vec<WiredPort>, outputs: Vec<WiredPort>| {
         let settings = settings(label, &inputs, &outputs, &transport, &pressure, &redactor);
-        ServiceView {
-            hosted: Hosted::new(settings, Arc::new(Unused(PortTable::default())), 0),
+        ServiceStatus {
+            hosted: ServiceHandle::new(settings, Arc::new(Unused(PortTable::default())), 0),
             service_type: "test-type",
             role,
             inputs,
@@ -77,7 +77,7 @@ pub(crate) async fn app() -> Fake {
             vec![port("reserved", "reservations")],
         ),
     ];
-    let view = AppView::new(
+    let view = AppStatus::new(
         "shop <&>".into(),
         services,
         transport.clone(),
@@ -108,17 +108,17 @@ impl Fake {
 /// A service that is never started.
 struct Unused(PortTable);
 
-impl Blueprint for Unused {
+impl ConfiguredType for Unused {
     fn ports(&self) -> &PortTable {
         &self.0
     }
 
-    fn role(&self) -> Role<'_> {
-        Role::Service(self)
+    fn role(&self) -> Kind<'_> {
+        Kind::Service(self)
     }
 }
 
-impl Factory for Unused {
+impl InstanceFactory for Unused {
     fn start<'a>(
         &'a self,
         _: &'a mut Context,
@@ -175,7 +175,7 @@ fn settings(
             max_restarts: 5,
             within: Duration::from_secs(10),
         },
-        give_up: GiveUp::Isolate,
+        give_up: GiveUpPolicy::Isolate,
         message_bytes_max: 1024,
         data: PathBuf::new(),
         // None is opened.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::run::App;
-use super::status::AppView;
-use crate::host::{Hosted, Standing};
+use super::status::AppStatus;
+use crate::host::{ServiceHandle, Standing};
 use crate::metrics::Outcome;
 use crate::names::QueueId;
 use crate::transport::Transport;
@@ -75,7 +75,7 @@ impl App {
     }
 }
 
-impl AppView {
+impl AppStatus {
     /// Whether the services that run in this process have nothing left to do.
     pub(crate) async fn is_idle(&self) -> bool {
         let services = self.services.iter().map(|service| &service.hosted);
@@ -88,10 +88,10 @@ impl AppView {
     }
 }
 
-async fn is_idle(service: &Hosted, transport: &dyn Transport) -> bool {
+async fn is_idle(service: &ServiceHandle, transport: &dyn Transport) -> bool {
     let env = service.env();
     let busy =
-        env.unconfirmed() > 0 || env.in_hand() > 0 || env.mailbox.len() > 0 || env.outbox() > 0;
+        env.unconfirmed() > 0 || env.in_flight() > 0 || env.mailbox.len() > 0 || env.outbox() > 0;
     if busy || !env.schedule.is_empty() || service.is_unfinished_source() {
         return false;
     }
@@ -107,7 +107,7 @@ async fn is_idle(service: &Hosted, transport: &dyn Transport) -> bool {
 
 /// Nobody will do the work of this one: it is down for good, or it was isolated, tried
 /// again, and isolated again.
-fn is_hopeless(service: &Hosted) -> bool {
+fn is_hopeless(service: &ServiceHandle) -> bool {
     match service.state.standing() {
         Standing::Gone { .. } => true,
         Standing::Isolated { .. } => service.state.isolations() > 1,

@@ -16,5 +16,5 @@ pub use plan::Plan;
 pub(crate) use plan::{GroupPlan, Isolation, LogSettings, ServicePlan, SupervisorPlan, WiredPort};
 pub use run::{App, StartError, StopReport, Workers};
 pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
-pub(crate) use status::{AppView, Phase, ServiceView, State};
+pub(crate) use status::{AppStatus, Phase, ServiceStatus, State};
 pub use summary::{ServiceSummary, Summary};

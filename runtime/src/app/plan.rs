@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::redact::Redactor;
-use crate::service::{Blueprint, Role};
+use crate::service::{ConfiguredType, Kind};
 use crate::supervision::{
-    GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
+    GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
 use crate::transport::{ExternalBinding, Overflow, QueueSpec, Topology};
 
@@ -77,7 +77,7 @@ pub(crate) struct ServicePlan {
     pub(crate) label: Arc<str>,
     /// The name of its service type.
     pub(crate) service_type: &'static str,
-    pub(crate) blueprint: Arc<dyn Blueprint>,
+    pub(crate) blueprint: Arc<dyn ConfiguredType>,
     /// The topics that each input reads, in the order of the port table.
     pub(crate) inputs: Vec<WiredPort>,
     /// The topics that each output publishes to, in the order of the port table.
@@ -91,7 +91,7 @@ pub(crate) struct ServicePlan {
     pub(crate) restart: RestartPolicy,
     pub(crate) restart_type: RestartType,
     pub(crate) intensity: Intensity,
-    pub(crate) give_up: GiveUp,
+    pub(crate) give_up: GiveUpPolicy,
     pub(crate) high_water: u64,
     /// More than this its queues don't hold.
     pub(crate) limit: Option<u64>,
@@ -128,7 +128,7 @@ impl Plan {
         for service in self.services.iter_mut().filter(|service| service.runs_here) {
             service.isolation = Isolation::Shared;
             // When it gives up, its parent ends the process and does what is to be done.
-            service.give_up = GiveUp::Isolate;
+            service.give_up = GiveUpPolicy::Isolate;
         }
     }
 
@@ -154,7 +154,7 @@ impl Plan {
             })
         });
         let single = self.services.iter().filter(|service| {
-            matches!(service.blueprint.role(), Role::Source(source) if source.is_single())
+            matches!(service.blueprint.role(), Kind::Source(source) if source.is_single())
         });
         Topology {
             app: self.name.clone(),

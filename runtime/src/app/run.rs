@@ -14,18 +14,18 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::build_service::{Common, add};
+use super::build_service::{BuildContext, add};
 use super::plan::Plan;
-use super::status::{AppView, Phase};
+use super::status::{AppStatus, Phase};
 use super::summary::Summary;
-use super::tree_builder::{Places, Plot, Shape, Tree};
+use super::tree_builder::{NodeIndex, Shape, SupervisorTree, TreePlan};
 use crate::admin::Admin;
-use crate::child_process::{Lifeline, Program};
+use crate::child_process::{ParentConnection, RespawnCommand};
 use crate::clock::Clock;
-use crate::control::{Control, Reach};
+use crate::control::{Control, ControlTargets};
 use crate::dead_letters::DeadLetters;
-use crate::host::{Hosted, Standing, panic};
-use crate::message_trace::{Queues, Trace, TraceQuery, Tracer, Wiring};
+use crate::host::{ServiceHandle, Standing, panic};
+use crate::message_trace::{QueueAccess, Trace, TraceCollector, TraceQuery, Wiring};
 use crate::names::QueueId;
 use crate::store::Stores;
 use crate::supervisors::{Failed, Supervised, Threads, watch};
@@ -73,12 +73,12 @@ pub struct App {
     /// In the manifest's order.
     pub(crate) services: Rc<[Rc<dyn Supervised>]>,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(super) view: Arc<AppView>,
-    tracer: Arc<Tracer>,
+    pub(super) view: Arc<AppStatus>,
+    tracer: Arc<TraceCollector>,
     shutdown_timeout: Duration,
     threads: Rc<Threads>,
     /// Builds the supervisors above the services, once these have been started.
-    tree: OnceCell<Tree>,
+    tree: OnceCell<SupervisorTree>,
     shape: RefCell<Option<Shape>>,
     failed: Failed,
     /// Tasks that look after the app while it runs: depths, worker lag.
@@ -147,7 +147,7 @@ impl App {
     pub(crate) async fn open(
         plan: Plan,
         transports: &Transports,
-        program: Rc<Program>,
+        program: Rc<RespawnCommand>,
         stop: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let (listen, data) = (plan.admin, plan.data.clone());
@@ -160,7 +160,7 @@ impl App {
             Some(program),
         )
         .await?;
-        let reach = Reach {
+        let reach = ControlTargets {
             view: app.view.clone(),
             letters: DeadLetters::of(app.transport.clone(), topology).redacting(redactor),
             tracer: app.tracer.clone(),
@@ -177,7 +177,7 @@ impl App {
     pub(crate) async fn open_supervised(
         plan: Plan,
         transports: &Transports,
-        lifeline: &Lifeline,
+        lifeline: &ParentConnection,
     ) -> Result<Self, StartError> {
         let (app, _) =
             Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM, None).await?;
@@ -190,7 +190,7 @@ impl App {
         transports: &Transports,
         workers: Workers,
         clock: Clock,
-        program: Option<Rc<Program>>,
+        program: Option<Rc<RespawnCommand>>,
     ) -> Result<(Self, prometheus::Registry), StartError> {
         if !panic::unwinds() {
             return Err(StartError::NoUnwind);
@@ -206,9 +206,9 @@ impl App {
             Workers::Here => 0,
             Workers::Threads => plan.workers.max(1),
         }));
-        let plot = Plot::of(&plan);
+        let plot = TreePlan::of(&plan);
         let (wiring, topology) = (Wiring::of(&plan), plan.topology());
-        let common = Common {
+        let common = BuildContext {
             confirms: transport.guarantees().durable.then(Arc::default),
             stores: Stores::new(plan.name.clone(), &plan.data),
             app: plan.name,
@@ -231,14 +231,14 @@ impl App {
             ));
         }
         let hosted = views.iter().map(|view| view.hosted.clone()).collect();
-        let places = Places {
+        let places = NodeIndex {
             threads: threads.clone(),
             program,
             stop_within: plan.shutdown_timeout,
         };
         let (shape, here) = plot.with(hosted, &places);
         let failed = Failed::new(None);
-        let view = AppView::new(
+        let view = AppStatus::new(
             common.app,
             views,
             transport.clone(),
@@ -246,12 +246,12 @@ impl App {
             plan.redactor,
             threads.lag.clone(),
         );
-        let tracer = Tracer {
+        let tracer = TraceCollector {
             wiring,
             data: common.data,
             redactor: common.redactor,
             view: Some(view.clone()),
-            queues: Queues::Live(
+            queues: QueueAccess::Live(
                 transport.clone(),
                 DeadLetters::of(transport.clone(), topology),
             ),
@@ -471,7 +471,7 @@ impl App {
 
 /// Closes the store of a service, if it has one. Returns its name if that takes too long:
 /// what it does never ends, or the disk hangs.
-async fn close_store(hosted: &Hosted) -> Option<String> {
+async fn close_store(hosted: &ServiceHandle) -> Option<String> {
     let store = hosted.store()?;
     let (service, path) = (&hosted.label, store.database.path().display());
     let closing = timeout(CLOSE_WITHIN, store.database.close());

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use super::status::{AppView, Phase, ServiceView, State};
+use super::status::{AppStatus, Phase, ServiceStatus, State};
 use crate::clock::{Rfc3339, unix_ms};
 use crate::host::LastFailure;
 use crate::metrics::{InputMeter, Outcome};
@@ -67,7 +67,7 @@ pub(crate) struct ServiceSnapshot<'a> {
     paused_seconds: Option<f64>,
     pub(crate) instances: Instances,
     pub(crate) mailbox: Mailbox,
-    in_hand: usize,
+    in_flight: usize,
     /// Publications that wait for their confirms.
     unconfirmed: usize,
     pub(crate) inputs: Vec<InputSnapshot<'a>>,
@@ -120,7 +120,7 @@ pub(crate) struct OutputSnapshot<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct QueueDepth {
     ready: u64,
-    in_hand: u64,
+    in_flight: u64,
     delayed: u64,
 }
 
@@ -128,7 +128,7 @@ impl From<Depth> for QueueDepth {
     fn from(depth: Depth) -> Self {
         Self {
             ready: depth.ready,
-            in_hand: depth.in_hand,
+            in_flight: depth.in_flight,
             delayed: depth.delayed,
         }
     }
@@ -136,7 +136,7 @@ impl From<Depth> for QueueDepth {
 
 impl QueueDepth {
     pub(crate) fn messages(&self) -> u64 {
-        self.ready + self.in_hand + self.delayed
+        self.ready + self.in_flight + self.delayed
     }
 }
 
@@ -167,7 +167,7 @@ impl Serialize for Counts {
     }
 }
 
-impl AppView {
+impl AppStatus {
     /// What can be seen now.
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
         let (ready, reasons) = self.readiness();
@@ -204,7 +204,7 @@ impl AppView {
         }
     }
 
-    fn service<'a>(&self, service: &'a ServiceView) -> ServiceSnapshot<'a> {
+    fn service<'a>(&self, service: &'a ServiceStatus) -> ServiceSnapshot<'a> {
         let env = &*service.env();
         let figures = service.hosted.figures();
         let meters = &service.hosted.meters;
@@ -236,7 +236,7 @@ impl AppView {
                 messages: figures.waiting,
                 capacity: env.mailbox_capacity,
             },
-            in_hand: figures.in_hand,
+            in_flight: figures.in_flight,
             unconfirmed: figures.unconfirmed,
             inputs: inputs
                 .map(|(port, meter)| InputSnapshot {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::plan::WiredPort;
-use crate::host::{Environment, Hosted, Standing};
+use crate::host::{ServiceHandle, ServiceRun, Standing};
 use crate::metrics::WorkerLag;
 use crate::names::QueueId;
 use crate::redact::Redactor;
@@ -27,11 +27,11 @@ const DEPTH_AGE_MAX: Duration = Duration::from_secs(15);
 const STUCK: Duration = Duration::from_secs(60);
 
 /// What can be seen of an app.
-pub(crate) struct AppView {
+pub(crate) struct AppStatus {
     pub(crate) name: Arc<str>,
     pub(crate) started: SystemTime,
     /// In the manifest's order.
-    pub(crate) services: Vec<ServiceView>,
+    pub(crate) services: Vec<ServiceStatus>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) workers: Arc<WorkerLag>,
     pressure: Arc<Backpressure>,
@@ -41,8 +41,8 @@ pub(crate) struct AppView {
 }
 
 /// What can be seen of a service.
-pub(crate) struct ServiceView {
-    pub(crate) hosted: Arc<Hosted>,
+pub(crate) struct ServiceStatus {
+    pub(crate) hosted: Arc<ServiceHandle>,
     /// The name of its service type.
     pub(crate) service_type: &'static str,
     pub(crate) role: &'static str,
@@ -111,10 +111,10 @@ impl State {
     }
 }
 
-impl AppView {
+impl AppStatus {
     pub(crate) fn new(
         name: Arc<str>,
-        services: Vec<ServiceView>,
+        services: Vec<ServiceStatus>,
         transport: Arc<dyn Transport>,
         pressure: Arc<Backpressure>,
         redactor: Arc<Redactor>,
@@ -157,7 +157,7 @@ impl AppView {
         if !self.pressure.is_high() {
             return 0;
         }
-        let running = |service: &&ServiceView| {
+        let running = |service: &&ServiceStatus| {
             service.is_source() && matches!(service.state(), State::Up | State::Paused)
         };
         self.services.iter().filter(running).count()
@@ -249,7 +249,7 @@ fn stuck(overdue: impl Iterator<Item = Duration>) -> Vec<String> {
     reasons.collect()
 }
 
-impl ServiceView {
+impl ServiceStatus {
     pub(crate) fn is_source(&self) -> bool {
         self.role == SOURCE
     }
@@ -265,7 +265,7 @@ impl ServiceView {
     }
 
     /// What surrounds it in its present, or last, life.
-    pub(crate) fn env(&self) -> Arc<Environment> {
+    pub(crate) fn env(&self) -> Arc<ServiceRun> {
         self.hosted.env()
     }
 
@@ -357,11 +357,11 @@ impl ServiceView {
 }
 
 /// Whether a service runs and hears all that it should.
-fn works(env: &Environment) -> bool {
+fn works(env: &ServiceRun) -> bool {
     env.pulse.is_ready() && consumed(env) >= env.inputs.len()
 }
 
-fn consumed(env: &Environment) -> usize {
+fn consumed(env: &ServiceRun) -> usize {
     *env.pulse.consuming.borrow()
 }
 

@@ -7,21 +7,21 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::plan::{Plan, SupervisorPlan};
-use crate::child_process::Program;
-use crate::host::Hosted;
+use crate::child_process::RespawnCommand;
+use crate::host::ServiceHandle;
 use crate::supervision::{ChildSpec, DEFAULT_RESTART, RestartType};
 use crate::supervisors::{
-    Child, Ended, Failed, Group, Member, Parent, ProcessSupervisor, Rules, ServiceSupervisor,
-    Supervised, Threads, Up,
+    Child, ChildExit, Failed, Group, GroupChild, GroupPolicy, Parent, ParentLink,
+    ProcessSupervisor, ServiceSupervisor, Supervised, Threads,
 };
 
 /// The supervisors above the services.
-pub(super) struct Tree {
+pub(super) struct SupervisorTree {
     groups: Vec<Rc<Group>>,
     root: Group,
 }
 
-impl Tree {
+impl SupervisorTree {
     /// All cease to supervise: services stay as they are.
     pub(super) fn cease(&self) {
         self.root.cease();
@@ -32,11 +32,11 @@ impl Tree {
 }
 
 /// A supervisor to be.
-struct Branch {
+struct SupervisorNode {
     name: Arc<str>,
     plan: SupervisorPlan,
-    sender: mpsc::Sender<Ended>,
-    ended: mpsc::Receiver<Ended>,
+    sender: mpsc::Sender<ChildExit>,
+    ended: mpsc::Receiver<ChildExit>,
     /// In the manifest's order.
     children: Vec<Node>,
 }
@@ -49,7 +49,7 @@ enum Node {
     Group(usize),
 }
 
-impl Branch {
+impl SupervisorNode {
     fn new(name: Arc<str>, plan: SupervisorPlan, children: Vec<Node>) -> Self {
         // Each child ends once in a life.
         let (sender, ended) = mpsc::channel(children.len().max(1) * 2);
@@ -62,8 +62,8 @@ impl Branch {
         }
     }
 
-    fn up(&self, child: usize) -> Up {
-        Up {
+    fn up(&self, child: usize) -> ParentLink {
+        ParentLink {
             child,
             sender: self.sender.clone(),
         }
@@ -71,28 +71,28 @@ impl Branch {
 }
 
 /// The tree before its services are there.
-pub(super) struct Plot {
-    root: Branch,
-    groups: Vec<Branch>,
+pub(super) struct TreePlan {
+    root: SupervisorNode,
+    groups: Vec<SupervisorNode>,
 }
 
 /// The tree before its supervisors are there.
 pub(super) struct Shape {
-    plot: Plot,
+    plot: TreePlan,
     services: Rc<[Rc<dyn Supervised>]>,
     stop_within: Duration,
 }
 
 /// Where services run.
-pub(super) struct Places {
+pub(super) struct NodeIndex {
     pub(super) threads: Rc<Threads>,
     /// What is started again for those that run in processes of their own.
-    pub(super) program: Option<Rc<Program>>,
+    pub(super) program: Option<Rc<RespawnCommand>>,
     /// How long one may take to stop.
     pub(super) stop_within: Duration,
 }
 
-impl Plot {
+impl TreePlan {
     /// The tree of a plan: a group stands where the first of its services does.
     pub(super) fn of(plan: &Plan) -> Self {
         let here = plan
@@ -101,7 +101,7 @@ impl Plot {
             .enumerate()
             .filter(|(_, s)| s.runs_here);
         let here: Vec<usize> = here.map(|(index, _)| index).collect();
-        let mut groups: Vec<Branch> = Vec::new();
+        let mut groups: Vec<SupervisorNode> = Vec::new();
         let mut group_of = vec![None; here.len()];
         for group in &plan.groups {
             let members = group.services.iter();
@@ -112,7 +112,11 @@ impl Plot {
                 group_of[*member] = Some(groups.len());
             }
             let children = members.into_iter().map(Node::Service).collect();
-            groups.push(Branch::new(group.name.clone(), group.supervisor, children));
+            groups.push(SupervisorNode::new(
+                group.name.clone(),
+                group.supervisor,
+                children,
+            ));
         }
         let mut children = Vec::new();
         let mut seen = vec![false; groups.len()];
@@ -126,7 +130,7 @@ impl Plot {
             }
         }
         Self {
-            root: Branch::new(plan.name.clone(), plan.supervision, children),
+            root: SupervisorNode::new(plan.name.clone(), plan.supervision, children),
             groups,
         }
     }
@@ -135,10 +139,10 @@ impl Plot {
     /// run in this process, too.
     pub(super) fn with(
         self,
-        hosted: Vec<Arc<Hosted>>,
-        places: &Places,
+        hosted: Vec<Arc<ServiceHandle>>,
+        places: &NodeIndex,
     ) -> (Shape, Rc<[Rc<ServiceSupervisor>]>) {
-        let mut ups: Vec<Option<Up>> = vec![None; hosted.len()];
+        let mut ups: Vec<Option<ParentLink>> = vec![None; hosted.len()];
         for branch in self.groups.iter().chain([&self.root]) {
             for (child, node) in branch.children.iter().enumerate() {
                 if let Node::Service(service) = node {
@@ -182,11 +186,11 @@ impl Shape {
     }
 
     /// Begins to supervise. The services run already.
-    pub(super) fn supervise(self, failed: Failed) -> Tree {
-        let Plot { root, groups } = self.plot;
+    pub(super) fn supervise(self, failed: Failed) -> SupervisorTree {
+        let TreePlan { root, groups } = self.plot;
         let services = self.services;
         let stop_within = self.stop_within;
-        let rules = |branch: &Branch| Rules {
+        let rules = |branch: &SupervisorNode| GroupPolicy {
             name: branch.name.clone(),
             strategy: branch.plan.strategy,
             intensity: branch.plan.intensity,
@@ -199,12 +203,12 @@ impl Shape {
                 restart: hosted.restart_type,
                 policy: hosted.restart,
             };
-            Member {
+            GroupChild {
                 child: service,
                 spec,
             }
         };
-        let mut ups: Vec<Option<Up>> = vec![None; groups.len()];
+        let mut ups: Vec<Option<ParentLink>> = vec![None; groups.len()];
         for (child, node) in root.children.iter().enumerate() {
             if let Node::Group(group) = node {
                 ups[*group] = Some(root.up(child));
@@ -234,12 +238,12 @@ impl Shape {
                     restart: RestartType::Permanent,
                     policy: DEFAULT_RESTART,
                 };
-                Member { child, spec }
+                GroupChild { child, spec }
             }
         });
         let members = members.collect();
         let rules = rules(&root);
-        Tree {
+        SupervisorTree {
             root: Group::new(rules, members, root.ended, Parent::App(failed)),
             groups: groups.into_iter().flatten().collect(),
         }

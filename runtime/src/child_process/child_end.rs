@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::{Answer, Figures, GRACE, LINE_BYTES_MAX, Request, Verb};
-use crate::app::AppView;
-use crate::service_thread::{Aside, Stopping};
+use super::{Answer, GRACE, LINE_BYTES_MAX, Request, Stats, Verb};
+use crate::app::AppStatus;
+use crate::service_thread::{ServiceThread, StopSignal};
 
 /// How long the transport may take to say what is in the queues.
 const IDLE_WITHIN: Duration = Duration::from_millis(500);
@@ -30,14 +30,14 @@ const ALONE_MAX: Duration = Duration::from_secs(15);
 
 /// What keeps a child process alive: its parent. Dropping it ends the conversation.
 #[derive(Debug)]
-pub(crate) struct Lifeline {
+pub(crate) struct ParentConnection {
     shared: Arc<Shared>,
-    _thread: Aside,
+    _thread: ServiceThread,
 }
 
 #[derive(Default)]
 struct Shared {
-    view: OnceLock<Arc<AppView>>,
+    view: OnceLock<Arc<AppStatus>>,
     /// How long stopping may take, once the child is to stop.
     stop: watch::Sender<Option<Duration>>,
     /// What was in hand when time ran out.
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-impl Lifeline {
+impl ParentConnection {
     /// Takes the standard input. `shutdown_timeout` is how long stopping may take when
     /// the parent is gone.
     ///
@@ -66,7 +66,7 @@ impl Lifeline {
         stream.peer_addr()?;
         stream.set_nonblocking(true)?;
         let shared: Arc<Shared> = Arc::default();
-        let thread = Aside::start("brickwork-lifeline", {
+        let thread = ServiceThread::start("brickwork-lifeline", {
             let shared = shared.clone();
             move |stopping| {
                 let stream = BufReader::new(UnixStream::from_std(stream)?);
@@ -85,7 +85,7 @@ impl Lifeline {
     }
 
     /// The app is open: from now on it can be seen.
-    pub(crate) fn show(&self, view: Arc<AppView>) {
+    pub(crate) fn show(&self, view: Arc<AppStatus>) {
         // An app is opened once.
         let _shown = self.shared.view.set(view);
     }
@@ -113,7 +113,7 @@ struct Serving {
 }
 
 impl Serving {
-    async fn run(mut self, mut stopping: Stopping) {
+    async fn run(mut self, mut stopping: StopSignal) {
         let asked = tokio::select! {
             biased;
             () = stopping.asked() => return,
@@ -182,8 +182,8 @@ impl Serving {
         timeout(WRITE_WITHIN, self.stream.get_mut().write_all(&line)).await?
     }
 
-    fn figures(&self) -> Option<Figures> {
-        self.shared.view.get().and_then(|view| Figures::of(view))
+    fn figures(&self) -> Option<Stats> {
+        self.shared.view.get().and_then(|view| Stats::of(view))
     }
 
     async fn is_idle(&self) -> bool {

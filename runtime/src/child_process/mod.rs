@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use child_end::Lifeline;
+pub(crate) use child_end::ParentConnection;
 pub(crate) use parent_end::Link;
-pub(crate) use process::{Ended, Process};
-pub(crate) use respawn::Program;
-pub(crate) use stats::{Figures, Mirror};
+pub(crate) use process::{Process, ProcessExit};
+pub(crate) use respawn::RespawnCommand;
+pub(crate) use stats::{Stats, StatsMirror};
 
 /// A line is not longer, in bytes.
 const LINE_BYTES_MAX: usize = 4 << 20;
@@ -61,7 +61,7 @@ struct Request {
 pub(crate) struct Answer {
     number: u64,
     /// What can be seen of its service; nothing before the app is open.
-    pub(crate) figures: Option<Figures>,
+    pub(crate) figures: Option<Stats>,
     /// Whether there is nothing left to do, if that was asked for.
     pub(crate) idle: bool,
     /// Messages that were in hand when time ran out, if it has stopped.

@@ -15,24 +15,24 @@ use tracing::warn;
 pub(crate) struct Process {
     id: u32,
     shared: Arc<Shared>,
-    ended: watch::Receiver<Option<Ended>>,
+    ended: watch::Receiver<Option<ProcessExit>>,
 }
 
 /// How a process ended.
 #[derive(Debug, Clone)]
-pub(crate) struct Ended {
+pub(crate) struct ProcessExit {
     /// Whether its exit code was 0.
     pub(crate) well: bool,
     how: String,
 }
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for ProcessExit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.how)
     }
 }
 
-impl From<io::Error> for Ended {
+impl From<io::Error> for ProcessExit {
     fn from(error: io::Error) -> Self {
         Self {
             well: false,
@@ -82,7 +82,7 @@ impl Process {
     }
 
     /// Resolves when it has ended, with how.
-    pub(crate) fn ended(&self) -> impl Future<Output = Ended> + use<> {
+    pub(crate) fn ended(&self) -> impl Future<Output = ProcessExit> + use<> {
         let mut ended = self.ended.clone();
         async move {
             let end = match ended.wait_for(Option::is_some).await {
@@ -115,7 +115,7 @@ impl Shared {
 
     /// Waits for its end, then ends what it left behind, and only then gives its number
     /// back.
-    fn wait(&self, child: &mut Child) -> Ended {
+    fn wait(&self, child: &mut Child) -> ProcessExit {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let waited = loop {
             match waitid(WaitId::Pid(self.pid), options) {
@@ -131,7 +131,7 @@ impl Shared {
         let status = child.wait();
         *gone = true;
         match status {
-            Ok(status) => Ended {
+            Ok(status) => ProcessExit {
                 well: status.success(),
                 how: status.to_string(),
             },

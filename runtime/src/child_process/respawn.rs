@@ -11,14 +11,14 @@ use super::{Link, Process};
 
 /// The program that runs and what it was told.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub(crate) struct RespawnCommand {
     path: PathBuf,
     manifest: PathBuf,
     overlays: Vec<PathBuf>,
     transport: Option<String>,
 }
 
-impl Program {
+impl RespawnCommand {
     /// The one that runs now, with its manifest and what lies over it.
     ///
     /// # Errors

@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::{AppView, Phase, ServiceView};
-use crate::host::{Hosted, LastFailure, Seen};
+use crate::app::{AppStatus, Phase, ServiceStatus};
+use crate::host::{LastFailure, RemoteStats, ServiceHandle};
 
 /// A service in its process, at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Figures {
+pub(crate) struct Stats {
     /// Whether it has been started, well or not.
     pub(crate) started: bool,
     /// Why it has given up, if it has.
@@ -19,7 +19,7 @@ pub(crate) struct Figures {
     consuming: usize,
     ended: bool,
     standing_by: bool,
-    seen: Seen,
+    seen: RemoteStats,
     /// As [`Meters::counts`](crate::metrics::Meters::counts) has them.
     counts: Vec<u64>,
     failures_total: u64,
@@ -27,16 +27,16 @@ pub(crate) struct Figures {
     failures: Vec<LastFailure>,
 }
 
-impl Figures {
+impl Stats {
     /// Of the only service of an app; `None` if it has several.
-    pub(super) fn of(view: &AppView) -> Option<Self> {
+    pub(super) fn of(view: &AppStatus) -> Option<Self> {
         match &view.services[..] {
             [service] => Some(Self::of_service(service, view)),
             _ => None,
         }
     }
 
-    pub(super) fn of_service(service: &ServiceView, view: &AppView) -> Self {
+    pub(super) fn of_service(service: &ServiceStatus, view: &AppStatus) -> Self {
         let (hosted, env) = (&service.hosted, service.env());
         let depths = service.queues().map(|queue| view.depth(&queue));
         Self {
@@ -47,7 +47,7 @@ impl Figures {
             consuming: *env.pulse.consuming.borrow(),
             ended: *env.pulse.ended.borrow(),
             standing_by: env.pulse.standing_by.load(Relaxed),
-            seen: Seen {
+            seen: RemoteStats {
                 depths: depths.collect(),
                 ..hosted.figures()
             },
@@ -60,15 +60,15 @@ impl Figures {
 
 /// What the parent has taken over from one process: what it counts more is new.
 #[derive(Debug, Default)]
-pub(crate) struct Mirror {
+pub(crate) struct StatsMirror {
     counts: Vec<u64>,
     failures: u64,
 }
 
-impl Mirror {
+impl StatsMirror {
     /// Shows the figures as those of the parent's own service. Says whether they were
     /// ones of this service.
-    pub(crate) fn show(&mut self, figures: Figures, hosted: &Hosted) -> bool {
+    pub(crate) fn show(&mut self, figures: Stats, hosted: &ServiceHandle) -> bool {
         if !hosted.meters.add_counts(&self.counts, &figures.counts) {
             return false;
         }
@@ -91,7 +91,7 @@ impl Mirror {
     }
 
     /// Shows that there is no process any more.
-    pub(crate) fn hide(hosted: &Hosted) {
+    pub(crate) fn hide(hosted: &ServiceHandle) {
         let pulse = &hosted.env().pulse;
         pulse.ready.store(0, Relaxed);
         pulse.standing_by.store(false, Relaxed);

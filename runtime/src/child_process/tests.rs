@@ -14,10 +14,10 @@ use crate::metrics::{Cause, Outcome};
 const SOON: Duration = Duration::from_secs(20);
 const SHUTDOWN: Duration = Duration::from_secs(7);
 
-fn both_ends() -> (Link, Lifeline) {
+fn both_ends() -> (Link, ParentConnection) {
     let (parent, child) = UnixStream::pair().unwrap();
     parent.set_nonblocking(true).unwrap();
-    let lifeline = Lifeline::over(child, SHUTDOWN).unwrap();
+    let lifeline = ParentConnection::over(child, SHUTDOWN).unwrap();
     (Link::new(parent).unwrap(), lifeline)
 }
 
@@ -70,7 +70,7 @@ async fn an_answer_that_comes_too_late_is_not_taken_for_that_of_the_next_questio
 fn a_process_without_a_parent_s_socket_is_not_supervised() {
     let file = tempfile::tempfile().unwrap();
     let stream = UnixStream::from(std::os::fd::OwnedFd::from(file));
-    Lifeline::over(stream, SHUTDOWN).unwrap_err();
+    ParentConnection::over(stream, SHUTDOWN).unwrap_err();
 }
 
 #[tokio::test]
@@ -82,13 +82,13 @@ async fn the_parent_shows_what_its_child_shows_and_counts_on_over_the_child_s_li
         let there = app().await;
         there.all_ready();
         let service = &there.view.services[1];
-        let mut mirror = Mirror::default();
+        let mut mirror = StatsMirror::default();
         for _look in 0..2 {
             service.hosted.meters.handled(0, Outcome::Ok);
             service
                 .hosted
                 .note(Cause::Start, &format!("in life {life}"));
-            let figures = Figures::of_service(service, &there.view);
+            let figures = Stats::of_service(service, &there.view);
             let line = serde_json::to_string(&figures).unwrap();
             assert!(mirror.show(serde_json::from_str(&line).unwrap(), hosted));
             shown += 1;
@@ -101,7 +101,7 @@ async fn the_parent_shows_what_its_child_shows_and_counts_on_over_the_child_s_li
             (&*last.what, &*last.text),
             ("start", &*format!("in life {life}"))
         );
-        Mirror::hide(hosted);
+        StatsMirror::hide(hosted);
         assert_eq!(hosted.env().pulse.ready.load(Relaxed), 0);
     }
 }
@@ -109,8 +109,8 @@ async fn the_parent_shows_what_its_child_shows_and_counts_on_over_the_child_s_li
 #[tokio::test]
 async fn the_figures_of_another_service_are_refused() {
     let (here, there) = (app().await, app().await);
-    let figures = Figures::of_service(&there.view.services[0], &there.view);
-    assert!(!Mirror::default().show(figures, &here.view.services[1].hosted));
+    let figures = Stats::of_service(&there.view.services[0], &there.view);
+    assert!(!StatsMirror::default().show(figures, &here.view.services[1].hosted));
 }
 
 #[tokio::test]

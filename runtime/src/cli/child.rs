@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::DONE;
 use super::run::{either, failed};
 use crate::app::{App, Plan};
-use crate::child_process::{GRACE, Lifeline};
+use crate::child_process::{GRACE, ParentConnection};
 use crate::control::{lock_path, taken};
 use crate::lock::Lock;
 use crate::transport::Transports;
@@ -35,7 +35,7 @@ impl End {
 
 /// Runs a plan of which one service runs here.
 pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
-    let lifeline = match Lifeline::hold(plan.shutdown_timeout) {
+    let lifeline = match ParentConnection::hold(plan.shutdown_timeout) {
         Ok(lifeline) => lifeline,
         Err(error) => return failed(&format!("nobody supervises this process: {error}")),
     };
@@ -52,7 +52,7 @@ pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
     code
 }
 
-async fn serve(plan: Plan, transports: &Transports, lifeline: &Lifeline) -> End {
+async fn serve(plan: Plan, transports: &Transports, lifeline: &ParentConnection) -> End {
     let redactor = plan.redactor.clone();
     let shutdown_timeout = plan.shutdown_timeout;
     let signals = (

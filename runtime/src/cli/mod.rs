@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::child_process::Program;
+use crate::child_process::RespawnCommand;
 use crate::manifest;
 use crate::service::Catalog;
 use crate::transport::Transports;
@@ -139,8 +139,8 @@ impl ManifestArgs {
     }
 
     /// The program that runs, to be started again with this manifest.
-    fn program(&self) -> std::io::Result<Program> {
-        Program::running(
+    fn program(&self) -> std::io::Result<RespawnCommand> {
+        RespawnCommand::running(
             self.manifest.clone(),
             self.with.clone(),
             self.transport.clone(),

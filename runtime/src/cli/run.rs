@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::watch::{self, Watch, restart_needed};
 use super::{DONE, FAILED, ManifestArgs, OnlyArgs, child, print, print_json, print_report};
 use crate::app::{App, Plan, StopReport};
-use crate::child_process::Program;
+use crate::child_process::RespawnCommand;
 use crate::service::Catalog;
 use crate::transport::Transports;
 
@@ -78,7 +78,7 @@ impl Run {
         &self,
         plan: Plan,
         transports: &Transports,
-        program: Program,
+        program: RespawnCommand,
         watch: Option<Watch>,
     ) -> u8 {
         let redactor = plan.redactor.clone();

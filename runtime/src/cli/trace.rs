@@ -12,7 +12,7 @@ use crate::control;
 use crate::dead_letters::DeadLetters;
 use crate::id::ID_BYTES_MAX;
 use crate::log::push_visible;
-use crate::message_trace::{Queues, Trace, TraceQuery, Tracer, Wiring};
+use crate::message_trace::{QueueAccess, Trace, TraceCollector, TraceQuery, Wiring};
 use crate::service::Catalog;
 use crate::transport::{Backpressure, Connector, Transport, TransportError, Transports, scheme_of};
 
@@ -92,16 +92,16 @@ async fn trace(
     let (guarantees, scheme) = (connector.guarantees(scheme_of(url)), scheme_of(url));
     let queues = if guarantees.crosses_processes {
         match connected(plan, connector).await {
-            Ok((transport, letters)) => Queues::Live(transport, letters),
+            Ok((transport, letters)) => QueueAccess::Live(transport, letters),
             // Its stores are here nevertheless.
-            Err(error) => Queues::Nowhere(format!("the transport: {error}")),
+            Err(error) => QueueAccess::Nowhere(format!("the transport: {error}")),
         }
     } else if guarantees.durable {
-        Queues::Left
+        QueueAccess::Left
     } else {
-        Queues::Nowhere(format!("the queues: those of {scheme}: go with the app"))
+        QueueAccess::Nowhere(format!("the queues: those of {scheme}: go with the app"))
     };
-    let tracer = Tracer {
+    let tracer = TraceCollector {
         wiring: Wiring::of(plan),
         data: data.to_owned(),
         redactor: plan.redactor.clone(),
@@ -109,7 +109,7 @@ async fn trace(
         queues,
     };
     let trace = tracer.trace(question, Some((connector, url))).await;
-    if let Queues::Live(transport, _) = tracer.queues {
+    if let QueueAccess::Live(transport, _) = tracer.queues {
         close(&*transport).await;
     }
     Ok(trace)

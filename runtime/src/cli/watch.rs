@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::child_process::{Process, Program};
+use crate::child_process::{Process, RespawnCommand};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(200);
@@ -43,7 +43,7 @@ impl Stamp {
 }
 
 impl Watch {
-    pub(super) fn new(program: &Program) -> Self {
+    pub(super) fn new(program: &RespawnCommand) -> Self {
         let mut watch = Self {
             files: Vec::new(),
             program: program.path().to_owned(),
@@ -86,7 +86,11 @@ impl Watch {
 
 /// Resolves when something has changed and is right, so that the app is to restart; never
 /// if nothing is watched. What is wrong is said, and waited for until it changes again.
-pub(super) async fn restart_needed(watch: Option<Watch>, program: &Program, only: &[String]) {
+pub(super) async fn restart_needed(
+    watch: Option<Watch>,
+    program: &RespawnCommand,
+    only: &[String],
+) {
     let Some(mut watch) = watch else {
         return std::future::pending().await;
     };
@@ -107,7 +111,7 @@ pub(super) async fn restart_needed(watch: Option<Watch>, program: &Program, only
 }
 
 /// Has the program, as it is now, check the manifest. It says itself what is wrong.
-async fn check(program: &Program, only: &[String]) -> io::Result<bool> {
+async fn check(program: &RespawnCommand, only: &[String]) -> io::Result<bool> {
     let mut command = program.command("check");
     if !only.is_empty() {
         command.arg("--only").arg(only.join(","));

@@ -26,11 +26,11 @@ pub(crate) use client::{ControlError, stop};
 pub(crate) use dead_letters::{is_running, perform};
 pub(crate) use trace::trace;
 
-use crate::app::AppView;
+use crate::app::AppStatus;
 use crate::dead_letters::{DeadLetters, Task};
 use crate::lock::Lock;
-use crate::message_trace::{TraceQuery, Tracer};
-use crate::service_thread::Aside;
+use crate::message_trace::{TraceCollector, TraceQuery};
+use crate::service_thread::ServiceThread;
 
 /// A request is not longer: a thousand ids of messages fit.
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
@@ -87,10 +87,10 @@ enum Answer {
 }
 
 /// What commands reach.
-pub(crate) struct Reach {
-    pub(crate) view: Arc<AppView>,
+pub(crate) struct ControlTargets {
+    pub(crate) view: Arc<AppStatus>,
     pub(crate) letters: DeadLetters,
-    pub(crate) tracer: Arc<Tracer>,
+    pub(crate) tracer: Arc<TraceCollector>,
     /// Called from the socket's own thread, perhaps more than once.
     pub(crate) stop: Box<dyn Fn() + Send + Sync>,
 }
@@ -99,7 +99,7 @@ pub(crate) struct Reach {
 #[derive(Debug)]
 pub(crate) struct Control {
     path: PathBuf,
-    thread: Option<Aside>,
+    thread: Option<ServiceThread>,
     /// Let go last: until then nobody else may start.
     _lock: Lock,
 }
@@ -110,7 +110,7 @@ impl Control {
     /// # Errors
     /// Another process runs the app, or the socket can't be made: the text says where
     /// and what to do.
-    pub(crate) fn start(data: &Path, reach: Reach) -> io::Result<Self> {
+    pub(crate) fn start(data: &Path, reach: ControlTargets) -> io::Result<Self> {
         std::fs::create_dir_all(data).map_err(|error| {
             let text = format!("can't make the data folder {}: {error}", data.display());
             io::Error::new(error.kind(), text)
@@ -124,7 +124,7 @@ impl Control {
                 io::Error::new(error.kind(), text)
             }
         };
-        let thread = Aside::start("brickwork-control", {
+        let thread = ServiceThread::start("brickwork-control", {
             let path = path.clone();
             move |stopping| {
                 let listener = server::listen(&path)?;

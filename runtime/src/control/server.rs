@@ -15,8 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{Answer, REQUEST_BYTES_MAX, Reach, Request, TIMEOUT, Verb, dead_letters, trace};
-use crate::service_thread::Stopping;
+use super::{
+    Answer, ControlTargets, REQUEST_BYTES_MAX, Request, TIMEOUT, Verb, dead_letters, trace,
+};
+use crate::service_thread::StopSignal;
 
 /// Whoever comes while so many are connected waits to be accepted.
 const CONNECTIONS_MAX: usize = 16;
@@ -54,7 +56,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until told to stop.
-pub(super) async fn serve(listener: UnixListener, reach: Reach, mut stopping: Stopping) {
+pub(super) async fn serve(listener: UnixListener, reach: ControlTargets, mut stopping: StopSignal) {
     let reach = Arc::new((reach, Semaphore::new(BENCHES_MAX)));
     // Dropped at the end, which closes every connection: that says that the app stopped.
     let mut connections = JoinSet::new();
@@ -84,7 +86,11 @@ pub(super) async fn serve(listener: UnixListener, reach: Reach, mut stopping: St
 }
 
 /// Answers one request.
-async fn answer(mut stream: UnixStream, reach: &Reach, benches: &Semaphore) -> io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    reach: &ControlTargets,
+    benches: &Semaphore,
+) -> io::Result<()> {
     let answer = match timeout(TIMEOUT, read(&mut stream)).await?? {
         Ok(Verb::State) => serde_json::to_value(reach.view.snapshot())
             .map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok),
@@ -112,7 +118,7 @@ async fn write(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
     timeout(TIMEOUT, stream.write_all(&line)).await?
 }
 
-async fn stop(mut stream: UnixStream, reach: &Reach) -> io::Result<()> {
+async fn stop(mut stream: UnixStream, reach: &ControlTargets) -> io::Result<()> {
     let written = write(&mut stream, &Answer::Ok(accepted())).await;
     info!("told to stop over the control socket");
     (reach.stop)();

@@ -12,23 +12,23 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{
-    Control, ControlError, REQUEST_BYTES_MAX, Reach, TIMEOUT, Verb, request, server, socket_path,
-    stop,
+    Control, ControlError, ControlTargets, REQUEST_BYTES_MAX, TIMEOUT, Verb, request, server,
+    socket_path, stop,
 };
 use crate::app::fixtures::app;
 use crate::dead_letters::DeadLetters;
-use crate::message_trace::Tracer;
-use crate::service_thread::Stopping;
+use crate::message_trace::TraceCollector;
+use crate::service_thread::StopSignal;
 
 const LONG: Duration = Duration::from_secs(20);
 
 /// What commands reach of an app that nobody runs.
-pub(super) async fn reach(stop: impl Fn() + Send + Sync + 'static) -> Reach {
+pub(super) async fn reach(stop: impl Fn() + Send + Sync + 'static) -> ControlTargets {
     let app = app().await;
-    Reach {
+    ControlTargets {
         view: app.view.clone(),
         letters: DeadLetters::of(app.transport, app.topology),
-        tracer: Tracer::of(app.view),
+        tracer: TraceCollector::of(app.view),
         stop: Box::new(stop),
     }
 }
@@ -153,7 +153,7 @@ async fn a_client_that_says_nothing_is_cut() {
     let data = tempfile::tempdir().unwrap();
     let path = socket_path(data.path());
     let listener = server::listen(&path).unwrap();
-    let (_stop, stopping) = Stopping::by_hand();
+    let (_stop, stopping) = StopSignal::by_hand();
     tokio::spawn(server::serve(listener, reach(|| {}).await, stopping));
     let started = tokio::time::Instant::now();
     let mut silent = tokio::net::UnixStream::connect(&path).await.unwrap();

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use super::Verb;
 use super::client::ControlError;
 use super::streaming::{self, end_of, says};
-use crate::message_trace::{Trace, TraceQuery, Tracer};
+use crate::message_trace::{Trace, TraceCollector, TraceQuery};
 
 /// What the app says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ enum Line {
 /// Follows a message for the client at the other end.
 pub(super) async fn serve(
     mut stream: UnixStream,
-    tracer: &Tracer,
+    tracer: &TraceCollector,
     question: &TraceQuery,
 ) -> io::Result<()> {
     let (mut from, mut to) = stream.split();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Letter;
-use super::stats::Span;
+use super::stats::TimeSpan;
 use crate::failure::truncate;
 use crate::redact::Redactor;
 
@@ -54,15 +54,15 @@ pub struct Group {
 }
 
 /// The groups while letters are read.
-pub(super) struct Sorter<'a> {
+pub(super) struct GroupBuilder<'a> {
     service: &'a str,
     redactor: &'a Redactor,
     read: u64,
     others: u64,
-    groups: HashMap<String, (Group, Span)>,
+    groups: HashMap<String, (Group, TimeSpan)>,
 }
 
-impl<'a> Sorter<'a> {
+impl<'a> GroupBuilder<'a> {
     pub(super) fn new(service: &'a str, redactor: &'a Redactor) -> Self {
         Self {
             service,
@@ -83,7 +83,7 @@ impl<'a> Sorter<'a> {
             }
             let group = self.example(fingerprint.clone(), letter);
             self.groups
-                .insert(fingerprint.clone(), (group, Span::default()));
+                .insert(fingerprint.clone(), (group, TimeSpan::default()));
         }
         let Some((group, span)) = self.groups.get_mut(&fingerprint) else {
             return;

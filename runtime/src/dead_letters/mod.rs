@@ -62,9 +62,9 @@ pub use stats::{DlqStats, ReasonCount};
 pub use test_case::{CaseMessage, Emitted, Expected, InvalidCases, Observed, TestCase, TestCases};
 pub use view::{Encoding, LetterView};
 
-use groups::Sorter;
-use scan::Walk;
-use stats::Tally;
+use groups::GroupBuilder;
+use scan::Scan;
+use stats::StatsBuilder;
 
 /// What a walk over a dead-letter queue may hold at most. Letters that are looked at and
 /// stay are held, unsettled, to the end, so that none is seen twice.
@@ -146,8 +146,8 @@ impl DeadLetters {
     /// # Errors
     /// The transport can't, or there is no such queue.
     pub async fn census(&self, service: &str, bounds: Bounds) -> Result<DlqStats, TransportError> {
-        let mut walk = Walk::open(&*self.transport, service, bounds).await?;
-        let mut tally = Tally::default();
+        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
+        let mut tally = StatsBuilder::default();
         while let Some(delivery) = walk.next().await? {
             tally.count(&Letter::new(delivery.message().clone()));
             walk.hold(delivery);
@@ -162,8 +162,8 @@ impl DeadLetters {
     /// # Errors
     /// The transport can't, or there is no such queue.
     pub async fn groups(&self, service: &str, bounds: Bounds) -> Result<Groups, TransportError> {
-        let mut walk = Walk::open(&*self.transport, service, bounds).await?;
-        let mut sorter = Sorter::new(service, &self.redactor);
+        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
+        let mut sorter = GroupBuilder::new(service, &self.redactor);
         while let Some(delivery) = walk.next().await? {
             sorter.sort(&Letter::new(delivery.message().clone()));
             walk.hold(delivery);
@@ -183,7 +183,7 @@ impl DeadLetters {
         limit: usize,
         bounds: Bounds,
     ) -> Result<Found, TransportError> {
-        let mut walk = Walk::open(&*self.transport, service, bounds).await?;
+        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
         let mut found = Found::default();
         while found.letters.len() < limit
             && let Some(delivery) = walk.next().await?
@@ -205,7 +205,7 @@ impl DeadLetters {
         wanted: &SearchQuery,
         bounds: Bounds,
     ) -> Result<Found, TransportError> {
-        let mut walk = Walk::open(&*self.transport, service, bounds).await?;
+        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
         let mut found = Found::default();
         while let Some(delivery) = walk.next().await? {
             if wanted.covers(delivery.message()) {

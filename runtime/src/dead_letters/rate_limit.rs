@@ -22,12 +22,12 @@ impl RateLimit {
 }
 
 /// Lets letters go one by one.
-pub(super) struct Turns {
+pub(super) struct RateLimiter {
     gap: Option<Duration>,
     next: Instant,
 }
 
-impl Turns {
+impl RateLimiter {
     pub(super) fn new(RateLimit(gap): RateLimit) -> Self {
         Self {
             gap,
@@ -53,7 +53,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pace_is_kept_also_when_it_is_faster_than_timers_tick() {
         for per_second in [10.0, 1_500.0, 20_000.0] {
-            let mut turns = Turns::new(RateLimit::per_second(per_second).unwrap());
+            let mut turns = RateLimiter::new(RateLimit::per_second(per_second).unwrap());
             let began = Instant::now();
             let mut went = 0.0;
             while began.elapsed() < Duration::from_secs(2) {
@@ -67,7 +67,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_that_was_lost_is_not_made_up_for() {
-        let mut turns = Turns::new(RateLimit::per_second(100.0).unwrap());
+        let mut turns = RateLimiter::new(RateLimit::per_second(100.0).unwrap());
         turns.next().await;
         tokio::time::advance(Duration::from_secs(5)).await;
         let began = Instant::now();

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::rate_limit::{RateLimit, Turns};
-use super::scan::Walk;
+use super::rate_limit::{RateLimit, RateLimiter};
+use super::scan::Scan;
 use super::{Bounds, DeadLetters, Letter, Selection};
 use crate::delivery::Delivery;
 use crate::names::QueueId;
@@ -90,7 +90,7 @@ struct Progress {
 }
 
 /// What is done with letters that go.
-enum Deed<'a> {
+enum Action<'a> {
     Replay(Replay<'a>),
     Discard,
 }
@@ -103,7 +103,7 @@ struct Replay<'a> {
 }
 
 /// What became of one selected letter.
-enum Step {
+enum StepResult {
     Done,
     /// It stays, since there is nowhere to go.
     WithoutInput(Delivery),
@@ -124,7 +124,7 @@ pub(super) async fn replay(
         window: Arc::new(Semaphore::new(WINDOW as usize)),
     };
     let progress = replay.progress.clone();
-    let deed = Deed::Replay(replay);
+    let deed = Action::Replay(replay);
     let mut outcome = walk(letters, service, removal, stop, &deed).await?;
     let progress = progress.lock();
     if !removal.dry_run {
@@ -140,7 +140,7 @@ pub(super) async fn discard(
     removal: &RemoveOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Outcome, TransportError> {
-    walk(letters, service, removal, stop, &Deed::Discard).await
+    walk(letters, service, removal, stop, &Action::Discard).await
 }
 
 impl Replay<'_> {
@@ -159,11 +159,11 @@ impl Replay<'_> {
         input: QueueId,
         letter: &Letter,
         delivery: Delivery,
-    ) -> Step {
+    ) -> StepResult {
         let permit = self.window.clone().acquire_owned().await;
         let permit = permit.expect("the window stays open");
         if self.progress.lock().error.is_some() {
-            return Step::Fails(delivery);
+            return StepResult::Fails(delivery);
         }
         let progress = self.progress.clone();
         let done = Completion::new(move |outcome| {
@@ -182,26 +182,26 @@ impl Replay<'_> {
             ..letter.replayed().into()
         };
         letters.transport.publish(vec![outgoing], done);
-        Step::Done
+        StepResult::Done
     }
 }
 
-impl Deed<'_> {
+impl Action<'_> {
     async fn with(
         &self,
         letters: &DeadLetters,
         service: &str,
         letter: &Letter,
         delivery: Delivery,
-    ) -> Step {
+    ) -> StepResult {
         match self {
             Self::Replay(replay) => match replay.input_of(letters, service, letter) {
-                None => Step::WithoutInput(delivery),
+                None => StepResult::WithoutInput(delivery),
                 Some(input) => replay.publish(letters, input, letter, delivery).await,
             },
             Self::Discard => {
                 delivery.ack();
-                Step::Done
+                StepResult::Done
             }
         }
     }
@@ -229,15 +229,15 @@ async fn walk(
     service: &str,
     removal: &RemoveOptions,
     stop: impl Future<Output = ()>,
-    deed: &Deed<'_>,
+    deed: &Action<'_>,
 ) -> Result<Outcome, TransportError> {
     let mut stop = pin!(stop);
-    let mut walk = Walk::open(&*letters.transport, service, removal.bounds).await?;
+    let mut walk = Scan::open(&*letters.transport, service, removal.bounds).await?;
     let mut outcome = Outcome {
         letters: walk.depth(),
         ..Outcome::default()
     };
-    let mut turns = Turns::new(removal.pace);
+    let mut turns = RateLimiter::new(removal.pace);
     let ended = loop {
         if outcome.selected >= removal.limit {
             break Ok(());
@@ -282,12 +282,12 @@ async fn walk(
             () = turns.next() => {}
         }
         match deed.with(letters, service, &letter, delivery).await {
-            Step::Done => outcome.removed += 1,
-            Step::WithoutInput(delivery) => {
+            StepResult::Done => outcome.removed += 1,
+            StepResult::WithoutInput(delivery) => {
                 outcome.without_input += 1;
                 walk.hold(delivery);
             }
-            Step::Fails(delivery) => {
+            StepResult::Fails(delivery) => {
                 walk.hold(delivery);
                 break Ok(());
             }

@@ -31,7 +31,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 const NO_ANSWER: &str = "it doesn't answer: what was done may not have arrived";
 
 /// A walk.
-pub(super) struct Walk<'a> {
+pub(super) struct Scan<'a> {
     transport: &'a dyn Transport,
     queue: QueueId,
     bounds: Bounds,
@@ -50,7 +50,7 @@ pub(super) struct Walk<'a> {
     held_bytes: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Scan<'a> {
     pub(super) async fn open(
         transport: &'a dyn Transport,
         service: &str,

@@ -41,16 +41,16 @@ pub struct ReasonCount {
 
 /// The count while it goes on.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct StatsBuilder {
     reasons: BTreeMap<&'static str, u64>,
-    span: Span,
+    span: TimeSpan,
 }
 
 /// From the first to the last, in milliseconds since 1970-01-01 UTC.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Span(Option<(u64, u64)>);
+pub(super) struct TimeSpan(Option<(u64, u64)>);
 
-impl Span {
+impl TimeSpan {
     pub(super) fn include(&mut self, at_ms: u64) {
         let (first, last) = self.0.unwrap_or((at_ms, at_ms));
         self.0 = Some((first.min(at_ms), last.max(at_ms)));
@@ -64,7 +64,7 @@ impl Span {
     }
 }
 
-impl Tally {
+impl StatsBuilder {
     pub(super) fn count(&mut self, letter: &Letter) {
         *self.reasons.entry(letter.reason()).or_default() += 1;
         if let Some(why) = &letter.why {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::guard::quietly;
-use super::service_run::Environment;
+use super::service_run::ServiceRun;
 
 type Hook = Box<dyn FnOnce() + Send>;
 
@@ -55,7 +55,7 @@ impl Hooks {
 /// [`SourceContext::on_abandoned`](crate::Outlet::on_abandoned): dropping this takes it back.
 #[must_use = "dropping it takes the hook back"]
 pub struct AbandonHook {
-    env: Weak<Environment>,
+    env: Weak<ServiceRun>,
     key: u64,
 }
 
@@ -67,7 +67,7 @@ impl Drop for AbandonHook {
     }
 }
 
-impl Environment {
+impl ServiceRun {
     pub(crate) fn on_abandoned(
         self: &Arc<Self>,
         hook: impl FnOnce() + Send + 'static,

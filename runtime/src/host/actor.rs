@@ -18,15 +18,15 @@ use tracing::{debug, warn};
 use super::bridge::InboundBridge;
 use super::instance::InstanceLoop;
 use super::relay::{self, Relay};
-use super::service_run::Environment;
+use super::service_run::ServiceRun;
 use super::service_state::WINDOW;
 use super::source;
-use crate::service::{Blueprint, Role};
+use crate::service::{ConfiguredType, Kind};
 
 /// A service as an actor: one life of it, from a start to the next stop.
 pub(crate) struct ServiceActor {
-    env: Arc<Environment>,
-    blueprint: Arc<dyn Blueprint>,
+    env: Arc<ServiceRun>,
+    blueprint: Arc<dyn ConfiguredType>,
     bridges: Vec<Addr<InboundBridge>>,
     /// Of a service with a store.
     relay: Option<Addr<Relay>>,
@@ -84,7 +84,7 @@ impl Stopped {
 }
 
 impl ServiceActor {
-    pub(crate) fn new(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) -> Self {
+    pub(crate) fn new(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>) -> Self {
         Self {
             env,
             blueprint,
@@ -113,12 +113,12 @@ impl Handler<Start> for ServiceActor {
     fn handle(&mut self, _: Start, cx: &mut Context<Self>) -> ResponseFuture<()> {
         let env = self.env.clone();
         let instances = match self.blueprint.role() {
-            Role::Source(_) => {
+            Kind::Source(_) => {
                 let run = source::run(self.env.clone(), self.blueprint.clone());
                 self.loops.push(tokio::task::spawn_local(run));
                 1
             }
-            Role::Service(factory) => {
+            Kind::Service(factory) => {
                 if env.stores.is_some() {
                     let relay = Relay::new(env.clone(), factory.migrations());
                     self.relay = Some(relay.start());
@@ -148,7 +148,7 @@ impl Handler<Scale> for ServiceActor {
 
     fn handle(&mut self, Scale(wanted): Scale, _: &mut Context<Self>) {
         // Its loops may be on their way out: others beside them would share their hands.
-        if self.stopping || matches!(self.blueprint.role(), Role::Source(_)) {
+        if self.stopping || matches!(self.blueprint.role(), Kind::Source(_)) {
             return;
         }
         let before = self.env.pulse.wanted.swap(wanted, Relaxed);
@@ -222,7 +222,7 @@ impl Handler<StopBy> for ServiceActor {
 
 /// No more deliveries → what is in hand is finished → confirms are flushed.
 async fn drain(
-    env: Arc<Environment>,
+    env: Arc<ServiceRun>,
     bridges: Vec<Addr<InboundBridge>>,
     relay: Option<Addr<Relay>>,
     deadline: Instant,

@@ -1,6 +1,6 @@
 //! Looks at how busy a service is and gives it as many instances as it needs.
 //!
-//! The decision is [`Elastic`]'s; this only looks and tells the service's actor.
+//! The decision is [`Autoscaler`]'s; this only looks and tells the service's actor.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::actor::{Scale, ServiceActor};
-use super::service_run::Environment;
-use crate::supervision::{Elastic, LOOK_EVERY, Load};
+use super::service_run::ServiceRun;
+use crate::supervision::{Autoscaler, LOOK_EVERY, Load};
 
 /// Follows the load until the service closes.
-pub(super) fn follow(env: &Arc<Environment>, actor: Addr<ServiceActor>) {
-    let mut elastic = Elastic::new(env.instances);
-    let env: Weak<Environment> = Arc::downgrade(env);
+pub(super) fn follow(env: &Arc<ServiceRun>, actor: Addr<ServiceActor>) {
+    let mut elastic = Autoscaler::new(env.instances);
+    let env: Weak<ServiceRun> = Arc::downgrade(env);
     tokio::task::spawn_local(async move {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -39,7 +39,7 @@ pub(super) fn follow(env: &Arc<Environment>, actor: Addr<ServiceActor>) {
     });
 }
 
-impl Environment {
+impl ServiceRun {
     /// What is to be seen of its work now.
     fn load(&self) -> Load {
         let now = Instant::now();

@@ -9,18 +9,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
-use super::guard::{Guard, Guarded};
+use super::guard::{HandlerGuard, HandlerOutcome};
 use super::handle::{abandoned, fenced};
 use super::instance::{End, InstanceLoop};
 use super::mailbox::Pulled;
-use super::settlement::Failed;
+use super::settlement::AttemptFailure;
 use crate::clock::later;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::message::Message;
-use crate::message_trace::{Emitted, Step};
+use crate::message_trace::{AttemptRecord, Emitted};
 use crate::metrics::{Cause, Outcome};
-use crate::service::{Batch, Held, Instance, Work};
+use crate::service::{Batch, Instance, PendingEmit, Work};
 use crate::store::Stored;
 
 impl InstanceLoop {
@@ -105,7 +105,7 @@ impl InstanceLoop {
             messages = messages.len(),
         );
         let future = value.handle_batch(input, &messages, &mut self.cx);
-        let handled = Guard::new(future, &mut self.timer, deadline)
+        let handled = HandlerGuard::new(future, &mut self.timer, deadline)
             .instrument(span)
             .await;
         if self.env.is_fenced() {
@@ -118,13 +118,13 @@ impl InstanceLoop {
             return Err(fenced());
         }
         let crash = match handled {
-            Guarded::Done(results) => {
+            HandlerOutcome::Done(results) => {
                 self.hand.put_all(deliveries.into_iter().rev().collect());
                 let tried = messages.iter().zip(attempts);
                 return self.settle_batch(input, tried, results, held, share).await;
             }
-            Guarded::Panicked(text) => (Cause::Panic, Failed::panic(text)),
-            Guarded::TimedOut => (Cause::Timeout, Failed::timeout(&self.env)),
+            HandlerOutcome::Panicked(text) => (Cause::Panic, AttemptFailure::panic(text)),
+            HandlerOutcome::TimedOut => (Cause::Timeout, AttemptFailure::timeout(&self.env)),
         };
         self.tried_before = deliveries.iter().all(|delivery| delivery.attempt() > 1);
         // Only one of them is to blame, and nobody knows which: each gets a trial of its
@@ -139,7 +139,7 @@ impl InstanceLoop {
         input: usize,
         tried: impl Iterator<Item = (&Message, u32)>,
         results: Vec<Result<(), Failure>>,
-        held: Vec<Held>,
+        held: Vec<PendingEmit>,
         share: Duration,
     ) -> Result<(), End> {
         let ended = Instant::now();
@@ -156,13 +156,13 @@ impl InstanceLoop {
                 Some(Stored::Begun) => result.and(Err(abandoned())),
                 Some(stored) => {
                     let stored = stored.clone();
-                    let handled = Guarded::Done(result.map(|()| None));
+                    let handled = HandlerOutcome::Done(result.map(|()| None));
                     self.done_by_store(handled, Some(stored), input, share)?;
                     continue;
                 }
                 None => result,
             };
-            let step = Step::new(message, input, attempt, Outcome::Ok, ended);
+            let step = AttemptRecord::new(message, input, attempt, Outcome::Ok, ended);
             let step = step.took(share).emitting(Emitted::of(&held));
             if result.is_ok() && !held.is_empty() {
                 let hand = &self.hand;
@@ -184,7 +184,7 @@ impl InstanceLoop {
                     delivery.ack();
                 }
                 Err(failure) => {
-                    let failed = Failed::from(failure).taking(share);
+                    let failed = AttemptFailure::from(failure).taking(share);
                     self.env.meters.handled(input, failed.outcome());
                     self.env.fail(delivery, &failed);
                 }

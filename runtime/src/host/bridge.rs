@@ -22,8 +22,8 @@ use tracing::warn;
 
 use super::actor::Stop;
 use super::guard::panic_text;
-use super::input_consumer::Tap;
-use super::service_run::Environment;
+use super::input_consumer::InputConsumer;
+use super::service_run::ServiceRun;
 use crate::delivery::Delivery;
 use crate::metrics::Cause;
 use crate::names::QueueId;
@@ -38,14 +38,14 @@ const ROUNDS_MAX: u32 = 8;
 
 /// The bridge of one input.
 pub(crate) struct InboundBridge {
-    env: Arc<Environment>,
+    env: Arc<ServiceRun>,
     input: u16,
     stop: watch::Sender<bool>,
     done: watch::Sender<bool>,
 }
 
 impl InboundBridge {
-    pub(crate) fn new(env: Arc<Environment>, input: u16) -> Self {
+    pub(crate) fn new(env: Arc<ServiceRun>, input: u16) -> Self {
         Self {
             env,
             input,
@@ -60,7 +60,7 @@ impl Actor for InboundBridge {
 
     fn started(&mut self, _: &mut Context<Self>) {
         let (env, input, done) = (self.env.clone(), self.input, self.done.clone());
-        let pump = Pump {
+        let pump = ConsumeLoop {
             env,
             input,
             stop: self.stop.subscribe(),
@@ -89,13 +89,13 @@ impl Handler<Stop> for InboundBridge {
     }
 }
 
-struct Pump {
-    env: Arc<Environment>,
+struct ConsumeLoop {
+    env: Arc<ServiceRun>,
     input: u16,
     stop: watch::Receiver<bool>,
 }
 
-impl Pump {
+impl ConsumeLoop {
     async fn run(mut self) {
         let origin = Instant::now();
         let mut history = History::default();
@@ -164,7 +164,7 @@ impl Pump {
     /// Carries until told to stop (`None`) or the consumer ends.
     ///
     /// One future for all of it: this is on every message's way.
-    async fn carry(&mut self, tap: &Tap) -> Option<TransportError> {
+    async fn carry(&mut self, tap: &InputConsumer) -> Option<TransportError> {
         let mut taken: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
@@ -213,7 +213,7 @@ impl Pump {
     }
 }
 
-impl Environment {
+impl ServiceRun {
     /// How much of a queue may be unsettled: what fits into the mailbox, what instances
     /// have in hand, and what waits for its confirms.
     fn unsettled_max(&self) -> usize {

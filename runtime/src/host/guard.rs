@@ -16,7 +16,7 @@ use crate::metrics::{Who, Worker};
 
 /// How a guarded future ended.
 #[derive(Debug)]
-pub(crate) enum Guarded<T> {
+pub(crate) enum HandlerOutcome<T> {
     Done(T),
     Panicked(String),
     TimedOut,
@@ -56,13 +56,13 @@ impl Timer {
 }
 
 /// Polls a future; panics and time-outs become values.
-pub(crate) struct Guard<'a, 't, T> {
+pub(crate) struct HandlerGuard<'a, 't, T> {
     future: Option<LocalBoxFuture<'a, T>>,
     timer: &'t mut Timer,
     deadline: Instant,
 }
 
-impl<'a, 't, T> Guard<'a, 't, T> {
+impl<'a, 't, T> HandlerGuard<'a, 't, T> {
     pub(crate) fn new(
         future: LocalBoxFuture<'a, T>,
         timer: &'t mut Timer,
@@ -75,20 +75,20 @@ impl<'a, 't, T> Guard<'a, 't, T> {
         }
     }
 
-    fn end(&mut self, outcome: Guarded<T>) -> Poll<Guarded<T>> {
+    fn end(&mut self, outcome: HandlerOutcome<T>) -> Poll<HandlerOutcome<T>> {
         // What the future holds may panic when it is dropped.
         let future = self.future.take();
         match (quietly(move || drop(future)), outcome) {
-            (Err(text), Guarded::TimedOut) => Poll::Ready(Guarded::Panicked(text)),
+            (Err(text), HandlerOutcome::TimedOut) => Poll::Ready(HandlerOutcome::Panicked(text)),
             (_, outcome) => Poll::Ready(outcome),
         }
     }
 }
 
-impl<T> Future for Guard<'_, '_, T> {
-    type Output = Guarded<T>;
+impl<T> Future for HandlerGuard<'_, '_, T> {
+    type Output = HandlerOutcome<T>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Guarded<T>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<HandlerOutcome<T>> {
         let this = &mut *self;
         let future = this
             .future
@@ -99,23 +99,23 @@ impl<T> Future for Guard<'_, '_, T> {
             Ok(Poll::Ready(value)) => {
                 let future = this.future.take();
                 match quietly(move || drop(future)) {
-                    Ok(()) => Poll::Ready(Guarded::Done(value)),
-                    Err(text) => Poll::Ready(Guarded::Panicked(text)),
+                    Ok(()) => Poll::Ready(HandlerOutcome::Done(value)),
+                    Err(text) => Poll::Ready(HandlerOutcome::Panicked(text)),
                 }
             }
             Err(payload) => {
                 let text = panic_text(payload);
-                this.end(Guarded::Panicked(text))
+                this.end(HandlerOutcome::Panicked(text))
             }
             Ok(Poll::Pending) => match this.timer.poll_at(this.deadline, cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(()) => this.end(Guarded::TimedOut),
+                Poll::Ready(()) => this.end(HandlerOutcome::TimedOut),
             },
         }
     }
 }
 
-impl<T> Drop for Guard<'_, '_, T> {
+impl<T> Drop for HandlerGuard<'_, '_, T> {
     fn drop(&mut self) {
         let future = self.future.take();
         if future.is_some() {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, info_span, warn};
 
-use super::guard::{Guard, Guarded};
+use super::guard::{HandlerGuard, HandlerOutcome};
 use super::instance::{End, InstanceLoop};
-use super::settlement::Failed;
+use super::settlement::AttemptFailure;
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
-use crate::message_trace::{Emitted, Step};
+use crate::message_trace::{AttemptRecord, Emitted};
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Instance, Reply, Work};
 use crate::store::Stored;
@@ -60,7 +60,7 @@ impl InstanceLoop {
         self.hand.put(delivery);
         let handled = {
             let future = value.handle(input, &message, &mut self.cx);
-            let guard = Guard::new(future, &mut self.timer, deadline);
+            let guard = HandlerGuard::new(future, &mut self.timer, deadline);
             let span = info_span!(
                 "handle",
                 service = %self.env.label,
@@ -87,10 +87,12 @@ impl InstanceLoop {
             handled if matches!(stored, Some(Stored::Done(_) | Stored::Before(_))) => {
                 return self.done_by_store(handled, stored, input, took);
             }
-            Guarded::Done(Ok(_)) if stored.is_some() => (Failed::from(abandoned()), None),
-            Guarded::Done(Ok(reply)) => {
+            HandlerOutcome::Done(Ok(_)) if stored.is_some() => {
+                (AttemptFailure::from(abandoned()), None)
+            }
+            HandlerOutcome::Done(Ok(reply)) => {
                 let emitted = Emitted::of(&self.cx.held);
-                let step = Step::new(&message, input, self.cx.attempt(), Outcome::Ok, end);
+                let step = AttemptRecord::new(&message, input, self.cx.attempt(), Outcome::Ok, end);
                 let step = step.took(took).emitting(emitted);
                 if self.cx.held.is_empty() {
                     let Some(delivery) = self.hand.take_one() else {
@@ -118,9 +120,9 @@ impl InstanceLoop {
                 self.history.success();
                 return Ok(());
             }
-            Guarded::Done(Err(failure)) => (Failed::from(failure), None),
-            Guarded::Panicked(text) => (Failed::panic(text), Some(Cause::Panic)),
-            Guarded::TimedOut => (Failed::timeout(&self.env), Some(Cause::Timeout)),
+            HandlerOutcome::Done(Err(failure)) => (AttemptFailure::from(failure), None),
+            HandlerOutcome::Panicked(text) => (AttemptFailure::panic(text), Some(Cause::Panic)),
+            HandlerOutcome::TimedOut => (AttemptFailure::timeout(&self.env), Some(Cause::Timeout)),
         };
         let Some(delivery) = self.hand.take_one() else {
             return Err(fenced());
@@ -139,7 +141,7 @@ impl InstanceLoop {
     /// done.
     pub(super) fn done_by_store(
         &mut self,
-        handled: Guarded<Result<Option<Reply>, Failure>>,
+        handled: HandlerOutcome<Result<Option<Reply>, Failure>>,
         stored: Option<Stored>,
         input: usize,
         took: Duration,
@@ -148,19 +150,19 @@ impl InstanceLoop {
             return Err(fenced());
         };
         let (message, now) = (delivery.message(), Instant::now());
-        let step = Step::new(message, input, delivery.attempt(), Outcome::Ok, now);
+        let step = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
         let emitted = Emitted::UNKNOWN;
         self.env.trail.keep(step.took(took).emitting(emitted));
         let id = delivery.message().id.clone();
         let asked = delivery.message().reply_to.is_some();
         let (crash, given) = match handled {
-            Guarded::Done(result) => (None, result),
-            Guarded::Panicked(text) => (
+            HandlerOutcome::Done(result) => (None, result),
+            HandlerOutcome::Panicked(text) => (
                 Some((Cause::Panic, text.clone())),
                 Err(Failure::retry(format!("panicked: {text}"))),
             ),
-            Guarded::TimedOut => {
-                let text = Failed::timeout(&self.env).text;
+            HandlerOutcome::TimedOut => {
+                let text = AttemptFailure::timeout(&self.env).text;
                 (
                     Some((Cause::Timeout, text.clone())),
                     Err(Failure::retry(text)),
@@ -207,7 +209,7 @@ impl InstanceLoop {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
             let (input, attempt) = (delivery.input(), delivery.attempt());
             let now = Instant::now();
-            let step = Step::new(message, input, attempt, Outcome::Expired, now);
+            let step = AttemptRecord::new(message, input, attempt, Outcome::Expired, now);
             self.env.trail.keep(step);
             delivery.ack();
             return None;

@@ -9,9 +9,9 @@ use crate::delivery::Delivery;
 
 /// The deliveries that one instance works on.
 #[derive(Default)]
-pub(crate) struct Hand(Mutex<Vec<Delivery>>);
+pub(crate) struct InFlight(Mutex<Vec<Delivery>>);
 
-impl Hand {
+impl InFlight {
     pub(crate) fn put(&self, delivery: Delivery) {
         self.0.lock().push(delivery);
     }

@@ -11,7 +11,7 @@ use crate::transport::{Consumer, TransportError};
 
 /// Holds a consumer, or nothing.
 #[derive(Default)]
-pub(crate) struct Tap(Mutex<State>);
+pub(crate) struct InputConsumer(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -19,7 +19,7 @@ struct State {
     shut: bool,
 }
 
-impl Tap {
+impl InputConsumer {
     /// Puts a new consumer in. One that comes after [`shut`](Tap::shut) is stopped.
     pub(super) fn open(&self, consumer: Box<dyn Consumer>) {
         let mut state = self.0.lock();

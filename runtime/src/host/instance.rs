@@ -15,16 +15,18 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, info_span, warn};
 
-use super::guard::{Guard, Guarded, Timer, panic_text, quietly};
+use super::guard::{HandlerGuard, HandlerOutcome, Timer, panic_text, quietly};
 use super::handle::fenced;
-use super::in_flight::Hand;
+use super::in_flight::InFlight;
 use super::mailbox::Pulled;
-use super::service_run::Environment;
-use super::settlement::{Failed, NOT_PUBLISHED_WAIT_MIN};
+use super::service_run::ServiceRun;
+use super::settlement::{AttemptFailure, NOT_PUBLISHED_WAIT_MIN};
 use super::tick::Ticks;
 use crate::delivery::Delivery;
 use crate::metrics::{Cause, Who};
-use crate::service::{Blueprint, Context, Factory, Held, Instance, Role, Tick, Work};
+use crate::service::{
+    ConfiguredType, Context, Instance, InstanceFactory, Kind, PendingEmit, Tick, Work,
+};
 use crate::supervision::{History, Restart};
 use crate::transport::Completion;
 
@@ -35,10 +37,10 @@ const TURN_TIME: Duration = Duration::from_micros(500);
 
 /// The loop of one instance.
 pub(crate) struct InstanceLoop {
-    pub(super) env: Arc<Environment>,
-    blueprint: Arc<dyn Blueprint>,
+    pub(super) env: Arc<ServiceRun>,
+    blueprint: Arc<dyn ConfiguredType>,
     pub(super) number: u32,
-    pub(super) hand: Arc<Hand>,
+    pub(super) hand: Arc<InFlight>,
     pub(super) cx: Context,
     pub(super) timer: Timer,
     pub(super) history: History,
@@ -84,7 +86,11 @@ impl Turn {
 }
 
 impl InstanceLoop {
-    pub(crate) fn new(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>, number: u32) -> Self {
+    pub(crate) fn new(
+        env: Arc<ServiceRun>,
+        blueprint: Arc<dyn ConfiguredType>,
+        number: u32,
+    ) -> Self {
         let who = Who {
             service: env.number,
             instance: number,
@@ -104,7 +110,7 @@ impl InstanceLoop {
     /// Runs until the service closes or needs this instance no more.
     pub(crate) async fn run(mut self) {
         let (env, blueprint) = (self.env.clone(), self.blueprint.clone());
-        let Role::Service(factory) = blueprint.role() else {
+        let Kind::Service(factory) = blueprint.role() else {
             unreachable!("only services have instances")
         };
         let working = env.pulse.work();
@@ -168,7 +174,7 @@ impl InstanceLoop {
     }
 
     /// Builds the value.
-    async fn start(&mut self, factory: &dyn Factory) -> Result<Box<dyn Instance>, End> {
+    async fn start(&mut self, factory: &dyn InstanceFactory) -> Result<Box<dyn Instance>, End> {
         if self.env.is_closing() {
             return Err(End::Closed);
         }
@@ -181,12 +187,13 @@ impl InstanceLoop {
         }
         let deadline = Instant::now() + self.env.handler_timeout;
         self.cx.deadline = Some(deadline);
-        let text = match Guard::new(factory.start(&mut self.cx), &mut self.timer, deadline).await {
-            Guarded::Done(Ok(value)) => return Ok(value),
-            Guarded::Done(Err(failure)) => failure.text().to_owned(),
-            Guarded::Panicked(text) => Failed::panic(text).text,
-            Guarded::TimedOut => Failed::timeout(&self.env).text,
-        };
+        let text =
+            match HandlerGuard::new(factory.start(&mut self.cx), &mut self.timer, deadline).await {
+                HandlerOutcome::Done(Ok(value)) => return Ok(value),
+                HandlerOutcome::Done(Err(failure)) => failure.text().to_owned(),
+                HandlerOutcome::Panicked(text) => AttemptFailure::panic(text).text,
+                HandlerOutcome::TimedOut => AttemptFailure::timeout(&self.env).text,
+            };
         Err(End::Crashed(Cause::Start, text))
     }
 
@@ -309,26 +316,26 @@ impl InstanceLoop {
         self.cx.deadline = Some(deadline);
         let span = info_span!("tick", service = %self.env.label, tick = tick.name());
         let future = value.tick(tick, &mut self.cx);
-        let text = match Guard::new(future, &mut self.timer, deadline)
+        let text = match HandlerGuard::new(future, &mut self.timer, deadline)
             .instrument(span)
             .await
         {
             _ if self.env.is_fenced() => return Err(fenced()),
-            Guarded::Done(Ok(())) => {
+            HandlerOutcome::Done(Ok(())) => {
                 self.history.success();
                 let held = std::mem::take(&mut self.cx.held);
                 return self.publish_tick(held).await;
             }
-            Guarded::Done(Err(failure)) => failure.text().to_owned(),
-            Guarded::Panicked(text) => Failed::panic(text).text,
-            Guarded::TimedOut => Failed::timeout(&self.env).text,
+            HandlerOutcome::Done(Err(failure)) => failure.text().to_owned(),
+            HandlerOutcome::Panicked(text) => AttemptFailure::panic(text).text,
+            HandlerOutcome::TimedOut => AttemptFailure::timeout(&self.env).text,
         };
         Err(End::Crashed(Cause::Tick, text))
     }
 
     /// Publishes what a tick emitted. If the transport can't, that is not the tick's
     /// fault: tried again, under the same ids, until it can or the service stops.
-    async fn publish_tick(&mut self, held: Vec<Held>) -> Result<(), End> {
+    async fn publish_tick(&mut self, held: Vec<PendingEmit>) -> Result<(), End> {
         let mut batch = Vec::new();
         let mut counts = Vec::new();
         for held in held {
@@ -370,12 +377,13 @@ impl InstanceLoop {
         self.cx.begin(Work::None);
         let deadline = Instant::now() + self.env.handler_timeout;
         self.cx.deadline = Some(deadline);
-        let text = match Guard::new(value.stop(&mut self.cx), &mut self.timer, deadline).await {
-            Guarded::Done(Ok(())) => return,
-            Guarded::Done(Err(failure)) => failure.text().to_owned(),
-            Guarded::Panicked(text) => Failed::panic(text).text,
-            Guarded::TimedOut => Failed::timeout(&self.env).text,
-        };
+        let text =
+            match HandlerGuard::new(value.stop(&mut self.cx), &mut self.timer, deadline).await {
+                HandlerOutcome::Done(Ok(())) => return,
+                HandlerOutcome::Done(Err(failure)) => failure.text().to_owned(),
+                HandlerOutcome::Panicked(text) => AttemptFailure::panic(text).text,
+                HandlerOutcome::TimedOut => AttemptFailure::timeout(&self.env).text,
+            };
         let text = self.env.redactor.clean(&text);
         error!(service = %self.env.label, instance = self.number, error = %text, "stop failed");
     }

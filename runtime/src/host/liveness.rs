@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 /// Written by the service's parts and read by anyone.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct Liveness {
     /// How many instances it is to have now.
     pub(crate) wanted: AtomicUsize,
     /// Instances that have started and can take messages.
@@ -23,7 +23,7 @@ pub(crate) struct Pulse {
     pub(crate) standing_by: AtomicBool,
 }
 
-impl Pulse {
+impl Liveness {
     pub(crate) fn new(wanted: usize) -> Self {
         Self {
             wanted: AtomicUsize::new(wanted),
@@ -48,9 +48,9 @@ impl Pulse {
     }
 
     /// An instance begins to work; it works until what is returned is dropped.
-    pub(crate) fn work(&self) -> Working<'_> {
+    pub(crate) fn work(&self) -> BusyGuard<'_> {
         self.working.send_modify(|working| *working += 1);
-        Working(self)
+        BusyGuard(self)
     }
 
     /// Waits until no instance has anything in hand any more.
@@ -66,9 +66,9 @@ impl Pulse {
 }
 
 /// An instance works as long as this lives.
-pub(crate) struct Working<'a>(&'a Pulse);
+pub(crate) struct BusyGuard<'a>(&'a Liveness);
 
-impl Drop for Working<'_> {
+impl Drop for BusyGuard<'_> {
     fn drop(&mut self) {
         self.0.working.send_modify(|working| *working -= 1);
     }

@@ -10,16 +10,16 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Says when something may be said again.
 #[derive(Debug, Default)]
-pub(crate) struct Seldom(Mutex<Option<Said>>);
+pub(crate) struct LogThrottle(Mutex<Option<LastLogged>>);
 
 #[derive(Debug)]
-struct Said {
+struct LastLogged {
     at: Instant,
     /// How often it happened since.
     since: u64,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// It has happened: how often it did before without being said, if it may be said now.
     pub(crate) fn happened(&self) -> Option<u64> {
         let now = Instant::now();
@@ -30,7 +30,7 @@ impl Seldom {
                 None
             }
             other => {
-                let before = other.replace(Said { at: now, since: 0 });
+                let before = other.replace(LastLogged { at: now, since: 0 });
                 Some(before.map_or(0, |said| said.since))
             }
         }
@@ -43,7 +43,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_is_said_and_later_how_many_were_not() {
-        let seldom = Seldom::default();
+        let seldom = LogThrottle::default();
         assert_eq!(seldom.happened(), Some(0));
         assert_eq!(seldom.happened(), None);
         assert_eq!(seldom.happened(), None);

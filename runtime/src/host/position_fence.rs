@@ -10,21 +10,21 @@ use std::io;
 use parking_lot::Mutex;
 
 use super::position::{Positions, Written};
-use super::service_run::Environment;
+use super::service_run::ServiceRun;
 
 /// The saves of one source, over all of its lives.
 #[derive(Default)]
-pub(crate) struct Saves {
+pub(crate) struct PositionFence {
     /// Held while a position is written beside the one that it is to replace. Only threads
     /// that may block wait for it.
     writing: Mutex<()>,
     /// Held while a position is replaced, which writes nothing: a run that begins then
     /// reads what is there for good.
-    turns: Mutex<Turns>,
+    turns: Mutex<FenceState>,
 }
 
 #[derive(Default)]
-struct Turns {
+struct FenceState {
     /// The run that began last.
     run: RunNumber,
     /// How many saves were asked for.
@@ -44,7 +44,7 @@ pub(crate) struct Save {
     number: u64,
 }
 
-impl Saves {
+impl PositionFence {
     /// A run begins: none before it saves any more. One of a life that `is_fenced` has the
     /// number of none.
     fn begin(&self, is_fenced: impl Fn() -> bool) -> RunNumber {
@@ -72,7 +72,7 @@ impl Saves {
         write: impl FnOnce() -> io::Result<W>,
         replace: impl FnOnce(&W) -> io::Result<()>,
     ) -> io::Result<W> {
-        let counts = |turns: &Turns| match turns.run == save.run && !is_fenced() {
+        let counts = |turns: &FenceState| match turns.run == save.run && !is_fenced() {
             true => Ok(()),
             false => Err(late()),
         };
@@ -89,7 +89,7 @@ impl Saves {
     }
 }
 
-impl Environment {
+impl ServiceRun {
     /// A run of the source begins; it reads the position after this.
     pub(crate) fn begin_run(&self) -> RunNumber {
         self.saves.begin(|| self.is_fenced())
@@ -127,7 +127,7 @@ mod tests {
 
     /// Saves, and does something else when it is written but not yet there.
     fn save(
-        saves: &Saves,
+        saves: &PositionFence,
         save: Save,
         there: &Cell<u64>,
         value: u64,
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_run_that_begins_while_an_older_one_saves_finds_what_stays() {
-        let (saves, there) = (Saves::default(), Cell::new(0));
+        let (saves, there) = (PositionFence::default(), Cell::new(0));
         let old = saves.begin(|| false);
         assert!(save(&saves, saves.ask(old), &there, 1, || {}));
         let found = Cell::new(0);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_fenced_life_counts_and_it_takes_nothing_from_the_next_one() {
-        let (saves, there) = (Saves::default(), Cell::new(0));
+        let (saves, there) = (PositionFence::default(), Cell::new(0));
         let old = saves.begin(|| false);
         let replaced = saves.save(
             saves.ask(old),
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn of_two_saves_of_one_run_the_later_one_stays_whichever_is_done_first() {
-        let (saves, there) = (Saves::default(), Cell::new(0));
+        let (saves, there) = (PositionFence::default(), Cell::new(0));
         let run = saves.begin(|| false);
         let (first, second) = (saves.ask(run), saves.ask(run));
         assert!(save(&saves, second, &there, 2, || {}));

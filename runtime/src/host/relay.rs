@@ -31,12 +31,12 @@ use tracing::warn;
 
 use self::round::Round;
 use super::guard::panic_text;
-use super::log_throttle::Seldom;
-use super::service_run::Environment;
+use super::log_throttle::LogThrottle;
+use super::service_run::ServiceRun;
 use crate::failure::Failure;
 use crate::metrics::Cause;
 use crate::sqlite::{Migration, SqliteError};
-use crate::store::Opened;
+use crate::store::OpenStore;
 use crate::supervision::{Backoff, History};
 use crate::transport::TransportError;
 
@@ -57,7 +57,7 @@ const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// The relay of one service.
 pub(crate) struct Relay {
-    env: Arc<Environment>,
+    env: Arc<ServiceRun>,
     migrations: &'static [Migration],
     /// When it must be done, once it is to end.
     finish: watch::Sender<Option<Instant>>,
@@ -70,7 +70,7 @@ pub(crate) struct Relay {
 pub(crate) struct Finish(pub(crate) Instant);
 
 impl Relay {
-    pub(crate) fn new(env: Arc<Environment>, migrations: &'static [Migration]) -> Self {
+    pub(crate) fn new(env: Arc<ServiceRun>, migrations: &'static [Migration]) -> Self {
         Self {
             env,
             migrations,
@@ -84,11 +84,11 @@ impl Actor for Relay {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Context<Self>) {
-        let carrier = Carrier {
+        let carrier = RelayTask {
             env: self.env.clone(),
             migrations: self.migrations,
             finish: self.finish.subscribe(),
-            refusals: Seldom::default(),
+            refusals: LogThrottle::default(),
         };
         let done = self.done.clone();
         tokio::task::spawn_local(async move {
@@ -113,28 +113,28 @@ impl Handler<Finish> for Relay {
     }
 }
 
-struct Carrier {
-    env: Arc<Environment>,
+struct RelayTask {
+    env: Arc<ServiceRun>,
     migrations: &'static [Migration],
     finish: watch::Receiver<Option<Instant>>,
-    refusals: Seldom,
+    refusals: LogThrottle,
 }
 
 /// Why it doesn't go on for now.
-enum Trouble {
+enum RelayError {
     /// The transport didn't take something.
     Transport(TransportError),
     /// The store can't be read or written.
     Store(String),
 }
 
-impl From<SqliteError> for Trouble {
+impl From<SqliteError> for RelayError {
     fn from(error: SqliteError) -> Self {
         Self::Store(error.to_string())
     }
 }
 
-impl Carrier {
+impl RelayTask {
     async fn run(self) {
         let origin = Instant::now();
         let mut history = History::default();
@@ -144,7 +144,7 @@ impl Carrier {
             let trouble = match carried {
                 Ok(Ok(())) => return,
                 Ok(Err(trouble)) => trouble,
-                Err(payload) => Trouble::Store(format!("panicked: {}", panic_text(payload))),
+                Err(payload) => RelayError::Store(format!("panicked: {}", panic_text(payload))),
             };
             if origin.elapsed().saturating_sub(began) >= Duration::from_secs(1) {
                 history.success();
@@ -158,10 +158,10 @@ impl Carrier {
         }
     }
 
-    fn report(&self, trouble: &Trouble, wait: Duration) {
+    fn report(&self, trouble: &RelayError, wait: Duration) {
         let text = match trouble {
-            Trouble::Transport(error) => error.to_string(),
-            Trouble::Store(text) => text.clone(),
+            RelayError::Transport(error) => error.to_string(),
+            RelayError::Store(text) => text.clone(),
         };
         let text = self.env.redactor.clean(&text).into_owned();
         self.env.meters.restarted(Cause::Relay);
@@ -173,7 +173,7 @@ impl Carrier {
         }
     }
 
-    async fn wait(&self, trouble: &Trouble, wait: Duration) {
+    async fn wait(&self, trouble: &RelayError, wait: Duration) {
         let mut finish = self.finish.clone();
         let ending = async move {
             // The sender is in the actor, which waits for this.
@@ -181,7 +181,7 @@ impl Carrier {
         };
         let pause = async {
             match trouble {
-                Trouble::Transport(_) if self.env.transport_is_down() => {
+                RelayError::Transport(_) if self.env.transport_is_down() => {
                     self.env.transport_works().await;
                 }
                 _ => tokio::time::sleep(wait).await,
@@ -204,9 +204,9 @@ impl Carrier {
     }
 
     /// Carries until it is to end (`Ok`), or can't.
-    async fn carry(&self) -> Result<(), Trouble> {
+    async fn carry(&self) -> Result<(), RelayError> {
         let opening = self.env.open_store(self.migrations).await;
-        let opened = opening.map_err(|failure| Trouble::Store(failure.text().to_owned()))?;
+        let opened = opening.map_err(|failure| RelayError::Store(failure.text().to_owned()))?;
         opened.outbox.rewind();
         let mut round = Round::new(self, opened.clone());
         let mut removal: Option<LocalBoxFuture<'_, Result<(), SqliteError>>> = None;
@@ -274,7 +274,7 @@ impl Carrier {
     }
 
     /// Forgets what came so long ago that it doesn't come again.
-    async fn clean(&self, opened: &Opened) -> Result<(), SqliteError> {
+    async fn clean(&self, opened: &OpenStore) -> Result<(), SqliteError> {
         let older_ms = u64::try_from(self.remember().as_millis()).unwrap_or(u64::MAX);
         let now_ms = self.env.clock.unix_ms();
         loop {
@@ -298,7 +298,7 @@ impl Carrier {
     }
 }
 
-impl Environment {
+impl ServiceRun {
     /// A message was to emit, and the outbox is full: takes none for a moment, and says why.
     ///
     /// Then some are tried: those that emit nothing go on, so that in a cycle of full queues

@@ -8,13 +8,13 @@ use crate::transport::Depth;
 
 /// A service in another process, at the last look.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct RemoteStats {
     /// The process.
     pub(crate) process: u32,
     /// Messages in the mailbox.
     pub(crate) waiting: usize,
     /// Messages in the hands of instances.
-    pub(crate) in_hand: usize,
+    pub(crate) in_flight: usize,
     /// Publications that wait for their confirms.
     pub(crate) unconfirmed: usize,
     /// Messages in its outbox, and those that came again after they were done.

@@ -7,55 +7,55 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::remote_stats::Seen;
-use super::service_run::Environment;
-use super::service_state::{Core, Settings};
+use super::remote_stats::RemoteStats;
+use super::service_run::ServiceRun;
+use super::service_state::{ServiceShared, Settings};
 use crate::delivery::Delivery;
 use crate::metrics::Worker;
-use crate::service::{Blueprint, Role};
+use crate::service::{ConfiguredType, Kind};
 
 /// A service of an app.
-pub(crate) struct Hosted {
-    core: Arc<Core>,
-    pub(crate) blueprint: Arc<dyn Blueprint>,
+pub(crate) struct ServiceHandle {
+    core: Arc<ServiceShared>,
+    pub(crate) blueprint: Arc<dyn ConfiguredType>,
     /// The number of the worker that it runs on, unless it runs apart.
     pub(crate) worker: usize,
     /// What can be seen of it in its process, if it runs apart, and while it does.
-    apart: Option<Mutex<Option<Seen>>>,
-    life: Mutex<Arc<Environment>>,
+    apart: Option<Mutex<Option<RemoteStats>>>,
+    life: Mutex<Arc<ServiceRun>>,
 }
 
-impl Deref for Hosted {
-    type Target = Core;
+impl Deref for ServiceHandle {
+    type Target = ServiceShared;
 
-    fn deref(&self) -> &Core {
+    fn deref(&self) -> &ServiceShared {
         &self.core
     }
 }
 
-impl Hosted {
+impl ServiceHandle {
     pub(crate) fn new(
         settings: Settings,
-        blueprint: Arc<dyn Blueprint>,
+        blueprint: Arc<dyn ConfiguredType>,
         worker: usize,
     ) -> Arc<Self> {
         Arc::new(Self::make(settings, blueprint, worker, None))
     }
 
     /// A service that runs in a child process.
-    pub(crate) fn apart(settings: Settings, blueprint: Arc<dyn Blueprint>) -> Arc<Self> {
+    pub(crate) fn apart(settings: Settings, blueprint: Arc<dyn ConfiguredType>) -> Arc<Self> {
         let apart = Some(Mutex::default());
         Arc::new(Self::make(settings, blueprint, 0, apart))
     }
 
     fn make(
         settings: Settings,
-        blueprint: Arc<dyn Blueprint>,
+        blueprint: Arc<dyn ConfiguredType>,
         worker: usize,
-        apart: Option<Mutex<Option<Seen>>>,
+        apart: Option<Mutex<Option<RemoteStats>>>,
     ) -> Self {
-        let core = Core::new(settings);
-        let unborn = Environment::new(core.clone(), Arc::default(), Vec::new());
+        let core = ServiceShared::new(settings);
+        let unborn = ServiceRun::new(core.clone(), Arc::default(), Vec::new());
         Self {
             core,
             blueprint,
@@ -71,27 +71,27 @@ impl Hosted {
     }
 
     /// Notes what can be seen of it in its process; `None` if there is no process.
-    pub(crate) fn see(&self, seen: Option<Seen>) {
+    pub(crate) fn see(&self, seen: Option<RemoteStats>) {
         if let Some(apart) = &self.apart {
             *apart.lock() = seen;
         }
     }
 
     /// What was last seen of it in its process, if it runs apart and there is one.
-    pub(crate) fn seen(&self) -> Option<Seen> {
+    pub(crate) fn seen(&self) -> Option<RemoteStats> {
         self.apart.as_ref()?.lock().clone()
     }
 
     /// What it shows, here or in its process.
-    pub(crate) fn figures(&self) -> Seen {
+    pub(crate) fn figures(&self) -> RemoteStats {
         if self.is_apart() {
             return self.seen().unwrap_or_default();
         }
         let env = self.env();
-        Seen {
+        RemoteStats {
             process: std::process::id(),
             waiting: env.mailbox.len(),
-            in_hand: env.in_hand(),
+            in_flight: env.in_flight(),
             unconfirmed: env.unconfirmed(),
             outbox: env.outbox(),
             repeated: env.store().map_or(0, |store| store.repeated.get()),
@@ -117,30 +117,30 @@ impl Hosted {
     }
 
     /// What surrounds the service in its present, or last, life.
-    pub(crate) fn env(&self) -> Arc<Environment> {
+    pub(crate) fn env(&self) -> Arc<ServiceRun> {
         self.life.lock().clone()
     }
 
     /// Another life begins.
-    pub(crate) fn begin(&self, worker: Arc<Worker>, trials: Vec<Delivery>) -> Arc<Environment> {
-        let env = Environment::new(self.core.clone(), worker, trials);
+    pub(crate) fn begin(&self, worker: Arc<Worker>, trials: Vec<Delivery>) -> Arc<ServiceRun> {
+        let env = ServiceRun::new(self.core.clone(), worker, trials);
         *self.life.lock() = env.clone();
         env
     }
 
     pub(crate) fn is_source(&self) -> bool {
-        matches!(self.blueprint.role(), Role::Source(_))
+        matches!(self.blueprint.role(), Kind::Source(_))
     }
 
     /// Whether it is a source that comes to an end and hasn't yet, unless another process
     /// runs it.
     pub(crate) fn is_unfinished_source(&self) -> bool {
         match self.blueprint.role() {
-            Role::Source(source) => {
+            Kind::Source(source) => {
                 let pulse = &self.env().pulse;
                 source.ends() && !*pulse.ended.borrow() && !pulse.standing_by.load(Relaxed)
             }
-            Role::Service(_) => false,
+            Kind::Service(_) => false,
         }
     }
 }

@@ -11,29 +11,29 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::abandon_hooks::Hooks;
-use super::in_flight::Hand;
-use super::input_consumer::Tap;
-use super::liveness::Pulse;
-use super::log_throttle::Seldom;
+use super::in_flight::InFlight;
+use super::input_consumer::InputConsumer;
+use super::liveness::Liveness;
+use super::log_throttle::LogThrottle;
 use super::mailbox::Mailbox;
 use super::pending_work::PendingWork;
-use super::service_state::Core;
+use super::service_state::ServiceShared;
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::delivery::Delivery;
 use crate::metrics::{Cause, Worker};
 use crate::service::Shared;
-use crate::supervision::Window;
+use crate::supervision::RestartWindow;
 
 /// The surroundings of a service from one start to the next stop, shared by its actor,
 /// instances and bridges. A restart of the service makes new ones.
-pub(crate) struct Environment {
-    core: Arc<Core>,
+pub(crate) struct ServiceRun {
+    core: Arc<ServiceShared>,
     pub(crate) mailbox: Mailbox<Delivery>,
-    pub(crate) hands: Mutex<Vec<Arc<Hand>>>,
+    pub(crate) hands: Mutex<Vec<Arc<InFlight>>>,
     /// What each input consumes by, where it can be stopped from any thread.
-    pub(crate) taps: Box<[Tap]>,
-    pub(crate) pulse: Pulse,
+    pub(crate) taps: Box<[InputConsumer]>,
+    pub(crate) pulse: Liveness,
     pub(crate) shared: Shared,
     pub(super) hooks: Hooks,
     /// What it will do of its own accord.
@@ -52,37 +52,41 @@ pub(crate) struct Environment {
     /// What was in hand and will not be finished in this life, by name.
     abandoned: Mutex<Vec<String>>,
     /// For saying that the transport doesn't take messages over.
-    pub(super) refusals: Seldom,
+    pub(super) refusals: LogThrottle,
     /// How often it didn't take a source's.
     not_taken: AtomicU64,
     /// Failures that count against the service's intensity.
-    charges: Mutex<Window>,
+    charges: Mutex<RestartWindow>,
     /// Restart decisions count from here.
     pub(crate) origin: Instant,
     /// Why the service gave up, once it has.
     gave_up: watch::Sender<Option<String>>,
 }
 
-impl std::ops::Deref for Environment {
-    type Target = Core;
+impl std::ops::Deref for ServiceRun {
+    type Target = ServiceShared;
 
-    fn deref(&self) -> &Core {
+    fn deref(&self) -> &ServiceShared {
         &self.core
     }
 }
 
-impl Environment {
+impl ServiceRun {
     /// `trials` are messages of which one is to blame, and nobody knows which: the first
     /// instance handles them one at a time before anything else.
-    pub(crate) fn new(core: Arc<Core>, worker: Arc<Worker>, trials: Vec<Delivery>) -> Arc<Self> {
+    pub(crate) fn new(
+        core: Arc<ServiceShared>,
+        worker: Arc<Worker>,
+        trials: Vec<Delivery>,
+    ) -> Arc<Self> {
         let inputs = core.inputs.len();
-        let hand = Hand::default();
+        let hand = InFlight::default();
         hand.put_all(trials);
         Arc::new(Self {
             mailbox: Mailbox::new(core.mailbox_capacity),
             hands: Mutex::new(vec![Arc::new(hand)]),
-            taps: (0..inputs).map(|_| Tap::default()).collect(),
-            pulse: Pulse::new(core.instances.min),
+            taps: (0..inputs).map(|_| InputConsumer::default()).collect(),
+            pulse: Liveness::new(core.instances.min),
             shared: Shared::default(),
             hooks: Hooks::default(),
             schedule: PendingWork::default(),
@@ -93,7 +97,7 @@ impl Environment {
             fenced: AtomicBool::new(false),
             fencing: Notify::new(),
             abandoned: Mutex::default(),
-            refusals: Seldom::default(),
+            refusals: LogThrottle::default(),
             not_taken: AtomicU64::default(),
             charges: Mutex::default(),
             origin: Instant::now(),
@@ -249,7 +253,7 @@ impl Environment {
     }
 
     /// The hand of an instance by its number.
-    pub(crate) fn hand(&self, number: u32) -> Arc<Hand> {
+    pub(crate) fn hand(&self, number: u32) -> Arc<InFlight> {
         let mut hands = self.hands.lock();
         while hands.len() <= number as usize {
             hands.push(Arc::default());
@@ -258,7 +262,7 @@ impl Environment {
     }
 
     /// How many deliveries are in the hands of instances.
-    pub(crate) fn in_hand(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.hands.lock().iter().map(|hand| hand.len()).sum()
     }
 
@@ -285,8 +289,8 @@ impl Environment {
     pub(crate) fn fence(&self) -> Vec<(Option<u32>, Delivery)> {
         self.fenced.store(true, Relaxed);
         let seized = self.seize();
-        let in_hand = seized.iter().filter(|(number, _)| number.is_some());
-        let names = in_hand.map(|(_, delivery)| delivery.message().id.to_string());
+        let in_flight = seized.iter().filter(|(number, _)| number.is_some());
+        let names = in_flight.map(|(_, delivery)| delivery.message().id.to_string());
         self.abandoned.lock().extend(names);
         self.fencing.notify_waiters();
         self.let_go();

@@ -9,21 +9,23 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
-use super::position_fence::Saves;
+use super::position_fence::PositionFence;
 use super::status::{LastFailure, ServiceState};
 use crate::clock::Clock;
 use crate::dead_letter::Reason;
 use crate::failure::Failure;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
-use crate::message_trace::Trail;
+use crate::message_trace::History;
 use crate::metrics::{AskOutcome, Cause, Durations, Meters};
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::service::{MessageBuilder, Payload, Request};
 use crate::sqlite::Migration;
-use crate::store::{Opened, Stores};
-use crate::supervision::{GiveUp, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy};
+use crate::store::{OpenStore, Stores};
+use crate::supervision::{
+    GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
+};
 use crate::transport::{AskError, Backpressure, Completion, Outgoing, Transport};
 
 /// How many publications of one service may wait for their confirms.
@@ -52,7 +54,7 @@ pub(crate) struct Settings {
     pub(crate) restart: RestartPolicy,
     pub(crate) restart_type: RestartType,
     pub(crate) intensity: Intensity,
-    pub(crate) give_up: GiveUp,
+    pub(crate) give_up: GiveUpPolicy,
     pub(crate) message_bytes_max: usize,
     pub(crate) data: PathBuf,
     /// Where its store is, if it has one.
@@ -69,21 +71,21 @@ pub(crate) struct WiredOutput {
 }
 
 /// What lasts of a service while its instances, bridges and threads come and go.
-pub(crate) struct Core {
+pub(crate) struct ServiceShared {
     settings: Settings,
     /// `source` of the messages that it makes.
     source: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) state: ServiceState,
-    pub(crate) trail: Trail,
+    pub(crate) trail: History,
     /// Permits for publications that aren't confirmed yet.
     pub(crate) window: Arc<Semaphore>,
     /// Of its position, if it is a source.
-    pub(super) saves: Saves,
-    store: OnceCell<Arc<Opened>>,
+    pub(super) saves: PositionFence,
+    store: OnceCell<Arc<OpenStore>>,
 }
 
-impl std::ops::Deref for Core {
+impl std::ops::Deref for ServiceShared {
     type Target = Settings;
 
     fn deref(&self) -> &Settings {
@@ -91,22 +93,22 @@ impl std::ops::Deref for Core {
     }
 }
 
-impl Core {
+impl ServiceShared {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             source: format!("/{}/{}", settings.app, settings.label).into(),
             meters: Meters::new(settings.inputs.len(), settings.outputs.len()),
             state: ServiceState::default(),
-            trail: Trail::default(),
+            trail: History::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
-            saves: Saves::default(),
+            saves: PositionFence::default(),
             store: OnceCell::new(),
             settings,
         })
     }
 
     /// Its store, once it is open.
-    pub(crate) fn store(&self) -> Option<Arc<Opened>> {
+    pub(crate) fn store(&self) -> Option<Arc<OpenStore>> {
         self.store.get().cloned()
     }
 
@@ -117,7 +119,7 @@ impl Core {
     pub(crate) async fn open_store(
         &self,
         migrations: &'static [Migration],
-    ) -> Result<Arc<Opened>, Failure> {
+    ) -> Result<Arc<OpenStore>, Failure> {
         let Some(stores) = &self.stores else {
             return Err(Failure::reject("the service has no store"));
         };

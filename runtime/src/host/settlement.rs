@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::service_run::Environment;
+use super::service_run::ServiceRun;
 use super::status::LastFailure;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::{Failure, FailureKind};
-use crate::message_trace::Step;
+use crate::message_trace::AttemptRecord;
 use crate::metrics::Outcome;
-use crate::service::{Held, Reply};
+use crate::service::{PendingEmit, Reply};
 use crate::supervision::{Attempt, RetryDecision};
 use crate::transport::{Completion, TransportError};
 
@@ -21,14 +21,14 @@ use crate::transport::{Completion, TransportError};
 pub(super) const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
 
 /// How an attempt failed, with its text.
-pub(crate) struct Failed {
+pub(crate) struct AttemptFailure {
     pub(crate) attempt: Attempt,
     pub(crate) text: String,
     /// How long the handler took, if it was one.
     pub(crate) took: Duration,
 }
 
-impl From<Failure> for Failed {
+impl From<Failure> for AttemptFailure {
     fn from(failure: Failure) -> Self {
         Self {
             attempt: Attempt::Failed(failure.kind()),
@@ -38,7 +38,7 @@ impl From<Failure> for Failed {
     }
 }
 
-impl Failed {
+impl AttemptFailure {
     pub(crate) fn taking(self, took: Duration) -> Self {
         Self { took, ..self }
     }
@@ -53,7 +53,7 @@ impl Failed {
         }
     }
 
-    pub(crate) fn timeout(environment: &Environment) -> Self {
+    pub(crate) fn timeout(environment: &ServiceRun) -> Self {
         let text = format!("not done within {:?}", environment.handler_timeout);
         Self {
             attempt: Attempt::TimedOut,
@@ -74,7 +74,7 @@ impl Failed {
     }
 }
 
-impl Environment {
+impl ServiceRun {
     /// After success: publishes what was held and acks when the transport has taken it
     /// over. Without outputs it acks at once.
     ///
@@ -82,9 +82,9 @@ impl Environment {
     /// must stay where others can reach it, so `take` hands it over afterwards.
     pub(crate) async fn succeed(
         self: &Arc<Self>,
-        held: Vec<Held>,
+        held: Vec<PendingEmit>,
         reply: Option<Reply>,
-        step: Step,
+        step: AttemptRecord,
         take: impl FnOnce() -> Option<Delivery>,
     ) -> bool {
         let permit = match self.window.clone().try_acquire_owned() {
@@ -126,9 +126,9 @@ impl Environment {
     }
 
     /// The transport didn't take the outputs over: not the message's fault.
-    fn not_published(&self, delivery: Delivery, step: Step, error: &TransportError) {
+    fn not_published(&self, delivery: Delivery, step: AttemptRecord, error: &TransportError) {
         if error.is_permanent() {
-            let failed = Failed::from(Failure::reject(error.to_string()));
+            let failed = AttemptFailure::from(Failure::reject(error.to_string()));
             return self.fail(delivery, &failed.taking(step.duration()));
         }
         let (service, id) = (&*self.label, &delivery.message().id);
@@ -152,12 +152,12 @@ impl Environment {
         let after = self.retry.backoff.delay(0, fastrand::f64());
         let after = after.max(NOT_PUBLISHED_WAIT_MIN);
         self.trail
-            .keep(step.undone(&RetryDecision::Again { after, attempt }));
-        delivery.settle(Settlement::Again { after, attempt });
+            .keep(step.undone(&RetryDecision::Retry { after, attempt }));
+        delivery.settle(Settlement::Retry { after, attempt });
     }
 
     /// After a failed attempt: decides and settles.
-    pub(crate) fn fail(&self, delivery: Delivery, failed: &Failed) {
+    pub(crate) fn fail(&self, delivery: Delivery, failed: &AttemptFailure) {
         let attempt = delivery.attempt();
         let text = self.redactor.clean(&failed.text);
         let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
@@ -165,14 +165,14 @@ impl Environment {
         let fate = self.retry.fate(failed.attempt, attempt, fastrand::f64());
         match fate {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
-            RetryDecision::Again { after, .. } => {
+            RetryDecision::Retry { after, .. } => {
                 info!(service, input, %id, attempt, error = %text, ?after, "will be tried again");
             }
             RetryDecision::DeadLetter(reason) => {
                 warn!(service, input, %id, attempt, error = %text, %reason, "dead-lettered");
             }
         }
-        let step = Step::new(
+        let step = AttemptRecord::new(
             delivery.message(),
             delivery.input(),
             attempt,
@@ -189,8 +189,8 @@ impl Environment {
         });
         match fate {
             RetryDecision::Ack => {}
-            RetryDecision::Again { after, attempt } => {
-                delivery.settle(Settlement::Again { after, attempt });
+            RetryDecision::Retry { after, attempt } => {
+                delivery.settle(Settlement::Retry { after, attempt });
             }
             RetryDecision::DeadLetter(reason) => {
                 self.dead_letter(delivery, reason, text.into_owned(), attempt)

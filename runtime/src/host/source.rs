@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::abandon_hooks::AbandonHook;
-use super::guard::{Guard, Guarded, Timer};
-use super::service_run::Environment;
+use super::guard::{HandlerGuard, HandlerOutcome, Timer};
+use super::service_run::ServiceRun;
 use crate::metrics::{Cause, Who};
-use crate::service::{Blueprint, Role, Run, SourceContext};
+use crate::service::{ConfiguredType, Kind, Run, SourceContext};
 use crate::supervision::{History, RestartType};
 use crate::transport::Lease;
 
@@ -25,8 +25,8 @@ const STANDS_BY_AFTER: Duration = Duration::from_secs(1);
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs a source to its end, or until the service closes.
-pub(crate) async fn run(env: Arc<Environment>, blueprint: Arc<dyn Blueprint>) {
-    let Role::Source(source) = blueprint.role() else {
+pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>) {
+    let Kind::Source(source) = blueprint.role() else {
         unreachable!("only sources are run")
     };
     let working = env.pulse.work();
@@ -127,7 +127,7 @@ struct Held {
 }
 
 impl Held {
-    fn new(lease: Lease, env: &Arc<Environment>) -> Self {
+    fn new(lease: Lease, env: &Arc<ServiceRun>) -> Self {
         Self {
             _hook: env.on_abandoned(lease.let_go_from_elsewhere()),
             lease,
@@ -136,7 +136,7 @@ impl Held {
 }
 
 /// Waits for the lease of a source that needs one; `None` if the service closes before.
-async fn hold(env: &Arc<Environment>, source: &dyn Run) -> Option<Held> {
+async fn hold(env: &Arc<ServiceRun>, source: &dyn Run) -> Option<Held> {
     if !source.is_single() {
         let (lease, keeper) = Lease::new();
         keeper.for_good();
@@ -161,7 +161,7 @@ async fn hold(env: &Arc<Environment>, source: &dyn Run) -> Option<Held> {
 }
 
 /// Asks for the lease until it is granted.
-async fn granted(env: &Arc<Environment>) -> Held {
+async fn granted(env: &Arc<ServiceRun>) -> Held {
     let mut tries = 0;
     loop {
         let (lease, keeper) = Lease::new();
@@ -184,7 +184,7 @@ async fn granted(env: &Arc<Environment>) -> Held {
 
 /// Runs the source once; `None` if its lease was lost meanwhile.
 async fn under_lease(
-    env: &Arc<Environment>,
+    env: &Arc<ServiceRun>,
     source: &dyn Run,
     timer: &mut Timer,
     Held { lease, .. }: &mut Held,
@@ -216,11 +216,11 @@ async fn attempt(
 ) -> Result<(), String> {
     loop {
         let deadline = Instant::now() + NEVER;
-        match Guard::new(source.run(outlet), timer, deadline).await {
-            Guarded::Done(Ok(())) => return Ok(()),
-            Guarded::Done(Err(failure)) => return Err(failure.text().to_owned()),
-            Guarded::Panicked(text) => return Err(format!("panicked: {text}")),
-            Guarded::TimedOut => {}
+        match HandlerGuard::new(source.run(outlet), timer, deadline).await {
+            HandlerOutcome::Done(Ok(())) => return Ok(()),
+            HandlerOutcome::Done(Err(failure)) => return Err(failure.text().to_owned()),
+            HandlerOutcome::Panicked(text) => return Err(format!("panicked: {text}")),
+            HandlerOutcome::TimedOut => {}
         }
     }
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value as Json};
 
 use super::codes;
-use super::redaction::Masks;
+use super::redaction::Redactions;
 use super::report::Problems;
 use super::schema::{ConfigSchema, Format};
 use super::source::{SourceFile, Span};
 use super::spanned_toml::{Entry, Node, Value};
 use super::suggest;
-use crate::service::{Blueprint, ConfigError, ServiceType};
+use crate::service::{ConfigError, ConfiguredType, ServiceType};
 
 /// A service's config, while it is read.
 pub(super) struct ConfigReader<'a> {
@@ -20,7 +20,7 @@ pub(super) struct ConfigReader<'a> {
     /// Where to point if there is no config.
     pub(super) place: Span,
     pub(super) files: &'a [SourceFile],
-    pub(super) masks: &'a mut Masks,
+    pub(super) masks: &'a mut Redactions,
     /// Secrets that were found.
     pub(super) secrets: &'a mut Vec<String>,
     pub(super) out: &'a mut Problems,
@@ -32,7 +32,7 @@ impl ConfigReader<'_> {
         mut self,
         service_type: &ServiceType,
         entry: Option<&Entry>,
-    ) -> Option<Arc<dyn Blueprint>> {
+    ) -> Option<Arc<dyn ConfiguredType>> {
         let schema = ConfigSchema::new(&service_type.describe().config);
         let mut entry = entry.cloned();
         let mut secret_places = Vec::new();

@@ -57,9 +57,9 @@ mod wiring;
 pub use codes::CODES;
 pub use report::{Problem, Report};
 
-use redaction::Masks;
+use redaction::Redactions;
 use report::Problems;
-use required_guarantees::Needs;
+use required_guarantees::RequiredGuarantees;
 use source::{SourceFile, Span};
 use spanned_toml::{Entry, Node, Table, Value};
 use table_reader::Section;
@@ -144,7 +144,7 @@ pub fn load(
 struct Loader {
     files: Vec<SourceFile>,
     trees: Vec<Table>,
-    masks: Masks,
+    masks: Redactions,
     /// The files of `${file:PATH}`.
     named: Vec<PathBuf>,
     problems: Problems,
@@ -219,8 +219,8 @@ impl Loader {
         for secret in &secrets {
             self.masks.secret(secret);
         }
-        let mut uses = topics::Uses::default();
-        let needs = Needs::new(&app.transport, transports);
+        let mut uses = topics::TopicUsage::default();
+        let needs = RequiredGuarantees::new(&app.transport, transports);
         let services = service::Services {
             catalog,
             files: &self.files,

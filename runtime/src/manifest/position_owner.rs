@@ -3,17 +3,22 @@
 
 use super::codes;
 use super::report::Problems;
-use super::required_guarantees::Needs;
+use super::required_guarantees::RequiredGuarantees;
 use super::source::Span;
 use super::table_reader::Section;
 use crate::app::Plan;
 use crate::host::position::Positions;
-use crate::service::Role;
+use crate::service::Kind;
 
 /// Reports positions of another app, if this one would use them: if it keeps any.
-pub(super) fn check(top: &Section<'_>, plan: &Plan, needs: &Needs<'_>, out: &mut Problems) {
+pub(super) fn check(
+    top: &Section<'_>,
+    plan: &Plan,
+    needs: &RequiredGuarantees<'_>,
+    out: &mut Problems,
+) {
     let mut here = plan.services.iter().filter(|service| service.runs_here);
-    let has_sources = here.any(|service| matches!(service.blueprint.role(), Role::Source(_)));
+    let has_sources = here.any(|service| matches!(service.blueprint.role(), Kind::Source(_)));
     if !has_sources || !needs.is_durable() {
         return;
     }

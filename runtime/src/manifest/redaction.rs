@@ -26,7 +26,7 @@ const SECRET_BYTES_MIN: usize = 4;
 
 /// Knows what to hide.
 #[derive(Default)]
-pub(super) struct Masks {
+pub(super) struct Redactions {
     places: Vec<Span>,
     secrets: BTreeSet<String>,
     keys: BTreeSet<String>,
@@ -34,7 +34,7 @@ pub(super) struct Masks {
     pub(super) broken: bool,
 }
 
-impl Masks {
+impl Redactions {
     /// A secret stands there.
     pub(super) fn place(&mut self, span: Span) {
         self.places.push(span);
@@ -85,7 +85,7 @@ impl Masks {
     }
 
     /// The text of a file fit to be shown, and where a place of it is now.
-    pub(super) fn apply(&self, index: usize, file: &SourceFile, span: Span) -> Shown {
+    pub(super) fn apply(&self, index: usize, file: &SourceFile, span: Span) -> RedactedSource {
         let mut text = String::with_capacity(file.text.len());
         let (mut start, mut end) = (span.start, span.end);
         let mut copied = 0;
@@ -108,7 +108,7 @@ impl Masks {
             copied = range.end;
         }
         text.push_str(&file.text[copied..]);
-        Shown {
+        RedactedSource {
             text,
             range: start..end.max(start),
         }
@@ -193,7 +193,7 @@ fn merged(mut found: Vec<Range<usize>>) -> Vec<Range<usize>> {
 }
 
 /// A source without secrets, and where the place is in it.
-pub(super) struct Shown {
+pub(super) struct RedactedSource {
     pub(super) text: String,
     pub(super) range: Range<usize>,
 }
@@ -264,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    fn shown(masks: &Masks, text: &str) -> String {
+    fn shown(masks: &Redactions, text: &str) -> String {
         let file = SourceFile {
             name: String::new(),
             folder: PathBuf::new(),
@@ -275,9 +275,9 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_secret_is_hidden_even_in_a_broken_file() {
-        let mut masks = Masks {
+        let mut masks = Redactions {
             broken: true,
-            ..Masks::default()
+            ..Redactions::default()
         };
         masks.key("pin");
         for (text, expected) in [
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn known_secrets_are_hidden_wherever_they_stand() {
-        let mut masks = Masks::default();
+        let mut masks = Redactions::default();
         masks.secret("hunter2");
         masks.secret("abc");
         assert_eq!(
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_place_moves_with_what_is_hidden_before_it() {
-        let mut masks = Masks::default();
+        let mut masks = Redactions::default();
         masks.secret("hunter2-hunter2");
         let file = SourceFile {
             name: String::new(),

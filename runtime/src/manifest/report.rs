@@ -6,7 +6,7 @@ use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-use super::redaction::Masks;
+use super::redaction::Redactions;
 use super::source::{SourceFile, Span};
 use super::spanned_toml::{Node, Value};
 
@@ -104,7 +104,7 @@ impl Problems {
     }
 
     /// Sorts them and cuts secrets out.
-    pub(super) fn into_report(mut self, files: &[SourceFile], masks: &mut Masks) -> Report {
+    pub(super) fn into_report(mut self, files: &[SourceFile], masks: &mut Redactions) -> Report {
         for span in self.hidden.drain(..) {
             masks.place(span);
         }
@@ -130,7 +130,7 @@ impl Problems {
 }
 
 /// The line of a problem, as it may be shown.
-fn excerpt(file: &SourceFile, masks: &Masks, span: Span) -> Option<Excerpt> {
+fn excerpt(file: &SourceFile, masks: &Redactions, span: Span) -> Option<Excerpt> {
     if file.text.trim().is_empty() {
         return None;
     }

@@ -7,14 +7,14 @@ use super::suggest::list;
 use crate::transport::{Guarantees, Transports, scheme_of};
 
 /// The transport that the manifest names, and those that it could name.
-pub(super) struct Needs<'a> {
+pub(super) struct RequiredGuarantees<'a> {
     transports: &'a Transports,
     scheme: &'a str,
     /// `None` if there is no such transport; that was reported.
     guarantees: Option<Guarantees>,
 }
 
-impl<'a> Needs<'a> {
+impl<'a> RequiredGuarantees<'a> {
     pub(super) fn new(url: &'a str, transports: &'a Transports) -> Self {
         let scheme = scheme_of(url);
         let connector = transports.for_url(url);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::redaction::{Masks, password_of_anything};
+use super::redaction::{Redactions, password_of_anything};
 use super::schema::{ConfigSchema, Format};
 use super::spanned_toml::{Node, Table, Value};
 use crate::redact::password_of;
@@ -10,7 +10,7 @@ use crate::service::Catalog;
 
 /// Finds what must not be shown of files, also of what is overlaid later. `merged` says
 /// of which type services are.
-pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &mut Masks) {
+pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &mut Redactions) {
     let mut schemas = BTreeMap::new();
     for service_type in catalog.iter() {
         let schema = ConfigSchema::new(&service_type.describe().config);
@@ -47,7 +47,7 @@ pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &m
 }
 
 /// Hides what a key says to be secret, or in a config nearly says.
-fn hide_telling(table: &Table, in_config: bool, masks: &mut Masks) {
+fn hide_telling(table: &Table, in_config: bool, masks: &mut Redactions) {
     for entry in &table.entries {
         if masks.tells(&entry.key) || (in_config && masks.nearly_tells(&entry.key)) {
             hide_places(&entry.node, masks);
@@ -59,7 +59,7 @@ fn hide_telling(table: &Table, in_config: bool, masks: &mut Masks) {
 }
 
 /// Hides a secret, and what it says wherever that stands.
-fn hide(node: &Node, masks: &mut Masks) {
+fn hide(node: &Node, masks: &mut Redactions) {
     hide_places(node, masks);
     node.scalars(&mut |_, text| {
         if !text.contains("${") {
@@ -68,7 +68,7 @@ fn hide(node: &Node, masks: &mut Masks) {
     });
 }
 
-fn hide_places(node: &Node, masks: &mut Masks) {
+fn hide_places(node: &Node, masks: &mut Redactions) {
     // A table's own place may be just its header.
     if !matches!(node.value, Value::Table(_)) {
         masks.place(node.span);
@@ -77,7 +77,7 @@ fn hide_places(node: &Node, masks: &mut Masks) {
 }
 
 /// Hides the password of the transport, also if it is no real URL.
-fn of_url(node: &Node, masks: &mut Masks) {
+fn of_url(node: &Node, masks: &mut Redactions) {
     let Value::String(url) = &node.value else {
         return hide_places(node, masks);
     };

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use super::report::Problems;
-use super::required_guarantees::Needs;
+use super::required_guarantees::RequiredGuarantees;
 use super::source::{SourceFile, Span};
 use super::supervision::is_service;
 use crate::app::Plan;
@@ -18,7 +18,7 @@ pub(super) fn apply(
     only: &[String],
     labels: &[&str],
     plan: &mut Plan,
-    needs: &Needs<'_>,
+    needs: &RequiredGuarantees<'_>,
     files: &mut Vec<SourceFile>,
     out: &mut Problems,
 ) {

@@ -2,19 +2,19 @@
 
 use super::codes;
 use super::config::ConfigReader;
-use super::redaction::Masks;
+use super::redaction::Redactions;
 use super::report::Problems;
-use super::required_guarantees::Needs;
+use super::required_guarantees::RequiredGuarantees;
 use super::settings::Settings;
 use super::source::SourceFile;
 use super::spanned_toml::{Entry, Table, Value};
 use super::suggest::{self, quote};
 use super::table_reader::Section;
-use super::topics::Uses;
+use super::topics::TopicUsage;
 use super::wiring::{self, Side};
 use crate::app::ServicePlan;
 use crate::names::check_name;
-use crate::service::{Blueprint, Catalog, Role, ServiceType};
+use crate::service::{Catalog, ConfiguredType, Kind, ServiceType};
 
 const KEYS: [&str; 12] = [
     "use",
@@ -44,10 +44,10 @@ const OF_MAILBOX: [&str; 6] = [
 pub(super) struct Services<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) files: &'a [SourceFile],
-    pub(super) masks: &'a mut Masks,
+    pub(super) masks: &'a mut Redactions,
     pub(super) secrets: &'a mut Vec<String>,
-    pub(super) uses: &'a mut Uses,
-    pub(super) needs: &'a Needs<'a>,
+    pub(super) uses: &'a mut TopicUsage,
+    pub(super) needs: &'a RequiredGuarantees<'a>,
 }
 
 /// The labels of every service, in the manifest's order.
@@ -110,7 +110,7 @@ impl Services<'_> {
         let settings = Settings::read(&service, self.needs, out);
         let (service_type, blueprint) = (service_type?, blueprint?);
         check_ports(&service, &*blueprint, entry, out);
-        if matches!(blueprint.role(), Role::Source(_)) {
+        if matches!(blueprint.role(), Kind::Source(_)) {
             refuse_mailbox(&service, label, out);
         }
         check_store(&service, label, &*blueprint, settings.store, out);
@@ -195,11 +195,11 @@ fn refuse_mailbox(service: &Section<'_>, label: &str, out: &mut Problems) {
 fn check_store(
     service: &Section<'_>,
     label: &str,
-    blueprint: &dyn Blueprint,
+    blueprint: &dyn ConfiguredType,
     has: bool,
     out: &mut Problems,
 ) {
-    let Role::Service(factory) = blueprint.role() else {
+    let Kind::Service(factory) = blueprint.role() else {
         return;
     };
     if !has && !factory.migrations().is_empty() {
@@ -216,7 +216,7 @@ fn check_store(
 /// Ports whose names come from the config may have wrong ones.
 fn check_ports(
     service: &Section<'_>,
-    blueprint: &dyn Blueprint,
+    blueprint: &dyn ConfiguredType,
     entry: &Entry,
     out: &mut Problems,
 ) {

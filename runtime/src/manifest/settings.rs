@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::codes;
 use super::report::Problems;
-use super::required_guarantees::Needs;
+use super::required_guarantees::RequiredGuarantees;
 use super::spanned_toml::{Entry, Value};
-use super::supervision::{Restarts, read_restart};
+use super::supervision::{RestartSettings, read_restart};
 use super::table_reader::Section;
 use crate::app::{Instances, Isolation};
 use crate::config::HumanDuration;
@@ -38,7 +38,7 @@ pub(super) struct Settings {
     pub(super) mailbox: usize,
     pub(super) handler_timeout: Duration,
     pub(super) retry: RetryPolicy,
-    pub(super) restarts: Restarts,
+    pub(super) restarts: RestartSettings,
     pub(super) queue: Queue,
     pub(super) isolation: Isolation,
     pub(super) store: bool,
@@ -52,7 +52,11 @@ pub(super) struct Queue {
 }
 
 impl Settings {
-    pub(super) fn read(service: &Section<'_>, needs: &Needs<'_>, out: &mut Problems) -> Self {
+    pub(super) fn read(
+        service: &Section<'_>,
+        needs: &RequiredGuarantees<'_>,
+        out: &mut Problems,
+    ) -> Self {
         let retry = service.section("retry", out);
         retry.check_keys(&["attempts", "backoff"], &[], out);
         Self {
@@ -118,7 +122,7 @@ fn instances(service: &Section<'_>, out: &mut Problems) -> Instances {
     }
 }
 
-fn queue(service: &Section<'_>, needs: &Needs<'_>, out: &mut Problems) -> Queue {
+fn queue(service: &Section<'_>, needs: &RequiredGuarantees<'_>, out: &mut Problems) -> Queue {
     let queue = service.section("queue", out);
     queue.check_keys(&["high_water", "limit", "overflow"], &[], out);
     let high_water = queue.integer("high_water", 1..=u64::MAX, out);
@@ -160,7 +164,11 @@ fn queue(service: &Section<'_>, needs: &Needs<'_>, out: &mut Problems) -> Queue 
     }
 }
 
-fn isolation(service: &Section<'_>, needs: &Needs<'_>, out: &mut Problems) -> Isolation {
+fn isolation(
+    service: &Section<'_>,
+    needs: &RequiredGuarantees<'_>,
+    out: &mut Problems,
+) -> Isolation {
     match service.one_of("isolation", &["shared", "process"], out) {
         Some(1) => {
             let place = service.table.get("isolation").map(Entry::place);

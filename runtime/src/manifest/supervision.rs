@@ -11,7 +11,7 @@ use super::suggest::{self, quote};
 use super::table_reader::Section;
 use crate::app::{GroupPlan, ServicePlan, SupervisorPlan};
 use crate::names::check_name;
-use crate::supervision::{Backoff, GiveUp, Intensity, RestartPolicy, RestartType, Strategy};
+use crate::supervision::{Backoff, GiveUpPolicy, Intensity, RestartPolicy, RestartType, Strategy};
 
 const RESTARTS_MAX: u64 = 1_000_000;
 const STRATEGIES: [(&str, Strategy); 3] = [
@@ -50,21 +50,21 @@ const BACKOFF: Backoff = Backoff {
 const RESET_AFTER: Duration = Duration::from_secs(60);
 
 /// What `restart` says of a service.
-pub(super) struct Restarts {
+pub(super) struct RestartSettings {
     pub(super) policy: RestartPolicy,
     pub(super) restart_type: RestartType,
     pub(super) intensity: Intensity,
-    pub(super) give_up: GiveUp,
+    pub(super) give_up: GiveUpPolicy,
 }
 
-pub(super) fn read_restart(service: &Section<'_>, out: &mut Problems) -> Restarts {
+pub(super) fn read_restart(service: &Section<'_>, out: &mut Problems) -> RestartSettings {
     let restart = service.section("restart", out);
     let known = ["policy", "max_restarts", "within", "backoff", "on_give_up"];
     restart.check_keys(&known, &[], out);
     let waits = restart.section("backoff", out);
     waits.check_keys(&["min", "max", "jitter", "reset_after"], &[], out);
     let give_up = restart.one_of("on_give_up", &["isolate", "escalate"], out);
-    Restarts {
+    RestartSettings {
         policy: RestartPolicy {
             backoff: backoff(&waits, BACKOFF, TICK, out),
             reset_after: waits
@@ -76,8 +76,8 @@ pub(super) fn read_restart(service: &Section<'_>, out: &mut Problems) -> Restart
             .map_or(RestartType::Permanent, |index| TYPES[index].1),
         intensity: intensity(&restart, SERVICE, out),
         give_up: match give_up {
-            Some(1) => GiveUp::Escalate,
-            _ => GiveUp::Isolate,
+            Some(1) => GiveUpPolicy::Escalate,
+            _ => GiveUpPolicy::Isolate,
         },
     }
 }

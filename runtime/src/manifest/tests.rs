@@ -14,7 +14,7 @@ use crate::app::{GroupPlan, Instances, Isolation, LogSettings, Plan, SupervisorP
 use crate::config::{ManifestPath, Secret};
 use crate::prelude::*;
 use crate::supervision::{
-    Backoff, GiveUp, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
+    Backoff, GiveUpPolicy, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
 use crate::transport::{
     Backpressure, Connector, Guarantees, Overflow, Transport, TransportError, Transports,
@@ -234,7 +234,7 @@ fn what_is_left_out_takes_its_documented_default() {
     assert_eq!(join.restart, expected);
     assert_eq!(join.restart_type, RestartType::Permanent);
     assert_eq!(join.intensity, intensity(5, 10));
-    assert_eq!(join.give_up, GiveUp::Isolate);
+    assert_eq!(join.give_up, GiveUpPolicy::Isolate);
     assert_eq!((join.limit, join.overflow), (None, Overflow::DeadLetter));
     assert_eq!(join.isolation, Isolation::Shared);
     let root = SupervisorPlan {
@@ -295,7 +295,7 @@ fn supervision_arrives_as_it_is_written() {
     let feed = &plan.services[0];
     assert_eq!(feed.restart_type, RestartType::Transient);
     assert_eq!(feed.intensity, intensity(7, 3));
-    assert_eq!(feed.give_up, GiveUp::Escalate);
+    assert_eq!(feed.give_up, GiveUpPolicy::Escalate);
 
     let manifest = format!("{MINIMAL}[groups.half]\nservices = [\"join\"]\n");
     let plan = plan_of(&folder, &manifest, None);

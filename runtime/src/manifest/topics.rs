@@ -14,7 +14,7 @@ use super::wiring::{Side, TopicAt, is_topic};
 
 /// What services do with topics.
 #[derive(Default)]
-pub(super) struct Uses {
+pub(super) struct TopicUsage {
     fed: Vec<TopicAt>,
     read: Vec<TopicAt>,
     /// Not all that are fed, or read, are known: what is missing may be among them.
@@ -31,14 +31,14 @@ struct External {
 }
 
 /// What programs outside have to do with the app's topics.
-pub(super) struct Outside {
+pub(super) struct ExternalAccess {
     /// The topics that they feed or read.
     pub(super) external: Vec<Arc<str>>,
     /// From where some of those are fed.
     pub(super) feeds: Vec<FeedAt>,
 }
 
-impl Uses {
+impl TopicUsage {
     pub(super) fn add(&mut self, inputs: &Side, outputs: &Side) {
         self.read.extend(inputs.all());
         self.fed.extend(outputs.all());
@@ -47,7 +47,7 @@ impl Uses {
     }
 
     /// Checks every topic of the app of this name.
-    pub(super) fn check(&self, top: &Section<'_>, app: &str, out: &mut Problems) -> Outside {
+    pub(super) fn check(&self, top: &Section<'_>, app: &str, out: &mut Problems) -> ExternalAccess {
         let externals = read_externals(top, app, out);
         let outside = |wanted: fn(&External) -> bool| {
             externals.iter().filter(move |external| wanted(external))
@@ -79,7 +79,7 @@ impl Uses {
             }
         }
         let names = externals.iter().map(|e| e.topic.name.clone());
-        Outside {
+        ExternalAccess {
             external: names.collect(),
             feeds: externals.into_iter().filter_map(|e| e.from).collect(),
         }

@@ -10,7 +10,7 @@ use super::suggest::{list, nearest, quote};
 use super::table_reader::Section;
 use crate::app::WiredPort;
 use crate::names::{InvalidName, check_topic};
-use crate::service::Blueprint;
+use crate::service::ConfiguredType;
 
 /// A topic where it is named.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ pub(super) struct Port<'a> {
 }
 
 /// The inputs of a configured service.
-pub(super) fn inputs(blueprint: &dyn Blueprint) -> Vec<Port<'_>> {
+pub(super) fn inputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
     let inputs = blueprint.ports().inputs.iter();
     inputs
         .map(|input| Port {
@@ -61,7 +61,7 @@ pub(super) fn inputs(blueprint: &dyn Blueprint) -> Vec<Port<'_>> {
 }
 
 /// The outputs of a configured service.
-pub(super) fn outputs(blueprint: &dyn Blueprint) -> Vec<Port<'_>> {
+pub(super) fn outputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
     let outputs = blueprint.ports().outputs.iter();
     outputs
         .map(|output| Port {

@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::descendants::Family;
-use super::findings::{Evidence, Holding};
-use super::history::{KEPT, Moment};
+use super::descendants::Descendants;
+use super::findings::{Findings, Holding};
+use super::history::{ClockPair, KEPT};
 use super::port_graph::Wiring;
 use super::query::TraceQuery;
 use super::report::Trace;
 use super::stores::Stores;
 use super::tree::{TreeBounds, build};
-use crate::app::AppView;
+use crate::app::AppStatus;
 use crate::clock::{Clock, Rfc3339, unix_ms};
 use crate::dead_letters::{Bounds, DeadLetters};
-use crate::host::Hosted;
+use crate::host::ServiceHandle;
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::transport::{
@@ -33,18 +33,18 @@ const LOOKED_UP_MAX: usize = 50_000;
 const NAMED_MAX: usize = 10;
 
 /// Where an app's messages can be looked for.
-pub(crate) struct Tracer {
+pub(crate) struct TraceCollector {
     pub(crate) wiring: Wiring,
     /// The data folder of the app, where its stores are.
     pub(crate) data: PathBuf,
     pub(crate) redactor: Arc<Redactor>,
     /// The app, if this process runs it.
-    pub(crate) view: Option<Arc<AppView>>,
-    pub(crate) queues: Queues,
+    pub(crate) view: Option<Arc<AppStatus>>,
+    pub(crate) queues: QueueAccess,
 }
 
 /// How the queues can be reached.
-pub(crate) enum Queues {
+pub(crate) enum QueueAccess {
     /// By the transport; dead letters also where queues can't be searched.
     Live(Arc<dyn Transport>, DeadLetters),
     /// By what was left in files.
@@ -53,30 +53,30 @@ pub(crate) enum Queues {
     Nowhere(String),
 }
 
-impl Tracer {
+impl TraceCollector {
     /// One that looks at services alone, which have no wires.
     #[cfg(test)]
-    pub(crate) fn of(view: Arc<AppView>) -> Arc<Self> {
+    pub(crate) fn of(view: Arc<AppStatus>) -> Arc<Self> {
         Arc::new(Self {
             wiring: Wiring::default(),
             data: PathBuf::new(),
             redactor: Arc::default(),
             view: Some(view),
-            queues: Queues::Nowhere("the queues".into()),
+            queues: QueueAccess::Nowhere("the queues".into()),
         })
     }
 
     /// Follows a message. `left` is who made the transport, and its URL: of an app that
-    /// doesn't run, whose queues are [`Queues::Left`].
+    /// doesn't run, whose queues are [`QueueAccess::Left`].
     pub(crate) async fn trace(
         &self,
         question: &TraceQuery,
         left: Option<(&dyn Connector, &str)>,
     ) -> Trace {
         let mut wanted = question.wanted();
-        let mut evidence = Evidence::default();
+        let mut evidence = Findings::default();
         for _ in 0..PASSES {
-            evidence = Evidence::default();
+            evidence = Findings::default();
             evidence.looked_ms = Clock::SYSTEM.unix_ms();
             self.look_at_queues(&wanted, left, &mut evidence).await;
             self.look_at_services(&wanted, &mut evidence);
@@ -97,16 +97,16 @@ impl Tracer {
         &self,
         wanted: &SearchQuery,
         left: Option<(&dyn Connector, &str)>,
-        evidence: &mut Evidence,
+        evidence: &mut Findings,
     ) {
         let bounds = SearchBounds::default();
         let searched = match (&self.queues, left) {
-            (Queues::Live(transport, _), _) => transport.find(wanted, bounds).await,
-            (Queues::Left, Some((connector, url))) => {
+            (QueueAccess::Live(transport, _), _) => transport.find(wanted, bounds).await,
+            (QueueAccess::Left, Some((connector, url))) => {
                 connector.search_offline(url, wanted, bounds).await
             }
-            (Queues::Nowhere(why), _) => return evidence.missed(why.clone()),
-            (Queues::Left, None) => Ok(SearchResult::default()),
+            (QueueAccess::Nowhere(why), _) => return evidence.missed(why.clone()),
+            (QueueAccess::Left, None) => Ok(SearchResult::default()),
         };
         match (searched, &self.queues) {
             (Ok(searched), _) => {
@@ -122,7 +122,7 @@ impl Tracer {
                     .into_iter()
                     .for_each(|it| evidence.found(it));
             }
-            (Err(TransportError::Unsupported(_)), Queues::Live(transport, letters)) => {
+            (Err(TransportError::Unsupported(_)), QueueAccess::Live(transport, letters)) => {
                 let scheme = transport.scheme();
                 evidence.missed(format!(
                     "what waits in queues: those of {scheme}: can't be searched, only its \
@@ -135,7 +135,7 @@ impl Tracer {
     }
 
     /// What services of this process have in hand, and what they handled last.
-    fn look_at_services(&self, wanted: &SearchQuery, evidence: &mut Evidence) {
+    fn look_at_services(&self, wanted: &SearchQuery, evidence: &mut Findings) {
         let Some(view) = &self.view else { return };
         let here = view.services.iter().map(|service| &service.hosted);
         let here: Vec<_> = here.filter(|hosted| !hosted.is_apart()).collect();
@@ -144,7 +144,7 @@ impl Tracer {
         }
         let mut forgotten = Vec::new();
         for hosted in &here {
-            let now = Moment::now(&hosted.clock);
+            let now = ClockPair::now(&hosted.clock);
             let steps = hosted.trail.find(|step| {
                 wanted.ids.contains(&step.id) || wanted.traces.contains(&step.trace_id())
             });
@@ -174,7 +174,7 @@ impl Tracer {
     }
 
     /// Outboxes, and, generation after generation, inboxes: they know ids alone.
-    async fn look_at_stores(&self, wanted: SearchQuery, mut evidence: Evidence) -> Evidence {
+    async fn look_at_stores(&self, wanted: SearchQuery, mut evidence: Findings) -> Findings {
         if !self.wiring.services.iter().any(|it| it.has_store) {
             return evidence;
         }
@@ -193,14 +193,14 @@ impl Tracer {
         match (ended, told.await) {
             (Ok(()), Ok(evidence)) => evidence,
             _ => {
-                let mut evidence = Evidence::default();
+                let mut evidence = Findings::default();
                 evidence.missed("everything: there is no thread to look");
                 evidence
             }
         }
     }
 
-    fn say_what_is_missing(&self, evidence: &mut Evidence) {
+    fn say_what_is_missing(&self, evidence: &mut Findings) {
         if self.view.is_none() {
             let data = self.data.display();
             evidence.missed(format!(
@@ -248,7 +248,7 @@ impl Tracer {
     }
 }
 
-fn look_in_hands(hosted: &Hosted, wanted: &SearchQuery, evidence: &mut Evidence) {
+fn look_in_hands(hosted: &ServiceHandle, wanted: &SearchQuery, evidence: &mut Findings) {
     let env = hosted.env();
     let mut held = Vec::new();
     env.mailbox.each(|delivery| {
@@ -284,7 +284,7 @@ fn look_in_hands(hosted: &Hosted, wanted: &SearchQuery, evidence: &mut Evidence)
     }
 }
 
-async fn look_at_letters(letters: &DeadLetters, wanted: &SearchQuery, evidence: &mut Evidence) {
+async fn look_at_letters(letters: &DeadLetters, wanted: &SearchQuery, evidence: &mut Findings) {
     let services: Vec<String> = letters.services().map(str::to_owned).collect();
     let mut looked = Vec::new();
     let mut rest = services.into_iter();
@@ -320,13 +320,13 @@ fn look_at_inboxes(
     stores: &Stores,
     wiring: &Wiring,
     wanted: &SearchQuery,
-    evidence: &mut Evidence,
+    evidence: &mut Findings,
 ) {
     let mut asked = BTreeSet::new();
     let mut next: BTreeSet<_> = evidence.ids().chain(&wanted.ids).cloned().collect();
     let bounds = TreeBounds::default();
     loop {
-        let mut family = Family::new(evidence, wiring, bounds.ids);
+        let mut family = Descendants::new(evidence, wiring, bounds.ids);
         let mut parents = BTreeMap::new();
         for id in &next {
             let children = family.candidates(id).into_iter();

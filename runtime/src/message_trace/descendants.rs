@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::findings::{Evidence, Known, Try};
+use super::findings::{AttemptInfo, Findings, MessageFindings};
 use super::port_graph::{Wired, Wiring};
 use super::report::EmittedBy;
 use crate::id::MessageId;
@@ -24,16 +24,16 @@ pub(super) struct Child {
 }
 
 /// Makes the ids of what messages led to.
-pub(super) struct Family<'a> {
-    pub(super) evidence: &'a Evidence,
+pub(super) struct Descendants<'a> {
+    pub(super) evidence: &'a Findings,
     wiring: &'a Wiring,
     /// What is mentioned as a parent, with those that mention it.
     pub(super) by_parent: BTreeMap<&'a MessageId, Vec<&'a MessageId>>,
     pub(super) ids_left: usize,
 }
 
-impl<'a> Family<'a> {
-    pub(super) fn new(evidence: &'a Evidence, wiring: &'a Wiring, ids_max: usize) -> Self {
+impl<'a> Descendants<'a> {
+    pub(super) fn new(evidence: &'a Findings, wiring: &'a Wiring, ids_max: usize) -> Self {
         let mut by_parent: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (id, known) in evidence.iter() {
             if let Some(parent) = known.about.as_ref().and_then(|about| about.parent.as_ref()) {
@@ -140,8 +140,8 @@ impl<'a> Family<'a> {
     /// The services that may have handled a message: those of which that is known, and those
     /// that read its topic, or, if nobody knows that, a topic by which it may have come to
     /// those; of a message of which nothing is known, any.
-    fn handlers(&self, known: Option<&Known>) -> Vec<&'a Wired> {
-        let hops: BTreeSet<QueueId> = known.map(Known::hops).unwrap_or_default();
+    fn handlers(&self, known: Option<&MessageFindings>) -> Vec<&'a Wired> {
+        let hops: BTreeSet<QueueId> = known.map(MessageFindings::hops).unwrap_or_default();
         let topics = match known.and_then(|known| known.about.as_ref()) {
             Some(about) => vec![about.topic.clone()],
             None => self.wiring.topics_of(&hops),
@@ -159,7 +159,7 @@ impl<'a> Family<'a> {
 }
 
 /// What a service emitted for a message in the last attempt that went well.
-fn emitted<'a>(known: &'a Known, service: &str) -> Option<&'a Try> {
+fn emitted<'a>(known: &'a MessageFindings, service: &str) -> Option<&'a AttemptInfo> {
     let tries = known.tries.iter();
     let done = tries.filter(|it| *it.at.service == *service && it.outcome == "ok");
     done.max_by_key(|it| it.at_ms)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::history::Step;
+use super::history::AttemptRecord;
 use crate::dead_letters::Letter;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
@@ -13,8 +13,8 @@ use crate::transport::{FoundMessage, QueueSection};
 
 /// Everything that was found.
 #[derive(Debug, Default)]
-pub(super) struct Evidence {
-    messages: BTreeMap<MessageId, Known>,
+pub(super) struct Findings {
+    messages: BTreeMap<MessageId, MessageFindings>,
     /// When the queues were looked at, in milliseconds since 1970-01-01 UTC.
     pub(super) looked_ms: u64,
     /// Everything in the queues was looked at.
@@ -25,20 +25,20 @@ pub(super) struct Evidence {
 
 /// What is known of one message.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct MessageFindings {
     pub(super) trace_id: Option<u128>,
-    pub(super) about: Option<About>,
-    pub(super) tries: Vec<Try>,
+    pub(super) about: Option<MessageInfo>,
+    pub(super) tries: Vec<AttemptInfo>,
     pub(super) entries: Vec<Entry>,
     pub(super) queued: Vec<Queued>,
     pub(super) held: Vec<Holding>,
-    pub(super) letters: Vec<Dead>,
+    pub(super) letters: Vec<DeadLetterInfo>,
     pub(super) outbox: Vec<Outboxed>,
 }
 
 /// What a message says of itself.
 #[derive(Debug, Clone)]
-pub(super) struct About {
+pub(super) struct MessageInfo {
     pub(super) parent: Option<MessageId>,
     pub(super) kind: Arc<str>,
     pub(super) topic: Arc<str>,
@@ -47,7 +47,7 @@ pub(super) struct About {
 
 /// An attempt, in the trail of a service.
 #[derive(Debug, Clone)]
-pub(super) struct Try {
+pub(super) struct AttemptInfo {
     pub(super) at: QueueId,
     pub(super) attempt: u32,
     pub(super) outcome: &'static str,
@@ -87,7 +87,7 @@ pub(super) struct Holding {
 
 /// A dead letter.
 #[derive(Debug, Clone)]
-pub(super) struct Dead {
+pub(super) struct DeadLetterInfo {
     pub(super) service: Box<str>,
     pub(super) letter: Letter,
 }
@@ -101,11 +101,11 @@ pub(super) struct Outboxed {
     pub(super) refused: Option<String>,
 }
 
-impl Known {
+impl MessageFindings {
     fn hear(&mut self, message: &Envelope) {
         self.trace_id = Some(message.trace().trace_id);
         // What is kept as a letter says the same, and no more.
-        self.about.get_or_insert_with(|| About {
+        self.about.get_or_insert_with(|| MessageInfo {
             parent: message.parent.clone(),
             kind: message.kind.clone(),
             topic: message.topic.clone(),
@@ -120,11 +120,13 @@ impl Known {
         let queued = self.queued.iter().map(|it| &it.at);
         let held = self.held.iter().map(|it| &it.at);
         let inputs = tries.chain(entries).chain(queued).chain(held).cloned();
-        inputs.chain(self.letters.iter().map(Dead::at)).collect()
+        inputs
+            .chain(self.letters.iter().map(DeadLetterInfo::at))
+            .collect()
     }
 }
 
-impl Dead {
+impl DeadLetterInfo {
     /// The input that gave it up; of one that doesn't say, the dead-letter queue itself.
     pub(super) fn at(&self) -> QueueId {
         match &self.letter.why {
@@ -134,8 +136,8 @@ impl Dead {
     }
 }
 
-impl Evidence {
-    pub(super) fn of(&self, id: &MessageId) -> Option<&Known> {
+impl Findings {
+    pub(super) fn of(&self, id: &MessageId) -> Option<&MessageFindings> {
         self.messages.get(id)
     }
 
@@ -147,7 +149,7 @@ impl Evidence {
         self.messages.keys()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&MessageId, &Known)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&MessageId, &MessageFindings)> {
         self.messages.iter()
     }
 
@@ -163,14 +165,14 @@ impl Evidence {
         }
     }
 
-    fn known(&mut self, id: &MessageId) -> &mut Known {
+    fn known(&mut self, id: &MessageId) -> &mut MessageFindings {
         self.messages.entry(id.clone()).or_default()
     }
 
     /// An attempt that the trail of a service has.
     pub(super) fn tried(
         &mut self,
-        step: &Step,
+        step: &AttemptRecord,
         at_ms: u64,
         service: &str,
         inputs: &[Arc<str>],
@@ -182,7 +184,7 @@ impl Evidence {
         let known = self.known(&step.id);
         known.trace_id = Some(step.trace_id());
         let emitted = step.emitted.counts();
-        known.tries.push(Try {
+        known.tries.push(AttemptInfo {
             at: QueueId::new(service, input),
             attempt: step.attempt,
             outcome: step.outcome(),
@@ -207,7 +209,7 @@ impl Evidence {
         let known = self.known(&found.message.id);
         known.hear(&found.message);
         if found.queue == QueueId::dead_letters(&found.queue.service) {
-            known.letters.push(Dead {
+            known.letters.push(DeadLetterInfo {
                 service: found.queue.service,
                 letter: Letter::new(found.message),
             });
@@ -224,7 +226,7 @@ impl Evidence {
     pub(super) fn letter(&mut self, service: &str, letter: Letter) {
         let known = self.known(&letter.message.id);
         known.hear(&letter.message);
-        known.letters.push(Dead {
+        known.letters.push(DeadLetterInfo {
             service: service.into(),
             letter,
         });

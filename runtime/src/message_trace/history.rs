@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::id::MessageId;
 use crate::message::Envelope;
 use crate::metrics::Outcome;
-use crate::service::Held;
+use crate::service::PendingEmit;
 use crate::supervision::RetryDecision;
 
 /// So many attempts of a service are kept.
@@ -26,11 +26,11 @@ const FIRST: usize = 16;
 const COUNTED: usize = 4;
 /// The last attempts of one service, the newest last.
 #[derive(Default)]
-pub(crate) struct Trail(Mutex<Ring>);
+pub(crate) struct History(Mutex<HistoryBuffer>);
 
 #[derive(Default)]
-struct Ring {
-    steps: Vec<Step>,
+struct HistoryBuffer {
+    steps: Vec<AttemptRecord>,
     /// Where the next one goes: after the newest, over the oldest.
     next: usize,
     /// Older ones have gone.
@@ -39,12 +39,12 @@ struct Ring {
 
 /// A moment by both clocks.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
+pub(crate) struct ClockPair {
     instant: Instant,
     unix_ms: u64,
 }
 
-impl Moment {
+impl ClockPair {
     pub(crate) fn now(clock: &Clock) -> Self {
         Self {
             instant: Instant::now(),
@@ -61,7 +61,7 @@ impl Moment {
 
 /// One attempt at one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct AttemptRecord {
     pub(crate) id: MessageId,
     /// High and low half; 0 if the message has a trace of its own.
     trace: [u64; 2],
@@ -102,7 +102,7 @@ impl Emitted {
     };
 
     /// What a handler holds for its message.
-    pub(crate) fn of(held: &[Held]) -> Self {
+    pub(crate) fn of(held: &[PendingEmit]) -> Self {
         Self::of_outputs(held.iter().map(|held| held.output))
     }
 
@@ -131,7 +131,7 @@ impl Emitted {
     }
 }
 
-impl Step {
+impl AttemptRecord {
     /// An attempt that has ended.
     pub(crate) fn new(
         message: &Envelope,
@@ -175,7 +175,7 @@ impl Step {
     pub(crate) fn then(mut self, fate: &RetryDecision) -> Self {
         match fate {
             RetryDecision::Ack => {}
-            RetryDecision::Again { after, .. } => {
+            RetryDecision::Retry { after, .. } => {
                 self.fate = Next::Again;
                 self.again_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
             }
@@ -202,7 +202,7 @@ impl Step {
     }
 
     /// When it ended, in milliseconds since 1970-01-01 UTC.
-    pub(crate) fn at_ms(&self, now: Moment) -> u64 {
+    pub(crate) fn at_ms(&self, now: ClockPair) -> u64 {
         now.unix_ms(self.ended)
     }
 
@@ -217,9 +217,9 @@ impl Step {
     }
 }
 
-impl Trail {
+impl History {
     /// Keeps an attempt.
-    pub(crate) fn keep(&self, step: Step) {
+    pub(crate) fn keep(&self, step: AttemptRecord) {
         let mut ring = self.0.lock();
         let ring = &mut *ring;
         let kept = ring.steps.len();
@@ -241,7 +241,7 @@ impl Trail {
     }
 
     /// Those of the kept attempts that are wanted, the oldest first.
-    pub(crate) fn find(&self, wanted: impl Fn(&Step) -> bool) -> Vec<Step> {
+    pub(crate) fn find(&self, wanted: impl Fn(&AttemptRecord) -> bool) -> Vec<AttemptRecord> {
         let ring = self.0.lock();
         let (newer, older) = ring.steps.split_at(ring.next.min(ring.steps.len()));
         let steps = older.iter().chain(newer);
@@ -250,7 +250,7 @@ impl Trail {
 
     /// When the oldest of them ended, in milliseconds since 1970-01-01 UTC, if there were
     /// older ones.
-    pub(crate) fn since_ms(&self, now: Moment) -> Option<u64> {
+    pub(crate) fn since_ms(&self, now: ClockPair) -> Option<u64> {
         let ring = self.0.lock();
         let oldest = ring.steps.get(ring.next).filter(|_| ring.lost);
         oldest.map(|step| step.at_ms(now))
@@ -261,18 +261,18 @@ impl Trail {
 mod tests {
     use super::*;
 
-    fn step(number: u32) -> Step {
+    fn step(number: u32) -> AttemptRecord {
         let id: MessageId = format!("order-{number}").parse().unwrap();
         let mut envelope = Envelope::new("order", "{}");
         envelope.id = id;
-        Step::new(&envelope, 0, number, Outcome::Ok, Instant::now())
+        AttemptRecord::new(&envelope, 0, number, Outcome::Ok, Instant::now())
     }
 
     #[test]
     fn a_trail_keeps_the_last_ones_in_memory_that_is_bounded_and_an_idle_one_none() {
-        let trail = Trail::default();
+        let trail = History::default();
         assert_eq!(trail.0.lock().steps.capacity(), 0);
-        let now = Moment::now(&Clock::SYSTEM);
+        let now = ClockPair::now(&Clock::SYSTEM);
         for number in 0..5000 {
             trail.keep(step(number));
             if number == 10 {
@@ -285,13 +285,17 @@ mod tests {
         let attempts: Vec<u32> = kept.iter().map(|step| step.attempt).collect();
         assert!(attempts.iter().copied().eq(5000 - KEPT as u32..5000));
         assert!(trail.since_ms(now).is_some());
-        assert!(size_of::<Step>() <= 104, "{}", size_of::<Step>());
+        assert!(
+            size_of::<AttemptRecord>() <= 104,
+            "{}",
+            size_of::<AttemptRecord>()
+        );
     }
 
     #[test]
     fn a_step_tells_when_it_ended_and_when_it_is_tried_again() {
-        let now = Moment::now(&Clock::SYSTEM);
-        let again = RetryDecision::Again {
+        let now = ClockPair::now(&Clock::SYSTEM);
+        let again = RetryDecision::Retry {
             after: Duration::from_secs(3),
             attempt: 2,
         };

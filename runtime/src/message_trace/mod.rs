@@ -46,8 +46,8 @@ mod tree;
 use crate::id::MessageId;
 use crate::trace_context::TraceContext;
 
-pub(crate) use collect::{Queues, Tracer};
-pub(crate) use history::{Emitted, Step, Trail};
+pub(crate) use collect::{QueueAccess, TraceCollector};
+pub(crate) use history::{AttemptRecord, Emitted, History};
 pub(crate) use port_graph::Wiring;
 pub use query::TraceQuery;
 pub use report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};

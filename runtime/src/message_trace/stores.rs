@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::findings::{Entry, Evidence, Outboxed};
+use super::findings::{Entry, Findings, Outboxed};
 use super::port_graph::Wiring;
 use crate::envelope_json::read_head;
 use crate::id::MessageId;
@@ -56,7 +56,7 @@ impl Store {
 
 impl Stores {
     /// Opens the stores that are there. Blocks its thread.
-    pub(super) fn open(wiring: &Wiring, data: &Path, evidence: &mut Evidence) -> Self {
+    pub(super) fn open(wiring: &Wiring, data: &Path, evidence: &mut Findings) -> Self {
         let deadline = Instant::now() + WITHIN;
         let mut stores = Vec::new();
         for service in wiring.services.iter().filter(|service| service.has_store) {
@@ -84,7 +84,7 @@ impl Stores {
     }
 
     /// What is in the outboxes.
-    pub(super) fn outboxes(&self, wanted: &SearchQuery, evidence: &mut Evidence) {
+    pub(super) fn outboxes(&self, wanted: &SearchQuery, evidence: &mut Findings) {
         for Store {
             service, glimpse, ..
         } in &self.stores
@@ -103,7 +103,7 @@ impl Stores {
     }
 
     /// Which of some messages are in an inbox. Says which were found.
-    pub(super) fn inboxes(&self, ids: &[MessageId], evidence: &mut Evidence) -> Vec<MessageId> {
+    pub(super) fn inboxes(&self, ids: &[MessageId], evidence: &mut Findings) -> Vec<MessageId> {
         let mut found = Vec::new();
         for Store {
             service, glimpse, ..
@@ -133,7 +133,7 @@ fn outbox(
     service: &Arc<str>,
     wanted: &SearchQuery,
     deadline: Instant,
-    evidence: &mut Evidence,
+    evidence: &mut Findings,
 ) -> Result<bool, SqliteError> {
     let mut select = connection
         .prepare("SELECT output, head, due_ms, refused FROM brickwork_outbox ORDER BY n")?;
@@ -167,7 +167,7 @@ fn inbox(
     service: &str,
     ids: &[MessageId],
     deadline: Instant,
-    evidence: &mut Evidence,
+    evidence: &mut Findings,
 ) -> Result<(Vec<MessageId>, bool), SqliteError> {
     let mut select =
         connection.prepare("SELECT input, at_ms FROM brickwork_inbox WHERE id = ?1")?;

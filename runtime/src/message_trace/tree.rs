@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::descendants::{Child, Family};
-use super::findings::{Evidence, Known, Try};
+use super::descendants::{Child, Descendants};
+use super::findings::{AttemptInfo, Findings, MessageFindings};
 use super::port_graph::Wiring;
 use super::query::{TraceQuery, root_of};
 use super::report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};
@@ -41,11 +41,11 @@ const SETTLING_MS: u64 = 2_000;
 /// Puts the way together.
 pub(super) fn build(
     question: &TraceQuery,
-    evidence: &Evidence,
+    evidence: &Findings,
     wiring: &Wiring,
     bounds: TreeBounds,
 ) -> Trace {
-    let mut family = Family::new(evidence, wiring, bounds.ids);
+    let mut family = Descendants::new(evidence, wiring, bounds.ids);
     let parents = parents(&mut family, bounds);
     let mut asked = Vec::new();
     if let Some(trace) = question.trace_id() {
@@ -94,7 +94,7 @@ pub(super) fn build(
 }
 
 /// Of which message each known one came.
-fn parents(family: &mut Family<'_>, bounds: TreeBounds) -> BTreeMap<MessageId, MessageId> {
+fn parents(family: &mut Descendants<'_>, bounds: TreeBounds) -> BTreeMap<MessageId, MessageId> {
     let mut parents = BTreeMap::new();
     let mentioned = family.by_parent.keys().copied();
     let known: BTreeSet<&MessageId> = family.evidence.ids().chain(mentioned).collect();
@@ -126,7 +126,7 @@ fn ancestors(
 
 /// The messages that a trace begins with, as far as it is known: the earliest first.
 fn beginnings(
-    evidence: &Evidence,
+    evidence: &Findings,
     parents: &BTreeMap<MessageId, MessageId>,
     trace: u128,
 ) -> Vec<MessageId> {
@@ -154,8 +154,8 @@ fn beginnings(
 }
 
 struct Builder<'a> {
-    family: Family<'a>,
-    evidence: &'a Evidence,
+    family: Descendants<'a>,
+    evidence: &'a Findings,
     wiring: &'a Wiring,
     bounds: TreeBounds,
     shown: BTreeSet<MessageId>,
@@ -197,7 +197,7 @@ impl Builder<'_> {
         }
         let outbox = known.map_or(&[][..], |known| &known.outbox);
         tracked.outboxes = outbox.iter().map(outboxed).collect();
-        let mut hops = known.map(Known::hops).unwrap_or_default();
+        let mut hops = known.map(MessageFindings::hops).unwrap_or_default();
         // What is still in an outbox has come to nobody.
         let published = topics
             .iter()
@@ -276,7 +276,7 @@ fn outboxed(it: &super::findings::Outboxed) -> Outboxed {
 }
 
 /// A message at an input.
-fn hop(at: &QueueId, known: Option<&Known>, looked_ms: u64) -> Hop {
+fn hop(at: &QueueId, known: Option<&MessageFindings>, looked_ms: u64) -> Hop {
     let mut hop = Hop {
         service: at.service.to_string(),
         input: at.input.to_string(),
@@ -285,7 +285,7 @@ fn hop(at: &QueueId, known: Option<&Known>, looked_ms: u64) -> Hop {
         now: MessageState::Unknown,
     };
     let Some(known) = known else { return hop };
-    let mut tries: Vec<&Try> = known.tries.iter().filter(|it| it.at == *at).collect();
+    let mut tries: Vec<&AttemptInfo> = known.tries.iter().filter(|it| it.at == *at).collect();
     tries.sort_by_key(|it| it.at_ms);
     let attempts = tries.iter().map(|it| Attempt {
         attempt: it.attempt,
@@ -305,7 +305,12 @@ fn hop(at: &QueueId, known: Option<&Known>, looked_ms: u64) -> Hop {
 
 /// Where a message is: in a queue or in hand, if it is seen there, unless it has gone on
 /// since; else where its last attempt has left it.
-fn whereabouts(at: &QueueId, known: &Known, last: Option<&Try>, looked_ms: u64) -> MessageState {
+fn whereabouts(
+    at: &QueueId,
+    known: &MessageFindings,
+    last: Option<&AttemptInfo>,
+    looked_ms: u64,
+) -> MessageState {
     // Queues were looked at first: what came later counts.
     let since = last.filter(|it| it.at_ms >= looked_ms);
     if since.is_none() {

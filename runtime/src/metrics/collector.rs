@@ -12,7 +12,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use super::family::{Family, Spec};
 use super::meters::{Cause, Outcome};
-use crate::app::{AppView, ServiceView, State};
+use crate::app::{AppStatus, ServiceStatus, State};
 
 const COUNTER: MetricType = MetricType::COUNTER;
 const GAUGE: MetricType = MetricType::GAUGE;
@@ -84,7 +84,7 @@ metrics! {
 /// The registry has metrics of the same names already.
 pub(crate) fn register(
     registry: &prometheus::Registry,
-    view: Arc<AppView>,
+    view: Arc<AppStatus>,
 ) -> prometheus::Result<()> {
     registry.register(Box::new(AppCollector::new(view)))?;
     #[cfg(target_os = "linux")]
@@ -95,12 +95,12 @@ pub(crate) fn register(
 }
 
 struct AppCollector {
-    view: Arc<AppView>,
+    view: Arc<AppStatus>,
     descs: Vec<Desc>,
 }
 
 impl AppCollector {
-    fn new(view: Arc<AppView>) -> Self {
+    fn new(view: Arc<AppStatus>) -> Self {
         Self {
             view,
             descs: ALL.iter().map(|spec| spec.desc()).collect(),
@@ -128,7 +128,7 @@ impl Collector for AppCollector {
     }
 }
 
-fn of_services(view: &AppView) -> Vec<Family> {
+fn of_services(view: &AppStatus) -> Vec<Family> {
     let mut messages = MessageFamilies::new();
     let mut emitted = Family::of(&EMITTED);
     let mut anonymous = Family::of(&ANONYMOUS);
@@ -211,7 +211,7 @@ impl MessageFamilies {
         }
     }
 
-    fn add(&mut self, service: &ServiceView) {
+    fn add(&mut self, service: &ServiceStatus) {
         let env = &service.hosted;
         for (input, meter) in env.inputs.iter().zip(&env.meters.inputs) {
             for (outcome, counter) in Outcome::NAMES.iter().zip(&meter.outcomes) {
@@ -225,7 +225,7 @@ impl MessageFamilies {
     }
 }
 
-fn of_transport(view: &AppView) -> Vec<Family> {
+fn of_transport(view: &AppStatus) -> Vec<Family> {
     let scheme = view.transport.scheme();
     let status = view.transport_status();
     let mut paused = Family::of(&SOURCES_PAUSED);

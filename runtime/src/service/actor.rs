@@ -9,8 +9,8 @@ use actix::{Actor, Addr, Handler, MailboxError, Recipient};
 use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 
-use super::catalog::{Facts, ServiceType};
-use super::erased::{BatchResults, Blueprint, Factory, Instance, Reply, Role};
+use super::catalog::{ServiceType, TypeMetadata};
+use super::erased::{BatchResults, ConfiguredType, Instance, InstanceFactory, Kind, Reply};
 use super::ports::{InputSpec, PortTable};
 use super::{Catalog, Context, NoConfig, Payload, Tick};
 use crate::failure::Failure;
@@ -101,7 +101,7 @@ impl Catalog {
         M::Result: Outcome,
     {
         let start: Arc<Start<M>> = Arc::new(move || start().recipient());
-        let facts = Facts {
+        let facts = TypeMetadata {
             name,
             role: "service",
             summary: "a plain actix actor",
@@ -110,7 +110,7 @@ impl Catalog {
             single: false,
         };
         let blueprint = move |_: NoConfig| {
-            Arc::new(Joined {
+            Arc::new(ActixService {
                 table: table_of::<M>(),
                 start: start.clone(),
             }) as _
@@ -138,7 +138,7 @@ where
     }
 }
 
-struct Joined<M>
+struct ActixService<M>
 where
     M: actix::Message + Send,
     M::Result: Send,
@@ -147,7 +147,7 @@ where
     start: Arc<Start<M>>,
 }
 
-impl<M> Blueprint for Joined<M>
+impl<M> ConfiguredType for ActixService<M>
 where
     M: actix::Message + Payload + Send,
     M::Result: Outcome,
@@ -156,18 +156,18 @@ where
         &self.table
     }
 
-    fn role(&self) -> Role<'_> {
-        Role::Service(self)
+    fn role(&self) -> Kind<'_> {
+        Kind::Service(self)
     }
 }
 
 /// The actor of a service, shared by its instances.
-struct Running<M>(Mutex<Option<Recipient<M>>>)
+struct SharedRecipient<M>(Mutex<Option<Recipient<M>>>)
 where
     M: actix::Message + Send,
     M::Result: Send;
 
-impl<M> Factory for Joined<M>
+impl<M> InstanceFactory for ActixService<M>
 where
     M: actix::Message + Payload + Send,
     M::Result: Outcome,
@@ -178,25 +178,25 @@ where
     ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
         Box::pin(async move {
             let running = cx
-                .shared(async || Ok(Running::<M>(Mutex::new(None))))
+                .shared(async || Ok(SharedRecipient::<M>(Mutex::new(None))))
                 .await?;
             let mut running = running.0.lock();
             let recipient = match &*running {
                 Some(recipient) if recipient.connected() => recipient.clone(),
                 _ => running.insert((self.start)()).clone(),
             };
-            Ok(Box::new(Member(recipient)) as Box<dyn Instance>)
+            Ok(Box::new(ActixInstance(recipient)) as Box<dyn Instance>)
         })
     }
 }
 
 /// An instance: a place in the window of messages that are with the actor.
-struct Member<M>(Recipient<M>)
+struct ActixInstance<M>(Recipient<M>)
 where
     M: actix::Message + Send,
     M::Result: Send;
 
-impl<M> Instance for Member<M>
+impl<M> Instance for ActixInstance<M>
 where
     M: actix::Message + Payload + Send,
     M::Result: Outcome,

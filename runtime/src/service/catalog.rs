@@ -7,7 +7,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::descriptor::describe_ports;
-use super::erased::{Blueprint, ServiceBlueprint, SourceBlueprint};
+use super::erased::{ConfiguredType, ServiceBlueprint, SourceBlueprint};
 use super::{Config, Descriptor, Service, Source};
 
 /// Service types by name.
@@ -36,7 +36,7 @@ pub struct ServiceType {
     single: bool,
 }
 
-type Configure = dyn Fn(Value) -> Result<Arc<dyn Blueprint>, Vec<ConfigError>> + Send + Sync;
+type Configure = dyn Fn(Value) -> Result<Arc<dyn ConfiguredType>, Vec<ConfigError>> + Send + Sync;
 
 /// What is wrong in a service's config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Catalog {
     /// If there is one of this name already: a program's own mistake.
     #[must_use]
     pub fn with<S: Service>(self) -> Self {
-        let facts = Facts {
+        let facts = TypeMetadata {
             name: S::NAME,
             role: "service",
             summary: S::SUMMARY,
@@ -88,7 +88,7 @@ impl Catalog {
     /// As [`with`](Catalog::with).
     #[must_use]
     pub fn with_source<S: Source>(self) -> Self {
-        let facts = Facts {
+        let facts = TypeMetadata {
             name: S::NAME,
             role: "source",
             summary: S::SUMMARY,
@@ -121,7 +121,7 @@ impl Catalog {
 }
 
 /// What a service type says of itself, apart from its types.
-pub(crate) struct Facts {
+pub(crate) struct TypeMetadata {
     pub(crate) name: &'static str,
     pub(crate) role: &'static str,
     pub(crate) summary: &'static str,
@@ -133,9 +133,9 @@ pub(crate) struct Facts {
 impl ServiceType {
     /// A service type with a config of type `C`, made to a blueprint by `blueprint`.
     pub(crate) fn new<C: Config>(
-        facts: Facts,
+        facts: TypeMetadata,
         check: fn(&C) -> Result<(), Vec<ConfigError>>,
-        blueprint: impl Fn(C) -> Arc<dyn Blueprint> + Clone + Send + Sync + 'static,
+        blueprint: impl Fn(C) -> Arc<dyn ConfiguredType> + Clone + Send + Sync + 'static,
     ) -> Self {
         let (name, single) = (facts.name, facts.single);
         let of_config = blueprint.clone();
@@ -179,7 +179,10 @@ impl ServiceType {
         (self.describe)()
     }
 
-    pub(crate) fn configure(&self, config: Value) -> Result<Arc<dyn Blueprint>, Vec<ConfigError>> {
+    pub(crate) fn configure(
+        &self,
+        config: Value,
+    ) -> Result<Arc<dyn ConfiguredType>, Vec<ConfigError>> {
         (self.configure)(config)
     }
 }

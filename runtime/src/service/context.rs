@@ -10,18 +10,18 @@ use tokio::time::Instant;
 
 use super::{MessageBuilder, Output, Payload, Request};
 use crate::failure::Failure;
-use crate::host::{AbandonHook, Environment, PendingWorkGuard};
+use crate::host::{AbandonHook, PendingWorkGuard, ServiceRun};
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
-use crate::store::{Answer, Hand, Store, Stored};
+use crate::store::{Store, Stored, TxInput, TxResult};
 use crate::transport::AskError;
 
 /// Lent to every hook of a service.
 pub struct Context {
-    env: Arc<Environment>,
+    env: Arc<ServiceRun>,
     instance: u32,
     pub(crate) work: Work,
-    pub(crate) held: Vec<Held>,
+    pub(crate) held: Vec<PendingEmit>,
     /// When the handler must be done.
     pub(crate) deadline: Option<Instant>,
     /// The wall clock, read once for each piece of work.
@@ -46,7 +46,7 @@ pub(crate) enum Work {
 }
 
 /// An output that waits for the handler to succeed.
-pub(crate) struct Held {
+pub(crate) struct PendingEmit {
     pub(crate) output: usize,
     /// Which message of a batch led to it.
     pub(crate) place: usize,
@@ -56,10 +56,10 @@ pub(crate) struct Held {
     pub(crate) envelope: Envelope,
 }
 
-impl Held {
+impl PendingEmit {
     /// What a handler emits; `earlier` is what it has emitted before.
     pub(crate) fn make<T: Payload>(
-        env: &Environment,
+        env: &ServiceRun,
         output: &str,
         draft: MessageBuilder<T>,
         parent: Option<&Message>,
@@ -93,7 +93,7 @@ impl Held {
 }
 
 impl Context {
-    pub(crate) fn new(env: Arc<Environment>, instance: u32) -> Self {
+    pub(crate) fn new(env: Arc<ServiceRun>, instance: u32) -> Self {
         Self {
             env,
             instance,
@@ -251,7 +251,7 @@ impl Context {
             ));
         }
         let now_ms = self.now_ms();
-        let held = Held::make(
+        let held = PendingEmit::make(
             &self.env,
             output.name(),
             draft,
@@ -304,7 +304,7 @@ impl Context {
     }
 
     /// What goes into the transaction of the message at a place.
-    pub(crate) fn begin_transaction(&mut self, place: usize) -> Result<Hand, Failure> {
+    pub(crate) fn begin_transaction(&mut self, place: usize) -> Result<TxInput, Failure> {
         if self.stored.iter().any(|(stored, _)| *stored == place) {
             return Err(Failure::reject("a message has one transaction"));
         }
@@ -315,7 +315,7 @@ impl Context {
             self.stored.push((place, Stored::Begun));
         }
         let input = self.env.inputs.get(self.input).cloned();
-        Ok(Hand {
+        Ok(TxInput {
             message: self.message_at(place).cloned(),
             env: self.env.clone(),
             input: input.unwrap_or_else(|| "".into()),
@@ -330,17 +330,17 @@ impl Context {
     pub(crate) fn end_transaction<R>(
         &mut self,
         place: usize,
-        answer: Answer<R>,
+        answer: TxResult<R>,
     ) -> Result<R, Failure> {
         let begun = self.stored.iter().position(|(stored, _)| *stored == place);
         let (stored, result) = match answer {
-            Answer::Done(value, reply) => (Some(Stored::Done(reply)), Ok(value)),
-            Answer::Before(reply) => {
+            TxResult::Done(value, reply) => (Some(Stored::Done(reply)), Ok(value)),
+            TxResult::Before(reply) => {
                 let failure = Failure::defer(Duration::ZERO, "the message was done before");
                 (Some(Stored::Before(reply)), Err(failure))
             }
-            Answer::NoRoom => (None, Err(self.env.outbox_is_full())),
-            Answer::Failed(failure) => (None, Err(failure)),
+            TxResult::NoRoom => (None, Err(self.env.outbox_is_full())),
+            TxResult::Failed(failure) => (None, Err(failure)),
         };
         if let Some(begun) = begun {
             match stored {

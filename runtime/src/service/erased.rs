@@ -20,20 +20,20 @@ pub(crate) type Reply = Bytes;
 pub(crate) type BatchResults = Vec<Result<(), Failure>>;
 
 /// Makes instances of one service.
-pub(crate) trait Blueprint: Send + Sync {
+pub(crate) trait ConfiguredType: Send + Sync {
     fn ports(&self) -> &PortTable;
 
     /// Whether it takes messages or starts them.
-    fn role(&self) -> Role<'_>;
+    fn role(&self) -> Kind<'_>;
 }
 
-pub(crate) enum Role<'a> {
-    Service(&'a dyn Factory),
+pub(crate) enum Kind<'a> {
+    Service(&'a dyn InstanceFactory),
     Source(&'a dyn Run),
 }
 
 /// Makes instances.
-pub(crate) trait Factory {
+pub(crate) trait InstanceFactory {
     /// How many loops run for each instance that the manifest wants.
     fn concurrency(&self) -> usize {
         1
@@ -107,17 +107,17 @@ impl<S: Service> ServiceBlueprint<S> {
     }
 }
 
-impl<S: Service> Blueprint for ServiceBlueprint<S> {
+impl<S: Service> ConfiguredType for ServiceBlueprint<S> {
     fn ports(&self) -> &PortTable {
         &self.table
     }
 
-    fn role(&self) -> Role<'_> {
-        Role::Service(self)
+    fn role(&self) -> Kind<'_> {
+        Kind::Service(self)
     }
 }
 
-impl<S: Service> Factory for ServiceBlueprint<S> {
+impl<S: Service> InstanceFactory for ServiceBlueprint<S> {
     fn concurrency(&self) -> usize {
         S::concurrency(&self.config).max(1)
     }
@@ -203,13 +203,13 @@ impl<S: Source> SourceBlueprint<S> {
     }
 }
 
-impl<S: Source> Blueprint for SourceBlueprint<S> {
+impl<S: Source> ConfiguredType for SourceBlueprint<S> {
     fn ports(&self) -> &PortTable {
         &self.table
     }
 
-    fn role(&self) -> Role<'_> {
-        Role::Source(self)
+    fn role(&self) -> Kind<'_> {
+        Kind::Source(self)
     }
 }
 

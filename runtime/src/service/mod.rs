@@ -25,12 +25,12 @@ mod source_output;
 
 pub use actor::Outcome;
 #[cfg(feature = "testing")]
-pub(crate) use catalog::Facts;
+pub(crate) use catalog::TypeMetadata;
 pub use catalog::{Catalog, ConfigError, ServiceType};
 pub use context::Context;
-pub(crate) use context::{Held, Work};
+pub(crate) use context::{PendingEmit, Work};
 pub use descriptor::{Descriptor, PortDescriptor};
-pub(crate) use erased::{Blueprint, Factory, Instance, Reply, Role, Run};
+pub(crate) use erased::{ConfiguredType, Instance, InstanceFactory, Kind, Reply, Run};
 #[cfg(feature = "testing")]
 pub(crate) use erased::{ServiceBlueprint, SourceBlueprint};
 pub use payload::{CodecError, Payload, Raw};

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::{Output, Payload, Request};
 use crate::failure::Failure;
 use crate::host::position::Positions;
-use crate::host::{AbandonHook, Environment, RunNumber};
+use crate::host::{AbandonHook, RunNumber, ServiceRun};
 use crate::id::MessageId;
 use crate::message::{Envelope, ReplyTo};
 use crate::transport::{AskError, Completion, TransportError};
@@ -89,7 +89,7 @@ impl<T: Payload> From<T> for MessageBuilder<T> {
 /// Sends messages for a source. Clones share the bound on what is in flight.
 #[derive(Clone)]
 pub struct SourceContext {
-    env: Arc<Environment>,
+    env: Arc<ServiceRun>,
     window: Arc<Semaphore>,
     in_flight: usize,
     run: RunNumber,
@@ -136,11 +136,7 @@ impl Future for SendHandle {
 }
 
 impl SourceContext {
-    pub(crate) fn new(
-        env: Arc<Environment>,
-        in_flight: usize,
-        stop: watch::Receiver<bool>,
-    ) -> Self {
+    pub(crate) fn new(env: Arc<ServiceRun>, in_flight: usize, stop: watch::Receiver<bool>) -> Self {
         Self {
             run: env.begin_run(),
             env,

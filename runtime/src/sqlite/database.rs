@@ -13,7 +13,7 @@ use tracing::warn;
 use super::job::{Closure, Job, caught, tell};
 use super::open::{Options, writer};
 use super::readers::Readers;
-use super::statement_timeout::Watch;
+use super::statement_timeout::StatementTimeout;
 use super::transaction::{Fence, Transaction};
 use super::{Schema, SqliteError, WriterPool};
 
@@ -32,12 +32,12 @@ const UNDO: &str = "ROLLBACK TO job";
 /// A database. Clones are the same one; it closes with the last.
 #[derive(Clone)]
 pub struct Database {
-    desk: Arc<Desk>,
+    desk: Arc<WriteQueue>,
     readers: Arc<Readers>,
 }
 
 /// Where jobs wait, and are done.
-pub(super) struct Desk {
+pub(super) struct WriteQueue {
     path: PathBuf,
     writers: WriterPool,
     state: Mutex<State>,
@@ -57,7 +57,7 @@ struct State {
 
 struct Writer {
     connection: Connection,
-    watch: Watch,
+    watch: StatementTimeout,
     fence: Fence,
 }
 
@@ -73,10 +73,10 @@ impl Database {
         writers: &WriterPool,
     ) -> Result<Self, SqliteError> {
         let mut connection = writer(path, schema, &options)?;
-        let watch = Watch::of(&mut connection, options.job_max)?;
+        let watch = StatementTimeout::of(&mut connection, options.job_max)?;
         let fence = Fence::around(&mut connection)?;
         Ok(Self {
-            desk: Arc::new(Desk {
+            desk: Arc::new(WriteQueue {
                 path: path.to_owned(),
                 writers: writers.clone(),
                 state: Mutex::default(),
@@ -212,7 +212,7 @@ impl std::fmt::Debug for Database {
     }
 }
 
-impl Desk {
+impl WriteQueue {
     /// One commit. Says whether there is more to do.
     pub(super) fn turn(&self) -> bool {
         let mut writer = self.writer.lock();

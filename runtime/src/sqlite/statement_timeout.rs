@@ -18,12 +18,12 @@ const STEPS: i32 = 1_000;
 const NAMED_AFTER: Duration = Duration::from_millis(500);
 
 /// Watches the jobs of one connection.
-pub(super) struct Watch {
+pub(super) struct StatementTimeout {
     until: Arc<Mutex<Option<Instant>>>,
     max: Duration,
 }
 
-impl Watch {
+impl StatementTimeout {
     pub(super) fn of(connection: &mut Connection, max: Duration) -> Result<Self, SqliteError> {
         let until = Arc::<Mutex<Option<Instant>>>::default();
         let limit = until.clone();

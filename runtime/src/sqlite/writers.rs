@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::database::Desk;
+use super::database::WriteQueue;
 
 /// Shares threads among databases: at most so many write at the same time.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ struct Inner {
 struct State {
     busy: usize,
     /// Databases that have something to write and no thread.
-    waiting: VecDeque<Arc<Desk>>,
+    waiting: VecDeque<Arc<WriteQueue>>,
 }
 
 impl WriterPool {
@@ -45,7 +45,7 @@ impl WriterPool {
     }
 
     /// A database has something to write. It is told once until it has written it all.
-    pub(super) fn schedule(&self, desk: Arc<Desk>) {
+    pub(super) fn schedule(&self, desk: Arc<WriteQueue>) {
         {
             let mut state = self.0.state.lock();
             if state.busy == self.0.threads_max {
@@ -58,7 +58,7 @@ impl WriterPool {
     }
 
     /// A thread that is counted already begins.
-    fn start(&self, desk: Arc<Desk>) {
+    fn start(&self, desk: Arc<WriteQueue>) {
         let turns = Turns {
             writers: self.clone(),
             desk: Some(desk),
@@ -76,7 +76,7 @@ impl std::fmt::Debug for WriterPool {
 /// One thread's work, as long as there is some.
 struct Turns {
     writers: WriterPool,
-    desk: Option<Arc<Desk>>,
+    desk: Option<Arc<WriteQueue>>,
 }
 
 impl Turns {

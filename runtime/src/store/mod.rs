@@ -26,12 +26,12 @@ use crate::failure::Failure;
 use crate::service::Context;
 use crate::sqlite::{Job, SqliteError};
 
-pub(crate) use open_store::Opened;
+pub(crate) use open_store::OpenStore;
 pub(crate) use outbox::Row;
 pub(crate) use stores::{Stores, file, lock_file};
 pub(crate) use transact::Stored;
 use transact::Transact;
-pub(crate) use transact::{Answer, Hand};
+pub(crate) use transact::{TxInput, TxResult};
 pub use tx::Tx;
 
 /// The service's database, with the message in hand.
@@ -79,13 +79,13 @@ pub use tx::Tx;
 /// }
 /// ```
 pub struct Store<'a> {
-    opened: Arc<Opened>,
+    opened: Arc<OpenStore>,
     cx: &'a mut Context,
     keeps_inbox: bool,
 }
 
 impl<'a> Store<'a> {
-    pub(crate) fn new(opened: Arc<Opened>, cx: &'a mut Context) -> Self {
+    pub(crate) fn new(opened: Arc<OpenStore>, cx: &'a mut Context) -> Self {
         Self {
             opened,
             cx,
@@ -193,14 +193,14 @@ impl<'a> Store<'a> {
         &mut self,
         place: usize,
         work: F,
-    ) -> Result<Begun<impl Future<Output = Answer<R>> + use<R, F>>, Failure>
+    ) -> Result<Begun<impl Future<Output = TxResult<R>> + use<R, F>>, Failure>
     where
         R: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<R, Failure> + Send + 'static,
     {
         let hand = self.cx.begin_transaction(place)?;
         let (job, answer) = Transact::new(self.opened.clone(), hand, self.keeps_inbox, work);
-        let answer = async move { answer.await.unwrap_or(Answer::Failed(closing())) };
+        let answer = async move { answer.await.unwrap_or(TxResult::Failed(closing())) };
         Ok((job, answer))
     }
 }

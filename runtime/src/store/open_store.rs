@@ -38,14 +38,14 @@ const CACHE_KIB: u32 = 128;
 const TRANSACTION_MAX: Duration = Duration::from_secs(5);
 
 /// Whose a store is, and what the service wants in it.
-pub(super) struct Own {
+pub(super) struct StoreOwner {
     pub(super) app: Arc<str>,
     pub(super) service: Arc<str>,
     pub(super) migrations: &'static [Migration],
 }
 
 /// An open store. Others can't open it until it is dropped.
-pub(crate) struct Opened {
+pub(crate) struct OpenStore {
     pub(crate) database: Database,
     pub(crate) outbox: Arc<Outbox>,
     /// Messages that came again after they were done.
@@ -57,11 +57,11 @@ pub(crate) struct Opened {
     _lock: Lock,
 }
 
-impl Opened {
+impl OpenStore {
     /// Blocks its thread.
     pub(super) fn open(
         file: &Path,
-        own: &Own,
+        own: &StoreOwner,
         writers: &WriterPool,
         lock: Lock,
     ) -> Result<Self, Failure> {

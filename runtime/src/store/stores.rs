@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Opened;
-use super::open_store::Own;
+use super::OpenStore;
+use super::open_store::StoreOwner;
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::sqlite::{Migration, WriterPool};
@@ -57,10 +57,10 @@ impl Stores {
         &self,
         service: &str,
         migrations: &'static [Migration],
-    ) -> Result<Opened, Failure> {
+    ) -> Result<OpenStore, Failure> {
         let file = self.folder.join(format!("{service}.sqlite"));
         let lock = self.folder.join(format!("{service}.lock"));
-        let own = Own {
+        let own = StoreOwner {
             app: self.app.clone(),
             service: service.into(),
             migrations,
@@ -75,7 +75,7 @@ impl Stores {
         };
         let lock = Lock::wait(&lock, GONE_WAIT, taken).await?;
         let opening =
-            tokio::task::spawn_blocking(move || Opened::open(&file, &own, &writers, lock));
+            tokio::task::spawn_blocking(move || OpenStore::open(&file, &own, &writers, lock));
         opening.await?
     }
 }

@@ -14,7 +14,7 @@ fn stores(folder: &TempDir, app: &str) -> std::sync::Arc<Stores> {
     Stores::new(app.into(), folder.path())
 }
 
-fn refused(opened: Result<super::Opened, Failure>) -> String {
+fn refused(opened: Result<super::OpenStore, Failure>) -> String {
     match opened {
         Ok(_) => panic!("it is opened"),
         Err(failure) => failure.text().to_owned(),
@@ -79,7 +79,7 @@ async fn no_statement_opens_another_file() {
 }
 
 /// Puts so many messages into the outbox; says their places.
-async fn emit(opened: &super::Opened, count: usize) -> Vec<i64> {
+async fn emit(opened: &super::OpenStore, count: usize) -> Vec<i64> {
     let emits = opened.database.write("till", move |tx| {
         let message = Message::from(Envelope::new("paid", "1"));
         let rows = (0..count).map(|_| Row::insert(tx, "out", &message, None));

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::inbox::{self, Entry};
-use super::{LATER, Opened, Row, Tx};
+use super::{LATER, OpenStore, Row, Tx};
 use crate::failure::Failure;
-use crate::host::Environment;
+use crate::host::ServiceRun;
 use crate::message::Message;
-use crate::service::Held;
+use crate::service::PendingEmit;
 use crate::sqlite::{Job, SqliteError, Transaction};
 
 /// How far the transaction of a message is.
@@ -26,13 +26,13 @@ pub(crate) enum Stored {
 }
 
 /// What a transaction has in hand.
-pub(crate) struct Hand {
-    pub(crate) env: Arc<Environment>,
+pub(crate) struct TxInput {
+    pub(crate) env: Arc<ServiceRun>,
     pub(crate) message: Option<Message>,
     pub(crate) input: Arc<str>,
     pub(crate) place: usize,
     /// What it emits: also what the handler had emitted before.
-    pub(crate) held: Vec<Held>,
+    pub(crate) held: Vec<PendingEmit>,
     /// Whether it may emit.
     pub(crate) emits: bool,
     pub(crate) now_ms: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Hand {
 }
 
 /// How a transaction went.
-pub(crate) enum Answer<R> {
+pub(crate) enum TxResult<R> {
     /// It is on the disk.
     Done(R, Option<Bytes>),
     /// The message was done before.
@@ -52,22 +52,22 @@ pub(crate) enum Answer<R> {
 }
 
 pub(super) struct Transact<F, R> {
-    opened: Arc<Opened>,
-    hand: Hand,
+    opened: Arc<OpenStore>,
+    hand: TxInput,
     keeps_inbox: bool,
     work: Option<F>,
-    answer: Option<Answer<R>>,
+    answer: Option<TxResult<R>>,
     rows: Vec<Row>,
-    waiter: Option<oneshot::Sender<Answer<R>>>,
+    waiter: Option<oneshot::Sender<TxResult<R>>>,
 }
 
 impl<F, R> Transact<F, R> {
     pub(super) fn new(
-        opened: Arc<Opened>,
-        hand: Hand,
+        opened: Arc<OpenStore>,
+        hand: TxInput,
         keeps_inbox: bool,
         work: F,
-    ) -> (Box<Self>, oneshot::Receiver<Answer<R>>) {
+    ) -> (Box<Self>, oneshot::Receiver<TxResult<R>>) {
         let (waiter, receiver) = oneshot::channel();
         let job = Self {
             opened,
@@ -86,7 +86,7 @@ impl<F, R> Transact<F, R>
 where
     F: FnOnce(&mut Tx<'_>) -> Result<R, Failure>,
 {
-    fn transact(&mut self, tx: &Transaction<'_>) -> Result<Answer<R>, SqliteError> {
+    fn transact(&mut self, tx: &Transaction<'_>) -> Result<TxResult<R>, SqliteError> {
         // What has no id of its sender's has another one next time.
         let entered = self.hand.message.clone();
         let entered = entered.filter(|message| self.keeps_inbox && !message.anonymous);
@@ -94,7 +94,7 @@ where
             && let Entry::Done(reply) =
                 inbox::enter(tx, message, &self.hand.input, self.hand.now_ms)?
         {
-            return Ok(Answer::Before(reply.map(Bytes::from)));
+            return Ok(TxResult::Before(reply.map(Bytes::from)));
         }
         let work = self.work.take().expect("a job runs once");
         let hand = &mut self.hand;
@@ -103,16 +103,16 @@ where
             // SQLite has rolled it back by itself: there is no room, or the disk is at fault. Who
             // goes on after that has nothing done either.
             let failure = value.err().unwrap_or_else(rolled_back);
-            return Ok(Answer::Failed(Failure::defer(LATER, failure)));
+            return Ok(TxResult::Failed(Failure::defer(LATER, failure)));
         }
         let value = match value {
             Ok(value) => value,
-            Err(failure) => return Ok(Answer::Failed(failure)),
+            Err(failure) => return Ok(TxResult::Failed(failure)),
         };
         // A tick is no message that could come again later.
         let adds = self.hand.message.is_some() && !self.hand.held.is_empty();
         if adds && self.opened.outbox.is_full() {
-            return Ok(Answer::NoRoom);
+            return Ok(TxResult::NoRoom);
         }
         for held in std::mem::take(&mut self.hand.held) {
             let delay = held.delay;
@@ -127,7 +127,7 @@ where
         if let (Some(message), Some(reply)) = (&entered, &reply) {
             inbox::keep_reply(tx, message, &self.hand.input, reply)?;
         }
-        Ok(Answer::Done(value, reply))
+        Ok(TxResult::Done(value, reply))
     }
 }
 
@@ -143,8 +143,8 @@ where
     fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
         let answer = self.transact(tx)?;
         let outcome = match &answer {
-            Answer::NoRoom | Answer::Failed(_) => Err(SqliteError::Undone),
-            Answer::Done(..) | Answer::Before(_) => Ok(()),
+            TxResult::NoRoom | TxResult::Failed(_) => Err(SqliteError::Undone),
+            TxResult::Done(..) | TxResult::Before(_) => Ok(()),
         };
         self.answer = Some(answer);
         outcome
@@ -153,13 +153,13 @@ where
     fn done(mut self: Box<Self>, outcome: Result<(), SqliteError>) {
         let answer = match (self.answer.take(), outcome) {
             (Some(answer), Ok(()) | Err(SqliteError::Undone)) => answer,
-            (_, Err(error)) => Answer::Failed(failed(error)),
-            (None, Ok(())) => Answer::Failed(super::closing()),
+            (_, Err(error)) => TxResult::Failed(failed(error)),
+            (None, Ok(())) => TxResult::Failed(super::closing()),
         };
         match &answer {
-            Answer::Done(..) => self.opened.outbox.committed(std::mem::take(&mut self.rows)),
-            Answer::Before(_) => self.opened.repeated.add(1),
-            Answer::NoRoom | Answer::Failed(_) => {}
+            TxResult::Done(..) => self.opened.outbox.committed(std::mem::take(&mut self.rows)),
+            TxResult::Before(_) => self.opened.repeated.add(1),
+            TxResult::NoRoom | TxResult::Failed(_) => {}
         }
         if let Some(waiter) = self.waiter.take() {
             // A handler that ran out of time has gone: the inbox tells the next one.

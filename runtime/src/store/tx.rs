@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::transact::Hand;
+use super::transact::TxInput;
 use crate::failure::Failure;
 use crate::message::Message;
-use crate::service::{Held, MessageBuilder, Output, Payload};
+use crate::service::{MessageBuilder, Output, Payload, PendingEmit};
 
 /// The service's tables, and what the message in hand leads to. Derefs to the connection of
 /// [`rusqlite`](crate::sqlite::rusqlite): what is executed there is part of the transaction.
@@ -17,11 +17,11 @@ use crate::service::{Held, MessageBuilder, Output, Payload};
 /// the runtime's: statements on them are refused.
 pub struct Tx<'a> {
     connection: &'a Connection,
-    hand: &'a mut Hand,
+    hand: &'a mut TxInput,
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn new(connection: &'a Connection, hand: &'a mut Hand) -> Self {
+    pub(super) fn new(connection: &'a Connection, hand: &'a mut TxInput) -> Self {
         Self { connection, hand }
     }
 
@@ -48,7 +48,7 @@ impl<'a> Tx<'a> {
         if !self.hand.emits {
             return Err(Failure::reject("nothing can be emitted in start or stop"));
         }
-        let held = Held::make(
+        let held = PendingEmit::make(
             &self.hand.env,
             output.name(),
             value.into(),

@@ -44,14 +44,14 @@ const NEEDED_SHARE: f64 = 0.75;
 
 /// Decides, look by look.
 #[derive(Debug, Clone)]
-pub struct Elastic {
+pub struct Autoscaler {
     bounds: Instances,
     wanted: usize,
     /// How many were needed at each of the last looks, as far as that can be seen.
     needed: VecDeque<usize>,
 }
 
-impl Elastic {
+impl Autoscaler {
     /// Begins with the least number.
     pub fn new(bounds: Instances) -> Self {
         Self {
@@ -109,7 +109,7 @@ mod tests {
 
     /// A service under a load that is given in busy instances: what doesn't fit waits.
     struct Model {
-        elastic: Elastic,
+        elastic: Autoscaler,
         backlog: f64,
         waited: Duration,
     }
@@ -117,7 +117,7 @@ mod tests {
     impl Model {
         fn new(min: usize, max: usize) -> Self {
             Self {
-                elastic: Elastic::new(Instances { min, max }),
+                elastic: Autoscaler::new(Instances { min, max }),
                 backlog: 0.0,
                 waited: Duration::ZERO,
             }
@@ -203,7 +203,7 @@ mod tests {
             loads in prop::collection::vec((0usize..100, 0u64..1_000, 0usize..300), 1..300),
         ) {
             let bounds = Instances { min, max: min + more };
-            let mut elastic = Elastic::new(bounds);
+            let mut elastic = Autoscaler::new(bounds);
             for (waiting, waited_ms, busy) in loads {
                 let before = elastic.wanted();
                 let waited = Duration::from_millis(waited_ms);
@@ -220,7 +220,7 @@ mod tests {
         fn what_goes_up_comes_down_no_sooner_than_a_while_later(
             loads in prop::collection::vec((0usize..100, 0u64..100, 0usize..64), 50..500),
         ) {
-            let mut elastic = Elastic::new(Instances { min: 1, max: 64 });
+            let mut elastic = Autoscaler::new(Instances { min: 1, max: 64 });
             let mut up_at = None;
             for (look, (waiting, waited_ms, busy)) in loads.into_iter().enumerate() {
                 let before = elastic.wanted();

@@ -7,9 +7,9 @@ use super::Intensity;
 
 /// The restarts that still count. Times are counted from any fixed point.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Window(VecDeque<Duration>);
+pub struct RestartWindow(VecDeque<Duration>);
 
-impl Window {
+impl RestartWindow {
     /// Counts a restart at `now` and says whether that many are borne.
     ///
     /// As in OTP, one that is exactly `within` old still counts.
@@ -63,7 +63,7 @@ mod tests {
             within_ms in 1u64..10_000,
         ) {
             let intensity = Intensity { max_restarts, within: Duration::from_millis(within_ms) };
-            let mut window = Window::default();
+            let mut window = RestartWindow::default();
             let mut all: Vec<u64> = Vec::new();
             for gap in gaps {
                 let now = all.last().copied().unwrap_or(0) + gap;

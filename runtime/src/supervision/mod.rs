@@ -11,9 +11,9 @@ mod spec;
 mod strategy;
 
 pub use backoff::Backoff;
-pub use elastic::{Elastic, Instances, LOOK_EVERY, Load};
-pub use intensity::Window;
+pub use elastic::{Autoscaler, Instances, LOOK_EVERY, Load};
+pub use intensity::RestartWindow;
 pub use restart::{History, Restart, RestartPolicy};
 pub use retry::{Attempt, RetryDecision, RetryPolicy};
-pub use spec::{GiveUp, Intensity, RestartType, Strategy};
+pub use spec::{GiveUpPolicy, Intensity, RestartType, Strategy};
 pub use strategy::{ChildSpec, DEFAULT_RESTART, Decision, Exit, Supervisor};

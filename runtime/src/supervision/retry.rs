@@ -34,7 +34,7 @@ pub enum RetryDecision {
     /// It is done.
     Ack,
     /// It is delivered again, as this attempt.
-    Again {
+    Retry {
         /// After this time.
         after: Duration,
         /// The number of the next attempt.
@@ -53,7 +53,7 @@ impl RetryPolicy {
                 return RetryDecision::DeadLetter(Reason::Reject);
             }
             Attempt::Failed(FailureKind::Defer(after)) => {
-                return RetryDecision::Again { after, attempt };
+                return RetryDecision::Retry { after, attempt };
             }
             Attempt::Failed(FailureKind::After(after)) => (Some(after), Reason::Error),
             Attempt::Failed(FailureKind::Retry) => (None, Reason::Error),
@@ -64,7 +64,7 @@ impl RetryPolicy {
             return RetryDecision::DeadLetter(reason);
         }
         let wait = wait.unwrap_or_else(|| self.backoff.delay(attempt.saturating_sub(1), random));
-        RetryDecision::Again {
+        RetryDecision::Retry {
             after: wait,
             attempt: attempt + 1,
         }
@@ -111,7 +111,7 @@ mod tests {
             for outcome in outcomes {
                 match policy.fate(outcome, attempt, 0.5) {
                     RetryDecision::Ack => prop_assert!(false, "a failure is no success"),
-                    RetryDecision::Again { attempt: next, .. } => {
+                    RetryDecision::Retry { attempt: next, .. } => {
                         let deferred = matches!(outcome, Attempt::Failed(FailureKind::Defer(_)));
                         prop_assert_eq!(next, if deferred { attempt } else { attempt + 1 });
                         prop_assert!(next <= attempts);

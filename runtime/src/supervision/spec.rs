@@ -1,7 +1,7 @@
 //! What a manifest says of supervision, as plain values.
 //!
 //! The words and their meaning are those of Erlang/OTP's `supervisor` (Design Principles,
-//! "Supervisor Behaviour"), but for what [`GiveUp`] adds.
+//! "Supervisor Behaviour"), but for what [`GiveUpPolicy`] adds.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub enum RestartType {
 
 /// What happens when a service fails more often than its intensity allows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum GiveUp {
+pub enum GiveUpPolicy {
     /// The service is down and tried again now and then; its messages wait in its queue,
     /// the others go on.
     #[default]

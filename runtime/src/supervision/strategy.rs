@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use super::{Backoff, History, Intensity, Restart, RestartPolicy, RestartType, Strategy, Window};
+use super::{
+    Backoff, History, Intensity, Restart, RestartPolicy, RestartType, RestartWindow, Strategy,
+};
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub struct Supervisor {
     strategy: Strategy,
     intensity: Intensity,
     children: Vec<Child>,
-    window: Window,
+    window: RestartWindow,
 }
 
 /// What is to be done.
@@ -78,7 +80,7 @@ impl Supervisor {
             strategy,
             intensity,
             children: children.collect(),
-            window: Window::default(),
+            window: RestartWindow::default(),
         }
     }
 
@@ -133,7 +135,7 @@ impl Supervisor {
     /// Returns the children to be started, in order. As in OTP, a supervisor that is
     /// restarted starts all that its specification names.
     pub fn restarted(&mut self) -> Vec<usize> {
-        self.window = Window::default();
+        self.window = RestartWindow::default();
         for child in &mut self.children {
             *child = Child {
                 spec: child.spec,

@@ -9,9 +9,11 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, warn};
 
-use crate::child_process::{Answer, Ended, Figures, GRACE, Link, Mirror, Process, Program};
+use crate::child_process::{
+    Answer, GRACE, Link, Process, ProcessExit, RespawnCommand, Stats, StatsMirror,
+};
 use crate::clock::later;
-use crate::host::{Hosted, Stopped};
+use crate::host::{ServiceHandle, Stopped};
 use crate::metrics::Outcome;
 
 /// How often it is looked at.
@@ -25,10 +27,10 @@ pub(super) const LOOK_WITHIN: Duration = Duration::from_secs(1);
 const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// A process that runs. Dropping it kills it.
-pub(super) struct Life {
+pub(super) struct ChildProcess {
     process: Process,
     link: Link,
-    mirror: Mirror,
+    mirror: StatsMirror,
     /// Messages that were handled well at the last look.
     pub(super) handled: u64,
     look_at: Instant,
@@ -41,7 +43,7 @@ pub(super) struct Life {
 }
 
 /// What a look gave.
-pub(super) enum Look {
+pub(super) enum PollResult {
     Seen(Box<Answer>),
     /// No answer in time.
     Silent,
@@ -49,7 +51,7 @@ pub(super) enum Look {
     Broken(String),
 }
 
-impl From<Result<io::Result<Answer>, Elapsed>> for Look {
+impl From<Result<io::Result<Answer>, Elapsed>> for PollResult {
     fn from(answer: Result<io::Result<Answer>, Elapsed>) -> Self {
         match answer {
             Ok(Ok(answer)) => Self::Seen(Box::new(answer)),
@@ -59,18 +61,18 @@ impl From<Result<io::Result<Answer>, Elapsed>> for Look {
     }
 }
 
-impl Life {
+impl ChildProcess {
     /// Starts a process for a service.
     pub(super) fn begin(
-        program: &Program,
-        hosted: &Hosted,
+        program: &RespawnCommand,
+        hosted: &ServiceHandle,
         stop_within: Duration,
     ) -> io::Result<Self> {
         let (process, link) = program.start(&hosted.label)?;
         Ok(Self {
             process,
             link,
-            mirror: Mirror::default(),
+            mirror: StatsMirror::default(),
             handled: hosted.meters.outcome_total(Outcome::Ok),
             look_at: Instant::now(),
             silent: Duration::ZERO,
@@ -85,18 +87,18 @@ impl Life {
     }
 
     /// Resolves when the process has ended.
-    pub(super) fn ended(&self) -> impl Future<Output = Ended> + use<> {
+    pub(super) fn ended(&self) -> impl Future<Output = ProcessExit> + use<> {
         self.process.ended()
     }
 
     /// Looks when it is time to. May be dropped and called again.
-    pub(super) async fn look(&mut self) -> Look {
+    pub(super) async fn look(&mut self) -> PollResult {
         sleep_until(self.look_at).await;
         timeout(LOOK_WITHIN, self.link.figures()).await.into()
     }
 
     /// Looks now, and asks whether there is nothing left to do.
-    pub(super) async fn is_idle(&mut self) -> Look {
+    pub(super) async fn is_idle(&mut self) -> PollResult {
         timeout(LOOK_WITHIN, self.link.idle()).await.into()
     }
 
@@ -122,7 +124,7 @@ impl Life {
     }
 
     /// Shows figures as those of the service. Says whether they were ones of it.
-    pub(super) fn show(&mut self, figures: Figures, hosted: &Hosted) -> bool {
+    pub(super) fn show(&mut self, figures: Stats, hosted: &ServiceHandle) -> bool {
         self.open_by = None;
         self.mirror.show(figures, hosted)
     }
@@ -134,7 +136,7 @@ impl Life {
 
     /// Has it stop in order by the deadline, and kills it if it doesn't: either way it is
     /// gone completely, with everything that it started.
-    pub(super) async fn end(self, hosted: &Hosted, by: Instant) -> Stopped {
+    pub(super) async fn end(self, hosted: &ServiceHandle, by: Instant) -> Stopped {
         let mut stopped = Stopped::default();
         let (service, id) = (&hosted.label, self.id());
         let Self {
@@ -164,9 +166,9 @@ impl Life {
         if timeout_at(gone_by, process.ended()).await.is_err() {
             error!(%service, process = id, "a child process did not stop in time and is killed");
             kill(&process).await;
-            let in_hand = hosted.figures().in_hand;
-            if in_hand > 0 {
-                let what = format!("{in_hand} in hand of the process {id}, which was killed");
+            let in_flight = hosted.figures().in_flight;
+            if in_flight > 0 {
+                let what = format!("{in_flight} in hand of the process {id}, which was killed");
                 stopped.abandoned.push(what);
             }
         }

@@ -3,16 +3,16 @@
 use tokio::time::Instant;
 use tracing::error;
 
-use super::Up;
+use super::ParentLink;
 use crate::config::HumanDuration;
-use crate::host::{Hosted, Standing};
-use crate::supervision::{Exit, GiveUp, RestartType};
+use crate::host::{ServiceHandle, Standing};
+use crate::supervision::{Exit, GiveUpPolicy, RestartType};
 
 /// Carries its policy out, once its life has been ended. Returns when it is to be tried
 /// again, if its supervisor doesn't decide about that.
 pub(super) fn give_up(
-    hosted: &Hosted,
-    up: &Up,
+    hosted: &ServiceHandle,
+    up: &ParentLink,
     epoch: u64,
     why: String,
     given_back: usize,
@@ -26,7 +26,7 @@ pub(super) fn give_up(
             up.tell(epoch, Exit::Failed, why);
             None
         }
-        (_, GiveUp::Isolate) => {
+        (_, GiveUpPolicy::Isolate) => {
             let wait = hosted.restart.backoff.max;
             let since_ms = hosted.clock.unix_ms();
             let again = HumanDuration(wait);
@@ -38,7 +38,7 @@ pub(super) fn give_up(
             });
             Some(crate::clock::later(wait))
         }
-        (_, GiveUp::Escalate) => {
+        (_, GiveUpPolicy::Escalate) => {
             error!(%service, why, given_back, "the service has failed: its supervisor decides");
             state.stand(Standing::Stopped);
             up.tell(epoch, Exit::Failed, why);

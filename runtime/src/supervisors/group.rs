@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
-use super::{Child, Ended, Up, command};
+use super::{Child, ChildExit, ParentLink, command};
 use crate::config::HumanDuration;
 use crate::host::Stopped;
 use crate::supervision::{ChildSpec, Decision, Exit, Intensity, Strategy, Supervisor};
@@ -26,7 +26,7 @@ use crate::supervision::{ChildSpec, Decision, Exit, Intensity, Strategy, Supervi
 pub(crate) type Failed = watch::Sender<Option<String>>;
 
 /// A child and what its supervisor is to know of it.
-pub(crate) struct Member {
+pub(crate) struct GroupChild {
     pub(crate) child: Rc<dyn Child>,
     pub(crate) spec: ChildSpec,
 }
@@ -46,12 +46,12 @@ enum Command {
 
 /// Whom a supervisor tells that it has failed.
 pub(crate) enum Parent {
-    Supervisor(Up),
+    Supervisor(ParentLink),
     App(Failed),
 }
 
 /// What a group is.
-pub(crate) struct Rules {
+pub(crate) struct GroupPolicy {
     pub(crate) name: Arc<str>,
     pub(crate) strategy: Strategy,
     pub(crate) intensity: Intensity,
@@ -62,9 +62,9 @@ pub(crate) struct Rules {
 impl Group {
     /// Supervises children that run already, as a task of the current thread.
     pub(crate) fn new(
-        rules: Rules,
-        members: Vec<Member>,
-        ended: mpsc::Receiver<Ended>,
+        rules: GroupPolicy,
+        members: Vec<GroupChild>,
+        ended: mpsc::Receiver<ChildExit>,
         parent: Parent,
     ) -> Self {
         let (commands, received) = mpsc::channel(4);
@@ -119,10 +119,10 @@ impl Child for Group {
 }
 
 struct Keeper {
-    rules: Rules,
+    rules: GroupPolicy,
     supervisor: Supervisor,
     children: Vec<Rc<dyn Child>>,
-    ended: mpsc::Receiver<Ended>,
+    ended: mpsc::Receiver<ChildExit>,
     commands: mpsc::Receiver<Command>,
     parent: Parent,
     epoch: Rc<Cell<u64>>,
@@ -197,7 +197,7 @@ impl Keeper {
     }
 
     /// Says what was decided.
-    fn say(&self, ended: &Ended, decision: &Decision) {
+    fn say(&self, ended: &ChildExit, decision: &Decision) {
         let names = |children: &[usize]| {
             let names = children.iter().map(|child| self.children[*child].name());
             names.collect::<Vec<_>>().join(", ")
@@ -217,7 +217,7 @@ impl Keeper {
         }
     }
 
-    fn fail(&self, last: &Ended) {
+    fn fail(&self, last: &ChildExit) {
         let (count, intensity) = self.supervisor.restarts();
         let within = HumanDuration(intensity.within);
         let child = self.children[last.child].name();

@@ -27,13 +27,13 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-pub(crate) use group::{Failed, Group, Member, Parent, Rules};
+pub(crate) use group::{Failed, Group, GroupChild, GroupPolicy, Parent};
 pub(crate) use process::ProcessSupervisor;
-pub(crate) use service::{Move, ServiceSupervisor};
+pub(crate) use service::{ServiceSupervisor, ThreadReplaced};
 pub(crate) use watchdog::watch;
 pub(crate) use worker_threads::Threads;
 
-use crate::host::{Hosted, Stopped};
+use crate::host::{ServiceHandle, Stopped};
 use crate::supervision::Exit;
 
 /// What a supervisor starts and stops.
@@ -56,7 +56,7 @@ pub(crate) trait Child {
 /// What an app needs of a service's supervisor, wherever the service runs.
 pub(crate) trait Supervised: Child {
     /// The service.
-    fn hosted(&self) -> &Arc<Hosted>;
+    fn hosted(&self) -> &Arc<ServiceHandle>;
 
     /// Takes no more and finishes what is in hand, by the deadline. Says whether its
     /// thread turns.
@@ -80,7 +80,7 @@ async fn command<C, T>(
 
 /// A child tells its supervisor that it has ended by itself.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct ChildExit {
     /// Its number among the supervisor's children.
     pub(crate) child: usize,
     pub(crate) epoch: u64,
@@ -90,16 +90,16 @@ pub(crate) struct Ended {
 
 /// The way from a child up to its supervisor.
 #[derive(Debug, Clone)]
-pub(crate) struct Up {
+pub(crate) struct ParentLink {
     pub(crate) child: usize,
-    pub(crate) sender: mpsc::Sender<Ended>,
+    pub(crate) sender: mpsc::Sender<ChildExit>,
 }
 
-impl Up {
+impl ParentLink {
     /// Tells. A child ends once in a life, and there is room for one end of each: if
     /// nobody takes it, the app is stopping.
     pub(crate) fn tell(&self, epoch: u64, exit: Exit, why: String) {
-        let ended = Ended {
+        let ended = ChildExit {
             child: self.child,
             epoch,
             exit,

@@ -15,13 +15,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::child_process::{LOOK_WITHIN, Life, Look};
+use super::child_process::{ChildProcess, LOOK_WITHIN, PollResult};
 use super::give_up::give_up;
-use super::{Child, Supervised, Up, command};
-use crate::child_process::{Answer, Ended, Mirror, Program};
+use super::{Child, ParentLink, Supervised, command};
+use crate::child_process::{Answer, ProcessExit, RespawnCommand, StatsMirror};
 use crate::clock::later;
 use crate::config::HumanDuration;
-use crate::host::{Hosted, Standing, Stopped};
+use crate::host::{ServiceHandle, Standing, Stopped};
 use crate::metrics::{Cause, Outcome};
 use crate::supervision::{History, Restart};
 
@@ -29,7 +29,7 @@ use crate::supervision::{History, Restart};
 const SILENT_MIN: Duration = Duration::from_secs(5);
 /// The handle to the supervisor of a process.
 pub(crate) struct ProcessSupervisor {
-    hosted: Arc<Hosted>,
+    hosted: Arc<ServiceHandle>,
     commands: mpsc::Sender<Command>,
     epoch: Rc<Cell<u64>>,
 }
@@ -44,10 +44,10 @@ enum Command {
 impl ProcessSupervisor {
     /// A supervisor of a service that doesn't run yet, as a task of the current thread.
     pub(crate) fn new(
-        hosted: Arc<Hosted>,
-        program: Rc<Program>,
+        hosted: Arc<ServiceHandle>,
+        program: Rc<RespawnCommand>,
         stop_within: Duration,
-        up: Up,
+        up: ParentLink,
     ) -> Rc<Self> {
         let (commands, received) = mpsc::channel(8);
         let epoch = Rc::new(Cell::new(0));
@@ -97,7 +97,7 @@ impl Child for ProcessSupervisor {
 }
 
 impl Supervised for ProcessSupervisor {
-    fn hosted(&self) -> &Arc<Hosted> {
+    fn hosted(&self) -> &Arc<ServiceHandle> {
         &self.hosted
     }
 
@@ -124,15 +124,15 @@ enum Next {
 }
 
 struct Keeper {
-    hosted: Arc<Hosted>,
-    program: Rc<Program>,
+    hosted: Arc<ServiceHandle>,
+    program: Rc<RespawnCommand>,
     stop_within: Duration,
-    up: Up,
+    up: ParentLink,
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
     /// Whether there is to be a process, now or after a back-off.
     runs: bool,
-    life: Option<Life>,
+    life: Option<ChildProcess>,
     next: Option<Next>,
     history: History,
     /// They wait until the service has been tried.
@@ -143,8 +143,8 @@ struct Keeper {
 
 enum Event {
     Command(Command),
-    Ended(Ended),
-    Look(Look),
+    Ended(ProcessExit),
+    Look(PollResult),
     GaveUp(String),
     Restart,
     Again,
@@ -268,7 +268,7 @@ impl Keeper {
     fn spawn(&mut self) {
         self.next = None;
         let service = &self.hosted.label;
-        match Life::begin(&self.program, &self.hosted, self.stop_within) {
+        match ChildProcess::begin(&self.program, &self.hosted, self.stop_within) {
             Ok(life) => {
                 info!(%service, process = life.id(), "runs in a process of its own");
                 self.life = Some(life);
@@ -277,22 +277,22 @@ impl Keeper {
         }
     }
 
-    async fn looked(&mut self, look: Look) {
+    async fn looked(&mut self, look: PollResult) {
         let patience = self.hosted.handler_timeout.max(SILENT_MIN);
         let Some(life) = &mut self.life else { return };
         let process = life.id();
         match look {
-            Look::Seen(answer) => {
+            PollResult::Seen(answer) => {
                 if !self.show(*answer) {
                     let why = format!("the process {process} talks nonsense");
                     return self.kill(why).await;
                 }
-                if self.life.as_ref().is_some_and(Life::is_late) {
+                if self.life.as_ref().is_some_and(ChildProcess::is_late) {
                     let why = format!("the process {process} did not start in time");
                     self.kill(why).await;
                 }
             }
-            Look::Silent => {
+            PollResult::Silent => {
                 let silent = life.missed();
                 if silent >= patience {
                     let silent = HumanDuration(silent);
@@ -300,7 +300,7 @@ impl Keeper {
                     self.kill(why).await;
                 }
             }
-            Look::Broken(error) => {
+            PollResult::Broken(error) => {
                 let how = timeout(LOOK_WITHIN, life.ended()).await;
                 match how {
                     Ok(how) => self.lost(format!("the process {process} ended: {how}")),
@@ -345,7 +345,7 @@ impl Keeper {
             return false;
         };
         let look = life.is_idle().await;
-        let idle = matches!(&look, Look::Seen(answer) if answer.idle);
+        let idle = matches!(&look, PollResult::Seen(answer) if answer.idle);
         // It may be asked so often that there is no other look.
         self.looked(look).await;
         idle
@@ -369,7 +369,7 @@ impl Keeper {
     /// There is no process any more, though there should be.
     fn lost(&mut self, why: String) {
         self.life = None;
-        Mirror::hide(&self.hosted);
+        StatsMirror::hide(&self.hosted);
         self.tried();
         let service = &self.hosted.label;
         self.hosted.note(Cause::Process, &why);
@@ -407,7 +407,7 @@ impl Keeper {
             return Stopped::default();
         };
         let stopped = life.end(&self.hosted, by).await;
-        Mirror::hide(&self.hosted);
+        StatsMirror::hide(&self.hosted);
         stopped
     }
 }

@@ -16,13 +16,15 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::give_up::give_up;
-use super::{Child, Supervised, Threads, Up, command};
+use super::{Child, ParentLink, Supervised, Threads, command};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::delivery::Delivery;
-use crate::host::{Drain, Environment, Hosted, ServiceActor, Standing, Start, StopBy, Stopped};
+use crate::host::{
+    Drain, ServiceActor, ServiceHandle, ServiceRun, Standing, Start, StopBy, Stopped,
+};
 use crate::metrics::Cause;
-use crate::supervision::Window;
+use crate::supervision::RestartWindow;
 
 /// What a thread gets, beyond a deadline that its actors keep themselves, before it
 /// counts as blocked.
@@ -30,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The handle to a service's supervisor.
 pub(crate) struct ServiceSupervisor {
-    pub(crate) hosted: Arc<Hosted>,
+    pub(crate) hosted: Arc<ServiceHandle>,
     commands: mpsc::Sender<Command>,
     epoch: Rc<Cell<u64>>,
 }
@@ -40,22 +42,22 @@ enum Command {
     Drain(Instant, oneshot::Sender<bool>),
     Stop(Instant, oneshot::Sender<Stopped>),
     /// The thread was given up: go on with another one.
-    Move(Move),
+    Move(ThreadReplaced),
 }
 
 /// What there is to know of a thread that was given up.
-pub(crate) struct Move {
+pub(crate) struct ThreadReplaced {
     /// The life that ended there: if another one has begun since, that one goes on.
-    pub(crate) env: Arc<Environment>,
+    pub(crate) env: Arc<ServiceRun>,
     /// The first instance is to handle these one at a time before anything else.
     pub(crate) trials: Vec<Delivery>,
     /// The service blocked the thread with no message in hand: its own failure.
     pub(crate) charged: bool,
 }
 
-impl Move {
+impl ThreadReplaced {
     /// A life that is to be followed by another one, and that's all.
-    pub(crate) fn of(env: Arc<Environment>) -> Self {
+    pub(crate) fn of(env: Arc<ServiceRun>) -> Self {
         Self {
             env,
             trials: Vec::new(),
@@ -67,14 +69,14 @@ impl Move {
 impl ServiceSupervisor {
     /// A supervisor of a service that doesn't run yet, as a task of the current thread.
     pub(crate) fn new(
-        hosted: Arc<Hosted>,
+        hosted: Arc<ServiceHandle>,
         threads: Rc<Threads>,
         stop_within: Duration,
-        up: Up,
+        up: ParentLink,
     ) -> Rc<Self> {
         let (commands, received) = mpsc::channel(8);
         let epoch = Rc::new(Cell::new(0));
-        let keeper = Keeper {
+        let keeper = SupervisorTask {
             hosted: hosted.clone(),
             threads,
             stop_within,
@@ -85,7 +87,7 @@ impl ServiceSupervisor {
             again_at: None,
             draining: false,
             left: Stopped::default(),
-            blocks: Window::default(),
+            blocks: RestartWindow::default(),
             origin: Instant::now(),
         };
         tokio::task::spawn_local(keeper.run());
@@ -97,7 +99,7 @@ impl ServiceSupervisor {
     }
 
     /// Goes on with another thread, as this one was given up.
-    pub(crate) async fn move_on(&self, how: Move) {
+    pub(crate) async fn move_on(&self, how: ThreadReplaced) {
         // Who is gone needs no thread.
         let _gone = self.commands.send(Command::Move(how)).await;
     }
@@ -126,7 +128,7 @@ impl Child for ServiceSupervisor {
 }
 
 impl Supervised for ServiceSupervisor {
-    fn hosted(&self) -> &Arc<Hosted> {
+    fn hosted(&self) -> &Arc<ServiceHandle> {
         &self.hosted
     }
 
@@ -143,19 +145,19 @@ impl Supervised for ServiceSupervisor {
 }
 
 /// One life of a service.
-struct Life {
-    env: Arc<Environment>,
+struct Run {
+    env: Arc<ServiceRun>,
     actor: Addr<ServiceActor>,
 }
 
-struct Keeper {
-    hosted: Arc<Hosted>,
+struct SupervisorTask {
+    hosted: Arc<ServiceHandle>,
     threads: Rc<Threads>,
     stop_within: Duration,
-    up: Up,
+    up: ParentLink,
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
-    life: Option<Life>,
+    life: Option<Run>,
     /// When a service that is isolated, or has blocked its thread, is started again.
     again_at: Option<Instant>,
     /// It is about to be stopped: no other life begins.
@@ -164,7 +166,7 @@ struct Keeper {
     left: Stopped,
     /// The times that it blocked its thread with no message in hand: each ends a life,
     /// and they count over lives.
-    blocks: Window,
+    blocks: RestartWindow,
     origin: Instant,
 }
 
@@ -174,7 +176,7 @@ enum Event {
     Again,
 }
 
-impl Keeper {
+impl SupervisorTask {
     async fn run(mut self) {
         while let Some(event) = self.next().await {
             match event {
@@ -245,7 +247,7 @@ impl Keeper {
             Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter, move |_| actor),
         };
         self.hosted.state.stand(Standing::Supervised);
-        self.life = Some(Life {
+        self.life = Some(Run {
             env: env.clone(),
             actor: actor.clone(),
         });
@@ -293,7 +295,7 @@ impl Keeper {
 
     /// Ends the life that there is, completely.
     async fn end(&mut self, by: Instant) -> Stopped {
-        let Some(Life { env, actor }) = self.life.take() else {
+        let Some(Run { env, actor }) = self.life.take() else {
             return Stopped::default();
         };
         // The actor keeps the deadline itself; this is for a thread that doesn't turn.
@@ -312,8 +314,8 @@ impl Keeper {
             stopped.abandoned = env.abandoned();
             return stopped;
         }
-        for (in_hand, delivery) in env.fence() {
-            stopped.given_back += usize::from(in_hand.is_none());
+        for (in_flight, delivery) in env.fence() {
+            stopped.given_back += usize::from(in_flight.is_none());
             delivery.nack_requeue();
         }
         stopped.abandoned = env.abandoned();
@@ -323,8 +325,8 @@ impl Keeper {
         stopped
     }
 
-    fn move_on(&mut self, how: Move) {
-        let Move {
+    fn move_on(&mut self, how: ThreadReplaced) {
+        let ThreadReplaced {
             env,
             trials,
             charged,
@@ -349,7 +351,7 @@ impl Keeper {
                 let within = HumanDuration(self.hosted.intensity.within);
                 let count = self.blocks.len();
                 let why = format!("blocked its thread {count} times within {within}");
-                self.blocks = Window::default();
+                self.blocks = RestartWindow::default();
                 let epoch = self.epoch.get();
                 self.again_at = give_up(&self.hosted, &self.up, epoch, why, 0);
                 return;

@@ -10,7 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Child, Move, ServiceSupervisor, Threads, Up};
+use super::{Child, ParentLink, ServiceSupervisor, ThreadReplaced, Threads};
 use crate::app::fixtures;
 
 /// Has a future send its command, and doesn't wait for the answer.
@@ -34,7 +34,7 @@ fn a_life_that_began_since_goes_on_when_the_thread_of_the_one_before_is_given_up
             let _over = held.recv();
         });
         let (sender, _ended) = mpsc::channel(1);
-        let up = Up { child: 0, sender };
+        let up = ParentLink { child: 0, sender };
         let service = ServiceSupervisor::new(hosted.clone(), workers, Duration::from_secs(1), up);
 
         let mut first = service.start();
@@ -49,7 +49,7 @@ fn a_life_that_began_since_goes_on_when_the_thread_of_the_one_before_is_given_up
         // It is to start already when it is told of the thread.
         let mut second = service.start();
         begin(&mut second).await;
-        service.move_on(Move::of(before.clone())).await;
+        service.move_on(ThreadReplaced::of(before.clone())).await;
         while Arc::ptr_eq(&before, &hosted.env()) {
             tokio::task::yield_now().await;
         }

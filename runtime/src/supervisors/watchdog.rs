@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
-use super::{Failed, Move, ServiceSupervisor, Threads};
+use super::{Failed, ServiceSupervisor, ThreadReplaced, Threads};
 use crate::delivery::Delivery;
-use crate::host::{Environment, Failed as FailedAttempt};
+use crate::host::{AttemptFailure as FailedAttempt, ServiceRun};
 use crate::metrics::{Cause, Who};
 
 /// How often it looks.
@@ -91,7 +91,7 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
             env.meters.restarted(Cause::Supervisor);
             // Dropped, and so given back.
             drop(seized);
-            Move::of(env)
+            ThreadReplaced::of(env)
         };
         moves.push((service, how));
     }
@@ -104,7 +104,11 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
 /// Settles what was in the hand that blocked the thread: a message by itself has timed
 /// out; of several, each gets a trial of its own; without any, the failure is the
 /// service's own. All else goes back.
-fn blame(env: Arc<Environment>, instance: u32, seized: Vec<(Option<u32>, Delivery)>) -> Move {
+fn blame(
+    env: Arc<ServiceRun>,
+    instance: u32,
+    seized: Vec<(Option<u32>, Delivery)>,
+) -> ThreadReplaced {
     let (mut blamed, others): (Vec<_>, Vec<_>) = seized
         .into_iter()
         .partition(|(number, _)| *number == Some(instance));
@@ -112,7 +116,7 @@ fn blame(env: Arc<Environment>, instance: u32, seized: Vec<(Option<u32>, Deliver
     if blamed.len() != 1 {
         let charged = blamed.is_empty();
         let trials = blamed.into_iter().map(|(_, delivery)| delivery).rev();
-        return Move {
+        return ThreadReplaced {
             trials: trials.collect(),
             charged,
             env,
@@ -123,5 +127,5 @@ fn blame(env: Arc<Environment>, instance: u32, seized: Vec<(Option<u32>, Deliver
         env.meters.handled(delivery.input(), failed.outcome());
         env.fail(delivery, &failed);
     }
-    Move::of(env)
+    ThreadReplaced::of(env)
 }

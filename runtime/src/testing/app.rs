@@ -12,11 +12,11 @@ use super::instance_tracking::Census;
 use super::letters::{Letter, Letters};
 use super::pending_ask::{Question, answering, decode};
 use super::ports::{Asks, Gives, Takes, shown};
-use super::recorder::Desk;
+use super::recorder::Recorder;
 use super::report;
 use super::routes::Routes;
 use super::setup::Setup;
-use super::sim_runtime::Universe;
+use super::sim_runtime::SimRuntime;
 use crate::app::{App, Summary};
 use crate::clock::{Clock, later};
 use crate::message::{Envelope, Message};
@@ -41,14 +41,14 @@ pub struct TestApp {
     /// `None` once it has stopped. Goes before the universe that it lives in.
     pub(super) app: Option<App>,
     pub(super) beneath: Arc<dyn Transport>,
-    pub(super) desk: Arc<Desk>,
+    pub(super) desk: Arc<Recorder>,
     pub(super) letters: Letters,
     pub(super) script: Arc<FaultScript>,
     pub(super) census: Arc<Census>,
     pub(super) routes: Routes,
     pub(super) clock: Clock,
     pub(super) leftover_tasks: bool,
-    pub(super) universe: Universe,
+    pub(super) universe: SimRuntime,
     pub(super) folder: Folder,
 }
 

@@ -13,7 +13,8 @@ use super::fault::{FaultKind, FaultPoint, FaultScript, injected};
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::service::{
-    Blueprint, Context, Factory, Instance, PortTable, Reply, Role, Run, SourceContext, Tick,
+    ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable, Reply, Run, SourceContext,
+    Tick,
 };
 use crate::sqlite::Migration;
 
@@ -56,7 +57,7 @@ impl Drop for Life {
 
 /// A blueprint under test.
 pub(super) struct Watched {
-    inner: Arc<dyn Blueprint>,
+    inner: Arc<dyn ConfiguredType>,
     watch: Watch,
 }
 
@@ -69,7 +70,7 @@ struct Watch {
 
 impl Watched {
     pub(super) fn new(
-        inner: Arc<dyn Blueprint>,
+        inner: Arc<dyn ConfiguredType>,
         service: Arc<str>,
         script: Arc<FaultScript>,
         census: Arc<Census>,
@@ -95,20 +96,20 @@ impl Watch {
     }
 }
 
-impl Blueprint for Watched {
+impl ConfiguredType for Watched {
     fn ports(&self) -> &PortTable {
         self.inner.ports()
     }
 
-    fn role(&self) -> Role<'_> {
+    fn role(&self) -> Kind<'_> {
         match self.inner.role() {
-            Role::Service(_) => Role::Service(self),
-            Role::Source(_) => Role::Source(self),
+            Kind::Service(_) => Kind::Service(self),
+            Kind::Source(_) => Kind::Source(self),
         }
     }
 }
 
-impl Factory for Watched {
+impl InstanceFactory for Watched {
     fn concurrency(&self) -> usize {
         self.factory().concurrency()
     }
@@ -170,8 +171,8 @@ impl Run for Watched {
 }
 
 impl Watched {
-    fn factory(&self) -> &dyn Factory {
-        let Role::Service(inner) = self.inner.role() else {
+    fn factory(&self) -> &dyn InstanceFactory {
+        let Kind::Service(inner) = self.inner.role() else {
             unreachable!("a source starts no instances")
         };
         inner
@@ -179,8 +180,8 @@ impl Watched {
 
     fn source(&self) -> &dyn Run {
         match self.inner.role() {
-            Role::Source(source) => source,
-            Role::Service(_) => unreachable!("only a source is run"),
+            Kind::Source(source) => source,
+            Kind::Service(_) => unreachable!("only a source is run"),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) type Answer = Box<dyn FnMut(&Message) -> Reply + Send>;
 
 /// What a test can see of an app from outside.
 #[derive(Default)]
-pub(super) struct Desk {
+pub(super) struct Recorder {
     state: Mutex<State>,
     /// Something came.
     changed: Notify,
@@ -69,7 +69,7 @@ pub(super) struct TopicSummary {
     pub(super) questions: usize,
 }
 
-impl Desk {
+impl Recorder {
     /// Notes what services published, to be there after its delay.
     pub(super) fn published(&self, messages: Vec<(Message, Duration)>) {
         let mut state = self.state.lock();

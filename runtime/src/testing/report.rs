@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use super::letters::Letter;
 use super::ports::shown;
-use super::recorder::Desk;
+use super::recorder::Recorder;
 use crate::app::App;
 use crate::host::LastFailure;
 
 /// All that may explain why something didn't happen; each line is there only if it says
 /// something.
-pub(super) fn render(app: &App, desk: &Desk, letters: &[Letter]) -> String {
+pub(super) fn render(app: &App, desk: &Recorder, letters: &[Letter]) -> String {
     let mut text = String::new();
     let mut line = |line: String| {
         writeln!(text, "  {line}").expect("writing to a string succeeds");

@@ -13,17 +13,17 @@ use super::folder::Folder;
 use super::instance_tracking::{Census, Watched};
 use super::letters::Letters;
 use super::ports::Asks;
-use super::recorder::{Answer, Desk};
+use super::recorder::{Answer, Recorder};
 use super::routes::Routes;
-use super::sim_runtime::Universe;
+use super::sim_runtime::SimRuntime;
 use super::transport::{self, TestConnector};
 use super::{TestApp, pending_ask};
 use crate::app::{App, Plan, StartError, Workers};
 use crate::clock::Clock;
 use crate::manifest::{self, Options};
 use crate::service::{
-    Blueprint, Catalog, ConfigError, Facts, NoConfig, Role, Service, ServiceBlueprint, ServiceType,
-    Source, SourceBlueprint,
+    Catalog, ConfigError, ConfiguredType, Kind, NoConfig, Service, ServiceBlueprint, ServiceType,
+    Source, SourceBlueprint, TypeMetadata,
 };
 use crate::transport::Transports;
 
@@ -61,7 +61,7 @@ pub struct Setup {
     start: SystemTime,
     data: Option<PathBuf>,
     script: Arc<FaultScript>,
-    desk: Arc<Desk>,
+    desk: Arc<Recorder>,
     answers: Vec<(String, Answer)>,
     leftover_tasks: bool,
     /// Of a service that is tested alone.
@@ -96,19 +96,19 @@ impl Setup {
         Self::one(S::NAME, "source", blueprint)
     }
 
-    fn one(name: &'static str, role: &'static str, blueprint: Arc<dyn Blueprint>) -> Self {
+    fn one(name: &'static str, role: &'static str, blueprint: Arc<dyn ConfiguredType>) -> Self {
         let routes = Routes::of_service(name, blueprint.ports());
         let wiring = routes.wiring();
         let store = match blueprint.role() {
-            Role::Service(factory) => !factory.migrations().is_empty(),
-            Role::Source(_) => false,
+            Kind::Service(factory) => !factory.migrations().is_empty(),
+            Kind::Source(_) => false,
         };
         // A source can't have one, not even none.
         let store = if store { "store = true\n" } else { "" };
         let text = format!(
             "[app]\nname = \"test\"\ntransport = \"memory:\"\n[services.{name}]\n{store}{wiring}"
         );
-        let facts = Facts {
+        let facts = TypeMetadata {
             name,
             role,
             summary: "",
@@ -243,7 +243,7 @@ impl Setup {
             .iter()
             .filter(|service| !service.inputs.is_empty());
         let readers: Vec<Arc<str>> = readers.map(|service| service.label.clone()).collect();
-        let universe = Universe::new();
+        let universe = SimRuntime::new();
         let started = universe.run(async {
             let clock = Clock::virtual_from(self.start);
             let app = App::start(plan, &transports, Workers::Here, clock).await?;

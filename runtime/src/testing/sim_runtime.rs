@@ -1,7 +1,7 @@
 //! The universe of one test: an actix system on the test's thread, whose time jumps when
 //! nobody works.
 //!
-//! Owns the threads' rules: everything runs inside [`Universe::run`], and nothing while the
+//! Owns the threads' rules: everything runs inside [`SimRuntime::run`], and nothing while the
 //! test itself does something else. Knows nothing of apps.
 
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tokio::time::timeout;
 const TURNS: u32 = 256;
 
 /// A system with a clock of its own.
-pub(super) struct Universe {
+pub(super) struct SimRuntime {
     /// Apart from the system's own, so that its end can be waited for. `None` while
     /// dropping.
     tasks: Option<LocalSet>,
     runner: SystemRunner,
 }
 
-impl Universe {
+impl SimRuntime {
     pub(super) fn new() -> Self {
         // The jitter of back-offs comes from here: the same in every run.
         fastrand::seed(0);
@@ -74,7 +74,7 @@ impl Universe {
     }
 }
 
-impl Drop for Universe {
+impl Drop for SimRuntime {
     fn drop(&mut self) {
         // Inside the runtime: what is dropped may want to speak to its timers.
         let tasks = self.tasks.take();

@@ -1,6 +1,6 @@
 //! The transport under test: `memory:`, with the test looking on, and faults.
 //!
-//! A decorator: what is published is noted on the [`Desk`], questions that no service
+//! A decorator: what is published is noted on the [`Recorder`], questions that no service
 //! answers come to it, and every delivery that is handed out is on its books until it is
 //! settled.
 
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::fault::{FaultKind, FaultPoint, FaultScript};
-use super::recorder::Desk;
+use super::recorder::Recorder;
 use crate::clock::later;
 use crate::delivery::{Delivery, DeliveryParts, Settle, Settlement};
 use crate::message::{Envelope, Message};
@@ -31,7 +31,7 @@ pub(super) const URL: &str = "testing:";
 
 /// Makes the one transport of an app under test.
 pub(super) struct TestConnector {
-    pub(super) desk: Arc<Desk>,
+    pub(super) desk: Arc<Recorder>,
     pub(super) script: Arc<FaultScript>,
     /// Topics that services read.
     pub(super) read: BTreeSet<Arc<str>>,
@@ -80,7 +80,7 @@ struct TestTransport {
 }
 
 struct Common {
-    desk: Arc<Desk>,
+    desk: Arc<Recorder>,
     script: Arc<FaultScript>,
 }
 

@@ -267,7 +267,7 @@ pub struct Depth {
     /// Ready to be taken.
     pub ready: u64,
     /// Taken and not settled.
-    pub in_hand: u64,
+    pub in_flight: u64,
     /// Waiting for its time.
     pub delayed: u64,
 }
@@ -275,7 +275,7 @@ pub struct Depth {
 impl Depth {
     /// All of it.
     pub fn total(self) -> u64 {
-        self.ready + self.in_hand + self.delayed
+        self.ready + self.in_flight + self.delayed
     }
 }
 

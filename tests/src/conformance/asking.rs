@@ -117,7 +117,7 @@ pub async fn a_request_is_answered_after_a_retry(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 1).await;
     let asking = tokio::spawn(app.transport.ask(message(ORDERS, 1), WITHIN));
-    taker.one().await.settle(Settlement::Again {
+    taker.one().await.settle(Settlement::Retry {
         after: Duration::from_millis(100),
         attempt: 2,
     });

@@ -16,7 +16,7 @@ pub async fn at_most_bound_deliveries_are_unsettled(subject: &Subject) -> Verdic
     for left in (4..7).rev() {
         // Whatever else it may get, it has got by then.
         let depth = app.depth("stock.requests").await;
-        assert_eq!((depth.in_hand, depth.ready), (3, left + 1));
+        assert_eq!((depth.in_flight, depth.ready), (3, left + 1));
         assert!(taker.is_empty());
         taken.remove(0).ack();
         taken.push(taker.one().await);
@@ -31,20 +31,20 @@ pub async fn depth_tells_ready_in_hand_and_delayed(subject: &Subject) -> Verdict
     assert_eq!(app.depth("stock.requests").await, Depth::default());
     app.send(ORDERS, 0..7).await;
     let depth = app.depth("stock.requests").await;
-    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (7, 0, 0));
+    assert_eq!((depth.ready, depth.in_flight, depth.delayed), (7, 0, 0));
     let mut taker = app.consume("stock.requests", 4).await;
     let mut taken = taker.exactly(2).await;
     // What was fetched ahead and not handed out is ready.
     let depth = app.depth("stock.requests").await;
-    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (5, 2, 0));
-    let again = Settlement::Again {
+    assert_eq!((depth.ready, depth.in_flight, depth.delayed), (5, 2, 0));
+    let again = Settlement::Retry {
         after: Duration::from_secs(3600),
         attempt: 2,
     };
     taken.remove(0).settle(again);
     app.flush().await;
     let depth = app.depth("stock.requests").await;
-    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (5, 1, 1));
+    assert_eq!((depth.ready, depth.in_flight, depth.delayed), (5, 1, 1));
     if subject.guarantees().delays {
         let later = Outgoing {
             delay: Duration::from_secs(3600),
@@ -56,7 +56,7 @@ pub async fn depth_tells_ready_in_hand_and_delayed(subject: &Subject) -> Verdict
     taken.remove(0).ack();
     app.flush().await;
     let depth = app.depth("stock.requests").await;
-    assert_eq!((depth.ready, depth.in_hand), (5, 0));
+    assert_eq!((depth.ready, depth.in_flight), (5, 0));
     assert_eq!(depth.total(), 5 + depth.delayed);
     app.close().await;
     Verdict::Kept

@@ -102,12 +102,12 @@ pub async fn flushing_waits_for_publications_and_settlements(subject: &Subject) 
         let after = Duration::from_secs(3600);
         match index % 2 {
             0 => delivery.ack(),
-            _ => delivery.settle(Settlement::Again { after, attempt: 2 }),
+            _ => delivery.settle(Settlement::Retry { after, attempt: 2 }),
         }
     }
     app.flush().await;
     let depth = app.depth("stock.requests").await;
-    assert_eq!((depth.ready, depth.in_hand, depth.delayed), (0, 0, 250));
+    assert_eq!((depth.ready, depth.in_flight, depth.delayed), (0, 0, 250));
     app.close().await;
     Verdict::Kept
 }
@@ -117,7 +117,7 @@ pub async fn after_closing_everything_ends(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..3).await;
     let mut taker = app.consume("stock.requests", 2).await;
-    let in_hand = taker.exactly(2).await;
+    let in_flight = taker.exactly(2).await;
     let mut waiting = app.consume("stock.dlq", 1).await;
     let (ended, transport) = (
         tokio::spawn(async move { waiting.ends().await }),
@@ -155,7 +155,7 @@ pub async fn after_closing_everything_ends(subject: &Subject) -> Verdict {
     let asked = timeout(SOON, transport.ask(message(ORDERS, 4), LAW_MAX)).await;
     asked.expect("an outcome comes").expect_err("it is closed");
     // Too late to be settled; to try is no crime.
-    for delivery in in_hand {
+    for delivery in in_flight {
         delivery.ack();
     }
     let flushed = timeout(SOON, transport.flush()).await;

@@ -62,7 +62,7 @@ pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
         failed_at_ms: 1_795_393_830_041,
     };
     let waiting = taken.pop().expect("the fourth");
-    waiting.settle(Settlement::Again {
+    waiting.settle(Settlement::Retry {
         after: LATER,
         attempt: 2,
     });

@@ -14,7 +14,7 @@ pub async fn an_attempt_outlives_the_transport(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..1).await;
     let mut taker = app.consume("stock.requests", 1).await;
-    taker.one().await.settle(Settlement::Again {
+    taker.one().await.settle(Settlement::Retry {
         after: Duration::ZERO,
         attempt: 3,
     });
@@ -75,19 +75,19 @@ pub async fn a_crash_undoes_no_settlement_and_forgets_no_message(subject: &Subje
     };
     app.publish(vec![later]).await.expect("it publishes");
     let mut taker = app.consume("stock.requests", 40).await;
-    let mut in_hand = Vec::new();
+    let mut in_flight = Vec::new();
     for delivery in taker.exactly(30).await {
         let after = Duration::from_millis(100);
         match number(delivery.message()) % 3 {
             0 => delivery.ack(),
-            1 => delivery.settle(Settlement::Again { after, attempt: 2 }),
-            _ => in_hand.push(delivery),
+            1 => delivery.settle(Settlement::Retry { after, attempt: 2 }),
+            _ => in_flight.push(delivery),
         }
     }
     app.flush().await;
     let topology = app.topology.clone();
     drop((app, taker));
-    drop(in_hand);
+    drop(in_flight);
 
     let app = App::again(subject, &topology).await;
     let mut taker = app.consume("stock.requests", 100).await;

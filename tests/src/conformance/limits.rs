@@ -64,7 +64,7 @@ pub async fn what_a_full_queue_does_not_hold_is_a_dead_letter(subject: &Subject)
     let mut taken = taker.exactly(3).await;
     assert_eq!(numbers(&taken), [0, 1, 2]);
     app.send(ORDERS, 5..6).await;
-    let again = Settlement::Again {
+    let again = Settlement::Retry {
         after: Duration::from_secs(3600),
         attempt: 2,
     };
@@ -168,7 +168,7 @@ pub async fn what_was_taken_over_is_never_too_much(subject: &Subject) -> Verdict
         app.publish(vec![alone]).await.expect("it publishes");
         let mut taker = app.consume("stock.requests", 10).await;
         for delivery in taker.exactly(4).await {
-            let again = |after| Settlement::Again { after, attempt: 2 };
+            let again = |after| Settlement::Retry { after, attempt: 2 };
             match number(delivery.message()) {
                 0 => delivery.nack_requeue(),
                 1 => delivery.settle(again(Duration::from_millis(200))),

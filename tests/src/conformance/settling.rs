@@ -43,7 +43,7 @@ pub async fn what_is_given_back_keeps_its_attempt(subject: &Subject) -> Verdict 
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..1).await;
     let mut taker = app.consume("stock.requests", 1).await;
-    taker.one().await.settle(Settlement::Again {
+    taker.one().await.settle(Settlement::Retry {
         after: Duration::ZERO,
         attempt: 3,
     });
@@ -71,7 +71,7 @@ pub async fn a_retry_keeps_the_message_as_it_was(subject: &Subject) -> Verdict {
         let delivery = taker.one().await;
         assert_eq!(delivery.attempt(), attempt);
         assert_same(delivery.message(), &sent);
-        delivery.settle(Settlement::Again {
+        delivery.settle(Settlement::Retry {
             after: Duration::ZERO,
             attempt: attempt + 1,
         });
@@ -185,7 +185,7 @@ pub async fn a_replayed_dead_letter_starts_over(subject: &Subject) -> Verdict {
             (number(delivery.message()), delivery.attempt()),
             (1, attempt)
         );
-        delivery.settle(Settlement::Again {
+        delivery.settle(Settlement::Retry {
             after: Duration::ZERO,
             attempt: attempt + 1,
         });

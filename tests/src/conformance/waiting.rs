@@ -15,7 +15,7 @@ pub async fn a_retry_comes_back_after_its_wait(subject: &Subject) -> Verdict {
     let mut delivery = taker.one().await;
     for attempt in 2..4 {
         let began = Instant::now();
-        delivery.settle(Settlement::Again {
+        delivery.settle(Settlement::Retry {
             after: DELAY,
             attempt,
         });
@@ -95,7 +95,7 @@ pub async fn a_wait_outlives_the_transport(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..1).await;
     let mut taker = app.consume("stock.requests", 1).await;
-    let again = Settlement::Again {
+    let again = Settlement::Retry {
         after: DELAY,
         attempt: 2,
     };

@@ -161,7 +161,7 @@ fn a_process_that_joins_leaves_or_is_killed_under_load_disturbs_nobody() {
     until_all_written(&site, count);
     until("the one that stayed has nothing left", PATIENCE, || {
         let queue = steady.service("work")["inputs"][0]["queue"].clone();
-        let ready = queue["ready"].as_u64() == Some(0) && queue["in_hand"].as_u64() == Some(0);
+        let ready = queue["ready"].as_u64() == Some(0) && queue["in_flight"].as_u64() == Some(0);
         ready.then_some(()).ok_or_else(|| queue.to_string())
     });
     for part in [&ends, &steady] {

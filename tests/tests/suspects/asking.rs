@@ -93,9 +93,9 @@ impl App {
         self.transport.ask(message(asker, "prices", "price"), SOON)
     }
 
-    fn die(self, in_hand: Vec<Delivery>) {
+    fn die(self, in_flight: Vec<Delivery>) {
         drop(self.transport);
-        drop(in_hand);
+        drop(in_flight);
     }
 }
 

@@ -189,9 +189,9 @@ impl Process {
     }
 
     /// Dies with everything that it has in hand.
-    fn die(self, in_hand: Vec<Delivery>) {
+    fn die(self, in_flight: Vec<Delivery>) {
         drop(self.transport);
-        drop(in_hand);
+        drop(in_flight);
     }
 }
 
@@ -210,9 +210,9 @@ async fn after_two_deaths(place: &Place, app: &str) {
         if round == 0 {
             process.publish(&["1", "2", "3"]).await;
         }
-        let in_hand = process.several(3).await;
-        assert!(in_hand.iter().all(|it| it.crashes() == 0));
-        process.die(in_hand);
+        let in_flight = process.several(3).await;
+        assert!(in_flight.iter().all(|it| it.crashes() == 0));
+        process.die(in_flight);
     }
 }
 
@@ -342,7 +342,7 @@ async fn a_suspect_that_fails_goes_on_as_any_message_does(place: Place) {
     let mut process = Process::start(place, "fails", false).await;
     let suspect = process.one().await;
     let name = text(&suspect).to_owned();
-    suspect.settle(Settlement::Again {
+    suspect.settle(Settlement::Retry {
         after: Duration::ZERO,
         attempt: 2,
     });
@@ -364,15 +364,15 @@ async fn of_a_single_active_queue_one_process_gets_all_and_another_takes_over() 
     let mut first = Process::start(place, "single", true).await;
     let mut second = Process::start(place, "single", true).await;
     first.publish(&["1", "2", "3"]).await;
-    let mut in_hand = first.several(3).await;
+    let mut in_flight = first.several(3).await;
     assert!(second.is_quiet().await, "both get messages");
-    in_hand.remove(0).ack();
+    in_flight.remove(0).ack();
     first.transport.flush().await.expect("it flushes");
-    first.die(in_hand);
-    let in_hand = second.several(2).await;
-    assert!(in_hand.iter().all(|it| it.crashes() == 0));
+    first.die(in_flight);
+    let in_flight = second.several(2).await;
+    assert!(in_flight.iter().all(|it| it.crashes() == 0));
     let mut third = Process::start(place, "single", true).await;
-    second.die(in_hand);
+    second.die(in_flight);
     // Suspects now: for the one that gets messages, whoever looks for them first.
     let mut fourth = Process::start(place, "single", true).await;
     let mut taken = VecDeque::new();

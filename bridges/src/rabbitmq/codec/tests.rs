@@ -9,24 +9,28 @@ use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 
 use super::*;
 
-const WAY: Way<'static> = Way {
+const WAY: Route<'static> = Route {
     suspect: None,
     attempt: 1,
     past_topics: true,
     properties_bytes_max: 100_000,
 };
 
-fn decode(arrival: Arrival<'_>, properties: &BasicProperties, payload: Vec<u8>) -> (Message, u32) {
+fn decode(
+    arrival: TopicSource<'_>,
+    properties: &BasicProperties,
+    payload: Vec<u8>,
+) -> (Message, u32) {
     let decoded = super::decode(arrival, properties, payload);
     (decoded.message, decoded.attempt)
 }
 
-fn there_and_back(message: &Message, way: Way<'_>) -> (Message, u32) {
+fn there_and_back(message: &Message, way: Route<'_>) -> (Message, u32) {
     let properties = encode(message, way).unwrap();
     let arrival = if way.past_topics {
-        Arrival::Queue("app.service.input")
+        TopicSource::Queue("app.service.input")
     } else {
-        Arrival::Topic(&message.topic)
+        TopicSource::Topic(&message.topic)
     };
     decode(arrival, &properties, message.payload.to_vec())
 }
@@ -104,7 +108,7 @@ proptest! {
         // Of a message that starts a trace it is said, too.
         envelope.trace = Some(sent.trace());
         let expected = Message::from(envelope);
-        let (got, number) = there_and_back(&sent, Way { attempt, past_topics, ..WAY });
+        let (got, number) = there_and_back(&sent, Route { attempt, past_topics, ..WAY });
         prop_assert_eq!(number, if past_topics { attempt } else { 1 });
         prop_assert_eq!(format!("{:?}", *got), format!("{:?}", *expected));
     }
@@ -113,11 +117,11 @@ proptest! {
     fn nothing_that_others_send_is_too_strange(
         properties in properties(), payload in vec(any::<u8>(), 0..40)
     ) {
-        let (message, attempt) = decode(Arrival::Topic("a.topic"), &properties, payload.clone());
+        let (message, attempt) = decode(TopicSource::Topic("a.topic"), &properties, payload.clone());
         prop_assert_eq!((&*message.topic, attempt), ("a.topic", 1));
         prop_assert_eq!(&message.payload[..], &payload[..]);
         prop_assert!(message.time_ms <= rfc3339::MS_MAX);
-        let (_, attempt) = decode(Arrival::Queue("app.service.input"), &properties, Vec::new());
+        let (_, attempt) = decode(TopicSource::Queue("app.service.input"), &properties, Vec::new());
         prop_assert!(attempt >= 1);
 
         // It can be tried again, or become a dead letter, and is the same then.
@@ -130,10 +134,10 @@ proptest! {
             failed_at_ms: 17,
         };
         for sent in [message.clone(), letter.letter(&message)] {
-            let way = Way { attempt: 2, properties_bytes_max: 100_000, ..WAY };
+            let way = Route { attempt: 2, properties_bytes_max: 100_000, ..WAY };
             let again = encode(&sent, way).unwrap();
             prop_assert!(bytes_of(&again) <= 100_000, "{}", bytes_of(&again));
-            let (got, attempt) = decode(Arrival::Queue("app.service.input"), &again, payload.clone());
+            let (got, attempt) = decode(TopicSource::Queue("app.service.input"), &again, payload.clone());
             prop_assert_eq!(attempt, 2);
             let (mut got, mut sent) = (got.edit(), sent.edit());
             // What was made up is so no more; and what was too much is gone.
@@ -298,7 +302,7 @@ fn strange_name() -> impl Strategy<Value = String> {
 fn a_message_without_any_header_is_accepted() {
     let before = Clock::SYSTEM.unix_ms();
     let (message, attempt) = decode(
-        Arrival::Topic("orders"),
+        TopicSource::Topic("orders"),
         &BasicProperties::default(),
         b"{}".to_vec(),
     );
@@ -318,7 +322,7 @@ fn plain_properties_are_understood_without_headers() {
         .with_type("order".into())
         .with_content_type("text/plain".into())
         .with_timestamp(1_700_000_000);
-    let (message, _) = decode(Arrival::Topic("orders"), &properties, Vec::new());
+    let (message, _) = decode(TopicSource::Topic("orders"), &properties, Vec::new());
     assert!(!message.anonymous);
     assert_eq!(message.id.to_string(), "order-17");
     assert_eq!(&*message.kind, "order");
@@ -353,7 +357,7 @@ fn times_come_in_the_ways_in_which_other_programs_write_them() {
             Some(timestamp) => properties.with_timestamp(timestamp),
             None => properties,
         };
-        decode(Arrival::Topic("t"), &properties, Vec::new())
+        decode(TopicSource::Topic("t"), &properties, Vec::new())
             .0
             .time_ms
     };
@@ -383,7 +387,7 @@ fn what_the_broker_added_is_left_out_and_what_is_no_text_becomes_one() {
     table.insert("urgent".into(), AMQPValue::Boolean(true));
     table.insert("weight".into(), AMQPValue::Double(1.5));
     let properties = BasicProperties::default().with_headers(table);
-    let (message, _) = decode(Arrival::Topic("t"), &properties, Vec::new());
+    let (message, _) = decode(TopicSource::Topic("t"), &properties, Vec::new());
     let headers: Vec<(&str, &str)> = message.headers.iter().map(|(k, v)| (&**k, &**v)).collect();
     assert_eq!(
         headers,
@@ -408,7 +412,7 @@ fn a_dead_letter_keeps_its_headers() {
         failed_at_ms: 17,
     };
     let sent = letter.letter(&envelope.into());
-    let (got, _) = there_and_back(&sent, Way { attempt: 5, ..WAY });
+    let (got, _) = there_and_back(&sent, Route { attempt: 5, ..WAY });
     assert_eq!(got.headers, sent.headers);
     assert_eq!(&*got.headers[ATTEMPT], "5");
     assert_eq!(&*got.topic, "orders");
@@ -418,7 +422,7 @@ fn a_dead_letter_keeps_its_headers() {
 fn what_amqp_cannot_carry_is_refused_here() {
     let mut envelope = Envelope::new("order", "{}");
     envelope.headers.insert("x".repeat(256).into(), "".into());
-    let to_topic = Way {
+    let to_topic = Route {
         past_topics: false,
         ..WAY
     };
@@ -429,7 +433,7 @@ fn what_amqp_cannot_carry_is_refused_here() {
     envelope
         .headers
         .insert("note".into(), "x".repeat(200_000).into());
-    let to_topic = Way {
+    let to_topic = Route {
         past_topics: false,
         ..WAY
     };

@@ -156,7 +156,7 @@ async fn the_snapshot_tells_everything_in_one_piece() {
             "/mailbox",
             serde_json::json!({ "messages": 0, "capacity": 64 }),
         ),
-        ("/in_hand", 0.into()),
+        ("/in_flight", 0.into()),
         ("/unconfirmed", 0.into()),
         ("/handled/ok", 1.into()),
         ("/handled/panic", 0.into()),

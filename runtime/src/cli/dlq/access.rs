@@ -18,7 +18,7 @@ use crate::transport::{Backpressure, Transport, TransportError, Transports, sche
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A place where dead letters are worked on.
-pub(super) struct Bench {
+pub(super) struct DlqAccess {
     place: Place,
     services: Vec<String>,
 }
@@ -30,7 +30,7 @@ enum Place {
     There(PathBuf),
 }
 
-impl Bench {
+impl DlqAccess {
     /// The one of an app: over the transport, if processes share it; else with the app, if
     /// it runs; else with what it left behind, if that outlives it.
     pub(super) async fn open(plan: &Plan, transports: &Transports) -> Result<Self, Problem> {

@@ -1,7 +1,7 @@
 //! `dlq export`: letters for programs, a line of JSON each, or as test cases. They stay in
 //! their queues.
 
-use super::access::Bench;
+use super::access::DlqAccess;
 use super::args::{BoundArgs, PickArgs, missing};
 use super::atomic_file::{self, NewFile};
 use super::{Problem, print_clean};
@@ -36,7 +36,7 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         // Before anything is looked at.
         let file = self
             .out

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::access::Bench;
+use super::access::DlqAccess;
 use super::args::OverviewArgs;
 use super::{Problem, line};
 use crate::app::Plan;
@@ -27,7 +27,7 @@ struct Grouped<'a> {
 }
 
 impl GroupsArgs {
-    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let mut grouped = Grouped {
             app: plan.name(),
             services: Vec::new(),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::access::Bench;
+use super::access::DlqAccess;
 use super::args::OverviewArgs;
 use super::{Problem, line};
 use crate::app::Plan;
@@ -24,7 +24,7 @@ struct Listed<'a> {
 }
 
 impl List {
-    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let mut listed = Listed {
             app: plan.name(),
             services: Vec::new(),

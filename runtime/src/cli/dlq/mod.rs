@@ -18,7 +18,7 @@ mod list;
 mod remove;
 mod show;
 
-use access::Bench;
+use access::DlqAccess;
 
 /// What is to be done with dead letters.
 #[derive(clap::Args)]
@@ -140,7 +140,7 @@ impl Dlq {
 
     async fn run(&self, plan: &Plan, transports: &Transports) -> Result<u8, Problem> {
         self.check_names(plan)?;
-        let bench = Bench::open(plan, transports).await?;
+        let bench = DlqAccess::open(plan, transports).await?;
         let outcome = match &self.verb {
             Verb::List(list) => list.run(&bench, plan).await,
             Verb::Groups(groups) => groups.run(&bench, plan).await,

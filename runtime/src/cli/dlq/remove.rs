@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::access::Bench;
+use super::access::DlqAccess;
 use super::args::{BoundArgs, SelectionArgs, missing};
 use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
@@ -58,7 +58,7 @@ pub(super) struct Remove {
 }
 
 /// What is done with letters.
-enum Deed {
+enum Action {
     Replay(Destination),
     Discard,
 }
@@ -68,11 +68,11 @@ enum Deed {
 struct Removed {
     #[serde(flatten)]
     total: Outcome,
-    services: Vec<OfService>,
+    services: Vec<ServiceResult>,
 }
 
 #[derive(Serialize)]
-struct OfService {
+struct ServiceResult {
     service: String,
     letters: u64,
     selected: u64,
@@ -96,10 +96,10 @@ fn input(text: &str) -> Result<QueueId, String> {
 }
 
 impl Replay {
-    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let to = self.to.clone();
         let to = to.map_or(Destination::Original, Destination::Input);
-        self.remove.run(bench, plan, &Deed::Replay(to)).await
+        self.remove.run(bench, plan, &Action::Replay(to)).await
     }
 
     /// The input that is named is one.
@@ -119,13 +119,13 @@ impl Replay {
 }
 
 impl Discard {
-    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
-        self.remove.run(bench, plan, &Deed::Discard).await
+    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
+        self.remove.run(bench, plan, &Action::Discard).await
     }
 }
 
 impl Remove {
-    async fn run(&self, bench: &Bench, plan: &Plan, deed: &Deed) -> Result<u8, Problem> {
+    async fn run(&self, bench: &DlqAccess, plan: &Plan, deed: &Action) -> Result<u8, Problem> {
         let mut stop = pin!(asked_to_stop()?);
         let mut removed = Removed::default();
         for service in bench.services(self.service.as_deref()) {
@@ -166,7 +166,7 @@ impl Remove {
     }
 
     /// Says what was done; the exit code.
-    fn report(&self, plan: &Plan, deed: &Deed, removed: &Removed) -> u8 {
+    fn report(&self, plan: &Plan, deed: &Action, removed: &Removed) -> u8 {
         let total = &removed.total;
         if self.json {
             print_clean_json(plan, removed);
@@ -199,9 +199,9 @@ impl Remove {
         let would = if self.dry_run { "would be " } else { "" };
         let mut text = String::new();
         // Where none was meant there is nothing to tell, unless that service was named.
-        let told = |it: &&OfService| self.service.is_some() || it.selected > 0;
+        let told = |it: &&ServiceResult| self.service.is_some() || it.selected > 0;
         for of in removed.services.iter().filter(told) {
-            let OfService {
+            let ServiceResult {
                 service,
                 letters,
                 removed,
@@ -239,10 +239,10 @@ impl Remove {
     }
 }
 
-impl Deed {
+impl Action {
     async fn to(
         &self,
-        bench: &Bench,
+        bench: &DlqAccess,
         service: &str,
         removal: RemoveOptions,
         stop: Pin<&mut impl Future<Output = ()>>,
@@ -263,7 +263,7 @@ impl Deed {
 
 impl Removed {
     fn add(&mut self, service: String, outcome: Outcome) {
-        self.services.push(OfService {
+        self.services.push(ServiceResult {
             service,
             letters: outcome.letters,
             selected: outcome.selected,

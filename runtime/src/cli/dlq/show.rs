@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::access::Bench;
+use super::access::DlqAccess;
 use super::args::{BoundArgs, PickArgs, missing};
 use super::{Problem, line, print_clean, print_clean_json};
 use crate::app::Plan;
@@ -44,7 +44,7 @@ struct Shown<'a> {
 }
 
 impl Show {
-    pub(super) async fn run(&self, bench: &Bench, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let selection = self.pick.selection();
         let mut shown = Shown {
             app: plan.name(),

@@ -9,15 +9,15 @@ use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::super::{Reach, TIMEOUT, server, socket_path};
+use super::super::{ControlTargets, TIMEOUT, server, socket_path};
 use super::*;
 use crate::app::fixtures::{Fake, SECRET, app};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::dead_letters::{Bounds, Destination, Outcome, RateLimit, RemoveOptions, Selection};
 use crate::message::Envelope;
-use crate::message_trace::Tracer;
+use crate::message_trace::TraceCollector;
 use crate::redact::Redactor;
-use crate::service_thread::Stopping;
+use crate::service_thread::StopSignal;
 use crate::transport::{Completion, Outgoing};
 
 /// An app that nobody runs, with letters, and its control socket.
@@ -39,13 +39,13 @@ impl Shop {
         outcome.await.unwrap();
         let data = tempfile::tempdir().unwrap();
         let listener = server::listen(&socket_path(data.path())).unwrap();
-        let (stop, stopping) = Stopping::by_hand();
+        let (stop, stopping) = StopSignal::by_hand();
         let redactor = Arc::new(Redactor::new([SECRET.to_owned()]));
-        let reach = Reach {
+        let reach = ControlTargets {
             view: app.view.clone(),
             letters: DeadLetters::of(app.transport.clone(), app.topology.clone())
                 .redacting(redactor),
-            tracer: Tracer::of(app.view.clone()),
+            tracer: TraceCollector::of(app.view.clone()),
             stop: Box::new(|| {}),
         };
         tokio::spawn(server::serve(listener, reach, stopping));

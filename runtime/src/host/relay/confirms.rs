@@ -7,7 +7,7 @@ use crate::transport::TransportError;
 
 /// What the completions and the relay share.
 #[derive(Default)]
-pub(super) struct Flight {
+pub(super) struct Confirms {
     state: Mutex<State>,
     /// There is something to take.
     pub(super) landed: Notify,
@@ -15,7 +15,7 @@ pub(super) struct Flight {
 
 #[derive(Default)]
 struct State {
-    back: Vec<Landed>,
+    back: Vec<Confirmed>,
     /// Of what is back, the outputs of which something was refused.
     refused: Vec<Box<str>>,
     /// Of what is back, something failed that stops all.
@@ -23,7 +23,7 @@ struct State {
 }
 
 /// One message that has come back.
-pub(super) struct Landed {
+pub(super) struct Confirmed {
     pub(super) n: i64,
     pub(super) output: Box<str>,
     pub(super) outcome: Result<(), TransportError>,
@@ -31,7 +31,7 @@ pub(super) struct Landed {
 
 /// Whom a failure concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Concerns {
+pub(super) enum FailureScope {
     /// This message: trying it again can't help.
     Message,
     /// Where it goes to: what else is emitted there had better wait.
@@ -40,7 +40,7 @@ pub(super) enum Concerns {
     Transport,
 }
 
-impl Concerns {
+impl FailureScope {
     pub(super) fn of(error: &TransportError) -> Self {
         use TransportError as E;
         match error {
@@ -53,14 +53,14 @@ impl Concerns {
     }
 }
 
-impl Flight {
-    pub(super) fn land(&self, landed: Landed) {
+impl Confirms {
+    pub(super) fn land(&self, landed: Confirmed) {
         let mut state = self.state.lock();
         if let Err(error) = &landed.outcome {
-            match Concerns::of(error) {
-                Concerns::Message => {}
-                Concerns::Output => state.refused.push(landed.output.clone()),
-                Concerns::Transport => state.failed = true,
+            match FailureScope::of(error) {
+                FailureScope::Message => {}
+                FailureScope::Output => state.refused.push(landed.output.clone()),
+                FailureScope::Transport => state.failed = true,
             }
         }
         state.back.push(landed);
@@ -77,7 +77,7 @@ impl Flight {
 
     /// What has come back: first what failed, so that it is known where an output is held
     /// before what was taken behind that place.
-    pub(super) fn take(&self) -> Vec<Landed> {
+    pub(super) fn take(&self) -> Vec<Confirmed> {
         let state = std::mem::take(&mut *self.state.lock());
         let mut back = state.back;
         back.sort_by_key(|landed| landed.outcome.is_ok());

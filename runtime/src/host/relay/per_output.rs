@@ -18,10 +18,10 @@ const LANE_MAX: usize = 64;
 
 /// All outputs of which something was published.
 #[derive(Debug, Default)]
-pub(super) struct Lanes(HashMap<Box<str>, Lane>);
+pub(super) struct OutputQueues(HashMap<Box<str>, OutputQueue>);
 
 #[derive(Debug, Default)]
-struct Lane {
+struct OutputQueue {
     under_way: usize,
     hold: Option<Hold>,
 }
@@ -43,14 +43,14 @@ struct Hold {
 
 /// What a held output may publish now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct PublishQuota {
     pub(super) output: Box<str>,
     /// From behind this place.
     pub(super) after: i64,
     pub(super) at_most: usize,
 }
 
-impl Lanes {
+impl OutputQueues {
     /// Whether it doesn't go with the others.
     pub(super) fn is_held(&self, output: &str) -> bool {
         self.0.get(output).is_some_and(|lane| lane.hold.is_some())
@@ -134,7 +134,7 @@ impl Lanes {
     }
 
     /// The held outputs that may publish something now.
-    pub(super) fn turns(&self, now: Instant) -> Vec<Turn> {
+    pub(super) fn turns(&self, now: Instant) -> Vec<PublishQuota> {
         let turns = self.0.iter().filter_map(|(output, lane)| {
             let hold = lane.hold.as_ref()?;
             if hold.again.is_some_and(|again| again > now) {
@@ -144,7 +144,7 @@ impl Lanes {
             // output was held has come back before it goes on.
             let window = if hold.singly > 0 { 1 } else { LANE_MAX };
             let at_most = window.saturating_sub(lane.under_way);
-            (at_most > 0).then(|| Turn {
+            (at_most > 0).then(|| PublishQuota {
                 output: output.clone(),
                 after: hold.after,
                 at_most,
@@ -190,8 +190,8 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(1);
 
     /// Refused at a place, when those up to another were under way; the rest was taken.
-    fn held(at: i64, until: i64) -> Lanes {
-        let mut lanes = Lanes::default();
+    fn held(at: i64, until: i64) -> OutputQueues {
+        let mut lanes = OutputQueues::default();
         for n in at..=until {
             lanes.publishes("out", n);
         }
@@ -202,8 +202,8 @@ mod tests {
         lanes
     }
 
-    fn turn(after: i64, at_most: usize) -> Vec<Turn> {
-        vec![Turn {
+    fn turn(after: i64, at_most: usize) -> Vec<PublishQuota> {
+        vec![PublishQuota {
             output: "out".into(),
             after,
             at_most,
@@ -245,7 +245,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_goes_on_before_all_that_was_under_way_is_back() {
-        let mut lanes = Lanes::default();
+        let mut lanes = OutputQueues::default();
         for n in 1..=3 {
             lanes.publishes("out", n);
         }

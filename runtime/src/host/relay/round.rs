@@ -8,36 +8,36 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::error;
 
-use super::confirms::{Concerns, Flight, Landed};
-use super::per_output::Lanes;
-use super::{Carrier, Trouble};
+use super::confirms::{Confirmed, Confirms, FailureScope};
+use super::per_output::OutputQueues;
+use super::{RelayError, RelayTask};
 use crate::host::service_state::WINDOW;
 use crate::sqlite::SqliteError;
-use crate::store::{Opened, Row};
+use crate::store::{OpenStore, Row};
 use crate::transport::Completion;
 
 /// From the first that is left, until there is trouble or an end.
 pub(super) struct Round<'a> {
-    carrier: &'a Carrier,
-    opened: Arc<Opened>,
-    pub(super) flight: Arc<Flight>,
-    pub(super) lanes: Lanes,
+    carrier: &'a RelayTask,
+    opened: Arc<OpenStore>,
+    pub(super) flight: Arc<Confirms>,
+    pub(super) lanes: OutputQueues,
     /// All up to here are done, under way, or in a lane that is held.
     after: i64,
     pub(super) under_way: usize,
     /// Taken over, and not removed yet.
     pub(super) confirmed: Vec<i64>,
     /// Nothing is published any more: it begins anew when all is back.
-    pub(super) trouble: Option<Trouble>,
+    pub(super) trouble: Option<RelayError>,
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn new(carrier: &'a Carrier, opened: Arc<Opened>) -> Self {
+    pub(super) fn new(carrier: &'a RelayTask, opened: Arc<OpenStore>) -> Self {
         Self {
             carrier,
             opened,
             flight: Arc::default(),
-            lanes: Lanes::default(),
+            lanes: OutputQueues::default(),
             after: 0,
             under_way: 0,
             confirmed: Vec::new(),
@@ -52,28 +52,28 @@ impl<'a> Round<'a> {
     /// Takes notice of what has come back.
     pub(super) async fn land(&mut self) -> Result<(), SqliteError> {
         let env = &self.carrier.env;
-        for Landed { n, output, outcome } in self.flight.take() {
+        for Confirmed { n, output, outcome } in self.flight.take() {
             self.under_way -= 1;
             let Err(error) = outcome else {
                 self.lanes.taken(&output, n);
                 self.confirmed.push(n);
                 continue;
             };
-            match Concerns::of(&error) {
-                Concerns::Message => {
+            match FailureScope::of(&error) {
+                FailureScope::Message => {
                     self.lanes.back(&output);
                     error!(service = %env.label, n, %error, "a message stays in the outbox: it can't be published");
                     self.opened.refuse(&env.label, n, error.to_string()).await?;
                 }
-                Concerns::Output if !env.transport_is_down() => {
+                FailureScope::Output if !env.transport_is_down() => {
                     let wait = |refusals| self.carrier.hold(refusals);
                     if let Some(wait) = self.lanes.refused(&output, n, wait) {
                         self.carrier.report_held(&output, &error, wait);
                     }
                 }
-                Concerns::Output | Concerns::Transport => {
+                FailureScope::Output | FailureScope::Transport => {
                     self.lanes.back(&output);
-                    self.trouble.get_or_insert(Trouble::Transport(error));
+                    self.trouble.get_or_insert(RelayError::Transport(error));
                 }
             }
         }
@@ -135,7 +135,7 @@ impl<'a> Round<'a> {
                 env.meters.emitted(output, 1);
             }
             let Row { n, output, .. } = row;
-            flight.land(Landed { n, output, outcome });
+            flight.land(Confirmed { n, output, outcome });
         });
         self.carrier.env.publish(vec![outgoing], done);
     }

@@ -10,7 +10,7 @@ use crate::app::WiredPort;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::message::{Envelope, Message};
 use crate::message_trace::findings::Entry;
-use crate::message_trace::history::{Emitted, Step};
+use crate::message_trace::history::{AttemptRecord, Emitted};
 use crate::message_trace::port_graph::Wired;
 use crate::metrics::Outcome;
 use crate::supervision::RetryDecision;
@@ -77,7 +77,7 @@ fn child(of: &Envelope, maker: &str, output: &str, index: u32, topic: &str) -> E
 }
 
 /// Adds an attempt, so long before the queues were looked at.
-fn tried(evidence: &mut Evidence, at: &str, step: Step, before_ms: u64) {
+fn tried(evidence: &mut Findings, at: &str, step: AttemptRecord, before_ms: u64) {
     let at_ms = LOOKED_MS - before_ms;
     let wiring = wiring();
     let service = wiring.service(at).unwrap();
@@ -90,11 +90,11 @@ fn emitted(outputs: &[usize]) -> Emitted {
     Emitted::of_outputs(outputs.iter().copied())
 }
 
-fn attempt(message: &Envelope, outcome: Outcome) -> Step {
-    Step::new(message, 0, 1, outcome, tokio::time::Instant::now())
+fn attempt(message: &Envelope, outcome: Outcome) -> AttemptRecord {
+    AttemptRecord::new(message, 0, 1, outcome, tokio::time::Instant::now())
 }
 
-fn ok(message: &Envelope) -> Step {
+fn ok(message: &Envelope) -> AttemptRecord {
     attempt(message, Outcome::Ok).took(Duration::from_micros(1_500))
 }
 
@@ -108,13 +108,13 @@ fn found(message: &Envelope, queue: &str, place: QueueSection, attempt: u32) -> 
     }
 }
 
-fn evidence() -> Evidence {
-    let mut evidence = Evidence::default();
+fn evidence() -> Findings {
+    let mut evidence = Findings::default();
     evidence.looked_ms = LOOKED_MS;
     evidence
 }
 
-fn way(evidence: &Evidence, id: &str) -> Trace {
+fn way(evidence: &Findings, id: &str) -> Trace {
     let question = id.parse().unwrap();
     build(&question, evidence, &wiring(), TreeBounds::default())
 }
@@ -141,7 +141,7 @@ fn a_way_branches_and_ends_where_each_message_is() {
     let prices = [0, 1].map(|n| child(&root, "price", "out", n, "priced"));
     tried(&mut evidence, "keep", ok(&prices[0]), 4_000);
     tried(&mut evidence, "keep", ok(&prices[1]), 3_000);
-    let again = RetryDecision::Again {
+    let again = RetryDecision::Retry {
         after: Duration::from_secs(60),
         attempt: 2,
     };
@@ -341,7 +341,7 @@ fn a_way_that_is_too_long_or_too_wide_is_cut_and_says_so() {
     assert_eq!(read["done"], trace);
     assert!(trace.cut.unwrap().contains("50 messages deep"));
 
-    let mut evidence = Evidence::default();
+    let mut evidence = Findings::default();
     let root = order("order-0");
     let wide = Emitted::of_outputs(std::iter::repeat_n(0, 5_000));
     tried(&mut evidence, "price", ok(&root).emitting(wide), 10);
@@ -359,7 +359,7 @@ fn a_way_that_is_too_long_or_too_wide_is_cut_and_says_so() {
 #[test]
 fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is() {
     let root = order("order-17");
-    let again = |after| RetryDecision::Again {
+    let again = |after| RetryDecision::Retry {
         after: Duration::from_secs(after),
         attempt: 2,
     };

@@ -33,7 +33,7 @@ pub(super) struct Queue {
 struct State {
     ready: VecDeque<Entry>,
     next: u64,
-    in_hand: usize,
+    in_flight: usize,
     delayed: usize,
     /// Of these, those that wait for another attempt.
     retrying: usize,
@@ -75,7 +75,7 @@ impl State {
     /// What counts as pressure: also what was put off, or a service that puts everything
     /// off would be sent more and more. What was scheduled for later doesn't.
     fn held(&self) -> u64 {
-        (self.ready.len() + self.in_hand + self.retrying) as u64 + self.coming
+        (self.ready.len() + self.in_flight + self.retrying) as u64 + self.coming
     }
 }
 
@@ -173,7 +173,7 @@ impl Queue {
         state.delayed += 1;
         if why == Delay::Retry {
             state.retrying += 1;
-            state.in_hand -= 1;
+            state.in_flight -= 1;
         }
     }
 
@@ -202,7 +202,7 @@ impl Queue {
         let state = self.state.lock();
         Depth {
             ready: state.ready.len() as u64,
-            in_hand: state.in_hand as u64,
+            in_flight: state.in_flight as u64,
             delayed: state.delayed as u64,
         }
     }
@@ -265,10 +265,10 @@ impl Settle for Tap {
                 None
             }
             Settlement::Requeue => Some(parcel),
-            Settlement::Again { after, attempt } if after.is_zero() => {
+            Settlement::Retry { after, attempt } if after.is_zero() => {
                 Some(DeliveryParts { attempt, ..parcel })
             }
-            Settlement::Again { after, attempt } => {
+            Settlement::Retry { after, attempt } => {
                 queue
                     .delays
                     .add(queue, parcel.message, attempt, after, Delay::Retry);
@@ -285,7 +285,7 @@ impl Settle for Tap {
         };
         let mut state = queue.state.lock();
         if !waits {
-            state.in_hand -= 1;
+            state.in_flight -= 1;
         }
         let consumer = &mut state.consumers[self.number];
         let was_full = consumer.unsettled == consumer.bound;
@@ -352,7 +352,7 @@ impl Consumer for QueueConsumer {
         }
         consumer.waker = None;
         consumer.unsettled += count;
-        state.in_hand += count;
+        state.in_flight += count;
         let taken = Instant::now();
         into.extend(state.ready.drain(..count).map(
             |Entry {

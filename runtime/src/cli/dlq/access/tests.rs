@@ -7,9 +7,9 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::app::fixtures::app;
-use crate::control::{Control, Reach};
+use crate::control::{Control, ControlTargets};
 use crate::manifest::{Options, load};
-use crate::message_trace::Tracer;
+use crate::message_trace::TraceCollector;
 use crate::prelude::*;
 use crate::service::Catalog;
 use crate::transport::memory::Memory;
@@ -91,7 +91,7 @@ async fn opened(folder: &Path, durable: bool, shared: bool) -> (Result<bool, Pro
     let catalog = Catalog::new().with::<Stock>();
     let plan = load(&file, &Options::default(), &catalog, &transports);
     let plan = plan.unwrap_or_else(|report| panic!("{}", report.render(false)));
-    let bench = Bench::open(&plan, &transports).await;
+    let bench = DlqAccess::open(&plan, &transports).await;
     let there = bench.map(|bench| matches!(bench.place, Place::There(_)));
     (there, connected.load(SeqCst))
 }
@@ -121,9 +121,9 @@ async fn without_an_app_letters_are_reached_where_they_outlive_it() {
 async fn a_running_app_is_asked_where_it_alone_reaches_its_letters() {
     let folder = tempfile::tempdir().unwrap();
     let app = app().await;
-    let reach = Reach {
+    let reach = ControlTargets {
         view: app.view.clone(),
-        tracer: Tracer::of(app.view),
+        tracer: TraceCollector::of(app.view),
         letters: DeadLetters::of(app.transport, app.topology),
         stop: Box::new(|| {}),
     };
