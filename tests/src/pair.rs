@@ -43,7 +43,7 @@ impl Service for Pair {
 
 impl Handle<Numbered> for Pair {
     async fn handle(&mut self, got: Numbered, cx: &mut Context) -> Result<(), Failure> {
-        let message = cx.message().expect("a message is in hand");
+        let message = cx.message().expect("a message is being handled");
         let (topic, service) = (message.topic.to_string(), cx.service().to_owned());
         cx.emit(
             &GOT,

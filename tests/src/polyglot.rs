@@ -24,7 +24,7 @@ use crate::process::{Process, free_address, until};
 /// Time limit for an event that must happen; far longer than it takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-const HINT: &str = "tests/run installs what programs in other languages need";
+const HINT: &str = "tests/run installs the packages of the other languages";
 
 /// The example as a running app on the shared broker, under a name of its own.
 #[derive(Debug)]

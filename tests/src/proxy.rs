@@ -401,7 +401,7 @@ mod tests {
     fn a_half_open_connection_passes_one_direction_only_and_no_end() {
         let (proxy, mut client, mut server) = pair();
         proxy.swallow(Whose::All, Way::Up);
-        client.write_all(b"lost").expect("nobody is told");
+        client.write_all(b"lost").expect("no side learns of it");
         server.write_all(b"back").expect("it is open");
         let mut heard = [0; 4];
         client.read_exact(&mut heard).expect("this way it passes");

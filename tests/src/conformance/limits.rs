@@ -200,7 +200,7 @@ pub async fn asking_a_full_queue_fails_at_once(subject: &Subject) -> Verdict {
         app.send(ORDERS, 0..1).await;
         let asked = app.transport.ask(message(ORDERS, 1), LAW_MAX);
         let error = timeout(SOON, asked).await.expect("an answer comes at once");
-        let error = error.expect_err("nobody has answered");
+        let error = error.expect_err("no reply has come");
         match overflow {
             Overflow::DeadLetter => assert!(
                 matches!(&error, AskError::Failed(why) if why.contains("full")),

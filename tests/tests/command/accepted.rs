@@ -45,7 +45,7 @@ fn a_message_that_http_accepted_is_on_the_disk() {
     for number in 0..COUNT {
         let body = format!("{{\"n\":{number}}}");
         let json = [("Content-Type", "application/json")];
-        let answer = until("somebody listens", PATIENCE, || {
+        let answer = until("the server listens", PATIENCE, || {
             let answer = http::post(door, "/", &json, body.as_bytes());
             answer.map_err(|error| error.to_string())
         });
@@ -53,7 +53,7 @@ fn a_message_that_http_accepted_is_on_the_disk() {
     }
     // Counts the app alone, not `strace`.
     let lock = folder.path().join("data/queues/lock");
-    let id = std::fs::read_to_string(lock).expect("it says who has it");
+    let id = std::fs::read_to_string(lock).expect("it names its owner");
     let told = Command::new("kill").args(["-TERM", id.trim()]).status();
     assert!(told.expect("kill runs").success());
     assert_eq!(app.exit_code(PATIENCE), Some(0), "{}", app.stderr());

@@ -108,7 +108,7 @@ async fn take_all(transport: &dyn Transport) -> Vec<u32> {
             for delivery in taken {
                 let text = String::from_utf8_lossy(&delivery.message().payload).into_owned();
                 let number: u32 = text[8..14].parse().expect("a number");
-                assert_eq!(text, payload(number), "it isn't what was sent");
+                assert_eq!(text, payload(number), "a payload that was never sent");
                 numbers.push(number);
                 delivery.ack();
             }
@@ -282,7 +282,7 @@ async fn damage_of_any_page_loses_no_readable_message() {
             assert_eq!(
                 depth,
                 Depth::default(),
-                "page {page}: waits for what is damaged"
+                "page {page}: waits for a damaged message"
             );
         }
         transport.close().await;

@@ -91,14 +91,17 @@ fn a_second_signal_ends_the_app_at_once_with_exit_code_1_and_loses_nothing() {
             |listen: &str| format!("shutdown_timeout = \"8m\"\n[admin]\nlisten = \"{listen}\"");
         prepare(folder.path(), &app(&admin.to_string()), 1, &stalls(1.0));
         let mut process = parts::run(folder.path(), folder.path(), &[]);
-        until_says(admin, "/api/app", "it is in hand", |answer| {
+        until_says(admin, "/api/app", "it is being handled", |answer| {
             in_flight(answer, "slow")
         });
         signal(&process, first);
         until_says(admin, "/health/ready", "it is stopping", |answer| {
             answer.body.contains("the app is stopping")
         });
-        assert!(!process.has_ended(), "one signal waits for what is in hand");
+        assert!(
+            !process.has_ended(),
+            "one signal waits for messages in flight"
+        );
         let begun = Instant::now();
         signal(&process, second);
         let code = process.exit_code(AT_ONCE);

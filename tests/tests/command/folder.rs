@@ -128,7 +128,7 @@ impl Site {
 
     fn leftovers(&self, manifest: &str) -> Vec<(String, u64, String)> {
         let (code, transport) = self.look(manifest, &[]);
-        assert_eq!(code, Some(0), "leftovers are in nobody's way");
+        assert_eq!(code, Some(0), "stale resources are no problem");
         left(&transport["leftovers"])
     }
 
@@ -175,7 +175,11 @@ fn left(list: &Value) -> Vec<(String, u64, String)> {
     let list = list.as_array().unwrap_or_else(|| panic!("{list}")).iter();
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let left = list.map(|one| {
-        assert_eq!(one.get("consumers"), None, "nobody can be asked for them");
+        assert_eq!(
+            one.get("consumers"),
+            None,
+            "no running app answers for them"
+        );
         let messages = one["messages"].as_u64().expect("a number");
         (text(&one["what"]), messages, text(&one["fate"]))
     });
@@ -231,7 +235,7 @@ fn a_folder_is_described_in_every_state_and_stays_unchanged() {
         text.contains("4 queues are there as they must be"),
         "{text}"
     );
-    assert!(site.files() == before, "what is there is as it was");
+    assert!(site.files() == before, "the files are unchanged");
 
     // While the app runs.
     let app = site.start("on.toml");
@@ -261,7 +265,7 @@ fn a_folder_is_described_in_every_state_and_stays_unchanged() {
     assert!(!notes.contains("process"), "{notes}");
     let waiting = "queue keep.in: 1 waiting for their time, 1 suspects";
     assert!(notes.contains(waiting), "{notes}");
-    assert!(site.files() == before, "what is there is as it was");
+    assert!(site.files() == before, "the files are unchanged");
 }
 
 #[test]
@@ -281,7 +285,7 @@ fn prune_removes_stale_queues_when_told_to_and_frees_their_space() {
         text.contains("queue old.dlq (2500 messages): would be removed"),
         "{text}"
     );
-    assert!(site.files() == before, "what is there is as it was");
+    assert!(site.files() == before, "the files are unchanged");
 
     let removed = of("queue old.in", 0, "removed");
     let kept = of("queue old.dlq", LINES, "kept");

@@ -234,7 +234,7 @@ fn each_problem_of_a_request_has_its_status_and_remedy() {
     assert_eq!(app.exchange("nonsense\r\n\r\n").code, 400);
     let head = format!("POST /hook HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
     assert_eq!(app.exchange(&head).code, 431);
-    assert_eq!(app.kept(2).len(), 2, "what was refused went nowhere");
+    assert_eq!(app.kept(2).len(), 2, "refused messages went nowhere");
 }
 
 #[test]

@@ -62,7 +62,11 @@ impl Handle<Question, Reply> for Doubler {
             }
             _ => {}
         }
-        let id = cx.message().expect("a message is in hand").id.to_string();
+        let id = cx
+            .message()
+            .expect("a message is being handled")
+            .id
+            .to_string();
         let twice = question.n * 2;
         Ok(Reply { twice, id })
     }

@@ -433,6 +433,6 @@ error[E032]: no service has the label `shuot`
 
     assert_eq!(unknown.err().unwrap().render(false).trim_end(), expected);
     // The command line passes this for `--only ""`.
-    let nobody = load_only(&[""], &path, Vec::new(), None).err().unwrap();
-    assert_eq!(nobody.problems()[0].code, "E032");
+    let no_service = load_only(&[""], &path, Vec::new(), None).err().unwrap();
+    assert_eq!(no_service.problems()[0].code, "E032");
 }

@@ -105,14 +105,14 @@ fn is_gone(pid: u64) {
 }
 
 /// Waits for an outside event without blocking the thread, which serves the app.
-async fn eventually(what: &str, done: impl Fn() -> bool) {
+async fn eventually(event: &str, done: impl Fn() -> bool) {
     let waiting = async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let waited = tokio::time::timeout(PATIENCE, waiting).await;
-    assert!(waited.is_ok(), "not in time: {what}");
+    assert!(waited.is_ok(), "not in time: {event}");
 }
 
 async fn pid_of(app: &TestApp, done: &mut Probe) -> u64 {

@@ -108,7 +108,10 @@ fn a_hundred_services_consume_again_over_two_connections() {
     let mut app = Process::start(command, folder.path(), "it was just built");
     until_ready_says(admin, true, "");
     println!("ready after {:?}, the first time", began.elapsed());
-    assert_eq!(connections_and_consumed_queues(&broker), (2, 2 * SERVICES + 1));
+    assert_eq!(
+        connections_and_consumed_queues(&broker),
+        (2, 2 * SERVICES + 1)
+    );
     let fed = feed(&broker, 5);
     until_all_got(folder.path(), 5);
     drop(fed);
@@ -124,7 +127,10 @@ fn a_hundred_services_consume_again_over_two_connections() {
     until_all_got(folder.path(), 10);
     let got = back.elapsed();
     drop(fed);
-    assert_eq!(connections_and_consumed_queues(&broker), (2, 2 * SERVICES + 1));
+    assert_eq!(
+        connections_and_consumed_queues(&broker),
+        (2, 2 * SERVICES + 1)
+    );
     println!("all consume {ready:?} after the broker accepts; each got more after {got:?}");
     assert!(ready < SOON, "not before {ready:?}");
 

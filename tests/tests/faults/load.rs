@@ -152,8 +152,8 @@ impl Load {
     }
 
     /// Waits for a readiness state and text.
-    pub(crate) fn until_ready_says(&self, ready: bool, what: &str) {
-        until_ready_says(self.admin, ready, what);
+    pub(crate) fn until_ready_says(&self, ready: bool, text: &str) {
+        until_ready_says(self.admin, ready, text);
     }
 
     /// Kills the app.
@@ -218,7 +218,11 @@ impl Load {
         let attempted = self.feeder.attempted();
         let nothing = Vec::<u64>::new();
         assert_eq!(kept.missing(0..accepted), nothing, "lost\n{log}");
-        assert_eq!(kept.unexpected(&(0..attempted)), nothing, "nobody sent it");
+        assert_eq!(
+            kept.unexpected(&(0..attempted)),
+            nothing,
+            "unexpected numbers"
+        );
         let again = kept.again(&["first", "second"]);
         let letters = dead_letters(&self.broker.url(), &self.name, &SERVICES);
         assert_eq!(letters, [], "innocents are dead-lettered\n{log}");
@@ -243,10 +247,10 @@ impl Load {
 }
 
 /// Waits until an app reports a readiness state and text.
-pub(crate) fn until_ready_says(admin: SocketAddr, ready: bool, what: &str) {
+pub(crate) fn until_ready_says(admin: SocketAddr, ready: bool, text: &str) {
     until("readiness", PATIENCE, || {
         let answer = http::get(admin, "/health/ready").map_err(|error| error.to_string())?;
-        match (answer.code == 200) == ready && answer.body.contains(what) {
+        match (answer.code == 200) == ready && answer.body.contains(text) {
             true => Ok(()),
             false => Err(answer.body),
         }

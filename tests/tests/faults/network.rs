@@ -151,7 +151,7 @@ fn run(seed: &Seed, count: u64, per_second: u64, faults: usize) {
 
     for (from, to) in cut_off {
         let looks: Vec<_> = account.seen.between(from + TELLING, to).collect();
-        assert!(!looks.is_empty(), "nobody looked");
+        assert!(!looks.is_empty(), "there are no observations");
         let lie = looks.iter().find(|look| look.ready == Some(true));
         assert!(lie.is_none(), "ready while cut off: {lie:?}");
     }

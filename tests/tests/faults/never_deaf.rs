@@ -116,14 +116,14 @@ impl Load {
     }
 
     /// Polls readiness without a pause, since the state may be short.
-    fn until_ready_says(&self, ready: bool, what: &str) {
+    fn until_ready_says(&self, ready: bool, wanted: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = http::get(self.admin, "/health/ready").expect("the app lives");
-            if (answer.code == 200) == ready && answer.body.contains(what) {
+            if (answer.code == 200) == ready && answer.body.contains(wanted) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{what}: {}", answer.body);
+            assert!(Instant::now() < deadline, "{wanted}: {}", answer.body);
             std::thread::sleep(EVERY);
         }
     }
@@ -196,7 +196,7 @@ impl Load {
         let returns = said("connected to the broker again");
         assert!(expected.losses.contains(&losses), "{log}");
         assert_eq!(losses, returns, "{log}");
-        assert_eq!(reconnects, losses as u64, "what /api/app says");
+        assert_eq!(reconnects, losses as u64, "the answer of /api/app");
         assert_eq!(said("isolated") + said("given up"), 0, "{log}");
         let complaints = said(" WARN ") + said(" ERROR ");
         // One warning for each loss, and one for a consumer that was about to start.

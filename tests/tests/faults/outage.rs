@@ -68,9 +68,11 @@ fn an_asker_gets_an_error_when_the_broker_dies_and_the_next_one_gets_its_reply()
     assert_eq!(ask(1, 0).json(), json!({"n": 1}));
     // The answer would take far longer than the error after the broker's death.
     let asking = std::thread::spawn(move || (ask(2, 50_000), Instant::now()));
-    until("the question is in hand", PATIENCE, || match app.stderr() {
-        log if log.contains("asked 2") => Ok(()),
-        log => Err(log),
+    until("the question is being handled", PATIENCE, || {
+        match app.stderr() {
+            log if log.contains("asked 2") => Ok(()),
+            log => Err(log),
+        }
     });
     let killed = Instant::now();
     broker.kill();

@@ -191,18 +191,18 @@ fn missing_permissions_are_named_one_by_one() {
     let broker = Broker::start();
     let folder = app("rights");
     let address = format!("127.0.0.1:{}", broker.port());
-    broker.ctl(&["add_user", "nobody", "hunter2"]);
-    let url = format!("amqp://nobody:hunter2@{address}");
+    broker.ctl(&["add_user", "visitor", "hunter2"]);
+    let url = format!("amqp://visitor:hunter2@{address}");
     // Not even the virtual host exists.
     let output = check(&folder, &url, false);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("can't connect to amqp://nobody:"), "{text}");
+    assert!(text.contains("can't connect to amqp://visitor:"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
 
     let lacks = |rights: [&str; 3]| -> Vec<(String, String)> {
         let [configure, write, read] = rights;
-        broker.ctl(&["set_permissions", "nobody", configure, write, read]);
+        broker.ctl(&["set_permissions", "visitor", configure, write, read]);
         let value = json(&check(&folder, &url, true));
         let problems = value["transport"]["problems"].as_array().cloned();
         let mut lacks: Vec<_> = problems
@@ -221,7 +221,7 @@ fn missing_permissions_are_named_one_by_one() {
         lacks.sort();
         lacks
     };
-    let before = things(&broker, "nobody");
+    let before = things(&broker, "visitor");
     let nothing = lacks(["^$", "^$", "^$"]);
     for right in ["configure", "write", "read"] {
         assert!(nothing.iter().any(|(it, _)| it == right), "{nothing:?}");
@@ -258,7 +258,7 @@ fn missing_permissions_are_named_one_by_one() {
     ] {
         assert_eq!(lacks(rights), expected, "{rights:?}");
     }
-    assert_eq!(things(&broker, "nobody"), before);
+    assert_eq!(things(&broker, "visitor"), before);
     // The same report once every resource exists.
     let mut run = Command::new(brickwork());
     run.args([
@@ -270,7 +270,7 @@ fn missing_permissions_are_named_one_by_one() {
     ])
     .current_dir(folder.path());
     assert!(run.output().expect("it runs").status.success());
-    let before = things(&broker, "nobody");
+    let before = things(&broker, "visitor");
     assert_eq!(lacks([".*", ".*", ".*"]), []);
     for (rights, expected) in [
         (
@@ -288,7 +288,7 @@ fn missing_permissions_are_named_one_by_one() {
     ] {
         assert_eq!(lacks(rights), expected, "{rights:?}");
     }
-    assert_eq!(things(&broker, "nobody"), before);
+    assert_eq!(things(&broker, "visitor"), before);
 }
 
 #[test]
@@ -315,5 +315,9 @@ fn a_refused_user_learns_why_without_the_password() {
     }
     let output = check(&folder, "memory:", false);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("nobody to ask"), "{}", said(&output));
+    assert!(
+        said(&output).contains("no broker to ask"),
+        "{}",
+        said(&output)
+    );
 }

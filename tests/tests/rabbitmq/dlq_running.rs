@@ -53,7 +53,7 @@ impl Shop {
             log.level = "error"
             [admin]
             listen = "off"
-            [topics."nobody.sends"]
+            [topics."never.sent"]
             external = "in"
             [services.lines]
             use = "file-in"
@@ -72,7 +72,7 @@ impl Shop {
             config.path = "out.jsonl"
             [services.again]
             use = "chaos"
-            in = "nobody.sends"
+            in = "never.sent"
             out = "priced"
             instances = 8
             mailbox = 256

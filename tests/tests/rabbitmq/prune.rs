@@ -113,7 +113,7 @@ impl Site {
 
     fn check(&self, manifest: &str) -> Left {
         let (code, left) = self.leftovers("check", manifest, &["--connect"]);
-        assert_eq!(code, Some(0), "leftovers are in nobody's way");
+        assert_eq!(code, Some(0), "stale resources are no problem");
         left
     }
 

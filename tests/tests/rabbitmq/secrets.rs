@@ -26,7 +26,7 @@ fn no_secret_is_shown_in_logs_errors_metrics_or_the_state() {
     for (transport, runs) in [
         ("memory:".to_owned(), true),
         (
-            format!("amqp://nobody:{password}@127.0.0.1:{}", broker.port()),
+            format!("amqp://visitor:{password}@127.0.0.1:{}", broker.port()),
             false,
         ),
     ] {

@@ -160,7 +160,7 @@ fn a_source_continues_at_its_position_on_a_durable_transport() {
         summary["services"][0]["emitted"].as_u64().expect("a count")
     };
     assert_eq!(emitted(), 5);
-    assert_eq!(emitted(), 0, "everything was taken over before");
+    assert_eq!(emitted(), 0, "everything was confirmed before");
     let numbers = folder.path().join("numbers.jsonl");
     let text = std::fs::read_to_string(&numbers).expect("it was written");
     std::fs::write(&numbers, text + "{\"n\":5}\n").expect("it can be written");

@@ -136,7 +136,7 @@ fn run(folder: &Path, after: Duration) -> Run {
     }
     for line in process.stderr().lines() {
         if let Some(rest) = line.strip_prefix("abandoned in ") {
-            let (_, what) = rest.split_once(": ").expect("a service and what it had");
+            let (_, what) = rest.split_once(": ").expect("a service and its message");
             if let Some(count) = what.strip_suffix(" unconfirmed publications") {
                 run.unconfirmed += count.parse::<usize>().expect("a number");
             } else {
@@ -185,7 +185,7 @@ fn on_memory_every_message_is_handled_or_reported_as_dropped() {
         assert_eq!(
             text.lines().count() as u64,
             run.ok("keep"),
-            "run {nth}: what is kept"
+            "run {nth}: the output"
         );
         let through = run.ok("weather") + run.dead("weather") + run.left("weather.in");
         assert_eq!(
@@ -194,11 +194,7 @@ fn on_memory_every_message_is_handled_or_reported_as_dropped() {
             "run {nth}: every line is accounted for"
         );
         let through = run.ok("keep") + run.dead("keep") + run.left("keep.in");
-        assert_eq!(
-            run.emitted("weather"),
-            through,
-            "run {nth}: and what came of it"
-        );
+        assert_eq!(run.emitted("weather"), through, "run {nth}: and its result");
         assert!(kept(folder.path(), 50_000).iter().all(|count| *count <= 1));
     }
 }
@@ -253,7 +249,7 @@ fn on_rabbitmq_nothing_is_lost_and_only_reported_messages_are_handled_twice() {
         }
     }
     println!("{twice} again; {names} were named, and {unconfirmed} publications");
-    assert!(named.is_empty(), "nobody knows these messages: {named:?}");
+    assert!(named.is_empty(), "unknown messages: {named:?}");
     assert!(
         unnamed.len() <= unconfirmed,
         "handled again, though not named as often ({unconfirmed} publications were \

@@ -358,7 +358,7 @@ fn credentials_come_from_variables_and_files_and_the_virtual_host_from_the_url()
             "nowhere",
         ),
         (
-            format!("amqp://nobody:{PASSWORD_ENCODED}@127.0.0.1:{port}"),
+            format!("amqp://visitor:{PASSWORD_ENCODED}@127.0.0.1:{port}"),
             "refused",
         ),
     ] {

@@ -49,10 +49,10 @@ fn manifest(name: &str, puppet: &str, neighbour: &str) -> String {
 }
 
 /// Waits in real time until the condition holds.
-async fn until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
+async fn until(event: &str, within: Duration, mut holds: impl FnMut() -> bool) {
     let give_up = Instant::now() + within;
     while !holds() {
-        assert!(Instant::now() < give_up, "not within {within:?}: {what}");
+        assert!(Instant::now() < give_up, "not within {within:?}: {event}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -155,7 +155,7 @@ fn a_thousand_instances_that_fail_at_once_restart_and_lose_nothing() {
         assert_eq!(done.rest().await.len(), 1_000);
         assert!(
             app.app.not_ready().is_empty(),
-            "a first failure counts for nobody"
+            "a first failure is not counted"
         );
         assert!(app.stop().await.is_clean());
     });

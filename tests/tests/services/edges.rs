@@ -46,7 +46,7 @@ impl Service for Far {
     async fn start(_: &NoConfig, cx: &mut Context) -> Result<Self, Failure> {
         let refused = cx
             .emit(&OUT, Item { n: 0 })
-            .expect_err("nobody would publish it");
+            .expect_err("it could not be published");
         assert!(refused.text().contains("start or stop"));
         Ok(Self)
     }

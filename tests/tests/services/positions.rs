@@ -121,7 +121,7 @@ fn a_renamed_app_continues_once_the_mark_is_removed_and_so_does_an_app_without_a
     assert_eq!(
         handled(folder, "new"),
         "{\"n\":2}\n",
-        "only what came since"
+        "only the later lines"
     );
     assert_eq!(std::fs::read_to_string(&mark).expect("a mark"), "new\n");
     let back = output(folder, &["check", "old.toml"]);
@@ -150,7 +150,7 @@ impl<T> Way<T> {
 
     /// Blocks the thread until a value comes.
     fn wait(&self) -> T {
-        let receiver = self.1.lock().expect("nobody panics with it");
+        let receiver = self.1.lock().expect("no thread panics while holding it");
         let value = receiver.recv_timeout(Duration::from_secs(60));
         value.expect("it comes in time")
     }

@@ -203,7 +203,7 @@ fn overflowing_messages_are_dead_lettered_and_counted() {
         let manifest = flooded(name, 50, "high_water = 5, limit = 5");
         let app = TestApp::start(&manifest, &catalog()).await;
         app.idle().await;
-        assert_eq!(sent(name).taken_over, 50, "nobody is troubled");
+        assert_eq!(sent(name).taken_over, 50, "no failure is counted");
         let row = app.summary("relay");
         assert_eq!((row.ok, row.dead_letters), (5, 45));
         let letters = app.dead_letters("relay").await.rest().await;

@@ -59,7 +59,7 @@ fn a_panic_fails_one_message_and_queued_messages_survive() {
             assert_eq!(seen, others.chain([(7, 2)]).collect::<Vec<_>>(), "{act}");
             let row = app.summary("puppet");
             assert_eq!((row.panic, row.ok, row.restarts), (1, 20, 1), "{act}");
-            assert_eq!(count(&name, "start"), 2, "the instance is built anew, once");
+            assert_eq!(count(&name, "start"), 2, "the instance restarts once");
             assert!(app.stop().await.is_clean());
         });
     }
@@ -389,7 +389,7 @@ fn stopping_finishes_messages_in_flight_and_reports_the_rest() {
         assert_eq!(
             report.left,
             [("puppet.in".to_owned(), 8)],
-            "one was in hand, and finished"
+            "the message in flight is finished"
         );
         assert_eq!(count("orderly", "stop"), 1);
     });
@@ -421,7 +421,7 @@ fn abandoned_messages_are_reported_even_if_their_thread_is_blocked() {
         assert_eq!(
             report.left,
             [("puppet.in".to_owned(), 1)],
-            "it was given back from outside"
+            "it was requeued from outside"
         );
     });
 }

@@ -34,7 +34,7 @@ fn each_problem_is_named_with_its_remedy_and_nothing_is_changed() {
     let prune = site.output("prune", "v1.toml", &["--yes", "--with-messages"]);
     assert_eq!(prune.status.code(), Some(1), "{}", said(&prune));
     assert!(said(&prune).contains("the app theirs"), "{}", said(&prune));
-    assert!(site.files() == before, "what is there is as it was");
+    assert!(site.files() == before, "the files are unchanged");
 
     // Recorded damage, a damaged page, a later version, a file that is no database.
     let app = "UPDATE app SET name = 'shop'";
@@ -67,7 +67,7 @@ fn each_problem_is_named_with_its_remedy_and_nothing_is_changed() {
     let said_of_it = problem(&site, &[]);
     assert!(said_of_it.contains("not a database"), "{said_of_it}");
     assert!(said_of_it.contains("put a copy back"), "{said_of_it}");
-    assert!(site.files() == before, "what is there is as it was");
+    assert!(site.files() == before, "the files are unchanged");
 
     // The path isn't a folder.
     let said_of_it = problem(&site, &["--transport", "embedded:numbers.jsonl"]);

@@ -34,7 +34,7 @@ fn slow_heads_and_bodies_get_408_and_idle_connections_are_closed() {
     assert!(nothing.is_empty());
     assert!(
         started.elapsed() < Duration::from_secs(10),
-        "nobody waits for long"
+        "no client waits for long"
     );
 }
 
@@ -233,7 +233,7 @@ fn stopping_closes_idle_connections_and_answers_started_requests() {
     assert!(nothing.is_empty());
     assert!(
         TcpStream::connect(app.address).is_err(),
-        "nobody else gets in"
+        "no other client is admitted"
     );
     middle.write_all(b"}").expect("it is open");
     let answer = http::answer(&mut middle).expect("there is an answer");

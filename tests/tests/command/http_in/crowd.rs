@@ -138,7 +138,9 @@ fn a_crowd_of_a_thousand_gets_honest_answers_and_memory_stays_flat() {
                     .collect();
                 for (manner, mut stream, written) in spoken {
                     let answer = written.and_then(|()| http::answer(&mut stream));
-                    sender.send((manner, answer)).expect("somebody counts");
+                    sender
+                        .send((manner, answer))
+                        .expect("the counter has a receiver");
                 }
             });
         }
@@ -196,10 +198,7 @@ fn a_crowd_of_a_thousand_gets_honest_answers_and_memory_stays_flat() {
             .map(|line| line["headers"]["x-id"].as_str().expect("an id").to_owned())
             .collect();
         kept.sort();
-        assert_eq!(
-            kept, accepted,
-            "what was accepted was handled, and nothing else"
-        );
+        assert_eq!(kept, accepted, "exactly the accepted messages were handled");
     });
     most = most.max(resident(&app.process));
     println!(

@@ -167,10 +167,10 @@ fn a_disconnected_host_harms_no_other_and_recovers_by_itself() {
     let withheld = missing();
     assert!(
         withheld > 0,
-        "the host that was cut off had nothing in hand"
+        "the disconnected host had no unacked messages"
     );
     until(
-        "what it had in hand is handled by others",
+        "other hosts handle its unacked messages",
         PATIENCE,
         || match missing() {
             0 => Ok(()),
@@ -208,8 +208,8 @@ fn a_disconnected_host_harms_no_other_and_recovers_by_itself() {
     let again = check_ids(&site.lines("out.jsonl"), count);
     assert!(again <= 2 * UNSETTLED_MAX, "{again} copies");
     println!(
-        "heartbeat {heartbeat} s: the others went on after {others:?}, what it had in hand \
-         ({withheld}) was with others after {redelivered:?}; back {back:?} after the link; {count} lines, lost 0, \
+        "heartbeat {heartbeat} s: the others continued after {others:?}, its unacked messages \
+         ({withheld}) were redelivered after {redelivered:?}; back {back:?} after the link; {count} lines, lost 0, \
          {again} again"
     );
 }

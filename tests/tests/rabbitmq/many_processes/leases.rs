@@ -50,7 +50,7 @@ fn a_source_with_a_lease_runs_in_one_process_and_another_takes_over_when_it_dies
     let stopped = Instant::now();
     next.until_state("lines", "up", Duration::from_secs(5));
     println!(
-        "taken over {killed:?} after a kill, {:?} after a stop",
+        "lease taken {killed:?} after a kill, {:?} after a stop",
         stopped.elapsed()
     );
     next.until_state("lines", "ended", PATIENCE);
@@ -92,7 +92,7 @@ fn a_process_frozen_past_its_heartbeat_loses_its_source_to_another_one() {
     second.until_emitted("lines", 200, PATIENCE);
     assert_eq!(first.emitted("lines"), stays, "two at once");
     assert_eq!(second.state("lines"), "up");
-    println!("taken over {taken:?} after it froze");
+    println!("lease taken {taken:?} after it froze");
     until_all_written(&site, count);
     for part in [first, second, rest] {
         part.stop();

@@ -176,7 +176,7 @@ fn a_process_that_joins_leaves_or_is_killed_under_load_disturbs_no_other() {
     let again = check_ids(&site.lines("out.jsonl"), count);
     assert!(again <= kills * UNSETTLED_MAX, "{again} copies");
     println!(
-        "{count} lines, {kills} kills: lost 0, {again} handled again; shares of who joined and who stayed: {shares:?}"
+        "{count} lines, {kills} kills: lost 0, {again} handled again; shares of the joined and the first process: {shares:?}"
     );
     for (joined, stayed) in shares {
         let fair = 0.1..10.0;

@@ -224,7 +224,10 @@ pub(super) fn check_ids(kept: &[Value], count: usize) -> usize {
     let sent = 0..count as u64;
     let lost: Vec<u64> = sent.clone().filter(|n| !copies.contains_key(n)).collect();
     assert_eq!(lost, Vec::<u64>::new(), "lost");
-    assert!(copies.keys().all(|n| sent.contains(n)), "nobody sent these");
+    assert!(
+        copies.keys().all(|n| sent.contains(n)),
+        "unexpected numbers"
+    );
     for (n, ids) in &copies {
         let different: HashSet<_> = ids.iter().collect();
         assert_eq!(different.len(), 1, "{n} under several ids: {different:?}");

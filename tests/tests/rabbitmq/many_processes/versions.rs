@@ -71,12 +71,12 @@ fn two_versions_of_a_manifest_run_side_by_side_and_nothing_is_lost() {
         });
         assert_eq!(kept(), all, "{what}");
     };
-    is_all("what both keep", &|| {
+    is_all("the output that both versions have", &|| {
         &kept(&first, "out") | &kept(&second, "out")
     });
-    // Messages from before the new services existed are not theirs; they get all later ones.
-    is_all("who was added", &|| kept(&second, "added"));
-    is_all("who has another name", &|| kept(&second, "after"));
+    // Messages from before the new services existed do not reach them; they get all later ones.
+    is_all("the added service", &|| kept(&second, "added"));
+    is_all("the renamed service", &|| kept(&second, "after"));
     new.stop();
     let lines: Vec<_> = first
         .lines("out.jsonl")

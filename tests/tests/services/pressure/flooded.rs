@@ -63,7 +63,7 @@ fn stopping_does_not_wait_for_the_queue_of_a_flooded_service() {
 fn ask(folder: &Path, verb: &str) -> (Value, Duration) {
     let began = Instant::now();
     let mut socket =
-        UnixStream::connect(folder.join("data/control.sock")).expect("somebody listens");
+        UnixStream::connect(folder.join("data/control.sock")).expect("the socket has a listener");
     let patience = Some(Duration::from_secs(20));
     socket.set_read_timeout(patience).expect("a timeout");
     writeln!(socket, "{}", json!({ "verb": verb })).expect("it can be asked");
