@@ -1,6 +1,6 @@
 //! Programs in other languages take part in a running app without any Brickwork code: Node with
 //! amqplib and Python with aio-pika, by the documented wire format. They are the programs of
-//! `examples/3-polyglot`.
+//! `examples/4-polyglot`.
 
 use std::collections::HashMap;
 
