@@ -162,7 +162,7 @@ impl ServiceRun {
         let text = self.redactor.clean(&failed.text);
         let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
         let id = &delivery.message().id;
-        let fate = self.retry.fate(failed.attempt, attempt, fastrand::f64());
+        let fate = self.retry.decide(failed.attempt, attempt, fastrand::f64());
         match fate {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {
