@@ -153,11 +153,7 @@ config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
             let text = format!("the rates add up to {sum}, at most 1 is possible");
             errors.push(ConfigError::new("", text));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     async fn start(config: &ChaosConfig, _: &mut Context) -> Result<Self, Failure> {

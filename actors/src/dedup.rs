@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::batch::transact_batch;
 use crate::expression::{Expression, Scope};
 use crate::key::key_of;
 use crate::ports::{IN, OUT, batch_message};
@@ -110,11 +111,7 @@ config.within = "1d"
             let text = format!("it is from 1 to {KEYS_MAX}");
             errors.push(ConfigError::new("keys", text));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     async fn start(config: &DedupConfig, _: &mut Context) -> Result<Self, Failure> {
@@ -155,16 +152,10 @@ impl HandleBatch<Raw> for Dedup {
     ) -> Vec<Result<(), Failure>> {
         let (seen, duplicates) = (self.seen, self.duplicates);
         let service: Arc<str> = cx.service().into();
-        let mut results = Vec::with_capacity(batch.len());
-        let mut works = Vec::with_capacity(batch.len());
-        for (index, raw) in batch.into_iter().enumerate() {
-            let fingerprint = self.fingerprint(cx, index);
-            results.push(fingerprint.as_ref().map(drop).map_err(Failure::clone));
-            let Ok(fingerprint) = fingerprint else {
-                continue;
-            };
+        let transactions = batch.into_iter().enumerate().map(|(index, raw)| {
+            let fingerprint = self.fingerprint(cx, index)?;
             let service = service.clone();
-            works.push((index, move |tx: &mut Tx<'_>| {
+            Ok(move |tx: &mut Tx<'_>| {
                 let is_first = match &fingerprint {
                     Some(fingerprint) => seen.is_first(tx, fingerprint)?,
                     None => true,
@@ -179,16 +170,10 @@ impl HandleBatch<Raw> for Dedup {
                     true => tx.emit(&DUPLICATES, raw),
                     false => Ok(()),
                 }
-            }));
-        }
-        let store = match cx.store() {
-            Ok(store) => store,
-            Err(failure) => return results.into_iter().map(|_| Err(failure.clone())).collect(),
-        };
-        for (index, result) in store.transact_each(works).await {
-            results[index] = result;
-        }
-        results
+            })
+        });
+        let transactions = transactions.collect();
+        transact_batch(cx, transactions).await
     }
 }
 

@@ -4,7 +4,9 @@
 //! `brickwork describe NAME` prints them.
 
 mod aggregate;
+mod batch;
 mod chaos;
+mod config_errors;
 mod dedup;
 mod expression;
 mod file_in;

@@ -155,11 +155,7 @@ otherwise = "rest"
         if let Some(name) = &config.otherwise {
             check("otherwise".to_owned(), name);
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     async fn start(config: &RouteConfig, _: &mut Context) -> Result<Self, Failure> {

@@ -113,11 +113,7 @@ impl AggregateConfig {
         if self.kind.is_empty() {
             errors.push(ConfigError::new("type", "it is empty: set a message type"));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 }
 

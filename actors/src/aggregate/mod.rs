@@ -16,6 +16,7 @@ use std::time::Duration;
 use brickwork::prelude::*;
 use brickwork::{FailureKind, PendingWorkGuard};
 
+use crate::batch::transact_batch;
 use crate::expression::{Condition, Expression, Scope};
 use crate::json::JsonText;
 use crate::key::key_of;
@@ -187,28 +188,17 @@ impl HandleBatch<Raw> for Aggregate {
         batch: Vec<Raw>,
         cx: &mut Context,
     ) -> Vec<Result<(), Failure>> {
-        let mut results = Vec::with_capacity(batch.len());
-        let mut works = Vec::with_capacity(batch.len());
-        for index in 0..batch.len() {
-            let entry = self.entry(cx, index);
-            results.push(entry.as_ref().map(drop).map_err(Failure::clone));
-            if let Ok(entry) = entry {
-                let groups = self.groups.clone();
-                works.push((index, move |tx: &mut Tx<'_>| groups.add(tx, &entry)));
-            }
-        }
+        let transactions = (0..batch.len()).map(|index| {
+            let entry = self.entry(cx, index)?;
+            let groups = self.groups.clone();
+            Ok(move |tx: &mut Tx<'_>| groups.add(tx, &entry))
+        });
+        let transactions = transactions.collect();
         if self.groups.are_timed() && self.scheduled.is_none() {
             // A tick that finds no timed group resets it.
             self.scheduled = Some(cx.scheduled());
         }
-        let store = match cx.store() {
-            Ok(store) => store,
-            Err(failure) => return results.into_iter().map(|_| Err(failure.clone())).collect(),
-        };
-        for (index, result) in store.transact_each(works).await {
-            results[index] = result;
-        }
-        results
+        transact_batch(cx, transactions).await
     }
 }
 

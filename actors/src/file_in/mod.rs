@@ -122,11 +122,7 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
         if !(1..=u64::from(u32::MAX)).contains(&config.repeat) {
             errors.push(ConfigError::new("repeat", "it is at least 1"));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     fn ends(_: &FileInConfig) -> bool {

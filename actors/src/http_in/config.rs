@@ -145,11 +145,7 @@ impl HttpInConfig {
                 wrong(key, "it is zero: set a time, such as 10s".to_owned());
             }
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 }
 

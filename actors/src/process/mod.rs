@@ -147,12 +147,7 @@ config.command = ["node", "triage.js"]
     }
 
     fn check(config: &ProcessConfig) -> Result<(), Vec<ConfigError>> {
-        let errors = config.errors();
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(config.errors())
     }
 
     /// Each instance is a slot of a child: one message in flight.

@@ -102,15 +102,12 @@ impl Child for Group {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, Command::Start)
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        command(&self.commands, (), Command::Start)
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        command(&self.commands, move |done| Command::Stop(by, done))
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
     }
 
     fn epoch(&self) -> u64 {

@@ -67,15 +67,23 @@ pub(crate) trait Supervised: Child {
     fn is_idle(&self) -> LocalBoxFuture<'_, bool>;
 }
 
-/// Sends a command to a supervisor and waits for the answer. Returns `None` if the supervisor
-/// has ended or drops the command.
-async fn command<C, T>(
-    commands: &mpsc::Sender<C>,
-    command: impl FnOnce(oneshot::Sender<T>) -> C,
-) -> Option<T> {
-    let (done, answer) = oneshot::channel();
-    commands.send(command(done)).await.ok()?;
-    answer.await.ok()
+/// Sends a command to a supervisor and waits for the answer. Resolves with `missing` if the
+/// supervisor has ended or drops the command.
+fn command<'a, C, T>(
+    commands: &'a mpsc::Sender<C>,
+    missing: T,
+    command: impl FnOnce(oneshot::Sender<T>) -> C + 'a,
+) -> LocalBoxFuture<'a, T>
+where
+    T: 'a,
+{
+    Box::pin(async move {
+        let (done, answer) = oneshot::channel();
+        match commands.send(command(done)).await {
+            Ok(()) => answer.await.unwrap_or(missing),
+            Err(_) => missing,
+        }
+    })
 }
 
 /// The message of a child that ended by itself, to its supervisor.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{FutureExt, LocalBoxFuture, pending};
+use futures_util::future::{LocalBoxFuture, pending};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
@@ -39,7 +39,7 @@ pub(crate) struct ProcessSupervisor {
 
 enum Command {
     Start(oneshot::Sender<()>),
-    Drain(Instant, oneshot::Sender<()>),
+    Drain(Instant, oneshot::Sender<bool>),
     Stop(Instant, oneshot::Sender<Stopped>),
     IsIdle(oneshot::Sender<bool>),
 }
@@ -84,15 +84,12 @@ impl Child for ProcessSupervisor {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, Command::Start)
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        command(&self.commands, (), Command::Start)
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        command(&self.commands, move |done| Command::Stop(by, done))
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
     }
 
     fn epoch(&self) -> u64 {
@@ -107,15 +104,11 @@ impl Supervised for ProcessSupervisor {
 
     fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
         // A blocked thread of the child process blocks no thread of this process.
-        command(&self.commands, move |done| Command::Drain(by, done))
-            .map(|_| true)
-            .boxed_local()
+        command(&self.commands, true, move |done| Command::Drain(by, done))
     }
 
     fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
-        command(&self.commands, Command::IsIdle)
-            .map(|idle| idle == Some(true))
-            .boxed_local()
+        command(&self.commands, false, Command::IsIdle)
     }
 }
 
@@ -231,7 +224,7 @@ impl ProcessTask {
                 self.hosted.env().close();
                 let stopped = self.stop_process(by).await;
                 self.unreported.add(stopped);
-                let _gone = done.send(());
+                let _gone = done.send(true);
             }
             Command::Stop(by, done) => {
                 self.hosted.env().close();

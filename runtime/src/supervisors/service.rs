@@ -111,15 +111,12 @@ impl Child for ServiceSupervisor {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, Command::Start)
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        command(&self.commands, (), Command::Start)
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        command(&self.commands, move |done| Command::Stop(by, done))
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
     }
 
     fn epoch(&self) -> u64 {
@@ -134,9 +131,7 @@ impl Supervised for ServiceSupervisor {
 
     fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
         // A service that does not run drops the command: its thread is not blocked.
-        command(&self.commands, move |done| Command::Drain(by, done))
-            .map(|responsive| responsive.unwrap_or(true))
-            .boxed_local()
+        command(&self.commands, true, move |done| Command::Drain(by, done))
     }
 
     fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
