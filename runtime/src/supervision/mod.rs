@@ -15,6 +15,7 @@
 mod backoff;
 mod elastic;
 mod intensity;
+pub mod quarantine;
 mod restart;
 mod retry;
 mod spec;
