@@ -1,4 +1,5 @@
-//! Supervision policies: decisions about restart, retry and scaling, as functions over values.
+//! Supervision policies: decisions about restart, retry, scaling and quarantine, as functions
+//! over values.
 //!
 //! No function here waits, reads a clock, draws random numbers or logs: the caller passes the
 //! time and a random number in, and carries the decision out.
@@ -11,6 +12,7 @@
 //! | [`RetryPolicy`] | the fate of a message after an attempt |
 //! | [`Backoff`] | the length of a wait |
 //! | [`Autoscaler`] | how many instances a service has |
+//! | [`quarantine`] | which messages are suspected of crashes, and which is retried alone |
 
 mod backoff;
 mod elastic;

@@ -26,6 +26,8 @@ const RUNTIME: Layers = Layers {
             "id",
             "lock",
             "names",
+            "process",
+            "rate_limit",
             "redact",
             "service_thread",
         ],
@@ -68,7 +70,7 @@ const BRIDGES: Layers = Layers {
 const ACTORS: Layers = Layers {
     folder: "actors/src",
     layers: &[
-        &["expression", "json", "ports"],
+        &["batch", "config_errors", "expression", "json", "ports"],
         &["key", "log"],
         &[
             "aggregate",
