@@ -16,8 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::{Answer, GRACE, LINE_BYTES_MAX, Request, Stats, Verb};
-use crate::app::AppStatus;
+use super::{Answer, GRACE, LINE_BYTES_MAX, LinkedApp, Request, Stats, Verb};
 use crate::process::{BoundedLine, BoundedLines};
 use crate::service_thread::{ServiceThread, StopSignal};
 
@@ -37,7 +36,7 @@ pub(crate) struct ParentConnection {
 
 #[derive(Default)]
 struct Shared {
-    view: OnceLock<Arc<AppStatus>>,
+    app: OnceLock<Arc<dyn LinkedApp>>,
     /// Time to stop within, once the child is asked to stop.
     stop: watch::Sender<Option<Duration>>,
     /// Messages that were in flight when the time to stop was over.
@@ -88,9 +87,9 @@ impl ParentConnection {
     }
 
     /// Answers with the statistics of the app from now on: the app is open.
-    pub(crate) fn app_opened(&self, view: Arc<AppStatus>) {
+    pub(crate) fn app_opened(&self, app: Arc<dyn LinkedApp>) {
         // An app is opened once.
-        let _first = self.shared.view.set(view);
+        let _first = self.shared.app.set(app);
     }
 
     /// Resolves with the time to stop within, when the child is asked to stop.
@@ -184,12 +183,12 @@ impl Server {
     }
 
     fn stats(&self) -> Option<Stats> {
-        self.shared.view.get().and_then(|view| Stats::of_app(view))
+        self.shared.app.get().and_then(|app| app.stats())
     }
 
     async fn is_idle(&self) -> bool {
-        match self.shared.view.get() {
-            Some(view) => timeout(IDLE_WITHIN, view.is_idle()).await.unwrap_or(false),
+        match self.shared.app.get() {
+            Some(app) => timeout(IDLE_WITHIN, app.is_idle()).await.unwrap_or(false),
             None => false,
         }
     }

@@ -18,6 +18,7 @@ mod stats;
 
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use child_end::ParentConnection;
@@ -63,6 +64,15 @@ pub(crate) struct Answer {
     pub(crate) idle: bool,
     /// Messages that were in flight when the time to stop was over.
     pub(crate) abandoned: Vec<String>,
+}
+
+/// The app of a child process, as the link reports it.
+pub(crate) trait LinkedApp: Send + Sync {
+    /// Statistics of the app's only service; `None` if it has several.
+    fn stats(&self) -> Option<Stats>;
+
+    /// Whether the service is idle.
+    fn is_idle(&self) -> LocalBoxFuture<'_, bool>;
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
-use crate::app::{AppStatus, Phase, ServiceStatus};
 use crate::host::{LastFailure, RemoteStats, ServiceHandle};
 
 /// The statistics of a service at one moment.
@@ -14,48 +13,17 @@ pub(crate) struct Stats {
     pub(crate) started: bool,
     /// The reason why the service has given up.
     pub(crate) gave_up: Option<String>,
-    instances_wanted: usize,
-    instances_ready: usize,
-    consuming: usize,
-    ended: bool,
-    standing_by: bool,
-    seen: RemoteStats,
+    pub(crate) instances_wanted: usize,
+    pub(crate) instances_ready: usize,
+    pub(crate) consuming: usize,
+    pub(crate) ended: bool,
+    pub(crate) standing_by: bool,
+    pub(crate) seen: RemoteStats,
     /// From [`Meters::counts`](crate::metrics::Meters::counts).
-    counts: Vec<u64>,
-    failures_total: u64,
+    pub(crate) counts: Vec<u64>,
+    pub(crate) failures_total: u64,
     /// The last failures, newest last.
-    failures: Vec<LastFailure>,
-}
-
-impl Stats {
-    /// Statistics of an app with one service; `None` if it has several.
-    pub(super) fn of_app(view: &AppStatus) -> Option<Self> {
-        match &view.services[..] {
-            [service] => Some(Self::of_service(service, view)),
-            _ => None,
-        }
-    }
-
-    pub(super) fn of_service(service: &ServiceStatus, view: &AppStatus) -> Self {
-        let (hosted, env) = (&service.hosted, service.env());
-        let depths = service.queues().map(|queue| view.depth(&queue));
-        Self {
-            started: view.phase() != Phase::Starting,
-            gave_up: service.gave_up(),
-            instances_wanted: service.instances_wanted(),
-            instances_ready: service.instances_ready(),
-            consuming: *env.pulse.consuming.borrow(),
-            ended: *env.pulse.ended.borrow(),
-            standing_by: env.pulse.standing_by.load(Relaxed),
-            seen: RemoteStats {
-                depths: depths.collect(),
-                ..hosted.figures()
-            },
-            counts: hosted.meters.counts(),
-            failures_total: hosted.state.failures_total(),
-            failures: hosted.state.failures(),
-        }
-    }
+    pub(crate) failures: Vec<LastFailure>,
 }
 
 /// The counts that the parent has added from one process; a difference to them is new.

@@ -86,7 +86,7 @@ async fn the_parent_mirrors_the_counts_of_its_child_across_processes() {
             service.hosted.meters.handled(0, Outcome::Ok);
             let text = format!("in process {process}");
             service.hosted.note(Cause::Start, &text);
-            let stats = Stats::of_service(service, &there.view);
+            let stats = there.view.service_stats(service);
             let line = serde_json::to_string(&stats).unwrap();
             assert!(mirror.apply(serde_json::from_str(&line).unwrap(), hosted));
             shown += 1;
@@ -107,6 +107,6 @@ async fn the_parent_mirrors_the_counts_of_its_child_across_processes() {
 #[tokio::test]
 async fn the_statistics_of_another_service_are_refused() {
     let (here, there) = (app().await, app().await);
-    let stats = Stats::of_service(&there.view.services[0], &there.view);
+    let stats = there.view.service_stats(&there.view.services[0]);
     assert!(!StatsMirror::default().apply(stats, &here.view.services[1].hosted));
 }

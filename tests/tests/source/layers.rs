@@ -48,7 +48,6 @@ const RUNTIME: Layers = Layers {
     ],
     exceptions: &[
         ("admin", "app"),
-        ("child_process", "app"),
         ("control", "app"),
         ("log", "app"),
         ("message_trace", "app"),
