@@ -134,7 +134,7 @@ impl Transport for Memory {
         wanted: &'a SearchQuery,
         bounds: SearchBounds,
     ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
-        Box::pin(self.engine.find(wanted, bounds))
+        Box::pin(async move { Ok(self.engine.find(wanted, bounds).await) })
     }
 
     fn status(&self) -> watch::Receiver<Status> {

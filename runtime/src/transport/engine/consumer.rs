@@ -171,7 +171,7 @@ impl DeliverySettler {
         };
         let Some(journal) = &shared.journal else {
             self.leave(count, false);
-            return shared.delays.add(queue, entry, after, Wait::Retry);
+            return shared.delays.add(queue.clone(), entry, after, Wait::Retry);
         };
         let (id, bytes) = (queue.entry_id(sequence), entry.message.size());
         if !journal.has_low_space() {
@@ -185,7 +185,7 @@ impl DeliverySettler {
         if let Wait::RetryInPlace { consumer: None, .. } = wait {
             self.leave(count, false);
         }
-        shared.delays.add(queue, entry, after, wait);
+        shared.delays.add(queue.clone(), entry, after, wait);
     }
 }
 
@@ -211,6 +211,11 @@ impl QueueConsumer {
             slots: Vec::new(),
             stopped: false,
         }
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.settler.queue
     }
 }
 

@@ -15,8 +15,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::journal::Entry;
-use super::queue::Queue;
 use crate::clock::{Clock, later};
+use crate::names::QueueId;
 use crate::transport::{FoundMessage, QueueSection, SearchQuery};
 
 /// Maximum bytes of messages that wait in memory while disk space is low.
@@ -25,6 +25,14 @@ const IN_PLACE_BYTES_MAX: usize = 32 * 1024 * 1024;
 const IN_PLACE_OVERHEAD_BYTES: usize = 1024;
 /// A wait up to this length counts as work in progress.
 const SOON: Duration = Duration::from_secs(10);
+
+/// The queue of a delayed message.
+pub(super) trait DelayTarget: Send + Sync {
+    fn id(&self) -> &QueueId;
+
+    /// Takes back a message whose time has come.
+    fn delay_elapsed(&self, entry: Entry, wait: Wait);
+}
 
 /// The delayed messages.
 #[derive(Default)]
@@ -47,7 +55,7 @@ struct Waiting {
 struct Due {
     at: Instant,
     order: u64,
-    queue: Arc<Queue>,
+    queue: Arc<dyn DelayTarget>,
     entry: Entry,
     wait: Wait,
 }
@@ -114,7 +122,13 @@ impl Delays {
     }
 
     /// Adds a message. The queue counts it already.
-    pub(super) fn add(&self, queue: &Arc<Queue>, entry: Entry, delay: Duration, wait: Wait) {
+    pub(super) fn add(
+        &self,
+        queue: Arc<dyn DelayTarget>,
+        entry: Entry,
+        delay: Duration,
+        wait: Wait,
+    ) {
         let at = later(delay);
         let mut waiting = self.waiting.lock();
         let order = waiting.next;
@@ -123,7 +137,7 @@ impl Delays {
         waiting.heap.push(Reverse(Due {
             at,
             order,
-            queue: queue.clone(),
+            queue,
             entry,
             wait,
         }));

@@ -1,10 +1,8 @@
 //! The contract between the engine and a journal, and the values that they exchange.
 //!
-//! The engine sends commands by the methods of [`Journal`]. The journal answers with events:
-//! it calls [`Engine::apply`](super::Engine::apply) after each commit, and
-//! [`Engine::wake_all`](super::Engine::wake_all) when consumers may take again. The engine
-//! knows nothing of files. The journal knows queues by their numbers and never sees a
-//! consumer.
+//! The engine sends commands by the methods of [`Journal`]. The journal answers with events,
+//! by [`JournalEvents`], which the engine implements. The engine knows nothing of files. The
+//! journal knows queues by their numbers and never sees a consumer.
 
 use std::time::Duration;
 
@@ -73,6 +71,18 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Called after a delivery was settled or a dead letter was stored.
     fn on_settled(&self);
+}
+
+/// Events of a journal.
+pub trait JournalEvents: Send + Sync + 'static {
+    /// A commit changed a queue. A queue that no topology of this process has is ignored.
+    fn changed(&self, queue: u32, change: Change);
+
+    /// Consumers that [`Journal::blocks`] may take again.
+    fn resumed(&self);
+
+    /// Returns whether consumers work on messages, or soon will, which frees disk space.
+    fn is_draining(&self) -> bool;
 }
 
 /// A stored message: the number of its queue and its sequence number there.

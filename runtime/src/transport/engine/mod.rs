@@ -8,9 +8,9 @@
 //! | `routing`, `reservation` | which queues get a message, and limits for whole batches |
 //! | `queue`, `window` | one queue: the window on its front, counts, limit, backpressure |
 //! | `consumer` | taking and settling |
-//! | `delays` | messages that wait in memory |
+//! | `delays`, `shared` | messages that wait in memory; parts that all queues use |
 //! | `search` | search without a journal |
-//! | `journal` | the contract with a journal |
+//! | `journal` | the contract with a journal: commands and events |
 //!
 //! # Invariants
 //! - A publication is confirmed after all its messages are in their queues: in memory, or
@@ -44,6 +44,7 @@ mod queue;
 mod reservation;
 mod routing;
 mod search;
+mod shared;
 mod window;
 
 #[cfg(test)]
@@ -51,10 +52,12 @@ mod tests;
 
 use delays::{Delays, Wait};
 use routing::{Arrival, RoutingTable};
+use shared::Shared;
 
 pub use consumer::QueueConsumer;
 pub use journal::{
-    Append, Change, Entry, EntryId, InitialCounts, Journal, LoadRequest, Loaded, NO_SLOT,
+    Append, Change, Entry, EntryId, InitialCounts, Journal, JournalEvents, LoadRequest, Loaded,
+    NO_SLOT,
 };
 pub use queue::{Queue, SuspectOutcome};
 pub use window::{WINDOW, WINDOW_BYTES};
@@ -64,13 +67,6 @@ pub struct Engine {
     routing: RwLock<RoutingTable>,
     shared: Arc<Shared>,
     pressure: Arc<Backpressure>,
-}
-
-/// Parts that all queues of an engine use.
-struct Shared {
-    journal: Option<Arc<dyn Journal>>,
-    delays: Arc<Delays>,
-    replies: Arc<Replies>,
 }
 
 impl Engine {
@@ -130,11 +126,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a queue is declared.
-    pub fn contains(&self, id: &QueueId) -> bool {
-        self.routing.read().contains(id)
-    }
-
     /// Publishes a batch: all of it, or nothing if a queue rejects it.
     pub fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
         match &self.shared.journal {
@@ -159,7 +150,7 @@ impl Engine {
                     attempt: 1,
                 };
                 let delays = &self.shared.delays;
-                delays.add(queue, entry, delay, Wait::Scheduled);
+                delays.add(queue.clone(), entry, delay, Wait::Scheduled);
             }
         })
     }
@@ -289,52 +280,22 @@ impl Engine {
         self.routing.read().queue(id).cloned()
     }
 
-    /// Returns a queue by its number in the journal.
-    pub fn queue_by_number(&self, number: u32) -> Option<Arc<Queue>> {
-        self.routing.read().by_number(number).cloned()
-    }
-
     /// Returns all queues.
     pub fn queues(&self) -> Vec<Arc<Queue>> {
         self.routing.read().all().cloned().collect()
     }
 
     /// Searches the queues of an engine without a journal.
-    ///
-    /// # Errors
-    /// None at present.
-    pub async fn find(
-        &self,
-        query: &SearchQuery,
-        bounds: SearchBounds,
-    ) -> Result<SearchResult, TransportError> {
+    pub async fn find(&self, query: &SearchQuery, bounds: SearchBounds) -> SearchResult {
         let queues = self.queues();
         search::find(&queues, &self.shared.delays, query, bounds).await
     }
 
-    /// Event of the journal: a commit changed a queue. A queue that no topology of this
-    /// process has is ignored.
-    pub fn apply(&self, queue: u32, change: Change) {
-        let dead_lettered = change.dead_lettered > 0;
-        if let Some(queue) = self.queue_by_number(queue) {
-            queue.apply(change);
-        }
-        if dead_lettered && let Some(journal) = &self.shared.journal {
-            journal.on_settled();
-        }
-    }
-
-    /// Event of the journal: consumers that waited may take again.
+    /// Wakes all consumers that wait.
     pub fn wake_all(&self) {
         for queue in self.routing.read().all() {
             queue.wake_all();
         }
-    }
-
-    /// Whether consumers work on messages, or soon will, which frees disk space.
-    pub fn is_draining(&self) -> bool {
-        self.shared.delays.are_due_soon()
-            || self.routing.read().all().any(|queue| queue.is_draining())
     }
 
     /// Refuses publications and asks from now on, and ends all consumers. Returns whether it
@@ -347,6 +308,28 @@ impl Engine {
             queue.close();
         }
         was_open
+    }
+}
+
+impl JournalEvents for Engine {
+    fn changed(&self, queue: u32, change: Change) {
+        let dead_lettered = change.dead_lettered > 0;
+        let queue = self.routing.read().by_number(queue).cloned();
+        if let Some(queue) = queue {
+            queue.apply(change);
+        }
+        if dead_lettered && let Some(journal) = &self.shared.journal {
+            journal.on_settled();
+        }
+    }
+
+    fn resumed(&self) {
+        self.wake_all();
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.delays.are_due_soon()
+            || self.routing.read().all().any(|queue| queue.is_draining())
     }
 }
 

@@ -7,9 +7,9 @@ use std::task::Waker;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Shared;
-use super::delays::Wait;
+use super::delays::{DelayTarget, Wait};
 use super::journal::{Change, Entry, EntryId, InitialCounts};
+use super::shared::Shared;
 use super::window::State;
 use crate::dead_letter::DeadLetter;
 use crate::delivery::Delivery;
@@ -90,6 +90,11 @@ impl Queue {
     /// Number of messages in flight.
     pub fn in_flight(&self) -> u64 {
         self.state.lock().in_flight
+    }
+
+    /// Waits for consumers that take at this moment: they hold the lock.
+    pub fn wait_for_takes(&self) {
+        drop(self.state.lock());
     }
 
     /// Wakes every consumer that waits.
@@ -257,7 +262,7 @@ impl Queue {
     }
 }
 
-/// Arrivals in a queue without a journal, and messages that waited in memory.
+/// Arrivals in a queue without a journal.
 impl Queue {
     /// Appends a message, whatever the limit is.
     pub(super) fn push(&self, message: Message, attempt: u32) {
@@ -302,8 +307,21 @@ impl Queue {
         self.state.lock().delayed += 1;
     }
 
-    /// Takes back a message whose time has come.
-    pub(super) fn delay_elapsed(&self, entry: Entry, wait: Wait) {
+    fn push_locked(&self, mut state: MutexGuard<'_, State>, message: Message, attempt: u32) {
+        state.append(message, attempt);
+        self.report_depth(&state);
+        let waker = state.one_to_wake();
+        drop(state);
+        wake(waker);
+    }
+}
+
+impl DelayTarget for Queue {
+    fn id(&self) -> &QueueId {
+        &self.id
+    }
+
+    fn delay_elapsed(&self, entry: Entry, wait: Wait) {
         let mut state = self.state.lock();
         match wait {
             Wait::Scheduled => state.delayed -= 1,
@@ -334,14 +352,6 @@ impl Queue {
         if let Some(journal) = &self.shared.journal {
             journal.on_settled();
         }
-    }
-
-    fn push_locked(&self, mut state: MutexGuard<'_, State>, message: Message, attempt: u32) {
-        state.append(message, attempt);
-        self.report_depth(&state);
-        let waker = state.one_to_wake();
-        drop(state);
-        wake(waker);
     }
 }
 

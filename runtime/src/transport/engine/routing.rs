@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
 use super::journal::InitialCounts;
 use super::queue::Queue;
 use super::reservation::Reservation;
+use super::shared::Shared;
 use crate::message::Message;
 use crate::names::QueueId;
 use crate::transport::{Backpressure, Limit, Outgoing, Topology, TransportError};
@@ -118,10 +118,6 @@ impl RoutingTable {
 
     pub(super) fn len(&self) -> usize {
         self.queues.len()
-    }
-
-    pub(super) fn contains(&self, id: &QueueId) -> bool {
-        self.queues.contains_key(id)
     }
 
     pub(super) fn overflowed(&self, id: &QueueId) -> u64 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::delays::Delays;
 use super::queue::Queue;
 use crate::transport::{
-    FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult, TransportError,
+    FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult,
 };
 
 /// Messages that are read at a time.
@@ -22,7 +22,7 @@ pub(super) async fn find(
     delays: &Delays,
     query: &SearchQuery,
     bounds: SearchBounds,
-) -> Result<SearchResult, TransportError> {
+) -> SearchResult {
     let deadline = Instant::now() + bounds.within;
     let mut result = SearchResult::default();
     // First: a message that comes due during the search is at the end of its queue then.
@@ -70,5 +70,5 @@ pub(super) async fn find(
         let text = format!("more than {} messages", bounds.messages);
         result.missed.push(text);
     }
-    Ok(result)
+    result
 }
