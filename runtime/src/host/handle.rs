@@ -14,6 +14,7 @@ use crate::message_trace::{AttemptRecord, Emitted};
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Instance, Reply, Work};
 use crate::store::Stored;
+use crate::supervision::quarantine::is_given_up;
 
 /// How much clocks of machines may differ before deadlines suffer.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
@@ -45,7 +46,7 @@ impl InstanceLoop {
             .wait
             .record(now.saturating_duration_since(delivery.taken()));
         let message = delivery.message().clone();
-        let mut deadline = *now + self.env.handler_timeout;
+        let mut deadline = *now + self.env.settings.handler_timeout;
         if let Some(deadline_ms) = message.deadline_ms {
             let left = deadline_ms.saturating_sub(self.env.clock.unix_ms());
             let left = Duration::from_millis(left).saturating_add(CLOCK_TOLERANCE);
@@ -221,7 +222,11 @@ impl InstanceLoop {
             self.env.fail(delivery, &Failure::reject(text).into());
             return None;
         }
-        if delivery.crashes() > 0 && delivery.attempt() > self.env.retry.attempts {
+        if is_given_up(
+            delivery.crashes(),
+            delivery.attempt(),
+            self.env.settings.retry.attempts,
+        ) {
             self.env.condemn(delivery);
             return None;
         }
