@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::delays::Delays;
 use super::queue::Queue;
-use crate::transport::{
-    FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult,
-};
+use crate::transport::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
 
 /// Messages that are read at a time.
 const PART: usize = 1024;
