@@ -57,6 +57,7 @@ mod rate_limit;
 mod redact;
 mod service;
 mod service_thread;
+mod settings;
 pub mod sqlite;
 mod store;
 pub mod supervision;

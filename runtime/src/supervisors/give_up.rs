@@ -21,7 +21,10 @@ pub(super) fn give_up(
 ) -> Option<Instant> {
     let service = &hosted.label;
     let state = &hosted.state;
-    match (hosted.restart_type, hosted.give_up) {
+    match (
+        hosted.settings.restart.restart_type,
+        hosted.settings.restart.give_up,
+    ) {
         (RestartType::Temporary, _) => {
             error!(%service, why, requeued, "temporary service failed and is down for good");
             state.stand(Standing::Gone { why: why.clone() });
@@ -29,7 +32,7 @@ pub(super) fn give_up(
             None
         }
         (_, GiveUpPolicy::Isolate) => {
-            let wait = hosted.restart.backoff.max;
+            let wait = hosted.settings.restart.policy.backoff.max;
             let since_ms = hosted.clock.unix_ms();
             let retry_after = HumanDuration(wait);
             error!(%service, why, requeued, %retry_after, "service isolated, its messages wait");

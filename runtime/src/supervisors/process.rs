@@ -277,7 +277,7 @@ impl ProcessTask {
     }
 
     async fn on_poll(&mut self, result: PollResult) {
-        let silence_max = self.hosted.handler_timeout.max(SILENCE_MIN);
+        let silence_max = self.hosted.settings.handler_timeout.max(SILENCE_MIN);
         let Some(process) = &mut self.process else {
             return;
         };
@@ -379,7 +379,9 @@ impl ProcessTask {
             return;
         }
         let (now, random) = (self.hosted.env().origin.elapsed(), fastrand::f64());
-        let (restart, history) = self.history.failure(&self.hosted.restart, now, random);
+        let (restart, history) =
+            self.history
+                .failure(&self.hosted.settings.restart.policy, now, random);
         self.history = history;
         let after = restart.wait();
         warn!(%service, why, ?after, "child process failed, restarting");

@@ -340,8 +340,11 @@ impl ServiceTask {
         }
         if charged {
             let now = self.origin.elapsed();
-            if !self.blocks.restart(&self.hosted.intensity, now) {
-                let within = HumanDuration(self.hosted.intensity.within);
+            if !self
+                .blocks
+                .restart(&self.hosted.settings.restart.intensity, now)
+            {
+                let within = HumanDuration(self.hosted.settings.restart.intensity.within);
                 let count = self.blocks.len();
                 let why = format!("blocked its thread {count} times within {within}");
                 self.blocks = RestartWindow::default();
@@ -352,7 +355,13 @@ impl ServiceTask {
             // A back-off, so that other services of the thread get to run before it may be
             // blocked again.
             let nth = self.blocks.len() as u32 - 1;
-            let wait = self.hosted.restart.backoff.delay(nth, fastrand::f64());
+            let wait = self
+                .hosted
+                .settings
+                .restart
+                .policy
+                .backoff
+                .delay(nth, fastrand::f64());
             self.start_at = Some(later(wait));
             return;
         }

@@ -58,7 +58,7 @@ pub(crate) async fn watch(
             let Some(culprit) = culprit else {
                 continue;
             };
-            let blocked_max = culprit.hosted.handler_timeout.max(BLOCKED_MIN);
+            let blocked_max = culprit.hosted.settings.handler_timeout.max(BLOCKED_MIN);
             if *late >= blocked_max {
                 *late = Duration::ZERO;
                 replace_thread(&threads, &services, worker, running).await;
