@@ -135,7 +135,6 @@ mod tests {
                     let _over = released.recv();
                 });
             has_started.recv().expect("it runs");
-            told.recv().expect("it runs");
             let stuck = [threads.worker(0), threads.worker(0)];
             threads.replace(0);
             assert_eq!(threads.join(&stuck).await, 1);

@@ -8,7 +8,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::fault::{Fault, FaultScript};
 use super::folder::Folder;
-use super::instance_tracking::Census;
+use super::instance_tracking::LiveInstances;
 use super::letters::{Letter, Letters};
 use super::pending_ask::{Question, answering, decode};
 use super::ports::{Asks, Gives, Takes, shown};
@@ -46,7 +46,7 @@ pub struct TestApp {
     pub(super) recorder: Arc<Recorder>,
     pub(super) letters: Letters,
     pub(super) script: Arc<FaultScript>,
-    pub(super) census: Arc<Census>,
+    pub(super) live: Arc<LiveInstances>,
     pub(super) routes: Routes,
     pub(super) clock: Clock,
     pub(super) leftover_tasks: bool,
