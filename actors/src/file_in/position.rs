@@ -42,7 +42,6 @@ impl Head {
     pub(super) fn position(&self, at: LinePosition) -> Position {
         let known = match at.round {
             0 => at.offset,
-            0 => mark.offset,
             _ => HEAD_BYTES_MAX,
         };
         let bytes = (self.0.len() as u64).min(known);

@@ -63,7 +63,7 @@ pub(super) fn accepted(id: &MessageId) -> Answer {
 
 /// 200: the unchanged reply of the service.
 pub(super) fn replied(payload: Bytes) -> Answer {
-    whole(StatusCode::OK, payload)
+    response(StatusCode::OK, payload)
 }
 
 /// Marks the last response of a connection.
