@@ -143,10 +143,6 @@ impl Input {
     }
 }
 
-fn text(delivery: &Delivery) -> &str {
-    std::str::from_utf8(&delivery.message().payload).expect("it is text")
-}
-
 /// The number of the attempt and of the crashes that the message is blamed for.
 fn attempt(delivery: &Delivery) -> (u32, u32) {
     (delivery.attempt(), delivery.crashes())
