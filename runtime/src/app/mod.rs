@@ -5,6 +5,7 @@ mod build_service;
 pub(crate) mod fixtures;
 mod idle;
 mod plan;
+mod port_graph;
 mod run;
 mod snapshot;
 mod status;

@@ -25,7 +25,9 @@ use crate::clock::Clock;
 use crate::control::{Control, ControlTargets};
 use crate::dead_letters::DeadLetters;
 use crate::host::{ServiceHandle, Standing, panic};
-use crate::message_trace::{QueueAccess, Trace, TraceCollector, TraceQuery, Wiring};
+use crate::message_trace::{
+    LocalService, QueueAccess, RunningServices, Trace, TraceCollector, TraceQuery,
+};
 use crate::names::QueueId;
 use crate::store::Stores;
 use crate::supervisors::{Failed, Supervised, Threads, watch};
@@ -207,7 +209,7 @@ impl App {
             Workers::Threads => plan.workers.max(1),
         }));
         let plot = TreePlan::of(&plan);
-        let (wiring, topology) = (Wiring::of(&plan), plan.topology());
+        let (graph, topology) = (plan.port_graph(), plan.topology());
         let common = BuildContext {
             confirms: transport.guarantees().durable.then(Arc::default),
             stores: Stores::new(plan.name.clone(), &plan.data),
@@ -246,11 +248,17 @@ impl App {
             plan.redactor,
             threads.lag.clone(),
         );
+        let traced = view.services.iter();
+        let traced = traced.map(|service| service.hosted.clone() as Arc<dyn LocalService>);
+        let traced = traced.collect();
         let tracer = TraceCollector {
-            wiring,
+            graph,
             data: common.data,
             redactor: common.redactor,
-            view: Some(view.clone()),
+            running: Some(RunningServices {
+                since: view.started,
+                services: traced,
+            }),
             queues: QueueAccess::Live(
                 transport.clone(),
                 DeadLetters::of(transport.clone(), topology),

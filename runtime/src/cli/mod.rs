@@ -15,6 +15,7 @@ use crate::transport::Transports;
 
 mod check;
 mod child;
+mod connection;
 mod describe;
 mod dlq;
 mod list;
@@ -187,12 +188,31 @@ fn print(text: &str) {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) {
-    let text = serde_json::to_string_pretty(value).expect("what is printed is plain data");
-    print(&format!("{text}\n"));
+/// A value as indented JSON with a newline at the end.
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("the values of verbs are plain data") + "\n"
 }
 
-/// Says what is wrong with a manifest.
+fn print_json(value: &impl serde::Serialize) {
+    print(&to_json(value));
+}
+
+/// A text on one line, with control characters escaped.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    crate::log::push_visible(&mut line, text);
+    line
+}
+
+/// Runs a future on a runtime in this thread.
+fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
+
+/// Prints the problems of a manifest.
 fn print_report(report: &manifest::Report, json: bool) -> u8 {
     if json {
         print_json(report);
