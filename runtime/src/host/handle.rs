@@ -14,6 +14,7 @@ use crate::message_trace::{AttemptRecord, Emitted};
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Instance, Reply, Work};
 use crate::store::Stored;
+use crate::supervision::quarantine::is_given_up;
 
 /// How much clocks of machines may differ before deadlines suffer.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
@@ -221,7 +222,11 @@ impl InstanceLoop {
             self.env.fail(delivery, &Failure::reject(text).into());
             return None;
         }
-        if delivery.crashes() > 0 && delivery.attempt() > self.env.retry.attempts {
+        if is_given_up(
+            delivery.crashes(),
+            delivery.attempt(),
+            self.env.retry.attempts,
+        ) {
             self.env.condemn(delivery);
             return None;
         }
