@@ -162,13 +162,14 @@ impl App {
             Some(program),
         )
         .await?;
-        let reach = ControlTargets {
-            view: app.view.clone(),
-            letters: DeadLetters::of(app.transport.clone(), topology).redacting(redactor),
+        let view = app.view.clone();
+        let targets = ControlTargets {
+            state: Box::new(move || serde_json::to_value(view.snapshot())),
+            letters: DeadLetters::new(app.transport.clone(), topology).redacting(redactor),
             tracer: app.tracer.clone(),
             stop: Box::new(stop),
         };
-        app.control = Some(Control::start(&data, reach).map_err(Arc::new)?);
+        app.control = Some(Control::start(&data, targets).map_err(Arc::new)?);
         if let Some(listen) = listen {
             app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
         }
@@ -261,7 +262,7 @@ impl App {
             }),
             queues: QueueAccess::Live(
                 transport.clone(),
-                DeadLetters::of(transport.clone(), topology),
+                DeadLetters::new(transport.clone(), topology),
             ),
         };
         let registry = prometheus::Registry::new();

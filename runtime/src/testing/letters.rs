@@ -89,7 +89,7 @@ impl State {
         let known = self.letters.len();
         for delivery in taken {
             let message = delivery.message().clone();
-            if let Some(why) = DeadLetter::of(&message) {
+            if let Some(why) = DeadLetter::from_letter(&message) {
                 self.letters.push(Letter { why, message });
             }
             self.deliveries.push(delivery);
