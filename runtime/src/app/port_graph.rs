@@ -17,7 +17,7 @@ impl Plan {
             label: service.label.clone(),
             inputs: ports(&service.inputs),
             outputs: ports(&service.outputs),
-            has_store: service.store,
+            has_store: service.settings.store,
             runs_here: service.runs_here,
         });
         PortGraph {

@@ -47,10 +47,7 @@ const RUNTIME: Layers = Layers {
     exceptions: &[
         ("admin", "app"),
         ("child_process", "app"),
-        ("control", "app"),
         ("log", "app"),
-        ("message_trace", "app"),
-        ("message_trace", "host"),
         ("metrics", "app"),
         ("service", "host"),
         ("sqlite", "host"),
