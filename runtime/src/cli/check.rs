@@ -1,8 +1,6 @@
 //! `check`: validates a manifest without running it, and with `--connect` its transport.
 
-use super::{
-    DONE, FAILED, ManifestArgs, OnlyArgs, block_on, print, print_json, print_report,
-};
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, block_on, print, print_json, print_report};
 use crate::app::Plan;
 use crate::log::push_visible;
 use crate::redact::without_password;
@@ -62,10 +60,7 @@ fn inspect(plan: &Plan, transports: &Transports) -> Result<Inspection, Transport
     block_on(connector.inspect(&plan.transport, &topology)).map_err(failed)?
 }
 
-fn json_of(
-    plan: &Plan,
-    asked: Option<&Result<Inspection, TransportError>>,
-) -> serde_json::Value {
+fn json_of(plan: &Plan, asked: Option<&Result<Inspection, TransportError>>) -> serde_json::Value {
     let mut value = serde_json::json!({ "app": plan.name(), "problems": [] });
     match asked {
         None => {}

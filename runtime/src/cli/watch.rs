@@ -66,7 +66,11 @@ impl Watch {
         let mut stable = 0;
         loop {
             sleep(POLL_INTERVAL).await;
-            let now: Vec<Stamp> = self.files.iter().map(|(file, _)| Stamp::read(file)).collect();
+            let now: Vec<Stamp> = self
+                .files
+                .iter()
+                .map(|(file, _)| Stamp::read(file))
+                .collect();
             stable = if now == last { stable + 1 } else { 0 };
             last = now;
             if stable < STABLE_POLLS || Stamp::read(&self.program) == Stamp(None) {
@@ -102,7 +106,9 @@ pub(super) async fn restart_needed(
                 eprintln!("changed: {changed}; the app restarts");
                 return;
             }
-            Ok(false) => eprintln!("changed: {changed}; the manifest is wrong, the app goes on unchanged"),
+            Ok(false) => {
+                eprintln!("changed: {changed}; the manifest is wrong, the app goes on unchanged")
+            }
             Err(error) => eprintln!(
                 "changed: {changed}; can't run {}: {error}; the app goes on unchanged",
                 program.path().display()

@@ -72,8 +72,8 @@ impl<'a> Connection<'a> {
     /// # Errors
     /// No app runs there, or it does not read the request.
     pub(super) async fn ask(data: &'a Path, verb: Verb) -> Result<Self, ControlError> {
-        let mut request = serde_json::to_vec(&Request { verb })
-            .map_err(|error| explain(data, error.into()))?;
+        let mut request =
+            serde_json::to_vec(&Request { verb }).map_err(|error| explain(data, error.into()))?;
         request.push(b'\n');
         if request.len() as u64 > REQUEST_BYTES_MAX {
             return Err(ControlError::TooLong);
@@ -122,7 +122,9 @@ pub(crate) async fn stop(data: &Path, within: Duration) -> Result<bool, ControlE
         return Err(ControlError::Refused(text));
     }
     // The app closes the connection at its end.
-    Ok(timeout(within, end_of(&mut connection.reader)).await.is_ok())
+    Ok(timeout(within, end_of(&mut connection.reader))
+        .await
+        .is_ok())
 }
 
 /// Returns whether an app with this data folder listens.

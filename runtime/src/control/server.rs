@@ -30,8 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Maximum length of a socket's path on Linux and the BSDs, in bytes.
 const PATH_BYTES_MAX: usize = 103;
 
-const BUSY: &str =
-    "the app does such work for several other clients: try again when they are done";
+const BUSY: &str = "the app does such work for several other clients: try again when they are done";
 
 /// Creates the socket, for the owner alone. The caller holds the lock, so a socket that is there
 /// already was left by a dead process.

@@ -340,7 +340,8 @@ mod tests {
             .insert("x.y z".into(), "it's\n\"so\"".into());
         let record = DeadLetter {
             reason: Reason::Reject,
-            error: "no \"stock\"\n\tat all, as far as the shelves show, and they were all read".into(),
+            error: "no \"stock\"\n\tat all, as far as the shelves show, and they were all read"
+                .into(),
             service: "stock".into(),
             input: "requests".into(),
             attempts: 5,

@@ -76,8 +76,15 @@ fn options(selection: Selection) -> RemoveOptions {
 
 /// The ids in a queue, in order.
 async fn ids(transport: &dyn Transport, queue: &QueueId) -> Vec<String> {
-    let depth = transport.depth(queue).await.expect("the queue exists").ready;
-    let mut consumer = transport.consume(queue, usize::MAX).await.expect("a consumer");
+    let depth = transport
+        .depth(queue)
+        .await
+        .expect("the queue exists")
+        .ready;
+    let mut consumer = transport
+        .consume(queue, usize::MAX)
+        .await
+        .expect("a consumer");
     let mut taken = std::collections::VecDeque::new();
     while (taken.len() as u64) < depth {
         let took = take(&mut *consumer, &mut taken, usize::MAX).await;

@@ -84,7 +84,10 @@ mod tests {
     fn a_file_is_written_completely_and_an_existing_one_is_replaced_only_on_request() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letters.jsonl");
-        AtomicFile::new(&path, false).unwrap().write(b"one").unwrap();
+        AtomicFile::new(&path, false)
+            .unwrap()
+            .write(b"one")
+            .unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"one");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -100,7 +103,12 @@ mod tests {
         assert!(file.write(b"ours").is_err());
         assert_eq!(fs::read(&late).unwrap(), b"another");
         let nowhere = folder.path().join("nowhere/letters.jsonl");
-        assert!(AtomicFile::new(&nowhere, false).unwrap().write(b"x").is_err());
+        assert!(
+            AtomicFile::new(&nowhere, false)
+                .unwrap()
+                .write(b"x")
+                .is_err()
+        );
         assert!(AtomicFile::new(Path::new("/"), false).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }

@@ -72,11 +72,7 @@ fn text_of(listed: &Listed<'_>) -> String {
         text.push('\n');
     }
     for stats in listed.services.iter().filter(|stats| !stats.complete) {
-        text.push_str(&super::not_all(
-            &stats.service,
-            stats.read,
-            stats.letters,
-        ));
+        text.push_str(&super::not_all(&stats.service, stats.read, stats.letters));
         text.push('\n');
     }
     for service in &listed.without_queue {

@@ -10,9 +10,7 @@ use super::args::{BoundArgs, SelectionArgs, not_found};
 use super::{Problem, one_line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
-use crate::dead_letters::{
-    Destination, DlqAction, DlqReport, Outcome, RateLimit, RemoveOptions,
-};
+use crate::dead_letters::{Destination, DlqAction, DlqReport, Outcome, RateLimit, RemoveOptions};
 use crate::names::QueueId;
 
 /// Maximum ids that a dry run prints.

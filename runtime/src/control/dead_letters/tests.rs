@@ -174,9 +174,7 @@ async fn a_client_that_stops_gets_the_result_so_far() {
 async fn a_client_that_is_gone_stops_its_request_and_no_letter_is_lost() {
     let shop = Shop::with(300).await;
     let data = shop.data();
-    let client = tokio::spawn(async move {
-        perform(&data, &replay_all(), pending()).await
-    });
+    let client = tokio::spawn(async move { perform(&data, &replay_all(), pending()).await });
     while shop.replayed().await < 20 {
         sleep(Duration::from_millis(10)).await;
     }
