@@ -201,7 +201,7 @@ impl Findings {
     pub(super) fn add_dead_letter(&mut self, service: &str, letter: Letter) {
         let message = self.entry(&letter.message.id);
         message.read_envelope(&letter.message);
-        let record = letter.why.as_ref();
+        let record = letter.dead_letter.as_ref();
         message.sightings.push(Sighting {
             at: match record {
                 Some(record) => QueueId::new(service, &record.input),

@@ -18,6 +18,7 @@ use crate::dead_letters::{
     Bounds, Destination, DlqAction, Outcome, RateLimit, RemoveOptions, Selection,
 };
 use crate::message::Envelope;
+use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::service_thread::StopSignal;
 use crate::transport::{Completion, Outgoing};
