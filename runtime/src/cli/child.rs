@@ -35,7 +35,7 @@ impl End {
 
 /// Runs the one service of the plan that this process runs.
 pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
-    let parent = match ParentConnection::hold(plan.shutdown_timeout) {
+    let parent = match ParentConnection::from_stdin(plan.shutdown_timeout) {
         Ok(parent) => parent,
         Err(error) => return failed(&format!("no app supervises this process: {error}")),
     };

@@ -159,7 +159,7 @@ impl ManifestArgs {
 
     /// The command that starts this program again with this manifest.
     fn program(&self) -> std::io::Result<RespawnCommand> {
-        RespawnCommand::running(
+        RespawnCommand::current(
             self.manifest.clone(),
             self.with.clone(),
             self.transport.clone(),

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::child_process::{Process, RespawnCommand};
+use crate::child_process::RespawnCommand;
+use crate::process::ProcessGroup;
 
 /// Interval of polling.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -124,9 +125,9 @@ async fn check(program: &RespawnCommand, only: &[String]) -> io::Result<bool> {
         command.arg("--only").arg(only.join(","));
     }
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    let process = Process::start(command, "check")?;
-    let checked = timeout(CHECK_TIMEOUT, process.ended()).await;
-    Ok(checked.is_ok_and(|ended| ended.well))
+    let process = ProcessGroup::spawn(command, "check")?;
+    let checked = timeout(CHECK_TIMEOUT, process.exited()).await;
+    Ok(checked.is_ok_and(|exit| exit.success))
 }
 
 /// Replaces this process by the changed program, with the same arguments. Returns only on

@@ -55,7 +55,7 @@ pub use groups::{GROUPS_MAX, Group, Groups};
 pub use letter::{Letter, REPLAYS};
 pub use rate_limit::RateLimit;
 pub use remove::{Destination, Outcome, RemoveOptions};
-pub(crate) use request::{DlqAction, DlqReport, DlqRequest, FoundViews};
+pub(crate) use request::{DlqAction, DlqReport, DlqRequest};
 pub use selection::Selection;
 pub use stats::{DlqStats, ReasonCount};
 pub use test_case::{CaseMessage, Emitted, Expected, InvalidCases, Observed, TestCase, TestCases};

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::rate_limit::{RateLimit, RateLimiter};
+use super::rate_limit::{LetterPacer, RateLimit};
 use super::scan::Scan;
 use super::{Bounds, DeadLetters, Letter, Selection};
 use crate::delivery::Delivery;
@@ -183,7 +183,7 @@ impl Remover<'_> {
         stop: impl Future<Output = ()>,
     ) -> Result<(), TransportError> {
         let mut stop = pin!(stop);
-        let mut limiter = RateLimiter::new(self.options.rate);
+        let mut pacer = LetterPacer::new(self.options.rate);
         while outcome.selected < self.options.limit {
             let next = tokio::select! {
                 biased;
@@ -211,7 +211,7 @@ impl Remover<'_> {
                     scan.hold(delivery);
                     return Ok(());
                 }
-                () = limiter.next() => {}
+                () = pacer.next() => {}
             }
             match self.remove(&letter, delivery).await {
                 StepResult::Removed => outcome.removed += 1,

@@ -165,7 +165,7 @@ impl ServiceRun {
         let fate = self
             .settings
             .retry
-            .fate(failed.attempt, attempt, fastrand::f64());
+            .decide(failed.attempt, attempt, fastrand::f64());
         match fate {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {
