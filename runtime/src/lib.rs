@@ -20,7 +20,7 @@
 //! | `tree`, `child` | supervisors, and the child processes that some services run in |
 //! | [`dead_letters`] | what was given up: to be looked at, replayed, discarded |
 //! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
-//! | [`trail`] | where a message went: what is known of it and of what it led to |
+//! | [`message_trace`] | the way of one message through an app, and of the messages that it led to |
 //! | [`config`] | types that configs are made of |
 //! | [`Store`] | a service's own database: inbox, state and outbox in one transaction |
 //! | [`sqlite`] | databases, written by few threads in groups |

@@ -54,11 +54,8 @@ pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
 async fn serve(plan: Plan, transports: &Transports, parent: &ParentConnection) -> End {
     let redactor = plan.redactor.clone();
     let shutdown_timeout = plan.shutdown_timeout;
-    let mut signals = match StopSignals::listen() {
-        Ok(signals) => signals,
-        Err(error) => {
-            return End::early(failed(&format!("can't listen for signals: {error}")));
-        }
+    let Ok(mut signals) = StopSignals::listen() else {
+        return End::early(failed("can't listen for signals"));
     };
     // Resolves with the time that stopping may take.
     let asked = async {

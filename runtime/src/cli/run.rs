@@ -84,9 +84,8 @@ impl Run {
         watch: Option<Watch>,
     ) -> u8 {
         let redactor = plan.redactor.clone();
-        let mut signals = match StopSignals::listen() {
-            Ok(signals) => signals,
-            Err(error) => return failed(&format!("can't listen for signals: {error}")),
+        let Ok(mut signals) = StopSignals::listen() else {
+            return failed("can't listen for signals");
         };
         let command = Arc::new(Notify::new());
         let program = Rc::new(program);
@@ -117,10 +116,10 @@ impl Run {
             report = app.stop() => report,
             () = signals.next() => stopped_at_once(),
         };
-        if has_started && self.json {
-            print_json(&report.summary);
-        } else if has_started {
-            print(&format!("\n{}", report.summary.table()));
+        match (has_started, self.json) {
+            (true, true) => print_json(&report.summary),
+            (true, false) => print(&format!("\n{}", report.summary.table())),
+            (false, _) => {}
         }
         eprint!("{}", leftovers(&report, durable));
         let mut code = match end {
