@@ -140,8 +140,13 @@ impl ExclusiveGuard {
             inputs.map(|queue| queue.in_flight()).sum()
         };
         let exclusive = &self.exclusive;
+        let is_drained = || {
+            // Counted first: a consumer locks its queue, and then this state.
+            let in_flight = in_flight();
+            exclusive.state.lock().isolation.is_drained(in_flight)
+        };
         let drained = async {
-            while !exclusive.state.lock().isolation.is_drained(in_flight()) {
+            while !is_drained() {
                 exclusive.settled.notified().await;
             }
         };

@@ -10,7 +10,7 @@
 //! | `disk_space`, `probe_backoff`, `health`, `delays` | free space, probes of a full disk, status, timer |
 //! | `in_flight_log` | messages in flight, for the next process |
 //! | `catalog` | queues and their owner in the file |
-//! | `write_op`, `write_queue` | commands; the mailbox and write state of the journal |
+//! | `write_op`, `write_state`, `write_queue` | commands; which can be written at present; the mailbox of the journal |
 //! | `commit` | one transaction: executes a group of commands |
 //! | `journal`, `failed_commit`, `recovery` | the journal: commits, failures, damaged pages |
 //! | `exclusive_trial`, `engine_journal` | isolation of a suspect; the journal as the engine sees it |
@@ -73,6 +73,7 @@ mod statements;
 mod suspects;
 mod write_op;
 mod write_queue;
+mod write_state;
 
 use self::state::TransportState;
 use suspects::SuspectQueue;

@@ -5,17 +5,6 @@
 //! short time, since a lost ack only redelivers its message.
 //!
 //! The mailbox decides; the journal acts: methods return whether the caller submits a commit.
-//!
-//! # Write state
-//! ```text
-//!            write fails                  settlement is written
-//!  Normal ---------------> Blocked ------------------------------> Full
-//!     ^                       |                                     |
-//!     |   probe: normal       +------- probe: low or normal --------+
-//!     +------------ LowSpace <------------- probe: low -------------+
-//! ```
-//! A write that fails leads to `Blocked` from every state but `Closed`; a failed probe alone
-//! leads to `Full`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -30,6 +19,7 @@ use super::disk_space::SpaceLevel;
 use super::probe_backoff::ProbeBackoff;
 use super::schema::Id;
 use super::write_op::{CommitGroup, WriteOp};
+use super::write_state::WriteState;
 
 /// Maximum messages per commit.
 const COMMIT_MAX_MESSAGES: usize = 1024;
@@ -41,32 +31,6 @@ const ACKS_MAX: usize = 512;
 const BACKLOG_MAX_MESSAGES: usize = 4096;
 /// Maximum bytes of such messages.
 const BACKLOG_MAX_BYTES: usize = 16 * 1024 * 1024;
-
-/// Commands that can be written at present.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum WriteState {
-    /// All.
-    #[default]
-    Normal,
-    /// All; sources wait, since disk space is low.
-    LowSpace,
-    /// Settlements, but no publications.
-    Full,
-    /// None: the last write failed.
-    Blocked,
-    /// None any more.
-    Closed,
-}
-
-impl WriteState {
-    fn is_outage(self) -> bool {
-        matches!(self, Self::Full | Self::Blocked)
-    }
-
-    fn has_low_space(self) -> bool {
-        self == Self::LowSpace || self.is_outage()
-    }
-}
 
 /// See the module.
 #[derive(Default)]
@@ -228,7 +192,7 @@ impl WriteQueue {
         mailbox.claim(true)
     }
 
-    /// Returns whether the caller submits a commit for what waits, due or not.
+    /// Returns whether the caller submits a commit for the waiting commands, due or not.
     pub(super) fn write_now(&self) -> bool {
         let mut mailbox = self.mailbox.lock();
         let waits = !mailbox.is_empty();
@@ -362,12 +326,7 @@ impl WriteQueue {
         if !mailbox.state.is_outage() {
             mailbox.probe_backoff.down(Instant::now());
         }
-        mailbox.state = match mailbox.state {
-            WriteState::Closed => WriteState::Closed,
-            WriteState::Blocked => WriteState::Blocked,
-            _ if only_probe => WriteState::Full,
-            _ => WriteState::Blocked,
-        };
+        mailbox.state = mailbox.state.after_failure(only_probe);
     }
 
     /// Whether publications fail at present.
@@ -386,9 +345,7 @@ impl WriteQueue {
     /// Records a commit: settlements can be written.
     pub(super) fn settlements_unblocked(&self) {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.state == WriteState::Blocked {
-            mailbox.state = WriteState::Full;
-        }
+        mailbox.state = mailbox.state.after_commit();
     }
 
     /// Records a probe that succeeded.
@@ -397,11 +354,7 @@ impl WriteQueue {
         if mailbox.state.is_outage() {
             mailbox.probe_backoff.up(Instant::now());
         }
-        mailbox.state = match (mailbox.state, space) {
-            (WriteState::Closed, _) => WriteState::Closed,
-            (_, SpaceLevel::Low) => WriteState::LowSpace,
-            (_, SpaceLevel::Normal) => WriteState::Normal,
-        };
+        mailbox.state = mailbox.state.after_probe(space);
     }
 
     /// Records that settlements are written. Returns whether consumers wait for that.
@@ -500,44 +453,5 @@ mod tests {
         assert!(!mailbox.is_backlog_full());
         mailbox.ops.push_back(dead_letter(1));
         assert!(mailbox.is_backlog_full());
-    }
-
-    fn probe() -> CommitGroup {
-        CommitGroup {
-            ops: [WriteOp::Probe].into(),
-            ..CommitGroup::default()
-        }
-    }
-
-    fn acks() -> CommitGroup {
-        CommitGroup {
-            acks: vec![Id::new(1, 1)],
-            ..CommitGroup::default()
-        }
-    }
-
-    #[test]
-    fn a_failed_probe_blocks_publications_and_a_failed_ack_blocks_everything() {
-        let queue = WriteQueue::default();
-        let state = || queue.mailbox.lock().state;
-        let error = TransportError::Unconfirmed;
-        queue.on_write_failure(probe(), &error);
-        assert_eq!(state(), WriteState::Full);
-        queue.on_write_failure(acks(), &error);
-        assert_eq!(state(), WriteState::Blocked);
-        queue.on_write_failure(probe(), &error);
-        assert_eq!(state(), WriteState::Blocked);
-        queue.settlements_unblocked();
-        assert_eq!(state(), WriteState::Full);
-        queue.up(SpaceLevel::Low);
-        assert_eq!(state(), WriteState::LowSpace);
-        queue.settlements_unblocked();
-        assert_eq!(state(), WriteState::LowSpace);
-        queue.up(SpaceLevel::Normal);
-        assert_eq!(state(), WriteState::Normal);
-        queue.close();
-        queue.on_write_failure(acks(), &error);
-        queue.up(SpaceLevel::Normal);
-        assert_eq!(state(), WriteState::Closed);
     }
 }
