@@ -488,10 +488,7 @@ fn a_disk_that_cannot_be_written_or_is_full_is_named() {
     assert_eq!(code, Some(1), "{transport}");
     let problems = transport["problems"].to_string();
     assert!(problems.contains("can't be written"), "{problems}");
-    assert!(
-        problems.contains("let the user of the app"),
-        "{problems}"
-    );
+    assert!(problems.contains("let the user of the app"), "{problems}");
     assert_eq!(
         transport["missing"].as_array().map(Vec::len),
         Some(2),

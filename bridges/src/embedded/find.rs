@@ -48,7 +48,11 @@ pub(super) async fn find(
         })
     });
     let searched = searching.await;
-    searched.unwrap_or_else(|_| Err(TransportError::Lost("no thread is available to search".into())))
+    searched.unwrap_or_else(|_| {
+        Err(TransportError::Lost(
+            "no thread is available to search".into(),
+        ))
+    })
 }
 
 struct Search<'a> {

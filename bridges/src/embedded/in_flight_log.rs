@@ -299,7 +299,12 @@ mod tests {
         log.record_suspect(Id::new(1, 1), DeliveryMode::Concurrent);
         let slot = log.record_suspect(Id::new(1, 2), DeliveryMode::Exclusive);
         let recorded = || read(folder.path(), 1).expect("it is readable");
-        let expected = |mode| [(Id::new(1, 1), DeliveryMode::Concurrent), (Id::new(1, 2), mode)];
+        let expected = |mode| {
+            [
+                (Id::new(1, 1), DeliveryMode::Concurrent),
+                (Id::new(1, 2), mode),
+            ]
+        };
         assert_eq!(recorded(), expected(DeliveryMode::Exclusive));
         log.update(slot, Id::new(1, 2), DeliveryMode::WithDependents);
         assert_eq!(recorded(), expected(DeliveryMode::WithDependents));

@@ -108,9 +108,10 @@ fn read(
                 InspectionProblem {
                     what: path.display().to_string(),
                     why,
-                    help: "unreadable messages stay in the file, and the others are served: to get \
+                    help:
+                        "unreadable messages stay in the file, and the others are served: to get \
                            all of them, put a copy of the file back"
-                        .into(),
+                            .into(),
                     theirs: None,
                     ours: None,
                 }
@@ -139,7 +140,8 @@ fn unique(topology: &Topology) -> impl Iterator<Item = QueueId> {
 
 /// Describes unreadable rows that were found before. Checks all pages if `check_pages` is set.
 fn damage(connection: &Connection, check_pages: bool) -> Result<Option<String>, SqliteError> {
-    let recorded: u64 = connection.query_row("SELECT count(*) FROM damaged", [], |row| row.get(0))?;
+    let recorded: u64 =
+        connection.query_row("SELECT count(*) FROM damaged", [], |row| row.get(0))?;
     if recorded > 0 {
         let first = "SELECT place || ': ' || why FROM damaged ORDER BY found_ms, place LIMIT 1";
         let first: String = connection.query_row(first, [], |row| row.get(0))?;
@@ -167,8 +169,7 @@ fn access_problem(folder: &Path) -> Option<InspectionProblem> {
         })
     };
     let writable = Access::WRITE_OK | Access::EXEC_OK;
-    let grant =
-        "let the user of the app write there, or name another folder in app.transport";
+    let grant = "let the user of the app write there, or name another folder in app.transport";
     let nearest = nearest(folder);
     if !nearest.is_dir() {
         let why = format!("{} is no folder", nearest.display());

@@ -78,9 +78,8 @@ impl Journal {
         let journal = self.clone();
         self.spawn_with_database(async move |database| {
             let known = journal.unreadable.lock().clone();
-            let read = move |connection: &Connection| {
-                partition_readable(&Statements(connection), &known)
-            };
+            let read =
+                move |connection: &Connection| partition_readable(&Statements(connection), &known);
             let DueRows {
                 readable,
                 unreadable,

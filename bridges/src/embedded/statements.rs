@@ -223,10 +223,7 @@ impl Statements<'_> {
     }
 
     /// Reads one message by its id.
-    pub(super) fn message(
-        &self,
-        id: Id,
-    ) -> Result<Option<Result<Entry, Corruption>>, SqliteError> {
+    pub(super) fn message(&self, id: Id) -> Result<Option<Result<Entry, Corruption>>, SqliteError> {
         let mut select = self
             .0
             .prepare_cached("SELECT head, payload, sum, id, attempt FROM message WHERE id = ?1")?;
