@@ -263,7 +263,7 @@ fn a_folder_is_described_in_every_state_and_stays_unchanged() {
     assert_eq!(code, Some(0), "{transport}");
     let notes = transport["notes"].to_string();
     assert!(!notes.contains("process"), "{notes}");
-    let waiting = "queue keep.in: 1 waiting for their time, 1 suspects";
+    let waiting = "queue keep.in: 1 delayed, 1 suspects";
     assert!(notes.contains(waiting), "{notes}");
     assert!(site.files() == before, "the files are unchanged");
 }

@@ -99,10 +99,7 @@ fn a_full_or_read_only_disk_is_named() {
     assert_eq!(code, Some(1), "{transport}");
     let problems = transport["problems"].to_string();
     assert!(problems.contains("can't be written"), "{problems}");
-    assert!(
-        problems.contains("let the user who runs the app"),
-        "{problems}"
-    );
+    assert!(problems.contains("let the user of the app"), "{problems}");
     assert_eq!(
         transport["missing"].as_array().map(Vec::len),
         Some(2),
