@@ -325,3 +325,33 @@ fn a_slow_service_behind_a_fast_file_keeps_memory_flat() {
     );
     assert_eq!(process.exit_code(Duration::from_secs(900)), Some(0));
 }
+
+/// Writes an app that keeps running: a file source, a filter, a sink.
+fn small_app(folder: &Path, admin: &str, more: &str) {
+    let manifest = format!(
+        r#"
+        [app]
+        name = "small"
+        transport = "memory:"
+        [admin]
+        listen = "{admin}"
+        [services.numbers]
+        use = "file-in"
+        out = "numbers"
+        config.path = "numbers.jsonl"
+        [services.large]
+        use = "filter"
+        in = "numbers"
+        out = "large"
+        config.when = "msg.n > 2"
+        [services.keep]
+        use = "file-out"
+        in = "large"
+        config.path = "large.jsonl"
+        {more}
+        "#
+    );
+    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
+    let numbers: String = (0..5).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    std::fs::write(folder.join("numbers.jsonl"), numbers).expect("it can be written");
+}

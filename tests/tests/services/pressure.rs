@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 mod flooded;
 
+use flooded::Bouncer;
+
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Item {
     n: u32,

@@ -2,36 +2,6 @@
 
 use super::*;
 
-/// Writes an app that keeps running: a file source, a filter, a sink.
-fn small_app(folder: &Path, admin: &str, more: &str) {
-    let manifest = format!(
-        r#"
-        [app]
-        name = "small"
-        transport = "memory:"
-        [admin]
-        listen = "{admin}"
-        [services.numbers]
-        use = "file-in"
-        out = "numbers"
-        config.path = "numbers.jsonl"
-        [services.large]
-        use = "filter"
-        in = "numbers"
-        out = "large"
-        config.when = "msg.n > 2"
-        [services.keep]
-        use = "file-out"
-        in = "large"
-        config.path = "large.jsonl"
-        {more}
-        "#
-    );
-    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
-    let numbers: String = (0..5).map(|n| format!("{{\"n\":{n}}}\n")).collect();
-    std::fs::write(folder.join("numbers.jsonl"), numbers).expect("it can be written");
-}
-
 fn started(folder: &Path) -> Process {
     let mut command = Command::new(brickwork());
     command.args(["run", "app.toml"]).current_dir(folder);

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Takes its time and sends each item back with one turn less, until no turn is left.
-struct Bouncer(Relay);
+pub(super) struct Bouncer(Relay);
 
 impl Service for Bouncer {
     const NAME: &'static str = "bouncer";
