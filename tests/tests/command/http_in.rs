@@ -350,3 +350,19 @@ fn the_example_accepts_signed_deliveries_of_github() {
         });
     }
 }
+
+/// Returns a manifest with a slow service before the file.
+fn slow(instances: u32, high_water: u32) -> String {
+    format!(
+        r#"
+        [services.work]
+        use = "chaos"
+        in = "posted"
+        out = "worked"
+        instances = {instances}
+        mailbox = 1
+        queue.high_water = {high_water}
+        config = {{ stall = 1.0, for = "20ms" }}
+        "#
+    )
+}

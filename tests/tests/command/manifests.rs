@@ -436,3 +436,54 @@ error[E032]: no service has the label `shuot`
     let no_service = load_only(&[""], &path, Vec::new(), None).err().unwrap();
     assert_eq!(no_service.problems()[0].code, "E032");
 }
+
+const VALID: &str = r#"
+[app]
+name = "hello"
+transport = "test://host"
+log = { level = "debug", format = "json" }
+
+[admin]
+listen = "off"
+
+[supervision]
+strategy = "rest_for_one"
+max_restarts = 3
+within = "1m"
+
+[groups.front]
+services = ["count", "shout"]
+
+[services.count]
+use = "count"
+out = ["numbers", "audit.numbers"]
+config = { up_to = 10, pace = "1s" }
+restart.backoff = { min = "1s", max = "2s", jitter = 0.5, reset_after = "1m" }
+
+[services.shout]
+in = "numbers"
+out = "shouted"
+instances = { min = 1, max = 4 }
+mailbox = 8
+handler_timeout = "5s"
+retry = { attempts = 3, backoff = { min = "1s", max = "1m", jitter = 0 } }
+queue.high_water = 100
+
+[services.hook]
+use = "hook"
+in = "shouted"
+config.secret = "${NOT_SET:-12345678}"
+config.path = "out/file"
+
+[[services.rules.config.rules]]
+when = "true"
+to = "small"
+[services.rules]
+in = ["shouted", "orders"]
+out.small = "small"
+
+[topics]
+"audit.numbers".external = "out"
+orders.external = "in"
+small = { external = "both" }
+"#;

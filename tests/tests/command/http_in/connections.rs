@@ -154,22 +154,6 @@ fn the_memory_of_all_bodies_together_has_a_bound() {
     assert_eq!(app.post(&[JSON], body.as_bytes()).code, 202);
 }
 
-/// Returns a manifest with a slow service before the file.
-fn slow(instances: u32, high_water: u32) -> String {
-    format!(
-        r#"
-        [services.work]
-        use = "chaos"
-        in = "posted"
-        out = "worked"
-        instances = {instances}
-        mailbox = 1
-        queue.high_water = {high_water}
-        config = {{ stall = 1.0, for = "20ms" }}
-        "#
-    )
-}
-
 #[test]
 fn a_slow_service_causes_503_and_accepted_messages_are_handled() {
     let app = App::start("", &slow(1, 4));
