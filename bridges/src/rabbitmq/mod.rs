@@ -1,16 +1,16 @@
 //! The transport for RabbitMQ: `amqp:` and, with TLS, `amqps:`.
 //!
-//! The files form layers. A file uses only files of its own line or of lines above it.
+//! The files form layers: a file uses only files that stand before it in this table.
 //!
 //! | layer | files | content |
 //! | --- | --- | --- |
-//! | values | `rfc3339`, `slot_queue`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries` | small data structures and policies |
+//! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_mode` | small data structures and policies |
 //! | wire format | `topology`, `delay_count`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `utf8_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
 //! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `prune`, `inspection` | declaring, checking and pruning queues |
 //! | publishing | `confirm_window`, `publisher`, `router`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
-//! | consuming | `suspects`, `prefetch`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
+//! | consuming | `prefetch`, `suspects`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
 //! | session | `session`, `lease`, `recovery`, `depth_poller` | everything over one pair of connections, and its replacement |
 //!
 //! A session ends when a connection is lost or a publishing channel fails. `recovery` then
@@ -34,18 +34,23 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+mod ack_sender;
 mod ack_tracker;
 mod address;
 mod channel_replacement;
 mod close_delay;
 mod codec;
+mod confirm_window;
 mod connect;
 mod connection;
+mod consumer_query;
 mod consumer_task;
 mod declared_registry;
 mod declarer;
 mod delay_count;
 mod depth_poller;
+mod exclusive_mode;
+mod flushes;
 mod health;
 mod inspection;
 mod lapin_runtime;

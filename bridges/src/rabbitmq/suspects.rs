@@ -13,7 +13,6 @@
 //! blame: it is put back so that it doesn't count.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,19 +23,20 @@ use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::ShortString;
 use parking_lot::Mutex;
-use tokio::sync::{MutexGuard, Notify, mpsc, oneshot, watch};
+use tokio::sync::{MutexGuard, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::codec;
+use super::codec::{self, TopicSource};
 use super::connection::Connections;
+use super::exclusive_mode::ExclusiveMode;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::prefetch::PrefetchBuffer;
 use super::router::Router;
 use super::routing::Queue;
 use super::session_state::SessionState;
 use super::settlement::{BrokerAction, Settler};
-use super::source_queue::{SourceQueue, TopicSource};
+use super::source_queue::SourceQueue;
 
 /// How long what is in hand may take to end before a suspect is tried alone.
 const QUIET_WAIT: Duration = Duration::from_secs(5);
@@ -44,26 +44,6 @@ const QUIET_WAIT: Duration = Duration::from_secs(5);
 const LOOK_WAIT: Duration = Duration::from_secs(1);
 /// Services that wait to be looked at. One more is looked at a second later.
 const CALLS_MAX: usize = 256;
-
-/// Whether only suspects are handed out now. One for a session.
-#[derive(Default)]
-pub(super) struct ExclusiveMode {
-    on: AtomicBool,
-    less: Notify,
-}
-
-impl ExclusiveMode {
-    pub(super) fn is_on(&self) -> bool {
-        self.on.load(Relaxed)
-    }
-
-    /// Something was settled.
-    pub(super) fn less_in_hand(&self) {
-        if self.is_on() {
-            self.less.notify_one();
-        }
-    }
-}
 
 /// There may be suspects of a service.
 struct CheckRequest {
@@ -375,7 +355,7 @@ impl SuspectTask {
     async fn quiet(&self) {
         let quiet = async {
             while self.ward.in_flight() > 1 {
-                self.ward.alone.less.notified().await;
+                self.ward.alone.settled().await;
             }
         };
         // What takes longer than that is a handler that hangs: it has its own deadline.
@@ -470,14 +450,14 @@ struct Quiet(Arc<SuspectQueue>);
 
 impl Quiet {
     fn begin(ward: &Arc<SuspectQueue>) -> Self {
-        ward.alone.on.store(true, Relaxed);
+        ward.alone.set(true);
         Self(ward.clone())
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        self.0.alone.on.store(false, Relaxed);
+        self.0.alone.set(false);
         self.0.wake_all();
     }
 }
