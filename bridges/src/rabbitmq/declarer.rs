@@ -11,7 +11,7 @@ use lapin::options::{
     BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, ErrorKind, ExchangeKind};
+use lapin::{Channel, ErrorKind, ExchangeKind, Queue};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Connections;
@@ -112,16 +112,9 @@ impl DeclarerTask {
             return Ok(channel.clone());
         }
         let opened = self.connections.consuming.create_channel().await;
-        let channel = opened.map_err(|error| self.lost(&error))?;
+        let channel = opened.map_err(|error| self.session_state.lost(&error))?;
         self.channel = Some(channel.clone());
         Ok(channel)
-    }
-
-    fn lost(&self, error: &lapin::Error) -> TransportError {
-        self.session_state
-            .check()
-            .err()
-            .unwrap_or_else(|| TransportError::Lost(error.to_string()))
     }
 
     async fn declare(&mut self, all: Vec<Declaration>) -> Result<(), TransportError> {
@@ -130,7 +123,7 @@ impl DeclarerTask {
             let made = declare(&channel, declaration.clone()).await;
             made.map_err(|error| match refusal(&error) {
                 Some((code, text)) => explain(&declaration, code, text),
-                None => self.lost(&error),
+                None => self.session_state.lost(&error),
             })?;
         }
         Ok(())
@@ -142,25 +135,32 @@ impl DeclarerTask {
             Ok(count) => Ok(Some(count)),
             Err(error) => match refusal(&error) {
                 Some((404, _)) => Ok(None),
-                _ => Err(self.lost(&error)),
+                _ => Err(self.session_state.lost(&error)),
             },
         }
     }
 }
 
-/// Counts the ready messages of a queue on this channel.
+/// Asks for a queue on this channel: its name and counts.
 ///
 /// # Errors
 /// The broker's. Without the queue it closes the channel.
-pub(super) async fn count_ready(channel: &Channel, queue: ShortString) -> lapin::Result<u64> {
+pub(super) async fn passive_declare(channel: &Channel, queue: ShortString) -> lapin::Result<Queue> {
     let options = QueueDeclareOptions {
         passive: true,
         ..Default::default()
     };
-    let declared = channel
-        .queue_declare(queue, options, FieldTable::default())
-        .await?;
-    Ok(u64::from(declared.message_count()))
+    let declaring = channel.queue_declare(queue, options, FieldTable::default());
+    declaring.await
+}
+
+/// Counts the ready messages of a queue on this channel.
+///
+/// # Errors
+/// As of [`passive_declare`].
+pub(super) async fn count_ready(channel: &Channel, queue: ShortString) -> lapin::Result<u64> {
+    let queue = passive_declare(channel, queue).await?;
+    Ok(u64::from(queue.message_count()))
 }
 
 pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {

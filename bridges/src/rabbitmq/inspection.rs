@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
+use brickwork::QueueId;
 use brickwork::transport::{
     Inspection, InspectionProblem, Pruned, QueueSpec, Topology, TransportError,
 };
-use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
 
 use super::address::Address;
+use super::connection::{Connections, connect_error};
 use super::declarer::{EXTERNAL_HELP, refusal};
 use super::health::Health;
 use super::permission_probe::Probe;
@@ -33,7 +34,7 @@ pub(super) async fn inspect(
 ) -> Result<Inspection, TransportError> {
     // First, so that connection problems are reported as usual.
     let session_state = SessionState::new(Health::new(&Arc::default()));
-    let connections = super::connection::Connections::open(broker, url, &session_state).await?;
+    let connections = Connections::open(broker, url, &session_state).await?;
     let mut inspector = Inspector {
         connection: &connections.publishing,
         found: Inspection::default(),
@@ -57,10 +58,7 @@ pub(super) async fn inspect(
     connections.close().await;
     inspected.map_err(|error| match error {
         ProbeFailure::Name(error) => error,
-        ProbeFailure::Broker(error) => TransportError::Connect {
-            url: without_password(url),
-            why: error.to_string(),
-        },
+        ProbeFailure::Broker(error) => connect_error(url, error),
     })?;
     Ok(found)
 }

@@ -28,7 +28,7 @@ use brickwork::transport::{
     AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
     LeaseKeeper, Outgoing, Prune, Pruned, Status, Topology, Transport, TransportError,
 };
-use brickwork::{Message, QueueId, without_password};
+use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -79,7 +79,7 @@ mod topology;
 mod utf8_repair;
 
 use address::Address;
-use connection::Worker;
+use connection::{Worker, connect_error};
 use health::Health;
 use max_message_size::MaxMessageSize;
 use non_crash_redeliveries::NonCrashRedeliveries;
@@ -150,10 +150,7 @@ impl Connector for RabbitMq {
         pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: without_password(url),
-                why,
-            };
+            let failed = |why: String| connect_error(url, why);
             let broker = Address::parse(url).map_err(failed)?;
             let worker = Worker::start().map_err(|error| failed(error.to_string()))?;
             // Dropping this future drops the worker, and with it the attempt to connect.
@@ -196,10 +193,7 @@ async fn run_on_temporary_worker<T: Send + 'static, F>(
 where
     F: Future<Output = Result<T, TransportError>> + Send + 'static,
 {
-    let failed = |why: String| TransportError::Connect {
-        url: without_password(url),
-        why,
-    };
+    let failed = |why: String| connect_error(url, why);
     let broker = Address::parse(url).map_err(failed)?;
     let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
     let done = run_on_worker(worker.handle(), work(broker, url.to_owned())).await;

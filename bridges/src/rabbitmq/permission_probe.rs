@@ -9,7 +9,7 @@ use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOp
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
-use super::declarer::{count_ready, declare, may_consume, with_text};
+use super::declarer::{declare, may_consume, passive_declare, with_text};
 use super::topology::Declaration;
 
 /// A request that changes nothing.
@@ -57,19 +57,12 @@ impl Probe {
 
 async fn is_there(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
     match declaration {
-        Declaration::Exchange { name, kind } => {
-            let options = ExchangeDeclareOptions {
-                passive: true,
-                ..Default::default()
-            };
-            channel
-                .exchange_declare(name, kind, options, FieldTable::default())
-                .await
+        Declaration::Exchange { name, .. } | Declaration::ExternalExchange { name } => {
+            declare(channel, Declaration::ExternalExchange { name }).await
         }
         Declaration::Queue { name, .. } | Declaration::ExternalQueue { name } => {
-            count_ready(channel, name).await.map(drop)
+            passive_declare(channel, name).await.map(drop)
         }
-        Declaration::ExternalExchange { .. } => declare(channel, declaration).await,
         Declaration::Binding { .. } => Ok(()),
     }
 }

@@ -11,18 +11,18 @@
 
 use std::sync::Arc;
 
+use brickwork::QueueId;
 use brickwork::transport::{
     Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, TransportError, judge,
 };
-use brickwork::{QueueId, without_password};
 use lapin::Connection;
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::QueueDeleteOptions;
 use lapin::types::{FieldTable, ShortString};
 
 use super::address::Address;
-use super::connection::Connections;
+use super::connection::{Connections, connect_error};
 use super::declared_registry::{Binding, Entries, LedgerReader};
-use super::declarer::refusal;
+use super::declarer::{passive_declare, refusal};
 use super::health::Health;
 use super::session_state::SessionState;
 use super::topology::{Step, ledger_name, queue_name, with_feeds};
@@ -46,10 +46,7 @@ pub(super) async fn prune(
     };
     session_state.close();
     connections.close().await;
-    pruned.map_err(|error| TransportError::Connect {
-        url: without_password(url),
-        why: error.to_string(),
-    })
+    pruned.map_err(|error| connect_error(url, error))
 }
 
 /// Reports stale queues and bindings and changes nothing.
@@ -372,14 +369,7 @@ async fn delayed(connection: &Connection, scan: &StaleScan<'_>) -> lapin::Result
 /// such queue.
 async fn count(connection: &Connection, name: ShortString) -> lapin::Result<Option<(u64, u64)>> {
     let channel = connection.create_channel().await?;
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..Default::default()
-    };
-    match channel
-        .queue_declare(name, options, FieldTable::default())
-        .await
-    {
+    match passive_declare(&channel, name).await {
         Ok(queue) => {
             channel.close(200, "done".into()).await?;
             let (messages, consumers) = (queue.message_count(), queue.consumer_count());

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use brickwork::QueueId;
 use brickwork::transport::{Consumer, Depth, TransportError};
-use brickwork::{QueueId, without_password};
 use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::address::Address;
-use super::connection::{Connections, confirm_channel};
+use super::connection::{Connections, confirm_channel, connect_error};
 use super::consumer_query::{ConsumerQuery, Count, ask};
 use super::consumer_task;
 use super::declared_registry::DeclaredRegistry;
@@ -87,10 +87,10 @@ impl Session {
             let set_up = Self::set_up(shared, &session_state, connections);
             match timeout(SET_UP_TIMEOUT, set_up).await {
                 Ok(session) => session,
-                Err(_) => Err(TransportError::Connect {
-                    url: without_password(&shared.url),
-                    why: format!("the session was not set up within {SET_UP_TIMEOUT:?}"),
-                }),
+                Err(_) => {
+                    let why = format!("the session was not set up within {SET_UP_TIMEOUT:?}");
+                    Err(connect_error(&shared.url, why))
+                }
             }
         };
         let opened = tokio::select! {
@@ -113,9 +113,8 @@ impl Session {
         let publishing = &connections.publishing;
         let opened = async {
             let channel = confirm_channel(publishing).await?;
-            let request_reply = confirm_channel(publishing).await?;
             let request_reply = RequestReply::start(
-                request_reply,
+                confirm_channel(publishing).await?,
                 session_state.clone(),
                 shared.max_message_size.clone(),
                 shared.late_replies.clone(),
@@ -123,13 +122,8 @@ impl Session {
             .await?;
             Ok((channel, request_reply))
         };
-        let (channel, request_reply) =
-            opened
-                .await
-                .map_err(|error: lapin::Error| TransportError::Connect {
-                    url: without_password(&shared.url),
-                    why: error.to_string(),
-                })?;
+        let opened: lapin::Result<_> = opened.await;
+        let (channel, request_reply) = opened.map_err(|error| connect_error(&shared.url, error))?;
         let frame_bytes = match publishing.configuration().frame_max() as usize {
             0 => FRAME_BYTES,
             bytes => bytes,
@@ -210,11 +204,7 @@ impl Session {
         let queue = source.queue.clone();
         let lost = |error: lapin::Error| match declarer::refusal(&error) {
             Some((404, _)) => TransportError::NoQueue(queue.id.clone()),
-            _ => self
-                .session_state
-                .check()
-                .err()
-                .unwrap_or_else(|| TransportError::Lost(error.to_string())),
+            _ => self.session_state.lost(&error),
         };
         let channel = self.connections.consuming.create_channel().await;
         let dead_letters = QueueId::dead_letters(&queue.id.service);

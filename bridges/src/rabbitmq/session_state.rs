@@ -83,6 +83,13 @@ impl SessionState {
         }
     }
 
+    /// Returns the error of an operation that failed with `error`: the reason for the end, if
+    /// the session has ended.
+    pub(super) fn lost(&self, error: &lapin::Error) -> TransportError {
+        let ended = self.check().err();
+        ended.unwrap_or_else(|| TransportError::Lost(error.to_string()))
+    }
+
     /// Returns the reason for the end. Without one, the transport's thread is gone.
     pub(super) fn error(&self) -> TransportError {
         self.check()
