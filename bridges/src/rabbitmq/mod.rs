@@ -4,7 +4,7 @@
 //!
 //! | layer | files | content |
 //! | --- | --- | --- |
-//! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_mode` | small data structures and policies |
+//! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_trial` | small data structures and policies |
 //! | wire format | `topology`, `delay_count`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `utf8_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
@@ -49,7 +49,7 @@ mod declared_registry;
 mod declarer;
 mod delay_count;
 mod depth_poller;
-mod exclusive_mode;
+mod exclusive_trial;
 mod flushes;
 mod health;
 mod inspection;
@@ -293,7 +293,7 @@ impl Transport for Amqp {
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
         match self.recovery.current() {
-            Ok(session) => session.request_reply.ask(&session.router, &request, within),
+            Ok(session) => session.ask(&request, within),
             Err(error) => Box::pin(async move { Err(error.into()) }),
         }
     }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::codec;
-use super::exclusive_mode::ExclusiveMode;
+use super::exclusive_trial::ExclusiveMode;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::source_queue::SourceQueue;
 
@@ -73,7 +73,7 @@ impl PrefetchBuffer {
     pub(super) fn put(&self, deliveries: Vec<lapin::message::Delivery>) {
         let mut state = self.state.lock();
         state.fetched.extend(deliveries);
-        if !self.exclusive.is_on() {
+        if !self.exclusive.blocks(&self.source.queue.id) {
             state.wake();
         }
     }
@@ -199,7 +199,7 @@ impl Consumer for QueueConsumer {
             into.push_back(suspect);
             return Poll::Ready(Ok(()));
         }
-        let count = match self.0.exclusive.is_on() {
+        let count = match self.0.exclusive.blocks(&self.0.source.queue.id) {
             true => 0,
             false => state.fetched.len().min(max),
         };

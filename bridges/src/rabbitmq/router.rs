@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::{Completion, Outgoing, Topology, TransportError};
 use brickwork::{Envelope, Message, QueueId, Reply};
 use lapin::types::ShortString;
@@ -247,29 +248,29 @@ impl Router {
         self.publisher.send(publication).await
     }
 
-    /// Publishes a message to its service's quarantine queue.
+    /// Moves a message to the quarantine queue of its service.
     pub(super) async fn to_suspects(
         &self,
         source: &QueueId,
         message: &Message,
-        attempt: u32,
+        record: CrashRecord,
     ) -> Result<(), TransportError> {
         let suspects = self.queue(&QueueId::suspects(&source.service))?;
-        self.send_suspect(&suspects, source, message, attempt).await
+        self.send_suspect(&suspects, source, message, record).await
     }
 
-    /// Publishes a suspect of the queue `source` to the queue `to`.
+    /// Publishes a suspect of the queue `source` to the queue `to`, with its crashes.
     pub(super) async fn send_suspect(
         &self,
         to: &Queue,
         source: &QueueId,
         message: &Message,
-        attempt: u32,
+        record: CrashRecord,
     ) -> Result<(), TransportError> {
         let route = Route {
-            attempt,
+            attempt: record.attempt,
             past_topics: true,
-            suspect: Some(&source.input),
+            suspect: Some((&source.input, record)),
             properties_bytes_max: self.properties_bytes_max,
         };
         let publication = Publication {

@@ -84,7 +84,9 @@ impl Settler {
         let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
         let (queue, message) = (&self.source.queue.id, &decoded.message);
         info!(%queue, message = %message.id, "message was in flight during two crashes, moving it to quarantine");
-        let sent = self.router.to_suspects(queue, message, decoded.attempt);
+        let sent = self
+            .router
+            .to_suspects(queue, message, decoded.crash_record);
         let outcome = sent.await;
         self.or_requeue(message, outcome).await
     }
