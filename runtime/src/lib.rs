@@ -52,6 +52,8 @@ pub mod message_trace;
 mod metrics;
 mod names;
 pub mod prelude;
+pub mod process;
+mod rate_limit;
 mod redact;
 mod service;
 mod service_thread;
@@ -78,6 +80,7 @@ pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use names::{
     InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,
 };
+pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
     Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle, HandleBatch,
