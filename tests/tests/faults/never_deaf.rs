@@ -357,10 +357,10 @@ fn a_broker_short_of_memory_delays_publishers_and_loses_nothing() {
     load.broker
         .ctl(&["set_vm_memory_high_watermark", "0.00001"]);
     let expected = Expected {
-        not_ready: Some("the broker takes nothing for now"),
+        not_ready: Some("the broker accepts no publications"),
         losses: 0..=0,
     };
-    load.until_ready_says(false, "the broker takes nothing for now");
+    load.until_ready_says(false, "the broker accepts no publications");
     if is_full() {
         // The fault must last longer than a publication waits for its confirm.
         std::thread::sleep(Duration::from_secs(35));

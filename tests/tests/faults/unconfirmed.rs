@@ -66,7 +66,7 @@ fn a_suspended_queue_delays_publishing_and_loses_nothing() {
     assert!(aside < SOON, "held up for {aside:?}");
     // The fault should last longer than a publication waits for its confirm, in a full run.
     let time = Duration::from_secs(if is_full() { 75 } else { 4 });
-    load.until_ready_says(false, "nothing that was published is confirmed");
+    load.until_ready_says(false, "no publication was confirmed");
     std::thread::sleep(time.saturating_sub(frozen.elapsed()));
     let resumed = format!("ok = sys:resume({queue}).");
     load.broker.ctl(&["eval", &resumed]);

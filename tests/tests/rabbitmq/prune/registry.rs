@@ -38,7 +38,7 @@ fn unknown_messages_in_the_registry_are_left_alone_and_do_no_harm() {
     }
     let log = site.run("v1.toml", &[]);
     assert!(
-        log.contains("the ledger of what the app declares can't be kept"),
+        log.contains("declarations were not recorded in the ledger"),
         "{log}"
     );
     site.run("v1.toml", &[]);
