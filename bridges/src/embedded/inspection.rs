@@ -9,7 +9,7 @@ use std::path::Path;
 use brickwork::QueueId;
 use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::{self, Connection};
-use brickwork::transport::{Inspection, InspectionProblem, Topology};
+use brickwork::transport::{Inspection, InspectionProblem, StaleResource, Topology};
 use rustix::fs::{Access, access, statvfs};
 
 use super::catalog::{QueueIndex, remedy, required_queues};
@@ -65,20 +65,63 @@ fn read(
     if let Some(owner) = owner
         && owner != *topology.app
     {
-        found.problems.push(InspectionProblem {
-            what: format!("folder {}", folder.display()),
-            why: format!("its queues belong to the app {owner}"),
-            help: remedy(&owner, &topology.app),
-            theirs: None,
-            ours: None,
-        });
+        let why = format!("its queues belong to the app {owner}");
+        let help = remedy(&owner, &topology.app);
+        found.problems.push(folder_problem(folder, why, help));
         return Ok(());
     }
     let path = file(folder);
     let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
-    let contents = view.read(|connection| {
+    let check_pages = bytes <= CHECKED_BYTES_MAX;
+    let contents = view.read(|connection| Contents::read(connection, topology, check_pages))?;
+    let made = match contents {
+        None => {
+            let path = path.display();
+            let note = format!("there is no {path} yet: the app makes it when it starts");
+            found.notes.push(note);
+            HashSet::new()
+        }
+        Some(contents) => {
+            let size = size_text(bytes);
+            found.notes.push(format!("{} has {size}", path.display()));
+            found.notes.extend(contents.lines);
+            found.problems.extend(contents.damage.map(|why| {
+                let help = "unreadable messages stay in the file, and the others are served: to \
+                            get all of them, put a copy of the file back";
+                problem(path.display().to_string(), why, help)
+            }));
+            found.leftovers = contents.stale;
+            contents.made
+        }
+    };
+    for id in unique(topology) {
+        let list = match made.contains(&id) {
+            true => &mut found.there,
+            false => &mut found.missing,
+        };
+        list.push(format!("queue {id}"));
+    }
+    Ok(())
+}
+
+/// Contents of a file, as an inspection reports them.
+struct Contents {
+    /// The queues in the file.
+    made: HashSet<QueueId>,
+    /// Texts on the queues of the topology.
+    lines: Vec<String>,
+    damage: Option<String>,
+    /// Queues that the topology does not have.
+    stale: Vec<StaleResource>,
+}
+
+impl Contents {
+    fn read(
+        connection: &Connection,
+        topology: &Topology,
+        check_pages: bool,
+    ) -> Result<Self, SqliteError> {
         let index = QueueIndex::load(connection)?;
-        let there: HashSet<QueueId> = index.numbers.keys().cloned().collect();
         let mut lines = Vec::new();
         for id in unique(topology) {
             if let Some(number) = index.numbers.get(&id) {
@@ -87,49 +130,27 @@ fn read(
                 lines.extend(contents.text().map(|text| format!("queue {id}: {text}")));
             }
         }
-        let damage = damage(connection, bytes <= CHECKED_BYTES_MAX)?;
-        let stale = prune::find(connection, topology, false)?;
-        Ok((there, lines, damage, stale))
-    })?;
-    let there = match contents {
-        None => {
-            let note = format!(
-                "there is no {} yet: the app makes it when it starts",
-                path.display()
-            );
-            found.notes.push(note);
-            HashSet::new()
-        }
-        Some((there, lines, damage, stale)) => {
-            let size = size_text(bytes);
-            found.notes.push(format!("{} has {size}", path.display()));
-            found.notes.extend(lines);
-            found.problems.extend(damage.map(|why| {
-                InspectionProblem {
-                    what: path.display().to_string(),
-                    why,
-                    help:
-                        "unreadable messages stay in the file, and the others are served: to get \
-                           all of them, put a copy of the file back"
-                            .into(),
-                    theirs: None,
-                    ours: None,
-                }
-            }));
-            found.leftovers = stale;
-            there
-        }
-    };
-    for id in unique(topology) {
-        let known = there.contains(&id);
-        let list = if known {
-            &mut found.there
-        } else {
-            &mut found.missing
-        };
-        list.push(format!("queue {id}"));
+        Ok(Self {
+            made: index.numbers.into_keys().collect(),
+            lines,
+            damage: damage(connection, check_pages)?,
+            stale: prune::find(connection, topology, false)?,
+        })
     }
-    Ok(())
+}
+
+fn problem(what: String, why: String, help: impl Into<String>) -> InspectionProblem {
+    InspectionProblem {
+        what,
+        why,
+        help: help.into(),
+        theirs: None,
+        ours: None,
+    }
+}
+
+fn folder_problem(folder: &Path, why: String, help: impl Into<String>) -> InspectionProblem {
+    problem(format!("folder {}", folder.display()), why, help)
 }
 
 /// Returns the queues of a topology, each once.
@@ -159,15 +180,7 @@ fn damage(connection: &Connection, check_pages: bool) -> Result<Option<String>, 
 
 /// Finds out whether the app may write to the folder.
 fn access_problem(folder: &Path) -> Option<InspectionProblem> {
-    let problem = |why: String, help: &str| {
-        Some(InspectionProblem {
-            what: format!("folder {}", folder.display()),
-            why,
-            help: help.into(),
-            theirs: None,
-            ours: None,
-        })
-    };
+    let problem = |why: String, help: &str| Some(folder_problem(folder, why, help));
     let writable = Access::WRITE_OK | Access::EXEC_OK;
     let grant = "let the user of the app write there, or name another folder in app.transport";
     let nearest = nearest(folder);
@@ -206,17 +219,15 @@ fn space_problem(folder: &Path) -> Option<InspectionProblem> {
         disk.f_bavail.saturating_mul(disk.f_frsize),
         reserve + FREE_BYTES_MIN,
     );
-    (free < needed).then(|| InspectionProblem {
-        what: format!("folder {}", folder.display()),
-        why: format!(
+    (free < needed).then(|| {
+        let why = format!(
             "its disk has {} left, and {} are needed: messages in the queues can be handled, and \
              new ones are refused",
             size_text(free),
             size_text(needed)
-        ),
-        help: "free some space, or move the folder to a larger disk".into(),
-        theirs: None,
-        ours: None,
+        );
+        let help = "free some space, or move the folder to a larger disk";
+        folder_problem(folder, why, help)
     })
 }
 
@@ -241,11 +252,5 @@ fn read_problem(folder: &Path, error: &SqliteError) -> InspectionProblem {
         SqliteError::Unusable { .. } => "check its permissions as the user of the app",
         _ => "the app would fail in the same way: find out why the file can't be read",
     };
-    InspectionProblem {
-        what: format!("folder {}", folder.display()),
-        why: error.to_string(),
-        help: help.into(),
-        theirs: None,
-        ours: None,
-    }
+    folder_problem(folder, error.to_string(), help)
 }

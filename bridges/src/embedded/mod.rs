@@ -267,9 +267,12 @@ impl Transport for Queues {
         request: Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
-        let exclusive = &self.state.exclusive;
-        let engine = &self.state.engine;
-        engine.ask(request, within, |queues| exclusive.ask(queues))
+        let TransportState {
+            engine, exclusive, ..
+        } = &*self.state;
+        engine.ask(request, within, |request| {
+            exclusive.ask(&engine.queues_asked(request))
+        })
     }
 
     fn late_replies(&self) -> u64 {

@@ -259,17 +259,11 @@ impl Consumer for QueueConsumer {
         consumer.waker = None;
         consumer.unsettled += count;
         state.in_flight += count as u64;
-        // A reader of dead letters handles none of them: a crash is not their fault.
-        self.slots.clear();
-        if let (Some(journal), Some(_)) = (journal, queue.dead_letters()) {
-            let mut sequences = state.ready().range(..count).map(|it| it.sequence);
-            journal.record_in_flight(queue.number(), &mut sequences, &mut self.slots);
-        } else if journal.is_some() {
-            self.slots.resize(count, NO_SLOT);
-        }
+        let (settler, slots) = (&self.settler, &mut self.slots);
+        record_in_flight(queue, state, count, slots);
         let taken = Instant::now();
         into.reserve(count);
-        let mut slots = self.slots.iter();
+        let mut slots = slots.iter();
         state.take(count, journal.is_some(), |entry| {
             let slot = slots.next().copied().unwrap_or_default();
             let parts = DeliveryParts {
@@ -278,7 +272,7 @@ impl Consumer for QueueConsumer {
                 crashes: 0,
                 tag: (u64::from(slot) << SEQUENCE_BITS) | entry.sequence,
             };
-            into.push_back(Delivery::taken_at(parts, self.settler.clone(), taken));
+            into.push_back(Delivery::taken_at(parts, settler.clone(), taken));
         });
         let load = state.start_load();
         // Another consumer may have waited for the wake-up that this one got.
@@ -310,6 +304,21 @@ impl Consumer for QueueConsumer {
         // Without consumers it returns to the suspects: its drop locks the queue.
         drop(suspect);
     }
+}
+
+/// Records the next messages of a queue as in flight, and sets their slots. There are no
+/// slots without a journal. A reader of dead letters handles none of them, so no crash is
+/// their fault.
+fn record_in_flight(queue: &Queue, state: &State, count: usize, slots: &mut Vec<u32>) {
+    slots.clear();
+    let Some(journal) = &queue.shared.journal else {
+        return;
+    };
+    if queue.dead_letters().is_none() {
+        return slots.resize(count, NO_SLOT);
+    }
+    let mut sequences = state.ready().range(..count).map(|it| it.sequence);
+    journal.record_in_flight(queue.number(), &mut sequences, slots);
 }
 
 impl Drop for QueueConsumer {

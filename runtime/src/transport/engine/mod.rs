@@ -17,12 +17,13 @@
 //!   committed by the journal and then applied to the queues.
 //! - A message counts in exactly one place of its queue (see `window`).
 //! - Without a journal, no call waits: publish and settle take effect before they return.
-//! - With a journal, a delivery is settled in memory at once, and its command follows. After
-//!   a crash the journal redelivers a message whose command was not committed.
+//! - With a journal, a settlement takes effect in memory before its command is committed.
+//!   After a crash the journal redelivers a message whose command was not committed. A dead
+//!   letter is the exception: its message stays in flight until the commit.
 //!
 //! # Locks
 //! The routing table is locked before a queue, and a queue before the journal. At most one
-//! queue is locked at a time. Wakers and drops of deliveries run without locks.
+//! queue is locked at a time. Wakers run, and deliveries are dropped, while no queue is locked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,14 +215,13 @@ impl Engine {
         Ok(QueueConsumer::new(queue, bound))
     }
 
-    /// Publishes a request and waits for its reply, at most `within`. Calls `start` with the
-    /// queues in which a handler's request waits, before the request is published, and keeps
-    /// the result until the end of the wait.
+    /// Publishes a request and waits for its reply, at most `within`. Calls `start` before the
+    /// request is published, and keeps the result until the end of the wait.
     pub fn ask<G: Send + 'static>(
         &self,
         request: Message,
         within: Duration,
-        start: impl FnOnce(&[Arc<Queue>]) -> G,
+        start: impl FnOnce(&Message) -> G,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
         let failed = |error: AskError| Box::pin(async move { Err::<Message, _>(error) });
         if !self.routing.read().is_topic(&request.topic) {
@@ -232,7 +232,7 @@ impl Engine {
             Ok(expected) => expected,
             Err(error) => return failed(error),
         };
-        let guard = start(self.routing.read().queues_asked(&request));
+        let guard = start(&request);
         let batch = vec![request.into()];
         let (sent, outcome) = match &self.shared.journal {
             None => (self.put(batch), None),
@@ -256,6 +256,12 @@ impl Engine {
                 Err(_) => Err(AskError::Timeout(within)),
             }
         })
+    }
+
+    /// Returns the queues in which a handler's request waits for its answer. A service without
+    /// inputs has no message in flight: for its requests there are none.
+    pub fn queues_asked(&self, request: &Message) -> Vec<Arc<Queue>> {
+        self.routing.read().queues_asked(request).to_vec()
     }
 
     /// Replies to requests of this engine.

@@ -139,8 +139,7 @@ impl RoutingTable {
         batch.any(|it| it.queue.is_some() || !self.readers(&it.message.topic).is_empty())
     }
 
-    /// Returns the queues in which a handler's request waits for its answer. A service
-    /// without inputs has nothing in flight: for its requests there are none.
+    /// See [`Engine::queues_asked`](super::Engine::queues_asked).
     pub(super) fn queues_asked(&self, request: &Message) -> &[Arc<Queue>] {
         let asker = request.source.rsplit('/').next();
         match asker.is_some_and(|asker| self.handlers.contains(asker)) {
