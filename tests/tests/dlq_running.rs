@@ -397,12 +397,12 @@ fn letters_are_exported(name: &str, transport: &str) {
     shop.says(
         &["export", "--scan", "4"],
         1,
-        "not all letters were looked at",
+        "not all letters were read",
     );
     shop.says(
         &["export", "--scan-bytes", "1B"],
         1,
-        "not all letters were looked at",
+        "not all letters were read",
     );
     shop.says(
         &["export", "--id", "nobody"],
