@@ -167,7 +167,7 @@ fn a_new_program_replaces_the_old_one_and_a_broken_one_does_not() {
         std::fs::rename(next, &program).expect("it can be put there");
     };
     replace(&|next| write(next.to_owned(), "no program"));
-    app.said("can't be run");
+    app.said("can't run");
     assert!(app.app().is_ok(), "it goes on");
     replace(&|next| {
         std::fs::copy(brickwork(), next).expect("it can be copied");

@@ -398,12 +398,12 @@ fn check_exports(name: &str, transport: &str) {
     shop.says(
         &["export", "--scan", "4"],
         1,
-        "not all letters were looked at",
+        "not all letters were read",
     );
     shop.says(
         &["export", "--scan-bytes", "1B"],
         1,
-        "not all letters were looked at",
+        "not all letters were read",
     );
     shop.says(
         &["export", "--id", "nobody"],

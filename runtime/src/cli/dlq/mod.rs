@@ -46,7 +46,6 @@ enum Verb {
     /// order and prints the number of replayed letters.
     ///
     /// Example: brickwork dlq replay app.toml --service stock --reason timeout --rate 50/s
-    #[command(verbatim_doc_comment)]
     Replay(remove::Replay),
     /// Remove dead letters for good
     ///

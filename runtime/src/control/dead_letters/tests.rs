@@ -216,7 +216,7 @@ async fn a_limited_number_of_clients_work_at_a_time_and_others_are_refused() {
     // The app has read all of them when it answers the next one.
     let refused = perform(&shop.data(), &find(1), pending()).await;
     let text = refused.unwrap_err().to_string();
-    assert!(text.contains("several others"), "{text}");
+    assert!(text.contains("several other clients"), "{text}");
     assert!(is_running(&shop.data()).await.unwrap());
     end.send(true).unwrap();
     let mut removed = 0;
