@@ -7,6 +7,6 @@ pub use crate::failure::Failure;
 pub use crate::service::{
     Batch, Catalog, ConfigError, Context, Handle, HandleBatch, Input, MessageBuilder, NoConfig,
     Output, Ports, Raw, Request, Service, Source, SourceContext, SourcePorts, Tick,
+    Tx,
 };
 pub use crate::sqlite::Migration;
-pub use crate::store::Tx;

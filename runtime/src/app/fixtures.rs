@@ -11,7 +11,7 @@ use super::plan::WiredPort;
 use super::status::{AppStatus, Phase, ServiceStatus};
 use crate::clock::Clock;
 use crate::failure::Failure;
-use crate::host::{ServiceHandle, Settings, WiredOutput};
+use crate::host::{ServiceHandle, Settings};
 use crate::metrics::{Durations, WorkerLag};
 use crate::names::QueueId;
 use crate::redact::Redactor;

@@ -202,7 +202,7 @@ impl Handler<StopBy> for ServiceActor {
                 Some(stopped) => stopped,
                 None => drain(env.clone(), bridges, relay, deadline).await,
             };
-            env.let_go();
+            env.release();
             let by = deadline.max(Instant::now() + GRACE);
             for mut instance in loops {
                 if timeout_at(by, &mut instance).await.is_err() {

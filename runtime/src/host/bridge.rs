@@ -21,12 +21,12 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::actor::Stop;
-use super::guard::panic_text;
 use super::input_consumer::InputConsumer;
 use super::service_run::ServiceRun;
 use crate::delivery::Delivery;
 use crate::metrics::Cause;
 use crate::names::QueueId;
+use crate::panic::panic_text;
 use crate::supervision::History;
 use crate::transport::TransportError;
 

@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
-use super::guard::quietly;
 use crate::delivery::Delivery;
+use crate::panic::catch_panic;
 use crate::transport::{Consumer, TransportError};
 
 /// Holds a consumer, or nothing.
@@ -61,7 +61,7 @@ impl InputConsumer {
 
 /// What a consumer does when it goes is the transport's code, not ours.
 fn stop(mut consumer: Box<dyn Consumer>) {
-    let _logged = quietly(move || {
+    let _logged = catch_panic(move || {
         consumer.stop();
         drop(consumer);
     });

@@ -5,7 +5,6 @@
 //! future under a guard, holds the outputs, and settles. Inbound bridges fill the
 //! mailbox; outputs go straight to the transport, which reports when it has them.
 
-mod abandon_hooks;
 mod actor;
 mod autoscale;
 mod batch;
@@ -16,12 +15,7 @@ mod in_flight;
 mod input_consumer;
 mod instance;
 mod liveness;
-mod log_throttle;
 mod mailbox;
-pub mod panic;
-mod pending_work;
-pub(crate) mod position;
-mod position_fence;
 mod relay;
 mod remote_stats;
 mod service_handle;
@@ -32,13 +26,9 @@ mod source;
 mod status;
 mod tick;
 
-pub(crate) use self::service_state::{Settings, WiredOutput};
-pub use abandon_hooks::AbandonHook;
+pub(crate) use self::service_state::Settings;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
-pub(crate) use guard::panic_text;
 pub use handle::CLOCK_TOLERANCE;
-pub use pending_work::PendingWorkGuard;
-pub(crate) use position_fence::RunNumber;
 pub(crate) use remote_stats::RemoteStats;
 pub(crate) use service_handle::ServiceHandle;
 pub(crate) use service_run::ServiceRun;

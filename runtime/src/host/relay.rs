@@ -30,11 +30,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
 use self::round::Round;
-use super::guard::panic_text;
-use super::log_throttle::LogThrottle;
 use super::service_run::ServiceRun;
-use crate::failure::Failure;
+use crate::log_throttle::LogThrottle;
 use crate::metrics::Cause;
+use crate::panic::panic_text;
 use crate::sqlite::{Migration, SqliteError};
 use crate::store::OpenStore;
 use crate::supervision::{Backoff, History};
@@ -51,9 +50,6 @@ const REMEMBER_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
 const HELD_MAX: Duration = Duration::from_secs(1);
 /// At least a moment, whatever the back-off.
 const HELD_MIN: Duration = Duration::from_millis(10);
-
-/// How long a service takes no messages when its outbox is full, before it tries again.
-const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// The relay of one service.
 pub(crate) struct Relay {
@@ -167,7 +163,7 @@ impl RelayTask {
         self.env.meters.restarted(Cause::Relay);
         self.env.note(Cause::Relay, &text);
         // A transport that is down was said to be.
-        if !self.env.transport_is_down() && self.refusals.happened().is_some() {
+        if !self.env.transport_is_down() && self.refusals.event().is_some() {
             let service = &*self.env.label;
             warn!(service, error = %text, ?wait, "the outbox is not published, trying again");
         }
@@ -267,7 +263,7 @@ impl RelayTask {
     fn report_held(&self, output: &str, error: &TransportError, wait: Duration) {
         let text = self.env.redactor.clean(&error.to_string()).into_owned();
         self.env.note(Cause::Relay, &text);
-        if let Some(more) = self.refusals.happened() {
+        if let Some(more) = self.refusals.event() {
             let service = &*self.env.label;
             warn!(service, output, error = %text, ?wait, more, "what is emitted on this output waits in the outbox");
         }
@@ -295,28 +291,6 @@ impl RelayTask {
             .max
             .saturating_mul(self.env.retry.attempts);
         REMEMBER_MIN.max(tries.saturating_mul(2))
-    }
-}
-
-impl ServiceRun {
-    /// A message was to emit, and the outbox is full: takes none for a moment, and says why.
-    ///
-    /// Then some are tried: those that emit nothing go on, so that in a cycle of full queues
-    /// one who waits for this service isn't waited for.
-    pub(crate) fn outbox_is_full(self: &Arc<Self>) -> Failure {
-        let holds = self.outbox();
-        if let Some(more) = self.refusals.happened() {
-            let service = &*self.label;
-            warn!(
-                service,
-                holds, more, "the outbox is full: messages wait until it has halved"
-            );
-        }
-        self.pause(FULL_WAIT);
-        Failure::defer(
-            FULL_WAIT,
-            format!("the outbox is full, it holds {holds} messages"),
-        )
     }
 }
 

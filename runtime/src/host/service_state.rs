@@ -7,26 +7,23 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::Instant;
 
-use super::position_fence::PositionFence;
 use super::status::{LastFailure, ServiceState};
+use crate::attempts::AttemptHistory;
 use crate::clock::Clock;
 use crate::dead_letter::Reason;
 use crate::failure::Failure;
-use crate::id::MessageId;
-use crate::message::{Envelope, Message};
-use crate::message_trace::History;
-use crate::metrics::{AskOutcome, Cause, Durations, Meters};
+use crate::metrics::{Cause, Durations, Meters};
 use crate::names::QueueId;
+use crate::position::SourcePosition;
 use crate::redact::Redactor;
-use crate::service::{MessageBuilder, Payload, Request};
+use crate::service::{Publisher, WiredOutput};
 use crate::sqlite::Migration;
 use crate::store::{OpenStore, Stores};
 use crate::supervision::{
     GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
 };
-use crate::transport::{AskError, Backpressure, Completion, Outgoing, Transport};
+use crate::transport::{Backpressure, Transport};
 
 /// How many publications of one service may wait for their confirms.
 pub(crate) const WINDOW: usize = 256;
@@ -63,47 +60,79 @@ pub(crate) struct Settings {
     pub(crate) confirms: Option<Arc<Mutex<Durations>>>,
 }
 
-/// An output and the topics that it goes to.
-pub(crate) struct WiredOutput {
-    pub(crate) name: Arc<str>,
-    pub(crate) kind: Option<Arc<str>>,
-    pub(crate) topics: Vec<Arc<str>>,
-}
-
-/// What lasts of a service while its instances, bridges and threads come and go.
+/// State of a service for as long as its app runs, over all of its runs.
 pub(crate) struct ServiceShared {
-    settings: Settings,
-    /// `source` of the messages that it makes.
-    source: Arc<str>,
-    pub(crate) meters: Meters,
+    pub(crate) publisher: Arc<Publisher>,
+    /// Index of the service in the manifest.
+    pub(crate) number: u32,
+    pub(crate) redactor: Arc<Redactor>,
+    pub(crate) instances: Instances,
+    pub(crate) lanes: usize,
+    pub(crate) mailbox_capacity: usize,
+    pub(crate) batch_max: usize,
+    pub(crate) handler_timeout: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) restart: RestartPolicy,
+    pub(crate) restart_type: RestartType,
+    pub(crate) intensity: Intensity,
+    pub(crate) give_up: GiveUpPolicy,
     pub(crate) state: ServiceState,
-    pub(crate) trail: History,
-    /// Permits for publications that aren't confirmed yet.
+    pub(crate) attempts: AttemptHistory,
+    /// A permit for each publication that may be unconfirmed.
     pub(crate) window: Arc<Semaphore>,
-    /// Of its position, if it is a source.
-    pub(super) saves: PositionFence,
+    /// Position of the service, if it is a source.
+    pub(crate) position: Arc<SourcePosition>,
+    /// The stores of the app; `None` if this service has no store.
+    pub(crate) stores: Option<Arc<Stores>>,
     store: OnceCell<Arc<OpenStore>>,
 }
 
 impl std::ops::Deref for ServiceShared {
-    type Target = Settings;
+    type Target = Publisher;
 
-    fn deref(&self) -> &Settings {
-        &self.settings
+    fn deref(&self) -> &Publisher {
+        &self.publisher
     }
 }
 
 impl ServiceShared {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
-            source: format!("/{}/{}", settings.app, settings.label).into(),
-            meters: Meters::new(settings.inputs.len(), settings.outputs.len()),
+            position: Arc::new(SourcePosition::new(
+                &settings.data,
+                &settings.app,
+                &settings.label,
+            )),
+            publisher: Arc::new(Publisher {
+                source: format!("/{}/{}", settings.app, settings.label).into(),
+                meters: Meters::new(settings.inputs.len(), settings.outputs.len()),
+                app: settings.app,
+                label: settings.label,
+                inputs: settings.inputs,
+                outputs: settings.outputs,
+                message_bytes_max: settings.message_bytes_max,
+                transport: settings.transport,
+                pressure: settings.pressure,
+                clock: settings.clock,
+                confirms: settings.confirms,
+            }),
+            number: settings.number,
+            redactor: settings.redactor,
+            instances: settings.instances,
+            lanes: settings.lanes,
+            mailbox_capacity: settings.mailbox_capacity,
+            batch_max: settings.batch_max,
+            handler_timeout: settings.handler_timeout,
+            retry: settings.retry,
+            restart: settings.restart,
+            restart_type: settings.restart_type,
+            intensity: settings.intensity,
+            give_up: settings.give_up,
             state: ServiceState::default(),
-            trail: History::default(),
+            attempts: AttemptHistory::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
-            saves: PositionFence::default(),
+            stores: settings.stores,
             store: OnceCell::new(),
-            settings,
         })
     }
 
@@ -166,99 +195,6 @@ impl ServiceShared {
         });
     }
 
-    /// The number of an output by its name.
-    pub(crate) fn output(&self, name: &str) -> Result<usize, Failure> {
-        self.outputs
-            .iter()
-            .position(|output| *output.name == *name)
-            .ok_or_else(|| {
-                Failure::reject(format!("the service names no output {name:?} in its ports"))
-            })
-    }
-
-    /// The envelope of a message that this service makes.
-    pub(crate) fn envelope<T: Payload>(
-        &self,
-        output: usize,
-        draft: MessageBuilder<T>,
-        id: MessageId,
-        parent: Option<&Message>,
-        time_ms: u64,
-    ) -> Result<Envelope, String> {
-        let wired = &self.outputs[output];
-        let kind = match (&wired.kind, parent) {
-            (Some(kind), _) => kind.clone(),
-            (None, Some(parent)) => parent.kind.clone(),
-            (None, None) => wired.name.clone(),
-        };
-        let trace = parent.map(|parent| parent.trace().child(&id));
-        let mut envelope = Envelope {
-            id,
-            kind,
-            source: self.source.clone(),
-            subject: None,
-            time_ms,
-            topic: wired.topics[0].clone(),
-            content_type: None,
-            headers: Default::default(),
-            payload: Default::default(),
-            parent: parent.map(|parent| parent.id.clone()),
-            tenant: parent.and_then(|parent| parent.tenant.clone()),
-            trace,
-            deadline_ms: None,
-            reply_to: None,
-            anonymous: false,
-        };
-        draft
-            .value
-            .encode(&mut envelope)
-            .map_err(|error| error.to_string())?;
-        if let Some(kind) = draft.kind {
-            envelope.kind = kind;
-        }
-        if draft.subject.is_some() {
-            envelope.subject = draft.subject;
-        }
-        envelope.headers.extend(draft.headers);
-        envelope.reply_to = draft.reply_to;
-        let (size, max) = (envelope.payload.len(), self.message_bytes_max);
-        if size > max {
-            return Err(format!(
-                "the message for {} has {size} bytes, app.max_message allows {max}",
-                wired.name
-            ));
-        }
-        Ok(envelope)
-    }
-
-    /// A copy for each topic that an output is connected to.
-    pub(crate) fn outgoing(
-        &self,
-        output: usize,
-        envelope: Envelope,
-        delay: Duration,
-    ) -> Vec<Outgoing> {
-        let topics = &self.outputs[output].topics;
-        let mut batch = Vec::with_capacity(topics.len());
-        for topic in &topics[1..] {
-            let copy = Envelope {
-                topic: topic.clone(),
-                ..envelope.clone()
-            };
-            batch.push(Outgoing {
-                message: copy.into(),
-                queue: None,
-                delay,
-            });
-        }
-        batch.push(Outgoing {
-            message: envelope.into(),
-            queue: None,
-            delay,
-        });
-        batch
-    }
-
     /// Whether the transport is down, and tries to work again. Who fails because of that
     /// is not at fault, and the transport has said what is wrong.
     pub(crate) fn transport_is_down(&self) -> bool {
@@ -279,46 +215,5 @@ impl ServiceShared {
         let _gone = status
             .wait_for(|status| status.down.is_none() || status.ended)
             .await;
-    }
-
-    /// Publishes, and measures how long the confirm takes where it takes any time.
-    pub(crate) fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
-        let done = match &self.confirms {
-            None => done,
-            Some(confirms) => {
-                let (confirms, started) = (confirms.clone(), Instant::now());
-                Completion::new(move |outcome| {
-                    confirms.lock().record(started.elapsed());
-                    done.complete(outcome);
-                })
-            }
-        };
-        self.transport.publish(batch, done);
-    }
-
-    /// Asks, on behalf of a handler or a source.
-    pub(crate) async fn ask<M: Payload, R: Payload>(
-        &self,
-        request: &Request<M, R>,
-        mut draft: MessageBuilder<M>,
-        within: Duration,
-        parent: Option<&Message>,
-    ) -> Result<R, AskError> {
-        let failed = |failure: Failure| AskError::Failed(failure.text().to_owned());
-        let number = self.output(request.name()).map_err(failed)?;
-        let now_ms = self.clock.unix_ms();
-        let id = draft.id.take().unwrap_or_default();
-        let mut envelope = self
-            .envelope(number, draft, id, parent, now_ms)
-            .map_err(AskError::Failed)?;
-        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        envelope.deadline_ms = Some(now_ms.saturating_add(within_ms));
-        let reply = self.transport.ask(envelope.into(), within).await;
-        self.meters.asked(match &reply {
-            Ok(_) => AskOutcome::Ok,
-            Err(AskError::Timeout(_)) => AskOutcome::Timeout,
-            Err(_) => AskOutcome::Failed,
-        });
-        R::decode(&reply?).map_err(|error| AskError::Decode(error.to_string()))
     }
 }

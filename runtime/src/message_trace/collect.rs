@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use super::descendants::Descendants;
 use super::findings::{Findings, Holding};
-use super::history::{ClockPair, KEPT};
 use super::port_graph::Wiring;
 use super::query::TraceQuery;
 use super::report::Trace;
 use super::stores::Stores;
 use super::tree::{TreeBounds, build};
 use crate::app::AppStatus;
+use crate::attempts::{ClockPair, KEPT};
 use crate::clock::{Clock, Rfc3339, unix_ms};
 use crate::dead_letters::{Bounds, DeadLetters};
 use crate::host::ServiceHandle;
@@ -145,14 +145,14 @@ impl TraceCollector {
         let mut forgotten = Vec::new();
         for hosted in &here {
             let now = ClockPair::now(&hosted.clock);
-            let steps = hosted.trail.find(|step| {
+            let steps = hosted.attempts.find(|step| {
                 wanted.ids.contains(&step.id) || wanted.traces.contains(&step.trace_id())
             });
             for step in &steps {
                 let output = |number: usize| hosted.outputs[number].name.clone();
                 evidence.tried(step, step.at_ms(now), &hosted.label, &hosted.inputs, output);
             }
-            if let Some(unix_ms) = hosted.trail.since_ms(now) {
+            if let Some(unix_ms) = hosted.attempts.since_ms(now) {
                 forgotten.push(format!("of {} since {}", hosted.label, Rfc3339 { unix_ms }));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::history::AttemptRecord;
+use crate::attempts::AttemptRecord;
 use crate::dead_letters::Letter;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};

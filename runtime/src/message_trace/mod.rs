@@ -35,7 +35,6 @@
 mod collect;
 mod descendants;
 mod findings;
-mod history;
 mod port_graph;
 mod query;
 mod report;
@@ -43,16 +42,7 @@ mod stores;
 mod text;
 mod tree;
 
-use crate::id::MessageId;
-use crate::trace_context::TraceContext;
-
 pub(crate) use collect::{QueueAccess, TraceCollector};
-pub(crate) use history::{AttemptRecord, Emitted, History};
 pub(crate) use port_graph::Wiring;
 pub use query::TraceQuery;
 pub use report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};
-
-/// The trace of a message that begins one.
-fn trace_of(id: &MessageId) -> u128 {
-    TraceContext::root(id).trace_id
-}

@@ -88,7 +88,7 @@ where
 pub(super) fn caught<R>(name: &str, work: impl FnOnce() -> R) -> Result<R, SqliteError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| SqliteError::Panicked {
         name: name.to_owned(),
-        text: crate::host::panic_text(payload),
+        text: crate::panic::panic_text(payload),
     })
 }
 

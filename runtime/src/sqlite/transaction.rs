@@ -26,7 +26,7 @@ impl<'a> Transaction<'a> {
 
     /// Runs statements of others: they may neither end the transaction nor touch the
     /// runtime's tables.
-    pub fn fenced<R>(&self, theirs: impl FnOnce(&Connection) -> R) -> R {
+    pub fn restricted<R>(&self, theirs: impl FnOnce(&Connection) -> R) -> R {
         struct Down<'a>(&'a AtomicBool);
         impl Drop for Down<'_> {
             fn drop(&mut self) {

@@ -6,7 +6,7 @@ use crate::message::Message;
 use crate::sqlite::SqliteError;
 
 /// What the inbox says of a message.
-pub(super) enum Entry {
+pub(crate) enum Entry {
     /// It wasn't done; now it is entered.
     New,
     /// It was done before, and answered so.
@@ -14,7 +14,7 @@ pub(super) enum Entry {
 }
 
 /// Enters a message, unless it is there.
-pub(super) fn enter(
+pub(crate) fn enter(
     connection: &Connection,
     message: &Message,
     input: &str,
@@ -35,7 +35,7 @@ pub(super) fn enter(
 }
 
 /// Keeps the reply to a message that was entered.
-pub(super) fn keep_reply(
+pub(crate) fn store_reply(
     connection: &Connection,
     message: &Message,
     input: &str,

@@ -55,7 +55,7 @@ impl Row {
     }
 
     /// Writes it and says which place it got.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         connection: &Connection,
         output: &str,
         message: &Message,
@@ -138,7 +138,7 @@ impl Outbox {
     }
 
     /// These were committed, after all that were before.
-    pub(super) fn committed(&self, rows: Vec<Row>) {
+    pub(crate) fn committed(&self, rows: Vec<Row>) {
         let Some(last) = rows.last().map(|row| row.n) else {
             return;
         };

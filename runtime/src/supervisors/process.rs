@@ -373,7 +373,7 @@ impl Keeper {
         self.tried();
         let service = &self.hosted.label;
         self.hosted.note(Cause::Process, &why);
-        if !self.hosted.env().charge(Cause::Process, &why) {
+        if !self.hosted.env().record_failure(Cause::Process, &why) {
             // It has given up, which is the next event.
             warn!(%service, why, "a child process is gone");
             return;

@@ -275,7 +275,7 @@ impl SupervisorTask {
                     // One whose thread is blocked is dealt with when it is to stop.
                     drained = timeout_at(by + PATIENCE, actor.send(Drain(by))) => drained.is_ok(),
                     // It has another thread, and nothing in hand any more.
-                    () = env.fenced() => true,
+                    () = env.revoked() => true,
                 };
                 let _gone = done.send(turns);
             });
@@ -307,14 +307,14 @@ impl SupervisorTask {
                 answer.ok().and_then(Result::ok)
             }
             // The thread was given up meanwhile, or before.
-            () = env.fenced() => None,
+            () = env.revoked() => None,
         };
         if let Some(in_order) = in_order {
             stopped = in_order;
             stopped.abandoned = env.abandoned();
             return stopped;
         }
-        for (in_flight, delivery) in env.fence() {
+        for (in_flight, delivery) in env.revoke() {
             stopped.given_back += usize::from(in_flight.is_none());
             delivery.nack_requeue();
         }

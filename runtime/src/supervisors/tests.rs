@@ -43,7 +43,7 @@ fn a_life_that_began_since_goes_on_when_the_thread_of_the_one_before_is_given_up
             tokio::task::yield_now().await;
         }
         let before = hosted.env();
-        drop(before.fence());
+        drop(before.revoke());
         first.await;
         service.stop(Instant::now()).await;
         // It is to start already when it is told of the thread.

@@ -78,7 +78,7 @@ async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: 
     for service in services.iter().filter(|s| s.hosted.worker == worker) {
         let env = service.hosted.env();
         let blocks = service.hosted.number == who.service;
-        let seized = env.fence();
+        let seized = env.revoke();
         let how = if blocks {
             error!(
                 service = %env.label, worker, instance = who.instance,

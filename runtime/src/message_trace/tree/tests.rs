@@ -10,7 +10,7 @@ use crate::app::WiredPort;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::message::{Envelope, Message};
 use crate::message_trace::findings::Entry;
-use crate::message_trace::history::{AttemptRecord, Emitted};
+use crate::attempts::{AttemptRecord, Emitted};
 use crate::message_trace::port_graph::Wired;
 use crate::metrics::Outcome;
 use crate::supervision::RetryDecision;
@@ -87,7 +87,7 @@ fn tried(evidence: &mut Findings, at: &str, step: AttemptRecord, before_ms: u64)
 }
 
 fn emitted(outputs: &[usize]) -> Emitted {
-    Emitted::of_outputs(outputs.iter().copied())
+    Emitted::from_outputs(outputs.iter().copied())
 }
 
 fn attempt(message: &Envelope, outcome: Outcome) -> AttemptRecord {
@@ -145,7 +145,7 @@ fn a_way_branches_and_ends_where_each_message_is() {
         after: Duration::from_secs(60),
         attempt: 2,
     };
-    let failed = attempt(&prices[0], Outcome::Retry).then(&again);
+    let failed = attempt(&prices[0], Outcome::Retry).decided(&again);
     tried(&mut evidence, "bill", failed, 4_000);
     let waits = QueueSection::Delayed {
         due_ms: LOOKED_MS + 56_000,
@@ -343,7 +343,7 @@ fn a_way_that_is_too_long_or_too_wide_is_cut_and_says_so() {
 
     let mut evidence = Findings::default();
     let root = order("order-0");
-    let wide = Emitted::of_outputs(std::iter::repeat_n(0, 5_000));
+    let wide = Emitted::from_outputs(std::iter::repeat_n(0, 5_000));
     tried(&mut evidence, "price", ok(&root).emitting(wide), 10);
     let trace = way(&evidence, "order-0");
     assert!(trace.cut.as_ref().unwrap().contains("1000 messages"));
@@ -365,11 +365,11 @@ fn where_the_queues_cannot_be_searched_the_last_attempt_says_where_a_message_is(
     };
     let retry = || attempt(&root, Outcome::Retry);
     let expected = [
-        (retry().then(&again(60)), "price: delayed"),
+        (retry().decided(&again(60)), "price: delayed"),
         // It must have come since: nobody knows what became of it.
-        (retry().then(&again(1)), "price: unknown"),
+        (retry().decided(&again(1)), "price: unknown"),
         (
-            retry().then(&RetryDecision::DeadLetter(Reason::Error)),
+            retry().decided(&RetryDecision::DeadLetter(Reason::Error)),
             "price: given-up",
         ),
         (attempt(&root, Outcome::Expired), "price: expired"),
