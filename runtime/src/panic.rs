@@ -66,7 +66,8 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
         NO_TEXT.to_owned()
     };
     if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-        // Dropping the second payload could panic again, without end.
+        // Dropping this payload could panic again, without end.
+        #[expect(clippy::mem_forget, reason = "its destructor must not run")]
         std::mem::forget(second);
     }
     text

@@ -1,4 +1,4 @@
-//! `examples/3-polyglot`: its app, its programs in other languages, and a spy on what the
+//! `examples/4-polyglot`: its app, its programs in other languages, and a spy on what the
 //! app's exchange carries.
 
 use std::net::SocketAddr;
@@ -82,7 +82,7 @@ impl Polyglot {
         std::fs::write(&file, over).expect("it can be written");
         let mut command = Command::new(program);
         command
-            .args(["run", "examples/3-polyglot/app.toml", "--with"])
+            .args(["run", "examples/4-polyglot/app.toml", "--with"])
             .arg(&file)
             .current_dir(workspace());
         let app = Process::start(command, folder.path(), "it is built by now");
@@ -105,7 +105,7 @@ impl Polyglot {
 
     /// One of the example's programs, to be run for this app.
     pub fn command(&self, script: &str) -> Command {
-        let script = workspace().join("examples/3-polyglot").join(script);
+        let script = workspace().join("examples/4-polyglot").join(script);
         let installed = installed();
         let mut command = match script.extension().and_then(|extension| extension.to_str()) {
             Some("py") => Command::new(installed.join("venv/bin/python")),

@@ -1,6 +1,6 @@
 //! Programs in other languages take part in a running app with nothing of ours: Node with
 //! amqplib and Python with aio-pika, by the wire format that the README documents. The
-//! programs are those of `examples/3-polyglot`.
+//! programs are those of `examples/4-polyglot`.
 
 use std::collections::HashMap;
 

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::message::Message;
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Instance, PendingEmit, Reply, TxState, Work};
+use crate::supervision::quarantine::is_given_up;
 
 /// Maximum clock difference between machines that does not affect deadlines.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
@@ -251,7 +252,11 @@ impl InstanceLoop {
             self.env.fail(delivery, &Failure::reject(text).into());
             return None;
         }
-        if delivery.crashes() > 0 && delivery.attempt() > self.env.retry.attempts {
+        if is_given_up(
+            delivery.crashes(),
+            delivery.attempt(),
+            self.env.retry.attempts,
+        ) {
             self.env.dead_letter_crashed(delivery);
             return None;
         }

@@ -5,6 +5,7 @@
 mod backoff;
 mod elastic;
 mod intensity;
+pub mod quarantine;
 mod restart;
 mod retry;
 mod spec;
