@@ -83,9 +83,9 @@ pub use names::{
 };
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
-    AbandonHook, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle, HandleBatch,
-    Input, MessageBuilder, NoConfig, Outcome, Output, Payload, PendingWorkGuard, PortDescriptor, Ports, Raw, Request,
-    SendHandle, Service, ServiceType, Source, SourceContext, SourcePorts, Store, Tick,
-    TrySubmitError, Tx,
+    AbandonHook, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle,
+    HandleBatch, Input, MessageBuilder, NoConfig, Outcome, Output, Payload, PendingWorkGuard,
+    PortDescriptor, Ports, Raw, Request, SendHandle, Service, ServiceType, Source, SourceContext,
+    SourcePorts, Store, Tick, TrySubmitError, Tx,
 };
 pub use trace_context::{InvalidTraceParent, TraceContext};

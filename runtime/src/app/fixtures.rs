@@ -15,7 +15,9 @@ use crate::host::{ServiceHandle, Settings};
 use crate::metrics::{Durations, WorkerLag};
 use crate::names::QueueId;
 use crate::redact::Redactor;
-use crate::service::{ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable};
+use crate::service::{
+    ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable, WiredOutput,
+};
 use crate::store::Stores;
 use crate::supervision::{
     Backoff, GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,

@@ -159,9 +159,9 @@ impl InstanceLoop {
             let record = record.took(share).emitting(outputs_of(&emits));
             if result.is_ok() && !emits.is_empty() {
                 let in_flight = &self.in_flight;
-                let publishing =
-                    self.env
-                        .publish_and_ack(emits, None, record, || in_flight.take_one());
+                let publishing = self
+                    .env
+                    .publish_and_ack(emits, None, record, || in_flight.take_one());
                 if !publishing.await {
                     return Err(End::revoked());
                 }

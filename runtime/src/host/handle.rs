@@ -150,7 +150,9 @@ impl InstanceLoop {
             let emits = std::mem::take(&mut self.cx.emits);
             let in_flight = &self.in_flight;
             let waits = self.env.window.available_permits() == 0;
-            let publishing = self.env.publish_and_ack(emits, reply, record, || in_flight.take_one());
+            let publishing = self
+                .env
+                .publish_and_ack(emits, reply, record, || in_flight.take_one());
             if !publishing.await {
                 return Err(End::revoked());
             }
@@ -179,7 +181,9 @@ impl InstanceLoop {
         let (message, now) = (delivery.message(), Instant::now());
         let record = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
         let emitted = Emitted::UNKNOWN;
-        self.env.attempts.record(record.took(took).emitting(emitted));
+        self.env
+            .attempts
+            .record(record.took(took).emitting(emitted));
         let (crash, result) = match handled {
             HandlerOutcome::Done(result) => (None, result),
             HandlerOutcome::Panicked(text) => {

@@ -275,7 +275,9 @@ impl RelayTask {
         let now_ms = self.env.clock.unix_ms();
         loop {
             let name = &*self.env.label;
-            let forgotten = opened.forget(name, older_ms, now_ms, CLEAN_MAX).await?;
+            let forgotten = opened
+                .clean_inbox(name, older_ms, now_ms, CLEAN_MAX)
+                .await?;
             if forgotten < CLEAN_MAX as usize || self.finish.borrow().is_some() {
                 return Ok(());
             }

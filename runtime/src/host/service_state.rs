@@ -154,7 +154,7 @@ impl ServiceShared {
         };
         let open = async || {
             let opened = stores.open(&self.label, migrations).await?;
-            opened.outbox.press(&self.pressure);
+            opened.outbox.connect(&self.pressure);
             Ok(Arc::new(opened))
         };
         self.store.get_or_try_init(open).await.cloned()

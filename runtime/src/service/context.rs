@@ -68,11 +68,7 @@ pub(crate) enum Work {
 }
 
 impl Context {
-    pub(crate) fn new(
-        publisher: Arc<Publisher>,
-        control: Arc<RunControl>,
-        instance: u32,
-    ) -> Self {
+    pub(crate) fn new(publisher: Arc<Publisher>, control: Arc<RunControl>, instance: u32) -> Self {
         Self {
             publisher,
             control,

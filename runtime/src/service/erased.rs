@@ -166,7 +166,9 @@ impl<S: Service> Instance for Erased<S> {
     ) -> LocalBoxFuture<'a, BatchResults> {
         match &self.handlers[input] {
             Handler::Batch(handle) => handle(&mut self.service, messages, cx),
-            Handler::One(_) => unreachable!("the host batches only inputs declared with `Ports::batch`"),
+            Handler::One(_) => {
+                unreachable!("the host batches only inputs declared with `Ports::batch`")
+            }
         }
     }
 

@@ -173,7 +173,10 @@ where
             (None, Ok(())) => TxResult::Failed(store_closed()),
         };
         match &result {
-            TxResult::Committed(..) => self.store.outbox.committed(std::mem::take(&mut self.rows)),
+            TxResult::Committed(..) => self
+                .store
+                .outbox
+                .add_committed(std::mem::take(&mut self.rows)),
             TxResult::AlreadyDone(_) => self.store.repeated.add(1),
             TxResult::OutboxFull | TxResult::Failed(_) => {}
         }

@@ -97,7 +97,7 @@ impl Database {
     }
 
     /// Reads at once, on this thread; before others use it.
-    pub(crate) fn look<R>(
+    pub(crate) fn read_now<R>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<R>,
     ) -> Result<R, SqliteError> {

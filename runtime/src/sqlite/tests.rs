@@ -300,7 +300,7 @@ async fn statements_of_others_can_not_end_the_transaction_or_touch_our_tables() 
     ] {
         let outcome = database
             .write("w", move |tx| {
-                Ok::<_, SqliteError>(tx.fenced(|theirs| theirs.execute_batch(sql))?)
+                Ok::<_, SqliteError>(tx.restricted(|theirs| theirs.execute_batch(sql))?)
             })
             .await;
         assert!(
@@ -308,7 +308,7 @@ async fn statements_of_others_can_not_end_the_transaction_or_touch_our_tables() 
             "{sql}: {outcome:?}"
         );
     }
-    let fenced = database.write("w", |tx| tx.fenced(|theirs| insert(theirs, 1)));
+    let fenced = database.write("w", |tx| tx.restricted(|theirs| insert(theirs, 1)));
     fenced.await.expect("their own tables are theirs");
     assert_eq!(numbers(&database).await, [1]);
 }

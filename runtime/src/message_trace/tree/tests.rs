@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::app::WiredPort;
+use crate::attempts::{AttemptRecord, Emitted};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::message::{Envelope, Message};
 use crate::message_trace::findings::Entry;
-use crate::attempts::{AttemptRecord, Emitted};
 use crate::message_trace::port_graph::Wired;
 use crate::metrics::Outcome;
 use crate::supervision::RetryDecision;
