@@ -98,7 +98,7 @@ impl InstanceLoop {
     /// Returns the end of the handler's time: its own limit, or the deadline of the message if
     /// that is earlier.
     fn deadline(&self, message: &Message, now: Instant) -> Instant {
-        let limit = now + self.env.handler_timeout;
+        let limit = now + self.env.settings.handler_timeout;
         let Some(deadline_ms) = message.deadline_ms else {
             return limit;
         };
@@ -259,7 +259,7 @@ impl InstanceLoop {
         if is_given_up(
             delivery.crashes(),
             delivery.attempt(),
-            self.env.retry.attempts,
+            self.env.settings.retry.attempts,
         ) {
             self.env.dead_letter_crashed(delivery);
             return None;

@@ -202,7 +202,7 @@ impl InstanceLoop {
 
     /// Prepares the context for a hook without a message, and returns the hook's deadline.
     fn start_hook(&mut self, work: Work) -> Instant {
-        let deadline = Instant::now() + self.env.handler_timeout;
+        let deadline = Instant::now() + self.env.settings.handler_timeout;
         self.cx.start_work(work, 0, deadline);
         deadline
     }
@@ -230,7 +230,9 @@ impl InstanceLoop {
         let (mut counts, mut wait) = (!with_message, Duration::ZERO);
         if !with_message || !self.tried_before {
             let now = env.origin.elapsed();
-            let (restart, history) = self.history.failure(&env.restart, now, fastrand::f64());
+            let (restart, history) =
+                self.history
+                    .failure(&env.settings.restart.policy, now, fastrand::f64());
             self.history = history;
             counts |= history.in_a_row > 1;
             if let Restart::After(time) = restart {
@@ -379,7 +381,7 @@ impl InstanceLoop {
                 continue;
             }
             warn!(service = %self.env.label, %error, "outputs of tick not published, trying again");
-            let wait = self.env.retry.backoff.delay(nth, fastrand::f64());
+            let wait = self.env.settings.retry.backoff.delay(nth, fastrand::f64());
             let wait = wait.max(PUBLISH_RETRY_MIN);
             // Both ends of the wait mean the same: try again.
             let _either = timeout(wait, self.env.closed()).await;

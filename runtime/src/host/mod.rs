@@ -26,7 +26,7 @@ mod source;
 mod status;
 mod tick;
 
-pub(crate) use self::service_state::Settings;
+pub(crate) use self::service_state::ServiceSetup;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub use handle::CLOCK_TOLERANCE;
 pub(crate) use remote_stats::RemoteStats;

@@ -69,10 +69,10 @@ impl ServiceRun {
         in_flight.put_all(suspects);
         Arc::new_cyclic(|run| Self {
             control: Arc::new(RunControl::new(pause_of(run))),
-            mailbox: Mailbox::new(service.mailbox_capacity),
+            mailbox: Mailbox::new(service.settings.mailbox),
             hands: Mutex::new(vec![Arc::new(in_flight)]),
             taps: (0..inputs).map(|_| InputConsumer::default()).collect(),
-            pulse: Liveness::new(service.instances.min),
+            pulse: Liveness::new(service.loops.min),
             worker,
             paused_until: Mutex::new(None),
             released: watch::Sender::new(false),
@@ -89,11 +89,12 @@ impl ServiceRun {
     pub(crate) fn record_failure(&self, cause: Cause, text: &str) -> bool {
         let (within_intensity, count) = {
             let mut failures = self.failures.lock();
-            let within_intensity = failures.restart(&self.intensity, self.origin.elapsed());
+            let within_intensity =
+                failures.restart(&self.settings.restart.intensity, self.origin.elapsed());
             (within_intensity, failures.len())
         };
         if !within_intensity {
-            let within = HumanDuration(self.intensity.within);
+            let within = HumanDuration(self.settings.restart.intensity.within);
             let cause = cause.as_str();
             let why = format!("failed {count} times within {within}, at last ({cause}): {text}");
             self.give_up(why);

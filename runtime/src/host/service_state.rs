@@ -1,9 +1,7 @@
-//! What lasts of a service as long as its app: settings, wiring, meters, and how its
-//! messages are made and sent.
+//! State of a service for as long as its app runs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
@@ -18,21 +16,20 @@ use crate::names::QueueId;
 use crate::position::SourcePosition;
 use crate::redact::Redactor;
 use crate::service::{Publisher, WiredOutput};
+use crate::settings::ServiceSettings;
 use crate::sqlite::Migration;
 use crate::store::{OpenStore, Stores};
-use crate::supervision::{
-    GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
-};
+use crate::supervision::Instances;
 use crate::transport::{Backpressure, Transport};
 
-/// How many publications of one service may wait for their confirms.
+/// Maximum unconfirmed publications of one service.
 pub(crate) const WINDOW: usize = 256;
 
-/// Everything that an app decides about a service.
-pub(crate) struct Settings {
+/// Everything that an app gives to a service: settings, wiring and shared parts.
+pub(crate) struct ServiceSetup {
     pub(crate) app: Arc<str>,
     pub(crate) label: Arc<str>,
-    /// Its place in the manifest.
+    /// Index of the service in the manifest.
     pub(crate) number: u32,
     pub(crate) inputs: Vec<Arc<str>>,
     pub(crate) outputs: Vec<WiredOutput>,
@@ -40,49 +37,37 @@ pub(crate) struct Settings {
     pub(crate) pressure: Arc<Backpressure>,
     pub(crate) clock: Clock,
     pub(crate) redactor: Arc<Redactor>,
-    /// In loops: an instance of the manifest has `lanes` of them.
-    pub(crate) instances: Instances,
+    /// Settings from the manifest.
+    pub(crate) settings: ServiceSettings,
+    /// Handler loops: `lanes` for each instance of the manifest.
+    pub(crate) loops: Instances,
     pub(crate) lanes: usize,
-    pub(crate) mailbox_capacity: usize,
-    /// How many messages an instance may have in hand at once.
+    /// Maximum messages in flight per handler loop.
     pub(crate) batch_max: usize,
-    pub(crate) handler_timeout: Duration,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) restart: RestartPolicy,
-    pub(crate) restart_type: RestartType,
-    pub(crate) intensity: Intensity,
-    pub(crate) give_up: GiveUpPolicy,
     pub(crate) message_bytes_max: usize,
+    /// Data folder of the app.
     pub(crate) data: PathBuf,
-    /// Where its store is, if it has one.
+    /// The stores of the app; `None` if this service has no store.
     pub(crate) stores: Option<Arc<Stores>>,
-    /// How long publications took to be confirmed; kept where that takes time.
+    /// Confirm latencies; `None` if the transport confirms at once.
     pub(crate) confirms: Option<Arc<Mutex<Durations>>>,
 }
 
-/// State of a service for as long as its app runs, over all of its runs.
+/// State of a service over all of its runs.
 pub(crate) struct ServiceShared {
     pub(crate) publisher: Arc<Publisher>,
-    /// Index of the service in the manifest.
     pub(crate) number: u32,
     pub(crate) redactor: Arc<Redactor>,
-    pub(crate) instances: Instances,
+    pub(crate) settings: ServiceSettings,
+    pub(crate) loops: Instances,
     pub(crate) lanes: usize,
-    pub(crate) mailbox_capacity: usize,
     pub(crate) batch_max: usize,
-    pub(crate) handler_timeout: Duration,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) restart: RestartPolicy,
-    pub(crate) restart_type: RestartType,
-    pub(crate) intensity: Intensity,
-    pub(crate) give_up: GiveUpPolicy,
     pub(crate) state: ServiceState,
     pub(crate) attempts: AttemptHistory,
     /// A permit for each publication that may be unconfirmed.
     pub(crate) window: Arc<Semaphore>,
     /// Position of the service, if it is a source.
     pub(crate) position: Arc<SourcePosition>,
-    /// The stores of the app; `None` if this service has no store.
     pub(crate) stores: Option<Arc<Stores>>,
     store: OnceCell<Arc<OpenStore>>,
 }
@@ -96,55 +81,47 @@ impl std::ops::Deref for ServiceShared {
 }
 
 impl ServiceShared {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(setup: ServiceSetup) -> Arc<Self> {
+        let position = SourcePosition::new(&setup.data, &setup.app, &setup.label);
+        let publisher = Publisher {
+            source: format!("/{}/{}", setup.app, setup.label).into(),
+            meters: Meters::new(setup.inputs.len(), setup.outputs.len()),
+            app: setup.app,
+            label: setup.label,
+            inputs: setup.inputs,
+            outputs: setup.outputs,
+            message_bytes_max: setup.message_bytes_max,
+            transport: setup.transport,
+            pressure: setup.pressure,
+            clock: setup.clock,
+            confirms: setup.confirms,
+        };
         Arc::new(Self {
-            position: Arc::new(SourcePosition::new(
-                &settings.data,
-                &settings.app,
-                &settings.label,
-            )),
-            publisher: Arc::new(Publisher {
-                source: format!("/{}/{}", settings.app, settings.label).into(),
-                meters: Meters::new(settings.inputs.len(), settings.outputs.len()),
-                app: settings.app,
-                label: settings.label,
-                inputs: settings.inputs,
-                outputs: settings.outputs,
-                message_bytes_max: settings.message_bytes_max,
-                transport: settings.transport,
-                pressure: settings.pressure,
-                clock: settings.clock,
-                confirms: settings.confirms,
-            }),
-            number: settings.number,
-            redactor: settings.redactor,
-            instances: settings.instances,
-            lanes: settings.lanes,
-            mailbox_capacity: settings.mailbox_capacity,
-            batch_max: settings.batch_max,
-            handler_timeout: settings.handler_timeout,
-            retry: settings.retry,
-            restart: settings.restart,
-            restart_type: settings.restart_type,
-            intensity: settings.intensity,
-            give_up: settings.give_up,
+            publisher: Arc::new(publisher),
+            number: setup.number,
+            redactor: setup.redactor,
+            settings: setup.settings,
+            loops: setup.loops,
+            lanes: setup.lanes,
+            batch_max: setup.batch_max,
             state: ServiceState::default(),
             attempts: AttemptHistory::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
-            stores: settings.stores,
+            position: Arc::new(position),
+            stores: setup.stores,
             store: OnceCell::new(),
         })
     }
 
-    /// Its store, once it is open.
+    /// Returns the store, if it is open.
     pub(crate) fn store(&self) -> Option<Arc<OpenStore>> {
         self.store.get().cloned()
     }
 
-    /// Opens its store, unless it is open. Who asks meanwhile waits for the same.
+    /// Opens the store, or returns the open one. Concurrent calls wait for the same result.
     ///
     /// # Errors
-    /// It has none, or it can't be used.
+    /// The service has no store, or it can't be opened.
     pub(crate) async fn open_store(
         &self,
         migrations: &'static [Migration],
@@ -160,18 +137,18 @@ impl ServiceShared {
         self.store.get_or_try_init(open).await.cloned()
     }
 
-    /// How many messages wait in its outbox.
+    /// Returns the number of messages in the outbox.
     pub(crate) fn outbox(&self) -> u64 {
         self.store.get().map_or(0, |store| store.outbox.waiting())
     }
 
-    /// How many publications wait for their confirms.
+    /// Returns the number of unconfirmed publications.
     pub(crate) fn unconfirmed(&self) -> usize {
         WINDOW - self.window.available_permits()
     }
 
-    /// How many messages were given up, by reason: here, and by the transport where a
-    /// queue was full.
+    /// Returns the number of dead letters by reason, including those that the transport made
+    /// because a queue was full.
     pub(crate) fn dead_letters(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let queues = self.inputs.iter();
         let overflowed: u64 = queues
@@ -184,7 +161,7 @@ impl ServiceShared {
         })
     }
 
-    /// Notes a failure without a message in hand, for people.
+    /// Records a failure that concerns no single message.
     pub(crate) fn note(&self, cause: Cause, text: &str) {
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
@@ -195,23 +172,23 @@ impl ServiceShared {
         });
     }
 
-    /// Whether the transport is down, and tries to work again. Who fails because of that
-    /// is not at fault, and the transport has said what is wrong.
+    /// Returns whether the transport is down and tries to reconnect. A failure because of
+    /// that is not the fault of the service, and the transport has logged the reason.
     pub(crate) fn transport_is_down(&self) -> bool {
         let status = self.transport.status();
         let status = status.borrow();
         status.down.is_some() && !status.ended
     }
 
-    /// How often the transport has come back.
+    /// Returns the number of reconnects of the transport.
     pub(crate) fn transport_reconnects(&self) -> u64 {
         self.transport.status().borrow().reconnects
     }
 
-    /// Resolves when the transport works, or never will.
+    /// Resolves when the transport works, or has ended for good.
     pub(crate) async fn transport_works(&self) {
         let mut status = self.transport.status();
-        // A transport that is gone never will.
+        // An error means that the transport is gone for good.
         let _gone = status
             .wait_for(|status| status.down.is_none() || status.ended)
             .await;

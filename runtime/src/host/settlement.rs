@@ -57,7 +57,7 @@ impl AttemptFailure {
     pub(crate) fn timeout(run: &ServiceRun) -> Self {
         Self {
             attempt: Attempt::TimedOut,
-            text: format!("not done within {:?}", run.handler_timeout),
+            text: format!("not done within {:?}", run.settings.handler_timeout),
             took: Duration::ZERO,
         }
     }
@@ -146,7 +146,7 @@ impl ServiceRun {
         }
         let attempt = delivery.attempt();
         // The minimum keeps a refusing transport from being called in a tight loop.
-        let after = self.retry.backoff.delay(0, fastrand::f64());
+        let after = self.settings.retry.backoff.delay(0, fastrand::f64());
         let after = after.max(PUBLISH_RETRY_MIN);
         let decision = RetryDecision::Retry { after, attempt };
         self.attempts.record(record.unconfirmed(&decision));
@@ -159,7 +159,10 @@ impl ServiceRun {
         let text = self.redactor.clean(&failed.text);
         let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
         let id = &delivery.message().id;
-        let decision = self.retry.fate(failed.attempt, attempt, fastrand::f64());
+        let decision = self
+            .settings
+            .retry
+            .fate(failed.attempt, attempt, fastrand::f64());
         match decision {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {

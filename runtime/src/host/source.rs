@@ -68,7 +68,9 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             continue;
         };
         let text = match ended {
-            Ok(()) if source.ends() || env.restart_type != RestartType::Permanent => {
+            Ok(())
+                if source.ends() || env.settings.restart.restart_type != RestartType::Permanent =>
+            {
                 info!(service = %env.label, "source has ended");
                 env.pulse.ended.send_replace(true);
                 drop(busy);
@@ -95,7 +97,8 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
         let wait = if env.control.publish_failures() != publish_failures {
             // The transport refused messages, for example because a queue has no leader: not
             // a failure of the source.
-            let (restart, next) = refusals.failure(&env.restart, now, fastrand::f64());
+            let (restart, next) =
+                refusals.failure(&env.settings.restart.policy, now, fastrand::f64());
             refusals = next;
             let wait = restart.wait();
             if let Some(suppressed) = env.control.publish_log.event() {
@@ -103,7 +106,8 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             }
             wait
         } else {
-            let (restart, next) = failures.failure(&env.restart, now, fastrand::f64());
+            let (restart, next) =
+                failures.failure(&env.settings.restart.policy, now, fastrand::f64());
             failures = next;
             if !env.record_failure(Cause::Source, &text) {
                 // Without the lease another process can run the source.
@@ -179,7 +183,14 @@ async fn request_lease(env: &ServiceRun) -> HeldLease {
                 env.note(Cause::Source, &text);
             }
         }
-        sleep(env.restart.backoff.delay(tries, fastrand::f64())).await;
+        sleep(
+            env.settings
+                .restart
+                .policy
+                .backoff
+                .delay(tries, fastrand::f64()),
+        )
+        .await;
         tries = tries.saturating_add(1);
     }
 }
