@@ -77,7 +77,7 @@ pub(crate) struct AttemptRecord {
     pub(crate) emitted: Emitted,
 }
 
-/// What the host decided about the message after the attempt.
+/// Decision of the host about the message after the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     Done,

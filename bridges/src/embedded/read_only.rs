@@ -46,7 +46,7 @@ impl ReadOnlyFolder {
             _nobody_else: nobody_else,
         };
         if is_there {
-            let glimpse = ReadOnlyDatabase::of(&path, sight.holder.is_some())?;
+            let glimpse = ReadOnlyDatabase::open(&path, sight.holder.is_some())?;
             sight.is_up_to_date = glimpse.is_up_to_date(&schema())?;
             sight.queues = Some(glimpse);
         }

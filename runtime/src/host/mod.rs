@@ -1,9 +1,20 @@
-//! The host: what runs services.
+//! The host: runs services.
 //!
-//! A service is an actix actor that owns a mailbox and instances. Each instance is a
-//! loop on the actor's thread: it pulls a delivery, lends its value to the handler's
-//! future under a guard, holds the outputs, and settles. Inbound bridges fill the
-//! mailbox; outputs go straight to the transport, which reports when it has them.
+//! A service is an actix actor that owns a mailbox and instances. An instance is a loop on the
+//! thread of the actor: it pulls a delivery, runs the handler under a guard, and settles the
+//! delivery when the emitted messages are confirmed. Inbound bridges fill the mailbox; outputs go
+//! to the transport directly.
+//!
+//! | module | content |
+//! | --- | --- |
+//! | `service_handle`, `service_state`, `service_run` | a service, its lasting state, one run of it |
+//! | `actor`, `autoscale`, `liveness`, `status` | start, stop, scaling, and the state for operators |
+//! | `bridge`, `input_consumer`, `mailbox` | from the queue to an instance |
+//! | `instance`, `handle`, `batch`, `tick`, `guard`, `in_flight` | the handler loop |
+//! | `settlement` | from an outcome to ack, retry or dead letter |
+//! | `source` | the loop of a source |
+//! | `relay` | publishes the outbox of a service with a store |
+//! | `remote_stats` | statistics of a service in a child process |
 
 mod actor;
 mod autoscale;

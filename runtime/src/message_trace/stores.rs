@@ -45,7 +45,7 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::AddrInUse => (true, None),
             Err(error) => return Err(format!("can't look at {}: {error}", lock.display())),
         };
-        let glimpse = ReadOnlyDatabase::of(&store::file(data, service), in_use);
+        let glimpse = ReadOnlyDatabase::open(&store::file(data, service), in_use);
         Ok(Self {
             service: service.clone(),
             glimpse: glimpse.map_err(|error| error.to_string())?,

@@ -15,7 +15,7 @@ pub(super) fn give_up(
     up: &ParentLink,
     epoch: u64,
     why: String,
-    given_back: usize,
+    requeued: usize,
 ) -> Option<Instant> {
     let service = &hosted.label;
     let state = &hosted.state;
@@ -24,7 +24,7 @@ pub(super) fn give_up(
         hosted.settings.restart.give_up,
     ) {
         (RestartType::Temporary, _) => {
-            error!(%service, why, given_back, "the service is down for good: it is temporary");
+            error!(%service, why, requeued, "the service is down for good: it is temporary");
             state.stand(Standing::Gone { why: why.clone() });
             up.tell(epoch, Exit::Failed, why);
             None
@@ -33,7 +33,7 @@ pub(super) fn give_up(
             let wait = hosted.settings.restart.policy.backoff.max;
             let since_ms = hosted.clock.unix_ms();
             let again = HumanDuration(wait);
-            error!(%service, why, given_back, %again, "the service is isolated: its messages wait, the others go on");
+            error!(%service, why, requeued, %again, "the service is isolated: its messages wait, the others go on");
             state.stand(Standing::Isolated {
                 why,
                 since_ms,
@@ -42,7 +42,7 @@ pub(super) fn give_up(
             Some(crate::clock::later(wait))
         }
         (_, GiveUpPolicy::Escalate) => {
-            error!(%service, why, given_back, "the service has failed: its supervisor decides");
+            error!(%service, why, requeued, "the service has failed: its supervisor decides");
             state.stand(Standing::Stopped);
             up.tell(epoch, Exit::Failed, why);
             None

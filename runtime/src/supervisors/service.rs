@@ -315,7 +315,7 @@ impl SupervisorTask {
             return stopped;
         }
         for (in_flight, delivery) in env.revoke() {
-            stopped.given_back += usize::from(in_flight.is_none());
+            stopped.requeued += usize::from(in_flight.is_none());
             delivery.nack_requeue();
         }
         stopped.abandoned = env.abandoned();
@@ -377,7 +377,7 @@ impl SupervisorTask {
     async fn gave_up(&mut self, why: String) {
         let epoch = self.epoch.get();
         let stopped = self.end(Instant::now() + self.stop_within).await;
-        self.again_at = give_up(&self.hosted, &self.up, epoch, why, stopped.given_back);
+        self.again_at = give_up(&self.hosted, &self.up, epoch, why, stopped.requeued);
         // The app may stop before the next life begins, or be stopping already.
         self.left.abandoned.extend(stopped.abandoned);
     }
