@@ -56,6 +56,8 @@ mod names;
 pub mod panic;
 mod position;
 pub mod prelude;
+pub mod process;
+mod rate_limit;
 mod redact;
 mod service;
 mod service_thread;
@@ -82,6 +84,7 @@ pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use names::{
     InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,
 };
+pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
     AbandonHook, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle,

@@ -1,6 +1,7 @@
 //! The app: a running manifest.
 
 mod build_service;
+mod child_stats;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod idle;

@@ -182,7 +182,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let (app, _) =
             Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM, None).await?;
-        lifeline.show(app.view.clone());
+        lifeline.app_opened(app.view.clone());
         Ok(app)
     }
 

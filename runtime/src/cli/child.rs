@@ -35,7 +35,7 @@ impl End {
 
 /// Runs a plan of which one service runs here.
 pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
-    let lifeline = match ParentConnection::hold(plan.shutdown_timeout) {
+    let lifeline = match ParentConnection::from_stdin(plan.shutdown_timeout) {
         Ok(lifeline) => lifeline,
         Err(error) => return failed(&format!("nobody supervises this process: {error}")),
     };

@@ -140,7 +140,7 @@ impl ManifestArgs {
 
     /// The program that runs, to be started again with this manifest.
     fn program(&self) -> std::io::Result<RespawnCommand> {
-        RespawnCommand::running(
+        RespawnCommand::current(
             self.manifest.clone(),
             self.with.clone(),
             self.transport.clone(),

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::child_process::{Process, RespawnCommand};
+use crate::child_process::RespawnCommand;
+use crate::process::ProcessGroup;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(200);
@@ -117,9 +118,9 @@ async fn check(program: &RespawnCommand, only: &[String]) -> io::Result<bool> {
         command.arg("--only").arg(only.join(","));
     }
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    let process = Process::start(command, "check")?;
-    let checked = timeout(CHECK_WITHIN, process.ended()).await;
-    Ok(checked.is_ok_and(|ended| ended.well))
+    let process = ProcessGroup::spawn(command, "check")?;
+    let checked = timeout(CHECK_WITHIN, process.exited()).await;
+    Ok(checked.is_ok_and(|exit| exit.success))
 }
 
 /// Makes this process one of the program as it is now, with the same arguments. Returns

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::rate_limit::{RateLimit, RateLimiter};
+use super::rate_limit::{LetterPacer, RateLimit};
 use super::scan::Scan;
 use super::{Bounds, DeadLetters, Letter, Selection};
 use crate::delivery::Delivery;
@@ -237,7 +237,7 @@ async fn walk(
         letters: walk.depth(),
         ..Outcome::default()
     };
-    let mut turns = RateLimiter::new(removal.pace);
+    let mut turns = LetterPacer::new(removal.pace);
     let ended = loop {
         if outcome.selected >= removal.limit {
             break Ok(());

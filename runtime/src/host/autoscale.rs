@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::service_run::ServiceRun;
-use crate::supervision::{Autoscaler, LOOK_EVERY, Load};
+use crate::supervision::{Autoscaler, CHECK_INTERVAL, Load};
 
 /// Scales a service to this number of instances.
 #[derive(Message, Clone, Copy)]
@@ -23,13 +23,13 @@ pub(super) fn follow(env: &Arc<ServiceRun>, actor: Recipient<Scale>) {
     let env: Weak<ServiceRun> = Arc::downgrade(env);
     tokio::task::spawn_local(async move {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let Some(env) = env.upgrade() else { return };
             if env.is_closing() {
                 return;
             }
             let before = autoscaler.wanted();
-            let wanted = autoscaler.look(env.load());
+            let wanted = autoscaler.check(env.load());
             if wanted != before {
                 info!(service = %env.label, before, wanted, "scaling instances with the load");
             }

@@ -162,7 +162,7 @@ impl ServiceRun {
         let decision = self
             .settings
             .retry
-            .fate(failed.attempt, attempt, fastrand::f64());
+            .decide(failed.attempt, attempt, fastrand::f64());
         match decision {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {
