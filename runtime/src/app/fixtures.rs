@@ -99,9 +99,9 @@ impl Fake {
     pub(crate) fn all_ready(&self) {
         self.view.set_phase(Phase::Running);
         for service in &self.view.services {
-            let pulse = &service.env().pulse;
-            pulse.ready.store(1, Relaxed);
-            pulse.consuming.send_replace(service.inputs.len());
+            let liveness = &service.env().liveness;
+            liveness.ready.store(1, Relaxed);
+            liveness.consuming.send_replace(service.inputs.len());
         }
     }
 }

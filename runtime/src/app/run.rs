@@ -293,7 +293,7 @@ impl App {
         join_all(services.iter().map(|service| service.start())).await;
         let consuming = join_all(services.iter().map(|service| async {
             let env = service.hosted().env();
-            let mut consuming = env.pulse.consuming.subscribe();
+            let mut consuming = env.liveness.consuming.subscribe();
             let inputs = env.inputs.len();
             // The sender is in the environment that is held here. One that has given up
             // is dealt with by its supervisor.

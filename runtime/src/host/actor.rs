@@ -130,7 +130,7 @@ impl Handler<Start> for ServiceActor {
             self.bridges
                 .push(InboundBridge::new(self.env.clone(), input as u16).start());
         }
-        Box::pin(async move { env.pulse.started(instances).await })
+        Box::pin(async move { env.liveness.first_starts_ended(instances).await })
     }
 }
 
@@ -142,7 +142,7 @@ impl Handler<Scale> for ServiceActor {
         if self.stopping || matches!(self.blueprint.role(), Kind::Source(_)) {
             return;
         }
-        let before = self.env.pulse.wanted.swap(wanted, Relaxed);
+        let before = self.env.liveness.wanted.swap(wanted, Relaxed);
         self.env.mailbox.limit(wanted);
         debug!(service = %self.env.label, before, wanted, "scaling instances");
         for number in 0..wanted.min(self.loops.len()) {
@@ -230,7 +230,7 @@ async fn drain(
         delivery.nack_requeue();
     }
     // Messages that are not done by then are abandoned below.
-    let _either = timeout_at(deadline, env.pulse.drained()).await;
+    let _either = timeout_at(deadline, env.liveness.drained()).await;
     for (_, delivery) in env.seize() {
         let text = format!("{} (attempt {})", delivery.message().id, delivery.attempt());
         warn!(service = %env.label, id = %text, "message abandoned: not done in time");

@@ -53,7 +53,12 @@ impl ServiceRun {
         Load {
             waiting,
             waited: oldest.map_or(Duration::ZERO, |taken| now.saturating_duration_since(taken)),
-            busy: self.hands.lock().iter().filter(|h| h.len() > 0).count(),
+            busy: self
+                .in_flight
+                .lock()
+                .iter()
+                .filter(|list| list.len() > 0)
+                .count(),
         }
     }
 }

@@ -115,15 +115,15 @@ impl ConsumeLoop {
             let ended = match consumer {
                 Ok(consumer) => {
                     let env = self.env.clone();
-                    let consumer_slot = &env.taps[usize::from(self.input)];
+                    let consumer_slot = &env.consumers[usize::from(self.input)];
                     consumer_slot.open(consumer);
-                    env.pulse.consuming.send_modify(|count| *count += 1);
+                    env.liveness.consuming.send_modify(|count| *count += 1);
                     let began = origin.elapsed();
                     // A panic of the transport must not end the bridge.
                     let ended = AssertUnwindSafe(self.consume(consumer_slot))
                         .catch_unwind()
                         .await;
-                    env.pulse.consuming.send_modify(|count| *count -= 1);
+                    env.liveness.consuming.send_modify(|count| *count -= 1);
                     if origin.elapsed().saturating_sub(began) >= HEALTHY_AFTER {
                         history.success();
                     }

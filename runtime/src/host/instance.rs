@@ -104,7 +104,7 @@ impl InstanceLoop {
         };
         Self {
             cx: Context::new(env.publisher.clone(), env.control.clone(), number),
-            in_flight: env.hand(number),
+            in_flight: env.in_flight_of(number),
             timer: Timer::new(env.worker.clone(), owner),
             env,
             blueprint,
@@ -120,22 +120,22 @@ impl InstanceLoop {
         let Kind::Service(factory) = blueprint.role() else {
             unreachable!("only services have instances")
         };
-        let busy = env.pulse.work();
+        let busy = env.liveness.work();
         let mut first = true;
         let last_value = loop {
             let started = Box::pin(self.start(factory)).await;
             if std::mem::take(&mut first) {
-                env.pulse.first_start_ended();
+                env.liveness.first_start_ended();
             }
             let (end, value) = match started {
                 Ok(mut value) => {
-                    env.pulse.ready.fetch_add(1, Relaxed);
+                    env.liveness.ready.fetch_add(1, Relaxed);
                     // Handlers have guards of their own; this one is for bugs of the host.
                     let serving = AssertUnwindSafe(self.serve(&mut *value)).catch_unwind();
                     let end = serving
                         .await
                         .unwrap_or_else(|payload| End::Crashed(Cause::Panic, panic_text(payload)));
-                    env.pulse.ready.fetch_sub(1, Relaxed);
+                    env.liveness.ready.fetch_sub(1, Relaxed);
                     (end, Some(value))
                 }
                 Err(end) => (end, None),

@@ -41,7 +41,7 @@ impl Liveness {
     }
 
     /// Resolves when the first start of this many instances has ended.
-    pub(crate) async fn started(&self, instances: usize) {
+    pub(crate) async fn first_starts_ended(&self, instances: usize) {
         let mut started = self.started.subscribe();
         // Never an error: `self` owns the sender.
         let _open = started.wait_for(|started| *started >= instances).await;

@@ -137,8 +137,8 @@ impl ServiceHandle {
     pub(crate) fn is_unfinished_source(&self) -> bool {
         match self.blueprint.role() {
             Kind::Source(source) => {
-                let pulse = &self.env().pulse;
-                source.ends() && !*pulse.ended.borrow() && !pulse.standing_by.load(Relaxed)
+                let liveness = &self.env().liveness;
+                source.ends() && !*liveness.ended.borrow() && !liveness.standing_by.load(Relaxed)
             }
             Kind::Service(_) => false,
         }

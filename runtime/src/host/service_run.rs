@@ -29,10 +29,10 @@ pub(crate) struct ServiceRun {
     pub(crate) control: Arc<RunControl>,
     pub(crate) mailbox: Mailbox<Delivery>,
     /// Deliveries in flight, by instance.
-    pub(crate) hands: Mutex<Vec<Arc<InFlight>>>,
+    pub(crate) in_flight: Mutex<Vec<Arc<InFlight>>>,
     /// Consumers by input.
-    pub(crate) taps: Box<[InputConsumer]>,
-    pub(crate) pulse: Liveness,
+    pub(crate) consumers: Box<[InputConsumer]>,
+    pub(crate) liveness: Liveness,
     /// The thread of the service.
     pub(crate) worker: Arc<Worker>,
     paused_until: Mutex<Option<Instant>>,
@@ -70,9 +70,9 @@ impl ServiceRun {
         Arc::new_cyclic(|run| Self {
             control: Arc::new(RunControl::new(pause_of(run))),
             mailbox: Mailbox::new(service.settings.mailbox),
-            hands: Mutex::new(vec![Arc::new(in_flight)]),
-            taps: (0..inputs).map(|_| InputConsumer::default()).collect(),
-            pulse: Liveness::new(service.loops.min),
+            in_flight: Mutex::new(vec![Arc::new(in_flight)]),
+            consumers: (0..inputs).map(|_| InputConsumer::default()).collect(),
+            liveness: Liveness::new(service.loops.min),
             worker,
             paused_until: Mutex::new(None),
             released: watch::Sender::new(false),
@@ -217,17 +217,17 @@ impl ServiceRun {
     }
 
     /// Returns the deliveries in flight of an instance.
-    pub(crate) fn hand(&self, number: u32) -> Arc<InFlight> {
-        let mut hands = self.hands.lock();
-        while hands.len() <= number as usize {
-            hands.push(Arc::default());
+    pub(crate) fn in_flight_of(&self, number: u32) -> Arc<InFlight> {
+        let mut lists = self.in_flight.lock();
+        while lists.len() <= number as usize {
+            lists.push(Arc::default());
         }
-        hands[number as usize].clone()
+        lists[number as usize].clone()
     }
 
     /// Returns the number of deliveries in flight.
     pub(crate) fn in_flight(&self) -> usize {
-        self.hands.lock().iter().map(|hand| hand.len()).sum()
+        self.in_flight.lock().iter().map(|list| list.len()).sum()
     }
 
     /// Stops the consumers and takes every delivery of the run: those in the mailbox, and
@@ -237,13 +237,13 @@ impl ServiceRun {
     /// later has no effect.
     pub(crate) fn seize(&self) -> Vec<(Option<u32>, Delivery)> {
         self.close();
-        for tap in &self.taps {
-            tap.shut();
+        for consumer in &self.consumers {
+            consumer.shut();
         }
         let waiting = self.mailbox.close().into_iter();
         let mut seized: Vec<_> = waiting.map(|delivery| (None, delivery)).collect();
-        for (number, hand) in (0..).zip(&*self.hands.lock()) {
-            let in_flight = hand.take_all().into_iter();
+        for (number, list) in (0..).zip(&*self.in_flight.lock()) {
+            let in_flight = list.take_all().into_iter();
             seized.extend(in_flight.map(|delivery| (Some(number), delivery)));
         }
         seized

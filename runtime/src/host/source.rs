@@ -28,8 +28,8 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
     let Kind::Source(source) = blueprint.role() else {
         unreachable!("only sources are run")
     };
-    let busy = env.pulse.work();
-    env.pulse.first_start_ended();
+    let busy = env.liveness.work();
+    env.liveness.first_start_ended();
     let mut failures = History::default();
     let mut refusals = History::default();
     let owner = Who {
@@ -47,14 +47,14 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
                 None => return,
             },
         };
-        env.pulse.ready.store(1, Relaxed);
+        env.liveness.ready.store(1, Relaxed);
         let span = info_span!("source", service = %env.label);
         let reconnects = env.transport_reconnects();
         let publish_failures = env.control.publish_failures();
         let ended = run_with_lease(&env, source, &mut timer, &mut lease)
             .instrument(span)
             .await;
-        env.pulse.ready.store(0, Relaxed);
+        env.liveness.ready.store(0, Relaxed);
         if env.is_closing() {
             return;
         }
@@ -72,7 +72,7 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
                 if source.ends() || env.settings.restart.restart_type != RestartType::Permanent =>
             {
                 info!(service = %env.label, "source has ended");
-                env.pulse.ended.send_replace(true);
+                env.liveness.ended.send_replace(true);
                 drop(busy);
                 // The lease stays: another process would run the source from its start.
                 return env.closed().await;
@@ -153,10 +153,10 @@ async fn acquire(env: &ServiceRun, source: &dyn Run) -> Option<HeldLease> {
         if let Ok(lease) = timeout(STANDBY_AFTER, &mut granted).await {
             return lease;
         }
-        env.pulse.standing_by.store(true, Relaxed);
+        env.liveness.standing_by.store(true, Relaxed);
         info!(service = %env.label, "source stands by: another process runs it");
         let lease = granted.await;
-        env.pulse.standing_by.store(false, Relaxed);
+        env.liveness.standing_by.store(false, Relaxed);
         info!(service = %env.label, "source runs in this process now");
         lease
     };

@@ -261,7 +261,7 @@ fn look_in_hands(hosted: &ServiceHandle, wanted: &SearchQuery, evidence: &mut Fi
             ));
         }
     });
-    for hand in &*env.hands.lock() {
+    for hand in &*env.in_flight.lock() {
         hand.each(|delivery| {
             if wanted.covers(delivery.message()) {
                 held.push((

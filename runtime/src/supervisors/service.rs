@@ -334,7 +334,7 @@ impl ServiceTask {
             // trials requeues them.
             return;
         };
-        if *run.env.pulse.ended.borrow() {
+        if *run.env.liveness.ended.borrow() {
             // A service that has reached its end does not start again.
             return;
         }
