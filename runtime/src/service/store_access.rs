@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use tracing::warn;
 
 use super::context::{Context, Work};
-use super::transaction::{TxInput, TxJob, TxResult, TxState, store_closed};
-use super::tx::Tx;
+use super::transaction::{TxJob, TxResult, TxState, store_closed};
+use super::tx::{Tx, TxInput};
 use crate::failure::Failure;
 use crate::sqlite::{Job, SqliteError};
 use crate::store::OpenStore;

@@ -7,11 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::pending_emit::PendingEmit;
-use super::publisher::Publisher;
-use super::tx::Tx;
+use super::tx::{Tx, TxInput};
 use crate::failure::Failure;
-use crate::message::Message;
 use crate::sqlite::{Job, SqliteError, Transaction};
 use crate::store::{Entry, OpenStore, Row, inbox};
 
@@ -27,24 +24,6 @@ pub(crate) enum TxState {
     Committed(Option<Bytes>),
     /// The inbox has the message from an earlier transaction, with the stored reply.
     AlreadyDone(Option<Bytes>),
-}
-
-/// The input of a transaction.
-pub(super) struct TxInput {
-    pub(super) publisher: Arc<Publisher>,
-    /// The handled message; `None` in a tick and in `start`.
-    pub(super) message: Option<Message>,
-    /// Name of the input of the message.
-    pub(super) input: Arc<str>,
-    /// Index of the message in its batch.
-    pub(super) index: usize,
-    /// Messages that the handler emitted before the transaction, then those of the closure.
-    pub(super) emits: Vec<PendingEmit>,
-    /// Whether the hook may emit.
-    pub(super) may_emit: bool,
-    pub(super) now_ms: u64,
-    /// The reply to store in the inbox.
-    pub(super) reply: Option<Bytes>,
 }
 
 /// The result of a transaction.

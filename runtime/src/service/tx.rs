@@ -1,17 +1,37 @@
-//! The argument of a transaction's closure.
+//! The argument of a transaction's closure, and the input that it works on.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::message_builder::MessageBuilder;
 use super::payload::Payload;
 use super::pending_emit::PendingEmit;
 use super::port::Output;
-use super::transaction::TxInput;
+use super::publisher::Publisher;
 use crate::failure::Failure;
 use crate::message::Message;
+
+/// The input of a transaction.
+pub(super) struct TxInput {
+    pub(super) publisher: Arc<Publisher>,
+    /// The handled message; `None` in a tick and in `start`.
+    pub(super) message: Option<Message>,
+    /// Name of the input of the message.
+    pub(super) input: Arc<str>,
+    /// Index of the message in its batch.
+    pub(super) index: usize,
+    /// Messages that the handler emitted before the transaction, then those of the closure.
+    pub(super) emits: Vec<PendingEmit>,
+    /// Whether the hook may emit.
+    pub(super) may_emit: bool,
+    pub(super) now_ms: u64,
+    /// The reply to store in the inbox.
+    pub(super) reply: Option<Bytes>,
+}
 
 /// An open transaction on the service's own tables, for one message.
 ///

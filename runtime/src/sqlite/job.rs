@@ -13,7 +13,7 @@ use crate::panic::panic_text;
 /// # Contract
 /// - `run` is called once, on a thread of the [`WriterPool`](super::WriterPool), within a
 ///   transaction that it must leave open. Its changes are undone if it returns an error or
-///   panics; other jobs of the same transaction keep theirs.
+///   panics; other jobs of the same transaction keep their changes.
 /// - `done` is called once, after the commit or when there will be none: on the same thread, or
 ///   on another one while the database closes. It must be short and must not block.
 pub trait Job: Send + 'static {
