@@ -161,7 +161,7 @@ impl InstanceLoop {
                 let in_flight = &self.in_flight;
                 let publishing = self
                     .env
-                    .publish_and_ack(emits, None, record, || in_flight.take_one());
+                    .publish_and_ack(emits.into_iter(), None, record, || in_flight.take_one());
                 if !publishing.await {
                     return Err(End::revoked());
                 }

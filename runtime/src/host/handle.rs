@@ -55,7 +55,20 @@ impl InstanceLoop {
         let work = Work::Message(message.clone(), attempt);
         self.cx.start_work(work, input, deadline);
         self.in_flight.put(delivery);
-        let handled = self.run_handler(value, &message, input, deadline).await;
+        let span = info_span!(
+            "handle",
+            service = %self.env.label,
+            input = %self.env.inputs[input],
+            id = %message.id,
+            trace = %message.trace(),
+        );
+        let future = value.handle(input, &message, &mut self.cx);
+        let guard = HandlerGuard::new(future, &mut self.timer, deadline);
+        let handled = if span.is_disabled() {
+            guard.await
+        } else {
+            guard.instrument(span).await
+        };
         let end = Instant::now();
         if self.env.is_revoked() {
             return Err(End::revoked());
@@ -63,35 +76,33 @@ impl InstanceLoop {
         let took = end.duration_since(*now);
         self.env.meters.inputs[input].handle.record(took);
         *now = end;
-        let (failed, crash) = match (handled, self.cx.transaction(0)) {
+        match (handled, self.cx.transaction(0)) {
             (handled, Some(TxState::Committed(_) | TxState::AlreadyDone(_))) => {
-                return self.finish_transaction(handled, 0, input, took);
-            }
-            (HandlerOutcome::Done(Ok(_)), Some(TxState::Submitted)) => {
-                (AttemptFailure::from(transaction_not_awaited()), None)
+                self.finish_transaction(handled, 0, input, took)
             }
             (HandlerOutcome::Done(Ok(reply)), None) => {
                 let record = AttemptRecord::new(&message, input, attempt, Outcome::Ok, end);
-                return self.succeed(record.took(took), reply, now).await;
+                let record = record.took(took).emitting(outputs_of(&self.cx.emits));
+                if self.cx.emits.is_empty() {
+                    self.ack(record, reply)
+                } else {
+                    self.publish_and_ack(record, reply, now).await
+                }
             }
-            (HandlerOutcome::Done(Err(failure)), _) => (AttemptFailure::from(failure), None),
+            (HandlerOutcome::Done(Ok(_)), Some(TxState::Submitted)) => {
+                let failed = AttemptFailure::from(transaction_not_awaited());
+                self.settle_failure(failed, None, took)
+            }
+            (HandlerOutcome::Done(Err(failure)), _) => {
+                self.settle_failure(AttemptFailure::from(failure), None, took)
+            }
             (HandlerOutcome::Panicked(text), _) => {
-                (AttemptFailure::panic(text), Some(Cause::Panic))
+                self.settle_failure(AttemptFailure::panic(text), Some(Cause::Panic), took)
             }
             (HandlerOutcome::TimedOut, _) => {
-                (AttemptFailure::timeout(&self.env), Some(Cause::Timeout))
+                let failed = AttemptFailure::timeout(&self.env);
+                self.settle_failure(failed, Some(Cause::Timeout), took)
             }
-        };
-        let Some(delivery) = self.in_flight.take_one() else {
-            return Err(End::revoked());
-        };
-        self.tried_before = attempt > 1;
-        self.env.meters.handled(input, failed.outcome());
-        let failed = failed.taking(took);
-        self.env.fail(delivery, &failed);
-        match crash {
-            Some(cause) => Err(End::Crashed(cause, failed.text)),
-            None => Ok(()),
         }
     }
 
@@ -108,62 +119,62 @@ impl InstanceLoop {
             .map_or(limit, |deadline| deadline.min(limit))
     }
 
-    async fn run_handler(
-        &mut self,
-        value: &mut dyn Instance,
-        message: &Message,
-        input: usize,
-        deadline: Instant,
-    ) -> Handled {
-        let future = value.handle(input, message, &mut self.cx);
-        let guard = HandlerGuard::new(future, &mut self.timer, deadline);
-        let span = info_span!(
-            "handle",
-            service = %self.env.label,
-            input = %self.env.inputs[input],
-            id = %message.id,
-            trace = %message.trace(),
-        );
-        if span.is_disabled() {
-            guard.await
-        } else {
-            guard.instrument(span).await
-        }
+    /// Acks a message whose handler returned `Ok` and emitted nothing.
+    fn ack(&mut self, record: AttemptRecord, reply: Option<Reply>) -> Result<(), End> {
+        let Some(delivery) = self.in_flight.take_one() else {
+            return Err(End::revoked());
+        };
+        self.env.meters.handled(delivery.input(), Outcome::Ok);
+        self.env.attempts.record(record);
+        delivery.settle(Settlement::Ack(reply.map(Ok)));
+        self.history.success();
+        Ok(())
     }
 
-    /// Settles a message whose handler returned `Ok` and used no transaction.
-    async fn succeed(
+    /// Publishes the emitted messages; the confirm acks the handled one.
+    async fn publish_and_ack(
         &mut self,
         record: AttemptRecord,
         reply: Option<Reply>,
         now: &mut Instant,
     ) -> Result<(), End> {
         let input = usize::from(record.input);
-        let record = record.emitting(outputs_of(&self.cx.emits));
-        if self.cx.emits.is_empty() {
-            let Some(delivery) = self.in_flight.take_one() else {
-                return Err(End::revoked());
-            };
-            self.env.attempts.record(record);
-            delivery.settle(Settlement::Ack(reply.map(Ok)));
-        } else {
-            let emits = std::mem::take(&mut self.cx.emits);
-            let in_flight = &self.in_flight;
-            let waits = self.env.window.available_permits() == 0;
-            let publishing = self
-                .env
-                .publish_and_ack(emits, reply, record, || in_flight.take_one());
-            if !publishing.await {
-                return Err(End::revoked());
-            }
-            if waits {
-                // The wait for a permit must not count as time of the next message.
-                *now = Instant::now();
-            }
+        let in_flight = &self.in_flight;
+        let waits = self.env.window.available_permits() == 0;
+        let emits = self.cx.emits.drain(..);
+        let publishing = self
+            .env
+            .publish_and_ack(emits, reply, record, || in_flight.take_one());
+        if !publishing.await {
+            return Err(End::revoked());
+        }
+        if waits {
+            // The wait for a permit must not count as time of the next message.
+            *now = Instant::now();
         }
         self.env.meters.handled(input, Outcome::Ok);
         self.history.success();
         Ok(())
+    }
+
+    /// Settles a message whose attempt failed. With a `crash` the instance ends.
+    fn settle_failure(
+        &mut self,
+        failed: AttemptFailure,
+        crash: Option<Cause>,
+        took: Duration,
+    ) -> Result<(), End> {
+        let Some(delivery) = self.in_flight.take_one() else {
+            return Err(End::revoked());
+        };
+        self.tried_before = delivery.attempt() > 1;
+        self.env.meters.handled(delivery.input(), failed.outcome());
+        let failed = failed.taking(took);
+        self.env.fail(delivery, &failed);
+        match crash {
+            Some(cause) => Err(End::Crashed(cause, failed.text)),
+            None => Ok(()),
+        }
     }
 
     /// Settles a message whose transaction is committed: the message is done, whatever the

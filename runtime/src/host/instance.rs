@@ -358,9 +358,10 @@ impl InstanceLoop {
         let mut batch = Vec::new();
         let mut counts = Vec::new();
         for emit in emits {
-            let copies = self.env.outgoing(emit.output, emit.envelope, emit.delay);
-            counts.push((emit.output, copies.len() as u64));
-            batch.extend(copies);
+            let before = batch.len();
+            self.env
+                .add_outgoing(&mut batch, emit.output, emit.envelope, emit.delay);
+            counts.push((emit.output, (batch.len() - before) as u64));
         }
         if batch.is_empty() {
             return Ok(());

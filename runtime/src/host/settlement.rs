@@ -82,7 +82,7 @@ impl ServiceRun {
     /// where other threads can take it; `take` fetches it afterwards.
     pub(crate) async fn publish_and_ack(
         self: &Arc<Self>,
-        emits: Vec<PendingEmit>,
+        emits: impl ExactSizeIterator<Item = PendingEmit>,
         reply: Option<Reply>,
         record: AttemptRecord,
         take: impl FnOnce() -> Option<Delivery>,
@@ -97,23 +97,18 @@ impl ServiceRun {
                 .expect("the window stays open"),
         };
         let Some(delivery) = take() else { return false };
-        let mut counts: Vec<(usize, u64)> = Vec::with_capacity(1);
+        let mut copies = Copies::default();
         let mut batch = Vec::with_capacity(emits.len());
         for emit in emits {
-            let copies = self.outgoing(emit.output, emit.envelope, emit.delay);
-            match counts.last_mut() {
-                Some((output, count)) if *output == emit.output => *count += copies.len() as u64,
-                _ => counts.push((emit.output, copies.len() as u64)),
-            }
-            batch.extend(copies);
+            let before = batch.len();
+            self.add_outgoing(&mut batch, emit.output, emit.envelope, emit.delay);
+            copies.add(emit.output, (batch.len() - before) as u64);
         }
         let run = self.clone();
         let done = Completion::new(move |outcome| {
             match outcome {
                 Ok(()) => {
-                    for (output, count) in counts {
-                        run.meters.emitted(output, count);
-                    }
+                    copies.each(|output, count| run.meters.emitted(output, count));
                     run.attempts.record(record);
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 }
@@ -220,5 +215,28 @@ impl ServiceRun {
             failed_at_ms: self.clock.unix_ms(),
         };
         delivery.settle(Settlement::DeadLetter(Box::new(letter)));
+    }
+}
+
+/// Published copies by output. Allocates only for a handler that changes between outputs.
+#[derive(Default)]
+struct Copies {
+    last: (usize, u64),
+    earlier: Vec<(usize, u64)>,
+}
+
+impl Copies {
+    fn add(&mut self, output: usize, count: u64) {
+        if self.last.0 != output && self.last.1 > 0 {
+            self.earlier.push(self.last);
+            self.last = (output, 0);
+        }
+        self.last = (output, self.last.1 + count);
+    }
+
+    fn each(&self, mut visit: impl FnMut(usize, u64)) {
+        for (output, count) in self.earlier.iter().chain([&self.last]) {
+            visit(*output, *count);
+        }
     }
 }

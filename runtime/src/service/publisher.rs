@@ -125,25 +125,32 @@ impl Publisher {
         envelope: Envelope,
         delay: Duration,
     ) -> Vec<Outgoing> {
-        let topics = &self.outputs[output].topics;
-        let mut batch = Vec::with_capacity(topics.len());
-        for topic in &topics[1..] {
-            let copy = Envelope {
-                topic: topic.clone(),
-                ..envelope.clone()
-            };
-            batch.push(Outgoing {
-                message: copy.into(),
-                queue: None,
-                delay,
-            });
-        }
-        batch.push(Outgoing {
+        let mut batch = Vec::with_capacity(self.outputs[output].topics.len());
+        self.add_outgoing(&mut batch, output, envelope, delay);
+        batch
+    }
+
+    /// Adds one copy of a message for each topic of its output to a batch.
+    pub(crate) fn add_outgoing(
+        &self,
+        batch: &mut Vec<Outgoing>,
+        output: usize,
+        envelope: Envelope,
+        delay: Duration,
+    ) {
+        let copy_for = |envelope: Envelope| Outgoing {
             message: envelope.into(),
             queue: None,
             delay,
-        });
-        batch
+        };
+        for topic in &self.outputs[output].topics[1..] {
+            let topic = topic.clone();
+            batch.push(copy_for(Envelope {
+                topic,
+                ..envelope.clone()
+            }));
+        }
+        batch.push(copy_for(envelope));
     }
 
     /// Publishes messages, and records the confirm latency if the transport has one.
