@@ -368,7 +368,7 @@ fn letters_are_exported(name: &str, transport: &str) {
     let bad = &shop.groups()["bad"].0;
     let cases = ["export", "--as-test", "--group", bad, "--out", "cases.toml"];
     shop.dlq(&[&cases[..], &["--limit", "2"]].concat());
-    shop.says(&cases, 1, "is there already");
+    shop.says(&cases, 1, "exists already");
     let read = || -> TestCases {
         let text = std::fs::read_to_string(shop.path().join("cases.toml"));
         text.expect("it is there").parse().expect("it is read")

@@ -1,4 +1,4 @@
-//! `describe NAME`: all about one service type, from its descriptor.
+//! `describe`: prints the descriptor of a service type.
 
 use std::fmt::Write;
 
@@ -9,9 +9,10 @@ use crate::service::{Catalog, Descriptor, PortDescriptor};
 
 #[derive(clap::Args)]
 pub(super) struct Describe {
-    /// The service type
+    /// Name of the service type, as printed by `list`
+    #[arg(value_name = "TYPE")]
     name: String,
-    /// Print for programs: the descriptor with its JSON Schemas
+    /// Print the descriptor as JSON, with its JSON Schemas
     #[arg(long)]
     json: bool,
 }
@@ -53,7 +54,7 @@ fn text_of(descriptor: &Descriptor) -> String {
     ports(&mut text, "outputs", &descriptor.outputs);
     fields(&mut text, descriptor.config.as_value());
     if !descriptor.failures.is_empty() {
-        text.push_str("\nwhat can go wrong\n");
+        text.push_str("\nfailures\n");
         for line in descriptor.failures {
             text.push_str(&format!("    {line}\n"));
         }
@@ -116,7 +117,7 @@ fn fields(text: &mut String, schema: &Value) {
     }
 }
 
-/// A type in a word or two.
+/// A short name of the type.
 fn type_of(schema: &Value) -> String {
     let field = |name: &str| schema.get(name).and_then(Value::as_str);
     if let Some(reference) = field("$ref") {

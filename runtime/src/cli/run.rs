@@ -1,4 +1,4 @@
-//! `run`: starts an app, says where to look, waits, and stops it in order.
+//! `run`: starts an app, waits until it is to stop, and stops it in order.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,43 +19,43 @@ pub(super) struct Run {
     manifest: ManifestArgs,
     #[command(flatten)]
     only: OnlyArgs,
-    /// Stop when every source that ends has ended and nothing is left to do, then print
-    /// what was done
+    /// Stop when every finite source has ended and every message is handled, and print a
+    /// summary
     #[arg(long)]
     until_idle: bool,
-    /// With --until-idle: exit 1 if anything was dead-lettered
+    /// With --until-idle: exit with 1 if a message was dead-lettered
     #[arg(long, requires = "until_idle")]
     fail_on_dlq: bool,
-    /// With --until-idle: print what was done for programs
+    /// With --until-idle: print the summary as JSON
     #[arg(long, requires = "until_idle")]
     json: bool,
-    /// For development: restart in order when the manifest, a file that it names, or this
-    /// program has changed
+    /// For development: restart when the manifest, a file that it names, or this program has
+    /// changed
     #[arg(long, conflicts_with = "until_idle")]
     watch: bool,
-    /// The app of which this is a child process supervises it over standard input
+    /// Run as a child process of an app, supervised over standard input
     #[arg(long, hide = true, requires = "only", conflicts_with_all = ["until_idle", "watch"])]
     supervised: bool,
 }
 
-/// Why an app stops.
+/// Why the app stops.
 enum End {
     Idle,
     Asked,
     TransportLost(String),
-    /// The tree of supervisors gave up.
+    /// The root supervisor gave up.
     Failed(String),
-    /// Something that it was made of has changed.
+    /// A watched file has changed.
     Changed,
 }
 
 impl Run {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
         let program = match self.manifest.program() {
-            Err(error) => return failed(&format!("can't tell which program runs: {error}")),
+            Err(error) => return failed(&format!("can't find the path of this program: {error}")),
             Ok(program) => program,
         };
-        // Before anything is read, so that no change is missed.
+        // Before reading the manifest, so that no change is missed.
         let mut watch = self.watch.then(|| Watch::new(&program));
         let mut plan = match self.manifest.load(&self.only.only, catalog, transports) {
             Err(report) => return print_report(&report, self.json),
@@ -98,7 +98,7 @@ impl Run {
         });
         let app = tokio::select! {
             app = opened => app,
-            // Nothing works yet: there is nothing to stop.
+            // No service has started.
             () = either(&mut terminate, &mut interrupt) => return stopped_early(),
         };
         let app = match app {
@@ -115,12 +115,12 @@ impl Run {
             why = app.failed() => early = Some(Some(why)),
         }
         if let Some(why) = early {
-            // Some work already, perhaps while others still try to start.
+            // Some services may have started.
             let report = tokio::select! {
                 report = app.stop() => report,
                 () = either(&mut terminate, &mut interrupt) => stopped_at_once(),
             };
-            eprint!("{}", last_words(&report, durable));
+            eprint!("{}", leftovers(&report, durable));
             let code = match why {
                 Some(why) => failed(&redactor.clean(&why)),
                 None => stopped_early(),
@@ -153,15 +153,15 @@ impl Run {
         } else {
             print(&format!("\n{}", summary.table()));
         }
-        eprint!("{}", last_words(&report, durable));
+        eprint!("{}", leftovers(&report, durable));
         let mut code = match &end {
             End::TransportLost(why) | End::Failed(why) => failed(&redactor.clean(why)),
             End::Idle | End::Asked | End::Changed => DONE,
         };
         if matches!(end, End::Changed) {
-            // Threads that handlers block end with this.
-            let error = watch::start_again(program.path());
-            return failed(&format!("can't start again: {error}"));
+            // This ends threads that handlers block, too.
+            let error = watch::restart(program.path());
+            return failed(&format!("can't restart: {error}"));
         }
         if matches!(end, End::Idle) && !not_ready.is_empty() {
             code = failed(&redactor.clean(&not_ready.join("; ")));
@@ -176,7 +176,7 @@ impl Run {
             code = failed(&format!("dead-lettered: {}", summary.dead_letters()));
         }
         if report.is_stuck() {
-            // A blocked thread can't be joined; waiting for it would take for ever.
+            // A blocked thread can't be joined.
             std::process::exit(i32::from(code));
         }
         code
@@ -191,7 +191,7 @@ pub(super) async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
 }
 
 fn stopped_at_once() -> ! {
-    eprintln!("stopped at once: what was in hand is given up");
+    eprintln!("stopped at once: messages in flight were abandoned");
     std::process::exit(i32::from(FAILED));
 }
 
@@ -205,7 +205,7 @@ pub(super) fn failed(text: &str) -> u8 {
     FAILED
 }
 
-/// What runs, and where to look.
+/// The lines printed at the start.
 fn banner(app: &App) -> String {
     let services = app.services.len();
     let scheme = app.transport().scheme();
@@ -214,7 +214,7 @@ fn banner(app: &App) -> String {
         app.name()
     );
     if !app.transport().guarantees().durable {
-        text.push_str("  messages don't outlive this process\n");
+        text.push_str("  messages are lost with this process\n");
     }
     if let Some(address) = app.admin_address() {
         text.push_str(&format!("  look at http://{address}/\n"));
@@ -222,8 +222,8 @@ fn banner(app: &App) -> String {
     text
 }
 
-/// What stopping left behind.
-fn last_words(report: &StopReport, durable: bool) -> String {
+/// The lines printed at the end: abandoned and remaining messages.
+fn leftovers(report: &StopReport, durable: bool) -> String {
     let mut text = String::new();
     for (service, message) in &report.abandoned {
         text.push_str(&format!("abandoned in {service}: {message}\n"));
@@ -234,12 +234,12 @@ fn last_words(report: &StopReport, durable: bool) -> String {
     }
     if report.stuck_threads > 0 {
         text.push_str(&format!(
-            "threads that handlers block: {}\n",
+            "threads blocked by handlers: {}\n",
             report.stuck_threads
         ));
     }
-    for what in &report.unclosed {
-        text.push_str(&format!("didn't close in time: {what}\n"));
+    for part in &report.unclosed {
+        text.push_str(&format!("not closed in time: {part}\n"));
     }
     text
 }

@@ -14,11 +14,11 @@ use super::handle::{outputs_of, transaction_not_awaited};
 use super::instance::{End, InstanceLoop};
 use super::mailbox::Pulled;
 use super::settlement::AttemptFailure;
-use crate::attempts::AttemptRecord;
 use crate::clock::later;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::message::Message;
+use crate::message_trace::AttemptRecord;
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Batch, Instance, PendingEmit, TxState, Work};
 
@@ -174,7 +174,7 @@ impl InstanceLoop {
             };
             match result {
                 Ok(()) => {
-                    self.env.attempts.record(record);
+                    self.env.history.add(record);
                     self.env.meters.handled(input, Outcome::Ok);
                     self.history.success();
                     delivery.ack();

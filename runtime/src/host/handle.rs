@@ -8,10 +8,10 @@ use tracing::{Instrument, debug, info_span, warn};
 use super::guard::{HandlerGuard, HandlerOutcome};
 use super::instance::{End, InstanceLoop};
 use super::settlement::AttemptFailure;
-use crate::attempts::{AttemptRecord, Emitted};
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
 use crate::message::Message;
+use crate::message_trace::{AttemptRecord, Emitted};
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Instance, PendingEmit, Reply, TxState, Work};
 use crate::supervision::quarantine::is_given_up;
@@ -125,7 +125,7 @@ impl InstanceLoop {
             return Err(End::revoked());
         };
         self.env.meters.handled(delivery.input(), Outcome::Ok);
-        self.env.attempts.record(record);
+        self.env.history.add(record);
         delivery.settle(Settlement::Ack(reply.map(Ok)));
         self.history.success();
         Ok(())
@@ -256,7 +256,7 @@ impl InstanceLoop {
             let (input, attempt) = (delivery.input(), delivery.attempt());
             let now = Instant::now();
             let record = AttemptRecord::new(message, input, attempt, Outcome::Expired, now);
-            self.env.attempts.record(record);
+            self.env.history.add(record);
             delivery.ack();
             return None;
         }
@@ -281,7 +281,7 @@ impl InstanceLoop {
 
 /// Counts emitted messages by output.
 pub(super) fn outputs_of(emits: &[PendingEmit]) -> Emitted {
-    Emitted::from_outputs(emits.iter().map(|emit| emit.output))
+    Emitted::on(emits.iter().map(|emit| emit.output))
 }
 
 /// The handler returned before its transaction had a result.

@@ -15,6 +15,7 @@
 //! | `source` | the loop of a source |
 //! | `relay` | publishes the outbox of a service with a store |
 //! | `remote_stats` | statistics of a service in a child process |
+//! | `local_service` | the view of a service for message traces |
 
 mod actor;
 mod autoscale;
@@ -26,6 +27,7 @@ mod in_flight;
 mod input_consumer;
 mod instance;
 mod liveness;
+mod local_service;
 mod mailbox;
 mod relay;
 mod remote_stats;

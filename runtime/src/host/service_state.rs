@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::status::{LastFailure, ServiceState};
-use crate::attempts::AttemptHistory;
 use crate::clock::Clock;
 use crate::dead_letter::Reason;
 use crate::failure::Failure;
+use crate::message_trace::AttemptHistory;
 use crate::metrics::{Cause, Durations, Meters};
 use crate::names::QueueId;
 use crate::position::SourcePosition;
@@ -63,7 +63,7 @@ pub(crate) struct ServiceShared {
     pub(crate) lanes: usize,
     pub(crate) batch_max: usize,
     pub(crate) state: ServiceState,
-    pub(crate) attempts: AttemptHistory,
+    pub(crate) history: AttemptHistory,
     /// A permit for each publication that may be unconfirmed.
     pub(crate) window: Arc<Semaphore>,
     /// Position of the service, if it is a source.
@@ -105,7 +105,7 @@ impl ServiceShared {
             lanes: setup.lanes,
             batch_max: setup.batch_max,
             state: ServiceState::default(),
-            attempts: AttemptHistory::default(),
+            history: AttemptHistory::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
             position: Arc::new(position),
             stores: setup.stores,

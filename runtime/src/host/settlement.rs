@@ -8,10 +8,10 @@ use tracing::{debug, info, warn};
 
 use super::service_run::ServiceRun;
 use super::status::LastFailure;
-use crate::attempts::AttemptRecord;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::{Failure, FailureKind};
+use crate::message_trace::AttemptRecord;
 use crate::metrics::Outcome;
 use crate::service::{PendingEmit, Reply};
 use crate::supervision::{Attempt, RetryDecision};
@@ -109,7 +109,7 @@ impl ServiceRun {
             match outcome {
                 Ok(()) => {
                     copies.each(|output, count| run.meters.emitted(output, count));
-                    run.attempts.record(record);
+                    run.history.add(record);
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 }
                 Err(error) => run.not_published(delivery, record, &error),
@@ -144,7 +144,7 @@ impl ServiceRun {
         let after = self.settings.retry.backoff.delay(0, fastrand::f64());
         let after = after.max(PUBLISH_RETRY_MIN);
         let decision = RetryDecision::Retry { after, attempt };
-        self.attempts.record(record.unconfirmed(&decision));
+        self.history.add(record.unconfirmed(&decision));
         delivery.settle(Settlement::Retry { after, attempt });
     }
 
@@ -174,8 +174,7 @@ impl ServiceRun {
             failed.outcome(),
             Instant::now(),
         );
-        self.attempts
-            .record(record.took(failed.took).decided(&decision));
+        self.history.add(record.took(failed.took).then(&decision));
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
             what: Outcome::NAMES[failed.outcome() as usize].into(),

@@ -133,7 +133,7 @@ struct HeldLease {
 
 impl HeldLease {
     fn new(lease: Lease, env: &ServiceRun) -> Self {
-        let release = Box::new(lease.let_go_from_elsewhere());
+        let release = Box::new(lease.release_handle());
         Self {
             _hook: env.control.abandon_hooks.add(release),
             lease,
@@ -145,7 +145,7 @@ impl HeldLease {
 async fn acquire(env: &ServiceRun, source: &dyn Run) -> Option<HeldLease> {
     if !source.is_single() {
         let (lease, keeper) = Lease::new();
-        keeper.for_good();
+        keeper.grant_for_good();
         return Some(HeldLease::new(lease, env));
     }
     let granted = async {

@@ -38,24 +38,18 @@ const RUNTIME: Layers = Layers {
         &["message"],
         &["dead_letter", "envelope_json"],
         &["delivery", "log", "metrics", "supervision"],
-        &["attempts", "sqlite", "transport"],
+        &["sqlite", "transport"],
         &["dead_letters", "settings", "store"],
         &["service"],
-        &["host", "prelude"],
-        &["message_trace"],
+        &["message_trace", "prelude"],
+        &["host"],
         &["admin", "child_process", "control"],
         &["supervisors"],
         &["app"],
         &["manifest"],
         &["cli", "testing"],
     ],
-    exceptions: &[
-        ("admin", "app"),
-        ("control", "app"),
-        ("log", "app"),
-        ("message_trace", "app"),
-        ("metrics", "app"),
-    ],
+    exceptions: &[("admin", "app"), ("log", "app"), ("metrics", "app")],
 };
 
 const BRIDGES: Layers = Layers {
