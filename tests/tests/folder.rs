@@ -258,7 +258,7 @@ fn a_folder_is_described_in_every_state_and_stays_as_it_is() {
     assert_eq!(code, Some(0), "{transport}");
     let notes = transport["notes"].to_string();
     assert!(!notes.contains("process"), "{notes}");
-    let waiting = "queue keep.in: 1 waiting for their time, 1 suspects";
+    let waiting = "queue keep.in: 1 delayed, 1 suspects";
     assert!(notes.contains(waiting), "{notes}");
     assert!(site.files() == before, "what is there is as it was");
 }
@@ -488,10 +488,7 @@ fn a_disk_that_cannot_be_written_or_is_full_is_named() {
     assert_eq!(code, Some(1), "{transport}");
     let problems = transport["problems"].to_string();
     assert!(problems.contains("can't be written"), "{problems}");
-    assert!(
-        problems.contains("let the user who runs the app"),
-        "{problems}"
-    );
+    assert!(problems.contains("let the user of the app"), "{problems}");
     assert_eq!(
         transport["missing"].as_array().map(Vec::len),
         Some(2),

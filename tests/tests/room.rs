@@ -130,7 +130,7 @@ impl App {
         println!(
             "{} lines, {again} again; down {} times; {} lines of complaint",
             self.lines,
-            said("messages can't be taken over"),
+            said("refusing messages until they can be written"),
             said(" WARN ") + said(" ERROR "),
         );
         assert_eq!(said("given up") + said("isolated"), 0, "{log}");

@@ -1,13 +1,13 @@
-//! Addresses: `embedded:PATH`, where PATH is a folder.
+//! URLs of the transport: `embedded:PATH`, where PATH is a folder.
 
 use std::path::{Path, PathBuf};
 
 const SCHEME: &str = "embedded:";
 
-/// The folder that a URL names.
+/// Returns the folder of a URL.
 ///
 /// # Errors
-/// It names none, or something else as well.
+/// The URL has no folder, or has a host as well.
 pub(super) fn folder(url: &str) -> Result<PathBuf, String> {
     let path = url.strip_prefix(SCHEME).unwrap_or_default();
     if path.is_empty() {
@@ -23,16 +23,16 @@ pub(super) fn folder(url: &str) -> Result<PathBuf, String> {
     Ok(path.into())
 }
 
-/// The address of a folder.
-pub(super) fn of(folder: &Path) -> String {
+/// Returns the URL of a folder.
+pub(super) fn url(folder: &Path) -> String {
     format!("{SCHEME}{}", folder.display())
 }
 
-/// The same with the folder joined to that of the manifest.
+/// Joins the folder of a URL to the folder of the manifest.
 pub(super) fn resolve(url: &str, base: &Path) -> String {
     match folder(url) {
-        Ok(folder) => of(&base.join(folder)),
-        // It is refused when it is read.
+        Ok(folder) => self::url(&base.join(folder)),
+        // `folder` refuses it later.
         Err(_) => url.to_owned(),
     }
 }
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_folder_is_refused() {
+    fn a_url_without_a_folder_is_refused() {
         for url in ["embedded:", "embedded://host/queues"] {
             let why = folder(url).expect_err(url);
             assert!(why.contains("write embedded:data/queues"), "{why}");

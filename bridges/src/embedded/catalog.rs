@@ -1,48 +1,128 @@
-//! Declaring: queues in the file, and whose they are.
+//! Queues and their owner, as the file has them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use brickwork::QueueId;
 use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::Connection;
 use brickwork::transport::{Topology, TransportError};
 
-use super::queue::InitialCounts;
-use super::state::{QueueIndex, QueueStats, TransportState};
-use super::statements::{DueRow, Statements};
+/// All queues in the file.
+#[derive(Debug, Default)]
+pub(super) struct QueueIndex {
+    pub(super) numbers: HashMap<QueueId, u32>,
+    pub(super) stats: HashMap<u32, QueueStats>,
+}
+
+/// Counts of one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QueueStats {
+    /// Sequence number of the next message.
+    pub(super) next_sequence: u64,
+    /// Messages in the queue, in flight or not, without suspects.
+    pub(super) messages: u64,
+    /// Delayed messages.
+    pub(super) delayed: u64,
+    /// Delayed messages that wait for another attempt.
+    pub(super) retrying: u64,
+}
+
+impl Default for QueueStats {
+    fn default() -> Self {
+        Self {
+            next_sequence: 1,
+            messages: 0,
+            delayed: 0,
+            retrying: 0,
+        }
+    }
+}
+
+impl QueueIndex {
+    /// Reads the index.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn load(connection: &Connection) -> Result<Self, SqliteError> {
+        let mut index = Self::default();
+        let mut select = connection.prepare(
+            "SELECT number, service, input, next_place, messages, delayed, retrying FROM queue",
+        )?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let number = row.get(0)?;
+            let (service, input): (String, String) = (row.get(1)?, row.get(2)?);
+            let stats = QueueStats {
+                next_sequence: row.get::<_, i64>(3)? as u64,
+                messages: row.get::<_, i64>(4)? as u64,
+                delayed: row.get::<_, i64>(5)? as u64,
+                retrying: row.get::<_, i64>(6)? as u64,
+            };
+            index.numbers.insert(QueueId::new(&service, &input), number);
+            index.stats.insert(number, stats);
+        }
+        Ok(index)
+    }
+
+    /// Returns the counts of a queue; a new one has none yet.
+    pub(super) fn stats(&self, number: u32) -> QueueStats {
+        self.stats.get(&number).copied().unwrap_or_default()
+    }
+}
+
+impl QueueStats {
+    /// Writes the counts.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn store(&self, connection: &Connection, number: u32) -> Result<(), SqliteError> {
+        let mut update = connection.prepare_cached(
+            "UPDATE queue SET next_place = ?2, messages = ?3, delayed = ?4, retrying = ?5
+             WHERE number = ?1",
+        )?;
+        update.execute((
+            number,
+            self.next_sequence as i64,
+            self.messages as i64,
+            self.delayed as i64,
+            self.retrying as i64,
+        ))?;
+        Ok(())
+    }
+}
+
+/// Returns the queues of a topology; some may occur twice.
+pub(super) fn required_queues(topology: &Topology) -> impl Iterator<Item = QueueId> {
+    let dead_letters = topology.services().map(QueueId::dead_letters);
+    let inputs = topology.queues.iter().map(|spec| spec.id.clone());
+    dead_letters.chain(inputs)
+}
 
 type Made = Result<Vec<(QueueId, u32)>, TransportError>;
 
-/// The queues that a topology needs.
-pub(super) fn needed(topology: &Topology) -> impl Iterator<Item = QueueId> {
-    let letters = topology.services().map(QueueId::dead_letters);
-    let inputs = topology.queues.iter().map(|spec| spec.id.clone());
-    letters.chain(inputs)
-}
-
-/// Makes the queues that aren't there, if that is wanted.
+/// Makes the missing queues of a topology if `make` is set, and returns them.
 ///
 /// # Errors
-/// It can't be written. Within: the file is another app's.
+/// The file cannot be written. The inner error says that the file belongs to another app.
 pub(super) fn declare(
-    pen: &Statements<'_>,
-    core: &TransportState,
+    connection: &Connection,
+    index: &QueueIndex,
     topology: &Topology,
     make: bool,
 ) -> Result<Made, SqliteError> {
     let app = &*topology.app;
-    match owner(pen.0)? {
+    match owner(connection)? {
         Some(owner) if owner != app => {
             return Ok(Err(TransportError::Declare {
                 what: format!("the queues of {app}"),
                 why: format!(
-                    "the folder holds those of {owner}: {}",
-                    way_out(&owner, app)
+                    "the folder has the queues of {owner}: {}",
+                    remedy(&owner, app)
                 ),
             }));
         }
         None if make => {
-            pen.0.execute("UPDATE app SET name = ?1", [app])?;
+            connection.execute("UPDATE app SET name = ?1", [app])?;
         }
         _ => {}
     }
@@ -50,12 +130,11 @@ pub(super) fn declare(
     if !make {
         return Ok(Ok(made));
     }
-    for id in needed(topology) {
-        let known = core.books.lock().numbers.contains_key(&id);
-        if known || made.iter().any(|(other, _)| *other == id) {
+    for id in required_queues(topology) {
+        if index.numbers.contains_key(&id) || made.iter().any(|(other, _)| *other == id) {
             continue;
         }
-        let number = pen.0.query_row(
+        let number = connection.query_row(
             "INSERT INTO queue (service, input) VALUES (?1, ?2) RETURNING number",
             [&id.service, &id.input],
             |row| row.get(0),
@@ -65,93 +144,15 @@ pub(super) fn declare(
     Ok(Ok(made))
 }
 
-/// What somebody can do whose app finds another's queues.
-pub(super) fn way_out(owner: &str, app: &str) -> String {
+/// Returns the help for an app that finds the queues of another one.
+pub(super) fn remedy(owner: &str, app: &str) -> String {
     format!(
-        "give each app a folder of its own; if this one was called {owner} before, write its new \
+        "give each app a folder of its own; if this app was called {owner} before, write its new \
          name there: sqlite3 queues.sqlite \"UPDATE app SET name = '{app}'\""
     )
 }
 
-/// The app whose queues are in a file, once one has declared some.
+/// Returns the app whose queues are in a file, once one has declared some.
 pub(super) fn owner(connection: &Connection) -> Result<Option<String>, SqliteError> {
     Ok(connection.query_row("SELECT name FROM app", [], |row| row.get(0))?)
-}
-
-/// Knows the queues of a topology from now on. Called by who writes, between commits.
-pub(super) fn wire(core: &Arc<TransportState>, topology: &Topology) {
-    // Nobody waits for what can't be read.
-    let unreadable = core.unreadable.lock();
-    let unreadable = |number: u32, also: fn(&DueRow) -> bool| {
-        let rows = unreadable
-            .values()
-            .filter(|it| it.queue == number && also(it));
-        rows.count() as u64
-    };
-    let books = core.books.lock();
-    let known = |id: &QueueId| {
-        let number = *books.numbers.get(id)?;
-        let page = books.pages.get(&number).copied().unwrap_or_default();
-        let start = InitialCounts {
-            next_place: page.next_place,
-            messages: page.messages,
-            delayed: page.delayed.saturating_sub(unreadable(number, |_| true)),
-            retrying: page
-                .retrying
-                .saturating_sub(unreadable(number, |it| it.retry)),
-            suspects: core.ward.count(number),
-        };
-        Some((number, start))
-    };
-    core.wires.write().declare(topology, &core.pressure, known);
-}
-
-/// Reads what the file says of each queue.
-///
-/// # Errors
-/// It can't be read.
-pub(super) fn read_books(connection: &Connection) -> Result<QueueIndex, SqliteError> {
-    let mut books = QueueIndex::default();
-    let mut select = connection.prepare(
-        "SELECT number, service, input, next_place, messages, delayed, retrying FROM queue",
-    )?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let number = row.get(0)?;
-        let (service, input): (String, String) = (row.get(1)?, row.get(2)?);
-        let page = QueueStats {
-            next_place: row.get::<_, i64>(3)? as u64,
-            messages: row.get::<_, i64>(4)? as u64,
-            delayed: row.get::<_, i64>(5)? as u64,
-            retrying: row.get::<_, i64>(6)? as u64,
-        };
-        books.numbers.insert(QueueId::new(&service, &input), number);
-        books.pages.insert(number, page);
-    }
-    Ok(books)
-}
-
-pub(super) fn write_page(
-    pen: &Statements<'_>,
-    number: u32,
-    page: &QueueStats,
-) -> Result<(), SqliteError> {
-    let mut update = pen.0.prepare_cached(
-        "UPDATE queue SET next_place = ?2, messages = ?3, delayed = ?4, retrying = ?5
-         WHERE number = ?1",
-    )?;
-    let QueueStats {
-        next_place,
-        messages,
-        delayed,
-        retrying,
-    } = *page;
-    update.execute((
-        number,
-        next_place as i64,
-        messages as i64,
-        delayed as i64,
-        retrying as i64,
-    ))?;
-    Ok(())
 }

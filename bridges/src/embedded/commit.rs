@@ -1,282 +1,238 @@
-//! One commit: does what is on the desk, and tells everybody when it is on the disk.
+//! One commit: executes a group of commands in a transaction.
 //!
-//! Nothing that is done here is seen by anybody before that: what changes in memory is
-//! noted, and let in after the commit.
+//! Nothing outside of the transaction changes here. Changes in memory are collected in a
+//! [`CommitOutcome`], which the journal applies after the commit.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use brickwork::Clock;
-use brickwork::sqlite::{Job, SqliteError, Transaction};
+use brickwork::sqlite::{SqliteError, Transaction};
 use brickwork::transport::TransportError;
+use brickwork::transport::engine::{Change, Entry, LoadRequest};
+use brickwork::{Clock, QueueId};
 
-use super::catalog;
-use super::commit_outcome::{CommitOutcome, Touched};
-use super::disk_space::{self, RESERVE_BYTES, RESERVE_HALF_BYTES, SpaceLevel};
-use super::failed_commit::blame;
-use super::queue::{Change, Entry, Queue};
+use super::catalog::{self, QueueIndex, QueueStats};
+use super::disk_space::{self, RESERVE_BYTES, RESERVE_HALF_BYTES, ReserveFile, SpaceLevel};
 use super::schema::Id;
-use super::state::TransportState;
-use super::statements::{DueRow, Statements};
-use super::write_op::{CommitGroup, PendingMessage, WriteOp, refuse};
-use super::write_queue::{DUE_MAX, GROUP_BYTES};
+use super::statements::{Corruption, DueRow, Statements, StoredSuspect};
+use super::write_op::{CommitGroup, PendingMessage, WriteOp};
+use super::write_queue::COMMIT_MAX_BYTES;
 
-/// See the module.
-pub(super) struct GroupCommit {
-    core: Arc<TransportState>,
-    group: CommitGroup,
-    effects: CommitOutcome,
+/// Maximum delayed messages that one commit moves to their queues.
+pub(super) const DUE_MAX: usize = 256;
+
+/// State of the journal that a commit reads.
+pub(super) struct CommitContext<'a> {
+    pub(super) index: &'a QueueIndex,
+    /// Delayed rows that cannot be read or deleted.
+    pub(super) unreadable: &'a HashMap<i64, DueRow>,
+    pub(super) reserve: &'a ReserveFile,
+    pub(super) low_space: bool,
+    /// Whether consumers free space. Called by a probe.
+    pub(super) is_draining: &'a dyn Fn() -> bool,
 }
 
-impl GroupCommit {
-    pub(super) fn new(core: Arc<TransportState>) -> Self {
-        Self {
-            core,
-            group: CommitGroup::default(),
-            effects: CommitOutcome::default(),
-        }
-    }
+/// Changes in memory after a commit.
+#[derive(Default)]
+pub(super) struct CommitOutcome {
+    pub(super) changes: Vec<QueueChange>,
+    pub(super) made: Vec<(QueueId, u32)>,
+    /// Why the declaration of this commit is refused.
+    pub(super) refused: Option<TransportError>,
+    pub(super) damage: Vec<Corruption>,
+    pub(super) unreadable: Vec<DueRow>,
+    pub(super) suspect: Option<StoredSuspect>,
+    pub(super) due_ms: Vec<u64>,
+    /// Whether more messages are due.
+    pub(super) more_due: bool,
+    /// Result of a probe.
+    pub(super) probed: Option<SpaceLevel>,
+    /// Whether another vacuum would free more.
+    pub(super) more_to_vacuum: bool,
 }
 
-impl Job for GroupCommit {
-    fn name(&self) -> &str {
-        "the queues"
-    }
-
-    fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
-        self.group = self.core.desk.take();
-        let mut work = CommitBuilder {
-            core: &self.core,
-            pen: Statements(tx),
-            effects: &mut self.effects,
-            last: 0,
-        };
-        for op in &self.group.ops {
-            work.op(op)?;
-        }
-        self.group.acks.sort_unstable();
-        work.acks(&self.group.acks)?;
-        // Last, so that what was written before is seen.
-        for op in &self.group.ops {
-            if let WriteOp::Load { queue } = op {
-                work.load(queue)?;
-            }
-        }
-        work.finish()
-    }
-
-    fn done(self: Box<Self>, outcome: Result<(), SqliteError>) {
-        let Self {
-            core,
-            group,
-            effects,
-        } = *self;
-        if let Err(SqliteError::Closed) = outcome {
-            for op in group.ops {
-                refuse(op, &TransportError::Closed);
-            }
-            return core.desk.ended();
-        }
-        // Whatever comes of it, what else there is will be done.
-        let _next = SubmitNextOnDrop(&core);
-        let Err(error) = outcome else {
-            return effects.take_effect(&core, group);
-        };
-        let outage = is_outage(&error) || group.is_empty();
-        if outage && !core.desk.is_down() {
-            return core.is_down(group, &error);
-        }
-        // Where one thing fails, others may not: of what is large, or lies on a bad sector.
-        let Err(lone) = core.desk.halve(group) else {
-            return;
-        };
-        match outage {
-            true if error.is_full() || !lone.ops.iter().any(WriteOp::reads) => {
-                core.is_still_down(lone, &error);
-            }
-            _ => blame(&core, lone, &error),
-        }
-    }
+/// Changes of one queue.
+pub(super) struct QueueChange {
+    pub(super) number: u32,
+    before: QueueStats,
+    pub(super) stats: QueueStats,
+    pub(super) change: Change,
 }
 
-/// Goes on when one group is dealt with, also if that panicked.
-struct SubmitNextOnDrop<'a>(&'a Arc<TransportState>);
-
-impl Drop for SubmitNextOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.desk.done(self.0);
+/// Executes the commands of a group. The acks are sorted for that.
+///
+/// # Errors
+/// A statement failed: the transaction must be rolled back.
+pub(super) fn execute(
+    tx: &Transaction<'_>,
+    group: &mut CommitGroup,
+    context: &CommitContext<'_>,
+) -> Result<CommitOutcome, SqliteError> {
+    let mut builder = CommitBuilder {
+        context,
+        statements: Statements(tx),
+        outcome: CommitOutcome::default(),
+        last: 0,
+    };
+    for op in &group.ops {
+        builder.execute(op)?;
     }
+    group.acks.sort_unstable();
+    builder.delete_acked(&group.acks)?;
+    // Last: a load sees the messages of this commit.
+    for op in &group.ops {
+        if let WriteOp::LoadWindow { queue, request } = op {
+            builder.load(*queue, *request)?;
+        }
+    }
+    builder.finish()
 }
 
-/// Whether the same may work later.
-fn is_outage(error: &SqliteError) -> bool {
-    matches!(
-        error,
-        SqliteError::Full { .. } | SqliteError::Unusable { .. }
-    )
-}
-
-/// A commit that is being made.
 struct CommitBuilder<'a> {
-    core: &'a TransportState,
-    pen: Statements<'a>,
-    effects: &'a mut CommitOutcome,
-    /// The number in `touched` of the queue that was touched last.
+    context: &'a CommitContext<'a>,
+    statements: Statements<'a>,
+    outcome: CommitOutcome,
+    /// Position of the last used queue in `outcome.changes`.
     last: usize,
 }
 
 impl CommitBuilder<'_> {
-    fn op(&mut self, op: &WriteOp) -> Result<(), SqliteError> {
+    fn execute(&mut self, op: &WriteOp) -> Result<(), SqliteError> {
         match op {
             WriteOp::Publish { rows, .. } => {
                 for row in rows {
-                    self.keep(row)?;
+                    self.insert_message(row)?;
                 }
             }
-            WriteOp::Attempt { id, attempt } => self.pen.set_attempt(*id, *attempt)?,
-            WriteOp::Wait {
+            WriteOp::SetAttempt { id, attempt } => self.statements.set_attempt(*id, *attempt)?,
+            WriteOp::Delay {
                 id,
                 suspect,
                 due_ms,
                 attempt,
                 ..
-            } => self.wait(*id, *suspect, *due_ms, *attempt)?,
-            WriteOp::Bury {
+            } => self.delay(*id, *suspect, *due_ms, *attempt)?,
+            WriteOp::DeadLetter {
                 id,
                 suspect,
-                queue,
-                row,
+                letter,
             } => {
-                self.keep(row)?;
-                self.forget(*id, *suspect)?;
-                self.touch(queue.number).change.buried += 1;
+                self.insert_message(letter)?;
+                self.delete_one(*id, *suspect)?;
+                self.queue_change(id.queue()).change.dead_lettered += 1;
             }
-            WriteOp::Forget { id } => self.forget(*id, true)?,
-            WriteOp::LoadSuspect { id, .. } => match self.pen.suspect(*id)? {
-                Some(Ok(suspect)) => self.effects.suspect = Some(suspect),
-                Some(Err(damage)) => self.effects.damage.push(damage),
+            WriteOp::AckSuspect { id } => self.delete_one(*id, true)?,
+            WriteOp::LoadSuspect { id, .. } => match self.statements.suspect(*id)? {
+                Some(Ok(suspect)) => self.outcome.suspect = Some(suspect),
+                Some(Err(damage)) => self.outcome.damage.push(damage),
                 None => {}
             },
-            WriteOp::Due => self.due()?,
-            WriteOp::DueRow { it, copy } => drop(self.due_row(*it, *copy)?),
-            WriteOp::Note(damage) => damage.iter().try_for_each(|it| self.pen.note(it))?,
+            WriteOp::PromoteDue => self.promote_due()?,
+            WriteOp::PromoteRow { row, copy } => drop(self.promote(*row, *copy)?),
+            WriteOp::RecordCorruption(damage) => {
+                let mut damage = damage.iter();
+                damage.try_for_each(|it| self.statements.record_corruption(it))?;
+            }
             WriteOp::Declare { topology, make, .. } => {
-                let found = catalog::declare(&self.pen, self.core, topology, *make)?;
-                match found {
-                    Ok(made) => self.effects.made.extend(made),
-                    Err(error) => self.effects.refused = Some(error),
+                let connection = self.statements.0;
+                match catalog::declare(connection, self.context.index, topology, *make)? {
+                    Ok(made) => self.outcome.made.extend(made),
+                    Err(error) => self.outcome.refused = Some(error),
                 }
             }
-            WriteOp::Probe => {
-                let reserve = &self.core.reserve;
-                reserve.make(RESERVE_HALF_BYTES)?;
-                disk_space::probe(self.pen.0)?;
-                let plenty = reserve.is_plenty(self.pen.0)? || !self.core.is_at_work();
-                let whole = plenty && reserve.fits() && reserve.make(RESERVE_BYTES).is_ok();
-                self.effects.probed = match whole {
-                    true => {
-                        disk_space::relax(self.pen.0)?;
-                        Some(SpaceLevel::Plenty)
-                    }
-                    false => Some(SpaceLevel::Scarce),
-                };
-            }
+            WriteOp::Probe => self.probe()?,
             WriteOp::Vacuum => {
-                let scarce = self.core.desk.is_scarce().then_some(&self.core.reserve);
-                self.effects.more_room = disk_space::nack_requeue(self.pen.0, scarce)?;
+                let reserve = self.context.low_space.then_some(self.context.reserve);
+                self.outcome.more_to_vacuum = disk_space::vacuum(self.statements.0, reserve)?;
             }
-            // Last of all, and after the commit.
-            WriteOp::Load { .. } | WriteOp::Flush { .. } => {}
+            // Executed last, and after the commit.
+            WriteOp::LoadWindow { .. } | WriteOp::Flush { .. } => {}
         }
         Ok(())
     }
 
-    fn touch(&mut self, number: u32) -> &mut Touched {
-        let touched = &mut self.effects.touched;
-        if touched.get(self.last).is_none_or(|it| it.number != number) {
-            let known = touched.iter().position(|it| it.number == number);
+    fn queue_change(&mut self, number: u32) -> &mut QueueChange {
+        let changes = &mut self.outcome.changes;
+        if changes.get(self.last).is_none_or(|it| it.number != number) {
+            let known = changes.iter().position(|it| it.number == number);
             self.last = known.unwrap_or_else(|| {
-                let page = self.core.books.lock().pages.get(&number).copied();
-                let page = page.unwrap_or_default();
-                let queue = self.core.wires.read().by_number.get(&number).cloned();
-                touched.push(Touched {
+                let stats = self.context.index.stats(number);
+                changes.push(QueueChange {
                     number,
-                    queue,
-                    before: page,
-                    page,
+                    before: stats,
+                    stats,
                     change: Change::default(),
                 });
-                touched.len() - 1
+                changes.len() - 1
             });
         }
-        &mut touched[self.last]
+        &mut changes[self.last]
     }
 
-    /// The next place in a queue.
-    fn place(&mut self, number: u32) -> u64 {
-        let page = &mut self.touch(number).page;
-        let place = page.next_place;
-        page.next_place += 1;
-        page.messages += 1;
-        place
+    /// Returns the sequence number of a new message.
+    fn next_sequence(&mut self, number: u32) -> u64 {
+        let stats = &mut self.queue_change(number).stats;
+        let sequence = stats.next_sequence;
+        stats.next_sequence += 1;
+        stats.messages += 1;
+        sequence
     }
 
-    fn keep(&mut self, row: &PendingMessage) -> Result<(), SqliteError> {
+    fn insert_message(&mut self, row: &PendingMessage) -> Result<(), SqliteError> {
         let PendingMessage {
-            queue,
+            queue: number,
             message,
-            written,
+            record,
             due_ms,
-            placed,
+            reserved,
         } = row;
-        let number = queue.number;
         if let Some(due_ms) = *due_ms {
-            self.pen.schedule(number, due_ms, message, written)?;
-            let touched = self.touch(number);
-            touched.page.delayed += 1;
-            touched.change.scheduled += 1;
-            self.effects.due_ms.push(due_ms);
+            self.statements.schedule(*number, due_ms, message, record)?;
+            let queue = self.queue_change(*number);
+            queue.stats.delayed += 1;
+            queue.change.scheduled += 1;
+            self.outcome.due_ms.push(due_ms);
             return Ok(());
         }
-        let place = self.place(number);
-        self.pen
-            .insert(Id::new(number, place), 1, 0, message, written)?;
-        let change = &mut self.touch(number).change;
-        change.places += u64::from(*placed);
+        let sequence = self.next_sequence(*number);
+        let id = Id::new(*number, sequence);
+        self.statements.insert(id, 1, 0, message, record)?;
+        let change = &mut self.queue_change(*number).change;
+        change.reserved += u64::from(*reserved);
         change.arrived.push(Entry {
-            place,
+            sequence,
             message: message.clone(),
             attempt: 1,
         });
         Ok(())
     }
 
-    fn wait(
+    fn delay(
         &mut self,
         id: Id,
         suspect: bool,
         due_ms: u64,
         attempt: u32,
     ) -> Result<(), SqliteError> {
-        let moved = self.pen.wait(id, suspect, due_ms, attempt)?;
+        let moved = self.statements.delay(id, suspect, due_ms, attempt)?;
         if moved {
-            self.forget(id, suspect)?;
+            self.delete_one(id, suspect)?;
         }
-        let touched = self.touch(id.queue());
+        let queue = self.queue_change(id.queue());
         if moved {
-            touched.page.delayed += 1;
-            touched.page.retrying += 1;
-            self.effects.due_ms.push(due_ms);
+            queue.stats.delayed += 1;
+            queue.stats.retrying += 1;
+            self.outcome.due_ms.push(due_ms);
         } else {
-            // Somebody has removed it from the file: it doesn't wait there.
-            touched.change.due += 1;
-            touched.change.due_retrying += 1;
+            // Another program deleted the row: the message will never be due.
+            queue.change.due += 1;
+            queue.change.due_retrying += 1;
         }
         Ok(())
     }
 
-    fn forget(&mut self, id: Id, suspect: bool) -> Result<(), SqliteError> {
+    fn delete_one(&mut self, id: Id, suspect: bool) -> Result<(), SqliteError> {
         if suspect {
-            self.pen.delete_suspect(id)?;
+            self.statements.delete_suspect(id)?;
         } else {
             self.delete(id, id)?;
         }
@@ -284,14 +240,14 @@ impl CommitBuilder<'_> {
     }
 
     fn delete(&mut self, first: Id, last: Id) -> Result<(), SqliteError> {
-        let deleted = self.pen.delete(first, last)?;
-        let page = &mut self.touch(first.queue()).page;
-        page.messages = page.messages.saturating_sub(deleted);
+        let deleted = self.statements.delete(first, last)?;
+        let stats = &mut self.queue_change(first.queue()).stats;
+        stats.messages = stats.messages.saturating_sub(deleted);
         Ok(())
     }
 
-    /// Deletes what was acked, in order: what lies side by side at once.
-    fn acks(&mut self, acks: &[Id]) -> Result<(), SqliteError> {
+    /// Deletes acked messages, given in order. Neighbours are deleted by one statement.
+    fn delete_acked(&mut self, acks: &[Id]) -> Result<(), SqliteError> {
         for run in acks.chunk_by(|one, next| next.row() - one.row() == 1) {
             let (first, last) = (run[0], run[run.len() - 1]);
             self.delete(first, last)?;
@@ -299,92 +255,105 @@ impl CommitBuilder<'_> {
         Ok(())
     }
 
-    fn due(&mut self) -> Result<(), SqliteError> {
+    /// Moves delayed messages that are due to their queues.
+    fn promote_due(&mut self) -> Result<(), SqliteError> {
         let now = Clock::SYSTEM.unix_ms();
-        let unreadable = self.core.unreadable.lock().clone();
+        let unreadable = self.context.unreadable;
         let max = DUE_MAX + unreadable.len();
-        let rows = self.pen.due_rows(now, max)?;
-        self.effects.more_due = rows.len() == max;
+        let rows = self.statements.due_rows(now, max)?;
+        self.outcome.more_due = rows.len() == max;
         let mut bytes = 0;
-        for it in rows
+        for row in rows
             .into_iter()
             .filter(|it| !unreadable.contains_key(&it.row))
         {
-            bytes += self.due_row(it, false)?;
-            if bytes >= GROUP_BYTES {
-                self.effects.more_due = true;
+            bytes += self.promote(row, false)?;
+            if bytes >= COMMIT_MAX_BYTES {
+                self.outcome.more_due = true;
                 break;
             }
         }
-        self.effects.due_ms.extend(self.pen.next_due_ms(now)?);
+        let next = self.statements.next_due_ms(now)?;
+        self.outcome.due_ms.extend(next);
         Ok(())
     }
 
-    /// How large it was.
-    fn due_row(&mut self, it: DueRow, copy: bool) -> Result<usize, SqliteError> {
-        if self.effects.unreadable.contains(&it) {
-            // Another one of this commit has found that out.
+    /// Moves one delayed message to its queue, or copies it, and returns its size in bytes.
+    fn promote(&mut self, row: DueRow, copy: bool) -> Result<usize, SqliteError> {
+        if self.outcome.unreadable.contains(&row) {
             return Ok(0);
         }
-        let due = match self.pen.due(it.row)? {
+        let due = match self.statements.delayed(row.row)? {
             Some(Ok(due)) => due,
             Some(Err(damage)) => {
-                self.effects.damage.push(damage);
-                self.effects.unreadable.push(it);
-                // It stays in the file; nobody waits for it.
-                let change = &mut self.touch(it.queue).change;
+                self.outcome.damage.push(damage);
+                self.outcome.unreadable.push(row);
+                // The row stays in the file, and no longer counts as delayed.
+                let change = &mut self.queue_change(row.queue).change;
                 change.due += 1;
-                change.due_retrying += u64::from(it.retry);
+                change.due_retrying += u64::from(row.retry);
                 return Ok(0);
             }
             None => return Ok(0),
         };
-        let bytes = due.written.head.len() + due.message.payload.len();
-        let place = self.place(due.queue);
-        let id = Id::new(due.queue, place);
-        self.pen
-            .insert(id, due.attempt, due.held, &due.message, &due.written)?;
+        let bytes = due.record.head.len() + due.message.payload.len();
+        let sequence = self.next_sequence(due.queue);
+        let id = Id::new(due.queue, sequence);
+        self.statements
+            .insert(id, due.attempt, due.deaths, &due.message, &due.record)?;
         let retry = u64::from(due.retry);
-        let Touched { page, change, .. } = self.touch(due.queue);
+        let QueueChange { stats, change, .. } = self.queue_change(due.queue);
         change.due += 1;
         change.due_retrying += retry;
-        if !copy {
-            page.delayed = page.delayed.saturating_sub(1);
-            page.retrying = page.retrying.saturating_sub(retry);
-        }
         change.arrived.push(Entry {
-            place,
+            sequence,
             message: due.message,
             attempt: due.attempt,
         });
         if !copy {
-            self.pen.delete_due(due.row)?;
+            stats.delayed = stats.delayed.saturating_sub(1);
+            stats.retrying = stats.retrying.saturating_sub(retry);
+            self.statements.delete_delayed(row.row)?;
         }
         Ok(bytes)
     }
 
-    fn load(&mut self, queue: &Queue) -> Result<(), SqliteError> {
-        let (after, max) = queue.to_load();
-        let before = self.touch(queue.number).page.next_place;
-        let mut damage = Vec::new();
-        let loaded = self
-            .pen
-            .load(queue.number, after, before, max, &mut damage)?;
-        self.effects.damage.append(&mut damage);
-        self.touch(queue.number).change.loaded = Some(loaded);
+    /// Makes half of the reserve and writes. Space is normal if all of the reserve fits, and
+    /// either much is free or no consumer will free more.
+    fn probe(&mut self) -> Result<(), SqliteError> {
+        let (reserve, connection) = (self.context.reserve, self.statements.0);
+        reserve.make(RESERVE_HALF_BYTES)?;
+        disk_space::probe(connection)?;
+        let enough = reserve.is_plenty(connection)? || !(self.context.is_draining)();
+        let normal = enough && reserve.fits() && reserve.make(RESERVE_BYTES).is_ok();
+        self.outcome.probed = match normal {
+            true => {
+                disk_space::relax(connection)?;
+                Some(SpaceLevel::Normal)
+            }
+            false => Some(SpaceLevel::Low),
+        };
         Ok(())
     }
 
-    /// Writes how much is in each queue now.
-    fn finish(&mut self) -> Result<(), SqliteError> {
-        for touched in &self.effects.touched {
-            if touched.page != touched.before {
-                catalog::write_page(&self.pen, touched.number, &touched.page)?;
+    fn load(&mut self, number: u32, request: LoadRequest) -> Result<(), SqliteError> {
+        let before = self.queue_change(number).stats.next_sequence;
+        let damage = &mut self.outcome.damage;
+        let loaded = self.statements.load(number, request, before, damage)?;
+        self.queue_change(number).change.loaded = Some(loaded);
+        Ok(())
+    }
+
+    /// Writes the counts of the changed queues, and the unreadable rows.
+    fn finish(self) -> Result<CommitOutcome, SqliteError> {
+        for queue in &self.outcome.changes {
+            if queue.stats != queue.before {
+                queue.stats.store(self.statements.0, queue.number)?;
             }
         }
-        self.effects
-            .damage
-            .iter()
-            .try_for_each(|damage| self.pen.note(damage))
+        for damage in &self.outcome.damage {
+            self.statements.record_corruption(damage)?;
+        }
+        Ok(self.outcome)
     }
 }

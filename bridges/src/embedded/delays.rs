@@ -1,7 +1,7 @@
-//! Messages that wait for their time: one timer for all.
+//! Timer of the delayed messages in the file.
 //!
-//! Their times are those of the wall clock, which may be set: it is looked at from time to
-//! time, whatever is due when.
+//! Due times are wall-clock times. The clock may be set, so the timer reads it again from
+//! time to time.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// The wall clock is looked at this often at least.
-const LOOK_MAX: Duration = Duration::from_secs(30);
+/// Longest sleep between two looks at the wall clock.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
 
-/// When the next message is due.
+/// Due time of the next message.
 #[derive(Default)]
 pub(super) struct Delays {
     /// In milliseconds since 1970-01-01 UTC.
@@ -21,16 +21,16 @@ pub(super) struct Delays {
     earlier: Notify,
 }
 
-/// The time so long from now, in milliseconds since 1970-01-01 UTC.
+/// Returns the time `after` from now, in milliseconds since 1970-01-01 UTC, rounded up: no
+/// message comes early. The result fits into a column.
 pub(super) fn due_ms(after: Duration) -> u64 {
     let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-    // Rounded up: not before its time. Times end where a row's numbers do.
     let due = Clock::SYSTEM.unix_ms().saturating_add(after);
     due.saturating_add(1).min(i64::MAX as u64)
 }
 
 impl Delays {
-    /// One more waits.
+    /// Adds the due time of a message.
     pub(super) fn add(&self, due_ms: u64) {
         let mut next = self.next_ms.lock();
         if next.is_none_or(|next| due_ms < next) {
@@ -39,7 +39,7 @@ impl Delays {
         }
     }
 
-    /// Waits until one is due. Then somebody looks, and adds what waits on.
+    /// Waits until a message is due. The caller then adds the next due time.
     pub(super) async fn due(&self) {
         loop {
             let wait = {
@@ -50,8 +50,8 @@ impl Delays {
                         *next = None;
                         return;
                     }
-                    Some(due) => Duration::from_millis(due - now).min(LOOK_MAX),
-                    None => LOOK_MAX,
+                    Some(due) => Duration::from_millis(due - now).min(SLEEP_MAX),
+                    None => SLEEP_MAX,
                 }
             };
             tokio::select! {

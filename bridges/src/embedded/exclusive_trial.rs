@@ -13,23 +13,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use brickwork::supervision::quarantine::{DRAIN_TIMEOUT, DeliveryMode, Isolation};
+use brickwork::transport::engine::{Engine, Queue};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::in_flight_log::InFlightLog;
-use super::queue::Queue;
 use super::schema::Id;
-use super::state::TransportState;
 
 /// The isolation of one transport.
-#[derive(Default)]
 pub(super) struct ExclusiveMode {
     /// Copy of `Isolation::is_on`, read for each delivery.
     is_on: AtomicBool,
     state: Mutex<State>,
     /// A message was settled, or a request is no longer open.
     settled: Notify,
+    log: Arc<InFlightLog>,
 }
 
 #[derive(Default)]
@@ -41,9 +40,18 @@ struct State {
 }
 
 impl ExclusiveMode {
+    pub(super) fn new(log: Arc<InFlightLog>) -> Self {
+        Self {
+            is_on: AtomicBool::new(false),
+            state: Mutex::default(),
+            settled: Notify::new(),
+            log,
+        }
+    }
+
     /// Returns whether a queue hands out nothing now but its suspect.
-    pub(super) fn blocks(&self, queue: &Queue) -> bool {
-        self.is_on.load(Relaxed) && self.state.lock().isolation.blocks(&queue.number)
+    pub(super) fn blocks(&self, queue: u32) -> bool {
+        self.is_on.load(Relaxed) && self.state.lock().isolation.blocks(&queue)
     }
 
     /// A message was settled: the process may be drained now.
@@ -54,29 +62,30 @@ impl ExclusiveMode {
     }
 
     /// Records a suspect that is handed out alone. Returns its slot.
-    pub(super) fn record(&self, log: &InFlightLog, id: Id) -> u32 {
+    pub(super) fn record(&self, id: Id) -> u32 {
         let mut state = self.state.lock();
-        let slot = log.note_suspect(id, state.isolation.deliver());
+        let slot = self.log.record_suspect(id, state.isolation.deliver());
         state.suspect = Some((id, slot));
         slot
     }
 
     /// Erases a suspect that is no longer in flight.
-    pub(super) fn erase(&self, log: &InFlightLog, slot: u32) {
+    pub(super) fn erase(&self, slot: u32) {
         let mut state = self.state.lock();
         if state.suspect.take_if(|(_, alone)| *alone == slot).is_some() {
             state.isolation.settled();
         }
-        log.wipe(slot);
+        self.log.erase(slot);
     }
 
     /// Opens the queues that a handler asks, until the result is dropped.
-    pub(super) fn ask(&self, core: &Arc<TransportState>, queues: Vec<Arc<Queue>>) -> PendingAsk {
+    pub(super) fn ask(self: &Arc<Self>, queues: &[Arc<Queue>]) -> PendingAsk {
+        let numbers: Vec<u32> = queues.iter().map(|queue| queue.number()).collect();
         {
             let mut state = self.state.lock();
-            let has_dependents = state.isolation.ask(queues.iter().map(|it| &it.number));
+            let has_dependents = state.isolation.ask(&numbers);
             if let (true, Some((id, slot))) = (has_dependents, state.suspect) {
-                core.hand.note_anew(slot, id, DeliveryMode::WithDependents);
+                self.log.update(slot, id, DeliveryMode::WithDependents);
             }
         }
         if self.is_on.load(Relaxed) {
@@ -84,54 +93,60 @@ impl ExclusiveMode {
             queues.iter().for_each(|queue| queue.wake_all());
         }
         PendingAsk {
-            core: core.clone(),
-            queues,
+            exclusive: self.clone(),
+            queues: numbers,
         }
     }
 }
 
 /// A handler that waits for an answer.
 pub(super) struct PendingAsk {
-    core: Arc<TransportState>,
-    queues: Vec<Arc<Queue>>,
+    exclusive: Arc<ExclusiveMode>,
+    queues: Vec<u32>,
 }
 
 impl Drop for PendingAsk {
     fn drop(&mut self) {
-        let exclusive = &self.core.ward.exclusive;
-        let numbers = self.queues.iter().map(|it| &it.number);
-        exclusive.state.lock().isolation.answered(numbers);
-        exclusive.on_settled();
+        let mut state = self.exclusive.state.lock();
+        state.isolation.answered(&self.queues);
+        drop(state);
+        self.exclusive.on_settled();
     }
 }
 
 /// Isolation that lasts until this is dropped.
-pub(super) struct ExclusiveGuard(Arc<TransportState>);
+pub(super) struct ExclusiveGuard {
+    exclusive: Arc<ExclusiveMode>,
+    engine: Arc<Engine>,
+}
 
 impl ExclusiveGuard {
     /// Closes the queues.
-    pub(super) fn start(core: &Arc<TransportState>) -> Self {
-        let exclusive = &core.ward.exclusive;
+    pub(super) fn start(exclusive: Arc<ExclusiveMode>, engine: Arc<Engine>) -> Self {
         exclusive.state.lock().isolation.start();
         exclusive.is_on.store(true, Relaxed);
-        let guard = Self(core.clone());
-        // A consumer takes under the lock of its queue: after this, each of them sees `is_on`.
-        for queue in core.wires.read().by_number.values() {
-            drop(queue.lock());
+        let guard = Self { exclusive, engine };
+        for queue in guard.engine.queues() {
+            queue.wait_for_takes();
         }
         guard
     }
 
     /// Waits until nothing is in flight, [`DRAIN_TIMEOUT`] at most.
     pub(super) async fn drained(&self) {
-        let (wires, exclusive) = (&self.0.wires, &self.0.ward.exclusive);
         let in_flight = || -> u64 {
-            let wires = wires.read();
-            let inputs = wires.by_number.values().filter(|it| it.letters.is_some());
-            inputs.map(|queue| queue.lock().in_flight).sum()
+            let queues = self.engine.queues();
+            let inputs = queues.iter().filter(|it| it.dead_letters().is_some());
+            inputs.map(|queue| queue.in_flight()).sum()
+        };
+        let exclusive = &self.exclusive;
+        let is_drained = || {
+            // Counted first: a consumer locks its queue, and then this state.
+            let in_flight = in_flight();
+            exclusive.state.lock().isolation.is_drained(in_flight)
         };
         let drained = async {
-            while !exclusive.state.lock().isolation.is_drained(in_flight()) {
+            while !is_drained() {
                 exclusive.settled.notified().await;
             }
         };
@@ -141,9 +156,8 @@ impl ExclusiveGuard {
 
 impl Drop for ExclusiveGuard {
     fn drop(&mut self) {
-        let exclusive = &self.0.ward.exclusive;
-        exclusive.is_on.store(false, Relaxed);
-        exclusive.state.lock().isolation.finish();
-        self.0.wake_all();
+        self.exclusive.is_on.store(false, Relaxed);
+        self.exclusive.state.lock().isolation.finish();
+        self.engine.wake_all();
     }
 }

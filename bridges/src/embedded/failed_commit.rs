@@ -1,111 +1,133 @@
-//! What is done about a group that can't be written: one that fails by itself, or all.
+//! Policy for a commit that failed: an outage, or a command that fails by itself.
 
 use std::sync::Arc;
 
 use brickwork::sqlite::SqliteError;
 use brickwork::transport::TransportError;
+use brickwork::transport::engine::Change;
 use tracing::error;
 
 use super::delays::due_ms;
-use super::queue::{Change, Queue};
-use super::recovery;
-use super::state::TransportState;
+use super::journal::Journal;
+use super::recovery::RETRY_AFTER;
+use super::schema::Id;
 use super::statements::{Corruption, is_damage};
-use super::write_op::{CommitGroup, WriteOp, refuse};
+use super::write_op::{CommitGroup, WriteOp};
 
-/// The one thing that failed by itself: it won't work the next time either.
-pub(super) fn blame(core: &Arc<TransportState>, group: CommitGroup, error: &SqliteError) {
-    let text = error.to_string();
-    if !group.acks.is_empty() {
-        error!(error = text, rows = ?group.acks, "what was done can't be deleted: it comes again when the app is started again");
-    }
-    for op in group.ops {
-        match op {
-            WriteOp::Publish { .. } | WriteOp::Declare { .. } | WriteOp::Flush { .. } => {
-                let error = match is_damage(error) {
-                    true => TransportError::Lost(text.clone()),
-                    false => TransportError::Refused(text.clone()),
-                };
-                refuse(op, &error);
-            }
-            WriteOp::Load { queue } if is_damage(error) => recovery::load(core, &queue),
-            WriteOp::Load { queue } => {
-                error!(error = text, %queue.id, "what is on the disk can't be loaded, trying again");
-                recovery::load_later(core, &queue);
-            }
-            WriteOp::Wait { id, queue, .. } => {
-                error!(error = text, %queue.id, id = id.row(), "a message can't be put off: it comes again when the app is started again");
-                core.let_in(
-                    &queue,
-                    Change {
-                        due: 1,
-                        due_retrying: 1,
-                        ..Change::default()
-                    },
-                );
-            }
-            WriteOp::Bury { id, queue, .. } => {
-                error!(error = text, %queue.id, id = id.row(), "a message can't be dead-lettered: it comes again when the app is started again");
-                core.let_in(
-                    &queue,
-                    Change {
-                        buried: 1,
-                        ..Change::default()
-                    },
-                );
-            }
-            WriteOp::Due if is_damage(error) => recovery::due(core),
-            WriteOp::DueRow { it, copy: false } if is_damage(error) => recovery::copy(core, it),
-            WriteOp::Due | WriteOp::DueRow { .. } => {
-                error!(
-                    error = text,
-                    "what waits for its time can't be read, trying again"
-                );
-                core.delays.add(due_ms(recovery::LATER));
-            }
-            WriteOp::LoadSuspect { id, .. } if is_damage(error) => core.found(vec![Corruption {
-                place: format!("suspect {}", id.row()),
-                why: text.clone(),
-            }]),
-            WriteOp::Attempt { .. }
-            | WriteOp::Forget { .. }
-            | WriteOp::LoadSuspect { .. }
-            | WriteOp::Note(_)
-            | WriteOp::Probe
-            | WriteOp::Vacuum => error!(error = text, "the file of the queues can't be changed"),
+impl Journal {
+    /// Handles a group that was rolled back.
+    ///
+    /// The first error that may pass begins an outage. Otherwise, and during an outage, the
+    /// group is halved: one command may fail where others succeed, since it is large or its
+    /// row lies on a damaged page.
+    pub(super) fn on_failure(self: &Arc<Self>, group: CommitGroup, error: &SqliteError) {
+        let may_pass = matches!(
+            error,
+            SqliteError::Full { .. } | SqliteError::Unusable { .. }
+        );
+        let outage = may_pass || group.is_empty();
+        if outage && !self.queue.is_outage() {
+            return self.start_outage(group, error);
+        }
+        let Err(single) = self.queue.bisect(group) else {
+            return;
+        };
+        let reads = single.ops.iter().any(WriteOp::reads);
+        if outage && (error.is_full() || !reads) {
+            let error = self.record_outage(error);
+            self.queue.fail_one(single, &error);
+        } else {
+            self.report_failure(single, error);
         }
     }
-}
 
-impl TransportState {
-    /// Nothing can be written, for now.
-    pub(super) fn is_down(&self, group: CommitGroup, error: &SqliteError) {
-        let error = self.note_outage(error);
-        self.desk.down(group, &error);
+    /// Begins an outage, or continues it, with a group that could not be written.
+    pub(super) fn start_outage(&self, group: CommitGroup, error: &SqliteError) {
+        let error = self.record_outage(error);
+        self.queue.on_write_failure(group, &error);
     }
 
-    /// Nor can this one thing.
-    pub(super) fn is_still_down(&self, lone: CommitGroup, error: &SqliteError) {
-        let error = self.note_outage(error);
-        self.desk.still_down(lone, &error);
-    }
-
-    fn note_outage(&self, error: &SqliteError) -> TransportError {
+    fn record_outage(&self, error: &SqliteError) -> TransportError {
         if error.is_full() {
-            self.reserve.give_up();
+            self.reserve.release();
         }
         let text = error.to_string();
         self.health.down(&text);
         TransportError::Lost(text)
     }
 
-    pub(super) fn let_in(self: &Arc<Self>, queue: &Arc<Queue>, change: Change) {
-        let buried = change.buried > 0;
-        if queue.apply(change) {
-            self.desk.load(self, queue);
+    /// Gives up a single command that fails by itself.
+    fn report_failure(self: &Arc<Self>, group: CommitGroup, error: &SqliteError) {
+        let text = error.to_string();
+        if !group.acks.is_empty() {
+            error!(error = text, rows = ?group.acks, "acked messages could not be deleted; they will be redelivered after a restart");
         }
-        if buried {
-            self.ward.on_settled();
+        for op in group.ops {
+            match op {
+                WriteOp::Publish { .. } | WriteOp::Declare { .. } | WriteOp::Flush { .. } => {
+                    op.fail(&match is_damage(error) {
+                        true => TransportError::Lost(text.clone()),
+                        false => TransportError::Refused(text.clone()),
+                    });
+                }
+                WriteOp::LoadWindow { queue, request } if is_damage(error) => {
+                    self.load_around_damage(queue, request.after);
+                }
+                WriteOp::LoadWindow { queue, .. } => {
+                    error!(
+                        error = text,
+                        queue, "messages could not be loaded, trying again"
+                    );
+                    self.retry_load(queue);
+                }
+                WriteOp::Delay { id, .. } => {
+                    error!(
+                        error = text,
+                        row = id.row(),
+                        "a message could not be delayed; it will be redelivered after a restart"
+                    );
+                    let change = Change {
+                        due: 1,
+                        due_retrying: 1,
+                        ..Change::default()
+                    };
+                    self.changed(id.queue(), change);
+                }
+                WriteOp::DeadLetter { id, .. } => self.dead_letter_failed(id, &text),
+                WriteOp::PromoteDue if is_damage(error) => self.promote_around_damage(),
+                WriteOp::PromoteRow { row, copy: false } if is_damage(error) => {
+                    self.promote_copy(row);
+                }
+                WriteOp::PromoteDue | WriteOp::PromoteRow { .. } => {
+                    error!(
+                        error = text,
+                        "delayed messages could not be read, trying again"
+                    );
+                    self.delays.add(due_ms(RETRY_AFTER));
+                }
+                WriteOp::LoadSuspect { id, .. } if is_damage(error) => {
+                    self.record_corruption(vec![Corruption::of_suspect(id, text.clone())]);
+                }
+                WriteOp::SetAttempt { .. }
+                | WriteOp::AckSuspect { .. }
+                | WriteOp::LoadSuspect { .. }
+                | WriteOp::RecordCorruption(_)
+                | WriteOp::Probe
+                | WriteOp::Vacuum => error!(error = text, "the queues could not be written"),
+            }
         }
+    }
+
+    fn dead_letter_failed(&self, id: Id, text: &str) {
+        error!(
+            error = text,
+            row = id.row(),
+            "a dead letter could not be stored; its message will be redelivered after a restart"
+        );
+        let change = Change {
+            dead_lettered: 1,
+            ..Change::default()
+        };
+        self.changed(id.queue(), change);
     }
 }

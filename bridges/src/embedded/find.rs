@@ -1,7 +1,7 @@
-//! Looking for messages in the file, beside whoever writes it or after that one has ended.
+//! Search for messages in the file, whether or not a process uses it.
 //!
-//! Reads heads of messages, one after the other, by a connection of its own, for a bounded
-//! time; changes nothing. What was in hand is told by the file that notes it.
+//! The search reads the heads of messages one by one, on a connection of its own, for a
+//! bounded time. It changes nothing. The in-flight log tells which messages are in flight.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,40 +20,44 @@ use super::open::file;
 use super::read_only::ReadOnlyFolder;
 use super::schema::Id;
 
-/// The clock is read every so many rows.
+/// Rows between two looks at the clock.
 const ROWS: u64 = 256;
-/// How the head of a message begins; what follows is its id.
+/// Beginning of a head. The id of the message follows.
 const HEAD: &str = r#"{"id":""#;
-/// What follows that, of a message that says nothing of itself.
+/// Text that follows the id of an empty message.
 const AFTER_ID: &str = r#"","type":"""#;
-/// The length of an id that is a UUID.
+/// Length of an id that is a UUID.
 const UUID_BYTES: usize = 36;
 
-/// Looks in a folder, whether or not somebody uses it.
+/// Searches a folder.
 pub(super) async fn find(
     folder: PathBuf,
-    wanted: &SearchQuery,
+    query: &SearchQuery,
     bounds: SearchBounds,
 ) -> Result<SearchResult, TransportError> {
-    let wanted = wanted.clone();
+    let query = query.clone();
     let searching = tokio::task::spawn_blocking(move || {
         let lost = |error: SqliteError| TransportError::Lost(error.to_string());
-        let sight = ReadOnlyFolder::of(&folder).map_err(lost)?;
+        let view = ReadOnlyFolder::open(&folder).map_err(lost)?;
         let path = file(&folder);
         let searched =
-            sight.read(|connection| Search::over(connection, &folder, &wanted, bounds, &path));
+            view.read(|connection| Search::run(connection, &folder, &query, bounds, &path));
         searched.map_err(lost)?.ok_or_else(|| {
             let text = format!("there are no queues in {}", folder.display());
             TransportError::Lost(text)
         })
     });
     let searched = searching.await;
-    searched.unwrap_or_else(|_| Err(TransportError::Lost("there is no thread to look".into())))
+    searched.unwrap_or_else(|_| {
+        Err(TransportError::Lost(
+            "no thread is available to search".into(),
+        ))
+    })
 }
 
 struct Search<'a> {
     connection: &'a Connection,
-    wanted: &'a SearchQuery,
+    query: &'a SearchQuery,
     needles: Vec<String>,
     queues: HashMap<u32, QueueId>,
     in_flight: HashSet<Id>,
@@ -63,62 +67,65 @@ struct Search<'a> {
     searched: SearchResult,
 }
 
-/// There is no more time, or no more room.
-struct Enough;
+/// A bound of the search is reached.
+struct BoundReached;
 
 impl Search<'_> {
-    fn over(
+    fn run(
         connection: &Connection,
         folder: &Path,
-        wanted: &SearchQuery,
+        query: &SearchQuery,
         bounds: SearchBounds,
         path: &Path,
     ) -> Result<SearchResult, SqliteError> {
         let generation: i64 =
             connection.query_row("SELECT generation FROM app", [], |row| row.get(0))?;
-        // It isn't there after an orderly end.
-        let noted = in_flight_log::read(folder, generation).unwrap_or_default();
+        // The log is missing after an orderly end.
+        let in_flight = in_flight_log::read(folder, generation).unwrap_or_default();
         let mut search = Search {
             connection,
-            wanted,
-            needles: needles(wanted),
+            query,
+            needles: needles(query),
             queues: queues(connection)?,
-            in_flight: noted.into_iter().map(|(id, _)| id).collect(),
+            in_flight: in_flight.into_iter().map(|(id, _)| id).collect(),
             bounds,
             began: Instant::now(),
             rows: 0,
             searched: SearchResult::default(),
         };
-        for what in ["suspects", "what waits for its time", "the queues"] {
-            let looked = match what {
+        for section in ["suspects", "delayed messages", "queues"] {
+            let searched = match section {
                 "suspects" => search.suspects(),
-                "the queues" => search.messages(),
+                "queues" => search.messages(),
                 _ => search.delayed(),
             };
-            let missed = match looked {
+            let missed = match searched {
                 Ok(Ok(())) => continue,
-                Ok(Err(Enough)) => format!("only the first {} rows were read", search.rows),
+                Ok(Err(BoundReached)) => format!("only the first {} rows were read", search.rows),
                 Err(error) => error.of(path).to_string(),
             };
-            let text = format!("of {what} in {} not everything: {missed}", path.display());
+            let text = format!(
+                "not all {section} in {} were searched: {missed}",
+                path.display()
+            );
             search.searched.missed.push(text);
         }
         Ok(search.searched)
     }
 
-    fn suspects(&mut self) -> Result<Result<(), Enough>, SqliteError> {
+    fn suspects(&mut self) -> Result<Result<(), BoundReached>, SqliteError> {
         let sql = "SELECT head, attempt, id FROM suspect ORDER BY id";
         self.each(sql, |search, row| {
-            let id = Id::of_row(row.get(2)?);
+            let id = Id::from_row(row.get(2)?);
             let place = match search.in_flight.contains(&id) {
                 true => QueueSection::InHand,
                 false => QueueSection::Suspect,
             };
-            search.look(row, id.queue(), place)
+            search.check(row, id.queue(), place)
         })
     }
 
-    fn delayed(&mut self) -> Result<Result<(), Enough>, SqliteError> {
+    fn delayed(&mut self) -> Result<Result<(), BoundReached>, SqliteError> {
         let sql = "SELECT head, attempt, queue, due_ms, retry FROM delayed ORDER BY due_ms";
         self.each(sql, |search, row| {
             let due_ms: i64 = row.get(3)?;
@@ -126,23 +133,23 @@ impl Search<'_> {
                 due_ms: due_ms.max(0) as u64,
                 retry: row.get(4)?,
             };
-            search.look(row, row.get(2)?, place)
+            search.check(row, row.get(2)?, place)
         })
     }
 
-    fn messages(&mut self) -> Result<Result<(), Enough>, SqliteError> {
+    fn messages(&mut self) -> Result<Result<(), BoundReached>, SqliteError> {
         let (mut queue, mut ahead) = (0, 0);
         self.each(
             "SELECT head, attempt, id FROM message ORDER BY id",
             |search, row| {
-                let id = Id::of_row(row.get(2)?);
+                let id = Id::from_row(row.get(2)?);
                 if id.queue() != queue {
                     (queue, ahead) = (id.queue(), 0);
                 }
                 if search.in_flight.contains(&id) {
-                    return search.look(row, queue, QueueSection::InHand);
+                    return search.check(row, queue, QueueSection::InHand);
                 }
-                search.look(row, queue, QueueSection::Ready { ahead: Some(ahead) })?;
+                search.check(row, queue, QueueSection::Ready { ahead: Some(ahead) })?;
                 ahead += 1;
                 Ok(())
             },
@@ -153,7 +160,7 @@ impl Search<'_> {
         &mut self,
         sql: &str,
         mut with: impl FnMut(&mut Self, &Row<'_>) -> Result<(), Error>,
-    ) -> Result<Result<(), Enough>, SqliteError> {
+    ) -> Result<Result<(), BoundReached>, SqliteError> {
         let mut select = self.connection.prepare(sql)?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -161,27 +168,28 @@ impl Search<'_> {
             let late = self.rows % ROWS == 1 && self.began.elapsed() >= self.bounds.within;
             if late || self.searched.messages.len() >= self.bounds.messages {
                 self.rows -= 1;
-                return Ok(Err(Enough));
+                return Ok(Err(BoundReached));
             }
             with(self, row)?;
         }
         Ok(Ok(()))
     }
 
-    /// Looks at a row, whose first columns are head and attempt.
-    fn look(&mut self, row: &Row<'_>, queue: u32, place: QueueSection) -> Result<(), Error> {
+    /// Adds the message of a row to the result, if the query covers it. The first columns of
+    /// the row are head and attempt.
+    fn check(&mut self, row: &Row<'_>, queue: u32, place: QueueSection) -> Result<(), Error> {
         let Ok(head) = row.get_ref(0)?.as_str() else {
-            // It can't be served either.
+            // The row is unreadable.
             return Ok(());
         };
-        if !self.may_be(head) {
+        if !self.may_match(head) {
             return Ok(());
         }
         let (Ok(message), Some(queue)) = (read_head(head, Bytes::new()), self.queues.get(&queue))
         else {
             return Ok(());
         };
-        if self.wanted.covers(&message) {
+        if self.query.covers(&message) {
             self.searched.messages.push(FoundMessage {
                 queue: queue.clone(),
                 place,
@@ -192,18 +200,18 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Whether it is worth reading. An id that is no UUID may stand for any trace.
-    fn may_be(&self, head: &str) -> bool {
+    /// Whether a head is worth decoding. An id that is no UUID may belong to any trace.
+    fn may_match(&self, head: &str) -> bool {
         let uuid = head.as_bytes().get(HEAD.len() + UUID_BYTES) == Some(&b'"');
         (!uuid && !head.contains("traceparent"))
             || self.needles.iter().any(|needle| head.contains(&**needle))
     }
 }
 
-/// Texts of which one is in the head of everything that is wanted.
-fn needles(wanted: &SearchQuery) -> Vec<String> {
-    let ids = wanted.ids.iter().map(|id| {
-        // As it is written there.
+/// Returns texts: the head of each message that the query covers has at least one of them.
+fn needles(query: &SearchQuery) -> Vec<String> {
+    let ids = query.ids.iter().map(|id| {
+        // The encoded form of the id.
         let mut envelope = Envelope::new("", "");
         envelope.id = id.clone();
         let head = write_head(&envelope.into());
@@ -211,9 +219,9 @@ fn needles(wanted: &SearchQuery) -> Vec<String> {
         let end = written.find(AFTER_ID).unwrap_or_default();
         written[..end].to_owned()
     });
-    let traces = wanted.traces.iter().flat_map(|trace| {
+    let traces = query.traces.iter().flat_map(|trace| {
         let digits = format!("{trace:032x}");
-        // What begins a trace doesn't name it: its id does.
+        // The first message of a trace has no trace field: its id is the trace id.
         let (a, b, c) = (&digits[..8], &digits[8..12], &digits[12..16]);
         let uuid = format!("{a}-{b}-{c}-{}-{}", &digits[16..20], &digits[20..]);
         [digits, uuid]
@@ -235,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_an_id_is_the_head_of_its_message_and_of_what_it_led_to_have_a_needle() {
+    fn the_heads_of_a_message_and_of_its_children_have_a_needle_for_any_id() {
         let ids = [
             "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b",
             "order 17",
@@ -249,8 +257,8 @@ mod tests {
             let mut child = Envelope::new("reserved", "{}");
             child.id = envelope.id.child("stock", "reserved", 0);
             child.trace = Some(envelope.trace().child(&child.id));
-            let wanted = SearchQuery::id(envelope.id.clone());
-            let needles = needles(&wanted);
+            let query = SearchQuery::id(envelope.id.clone());
+            let needles = needles(&query);
             for envelope in [envelope, child] {
                 let head = write_head(&envelope.into());
                 let found = needles.iter().any(|needle| head.contains(&**needle));

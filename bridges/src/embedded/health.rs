@@ -1,5 +1,6 @@
-//! Whether the queues can be written: what everybody may know of that. While they can't,
-//! sources wait; and also, when they can again, for as long as there is little room.
+//! Status of the transport, and backpressure while the journal refuses messages of sources.
+//!
+//! Sources wait while nothing can be written, and afterwards as long as disk space is low.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::disk_space::SpaceLevel;
 
+/// Status of one transport.
 pub(super) struct Health {
     status: watch::Sender<Status>,
     outage: Mutex<OutageGauge>,
@@ -28,59 +30,55 @@ impl Health {
         self.status.subscribe()
     }
 
-    /// Nothing can be written, and why.
+    /// Records that nothing can be written. The first reason of an outage is kept.
     pub(super) fn down(&self, why: &str) {
         let outage = self.outage.lock();
-        let mut was_plenty = false;
-        // The first reason stays.
+        let mut had_space = false;
         let changed = self.status.send_if_modified(|status| {
             let changed = status.down.is_none();
             if changed {
-                was_plenty = status.scarce.take().is_none();
+                had_space = status.scarce.take().is_none();
                 status.down = Some(why.to_owned());
                 status.since.get_or_insert_with(SystemTime::now);
             }
             changed
         });
-        if changed && was_plenty {
+        if changed && had_space {
             outage.set(true);
-            warn!(
-                error = why,
-                "messages can't be taken over, trying again until they can"
-            );
+            warn!(error = why, "refusing messages until they can be written");
         }
     }
 
-    /// It works again, with so much room.
-    pub(super) fn up(&self, room: SpaceLevel) {
+    /// Records that messages can be written, with this much space.
+    pub(super) fn up(&self, space: SpaceLevel) {
         let outage = self.outage.lock();
         let changed = self.status.send_if_modified(|status| {
             let before = status.clone();
             let why = status.down.take();
             status.reconnects += u64::from(why.is_some());
             let why = why.or(status.scarce.take());
-            match room {
-                SpaceLevel::Scarce => status.scarce = why,
-                SpaceLevel::Plenty => status.since = None,
+            match space {
+                SpaceLevel::Low => status.scarce = why,
+                SpaceLevel::Normal => status.since = None,
             }
             *status != before
         });
-        match room {
-            SpaceLevel::Plenty if changed => {
+        match space {
+            SpaceLevel::Normal if changed => {
                 outage.set(false);
-                info!("messages are taken over again");
+                info!("accepting messages again");
             }
-            SpaceLevel::Scarce if changed => debug!("what services publish is taken over again"),
-            SpaceLevel::Plenty | SpaceLevel::Scarce => {}
+            SpaceLevel::Low if changed => debug!("accepting messages of services again"),
+            SpaceLevel::Normal | SpaceLevel::Low => {}
         }
     }
 
-    /// By this side, for good.
+    /// Records that this side closed the transport.
     pub(super) fn ended(&self) {
         self.status.send_modify(|status| status.ended = true);
     }
 
-    /// Why nothing can be written, while that is so.
+    /// Returns the reason why nothing can be written, during an outage.
     pub(super) fn error(&self) -> Option<TransportError> {
         self.status
             .borrow()

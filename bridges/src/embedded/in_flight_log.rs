@@ -1,10 +1,16 @@
-//! Who is in hand: a file that outlives the process, for the next one to know what it had
-//! when it died.
+//! In-flight log: a file that records unacked deliveries and is read after a crash.
 //!
-//! An array of numbers, one for each message in hand, written when it is handed out and
-//! never synced: a process that is killed leaves what it wrote, and a power cut is nobody's
-//! fault. A message that was acked keeps its place in the file until another one needs it:
-//! its row is gone. One that is given back, or tried again later, is wiped.
+//! # Format
+//! An array of 64-bit words, one slot for each message in flight: the id of the message, and
+//! its delivery mode in the bits above. A slot of 0 is empty.
+//!
+//! # Rules
+//! - A slot is written before its message is handed out. The file is never synced: it
+//!   survives a killed process, and a power cut blames no message.
+//! - An acked message leaves its slot as it is, until another message needs the slot: its row
+//!   is deleted, so the next process ignores it.
+//! - The slot of a message that stays in its queue is set to 0.
+//! - Each opening of the folder (generation) has a file of its own.
 
 use std::fs::File;
 use std::io;
@@ -17,46 +23,47 @@ use tracing::warn;
 
 use super::schema::{ID_BITS, Id};
 
-/// What stands for a message that isn't noted.
-pub(super) const NO_SLOT: u32 = (1 << 24) - 1;
-/// Places in a new file.
+/// Slots in a new file.
 const SLOTS: usize = 1024;
+/// Bytes per slot.
 const WIDTH: usize = 8;
 
 const CONCURRENT: u64 = 1 << 61;
 const EXCLUSIVE: u64 = 1 << 62;
 const WITH_DEPENDENTS: u64 = CONCURRENT | EXCLUSIVE;
 
-fn mark(id: Id, way: DeliveryMode) -> u64 {
+fn encode(id: Id, mode: DeliveryMode) -> [u8; WIDTH] {
     let id = id.row() as u64;
-    match way {
+    let word = match mode {
         DeliveryMode::Normal => id,
         DeliveryMode::Concurrent => id | CONCURRENT,
         DeliveryMode::WithDependents => id | WITH_DEPENDENTS,
         DeliveryMode::Exclusive => id | EXCLUSIVE,
-    }
+    };
+    word.to_le_bytes()
 }
 
-fn read_mark(mark: u64) -> Option<(Id, DeliveryMode)> {
-    let row = mark & ((1 << ID_BITS) - 1);
-    let way = match mark & (CONCURRENT | EXCLUSIVE) {
+fn decode(word: u64) -> Option<(Id, DeliveryMode)> {
+    let row = word & ((1 << ID_BITS) - 1);
+    let mode = match word & WITH_DEPENDENTS {
         0 => DeliveryMode::Normal,
         CONCURRENT => DeliveryMode::Concurrent,
         EXCLUSIVE => DeliveryMode::Exclusive,
         _ => DeliveryMode::WithDependents,
     };
-    (row != 0 && mark >> 63 == 0).then(|| (Id::of_row(row as i64), way))
+    (row != 0 && word >> 63 == 0).then(|| (Id::from_row(row as i64), mode))
 }
 
-/// The file of a generation: each opening of the queues has one of its own.
+/// Returns the path of a generation's file.
 pub(super) fn path(folder: &Path, generation: i64) -> PathBuf {
     folder.join(format!("in-hand-{generation}"))
 }
 
-/// What a process had in hand when it died, each message once.
+/// Reads the messages that a process had in flight, each once. There are none if the file is
+/// missing.
 ///
 /// # Errors
-/// There is a file that can't be read.
+/// The file cannot be read.
 pub(super) fn read(folder: &Path, generation: i64) -> io::Result<Vec<(Id, DeliveryMode)>> {
     let bytes = match std::fs::read(path(folder, generation)) {
         Ok(bytes) => bytes,
@@ -64,17 +71,17 @@ pub(super) fn read(folder: &Path, generation: i64) -> io::Result<Vec<(Id, Delive
         Err(error) => return Err(error),
     };
     let words = bytes.as_chunks::<WIDTH>().0.iter();
-    let mut noted: Vec<_> = words
-        .filter_map(|word| read_mark(u64::from_le_bytes(*word)))
+    let mut recorded: Vec<_> = words
+        .filter_map(|word| decode(u64::from_le_bytes(*word)))
         .collect();
-    // One that was in hand again and again has several places; it is blamed once.
-    noted.sort_by_key(|(id, way)| (*id, *way as u8));
-    noted.dedup_by_key(|(id, _)| *id);
-    Ok(noted)
+    // A message that was redelivered may have several slots. It counts once.
+    recorded.sort_by_key(|(id, mode)| (*id, *mode as u8));
+    recorded.dedup_by_key(|(id, _)| *id);
+    Ok(recorded)
 }
 
 /// Removes the files of other generations.
-pub(super) fn tidy(folder: &Path, generation: i64) {
+pub(super) fn remove_stale(folder: &Path, generation: i64) {
     let Ok(files) = std::fs::read_dir(folder) else {
         return;
     };
@@ -82,17 +89,17 @@ pub(super) fn tidy(folder: &Path, generation: i64) {
     for file in files.flatten() {
         let name = file.file_name();
         if name.to_string_lossy().starts_with("in-hand-") && file.path() != keep {
-            // One that stays is of a generation that nobody asks for.
+            // A file that stays does no harm: nothing reads its generation.
             let _stays = std::fs::remove_file(file.path());
         }
     }
 }
 
-/// Notes what is in hand.
+/// The log of one generation.
 pub(super) struct InFlightLog(Mutex<State>);
 
 struct State {
-    /// `None` once this process has nothing to say any more.
+    /// `None` once the log is cleared or detached.
     file: Option<File>,
     taken: Vec<bool>,
     count: usize,
@@ -102,11 +109,11 @@ struct State {
 }
 
 impl InFlightLog {
-    /// Begins a new file.
+    /// Makes a new file.
     ///
     /// # Errors
-    /// It can't be made.
-    pub(super) fn begin(folder: &Path, generation: i64) -> io::Result<Self> {
+    /// The file cannot be made.
+    pub(super) fn create(folder: &Path, generation: i64) -> io::Result<Self> {
         let file = File::create(path(folder, generation))?;
         file.write_all_at(&[0; SLOTS * WIDTH], 0)?;
         Ok(Self(Mutex::new(State {
@@ -119,76 +126,75 @@ impl InFlightLog {
         })))
     }
 
-    /// Notes messages that are about to be handed out, and tells where each is noted.
-    pub(super) fn note(&self, ids: impl ExactSizeIterator<Item = Id>, slots: &mut Vec<u32>) {
+    /// Records messages that are about to be handed out, and adds the slot of each to `slots`.
+    pub(super) fn record(&self, ids: impl ExactSizeIterator<Item = Id>, slots: &mut Vec<u32>) {
         let mut state = self.0.lock();
         state.make_room(ids.len());
-        let mut first = None;
+        let mut run: Option<(usize, usize)> = None;
         for id in ids {
             let slot = state.next_free();
-            if first.is_some_and(|(first, count)| first + count != slot) {
-                state.write(first);
-                first = None;
+            if run.is_some_and(|(first, count)| first + count != slot) {
+                state.write(run);
+                run = None;
             }
-            first = Some(match first {
+            run = Some(match run {
                 Some((first, count)) => (first, count + 1),
                 None => (slot, 1),
             });
-            let word = mark(id, DeliveryMode::Normal).to_le_bytes();
-            state.buffer.extend_from_slice(&word);
+            state.buffer.extend(encode(id, DeliveryMode::Normal));
             slots.push(slot as u32);
         }
-        state.write(first);
+        state.write(run);
     }
 
-    /// Notes a suspect.
-    pub(super) fn note_suspect(&self, id: Id, way: DeliveryMode) -> u32 {
+    /// Records a suspect, and returns its slot.
+    pub(super) fn record_suspect(&self, id: Id, mode: DeliveryMode) -> u32 {
         let mut state = self.0.lock();
         state.make_room(1);
         let slot = state.next_free();
-        state.buffer.extend_from_slice(&mark(id, way).to_le_bytes());
+        state.buffer.extend(encode(id, mode));
         state.write(Some((slot, 1)));
         slot as u32
     }
 
-    /// It is in hand in another way from now on.
-    pub(super) fn note_anew(&self, slot: u32, id: Id, way: DeliveryMode) {
+    /// Changes the delivery mode of a message in flight.
+    pub(super) fn update(&self, slot: u32, id: Id, mode: DeliveryMode) {
         let mut state = self.0.lock();
-        state.buffer.extend_from_slice(&mark(id, way).to_le_bytes());
+        state.buffer.extend(encode(id, mode));
         state.write(Some((slot as usize, 1)));
     }
 
-    /// It is done with: its row goes.
+    /// Frees the slot of a message whose row is deleted.
     pub(super) fn free(&self, slot: u32) {
         self.0.lock().free(slot);
     }
 
-    /// It stays, and isn't in hand any more.
-    pub(super) fn wipe(&self, slot: u32) {
+    /// Frees and empties the slot of a message that stays in its queue.
+    pub(super) fn erase(&self, slot: u32) {
         let mut state = self.0.lock();
         if state.free(slot) {
-            state.buffer.extend_from_slice(&[0; WIDTH]);
+            state.buffer.extend([0; WIDTH]);
             state.write(Some((slot as usize, 1)));
         }
     }
 
-    /// All that was in hand is known not to have harmed anybody.
-    pub(super) fn forget(&self) {
+    /// Empties the log after an orderly end: no message is blamed.
+    pub(super) fn clear(&self) {
         if let Some(file) = self.0.lock().file.take()
             && let Err(error) = file.set_len(0)
         {
-            warn!(%error, "what was in hand can't be wiped: it counts as if the process had died");
+            warn!(%error, "the in-flight log could not be emptied; its messages count as in flight during a crash");
         }
     }
 
-    /// Nothing is noted from now on: what is there is what the next process finds.
-    pub(super) fn end(&self) {
+    /// Writes nothing from now on: the next process reads the log as it is.
+    pub(super) fn detach(&self) {
         self.0.lock().file = None;
     }
 }
 
 impl State {
-    /// Keeps half of the places free, so that the next ones are found soon and side by side.
+    /// Keeps half of the slots free, so that free ones are found soon and side by side.
     fn make_room(&mut self, more: usize) {
         let wanted = (self.count + more) * 2;
         if wanted > self.taken.len() {
@@ -207,20 +213,21 @@ impl State {
         }
     }
 
+    /// Returns whether the slot was taken.
     fn free(&mut self, slot: u32) -> bool {
         let taken = self.taken.get_mut(slot as usize);
-        let was = taken.is_some_and(std::mem::take);
-        self.count -= usize::from(was);
-        was
+        let was_taken = taken.is_some_and(std::mem::take);
+        self.count -= usize::from(was_taken);
+        was_taken
     }
 
-    /// Writes what is in the buffer to places that lie side by side.
-    fn write(&mut self, places: Option<(usize, usize)>) {
-        if let (Some((first, _)), Some(file)) = (places, &self.file)
+    /// Writes the buffer to a run of slots, given as first slot and count.
+    fn write(&mut self, run: Option<(usize, usize)>) {
+        if let (Some((first, _)), Some(file)) = (run, &self.file)
             && let Err(error) = file.write_all_at(&self.buffer, (first * WIDTH) as u64)
             && !std::mem::replace(&mut self.warned, true)
         {
-            warn!(%error, "what is in hand can't be noted: should the process die, nothing is blamed");
+            warn!(%error, "the in-flight log could not be written; no message is blamed for a crash");
         }
         self.buffer.clear();
     }
@@ -228,53 +235,57 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use brickwork::transport::engine::NO_SLOT;
+
     use super::*;
 
-    fn ids(places: &[u64]) -> Vec<Id> {
-        places.iter().map(|place| Id::new(1, *place)).collect()
+    fn ids(sequences: &[u64]) -> Vec<Id> {
+        let ids = sequences.iter().map(|sequence| Id::new(1, *sequence));
+        ids.collect()
     }
 
-    fn noted(folder: &Path) -> Vec<u64> {
-        let noted = read(folder, 1).expect("it can be read");
-        assert!(noted.iter().all(|(_, way)| *way == DeliveryMode::Normal));
-        noted.iter().map(|(id, _)| id.place()).collect()
+    fn recorded(folder: &Path) -> Vec<u64> {
+        let recorded = read(folder, 1).expect("it is readable");
+        let mut modes = recorded.iter().map(|(_, mode)| *mode);
+        assert!(modes.all(|mode| mode == DeliveryMode::Normal));
+        recorded.iter().map(|(id, _)| id.sequence()).collect()
     }
 
     #[test]
-    fn what_is_in_hand_is_found_and_what_was_given_back_is_not() {
+    fn the_log_has_messages_in_flight_and_no_requeued_ones() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(noted(folder.path()), [0; 0]);
-        let hand = InFlightLog::begin(folder.path(), 1).expect("a file");
+        assert_eq!(recorded(folder.path()), [0; 0]);
+        let log = InFlightLog::create(folder.path(), 1).expect("a file");
         let mut slots = Vec::new();
-        hand.note(ids(&[1, 2, 3, 4]).into_iter(), &mut slots);
-        hand.wipe(slots[1]);
-        hand.wipe(slots[1]);
-        hand.wipe(NO_SLOT);
-        assert_eq!(noted(folder.path()), [1, 3, 4]);
-        hand.end();
-        hand.wipe(slots[0]);
-        assert_eq!(noted(folder.path()), [1, 3, 4]);
+        log.record(ids(&[1, 2, 3, 4]).into_iter(), &mut slots);
+        log.erase(slots[1]);
+        log.erase(slots[1]);
+        log.erase(NO_SLOT);
+        assert_eq!(recorded(folder.path()), [1, 3, 4]);
+        log.detach();
+        log.erase(slots[0]);
+        assert_eq!(recorded(folder.path()), [1, 3, 4]);
     }
 
     #[test]
-    fn what_stays_in_hand_long_is_never_overwritten() {
+    fn a_message_that_stays_in_flight_is_never_overwritten() {
         let folder = tempfile::tempdir().expect("a folder");
-        let hand = InFlightLog::begin(folder.path(), 1).expect("a file");
+        let log = InFlightLog::create(folder.path(), 1).expect("a file");
         let mut kept = Vec::new();
-        // Some stay, at odd places; far more pass by than there is room for.
+        // Some stay, in odd slots; far more pass than there are slots.
         for round in 0..5_000_u64 {
             let mut slots = Vec::new();
-            let places = [round * 10 + 1, round * 10 + 2, round * 10 + 3];
-            hand.note(ids(&places).into_iter(), &mut slots);
-            hand.free(slots[0]);
-            hand.free(slots[2]);
+            let sequences = [round * 10 + 1, round * 10 + 2, round * 10 + 3];
+            log.record(ids(&sequences).into_iter(), &mut slots);
+            log.free(slots[0]);
+            log.free(slots[2]);
             match round % 7 {
-                0 => kept.push(places[1]),
-                _ => hand.free(slots[1]),
+                0 => kept.push(sequences[1]),
+                _ => log.free(slots[1]),
             }
         }
-        let noted = noted(folder.path());
-        assert!(kept.iter().all(|place| noted.contains(place)));
+        let recorded = recorded(folder.path());
+        assert!(kept.iter().all(|sequence| recorded.contains(sequence)));
         let length = std::fs::metadata(path(folder.path(), 1))
             .expect("a file")
             .len();
@@ -282,22 +293,22 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_is_told_from_others_and_alone_from_beside() {
+    fn the_log_has_the_delivery_mode_of_a_suspect() {
         let folder = tempfile::tempdir().expect("a folder");
-        let hand = InFlightLog::begin(folder.path(), 1).expect("a file");
-        hand.note_suspect(Id::new(1, 1), DeliveryMode::Concurrent);
-        let slot = hand.note_suspect(Id::new(1, 2), DeliveryMode::Exclusive);
-        let noted = || read(folder.path(), 1).expect("it can be read");
-        let expected = |way| {
+        let log = InFlightLog::create(folder.path(), 1).expect("a file");
+        log.record_suspect(Id::new(1, 1), DeliveryMode::Concurrent);
+        let slot = log.record_suspect(Id::new(1, 2), DeliveryMode::Exclusive);
+        let recorded = || read(folder.path(), 1).expect("it is readable");
+        let expected = |mode| {
             [
                 (Id::new(1, 1), DeliveryMode::Concurrent),
-                (Id::new(1, 2), way),
+                (Id::new(1, 2), mode),
             ]
         };
-        assert_eq!(noted(), expected(DeliveryMode::Exclusive));
-        hand.note_anew(slot, Id::new(1, 2), DeliveryMode::WithDependents);
-        assert_eq!(noted(), expected(DeliveryMode::WithDependents));
-        tidy(folder.path(), 2);
-        assert_eq!(read(folder.path(), 1).expect("it is gone"), []);
+        assert_eq!(recorded(), expected(DeliveryMode::Exclusive));
+        log.update(slot, Id::new(1, 2), DeliveryMode::WithDependents);
+        assert_eq!(recorded(), expected(DeliveryMode::WithDependents));
+        remove_stale(folder.path(), 2);
+        assert_eq!(read(folder.path(), 1).expect("the file is gone"), []);
     }
 }

@@ -1,7 +1,7 @@
-//! Looking at a folder before an app runs on it: whether the app may use it and has room
-//! there, who uses it now, and which queues are there with how much in them.
+//! Inspection of a folder before an app runs on it: access, free space, the process that uses
+//! it, its queues and their contents.
 //!
-//! Changes nothing: doesn't even make the folder.
+//! The inspection changes nothing, and does not even make the folder.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,54 +12,53 @@ use brickwork::sqlite::rusqlite::{self, Connection};
 use brickwork::transport::{Inspection, InspectionProblem, Topology};
 use rustix::fs::{Access, access, statvfs};
 
-use super::catalog::{needed, read_books, way_out};
-use super::disk_space::{RESERVE_BYTES, ReserveFile};
+use super::catalog::{QueueIndex, remedy, required_queues};
+use super::disk_space::{RESERVE_BYTES, ReserveFile, size_text};
 use super::open::file;
 use super::prune::{self, QueueContents};
 use super::read_only::{ReadOnlyFolder, user};
 
-/// A file that isn't larger is read through, in bytes.
-const READ_THROUGH_MAX: u64 = 64 * 1024 * 1024;
-/// Beside the reserve, for what the first messages need, in bytes.
-const ROOM_MIN: u64 = 4 * 1024 * 1024;
+/// Maximum size of a file whose pages are all checked, in bytes.
+const CHECKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Free space that the first messages need beside the reserve, in bytes.
+const FREE_BYTES_MIN: u64 = 4 * 1024 * 1024;
 
-/// Looks at a folder. Blocks its thread.
+/// Inspects a folder. Blocks its thread.
 pub(super) fn inspect(folder: &Path, topology: &Topology) -> Inspection {
     let mut found = Inspection {
         product: Some("SQLite".into()),
         version: Some(rusqlite::version().into()),
         ..Inspection::default()
     };
-    found.problems.extend(ground(folder));
+    found.problems.extend(access_problem(folder));
     if !nearest(folder).is_dir() {
         return found;
     }
-    found.problems.extend(room(folder));
-    let looked =
-        ReadOnlyFolder::of(folder).and_then(|sight| look(&sight, folder, topology, &mut found));
-    if let Err(error) = looked {
-        found.problems.push(obstacle(folder, &error));
+    found.problems.extend(space_problem(folder));
+    let read =
+        ReadOnlyFolder::open(folder).and_then(|view| read(&view, folder, topology, &mut found));
+    if let Err(error) = read {
+        found.problems.push(read_problem(folder, &error));
     }
     found
 }
 
-fn look(
-    sight: &ReadOnlyFolder,
+fn read(
+    view: &ReadOnlyFolder,
     folder: &Path,
     topology: &Topology,
     found: &mut Inspection,
 ) -> Result<(), SqliteError> {
-    let owner = sight.owner()?;
-    if let Some(holder) = &sight.holder {
-        let user = user(holder, owner.as_deref());
+    let owner = view.owner()?;
+    if let Some(process) = &view.owner_process {
+        let user = user(process, owner.as_deref());
         found.notes.push(format!(
-            "{user} uses the queues: one process at a time can, and starting another one on \
-             them fails"
+            "{user} uses the queues: one process at a time can, so another one does not start"
         ));
     }
-    if !sight.is_up_to_date {
-        let note = "the tables are those of an earlier version: they are brought up to date when \
-                    the app starts, and what is in them isn't known before";
+    if !view.is_up_to_date {
+        let note = "the tables are those of an earlier version: the app migrates them when it \
+                    starts; their contents are unknown before";
         found.notes.push(note.into());
         return Ok(());
     }
@@ -68,8 +67,8 @@ fn look(
     {
         found.problems.push(InspectionProblem {
             what: format!("folder {}", folder.display()),
-            why: format!("the queues in it are those of the app {owner}"),
-            help: way_out(&owner, &topology.app),
+            why: format!("its queues belong to the app {owner}"),
+            help: remedy(&owner, &topology.app),
             theirs: None,
             ours: None,
         });
@@ -77,32 +76,32 @@ fn look(
     }
     let path = file(folder);
     let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
-    let read = sight.read(|connection| {
-        let books = read_books(connection)?;
-        let there: HashSet<QueueId> = books.numbers.keys().cloned().collect();
+    let contents = view.read(|connection| {
+        let index = QueueIndex::load(connection)?;
+        let there: HashSet<QueueId> = index.numbers.keys().cloned().collect();
         let mut lines = Vec::new();
         for id in unique(topology) {
-            if let Some(number) = books.numbers.get(&id) {
-                let page = books.pages.get(number).copied().unwrap_or_default();
-                let held = QueueContents::of(connection, *number, &page)?;
-                lines.extend(held.in_words().map(|words| format!("queue {id}: {words}")));
+            if let Some(number) = index.numbers.get(&id) {
+                let stats = index.stats(*number);
+                let contents = QueueContents::count(connection, *number, &stats)?;
+                lines.extend(contents.text().map(|text| format!("queue {id}: {text}")));
             }
         }
-        let damage = damage(connection, bytes <= READ_THROUGH_MAX)?;
-        let left = prune::find(connection, topology, false)?;
-        Ok((there, lines, damage, left))
+        let damage = damage(connection, bytes <= CHECKED_BYTES_MAX)?;
+        let stale = prune::find(connection, topology, false)?;
+        Ok((there, lines, damage, stale))
     })?;
-    let there = match read {
+    let there = match contents {
         None => {
             let note = format!(
-                "there is no {} yet: it is made at the start",
+                "there is no {} yet: the app makes it when it starts",
                 path.display()
             );
             found.notes.push(note);
             HashSet::new()
         }
-        Some((there, lines, damage, left)) => {
-            let size = in_words(bytes);
+        Some((there, lines, damage, stale)) => {
+            let size = size_text(bytes);
             found.notes.push(format!("{} has {size}", path.display()));
             found.notes.extend(lines);
             found.problems.extend(damage.map(|why| {
@@ -110,14 +109,14 @@ fn look(
                     what: path.display().to_string(),
                     why,
                     help:
-                        "what can't be read is left where it is, and the rest is served: to have \
-                       all of it, put a copy of the file back"
+                        "unreadable messages stay in the file, and the others are served: to get \
+                           all of them, put a copy of the file back"
                             .into(),
                     theirs: None,
                     ours: None,
                 }
             }));
-            found.leftovers = left;
+            found.leftovers = stale;
             there
         }
     };
@@ -133,33 +132,34 @@ fn look(
     Ok(())
 }
 
-/// The queues that a topology needs, each once.
+/// Returns the queues of a topology, each once.
 fn unique(topology: &Topology) -> impl Iterator<Item = QueueId> {
     let mut seen = HashSet::new();
-    needed(topology).filter(move |id| seen.insert(id.clone()))
+    required_queues(topology).filter(move |id| seen.insert(id.clone()))
 }
 
-/// What is known not to be readable.
-fn damage(connection: &Connection, through: bool) -> Result<Option<String>, SqliteError> {
-    let noted: u64 = connection.query_row("SELECT count(*) FROM damaged", [], |row| row.get(0))?;
-    if noted > 0 {
+/// Describes unreadable rows that were found before. Checks all pages if `check_pages` is set.
+fn damage(connection: &Connection, check_pages: bool) -> Result<Option<String>, SqliteError> {
+    let recorded: u64 =
+        connection.query_row("SELECT count(*) FROM damaged", [], |row| row.get(0))?;
+    if recorded > 0 {
         let first = "SELECT place || ': ' || why FROM damaged ORDER BY found_ms, place LIMIT 1";
         let first: String = connection.query_row(first, [], |row| row.get(0))?;
         return Ok(Some(format!(
-            "{noted} places in it could not be read, the first: {first} (they are in its table \
-             damaged: once it is repaired, empty that)"
+            "{recorded} places in it could not be read, the first: {first} (its table damaged lists \
+             them: empty that after a repair)"
         )));
     }
-    if !through {
+    if !check_pages {
         return Ok(None);
     }
-    let said: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    Ok((said != "ok").then(|| format!("it is damaged: {}", said.replace('\n', " "))))
+    let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok((answer != "ok").then(|| format!("it is damaged: {}", answer.replace('\n', " "))))
 }
 
-/// Whether there may be written there at all.
-fn ground(folder: &Path) -> Option<InspectionProblem> {
-    let obstacle = |why: String, help: &str| {
+/// Finds out whether the app may write to the folder.
+fn access_problem(folder: &Path) -> Option<InspectionProblem> {
+    let problem = |why: String, help: &str| {
         Some(InspectionProblem {
             what: format!("folder {}", folder.display()),
             why,
@@ -169,12 +169,11 @@ fn ground(folder: &Path) -> Option<InspectionProblem> {
         })
     };
     let writable = Access::WRITE_OK | Access::EXEC_OK;
-    let grant =
-        "let the user who runs the app write there, or name another folder in app.transport";
+    let grant = "let the user of the app write there, or name another folder in app.transport";
     let nearest = nearest(folder);
     if !nearest.is_dir() {
         let why = format!("{} is no folder", nearest.display());
-        return obstacle(why, "name another folder in app.transport");
+        return problem(why, "name another folder in app.transport");
     }
     if let Err(error) = access(nearest, writable) {
         let why = match nearest == folder {
@@ -184,44 +183,44 @@ fn ground(folder: &Path) -> Option<InspectionProblem> {
                 nearest.display()
             ),
         };
-        return obstacle(why, grant);
+        return problem(why, grant);
     }
     let path = file(folder);
     match access(&path, Access::READ_OK | Access::WRITE_OK) {
         Err(error) if path.exists() => {
             let why = format!("{} can't be written: {error}", path.display());
-            obstacle(why, grant)
+            problem(why, grant)
         }
         _ => None,
     }
 }
 
-/// Whether the disk has what a start needs.
-fn room(folder: &Path) -> Option<InspectionProblem> {
-    let reserve = match ReserveFile::of(folder).is_whole() {
+/// Finds out whether the disk has the space that a start needs.
+fn space_problem(folder: &Path) -> Option<InspectionProblem> {
+    let reserve = match ReserveFile::new(folder).is_whole() {
         true => 0,
         false => RESERVE_BYTES as u64,
     };
     let disk = statvfs(nearest(folder)).ok()?;
     let (free, needed) = (
         disk.f_bavail.saturating_mul(disk.f_frsize),
-        reserve + ROOM_MIN,
+        reserve + FREE_BYTES_MIN,
     );
     (free < needed).then(|| InspectionProblem {
         what: format!("folder {}", folder.display()),
         why: format!(
-            "its disk has {} left, and {} are needed: what is there can be worked off, and \
-             nothing more is taken over",
-            in_words(free),
-            in_words(needed)
+            "its disk has {} left, and {} are needed: messages in the queues can be handled, and \
+             new ones are refused",
+            size_text(free),
+            size_text(needed)
         ),
-        help: "free some, or move the folder to a larger disk".into(),
+        help: "free some space, or move the folder to a larger disk".into(),
         theirs: None,
         ours: None,
     })
 }
 
-/// The folder, or what is there of the way to it.
+/// Returns the folder, or its nearest parent that exists.
 fn nearest(folder: &Path) -> &Path {
     let there = folder.ancestors().find(|path| path.exists());
     match there {
@@ -230,17 +229,17 @@ fn nearest(folder: &Path) -> &Path {
     }
 }
 
-fn obstacle(folder: &Path, error: &SqliteError) -> InspectionProblem {
+fn read_problem(folder: &Path, error: &SqliteError) -> InspectionProblem {
     let help = match error {
         SqliteError::Damaged { .. } => {
-            "nothing in it was reset: put a copy back, or move it away to begin without it"
+            "nothing in it was reset: put a copy back, or move it away to start without it"
         }
         SqliteError::OwnedByAnother { .. } => "give the app a folder of its own, in app.transport",
         SqliteError::Migration { .. } => {
             "run the version that wrote it, or a later one, or give this one a folder of its own"
         }
-        SqliteError::Unusable { .. } => "look at it as the user who runs the app",
-        _ => "the app would fail in the same way: see why it can't be read",
+        SqliteError::Unusable { .. } => "check its permissions as the user of the app",
+        _ => "the app would fail in the same way: find out why the file can't be read",
     };
     InspectionProblem {
         what: format!("folder {}", folder.display()),
@@ -248,15 +247,5 @@ fn obstacle(folder: &Path, error: &SqliteError) -> InspectionProblem {
         help: help.into(),
         theirs: None,
         ours: None,
-    }
-}
-
-/// So many bytes, for people.
-pub(super) fn in_words(bytes: u64) -> String {
-    const KIB: u64 = 1024;
-    match bytes {
-        0..KIB => format!("{bytes} B"),
-        KIB..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }

@@ -1,24 +1,37 @@
 //! `embedded:PATH`: durable queues in this process, kept in a folder, without a broker.
 //!
-//! | where | what |
+//! The transport is the queue engine ([`brickwork::transport::engine`]) with a journal in an
+//! SQLite file. The files in layers; each uses only those above it:
+//!
+//! | file | content |
 //! | --- | --- |
 //! | `address` | URLs |
-//! | `open`, `declare` | a folder that is opened; the queues in it |
-//! | `schema`, `head`, `rows`, `salvage` | tables; envelopes as they are kept; reading and writing; reading beside damage |
-//! | `op`, `desk`, `drain` | what is to be done with the file; gathering that; doing it, in groups |
-//! | `effects`, `blame` | what comes of that in memory; what is done when it fails |
-//! | `core`, `wires` | what all parts share; where messages go |
-//! | `queue`, `consumer` | a window on a queue, in memory; taking and settling |
-//! | `delays` | what waits for its time |
-//! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
-//! | `exclusive_trial` | which queues are open while a suspect is tried alone |
-//! | `find` | looking for messages |
-//! | `health`, `tries`, `room` | whether it can be written; when that is tried again; room on the disk |
-//! | `sight`, `inspection`, `leftovers` | for who only looks; what is there; pruning |
+//! | `schema`, `record`, `statements` | tables, encoding of a message, SQL statements |
+//! | `disk_space`, `probe_backoff`, `health`, `delays` | free space, probes of a full disk, status, timer |
+//! | `in_flight_log` | messages in flight, for the next process |
+//! | `catalog` | queues and their owner in the file |
+//! | `write_op`, `write_state`, `write_queue` | commands; which can be written at present; the mailbox of the journal |
+//! | `commit` | one transaction: executes a group of commands |
+//! | `journal`, `failed_commit`, `recovery` | the journal: commits, failures, damaged pages |
+//! | `exclusive_trial`, `engine_journal` | isolation of a suspect; the journal as the engine sees it |
+//! | `state`, `suspects`, `open` | parts of a transport; trials of suspects; opening a folder |
+//! | `read_only`, `find`, `prune`, `inspection` | reading a folder that another process may use |
+//! | `mod` | the connector and the transport |
 //!
-//! The way of a message: `publish` encodes it and puts it on the desk; a drain writes it,
-//! together with everything else that is there; when that is on the disk, the publisher is
-//! told, and the message is in its queue's window, or, if that is full, counted.
+//! # Invariants
+//! - A publication is confirmed after its commit is on the disk (`synchronous = FULL`).
+//! - A message is in one row of one table: `message`, `delayed` or `suspect`. Its id gives its
+//!   queue and its sequence number there; no id is used twice.
+//! - The table `queue` has the counts of each queue; a commit changes counts and rows together.
+//! - Memory changes only after the commit, in the order of the commits.
+//! - An ack may be lost by a crash: its message is redelivered. An acked message is never
+//!   handed out again by the same process.
+//! - A row that cannot be read stays in the file; the rows beside it are served.
+//!
+//! # Recovery
+//! SQLite recovers the file from its write-ahead log. Messages that the in-flight log of the
+//! last process lists, and whose rows are still there, were in flight during a crash: `open`
+//! counts that before anything is handed out.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,34 +51,33 @@ use tokio::task::AbortHandle;
 mod address;
 mod catalog;
 mod commit;
-mod commit_outcome;
-mod consumer;
 mod delays;
 mod disk_space;
+mod engine_journal;
 mod exclusive_trial;
 mod failed_commit;
 mod find;
 mod health;
 mod in_flight_log;
 mod inspection;
+mod journal;
 mod open;
 mod probe_backoff;
 mod prune;
-mod queue;
 mod read_only;
 mod record;
 mod recovery;
-mod routing;
 mod schema;
 mod state;
 mod statements;
 mod suspects;
 mod write_op;
 mod write_queue;
+mod write_state;
 
 use self::state::TransportState;
-use consumer::QueueConsumer;
-use write_op::WriteOp;
+use suspects::SuspectQueue;
+use write_op::{KnownQueues, WriteOp};
 
 const GUARANTEES: Guarantees = Guarantees {
     durable: true,
@@ -93,9 +105,9 @@ impl Connector for Embedded {
         address::resolve(url, folder)
     }
 
-    /// `queues` in the data folder: durable, with nothing installed.
+    /// Returns the folder `queues` in the data folder.
     fn default_url(&self, data: &Path) -> Option<String> {
-        Some(address::of(&data.join("queues")))
+        Some(address::url(&data.join("queues")))
     }
 
     fn check(&self, url: &str) -> Result<(), String> {
@@ -111,9 +123,9 @@ impl Connector for Embedded {
             let failed = |why: String| failed(url, why);
             let folder = address::folder(url).map_err(failed)?;
             let topology = topology.clone();
-            let looking = move || inspection::inspect(&folder, &topology);
-            let looked = tokio::task::spawn_blocking(looking).await;
-            looked.map_err(|_| failed("there is no thread to look".into()))
+            let inspecting = move || inspection::inspect(&folder, &topology);
+            let inspected = tokio::task::spawn_blocking(inspecting).await;
+            inspected.map_err(|_| failed("no thread is available to inspect it".into()))
         })
     }
 
@@ -139,9 +151,9 @@ impl Connector for Embedded {
         Box::pin(async move {
             let failed = |why: String| failed(url, why);
             let folder = address::folder(url).map_err(failed)?;
-            let core = open::open(folder.clone(), pressure).await;
-            let core = core.map_err(|error| failed(error.0))?;
-            Ok(Arc::new(Queues::start(core, folder)) as Arc<dyn Transport>)
+            let opened = open::open(folder.clone(), pressure).await;
+            let (state, suspects) = opened.map_err(|error| failed(error.0))?;
+            Ok(Arc::new(Queues::start(state, suspects, folder)) as Arc<dyn Transport>)
         })
     }
 
@@ -152,10 +164,7 @@ impl Connector for Embedded {
         bounds: SearchBounds,
     ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
         Box::pin(async move {
-            let folder = address::folder(url).map_err(|why| TransportError::Connect {
-                url: url.to_owned(),
-                why,
-            })?;
+            let folder = address::folder(url).map_err(|why| failed(url, why))?;
             find::find(folder, wanted, bounds).await
         })
     }
@@ -170,7 +179,8 @@ fn failed(url: &str, why: String) -> TransportError {
 
 /// Queues in a folder.
 struct Queues {
-    core: Arc<TransportState>,
+    state: Arc<TransportState>,
+    suspects: Arc<SuspectQueue>,
     folder: PathBuf,
     runtime: Handle,
     tasks: Vec<AbortHandle>,
@@ -178,20 +188,16 @@ struct Queues {
 }
 
 impl Queues {
-    fn start(core: Arc<TransportState>, folder: PathBuf) -> Self {
-        let mut tasks = Vec::new();
-        let (desk, ward, delays) = (core.clone(), core.clone(), core.clone());
-        tasks.push(tokio::spawn(async move { desk.desk.run(&desk).await }).abort_handle());
-        tasks.push(tokio::spawn(async move { ward.ward.run(&ward).await }).abort_handle());
-        let timer = async move {
-            loop {
-                delays.delays.due().await;
-                delays.desk.push(&delays, WriteOp::Due);
-            }
-        };
-        tasks.push(tokio::spawn(timer).abort_handle());
+    fn start(state: Arc<TransportState>, suspects: SuspectQueue, folder: PathBuf) -> Self {
+        let suspects = Arc::new(suspects);
+        let tasks = vec![
+            tokio::spawn(state.journal.clone().run()).abort_handle(),
+            tokio::spawn(state.journal.clone().run_timer()).abort_handle(),
+            tokio::spawn(suspects.clone().run()).abort_handle(),
+        ];
         Self {
-            core,
+            state,
+            suspects,
             folder,
             runtime: Handle::current(),
             tasks,
@@ -199,54 +205,26 @@ impl Queues {
         }
     }
 
-    async fn known(&self, topology: &Topology, make: bool) -> Result<(), TransportError> {
+    async fn declare_queues(&self, topology: &Topology, make: bool) -> Result<(), TransportError> {
         let (reply, outcome) = oneshot::channel();
-        let declare = WriteOp::Declare {
+        let (engine, suspects) = (self.state.engine.clone(), self.suspects.clone());
+        let declared = topology.clone();
+        let add = move |known: KnownQueues| {
+            engine.declare(&declared, |id| {
+                let (number, mut counts) = known.get(id).copied()?;
+                counts.suspects = suspects.count(number);
+                Some((number, counts))
+            })
+        };
+        self.state.journal.push(WriteOp::Declare {
             topology: topology.clone(),
             make,
-            reply,
-        };
-        self.core.desk.push(&self.core, declare);
+            done: Box::new(|known| {
+                // The caller may no longer wait.
+                let _gone = reply.send(known.and_then(add));
+            }),
+        });
         outcome.await.unwrap_or(Err(TransportError::Closed))
-    }
-
-    /// Puts a batch on the desk: all of it, or nothing if a queue rejects it.
-    fn put(&self, batch: Vec<Outgoing>, done: Completion) {
-        // While nothing can be written, nothing more is taken in that must be.
-        if let Some(error) = self.core.health.error()
-            && self.core.wires.read().is_read(&batch)
-        {
-            return done.complete(Err(error));
-        }
-        let replies = &self.core.replies;
-        let rows = self
-            .core
-            .wires
-            .read()
-            .route(batch, |message, error| replies.answer(message, Err(error)));
-        match rows {
-            // A topic that nobody reads takes everything.
-            Ok(rows) if rows.is_empty() => done.complete(Ok(())),
-            Ok(rows) => self
-                .core
-                .desk
-                .push(&self.core, WriteOp::Publish { rows, done }),
-            Err(error) => done.complete(Err(error)),
-        }
-    }
-
-    /// Nothing is taken, asked or published any more. Whether that is new.
-    fn end(core: &TransportState) -> bool {
-        let (queues, first): (Vec<_>, bool) = {
-            let mut wires = core.wires.write();
-            let first = !std::mem::replace(&mut wires.closed, true);
-            (wires.by_number.values().cloned().collect(), first)
-        };
-        core.replies.close();
-        for queue in queues {
-            queue.close();
-        }
-        first
     }
 }
 
@@ -260,15 +238,15 @@ impl Transport for Queues {
     }
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
-        Box::pin(self.known(topology, true))
+        Box::pin(self.declare_queues(topology, true))
     }
 
     fn attach<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
-        Box::pin(self.known(topology, false))
+        Box::pin(self.declare_queues(topology, false))
     }
 
     fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
-        self.put(batch, done);
+        self.state.engine.publish(batch, done);
     }
 
     fn consume<'a>(
@@ -277,9 +255,9 @@ impl Transport for Queues {
         bound: usize,
     ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>> {
         Box::pin(async move {
-            let queue = self.core.wires.read().queue(queue)?;
-            let consumer = QueueConsumer::new(self.core.clone(), queue.clone(), bound);
-            self.core.ward.try_before_consuming(&queue).await;
+            let consumer = self.state.engine.consume(queue, bound)?;
+            let number = consumer.queue().number();
+            self.suspects.try_before_consuming(number).await;
             Ok(Box::new(consumer) as Box<dyn Consumer>)
         })
     }
@@ -289,46 +267,21 @@ impl Transport for Queues {
         request: Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
-        if !self.core.wires.read().topics.contains_key(&request.topic) {
-            let text = format!("nobody reads the topic {}", request.topic);
-            return Box::pin(async move { Err(AskError::Failed(text)) });
-        }
-        let (request, waiting) = match self.core.replies.expect(request) {
-            Ok(expected) => expected,
-            Err(error) => return Box::pin(async move { Err(error) }),
-        };
-        let (done, sent) = Completion::channel();
-        // Before the request is there: a suspect that asks isn't alone any more.
-        let queues = self.core.wires.read().asked(&request);
-        let asking = self.core.ward.exclusive.ask(&self.core, queues);
-        self.put(vec![request.into()], done);
-        Box::pin(async move {
-            let _asking = asking;
-            let answer = async {
-                sent.await?;
-                waiting.await
-            };
-            match tokio::time::timeout(within, answer).await {
-                Ok(reply) => reply,
-                Err(_) => Err(AskError::Timeout(within)),
-            }
-        })
+        let exclusive = &self.state.exclusive;
+        let engine = &self.state.engine;
+        engine.ask(request, within, |queues| exclusive.ask(queues))
     }
 
     fn late_replies(&self) -> u64 {
-        self.core.replies.late()
+        self.state.engine.replies().late()
     }
 
     fn overflowed(&self, queue: &QueueId) -> u64 {
-        let wires = self.core.wires.read();
-        wires
-            .queues
-            .get(queue)
-            .map_or(0, |queue| queue.overflowed())
+        self.state.engine.overflowed(queue)
     }
 
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
-        Box::pin(async move { Ok(self.core.wires.read().queue(queue)?.depth()) })
+        Box::pin(async move { self.state.engine.depth(queue) })
     }
 
     fn find<'a>(
@@ -340,52 +293,50 @@ impl Transport for Queues {
     }
 
     fn status(&self) -> watch::Receiver<Status> {
-        self.core.health.status()
+        self.state.journal.health.status()
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>> {
         Box::pin(async {
             let (reply, outcome) = oneshot::channel();
-            self.core.desk.push(&self.core, WriteOp::Flush { reply });
+            self.state.journal.push(WriteOp::Flush { reply });
             outcome.await.unwrap_or(Err(TransportError::Closed))
         })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        // Apart, so that it is done completely also if nobody waits for it.
-        let (core, closed) = (self.core.clone(), self.closed.clone());
-        if Self::end(&core) {
+        // In a task: it is completed even if the caller stops waiting.
+        if self.state.engine.close() {
             for task in &self.tasks {
                 task.abort();
             }
+            let (state, closed) = (self.state.clone(), self.closed.clone());
             self.runtime.spawn(async move {
-                if let Some(database) = core.desk.close(&core).await {
-                    database.close().await;
-                }
-                core.hand.forget();
-                *core.lock.lock() = None;
-                core.health.ended();
+                state.journal.close().await;
+                state.in_flight_log.clear();
+                *state.lock.lock() = None;
+                state.journal.health.ended();
                 closed.send_replace(true);
             });
         }
         Box::pin(async {
             let mut closed = self.closed.subscribe();
-            // The sender is `self`: it can't be gone.
+            // The sender is `self`, so it is there.
             let _closed = closed.wait_for(|closed| *closed).await;
         })
     }
 }
 
 impl Drop for Queues {
-    /// Without closing: as if the process died now.
+    /// Without [`Transport::close`]: leaves the folder as a crash would.
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
         }
-        // First of all, so that what is in hand stays noted.
-        self.core.hand.end();
-        drop(self.core.desk.end());
-        Self::end(&self.core);
-        *self.core.lock.lock() = None;
+        // First: messages in flight stay recorded.
+        self.state.in_flight_log.detach();
+        drop(self.state.journal.abort());
+        self.state.engine.close();
+        *self.state.lock.lock() = None;
     }
 }

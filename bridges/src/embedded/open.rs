@@ -1,48 +1,50 @@
-//! Opening a folder of queues: one process at a time, and what the last one had in hand is
-//! known before anything is handed out.
+//! Opening a folder of queues, and recovery after a crash.
+//!
+//! One process at a time has the folder (`lock`). Before anything is handed out, one
+//! transaction counts the messages of the in-flight log and starts a new generation. So each
+//! crash counts once, also if the process dies during recovery.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use brickwork::Lock;
-use brickwork::MessageId;
 use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
 use brickwork::sqlite::{Database, SqliteError, Transaction, WriterPool};
 use brickwork::supervision::quarantine::{CrashRecord, DeliveryMode};
-use brickwork::transport::{Backpressure, Replies};
-use parking_lot::{Mutex, RwLock};
-use tokio::runtime::Handle;
+use brickwork::transport::Backpressure;
+use brickwork::transport::engine::{Engine, JournalEvents};
+use brickwork::{Lock, MessageId};
+use parking_lot::Mutex;
 
-use super::catalog::read_books;
+use super::catalog::QueueIndex;
 use super::delays::Delays;
 use super::disk_space::{RESERVE_BYTES, ReserveFile};
+use super::engine_journal::EngineJournal;
+use super::exclusive_trial::ExclusiveMode;
 use super::health::Health;
 use super::in_flight_log::{self, InFlightLog};
-use super::routing::RoutingTable;
+use super::journal::Journal;
 use super::schema::{self, Id};
-use super::state::{QueueIndex, TransportState};
+use super::state::TransportState;
 use super::statements::{Statements, is_damage};
 use super::suspects::SuspectQueue;
 use super::write_op::CommitGroup;
-use super::write_queue::WriteQueue;
 
-/// A process that has just ended may need a moment to be gone.
-pub(super) const GONE_WAIT: Duration = Duration::from_secs(2);
+/// How long to wait for the lock of a process that has just ended.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The file of the queues in a folder.
+/// Returns the path of the database in a folder.
 pub(super) fn file(folder: &Path) -> PathBuf {
     folder.join("queues.sqlite")
 }
 
-/// The lock of a folder.
+/// Returns the path of the lock file in a folder.
 pub(super) fn lock_file(folder: &Path) -> PathBuf {
     folder.join("lock")
 }
 
-pub(super) fn taken(folder: &Path, owner: &str) -> String {
+fn in_use(folder: &Path, owner: &str) -> String {
     format!(
         "{owner} uses the queues in {}: one process at a time can; stop it, or give this app a \
          folder of its own",
@@ -50,7 +52,7 @@ pub(super) fn taken(folder: &Path, owner: &str) -> String {
     )
 }
 
-/// Why a folder can't be used.
+/// Reason why a folder cannot be used.
 #[derive(Debug)]
 pub(super) struct OpenError(pub(super) String);
 
@@ -66,82 +68,86 @@ impl From<std::io::Error> for OpenError {
     }
 }
 
-/// What is there when a process begins.
+/// Contents of the file when a process starts.
 struct Recovered {
-    books: QueueIndex,
+    index: QueueIndex,
     suspects: VecDeque<Id>,
+    /// Due time of the first delayed message.
     due_ms: Option<u64>,
     generation: i64,
 }
 
-/// Locks a folder and opens what is in it.
+/// Locks a folder, and opens the queues in it.
 ///
 /// # Errors
-/// It is used by another process, or can't be used.
+/// Another process uses the folder, or it cannot be used.
 pub(super) async fn open(
     folder: PathBuf,
     pressure: Arc<Backpressure>,
-) -> Result<Arc<TransportState>, OpenError> {
+) -> Result<(Arc<TransportState>, SuspectQueue), OpenError> {
     let lock = lock(&folder).await?;
     let writers = WriterPool::new(1);
-    let (path, reserve) = (file(&folder), ReserveFile::of(&folder));
+    let (path, reserve) = (file(&folder), ReserveFile::new(&folder));
     let (database, reserve) = open_file(path, reserve, writers).await?;
     let found = match recover(&database, &folder).await {
-        // It may be room that is missing: what was kept for that is used.
-        Err(_) if reserve.helps() => {
-            reserve.give_up();
+        // The disk may be full.
+        Err(_) if reserve.is_available() => {
+            reserve.release();
             recover(&database, &folder).await?
         }
         recovered => recovered?,
     };
-    let begun = match InFlightLog::begin(&folder, found.generation) {
-        Err(_) if reserve.helps() => {
-            reserve.give_up();
-            InFlightLog::begin(&folder, found.generation)
+    let log = match InFlightLog::create(&folder, found.generation) {
+        Err(_) if reserve.is_available() => {
+            reserve.release();
+            InFlightLog::create(&folder, found.generation)
         }
-        begun => begun,
+        created => created,
     };
-    let hand = begun.map_err(|error| {
+    let log = log.map_err(|error| {
         let file = in_flight_log::path(&folder, found.generation);
         OpenError(format!("can't write {}: {error}", file.display()))
     })?;
-    in_flight_log::tidy(&folder, found.generation);
+    in_flight_log::remove_stale(&folder, found.generation);
     let delays = Delays::default();
     if let Some(due_ms) = found.due_ms {
         delays.add(due_ms);
     }
-    // What a former process asked is nobody's any more.
-    let address = format!("embedded-{}", MessageId::new());
-    let core = Arc::new(TransportState {
-        wires: RwLock::new(RoutingTable::default()),
-        desk: WriteQueue::new(database),
-        hand,
-        ward: SuspectQueue::new(found.suspects),
-        delays,
-        replies: Arc::new(Replies::new(address)),
-        health: Health::new(&pressure),
-        pressure,
-        books: Mutex::new(found.books),
-        unreadable: Mutex::new(HashMap::new()),
-        reserve,
-        waiting_bytes: AtomicUsize::new(0),
-        waiting_soon: AtomicUsize::new(0),
-        runtime: Handle::current(),
-        lock: Mutex::new(Some(lock)),
+    let health = Health::new(&pressure);
+    let journal = Arc::new(Journal::new(database, found.index, reserve, health, delays));
+    let in_flight_log = Arc::new(log);
+    let exclusive = Arc::new(ExclusiveMode::new(in_flight_log.clone()));
+    let engine_journal = Arc::new(EngineJournal {
+        journal: journal.clone(),
+        in_flight_log: in_flight_log.clone(),
+        exclusive: exclusive.clone(),
     });
-    let reserving = core.clone();
+    // New for each process: no asker of a former process waits any more.
+    let address = format!("embedded-{}", MessageId::new());
+    let engine = Arc::new(Engine::new(pressure, address, Some(engine_journal)));
+    let events: Weak<Engine> = Arc::downgrade(&engine);
+    journal.connect(events as Weak<dyn JournalEvents>);
+    let reserving = journal.clone();
     let reserving = tokio::task::spawn_blocking(move || reserving.reserve.make(RESERVE_BYTES));
     if let Ok(Err(error)) = reserving.await {
-        // What is there can be worked off.
-        core.is_down(CommitGroup::default(), &error);
+        // Messages in the queues can be handled all the same.
+        journal.start_outage(CommitGroup::default(), &error);
     }
-    Ok(core)
+    let state = Arc::new(TransportState {
+        engine,
+        journal,
+        in_flight_log,
+        exclusive,
+        lock: Mutex::new(Some(lock)),
+    });
+    let suspects = SuspectQueue::new(state.clone(), found.suspects);
+    Ok((state, suspects))
 }
 
-/// Opens the file, with the help of the reserve if there is no room.
+/// Opens the database. Releases the reserve if the disk is full.
 ///
 /// # Errors
-/// It can't be used.
+/// The database cannot be used.
 pub(super) async fn open_file(
     path: PathBuf,
     reserve: ReserveFile,
@@ -150,10 +156,11 @@ pub(super) async fn open_file(
     let opening = move || {
         let open = || Database::open(&path, &schema::schema(), schema::options(), &writers);
         let opened = match open() {
-            // What is there needs it, should there be no room for anything else; SQLite
-            // doesn't say so where the index of its log finds none.
-            Err(SqliteError::Full { .. } | SqliteError::Unusable { .. }) if reserve.helps() => {
-                reserve.give_up();
+            // SQLite calls the file unusable if the index of its log finds no space.
+            Err(SqliteError::Full { .. } | SqliteError::Unusable { .. })
+                if reserve.is_available() =>
+            {
+                reserve.release();
                 open()
             }
             opened => opened,
@@ -161,13 +168,13 @@ pub(super) async fn open_file(
         opened.map(|database| (database, reserve))
     };
     let opening = tokio::task::spawn_blocking(opening).await;
-    Ok(opening.map_err(|_| OpenError("there is no thread to open it".into()))??)
+    Ok(opening.map_err(|_| OpenError("no thread is available to open the file".into()))??)
 }
 
-/// Locks a folder, and makes it if there is none.
+/// Locks a folder. Makes the folder if it is missing.
 ///
 /// # Errors
-/// It is used by another process, or can't be used.
+/// Another process uses the folder, or it cannot be used.
 pub(super) async fn lock(folder: &Path) -> Result<Lock, OpenError> {
     std::fs::create_dir_all(folder).map_err(|error| {
         OpenError(format!(
@@ -176,26 +183,27 @@ pub(super) async fn lock(folder: &Path) -> Result<Lock, OpenError> {
         ))
     })?;
     let path = lock_file(folder);
-    Ok(Lock::wait(&path, GONE_WAIT, |owner| taken(folder, owner)).await?)
+    Ok(Lock::wait(&path, LOCK_WAIT, |owner| in_use(folder, owner)).await?)
 }
 
-/// Counts what the last process had in hand, once, and reads how much there is.
+/// Counts the crash of the last process, if it crashed, and reads the contents of the file.
 async fn recover(database: &Database, folder: &Path) -> Result<Recovered, OpenError> {
     let located = |error: SqliteError| OpenError::from(error.of(database.path()));
     let generation = database
-        .read("which start it is", generation)
+        .read("the generation", generation)
         .await
         .map_err(located)?;
-    let mut noted = in_flight_log::read(folder, generation)?;
+    let mut in_flight = in_flight_log::read(folder, generation)?;
     loop {
-        let last = noted.clone();
-        let work = move |tx: &Transaction<'_>| begin(tx, generation + 1, &last);
+        let counted = in_flight.clone();
+        let work = move |tx: &Transaction<'_>| start_generation(tx, generation + 1, &counted);
         match database.write("the queues", work).await {
-            // What lies on a damaged page isn't handed out either. The rest is counted.
-            Err(error) if is_damage(&error) && !noted.is_empty() => {
-                for (id, way) in std::mem::take(&mut noted) {
-                    let work = move |tx: &Transaction<'_>| note(tx, id, way);
-                    match database.write("what was in hand", work).await {
+            // Counts the readable messages. A message on a damaged page is not handed out, so
+            // its count does not matter.
+            Err(error) if is_damage(&error) && !in_flight.is_empty() => {
+                for (id, mode) in std::mem::take(&mut in_flight) {
+                    let work = move |tx: &Transaction<'_>| count_crash(tx, id, mode);
+                    match database.write("the in-flight log", work).await {
                         Err(error) if is_damage(&error) => {}
                         outcome => outcome.map_err(located)?,
                     }
@@ -206,35 +214,36 @@ async fn recover(database: &Database, folder: &Path) -> Result<Recovered, OpenEr
     }
 }
 
-/// How often the file was opened by one that writes.
+/// Reads how often the file was opened for writing.
 fn generation(connection: &Connection) -> Result<i64, SqliteError> {
     Ok(connection.query_row("SELECT generation FROM app", [], |row| row.get(0))?)
 }
 
-fn begin(
+fn start_generation(
     connection: &Connection,
     generation: i64,
-    noted: &[(Id, DeliveryMode)],
+    in_flight: &[(Id, DeliveryMode)],
 ) -> Result<Recovered, SqliteError> {
-    for (id, way) in noted {
-        note(connection, *id, *way)?;
+    for (id, mode) in in_flight {
+        count_crash(connection, *id, *mode)?;
     }
     connection.execute("UPDATE app SET generation = ?1", [generation])?;
     let mut suspects = connection.prepare("SELECT id FROM suspect ORDER BY id")?;
     let suspects = suspects
-        .query_map([], |row| row.get(0).map(Id::of_row))
+        .query_map([], |row| row.get(0).map(Id::from_row))
         .and_then(Iterator::collect)?;
     Ok(Recovered {
-        books: read_books(connection)?,
+        index: QueueIndex::load(connection)?,
         suspects,
         due_ms: Statements(connection).next_due_ms(0)?,
         generation,
     })
 }
 
-/// A message was in hand when its process died.
-fn note(connection: &Connection, id: Id, way: DeliveryMode) -> Result<(), SqliteError> {
-    let select = match way {
+/// Counts a crash with a message in flight, and moves the message to the suspects if the
+/// rules of the quarantine say so.
+fn count_crash(connection: &Connection, id: Id, mode: DeliveryMode) -> Result<(), SqliteError> {
+    let select = match mode {
         DeliveryMode::Normal => "SELECT attempt, held, 0 FROM message WHERE id = ?1",
         DeliveryMode::Concurrent | DeliveryMode::WithDependents | DeliveryMode::Exclusive => {
             "SELECT attempt, held, crashes FROM suspect WHERE id = ?1"
@@ -250,8 +259,8 @@ fn note(connection: &Connection, id: Id, way: DeliveryMode) -> Result<(), Sqlite
             })
         })
         .optional()?;
-    let Some(record) = record.map(|record| record.after(way)) else {
-        // It was done with.
+    let Some(record) = record.map(|record| record.after(mode)) else {
+        // The message was acked.
         return Ok(());
     };
     let CrashRecord {
@@ -259,7 +268,7 @@ fn note(connection: &Connection, id: Id, way: DeliveryMode) -> Result<(), Sqlite
         crashes,
         attempt,
     } = record;
-    if way != DeliveryMode::Normal {
+    if mode != DeliveryMode::Normal {
         let mut update = connection.prepare_cached(
             "UPDATE suspect SET held = ?2, crashes = ?3, attempt = ?4 WHERE id = ?1",
         )?;

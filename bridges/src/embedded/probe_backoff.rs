@@ -1,68 +1,71 @@
-//! When it is tried again whether anything more can be taken over.
+//! Back-off between probes of a full disk.
 //!
-//! A disk that hovers at full has room for a moment, again and again: whoever goes on at
-//! each of them does little else than stop. So what doesn't last is tried less often.
+//! A disk that is almost full has space for a moment, again and again. So an outage that
+//! follows soon after the last one is probed less often.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// While nothing can be written it is tried again this often,
-pub(super) const TRY_EVERY: Duration = Duration::from_millis(500);
-/// and at least this often, however short it lasted before.
-const TRY_EVERY_MAX: Duration = Duration::from_secs(4);
-/// What has lasted so long was no moment.
-const LASTING: Duration = Duration::from_secs(10);
+/// Shortest interval between probes.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest interval between probes.
+const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(4);
+/// An up-time this long resets the back-off.
+const RESET_AFTER: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Interval between probes, and the times of the last ones.
 #[derive(Debug)]
 pub(super) struct ProbeBackoff {
-    every: Duration,
-    last: Option<Instant>,
-    up: Option<Instant>,
+    interval: Duration,
+    last_probe: Option<Instant>,
+    up_since: Option<Instant>,
 }
 
 impl Default for ProbeBackoff {
     fn default() -> Self {
         Self {
-            every: TRY_EVERY,
-            last: None,
-            up: None,
+            interval: PROBE_INTERVAL,
+            last_probe: None,
+            up_since: None,
         }
     }
 }
 
 impl ProbeBackoff {
-    /// Nothing more can be taken over, from now on.
+    /// Records the beginning of an outage.
     pub(super) fn down(&mut self, now: Instant) {
-        let lasted = self.up.map(|up| now.duration_since(up));
-        self.every = match lasted {
-            Some(lasted) if lasted < LASTING => (self.every * 2).min(TRY_EVERY_MAX),
-            _ => TRY_EVERY,
+        let lasted = self.up_since.map(|up| now.duration_since(up));
+        self.interval = match lasted {
+            Some(lasted) if lasted < RESET_AFTER => (self.interval * 2).min(PROBE_INTERVAL_MAX),
+            _ => PROBE_INTERVAL,
         };
-        self.last = Some(now);
+        self.last_probe = Some(now);
     }
 
-    /// It can, from now on.
+    /// Records the end of an outage.
     pub(super) fn up(&mut self, now: Instant) {
-        self.up = Some(now);
+        self.up_since = Some(now);
     }
 
-    /// How long until the next try.
-    pub(super) fn wait(&self, now: Instant) -> Duration {
-        let since = self.last.map(|last| now.duration_since(last));
-        self.every.saturating_sub(since.unwrap_or_default())
+    /// Records a probe.
+    pub(super) fn probed(&mut self, now: Instant) {
+        self.last_probe = Some(now);
     }
 
-    /// How long until the next look at how much room there is, while there is some.
-    pub(super) fn look(&self, now: Instant) -> Duration {
-        let since = self.last.map(|last| now.duration_since(last));
-        TRY_EVERY.saturating_sub(since.unwrap_or_default())
+    /// Returns the time until the next probe during an outage.
+    pub(super) fn until_probe(&self, now: Instant) -> Duration {
+        self.interval.saturating_sub(self.since_probe(now))
     }
 
-    /// It is tried, now.
-    pub(super) fn again(&mut self, now: Instant) {
-        self.last = Some(now);
+    /// Returns the time until the next probe while space is low.
+    pub(super) fn until_check(&self, now: Instant) -> Duration {
+        PROBE_INTERVAL.saturating_sub(self.since_probe(now))
+    }
+
+    fn since_probe(&self, now: Instant) -> Duration {
+        let since = self.last_probe.map(|last| now.duration_since(last));
+        since.unwrap_or_default()
     }
 }
 
@@ -70,34 +73,34 @@ impl ProbeBackoff {
 mod tests {
     use super::*;
 
-    /// How long outages wait between tries, each of which begins so many milliseconds after
-    /// the end of the one before.
-    fn waits(between: &[u64]) -> Vec<u64> {
+    /// Returns the probe interval of each outage, in milliseconds. An outage begins
+    /// `up_times` milliseconds after the end of the last one.
+    fn intervals(up_times: &[u64]) -> Vec<u64> {
         let mut now = Instant::now();
-        let mut tries = ProbeBackoff::default();
-        let mut waits = Vec::new();
-        for between in between {
-            now += Duration::from_millis(*between);
-            tries.down(now);
-            let wait = tries.wait(now);
-            waits.push(wait.as_millis() as u64);
-            now += wait;
-            assert!(tries.wait(now).is_zero());
-            tries.again(now);
-            assert_eq!(tries.wait(now), wait, "as long as before");
-            tries.up(now);
+        let mut backoff = ProbeBackoff::default();
+        let mut intervals = Vec::new();
+        for up_time in up_times {
+            now += Duration::from_millis(*up_time);
+            backoff.down(now);
+            let interval = backoff.until_probe(now);
+            intervals.push(interval.as_millis() as u64);
+            now += interval;
+            assert!(backoff.until_probe(now).is_zero());
+            backoff.probed(now);
+            assert_eq!(backoff.until_probe(now), interval, "the same interval");
+            backoff.up(now);
         }
-        waits
+        intervals
     }
 
     #[test]
-    fn what_does_not_last_is_tried_less_often_up_to_a_limit() {
+    fn short_up_times_double_the_interval_up_to_a_limit() {
         let short = [0, 100, 100, 100, 100, 100, 100];
-        assert_eq!(waits(&short), [500, 1000, 2000, 4000, 4000, 4000, 4000]);
+        assert_eq!(intervals(&short), [500, 1000, 2000, 4000, 4000, 4000, 4000]);
     }
 
     #[test]
-    fn after_what_has_lasted_it_is_tried_soon() {
-        assert_eq!(waits(&[20_000, 100, 20_000]), [500, 1000, 500]);
+    fn a_long_up_time_resets_the_interval() {
+        assert_eq!(intervals(&[20_000, 100, 20_000]), [500, 1000, 500]);
     }
 }

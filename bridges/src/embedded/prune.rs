@@ -1,9 +1,9 @@
-//! What earlier manifests of an app left in its folder: found, and pruned.
+//! Finds and removes queues that earlier manifests of an app left in its folder.
 //!
-//! The file knows every queue that was ever declared. Pruning is for one who has the folder
-//! alone: nothing comes meanwhile. A queue goes in steps, each in a commit of its own with
-//! what the file says of how much is left, the queue itself with the last one: whoever is
-//! killed in the middle, or has no more room, begins again.
+//! The file has every queue that was ever declared. The process that prunes has the folder
+//! alone, so no message arrives meanwhile. It removes a queue in steps. Each step is a commit
+//! that updates the counts of the queue; the last one removes the queue itself. After a crash,
+//! or when the disk is full, pruning starts again.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -15,18 +15,16 @@ use brickwork::transport::{
 };
 use brickwork::{Lock, QueueId};
 
-use super::catalog::{self, needed, read_books};
-use super::disk_space::{ReserveFile, give_back_more};
-use super::inspection::in_words;
-use super::open::{GONE_WAIT, OpenError, file, lock_file, open_file};
+use super::catalog::{self, QueueIndex, QueueStats, required_queues};
+use super::disk_space::{ReserveFile, size_text, vacuum_step};
+use super::open::{LOCK_WAIT, OpenError, file, lock_file, open_file};
 use super::read_only::{ReadOnlyFolder, user};
-use super::schema::{Id, PLACE_BITS};
-use super::state::QueueStats;
+use super::schema::{Id, SEQUENCE_BITS};
 
-/// So many messages go with one commit.
+/// Maximum messages per commit.
 const STEP_ROWS: u32 = 1_000;
 
-/// How much a queue holds.
+/// Contents of a queue, in messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueueContents {
     ready: u64,
@@ -35,125 +33,125 @@ pub(super) struct QueueContents {
 }
 
 impl QueueContents {
+    /// Counts the contents of a queue.
+    ///
     /// # Errors
-    /// It can't be read.
-    pub(super) fn of(
+    /// The file cannot be read.
+    pub(super) fn count(
         connection: &Connection,
         number: u32,
-        page: &QueueStats,
+        stats: &QueueStats,
     ) -> Result<Self, SqliteError> {
         let count = "SELECT count(*) FROM suspect WHERE id BETWEEN ?1 AND ?2";
-        let (first, last) = span(number);
+        let (first, last) = rows_of(number);
         Ok(Self {
-            ready: page.messages,
-            delayed: page.delayed,
+            ready: stats.messages,
+            delayed: stats.delayed,
             suspects: connection.query_row(count, (first, last), |row| row.get(0))?,
         })
     }
 
-    fn all(&self) -> u64 {
+    fn total(&self) -> u64 {
         self.ready + self.delayed + self.suspects
     }
 
-    /// `None` if that is nothing.
-    pub(super) fn in_words(&self) -> Option<String> {
+    /// Returns the contents as text, or `None` if the queue is empty.
+    pub(super) fn text(&self) -> Option<String> {
         let parts = [
             (self.ready, "ready"),
-            (self.delayed, "waiting for their time"),
+            (self.delayed, "delayed"),
             (self.suspects, "suspects"),
         ];
         let parts = parts.into_iter().filter(|(count, _)| *count > 0);
         let words: Vec<_> = parts
-            .map(|(count, what)| format!("{count} {what}"))
+            .map(|(count, name)| format!("{count} {name}"))
             .collect();
         (!words.is_empty()).then(|| words.join(", "))
     }
 }
 
-/// A queue that the manifest doesn't name, and its number in the file.
-struct JudgedQueue {
+/// A queue that the manifest does not have.
+struct ClassifiedQueue {
     number: u32,
     queue: StaleQueue,
-    fate: PruneAction,
+    action: PruneAction,
 }
 
-/// What is left over; changes nothing.
+/// Finds stale queues, and changes nothing.
 ///
 /// # Errors
-/// It can't be read.
+/// The file cannot be read.
 pub(super) fn find(
     connection: &Connection,
     topology: &Topology,
     with_messages: bool,
 ) -> Result<Vec<StaleResource>, SqliteError> {
-    let left = judged(connection, topology, with_messages)?;
-    Ok(left.into_iter().map(told).collect())
+    let stale = classify(connection, topology, with_messages)?;
+    Ok(stale.into_iter().map(into_resource).collect())
 }
 
-fn judged(
+fn classify(
     connection: &Connection,
     topology: &Topology,
     with_messages: bool,
-) -> Result<Vec<JudgedQueue>, SqliteError> {
-    let books = read_books(connection)?;
-    let needed: HashSet<QueueId> = needed(topology).collect();
-    let mut left = Vec::new();
-    for (id, number) in books.numbers {
-        if needed.contains(&id) {
+) -> Result<Vec<ClassifiedQueue>, SqliteError> {
+    let QueueIndex { numbers, stats } = QueueIndex::load(connection)?;
+    let required: HashSet<QueueId> = required_queues(topology).collect();
+    let mut stale = Vec::new();
+    for (id, number) in numbers {
+        if required.contains(&id) {
             continue;
         }
-        let page = books.pages.get(&number).copied().unwrap_or_default();
-        left.push((
-            number,
-            StaleQueue {
-                id,
-                messages: QueueContents::of(connection, number, &page)?.all(),
-                // Who would consume has the folder alone.
-                consumers: 0,
-            },
-        ));
+        let stats = stats.get(&number).copied().unwrap_or_default();
+        let queue = StaleQueue {
+            id,
+            messages: QueueContents::count(connection, number, &stats)?.total(),
+            // No other process has the folder.
+            consumers: 0,
+        };
+        stale.push((number, queue));
     }
-    left.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
-    let queues: Vec<_> = left.iter().map(|(_, queue)| queue.clone()).collect();
-    let fates = judge(&queues, with_messages);
-    let left = left.into_iter().zip(fates);
-    let left = left.map(|((number, queue), fate)| JudgedQueue {
+    stale.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+    let queues: Vec<_> = stale.iter().map(|(_, queue)| queue.clone()).collect();
+    let actions = judge(&queues, with_messages);
+    let classified = stale.into_iter().zip(actions);
+    let classified = classified.map(|((number, queue), action)| ClassifiedQueue {
         number,
         queue,
-        fate,
+        action,
     });
-    Ok(left.collect())
+    Ok(classified.collect())
 }
 
-fn told(left: JudgedQueue) -> StaleResource {
+fn into_resource(stale: ClassifiedQueue) -> StaleResource {
     StaleResource {
-        what: format!("queue {}", left.queue.id),
-        messages: Some(left.queue.messages),
+        what: format!("queue {}", stale.queue.id),
+        messages: Some(stale.queue.messages),
         consumers: None,
-        fate: left.fate,
+        fate: stale.action,
     }
 }
 
 /// Prunes a folder.
 ///
 /// # Errors
-/// Another process uses it, it is another app's, or can't be read or written.
+/// Another process uses the folder, it has the queues of another app, or the file cannot be
+/// read or written.
 pub(super) async fn prune(
     folder: PathBuf,
     topology: Topology,
     how: Prune,
 ) -> Result<Pruned, OpenError> {
-    let looking = (folder.clone(), topology.clone());
-    let looking = move || look(&looking.0, &looking.1, how.with_messages);
-    let seen = tokio::task::spawn_blocking(looking).await;
-    let seen = seen.map_err(|_| OpenError("there is no thread to look".into()))??;
-    let PruneScan { pruned, user } = seen;
+    let scanned = (folder.clone(), topology.clone());
+    let scanning = move || scan(&scanned.0, &scanned.1, how.with_messages);
+    let scanned = tokio::task::spawn_blocking(scanning).await;
+    let scanned = scanned.map_err(|_| OpenError("no thread is available to read it".into()))??;
+    let PruneScan { pruned, user } = scanned;
     if !how.remove || pruned.leftovers.is_empty() {
         return Ok(pruned);
     }
-    // A process that has just ended may need a moment to be gone.
     let lock = lock_file(&folder);
-    let lock = Lock::wait(&lock, GONE_WAIT, |owner| {
+    let lock = Lock::wait(&lock, LOCK_WAIT, |owner| {
         let user = user.as_deref().unwrap_or(owner);
         format!(
             "{user} uses the queues in {}: stop it (brickwork stop), then prune",
@@ -161,33 +159,33 @@ pub(super) async fn prune(
         )
     });
     let _lock = lock.await?;
-    sweep(&folder, topology, how.with_messages).await
+    remove_all(&folder, topology, how.with_messages).await
 }
 
-/// What is seen before anything is changed.
+/// State of a folder before anything is removed.
 struct PruneScan {
     pruned: Pruned,
-    /// Who uses the folder, in words.
+    /// The process that uses the folder, as text.
     user: Option<String>,
 }
 
-fn look(folder: &Path, topology: &Topology, with_messages: bool) -> Result<PruneScan, OpenError> {
-    let sight = ReadOnlyFolder::of(folder)?;
-    let owner = sight.owner()?;
+fn scan(folder: &Path, topology: &Topology, with_messages: bool) -> Result<PruneScan, OpenError> {
+    let view = ReadOnlyFolder::open(folder)?;
+    let owner = view.owner()?;
     if let Some(owner) = &owner {
-        own(folder, owner, topology)?;
+        check_owner(folder, owner, topology)?;
     }
-    let found = sight.read(|connection| find(connection, topology, with_messages))?;
+    let found = view.read(|connection| find(connection, topology, with_messages))?;
     let mut notes = Vec::new();
     if found.is_none() {
-        let why = match sight.is_up_to_date {
+        let why = match view.is_up_to_date {
             true => "there are no queues yet",
             false => "its tables are those of an earlier version: start the app first",
         };
         notes.push(format!("{}: {why}", folder.display()));
     }
-    let holder = sight.holder.as_deref();
-    let user = holder.map(|holder| user(holder, owner.as_deref()));
+    let process = view.owner_process.as_deref();
+    let user = process.map(|process| user(process, owner.as_deref()));
     if let Some(user) = &user {
         notes.push(format!(
             "{user} uses the queues, and perhaps these: it must be stopped before they are removed"
@@ -198,52 +196,55 @@ fn look(folder: &Path, topology: &Topology, with_messages: bool) -> Result<Prune
     Ok(PruneScan { pruned, user })
 }
 
+/// Checks that the queues belong to the app of the topology.
+///
 /// # Errors
-/// The queues are another app's.
-fn own(folder: &Path, owner: &str, topology: &Topology) -> Result<(), OpenError> {
+/// They belong to another app.
+fn check_owner(folder: &Path, owner: &str, topology: &Topology) -> Result<(), OpenError> {
     if *owner == *topology.app {
         return Ok(());
     }
     Err(OpenError(format!(
-        "the queues in {} are those of the app {owner}, and nothing of it is removed for {}",
+        "the queues in {} belong to the app {owner}, so none is removed for {}",
         folder.display(),
         topology.app
     )))
 }
 
-/// Removes what can be; where messages may end goes last.
-async fn sweep(
+/// Removes the removable queues: dead-letter queues last, since messages may still go there.
+async fn remove_all(
     folder: &Path,
     topology: Topology,
     with_messages: bool,
 ) -> Result<Pruned, OpenError> {
     let path = file(folder);
     let before = bytes(&path);
-    let opening = open_file(path.clone(), ReserveFile::of(folder), WriterPool::new(1));
+    let opening = open_file(path.clone(), ReserveFile::new(folder), WriterPool::new(1));
     let (database, reserve) = opening.await?;
-    let judging = {
+    let classifying = {
         let folder = folder.to_owned();
         move |tx: &Transaction<'_>| {
-            // It may have changed since.
+            // It may have changed since the scan.
             if let Some(owner) = catalog::owner(tx)? {
-                own(&folder, &owner, &topology)?;
+                check_owner(&folder, &owner, &topology)?;
             }
-            Ok::<_, OpenError>(judged(tx, &topology, with_messages)?)
+            Ok::<_, OpenError>(classify(tx, &topology, with_messages)?)
         }
     };
-    let mut left = database.write("prune", judging).await?;
+    let mut stale = database.write("prune", classifying).await?;
     for auxiliary in [false, true] {
-        for at in 0..left.len() {
-            let (number, id) = (left[at].number, left[at].queue.id.clone());
-            if id.is_auxiliary() != auxiliary || left[at].fate != PruneAction::Removable {
+        for at in 0..stale.len() {
+            let (number, id) = (stale[at].number, stale[at].queue.id.clone());
+            if id.is_auxiliary() != auxiliary || stale[at].action != PruneAction::Removable {
                 continue;
             }
-            let failed = |other: &&JudgedQueue| {
-                other.queue.id.service == id.service && matches!(other.fate, PruneAction::Failed(_))
+            let failed = |other: &&ClassifiedQueue| {
+                other.queue.id.service == id.service
+                    && matches!(other.action, PruneAction::Failed(_))
             };
-            left[at].fate = match left.iter().find(failed) {
+            stale[at].action = match stale.iter().find(failed) {
                 Some(stays) => {
-                    PruneAction::Kept(format!("what {} holds may end there", stays.queue.id))
+                    PruneAction::Kept(format!("messages of {} may end there", stays.queue.id))
                 }
                 None => match remove(&database, number, &reserve).await {
                     Ok(()) => PruneAction::Removed,
@@ -254,24 +255,24 @@ async fn sweep(
     }
     let mut notes = Vec::new();
     if let Err(error) = shrink(&database).await {
-        notes.push(format!("the space isn't given back: {error}"));
+        notes.push(format!("free space is not returned to the disk: {error}"));
     }
     database.close().await;
     let after = bytes(&path);
     if after < before {
-        let (before, after) = (in_words(before), in_words(after));
+        let (before, after) = (size_text(before), size_text(after));
         notes.push(format!(
             "{} had {before}, and has {after} now",
             path.display()
         ));
     }
-    let leftovers = left.into_iter().map(told).collect();
+    let leftovers = stale.into_iter().map(into_resource).collect();
     Ok(Pruned { notes, leftovers })
 }
 
-/// Gives back what is free.
+/// Returns free space to the disk.
 async fn shrink(database: &Database) -> Result<(), SqliteError> {
-    let step = |tx: &Transaction<'_>| give_back_more(tx);
+    let step = |tx: &Transaction<'_>| vacuum_step(tx);
     while database.write("prune", step).await? {}
     Ok(())
 }
@@ -280,31 +281,31 @@ fn bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
-/// Removes a queue with what it holds.
+/// Removes a queue with its messages.
 async fn remove(
     database: &Database,
     number: u32,
     reserve: &ReserveFile,
 ) -> Result<(), SqliteError> {
-    let mut helped = false;
+    let mut released = false;
     loop {
         let step = move |tx: &Transaction<'_>| step(tx, number);
         match database.write("prune", step).await {
             Ok(true) => {}
             Ok(false) => return Ok(()),
-            Err(error) if error.is_full() && !helped => {
-                // That is what it is kept for. The app makes it again.
-                reserve.give_up();
-                helped = true;
+            Err(error) if error.is_full() && !released => {
+                // The app makes the reserve again.
+                reserve.release();
+                released = true;
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Removes a part of a queue, or what is left of it. Whether there is more.
+/// Removes a part of a queue, or the rest of it. Returns whether there is more.
 fn step(connection: &Connection, number: u32) -> Result<bool, SqliteError> {
-    let (first, last) = span(number);
+    let (first, last) = rows_of(number);
     let range = (first, last, STEP_ROWS);
     let (messages, _) = delete(
         connection,
@@ -342,7 +343,7 @@ fn step(connection: &Connection, number: u32) -> Result<bool, SqliteError> {
     Ok(false)
 }
 
-/// How many rows were deleted, and how many of them said yes.
+/// Deletes rows. Returns their number, and how many of them returned true.
 fn delete(
     connection: &Connection,
     sql: &str,
@@ -350,16 +351,16 @@ fn delete(
 ) -> Result<(u64, u64), SqliteError> {
     let mut delete = connection.prepare_cached(sql)?;
     let mut rows = delete.query(parameters)?;
-    let (mut all, mut yes) = (0, 0);
+    let (mut all, mut trues) = (0, 0);
     while let Some(row) = rows.next()? {
         all += 1;
-        yes += u64::from(row.get::<_, bool>(0)?);
+        trues += u64::from(row.get::<_, bool>(0)?);
     }
-    Ok((all, yes))
+    Ok((all, trues))
 }
 
-/// The first and the last row that a queue can have.
-fn span(number: u32) -> (i64, i64) {
-    let last = Id::new(number, (1 << PLACE_BITS) - 1);
+/// Returns the first and the last id that a queue can have.
+fn rows_of(number: u32) -> (i64, i64) {
+    let last = Id::new(number, (1 << SEQUENCE_BITS) - 1);
     (Id::new(number, 0).row(), last.row())
 }

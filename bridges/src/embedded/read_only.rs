@@ -1,6 +1,6 @@
-//! Looking at a folder of queues that this process doesn't use, and changing nothing in it.
+//! Read-only view of a folder that another process may use.
 //!
-//! Nobody begins to use it meanwhile, or somebody does all the time.
+//! If no process uses the folder, the view locks it: none can start meanwhile.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -13,75 +13,75 @@ use super::catalog;
 use super::open::{file, lock_file};
 use super::schema::schema;
 
-/// What is seen of a folder.
+/// See the module.
 pub(super) struct ReadOnlyFolder {
-    /// The process that uses it, such as `process 17`.
-    pub(super) holder: Option<String>,
-    /// `None` if there are no queues in it yet.
+    /// The process that uses the folder, such as `process 17`.
+    pub(super) owner_process: Option<String>,
+    /// `None` if the file does not exist yet.
     queues: Option<ReadOnlyDatabase>,
-    /// Whether the tables are those of now.
+    /// Whether the tables are those of this version.
     pub(super) is_up_to_date: bool,
-    /// Held to the last.
-    _nobody_else: Option<Lock>,
+    /// Held while the view exists.
+    _lock: Option<Lock>,
 }
 
 impl ReadOnlyFolder {
-    /// Looks. Blocks its thread for a moment.
+    /// Opens a folder. Blocks its thread for a moment.
     ///
     /// # Errors
-    /// What is there can't be read, or isn't queues of this version.
-    pub(super) fn of(folder: &Path) -> Result<Self, SqliteError> {
+    /// The file cannot be read, or is no file of queues.
+    pub(super) fn open(folder: &Path) -> Result<Self, SqliteError> {
         let lock = lock_file(folder);
-        let (holder, nobody_else) = match Lock::look(&lock, str::to_owned) {
-            Ok(nobody_else) => (None, nobody_else),
+        let (owner_process, our_lock) = match Lock::look(&lock, str::to_owned) {
+            Ok(our_lock) => (None, our_lock),
             Err(error) if error.kind() == ErrorKind::AddrInUse => (Some(error.to_string()), None),
             Err(error) => return Err(unusable(&lock, &error)),
         };
         let path = file(folder);
         let is_there = path.try_exists().map_err(|error| unusable(&path, &error))?;
-        let mut sight = Self {
-            holder,
+        let mut view = Self {
+            owner_process,
             queues: None,
             is_up_to_date: true,
-            _nobody_else: nobody_else,
+            _lock: our_lock,
         };
         if is_there {
-            let glimpse = ReadOnlyDatabase::open(&path, sight.holder.is_some())?;
-            sight.is_up_to_date = glimpse.is_up_to_date(&schema())?;
-            sight.queues = Some(glimpse);
+            let database = ReadOnlyDatabase::open(&path, view.owner_process.is_some())?;
+            view.is_up_to_date = database.is_up_to_date(&schema())?;
+            view.queues = Some(database);
         }
-        Ok(sight)
+        Ok(view)
     }
 
-    /// Reads what is there, as it was at one moment; `None` if there is nothing yet.
+    /// Calls `work` with one snapshot of the file. Returns `None` if there is no file yet, or
+    /// one of another version.
     ///
     /// # Errors
-    /// What the closure returns, or it can't be read.
+    /// The file cannot be read, or `work` failed.
     pub(super) fn read<R>(
         &self,
         work: impl FnOnce(&Connection) -> Result<R, SqliteError>,
     ) -> Result<Option<R>, SqliteError> {
         match &self.queues {
             Some(queues) if self.is_up_to_date => queues.read(work).map(Some),
-            // One of no tables at all has no queues either.
             _ => Ok(None),
         }
     }
 
-    /// The app whose queues are there.
+    /// Returns the app whose queues are in the folder.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The file cannot be read.
     pub(super) fn owner(&self) -> Result<Option<String>, SqliteError> {
         Ok(self.read(catalog::owner)?.flatten())
     }
 }
 
-/// Who uses a folder, in words.
-pub(super) fn user(holder: &str, owner: Option<&str>) -> String {
+/// Describes the process that uses a folder, and its app.
+pub(super) fn user(process: &str, owner: Option<&str>) -> String {
     match owner {
-        Some(app) => format!("{holder} (the app {app})"),
-        None => holder.to_owned(),
+        Some(app) => format!("{process} (the app {app})"),
+        None => process.to_owned(),
     }
 }
 

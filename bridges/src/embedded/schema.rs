@@ -1,28 +1,30 @@
-//! The tables, and how messages are numbered in them.
+//! Tables of the file, and ids of messages.
 //!
-//! A message in a queue has the queue's number in the high bits of its id and its place in
-//! the order of arrival in the low ones: a queue is appended to at its end and deleted from
-//! at its front, without an index beside the table. No place is used twice.
+//! The id of a message has the number of its queue in the high bits, and its sequence number
+//! in the low bits. So a queue is a range of ids: messages are appended at its end and deleted
+//! at its front, and the table needs no index. No sequence number is used twice.
 
-use brickwork::sqlite::{Migration, Options, Part, Schema};
 use std::time::Duration;
 
-/// So many bits of an id are the place.
-pub(super) const PLACE_BITS: u32 = 40;
-/// So many bits of an id are used at all: the rest is free for marks.
+use brickwork::sqlite::{Migration, Options, Part, Schema};
+use brickwork::transport::engine::EntryId;
+
+/// Bits of an id that hold the sequence number.
+pub(super) const SEQUENCE_BITS: u32 = 40;
+/// Bits of an id. The in-flight log uses the other bits of a word.
 pub(super) const ID_BITS: u32 = 60;
 
-/// The id of a message: where it is on the disk.
+/// Id of a stored message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Id(i64);
 
 impl Id {
-    pub(super) fn new(queue: u32, place: u64) -> Self {
-        debug_assert!(place < 1 << PLACE_BITS);
-        Self((i64::from(queue) << PLACE_BITS) | place as i64)
+    pub(super) fn new(queue: u32, sequence: u64) -> Self {
+        debug_assert!(sequence < 1 << SEQUENCE_BITS);
+        Self((i64::from(queue) << SEQUENCE_BITS) | sequence as i64)
     }
 
-    pub(super) fn of_row(row: i64) -> Self {
+    pub(super) fn from_row(row: i64) -> Self {
         Self(row)
     }
 
@@ -31,21 +33,32 @@ impl Id {
     }
 
     pub(super) fn queue(self) -> u32 {
-        (self.0 >> PLACE_BITS) as u32
+        (self.0 >> SEQUENCE_BITS) as u32
     }
 
-    pub(super) fn place(self) -> u64 {
-        self.0 as u64 & ((1 << PLACE_BITS) - 1)
+    pub(super) fn sequence(self) -> u64 {
+        self.0 as u64 & ((1 << SEQUENCE_BITS) - 1)
     }
 }
 
-/// Whose the file is; which app's is in the table `app`, once it is known.
+impl From<EntryId> for Id {
+    fn from(id: EntryId) -> Self {
+        Self::new(id.queue, id.sequence)
+    }
+}
+
+/// Owner of the file. The table `app` has the name of the app, once it has declared queues.
 const OWNER: &str = "queues of Brickwork";
 
-/// `queue` counts what is in each, so that nobody has to count millions of rows at a start:
-/// `messages` those in `message`, `delayed` those in `delayed`, of which `retrying` wait for
-/// another attempt. `held` is in how many hands a message was when its process died.
-/// `head` is the envelope as JSON, `sum` the CRC-32 of head and payload.
+/// The first tables.
+///
+/// - `queue` has the counts of each queue, so that a start does not count millions of rows:
+///   `messages` of the table `message`, `delayed` of the table `delayed`, and `retrying` for
+///   those of them that wait for another attempt. `next_place` is the next sequence number.
+/// - `held` is the number of crashes with the message in flight; `crashes` of a suspect are
+///   those that it is blamed for.
+/// - `head` is the envelope in JSON; `sum` is the CRC-32 of head and payload.
+/// - `damaged` lists unreadable rows.
 const TABLES: &str = "
     CREATE TABLE app (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -99,8 +112,8 @@ const TABLES: &str = "
     ) STRICT;
 ";
 
-/// The index says whose a row is: also of one that lies on a damaged page, so that nobody
-/// waits for it.
+/// The index has the queue of each delayed row. If the row lies on a damaged page, its queue
+/// must not count it.
 const INDEX_OF_OWNERS: &str = "
     DROP INDEX delayed_due;
     CREATE INDEX delayed_due ON delayed (due_ms, queue, retry);
@@ -119,16 +132,16 @@ pub(super) fn schema() -> Schema {
     }
 }
 
-/// After so many pages in the write-ahead log they are moved to the file. Most messages are
-/// deleted before that: then their pages are written once.
+/// Pages in the write-ahead log before a checkpoint moves them to the file. Most messages are
+/// deleted before that, so that their pages are written once.
 pub(super) const CHECKPOINT_PAGES: u32 = 1_000;
 
 pub(super) fn options() -> Options {
     Options {
-        // What one commit writes stays in memory until it does.
+        // Holds the pages of one commit.
         cache_kib: 8 * 1024,
         checkpoint_pages: CHECKPOINT_PAGES,
-        // One job is many publications; nobody else's statements run here.
+        // One job has the commands of many callers.
         job_max: Duration::from_secs(60),
         ..Options::default()
     }
@@ -139,12 +152,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_tells_queue_and_place_and_follows_the_order_of_arrival() {
-        let (queue, place) = ((1 << (ID_BITS - PLACE_BITS)) - 1, (1 << PLACE_BITS) - 1);
-        let last = Id::new(queue, place);
-        assert_eq!((last.queue(), last.place()), (queue, place));
+    fn ids_have_queue_and_sequence_and_follow_the_order_of_arrival() {
+        let queue = (1 << (ID_BITS - SEQUENCE_BITS)) - 1;
+        let sequence = (1 << SEQUENCE_BITS) - 1;
+        let last = Id::new(queue, sequence);
+        assert_eq!((last.queue(), last.sequence()), (queue, sequence));
         assert!(last.row() < 1 << ID_BITS);
         assert!(Id::new(1, 2) < Id::new(1, 3));
-        assert!(Id::new(1, place) < Id::new(2, 1));
+        assert!(Id::new(1, sequence) < Id::new(2, 1));
     }
 }

@@ -1,39 +1,57 @@
-//! Reading and writing rows.
+//! SQL statements on messages, and decoding of rows.
 //!
-//! Owns the statements on messages, and the rule that a row which isn't what was written is
-//! left where it is and not served: what is readable beside it is. Where SQLite's own pages
-//! are damaged its errors are passed on: see `salvage`.
+//! A row that differs from the one that was written stays in the file and is not served; the
+//! rows beside it are. If SQLite finds a damaged page, the statement fails: `recovery` reads
+//! around it.
 
 use brickwork::sqlite::SqliteError;
-use brickwork::sqlite::rusqlite::{Connection, ErrorCode, Row as SqliteRow};
+use brickwork::sqlite::rusqlite::{Connection, Error, ErrorCode, Row};
 use brickwork::supervision::quarantine::CrashRecord;
+use brickwork::transport::engine::{Entry, LoadRequest, Loaded, WINDOW_BYTES};
 use brickwork::{Clock, Message};
 use bytes::Bytes;
 
-use super::queue::{Entry, Loaded, WINDOW_BYTES};
-use super::record;
-use super::record::EncodedRecord;
+use super::record::{self, EncodedRecord};
 use super::schema::Id;
-use super::suspects::Suspect;
-
-type Sqlite<T> = Result<T, brickwork::sqlite::rusqlite::Error>;
 
 const INSERT: &str = "INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 const DELETE: &str = "DELETE FROM message WHERE id BETWEEN ?1 AND ?2";
 
-/// A row that can't be served.
+/// A row that cannot be served.
 #[derive(Debug)]
 pub(super) struct Corruption {
-    /// Its table and id.
+    /// Table and id.
     pub(super) place: String,
     pub(super) why: String,
 }
 
-/// Whether it is the file that is to blame.
+impl Corruption {
+    pub(super) fn of_message(id: Id, why: String) -> Self {
+        Self {
+            place: format!("message {}", id.row()),
+            why,
+        }
+    }
+
+    pub(super) fn of_delayed(row: i64, why: String) -> Self {
+        Self {
+            place: format!("delayed {row}"),
+            why,
+        }
+    }
+
+    pub(super) fn of_suspect(id: Id, why: String) -> Self {
+        Self {
+            place: format!("suspect {}", id.row()),
+            why,
+        }
+    }
+}
+
+/// Whether a damaged file or disk causes an error. A bad sector does when it is read.
 pub(super) fn is_damage(error: &SqliteError) -> bool {
     let code = match error {
         SqliteError::Sql { code, .. } => *code,
-        // A bad sector is one to read, too.
         SqliteError::Unusable { .. } => return true,
         other => return other.is_damage(),
     };
@@ -43,27 +61,34 @@ pub(super) fn is_damage(error: &SqliteError) -> bool {
     )
 }
 
-/// Where one that is due is, and whose it is.
+/// Index entry of a delayed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DueRow {
     pub(super) row: i64,
     pub(super) queue: u32,
-    /// It waited for another attempt.
+    /// Whether the message waits for another attempt.
     pub(super) retry: bool,
 }
 
-/// A message that waits for its time no longer.
-pub(super) struct Due {
-    pub(super) row: i64,
+/// A delayed message.
+pub(super) struct DelayedMessage {
     pub(super) queue: u32,
     pub(super) retry: bool,
     pub(super) attempt: u32,
-    pub(super) held: u32,
+    /// Crashes of the process with this message in flight.
+    pub(super) deaths: u32,
     pub(super) message: Message,
-    pub(super) written: EncodedRecord,
+    pub(super) record: EncodedRecord,
 }
 
-/// Statements of one commit.
+/// A suspect as the file has it.
+#[derive(Debug)]
+pub(super) struct StoredSuspect {
+    pub(super) message: Message,
+    pub(super) record: CrashRecord,
+}
+
+/// Statements on one connection.
 pub(super) struct Statements<'a>(pub(super) &'a Connection);
 
 impl Statements<'_> {
@@ -71,24 +96,24 @@ impl Statements<'_> {
         &self,
         id: Id,
         attempt: u32,
-        held: u32,
+        deaths: u32,
         message: &Message,
-        written: &EncodedRecord,
+        record: &EncodedRecord,
     ) -> Result<(), SqliteError> {
         let mut insert = self.0.prepare_cached(INSERT)?;
         let row = (
             id.row(),
             attempt,
-            held,
-            &*written.head,
+            deaths,
+            &*record.head,
             &*message.payload,
-            written.sum,
+            record.sum,
         );
         insert.execute(row)?;
         Ok(())
     }
 
-    /// Deletes what lies from one id to another. How many there were.
+    /// Deletes the messages from one id to another, and returns their number.
     pub(super) fn delete(&self, first: Id, last: Id) -> Result<u64, SqliteError> {
         let mut delete = self.0.prepare_cached(DELETE)?;
         Ok(delete.execute((first.row(), last.row()))? as u64)
@@ -107,13 +132,13 @@ impl Statements<'_> {
         Ok(())
     }
 
-    /// Keeps a message that was published for later.
+    /// Inserts a message that was published for later.
     pub(super) fn schedule(
         &self,
         queue: u32,
         due_ms: u64,
         message: &Message,
-        written: &EncodedRecord,
+        record: &EncodedRecord,
     ) -> Result<(), SqliteError> {
         let mut insert = self.0.prepare_cached(
             "INSERT INTO delayed (due_ms, queue, retry, attempt, held, head, payload, sum)
@@ -122,16 +147,16 @@ impl Statements<'_> {
         let row = (
             due_ms as i64,
             queue,
-            &*written.head,
+            &*record.head,
             &*message.payload,
-            written.sum,
+            record.sum,
         );
         insert.execute(row)?;
         Ok(())
     }
 
-    /// Moves a message to those that wait for another attempt. Whether it was there.
-    pub(super) fn wait(
+    /// Copies a message to the delayed ones, for another attempt. Returns whether it exists.
+    pub(super) fn delay(
         &self,
         id: Id,
         suspect: bool,
@@ -148,29 +173,30 @@ impl Statements<'_> {
                  SELECT ?2, ?3, 1, ?4, held, head, payload, sum FROM suspect WHERE id = ?1"
             }
         })?;
-        let moved = insert.execute((id.row(), due_ms as i64, id.queue(), attempt))?;
-        Ok(moved > 0)
+        let copied = insert.execute((id.row(), due_ms as i64, id.queue(), attempt))?;
+        Ok(copied > 0)
     }
 
-    /// Reads the front of what lies in a queue between two places, both excluded.
+    /// Reads the messages of a queue after `request.after` and before sequence number
+    /// `before`, up to the bounds of a window. Adds unreadable rows to `damage`.
     pub(super) fn load(
         &self,
         queue: u32,
-        after: u64,
+        request: LoadRequest,
         before: u64,
-        max: usize,
         damage: &mut Vec<Corruption>,
     ) -> Result<Loaded, SqliteError> {
+        let LoadRequest { after, max } = request;
         let mut loaded = Loaded {
             last: after,
             ..Loaded::default()
         };
-        let before_damage = damage.len();
+        let damaged_before = damage.len();
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, id, attempt FROM message
              WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3",
         )?;
-        let (first, end) = (Id::new(queue, loaded.last), Id::new(queue, before));
+        let (first, end) = (Id::new(queue, after), Id::new(queue, before));
         let mut rows = select.query((first.row(), end.row(), max as i64 + 1))?;
         let (mut count, mut bytes, mut more) = (0, 0, false);
         while let Some(row) = rows.next()? {
@@ -179,51 +205,57 @@ impl Statements<'_> {
                 break;
             }
             count += 1;
-            let id = Id::of_row(row.get(3)?);
-            loaded.last = id.place();
+            let id = Id::from_row(row.get(3)?);
+            loaded.last = id.sequence();
             match entry(row, id) {
                 Ok(entry) => {
                     bytes += entry.message.size();
                     loaded.entries.push(entry);
                 }
-                Err(why) => damage.push(of_message(id, why)),
+                Err(why) => damage.push(Corruption::of_message(id, why)),
             }
         }
-        loaded.damaged = (damage.len() - before_damage) as u64;
+        loaded.damaged = (damage.len() - damaged_before) as u64;
         if !more {
             (loaded.end, loaded.last) = (true, before - 1);
         }
         Ok(loaded)
     }
 
-    /// Reads a suspect; `None` if it isn't there.
+    /// Reads one message by its id.
+    pub(super) fn message(&self, id: Id) -> Result<Option<Result<Entry, Corruption>>, SqliteError> {
+        let mut select = self
+            .0
+            .prepare_cached("SELECT head, payload, sum, id, attempt FROM message WHERE id = ?1")?;
+        let mut rows = select.query([id.row()])?;
+        let row = rows.next()?;
+        Ok(row.map(|row| entry(row, id).map_err(|why| Corruption::of_message(id, why))))
+    }
+
+    /// Reads a suspect by its id.
     pub(super) fn suspect(
         &self,
         id: Id,
-    ) -> Result<Option<Result<Suspect, Corruption>>, SqliteError> {
+    ) -> Result<Option<Result<StoredSuspect, Corruption>>, SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, attempt, held, crashes FROM suspect WHERE id = ?1",
         )?;
-        let read = |row: &SqliteRow<'_>| -> Result<Suspect, String> {
-            Ok(Suspect {
+        let read = |row: &Row<'_>| -> Result<StoredSuspect, String> {
+            Ok(StoredSuspect {
                 message: message(row)?,
                 record: CrashRecord {
-                    attempt: row.get(3).map_err(in_words)?,
-                    deaths: row.get(4).map_err(in_words)?,
-                    crashes: row.get(5).map_err(in_words)?,
+                    attempt: row.get(3).map_err(to_text)?,
+                    deaths: row.get(4).map_err(to_text)?,
+                    crashes: row.get(5).map_err(to_text)?,
                 },
             })
         };
         let mut rows = select.query([id.row()])?;
-        Ok(rows.next()?.map(|row| {
-            read(row).map_err(|why| Corruption {
-                place: format!("suspect {}", id.row()),
-                why,
-            })
-        }))
+        let row = rows.next()?;
+        Ok(row.map(|row| read(row).map_err(|why| Corruption::of_suspect(id, why))))
     }
 
-    /// The rows that are due, by their time. Reads the index alone.
+    /// Returns the rows that are due, by their times. Reads the index alone.
     pub(super) fn due_rows(&self, now_ms: u64, max: usize) -> Result<Vec<DueRow>, SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT id, queue, retry FROM delayed WHERE due_ms <= ?1
@@ -236,44 +268,45 @@ impl Statements<'_> {
                 retry: row.get(2)?,
             })
         })?;
-        Ok(rows.collect::<Sqlite<_>>()?)
+        Ok(rows.collect::<Result<_, Error>>()?)
     }
 
-    /// Reads one that is due; `None` if it isn't there.
-    pub(super) fn due(&self, row: i64) -> Result<Option<Result<Due, Corruption>>, SqliteError> {
+    /// Reads a delayed message by its row.
+    pub(super) fn delayed(
+        &self,
+        row: i64,
+    ) -> Result<Option<Result<DelayedMessage, Corruption>>, SqliteError> {
         let mut select = self.0.prepare_cached(
             "SELECT head, payload, sum, queue, retry, attempt, held FROM delayed WHERE id = ?1",
         )?;
-        let read = |it: &SqliteRow<'_>| -> Result<Due, String> {
+        let read = |it: &Row<'_>| -> Result<DelayedMessage, String> {
             let message = message(it)?;
             let head = String::from_utf8_lossy(bytes(it, 0)?).into_owned();
-            let sum: i64 = it.get(2).map_err(in_words)?;
-            Ok(Due {
-                row,
-                queue: it.get(3).map_err(in_words)?,
-                retry: it.get(4).map_err(in_words)?,
-                attempt: it.get(5).map_err(in_words)?,
-                held: it.get(6).map_err(in_words)?,
+            let sum: i64 = it.get(2).map_err(to_text)?;
+            Ok(DelayedMessage {
+                queue: it.get(3).map_err(to_text)?,
+                retry: it.get(4).map_err(to_text)?,
+                attempt: it.get(5).map_err(to_text)?,
+                deaths: it.get(6).map_err(to_text)?,
                 message,
-                written: EncodedRecord {
+                record: EncodedRecord {
                     head,
                     sum: sum as u32,
                 },
             })
         };
         let mut rows = select.query([row])?;
-        Ok(rows
-            .next()?
-            .map(|it| read(it).map_err(|why| of_delayed(row, why))))
+        let found = rows.next()?;
+        Ok(found.map(|it| read(it).map_err(|why| Corruption::of_delayed(row, why))))
     }
 
-    pub(super) fn delete_due(&self, row: i64) -> Result<(), SqliteError> {
+    pub(super) fn delete_delayed(&self, row: i64) -> Result<(), SqliteError> {
         let mut delete = self.0.prepare_cached("DELETE FROM delayed WHERE id = ?1")?;
         delete.execute([row])?;
         Ok(())
     }
 
-    /// When the next one is due, of those after a time.
+    /// Returns the earliest due time after `after_ms`.
     pub(super) fn next_due_ms(&self, after_ms: u64) -> Result<Option<u64>, SqliteError> {
         let mut select = self
             .0
@@ -282,8 +315,8 @@ impl Statements<'_> {
         Ok(next.map(|next| next as u64))
     }
 
-    /// Notes what can't be served, for whoever looks.
-    pub(super) fn note(&self, damage: &Corruption) -> Result<(), SqliteError> {
+    /// Records an unreadable row in the table `damaged`, where `check` finds it.
+    pub(super) fn record_corruption(&self, damage: &Corruption) -> Result<(), SqliteError> {
         let mut insert = self
             .0
             .prepare_cached("INSERT OR IGNORE INTO damaged VALUES (?1, ?2, ?3)")?;
@@ -293,39 +326,25 @@ impl Statements<'_> {
     }
 }
 
-fn in_words(error: brickwork::sqlite::rusqlite::Error) -> String {
+fn to_text(error: Error) -> String {
     error.to_string()
 }
 
-pub(super) fn of_delayed(row: i64, why: String) -> Corruption {
-    Corruption {
-        place: format!("delayed {row}"),
-        why,
-    }
-}
-
-pub(super) fn of_message(id: Id, why: String) -> Corruption {
-    Corruption {
-        place: format!("message {}", id.row()),
-        why,
-    }
-}
-
-/// The message in the first three columns: head, payload, sum.
-fn message(row: &SqliteRow<'_>) -> Result<Message, String> {
+/// Decodes the first three columns: head, payload, checksum.
+fn message(row: &Row<'_>) -> Result<Message, String> {
     let payload = Bytes::copy_from_slice(bytes(row, 1)?);
-    record::read(bytes(row, 0)?, payload, row.get(2).map_err(in_words)?)
+    record::decode(bytes(row, 0)?, payload, row.get(2).map_err(to_text)?)
 }
 
-fn bytes<'a>(row: &'a SqliteRow<'_>, column: usize) -> Result<&'a [u8], String> {
-    let value = row.get_ref(column).map_err(in_words)?;
+fn bytes<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], String> {
+    let value = row.get_ref(column).map_err(to_text)?;
     value.as_bytes().map_err(|error| error.to_string())
 }
 
-pub(super) fn entry(row: &SqliteRow<'_>, id: Id) -> Result<Entry, String> {
+fn entry(row: &Row<'_>, id: Id) -> Result<Entry, String> {
     Ok(Entry {
-        place: id.place(),
+        sequence: id.sequence(),
         message: message(row)?,
-        attempt: row.get(4).map_err(in_words)?,
+        attempt: row.get(4).map_err(to_text)?,
     })
 }

@@ -1,138 +1,155 @@
-//! What is to be done with the file: one thing, and a group that is done with one commit.
+//! Commands to the journal, and the group of commands that one commit executes.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 
-use brickwork::Message;
-use brickwork::transport::{BoundedQueue, Completion, Topology, TransportError};
+use brickwork::transport::engine::{Append, InitialCounts, LoadRequest};
+use brickwork::transport::{Completion, Topology, TransportError};
+use brickwork::{Message, QueueId};
 use tokio::sync::oneshot;
 
-use super::queue::Queue;
+use super::delays::due_ms;
 use super::record::EncodedRecord;
 use super::schema::Id;
-use super::statements::{Corruption, DueRow};
-use super::suspects::Suspect;
+use super::statements::{Corruption, DueRow, StoredSuspect};
 
-/// A message on its way into a queue.
+/// A message to insert.
 #[derive(Debug)]
 pub(super) struct PendingMessage {
-    pub(super) queue: Arc<Queue>,
+    pub(super) queue: u32,
     pub(super) message: Message,
-    pub(super) written: EncodedRecord,
-    /// When it is to arrive there, in milliseconds since 1970-01-01 UTC; now, if there is
-    /// none.
+    pub(super) record: EncodedRecord,
+    /// When it arrives in the queue, in milliseconds since 1970-01-01 UTC; `None` is now.
     pub(super) due_ms: Option<u64>,
-    /// A place is kept for it.
-    pub(super) placed: bool,
+    /// Whether the queue has reserved capacity for it.
+    pub(super) reserved: bool,
 }
 
 impl PendingMessage {
-    /// One that arrives as soon as it is written. Encodes it, on the caller's thread.
-    pub(super) fn new(queue: Arc<Queue>, message: Message) -> Self {
-        let written = EncodedRecord::of(&message);
-        Self::copy(queue, message, written)
+    /// Encodes a message, on the caller's thread.
+    pub(super) fn new(append: Append) -> Self {
+        let record = EncodedRecord::new(&append.message);
+        Self::with_record(append, record)
     }
 
-    pub(super) fn copy(queue: Arc<Queue>, message: Message, written: EncodedRecord) -> Self {
+    /// Encodes messages. Copies of one message for several queues are encoded once.
+    pub(super) fn all(messages: Vec<Append>) -> Vec<Self> {
+        let mut pending: Vec<Self> = Vec::with_capacity(messages.len());
+        for append in messages {
+            let row = match pending.last() {
+                Some(last) if std::ptr::eq(&*last.message, &*append.message) => {
+                    Self::with_record(append, last.record.clone())
+                }
+                _ => Self::new(append),
+            };
+            pending.push(row);
+        }
+        pending
+    }
+
+    fn with_record(append: Append, record: EncodedRecord) -> Self {
         Self {
-            queue,
-            message,
-            written,
-            due_ms: None,
-            placed: false,
+            queue: append.queue,
+            message: append.message,
+            record,
+            due_ms: (!append.delay.is_zero()).then(|| due_ms(append.delay)),
+            reserved: append.reserved,
         }
     }
 
     fn bytes(&self) -> usize {
-        self.written.head.len() + self.message.payload.len()
+        self.record.head.len() + self.message.payload.len()
     }
 }
 
-/// One thing to do.
+/// Numbers and contents of the queues in the file.
+pub(super) type KnownQueues = HashMap<QueueId, (u32, InitialCounts)>;
+/// Called between two commits, so that the counts agree with later changes.
+pub(super) type Declared = Box<dyn FnOnce(Result<KnownQueues, TransportError>) + Send>;
+
+/// One command.
 pub(super) enum WriteOp {
-    /// Keep messages.
+    /// Inserts messages.
     Publish {
         rows: Vec<PendingMessage>,
         done: Completion,
     },
-    /// A message was given back as another attempt.
-    Attempt { id: Id, attempt: u32 },
-    /// A message is to be tried again later.
-    Wait {
+    /// Stores the attempt number of a requeued message.
+    SetAttempt { id: Id, attempt: u32 },
+    /// Moves a message to the delayed ones.
+    Delay {
         id: Id,
         suspect: bool,
-        queue: Arc<Queue>,
         due_ms: u64,
         attempt: u32,
-        /// So much is moved.
+        /// Size of the message.
         bytes: usize,
     },
-    /// A message goes to the dead letters, as this.
-    Bury {
+    /// Deletes a message and inserts its dead letter.
+    DeadLetter {
         id: Id,
         suspect: bool,
-        queue: Arc<Queue>,
-        row: PendingMessage,
+        letter: PendingMessage,
     },
-    /// A suspect was acked.
-    Forget { id: Id },
-    /// The window of a queue has room.
-    Load { queue: Arc<Queue> },
-    /// A suspect is to be tried; `None` if it can't be read.
+    /// Deletes a suspect.
+    AckSuspect { id: Id },
+    /// Loads messages into the window of a queue.
+    LoadWindow { queue: u32, request: LoadRequest },
+    /// Loads a suspect; the reply is `None` if it is unreadable.
     LoadSuspect {
         id: Id,
-        reply: oneshot::Sender<Option<Suspect>>,
+        reply: oneshot::Sender<Option<StoredSuspect>>,
     },
-    /// Something waits no longer.
-    Due,
-    /// The same, of one row alone: it is moved, or, if it can't be deleted, copied.
-    DueRow { it: DueRow, copy: bool },
-    /// Queues are to be known, and made if that is wanted.
+    /// Moves delayed messages that are due to their queues.
+    PromoteDue,
+    /// Moves one delayed row. `copy` leaves the row in place: it cannot be deleted.
+    PromoteRow { row: DueRow, copy: bool },
+    /// Lists the queues of a topology, and makes the missing ones if `make` is set.
     Declare {
         topology: Topology,
         make: bool,
-        reply: oneshot::Sender<Result<(), TransportError>>,
+        done: Declared,
     },
-    /// Tell when all before it is done.
+    /// Replies after all earlier commands.
     Flush {
         reply: oneshot::Sender<Result<(), TransportError>>,
     },
-    /// Something can't be read.
-    Note(Vec<Corruption>),
-    /// Look whether there is room again.
+    /// Stores which rows are unreadable.
+    RecordCorruption(Vec<Corruption>),
+    /// Checks whether the disk has space again.
     Probe,
-    /// Give space back, if there is much.
+    /// Returns free pages to the disk, if there are many.
     Vacuum,
 }
 
 impl WriteOp {
+    /// Returns the share of a commit, in messages and bytes.
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
             Self::Publish { rows, .. } => (rows.len(), self.bytes_kept()),
-            Self::Wait { bytes, .. } => (1, *bytes),
+            Self::Delay { bytes, .. } => (1, *bytes),
             _ => (1, self.bytes_kept()),
         }
     }
 
-    /// How much of a message is kept in memory with it, in bytes.
+    /// Returns the bytes of messages that the command keeps in memory.
     pub(super) fn bytes_kept(&self) -> usize {
         match self {
             Self::Publish { rows, .. } => rows.iter().map(PendingMessage::bytes).sum(),
-            Self::Bury { row, .. } => row.bytes(),
+            Self::DeadLetter { letter, .. } => letter.bytes(),
             _ => 0,
         }
     }
 
-    /// Whether somebody waits who can do something else while nothing can be written.
+    /// Whether the command fails during an outage instead of waiting for its end.
     pub(super) fn fails_at_once(&self) -> bool {
         matches!(self, Self::Publish { .. } | Self::Flush { .. })
     }
 
-    /// Whether it changes what is in the file, and not only how large that is.
+    /// Whether the command changes rows.
     pub(super) fn writes(&self) -> bool {
         !matches!(
             self,
-            Self::Load { .. }
+            Self::LoadWindow { .. }
                 | Self::LoadSuspect { .. }
                 | Self::Flush { .. }
                 | Self::Probe
@@ -140,24 +157,44 @@ impl WriteOp {
         )
     }
 
-    /// Whether it only wants to read, or cannot begin without.
+    /// Whether the command reads messages.
     pub(super) fn reads(&self) -> bool {
         matches!(
             self,
-            Self::Load { .. } | Self::LoadSuspect { .. } | Self::Due | Self::DueRow { .. }
+            Self::LoadWindow { .. }
+                | Self::LoadSuspect { .. }
+                | Self::PromoteDue
+                | Self::PromoteRow { .. }
         )
     }
 
-    /// Whether it is lost to nobody: it is done at another time, or again.
+    /// Whether the command settles a delivery. Such a command can wait for the next commit:
+    /// if it is lost, the message is redelivered.
     pub(super) fn is_settlement(&self) -> bool {
         matches!(
             self,
-            Self::Attempt { .. } | Self::Wait { .. } | Self::Bury { .. } | Self::Forget { .. }
+            Self::SetAttempt { .. }
+                | Self::Delay { .. }
+                | Self::DeadLetter { .. }
+                | Self::AckSuspect { .. }
         )
+    }
+
+    /// Reports failure to the caller, if one waits.
+    pub(super) fn fail(self, error: &TransportError) {
+        match self {
+            Self::Publish { done, .. } => done.complete(Err(error.clone())),
+            Self::Declare { done, .. } => done(Err(error.clone())),
+            Self::Flush { reply } => {
+                // The caller may no longer wait.
+                let _gone = reply.send(Err(error.clone()));
+            }
+            _ => {}
+        }
     }
 }
 
-/// What one commit does.
+/// Commands of one commit.
 #[derive(Default)]
 pub(super) struct CommitGroup {
     pub(super) ops: VecDeque<WriteOp>,
@@ -169,8 +206,12 @@ impl CommitGroup {
         self.ops.is_empty() && self.acks.is_empty()
     }
 
-    /// In two halves, in order; `None` if it is one thing alone. One half has the culprit.
-    pub(super) fn halves(mut self) -> Result<[Self; 2], Self> {
+    /// Splits the group into two halves, in order: one of them contains the command that
+    /// failed.
+    ///
+    /// # Errors
+    /// Returns the group if it is a single command.
+    pub(super) fn bisect(mut self) -> Result<[Self; 2], Self> {
         if !self.ops.is_empty() && !self.acks.is_empty() {
             let acks = std::mem::take(&mut self.acks);
             let acks = Self {
@@ -182,32 +223,10 @@ impl CommitGroup {
         if self.ops.len() + self.acks.len() < 2 {
             return Err(self);
         }
-        let more = Self {
+        let second = Self {
             ops: self.ops.split_off(self.ops.len() / 2),
             acks: self.acks.split_off(self.acks.len() / 2),
         };
-        Ok([self, more])
-    }
-}
-
-/// Tells whoever waits that it isn't done.
-pub(super) fn refuse(op: WriteOp, error: &TransportError) {
-    match op {
-        WriteOp::Publish { rows, done } => {
-            free_places(&rows);
-            done.complete(Err(error.clone()));
-        }
-        WriteOp::Declare { reply, .. } | WriteOp::Flush { reply } => {
-            // Whoever waited may have gone.
-            let _gone = reply.send(Err(error.clone()));
-        }
-        _ => {}
-    }
-}
-
-/// What was to come doesn't: its places are free again.
-pub(super) fn free_places(rows: &[PendingMessage]) {
-    for row in rows.iter().filter(|row| row.placed) {
-        row.queue.free_places(1);
+        Ok([self, second])
     }
 }

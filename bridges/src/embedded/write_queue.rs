@@ -1,501 +1,418 @@
-//! Where what is to be done with the file is handed over by whoever publishes, takes and
-//! settles, and done in groups, one commit after the other.
+//! Mailbox of the journal: commands that wait for a commit, and the write state.
 //!
-//! One group is under way at a time; what comes meanwhile gathers for the next. Acks alone
-//! needn't be written at once: what is acked and not yet written would only come again. They
-//! go with the next publication, or after a moment.
+//! One commit runs at a time; commands that arrive meanwhile join the next one (group
+//! commit). Acks alone do not start a commit: they wait for the next publication or for a
+//! short time, since a lost ack only redelivers its message.
+//!
+//! The mailbox decides; the journal acts: methods return whether the caller submits a commit.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use brickwork::sqlite::Database;
 use brickwork::transport::TransportError;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
-use super::commit::GroupCommit;
 use super::disk_space::SpaceLevel;
-use super::probe_backoff::{ProbeBackoff, TRY_EVERY};
-use super::queue::Queue;
+use super::probe_backoff::ProbeBackoff;
 use super::schema::Id;
-use super::state::TransportState;
-use super::write_op::{CommitGroup, WriteOp, refuse};
+use super::write_op::{CommitGroup, WriteOp};
+use super::write_state::WriteState;
 
-/// So much is done with one commit at most: messages,
-const GROUP_ROWS: usize = 1024;
-/// or their bytes.
-pub(super) const GROUP_BYTES: usize = 2 * 1024 * 1024;
-/// So many messages whose time has come are moved with one commit.
-pub(super) const DUE_MAX: usize = 256;
-/// So many acks are written without waiting for anything else to write,
+/// Maximum messages per commit.
+const COMMIT_MAX_MESSAGES: usize = 1024;
+/// Maximum bytes of messages per commit, unless one command has more.
+pub(super) const COMMIT_MAX_BYTES: usize = 2 * 1024 * 1024;
+/// This many waiting acks and settlements start a commit.
 const ACKS_MAX: usize = 512;
-/// or after this time.
-const ACKS_WAIT: Duration = Duration::from_millis(10);
-/// So much that was settled may wait to be written before nothing more is handed out: messages,
-const UNWRITTEN_MAX: usize = 4096;
-/// or their bytes.
-const UNWRITTEN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// After so long without anything to do, space is given back.
-const QUIET: Duration = Duration::from_secs(1);
-/// or, where there is always something, after this.
-const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
+/// Maximum messages with an unwritten settlement before consumers must wait.
+const BACKLOG_MAX_MESSAGES: usize = 4096;
+/// Maximum bytes of such messages.
+const BACKLOG_MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// See the module. One for a transport.
+/// See the module.
+#[derive(Default)]
 pub(super) struct WriteQueue {
-    state: Mutex<State>,
-    /// `None` once it is closed.
-    database: Mutex<Option<Database>>,
-    /// More settlements wait to be written than may.
-    clogged: AtomicBool,
-    /// Something waits that needn't be done at once.
-    later: Notify,
+    mailbox: Mutex<Mailbox>,
+    /// More settlements wait than may.
+    backlogged: AtomicBool,
+    /// Notified when a command waits that needs no commit at once.
+    pub(super) later: Notify,
     idle: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct Mailbox {
+    state: WriteState,
     ops: VecDeque<WriteOp>,
     acks: Vec<Id>,
-    /// Ops that are done at once, not with what comes next.
-    urgent: usize,
-    under_way: bool,
-    /// Parts of a group that failed, done before anything else: one of them has a culprit.
-    parts: VecDeque<CommitGroup>,
-    /// Nothing can be written, for now;
-    down: bool,
-    /// nor, when it can be, what sources send: there is little room;
-    scarce: bool,
-    /// also not what was settled.
-    stuck: bool,
-    closed: bool,
-    /// Something was written since space was last given back.
-    used: bool,
-    /// When it is tried again whether more can be taken over.
-    tries: ProbeBackoff,
+    /// Number of commands in `ops` that start a commit at once.
+    immediate: usize,
+    committing: bool,
+    /// Halves of a failed group, written before everything else.
+    bisected: VecDeque<CommitGroup>,
+    /// Whether rows were written since the last vacuum.
+    dirty: bool,
+    probe_backoff: ProbeBackoff,
 }
 
-impl State {
+/// Next step of the journal's background task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Wait until a command arrives.
+    Sleep,
+    /// Wait until a command arrives, at most for this time.
+    Wait(Duration),
+    /// Try again to write settlements, after a pause.
+    RetrySettlements,
+    /// Probe the disk.
+    Probe,
+    /// Let acks gather for a short time, then write them.
+    WriteLater,
+    /// Vacuum, if the journal stays idle.
+    VacuumWhenIdle,
+}
+
+impl Mailbox {
     fn is_due(&self) -> bool {
-        !self.down && (self.urgent > 0 || self.acks.len() + self.ops.len() >= ACKS_MAX)
+        let waiting = self.acks.len() + self.ops.len();
+        !self.state.is_outage() && (self.immediate > 0 || waiting >= ACKS_MAX)
     }
 
     fn is_empty(&self) -> bool {
-        self.ops.is_empty() && self.acks.is_empty() && self.parts.is_empty()
+        self.ops.is_empty() && self.acks.is_empty() && self.bisected.is_empty()
     }
 
-    /// Whether so much that was settled waits that no more may.
-    fn is_full(&self) -> bool {
+    fn starts_with_probe(&self) -> bool {
+        matches!(self.ops.front(), Some(WriteOp::Probe))
+    }
+
+    /// Whether as many settlements wait as may.
+    fn is_backlog_full(&self) -> bool {
         let (mut messages, mut bytes) = (self.acks.len(), 0);
         for op in self.ops.iter().filter(|op| op.is_settlement()) {
             messages += 1;
             bytes += op.bytes_kept();
         }
-        messages >= UNWRITTEN_MAX || bytes >= UNWRITTEN_BYTES_MAX
+        messages >= BACKLOG_MAX_MESSAGES || bytes >= BACKLOG_MAX_BYTES
+    }
+
+    fn push_front(&mut self, group: CommitGroup) {
+        let CommitGroup { ops, mut acks } = group;
+        acks.append(&mut self.acks);
+        self.acks = acks;
+        for op in ops.into_iter().rev() {
+            self.immediate += usize::from(!op.is_settlement());
+            self.ops.push_front(op);
+        }
+    }
+
+    /// Claims the next commit if one is due. Otherwise returns `false`.
+    fn claim(&mut self, due: bool) -> bool {
+        let claimed = due && !self.committing && self.state != WriteState::Closed;
+        self.committing |= claimed;
+        claimed
+    }
+
+    fn next_step(&self, now: Instant) -> Step {
+        let until_probe = match self.state {
+            WriteState::Blocked => return Step::RetrySettlements,
+            WriteState::Full => Some(self.probe_backoff.until_probe(now)),
+            WriteState::LowSpace => Some(self.probe_backoff.until_check(now)),
+            WriteState::Normal | WriteState::Closed => None,
+        };
+        match until_probe {
+            Some(Duration::ZERO) => Step::Probe,
+            _ if !self.is_empty() => Step::WriteLater,
+            Some(until_probe) => Step::Wait(until_probe),
+            None if self.dirty => Step::VacuumWhenIdle,
+            None => Step::Sleep,
+        }
     }
 }
 
 impl WriteQueue {
-    pub(super) fn new(database: Database) -> Self {
-        Self {
-            state: Mutex::default(),
-            database: Mutex::new(Some(database)),
-            clogged: AtomicBool::new(false),
-            later: Notify::new(),
-            idle: Notify::new(),
-        }
+    /// Whether consumers must wait, since settlements cannot be written.
+    pub(super) fn is_backlogged(&self) -> bool {
+        self.backlogged.load(Relaxed)
     }
 
-    /// Whether nothing more is to be handed out: what was settled can't be written.
-    pub(super) fn is_clogged(&self) -> bool {
-        self.clogged.load(Relaxed)
+    /// Adds a command. Returns whether the caller submits a commit.
+    ///
+    /// # Errors
+    /// Returns the command if it cannot be executed now.
+    pub(super) fn push(&self, op: WriteOp) -> Result<bool, WriteOp> {
+        let mut mailbox = self.mailbox.lock();
+        let fails = mailbox.state.is_outage() && op.fails_at_once();
+        if fails || mailbox.state == WriteState::Closed {
+            return Err(op);
+        }
+        let was_empty = mailbox.is_empty();
+        mailbox.immediate += usize::from(!op.is_settlement());
+        mailbox.ops.push_back(op);
+        Ok(self.pushed(&mut mailbox, was_empty))
     }
 
-    /// Hands something over.
-    pub(super) fn push(&self, core: &Arc<TransportState>, op: WriteOp) {
-        let waits = op.is_settlement();
-        let mut state = self.state.lock();
-        if state.closed {
-            drop(state);
-            return refuse(op, &TransportError::Closed);
+    /// Adds an ack. Returns whether the caller submits a commit.
+    pub(super) fn ack(&self, id: Id) -> bool {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.state == WriteState::Closed {
+            return false;
         }
-        if state.down && op.fails_at_once() {
-            drop(state);
-            let error = core.health.error();
-            return refuse(op, &error.unwrap_or(TransportError::Unconfirmed));
-        }
-        let first = state.is_empty();
-        state.ops.push_back(op);
-        state.urgent += usize::from(!waits);
-        self.note(&state);
-        self.start(core, state, first);
+        let was_empty = mailbox.is_empty();
+        mailbox.acks.push(id);
+        self.pushed(&mut mailbox, was_empty)
     }
 
-    /// A message is done with.
-    pub(super) fn ack(&self, core: &Arc<TransportState>, id: Id) {
-        let mut state = self.state.lock();
-        if state.closed {
-            return;
-        }
-        let first = state.is_empty();
-        state.acks.push(id);
-        self.note(&state);
-        self.start(core, state, first);
-    }
-
-    /// The window of a queue has room.
-    pub(super) fn load(&self, core: &Arc<TransportState>, queue: &Arc<Queue>) {
-        let queue = queue.clone();
-        self.push(core, WriteOp::Load { queue });
-    }
-
-    fn note(&self, state: &State) {
-        if state.down && !self.is_clogged() && state.is_full() {
-            self.clogged.store(true, Relaxed);
-        }
-    }
-
-    fn start(
-        &self,
-        core: &Arc<TransportState>,
-        mut state: parking_lot::MutexGuard<'_, State>,
-        first: bool,
-    ) {
-        if state.under_way {
-            return;
-        }
-        if state.is_due() {
-            state.under_way = true;
-            drop(state);
-            self.submit(core);
-        } else if first {
-            drop(state);
+    fn pushed(&self, mailbox: &mut Mailbox, was_empty: bool) -> bool {
+        self.update_backlog(mailbox);
+        let due = mailbox.is_due();
+        if !due && was_empty && !mailbox.committing {
             self.later.notify_one();
         }
+        mailbox.claim(due)
     }
 
-    /// The file, while it is open.
-    pub(super) fn database(&self) -> Option<Database> {
-        self.database.lock().clone()
-    }
-
-    fn submit(&self, core: &Arc<TransportState>) {
-        match self.database() {
-            Some(database) => database.submit(Box::new(GroupCommit::new(core.clone()))),
-            None => self.ended(),
+    fn update_backlog(&self, mailbox: &Mailbox) {
+        if mailbox.state.is_outage() && !self.is_backlogged() && mailbox.is_backlog_full() {
+            self.backlogged.store(true, Relaxed);
         }
     }
 
-    /// What is done next, with one commit.
+    /// Adds maintenance commands. Returns whether the caller submits a commit.
+    pub(super) fn push_maintenance<const N: usize>(&self, ops: [WriteOp; N]) -> bool {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.state == WriteState::Closed {
+            return false;
+        }
+        mailbox.immediate += N;
+        mailbox.ops.extend(ops);
+        mailbox.claim(true)
+    }
+
+    /// Returns whether the caller submits a commit for the waiting commands, due or not.
+    pub(super) fn write_now(&self) -> bool {
+        let mut mailbox = self.mailbox.lock();
+        let waits = !mailbox.is_empty();
+        mailbox.claim(waits)
+    }
+
+    /// Takes the commands of the next commit.
     pub(super) fn take(&self) -> CommitGroup {
-        let mut state = self.state.lock();
-        if let Some(part) = state.parts.pop_front() {
-            return part;
+        let mut mailbox = self.mailbox.lock();
+        if let Some(half) = mailbox.bisected.pop_front() {
+            return half;
         }
-        // By itself: there may be room for what was settled, and no more.
-        if matches!(state.ops.front(), Some(WriteOp::Probe)) {
-            state.urgent -= 1;
+        // A probe is alone: the space may suffice for settlements only.
+        if mailbox.starts_with_probe() {
+            mailbox.immediate -= 1;
             return CommitGroup {
-                ops: state.ops.pop_front().into_iter().collect(),
+                ops: mailbox.ops.pop_front().into_iter().collect(),
                 ..CommitGroup::default()
             };
         }
         let mut group = CommitGroup {
             ops: VecDeque::new(),
-            acks: std::mem::take(&mut state.acks),
+            acks: std::mem::take(&mut mailbox.acks),
         };
-        let (mut rows, mut bytes) = (0, 0);
-        while let Some(op) = state.ops.front()
-            && rows < GROUP_ROWS
-            && bytes < GROUP_BYTES
+        let (mut messages, mut bytes) = (0, 0);
+        while let Some(op) = mailbox.ops.front()
+            && messages < COMMIT_MAX_MESSAGES
+            && bytes < COMMIT_MAX_BYTES
+            && !matches!(op, WriteOp::Probe)
         {
-            if matches!(op, WriteOp::Probe) {
-                break;
-            }
-            let (more_rows, more_bytes) = op.weight();
-            (rows, bytes) = (rows + more_rows, bytes + more_bytes);
-            state.urgent -= usize::from(!op.is_settlement());
-            group.ops.extend(state.ops.pop_front());
+            let (more_messages, more_bytes) = op.weight();
+            (messages, bytes) = (messages + more_messages, bytes + more_bytes);
+            mailbox.immediate -= usize::from(!op.is_settlement());
+            group.ops.extend(mailbox.ops.pop_front());
         }
-        state.used |= !group.acks.is_empty() || group.ops.iter().any(WriteOp::writes);
+        mailbox.dirty |= !group.acks.is_empty() || group.ops.iter().any(WriteOp::writes);
         group
     }
 
-    /// A group is done, and all who wait were told.
-    pub(super) fn done(&self, core: &Arc<TransportState>) {
-        let mut state = self.state.lock();
-        let probes = matches!(state.ops.front(), Some(WriteOp::Probe));
-        if state.is_due() || probes || !state.parts.is_empty() {
-            drop(state);
-            return self.submit(core);
+    /// Ends a commit, after its outcome was applied. Returns whether the caller submits the
+    /// next one.
+    pub(super) fn finished(&self) -> bool {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.is_due() || mailbox.starts_with_probe() || !mailbox.bisected.is_empty() {
+            return true;
         }
-        state.under_way = false;
-        let later = !state.is_empty() || state.used || state.scarce;
-        drop(state);
+        mailbox.committing = false;
+        let later = !mailbox.is_empty() || mailbox.dirty || mailbox.state.has_low_space();
+        drop(mailbox);
         self.idle.notify_waiters();
         if later {
             self.later.notify_one();
         }
+        false
     }
 
-    /// A group failed for what is to be blamed on a part of it: it is done in halves, until
-    /// the part is one thing alone. That is given back.
-    pub(super) fn halve(&self, group: CommitGroup) -> Result<(), CommitGroup> {
-        let [first, then] = group.halves()?;
-        let mut state = self.state.lock();
-        state.parts.push_front(then);
-        state.parts.push_front(first);
+    /// Splits a failed group: its halves are written one after the other, until the command
+    /// that fails is alone.
+    ///
+    /// # Errors
+    /// Returns that command.
+    pub(super) fn bisect(&self, group: CommitGroup) -> Result<(), CommitGroup> {
+        let [first, second] = group.bisect()?;
+        let mut mailbox = self.mailbox.lock();
+        mailbox.bisected.push_front(second);
+        mailbox.bisected.push_front(first);
         Ok(())
     }
 
-    /// Nothing can be written. What was settled is kept; what was to be published was told
-    /// so, and what waits to be is told now.
-    pub(super) fn down(&self, mut group: CommitGroup, error: &TransportError) {
-        // That more can't be taken over doesn't say that nothing can be written.
-        let only_looked = !group.is_empty()
-            && group.acks.is_empty()
-            && group.ops.iter().all(|op| matches!(op, WriteOp::Probe));
-        // What needs no room is done nevertheless: this needed some.
-        let (declared, tried) = std::mem::take(&mut group.ops)
+    /// Begins an outage, or continues it: `group` could not be written. Settlements are kept;
+    /// publications fail.
+    pub(super) fn on_write_failure(&self, mut group: CommitGroup, error: &TransportError) {
+        // A declaration fails, although it might need no space: it is rare.
+        let (mut failed, others): (VecDeque<_>, _) = std::mem::take(&mut group.ops)
             .into_iter()
             .partition(|op| matches!(op, WriteOp::Declare { .. }));
-        group.ops = tried;
-        let mut refused: VecDeque<WriteOp> = declared;
-        refused.extend({
-            let mut state = self.state.lock();
-            state.stuck |= !only_looked;
-            state.scarce = true;
-            if !std::mem::replace(&mut state.down, true) {
-                state.tries.down(Instant::now());
+        group.ops = others;
+        {
+            let mut mailbox = self.mailbox.lock();
+            Self::fail_state(&mut mailbox, &group, true);
+            while let Some(half) = mailbox.bisected.pop_back() {
+                mailbox.push_front(half);
             }
-            while let Some(part) = state.parts.pop_back() {
-                Self::put_back(&mut state, part);
-            }
-            Self::put_back(&mut state, group);
-            let all = std::mem::take(&mut state.ops);
-            let (refused, kept): (VecDeque<WriteOp>, VecDeque<WriteOp>) = all
+            mailbox.push_front(group);
+            let (fails, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut mailbox.ops)
                 .into_iter()
                 .filter(|op| !matches!(op, WriteOp::Probe | WriteOp::Vacuum))
                 .partition(WriteOp::fails_at_once);
-            state.urgent = kept.iter().filter(|op| !op.is_settlement()).count();
-            state.ops = kept;
-            self.note(&state);
-            refused
-        });
-        self.later.notify_one();
-        for op in refused {
-            refuse(op, error);
+            mailbox.immediate = kept.iter().filter(|op| !op.is_settlement()).count();
+            mailbox.ops = kept;
+            failed.extend(fails);
+            self.update_backlog(&mailbox);
         }
+        self.later.notify_one();
+        failed.into_iter().for_each(|op| op.fail(error));
     }
 
-    /// It is known that not everything can be written, and this one thing can't: others may
-    /// be.
-    pub(super) fn still_down(&self, lone: CommitGroup, error: &TransportError) {
-        let mut refused = VecDeque::new();
+    /// Keeps or fails a single command that could not be written during an outage. Other
+    /// commands may succeed.
+    pub(super) fn fail_one(&self, single: CommitGroup, error: &TransportError) {
+        let mut failed = VecDeque::new();
         {
-            let mut state = self.state.lock();
-            let CommitGroup { ops, mut acks } = lone;
-            state.stuck |= !acks.is_empty() || ops.iter().any(|op| !matches!(op, WriteOp::Probe));
-            state.acks.append(&mut acks);
+            let mut mailbox = self.mailbox.lock();
+            Self::fail_state(&mut mailbox, &single, false);
+            let CommitGroup { ops, mut acks } = single;
+            mailbox.acks.append(&mut acks);
             for op in ops {
                 match op {
                     WriteOp::Probe | WriteOp::Vacuum => {}
                     WriteOp::Publish { .. } | WriteOp::Flush { .. } | WriteOp::Declare { .. } => {
-                        refused.push_back(op);
+                        failed.push_back(op);
                     }
                     op => {
-                        state.urgent += usize::from(!op.is_settlement());
-                        state.ops.push_back(op);
+                        mailbox.immediate += usize::from(!op.is_settlement());
+                        mailbox.ops.push_back(op);
                     }
                 }
             }
-            self.note(&state);
+            self.update_backlog(&mailbox);
         }
         self.later.notify_one();
-        for op in refused {
-            refuse(op, error);
+        failed.into_iter().for_each(|op| op.fail(error));
+    }
+
+    /// A failed probe says nothing about settlements; any other failure blocks them. An empty
+    /// group blocks them if `empty_blocks`.
+    fn fail_state(mailbox: &mut Mailbox, group: &CommitGroup, empty_blocks: bool) {
+        let only_probe = group.acks.is_empty()
+            && group.ops.iter().all(|op| matches!(op, WriteOp::Probe))
+            && !(empty_blocks && group.ops.is_empty());
+        if !mailbox.state.is_outage() {
+            mailbox.probe_backoff.down(Instant::now());
         }
+        mailbox.state = mailbox.state.after_failure(only_probe);
     }
 
-    fn put_back(state: &mut State, group: CommitGroup) {
-        let CommitGroup { ops, mut acks } = group;
-        acks.append(&mut state.acks);
-        state.acks = acks;
-        for op in ops.into_iter().rev() {
-            state.urgent += usize::from(!op.is_settlement());
-            state.ops.push_front(op);
+    /// Whether publications fail at present.
+    pub(super) fn is_outage(&self) -> bool {
+        self.mailbox.lock().state.is_outage()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.mailbox.lock().state == WriteState::Closed
+    }
+
+    pub(super) fn has_low_space(&self) -> bool {
+        self.mailbox.lock().state.has_low_space()
+    }
+
+    /// Records a commit: settlements can be written.
+    pub(super) fn settlements_unblocked(&self) {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.state = mailbox.state.after_commit();
+    }
+
+    /// Records a probe that succeeded.
+    pub(super) fn up(&self, space: SpaceLevel) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.state.is_outage() {
+            mailbox.probe_backoff.up(Instant::now());
         }
+        mailbox.state = mailbox.state.after_probe(space);
     }
 
-    pub(super) fn is_down(&self) -> bool {
-        self.state.lock().down
+    /// Records that settlements are written. Returns whether consumers wait for that.
+    pub(super) fn clear_backlog(&self) -> bool {
+        self.backlogged.swap(false, Relaxed)
     }
 
-    /// Whether there is little room, or none.
-    pub(super) fn is_scarce(&self) -> bool {
-        self.state.lock().scarce
-    }
-
-    /// What was settled can be written, at least.
-    pub(super) fn moves(&self) {
-        self.state.lock().stuck = false;
-    }
-
-    /// It can be written again.
-    pub(super) fn up(&self, room: SpaceLevel) {
-        let mut state = self.state.lock();
-        state.scarce = room == SpaceLevel::Scarce;
-        if std::mem::replace(&mut state.down, false) {
-            state.tries.up(Instant::now());
+    /// Returns the next step of the background task.
+    pub(super) fn next_step(&self) -> Step {
+        let now = Instant::now();
+        let mut mailbox = self.mailbox.lock();
+        let step = mailbox.next_step(now);
+        if step == Step::Probe {
+            mailbox.probe_backoff.probed(now);
         }
+        step
     }
 
-    /// What was settled is written. Whether something waited for that.
-    pub(super) fn unclog(&self) -> bool {
-        self.clogged.swap(false, Relaxed)
+    /// Returns whether the task vacuums now: nothing waits, or `overdue`.
+    pub(super) fn starts_vacuum(&self, overdue: bool) -> bool {
+        let mut mailbox = self.mailbox.lock();
+        let outage = mailbox.state.is_outage();
+        let idle = mailbox.is_empty() && !mailbox.committing && !outage;
+        mailbox.dirty &= !idle;
+        idle || (overdue && !outage)
     }
 
-    /// Does what needn't be done at once. Runs beside, for as long as the transport does.
-    pub(super) async fn run(&self, core: &Arc<TransportState>) {
-        let mut given_back = Instant::now();
-        loop {
-            self.later.notified().await;
-            loop {
-                let (down, scarce, stuck, empty, used, next_try) = {
-                    let state = self.state.lock();
-                    let now = Instant::now();
-                    let next_try = match state.down {
-                        true => state.tries.wait(now),
-                        false => state.tries.look(now),
-                    };
-                    (
-                        state.down,
-                        state.scarce,
-                        state.stuck,
-                        state.is_empty(),
-                        state.used,
-                        next_try,
-                    )
-                };
-                if down && stuck {
-                    sleep(TRY_EVERY).await;
-                    self.push_aside(core, [WriteOp::Vacuum]);
-                } else if scarce && next_try.is_zero() {
-                    self.state.lock().tries.again(Instant::now());
-                    self.push_aside(core, [WriteOp::Vacuum, WriteOp::Probe]);
-                } else if down && empty {
-                    // What is settled meanwhile is written.
-                    let _either = timeout(next_try, self.later.notified()).await;
-                    continue;
-                } else if !empty {
-                    sleep(ACKS_WAIT).await;
-                    self.go(core);
-                } else if scarce {
-                    let _either = timeout(next_try, self.later.notified()).await;
-                    continue;
-                } else if used {
-                    // What is settled meanwhile is written.
-                    let news = timeout(QUIET, self.later.notified()).await;
-                    let overdue = given_back.elapsed() >= GIVE_BACK_EVERY;
-                    if news.is_ok() && !overdue {
-                        continue;
-                    }
-                    let (quiet, down) = {
-                        let mut state = self.state.lock();
-                        let quiet = state.is_empty() && !state.under_way && !state.down;
-                        state.used &= !quiet;
-                        (quiet, state.down)
-                    };
-                    if quiet || (overdue && !down) {
-                        given_back = Instant::now();
-                        self.push_aside(core, [WriteOp::Vacuum]);
-                    }
-                } else {
-                    break;
-                }
-                // Where one group follows the other without a pause, a probe comes in its turn.
-                let _either = timeout(TRY_EVERY, self.settled()).await;
-            }
-        }
-    }
-
-    /// Does what there is, now.
-    fn go(&self, core: &Arc<TransportState>) {
-        let mut state = self.state.lock();
-        if state.under_way || state.closed || state.is_empty() {
-            return;
-        }
-        state.under_way = true;
-        drop(state);
-        self.submit(core);
-    }
-
-    fn push_aside<const N: usize>(&self, core: &Arc<TransportState>, ops: [WriteOp; N]) {
-        {
-            let mut state = self.state.lock();
-            if state.closed {
-                return;
-            }
-            state.urgent += N;
-            state.ops.extend(ops);
-        }
-        self.go(core);
-    }
-
-    /// Waits until no group is under way.
-    async fn settled(&self) {
+    /// Waits until no commit runs.
+    pub(super) async fn settled(&self) {
         loop {
             let idle = self.idle.notified();
-            if !self.state.lock().under_way {
+            if !self.mailbox.lock().committing {
                 return;
             }
             idle.await;
         }
     }
 
-    /// Does what there is, as far as it can be done, and takes nothing more in.
-    pub(super) async fn close(&self, core: &Arc<TransportState>) -> Option<Database> {
-        loop {
-            self.settled().await;
-            let (empty, down) = {
-                let state = self.state.lock();
-                (state.is_empty(), state.down)
-            };
-            // While it is down this is the last try. What was settled comes again.
-            if !empty {
-                self.go(core);
-                self.settled().await;
-            }
-            if empty || down {
-                break;
-            }
-        }
-        self.end()
+    pub(super) fn is_empty(&self) -> bool {
+        self.mailbox.lock().is_empty()
     }
 
-    /// Nothing is done any more, from now on.
-    pub(super) fn end(&self) -> Option<Database> {
-        self.ended();
-        self.database.lock().take()
-    }
-
-    /// The database is closed.
-    pub(super) fn ended(&self) {
+    /// Accepts nothing from now on, and fails the commands that wait.
+    pub(super) fn close(&self) {
         let ops = {
-            let mut state = self.state.lock();
-            state.closed = true;
-            state.under_way = false;
-            state.urgent = 0;
-            state.acks.clear();
-            let parts = std::mem::take(&mut state.parts);
-            let mut ops: VecDeque<WriteOp> = parts.into_iter().flat_map(|part| part.ops).collect();
-            ops.append(&mut state.ops);
+            let mut mailbox = self.mailbox.lock();
+            mailbox.state = WriteState::Closed;
+            mailbox.committing = false;
+            mailbox.immediate = 0;
+            mailbox.acks.clear();
+            let bisected = std::mem::take(&mut mailbox.bisected);
+            let mut ops: VecDeque<WriteOp> =
+                bisected.into_iter().flat_map(|half| half.ops).collect();
+            ops.append(&mut mailbox.ops);
             ops
         };
         for op in ops {
-            refuse(op, &TransportError::Closed);
+            op.fail(&TransportError::Closed);
         }
         self.idle.notify_waiters();
     }
@@ -503,44 +420,38 @@ impl WriteQueue {
 
 #[cfg(test)]
 mod tests {
-    use brickwork::transport::Backpressure;
-    use brickwork::{Envelope, Message, QueueId};
+    use brickwork::transport::engine::Append;
+    use brickwork::{Envelope, Message};
 
-    use super::super::queue::InitialCounts;
     use super::super::write_op::PendingMessage;
     use super::*;
 
     #[test]
-    fn what_was_settled_is_bounded_by_its_number_and_by_its_bytes() {
-        let (id, gauge) = (
-            QueueId::new("till", "in"),
-            Arc::new(Backpressure::default()).gauge(1),
-        );
-        let queue = Queue::new(id, 1, InitialCounts::default(), gauge, None, None);
-        let letter = |bytes: usize| WriteOp::Bury {
+    fn unwritten_settlements_are_bounded_in_number_and_in_bytes() {
+        let dead_letter = |bytes: usize| WriteOp::DeadLetter {
             id: Id::new(1, 1),
             suspect: false,
-            queue: queue.clone(),
-            row: PendingMessage::new(
-                queue.clone(),
-                Message::from(Envelope::new("e", vec![b' '; bytes])),
-            ),
+            letter: PendingMessage::new(Append {
+                queue: 2,
+                message: Message::from(Envelope::new("e", vec![b' '; bytes])),
+                delay: Duration::ZERO,
+                reserved: false,
+            }),
         };
-        let large = UNWRITTEN_BYTES_MAX / 4;
-        let mut state = State::default();
-        state
-            .ops
-            .extend([letter(large), letter(large), letter(large)]);
-        assert!(!state.is_full());
-        state.ops.push_back(letter(large));
-        assert!(state.is_full());
+        let large = BACKLOG_MAX_BYTES / 4;
+        let mut mailbox = Mailbox::default();
+        let three = [dead_letter(large), dead_letter(large), dead_letter(large)];
+        mailbox.ops.extend(three);
+        assert!(!mailbox.is_backlog_full());
+        mailbox.ops.push_back(dead_letter(large));
+        assert!(mailbox.is_backlog_full());
 
-        let mut state = State {
-            acks: vec![Id::new(1, 1); UNWRITTEN_MAX - 1],
-            ..State::default()
+        let mut mailbox = Mailbox {
+            acks: vec![Id::new(1, 1); BACKLOG_MAX_MESSAGES - 1],
+            ..Mailbox::default()
         };
-        assert!(!state.is_full());
-        state.ops.push_back(letter(1));
-        assert!(state.is_full());
+        assert!(!mailbox.is_backlog_full());
+        mailbox.ops.push_back(dead_letter(1));
+        assert!(mailbox.is_backlog_full());
     }
 }

@@ -3,10 +3,9 @@
 //! The child prints nothing on standard output and opens no socket. The parent watches and stops
 //! it over the child's standard input; when that closes, the parent is gone and the child stops.
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::DONE;
-use super::run::{either, failed};
+use super::run::failed;
+use super::signals::StopSignals;
 use crate::app::{App, Plan};
 use crate::child_process::{GRACE, ParentConnection};
 use crate::control::{lock_path, taken};
@@ -55,18 +54,14 @@ pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
 async fn serve(plan: Plan, transports: &Transports, parent: &ParentConnection) -> End {
     let redactor = plan.redactor.clone();
     let shutdown_timeout = plan.shutdown_timeout;
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+    let Ok(mut signals) = StopSignals::listen() else {
         return End::early(failed("can't listen for signals"));
     };
     // Resolves with the time that stopping may take.
     let asked = async {
         tokio::select! {
             within = parent.asked_to_stop() => within,
-            () = either(&mut terminate, &mut interrupt) => shutdown_timeout,
+            () = signals.next() => shutdown_timeout,
         }
     };
     tokio::pin!(asked);

@@ -21,6 +21,7 @@ mod dlq;
 mod list;
 mod prune;
 mod run;
+mod signals;
 mod stop;
 mod trace;
 mod watch;

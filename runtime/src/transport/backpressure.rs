@@ -1,16 +1,14 @@
-//! Pressure: queues that are too full, and a transport that is down, make the sources
-//! wait.
+//! Backpressure: sources wait while a queue is too deep or a transport is down.
 //!
-//! Owns the count of what is in the way: queues above their high-water marks, and
-//! transports that take nothing. Who measures (the queue itself, or a poll of the broker)
-//! is the transport's business.
+//! Owns the count of reasons: queues above their high-water marks, and transports that accept
+//! nothing. The transport measures: a queue itself, or a poll of the broker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-/// Says whether sources may send. One for an app.
+/// Tells sources whether they may send. One for an app.
 #[derive(Debug)]
 pub struct Backpressure(watch::Sender<usize>);
 
@@ -21,7 +19,7 @@ impl Default for Backpressure {
 }
 
 impl Backpressure {
-    /// A gauge for one queue with its own high-water mark, in messages.
+    /// Makes a gauge for one queue. `high_water` is its mark, in messages.
     pub fn gauge(self: &Arc<Self>, high_water: u64) -> DepthGauge {
         DepthGauge {
             pressure: self.clone(),
@@ -30,22 +28,21 @@ impl Backpressure {
         }
     }
 
-    /// A gauge for the transport itself: high while it is told that nothing can be sent.
+    /// Makes a gauge for a transport: high while the transport is down.
     pub fn outage(self: &Arc<Self>) -> OutageGauge {
         OutageGauge(self.gauge(0))
     }
 
-    /// Whether any queue is above its mark and has not halved since, or the transport is
-    /// down.
+    /// Whether a queue is above its mark and has not halved since, or a transport is down.
     pub fn is_high(&self) -> bool {
         *self.0.borrow() > 0
     }
 
-    /// Waits until no queue is too full and the transport works.
+    /// Waits until no queue is too deep and no transport is down.
     pub async fn clear(&self) {
         if self.is_high() {
             let mut receiver = self.0.subscribe();
-            // The sender is `self`: it can't be gone.
+            // The sender is `self`, so it is there.
             let _open = receiver.wait_for(|high| *high == 0).await;
         }
     }
@@ -60,9 +57,7 @@ pub struct DepthGauge {
 }
 
 impl DepthGauge {
-    /// Tells how many messages the queue holds now.
-    ///
-    /// Calls for one queue must not overlap.
+    /// Records the depth of the queue, in messages. Calls for one queue must not overlap.
     pub fn update(&self, messages: u64) {
         let high = self.high.load(Ordering::Relaxed);
         let next = if high {
@@ -95,7 +90,7 @@ impl Drop for DepthGauge {
 pub struct OutageGauge(DepthGauge);
 
 impl OutageGauge {
-    /// Tells whether the transport is down. Calls must not overlap.
+    /// Records whether the transport is down. Calls must not overlap.
     pub fn set(&self, down: bool) {
         self.0.set(down);
     }
@@ -116,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_wait_while_the_transport_is_down_whatever_is_queued() {
+    fn sources_wait_while_the_transport_is_down_at_any_depth() {
         let pressure = Arc::new(Backpressure::default());
         let (outage, queue) = (pressure.outage(), pressure.gauge(10));
         for (down, messages, high) in [
@@ -132,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn one_full_queue_among_many_is_enough_and_a_dropped_one_no_longer_counts() {
+    fn one_deep_queue_is_enough_and_a_dropped_one_no_longer_counts() {
         let pressure = Arc::new(Backpressure::default());
         let (first, second) = (pressure.gauge(1), pressure.gauge(1));
         first.update(2);

@@ -15,7 +15,6 @@ use crate::message::Message;
 use crate::names::QueueId;
 
 mod backpressure;
-mod capacity;
 mod completion;
 mod connector;
 pub mod engine;
@@ -30,7 +29,6 @@ mod search;
 mod topology;
 
 pub use backpressure::{Backpressure, DepthGauge, OutageGauge};
-pub use capacity::{BoundedQueue, CapacityReservation};
 pub use completion::Completion;
 pub use connector::{Connector, Transports, scheme_of};
 pub use error::{AskError, TransportError};

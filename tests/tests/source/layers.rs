@@ -77,24 +77,7 @@ const ACTORS: Layers = Layers {
 };
 
 /// Files of `bridges/src/embedded` that import each other.
-const EMBEDDED_CIRCLES: &[&[&str]] = &[
-    &[
-        "catalog",
-        "commit",
-        "commit_outcome",
-        "exclusive_trial",
-        "failed_commit",
-        "queue",
-        "recovery",
-        "routing",
-        "state",
-        "statements",
-        "suspects",
-        "write_op",
-        "write_queue",
-    ],
-    &["inspection", "prune"],
-];
+const EMBEDDED_CIRCLES: &[&[&str]] = &[];
 
 /// Files of `bridges/src/rabbitmq` that import each other.
 const RABBITMQ_CIRCLES: &[&[&str]] = &[

@@ -2,16 +2,15 @@
 
 use std::pin::pin;
 
-use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::access::DlqAccess;
 use super::args::{BoundArgs, SelectionArgs, not_found};
 use super::{Problem, one_line, print_clean, print_clean_json};
 use crate::app::Plan;
+use crate::cli::signals::StopSignals;
 use crate::cli::{DONE, FAILED, ManifestArgs};
 use crate::dead_letters::{Destination, DlqAction, DlqReport, Outcome, RateLimit, RemoveOptions};
 use crate::names::QueueId;
+use serde::Serialize;
 
 /// Maximum ids that a dry run prints.
 const NAMED_MAX: usize = 20;
@@ -126,7 +125,9 @@ impl Discard {
 
 impl Remove {
     async fn run(&self, access: &DlqAccess, plan: &Plan, verb: &Verb) -> Result<u8, Problem> {
-        let mut stop = pin!(stop_signal()?);
+        let mut signals = StopSignals::listen()
+            .map_err(|error| Problem::failed(format!("can't listen for signals: {error}")))?;
+        let mut stop = pin!(signals.next());
         let mut removed = Removed::default();
         for service in access.services(self.service.as_deref()) {
             let action = verb.action(self.options(removed.total.selected));
@@ -271,15 +272,4 @@ impl Removed {
         });
         self.total.add(outcome);
     }
-}
-
-/// Returns a future that resolves at Ctrl-C or SIGTERM.
-fn stop_signal() -> Result<impl Future<Output = ()>, Problem> {
-    let listen = |kind| {
-        let failed = |error| Problem::failed(format!("can't listen for signals: {error}"));
-        signal(kind).map_err(failed)
-    };
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    Ok(async move { crate::cli::run::either(&mut terminate, &mut interrupt).await })
 }

@@ -168,20 +168,12 @@ fn a_trace_branches_and_shows_the_state_of_each_message() {
 
     let trace = trace_of(&mut findings, "order-17");
     assert!(trace.found && trace.cut.is_none(), "{trace:#?}");
-    let [message] = &trace.messages[..] else {
-        panic!("{trace:#?}");
-    };
+    let message = &trace.messages[0];
     assert_eq!(hops(message), ["price: done"]);
     assert_eq!(message.hops[0].attempts[0].took_us, 1_500);
-    let led_to: Vec<_> = message.led_to.iter().map(hops).collect();
-    assert_eq!(
-        led_to,
-        [
-            vec!["odd: dead-lettered"],
-            vec!["bill: delayed", "keep: done"],
-            vec!["bill: waiting", "keep: done"],
-        ]
-    );
+    assert_eq!(hops(&message.led_to[0]), ["odd: dead-lettered"]);
+    assert_eq!(hops(&message.led_to[1]), ["bill: delayed", "keep: done"]);
+    assert_eq!(hops(&message.led_to[2]), ["bill: waiting", "keep: done"]);
     let by = message.led_to[2].by.as_ref().unwrap();
     assert_eq!((by.output.as_deref(), by.index), (Some("out"), Some(1)));
     assert_eq!(message.led_to[0].topics, ["odd", "no.reader"]);

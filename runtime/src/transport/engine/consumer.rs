@@ -268,6 +268,7 @@ impl Consumer for QueueConsumer {
             self.slots.resize(count, NO_SLOT);
         }
         let taken = Instant::now();
+        into.reserve(count);
         let mut slots = self.slots.iter();
         state.take(count, journal.is_some(), |entry| {
             let slot = slots.next().copied().unwrap_or_default();
@@ -306,8 +307,7 @@ impl Consumer for QueueConsumer {
         let waker = state.wake_for_work();
         drop(state);
         wake(waker);
-        // Nobody consumes any more: its drop settles it, for which the queue must not be
-        // locked.
+        // Without consumers it returns to the suspects: its drop locks the queue.
         drop(suspect);
     }
 }

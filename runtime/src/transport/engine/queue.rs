@@ -82,7 +82,7 @@ impl Queue {
         self.dead_letters.as_ref()
     }
 
-    /// Whether anybody consumes the queue.
+    /// Whether the queue has consumers.
     pub fn has_consumers(&self) -> bool {
         self.state.lock().has_consumers()
     }
@@ -112,7 +112,7 @@ impl Queue {
     /// in `taken_by`.
     ///
     /// # Errors
-    /// Returns the delivery if nobody consumes the queue.
+    /// Returns the delivery if the queue has no consumers.
     pub fn offer_suspect(
         &self,
         delivery: Delivery,
@@ -175,8 +175,8 @@ impl Queue {
         self.gauge.update(state.held());
     }
 
-    /// Reserves capacity, unless the queue is full. A batch that finds room is accepted whole:
-    /// one that is larger than the limit never could be otherwise.
+    /// Reserves capacity, unless the queue is full. A queue that is not full accepts a batch
+    /// of any size: a batch larger than the limit would never be accepted otherwise.
     pub(super) fn reserve(&self, messages: u64) -> bool {
         let mut state = self.state.lock();
         let full = self.is_full(&state);

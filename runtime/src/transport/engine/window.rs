@@ -8,7 +8,8 @@
 //!   number; a requeued message returns to its position.
 //! - A new message enters the window only if `on_disk` is 0 and no load is running.
 //!   Otherwise it would overtake messages on disk.
-//! - At most one load runs. It starts when the window is half empty and somebody consumes.
+//! - At most one load runs. It starts when the window is half empty and the queue
+//!   has consumers.
 //! - Without a journal, `on_disk` is always 0 and the window has no bound.
 
 use std::collections::VecDeque;
@@ -164,7 +165,7 @@ impl State {
         self.ready.insert(at, entry);
     }
 
-    /// Starts a load if the window has room, messages are on disk, and somebody consumes.
+    /// Starts a load if the window has room, messages are on disk, and there are consumers.
     /// The caller passes the request to the journal.
     pub(super) fn start_load(&mut self) -> Option<LoadRequest> {
         let wanted = !self.loading
