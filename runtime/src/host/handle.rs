@@ -192,9 +192,7 @@ impl InstanceLoop {
         let (message, now) = (delivery.message(), Instant::now());
         let record = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
         let emitted = Emitted::UNKNOWN;
-        self.env
-            .attempts
-            .record(record.took(took).emitting(emitted));
+        self.env.history.add(record.took(took).emitting(emitted));
         let (crash, result) = match handled {
             HandlerOutcome::Done(result) => (None, result),
             HandlerOutcome::Panicked(text) => {
