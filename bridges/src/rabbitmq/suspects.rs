@@ -27,7 +27,7 @@ use tokio::sync::{MutexGuard, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::codec;
+use super::codec::{self, TopicSource};
 use super::connection::Connections;
 use super::exclusive_trial::ExclusiveMode;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
@@ -36,7 +36,7 @@ use super::router::Router;
 use super::routing::Queue;
 use super::session_state::SessionState;
 use super::settlement::{BrokerAction, Settler};
-use super::source_queue::{SourceQueue, TopicSource};
+use super::source_queue::SourceQueue;
 
 /// Maximum checks that wait. A check that is dropped comes again a second later.
 const CHECKS_MAX: usize = 256;
