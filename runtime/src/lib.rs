@@ -46,11 +46,14 @@ mod host;
 mod id;
 mod lock;
 mod log;
+mod log_throttle;
 pub mod manifest;
 mod message;
 pub mod message_trace;
 mod metrics;
 mod names;
+pub mod panic;
+mod position;
 pub mod prelude;
 pub mod process;
 mod rate_limit;
@@ -73,7 +76,7 @@ pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, DeliveryParts, Reply, Settle, Settlement};
 pub use envelope_json::{InvalidHead, read_head, write_head};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
-pub use host::{AbandonHook, CLOCK_TOLERANCE, PendingWorkGuard, panic};
+pub use host::CLOCK_TOLERANCE;
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use lock::Lock;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
@@ -83,9 +86,9 @@ pub use names::{
 pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
-    Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle, HandleBatch,
-    Input, MessageBuilder, NoConfig, Outcome, Output, Payload, PortDescriptor, Ports, Raw, Request,
-    SendHandle, Service, ServiceType, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
+    AbandonHook, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle,
+    HandleBatch, Input, MessageBuilder, NoConfig, Outcome, Output, Payload, PendingWorkGuard,
+    PortDescriptor, Ports, Raw, Request, SendHandle, Service, ServiceType, Source, SourceContext,
+    SourcePorts, Store, Tick, TrySubmitError, Tx,
 };
-pub use store::{Store, Tx};
 pub use trace_context::{InvalidTraceParent, TraceContext};

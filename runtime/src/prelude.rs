@@ -6,7 +6,6 @@ pub use serde::{Deserialize, Serialize};
 pub use crate::failure::Failure;
 pub use crate::service::{
     Batch, Catalog, ConfigError, Context, Handle, HandleBatch, Input, MessageBuilder, NoConfig,
-    Output, Ports, Raw, Request, Service, Source, SourceContext, SourcePorts, Tick,
+    Output, Ports, Raw, Request, Service, Source, SourceContext, SourcePorts, Tick, Tx,
 };
 pub use crate::sqlite::Migration;
-pub use crate::store::Tx;

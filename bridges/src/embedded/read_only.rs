@@ -46,7 +46,7 @@ impl ReadOnlyFolder {
             _lock: our_lock,
         };
         if is_there {
-            let database = ReadOnlyDatabase::of(&path, view.owner_process.is_some())?;
+            let database = ReadOnlyDatabase::open(&path, view.owner_process.is_some())?;
             view.is_up_to_date = database.is_up_to_date(&schema())?;
             view.queues = Some(database);
         }

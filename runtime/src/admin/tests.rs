@@ -99,7 +99,7 @@ async fn an_app_that_is_not_ready_answers_503_with_the_reasons_as_json() {
     let (fake, admin) = start().await;
     fake.all_ready();
     let stock = &fake.view.services[1].env();
-    stock.pulse.ready.store(0, Relaxed);
+    stock.liveness.ready.store(0, Relaxed);
     stock.meters.restarted(Cause::Start);
     let (code, _, body) = get(&admin, "/health/ready");
     let json: Value = serde_json::from_str(&body).unwrap();

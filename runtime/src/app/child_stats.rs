@@ -31,9 +31,9 @@ impl AppStatus {
             gave_up: service.gave_up(),
             instances_wanted: service.instances_wanted(),
             instances_ready: service.instances_ready(),
-            consuming: *env.pulse.consuming.borrow(),
-            ended: *env.pulse.ended.borrow(),
-            standing_by: env.pulse.standing_by.load(Relaxed),
+            consuming: *env.liveness.consuming.borrow(),
+            ended: *env.liveness.ended.borrow(),
+            standing_by: env.liveness.standing_by.load(Relaxed),
             seen: RemoteStats {
                 depths: depths.collect(),
                 ..hosted.figures()

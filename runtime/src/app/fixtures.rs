@@ -11,11 +11,13 @@ use super::plan::WiredPort;
 use super::status::{AppStatus, Phase, ServiceStatus};
 use crate::clock::Clock;
 use crate::failure::Failure;
-use crate::host::{ServiceHandle, ServiceSetup, WiredOutput};
+use crate::host::{ServiceHandle, ServiceSetup};
 use crate::metrics::{Durations, WorkerLag};
 use crate::names::QueueId;
 use crate::redact::Redactor;
-use crate::service::{ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable};
+use crate::service::{
+    ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable, WiredOutput,
+};
 use crate::settings::ServiceSettings;
 use crate::store::Stores;
 use crate::supervision::Instances;
@@ -97,9 +99,9 @@ impl Fake {
     pub(crate) fn all_ready(&self) {
         self.view.set_phase(Phase::Running);
         for service in &self.view.services {
-            let pulse = &service.env().pulse;
-            pulse.ready.store(1, Relaxed);
-            pulse.consuming.send_replace(service.inputs.len());
+            let liveness = &service.env().liveness;
+            liveness.ready.store(1, Relaxed);
+            liveness.consuming.send_replace(service.inputs.len());
         }
     }
 }

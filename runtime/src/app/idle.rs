@@ -92,7 +92,7 @@ async fn is_idle(service: &ServiceHandle, transport: &dyn Transport) -> bool {
     let env = service.env();
     let busy =
         env.unconfirmed() > 0 || env.in_flight() > 0 || env.mailbox.len() > 0 || env.outbox() > 0;
-    if busy || !env.schedule.is_empty() || service.is_unfinished_source() {
+    if busy || !env.control.pending_work.is_empty() || service.is_unfinished_source() {
         return false;
     }
     for input in &env.inputs {

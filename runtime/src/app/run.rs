@@ -24,11 +24,12 @@ use crate::child_process::{ParentConnection, RespawnCommand};
 use crate::clock::Clock;
 use crate::control::{Control, ControlTargets};
 use crate::dead_letters::DeadLetters;
-use crate::host::{ServiceHandle, Standing, panic};
+use crate::host::{ServiceHandle, Standing};
 use crate::message_trace::{
     LocalService, QueueAccess, RunningServices, Trace, TraceCollector, TraceQuery,
 };
 use crate::names::QueueId;
+use crate::panic;
 use crate::store::Stores;
 use crate::supervisors::{Failed, Supervised, Threads, watch};
 use crate::transport::{Backpressure, Transport, TransportError, Transports};
@@ -301,7 +302,7 @@ impl App {
         join_all(services.iter().map(|service| service.start())).await;
         let consuming = join_all(services.iter().map(|service| async {
             let env = service.hosted().env();
-            let mut consuming = env.pulse.consuming.subscribe();
+            let mut consuming = env.liveness.consuming.subscribe();
             let inputs = env.inputs.len();
             // The sender is in the environment that is held here. One that has given up
             // is dealt with by its supervisor.

@@ -230,7 +230,7 @@ impl AppStatus {
                 wanted: service.instances_wanted(),
                 min: service.hosted.loops.min,
                 max: service.hosted.loops.max,
-                ready: env.pulse.ready.load(Relaxed),
+                ready: env.liveness.ready.load(Relaxed),
             },
             mailbox: Mailbox {
                 messages: figures.waiting,

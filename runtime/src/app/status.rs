@@ -274,12 +274,12 @@ impl ServiceStatus {
         if self.is_source() {
             1
         } else {
-            self.env().pulse.wanted.load(Relaxed)
+            self.env().liveness.wanted.load(Relaxed)
         }
     }
 
     pub(crate) fn instances_ready(&self) -> usize {
-        self.env().pulse.ready.load(Relaxed)
+        self.env().liveness.ready.load(Relaxed)
     }
 
     /// Why it is down, when it has given up.
@@ -302,11 +302,11 @@ impl ServiceStatus {
             Standing::Gone { .. } => return State::Gone,
             Standing::Stopped | Standing::Supervised => {}
         }
-        if *env.pulse.ended.borrow() {
+        if *env.liveness.ended.borrow() {
             State::Ended
         } else if env.is_closing() {
             State::Stopping
-        } else if env.pulse.standing_by.load(Relaxed) {
+        } else if env.liveness.standing_by.load(Relaxed) {
             State::StandingBy
         } else if !works(&env) {
             if self.restarts() == 0 {
@@ -331,7 +331,7 @@ impl ServiceStatus {
             State::Stopping => "is stopping".to_owned(),
             State::Isolated => "is isolated".to_owned(),
             State::Gone => "is down for good".to_owned(),
-            State::Down if env.pulse.is_ready() => {
+            State::Down if env.liveness.is_ready() => {
                 let (consumed, inputs) = (consumed(&env), env.inputs.len());
                 format!("consumes {consumed} of its {inputs} inputs")
             }
@@ -358,11 +358,11 @@ impl ServiceStatus {
 
 /// Whether a service runs and hears all that it should.
 fn works(env: &ServiceRun) -> bool {
-    env.pulse.is_ready() && consumed(env) >= env.inputs.len()
+    env.liveness.is_ready() && consumed(env) >= env.inputs.len()
 }
 
 fn consumed(env: &ServiceRun) -> usize {
-    *env.pulse.consuming.borrow()
+    *env.liveness.consuming.borrow()
 }
 
 #[cfg(test)]

@@ -48,22 +48,22 @@ impl StatsMirror {
         for failure in stats.failures.into_iter().skip(skipped) {
             hosted.state.failed(failure);
         }
-        let pulse = &hosted.env().pulse;
-        pulse.wanted.store(stats.instances_wanted, Relaxed);
-        pulse.ready.store(stats.instances_ready, Relaxed);
-        pulse.consuming.send_replace(stats.consuming);
-        pulse.ended.send_replace(stats.ended);
-        pulse.standing_by.store(stats.standing_by, Relaxed);
+        let liveness = &hosted.env().liveness;
+        liveness.wanted.store(stats.instances_wanted, Relaxed);
+        liveness.ready.store(stats.instances_ready, Relaxed);
+        liveness.consuming.send_replace(stats.consuming);
+        liveness.ended.send_replace(stats.ended);
+        liveness.standing_by.store(stats.standing_by, Relaxed);
         hosted.see(Some(stats.seen));
         true
     }
 
     /// Publishes that no process runs.
     pub(crate) fn clear(hosted: &ServiceHandle) {
-        let pulse = &hosted.env().pulse;
-        pulse.ready.store(0, Relaxed);
-        pulse.standing_by.store(false, Relaxed);
-        pulse.consuming.send_replace(0);
+        let liveness = &hosted.env().liveness;
+        liveness.ready.store(0, Relaxed);
+        liveness.standing_by.store(false, Relaxed);
+        liveness.consuming.send_replace(0);
         hosted.see(None);
     }
 }

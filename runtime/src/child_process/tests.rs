@@ -93,14 +93,14 @@ async fn the_parent_mirrors_the_counts_of_its_child_across_processes() {
             assert_eq!(hosted.meters.outcome_total(Outcome::Ok), shown);
             assert_eq!(hosted.state.failures_total(), shown);
         }
-        assert_eq!(hosted.env().pulse.ready.load(Relaxed), 1);
+        assert_eq!(hosted.env().liveness.ready.load(Relaxed), 1);
         let last = hosted.state.failures().pop().unwrap();
         assert_eq!(
             (&*last.what, &*last.text),
             ("start", &*format!("in process {process}"))
         );
         StatsMirror::clear(hosted);
-        assert_eq!(hosted.env().pulse.ready.load(Relaxed), 0);
+        assert_eq!(hosted.env().liveness.ready.load(Relaxed), 0);
     }
 }
 

@@ -1,7 +1,7 @@
-//! The actor of a service: its supervisor's child, which owns its instances and bridges.
+//! The actor of a service: a child of its supervisor that owns its instances and bridges.
 //!
-//! Control messages come to the actor's own actix mailbox, never behind work: work is
-//! in the service's mailbox, and instances give the thread up after a bounded turn.
+//! Control messages arrive in the actix mailbox of the actor and never wait behind work: work is
+//! in the service's own mailbox, and instances yield the thread after a bounded turn.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use super::bridge::InboundBridge;
+use super::autoscale::Scale;
+use super::bridge::{InboundBridge, StopConsuming};
 use super::instance::InstanceLoop;
 use super::relay::{self, Relay};
 use super::service_run::ServiceRun;
@@ -23,62 +24,52 @@ use super::service_state::WINDOW;
 use super::source;
 use crate::service::{ConfiguredType, Kind};
 
-/// A service as an actor: one life of it, from a start to the next stop.
+/// The actor of one run of a service.
 pub(crate) struct ServiceActor {
     env: Arc<ServiceRun>,
     blueprint: Arc<dyn ConfiguredType>,
     bridges: Vec<Addr<InboundBridge>>,
-    /// Of a service with a store.
+    /// Publishes the outbox of a service with a store.
     relay: Option<Addr<Relay>>,
-    /// By number; one that retired has ended.
+    /// Instances by number; that of a retired instance has ended.
     loops: Vec<JoinHandle<()>>,
     drained: Option<Stopped>,
-    /// It has been told to drain or to stop.
+    /// A drain or stop has begun.
     stopping: bool,
 }
 
-/// Start the instances, then the bridges. Resolves when each instance has been started
-/// once, well or not, and the bridges have been told to consume.
+/// Starts the instances and the bridges. Resolves when the first start of each instance has
+/// ended, with or without success.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Start;
 
-/// Have so many instances.
-#[derive(Message, Clone, Copy)]
-#[rtype(result = "()")]
-pub(crate) struct Scale(pub(crate) usize);
-
-/// Stop consuming.
-#[derive(Message, Clone, Copy)]
-#[rtype(result = "()")]
-pub(crate) struct Stop;
-
-/// Take no more, finish what is in hand, and be done by the deadline. Instances stay.
+/// Takes no more messages and finishes those in flight before the deadline. Instances stay.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
 pub(crate) struct Drain(pub(crate) Instant);
 
-/// Drain, if that isn't done yet, let the instances go, and be done by the deadline.
+/// Drains, unless that is done, and stops the instances before the deadline.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "Stopped")]
 pub(crate) struct StopBy(pub(crate) Instant);
 
-/// What was not finished in time.
+/// The messages that a stopped service did not finish.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Stopped {
-    /// Messages that were in hand when time ran out.
+    /// Names of the messages that were in flight at the deadline.
     pub(crate) abandoned: Vec<String>,
-    /// Messages that were given back unhandled.
-    pub(crate) given_back: usize,
-    /// Its thread doesn't turn.
+    /// Number of messages that were requeued unhandled.
+    pub(crate) requeued: usize,
+    /// The thread of the service is blocked.
     pub(crate) stuck: bool,
 }
 
 impl Stopped {
-    /// Adds what another one left.
+    /// Adds the messages of another service.
     pub(crate) fn add(&mut self, other: Self) {
         self.abandoned.extend(other.abandoned);
-        self.given_back += other.given_back;
+        self.requeued += other.requeued;
         self.stuck |= other.stuck;
     }
 }
@@ -130,7 +121,7 @@ impl Handler<Start> for ServiceActor {
                     self.loops.push(running);
                 }
                 if env.loops.max > instances {
-                    super::autoscale::follow(&env, cx.address());
+                    super::autoscale::follow(&env, cx.address().recipient());
                 }
                 instances
             }
@@ -139,7 +130,7 @@ impl Handler<Start> for ServiceActor {
             self.bridges
                 .push(InboundBridge::new(self.env.clone(), input as u16).start());
         }
-        Box::pin(async move { env.pulse.started(instances).await })
+        Box::pin(async move { env.liveness.first_starts_ended(instances).await })
     }
 }
 
@@ -147,15 +138,15 @@ impl Handler<Scale> for ServiceActor {
     type Result = ();
 
     fn handle(&mut self, Scale(wanted): Scale, _: &mut Context<Self>) {
-        // Its loops may be on their way out: others beside them would share their hands.
+        // The loops may be ending: new ones would share their in-flight lists.
         if self.stopping || matches!(self.blueprint.role(), Kind::Source(_)) {
             return;
         }
-        let before = self.env.pulse.wanted.swap(wanted, Relaxed);
+        let before = self.env.liveness.wanted.swap(wanted, Relaxed);
         self.env.mailbox.limit(wanted);
-        debug!(service = %self.env.label, before, wanted, "instances");
+        debug!(service = %self.env.label, before, wanted, "scaling instances");
         for number in 0..wanted.min(self.loops.len()) {
-            // One that had retired comes back; one that is about to sees that it may stay.
+            // A retired instance comes back; one that is about to retire sees the new limit.
             if self.loops[number].is_finished() {
                 let (env, blueprint) = (self.env.clone(), self.blueprint.clone());
                 let instance = InstanceLoop::new(env, blueprint, number as u32);
@@ -202,14 +193,14 @@ impl Handler<StopBy> for ServiceActor {
                 Some(stopped) => stopped,
                 None => drain(env.clone(), bridges, relay, deadline).await,
             };
-            env.let_go();
+            env.release();
             let by = deadline.max(Instant::now() + GRACE);
             for mut instance in loops {
                 if timeout_at(by, &mut instance).await.is_err() {
                     instance.abort();
                 }
             }
-            debug!(service = %env.label, given_back = stopped.given_back, "stopped");
+            debug!(service = %env.label, requeued = stopped.requeued, "stopped");
             drop(address);
             stopped
         };
@@ -220,7 +211,7 @@ impl Handler<StopBy> for ServiceActor {
     }
 }
 
-/// No more deliveries → what is in hand is finished → confirms are flushed.
+/// Stops the bridges, finishes the messages in flight, and waits for confirms.
 async fn drain(
     env: Arc<ServiceRun>,
     bridges: Vec<Addr<InboundBridge>>,
@@ -229,20 +220,20 @@ async fn drain(
 ) -> Stopped {
     let mut stopped = Stopped::default();
     for bridge in &bridges {
-        // One that is gone or late consumes no more: the mailbox closes to it.
-        let _either = timeout_at(deadline, bridge.send(Stop)).await;
+        // A bridge that does not stop in time finds the mailbox closed.
+        let _either = timeout_at(deadline, bridge.send(StopConsuming)).await;
     }
     env.close();
     let unhandled = env.mailbox.close();
-    stopped.given_back = unhandled.len();
+    stopped.requeued = unhandled.len();
     for delivery in unhandled {
         delivery.nack_requeue();
     }
-    // What isn't done by then is named.
-    let _either = timeout_at(deadline, env.pulse.drained()).await;
+    // Messages that are not done by then are abandoned below.
+    let _either = timeout_at(deadline, env.liveness.drained()).await;
     for (_, delivery) in env.seize() {
         let text = format!("{} (attempt {})", delivery.message().id, delivery.attempt());
-        warn!(service = %env.label, id = %text, "abandoned: not done in time");
+        warn!(service = %env.label, id = %text, "message abandoned: not done in time");
         env.abandon(text);
         delivery.nack_requeue();
     }
@@ -255,12 +246,11 @@ async fn drain(
         .is_err()
     {
         let unconfirmed = env.unconfirmed();
-        warn!(service = %env.label, unconfirmed, "stopped before its publications were confirmed");
+        warn!(service = %env.label, unconfirmed, "stopped with unconfirmed publications");
         env.abandon(format!("{unconfirmed} unconfirmed publications"));
     }
     stopped
 }
 
-/// Confirms, and the last moments of instances, get at least this long, also when
-/// handlers used up all the time.
+/// Minimum time for confirms and stop hooks, even after the deadline.
 const GRACE: Duration = Duration::from_millis(100);

@@ -1,21 +1,25 @@
-//! Looks at how busy a service is and gives it as many instances as it needs.
+//! Autoscaling: measures the load of a service and scales its instances.
 //!
-//! The decision is [`Autoscaler`]'s; this only looks and tells the service's actor.
+//! [`Autoscaler`] decides; this module measures and tells the actor of the service.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use actix::Addr;
+use actix::{Message, Recipient};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::actor::{Scale, ServiceActor};
 use super::service_run::ServiceRun;
 use crate::supervision::{Autoscaler, CHECK_INTERVAL, Load};
 
-/// Follows the load until the service closes.
-pub(super) fn follow(env: &Arc<ServiceRun>, actor: Addr<ServiceActor>) {
-    let mut elastic = Autoscaler::new(env.loops);
+/// Scales a service to this number of instances.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub(crate) struct Scale(pub(crate) usize);
+
+/// Follows the load until the service stops.
+pub(super) fn follow(env: &Arc<ServiceRun>, actor: Recipient<Scale>) {
+    let mut autoscaler = Autoscaler::new(env.loops);
     let env: Weak<ServiceRun> = Arc::downgrade(env);
     tokio::task::spawn_local(async move {
         loop {
@@ -24,14 +28,14 @@ pub(super) fn follow(env: &Arc<ServiceRun>, actor: Addr<ServiceActor>) {
             if env.is_closing() {
                 return;
             }
-            let before = elastic.wanted();
-            let wanted = elastic.check(env.load());
+            let before = autoscaler.wanted();
+            let wanted = autoscaler.check(env.load());
             if wanted != before {
-                info!(service = %env.label, before, wanted, "instances follow the load");
+                info!(service = %env.label, before, wanted, "scaling instances with the load");
             }
-            // What an instance of the manifest stands for comes and goes as a whole.
+            // The loops of one manifest instance come and go together.
             let wanted = wanted.next_multiple_of(env.lanes);
-            // Also when nothing changed: one that was about to go may have gone.
+            // Also without a change, because a retiring instance may have ended since.
             if actor.send(Scale(wanted)).await.is_err() {
                 return;
             }
@@ -40,16 +44,21 @@ pub(super) fn follow(env: &Arc<ServiceRun>, actor: Addr<ServiceActor>) {
 }
 
 impl ServiceRun {
-    /// What is to be seen of its work now.
+    /// Measures the present load.
     fn load(&self) -> Load {
         let now = Instant::now();
         let (waiting, oldest) = self
             .mailbox
-            .look(|delivery: &crate::Delivery| delivery.taken());
+            .oldest(|delivery: &crate::Delivery| delivery.taken());
         Load {
             waiting,
             waited: oldest.map_or(Duration::ZERO, |taken| now.saturating_duration_since(taken)),
-            busy: self.hands.lock().iter().filter(|h| h.len() > 0).count(),
+            busy: self
+                .in_flight
+                .lock()
+                .iter()
+                .filter(|list| list.len() > 0)
+                .count(),
         }
     }
 }

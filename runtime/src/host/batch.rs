@@ -1,16 +1,16 @@
-//! Batches: an instance's way with an input whose messages are handled many at a time.
+//! Batches: inputs whose messages are handled many at a time.
 //!
-//! Owns collecting them, an outcome for each, and the rule that a crash blames nobody
-//! until each has had a trial of its own.
+//! Collects the messages of a batch, and settles each by its own outcome. A crash blames no
+//! message: afterwards each is tried alone.
 
 use std::future::poll_fn;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, info_span};
 
 use super::guard::{HandlerGuard, HandlerOutcome};
-use super::handle::{abandoned, fenced};
+use super::handle::{outputs_of, transaction_not_awaited};
 use super::instance::{End, InstanceLoop};
 use super::mailbox::Pulled;
 use super::settlement::AttemptFailure;
@@ -18,13 +18,12 @@ use crate::clock::later;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::message::Message;
-use crate::message_trace::{AttemptRecord, Emitted};
+use crate::message_trace::AttemptRecord;
 use crate::metrics::{Cause, Outcome};
-use crate::service::{Batch, Instance, PendingEmit, Work};
-use crate::store::Stored;
+use crate::service::{Batch, Instance, PendingEmit, TxState, Work};
 
 impl InstanceLoop {
-    /// Handles one message and those of the same input that come soon after it.
+    /// Handles a message together with those of the same input that follow soon.
     pub(super) async fn handle_batch(
         &mut self,
         value: &mut dyn Instance,
@@ -32,24 +31,24 @@ impl InstanceLoop {
         batch: Batch,
     ) -> Result<(), End> {
         let input = first.input();
-        // What is collected is in hand: it can be taken away while more is waited for.
+        // Collected deliveries are in flight at once, so that a revocation can take them
+        // while this waits for more.
         self.collect(first);
         let until = later(batch.within);
-        while self.hand.len() < batch.max {
+        while self.in_flight.len() < batch.max {
             match self.env.mailbox.pull_if(|next| next.input() == input) {
                 Some(delivery) => self.collect(delivery),
                 None if Instant::now() >= until || self.env.is_closing() => break,
                 None if self.env.mailbox.len() > 0 && self.env.paused_for().is_none() => break,
                 None => {
-                    // The mailbox wakes this slot when something comes.
                     let number = self.number as usize;
-                    let come = poll_fn(|cx| self.env.mailbox.poll_pull(cx, number));
-                    match tokio::time::timeout_at(until, come).await {
+                    let pulled = poll_fn(|cx| self.env.mailbox.poll_pull(cx, number));
+                    match timeout_at(until, pulled).await {
                         Ok(Pulled::Item(delivery)) if delivery.input() == input => {
                             self.collect(delivery);
                         }
                         Ok(Pulled::Item(other)) => {
-                            // Of another input: it closes the batch and is next.
+                            // A message of another input ends the batch and is the next one.
                             self.env.mailbox.put_back(other);
                             break;
                         }
@@ -59,20 +58,20 @@ impl InstanceLoop {
             }
         }
         self.env.mailbox.pass_on(self.number as usize, false);
-        if self.env.is_fenced() {
-            return Err(fenced());
+        if self.env.is_revoked() {
+            return Err(End::revoked());
         }
-        self.batch_of(value, input).await
+        self.run_batch(value, input).await
     }
 
     fn collect(&self, delivery: Delivery) {
         if let Some(delivery) = self.admit(delivery) {
-            self.hand.put(delivery);
+            self.in_flight.put(delivery);
         }
     }
 
-    async fn batch_of(&mut self, value: &mut dyn Instance, input: usize) -> Result<(), End> {
-        let mut deliveries = self.hand.take_all();
+    async fn run_batch(&mut self, value: &mut dyn Instance, input: usize) -> Result<(), End> {
+        let mut deliveries = self.in_flight.take_all();
         if deliveries.len() <= 1 {
             let Some(only) = deliveries.pop() else {
                 return Ok(());
@@ -83,21 +82,16 @@ impl InstanceLoop {
         let started = Instant::now();
         let deadline = started + self.env.settings.handler_timeout;
         let messages: Vec<_> = deliveries.iter().map(|d| d.message().clone()).collect();
+        let attempts: Vec<_> = deliveries.iter().map(Delivery::attempt).collect();
         let meter = &self.env.meters.inputs[input];
         for delivery in &deliveries {
-            meter
-                .wait
-                .record(started.saturating_duration_since(delivery.taken()));
+            let wait = started.saturating_duration_since(delivery.taken());
+            meter.wait.record(wait);
         }
-        let work = deliveries
-            .iter()
-            .map(|d| (d.message().clone(), d.attempt()))
-            .collect();
-        let attempts: Vec<u32> = deliveries.iter().map(Delivery::attempt).collect();
-        self.cx.begin(Work::Batch(work));
-        self.cx.input = input;
-        self.cx.deadline = Some(deadline);
-        self.hand.put_all(deliveries);
+        let work = messages.iter().cloned().zip(attempts.iter().copied());
+        self.cx
+            .start_work(Work::Batch(work.collect()), input, deadline);
+        self.in_flight.put_all(deliveries);
         let span = info_span!(
             "handle_batch",
             service = %self.env.label,
@@ -108,79 +102,79 @@ impl InstanceLoop {
         let handled = HandlerGuard::new(future, &mut self.timer, deadline)
             .instrument(span)
             .await;
-        if self.env.is_fenced() {
-            return Err(fenced());
+        if self.env.is_revoked() {
+            return Err(End::revoked());
         }
         let share = started.elapsed() / messages.len() as u32;
-        let held = std::mem::take(&mut self.cx.held);
-        let deliveries = self.hand.take_all();
+        let mut deliveries = self.in_flight.take_all();
         if deliveries.len() != messages.len() {
-            return Err(fenced());
+            return Err(End::revoked());
         }
-        let crash = match handled {
+        let tried_before = deliveries.iter().all(|delivery| delivery.attempt() > 1);
+        // `take_one` takes the last delivery: reversed, the first message is the next one.
+        deliveries.reverse();
+        self.in_flight.put_all(deliveries);
+        let (cause, failed) = match handled {
             HandlerOutcome::Done(results) => {
-                self.hand.put_all(deliveries.into_iter().rev().collect());
                 let tried = messages.iter().zip(attempts);
-                return self.settle_batch(input, tried, results, held, share).await;
+                return self.settle_batch(input, tried, results, share).await;
             }
             HandlerOutcome::Panicked(text) => (Cause::Panic, AttemptFailure::panic(text)),
             HandlerOutcome::TimedOut => (Cause::Timeout, AttemptFailure::timeout(&self.env)),
         };
-        self.tried_before = deliveries.iter().all(|delivery| delivery.attempt() > 1);
-        // Only one of them is to blame, and nobody knows which: each gets a trial of its
-        // own, by a fresh instance, before anything counts.
-        self.hand.put_all(deliveries.into_iter().rev().collect());
-        let (cause, failed) = crash;
+        // The deliveries stay in flight: a new instance tries each of them alone before any
+        // attempt counts, since one unknown message of the batch is to blame.
+        self.tried_before = tried_before;
         Err(End::Crashed(cause, failed.text))
     }
 
+    /// Settles each message of a batch. Those that wait for their turn stay in flight, where a
+    /// revocation can take them.
     async fn settle_batch(
         &mut self,
         input: usize,
         tried: impl Iterator<Item = (&Message, u32)>,
         results: Vec<Result<(), Failure>>,
-        held: Vec<PendingEmit>,
         share: Duration,
     ) -> Result<(), End> {
         let ended = Instant::now();
-        let mut outputs: Vec<Vec<_>> = Vec::new();
-        outputs.resize_with(results.len(), Vec::new);
-        for held in held {
-            outputs[held.place].push(held);
+        let mut emits: Vec<Vec<PendingEmit>> = Vec::new();
+        emits.resize_with(results.len(), Vec::new);
+        for emit in std::mem::take(&mut self.cx.emits) {
+            emits[emit.message].push(emit);
         }
-        // Those that wait for their turn stay in hand, where they can be taken away.
-        let settled = results.into_iter().zip(outputs).zip(tried).enumerate();
-        for (place, ((result, held), (message, attempt))) in settled {
+        let settled = results.into_iter().zip(emits).zip(tried).enumerate();
+        for (index, ((result, emits), (message, attempt))) in settled {
             self.env.meters.inputs[input].handle.record(share);
-            let result = match self.cx.stored(place) {
-                Some(Stored::Begun) => result.and(Err(abandoned())),
-                Some(stored) => {
-                    let stored = stored.clone();
+            let result = match self.cx.transaction(index) {
+                Some(TxState::Submitted) => result.and(Err(transaction_not_awaited())),
+                Some(_) => {
                     let handled = HandlerOutcome::Done(result.map(|()| None));
-                    self.done_by_store(handled, Some(stored), input, share)?;
+                    self.finish_transaction(handled, index, input, share)?;
                     continue;
                 }
                 None => result,
             };
-            let step = AttemptRecord::new(message, input, attempt, Outcome::Ok, ended);
-            let step = step
-                .took(share)
-                .emitting(Emitted::on(held.iter().map(|it| it.output)));
-            if result.is_ok() && !held.is_empty() {
-                let hand = &self.hand;
-                if !self.env.succeed(held, None, step, || hand.take_one()).await {
-                    return Err(fenced());
+            let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, ended);
+            let record = record.took(share).emitting(outputs_of(&emits));
+            if result.is_ok() && !emits.is_empty() {
+                let in_flight = &self.in_flight;
+                let publishing = self
+                    .env
+                    .publish_and_ack(emits.into_iter(), None, record, || in_flight.take_one());
+                if !publishing.await {
+                    return Err(End::revoked());
                 }
                 self.env.meters.handled(input, Outcome::Ok);
                 self.history.success();
                 continue;
             }
-            let Some(delivery) = self.hand.take_one() else {
-                return Err(fenced());
+            let Some(delivery) = self.in_flight.take_one() else {
+                return Err(End::revoked());
             };
             match result {
                 Ok(()) => {
-                    self.env.history.add(step);
+                    self.env.history.add(record);
                     self.env.meters.handled(input, Outcome::Ok);
                     self.history.success();
                     delivery.ack();

@@ -1,10 +1,8 @@
-//! The inbound bridge: an actor that carries deliveries from a transport's queue into
-//! a mailbox.
+//! The inbound bridge: an actor that moves deliveries from a queue into the mailbox.
 //!
-//! It consumes, waits for room in the mailbox, and consumes again when the consumer
-//! has ended, for whatever reason, after a back-off, or as soon as a transport that is
-//! down works again: a service is never deaf for good. Such a failure is the transport's
-//! and doesn't count against the service.
+//! When the consumer ends, for any reason, the bridge consumes again: after a back-off, or as
+//! soon as a transport that was down works again. Such a failure is the transport's and does
+//! not count against the service.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,27 +12,34 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
+use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use super::actor::Stop;
-use super::guard::panic_text;
 use super::input_consumer::InputConsumer;
 use super::service_run::ServiceRun;
 use crate::delivery::Delivery;
 use crate::metrics::Cause;
 use crate::names::QueueId;
+use crate::panic::panic_text;
 use crate::supervision::History;
 use crate::transport::TransportError;
 
-/// How many deliveries are taken at once: enough to share the cost of a wake.
+/// Maximum deliveries taken at once; they share the cost of one wake-up.
 const GROUP: usize = 32;
 
-/// How many groups are carried before others on the thread get a turn.
+/// Groups moved before the bridge yields the thread.
 const ROUNDS_MAX: u32 = 8;
+
+/// A consumer that worked for this long starts with the first back-off again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(1);
+
+/// Stops consuming. Prefetched deliveries are requeued.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub(crate) struct StopConsuming;
 
 /// The bridge of one input.
 pub(crate) struct InboundBridge {
@@ -60,29 +65,28 @@ impl Actor for InboundBridge {
 
     fn started(&mut self, _: &mut Context<Self>) {
         let (env, input, done) = (self.env.clone(), self.input, self.done.clone());
-        let pump = ConsumeLoop {
+        let consume_loop = ConsumeLoop {
             env,
             input,
             stop: self.stop.subscribe(),
         };
-        // Beside the actor, not in it: a message needn't go through the actor's own loop.
+        // A task of its own: deliveries do not pass through the loop of the actor.
         tokio::task::spawn_local(async move {
-            pump.run().await;
+            consume_loop.run().await;
             done.send_replace(true);
         });
     }
 }
 
-impl Handler<Stop> for InboundBridge {
+impl Handler<StopConsuming> for InboundBridge {
     type Result = ResponseFuture<()>;
 
-    /// Stops consuming; what was fetched ahead is given back.
-    fn handle(&mut self, _: Stop, cx: &mut Context<Self>) -> ResponseFuture<()> {
+    fn handle(&mut self, _: StopConsuming, cx: &mut Context<Self>) -> ResponseFuture<()> {
         self.stop.send_replace(true);
         let mut done = self.done.subscribe();
         let address = cx.address();
         Box::pin(async move {
-            // An actor that is gone is done, too.
+            // An error means that the actor is gone, so the loop has ended too.
             let _gone = done.wait_for(|done| *done).await;
             drop(address);
         })
@@ -111,17 +115,19 @@ impl ConsumeLoop {
             let ended = match consumer {
                 Ok(consumer) => {
                     let env = self.env.clone();
-                    let tap = &env.taps[usize::from(self.input)];
-                    tap.open(consumer);
-                    env.pulse.consuming.send_modify(|count| *count += 1);
+                    let consumer_slot = &env.consumers[usize::from(self.input)];
+                    consumer_slot.open(consumer);
+                    env.liveness.consuming.send_modify(|count| *count += 1);
                     let began = origin.elapsed();
-                    // A transport's mistake must not make the service deaf.
-                    let ended = AssertUnwindSafe(self.carry(tap)).catch_unwind().await;
-                    env.pulse.consuming.send_modify(|count| *count -= 1);
-                    if origin.elapsed().saturating_sub(began) >= Duration::from_secs(1) {
+                    // A panic of the transport must not end the bridge.
+                    let ended = AssertUnwindSafe(self.consume(consumer_slot))
+                        .catch_unwind()
+                        .await;
+                    env.liveness.consuming.send_modify(|count| *count -= 1);
+                    if origin.elapsed().saturating_sub(began) >= HEALTHY_AFTER {
                         history.success();
                     }
-                    tap.close();
+                    consumer_slot.close();
                     ended.unwrap_or_else(|payload| {
                         let text = format!("panicked: {}", panic_text(payload));
                         Some(TransportError::Lost(text))
@@ -131,11 +137,11 @@ impl ConsumeLoop {
             };
             let Some(error) = ended else { return };
             if self.env.transport_is_down() {
-                // Consuming waits until it works again. What is wrong was said.
+                // `consume` waits until the transport works; it logs its failure itself.
                 self.note(&error);
                 let mut stop = self.stop.clone();
-                let moment = self.env.settings.restart.policy.backoff.min;
-                let _either = timeout(moment, stop.wait_for(|stop| *stop)).await;
+                let wait = self.env.settings.restart.policy.backoff.min;
+                let _either = timeout(wait, stop.wait_for(|stop| *stop)).await;
                 continue;
             }
             let (restart, next) = history.failure(
@@ -147,14 +153,14 @@ impl ConsumeLoop {
             let wait = restart.wait();
             self.report(&queue, &error, wait);
             let mut stop = self.stop.clone();
-            // Until the time is over or the bridge stops: both go on.
+            // Both ends of the wait mean the same: go on.
             let _either = timeout(wait, stop.wait_for(|stop| *stop)).await;
         }
     }
 
     fn report(&self, queue: &QueueId, error: &TransportError, wait: Duration) {
         let text = self.note(error);
-        warn!(%queue, error = %text, ?wait, "the queue is not consumed, trying again");
+        warn!(%queue, error = %text, ?wait, "consumer ended, consuming again");
     }
 
     fn note(&self, error: &TransportError) -> String {
@@ -164,17 +170,17 @@ impl ConsumeLoop {
         text
     }
 
-    /// Carries until told to stop (`None`) or the consumer ends.
+    /// Moves deliveries until the bridge stops (`None`) or the consumer ends.
     ///
-    /// One future for all of it: this is on every message's way.
-    async fn carry(&mut self, tap: &InputConsumer) -> Option<TransportError> {
+    /// One hand-written future, because every message passes here.
+    async fn consume(&mut self, consumer: &InputConsumer) -> Option<TransportError> {
         let mut taken: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
         let mut listening = false;
         let mut rounds = 0;
         poll_fn(|cx| {
-            // Once it listens it is woken by a change: no need to ask at every message.
+            // After the first poll a stop wakes this task: no need to poll at each message.
             if (!listening || self.stop.has_changed().unwrap_or(true))
                 && stopped.as_mut().poll(cx).is_ready()
             {
@@ -182,8 +188,8 @@ impl ConsumeLoop {
             }
             listening = true;
             loop {
-                // Nothing is taken that doesn't fit: all that this service has is in its
-                // mailbox or in hand, where it can be reached from any thread.
+                // Takes only deliveries that fit into the mailbox, where a revocation from
+                // another thread can take them.
                 let room = match self.env.mailbox.poll_room(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(0) => return Poll::Ready(None),
@@ -194,7 +200,7 @@ impl ConsumeLoop {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                match tap.poll_take(cx, &mut taken, room.min(GROUP)) {
+                match consumer.poll_take(cx, &mut taken, room.min(GROUP)) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
                     Poll::Ready(Ok(false)) => return Poll::Ready(None),
@@ -205,7 +211,7 @@ impl ConsumeLoop {
                         if self.env.mailbox.poll_push(cx, &mut taken).is_pending()
                             || !taken.is_empty()
                         {
-                            // It has closed meanwhile: these go back.
+                            // The mailbox was closed: the rest is requeued by its drop.
                             return Poll::Ready(None);
                         }
                     }
@@ -217,8 +223,8 @@ impl ConsumeLoop {
 }
 
 impl ServiceRun {
-    /// How much of a queue may be unsettled: what fits into the mailbox, what instances
-    /// have in hand, and what waits for its confirms.
+    /// Returns the maximum unsettled deliveries of a queue: the capacity of the mailbox and
+    /// the messages in flight.
     fn unsettled_max(&self) -> usize {
         self.settings.mailbox + self.loops.max * self.batch_max
     }

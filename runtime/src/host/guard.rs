@@ -1,9 +1,8 @@
-//! The guard: no panic gets past it, and no handler takes longer than it may.
+//! The guard of a handler: panics and time-outs become values.
 //!
-//! Owns `catch_unwind` and the timer. A timer is armed only when the future really
-//! waits, and used again for the next one.
+//! The guard arms its timer only when the future really waits, and reuses it for the next
+//! future.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +12,9 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::metrics::{Who, Worker};
+use crate::panic::{catch_panic, panic_text};
 
-/// How a guarded future ended.
+/// The outcome of a guarded future.
 #[derive(Debug)]
 pub(crate) enum HandlerOutcome<T> {
     Done(T),
@@ -22,26 +22,26 @@ pub(crate) enum HandlerOutcome<T> {
     TimedOut,
 }
 
-/// A timer that is kept from one use to the next, and who it is for.
+/// The timer of one instance, reused for each of its handlers.
 pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
     worker: Arc<Worker>,
-    who: Who,
+    owner: Who,
 }
 
 impl Timer {
-    /// A timer for what `who` runs on the thread of `worker`.
-    pub(crate) fn new(worker: Arc<Worker>, who: Who) -> Self {
+    /// Creates the timer of an instance that runs on the thread of `worker`.
+    pub(crate) fn new(worker: Arc<Worker>, owner: Who) -> Self {
         Self {
             sleep: None,
             worker,
-            who,
+            owner,
         }
     }
 
-    /// From now on this one is to blame if the thread doesn't turn.
+    /// Tells the watchdog which instance runs on the thread now.
     fn mark(&self) {
-        self.worker.runs(self.who);
+        self.worker.runs(self.owner);
     }
 
     fn poll_at(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
@@ -55,7 +55,7 @@ impl Timer {
     }
 }
 
-/// Polls a future; panics and time-outs become values.
+/// Polls a future until it is ready, panics, or its deadline has passed.
 pub(crate) struct HandlerGuard<'a, 't, T> {
     future: Option<LocalBoxFuture<'a, T>>,
     timer: &'t mut Timer,
@@ -75,11 +75,13 @@ impl<'a, 't, T> HandlerGuard<'a, 't, T> {
         }
     }
 
-    fn end(&mut self, outcome: HandlerOutcome<T>) -> Poll<HandlerOutcome<T>> {
-        // What the future holds may panic when it is dropped.
+    /// Drops the future, which may panic too, and returns the outcome.
+    fn finish(&mut self, outcome: HandlerOutcome<T>) -> Poll<HandlerOutcome<T>> {
         let future = self.future.take();
-        match (quietly(move || drop(future)), outcome) {
-            (Err(text), HandlerOutcome::TimedOut) => Poll::Ready(HandlerOutcome::Panicked(text)),
+        match (catch_panic(move || drop(future)), outcome) {
+            (Err(text), HandlerOutcome::Done(_) | HandlerOutcome::TimedOut) => {
+                Poll::Ready(HandlerOutcome::Panicked(text))
+            }
             (_, outcome) => Poll::Ready(outcome),
         }
     }
@@ -96,20 +98,14 @@ impl<T> Future for HandlerGuard<'_, '_, T> {
             .expect("a guard is polled until it is ready");
         this.timer.mark();
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Ready(value)) => {
-                let future = this.future.take();
-                match quietly(move || drop(future)) {
-                    Ok(()) => Poll::Ready(HandlerOutcome::Done(value)),
-                    Err(text) => Poll::Ready(HandlerOutcome::Panicked(text)),
-                }
-            }
+            Ok(Poll::Ready(value)) => this.finish(HandlerOutcome::Done(value)),
             Err(payload) => {
                 let text = panic_text(payload);
-                this.end(HandlerOutcome::Panicked(text))
+                this.finish(HandlerOutcome::Panicked(text))
             }
             Ok(Poll::Pending) => match this.timer.poll_at(this.deadline, cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(()) => this.end(HandlerOutcome::TimedOut),
+                Poll::Ready(()) => this.finish(HandlerOutcome::TimedOut),
             },
         }
     }
@@ -119,33 +115,8 @@ impl<T> Drop for HandlerGuard<'_, '_, T> {
     fn drop(&mut self) {
         let future = self.future.take();
         if future.is_some() {
-            // The hook has logged it; there is nobody left to tell.
-            let _logged = quietly(move || drop(future));
+            // The panic hook has logged a panic, and no caller is left to report it to.
+            let _logged = catch_panic(move || drop(future));
         }
     }
-}
-
-/// Runs something that may panic.
-///
-/// # Errors
-/// The text of the panic.
-pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(panic_text)
-}
-
-/// What a panic said. Its payload may panic itself when it is dropped.
-pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text = if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a text".to_owned()
-    };
-    if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-        // Dropping this payload could panic again, without end.
-        #[expect(clippy::mem_forget, reason = "its destructor must not run")]
-        std::mem::forget(second);
-    }
-    text
 }

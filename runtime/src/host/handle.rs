@@ -1,4 +1,4 @@
-//! One delivery in an instance: let in or not, handled under its deadline, and settled.
+//! One delivery in an instance: admitted or not, handled before its deadline, and settled.
 
 use std::time::Duration;
 
@@ -10,17 +10,24 @@ use super::instance::{End, InstanceLoop};
 use super::settlement::AttemptFailure;
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
+use crate::message::Message;
 use crate::message_trace::{AttemptRecord, Emitted};
 use crate::metrics::{Cause, Outcome};
-use crate::service::{Instance, Reply, Work};
-use crate::store::Stored;
+use crate::service::{Instance, PendingEmit, Reply, TxState, Work};
 use crate::supervision::quarantine::is_given_up;
 
-/// How much clocks of machines may differ before deadlines suffer.
+/// Maximum clock difference between machines that does not affect deadlines.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 
+/// The error text for a caller whose message was done earlier without a stored reply.
+const NO_STORED_REPLY: &str = "the message was done before, and its reply was not kept";
+
+/// The outcome of a guarded handler.
+pub(super) type Handled = HandlerOutcome<Result<Option<Reply>, Failure>>;
+
 impl InstanceLoop {
-    /// Handles one delivery. `now` is when the last piece of work ended, and is moved on.
+    /// Handles one delivery. `now` is the end of the previous work, and becomes the end of
+    /// this one.
     pub(super) async fn handle(
         &mut self,
         value: &mut dyn Instance,
@@ -33,103 +40,135 @@ impl InstanceLoop {
         }
     }
 
-    /// The same, once it is let in.
+    /// Handles one admitted delivery.
     pub(super) async fn handle_admitted(
         &mut self,
         value: &mut dyn Instance,
         delivery: Delivery,
         now: &mut Instant,
     ) -> Result<(), End> {
-        let input = delivery.input();
-        let meter = &self.env.meters.inputs[input];
-        meter
-            .wait
-            .record(now.saturating_duration_since(delivery.taken()));
+        let (input, attempt) = (delivery.input(), delivery.attempt());
+        let wait = now.saturating_duration_since(delivery.taken());
+        self.env.meters.inputs[input].wait.record(wait);
         let message = delivery.message().clone();
-        let mut deadline = *now + self.env.settings.handler_timeout;
-        if let Some(deadline_ms) = message.deadline_ms {
-            let left = deadline_ms.saturating_sub(self.env.clock.unix_ms());
-            let left = Duration::from_millis(left).saturating_add(CLOCK_TOLERANCE);
-            deadline = now
-                .checked_add(left)
-                .map_or(deadline, |asked| asked.min(deadline));
-        }
-        self.cx
-            .begin(Work::Message(message.clone(), delivery.attempt()));
-        self.cx.input = input;
-        self.cx.deadline = Some(deadline);
-        self.hand.put(delivery);
-        let handled = {
-            let future = value.handle(input, &message, &mut self.cx);
-            let guard = HandlerGuard::new(future, &mut self.timer, deadline);
-            let span = info_span!(
-                "handle",
-                service = %self.env.label,
-                input = %self.env.inputs[input],
-                id = %message.id,
-                trace = %message.trace(),
-            );
-            if span.is_disabled() {
-                guard.await
-            } else {
-                guard.instrument(span).await
-            }
+        let deadline = self.deadline(&message, *now);
+        let work = Work::Message(message.clone(), attempt);
+        self.cx.start_work(work, input, deadline);
+        self.in_flight.put(delivery);
+        let span = info_span!(
+            "handle",
+            service = %self.env.label,
+            input = %self.env.inputs[input],
+            id = %message.id,
+            trace = %message.trace(),
+        );
+        let future = value.handle(input, &message, &mut self.cx);
+        let guard = HandlerGuard::new(future, &mut self.timer, deadline);
+        let handled = if span.is_disabled() {
+            guard.await
+        } else {
+            guard.instrument(span).await
         };
         let end = Instant::now();
-        if self.env.is_fenced() {
-            return Err(fenced());
+        if self.env.is_revoked() {
+            return Err(End::revoked());
         }
-        let meter = &self.env.meters.inputs[input];
         let took = end.duration_since(*now);
-        meter.handle.record(took);
+        self.env.meters.inputs[input].handle.record(took);
         *now = end;
-        let stored = self.cx.stored(0).cloned();
-        let (failed, crash) = match handled {
-            handled if matches!(stored, Some(Stored::Done(_) | Stored::Before(_))) => {
-                return self.done_by_store(handled, stored, input, took);
+        match (handled, self.cx.transaction(0)) {
+            (handled, Some(TxState::Committed(_) | TxState::AlreadyDone(_))) => {
+                self.finish_transaction(handled, 0, input, took)
             }
-            HandlerOutcome::Done(Ok(_)) if stored.is_some() => {
-                (AttemptFailure::from(abandoned()), None)
-            }
-            HandlerOutcome::Done(Ok(reply)) => {
-                let emitted = Emitted::on(self.cx.held.iter().map(|it| it.output));
-                let step = AttemptRecord::new(&message, input, self.cx.attempt(), Outcome::Ok, end);
-                let step = step.took(took).emitting(emitted);
-                if self.cx.held.is_empty() {
-                    let Some(delivery) = self.hand.take_one() else {
-                        return Err(fenced());
-                    };
-                    self.env.history.add(step);
-                    delivery.settle(Settlement::Ack(reply.map(Ok)));
+            (HandlerOutcome::Done(Ok(reply)), None) => {
+                let record = AttemptRecord::new(&message, input, attempt, Outcome::Ok, end);
+                let record = record.took(took).emitting(outputs_of(&self.cx.emits));
+                if self.cx.emits.is_empty() {
+                    self.ack(record, reply)
                 } else {
-                    let held = std::mem::take(&mut self.cx.held);
-                    let hand = &self.hand;
-                    let waits = self.env.window.available_permits() == 0;
-                    if !self
-                        .env
-                        .succeed(held, reply, step, || hand.take_one())
-                        .await
-                    {
-                        return Err(fenced());
-                    }
-                    if waits {
-                        // The time that passed is not the next message's.
-                        *now = Instant::now();
-                    }
+                    self.publish_and_ack(record, reply, now).await
                 }
-                self.env.meters.handled(input, Outcome::Ok);
-                self.history.success();
-                return Ok(());
             }
-            HandlerOutcome::Done(Err(failure)) => (AttemptFailure::from(failure), None),
-            HandlerOutcome::Panicked(text) => (AttemptFailure::panic(text), Some(Cause::Panic)),
-            HandlerOutcome::TimedOut => (AttemptFailure::timeout(&self.env), Some(Cause::Timeout)),
+            (HandlerOutcome::Done(Ok(_)), Some(TxState::Submitted)) => {
+                let failed = AttemptFailure::from(transaction_not_awaited());
+                self.settle_failure(failed, None, took)
+            }
+            (HandlerOutcome::Done(Err(failure)), _) => {
+                self.settle_failure(AttemptFailure::from(failure), None, took)
+            }
+            (HandlerOutcome::Panicked(text), _) => {
+                self.settle_failure(AttemptFailure::panic(text), Some(Cause::Panic), took)
+            }
+            (HandlerOutcome::TimedOut, _) => {
+                let failed = AttemptFailure::timeout(&self.env);
+                self.settle_failure(failed, Some(Cause::Timeout), took)
+            }
+        }
+    }
+
+    /// Returns the end of the handler's time: its own limit, or the deadline of the message if
+    /// that is earlier.
+    fn deadline(&self, message: &Message, now: Instant) -> Instant {
+        let limit = now + self.env.settings.handler_timeout;
+        let Some(deadline_ms) = message.deadline_ms else {
+            return limit;
         };
-        let Some(delivery) = self.hand.take_one() else {
-            return Err(fenced());
+        let left = deadline_ms.saturating_sub(self.env.clock.unix_ms());
+        let left = Duration::from_millis(left).saturating_add(CLOCK_TOLERANCE);
+        now.checked_add(left)
+            .map_or(limit, |deadline| deadline.min(limit))
+    }
+
+    /// Acks a message whose handler returned `Ok` and emitted nothing.
+    fn ack(&mut self, record: AttemptRecord, reply: Option<Reply>) -> Result<(), End> {
+        let Some(delivery) = self.in_flight.take_one() else {
+            return Err(End::revoked());
+        };
+        self.env.meters.handled(delivery.input(), Outcome::Ok);
+        self.env.history.add(record);
+        delivery.settle(Settlement::Ack(reply.map(Ok)));
+        self.history.success();
+        Ok(())
+    }
+
+    /// Publishes the emitted messages; the confirm acks the handled one.
+    async fn publish_and_ack(
+        &mut self,
+        record: AttemptRecord,
+        reply: Option<Reply>,
+        now: &mut Instant,
+    ) -> Result<(), End> {
+        let input = usize::from(record.input);
+        let in_flight = &self.in_flight;
+        let waits = self.env.window.available_permits() == 0;
+        let emits = self.cx.emits.drain(..);
+        let publishing = self
+            .env
+            .publish_and_ack(emits, reply, record, || in_flight.take_one());
+        if !publishing.await {
+            return Err(End::revoked());
+        }
+        if waits {
+            // The wait for a permit must not count as time of the next message.
+            *now = Instant::now();
+        }
+        self.env.meters.handled(input, Outcome::Ok);
+        self.history.success();
+        Ok(())
+    }
+
+    /// Settles a message whose attempt failed. With a `crash` the instance ends.
+    fn settle_failure(
+        &mut self,
+        failed: AttemptFailure,
+        crash: Option<Cause>,
+        took: Duration,
+    ) -> Result<(), End> {
+        let Some(delivery) = self.in_flight.take_one() else {
+            return Err(End::revoked());
         };
         self.tried_before = delivery.attempt() > 1;
-        self.env.meters.handled(input, failed.outcome());
+        self.env.meters.handled(delivery.input(), failed.outcome());
         let failed = failed.taking(took);
         self.env.fail(delivery, &failed);
         match crash {
@@ -138,53 +177,57 @@ impl InstanceLoop {
         }
     }
 
-    /// The message's transaction is committed: whatever the handler did then, the message is
-    /// done.
-    pub(super) fn done_by_store(
+    /// Settles a message whose transaction is committed: the message is done, whatever the
+    /// handler returned after the commit.
+    pub(super) fn finish_transaction(
         &mut self,
-        handled: HandlerOutcome<Result<Option<Reply>, Failure>>,
-        stored: Option<Stored>,
+        handled: Handled,
+        index: usize,
         input: usize,
         took: Duration,
     ) -> Result<(), End> {
-        let Some(delivery) = self.hand.take_one() else {
-            return Err(fenced());
+        let Some(delivery) = self.in_flight.take_one() else {
+            return Err(End::revoked());
         };
         let (message, now) = (delivery.message(), Instant::now());
-        let step = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
+        let record = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
         let emitted = Emitted::UNKNOWN;
-        self.env.history.add(step.took(took).emitting(emitted));
-        let id = delivery.message().id.clone();
-        let asked = delivery.message().reply_to.is_some();
-        let (crash, given) = match handled {
+        self.env.history.add(record.took(took).emitting(emitted));
+        let (crash, result) = match handled {
             HandlerOutcome::Done(result) => (None, result),
-            HandlerOutcome::Panicked(text) => (
-                Some((Cause::Panic, text.clone())),
-                Err(Failure::retry(format!("panicked: {text}"))),
-            ),
-            HandlerOutcome::TimedOut => {
-                let text = AttemptFailure::timeout(&self.env).text;
+            HandlerOutcome::Panicked(text) => {
+                let failed = AttemptFailure::panic(text);
                 (
-                    Some((Cause::Timeout, text.clone())),
-                    Err(Failure::retry(text)),
+                    Some((Cause::Panic, failed.text.clone())),
+                    Err(Failure::retry(failed.text)),
+                )
+            }
+            HandlerOutcome::TimedOut => {
+                let failed = AttemptFailure::timeout(&self.env);
+                (
+                    Some((Cause::Timeout, failed.text.clone())),
+                    Err(Failure::retry(failed.text)),
                 )
             }
         };
-        let reply = match (stored, given) {
-            (Some(Stored::Done(kept)), Ok(given)) => given.or(kept),
-            (Some(Stored::Done(kept)), Err(failure)) => {
+        let (service, id) = (&*self.env.label, &message.id);
+        let reply = match (self.cx.transaction(index), result) {
+            (Some(TxState::Committed(stored)), Ok(reply)) => reply.or_else(|| stored.clone()),
+            (Some(TxState::Committed(stored)), Err(failure)) => {
                 let error = self.env.redactor.clean(failure.text());
-                let service = &*self.env.label;
-                warn!(service, %id, %error, "failed after its transaction: the message is done");
-                kept
+                warn!(service, %id, %error, "handler failed after its transaction: the message is done");
+                stored.clone()
             }
-            (Some(Stored::Before(kept)), _) => {
-                debug!(service = %self.env.label, %id, "was done before");
-                kept
+            (Some(TxState::AlreadyDone(stored)), _) => {
+                debug!(service, %id, "message was done before");
+                stored.clone()
             }
-            (Some(Stored::Begun) | None, _) => unreachable!("only what is committed comes here"),
+            (Some(TxState::Submitted) | None, _) => {
+                unreachable!("only a committed transaction finishes a message")
+            }
         };
-        let reply = asked.then(|| reply.ok_or_else(|| NOT_KEPT.to_owned()));
+        let asked = message.reply_to.is_some();
+        let reply = asked.then(|| reply.ok_or_else(|| NO_STORED_REPLY.to_owned()));
         delivery.settle(Settlement::Ack(reply));
         self.env.meters.handled(input, Outcome::Ok);
         match crash {
@@ -196,8 +239,8 @@ impl InstanceLoop {
         }
     }
 
-    /// Lets a delivery in, unless nobody waits for its answer any more, it is too large,
-    /// or the process has died of it too often.
+    /// Admits a delivery. One whose deadline has passed is acked; one that is too large, or
+    /// that crashed the process too often, is dead-lettered.
     pub(super) fn admit(&self, delivery: Delivery) -> Option<Delivery> {
         let message = delivery.message();
         if message.anonymous {
@@ -210,8 +253,8 @@ impl InstanceLoop {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
             let (input, attempt) = (delivery.input(), delivery.attempt());
             let now = Instant::now();
-            let step = AttemptRecord::new(message, input, attempt, Outcome::Expired, now);
-            self.env.history.add(step);
+            let record = AttemptRecord::new(message, input, attempt, Outcome::Expired, now);
+            self.env.history.add(record);
             delivery.ack();
             return None;
         }
@@ -227,22 +270,19 @@ impl InstanceLoop {
             delivery.attempt(),
             self.env.settings.retry.attempts,
         ) {
-            self.env.condemn(delivery);
+            self.env.dead_letter_crashed(delivery);
             return None;
         }
         Some(delivery)
     }
 }
 
-/// What an asker gets whose message was done without keeping a reply.
-const NOT_KEPT: &str = "the message was done before, and its reply was not kept";
-
-/// The handler is done, and nobody knows whether its transaction is.
-pub(super) fn abandoned() -> Failure {
-    Failure::retry("the handler didn't wait for its transaction")
+/// Counts emitted messages by output.
+pub(super) fn outputs_of(emits: &[PendingEmit]) -> Emitted {
+    Emitted::on(emits.iter().map(|emit| emit.output))
 }
 
-/// Somebody took the delivery out of this instance's hand: it must not go on.
-pub(super) fn fenced() -> End {
-    End::Crashed(Cause::Timeout, "its delivery was taken away".into())
+/// The handler returned before its transaction had a result.
+pub(super) fn transaction_not_awaited() -> Failure {
+    Failure::retry("the handler didn't wait for its transaction")
 }

@@ -1,13 +1,13 @@
-//! What an instance has in hand, where others can reach it.
+//! Deliveries in flight of one instance, reachable from any thread.
 //!
-//! The handler's thread may be stuck: whoever takes a delivery out of here settles it,
-//! and the instance finds its hand empty and knows that its result no longer counts.
+//! The thread of the handler may be blocked. Another thread that takes a delivery from here
+//! settles it; the instance then finds the list empty and knows that its result has no effect.
 
 use parking_lot::Mutex;
 
 use crate::delivery::Delivery;
 
-/// The deliveries that one instance works on.
+/// The deliveries that one instance handles, in reverse order.
 #[derive(Default)]
 pub(crate) struct InFlight(Mutex<Vec<Delivery>>);
 
@@ -20,19 +20,17 @@ impl InFlight {
         *self.0.lock() = deliveries;
     }
 
-    /// The one delivery in hand, unless somebody took it.
+    /// Takes the last delivery; `None` if another thread took it.
     pub(crate) fn take_one(&self) -> Option<Delivery> {
         self.0.lock().pop()
     }
 
-    /// Everything in hand.
     pub(crate) fn take_all(&self) -> Vec<Delivery> {
         std::mem::take(&mut *self.0.lock())
     }
 
-    /// Looks at everything in hand.
-    pub(crate) fn each(&self, look: impl FnMut(&Delivery)) {
-        self.0.lock().iter().for_each(look);
+    pub(crate) fn each(&self, visit: impl FnMut(&Delivery)) {
+        self.0.lock().iter().for_each(visit);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,26 +1,27 @@
-//! The consumer of one input, where it can be stopped also while its thread is blocked.
+//! The consumer of one input, which any thread can stop while its own thread is blocked.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
-use super::guard::quietly;
 use crate::delivery::Delivery;
+use crate::panic::catch_panic;
 use crate::transport::{Consumer, TransportError};
 
-/// Holds a consumer, or nothing.
+/// A slot for a consumer.
 #[derive(Default)]
 pub(crate) struct InputConsumer(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     consumer: Option<Box<dyn Consumer>>,
+    /// Set once: no further consumer is accepted.
     shut: bool,
 }
 
 impl InputConsumer {
-    /// Puts a new consumer in. One that comes after [`shut`](Tap::shut) is stopped.
+    /// Puts a new consumer in. After [`shut`](Self::shut) the consumer is stopped instead.
     pub(super) fn open(&self, consumer: Box<dyn Consumer>) {
         let mut state = self.0.lock();
         if state.shut {
@@ -31,7 +32,7 @@ impl InputConsumer {
         }
     }
 
-    /// Takes up to `max` deliveries; `Ready(Ok(false))` if there is no consumer any more.
+    /// Takes up to `max` deliveries; `Ready(Ok(false))` if the consumer was stopped.
     pub(super) fn poll_take(
         &self,
         cx: &mut Context<'_>,
@@ -44,7 +45,7 @@ impl InputConsumer {
         }
     }
 
-    /// Stops the consumer: what it fetched ahead goes back.
+    /// Stops the consumer: its prefetched deliveries are requeued.
     pub(super) fn close(&self) {
         let consumer = self.0.lock().consumer.take();
         if let Some(consumer) = consumer {
@@ -52,16 +53,16 @@ impl InputConsumer {
         }
     }
 
-    /// Stops the consumer, and any that comes later.
+    /// Stops the consumer and every later one.
     pub(super) fn shut(&self) {
         self.0.lock().shut = true;
         self.close();
     }
 }
 
-/// What a consumer does when it goes is the transport's code, not ours.
+/// Stops and drops a consumer, which is code of the transport and may panic.
 fn stop(mut consumer: Box<dyn Consumer>) {
-    let _logged = quietly(move || {
+    let _logged = catch_panic(move || {
         consumer.stop();
         drop(consumer);
     });

@@ -1,7 +1,6 @@
 //! An instance: a loop that owns a value of the service type and pulls deliveries.
 //!
-//! This is the middle of a message's way. It holds outputs until the handler returns
-//! `Ok`, catches every panic, keeps the deadline, settles, and gives its thread up
+//! The loop catches every panic, enforces deadlines, settles messages, and yields its thread
 //! after a bounded turn. It never touches another instance.
 
 use std::future::poll_fn;
@@ -15,24 +14,25 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, info_span, warn};
 
-use super::guard::{HandlerGuard, HandlerOutcome, Timer, panic_text, quietly};
-use super::handle::fenced;
+use super::guard::{HandlerGuard, HandlerOutcome, Timer};
 use super::in_flight::InFlight;
 use super::mailbox::Pulled;
 use super::service_run::ServiceRun;
-use super::settlement::{AttemptFailure, NOT_PUBLISHED_WAIT_MIN};
+use super::settlement::{AttemptFailure, PUBLISH_RETRY_MIN};
 use super::tick::Ticks;
 use crate::delivery::Delivery;
+use crate::failure::Failure;
 use crate::metrics::{Cause, Who};
+use crate::panic::{catch_panic, panic_text};
 use crate::service::{
     ConfiguredType, Context, Instance, InstanceFactory, Kind, PendingEmit, Tick, Work,
 };
 use crate::supervision::{History, Restart};
 use crate::transport::Completion;
 
-/// A turn ends after this many messages,
+/// Maximum messages per turn.
 const TURN_MESSAGES: u32 = 64;
-/// or after this time, whichever comes first.
+/// Maximum duration of a turn.
 const TURN_TIME: Duration = Duration::from_micros(500);
 
 /// The loop of one instance.
@@ -40,32 +40,39 @@ pub(crate) struct InstanceLoop {
     pub(super) env: Arc<ServiceRun>,
     blueprint: Arc<dyn ConfiguredType>,
     pub(super) number: u32,
-    pub(super) hand: Arc<InFlight>,
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) cx: Context,
     pub(super) timer: Timer,
     pub(super) history: History,
-    /// The message that was in hand at a crash had been tried before.
+    /// The messages in flight at the last crash had been tried before.
     pub(super) tried_before: bool,
 }
 
-/// What there is to do.
+/// The next work of an instance.
 enum Next {
     Delivery(Delivery),
     Tick(Tick),
     End(End),
 }
 
-/// Why an instance can't go on.
+/// The reason for the end of an instance.
 pub(super) enum End {
     /// The service stops.
     Closed,
-    /// The service is to have fewer instances.
+    /// The service scales down.
     Retired,
-    /// It must be built anew.
+    /// The value must be created again.
     Crashed(Cause, String),
 }
 
-/// One stretch of work, without giving the thread up.
+impl End {
+    /// Another thread took the delivery of this instance: its results no longer count.
+    pub(super) fn revoked() -> Self {
+        Self::Crashed(Cause::Timeout, "its delivery was taken away".into())
+    }
+}
+
+/// A stretch of work without a yield.
 struct Turn {
     started: Instant,
     messages: u32,
@@ -91,14 +98,14 @@ impl InstanceLoop {
         blueprint: Arc<dyn ConfiguredType>,
         number: u32,
     ) -> Self {
-        let who = Who {
+        let owner = Who {
             service: env.number,
             instance: number,
         };
         Self {
-            cx: Context::new(env.clone(), number),
-            hand: env.hand(number),
-            timer: Timer::new(env.worker.clone(), who),
+            cx: Context::new(env.publisher.clone(), env.control.clone(), number),
+            in_flight: env.in_flight_of(number),
+            timer: Timer::new(env.worker.clone(), owner),
             env,
             blueprint,
             number,
@@ -107,28 +114,28 @@ impl InstanceLoop {
         }
     }
 
-    /// Runs until the service closes or needs this instance no more.
+    /// Runs until the service stops or scales down.
     pub(crate) async fn run(mut self) {
         let (env, blueprint) = (self.env.clone(), self.blueprint.clone());
         let Kind::Service(factory) = blueprint.role() else {
             unreachable!("only services have instances")
         };
-        let working = env.pulse.work();
+        let busy = env.liveness.work();
         let mut first = true;
-        let left = loop {
+        let last_value = loop {
             let started = Box::pin(self.start(factory)).await;
             if std::mem::take(&mut first) {
-                env.pulse.first_start_ended();
+                env.liveness.first_start_ended();
             }
             let (end, value) = match started {
                 Ok(mut value) => {
-                    env.pulse.ready.fetch_add(1, Relaxed);
-                    // Handlers are guarded one by one; this is for mistakes of our own.
+                    env.liveness.ready.fetch_add(1, Relaxed);
+                    // Handlers have guards of their own; this one is for bugs of the host.
                     let serving = AssertUnwindSafe(self.serve(&mut *value)).catch_unwind();
                     let end = serving
                         .await
                         .unwrap_or_else(|payload| End::Crashed(Cause::Panic, panic_text(payload)));
-                    env.pulse.ready.fetch_sub(1, Relaxed);
+                    env.liveness.ready.fetch_sub(1, Relaxed);
                     (end, Some(value))
                 }
                 Err(end) => (end, None),
@@ -138,14 +145,14 @@ impl InstanceLoop {
                 End::Retired => {
                     env.mailbox.pass_on(self.number as usize, true);
                     if let Some(value) = value {
-                        Box::pin(self.leave(value)).await;
+                        Box::pin(self.stop_and_drop(value)).await;
                     }
                     return;
                 }
                 End::Crashed(cause, text) => {
-                    // The hook has logged it if its drop panics.
-                    let _logged = quietly(move || drop(value));
-                    if env.is_fenced() {
+                    // The panic hook has logged a panic of the drop.
+                    let _logged = catch_panic(move || drop(value));
+                    if env.is_revoked() {
                         break None;
                     }
                     Box::pin(self.wait_for_restart(cause, text)).await;
@@ -153,73 +160,86 @@ impl InstanceLoop {
             }
         };
         env.mailbox.pass_on(self.number as usize, true);
-        for delivery in self.hand.take_all() {
+        for delivery in self.in_flight.take_all() {
             delivery.nack_requeue();
         }
-        drop(working);
-        if let Some(value) = left {
-            env.may_leave().await;
-            Box::pin(self.leave(value)).await;
+        drop(busy);
+        if let Some(value) = last_value {
+            env.released().await;
+            Box::pin(self.stop_and_drop(value)).await;
         }
     }
 
-    /// The value's last moments. One whose thread was given up gets none: another has
-    /// taken its place already.
-    async fn leave(&mut self, mut value: Box<dyn Instance>) {
-        if !self.env.is_fenced() {
+    /// Runs the stop hook and drops the value. An abandoned thread skips the hook: the service
+    /// runs elsewhere already.
+    async fn stop_and_drop(&mut self, mut value: Box<dyn Instance>) {
+        if !self.env.is_revoked() {
             self.stop(&mut *value).await;
         }
-        // The hook has logged it if its drop panics.
-        let _logged = quietly(move || drop(value));
+        // The panic hook has logged a panic of the drop.
+        let _logged = catch_panic(move || drop(value));
     }
 
-    /// Builds the value.
+    /// Opens the store, if there is one, and creates the value.
     async fn start(&mut self, factory: &dyn InstanceFactory) -> Result<Box<dyn Instance>, End> {
         if self.env.is_closing() {
             return Err(End::Closed);
         }
-        self.cx.begin(Work::None);
         if self.env.stores.is_some() {
-            let opened = self.env.open_store(factory.migrations()).await;
-            if let Err(failure) = opened {
-                return Err(End::Crashed(Cause::Start, failure.text().to_owned()));
+            match self.env.open_store(factory.migrations()).await {
+                Ok(store) => self.cx.set_store(store),
+                Err(failure) => {
+                    return Err(End::Crashed(Cause::Start, failure.text().to_owned()));
+                }
             }
         }
-        let deadline = Instant::now() + self.env.settings.handler_timeout;
-        self.cx.deadline = Some(deadline);
-        let text =
-            match HandlerGuard::new(factory.start(&mut self.cx), &mut self.timer, deadline).await {
-                HandlerOutcome::Done(Ok(value)) => return Ok(value),
-                HandlerOutcome::Done(Err(failure)) => failure.text().to_owned(),
-                HandlerOutcome::Panicked(text) => AttemptFailure::panic(text).text,
-                HandlerOutcome::TimedOut => AttemptFailure::timeout(&self.env).text,
-            };
-        Err(End::Crashed(Cause::Start, text))
+        let deadline = self.start_hook(Work::None);
+        let started = factory.start(&mut self.cx);
+        let started = HandlerGuard::new(started, &mut self.timer, deadline).await;
+        self.flatten(started)
+            .map_err(|text| End::Crashed(Cause::Start, text))
     }
 
-    /// Counts the failure and waits as the restart policy says, or until closing.
+    /// Prepares the context for a hook without a message, and returns the hook's deadline.
+    fn start_hook(&mut self, work: Work) -> Instant {
+        let deadline = Instant::now() + self.env.settings.handler_timeout;
+        self.cx.start_work(work, 0, deadline);
+        deadline
+    }
+
+    /// Returns the result of a hook, or the text of its failure.
+    fn flatten<T>(&self, outcome: HandlerOutcome<Result<T, Failure>>) -> Result<T, String> {
+        match outcome {
+            HandlerOutcome::Done(Ok(value)) => Ok(value),
+            HandlerOutcome::Done(Err(failure)) => Err(failure.text().to_owned()),
+            HandlerOutcome::Panicked(text) => Err(AttemptFailure::panic(text).text),
+            HandlerOutcome::TimedOut => Err(AttemptFailure::timeout(&self.env).text),
+        }
+    }
+
+    /// Records the failure and waits as the restart policy says, or until the service stops.
     async fn wait_for_restart(&mut self, cause: Cause, text: String) {
         let env = self.env.clone();
         let text = env.redactor.clean(&text).into_owned();
         env.meters.restarted(cause);
         env.mailbox.pass_on(self.number as usize, false);
-        // With a message in hand it is that message's failure, and its retries are its own
-        // too: they wait by themselves, and hold nobody up. Only when one message after the
-        // other fails, with no success in between, is it the instance's.
+        // A crash with a message in flight is a failure of that message, and its retries wait
+        // without holding up others. Only when several messages in a row fail, without a
+        // success between them, is it a failure of the instance.
         let with_message = matches!(cause, Cause::Panic | Cause::Timeout);
-        let (mut charged, mut wait) = (!with_message, Duration::ZERO);
+        let (mut counts, mut wait) = (!with_message, Duration::ZERO);
         if !with_message || !self.tried_before {
             let now = env.origin.elapsed();
             let (restart, history) =
                 self.history
                     .failure(&env.settings.restart.policy, now, fastrand::f64());
             self.history = history;
-            charged |= history.in_a_row > 1;
+            counts |= history.in_a_row > 1;
             if let Restart::After(time) = restart {
                 wait = time;
             }
         }
-        let goes_on = !charged || env.charge(cause, &text);
+        let goes_on = !counts || env.record_failure(cause, &text);
         if goes_on {
             warn!(
                 service = %env.label,
@@ -227,22 +247,22 @@ impl InstanceLoop {
                 cause = cause.as_str(),
                 error = %text,
                 ?wait,
-                "instance is built anew"
+                "restarting instance"
             );
         }
         if !with_message {
-            // Others are kept with their message.
+            // A failure with a message is recorded when the message is settled.
             env.note(cause, &text);
         }
         if !goes_on {
             env.closed().await;
         } else if !wait.is_zero() {
-            // Until the time is over or the service closes: both go on.
+            // Both ends of the wait mean the same: go on.
             let _either = timeout(wait, env.closed()).await;
         }
     }
 
-    /// Pulls and handles, turn by turn.
+    /// Pulls and handles deliveries and ticks, turn by turn.
     async fn serve(&mut self, value: &mut dyn Instance) -> End {
         let blueprint = self.blueprint.clone();
         let table = blueprint.ports();
@@ -250,8 +270,8 @@ impl InstanceLoop {
         let mut now = Instant::now();
         let mut turn = Turn::new(now);
         let mut ticked = false;
-        // What a crashed batch left: one at a time, so that only the culprit is blamed.
-        while let Some(delivery) = self.hand.take_one() {
+        // Messages of a crashed batch and suspects: each alone, so that only one is blamed.
+        while let Some(delivery) = self.in_flight.take_one() {
             if let Err(end) = self.handle(value, delivery, &mut now).await {
                 return end;
             }
@@ -259,8 +279,8 @@ impl InstanceLoop {
         loop {
             let mut waited = false;
             let next = poll_fn(|cx| {
-                // After a tick a message is next, or ticks slower than their period would
-                // leave messages no turn.
+                // After a tick a message is next: ticks that take longer than their interval
+                // must not starve messages.
                 if !ticked && let Poll::Ready(tick) = ticks.poll_due(cx) {
                     return Poll::Ready(Next::Tick(tick));
                 }
@@ -311,39 +331,37 @@ impl InstanceLoop {
     }
 
     async fn tick(&mut self, value: &mut dyn Instance, tick: Tick) -> Result<(), End> {
-        // A message that this instance was woken for need not wait for the tick.
+        // Another instance may take the message that woke this one.
         self.env.mailbox.pass_on(self.number as usize, false);
-        let deadline = Instant::now() + self.env.settings.handler_timeout;
-        self.cx.begin(Work::Tick);
-        self.cx.deadline = Some(deadline);
+        let deadline = self.start_hook(Work::Tick);
         let span = info_span!("tick", service = %self.env.label, tick = tick.name());
         let future = value.tick(tick, &mut self.cx);
-        let text = match HandlerGuard::new(future, &mut self.timer, deadline)
+        let outcome = HandlerGuard::new(future, &mut self.timer, deadline)
             .instrument(span)
-            .await
-        {
-            _ if self.env.is_fenced() => return Err(fenced()),
-            HandlerOutcome::Done(Ok(())) => {
+            .await;
+        if self.env.is_revoked() {
+            return Err(End::revoked());
+        }
+        match self.flatten(outcome) {
+            Ok(()) => {
                 self.history.success();
-                let held = std::mem::take(&mut self.cx.held);
-                return self.publish_tick(held).await;
+                let emits = std::mem::take(&mut self.cx.emits);
+                self.publish_tick(emits).await
             }
-            HandlerOutcome::Done(Err(failure)) => failure.text().to_owned(),
-            HandlerOutcome::Panicked(text) => AttemptFailure::panic(text).text,
-            HandlerOutcome::TimedOut => AttemptFailure::timeout(&self.env).text,
-        };
-        Err(End::Crashed(Cause::Tick, text))
+            Err(text) => Err(End::Crashed(Cause::Tick, text)),
+        }
     }
 
-    /// Publishes what a tick emitted. If the transport can't, that is not the tick's
-    /// fault: tried again, under the same ids, until it can or the service stops.
-    async fn publish_tick(&mut self, held: Vec<PendingEmit>) -> Result<(), End> {
+    /// Publishes the messages that a tick emitted. If the transport refuses them, which is not
+    /// the fault of the tick, tries again with the same ids until the service stops.
+    async fn publish_tick(&mut self, emits: Vec<PendingEmit>) -> Result<(), End> {
         let mut batch = Vec::new();
         let mut counts = Vec::new();
-        for held in held {
-            let copies = self.env.outgoing(held.output, held.envelope, held.delay);
-            counts.push((held.output, copies.len() as u64));
-            batch.extend(copies);
+        for emit in emits {
+            let before = batch.len();
+            self.env
+                .add_outgoing(&mut batch, emit.output, emit.envelope, emit.delay);
+            counts.push((emit.output, (batch.len() - before) as u64));
         }
         if batch.is_empty() {
             return Ok(());
@@ -356,17 +374,17 @@ impl InstanceLoop {
                 return Err(End::Crashed(Cause::Tick, error.to_string()));
             }
             if self.env.transport_is_down() {
-                // Whatever the back-off: messages wait behind this as soon as it works.
+                // No back-off: messages wait behind this tick once the transport works.
                 tokio::select! {
                     () = self.env.transport_works() => {}
                     () = self.env.closed() => {}
                 }
                 continue;
             }
-            warn!(service = %self.env.label, %error, "a tick's outputs were not published, trying again");
+            warn!(service = %self.env.label, %error, "outputs of tick not published, trying again");
             let wait = self.env.settings.retry.backoff.delay(nth, fastrand::f64());
-            let wait = wait.max(NOT_PUBLISHED_WAIT_MIN);
-            // Until the time is over or the service closes: both go on.
+            let wait = wait.max(PUBLISH_RETRY_MIN);
+            // Both ends of the wait mean the same: try again.
             let _either = timeout(wait, self.env.closed()).await;
         }
         for (output, copies) in counts {
@@ -376,17 +394,12 @@ impl InstanceLoop {
     }
 
     async fn stop(&mut self, value: &mut dyn Instance) {
-        self.cx.begin(Work::None);
-        let deadline = Instant::now() + self.env.settings.handler_timeout;
-        self.cx.deadline = Some(deadline);
-        let text =
-            match HandlerGuard::new(value.stop(&mut self.cx), &mut self.timer, deadline).await {
-                HandlerOutcome::Done(Ok(())) => return,
-                HandlerOutcome::Done(Err(failure)) => failure.text().to_owned(),
-                HandlerOutcome::Panicked(text) => AttemptFailure::panic(text).text,
-                HandlerOutcome::TimedOut => AttemptFailure::timeout(&self.env).text,
-            };
-        let text = self.env.redactor.clean(&text);
-        error!(service = %self.env.label, instance = self.number, error = %text, "stop failed");
+        let deadline = self.start_hook(Work::None);
+        let future = value.stop(&mut self.cx);
+        let outcome = HandlerGuard::new(future, &mut self.timer, deadline).await;
+        if let Err(text) = self.flatten(outcome) {
+            let error = self.env.redactor.clean(&text);
+            error!(service = %self.env.label, instance = self.number, %error, "stop hook failed");
+        }
     }
 }

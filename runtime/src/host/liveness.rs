@@ -1,25 +1,25 @@
-//! What can be seen of one life of a service: what has started, what consumes.
+//! Liveness of one run of a service: started instances and active consumers.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::watch;
 
-/// Written by the service's parts and read by anyone.
+/// Written by the parts of the service, read from any thread.
 #[derive(Debug)]
 pub(crate) struct Liveness {
-    /// How many instances it is to have now.
+    /// Number of instances that the service should have now.
     pub(crate) wanted: AtomicUsize,
-    /// Instances that have started and can take messages.
+    /// Started instances, which can take messages.
     pub(crate) ready: AtomicUsize,
-    /// Instances whose first start has ended, well or not.
-    tried: watch::Sender<usize>,
-    /// Instances that may still have something in hand.
-    working: watch::Sender<usize>,
-    /// Bridges that consume now.
+    /// Instances whose first start has ended, with or without success.
+    started: watch::Sender<usize>,
+    /// Instances that may have messages in flight.
+    busy: watch::Sender<usize>,
+    /// Bridges with an active consumer.
     pub(crate) consuming: watch::Sender<usize>,
-    /// A source that has come to its end.
+    /// The source has ended by itself.
     pub(crate) ended: watch::Sender<bool>,
-    /// A source that another process runs.
+    /// Another process runs the source.
     pub(crate) standing_by: AtomicBool,
 }
 
@@ -28,8 +28,8 @@ impl Liveness {
         Self {
             wanted: AtomicUsize::new(wanted),
             ready: AtomicUsize::new(0),
-            tried: watch::Sender::new(0),
-            working: watch::Sender::new(0),
+            started: watch::Sender::new(0),
+            busy: watch::Sender::new(0),
             consuming: watch::Sender::new(0),
             ended: watch::Sender::new(false),
             standing_by: AtomicBool::new(false),
@@ -37,27 +37,27 @@ impl Liveness {
     }
 
     pub(crate) fn first_start_ended(&self) {
-        self.tried.send_modify(|tried| *tried += 1);
+        self.started.send_modify(|started| *started += 1);
     }
 
-    /// Waits until so many instances have been started once, well or not.
-    pub(crate) async fn started(&self, instances: usize) {
-        let mut tried = self.tried.subscribe();
-        // The sender is `self`: it can't be gone.
-        let _open = tried.wait_for(|tried| *tried >= instances).await;
+    /// Resolves when the first start of this many instances has ended.
+    pub(crate) async fn first_starts_ended(&self, instances: usize) {
+        let mut started = self.started.subscribe();
+        // Never an error: `self` owns the sender.
+        let _open = started.wait_for(|started| *started >= instances).await;
     }
 
-    /// An instance begins to work; it works until what is returned is dropped.
+    /// Marks an instance as busy until the returned guard is dropped.
     pub(crate) fn work(&self) -> BusyGuard<'_> {
-        self.working.send_modify(|working| *working += 1);
+        self.busy.send_modify(|busy| *busy += 1);
         BusyGuard(self)
     }
 
-    /// Waits until no instance has anything in hand any more.
+    /// Resolves when no instance is busy.
     pub(crate) async fn drained(&self) {
-        let mut working = self.working.subscribe();
-        // The sender is `self`: it can't be gone.
-        let _open = working.wait_for(|working| *working == 0).await;
+        let mut busy = self.busy.subscribe();
+        // Never an error: `self` owns the sender.
+        let _open = busy.wait_for(|busy| *busy == 0).await;
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -65,11 +65,11 @@ impl Liveness {
     }
 }
 
-/// An instance works as long as this lives.
+/// Marks an instance as busy.
 pub(crate) struct BusyGuard<'a>(&'a Liveness);
 
 impl Drop for BusyGuard<'_> {
     fn drop(&mut self) {
-        self.0.working.send_modify(|working| *working -= 1);
+        self.0.busy.send_modify(|busy| *busy -= 1);
     }
 }

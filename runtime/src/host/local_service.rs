@@ -1,4 +1,4 @@
-//! What a message trace reads from a service: see [`LocalService`].
+//! The view of a service for message traces: see [`LocalService`].
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl LocalService for ServiceHandle {
     fn each_in_flight(&self, visit: &mut dyn FnMut(&Delivery, bool)) {
         let run = self.env();
         run.mailbox.each(|delivery| visit(delivery, false));
-        for in_flight in &*run.hands.lock() {
+        for in_flight in &*run.in_flight.lock() {
             in_flight.each(|delivery| visit(delivery, true));
         }
     }

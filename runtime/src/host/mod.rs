@@ -1,11 +1,22 @@
-//! The host: what runs services.
+//! The host: runs services.
 //!
-//! A service is an actix actor that owns a mailbox and instances. Each instance is a
-//! loop on the actor's thread: it pulls a delivery, lends its value to the handler's
-//! future under a guard, holds the outputs, and settles. Inbound bridges fill the
-//! mailbox; outputs go straight to the transport, which reports when it has them.
+//! A service is an actix actor that owns a mailbox and instances. An instance is a loop on the
+//! thread of the actor: it pulls a delivery, runs the handler under a guard, and settles the
+//! delivery when the emitted messages are confirmed. Inbound bridges fill the mailbox; outputs go
+//! to the transport directly.
+//!
+//! | module | content |
+//! | --- | --- |
+//! | `service_handle`, `service_state`, `service_run` | a service, its lasting state, one run of it |
+//! | `actor`, `autoscale`, `liveness`, `status` | start, stop, scaling, and the state for operators |
+//! | `bridge`, `input_consumer`, `mailbox` | from the queue to an instance |
+//! | `instance`, `handle`, `batch`, `tick`, `guard`, `in_flight` | the handler loop |
+//! | `settlement` | from an outcome to ack, retry or dead letter |
+//! | `source` | the loop of a source |
+//! | `relay` | publishes the outbox of a service with a store |
+//! | `remote_stats` | statistics of a service in a child process |
+//! | `local_service` | the view of a service for message traces |
 
-mod abandon_hooks;
 mod actor;
 mod autoscale;
 mod batch;
@@ -17,12 +28,7 @@ mod input_consumer;
 mod instance;
 mod liveness;
 mod local_service;
-mod log_throttle;
 mod mailbox;
-pub mod panic;
-mod pending_work;
-pub(crate) mod position;
-mod position_fence;
 mod relay;
 mod remote_stats;
 mod service_handle;
@@ -33,13 +39,9 @@ mod source;
 mod status;
 mod tick;
 
-pub(crate) use self::service_state::{ServiceSetup, WiredOutput};
-pub use abandon_hooks::AbandonHook;
+pub(crate) use self::service_state::ServiceSetup;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
-pub(crate) use guard::panic_text;
 pub use handle::CLOCK_TOLERANCE;
-pub use pending_work::PendingWorkGuard;
-pub(crate) use position_fence::RunNumber;
 pub(crate) use remote_stats::RemoteStats;
 pub(crate) use service_handle::ServiceHandle;
 pub(crate) use service_run::ServiceRun;

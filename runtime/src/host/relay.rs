@@ -1,18 +1,19 @@
-//! The relay of a service with a store: publishes what waits in its outbox.
+//! The relay of a service with a store: publishes the messages in the outbox.
 //!
-//! In the order in which it was committed, many under way at a time; what is confirmed is
-//! removed. After a failure it begins anew with the first that is left, so that a later one
-//! may be published twice, under its id, and none is passed over. Also cleans the inbox.
+//! Messages are published in the order of their commits, many at a time, and deleted when they
+//! are confirmed. After a failure the relay starts again with the first message that is left:
+//! a later message may be published twice, under the same id, and none is left out. The relay
+//! also cleans the inbox.
 //!
-//! # What is refused
-//! A queue that is full and rejects holds up the output that goes there, and no other: what is
-//! emitted there waits, is tried again one message at a time, and goes with the others again
-//! when it has caught up.
+//! # Refused messages
+//! A full queue that rejects messages blocks only the outputs that go there. Such an output is
+//! held: its messages wait in the outbox and are retried one at a time until the output has
+//! caught up.
 //!
-//! The order of each output is kept: nothing is published while it is known that an earlier one
-//! of the same output was refused. What was under way with that one, since confirms come later,
-//! may have been taken over before it; a transport that refuses at once, as `memory:` and
-//! `embedded:` do when a queue is full, has none of these.
+//! Each output keeps its order: no message is published while an earlier one of the same output
+//! is known to be refused. Messages that were in flight together with the refused one may have
+//! been confirmed before it. Transports that refuse at once, such as `memory:` and `embedded:`,
+//! have no such messages.
 
 mod confirms;
 mod per_output;
@@ -26,45 +27,40 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, OptionFuture};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
 
 use self::round::Round;
-use super::guard::panic_text;
-use super::log_throttle::LogThrottle;
 use super::service_run::ServiceRun;
-use crate::failure::Failure;
+use crate::log_throttle::LogThrottle;
 use crate::metrics::Cause;
+use crate::panic::panic_text;
 use crate::sqlite::{Migration, SqliteError};
 use crate::store::OpenStore;
-use crate::supervision::{Backoff, History};
+use crate::supervision::History;
 use crate::transport::TransportError;
 
-/// How often the inbox is cleaned.
-const CLEAN_EVERY: Duration = Duration::from_secs(60);
-/// So many entries are forgotten in one transaction: others come between.
+/// Time between two cleanings of the inbox.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(60);
+/// Maximum entries deleted in one transaction, so that other transactions run in between.
 const CLEAN_MAX: u32 = 500;
-/// The inbox remembers a message at least so long.
-const REMEMBER_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// An output that is held is tried again at least so often: it costs one message.
-const HELD_MAX: Duration = Duration::from_secs(1);
-/// At least a moment, whatever the back-off.
-const HELD_MIN: Duration = Duration::from_millis(10);
-
-/// How long a service takes no messages when its outbox is full, before it tries again.
-const FULL_WAIT: Duration = Duration::from_secs(1);
+/// Minimum age of a deleted inbox entry.
+const INBOX_KEEP_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A relay that worked for this long starts with the first back-off again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(1);
+/// Wait before the last try of a relay that has to finish.
+const FINISH_RETRY_WAIT: Duration = Duration::from_millis(10);
 
 /// The relay of one service.
 pub(crate) struct Relay {
     env: Arc<ServiceRun>,
     migrations: &'static [Migration],
-    /// When it must be done, once it is to end.
+    /// Deadline of the relay, once it has to finish.
     finish: watch::Sender<Option<Instant>>,
     done: watch::Sender<bool>,
 }
 
-/// Publish what is there, as far as that goes until then, and end.
+/// Publishes the waiting messages, as many as possible before the deadline, and ends.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
 pub(crate) struct Finish(pub(crate) Instant);
@@ -84,15 +80,15 @@ impl Actor for Relay {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Context<Self>) {
-        let carrier = RelayTask {
+        let task = RelayTask {
             env: self.env.clone(),
             migrations: self.migrations,
             finish: self.finish.subscribe(),
-            refusals: LogThrottle::default(),
+            log: LogThrottle::default(),
         };
         let done = self.done.clone();
         tokio::task::spawn_local(async move {
-            carrier.run().await;
+            task.run().await;
             done.send_replace(true);
         });
     }
@@ -106,7 +102,7 @@ impl Handler<Finish> for Relay {
         let mut done = self.done.subscribe();
         let address = cx.address();
         Box::pin(async move {
-            // An actor that is gone is done, too.
+            // An error means that the actor is gone, so the relay has ended too.
             let _gone = done.wait_for(|done| *done).await;
             drop(address);
         })
@@ -117,12 +113,12 @@ struct RelayTask {
     env: Arc<ServiceRun>,
     migrations: &'static [Migration],
     finish: watch::Receiver<Option<Instant>>,
-    refusals: LogThrottle,
+    log: LogThrottle,
 }
 
-/// Why it doesn't go on for now.
+/// The reason for an interruption of the relay.
 enum RelayError {
-    /// The transport didn't take something.
+    /// The transport refused a message.
     Transport(TransportError),
     /// The store can't be read or written.
     Store(String),
@@ -140,66 +136,59 @@ impl RelayTask {
         let mut history = History::default();
         while !self.is_over() {
             let began = origin.elapsed();
-            let carried = AssertUnwindSafe(self.carry()).catch_unwind().await;
-            let trouble = match carried {
+            let published = AssertUnwindSafe(self.publish_all()).catch_unwind().await;
+            let error = match published {
                 Ok(Ok(())) => return,
-                Ok(Err(trouble)) => trouble,
+                Ok(Err(error)) => error,
                 Err(payload) => RelayError::Store(format!("panicked: {}", panic_text(payload))),
             };
-            if origin.elapsed().saturating_sub(began) >= Duration::from_secs(1) {
+            if origin.elapsed().saturating_sub(began) >= HEALTHY_AFTER {
                 history.success();
             }
-            let (restart, next) = history.failure(
-                &self.env.settings.restart.policy,
-                origin.elapsed(),
-                fastrand::f64(),
-            );
+            let policy = &self.env.settings.restart.policy;
+            let (restart, next) = history.failure(policy, origin.elapsed(), fastrand::f64());
             history = next;
-            let wait = restart
-                .wait()
-                .max(self.env.settings.restart.policy.backoff.min);
-            self.report(&trouble, wait);
-            self.wait(&trouble, wait).await;
+            let wait = restart.wait().max(policy.backoff.min);
+            self.report(&error, wait);
+            self.wait(&error, wait).await;
         }
     }
 
-    fn report(&self, trouble: &RelayError, wait: Duration) {
-        let text = match trouble {
+    fn report(&self, error: &RelayError, wait: Duration) {
+        let text = match error {
             RelayError::Transport(error) => error.to_string(),
             RelayError::Store(text) => text.clone(),
         };
         let text = self.env.redactor.clean(&text).into_owned();
         self.env.meters.restarted(Cause::Relay);
         self.env.note(Cause::Relay, &text);
-        // A transport that is down was said to be.
-        if !self.env.transport_is_down() && self.refusals.happened().is_some() {
+        // The transport itself logs that it is down.
+        if !self.env.transport_is_down() && self.log.event().is_some() {
             let service = &*self.env.label;
-            warn!(service, error = %text, ?wait, "the outbox is not published, trying again");
+            warn!(service, error = %text, ?wait, "outbox not published, trying again");
         }
     }
 
-    async fn wait(&self, trouble: &RelayError, wait: Duration) {
+    /// Waits before the next try: until the transport works, for the back-off, or until the
+    /// relay has to finish.
+    async fn wait(&self, error: &RelayError, wait: Duration) {
         let mut finish = self.finish.clone();
-        let ending = async move {
-            // The sender is in the actor, which waits for this.
-            let _over = finish.wait_for(Option::is_some).await;
+        let finishing = async move {
+            // Never an error: the actor owns the sender, and waits for this task.
+            let _open = finish.wait_for(Option::is_some).await;
+            sleep(FINISH_RETRY_WAIT).await;
         };
         let pause = async {
-            match trouble {
+            match error {
                 RelayError::Transport(_) if self.env.transport_is_down() => {
                     self.env.transport_works().await;
                 }
-                _ => tokio::time::sleep(wait).await,
+                _ => sleep(wait).await,
             }
-        };
-        // One that is to end tries once more, soon.
-        let ending = async {
-            ending.await;
-            tokio::time::sleep(Duration::from_millis(10)).await;
         };
         tokio::select! {
             () = pause => {}
-            () = ending => {}
+            () = finishing => {}
         }
     }
 
@@ -208,28 +197,28 @@ impl RelayTask {
         finish.is_some_and(|by| Instant::now() >= by)
     }
 
-    /// Carries until it is to end (`Ok`), or can't.
-    async fn carry(&self) -> Result<(), RelayError> {
+    /// Publishes messages until the relay has to finish (`Ok`), or a failure.
+    async fn publish_all(&self) -> Result<(), RelayError> {
         let opening = self.env.open_store(self.migrations).await;
         let opened = opening.map_err(|failure| RelayError::Store(failure.text().to_owned()))?;
         opened.outbox.rewind();
-        let mut round = Round::new(self, opened.clone());
+        let mut finish = self.finish.clone();
+        let mut round = Round::new(&self.env, &self.log, finish.clone(), opened.clone());
         let mut removal: Option<LocalBoxFuture<'_, Result<(), SqliteError>>> = None;
         let mut clean_at = Instant::now();
-        let mut finish = self.finish.clone();
         loop {
-            round.land().await?;
+            round.take_confirms().await?;
             if removal.is_none() && !round.confirmed.is_empty() {
                 let confirmed = std::mem::take(&mut round.confirmed);
                 removal = Some(Box::pin(opened.remove(&self.env.label, confirmed)));
             }
-            let quiet = round.under_way == 0 && removal.is_none();
-            if let Some(trouble) = round.trouble.take_if(|_| quiet) {
-                return Err(trouble);
+            let idle = round.in_flight == 0 && removal.is_none();
+            if let Some(error) = round.error.take_if(|_| idle) {
+                return Err(RelayError::Transport(error));
             }
             let finishing = *finish.borrow_and_update();
             if let Some(by) = finishing
-                && ((quiet && opened.outbox.waiting() == 0) || Instant::now() >= by)
+                && ((idle && opened.outbox.waiting() == 0) || Instant::now() >= by)
             {
                 return Ok(());
             }
@@ -237,99 +226,54 @@ impl RelayTask {
                 continue;
             }
             if Instant::now() >= clean_at {
-                clean_at = Instant::now() + CLEAN_EVERY;
-                self.clean(&opened).await?;
+                clean_at = Instant::now() + CLEAN_INTERVAL;
+                self.clean_inbox(&opened).await?;
             }
             let removing = OptionFuture::from(removal.as_mut());
-            let again = round.lanes.again().filter(|_| round.has_room());
+            let retry_at = round.outputs.retry_at().filter(|_| round.has_room());
             tokio::select! {
-                () = round.flight.landed.notified() => {}
+                () = round.confirms.arrived.notified() => {}
                 () = opened.outbox.more(), if round.has_room() => {}
-                () = sleep_until(again.unwrap_or(clean_at)), if again.is_some() => {}
+                () = sleep_until(retry_at.unwrap_or(clean_at)), if retry_at.is_some() => {}
                 Some(removed) = removing => {
                     removal = None;
                     removed?;
                 }
                 () = sleep_until(clean_at) => {}
                 () = sleep_until(finishing.unwrap_or(clean_at)), if finishing.is_some() => {}
-                _ = finish.changed() => round.lanes.hasten(),
+                _ = finish.changed() => round.outputs.retry_now(),
             }
         }
     }
 
-    /// How long an output is held that was refused so often before.
-    fn hold(&self, refusals: u32) -> Duration {
-        let nth = match self.finish.borrow().is_some() {
-            true => 0,
-            false => refusals,
-        };
-        let backoff = self.env.settings.restart.policy.backoff;
-        let max = backoff.max.min(HELD_MAX);
-        let wait = Backoff { max, ..backoff }.delay(nth, fastrand::f64());
-        wait.max(HELD_MIN)
-    }
-
-    fn report_held(&self, output: &str, error: &TransportError, wait: Duration) {
-        let text = self.env.redactor.clean(&error.to_string()).into_owned();
-        self.env.note(Cause::Relay, &text);
-        if let Some(more) = self.refusals.happened() {
-            let service = &*self.env.label;
-            warn!(service, output, error = %text, ?wait, more, "what is emitted on this output waits in the outbox");
-        }
-    }
-
-    /// Forgets what came so long ago that it doesn't come again.
-    async fn clean(&self, opened: &OpenStore) -> Result<(), SqliteError> {
-        let older_ms = u64::try_from(self.remember().as_millis()).unwrap_or(u64::MAX);
+    /// Deletes the inbox entries of messages that can't be redelivered any more.
+    async fn clean_inbox(&self, opened: &OpenStore) -> Result<(), SqliteError> {
+        let older_ms = u64::try_from(self.inbox_keep().as_millis()).unwrap_or(u64::MAX);
         let now_ms = self.env.clock.unix_ms();
         loop {
             let name = &*self.env.label;
-            let forgotten = opened.forget(name, older_ms, now_ms, CLEAN_MAX).await?;
-            if forgotten < CLEAN_MAX as usize || self.finish.borrow().is_some() {
+            let deleted = opened
+                .clean_inbox(name, older_ms, now_ms, CLEAN_MAX)
+                .await?;
+            if deleted < CLEAN_MAX as usize || self.finish.borrow().is_some() {
                 return Ok(());
             }
         }
     }
 
-    /// Longer than all tries of a message take, and some days for those that are replayed.
-    fn remember(&self) -> Duration {
-        let tries = self
-            .env
-            .settings
-            .retry
-            .backoff
-            .max
-            .saturating_mul(self.env.settings.retry.attempts);
-        REMEMBER_MIN.max(tries.saturating_mul(2))
+    /// Returns the time that inbox entries are kept: longer than all attempts of a message
+    /// take, and some days for replayed dead letters.
+    fn inbox_keep(&self) -> Duration {
+        let retry = &self.env.settings.retry;
+        let attempts = retry.backoff.max.saturating_mul(retry.attempts);
+        INBOX_KEEP_MIN.max(attempts.saturating_mul(2))
     }
 }
 
-impl ServiceRun {
-    /// A message was to emit, and the outbox is full: takes none for a moment, and says why.
-    ///
-    /// Then some are tried: those that emit nothing go on, so that in a cycle of full queues
-    /// one who waits for this service isn't waited for.
-    pub(crate) fn outbox_is_full(self: &Arc<Self>) -> Failure {
-        let holds = self.outbox();
-        if let Some(more) = self.refusals.happened() {
-            let service = &*self.label;
-            warn!(
-                service,
-                holds, more, "the outbox is full: messages wait until it has halved"
-            );
-        }
-        self.pause(FULL_WAIT);
-        Failure::defer(
-            FULL_WAIT,
-            format!("the outbox is full, it holds {holds} messages"),
-        )
-    }
-}
-
-/// Waits for a relay to finish, but not much longer than it has time.
+/// Waits for a relay to finish, not much longer than its deadline.
 pub(super) async fn finish(relay: &actix::Addr<Relay>, by: Instant) {
     const SLACK: Duration = Duration::from_millis(200);
     let slack = by.saturating_duration_since(Instant::now()) + SLACK;
-    // What stays in the outbox is published at the next start.
+    // Messages that stay in the outbox are published after the next start.
     let _either = timeout(slack, relay.send(Finish(by))).await;
 }

@@ -1,4 +1,4 @@
-//! What a child process shows of the service that it runs, as its parent has it.
+//! Statistics of a service that runs in a child process, as its parent knows them.
 
 use std::time::Duration;
 
@@ -6,22 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::transport::Depth;
 
-/// A service in another process, at the last look.
+/// The last statistics that a child process has sent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RemoteStats {
-    /// The process.
+    /// Process id.
     pub(crate) process: u32,
     /// Messages in the mailbox.
     pub(crate) waiting: usize,
-    /// Messages in the hands of instances.
+    /// Messages in flight.
     pub(crate) in_flight: usize,
-    /// Publications that wait for their confirms.
+    /// Unconfirmed publications.
     pub(crate) unconfirmed: usize,
-    /// Messages in its outbox, and those that came again after they were done.
+    /// Messages in the outbox.
     pub(crate) outbox: u64,
+    /// Redelivered messages that the inbox had.
     pub(crate) repeated: u64,
-    /// What is left of the pause that the service asked for.
+    /// Rest of the pause that the service asked for.
     pub(crate) paused: Option<Duration>,
-    /// How much is in each of its queues, as far as it is known there.
+    /// Depth of each input queue, if the child process knows it.
     pub(crate) depths: Vec<Option<Depth>>,
 }

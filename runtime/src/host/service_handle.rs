@@ -1,4 +1,4 @@
-//! A service as its supervisor has it: what lasts, and the life that it has now.
+//! The handle of a service: its lasting state and its present run.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use crate::delivery::Delivery;
 use crate::metrics::Worker;
 use crate::service::{ConfiguredType, Kind};
 
-/// A service of an app.
+/// A service of an app, as its supervisor and the status views hold it.
 pub(crate) struct ServiceHandle {
-    core: Arc<ServiceShared>,
+    service: Arc<ServiceShared>,
     pub(crate) blueprint: Arc<dyn ConfiguredType>,
-    /// The number of the worker that it runs on, unless it runs apart.
+    /// Number of the worker thread, unless the service has a child process.
     pub(crate) worker: usize,
-    /// What can be seen of it in its process, if it runs apart, and while it does.
-    apart: Option<Mutex<Option<RemoteStats>>>,
-    life: Mutex<Arc<ServiceRun>>,
+    /// For a service with a child process: its last statistics, while it runs.
+    remote: Option<Mutex<Option<RemoteStats>>>,
+    run: Mutex<Arc<ServiceRun>>,
 }
 
 impl Deref for ServiceHandle {
     type Target = ServiceShared;
 
     fn deref(&self) -> &ServiceShared {
-        &self.core
+        &self.service
     }
 }
 
@@ -42,47 +42,47 @@ impl ServiceHandle {
         Arc::new(Self::make(setup, blueprint, worker, None))
     }
 
-    /// A service that runs in a child process.
+    /// Creates the handle of a service that runs in a child process.
     pub(crate) fn apart(setup: ServiceSetup, blueprint: Arc<dyn ConfiguredType>) -> Arc<Self> {
-        let apart = Some(Mutex::default());
-        Arc::new(Self::make(setup, blueprint, 0, apart))
+        let remote = Some(Mutex::default());
+        Arc::new(Self::make(setup, blueprint, 0, remote))
     }
 
     fn make(
         setup: ServiceSetup,
         blueprint: Arc<dyn ConfiguredType>,
         worker: usize,
-        apart: Option<Mutex<Option<RemoteStats>>>,
+        remote: Option<Mutex<Option<RemoteStats>>>,
     ) -> Self {
-        let core = ServiceShared::new(setup);
-        let unborn = ServiceRun::new(core.clone(), Arc::default(), Vec::new());
+        let service = ServiceShared::new(setup);
+        let not_started = ServiceRun::new(service.clone(), Arc::default(), Vec::new());
         Self {
-            core,
+            service,
             blueprint,
             worker,
-            apart,
-            life: Mutex::new(unborn),
+            remote,
+            run: Mutex::new(not_started),
         }
     }
 
-    /// Whether it runs in a child process.
+    /// Returns whether the service runs in a child process.
     pub(crate) fn is_apart(&self) -> bool {
-        self.apart.is_some()
+        self.remote.is_some()
     }
 
-    /// Notes what can be seen of it in its process; `None` if there is no process.
+    /// Sets the statistics of the child process; `None` if there is no process.
     pub(crate) fn see(&self, seen: Option<RemoteStats>) {
-        if let Some(apart) = &self.apart {
-            *apart.lock() = seen;
+        if let Some(remote) = &self.remote {
+            *remote.lock() = seen;
         }
     }
 
-    /// What was last seen of it in its process, if it runs apart and there is one.
+    /// Returns the last statistics of the child process, if there is one.
     pub(crate) fn seen(&self) -> Option<RemoteStats> {
-        self.apart.as_ref()?.lock().clone()
+        self.remote.as_ref()?.lock().clone()
     }
 
-    /// What it shows, here or in its process.
+    /// Returns the statistics of the service, in this process or its child process.
     pub(crate) fn figures(&self) -> RemoteStats {
         if self.is_apart() {
             return self.seen().unwrap_or_default();
@@ -100,7 +100,7 @@ impl ServiceHandle {
         }
     }
 
-    /// Messages in its mailbox.
+    /// Returns the number of messages in the mailbox.
     pub(crate) fn waiting(&self) -> usize {
         match self.is_apart() {
             true => self.seen().map_or(0, |seen| seen.waiting),
@@ -108,7 +108,7 @@ impl ServiceHandle {
         }
     }
 
-    /// How long it still takes no messages, if it paused itself.
+    /// Returns the rest of a pause that the service asked for.
     pub(crate) fn paused_for(&self) -> Option<Duration> {
         match self.is_apart() {
             true => self.seen()?.paused,
@@ -116,15 +116,15 @@ impl ServiceHandle {
         }
     }
 
-    /// What surrounds the service in its present, or last, life.
+    /// Returns the present run, or the last one.
     pub(crate) fn env(&self) -> Arc<ServiceRun> {
-        self.life.lock().clone()
+        self.run.lock().clone()
     }
 
-    /// Another life begins.
-    pub(crate) fn begin(&self, worker: Arc<Worker>, trials: Vec<Delivery>) -> Arc<ServiceRun> {
-        let env = ServiceRun::new(self.core.clone(), worker, trials);
-        *self.life.lock() = env.clone();
+    /// Starts a new run; see [`ServiceRun::new`] for `suspects`.
+    pub(crate) fn begin(&self, worker: Arc<Worker>, suspects: Vec<Delivery>) -> Arc<ServiceRun> {
+        let env = ServiceRun::new(self.service.clone(), worker, suspects);
+        *self.run.lock() = env.clone();
         env
     }
 
@@ -132,13 +132,13 @@ impl ServiceHandle {
         matches!(self.blueprint.role(), Kind::Source(_))
     }
 
-    /// Whether it is a source that comes to an end and hasn't yet, unless another process
-    /// runs it.
+    /// Returns whether the service is a source that will end by itself, has not ended yet and
+    /// does not run in another process.
     pub(crate) fn is_unfinished_source(&self) -> bool {
         match self.blueprint.role() {
             Kind::Source(source) => {
-                let pulse = &self.env().pulse;
-                source.ends() && !*pulse.ended.borrow() && !pulse.standing_by.load(Relaxed)
+                let liveness = &self.env().liveness;
+                source.ends() && !*liveness.ended.borrow() && !liveness.standing_by.load(Relaxed)
             }
             Kind::Service(_) => false,
         }

@@ -1,4 +1,4 @@
-//! Settling: from how an attempt ended to what the transport is told.
+//! Settlement: from the outcome of an attempt to the ack, retry or dead letter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::service::{PendingEmit, Reply};
 use crate::supervision::{Attempt, RetryDecision};
 use crate::transport::{Completion, TransportError};
 
-/// The least wait after a transport didn't take outputs over.
-pub(super) const NOT_PUBLISHED_WAIT_MIN: Duration = Duration::from_millis(10);
+/// Minimum delay after the transport refused emitted messages.
+pub(super) const PUBLISH_RETRY_MIN: Duration = Duration::from_millis(10);
 
-/// How an attempt failed, with its text.
+/// A failed attempt, with the text of its failure.
 pub(crate) struct AttemptFailure {
     pub(crate) attempt: Attempt,
     pub(crate) text: String,
-    /// How long the handler took, if it was one.
+    /// Run time of the handler; zero if no handler ran.
     pub(crate) took: Duration,
 }
 
@@ -46,6 +46,7 @@ impl AttemptFailure {
     pub(crate) fn panic(text: String) -> Self {
         Self {
             attempt: Attempt::Panicked,
+            // Through a `Failure`, which bounds the length of the text.
             text: Failure::retry(format!("panicked: {text}"))
                 .text()
                 .to_owned(),
@@ -53,11 +54,10 @@ impl AttemptFailure {
         }
     }
 
-    pub(crate) fn timeout(environment: &ServiceRun) -> Self {
-        let text = format!("not done within {:?}", environment.settings.handler_timeout);
+    pub(crate) fn timeout(run: &ServiceRun) -> Self {
         Self {
             attempt: Attempt::TimedOut,
-            text,
+            text: format!("not done within {:?}", run.settings.handler_timeout),
             took: Duration::ZERO,
         }
     }
@@ -75,16 +75,16 @@ impl AttemptFailure {
 }
 
 impl ServiceRun {
-    /// After success: publishes what was held and acks when the transport has taken it
-    /// over. Without outputs it acks at once.
+    /// Publishes the messages that a successful handler emitted, and acks the delivery when
+    /// the transport has confirmed them. Returns `false` if another thread took the delivery.
     ///
-    /// Waits only while too many publications are unconfirmed; meanwhile the delivery
-    /// must stay where others can reach it, so `take` hands it over afterwards.
-    pub(crate) async fn succeed(
+    /// Waits only while too many publications are unconfirmed. Meanwhile the delivery stays
+    /// where other threads can take it; `take` fetches it afterwards.
+    pub(crate) async fn publish_and_ack(
         self: &Arc<Self>,
-        held: Vec<PendingEmit>,
+        emits: impl ExactSizeIterator<Item = PendingEmit>,
         reply: Option<Reply>,
-        step: AttemptRecord,
+        record: AttemptRecord,
         take: impl FnOnce() -> Option<Delivery>,
     ) -> bool {
         let permit = match self.window.clone().try_acquire_owned() {
@@ -97,27 +97,22 @@ impl ServiceRun {
                 .expect("the window stays open"),
         };
         let Some(delivery) = take() else { return false };
-        let mut counts: Vec<(usize, u64)> = Vec::with_capacity(1);
-        let mut batch = Vec::with_capacity(held.len());
-        for held in held {
-            let copies = self.outgoing(held.output, held.envelope, held.delay);
-            match counts.last_mut() {
-                Some((output, count)) if *output == held.output => *count += copies.len() as u64,
-                _ => counts.push((held.output, copies.len() as u64)),
-            }
-            batch.extend(copies);
+        let mut copies = Copies::default();
+        let mut batch = Vec::with_capacity(emits.len());
+        for emit in emits {
+            let before = batch.len();
+            self.add_outgoing(&mut batch, emit.output, emit.envelope, emit.delay);
+            copies.add(emit.output, (batch.len() - before) as u64);
         }
-        let environment = self.clone();
+        let run = self.clone();
         let done = Completion::new(move |outcome| {
             match outcome {
                 Ok(()) => {
-                    for (output, count) in counts {
-                        environment.meters.emitted(output, count);
-                    }
-                    environment.history.add(step);
+                    copies.each(|output, count| run.meters.emitted(output, count));
+                    run.history.add(record);
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 }
-                Err(error) => environment.not_published(delivery, step, &error),
+                Err(error) => run.not_published(delivery, record, &error),
             }
             drop(permit);
         });
@@ -125,64 +120,61 @@ impl ServiceRun {
         true
     }
 
-    /// The transport didn't take the outputs over: not the message's fault.
-    fn not_published(&self, delivery: Delivery, step: AttemptRecord, error: &TransportError) {
+    /// Settles a message whose outputs the transport refused: not the fault of the message,
+    /// unless the refusal is permanent.
+    fn not_published(&self, delivery: Delivery, record: AttemptRecord, error: &TransportError) {
         if error.is_permanent() {
             let failed = AttemptFailure::from(Failure::reject(error.to_string()));
-            return self.fail(delivery, &failed.taking(step.duration()));
+            return self.fail(delivery, &failed.taking(record.duration()));
         }
         let (service, id) = (&*self.label, &delivery.message().id);
-        // A transport that is down was said to be: that need not be said of every message.
-        let before = match self.transport_is_down() {
+        // The transport itself logs that it is down.
+        let suppressed = match self.transport_is_down() {
             true => None,
-            false => self.refusals.happened(),
+            false => self.control.publish_log.event(),
         };
-        match before {
-            None => debug!(service, %id, %error, "outputs were not published"),
-            Some(0) => {
-                warn!(service, %id, %error, "outputs were not published, the message will be handled again");
-            }
-            Some(more) => {
-                warn!(service, %id, %error, more, "outputs were not published, the message will be handled again");
+        match suppressed {
+            None => debug!(service, %id, %error, "outputs not published"),
+            Some(suppressed) => {
+                warn!(service, %id, %error, suppressed, "outputs not published, message will be retried");
             }
         }
         let attempt = delivery.attempt();
-        // At least a moment, whatever the back-off: a transport that refuses must not be
-        // asked in a tight loop.
+        // The minimum keeps a refusing transport from being called in a tight loop.
         let after = self.settings.retry.backoff.delay(0, fastrand::f64());
-        let after = after.max(NOT_PUBLISHED_WAIT_MIN);
-        self.history
-            .add(step.unconfirmed(&RetryDecision::Retry { after, attempt }));
+        let after = after.max(PUBLISH_RETRY_MIN);
+        let decision = RetryDecision::Retry { after, attempt };
+        self.history.add(record.unconfirmed(&decision));
         delivery.settle(Settlement::Retry { after, attempt });
     }
 
-    /// After a failed attempt: decides and settles.
+    /// Settles a message after a failed attempt, as the retry policy decides.
     pub(crate) fn fail(&self, delivery: Delivery, failed: &AttemptFailure) {
         let attempt = delivery.attempt();
         let text = self.redactor.clean(&failed.text);
         let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
         let id = &delivery.message().id;
-        let fate = self
+        let decision = self
             .settings
             .retry
             .decide(failed.attempt, attempt, fastrand::f64());
-        match fate {
+        match decision {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {
-                info!(service, input, %id, attempt, error = %text, ?after, "will be tried again");
+                info!(service, input, %id, attempt, error = %text, ?after, "retrying message");
             }
             RetryDecision::DeadLetter(reason) => {
                 warn!(service, input, %id, attempt, error = %text, %reason, "dead-lettered");
             }
         }
-        let step = AttemptRecord::new(
+        let record = AttemptRecord::new(
             delivery.message(),
             delivery.input(),
             attempt,
             failed.outcome(),
             Instant::now(),
         );
-        self.history.add(step.took(failed.took).then(&fate));
+        self.history.add(record.took(failed.took).then(&decision));
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
             what: Outcome::NAMES[failed.outcome() as usize].into(),
@@ -190,19 +182,19 @@ impl ServiceRun {
             message: Some(id.to_string()),
             attempt: Some(attempt),
         });
-        match fate {
+        match decision {
             RetryDecision::Ack => {}
             RetryDecision::Retry { after, attempt } => {
                 delivery.settle(Settlement::Retry { after, attempt });
             }
             RetryDecision::DeadLetter(reason) => {
-                self.dead_letter(delivery, reason, text.into_owned(), attempt)
+                self.dead_letter(delivery, reason, text.into_owned(), attempt);
             }
         }
     }
 
-    /// The process has died of it as often as it may be tried: without another try.
-    pub(crate) fn condemn(&self, delivery: Delivery) {
+    /// Dead-letters a message that crashed the process on every attempt, without another try.
+    pub(crate) fn dead_letter_crashed(&self, delivery: Delivery) {
         let attempts = delivery.attempt() - 1;
         let crashes = delivery.crashes();
         let text = format!("the process died while it was handled alone, {crashes} times");
@@ -222,5 +214,28 @@ impl ServiceRun {
             failed_at_ms: self.clock.unix_ms(),
         };
         delivery.settle(Settlement::DeadLetter(Box::new(letter)));
+    }
+}
+
+/// Published copies by output. Allocates only for a handler that changes between outputs.
+#[derive(Default)]
+struct Copies {
+    last: (usize, u64),
+    earlier: Vec<(usize, u64)>,
+}
+
+impl Copies {
+    fn add(&mut self, output: usize, count: u64) {
+        if self.last.0 != output && self.last.1 > 0 {
+            self.earlier.push(self.last);
+            self.last = (output, 0);
+        }
+        self.last = (output, self.last.1 + count);
+    }
+
+    fn each(&self, mut visit: impl FnMut(usize, u64)) {
+        for (output, count) in self.earlier.iter().chain([&self.last]) {
+            visit(*output, *count);
+        }
     }
 }

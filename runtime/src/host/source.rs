@@ -8,60 +8,62 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::abandon_hooks::AbandonHook;
 use super::guard::{HandlerGuard, HandlerOutcome, Timer};
 use super::service_run::ServiceRun;
 use crate::metrics::{Cause, Who};
-use crate::service::{ConfiguredType, Kind, Run, SourceContext};
+use crate::service::{AbandonHook, ConfiguredType, Kind, Run, SourceContext};
 use crate::supervision::{History, RestartType};
 use crate::transport::Lease;
 
-/// Sources have no deadline; a timer needs one.
+/// Deadline of a source's run: none, but a guard needs one.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
-/// A process that isn't granted a lease by then stands by.
-const STANDS_BY_AFTER: Duration = Duration::from_secs(1);
-/// What a source that has lost its lease gets to save what it has.
-const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+/// Wait for a lease before the source counts as standing by.
+const STANDBY_AFTER: Duration = Duration::from_secs(1);
+/// Time that a source has to save its position after it lost its lease.
+const LEASE_LOST_GRACE: Duration = Duration::from_secs(5);
 
-/// Runs a source to its end, or until the service closes.
+/// Runs a source to its end, or until the service stops.
 pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>) {
     let Kind::Source(source) = blueprint.role() else {
         unreachable!("only sources are run")
     };
-    let working = env.pulse.work();
-    env.pulse.first_start_ended();
-    let mut history = History::default();
+    let busy = env.liveness.work();
+    env.liveness.first_start_ended();
+    let mut failures = History::default();
     let mut refusals = History::default();
-    let who = Who {
+    let owner = Who {
         service: env.number,
         instance: 0,
     };
-    let mut timer = Timer::new(env.worker.clone(), who);
-    // One that is to run again keeps it.
-    let mut held: Option<Held> = None;
+    let mut timer = Timer::new(env.worker.clone(), owner);
+    // A source that is to run again in this process keeps its lease.
+    let mut kept: Option<HeldLease> = None;
     loop {
-        let mut lease = match held.take() {
+        let mut lease = match kept.take() {
             Some(lease) => lease,
-            None => match hold(&env, source).await {
+            None => match acquire(&env, source).await {
                 Some(lease) => lease,
                 None => return,
             },
         };
-        env.pulse.ready.store(1, Relaxed);
+        env.liveness.ready.store(1, Relaxed);
         let span = info_span!("source", service = %env.label);
-        let (reconnects, not_taken) = (env.transport_reconnects(), env.not_taken());
-        let ended = under_lease(&env, source, &mut timer, &mut lease)
+        let reconnects = env.transport_reconnects();
+        let publish_failures = env.control.publish_failures();
+        let ended = run_with_lease(&env, source, &mut timer, &mut lease)
             .instrument(span)
             .await;
-        env.pulse.ready.store(0, Relaxed);
+        env.liveness.ready.store(0, Relaxed);
         if env.is_closing() {
             return;
         }
+        let transport_failed =
+            || env.transport_is_down() || env.transport_reconnects() != reconnects;
         let Some(ended) = ended else {
-            // While the transport is down, that is what is wrong, and it was said.
-            if !env.transport_is_down() && env.transport_reconnects() == reconnects {
-                warn!(service = %env.label, "the source's lease is lost, asking for it again");
+            // The transport itself logs that it is down.
+            if !transport_failed() {
+                warn!(service = %env.label, "source lost its lease, asking for it again");
             }
             continue;
         };
@@ -69,20 +71,20 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             Ok(())
                 if source.ends() || env.settings.restart.restart_type != RestartType::Permanent =>
             {
-                info!(service = %env.label, "the source has come to its end");
-                env.pulse.ended.send_replace(true);
-                drop(working);
-                // Who takes over would begin again what is done.
+                info!(service = %env.label, "source has ended");
+                env.liveness.ended.send_replace(true);
+                drop(busy);
+                // The lease stays: another process would run the source from its start.
                 return env.closed().await;
             }
-            Ok(()) => "it came to an end, and is not one that does".to_owned(),
+            Ok(()) => "the source ended, although its type never ends".to_owned(),
             Err(text) => env.redactor.clean(&text).into_owned(),
         };
         env.meters.restarted(Cause::Source);
-        if env.transport_is_down() || env.transport_reconnects() != reconnects {
-            // What it had sent was lost with the connection: not its failure.
-            env.note(Cause::Source, &text);
-            debug!(service = %env.label, error = %text, "the source is run again when the transport works");
+        env.note(Cause::Source, &text);
+        if transport_failed() {
+            // The source failed because its messages were lost with the connection.
+            debug!(service = %env.label, error = %text, "restarting source when the transport works");
             drop(lease);
             tokio::select! {
                 () = env.transport_works() => {}
@@ -90,93 +92,94 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             }
             continue;
         }
-        held = Some(lease);
+        kept = Some(lease);
         let now = env.origin.elapsed();
-        if env.not_taken() != not_taken {
-            // Such as a queue that has no leader, for now: not the source's failure, either.
+        let wait = if env.control.publish_failures() != publish_failures {
+            // The transport refused messages, for example because a queue has no leader: not
+            // a failure of the source.
             let (restart, next) =
                 refusals.failure(&env.settings.restart.policy, now, fastrand::f64());
             refusals = next;
-            env.note(Cause::Source, &text);
             let wait = restart.wait();
-            if let Some(more) = env.refusals.happened() {
-                warn!(service = %env.label, error = %text, ?wait, more, "the transport doesn't take messages, the source is run again");
+            if let Some(suppressed) = env.control.publish_log.event() {
+                warn!(service = %env.label, error = %text, ?wait, suppressed, "transport refuses messages, restarting source");
             }
-            // Until the time is over or the service closes: both go on.
-            let _either = timeout(wait, env.closed()).await;
-            continue;
-        }
-        let (restart, next) = history.failure(&env.settings.restart.policy, now, fastrand::f64());
-        history = next;
-        env.note(Cause::Source, &text);
-        if !env.charge(Cause::Source, &text) {
-            // Another process may have more luck.
-            drop(held);
-            return env.closed().await;
-        }
-        let wait = restart.wait();
-        warn!(service = %env.label, error = %text, ?wait, "the source is run again");
+            wait
+        } else {
+            let (restart, next) =
+                failures.failure(&env.settings.restart.policy, now, fastrand::f64());
+            failures = next;
+            if !env.record_failure(Cause::Source, &text) {
+                // Without the lease another process can run the source.
+                drop(kept);
+                return env.closed().await;
+            }
+            let wait = restart.wait();
+            warn!(service = %env.label, error = %text, ?wait, "restarting source");
+            wait
+        };
         if !wait.is_zero() {
-            // Until the time is over or the service closes: both go on.
+            // Both ends of the wait mean the same: go on.
             let _either = timeout(wait, env.closed()).await;
         }
     }
 }
 
-/// A lease that is let go also when the thread was given up on which its holder is.
-struct Held {
+/// A lease with an abandon hook: it is released also when its thread is abandoned.
+struct HeldLease {
     lease: Lease,
     _hook: AbandonHook,
 }
 
-impl Held {
-    fn new(lease: Lease, env: &Arc<ServiceRun>) -> Self {
+impl HeldLease {
+    fn new(lease: Lease, env: &ServiceRun) -> Self {
+        let release = Box::new(lease.release_handle());
         Self {
-            _hook: env.on_abandoned(lease.release_handle()),
+            _hook: env.control.abandon_hooks.add(release),
             lease,
         }
     }
 }
 
-/// Waits for the lease of a source that needs one; `None` if the service closes before.
-async fn hold(env: &Arc<ServiceRun>, source: &dyn Run) -> Option<Held> {
+/// Waits for the lease of a source that needs one; `None` if the service stops before.
+async fn acquire(env: &ServiceRun, source: &dyn Run) -> Option<HeldLease> {
     if !source.is_single() {
         let (lease, keeper) = Lease::new();
         keeper.grant_for_good();
-        return Some(Held::new(lease, env));
+        return Some(HeldLease::new(lease, env));
     }
     let granted = async {
-        let mut granted = std::pin::pin!(granted(env));
-        if let Ok(held) = timeout(STANDS_BY_AFTER, &mut granted).await {
-            return held;
+        let mut granted = std::pin::pin!(request_lease(env));
+        if let Ok(lease) = timeout(STANDBY_AFTER, &mut granted).await {
+            return lease;
         }
-        env.pulse.standing_by.store(true, Relaxed);
-        info!(service = %env.label, "the source stands by: another process runs it");
-        let held = granted.await;
-        env.pulse.standing_by.store(false, Relaxed);
-        info!(service = %env.label, "the source runs here now");
-        held
+        env.liveness.standing_by.store(true, Relaxed);
+        info!(service = %env.label, "source stands by: another process runs it");
+        let lease = granted.await;
+        env.liveness.standing_by.store(false, Relaxed);
+        info!(service = %env.label, "source runs in this process now");
+        lease
     };
     tokio::select! {
-        held = granted => Some(held),
+        lease = granted => Some(lease),
         () = env.closed() => None,
     }
 }
 
 /// Asks for the lease until it is granted.
-async fn granted(env: &Arc<ServiceRun>) -> Held {
+async fn request_lease(env: &ServiceRun) -> HeldLease {
     let mut tries = 0;
     loop {
         let (lease, keeper) = Lease::new();
-        // Before it is granted: on a thread that is given up nobody would take it.
-        let held = Held::new(lease, env);
+        // Before the request: an abandoned thread could not release a lease granted later.
+        let held = HeldLease::new(lease, env);
         match env.transport.lease(&env.label, keeper).await {
             Ok(()) => return held,
-            // What is wrong was said; the next time waits until it works.
+            // The transport logs that it is down, and the next request waits for it.
             Err(_) if env.transport_is_down() => {}
             Err(error) => {
                 let text = env.redactor.clean(&error.to_string()).into_owned();
-                warn!(service = %env.label, error = %text, "the source's lease can't be asked for, trying again");
+                warn!(service = %env.label, error = %text, "request for the source's lease failed, trying again");
                 env.note(Cause::Source, &text);
             }
         }
@@ -193,25 +196,31 @@ async fn granted(env: &Arc<ServiceRun>) -> Held {
 }
 
 /// Runs the source once; `None` if its lease was lost meanwhile.
-async fn under_lease(
-    env: &Arc<ServiceRun>,
+async fn run_with_lease(
+    env: &ServiceRun,
     source: &dyn Run,
     timer: &mut Timer,
-    Held { lease, .. }: &mut Held,
+    HeldLease { lease, .. }: &mut HeldLease,
 ) -> Option<Result<(), String>> {
     let stop = watch::Sender::new(false);
-    let mut outlet = SourceContext::new(env.clone(), source.in_flight(), stop.subscribe());
-    let submitted = outlet.clone();
+    let mut out = SourceContext::new(
+        env.publisher.clone(),
+        env.control.clone(),
+        env.position.clone(),
+        source.in_flight(),
+        stop.subscribe(),
+    );
+    let submitted = out.clone();
     let mut lost = false;
     let ended = {
-        let mut attempt = std::pin::pin!(attempt(source, &mut outlet, timer));
+        let mut run = std::pin::pin!(run_guarded(source, &mut out, timer));
         tokio::select! {
             biased;
-            ended = &mut attempt => Some(ended),
+            ended = &mut run => Some(ended),
             () = lease.lost() => {
                 lost = true;
                 stop.send_replace(true);
-                timeout(LEAVE_WITHIN, attempt).await.ok()
+                timeout(LEASE_LOST_GRACE, run).await.ok()
             }
         }
     };
@@ -219,14 +228,14 @@ async fn under_lease(
     if lost { None } else { ended }
 }
 
-async fn attempt(
+async fn run_guarded(
     source: &dyn Run,
-    outlet: &mut SourceContext,
+    out: &mut SourceContext,
     timer: &mut Timer,
 ) -> Result<(), String> {
     loop {
         let deadline = Instant::now() + NEVER;
-        match HandlerGuard::new(source.run(outlet), timer, deadline).await {
+        match HandlerGuard::new(source.run(out), timer, deadline).await {
             HandlerOutcome::Done(Ok(())) => return Ok(()),
             HandlerOutcome::Done(Err(failure)) => return Err(failure.text().to_owned()),
             HandlerOutcome::Panicked(text) => return Err(format!("panicked: {text}")),

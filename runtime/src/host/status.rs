@@ -1,4 +1,4 @@
-//! What can be seen of a service while it runs: states, counts, last failures.
+//! Status of a service over its restarts: its state at the supervisor and its last failures.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -7,45 +7,46 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// How many failures are kept for people to look at.
+/// Maximum failures kept for operators.
 const FAILURES_KEPT: usize = 10;
 
-/// The state of a service that lasts over its restarts.
+/// The status of one service.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceState {
     failures: Mutex<VecDeque<LastFailure>>,
     standing: Mutex<Standing>,
-    /// How many failures there were.
+    /// Number of failures so far.
     failed: AtomicU64,
-    /// How often it was isolated.
+    /// Number of isolations so far.
     isolated: AtomicU64,
 }
 
-/// How a service stands with its supervisor.
+/// The state of a service at its supervisor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It is not to run, or not yet.
+    /// The service is not running.
     #[default]
     Stopped,
-    /// It is to run, and its failures are dealt with inside of it.
+    /// The service runs, and handles its own failures.
     Supervised,
-    /// It gave up and is down until it is tried again.
+    /// The service gave up, and is started again later.
     Isolated {
         why: String,
-        /// When it gave up and when it is tried again, in milliseconds since 1970-01-01 UTC.
+        /// Time of giving up, in milliseconds since 1970-01-01 UTC.
         since_ms: u64,
+        /// Time of the next start, in milliseconds since 1970-01-01 UTC.
         again_ms: u64,
     },
-    /// It gave up and is never tried again.
+    /// The service gave up for good.
     Gone { why: String },
 }
 
-/// A failure, for people.
+/// A failure, for operators.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LastFailure {
     /// Milliseconds since 1970-01-01 UTC.
     pub(crate) time_ms: u64,
-    /// What failed: an outcome, or a cause of a restart.
+    /// Name of the outcome of an attempt, or of the cause of a restart.
     pub(crate) what: Cow<'static, str>,
     pub(crate) text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +67,7 @@ impl ServiceState {
         *self.standing.lock() = standing;
     }
 
-    /// How often the service was isolated.
+    /// Returns the number of isolations so far.
     pub(crate) fn isolations(&self) -> u64 {
         self.isolated.load(Relaxed)
     }
@@ -80,12 +81,12 @@ impl ServiceState {
         failures.push_back(failure);
     }
 
-    /// How many failures there were, of which the last ones are kept.
+    /// Returns the number of failures so far, including those no longer kept.
     pub(crate) fn failures_total(&self) -> u64 {
         self.failed.load(Relaxed)
     }
 
-    /// The last failures, the newest last.
+    /// Returns the last failures, the newest last.
     pub(crate) fn failures(&self) -> Vec<LastFailure> {
         self.failures.lock().iter().cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! The lane of an instance's ticks: at most one of each is pending.
+//! The ticks of one instance: at most one of each is pending.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::clock::later;
 use crate::service::{Tick, TickSpec};
 
-/// When the ticks of one instance are due. Costs nothing without ticks.
+/// Due times of the ticks of one instance. Without ticks it allocates nothing.
 #[derive(Default)]
 pub(crate) struct Ticks(Option<Box<Due>>);
 
@@ -24,13 +24,13 @@ impl Ticks {
         }
         let ticks: Vec<_> = specs
             .iter()
-            .map(|spec| (*spec, later(spec.every)))
+            .map(|spec| (*spec, later(spec.interval)))
             .collect();
         let sleep = Box::pin(sleep_until(earliest(&ticks)));
         Self(Some(Box::new(Due { ticks, sleep })))
     }
 
-    /// The tick that is due. Beats that were missed meanwhile are skipped.
+    /// Returns the tick that is due. Due times that were missed are skipped.
     pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         let Some(due) = &mut self.0 else {
             return Poll::Pending;
@@ -45,19 +45,19 @@ impl Ticks {
             .filter(|(_, at)| *at <= now)
             .min_by_key(|(_, at)| *at);
         let Some((spec, at)) = next else {
-            // The timer's grain is coarser than the clock's: look again.
+            // The timer is coarser than the clock and fired early: wait again.
             let again = earliest(&due.ticks);
             due.sleep.as_mut().reset(again);
             return due.sleep.as_mut().poll(cx).map(|()| due.ticks[0].0.tick);
         };
-        let missed = (now - *at).as_nanos() / spec.every.as_nanos();
-        let beats = u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1;
-        // Counted on from the beat, not from now: the rhythm stays.
+        let missed = (now - *at).as_nanos() / spec.interval.as_nanos();
+        let intervals = u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1;
+        // Added to the due time, not to now, so that the rhythm stays.
         let next = spec
-            .every
-            .checked_mul(beats)
-            .and_then(|on| at.checked_add(on));
-        *at = next.unwrap_or_else(|| later(spec.every));
+            .interval
+            .checked_mul(intervals)
+            .and_then(|time| at.checked_add(time));
+        *at = next.unwrap_or_else(|| later(spec.interval));
         let tick = spec.tick;
         let again = earliest(&due.ticks);
         due.sleep.as_mut().reset(again);

@@ -7,7 +7,7 @@ use super::required_guarantees::RequiredGuarantees;
 use super::source::Span;
 use super::table_reader::Section;
 use crate::app::Plan;
-use crate::host::position::Positions;
+use crate::position::Positions;
 use crate::service::Kind;
 
 /// Reports positions of another app in the data folder, if this app keeps positions.
@@ -22,8 +22,8 @@ pub(super) fn check(
     if !has_sources || !needs.is_durable() {
         return;
     }
-    let positions = Positions::of(&plan.data, &plan.name);
-    match positions.others() {
+    let positions = Positions::new(&plan.data, &plan.name);
+    match positions.other_owner() {
         Ok(None) => {}
         Ok(Some(owner)) => {
             let (refusal, help) = positions.refusal(&owner);

@@ -46,7 +46,7 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::AddrInUse => (true, None),
             Err(error) => return Err(format!("can't read {}: {error}", lock.display())),
         };
-        let database = ReadOnlyDatabase::of(&store::file(data, service), in_use);
+        let database = ReadOnlyDatabase::open(&store::file(data, service), in_use);
         Ok(Self {
             service: service.clone(),
             database: database.map_err(|error| error.to_string())?,

@@ -1,6 +1,6 @@
-//! Plain actix actors that join as they are, by their `Recipient`.
+//! Plain actix actors as services, addressed through their `Recipient`.
 //!
-//! What such an actor goes without is said at [`Catalog::with_actor`].
+//! [`Catalog::with_actor`] lists the guarantees that such an actor does not have.
 
 use std::sync::Arc;
 
@@ -9,25 +9,28 @@ use actix::{Actor, Addr, Handler, MailboxError, Recipient};
 use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
 
-use super::catalog::{ServiceType, TypeMetadata};
-use super::erased::{BatchResults, ConfiguredType, Instance, InstanceFactory, Kind, Reply};
-use super::ports::{InputSpec, PortTable};
-use super::{Catalog, Context, NoConfig, Payload, Tick};
+use super::catalog::{Catalog, ServiceType, TypeMetadata};
+use super::config::NoConfig;
+use super::context::Context;
+use super::erased::{ConfiguredType, Instance, InstanceFactory, Kind};
+use super::payload::Payload;
+use super::port::Tick;
+use super::ports::{BatchResults, InputSpec, PortTable, Reply};
 use crate::failure::Failure;
 use crate::message::Message;
 
-/// What the result of an actix message means for its delivery.
+/// The result type of an actix message, as the outcome of its delivery.
 ///
-/// `()` and every serde value are success, and the answer for those who asked; of a
-/// `Result` the error is a [`Failure`] by its `Into`.
+/// `()` means success without a reply. `Ok` of a `Result` is the reply for a caller that
+/// asked, and `Err` converts into a [`Failure`].
 pub trait Outcome: Send + 'static {
-    /// The answer.
+    /// Type of the reply.
     type Answer: Payload;
 
-    /// Success with an answer, or failure.
+    /// Converts the result.
     ///
     /// # Errors
-    /// What the actor's result says.
+    /// The failure that the result has.
     fn outcome(self) -> Result<Self::Answer, Failure>;
 }
 
@@ -47,21 +50,22 @@ impl<T: Payload + Send, E: Into<Failure> + Send + 'static> Outcome for Result<T,
     }
 }
 
-/// The one input of such an actor.
+/// The only input of an actor.
 const INPUT: &str = "in";
 
 impl Catalog {
-    /// Adds a plain actix actor under a name: its manifest entry has one input, `in`,
-    /// whose messages are sent to it as `M`, and whose results settle the deliveries.
+    /// Adds a plain actix actor as a service type with one input, `in`: messages are sent to
+    /// the actor as `M`, and its results settle the deliveries.
     ///
-    /// `start` makes the actor, on the thread of its service: once, and again when its
-    /// mailbox has closed (it stopped, or panicked). `instances` says how many messages
-    /// may be with it at a time.
+    /// `start` creates the actor on the thread of the service, and again after the actor has
+    /// stopped or panicked. The manifest key `instances` is the number of messages that the
+    /// actor may have at once.
     ///
-    /// The actor goes without what only the host can give: it is one actor however many
-    /// instances there are; state that it lost in a panic is its own business; a handler
-    /// past its deadline is given up for the delivery's sake but runs on; and what it
-    /// sends by itself isn't held until it succeeds.
+    /// Compared with a [`Service`](crate::Service), such an actor has fewer guarantees:
+    /// - There is one actor, however many instances the manifest has.
+    /// - It restores its own state after a panic.
+    /// - A handler that misses its deadline fails its delivery, but runs on.
+    /// - Messages that it sends by itself are not held back until it succeeds.
     ///
     /// ```
     /// use actix::prelude::{Actor, Handler};
@@ -101,7 +105,7 @@ impl Catalog {
         M::Result: Outcome,
     {
         let start: Arc<Start<M>> = Arc::new(move || start().recipient());
-        let facts = TypeMetadata {
+        let metadata = TypeMetadata {
             name,
             role: "service",
             summary: "a plain actix actor",
@@ -109,13 +113,13 @@ impl Catalog {
             example: "",
             single: false,
         };
-        let blueprint = move |_: NoConfig| {
+        let configured = move |_: NoConfig| {
             Arc::new(ActixService {
                 table: table_of::<M>(),
                 start: start.clone(),
             }) as _
         };
-        self.add(ServiceType::new(facts, |_| Ok(()), blueprint))
+        self.add(ServiceType::new(metadata, |_| Ok(()), configured))
     }
 }
 
@@ -161,7 +165,7 @@ where
     }
 }
 
-/// The actor of a service, shared by its instances.
+/// The address of the actor, shared by the instances of the service.
 struct SharedRecipient<M>(Mutex<Option<Recipient<M>>>)
 where
     M: actix::Message + Send,
@@ -190,7 +194,7 @@ where
     }
 }
 
-/// An instance: a place in the window of messages that are with the actor.
+/// An instance: sends one message at a time to the actor.
 struct ActixInstance<M>(Recipient<M>)
 where
     M: actix::Message + Send,
@@ -211,8 +215,7 @@ where
             let value = M::decode(message).map_err(Failure::reject)?;
             let answer = match self.0.send(value).await {
                 Ok(result) => result.outcome()?,
-                // Unwinds into the host, which builds this instance anew: that starts
-                // the actor again.
+                // Panics into the host, which restarts this instance, and so the actor.
                 Err(MailboxError::Closed) => panic!("the actor stopped or panicked"),
                 Err(MailboxError::Timeout) => return Err(Failure::retry("the actor timed out")),
             };

@@ -1,4 +1,4 @@
-//! The catalog: the service types that a program offers, by name.
+//! The catalog: the service types of a program, by name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,11 +6,13 @@ use std::sync::Arc;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use super::descriptor::describe_ports;
+use super::config::{Config, ConfigError};
+use super::descriptor::{Descriptor, describe_ports};
 use super::erased::{ConfiguredType, ServiceBlueprint, SourceBlueprint};
-use super::{Config, Descriptor, Service, Source};
+use super::source::Source;
+use super::traits::Service;
 
-/// Service types by name.
+/// The service types that manifests may use, by name.
 ///
 /// ```
 /// # use brickwork::prelude::*;
@@ -38,28 +40,8 @@ pub struct ServiceType {
 
 type Configure = dyn Fn(Value) -> Result<Arc<dyn ConfiguredType>, Vec<ConfigError>> + Send + Sync;
 
-/// What is wrong in a service's config.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// Where: keys and indexes from the config's top, joined by dots; empty for all of
-    /// it.
-    pub path: String,
-    /// What is wrong and what to do.
-    pub text: String,
-}
-
-impl ConfigError {
-    /// An error at a path such as `rules.0.when`.
-    pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            text: text.into(),
-        }
-    }
-}
-
 impl Catalog {
-    /// A catalog with nothing in it.
+    /// Creates an empty catalog.
     pub fn new() -> Self {
         Self::default()
     }
@@ -67,10 +49,10 @@ impl Catalog {
     /// Adds a service type.
     ///
     /// # Panics
-    /// If there is one of this name already: a program's own mistake.
+    /// The catalog has a type of this name already, which is a bug of the program.
     #[must_use]
     pub fn with<S: Service>(self) -> Self {
-        let facts = TypeMetadata {
+        let metadata = TypeMetadata {
             name: S::NAME,
             role: "service",
             summary: S::SUMMARY,
@@ -78,8 +60,8 @@ impl Catalog {
             example: S::EXAMPLE,
             single: false,
         };
-        let blueprint = |config| Arc::new(ServiceBlueprint::<S>::new(config)) as _;
-        self.add(ServiceType::new(facts, S::check, blueprint))
+        let configured = |config| Arc::new(ServiceBlueprint::<S>::new(config)) as _;
+        self.add(ServiceType::new(metadata, S::check, configured))
     }
 
     /// Adds a source type.
@@ -88,7 +70,7 @@ impl Catalog {
     /// As [`with`](Catalog::with).
     #[must_use]
     pub fn with_source<S: Source>(self) -> Self {
-        let facts = TypeMetadata {
+        let metadata = TypeMetadata {
             name: S::NAME,
             role: "source",
             summary: S::SUMMARY,
@@ -96,8 +78,8 @@ impl Catalog {
             example: S::EXAMPLE,
             single: S::SINGLE,
         };
-        let blueprint = |config| Arc::new(SourceBlueprint::<S>::new(config)) as _;
-        self.add(ServiceType::new(facts, S::check, blueprint))
+        let configured = |config| Arc::new(SourceBlueprint::<S>::new(config)) as _;
+        self.add(ServiceType::new(metadata, S::check, configured))
     }
 
     pub(crate) fn add(mut self, service_type: ServiceType) -> Self {
@@ -109,18 +91,18 @@ impl Catalog {
         self
     }
 
-    /// The service type of this name.
+    /// Returns the service type of this name.
     pub fn get(&self, name: &str) -> Option<&ServiceType> {
         self.0.get(name)
     }
 
-    /// Every service type, by name.
+    /// Returns every service type, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &ServiceType> {
         self.0.values()
     }
 }
 
-/// What a service type says of itself, apart from its types.
+/// The constants of a service type.
 pub(crate) struct TypeMetadata {
     pub(crate) name: &'static str,
     pub(crate) role: &'static str,
@@ -131,50 +113,50 @@ pub(crate) struct TypeMetadata {
 }
 
 impl ServiceType {
-    /// A service type with a config of type `C`, made to a blueprint by `blueprint`.
+    /// Creates a service type; `configured` combines it with a config of type `C`.
     pub(crate) fn new<C: Config>(
-        facts: TypeMetadata,
+        metadata: TypeMetadata,
         check: fn(&C) -> Result<(), Vec<ConfigError>>,
-        blueprint: impl Fn(C) -> Arc<dyn ConfiguredType> + Clone + Send + Sync + 'static,
+        configured: impl Fn(C) -> Arc<dyn ConfiguredType> + Clone + Send + Sync + 'static,
     ) -> Self {
-        let (name, single) = (facts.name, facts.single);
-        let of_config = blueprint.clone();
+        let (name, single) = (metadata.name, metadata.single);
+        let configure = configured.clone();
         Self {
             name,
             single,
             describe: Arc::new(move || {
-                let (inputs, outputs) = describe_ports(blueprint(C::default()).ports());
+                let (inputs, outputs) = describe_ports(configured(C::default()).ports());
                 let settings = SchemaSettings::draft2020_12();
                 Descriptor {
                     name,
-                    role: facts.role,
-                    summary: facts.summary,
+                    role: metadata.role,
+                    summary: metadata.summary,
                     config: settings.into_generator().into_root_schema_for::<C>(),
                     inputs,
                     outputs,
-                    failures: facts.failures,
-                    example: facts.example,
+                    failures: metadata.failures,
+                    example: metadata.example,
                 }
             }),
             configure: Arc::new(move |value| {
                 let config: C = parse(value)?;
                 check(&config)?;
-                Ok(of_config(config))
+                Ok(configure(config))
             }),
         }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Whether it must run once in an app of many processes.
+    /// Returns whether it runs once in an app of several processes.
     pub fn is_single(&self) -> bool {
         self.single
     }
 
-    /// Everything that there is to know of it.
+    /// Returns the description: config, ports, failures and example.
     pub fn describe(&self) -> Descriptor {
         (self.describe)()
     }
@@ -187,14 +169,14 @@ impl ServiceType {
     }
 }
 
-/// Reads a config, and goes on past what is wrong to find the rest: a part that can't
-/// be read is left out, so that it takes its default, until nothing more is found.
+/// Parses a config and collects every error: a part with an error is removed, so that it
+/// takes its default, and the rest is parsed again.
 fn parse<C: Config>(value: Value) -> Result<C, Vec<ConfigError>> {
-    /// No config has more mistakes than anyone would read.
+    /// Maximum errors per config.
     const ERRORS_MAX: usize = 20;
     let mut value = value;
     let mut errors: Vec<ConfigError> = Vec::new();
-    let mut left_out: Vec<Vec<String>> = Vec::new();
+    let mut removed: Vec<Vec<String>> = Vec::new();
     loop {
         let error = match serde_path_to_error::deserialize::<_, C>(&value) {
             Ok(config) if errors.is_empty() => return Ok(config),
@@ -212,7 +194,7 @@ fn parse<C: Config>(value: Value) -> Result<C, Vec<ConfigError>> {
             })
             .collect();
         let text = error.into_inner().to_string();
-        // An unknown field is reported at its parent: name the field itself.
+        // Serde reports an unknown field at its parent: add the name of the field.
         if let Some(field) = text
             .strip_prefix("unknown field `")
             .and_then(|t| t.split('`').next())
@@ -221,27 +203,27 @@ fn parse<C: Config>(value: Value) -> Result<C, Vec<ConfigError>> {
             path.push(field.to_owned());
         }
         let new = ConfigError {
-            path: as_written(&path, &left_out).join("."),
+            path: path_in_source(&path, &removed).join("."),
             text,
         };
         let repeated = errors.contains(&new);
-        // What was left out for being wrong isn't missing.
-        let of_ours = new.text.starts_with("missing field")
+        // A field that was removed because of its error is not missing in the source.
+        let was_removed = new.text.starts_with("missing field")
             && errors.iter().any(|error| error.path.starts_with(&new.path));
-        if !repeated && !of_ours {
+        if !repeated && !was_removed {
             errors.push(new);
         }
         if repeated || errors.len() >= ERRORS_MAX || !remove(&mut value, &path) {
             return Err(errors);
         }
-        left_out.push(path);
+        removed.push(path);
     }
 }
 
-/// A path as it is in the config, before items of lists were left out.
-fn as_written(path: &[String], left_out: &[Vec<String>]) -> Vec<String> {
+/// Returns a path as it is in the source, where no list items were removed yet.
+fn path_in_source(path: &[String], removed: &[Vec<String>]) -> Vec<String> {
     let mut path = path.to_vec();
-    for removed in left_out.iter().rev() {
+    for removed in removed.iter().rev() {
         let Some((index, list)) = removed.split_last() else {
             continue;
         };
@@ -257,7 +239,7 @@ fn as_written(path: &[String], left_out: &[Vec<String>]) -> Vec<String> {
     path
 }
 
-/// Leaves out the part at a path; false if there is none.
+/// Removes the part at a path; returns `false` if there is none.
 fn remove(value: &mut Value, path: &[String]) -> bool {
     match (value, path) {
         (Value::Object(map), [key]) => map.remove(key).is_some(),
@@ -305,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_in_a_config_is_found_at_once() {
+    fn every_error_in_a_config_is_reported_at_once() {
         let wrong = json!({
             "path": 7,
             "rat": 1,

@@ -1,44 +1,44 @@
-//! The descriptor: everything that there is to know of a service type, as plain data.
+//! The descriptor of a service type: its config, ports and failures as plain data.
 //!
-//! `describe`, `check` and the reference are all printed from it.
+//! The verbs `describe` and `check` and the reference print it.
 
 use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 
 use super::ports::{PortTable, SchemaOf};
 
-/// A service type, described.
+/// The description of a service type.
 #[derive(Debug, Clone, Serialize)]
 pub struct Descriptor {
-    /// Its name: `use = "NAME"`.
+    /// Name in manifests: `use = "NAME"`.
     pub name: &'static str,
     /// `service` or `source`.
     pub role: &'static str,
-    /// What it does, in one line.
+    /// Purpose, in one line.
     pub summary: &'static str,
-    /// JSON Schema of its config, with docs and defaults.
+    /// JSON Schema of the config, with docs and defaults.
     pub config: Schema,
-    /// Its inputs with the default config.
+    /// Inputs, with the default config.
     pub inputs: Vec<PortDescriptor>,
-    /// Its outputs with the default config.
+    /// Outputs, with the default config.
     pub outputs: Vec<PortDescriptor>,
-    /// What can go wrong.
+    /// Possible failures, for operators.
     pub failures: &'static [&'static str],
-    /// A piece of manifest that shows it in use.
+    /// Manifest excerpt that uses the type.
     pub example: &'static str,
 }
 
-/// A port, described.
+/// The description of a port.
 #[derive(Debug, Clone, Serialize)]
 pub struct PortDescriptor {
-    /// Its name in the manifest.
+    /// Name in the manifest.
     pub name: String,
-    /// JSON Schema of its messages.
+    /// JSON Schema of the messages.
     pub schema: Schema,
-    /// JSON Schema of the reply, if there is one.
+    /// JSON Schema of the reply, if the port has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<Schema>,
-    /// At most this many messages at once.
+    /// Maximum messages per batch, if the input takes batches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
 }
@@ -59,11 +59,11 @@ pub(crate) fn describe_ports(table: &PortTable) -> (Vec<PortDescriptor>, Vec<Por
     (inputs.collect(), outputs.collect())
 }
 
-/// A schema with the definitions that it refers to inside it.
+/// Returns a schema together with the definitions that it refers to.
 fn schema_of(schema: SchemaOf) -> Schema {
     let mut generator = SchemaGenerator::default();
     let mut schema = schema(&mut generator);
-    // A reference is written out at the root, the others stay definitions.
+    // A reference at the root is replaced by its definition; the others stay references.
     let definitions = generator.take_definitions(true);
     if let Some(name) = schema
         .get("$ref")

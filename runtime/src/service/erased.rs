@@ -1,45 +1,41 @@
-//! A configured service type with its Rust type erased: what the host runs.
+//! A configured service type with its Rust type erased: the form that the host runs.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::Semaphore;
 
-use super::ports::{Handler, PortTable, Ports};
+use super::context::Context;
+use super::port::Tick;
+use super::ports::{BatchResults, Handler, PortTable, Ports, Reply};
 use super::source::{Source, SourcePorts};
-use super::{Context, Service, SourceContext, Tick};
+use super::source_context::SourceContext;
+use super::traits::Service;
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::sqlite::Migration;
 
-/// The payload of an answer.
-pub(crate) type Reply = Bytes;
-
-/// An outcome for each message of a batch.
-pub(crate) type BatchResults = Vec<Result<(), Failure>>;
-
-/// Makes instances of one service.
+/// A service type with its config.
 pub(crate) trait ConfiguredType: Send + Sync {
     fn ports(&self) -> &PortTable;
 
-    /// Whether it takes messages or starts them.
     fn role(&self) -> Kind<'_>;
 }
 
+/// A service handles messages, a source starts them.
 pub(crate) enum Kind<'a> {
     Service(&'a dyn InstanceFactory),
     Source(&'a dyn Run),
 }
 
-/// Makes instances.
+/// Creates instances of a service.
 pub(crate) trait InstanceFactory {
-    /// How many loops run for each instance that the manifest wants.
+    /// Handler loops per instance of the manifest.
     fn concurrency(&self) -> usize {
         1
     }
 
-    /// What makes the tables of its store; none if it needs no store.
+    /// Migrations of the store; empty if the service needs no store.
     fn migrations(&self) -> &'static [Migration] {
         &[]
     }
@@ -52,19 +48,19 @@ pub(crate) trait InstanceFactory {
 
 /// Runs a source.
 pub(crate) trait Run {
-    /// Whether it comes to an end by itself.
+    /// Returns whether the source ends by itself.
     fn ends(&self) -> bool;
 
-    /// Whether one process at a time runs it.
+    /// Returns whether one process at a time runs the source.
     fn is_single(&self) -> bool;
 
-    /// How many messages it may have in flight.
+    /// Returns the maximum number of messages in flight.
     fn in_flight(&self) -> usize;
 
     fn run<'a>(&'a self, out: &'a mut SourceContext) -> LocalBoxFuture<'a, Result<(), Failure>>;
 }
 
-/// One instance.
+/// One instance of a service.
 pub(crate) trait Instance {
     fn handle<'a>(
         &'a mut self,
@@ -152,7 +148,7 @@ impl<S: Service> Instance for Erased<S> {
     ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
         match &self.handlers[input] {
             Handler::One(handle) => handle(&mut self.service, message, cx),
-            Handler::Many(handle) => {
+            Handler::Batch(handle) => {
                 let batch = handle(&mut self.service, std::slice::from_ref(message), cx);
                 Box::pin(async move {
                     let result = batch.await.pop().unwrap_or(Ok(()));
@@ -169,8 +165,10 @@ impl<S: Service> Instance for Erased<S> {
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, BatchResults> {
         match &self.handlers[input] {
-            Handler::Many(handle) => handle(&mut self.service, messages, cx),
-            Handler::One(_) => unreachable!("the host batches only inputs that said so"),
+            Handler::Batch(handle) => handle(&mut self.service, messages, cx),
+            Handler::One(_) => {
+                unreachable!("the host batches only inputs declared with `Ports::batch`")
+            }
         }
     }
 
@@ -198,7 +196,7 @@ impl<S: Source> SourceBlueprint<S> {
         S::ports(&config, &mut ports);
         Self {
             config,
-            table: ports.0,
+            table: ports.table,
         }
     }
 }

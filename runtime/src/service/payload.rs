@@ -1,7 +1,6 @@
-//! Payloads: how typed values become bytes and back.
+//! Payloads: encoding of typed values as bytes, and back.
 //!
-//! JSON for every serde type; [`Raw`] passes bytes through untouched. Knows nothing
-//! of queues.
+//! Every serde type is JSON; [`Raw`] passes bytes through unchanged.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -15,60 +14,61 @@ use crate::message::{Envelope, Headers, Message};
 
 /// A value that a message can carry.
 ///
-/// Every type that is `Serialize`, `DeserializeOwned` and `JsonSchema` is one, as JSON.
+/// Implemented, as JSON, for every type that is `Serialize`, `DeserializeOwned` and
+/// `JsonSchema`.
 pub trait Payload: Sized + 'static {
-    /// Reads it from a message.
+    /// Decodes the payload of a message.
     ///
     /// # Errors
-    /// Why the payload can't be such a value.
+    /// The payload is not a value of this type.
     fn decode(message: &Message) -> Result<Self, CodecError>;
 
-    /// Writes its bytes.
+    /// Encodes the value.
     ///
     /// # Errors
-    /// Why it can't be written.
+    /// The value can't be encoded.
     fn into_bytes(self) -> Result<Bytes, CodecError>;
 
-    /// Writes its bytes into an envelope, with what else it knows of itself.
+    /// Encodes the value into an envelope. A type with metadata of its own, such as [`Raw`],
+    /// also sets the message type, content type, headers and subject.
     ///
     /// # Errors
-    /// Why it can't be written.
+    /// The value can't be encoded.
     fn encode(self, envelope: &mut Envelope) -> Result<(), CodecError> {
         envelope.payload = self.into_bytes()?;
         Ok(())
     }
 
-    /// The message type that it gets if nobody names another; `None` keeps the type
-    /// of the message in hand.
+    /// Returns the default message type; `None` keeps the type of the handled message.
     fn kind() -> Option<Arc<str>>;
 
-    /// Its JSON Schema.
+    /// Returns the JSON Schema of the type.
     fn schema(generator: &mut SchemaGenerator) -> Schema;
 }
 
-/// Why a payload can't be read or written.
+/// An error in encoding or decoding a payload.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The message has no payload.
     #[error("the payload is empty, {expected} was expected")]
     Empty {
-        /// The type's name.
+        /// Name of the type.
         expected: Cow<'static, str>,
     },
-    /// The payload isn't such a value.
+    /// The payload is not a value of the expected type.
     #[error("the payload is not a valid {expected}: {source}")]
     Decode {
-        /// The type's name.
+        /// Name of the type.
         expected: Cow<'static, str>,
-        /// What and where.
+        /// The problem and its place.
         source: serde_json::Error,
     },
-    /// The value can't be JSON, such as a map with keys that aren't text.
-    #[error("{what} can't be written as JSON: {source}")]
+    /// JSON can't represent the value, for example a map with keys that aren't text.
+    #[error("{type_name} can't be written as JSON: {source}")]
     Encode {
-        /// The type's name.
-        what: Cow<'static, str>,
-        /// What and where.
+        /// Name of the type.
+        type_name: Cow<'static, str>,
+        /// The problem and its place.
         source: serde_json::Error,
     },
 }
@@ -87,14 +87,14 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + 'static> Payload for T {
 
     fn into_bytes(self) -> Result<Bytes, CodecError> {
         to_json(&self).map_err(|source| CodecError::Encode {
-            what: T::schema_name(),
+            type_name: T::schema_name(),
             source,
         })
     }
 
     fn kind() -> Option<Arc<str>> {
         match T::schema_name().as_ref() {
-            // Any JSON: what it is, the message in hand said.
+            // Any JSON value: keeps the type of the handled message.
             "AnyValue" => None,
             name => Some(name.into()),
         }
@@ -105,52 +105,52 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + 'static> Payload for T {
     }
 }
 
-/// Encodes into a buffer that is kept, then copies: one allocation of the right size.
+/// Encodes into a reused buffer, then copies: one allocation of the right size.
 fn to_json<T: Serialize>(value: &T) -> Result<Bytes, serde_json::Error> {
-    /// A rare large message must not keep its memory for good.
-    const KEPT_BYTES_MAX: usize = 64 * 1024;
+    /// Capacity that the buffer keeps: one large message must not hold its memory for ever.
+    const BUFFER_BYTES_MAX: usize = 64 * 1024;
     thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-    // Taken out, so that a `Serialize` that encodes something itself finds another.
+    // Taken out of the thread-local, because a `Serialize` may call this function.
     let mut buffer = BUFFER.take();
     buffer.clear();
     let written = serde_json::to_writer(&mut buffer, value);
     let bytes = written.map(|()| Bytes::copy_from_slice(&buffer));
-    if buffer.capacity() <= KEPT_BYTES_MAX {
+    if buffer.capacity() <= BUFFER_BYTES_MAX {
         BUFFER.set(buffer);
     }
     bytes
 }
 
-/// A message's payload as it came, with type, content type and headers: for services
-/// that pass messages on without knowing what is in them.
+/// An undecoded payload with message type, content type, headers and subject: for services
+/// that forward messages unchanged.
 #[derive(Debug, Clone)]
 pub struct Raw {
     /// The message type.
     pub kind: Arc<str>,
-    /// The form of the payload; `None` means JSON.
+    /// Content type of the payload; `None` means JSON.
     pub content_type: Option<Arc<str>>,
-    /// What else was said of it.
+    /// Headers.
     pub headers: Headers,
-    /// What it is about.
+    /// Subject, if the sender set one.
     pub subject: Option<Arc<str>>,
-    /// The bytes.
+    /// Bytes of the payload.
     pub payload: Bytes,
 }
 
 impl Raw {
-    /// A JSON value with a type.
+    /// Creates a payload from a JSON value.
     ///
     /// # Errors
     /// As [`Payload::encode`].
     pub fn json<T: Serialize>(kind: impl Into<Arc<str>>, value: &T) -> Result<Self, CodecError> {
         let payload = to_json(value).map_err(|source| CodecError::Encode {
-            what: "the value".into(),
+            type_name: "the value".into(),
             source,
         })?;
         Ok(Self::bytes(kind, payload))
     }
 
-    /// Bytes with a type.
+    /// Creates a payload from bytes.
     pub fn bytes(kind: impl Into<Arc<str>>, payload: impl Into<Bytes>) -> Self {
         Self {
             kind: kind.into(),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_payload_is_refused_in_words_that_say_where() {
+    fn the_error_of_an_invalid_payload_names_type_and_place() {
         let text = |payload| Reserve::decode(&message(payload)).unwrap_err().to_string();
         assert_eq!(text(""), "the payload is empty, Reserve was expected");
         assert_eq!(
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_too_deep_is_refused_and_the_stack_survives() {
+    fn a_deeply_nested_payload_is_an_error_and_not_a_stack_overflow() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let message = Envelope::new("t", deep).into();
         let error = serde_json::Value::decode(&message).unwrap_err().to_string();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_message_passes_as_it_came() {
+    fn a_raw_message_is_forwarded_unchanged() {
         let mut envelope = Envelope::new("push", &b"\xff\x00"[..]);
         envelope.headers.insert("a".into(), "1".into());
         let raw = Raw::decode(&envelope.into()).unwrap();

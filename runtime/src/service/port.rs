@@ -1,4 +1,4 @@
-//! Ports: the named, typed ends of a service.
+//! Ports: the named, typed inputs and outputs of a service.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,17 +13,17 @@ macro_rules! port {
         }
 
         impl<$($parameter),*> $name<$($parameter),*> {
-            /// A port with this name; usable in a `const`.
+            /// Creates a port with this name, also in a `const`.
             pub const fn new(name: &'static str) -> Self {
                 Self { name: Cow::Borrowed(name), types: PhantomData }
             }
 
-            /// A port whose name comes from the config.
+            /// Creates a port whose name comes from the config.
             pub fn named(name: impl Into<String>) -> Self {
                 Self { name: Cow::Owned(name.into()), types: PhantomData }
             }
 
-            /// Its name in the manifest.
+            /// Returns the name in the manifest.
             pub fn name(&self) -> &str {
                 &self.name
             }
@@ -44,7 +44,7 @@ macro_rules! port {
 }
 
 port! {
-    /// Where messages of type `M` come in; each is answered with an `R`.
+    /// An input for messages of type `M`; the handler returns a reply of type `R`.
     ///
     /// ```
     /// use brickwork::Input;
@@ -54,26 +54,36 @@ port! {
 }
 
 port! {
-    /// Where messages of type `M` go out.
+    /// An output for messages of type `M`.
+    ///
+    /// ```
+    /// use brickwork::Output;
+    /// const RESULTS: Output<u64> = Output::new("results");
+    /// ```
     Output<M>
 }
 
 port! {
-    /// Where questions of type `M` go out, each for a reply of type `R`.
+    /// An output for requests of type `M`; another service replies with an `R`.
+    ///
+    /// ```
+    /// use brickwork::Request;
+    /// const PRICE: Request<String, f64> = Request::new("price");
+    /// ```
     Request<M, R>
 }
 
-/// A beat of the clock, with a name.
+/// The name of a periodic hook: see [`Ports::tick`](crate::Ports::tick).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tick(&'static str);
 
 impl Tick {
-    /// A tick with this name.
+    /// Creates a tick with this name.
     pub const fn new(name: &'static str) -> Self {
         Self(name)
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(self) -> &'static str {
         self.0
     }

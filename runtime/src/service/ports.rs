@@ -1,28 +1,36 @@
-//! The ports that a service names, and the handlers behind them.
+//! The ports of a service type: a builder for users, and a table for the host.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use schemars::{Schema, SchemaGenerator};
 
-use super::erased::{BatchResults, Reply};
-use super::{Context, Handle, HandleBatch, Input, Output, Payload, Request, Tick};
+use super::context::Context;
+use super::payload::Payload;
+use super::port::{Output, Request, Tick};
 use crate::failure::Failure;
 use crate::message::Message;
 
-/// Collects a service's ports in [`Service::ports`](super::Service::ports).
+/// The payload of a reply.
+pub(crate) type Reply = Bytes;
+
+/// One outcome for each message of a batch.
+pub(crate) type BatchResults = Vec<Result<(), Failure>>;
+
+/// Declares the ports of a service type in [`Service::ports`](super::Service::ports).
 pub struct Ports<S> {
-    pub(crate) table: PortTable,
-    pub(crate) handlers: Vec<Handler<S>>,
+    pub(super) table: PortTable,
+    pub(super) handlers: Vec<Handler<S>>,
 }
 
-/// How many messages a batch handler takes at once.
+/// Limits of a batch: it is handled when either of them is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
-    /// At most this many messages.
+    /// Maximum messages per batch.
     pub max: usize,
-    /// Or what came within this time of the first.
+    /// Maximum wait after the first message of the batch.
     pub within: Duration,
 }
 
@@ -43,7 +51,7 @@ pub(crate) struct InputSpec {
     pub(crate) batch: Option<Batch>,
 }
 
-/// An output, or a request if there is a reply.
+/// An output; a request if it has a reply.
 pub(crate) struct OutputSpec {
     pub(crate) name: Arc<str>,
     pub(crate) kind: Option<Arc<str>>,
@@ -54,13 +62,13 @@ pub(crate) struct OutputSpec {
 #[derive(Clone, Copy)]
 pub(crate) struct TickSpec {
     pub(crate) tick: Tick,
-    pub(crate) every: Duration,
+    pub(crate) interval: Duration,
 }
 
-/// The type of messages is erased once, here.
-pub(crate) enum Handler<S> {
+/// The handler of an input, with the type of its messages erased.
+pub(super) enum Handler<S> {
     One(HandleOne<S>),
-    Many(HandleMany<S>),
+    Batch(HandleMany<S>),
 }
 
 type HandleOne<S> = for<'a> fn(
@@ -73,65 +81,30 @@ type HandleMany<S> =
     for<'a> fn(&'a mut S, &'a [Message], &'a mut Context) -> LocalBoxFuture<'a, BatchResults>;
 
 impl<S: 'static> Ports<S> {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             table: PortTable::default(),
             handlers: Vec::new(),
         }
     }
 
-    /// An input: each message is handled, and the answer sent to whoever asked.
-    pub fn input<M: Payload, R: Payload>(&mut self, input: &Input<M, R>) -> &mut Self
-    where
-        S: Handle<M, R>,
-    {
-        self.table.inputs.push(InputSpec {
-            name: input.name().into(),
-            schema: M::schema,
-            reply: (std::any::TypeId::of::<R>() != std::any::TypeId::of::<()>())
-                .then_some(R::schema as SchemaOf),
-            batch: None,
-        });
-        self.handlers.push(Handler::One(handle_one::<S, M, R>));
-        self
-    }
-
-    /// An input whose messages are handled many at a time.
-    ///
-    /// A batch holds messages of this input only; one from another input closes it.
-    pub fn batch<M: Payload>(&mut self, input: &Input<M>, batch: Batch) -> &mut Self
-    where
-        S: HandleBatch<M>,
-    {
-        self.table.inputs.push(InputSpec {
-            name: input.name().into(),
-            schema: M::schema,
-            reply: None,
-            batch: Some(Batch {
-                max: batch.max.max(1),
-                ..batch
-            }),
-        });
-        self.handlers.push(Handler::Many(handle_many::<S, M>));
-        self
-    }
-
-    /// An output.
+    /// Adds an output.
     pub fn output<M: Payload>(&mut self, output: &Output<M>) -> &mut Self {
         self.table.output(output);
         self
     }
 
-    /// An output for questions, answered by another service.
+    /// Adds an output for requests, which another service answers.
     pub fn request<M: Payload, R: Payload>(&mut self, request: &Request<M, R>) -> &mut Self {
         self.table.request(request);
         self
     }
 
-    /// A tick for each instance. One that comes while another waits is skipped.
-    pub fn tick(&mut self, tick: Tick, every: Duration) -> &mut Self {
-        let every = every.max(Duration::from_millis(1));
-        self.table.ticks.push(TickSpec { tick, every });
+    /// Adds a tick, which runs in every instance at this interval (at least 1 ms). A tick that
+    /// is due while the previous one still waits is skipped.
+    pub fn tick(&mut self, tick: Tick, interval: Duration) -> &mut Self {
+        let interval = interval.max(Duration::from_millis(1));
+        self.table.ticks.push(TickSpec { tick, interval });
         self
     }
 }
@@ -154,59 +127,4 @@ impl PortTable {
             reply: Some(R::schema),
         });
     }
-}
-
-fn handle_one<'a, S: Handle<M, R>, M: Payload, R: Payload>(
-    service: &'a mut S,
-    message: &'a Message,
-    cx: &'a mut Context,
-) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
-    Box::pin(async move {
-        let value = M::decode(message).map_err(Failure::reject)?;
-        let answer = service.handle(value, cx).await?;
-        if message.reply_to.is_none() {
-            return Ok(None);
-        }
-        answer.into_bytes().map(Some).map_err(Failure::reject)
-    })
-}
-
-fn handle_many<'a, S: HandleBatch<M>, M: Payload>(
-    service: &'a mut S,
-    messages: &'a [Message],
-    cx: &'a mut Context,
-) -> LocalBoxFuture<'a, BatchResults> {
-    Box::pin(async move {
-        let mut results: BatchResults = Vec::with_capacity(messages.len());
-        let mut values = Vec::with_capacity(messages.len());
-        let mut places = Vec::with_capacity(messages.len());
-        for (place, message) in messages.iter().enumerate() {
-            match M::decode(message) {
-                Ok(value) => {
-                    values.push(value);
-                    places.push(place);
-                    results.push(Ok(()));
-                }
-                Err(error) => results.push(Err(Failure::reject(error))),
-            }
-        }
-        let expected = values.len();
-        if expected > 0 {
-            cx.set_batch_places(&places);
-            let outcomes = service.handle_batch(values, cx).await;
-            if outcomes.len() != expected {
-                let got = outcomes.len();
-                let text =
-                    format!("the batch handler returned {got} outcomes for {expected} messages");
-                for place in places {
-                    results[place] = Err(Failure::retry(&text));
-                }
-                return results;
-            }
-            for (place, outcome) in places.into_iter().zip(outcomes) {
-                results[place] = outcome;
-            }
-        }
-        results
-    })
 }

@@ -1,10 +1,13 @@
-//! Sources: services that start messages from outside.
+//! Sources: services that bring messages in from outside.
 
+use super::config::{Config, ConfigError};
+use super::payload::Payload;
+use super::port::{Output, Request};
 use super::ports::PortTable;
-use super::{Config, ConfigError, Output, Payload, Request, SourceContext};
+use super::source_context::SourceContext;
 use crate::failure::Failure;
 
-/// A service type that starts messages: from a file, from HTTP, by a clock.
+/// A service type that brings messages in from outside: a file, HTTP, a clock.
 ///
 /// ```
 /// use brickwork::prelude::*;
@@ -21,7 +24,7 @@ use crate::failure::Failure;
 ///         ports.output(&NUMBERS);
 ///     }
 ///
-///     async fn run(_: &NoConfig, out: &mut Outlet) -> Result<(), Failure> {
+///     async fn run(_: &NoConfig, out: &mut SourceContext) -> Result<(), Failure> {
 ///         for number in 0..10 {
 ///             out.send(&NUMBERS, number).await?;
 ///         }
@@ -32,40 +35,40 @@ use crate::failure::Failure;
 /// ```
 #[allow(async_fn_in_trait, reason = "futures of services stay on their thread")]
 pub trait Source: Sized + 'static {
-    /// Its name in catalogs: `use = "NAME"`.
+    /// Name in catalogs: `use = "NAME"`.
     const NAME: &'static str;
-    /// What it does, in one line.
+    /// Purpose, in one line.
     const SUMMARY: &'static str = "";
-    /// A piece of manifest that shows it in use.
+    /// Manifest excerpt that uses the type.
     const EXAMPLE: &'static str = "";
-    /// What can go wrong, a line each, for people who operate it.
+    /// Possible failures, one line each, for operators.
     const FAILURES: &'static [&'static str] = &[];
-    /// It runs once in an app of many processes: of those that could run it one does, the
-    /// others stand by, and one of them takes over when that one stops, dies or loses the
-    /// transport. The one that takes over starts from its own position.
+    /// Whether the source runs once in an app of several processes. One process holds the
+    /// lease and runs it, the others stand by. When that process stops, dies or loses the
+    /// transport, another one takes over and starts from its own saved position.
     const SINGLE: bool = true;
-    /// What the manifest's `config` holds.
+    /// Type of the manifest's `config`; [`NoConfig`](crate::NoConfig) for none.
     type Config: Config;
 
-    /// Names its ports. They may depend on the config.
+    /// Declares the ports. They may depend on the config.
     fn ports(config: &Self::Config, ports: &mut SourcePorts);
 
-    /// Says what is wrong with a config that has the right form.
+    /// Validates a config that has the right types.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// All errors in the config.
     fn check(config: &Self::Config) -> Result<(), Vec<ConfigError>> {
         let _ = config;
         Ok(())
     }
 
-    /// Whether it comes to an end by itself (a file does, a clock never).
+    /// Returns whether the source ends by itself: a file does, a clock does not.
     fn ends(config: &Self::Config) -> bool {
         let _ = config;
         false
     }
 
-    /// How many of its messages may be under way, not yet taken over by the transport.
+    /// Returns the maximum number of messages in flight: sent and not yet confirmed.
     fn in_flight(config: &Self::Config) -> usize {
         let _ = config;
         256
@@ -74,24 +77,26 @@ pub trait Source: Sized + 'static {
     /// Sends messages until there are no more, or until `out` says to stop.
     ///
     /// # Errors
-    /// Something failed: it is run again after the restart back-off.
+    /// A failure of the source: the host runs it again after the restart back-off.
     async fn run(config: &Self::Config, out: &mut SourceContext) -> Result<(), Failure>;
 }
 
-/// Collects a source's ports in [`Source::ports`].
+/// Declares the ports of a source in [`Source::ports`].
 #[derive(Default)]
-pub struct SourcePorts(pub(super) PortTable);
+pub struct SourcePorts {
+    pub(super) table: PortTable,
+}
 
 impl SourcePorts {
-    /// An output.
+    /// Adds an output.
     pub fn output<M: Payload>(&mut self, output: &Output<M>) -> &mut Self {
-        self.0.output(output);
+        self.table.output(output);
         self
     }
 
-    /// An output for questions, answered by a service.
+    /// Adds an output for requests, which a service answers.
     pub fn request<M: Payload, R: Payload>(&mut self, request: &Request<M, R>) -> &mut Self {
-        self.0.request(request);
+        self.table.request(request);
         self
     }
 }

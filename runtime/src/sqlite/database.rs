@@ -1,4 +1,4 @@
-//! A database: one file that one process writes, in groups.
+//! A database: one file, written by one process in groups of jobs.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -10,62 +10,96 @@ use rusqlite::Connection;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::job::{Closure, Job, caught, tell};
+use super::error::SqliteError;
+use super::job::{Closure, Job, catch, report};
+use super::migration::Schema;
 use super::open::{Options, writer};
 use super::readers::Readers;
 use super::statement_timeout::StatementTimeout;
-use super::transaction::{Fence, Transaction};
-use super::{Schema, SqliteError, WriterPool};
+use super::transaction::{StatementGuard, Transaction};
+use super::writers::{PendingWrites, WriterPool};
 
-/// So many jobs share a commit at most,
+/// Maximum jobs per commit.
 const GROUP_JOBS: usize = 512;
-/// or as many as are done within this time.
+/// Maximum time of the jobs of one commit.
 const GROUP_TIME: Duration = Duration::from_millis(2);
 
-// No statement of anybody else reads like these: they are kept prepared by their text.
+// The comments and names make these texts unique in the cache of prepared statements.
 const BEGIN: &str = "BEGIN IMMEDIATE -- group";
 const COMMIT: &str = "COMMIT -- group";
 const SAVEPOINT: &str = "SAVEPOINT job";
 const RELEASE: &str = "RELEASE job";
 const UNDO: &str = "ROLLBACK TO job";
 
-/// A database. Clones are the same one; it closes with the last.
+/// A database file with its writer and readers.
+///
+/// Clones share one database; it closes when the last one is dropped.
+///
+/// ```
+/// use brickwork::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, WriterPool};
+///
+/// # async fn example(folder: &std::path::Path) -> Result<(), SqliteError> {
+/// let steps = vec![Migration::new("t", "CREATE TABLE t (a INTEGER) STRICT")];
+/// let schema = Schema {
+///     owner: "the example".to_owned(),
+///     parts: vec![Part { name: "example", steps }],
+/// };
+/// let writers = WriterPool::new(1);
+/// let file = folder.join("example.sqlite");
+/// let database = Database::open(&file, &schema, Options::default(), &writers)?;
+/// database
+///     .write("insert", |tx| {
+///         tx.execute("INSERT INTO t VALUES (1)", [])?;
+///         Ok::<_, SqliteError>(())
+///     })
+///     .await?;
+/// let count: u32 = database
+///     .read("count", |db| {
+///         Ok::<_, SqliteError>(db.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?)
+///     })
+///     .await?;
+/// assert_eq!(count, 1);
+/// # Ok(())
+/// # }
+/// # let folder = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(folder.path())).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Database {
-    desk: Arc<WriteQueue>,
+    queue: Arc<WriteQueue>,
     readers: Arc<Readers>,
 }
 
-/// Where jobs wait, and are done.
-pub(super) struct WriteQueue {
+/// The pending jobs of a database, and the connection that runs them.
+struct WriteQueue {
     path: PathBuf,
     writers: WriterPool,
     state: Mutex<State>,
-    /// Used by one thread at a time; `None` once it is closed.
+    /// `None` once the database is closed.
     writer: Mutex<Option<Writer>>,
     idle: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// Bounded by whoever submits: each bounds what it has under way.
+    /// Bounded by the callers: each limits its own jobs in flight.
     pending: VecDeque<Box<dyn Job>>,
-    /// A thread is on its way or at work.
+    /// The writer pool has this database.
     scheduled: bool,
     closed: bool,
 }
 
 struct Writer {
     connection: Connection,
-    watch: StatementTimeout,
-    fence: Fence,
+    timeout: StatementTimeout,
+    guard: StatementGuard,
 }
 
 impl Database {
-    /// Opens a file, makes it if there is none, and migrates it. Blocks its thread.
+    /// Opens and migrates a file, and creates it if it does not exist. Blocks the thread.
     ///
     /// # Errors
-    /// It can't be used; the error says which file, why, and what to do.
+    /// The file can't be used. The error names the file, the reason and the remedy.
     pub fn open(
         path: &Path,
         schema: &Schema,
@@ -73,17 +107,17 @@ impl Database {
         writers: &WriterPool,
     ) -> Result<Self, SqliteError> {
         let mut connection = writer(path, schema, &options)?;
-        let watch = StatementTimeout::of(&mut connection, options.job_max)?;
-        let fence = Fence::around(&mut connection)?;
+        let timeout = StatementTimeout::new(&mut connection, options.job_max)?;
+        let guard = StatementGuard::install(&mut connection)?;
         Ok(Self {
-            desk: Arc::new(WriteQueue {
+            queue: Arc::new(WriteQueue {
                 path: path.to_owned(),
                 writers: writers.clone(),
                 state: Mutex::default(),
                 writer: Mutex::new(Some(Writer {
                     connection,
-                    watch,
-                    fence,
+                    timeout,
+                    guard,
                 })),
                 idle: Notify::new(),
             }),
@@ -91,17 +125,17 @@ impl Database {
         })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
-        &self.desk.path
+        &self.queue.path
     }
 
-    /// Reads at once, on this thread; before others use it.
-    pub(crate) fn look<R>(
+    /// Reads on this thread, with the writing connection. For use right after opening.
+    pub(crate) fn read_now<R>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<R>,
     ) -> Result<R, SqliteError> {
-        match &*self.desk.writer.lock() {
+        match &*self.queue.writer.lock() {
             Some(writer) => {
                 work(&writer.connection).map_err(|error| SqliteError::from(error).of(self.path()))
             }
@@ -109,14 +143,14 @@ impl Database {
         }
     }
 
-    /// Hands a job over. Jobs of one database are done in the order in which they come.
+    /// Submits a job. The jobs of one database run in the order of submission.
     ///
-    /// Never waits: whoever submits bounds how much it has under way.
+    /// Never waits: the caller limits its own jobs in flight.
     pub fn submit(&self, job: Box<dyn Job>) {
         self.submit_all(vec![job]);
     }
 
-    /// Hands several jobs over at once: as far as they fit, they share a commit.
+    /// Submits several jobs at once; they share a commit if they fit into one.
     ///
     /// Never waits, as [`submit`](Database::submit).
     pub fn submit_all(&self, jobs: Vec<Box<dyn Job>>) {
@@ -124,11 +158,11 @@ impl Database {
             return;
         }
         let start = {
-            let mut state = self.desk.state.lock();
+            let mut state = self.queue.state.lock();
             if state.closed {
                 drop(state);
                 for job in jobs {
-                    tell(job, Err(SqliteError::Closed));
+                    report(job, Err(SqliteError::Closed));
                 }
                 return;
             }
@@ -136,15 +170,16 @@ impl Database {
             !std::mem::replace(&mut state.scheduled, true)
         };
         if start {
-            self.desk.writers.schedule(self.desk.clone());
+            self.queue.writers.schedule(self.queue.clone());
         }
     }
 
-    /// Does something within a transaction; the future resolves when it is on the disk. It
-    /// is handed over at once, and done or not as a whole, also when the future is dropped.
+    /// Runs a closure in a transaction; the future resolves after the commit is on disk. The
+    /// job is submitted at once and runs also if the future is dropped. `name` identifies the
+    /// job in errors and log lines.
     ///
     /// # Errors
-    /// What the closure returns: then nothing of it was done. Or it couldn't be written.
+    /// The error of the closure, or the database can't be written: nothing was done.
     pub fn write<F, R, E>(
         &self,
         name: &str,
@@ -163,10 +198,10 @@ impl Database {
         }
     }
 
-    /// Reads what is committed, as it was at one moment. Doesn't wait for who writes.
+    /// Runs a closure on a snapshot of the committed data, without waiting for writers.
     ///
     /// # Errors
-    /// What the closure returns, or it can't be read.
+    /// The error of the closure, or the database can't be read.
     pub async fn read<R, E>(
         &self,
         name: &str,
@@ -176,49 +211,48 @@ impl Database {
         R: Send + 'static,
         E: From<SqliteError> + Send + 'static,
     {
-        let _turn = self.readers.turn().await?;
+        let _permit = self.readers.acquire().await?;
         let (readers, name) = (self.readers.clone(), name.to_owned());
         let reading = move || readers.read(&name, work);
-        let read = self.desk.writers.runtime().spawn_blocking(reading).await;
+        let read = self.queue.writers.runtime().spawn_blocking(reading).await;
         read.unwrap_or_else(|_| Err(SqliteError::Closed.into()))
     }
 
-    /// Does what is pending, then closes the file. What comes meanwhile is refused, and
-    /// still is when the future is dropped: a job that never ends keeps the file open.
+    /// Runs the pending jobs, then closes the file. Jobs submitted meanwhile fail, also if the
+    /// future is dropped. A job that never ends keeps the file open.
     pub async fn close(&self) {
-        self.desk.state.lock().closed = true;
+        self.queue.state.lock().closed = true;
         loop {
-            let idle = self.desk.idle.notified();
-            if !self.desk.state.lock().scheduled {
+            let idle = self.queue.idle.notified();
+            if !self.queue.state.lock().scheduled {
                 break;
             }
             idle.await;
         }
         self.readers.close();
-        let desk = self.desk.clone();
-        let closing = self.desk.writers.runtime().spawn_blocking(move || {
-            if let Some(writer) = desk.writer.lock().take() {
-                writer.close(&desk.path);
+        let queue = self.queue.clone();
+        let closing = self.queue.writers.runtime().spawn_blocking(move || {
+            if let Some(writer) = queue.writer.lock().take() {
+                writer.close(&queue.path);
             }
         });
-        // A runtime that ends closes it, too: with its memory.
+        // An error means that the runtime ends, which closes the file too.
         let _ended = closing.await;
     }
 }
 
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Database({})", self.desk.path.display())
+        write!(f, "Database({})", self.queue.path.display())
     }
 }
 
-impl WriteQueue {
-    /// One commit. Says whether there is more to do.
-    pub(super) fn turn(&self) -> bool {
+impl PendingWrites for WriteQueue {
+    fn commit_group(&self) -> bool {
         let mut writer = self.writer.lock();
         let mut group = Group::default();
         let outcome = match &*writer {
-            Some(writer) => self.group(writer, &mut group),
+            Some(writer) => self.run_group(writer, &mut group),
             None => Err(SqliteError::Closed),
         };
         if outcome.is_err()
@@ -228,13 +262,13 @@ impl WriteQueue {
         }
         drop(writer);
         if outcome.is_err() && group.0.is_empty() {
-            // It couldn't even begin: who comes first is told, or nobody ever was.
+            // The transaction could not begin: the first job fails, so that the queue shrinks.
             let first = self.state.lock().pending.pop_front();
             group.0.extend(first.map(|job| (job, Ok(()))));
         }
         for (job, result) in group.0 {
-            // One that failed by itself knows why; the others share what went wrong.
-            tell(job, result.and_then(|()| outcome.clone()));
+            // A job that failed by itself has its own error; the others get that of the group.
+            report(job, result.and_then(|()| outcome.clone()));
         }
         let mut state = self.state.lock();
         state.scheduled = !state.pending.is_empty();
@@ -244,10 +278,26 @@ impl WriteQueue {
         state.scheduled
     }
 
-    fn group(&self, writer: &Writer, group: &mut Group) -> Result<(), SqliteError> {
+    fn abort(&self) {
+        let pending = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.scheduled = false;
+            std::mem::take(&mut state.pending)
+        };
+        for job in pending {
+            report(job, Err(SqliteError::Closed));
+        }
+        self.idle.notify_waiters();
+    }
+}
+
+impl WriteQueue {
+    /// Runs pending jobs in one transaction, and commits it.
+    fn run_group(&self, writer: &Writer, group: &mut Group) -> Result<(), SqliteError> {
         let located = |error: SqliteError| error.of(&self.path);
         let connection = &writer.connection;
-        let tx = Transaction::new(connection, &writer.fence);
+        let tx = Transaction::new(connection, &writer.guard);
         execute(connection, BEGIN).map_err(located)?;
         let began = Instant::now();
         while group.0.len() < GROUP_JOBS && began.elapsed() < GROUP_TIME {
@@ -257,24 +307,26 @@ impl WriteQueue {
             let name = job.name().to_owned();
             let rolled_back = || SqliteError::Unusable {
                 path: self.path.clone(),
-                why: format!("SQLite has rolled back what was done together with {name}"),
+                why: format!(
+                    "SQLite rolled back the transactions that shared a commit with {name}"
+                ),
             };
             let run = || {
-                caught(&name, || job.run(&tx))??;
-                // It may have gone on after a statement that failed.
+                catch(&name, || job.run(&tx))??;
+                // The job may have ignored a statement after which SQLite rolled back.
                 match connection.is_autocommit() {
                     true => Err(rolled_back()),
                     false => Ok(()),
                 }
             };
             let result = execute(connection, SAVEPOINT)
-                .and_then(|()| writer.watch.over(&name, run))
+                .and_then(|()| writer.timeout.run(&name, run))
                 .map_err(located);
             let failed = result.is_err();
             group.0.push((job, result));
             if connection.is_autocommit() {
-                // SQLite has rolled all of it back: no room, the disk is at fault, or a statement
-                // that writes was stopped. What one did by itself isn't the others' fault.
+                // SQLite rolled the whole group back: the disk is full or failing, or a writing
+                // statement was interrupted. Only an error of the disk concerns the other jobs.
                 use SqliteError::{Full, Unusable};
                 return Err(match group.0.last() {
                     Some((_, Err(error @ (Full { .. } | Unusable { .. })))) => error.clone(),
@@ -286,26 +338,12 @@ impl WriteQueue {
             }
             execute(connection, RELEASE).map_err(located)?;
         }
-        let committed = writer.fence.open(|| execute(connection, COMMIT));
+        let committed = writer.guard.allow_commit(|| execute(connection, COMMIT));
         committed.map_err(located)
-    }
-
-    /// There is no thread any more: nothing will be done.
-    pub(super) fn end(&self) {
-        let pending = {
-            let mut state = self.state.lock();
-            state.closed = true;
-            state.scheduled = false;
-            std::mem::take(&mut state.pending)
-        };
-        for job in pending {
-            tell(job, Err(SqliteError::Closed));
-        }
-        self.idle.notify_waiters();
     }
 }
 
-/// The jobs of one commit, each with how it went by itself.
+/// The jobs of one commit, each with its own result.
 #[derive(Default)]
 struct Group(Vec<(Box<dyn Job>, Result<(), SqliteError>)>);
 
@@ -314,21 +352,21 @@ impl Writer {
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
-            warn!(path = %path.display(), %error, "a transaction can't be rolled back");
+            warn!(path = %path.display(), %error, "rollback failed");
         }
     }
 
-    /// Moves what is in the WAL to the file, and cuts it: the file alone is all of it.
+    /// Moves the write-ahead log into the file and closes it.
     fn close(self, path: &Path) {
         let moved = self
             .connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         if let Err(error) = moved {
-            // It is whole nevertheless, with its WAL.
-            warn!(path = %path.display(), %error, "the write-ahead log stays beside its file");
+            // No data is lost: the next opening reads the log.
+            warn!(path = %path.display(), %error, "write-ahead log not merged into its file");
         }
         if let Err((_, error)) = self.connection.close() {
-            warn!(path = %path.display(), %error, "the database was not closed in order");
+            warn!(path = %path.display(), %error, "closing the database failed");
         }
     }
 }

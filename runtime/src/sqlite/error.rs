@@ -1,86 +1,86 @@
-//! What can be wrong with a database.
+//! Errors of a database.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
-/// Why something with a database didn't work.
+/// An error of a database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SqliteError {
-    /// It can't be opened, or not be written to.
+    /// The file can't be opened or written.
     #[error("can't use {}: {why}", path.display())]
     Unusable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system or SQLite says.
+        /// Error text of the system or of SQLite.
         why: String,
     },
-    /// It isn't what SQLite wrote.
+    /// The file is damaged.
     #[error(
         "{} is damaged: {why}; nothing in it was reset: put a copy back, or move it away to \
          begin without it", path.display()
     )]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What SQLite says.
+        /// Error text of SQLite.
         why: String,
     },
-    /// There is no room for what was to be written.
-    #[error("there is no room for {}: {why}; free some, nothing that was taken over is lost", path.display())]
+    /// The disk is full.
+    #[error("there is no room for {}: {why}; free some, nothing that was committed is lost", path.display())]
     Full {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What SQLite says.
+        /// Error text of SQLite.
         why: String,
     },
-    /// Its data is somebody else's.
+    /// The file belongs to another owner.
     #[error("{} holds the data of {owner}, and is not opened for {wanted}", path.display())]
     OwnedByAnother {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Whose it is.
+        /// Owner of the file.
         owner: String,
-        /// Who wanted it.
+        /// Owner for whom it was to be opened.
         wanted: String,
     },
-    /// What it holds and what the program knows don't go together.
+    /// The migrations of the file and those of the program do not match.
     #[error("{}: {why}", path.display())]
     Migration {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which step, and what is wrong with it.
+        /// The step and its problem.
         why: String,
     },
-    /// A job used more time than it may.
+    /// The statements of a job took too long.
     #[error("the transaction of {name} was stopped: it took longer than {max:?}")]
     TooSlow {
-        /// Whose it was.
+        /// Name of the job.
         name: String,
-        /// How long it might take.
+        /// Maximum time.
         max: Duration,
     },
     /// A job panicked.
     #[error("the transaction of {name} panicked: {text}")]
     Panicked {
-        /// Whose it was.
+        /// Name of the job.
         name: String,
-        /// What the panic said.
+        /// Text of the panic.
         text: String,
     },
-    /// The job itself wanted it undone, and says why by itself.
+    /// The job asked for a rollback, and reports the reason itself.
     #[error("the transaction was undone, as it asked for")]
     Undone,
-    /// It was closed, by this side.
+    /// The database was closed by this program.
     #[error("the database is closed")]
     Closed,
-    /// Anything else that SQLite refuses: a constraint, a mistake in a statement.
+    /// Another error of SQLite, such as a violated constraint or a syntax error.
     #[error("{text}")]
     Sql {
-        /// What SQLite calls it.
+        /// Error code of SQLite.
         code: Option<ErrorCode>,
-        /// What it says.
+        /// Error text.
         text: String,
     },
 }
@@ -95,17 +95,17 @@ impl From<rusqlite::Error> for SqliteError {
 }
 
 impl SqliteError {
-    /// Whether the same may work later, when there is room again.
+    /// Returns whether the disk is full, so that the same job may succeed later.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
     }
 
-    /// Whether the file isn't what it was.
+    /// Returns whether the file is damaged.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
     }
 
-    /// The same with the file that it is about, where that is to blame.
+    /// Adds the file to an SQL error that the file causes: a full disk, damage, no access.
     #[must_use]
     pub fn of(self, file: &Path) -> Self {
         let Self::Sql {

@@ -1,34 +1,36 @@
-//! A job: what is done with a database within a commit.
+//! Jobs: pieces of work that run within a commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::sync::oneshot;
 
-use super::{SqliteError, Transaction};
+use super::error::SqliteError;
+use super::transaction::Transaction;
+use crate::panic::panic_text;
 
 /// One piece of work that writes.
 ///
 /// # Contract
-/// - `run` is called once, on a thread of [`WriterPool`](super::Writers), within a transaction
-///   that it must leave open, and within a savepoint if other jobs share the transaction.
-///   What it did is undone if it returns an error or panics.
-/// - `done` is called once, after the commit or when there will be none, on the same thread
-///   or, when the database closes, on another. It must be short and must not block.
+/// - `run` is called once, on a thread of the [`WriterPool`](super::WriterPool), within a
+///   transaction that it must leave open. Its changes are undone if it returns an error or
+///   panics; other jobs of the same transaction keep their changes.
+/// - `done` is called once, after the commit or when there will be none: on the same thread, or
+///   on another one while the database closes. It must be short and must not block.
 pub trait Job: Send + 'static {
-    /// Whose work it is, for messages about it.
+    /// Returns a name for errors and log lines, such as the label of a service.
     fn name(&self) -> &str;
 
-    /// Does it.
+    /// Does the work.
     ///
     /// # Errors
-    /// It is to be undone.
+    /// The changes of this job are undone.
     fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError>;
 
-    /// Tells how it went: `Ok` means that it is on the disk.
+    /// Receives the outcome: `Ok` means that the changes are on disk.
     fn done(self: Box<Self>, outcome: Result<(), SqliteError>);
 }
 
-/// A closure as a job, for somebody who waits.
+/// A closure as a job, with a waiting receiver of its result.
 pub(super) struct Closure<F, R, E> {
     name: Box<str>,
     work: Option<F>,
@@ -78,23 +80,23 @@ where
             (None, Ok(())) => Err(SqliteError::Closed.into()),
         };
         if let Some(waiter) = self.waiter.take() {
-            // Whoever waited may have gone: what was done stays done.
+            // The receiver may be dropped; the commit stays.
             let _gone = waiter.send(result);
         }
     }
 }
 
-/// Does something so that its panic is an error.
-pub(super) fn caught<R>(name: &str, work: impl FnOnce() -> R) -> Result<R, SqliteError> {
+/// Runs work of the job `name`; a panic becomes an error.
+pub(super) fn catch<R>(name: &str, work: impl FnOnce() -> R) -> Result<R, SqliteError> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| SqliteError::Panicked {
         name: name.to_owned(),
-        text: crate::host::panic_text(payload),
+        text: panic_text(payload),
     })
 }
 
-/// Tells a job how it went. What it does then must not harm others.
-pub(super) fn tell(job: Box<dyn Job>, outcome: Result<(), SqliteError>) {
+/// Reports the outcome to a job. Its panic must not harm other jobs.
+pub(super) fn report(job: Box<dyn Job>, outcome: Result<(), SqliteError>) {
     if catch_unwind(AssertUnwindSafe(|| job.done(outcome))).is_err() {
-        tracing::error!("what was to be done after a commit panicked");
+        tracing::error!("completion of a database job panicked");
     }
 }

@@ -1,7 +1,7 @@
-//! Migrations: the steps that lead from an empty file to what a program expects.
+//! Migrations: steps that create and change the tables of a database.
 //!
-//! Each step runs once, in order, all new ones in one transaction. What has run is kept in
-//! the file, with a checksum: a step that was changed afterwards is an error, not a surprise.
+//! Each step runs once, in order; all new steps run in one transaction. The file records the
+//! steps with their checksums, so a step that was changed later is an error.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -9,10 +9,10 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
-use super::SqliteError;
+use super::error::SqliteError;
 use crate::clock::Clock;
 
-/// One step: SQL statements, and what to call them.
+/// One step: SQL statements with a name.
 ///
 /// ```
 /// use brickwork::sqlite::Migration;
@@ -29,7 +29,7 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// A step. Once it has run anywhere, it must not change: add another one.
+    /// Creates a step. Never change a step that has run anywhere: add another one.
     pub const fn new(name: &'static str, sql: &'static str) -> Self {
         Self {
             name: Cow::Borrowed(name),
@@ -37,41 +37,41 @@ impl Migration {
         }
     }
 
-    /// A step that is made at run time.
-    pub fn made(name: String, sql: String) -> Self {
+    /// Creates a step with a name and statements from run time.
+    pub fn from_strings(name: String, sql: String) -> Self {
         Self {
             name: Cow::Owned(name),
             sql: Cow::Owned(sql),
         }
     }
 
-    /// What it is called.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The SHA-256 of its statements, in hexadecimal.
+    /// Returns the SHA-256 of the statements, in hexadecimal.
     fn checksum(&self) -> String {
         let digest = Sha256::digest(self.sql.as_bytes());
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// Steps that belong together, numbered from 1 in their order.
+/// A sequence of steps, numbered from 1.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// What they are for. It names them in the file: it stays.
+    /// Name of the sequence in the file. It must never change.
     pub name: &'static str,
-    /// The steps.
+    /// Steps in order.
     pub steps: Vec<Migration>,
 }
 
-/// What a file must be, and must have in it, before it is used.
+/// The owner of a file and the steps that create its tables.
 #[derive(Debug, Clone)]
 pub struct Schema {
-    /// Whose data it is. A file of another owner isn't opened.
+    /// Owner of the data. A file of another owner is not opened.
     pub owner: String,
-    /// What makes its tables, in this order.
+    /// Sequences of steps, in the order in which they run.
     pub parts: Vec<Part>,
 }
 
@@ -87,7 +87,7 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// Brings a file to what the schema says: all of it, or nothing.
+/// Runs the missing steps of a schema, all of them or none.
 pub(super) fn migrate(
     connection: &mut Connection,
     path: &Path,
@@ -131,9 +131,9 @@ pub(super) fn migrate(
         return Err(SqliteError::Migration {
             path: path.to_owned(),
             why: format!(
-                "the table {table} has a foreign key that is INITIALLY DEFERRED: it would be \
-                 checked for several messages at once, whose transactions share a commit; leave \
-                 that out, and write what is referred to first"
+                "the table {table} has a foreign key that is INITIALLY DEFERRED: several \
+                 transactions share a commit, so SQLite would check it for all of them at once; \
+                 remove INITIALLY DEFERRED, and insert the referenced row first"
             ),
         });
     }
@@ -141,7 +141,7 @@ pub(super) fn migrate(
     Ok(())
 }
 
-/// A table with a foreign key that is checked not before the commit.
+/// Returns a table with a foreign key that SQLite checks only at the commit.
 fn deferred_key(connection: &Connection) -> Result<Option<String>, SqliteError> {
     let mut tables = connection.prepare(
         "SELECT name FROM sqlite_schema
@@ -151,7 +151,7 @@ fn deferred_key(connection: &Connection) -> Result<Option<String>, SqliteError> 
     Ok(tables.query_row([], |row| row.get(0)).optional()?)
 }
 
-/// Looks whether anything is to be done, and whether what was done is what the schema says.
+/// Returns whether all steps of a schema have run, and checks owner and checksums.
 pub(super) fn is_up_to_date(
     connection: &Connection,
     path: &Path,
@@ -201,7 +201,7 @@ pub(super) fn is_up_to_date(
                 }
                 Some(step) if step.checksum() != *checksum => {
                     return Err(wrong(
-                        "is not what has run here: a step must not change, add another one",
+                        "was changed after it had run here: a step must not change, add another one",
                     ));
                 }
                 Some(_) => {}
@@ -212,7 +212,7 @@ pub(super) fn is_up_to_date(
     Ok(up_to_date)
 }
 
-/// Name and checksum of each step that has run.
+/// Returns name and checksum of each step that has run.
 fn steps_done(connection: &Connection, part: &str) -> Result<Vec<(String, String)>, SqliteError> {
     let mut steps = connection
         .prepare("SELECT name, checksum FROM brickwork_migration WHERE part = ?1 ORDER BY step")?;

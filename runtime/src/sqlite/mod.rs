@@ -1,21 +1,21 @@
-//! SQLite, written to by few threads and in groups: what the store of a service and the
-//! embedded transport keep their data with.
+//! SQLite databases with group commit: the storage of service stores and of the embedded
+//! transport.
 //!
-//! Owns how a database is opened (WAL, `synchronous = FULL`: what was confirmed is on the
-//! disk), who writes (one job after the other, many of them in one commit), migrations, and
-//! errors that say which file and what to do. Knows nothing of services or messages.
+//! Owns the settings of a database (write-ahead log, `synchronous = FULL`: a commit is on disk),
+//! the writer threads, migrations, and errors that name the file and the remedy. Knows nothing of
+//! services or messages.
 //!
-//! | where | what |
+//! | item | purpose |
 //! | --- | --- |
 //! | [`Database`] | one file: jobs that write, closures that read |
-//! | [`ReadOnlyDatabase`] | one that somebody else keeps, looked at without changing anything |
-//! | [`WriterPool`] | the threads that all databases of an app share |
-//! | [`Job`], [`Transaction`] | what is done within a commit, and told of its outcome |
-//! | [`Schema`], [`Migration`] | what a file must have in it before it is used |
-//! | [`SqliteError`] | what can be wrong |
+//! | [`ReadOnlyDatabase`] | a file of another process, read without changing anything |
+//! | [`WriterPool`] | the writer threads, shared by all databases of an app |
+//! | [`Job`], [`Transaction`] | work within a commit, and its outcome |
+//! | [`Schema`], [`Migration`] | the owner and tables that a file must have |
+//! | [`SqliteError`] | errors |
 //!
-//! Group commit: while one commit waits for the disk, jobs gather; the next commit takes all
-//! of them, each in a savepoint of its own, so that one that fails takes nothing with it.
+//! Group commit: while one commit waits for the disk, jobs gather. The next commit runs all of
+//! them, each in a savepoint of its own, so that a failed job undoes only its own changes.
 
 mod database;
 mod error;

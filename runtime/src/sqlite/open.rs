@@ -1,4 +1,4 @@
-//! Opening: a connection with the settings that the promises need.
+//! Opening of connections, with the settings that durability needs.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,23 +10,23 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
-use super::SqliteError;
+use super::error::SqliteError;
 use super::migration::{Schema, migrate};
 
-/// How a database is kept.
+/// Options of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// How much of the file is kept in memory at most, in KiB.
+    /// Maximum page cache per connection, in KiB.
     pub cache_kib: u32,
-    /// The size of a page in bytes, a power of two; for new files.
+    /// Page size in bytes, a power of two; for new files.
     pub page_bytes: u32,
-    /// After so many pages in the WAL they are moved to the file.
+    /// Pages in the write-ahead log that trigger a checkpoint.
     pub checkpoint_pages: u32,
-    /// Space that is free inside the file can be given back; for new files.
-    pub gives_back_space: bool,
-    /// How long the statements of one job may take.
+    /// Whether free pages can be returned to the disk (incremental vacuum); for new files.
+    pub incremental_vacuum: bool,
+    /// Maximum time for the statements of one job.
     pub job_max: Duration,
-    /// How many statements stay prepared.
+    /// Prepared statements kept per connection.
     pub statements: usize,
 }
 
@@ -36,19 +36,19 @@ impl Default for Options {
             cache_kib: 256,
             page_bytes: 4096,
             checkpoint_pages: 1000,
-            gives_back_space: true,
+            incremental_vacuum: true,
             job_max: Duration::from_secs(5),
             statements: 32,
         }
     }
 }
 
-/// The WAL is cut to this size when it starts anew.
+/// Maximum size of the write-ahead log file after a checkpoint.
 const WAL_BYTES_KEPT: i64 = 16 * 1024 * 1024;
-/// Others of this process hold locks for moments only.
+/// Wait for the lock of another connection, which holds it for moments only.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
-/// Opens the connection that writes, makes the file if there is none, and migrates it.
+/// Opens the writing connection, creates the file if it does not exist, and migrates it.
 pub(super) fn writer(
     path: &Path,
     schema: &Schema,
@@ -63,10 +63,10 @@ pub(super) fn writer(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
-        // Set again, it would write to a file that may be damaged.
+        // Only for a new file: setting them would write to an existing, maybe damaged one.
         if is_new {
             connection.pragma_update(None, "page_size", options.page_bytes)?;
-            if options.gives_back_space {
+            if options.incremental_vacuum {
                 connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             }
         }
@@ -89,7 +89,7 @@ pub(super) fn writer(
     connect().map_err(|error| error.of(path))
 }
 
-/// Opens a connection that only reads.
+/// Opens a read-only connection.
 pub(super) fn reader(path: &Path, options: &Options) -> Result<Connection, SqliteError> {
     let connect = || -> Result<Connection, SqliteError> {
         let connection = Connection::open_with_flags(
@@ -103,6 +103,7 @@ pub(super) fn reader(path: &Path, options: &Options) -> Result<Connection, Sqlit
     connect().map_err(|error| error.of(path))
 }
 
+/// Applies the settings of every connection.
 pub(super) fn common(connection: &Connection, options: &Options) -> Result<(), SqliteError> {
     connection.busy_timeout(BUSY_WAIT)?;
     connection.pragma_update(None, "cache_size", -i64::from(options.cache_kib))?;
@@ -111,24 +112,24 @@ pub(super) fn common(connection: &Connection, options: &Options) -> Result<(), S
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    // A database is for its owner alone: no other one is opened from it.
+    // A service must not open another database through its own.
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     connection.set_prepared_statement_cache_capacity(options.statements);
     Ok(())
 }
 
-/// Makes the file and its folder, for this user alone, so that they outlive a power cut. Says
-/// whether there is nothing in it.
+/// Creates the file, readable for this user only, and its folder, durably. Returns whether the
+/// file is empty.
 fn prepare_file(path: &Path) -> io::Result<bool> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let make = |error: io::Error| {
+    let folder_error = |error: io::Error| {
         let text = format!("can't make the folder {}: {error}", folder.display());
         io::Error::new(error.kind(), text)
     };
-    std::fs::create_dir_all(folder).map_err(make)?;
+    std::fs::create_dir_all(folder).map_err(folder_error)?;
     let mut new = OpenOptions::new();
     new.read(true).write(true).create_new(true).mode(0o600);
     match new.open(path) {

@@ -1,8 +1,7 @@
-//! A glimpse: reading a file that this process doesn't keep, and changing nothing.
+//! Reading a database file of another process without changing anything.
 //!
-//! Nothing is made, not even beside the file: SQLite would leave the index of its write-ahead
-//! log behind when who looks may not write. What may be asked is up to the caller, who also
-//! knows whether somebody else writes.
+//! Creates no files either: a reader without write access would leave the index of the
+//! write-ahead log behind. The caller knows whether another process has the file open.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,26 +9,35 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::migration::is_up_to_date;
+use super::error::SqliteError;
+use super::migration::{Schema, is_up_to_date};
 use super::open::{Options, common};
-use super::{Schema, SqliteError};
 
-/// A file that is read.
+/// A database file that is only read.
+///
+/// ```
+/// use brickwork::sqlite::{ReadOnlyDatabase, SqliteError};
+///
+/// fn count_orders(file: &std::path::Path, in_use: bool) -> Result<u32, SqliteError> {
+///     ReadOnlyDatabase::open(file, in_use)?
+///         .read(|db| Ok(db.query_row("SELECT count(*) FROM orders", [], |row| row.get(0))?))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct ReadOnlyDatabase {
     path: PathBuf,
     connection: Connection,
-    /// What goes with the glimpse: it wasn't there before.
+    /// The log index that SQLite created for this connection; removed on drop.
     index: Option<PathBuf>,
 }
 
 impl ReadOnlyDatabase {
-    /// Opens a file to look at. `in_use` says whether another process has it open; if not,
-    /// the caller keeps all from opening it as long as this lives.
+    /// Opens a file. `in_use` is whether another process has it open. If not, the caller must
+    /// prevent others from opening it as long as this value lives.
     ///
     /// # Errors
-    /// It can't be read, or isn't what SQLite wrote.
-    pub fn of(path: &Path, in_use: bool) -> Result<Self, SqliteError> {
+    /// The file can't be read, or is damaged.
+    pub fn open(path: &Path, in_use: bool) -> Result<Self, SqliteError> {
         let beside = |end: &str| {
             let mut name = path.as_os_str().to_owned();
             name.push(end);
@@ -37,17 +45,17 @@ impl ReadOnlyDatabase {
         };
         let (log, index) = (beside("-wal"), beside("-shm"));
         let logged = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-        let (how, made) = match (in_use, logged, index.exists()) {
-            // The index is there, and shared with who writes.
+        let (parameters, created) = match (in_use, logged, index.exists()) {
+            // The log index exists, and is shared with the writer.
             (true, ..) => ("mode=ro", None),
             (false, false, _) => ("immutable=1", None),
             (false, true, true) => ("mode=ro&readonly_shm=1", None),
-            // Without an index, a log is read by making one.
+            // SQLite creates an index to read the log.
             (false, true, false) => ("mode=ro", Some(index)),
         };
         let connect = || -> Result<Connection, SqliteError> {
             let connection = Connection::open_with_flags(
-                address(path, how),
+                uri(path, parameters),
                 OpenFlags::SQLITE_OPEN_READ_ONLY
                     | OpenFlags::SQLITE_OPEN_NO_MUTEX
                     | OpenFlags::SQLITE_OPEN_URI,
@@ -60,23 +68,23 @@ impl ReadOnlyDatabase {
         Ok(Self {
             path: path.to_owned(),
             connection,
-            index: made,
+            index: created,
         })
     }
 
-    /// Whether it is what the schema says; if not, it would be migrated.
+    /// Returns whether all steps of the schema have run.
     ///
     /// # Errors
-    /// It is somebody else's, or of another version, or can't be read.
+    /// The file belongs to another owner or version, or can't be read.
     pub fn is_up_to_date(&self, schema: &Schema) -> Result<bool, SqliteError> {
         let path = &self.path;
         is_up_to_date(&self.connection, path, schema).map_err(|error| error.of(path))
     }
 
-    /// Reads, all of it as it was at one moment.
+    /// Runs a closure on a snapshot of the data.
     ///
     /// # Errors
-    /// What the closure returns, or it can't be read.
+    /// The error of the closure, or the file can't be read.
     pub fn read<R>(
         &self,
         work: impl FnOnce(&Connection) -> Result<R, SqliteError>,
@@ -90,14 +98,14 @@ impl ReadOnlyDatabase {
 impl Drop for ReadOnlyDatabase {
     fn drop(&mut self) {
         if let Some(index) = &self.index {
-            // SQLite makes it again, from the log, for who opens the file next.
+            // The next opening creates it again from the log.
             let _gone = std::fs::remove_file(index);
         }
     }
 }
 
-/// A file's name as SQLite takes it with parameters.
-fn address(path: &Path, how: &str) -> PathBuf {
+/// Returns the URI of a file with parameters for SQLite.
+fn uri(path: &Path, parameters: &str) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut text = b"file://".to_vec();
     for byte in path.as_os_str().as_bytes() {
@@ -107,7 +115,7 @@ fn address(path: &Path, how: &str) -> PathBuf {
         }
     }
     text.push(b'?');
-    text.extend(how.bytes());
+    text.extend(parameters.bytes());
     OsString::from_vec(text).into()
 }
 
@@ -121,7 +129,7 @@ mod tests {
     fn schema() -> Schema {
         let table = "CREATE TABLE item (n INTEGER PRIMARY KEY) STRICT";
         Schema {
-            owner: "somebody".into(),
+            owner: "the test".into(),
             parts: vec![Part {
                 name: "items",
                 steps: vec![Migration::new("items", table)],
@@ -138,13 +146,13 @@ mod tests {
     }
 
     fn items(path: &Path, in_use: bool) -> i64 {
-        let glimpse = ReadOnlyDatabase::of(path, in_use).expect("it can be read");
-        assert!(glimpse.is_up_to_date(&schema()).expect("it is ours"));
+        let reader = ReadOnlyDatabase::open(path, in_use).expect("it can be read");
+        assert!(reader.is_up_to_date(&schema()).expect("it is ours"));
         let count = |connection: &Connection| {
             let count = connection.query_row("SELECT count(*) FROM item", [], |row| row.get(0));
             Ok(count?)
         };
-        glimpse.read(count).expect("it can be read")
+        reader.read(count).expect("it can be read")
     }
 
     async fn add(database: &Database) {
@@ -159,16 +167,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn looking_changes_nothing_and_sees_what_was_committed_in_every_state() {
+    async fn reading_changes_no_file_and_sees_all_commits_in_every_state_of_the_log() {
         let folder = tempfile::tempdir().expect("a folder");
-        // A name that an address must not be broken by.
+        // Characters that a URI must escape.
         let inner = folder.path().join("a %41?b=c#d é");
         let path = inner.join("it.sqlite");
         let writers = WriterPool::new(1);
         let database = Database::open(&path, &schema(), Options::default(), &writers);
         let database = database.expect("it opens");
         add(&database).await;
-        // While somebody writes.
+        // While a writer has the file open.
         assert_eq!(items(&path, true), 1);
         add(&database).await;
         let live = files(&inner);
@@ -176,7 +184,7 @@ mod tests {
         assert_eq!(items(&path, true), 2);
         assert_eq!(files(&inner).len(), 3);
 
-        // As a process leaves it that is killed, with and without the index.
+        // As a killed process leaves it, with and without the index.
         for kept in [3, 2] {
             let other = folder.path().join(format!("killed with {kept}"));
             std::fs::create_dir(&other).expect("a folder");
@@ -191,7 +199,7 @@ mod tests {
             assert!(files(&other) == before, "{kept} files are as they were");
         }
 
-        // Closed in order: one file.
+        // Closed gracefully: one file.
         database.close().await;
         let before = files(&inner);
         assert_eq!(before.len(), 1);
@@ -200,24 +208,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_database_or_another_ones_is_an_error() {
+    fn a_missing_damaged_or_foreign_file_is_an_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("it.sqlite");
-        ReadOnlyDatabase::of(&path, false).expect_err("there is none");
+        ReadOnlyDatabase::open(&path, false).expect_err("there is none");
         assert!(!path.exists());
         std::fs::write(&path, "no database ".repeat(1000)).expect("a file");
-        let looked =
-            ReadOnlyDatabase::of(&path, false).and_then(|glimpse| glimpse.is_up_to_date(&schema()));
-        assert!(looked.expect_err("it is none").is_damage());
+        let opened =
+            ReadOnlyDatabase::open(&path, false).and_then(|reader| reader.is_up_to_date(&schema()));
+        assert!(opened.expect_err("it is no database").is_damage());
         std::fs::remove_file(&path).expect("it goes");
         let theirs = Connection::open(&path).expect("it opens");
         theirs.execute_batch("CREATE TABLE t (n)").expect("a table");
         drop(theirs);
-        let looked =
-            ReadOnlyDatabase::of(&path, false).and_then(|glimpse| glimpse.is_up_to_date(&schema()));
+        let opened =
+            ReadOnlyDatabase::open(&path, false).and_then(|reader| reader.is_up_to_date(&schema()));
         assert!(
-            matches!(looked, Err(SqliteError::OwnedByAnother { .. })),
-            "{looked:?}"
+            matches!(opened, Err(SqliteError::OwnedByAnother { .. })),
+            "{opened:?}"
         );
     }
 }

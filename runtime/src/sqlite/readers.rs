@@ -1,4 +1,4 @@
-//! Connections that read: beside whoever writes, without waiting for it.
+//! Reading connections, which do not wait for the writer.
 
 use std::path::PathBuf;
 
@@ -6,18 +6,19 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
+use super::error::SqliteError;
+use super::job;
 use super::open::{Options, reader};
-use super::{SqliteError, job};
 
-/// So many read at once from one database.
+/// Maximum concurrent readers per database.
 const READERS_MAX: usize = 4;
 
-/// The connections of one database that read. One is kept when nobody does.
+/// The reading connections of one database. One idle connection is kept.
 pub(super) struct Readers {
     path: PathBuf,
     options: Options,
     idle: Mutex<Option<Connection>>,
-    turns: Semaphore,
+    permits: Semaphore,
 }
 
 impl Readers {
@@ -26,16 +27,19 @@ impl Readers {
             path,
             options,
             idle: Mutex::default(),
-            turns: Semaphore::new(READERS_MAX),
+            permits: Semaphore::new(READERS_MAX),
         }
     }
 
-    /// A turn to read.
-    pub(super) async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, SqliteError> {
-        self.turns.acquire().await.map_err(|_| SqliteError::Closed)
+    /// Waits for the permission to read.
+    pub(super) async fn acquire(&self) -> Result<tokio::sync::SemaphorePermit<'_>, SqliteError> {
+        self.permits
+            .acquire()
+            .await
+            .map_err(|_| SqliteError::Closed)
     }
 
-    /// Reads, on the current thread, what was committed when it began.
+    /// Runs a closure on a snapshot of the committed data, on the current thread.
     pub(super) fn read<R, E: From<SqliteError>>(
         &self,
         name: &str,
@@ -46,17 +50,17 @@ impl Readers {
             Some(connection) => connection,
             None => reader(&self.path, &self.options)?,
         };
-        // However many statements look: they see the same moment.
-        let moment = connection.unchecked_transaction();
-        let moment = moment.map_err(SqliteError::from)?;
-        let result = job::caught(name, || work(&moment))?;
-        drop(moment);
+        // In one transaction all statements see the same snapshot.
+        let snapshot = connection.unchecked_transaction();
+        let snapshot = snapshot.map_err(SqliteError::from)?;
+        let result = job::catch(name, || work(&snapshot))?;
+        drop(snapshot);
         *self.idle.lock() = Some(connection);
         result
     }
 
     pub(super) fn close(&self) {
-        self.turns.close();
+        self.permits.close();
         *self.idle.lock() = None;
     }
 }

@@ -1,7 +1,7 @@
-//! A bound on how long the statements of one job may run.
+//! A limit on the time of one job's statements.
 //!
-//! SQLite asks every so many steps whether to go on. A job that does something else for long
-//! can't be stopped, only named.
+//! SQLite calls the progress handler every few steps and interrupts a statement that runs too
+//! long. A job that spends its time elsewhere can't be interrupted; it is only logged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,21 +10,21 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tracing::warn;
 
-use super::SqliteError;
+use super::error::SqliteError;
 
-/// SQLite asks after so many steps of its machine: about every 10 to 100 µs.
+/// Virtual machine steps between two checks: about 10 to 100 µs.
 const STEPS: i32 = 1_000;
-/// So long a job holds up others without being named.
-const NAMED_AFTER: Duration = Duration::from_millis(500);
+/// A job that holds up others for longer than this is logged.
+const LOG_AFTER: Duration = Duration::from_millis(500);
 
-/// Watches the jobs of one connection.
+/// The time limit of one connection.
 pub(super) struct StatementTimeout {
     until: Arc<Mutex<Option<Instant>>>,
     max: Duration,
 }
 
 impl StatementTimeout {
-    pub(super) fn of(connection: &mut Connection, max: Duration) -> Result<Self, SqliteError> {
+    pub(super) fn new(connection: &mut Connection, max: Duration) -> Result<Self, SqliteError> {
         let until = Arc::<Mutex<Option<Instant>>>::default();
         let limit = until.clone();
         connection.progress_handler(
@@ -34,8 +34,8 @@ impl StatementTimeout {
         Ok(Self { until, max })
     }
 
-    /// Runs a job: for so long at most, as far as SQLite can stop it.
-    pub(super) fn over(
+    /// Runs a job under the time limit.
+    pub(super) fn run(
         &self,
         name: &str,
         work: impl FnOnce() -> Result<(), SqliteError>,
@@ -51,12 +51,8 @@ impl StatementTimeout {
                 max: self.max,
             });
         }
-        if took >= NAMED_AFTER {
-            warn!(
-                job = name,
-                ?took,
-                "a transaction took long, and others waited for it"
-            );
+        if took >= LOG_AFTER {
+            warn!(job = name, ?took, "slow transaction, others waited for it");
         }
         outcome
     }

@@ -1,4 +1,4 @@
-//! What the writer promises, on files of its own.
+//! Promises of a database: commits, isolation of jobs, ownership, migrations.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn insert(tx: &Connection, n: i64) -> Result<(), SqliteError> {
     Ok(())
 }
 
-/// How long the WAL is: a commit makes it longer, what isn't committed yet doesn't.
+/// Returns the size of the write-ahead log, which grows with each commit.
 fn wal_bytes(connection: &Connection) -> u64 {
     let wal = format!("{}-wal", connection.path().expect("a file"));
     std::fs::metadata(wal).expect("there is a log").len()
@@ -57,7 +57,7 @@ async fn numbers(database: &Database) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn what_was_written_is_there_when_it_is_opened_again() {
+async fn committed_rows_are_in_the_file_after_a_close_and_an_open() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
     for n in 1..=3 {
@@ -75,7 +75,7 @@ async fn what_was_written_is_there_when_it_is_opened_again() {
 }
 
 #[tokio::test]
-async fn one_job_that_fails_takes_nothing_with_it() {
+async fn a_failed_job_undoes_only_its_own_changes() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
     let jobs = (0..300i64).map(|n| {
@@ -103,7 +103,7 @@ async fn one_job_that_fails_takes_nothing_with_it() {
 }
 
 #[tokio::test]
-async fn jobs_that_come_together_share_a_commit() {
+async fn jobs_submitted_together_share_a_commit() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
     // While the first holds the writer, all others gather.
@@ -139,7 +139,7 @@ async fn jobs_that_come_together_share_a_commit() {
 }
 
 #[tokio::test]
-async fn a_slow_statement_is_stopped_and_named_and_others_go_on() {
+async fn a_slow_statement_is_interrupted_and_other_jobs_go_on() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
     let slow = database.write("ledger", |tx| {
@@ -162,8 +162,8 @@ async fn a_slow_statement_is_stopped_and_named_and_others_go_on() {
 
 type Work = fn(&Transaction<'_>) -> Result<(), SqliteError>;
 
-/// Does these with one commit, in this order.
-async fn together<const N: usize>(
+/// Runs jobs in one commit, in this order.
+async fn in_one_commit<const N: usize>(
     database: &Database,
     jobs: [(&'static str, Work); N],
 ) -> Vec<Result<(), SqliteError>> {
@@ -182,15 +182,15 @@ async fn together<const N: usize>(
     outcomes
 }
 
-/// Writes, and never ends.
+/// A writing statement without end.
 const ENDLESS_INSERT: &str = "INSERT INTO number
     WITH RECURSIVE c(n) AS (SELECT 1000 UNION ALL SELECT n + 1 FROM c) SELECT n FROM c";
 
 #[tokio::test]
-async fn a_slow_statement_that_writes_is_its_own_fault_alone() {
+async fn an_interrupted_writing_statement_is_blamed_on_its_own_job_alone() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
-    let outcomes = together(
+    let outcomes = in_one_commit(
         &database,
         [
             ("stock", |tx| insert(tx, 1)),
@@ -198,7 +198,7 @@ async fn a_slow_statement_that_writes_is_its_own_fault_alone() {
         ],
     )
     .await;
-    // SQLite undoes all of it, then: the neighbour is told that it isn't to blame.
+    // SQLite then undoes the whole commit: the error of the other job names the culprit.
     assert!(
         matches!(&outcomes[0], Err(error @ SqliteError::Unusable { .. }) if error.to_string().contains("ledger")),
         "{outcomes:?}"
@@ -215,10 +215,10 @@ async fn a_slow_statement_that_writes_is_its_own_fault_alone() {
 }
 
 #[tokio::test]
-async fn who_goes_on_after_a_roll_back_writes_nothing() {
+async fn a_job_that_continues_after_a_rollback_of_sqlite_writes_nothing() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
-    let outcomes = together(
+    let outcomes = in_one_commit(
         &database,
         [
             ("stock", |tx| insert(tx, 1)),
@@ -249,14 +249,14 @@ async fn who_goes_on_after_a_roll_back_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_checked_not_before_the_commit_is_refused() {
+async fn a_deferred_foreign_key_is_refused() {
     let folder = TempDir::new().unwrap();
     let step = |key: &str| {
         let sql = format!(
             "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT;
              CREATE TABLE of_it (n INTEGER REFERENCES number (n) {key}) STRICT"
         );
-        Migration::made("numbers".into(), sql)
+        Migration::from_strings("numbers".into(), sql)
     };
     for key in [
         "DEFERRABLE INITIALLY DEFERRED",
@@ -283,7 +283,7 @@ async fn a_key_that_is_checked_not_before_the_commit_is_refused() {
 }
 
 #[tokio::test]
-async fn statements_of_others_can_not_end_the_transaction_or_touch_our_tables() {
+async fn statements_of_a_service_can_not_end_the_transaction_or_touch_runtime_tables() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
     for sql in [
@@ -300,7 +300,7 @@ async fn statements_of_others_can_not_end_the_transaction_or_touch_our_tables() 
     ] {
         let outcome = database
             .write("w", move |tx| {
-                Ok::<_, SqliteError>(tx.fenced(|theirs| theirs.execute_batch(sql))?)
+                Ok::<_, SqliteError>(tx.restricted(|connection| connection.execute_batch(sql))?)
             })
             .await;
         assert!(
@@ -308,13 +308,13 @@ async fn statements_of_others_can_not_end_the_transaction_or_touch_our_tables() 
             "{sql}: {outcome:?}"
         );
     }
-    let fenced = database.write("w", |tx| tx.fenced(|theirs| insert(theirs, 1)));
-    fenced.await.expect("their own tables are theirs");
+    let own = database.write("w", |tx| tx.restricted(|connection| insert(connection, 1)));
+    own.await.expect("a service may use its own tables");
     assert_eq!(numbers(&database).await, [1]);
 }
 
 #[tokio::test]
-async fn a_file_is_opened_for_its_owner_alone() {
+async fn a_file_is_opened_only_for_its_owner() {
     let folder = TempDir::new().unwrap();
     open(&folder).close().await;
     let error = open_as(&folder, "you", STEPS).expect_err("it isn't yours");
@@ -326,7 +326,7 @@ async fn a_file_is_opened_for_its_owner_alone() {
 }
 
 #[tokio::test]
-async fn migrations_run_once_and_one_that_was_changed_is_an_error() {
+async fn migrations_run_once_and_a_changed_one_is_an_error() {
     let folder = TempDir::new().unwrap();
     let first = open(&folder);
     first.write("w", |tx| insert(tx, 1)).await.unwrap();
@@ -345,7 +345,7 @@ async fn migrations_run_once_and_one_that_was_changed_is_an_error() {
         Migration::new("doubled", "UPDATE number SET n = n * 3"),
     ];
     for (steps, why) in [
-        (&changed[..], "is not what has run here"),
+        (&changed[..], "was changed after it had run here"),
         (&more[..1], "doesn't know it"),
     ] {
         let error = open_as(&folder, "me", steps).expect_err("it is not opened");
@@ -370,11 +370,11 @@ async fn migrations_run_once_and_one_that_was_changed_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_a_database_is_left_as_it_is() {
+async fn a_file_that_is_no_database_is_not_changed() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("some/where.sqlite");
     std::fs::create_dir(path.parent().unwrap()).unwrap();
-    let text = "not a database, but somebody's diary, which is longer than a header".repeat(100);
+    let text = "not a database, but a diary, which is longer than a header".repeat(100);
     std::fs::write(&path, &text).unwrap();
     let error = open_as(&folder, "me", STEPS).expect_err("it is no database");
     assert!(error.is_damage(), "{error:?}");
@@ -383,7 +383,7 @@ async fn a_file_that_is_not_a_database_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn reads_do_not_wait_for_who_writes() {
+async fn reads_do_not_wait_for_writers() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
     database.write("w", |tx| insert(tx, 1)).await.unwrap();
@@ -407,7 +407,7 @@ async fn reads_do_not_wait_for_who_writes() {
 }
 
 #[tokio::test]
-async fn a_reader_sees_one_moment_however_often_it_looks() {
+async fn all_queries_of_a_reader_see_the_same_snapshot() {
     let folder = TempDir::new().unwrap();
     let database = open(&folder);
     database.write("w", |tx| insert(tx, 1)).await.unwrap();
@@ -422,7 +422,7 @@ async fn a_reader_sees_one_moment_however_often_it_looks() {
             };
             let looks = move |connection: &Connection| {
                 let before = count(connection)?;
-                looked.send(()).expect("somebody waits");
+                looked.send(()).expect("the test waits");
                 gate.recv().expect("the gate opens");
                 Ok::<_, SqliteError>((before, count(connection)?))
             };
@@ -436,8 +436,8 @@ async fn a_reader_sees_one_moment_however_often_it_looks() {
     assert_eq!(numbers(&database).await, [1, 2]);
 }
 
-/// More databases than threads: each gets its turn, and one that is held up by its own job
-/// leaves a thread to the others.
+/// More databases than threads: each gets its turn, and a blocked one leaves a thread to the
+/// others.
 #[tokio::test]
 async fn few_threads_write_many_databases() {
     let folders: Vec<_> = (0..20).map(|_| TempDir::new().unwrap()).collect();
@@ -471,10 +471,10 @@ async fn few_threads_write_many_databases() {
     held.await.unwrap().unwrap();
 }
 
-/// Whoever comes just when the last thread goes is not forgotten. The moment is short: it is
-/// looked for at many distances from the end of what came before.
+/// A job submitted while the last writer thread ends is not forgotten. The race is short, so the
+/// test submits jobs at many different times after the previous one.
 #[tokio::test]
-async fn a_thread_that_goes_leaves_nobody_behind() {
+async fn a_job_submitted_while_the_writer_thread_ends_is_run() {
     const TIMES: u32 = 60_000;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("one.sqlite");
@@ -503,5 +503,5 @@ async fn a_thread_that_goes_leaves_nobody_behind() {
         }
         ended.send(()).expect("it is waited for");
     });
-    end.await.expect("nobody waits for a thread that has gone");
+    end.await.expect("every job is run");
 }

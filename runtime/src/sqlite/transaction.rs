@@ -1,4 +1,4 @@
-//! What a job sees of the database: the transaction that it shares with others.
+//! The transaction that the jobs of one commit share, and the limits on their statements.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -7,35 +7,36 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
-use super::SqliteError;
+use super::error::SqliteError;
 
-/// Tables with this prefix are the runtime's.
-const OURS: &str = "brickwork_";
+/// Prefix of the tables that belong to the runtime.
+const RUNTIME_PREFIX: &str = "brickwork_";
 
-/// An open transaction, shared by the jobs of one commit. It derefs to the connection: what
-/// is executed there is part of it.
+/// An open transaction, shared by the jobs of one commit.
+///
+/// It derefs to the connection: statements on it are part of the transaction.
 pub struct Transaction<'a> {
     connection: &'a Connection,
-    fence: &'a Fence,
+    guard: &'a StatementGuard,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(connection: &'a Connection, fence: &'a Fence) -> Self {
-        Self { connection, fence }
+    pub(super) fn new(connection: &'a Connection, guard: &'a StatementGuard) -> Self {
+        Self { connection, guard }
     }
 
-    /// Runs statements of others: they may neither end the transaction nor touch the
-    /// runtime's tables.
-    pub fn fenced<R>(&self, theirs: impl FnOnce(&Connection) -> R) -> R {
-        struct Down<'a>(&'a AtomicBool);
-        impl Drop for Down<'_> {
+    /// Runs statements of a service. SQLite refuses those that end the transaction, open
+    /// another file or touch the runtime's tables.
+    pub fn restricted<R>(&self, work: impl FnOnce(&Connection) -> R) -> R {
+        struct Unrestrict<'a>(&'a AtomicBool);
+        impl Drop for Unrestrict<'_> {
             fn drop(&mut self) {
                 self.0.store(false, Relaxed);
             }
         }
-        self.fence.up.store(true, Relaxed);
-        let _down = Down(&self.fence.up);
-        theirs(self.connection)
+        self.guard.restricted.store(true, Relaxed);
+        let _unrestrict = Unrestrict(&self.guard.restricted);
+        work(self.connection)
     }
 }
 
@@ -47,41 +48,43 @@ impl Deref for Transaction<'_> {
     }
 }
 
-/// Keeps statements of others from what isn't theirs, while it is up; and everybody from a
-/// commit but the one who has the transaction. Once SQLite has rolled that back by itself, each
-/// further statement would be a transaction of its own.
+/// Restricts statements of a service, and allows a commit only to the owner of the transaction.
+///
+/// The second rule covers a rollback by SQLite itself: each later statement would otherwise
+/// commit as a transaction of its own.
 #[derive(Debug, Default)]
-pub(super) struct Fence {
-    up: Arc<AtomicBool>,
-    commits: Arc<AtomicBool>,
+pub(super) struct StatementGuard {
+    restricted: Arc<AtomicBool>,
+    may_commit: Arc<AtomicBool>,
 }
 
-impl Fence {
-    pub(super) fn around(connection: &mut Connection) -> Result<Self, SqliteError> {
-        let fence = Self::default();
-        let commits = fence.commits.clone();
-        connection.commit_hook(Some(move || !commits.load(Relaxed)))?;
-        let up = fence.up.clone();
+impl StatementGuard {
+    pub(super) fn install(connection: &mut Connection) -> Result<Self, SqliteError> {
+        let guard = Self::default();
+        let may_commit = guard.may_commit.clone();
+        connection.commit_hook(Some(move || !may_commit.load(Relaxed)))?;
+        let restricted = guard.restricted.clone();
         connection.authorizer(Some(move |context: AuthContext<'_>| {
-            if up.load(Relaxed) && !is_theirs(&context.action) {
+            if restricted.load(Relaxed) && !is_allowed(&context.action) {
                 Authorization::Deny
             } else {
                 Authorization::Allow
             }
         }))?;
-        Ok(fence)
+        Ok(guard)
     }
 
-    /// Lets through what commits.
-    pub(super) fn open<R>(&self, committing: impl FnOnce() -> R) -> R {
-        self.commits.store(true, Relaxed);
+    /// Runs the statement that commits.
+    pub(super) fn allow_commit<R>(&self, committing: impl FnOnce() -> R) -> R {
+        self.may_commit.store(true, Relaxed);
         let outcome = committing();
-        self.commits.store(false, Relaxed);
+        self.may_commit.store(false, Relaxed);
         outcome
     }
 }
 
-fn is_theirs(action: &AuthAction<'_>) -> bool {
+/// Returns whether a service may run a statement with this action.
+fn is_allowed(action: &AuthAction<'_>) -> bool {
     use AuthAction as A;
     match *action {
         A::Transaction { .. } | A::Savepoint { .. } | A::Attach { .. } | A::Detach { .. } => false,
@@ -94,7 +97,7 @@ fn is_theirs(action: &AuthAction<'_>) -> bool {
         | A::CreateTable { table_name }
         | A::AlterTable { table_name, .. }
         | A::CreateIndex { table_name, .. }
-        | A::CreateTrigger { table_name, .. } => !table_name.starts_with(OURS),
+        | A::CreateTrigger { table_name, .. } => !table_name.starts_with(RUNTIME_PREFIX),
         _ => true,
     }
 }

@@ -1,6 +1,7 @@
-//! The threads that write: few, and shared by all databases of an app.
+//! The writer pool: a few threads that commit for all databases of an app.
 //!
-//! They are the runtime's blocking threads, so that a paused clock of a test waits for them.
+//! The threads are blocking threads of the tokio runtime, so that the paused clock of a test
+//! waits for them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,11 +9,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::database::WriteQueue;
-
-/// Shares threads among databases: at most so many write at the same time.
+/// Shares threads among databases: a limited number of them write at the same time.
 #[derive(Clone)]
 pub struct WriterPool(Arc<Inner>);
+
+/// The pending writes of one database.
+pub(super) trait PendingWrites: Send + Sync {
+    /// Runs one commit. Returns whether more writes are pending.
+    fn commit_group(&self) -> bool;
+
+    /// Fails all pending writes, because no thread will run them.
+    fn abort(&self);
+}
 
 struct Inner {
     runtime: Handle,
@@ -23,12 +31,12 @@ struct Inner {
 #[derive(Default)]
 struct State {
     busy: usize,
-    /// Databases that have something to write and no thread.
-    waiting: VecDeque<Arc<WriteQueue>>,
+    /// Databases with pending writes and no thread.
+    waiting: VecDeque<Arc<dyn PendingWrites>>,
 }
 
 impl WriterPool {
-    /// At most so many threads of the current tokio runtime.
+    /// Creates a pool of at most `threads_max` threads of the current tokio runtime.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -44,74 +52,77 @@ impl WriterPool {
         &self.0.runtime
     }
 
-    /// A database has something to write. It is told once until it has written it all.
-    pub(super) fn schedule(&self, desk: Arc<WriteQueue>) {
+    /// Schedules a database. The caller does not schedule it again before all its writes are
+    /// done.
+    pub(super) fn schedule(&self, database: Arc<dyn PendingWrites>) {
         {
             let mut state = self.0.state.lock();
             if state.busy == self.0.threads_max {
-                state.waiting.push_back(desk);
+                state.waiting.push_back(database);
                 return;
             }
             state.busy += 1;
         }
-        self.start(desk);
+        self.start(database);
     }
 
-    /// A thread that is counted already begins.
-    fn start(&self, desk: Arc<WriteQueue>) {
-        let turns = Turns {
-            writers: self.clone(),
-            desk: Some(desk),
+    /// Starts a thread, which `busy` counts already.
+    fn start(&self, database: Arc<dyn PendingWrites>) {
+        let writer = WriterThread {
+            pool: self.clone(),
+            database: Some(database),
         };
-        self.0.runtime.spawn_blocking(move || turns.run());
+        self.0.runtime.spawn_blocking(move || writer.run());
     }
 }
 
 impl std::fmt::Debug for WriterPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Writers({})", self.0.threads_max)
+        write!(f, "WriterPool({})", self.0.threads_max)
     }
 }
 
-/// One thread's work, as long as there is some.
-struct Turns {
-    writers: WriterPool,
-    desk: Option<Arc<WriteQueue>>,
+/// One thread, which ends when no database waits.
+struct WriterThread {
+    pool: WriterPool,
+    database: Option<Arc<dyn PendingWrites>>,
 }
 
-impl Turns {
+impl WriterThread {
     fn run(mut self) {
-        while let Some(desk) = &self.desk {
-            let more = desk.turn();
-            let mut state = self.writers.0.state.lock();
+        while let Some(database) = &self.database {
+            let more = database.commit_group();
+            let mut state = self.pool.0.state.lock();
             if more && state.waiting.is_empty() {
                 continue;
             }
             if more {
-                state.waiting.extend(self.desk.take());
+                state.waiting.extend(self.database.take());
             }
-            self.desk = state.waiting.pop_front();
-            if self.desk.is_none() {
-                // At once: who comes now must not wait for a thread that has looked already.
+            self.database = state.waiting.pop_front();
+            if self.database.is_none() {
+                // Under the same lock: a database that is scheduled now gets a new thread.
                 state.busy -= 1;
             }
         }
     }
 }
 
-impl Drop for Turns {
-    /// With a database: it panicked, or the runtime has ended and will never run it.
+impl Drop for WriterThread {
+    /// With a database: the commit panicked, or the runtime has ended and never ran it.
     fn drop(&mut self) {
-        let Some(desk) = self.desk.take() else { return };
-        desk.end();
+        let Some(database) = self.database.take() else {
+            return;
+        };
+        database.abort();
         let next = {
-            let mut state = self.writers.0.state.lock();
+            let mut state = self.pool.0.state.lock();
             let next = state.waiting.pop_front();
             state.busy -= usize::from(next.is_none());
             next
         };
         if let Some(next) = next {
-            self.writers.start(next);
+            self.pool.start(next);
         }
     }
 }

@@ -1,20 +1,20 @@
-//! The inbox: which messages are done, with the replies that were given.
+//! The inbox: the ids of messages that are done, with their replies.
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::message::Message;
 use crate::sqlite::SqliteError;
 
-/// What the inbox says of a message.
-pub(super) enum Entry {
-    /// It wasn't done; now it is entered.
+/// The inbox entry of a message.
+pub(crate) enum Entry {
+    /// The message is new, and entered now.
     New,
-    /// It was done before, and answered so.
+    /// The message is done, with the stored reply.
     Done(Option<Vec<u8>>),
 }
 
-/// Enters a message, unless it is there.
-pub(super) fn enter(
+/// Enters a message, unless it is in the inbox.
+pub(crate) fn enter(
     connection: &Connection,
     message: &Message,
     input: &str,
@@ -34,8 +34,8 @@ pub(super) fn enter(
     Ok(Entry::Done(reply.flatten()))
 }
 
-/// Keeps the reply to a message that was entered.
-pub(super) fn keep_reply(
+/// Stores the reply to an entered message.
+pub(crate) fn store_reply(
     connection: &Connection,
     message: &Message,
     input: &str,
@@ -47,7 +47,7 @@ pub(super) fn keep_reply(
     Ok(())
 }
 
-/// When the newest entry was made; `None` if there is none.
+/// Returns the time of the newest entry.
 pub(super) fn last_entry_ms(connection: &Connection) -> rusqlite::Result<Option<u64>> {
     let mut last =
         connection.prepare("SELECT at_ms FROM brickwork_inbox ORDER BY n DESC LIMIT 1")?;
@@ -55,14 +55,14 @@ pub(super) fn last_entry_ms(connection: &Connection) -> rusqlite::Result<Option<
     Ok(last.and_then(|ms| u64::try_from(ms).ok()))
 }
 
-/// So many entries of a clock that was ahead are mended in one go.
-const AHEAD_MAX: u32 = 100_000;
+/// Maximum entries with a future time that one call corrects.
+const FUTURE_MAX: u32 = 100_000;
 
-/// Forgets some of those that were entered before a time; says how many.
+/// Deletes up to `at_most` entries older than `before_ms`, and returns their number.
 ///
-/// They are in order, but for those of a clock that was ahead: these are from now, so that they
-/// don't hold up the others until that time has come.
-pub(super) fn forget(
+/// Entries are deleted in the order of their insertion. An entry with a future time, written
+/// while the clock was ahead, would block those behind it; its time is set to `now_ms`.
+pub(super) fn delete_old(
     connection: &Connection,
     before_ms: u64,
     now_ms: u64,
@@ -76,7 +76,7 @@ pub(super) fn forget(
         connection.execute(
             "UPDATE brickwork_inbox SET at_ms = ?1 WHERE n IN
              (SELECT n FROM brickwork_inbox WHERE at_ms > ?1 LIMIT ?2)",
-            (now_ms as i64, AHEAD_MAX),
+            (now_ms as i64, FUTURE_MAX),
         )?;
     }
     let mut delete = connection.prepare_cached(

@@ -1,18 +1,18 @@
-//! An open store: the database, and what waits in its outbox.
+//! An open store: the database with its outbox and inbox.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::inbox;
-use super::outbox::{Leave, Outbox};
+use super::outbox::{Outbox, Removal};
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::metrics::SharedCounter;
 use crate::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, WriterPool};
 
-/// What the runtime keeps in every store.
-const OURS: &[Migration] = &[Migration::new(
+/// Migrations of the runtime's own tables, which every store has.
+const RUNTIME_TABLES: &[Migration] = &[Migration::new(
     "inbox and outbox",
     "CREATE TABLE brickwork_inbox (
         n INTEGER PRIMARY KEY,
@@ -32,36 +32,36 @@ const OURS: &[Migration] = &[Migration::new(
     ) STRICT;",
 )];
 
-/// A store is small, and there may be many.
+/// Page cache per store: an app may have many stores.
 const CACHE_KIB: u32 = 128;
-/// How long the statements of one transaction may take.
+/// Maximum time for the statements of one transaction.
 const TRANSACTION_MAX: Duration = Duration::from_secs(5);
 
-/// Whose a store is, and what the service wants in it.
+/// The owner of a store, and the migrations of the owner's tables.
 pub(super) struct StoreOwner {
     pub(super) app: Arc<str>,
     pub(super) service: Arc<str>,
     pub(super) migrations: &'static [Migration],
 }
 
-/// An open store. Others can't open it until it is dropped.
+/// An open store. Its lock is held until it is dropped.
 pub(crate) struct OpenStore {
     pub(crate) database: Database,
     pub(crate) outbox: Arc<Outbox>,
-    /// Messages that came again after they were done.
+    /// Redelivered messages that the inbox had.
     pub(crate) repeated: SharedCounter,
-    /// When the inbox was last written to before.
+    /// Time of the newest inbox entry when the store was opened.
     last_entry_ms: Option<u64>,
-    /// How long nobody ran the service before, at most.
-    away_ms: OnceLock<u64>,
+    /// Down-time of the service before it was opened, at most.
+    down_ms: OnceLock<u64>,
     _lock: Lock,
 }
 
 impl OpenStore {
-    /// Blocks its thread.
+    /// Opens and migrates the file. Blocks the thread.
     pub(super) fn open(
         file: &Path,
-        own: &StoreOwner,
+        owner: &StoreOwner,
         writers: &WriterPool,
         lock: Lock,
     ) -> Result<Self, Failure> {
@@ -70,8 +70,11 @@ impl OpenStore {
             steps: steps.to_vec(),
         };
         let schema = Schema {
-            owner: format!("the service {} of the app {}", own.service, own.app),
-            parts: vec![part("brickwork", OURS), part("service", own.migrations)],
+            owner: format!("the service {} of the app {}", owner.service, owner.app),
+            parts: vec![
+                part("brickwork", RUNTIME_TABLES),
+                part("service", owner.migrations),
+            ],
         };
         let options = Options {
             cache_kib: CACHE_KIB,
@@ -79,27 +82,27 @@ impl OpenStore {
             ..Options::default()
         };
         let database = Database::open(file, &schema, options, writers)?;
-        let (waiting, last) = database.look(|connection| {
+        let (waiting, last) = database.read_now(|connection| {
             let sql =
                 "SELECT count(*), coalesce(max(n), 0) FROM brickwork_outbox WHERE refused IS NULL";
             connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))
         })?;
-        let last_entry_ms = database.look(inbox::last_entry_ms)?;
+        let last_entry_ms = database.read_now(inbox::last_entry_ms)?;
         Ok(Self {
             database,
             outbox: Arc::new(Outbox::new(waiting as u64, last)),
             repeated: SharedCounter::default(),
             last_entry_ms,
-            away_ms: OnceLock::new(),
+            down_ms: OnceLock::new(),
             _lock: lock,
         })
     }
 
-    /// Forgets some of the inbox's entries that are older; says how many.
+    /// Deletes up to `at_most` inbox entries older than `older_ms`, and returns their number.
     ///
-    /// Time in which nobody ran the service doesn't count: what it had in hand when it ended
-    /// comes again only when it is back.
-    pub(crate) async fn forget(
+    /// The down-time of the service does not count: messages that were in flight when it
+    /// stopped are redelivered only after it has started again.
+    pub(crate) async fn clean_inbox(
         &self,
         name: &str,
         older_ms: u64,
@@ -107,31 +110,33 @@ impl OpenStore {
         at_most: u32,
     ) -> Result<usize, SqliteError> {
         let last_ms = self.last_entry_ms.unwrap_or(now_ms);
-        let away_ms = *self.away_ms.get_or_init(|| now_ms.saturating_sub(last_ms));
-        let before_ms = now_ms.saturating_sub(older_ms).saturating_sub(away_ms);
-        let forgetting = self.database.write(name, move |tx| {
-            inbox::forget(tx, before_ms, now_ms, at_most)
+        let down_ms = *self.down_ms.get_or_init(|| now_ms.saturating_sub(last_ms));
+        let before_ms = now_ms.saturating_sub(older_ms).saturating_sub(down_ms);
+        let deleting = self.database.write(name, move |tx| {
+            inbox::delete_old(tx, before_ms, now_ms, at_most)
         });
-        forgetting.await
+        deleting.await
     }
 
-    /// The transport has taken these of the outbox over: removes them.
+    /// Deletes confirmed messages from the outbox.
     pub(crate) fn remove(
         &self,
         name: &str,
-        taken: Vec<i64>,
+        confirmed: Vec<i64>,
     ) -> impl Future<Output = Result<(), SqliteError>> + Send + use<> {
-        self.outbox.leave(&self.database, name, Leave::Taken(taken))
+        let removal = Removal::Confirmed(confirmed);
+        self.outbox.remove(&self.database, name, removal)
     }
 
-    /// A message of the outbox can't be published, ever: it stays, and holds up no other.
+    /// Marks a message as refused, because the transport can never publish it. It stays in
+    /// the file and no longer counts as waiting.
     pub(crate) fn refuse(
         &self,
         name: &str,
         n: i64,
         why: String,
     ) -> impl Future<Output = Result<(), SqliteError>> + Send + use<> {
-        self.outbox
-            .leave(&self.database, name, Leave::Refused(n, why))
+        let removal = Removal::Refused(n, why);
+        self.outbox.remove(&self.database, name, removal)
     }
 }

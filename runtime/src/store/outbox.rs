@@ -1,11 +1,11 @@
-//! The outbox: what was emitted and not yet taken over by the transport.
+//! The outbox: emitted messages that the transport has not yet confirmed.
 //!
-//! It is in the database; what was committed lately is also here, so that the relay needn't
-//! read it again. What is here is bounded: of more, the relay learns that it is behind.
+//! All of them are in the database. The newest are also kept in memory, up to a limit, so that
+//! the relay need not read them again; beyond the limit the relay reads the database.
 //!
-//! What is in the database is bounded, too: above its high-water mark the sources of the app
-//! wait, as for a queue, and when it is full, no message may add to it
-//! ([`Outbox::is_full`]).
+//! The number of messages in the database is bounded too. Above the high-water mark the
+//! sources of the app pause, as for a queue. When the outbox is full, a message that would
+//! emit into it is deferred ([`Outbox::is_full`]).
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -22,29 +22,29 @@ use crate::message::Message;
 use crate::sqlite::{Database, Job, SqliteError, Transaction};
 use crate::transport::{Backpressure, DepthGauge, Outgoing};
 
-/// So many are kept here as well as in the database.
-const FRESH_MAX: usize = 1024;
+/// Maximum messages kept in memory.
+const RECENT_MAX: usize = 1024;
 
-/// With more than so many in it, sources wait until it has halved.
+/// Above this number of messages, sources pause until half of them are gone.
 const HIGH_WATER: u64 = 10_000;
-/// With more than so many, it is full until it has halved: they may come from elsewhere than
-/// from sources of this app.
+/// Above this number of messages, the outbox is full until half of them are gone. Pausing the
+/// app's sources is not enough: messages may come from other apps.
 const FULL: u64 = 2 * HIGH_WATER;
 
 /// One message in the outbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
-    /// Its place in the order in which they were committed.
+    /// Number in the order of commits.
     pub(crate) n: i64,
-    /// The output that it was emitted on.
+    /// Name of its output.
     pub(crate) output: Box<str>,
     pub(crate) message: Message,
-    /// When it is to be delivered, if later.
+    /// Due time of a delayed message.
     pub(crate) due_ms: Option<u64>,
 }
 
 impl Row {
-    /// As it is published now.
+    /// Returns the message to publish, with the rest of its delay.
     pub(crate) fn outgoing(&self, now_ms: u64) -> Outgoing {
         let delay = self.due_ms.map_or(0, |due| due.saturating_sub(now_ms));
         Outgoing {
@@ -54,8 +54,8 @@ impl Row {
         }
     }
 
-    /// Writes it and says which place it got.
-    pub(super) fn insert(
+    /// Inserts a message into the outbox table.
+    pub(crate) fn insert(
         connection: &Connection,
         output: &str,
         message: &Message,
@@ -75,22 +75,23 @@ impl Row {
     }
 }
 
-/// What the writer and the relay of one store share.
+/// State that the writer and the relay of one store share.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// How many are in the database.
+    /// Messages in the database that are not refused.
     waiting: AtomicU64,
     full: AtomicBool,
-    /// Makes the app's sources wait; set once, when it is open.
+    /// Reports the number to the app's backpressure; set once, after opening.
     gauge: OnceLock<DepthGauge>,
-    more: Notify,
+    committed: Notify,
 }
 
 struct State {
-    fresh: VecDeque<Row>,
-    /// The last that was committed.
+    /// The newest committed messages, unless `behind`.
+    recent: VecDeque<Row>,
+    /// Number of the last committed message.
     last: i64,
-    /// There are some that aren't in `fresh`.
+    /// The database has messages to publish that `recent` does not have.
     behind: bool,
 }
 
@@ -98,76 +99,75 @@ impl Outbox {
     pub(super) fn new(waiting: u64, last: i64) -> Self {
         Self {
             state: Mutex::new(State {
-                fresh: VecDeque::new(),
+                recent: VecDeque::new(),
                 last,
                 behind: waiting > 0,
             }),
             waiting: AtomicU64::new(waiting),
             full: AtomicBool::new(waiting > FULL),
             gauge: OnceLock::new(),
-            more: Notify::new(),
+            committed: Notify::new(),
         }
     }
 
-    /// How many wait for the transport.
+    /// Returns the number of messages that wait for the transport.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.load(Relaxed)
     }
 
-    /// From now on it makes the sources of the app wait when it holds much. To be called
-    /// before anything is written.
-    pub(crate) fn press(&self, pressure: &Arc<Backpressure>) {
+    /// Connects the outbox to the app's backpressure. Call before the first write.
+    pub(crate) fn connect(&self, pressure: &Arc<Backpressure>) {
         self.gauge.get_or_init(|| pressure.gauge(HIGH_WATER));
-        self.measure();
+        self.update_limits();
     }
 
-    /// Whether it takes no more, until it has halved: what would emit must come again later.
+    /// Returns whether the outbox is full: a message that would emit must be deferred.
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Relaxed)
     }
 
-    /// After each change. Those that change it are told of one after the other, by the
-    /// database.
-    fn measure(&self) {
+    /// Updates `full` and the backpressure after a change of `waiting`. The writer thread
+    /// reports changes one after the other.
+    fn update_limits(&self) {
         let waiting = self.waiting();
-        let most = if self.is_full() { FULL / 2 } else { FULL };
-        self.full.store(waiting > most, Relaxed);
+        let limit = if self.is_full() { FULL / 2 } else { FULL };
+        self.full.store(waiting > limit, Relaxed);
         if let Some(gauge) = self.gauge.get() {
             gauge.update(waiting);
         }
     }
 
-    /// These were committed, after all that were before.
-    pub(super) fn committed(&self, rows: Vec<Row>) {
+    /// Adds committed rows, in the order of their commits.
+    pub(crate) fn add_committed(&self, rows: Vec<Row>) {
         let Some(last) = rows.last().map(|row| row.n) else {
             return;
         };
         self.waiting.fetch_add(rows.len() as u64, Relaxed);
-        self.measure();
+        self.update_limits();
         let mut state = self.state.lock();
         state.last = last;
-        if !state.behind && state.fresh.len() + rows.len() <= FRESH_MAX {
-            state.fresh.extend(rows);
+        if !state.behind && state.recent.len() + rows.len() <= RECENT_MAX {
+            state.recent.extend(rows);
         } else {
             state.behind = true;
         }
         drop(state);
-        self.more.notify_one();
+        self.committed.notify_one();
     }
 
-    /// Some may have come since this was called last.
+    /// Resolves when messages may have been committed since the last call.
     pub(crate) async fn more(&self) {
-        self.more.notified().await;
+        self.committed.notified().await;
     }
 
-    /// Begins anew after this place, with what the database has.
+    /// Discards the memory: the relay starts again with the first message of the database.
     pub(crate) fn rewind(&self) {
         let mut state = self.state.lock();
-        state.fresh.clear();
+        state.recent.clear();
         state.behind = self.waiting() > 0;
     }
 
-    /// The next ones after `after`, in order; none if there are none.
+    /// Returns up to `at_most` messages after the number `after`, in order.
     pub(crate) async fn next(
         &self,
         database: &Database,
@@ -180,13 +180,13 @@ impl Outbox {
             let last;
             {
                 let mut state = self.state.lock();
-                // Those that were read from the database needn't come a second time.
-                while state.fresh.front().is_some_and(|row| row.n <= after) {
-                    state.fresh.pop_front();
+                // Messages up to `after` were read from the database already.
+                while state.recent.front().is_some_and(|row| row.n <= after) {
+                    state.recent.pop_front();
                 }
-                if !state.fresh.is_empty() {
-                    let count = state.fresh.len().min(at_most);
-                    return Ok(state.fresh.drain(..count).collect());
+                if !state.recent.is_empty() {
+                    let count = state.recent.len().min(at_most);
+                    return Ok(state.recent.drain(..count).collect());
                 }
                 if !state.behind {
                     return Ok(Vec::new());
@@ -201,14 +201,13 @@ impl Outbox {
             if !read.is_empty() {
                 return Ok(read);
             }
-            // Nothing is left of what was committed before this look; of what came since,
-            // the next one tells.
+            // Nothing is left of the messages that were committed before this read.
             after = last;
         }
     }
 
-    /// Those of one output that are behind the first place and not behind the second, in
-    /// order.
+    /// Returns up to `at_most` messages of one output with numbers after `after` and up to
+    /// `until`, in order.
     pub(crate) async fn of_output(
         &self,
         database: &Database,
@@ -229,59 +228,60 @@ impl Outbox {
         reading.await
     }
 
-    /// These leave it; resolves when they have left for good. They do, and are no longer
-    /// counted, also if the future is dropped.
-    pub(crate) fn leave(
+    /// Removes messages; resolves after the commit. Dropping the future does not cancel the
+    /// removal.
+    pub(super) fn remove(
         self: &Arc<Self>,
         database: &Database,
         name: &str,
-        leave: Leave,
+        removal: Removal,
     ) -> impl Future<Output = Result<(), SqliteError>> + Send + use<> {
-        let (waiter, left) = oneshot::channel();
-        database.submit(Box::new(Leaving {
+        let (waiter, removed) = oneshot::channel();
+        database.submit(Box::new(RemoveJob {
             outbox: self.clone(),
             name: name.into(),
-            leave,
+            removal,
             count: 0,
             waiter,
         }));
-        async move { left.await.unwrap_or(Err(SqliteError::Closed)) }
+        async move { removed.await.unwrap_or(Err(SqliteError::Closed)) }
     }
 }
 
-/// What the relay is no longer to publish.
-pub(crate) enum Leave {
-    /// The transport has taken these over.
-    Taken(Vec<i64>),
-    /// It can never take this one: it stays in the file, and holds up no other.
+/// Messages that the relay must not publish again, by number.
+pub(super) enum Removal {
+    /// Confirmed messages are deleted.
+    Confirmed(Vec<i64>),
+    /// A message that the transport can never publish stays in the file, with the reason.
     Refused(i64, String),
 }
 
-/// The job of those that leave: it counts them itself, since whoever waits may be gone.
-struct Leaving {
+/// The database job of a removal. It updates the count itself, because the waiting future may
+/// be dropped.
+struct RemoveJob {
     outbox: Arc<Outbox>,
     name: Box<str>,
-    leave: Leave,
+    removal: Removal,
     count: u64,
     waiter: oneshot::Sender<Result<(), SqliteError>>,
 }
 
-impl Job for Leaving {
+impl Job for RemoveJob {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn run(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
-        self.count = match &self.leave {
-            Leave::Taken(taken) => {
+        self.count = match &self.removal {
+            Removal::Confirmed(confirmed) => {
                 let mut delete = tx.prepare_cached("DELETE FROM brickwork_outbox WHERE n = ?1")?;
                 let mut removed = 0;
-                for n in taken {
+                for n in confirmed {
                     removed += delete.execute([n])? as u64;
                 }
                 removed
             }
-            Leave::Refused(n, why) => {
+            Removal::Refused(n, why) => {
                 let mut mark = tx.prepare_cached(
                     "UPDATE brickwork_outbox SET refused = ?2 WHERE n = ?1 AND refused IS NULL",
                 )?;
@@ -294,9 +294,9 @@ impl Job for Leaving {
     fn done(self: Box<Self>, outcome: Result<(), SqliteError>) {
         if outcome.is_ok() {
             self.outbox.waiting.fetch_sub(self.count, Relaxed);
-            self.outbox.measure();
+            self.outbox.update_limits();
         }
-        // The relay may have begun anew.
+        // The relay may have started again, and no longer wait.
         let _gone = self.waiter.send(outcome);
     }
 }

@@ -1,4 +1,4 @@
-//! Where the stores of an app are, and who has them.
+//! The stores of an app: their files, and the lock of each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,25 +10,25 @@ use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::sqlite::{Migration, WriterPool};
 
-/// So many stores write at the same time: each waits for the disk most of the time.
-const THREADS: usize = 4;
+/// Maximum stores that write at the same time. A writer mostly waits for the disk.
+const WRITER_THREADS: usize = 4;
 
-/// The stores of an app's services: a file each, in its data folder.
+/// The stores of an app's services, one file each in the app's data folder.
 pub(crate) struct Stores {
     app: Arc<str>,
     folder: PathBuf,
     writers: WriterPool,
 }
 
-/// A process that has just ended, or somebody who looks, may need a moment to be gone.
-const GONE_WAIT: Duration = Duration::from_secs(2);
+/// Wait for the lock of a process that is ending, or that only reads the store.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The lock of a service's store, in an app's data folder.
+/// Returns the lock file of a service's store.
 pub(crate) fn lock_file(data: &Path, service: &str) -> PathBuf {
     folder(data).join(format!("{service}.lock"))
 }
 
-/// The file of a service's store, in an app's data folder.
+/// Returns the database file of a service's store.
 pub(crate) fn file(data: &Path, service: &str) -> PathBuf {
     folder(data).join(format!("{service}.sqlite"))
 }
@@ -38,21 +38,23 @@ fn folder(data: &Path) -> PathBuf {
 }
 
 impl Stores {
+    /// Returns the stores in an app's data folder.
+    ///
     /// # Panics
     /// Outside a tokio runtime.
     pub(crate) fn new(app: Arc<str>, data: &Path) -> Arc<Self> {
         Arc::new(Self {
             app,
             folder: folder(data),
-            writers: WriterPool::new(THREADS),
+            writers: WriterPool::new(WRITER_THREADS),
         })
     }
 
-    /// Opens the store of a service, and makes it what the service expects.
+    /// Opens the store of a service and migrates it.
     ///
     /// # Errors
-    /// Another process has it, it is somebody else's, or can't be used: the text says which
-    /// file and what to do.
+    /// Another process has the store open, it belongs to another service or app, or it can't
+    /// be used. The text names the file and the remedy.
     pub(crate) async fn open(
         &self,
         service: &str,
@@ -60,22 +62,22 @@ impl Stores {
     ) -> Result<OpenStore, Failure> {
         let file = self.folder.join(format!("{service}.sqlite"));
         let lock = self.folder.join(format!("{service}.lock"));
-        let own = StoreOwner {
+        let owner = StoreOwner {
             app: self.app.clone(),
             service: service.into(),
             migrations,
         };
         let writers = self.writers.clone();
         std::fs::create_dir_all(&self.folder)?;
-        let taken = |owner: &str| {
+        let locked = |owner: &str| {
             let file = file.display();
             format!(
                 "{owner} has the store {file}: one process at a time runs a service with a store"
             )
         };
-        let lock = Lock::wait(&lock, GONE_WAIT, taken).await?;
+        let lock = Lock::wait(&lock, LOCK_WAIT, locked).await?;
         let opening =
-            tokio::task::spawn_blocking(move || OpenStore::open(&file, &own, &writers, lock));
+            tokio::task::spawn_blocking(move || OpenStore::open(&file, &owner, &writers, lock));
         opening.await?
     }
 }

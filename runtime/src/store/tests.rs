@@ -1,4 +1,4 @@
-//! Who may open which store, and what is counted in it.
+//! Ownership of stores, and the limits of the outbox.
 
 use tempfile::TempDir;
 
@@ -14,18 +14,18 @@ fn stores(folder: &TempDir, app: &str) -> std::sync::Arc<Stores> {
     Stores::new(app.into(), folder.path())
 }
 
-fn refused(opened: Result<super::OpenStore, Failure>) -> String {
+fn open_error(opened: Result<super::OpenStore, Failure>) -> String {
     match opened {
-        Ok(_) => panic!("it is opened"),
+        Ok(_) => panic!("the store is opened"),
         Err(failure) => failure.text().to_owned(),
     }
 }
 
 #[tokio::test]
-async fn a_store_is_open_once() {
+async fn a_store_is_opened_once_at_a_time() {
     let folder = TempDir::new().unwrap();
     let first = stores(&folder, "shop").open("till", STEPS).await.unwrap();
-    let again = refused(stores(&folder, "shop").open("till", STEPS).await);
+    let again = open_error(stores(&folder, "shop").open("till", STEPS).await);
     let us = format!("process {}", std::process::id());
     assert!(
         again.contains(&us) && again.contains("till.sqlite"),
@@ -35,15 +35,14 @@ async fn a_store_is_open_once() {
     stores(&folder, "shop").open("till", STEPS).await.unwrap();
 }
 
-/// Neither by another service, whose label got its file, nor by another app that was given
-/// the same data folder.
+/// Another app may get the same data folder, and another service the same file.
 #[tokio::test]
-async fn a_store_is_opened_for_its_own_service_alone() {
+async fn a_store_is_opened_only_for_its_own_service_and_app() {
     let folder = TempDir::new().unwrap();
     let first = stores(&folder, "shop").open("till", STEPS).await.unwrap();
     first.database.close().await;
     drop(first);
-    let other = refused(stores(&folder, "bank").open("till", STEPS).await);
+    let other = open_error(stores(&folder, "bank").open("till", STEPS).await);
     for part in [
         "till.sqlite",
         "the service till of the app shop",
@@ -53,16 +52,15 @@ async fn a_store_is_opened_for_its_own_service_alone() {
     }
     let files = folder.path().join("stores");
     std::fs::copy(files.join("till.sqlite"), files.join("stock.sqlite")).unwrap();
-    let other = refused(stores(&folder, "shop").open("stock", STEPS).await);
+    let other = open_error(stores(&folder, "shop").open("stock", STEPS).await);
     assert!(
         other.contains("the service till of the app shop"),
         "{other}"
     );
 }
 
-/// A service can't come to another one's tables by SQL, either.
 #[tokio::test]
-async fn no_statement_opens_another_file() {
+async fn sql_can_not_open_the_store_of_another_service() {
     let folder = TempDir::new().unwrap();
     let till = stores(&folder, "shop").open("till", STEPS).await.unwrap();
     let stock = stores(&folder, "shop").open("stock", STEPS).await.unwrap();
@@ -74,11 +72,11 @@ async fn no_statement_opens_another_file() {
             Ok::<_, Failure>(())
         })
         .await;
-    let text = attach.expect_err("it is refused").text().to_owned();
+    let text = attach.expect_err("ATTACH is refused").text().to_owned();
     assert!(text.contains("attached"), "{text}");
 }
 
-/// Puts so many messages into the outbox; says their places.
+/// Adds messages to the outbox and returns their numbers.
 async fn emit(opened: &super::OpenStore, count: usize) -> Vec<i64> {
     let emits = opened.database.write("till", move |tx| {
         let message = Message::from(Envelope::new("paid", "1"));
@@ -86,39 +84,38 @@ async fn emit(opened: &super::OpenStore, count: usize) -> Vec<i64> {
         rows.collect::<Result<Vec<Row>, SqliteError>>()
     });
     let rows = emits.await.unwrap();
-    let places = rows.iter().map(|row| row.n).collect();
-    opened.outbox.committed(rows);
-    places
+    let numbers = rows.iter().map(|row| row.n).collect();
+    opened.outbox.add_committed(rows);
+    numbers
 }
 
-/// The relay may have failed meanwhile, and begun anew.
 #[tokio::test]
-async fn what_leaves_an_outbox_is_no_longer_counted_although_nobody_waits_for_it() {
+async fn a_removal_is_counted_once_even_if_its_future_is_dropped() {
     let folder = TempDir::new().unwrap();
     let till = stores(&folder, "shop").open("till", STEPS).await.unwrap();
-    let places = emit(&till, 3).await;
+    let numbers = emit(&till, 3).await;
     assert_eq!(till.outbox.waiting(), 3);
-    drop(till.remove("till", places[..1].to_vec()));
-    drop(till.refuse("till", places[1], "it can't be".to_owned()));
-    // Jobs are done in their order; those that are gone aren't counted a second time.
-    till.remove("till", places[..1].to_vec()).await.unwrap();
-    let again = till.refuse("till", places[1], "it can't be".to_owned());
+    drop(till.remove("till", numbers[..1].to_vec()));
+    drop(till.refuse("till", numbers[1], "too large".to_owned()));
+    // Jobs run in order. A second removal of the same message does not count.
+    till.remove("till", numbers[..1].to_vec()).await.unwrap();
+    let again = till.refuse("till", numbers[1], "too large".to_owned());
     again.await.unwrap();
     assert_eq!(till.outbox.waiting(), 1);
 }
 
 #[tokio::test]
-async fn sources_wait_for_an_outbox_that_holds_much_and_a_full_one_takes_no_more() {
+async fn sources_pause_above_the_high_water_mark_and_a_full_outbox_defers_messages() {
     let folder = TempDir::new().unwrap();
     let pressure = std::sync::Arc::new(Backpressure::default());
     let till = stores(&folder, "shop").open("till", STEPS).await.unwrap();
-    till.outbox.press(&pressure);
+    till.outbox.connect(&pressure);
     let state = || (pressure.is_high(), till.outbox.is_full());
-    let mut places = emit(&till, 10_000).await;
+    let mut numbers = emit(&till, 10_000).await;
     assert_eq!(state(), (false, false));
-    places.extend(emit(&till, 1).await);
+    numbers.extend(emit(&till, 1).await);
     assert_eq!(state(), (true, false));
-    places.extend(emit(&till, 10_000).await);
+    numbers.extend(emit(&till, 10_000).await);
     assert_eq!(state(), (true, true));
     for (left, state_then) in [
         (10_001, (true, true)),
@@ -126,16 +123,19 @@ async fn sources_wait_for_an_outbox_that_holds_much_and_a_full_one_takes_no_more
         (5_001, (true, false)),
         (5_000, (false, false)),
     ] {
-        let leaving = places.split_off(left);
-        till.remove("till", leaving).await.unwrap();
+        let confirmed = numbers.split_off(left);
+        till.remove("till", confirmed).await.unwrap();
         assert_eq!(state(), state_then, "{left} are left");
     }
-    // What is in it when it is opened counts as well.
+    // Messages from before the opening count as well.
     emit(&till, 5_001).await;
     till.database.close().await;
     drop(till);
-    assert!(!pressure.is_high(), "one that is closed presses nobody");
+    assert!(
+        !pressure.is_high(),
+        "a closed outbox causes no backpressure"
+    );
     let till = stores(&folder, "shop").open("till", STEPS).await.unwrap();
-    till.outbox.press(&pressure);
+    till.outbox.connect(&pressure);
     assert!(pressure.is_high());
 }

@@ -373,7 +373,7 @@ impl ProcessTask {
         self.answer_starts();
         let service = &self.hosted.label;
         self.hosted.note(Cause::Process, &why);
-        if !self.hosted.env().charge(Cause::Process, &why) {
+        if !self.hosted.env().record_failure(Cause::Process, &why) {
             // The service gives up: `next_event` returns `Event::GaveUp`.
             warn!(%service, why, "child process failed");
             return;

@@ -269,7 +269,7 @@ impl ServiceTask {
                     // A blocked thread is handled by the stop that follows.
                     drained = timeout_at(by + PATIENCE, actor.send(Drain(by))) => drained.is_ok(),
                     // The thread was replaced: nothing is in flight any more.
-                    () = env.fenced() => true,
+                    () = env.revoked() => true,
                 };
                 let _gone = done.send(responsive);
             });
@@ -301,15 +301,15 @@ impl ServiceTask {
                 answer.ok().and_then(Result::ok)
             }
             // The thread was replaced.
-            () = env.fenced() => None,
+            () = env.revoked() => None,
         };
         if let Some(graceful) = graceful {
             stopped = graceful;
             stopped.abandoned = env.abandoned();
             return stopped;
         }
-        for (in_flight, delivery) in env.fence() {
-            stopped.given_back += usize::from(in_flight.is_none());
+        for (in_flight, delivery) in env.revoke() {
+            stopped.requeued += usize::from(in_flight.is_none());
             delivery.nack_requeue();
         }
         stopped.abandoned = env.abandoned();
@@ -334,7 +334,7 @@ impl ServiceTask {
             // trials requeues them.
             return;
         };
-        if *run.env.pulse.ended.borrow() {
+        if *run.env.liveness.ended.borrow() {
             // A service that has reached its end does not start again.
             return;
         }
@@ -371,7 +371,7 @@ impl ServiceTask {
     async fn on_give_up(&mut self, why: String) {
         let epoch = self.epoch.get();
         let stopped = self.stop_run(Instant::now() + self.stop_within).await;
-        self.start_at = give_up(&self.hosted, &self.parent, epoch, why, stopped.given_back);
+        self.start_at = give_up(&self.hosted, &self.parent, epoch, why, stopped.requeued);
         // The app may stop before the next run starts: that stop reports these.
         self.unreported.abandoned.extend(stopped.abandoned);
     }

@@ -44,7 +44,7 @@ fn a_run_that_started_since_continues_when_the_thread_of_an_earlier_run_is_repla
             tokio::task::yield_now().await;
         }
         let before = hosted.env();
-        drop(before.fence());
+        drop(before.revoke());
         first.await;
         service.stop(Instant::now()).await;
         // The start command reaches the supervisor before the notice.

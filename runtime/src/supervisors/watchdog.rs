@@ -88,7 +88,7 @@ async fn replace_thread(
     for service in services.iter().filter(|s| s.hosted.worker == worker) {
         let env = service.hosted.env();
         let blocks = service.hosted.number == running.service;
-        let seized = env.fence();
+        let seized = env.revoke();
         let notice = if blocks {
             error!(
                 service = %env.label, worker, instance = running.instance,

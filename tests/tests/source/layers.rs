@@ -25,7 +25,10 @@ const RUNTIME: Layers = Layers {
             "failure",
             "id",
             "lock",
+            "log_throttle",
             "names",
+            "panic",
+            "position",
             "process",
             "rate_limit",
             "redact",
@@ -36,7 +39,7 @@ const RUNTIME: Layers = Layers {
         &["dead_letter", "envelope_json"],
         &["delivery", "log", "metrics", "supervision"],
         &["sqlite", "transport"],
-        &["dead_letters", "store"],
+        &["dead_letters", "settings", "store"],
         &["service"],
         &["message_trace", "prelude"],
         &["host"],
@@ -46,15 +49,7 @@ const RUNTIME: Layers = Layers {
         &["manifest"],
         &["cli", "testing"],
     ],
-    exceptions: &[
-        ("admin", "app"),
-        ("log", "app"),
-        ("metrics", "app"),
-        ("service", "host"),
-        ("sqlite", "host"),
-        ("store", "host"),
-        ("store", "service"),
-    ],
+    exceptions: &[("admin", "app"), ("log", "app"), ("metrics", "app")],
 };
 
 const BRIDGES: Layers = Layers {

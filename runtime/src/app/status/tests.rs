@@ -33,14 +33,14 @@ async fn an_app_is_ready_when_everything_in_it_is_and_says_what_is_in_the_way() 
     assert_eq!(fake.view.readiness(), (true, vec![]));
 
     let stock = &fake.view.services[1].env();
-    stock.pulse.consuming.send_replace(0);
+    stock.liveness.consuming.send_replace(0);
     stock.meters.restarted(Cause::Bridge);
     stock.state.failed(failure("bridge", "the queue is gone"));
     assert_eq!(
         reasons(&fake),
         ["service stock consumes 0 of its 1 inputs; last failure (bridge): the queue is gone"]
     );
-    stock.pulse.ready.store(0, Relaxed);
+    stock.liveness.ready.store(0, Relaxed);
     assert!(reasons(&fake)[0].starts_with("service stock has none of its 2 instances ready"));
 
     fake.all_ready();
@@ -53,9 +53,9 @@ async fn a_source_that_has_ended_and_a_service_that_pauses_leave_the_app_ready()
     let fake = app().await;
     fake.all_ready();
     let intake = &fake.view.services[0];
-    intake.env().pulse.ready.store(0, Relaxed);
+    intake.env().liveness.ready.store(0, Relaxed);
     assert!(!fake.view.readiness().0);
-    intake.env().pulse.ended.send_replace(true);
+    intake.env().liveness.ended.send_replace(true);
     assert_eq!(intake.state(), State::Ended);
     let local = tokio::task::LocalSet::new();
     let stock = &fake.view.services[1];
@@ -110,7 +110,11 @@ async fn depths_are_what_the_transport_says_and_full_queues_pause_running_source
     );
     assert!(fake.pressure.is_high());
     assert_eq!(fake.view.sources_paused(), 1);
-    fake.view.services[0].env().pulse.ended.send_replace(true);
+    fake.view.services[0]
+        .env()
+        .liveness
+        .ended
+        .send_replace(true);
     assert_eq!(
         fake.view.sources_paused(),
         0,

@@ -1,27 +1,26 @@
-//! A bounded queue from which free instances pull.
+//! The mailbox: a bounded queue from which free instances pull.
 //!
-//! Owns the bound, fairness among waiting instances, pause and close. It can be
-//! reached from any thread. A wake that goes to an instance which does not use it is
-//! passed on, so none is lost.
+//! Owns the bound, the order of waiting instances, pause and close. Any thread may use it. An
+//! instance that is woken and does not pull passes the wake-up on, so that none is lost.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use super::sync::Mutex;
 
-/// The queue, shared by bridges that push and instances that pull.
+/// A queue that bridges push to and instances pull from.
 pub(crate) struct Mailbox<T>(Mutex<State<T>>);
 
 struct State<T> {
     queue: VecDeque<T>,
     capacity: usize,
-    /// Instances that wait, oldest first; stale entries are skipped.
+    /// Slots of waiting instances, the longest wait first; stale entries are skipped.
     idle: VecDeque<usize>,
-    /// A slot for each instance.
+    /// One slot per instance.
     slots: Vec<Slot>,
-    /// Bridges that wait for room.
+    /// Wakers of bridges that wait for room.
     pushers: Vec<Waker>,
-    /// Instances from this number on are to go.
+    /// Instances with this number or a higher one retire.
     limit: usize,
     paused: bool,
     closed: bool,
@@ -30,19 +29,19 @@ struct State<T> {
 #[derive(Default)]
 struct Slot {
     waiting: bool,
-    /// Its number stands in `idle`.
+    /// `idle` has an entry for this slot.
     queued: bool,
     waker: Option<Waker>,
 }
 
-/// What a pull gave.
+/// The result of a pull.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pulled<T> {
-    /// The next one.
+    /// The next item.
     Item(T),
-    /// There will be no more.
+    /// The mailbox is closed: no more items follow.
     Closed,
-    /// The instance of this slot is to go; the others go on.
+    /// The instance of this slot retires.
     Retired,
 }
 
@@ -96,7 +95,7 @@ impl<T> State<T> {
             return None;
         }
         let item = self.queue.pop_front()?;
-        // Bridges push in groups: wake them when there is room for one, not for each.
+        // Bridges push groups: wake them when half of the mailbox is free, not at each item.
         if !self.pushers.is_empty() && self.queue.len() <= self.capacity / 2 {
             self.wake_pushers();
         }
@@ -105,7 +104,7 @@ impl<T> State<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// A mailbox for up to `capacity` items.
+    /// Creates a mailbox for `capacity` items, at least one.
     pub(crate) fn new(capacity: usize) -> Self {
         Self(Mutex::new(State {
             queue: VecDeque::new(),
@@ -119,23 +118,23 @@ impl<T> Mailbox<T> {
         }))
     }
 
-    /// How many items wait.
+    /// Returns the number of waiting items.
     pub(crate) fn len(&self) -> usize {
         self.0.lock().queue.len()
     }
 
-    /// How many items wait, and something of the oldest.
-    pub(crate) fn look<R>(&self, of: impl FnOnce(&T) -> R) -> (usize, Option<R>) {
+    /// Returns the number of waiting items, and a value from the oldest one.
+    pub(crate) fn oldest<R>(&self, value: impl FnOnce(&T) -> R) -> (usize, Option<R>) {
         let state = self.0.lock();
-        (state.queue.len(), state.queue.front().map(of))
+        (state.queue.len(), state.queue.front().map(value))
     }
 
-    /// Looks at all items, the oldest first.
-    pub(crate) fn each(&self, look: impl FnMut(&T)) {
-        self.0.lock().queue.iter().for_each(look);
+    /// Visits all items, the oldest first.
+    pub(crate) fn each(&self, visit: impl FnMut(&T)) {
+        self.0.lock().queue.iter().for_each(visit);
     }
 
-    /// Waits for room and says how much there is; none if it has closed.
+    /// Waits for room and returns it; 0 if the mailbox is closed.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
         let mut state = self.0.lock();
         if state.closed {
@@ -149,8 +148,8 @@ impl<T> Mailbox<T> {
         Poll::Pending
     }
 
-    /// Moves items from the front of `from` into the mailbox; ready when all are in,
-    /// or when it has closed (what is left in `from` stays there).
+    /// Moves items from the front of `from` into the mailbox. Ready when all are moved, or when
+    /// the mailbox is closed; then the rest stays in `from`.
     pub(crate) fn poll_push(&self, cx: &mut Context<'_>, from: &mut VecDeque<T>) -> Poll<()> {
         let mut state = self.0.lock();
         if state.closed {
@@ -172,7 +171,7 @@ impl<T> Mailbox<T> {
         Poll::Pending
     }
 
-    /// Takes the next item for the instance of a slot.
+    /// Pulls the next item for the instance of a slot.
     pub(crate) fn poll_pull(&self, cx: &mut Context<'_>, number: usize) -> Poll<Pulled<T>> {
         let mut state = self.0.lock();
         if state.closed {
@@ -206,12 +205,12 @@ impl<T> Mailbox<T> {
         Poll::Pending
     }
 
-    /// Puts an item back that was pulled and isn't wanted yet: it is the next one again.
-    /// Given back, if it has closed meanwhile.
+    /// Puts a pulled item back: it is the next one again. Drops it if the mailbox is closed; a
+    /// dropped delivery is requeued.
     pub(crate) fn put_back(&self, item: T) {
         let mut state = self.0.lock();
         if state.closed {
-            // Dropped outside of the lock: it may come back here.
+            // The item is dropped outside of the lock: its drop may call the mailbox.
             drop(state);
             return;
         }
@@ -221,7 +220,7 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Takes the next item now, if there is one and it is wanted.
+    /// Pulls the next item if there is one and `wanted` accepts it.
     pub(crate) fn pull_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut state = self.0.lock();
         if !state.closed && state.queue.front().is_some_and(wanted) {
@@ -231,8 +230,8 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Says that the instance of a slot has other things to do, or is gone: a wake that
-    /// it got goes to another one.
+    /// Passes a wake-up on to another instance, because the one of this slot has other work or
+    /// is gone.
     pub(crate) fn pass_on(&self, number: usize, gone: bool) {
         let mut state = self.0.lock();
         if let Some(slot) = state.slots.get_mut(number) {
@@ -246,12 +245,12 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Gives nothing out until it is resumed.
+    /// Stops pulls until [`resume`](Self::resume).
     pub(crate) fn pause(&self) {
         self.0.lock().paused = true;
     }
 
-    /// Gives out again.
+    /// Allows pulls again.
     pub(crate) fn resume(&self) {
         let mut state = self.0.lock();
         if std::mem::take(&mut state.paused) {
@@ -262,8 +261,8 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Instances from this number on are to go, those below may pull. A wake that one of
-    /// them got goes to another one when it says [`pass_on`](Self::pass_on).
+    /// Retires the instances with this number or a higher one; the others may pull. A retiring
+    /// instance calls [`pass_on`](Self::pass_on), so that its wake-up is not lost.
     pub(crate) fn limit(&self, limit: usize) {
         let mut state = self.0.lock();
         state.limit = limit;
@@ -277,13 +276,13 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// How many entries there are in the list of who waits.
+    /// Returns the number of entries in `idle`.
     #[cfg(test)]
     pub(crate) fn idle_entries(&self) -> usize {
         self.0.lock().idle.len()
     }
 
-    /// Closes it for good and returns what was in it.
+    /// Closes the mailbox for good and returns the waiting items.
     pub(crate) fn close(&self) -> VecDeque<T> {
         let mut state = self.0.lock();
         state.closed = true;

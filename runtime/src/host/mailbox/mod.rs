@@ -1,7 +1,7 @@
 //! The mailbox: the bounded queue in front of a service.
 //!
-//! Its core is generic over what it holds and locks by `sync`, so that the tests can
-//! run the same file under a model checker.
+//! The core is generic over its items and takes its lock from `sync`, so that tests can run the
+//! same file under a model checker.
 
 mod core;
 mod sync;
@@ -15,7 +15,7 @@ mod tests {
     use super::Mailbox;
 
     #[test]
-    fn waiting_again_and_again_takes_no_more_memory() {
+    fn repeated_waits_take_no_more_memory() {
         let mailbox: Mailbox<u32> = Mailbox::new(4);
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..1_000 {

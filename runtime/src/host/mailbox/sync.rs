@@ -1,3 +1,3 @@
-//! The lock under the mailbox: named here, so that a model checker can put in its own.
+//! The lock of the mailbox. A model checker replaces this file by its own.
 
 pub(super) use parking_lot::Mutex;

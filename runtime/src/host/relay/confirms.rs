@@ -1,42 +1,43 @@
-//! What was published and has come back, from whatever thread tells of it.
+//! Confirms and failures of published messages, reported from any thread.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::transport::TransportError;
 
-/// What the completions and the relay share.
+/// Shared by the completions of publications and the relay.
 #[derive(Default)]
 pub(super) struct Confirms {
     state: Mutex<State>,
-    /// There is something to take.
-    pub(super) landed: Notify,
+    /// Notified when a confirm or failure has arrived.
+    pub(super) arrived: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    back: Vec<Confirmed>,
-    /// Of what is back, the outputs of which something was refused.
+    arrived: Vec<Confirmed>,
+    /// Outputs with a refusal in `arrived`.
     refused: Vec<Box<str>>,
-    /// Of what is back, something failed that stops all.
-    failed: bool,
+    /// `arrived` has a failure that concerns every output.
+    transport_failed: bool,
 }
 
-/// One message that has come back.
+/// The outcome of one publication.
 pub(super) struct Confirmed {
+    /// Number of the message in the outbox.
     pub(super) n: i64,
     pub(super) output: Box<str>,
     pub(super) outcome: Result<(), TransportError>,
 }
 
-/// Whom a failure concerns.
+/// The messages that a failure concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureScope {
-    /// This message: trying it again can't help.
+    /// Only this message, which can never be published.
     Message,
-    /// Where it goes to: what else is emitted there had better wait.
+    /// Every message of the same output.
     Output,
-    /// Everything that is published.
+    /// Every message.
     Transport,
 }
 
@@ -54,33 +55,33 @@ impl FailureScope {
 }
 
 impl Confirms {
-    pub(super) fn land(&self, landed: Confirmed) {
+    pub(super) fn add(&self, confirmed: Confirmed) {
         let mut state = self.state.lock();
-        if let Err(error) = &landed.outcome {
+        if let Err(error) = &confirmed.outcome {
             match FailureScope::of(error) {
                 FailureScope::Message => {}
-                FailureScope::Output => state.refused.push(landed.output.clone()),
-                FailureScope::Transport => state.failed = true,
+                FailureScope::Output => state.refused.push(confirmed.output.clone()),
+                FailureScope::Transport => state.transport_failed = true,
             }
         }
-        state.back.push(landed);
+        state.arrived.push(confirmed);
         drop(state);
-        self.landed.notify_one();
+        self.arrived.notify_one();
     }
 
-    /// Whether something is known, and not taken yet, that stands in the way of what follows
-    /// on this output.
+    /// Returns whether a failure has arrived, and is not taken yet, after which this output
+    /// must not be published.
     pub(super) fn blocks(&self, output: &str) -> bool {
         let state = self.state.lock();
-        state.failed || state.refused.iter().any(|refused| **refused == *output)
+        state.transport_failed || state.refused.iter().any(|refused| **refused == *output)
     }
 
-    /// What has come back: first what failed, so that it is known where an output is held
-    /// before what was taken behind that place.
+    /// Takes the outcomes that have arrived. Failures come first: the relay must know the
+    /// number at which an output is held before it processes later confirms of that output.
     pub(super) fn take(&self) -> Vec<Confirmed> {
         let state = std::mem::take(&mut *self.state.lock());
-        let mut back = state.back;
-        back.sort_by_key(|landed| landed.outcome.is_ok());
-        back
+        let mut arrived = state.arrived;
+        arrived.sort_by_key(|confirmed| confirmed.outcome.is_ok());
+        arrived
     }
 }

@@ -1,185 +1,190 @@
-//! The lanes of an outbox, one an output: which of them are held since something was refused
-//! there, and from where each goes on.
+//! The outputs of an outbox: which are held after a refusal, and where each continues.
 //!
-//! Knows places and times, and nothing of the transport or the store. An output that isn't held
-//! goes with all others, in the outbox's order. One that is has a place of its own and goes on
-//! from there: at first with one message at a time, so that none comes before another that is
-//! refused, and when it has caught up, with the others again.
+//! Works on numbers and times, without transport or store. An output that is not held is
+//! published in the order of the outbox, together with all others. A held output continues from
+//! a number of its own: at first one message at a time, so that no message overtakes a refused
+//! one. When it has caught up, it joins the others again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many are taken one at a time before many are under way again.
-const SINGLY: u32 = 32;
-/// So many of one held output are under way at most, that others have room beside it.
-const LANE_MAX: usize = 64;
+/// Messages of a held output that are published one at a time after a refusal.
+const SINGLE_MESSAGES: u32 = 32;
+/// Maximum messages in flight of one held output, so that others have room.
+const HELD_IN_FLIGHT_MAX: usize = 64;
 
-/// All outputs of which something was published.
+/// All outputs on which a message was published.
 #[derive(Debug, Default)]
 pub(super) struct OutputQueues(HashMap<Box<str>, OutputQueue>);
 
 #[derive(Debug, Default)]
 struct OutputQueue {
-    under_way: usize,
+    in_flight: usize,
     hold: Option<Hold>,
 }
 
-/// An output that doesn't go with the others.
+/// The state of a held output.
 #[derive(Debug)]
 struct Hold {
-    /// All up to here is done or under way; what is behind waits.
+    /// All messages up to this number are done or in flight; later ones wait.
     after: i64,
-    /// Behind that place, and taken all the same: it was under way when it was held.
-    taken: BTreeSet<i64>,
-    /// How often something was refused in a row.
+    /// Later messages that are confirmed: they were in flight when the output was held.
+    confirmed: BTreeSet<i64>,
+    /// Refusals in a row.
     refusals: u32,
-    /// When it is tried again; `None` if nothing was refused since it was.
-    again: Option<Instant>,
-    /// So many are still to be published singly.
-    singly: u32,
+    /// Time of the next retry; `None` if nothing was refused since the last one.
+    retry_at: Option<Instant>,
+    /// Messages still to be published one at a time.
+    singles_left: u32,
 }
 
-/// What a held output may publish now.
+/// The messages that a held output may publish now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PublishQuota {
     pub(super) output: Box<str>,
-    /// From behind this place.
+    /// Number of the last message that is done or in flight.
     pub(super) after: i64,
     pub(super) at_most: usize,
 }
 
 impl OutputQueues {
-    /// Whether it doesn't go with the others.
+    /// Returns whether the output is held.
     pub(super) fn is_held(&self, output: &str) -> bool {
-        self.0.get(output).is_some_and(|lane| lane.hold.is_some())
+        self.0.get(output).is_some_and(|queue| queue.hold.is_some())
     }
 
-    /// This one is under way.
-    pub(super) fn publishes(&mut self, output: &str, n: i64) {
-        let lane = match self.0.get_mut(output) {
-            Some(lane) => lane,
+    /// Records that a message is in flight now.
+    pub(super) fn published(&mut self, output: &str, n: i64) {
+        let queue = match self.0.get_mut(output) {
+            Some(queue) => queue,
             None => self.0.entry(output.into()).or_default(),
         };
-        lane.under_way += 1;
-        if let Some(hold) = &mut lane.hold {
+        queue.in_flight += 1;
+        if let Some(hold) = &mut queue.hold {
             hold.after = n;
-            hold.taken = hold.taken.split_off(&n);
+            hold.confirmed = hold.confirmed.split_off(&n);
         }
     }
 
-    /// Whether this one, which is behind the place of its lane, is done already; then it is
-    /// passed.
-    pub(super) fn passes(&mut self, output: &str, n: i64) -> bool {
-        let hold = self.0.get_mut(output).and_then(|lane| lane.hold.as_mut());
-        let Some(hold) = hold else { return false };
-        let passes = hold.taken.remove(&n);
-        if passes {
+    /// Skips a message of a held output that is confirmed already. Returns whether it is.
+    pub(super) fn skip_confirmed(&mut self, output: &str, n: i64) -> bool {
+        let Some(hold) = self.hold(output) else {
+            return false;
+        };
+        let is_confirmed = hold.confirmed.remove(&n);
+        if is_confirmed {
             hold.after = n;
         }
-        passes
+        is_confirmed
     }
 
-    /// The transport has taken it over.
-    pub(super) fn taken(&mut self, output: &str, n: i64) {
-        let Some(lane) = self.0.get_mut(output) else {
+    /// Records that the transport confirmed a message.
+    pub(super) fn confirmed(&mut self, output: &str, n: i64) {
+        let Some(queue) = self.0.get_mut(output) else {
             return;
         };
-        lane.under_way -= 1;
-        if let Some(hold) = &mut lane.hold {
+        queue.in_flight -= 1;
+        if let Some(hold) = &mut queue.hold {
             if n > hold.after {
-                hold.taken.insert(n);
-            } else if hold.again.is_none() {
+                hold.confirmed.insert(n);
+            } else if hold.retry_at.is_none() {
                 hold.refusals = 0;
-                hold.singly = hold.singly.saturating_sub(1);
+                hold.singles_left = hold.singles_left.saturating_sub(1);
             }
         }
     }
 
-    /// It has come back, and is dealt with in another way.
-    pub(super) fn back(&mut self, output: &str) {
-        if let Some(lane) = self.0.get_mut(output) {
-            lane.under_way -= 1;
+    /// Records a failure that does not hold the output.
+    pub(super) fn failed(&mut self, output: &str) {
+        if let Some(queue) = self.0.get_mut(output) {
+            queue.in_flight -= 1;
         }
     }
 
-    /// It was refused: the output is held, from it on, for as long as `wait` says of so many
-    /// refusals in a row before. Says how long, unless it was said of others that were under
-    /// way with it.
+    /// Records a refusal: the output is held from this message on. `wait` returns the time
+    /// until the retry, from the number of refusals in a row before. Returns that time, or
+    /// `None` if a refusal of a message in flight together with this one has set it.
     pub(super) fn refused(
         &mut self,
         output: &str,
         n: i64,
         wait: impl FnOnce(u32) -> Duration,
     ) -> Option<Duration> {
-        let lane = self.0.get_mut(output)?;
-        lane.under_way -= 1;
-        let hold = lane.hold.get_or_insert_with(|| Hold {
+        let queue = self.0.get_mut(output)?;
+        queue.in_flight -= 1;
+        let hold = queue.hold.get_or_insert_with(|| Hold {
             after: n - 1,
-            taken: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
             refusals: 0,
-            again: None,
-            singly: SINGLY,
+            retry_at: None,
+            singles_left: SINGLE_MESSAGES,
         });
         hold.after = hold.after.min(n - 1);
-        hold.singly = SINGLY;
-        if hold.again.is_some() {
+        hold.singles_left = SINGLE_MESSAGES;
+        if hold.retry_at.is_some() {
             return None;
         }
         let wait = wait(hold.refusals);
-        hold.again = Some(Instant::now() + wait);
+        hold.retry_at = Some(Instant::now() + wait);
         hold.refusals = hold.refusals.saturating_add(1);
         Some(wait)
     }
 
-    /// The held outputs that may publish something now.
-    pub(super) fn turns(&self, now: Instant) -> Vec<PublishQuota> {
-        let turns = self.0.iter().filter_map(|(output, lane)| {
-            let hold = lane.hold.as_ref()?;
-            if hold.again.is_some_and(|again| again > now) {
+    /// Returns the held outputs that may publish messages now.
+    pub(super) fn due(&self, now: Instant) -> Vec<PublishQuota> {
+        let due = self.0.iter().filter_map(|(output, queue)| {
+            let hold = queue.hold.as_ref()?;
+            if hold.retry_at.is_some_and(|retry_at| retry_at > now) {
                 return None;
             }
-            // `singly` is 0 only if nothing was refused since: what was under way when the
-            // output was held has come back before it goes on.
-            let window = if hold.singly > 0 { 1 } else { LANE_MAX };
-            let at_most = window.saturating_sub(lane.under_way);
+            // No singles are left only if nothing was refused since the retry. Messages that
+            // were in flight when the output was held have come back before it continues.
+            let window = match hold.singles_left {
+                0 => HELD_IN_FLIGHT_MAX,
+                _ => 1,
+            };
+            let at_most = window.saturating_sub(queue.in_flight);
             (at_most > 0).then(|| PublishQuota {
                 output: output.clone(),
                 after: hold.after,
                 at_most,
             })
         });
-        turns.collect()
+        due.collect()
     }
 
-    /// It is tried now.
-    pub(super) fn tries(&mut self, output: &str) {
-        let hold = self.0.get_mut(output).and_then(|lane| lane.hold.as_mut());
-        if let Some(hold) = hold {
-            hold.again = None;
+    /// Records that a held output is retried now.
+    pub(super) fn retrying(&mut self, output: &str) {
+        if let Some(hold) = self.hold(output) {
+            hold.retry_at = None;
         }
     }
 
-    /// Nothing of it waits that the others are past: it goes with them again.
+    /// Records that no message of a held output waits: it joins the others again.
     pub(super) fn caught_up(&mut self, output: &str) {
-        if let Some(lane) = self.0.get_mut(output) {
-            lane.hold = None;
+        if let Some(queue) = self.0.get_mut(output) {
+            queue.hold = None;
         }
     }
 
-    /// When the next held output is to be tried, if there is one that nothing else wakes.
-    pub(super) fn again(&self) -> Option<Instant> {
-        let lanes = self.0.values().filter(|lane| lane.under_way == 0);
-        lanes.filter_map(|lane| lane.hold.as_ref()?.again).min()
+    /// Returns the time of the next retry of an output without messages in flight.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let idle = self.0.values().filter(|queue| queue.in_flight == 0);
+        idle.filter_map(|queue| queue.hold.as_ref()?.retry_at).min()
     }
 
-    /// All that are held are tried now: there isn't much time left.
-    pub(super) fn hasten(&mut self) {
+    /// Makes every held output due now, because the relay has to finish.
+    pub(super) fn retry_now(&mut self) {
         let now = Instant::now();
-        for hold in self.0.values_mut().filter_map(|lane| lane.hold.as_mut()) {
-            hold.again = hold.again.map(|again| again.min(now));
+        for hold in self.0.values_mut().filter_map(|queue| queue.hold.as_mut()) {
+            hold.retry_at = hold.retry_at.map(|retry_at| retry_at.min(now));
         }
+    }
+
+    fn hold(&mut self, output: &str) -> Option<&mut Hold> {
+        self.0.get_mut(output)?.hold.as_mut()
     }
 }
 
@@ -189,20 +194,21 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(1);
 
-    /// Refused at a place, when those up to another were under way; the rest was taken.
+    /// Returns outputs with a refusal at `at`, while the messages up to `until` were in flight
+    /// and then confirmed.
     fn held(at: i64, until: i64) -> OutputQueues {
-        let mut lanes = OutputQueues::default();
+        let mut outputs = OutputQueues::default();
         for n in at..=until {
-            lanes.publishes("out", n);
+            outputs.published("out", n);
         }
-        assert_eq!(lanes.refused("out", at, |_| WAIT), Some(WAIT));
+        assert_eq!(outputs.refused("out", at, |_| WAIT), Some(WAIT));
         for n in at + 1..=until {
-            lanes.taken("out", n);
+            outputs.confirmed("out", n);
         }
-        lanes
+        outputs
     }
 
-    fn turn(after: i64, at_most: usize) -> Vec<PublishQuota> {
+    fn quota(after: i64, at_most: usize) -> Vec<PublishQuota> {
         vec![PublishQuota {
             output: "out".into(),
             after,
@@ -211,73 +217,82 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_is_tried_again_by_itself_when_its_time_has_come() {
-        let mut lanes = held(7, 7);
-        lanes.publishes("other", 8);
-        assert!(lanes.is_held("out") && !lanes.is_held("other"));
-        assert_eq!(lanes.turns(Instant::now()), []);
-        let again = lanes.again().expect("it is tried again");
-        assert_eq!(again, Instant::now() + WAIT);
-        assert_eq!(lanes.turns(again), turn(6, 1));
-        lanes.tries("out");
-        lanes.publishes("out", 7);
-        assert_eq!(lanes.turns(again), [], "one at a time");
-        assert_eq!(lanes.refused("out", 7, |before| WAIT * before), Some(WAIT));
-        assert_eq!(lanes.turns(Instant::now()), []);
-        lanes.hasten();
-        assert_eq!(lanes.turns(Instant::now()), turn(6, 1));
-        lanes.caught_up("out");
-        assert!(!lanes.is_held("out"));
-        assert_eq!(lanes.again(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_taken_behind_it_is_not_published_again() {
-        let mut lanes = held(7, 9);
-        lanes.tries("out");
-        assert!(!lanes.passes("out", 7));
-        lanes.publishes("out", 7);
-        lanes.taken("out", 7);
-        assert!(lanes.passes("out", 8) && lanes.passes("out", 9));
-        assert_eq!(lanes.turns(Instant::now()), turn(9, 1));
-        assert!(!lanes.passes("out", 10));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_goes_on_before_all_that_was_under_way_is_back() {
-        let mut lanes = OutputQueues::default();
-        for n in 1..=3 {
-            lanes.publishes("out", n);
-        }
-        assert_eq!(lanes.refused("out", 3, |_| WAIT), Some(WAIT));
-        let later = Instant::now() + 2 * WAIT;
-        assert_eq!(lanes.turns(later), []);
-        let said = lanes.refused("out", 2, |_| unreachable!("no try of its own"));
-        assert_eq!(said, None);
-        assert_eq!((lanes.turns(later), lanes.again()), (vec![], None));
-        lanes.taken("out", 1);
+    async fn a_refused_message_is_retried_alone_after_its_wait() {
+        let mut outputs = held(7, 7);
+        outputs.published("other", 8);
+        assert!(outputs.is_held("out") && !outputs.is_held("other"));
+        assert_eq!(outputs.due(Instant::now()), []);
+        let retry_at = outputs.retry_at().expect("it is retried");
+        assert_eq!(retry_at, Instant::now() + WAIT);
+        assert_eq!(outputs.due(retry_at), quota(6, 1));
+        outputs.retrying("out");
+        outputs.published("out", 7);
+        assert_eq!(outputs.due(retry_at), [], "one at a time");
         assert_eq!(
-            lanes.turns(later),
-            turn(1, 1),
+            outputs.refused("out", 7, |before| WAIT * before),
+            Some(WAIT)
+        );
+        assert_eq!(outputs.due(Instant::now()), []);
+        outputs.retry_now();
+        assert_eq!(outputs.due(Instant::now()), quota(6, 1));
+        outputs.caught_up("out");
+        assert!(!outputs.is_held("out"));
+        assert_eq!(outputs.retry_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_confirmed_behind_the_refused_one_are_not_published_again() {
+        let mut outputs = held(7, 9);
+        outputs.retrying("out");
+        assert!(!outputs.skip_confirmed("out", 7));
+        outputs.published("out", 7);
+        outputs.confirmed("out", 7);
+        assert!(outputs.skip_confirmed("out", 8) && outputs.skip_confirmed("out", 9));
+        assert_eq!(outputs.due(Instant::now()), quota(9, 1));
+        assert!(!outputs.skip_confirmed("out", 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_output_continues_only_when_no_message_is_in_flight() {
+        let mut outputs = OutputQueues::default();
+        for n in 1..=3 {
+            outputs.published("out", n);
+        }
+        assert_eq!(outputs.refused("out", 3, |_| WAIT), Some(WAIT));
+        let later = Instant::now() + 2 * WAIT;
+        assert_eq!(outputs.due(later), []);
+        let again = outputs.refused("out", 2, |_| unreachable!("the wait is set already"));
+        assert_eq!(again, None);
+        assert_eq!((outputs.due(later), outputs.retry_at()), (vec![], None));
+        outputs.confirmed("out", 1);
+        assert_eq!(
+            outputs.due(later),
+            quota(1, 1),
             "from the first that is left"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_are_under_way_again_when_some_were_taken_in_a_row() {
-        let mut lanes = held(1, 1);
-        lanes.tries("out");
-        for n in 1..=i64::from(SINGLY) {
-            assert_eq!(lanes.turns(Instant::now()), turn(n - 1, 1));
-            lanes.publishes("out", n);
-            lanes.taken("out", n);
+    async fn many_messages_are_in_flight_again_after_enough_confirms_in_a_row() {
+        let mut outputs = held(1, 1);
+        outputs.retrying("out");
+        for n in 1..=i64::from(SINGLE_MESSAGES) {
+            assert_eq!(outputs.due(Instant::now()), quota(n - 1, 1));
+            outputs.published("out", n);
+            outputs.confirmed("out", n);
         }
-        let after = i64::from(SINGLY);
-        assert_eq!(lanes.turns(Instant::now()), turn(after, LANE_MAX));
-        lanes.publishes("out", after + 1);
-        assert_eq!(lanes.turns(Instant::now()), turn(after + 1, LANE_MAX - 1));
-        assert!(lanes.refused("out", after + 1, |_| WAIT).is_some());
+        let after = i64::from(SINGLE_MESSAGES);
+        assert_eq!(
+            outputs.due(Instant::now()),
+            quota(after, HELD_IN_FLIGHT_MAX)
+        );
+        outputs.published("out", after + 1);
+        assert_eq!(
+            outputs.due(Instant::now()),
+            quota(after + 1, HELD_IN_FLIGHT_MAX - 1)
+        );
+        assert!(outputs.refused("out", after + 1, |_| WAIT).is_some());
         let later = Instant::now() + WAIT;
-        assert_eq!(lanes.turns(later), turn(after, 1), "and singly again");
+        assert_eq!(outputs.due(later), quota(after, 1), "one at a time again");
     }
 }

@@ -1,142 +1,182 @@
-//! One round of the relay: what is published, in which order, and what becomes of it when it
-//! comes back.
+//! One round of the relay: publishes messages in order and sorts the confirms.
 //!
-//! Removes nothing and waits for nothing that is published: that is for who drives it.
+//! A round begins with the first message in the outbox and lasts until a failure or the end of
+//! the relay. It deletes no messages: [`confirmed`](Round::confirmed) collects those to delete.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::confirms::{Confirmed, Confirms, FailureScope};
 use super::per_output::OutputQueues;
-use super::{RelayError, RelayTask};
+use crate::host::service_run::ServiceRun;
 use crate::host::service_state::WINDOW;
+use crate::log_throttle::LogThrottle;
+use crate::metrics::Cause;
 use crate::sqlite::SqliteError;
 use crate::store::{OpenStore, Row};
-use crate::transport::Completion;
+use crate::supervision::Backoff;
+use crate::transport::{Completion, TransportError};
 
-/// From the first that is left, until there is trouble or an end.
+/// Maximum wait before a held output is retried, which costs one message.
+const HOLD_MAX: Duration = Duration::from_secs(1);
+/// Minimum wait before a held output is retried.
+const HOLD_MIN: Duration = Duration::from_millis(10);
+
+/// State of one round.
 pub(super) struct Round<'a> {
-    carrier: &'a RelayTask,
+    env: &'a Arc<ServiceRun>,
+    log: &'a LogThrottle,
+    /// Deadline of the relay, once it has to finish.
+    finish: watch::Receiver<Option<Instant>>,
     opened: Arc<OpenStore>,
-    pub(super) flight: Arc<Confirms>,
-    pub(super) lanes: OutputQueues,
-    /// All up to here are done, under way, or in a lane that is held.
+    pub(super) confirms: Arc<Confirms>,
+    pub(super) outputs: OutputQueues,
+    /// All messages up to this number are done, in flight, or of a held output.
     after: i64,
-    pub(super) under_way: usize,
-    /// Taken over, and not removed yet.
+    pub(super) in_flight: usize,
+    /// Confirmed messages, to be deleted.
     pub(super) confirmed: Vec<i64>,
-    /// Nothing is published any more: it begins anew when all is back.
-    pub(super) trouble: Option<RelayError>,
+    /// The failure that ends this round, as soon as no message is in flight.
+    pub(super) error: Option<TransportError>,
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn new(carrier: &'a RelayTask, opened: Arc<OpenStore>) -> Self {
+    pub(super) fn new(
+        env: &'a Arc<ServiceRun>,
+        log: &'a LogThrottle,
+        finish: watch::Receiver<Option<Instant>>,
+        opened: Arc<OpenStore>,
+    ) -> Self {
         Self {
-            carrier,
+            env,
+            log,
+            finish,
             opened,
-            flight: Arc::default(),
-            lanes: OutputQueues::default(),
+            confirms: Arc::default(),
+            outputs: OutputQueues::default(),
             after: 0,
-            under_way: 0,
+            in_flight: 0,
             confirmed: Vec::new(),
-            trouble: None,
+            error: None,
         }
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.trouble.is_none() && self.under_way < WINDOW
+        self.error.is_none() && self.in_flight < WINDOW
     }
 
-    /// Takes notice of what has come back.
-    pub(super) async fn land(&mut self) -> Result<(), SqliteError> {
-        let env = &self.carrier.env;
-        for Confirmed { n, output, outcome } in self.flight.take() {
-            self.under_way -= 1;
+    /// Processes the confirms and failures that have arrived.
+    pub(super) async fn take_confirms(&mut self) -> Result<(), SqliteError> {
+        let env = self.env;
+        for Confirmed { n, output, outcome } in self.confirms.take() {
+            self.in_flight -= 1;
             let Err(error) = outcome else {
-                self.lanes.taken(&output, n);
+                self.outputs.confirmed(&output, n);
                 self.confirmed.push(n);
                 continue;
             };
             match FailureScope::of(&error) {
                 FailureScope::Message => {
-                    self.lanes.back(&output);
-                    error!(service = %env.label, n, %error, "a message stays in the outbox: it can't be published");
+                    self.outputs.failed(&output);
+                    error!(service = %env.label, n, %error, "message can't be published, it stays in the outbox");
                     self.opened.refuse(&env.label, n, error.to_string()).await?;
                 }
                 FailureScope::Output if !env.transport_is_down() => {
-                    let wait = |refusals| self.carrier.hold(refusals);
-                    if let Some(wait) = self.lanes.refused(&output, n, wait) {
-                        self.carrier.report_held(&output, &error, wait);
+                    let wait = hold_wait(env, self.finish.borrow().is_some());
+                    if let Some(wait) = self.outputs.refused(&output, n, wait) {
+                        self.report_held(&output, &error, wait);
                     }
                 }
                 FailureScope::Output | FailureScope::Transport => {
-                    self.lanes.back(&output);
-                    self.trouble.get_or_insert(RelayError::Transport(error));
+                    self.outputs.failed(&output);
+                    self.error.get_or_insert(error);
                 }
             }
         }
         Ok(())
     }
 
-    /// Publishes some of what waits, if there is any: of outputs that were held, whose turn it
-    /// is, and then of the others. Says whether it did something, so that there may be more.
+    fn report_held(&self, output: &str, error: &TransportError, wait: Duration) {
+        let text = self.env.redactor.clean(&error.to_string()).into_owned();
+        self.env.note(Cause::Relay, &text);
+        if let Some(suppressed) = self.log.event() {
+            let service = &*self.env.label;
+            warn!(service, output, error = %text, ?wait, suppressed, "output refused, its messages wait in the outbox");
+        }
+    }
+
+    /// Publishes waiting messages: first those of held outputs that are due, then the others.
+    /// Returns whether it made progress, so that more may wait.
     pub(super) async fn publish_some(&mut self) -> Result<bool, SqliteError> {
-        let (env, opened) = (&self.carrier.env, self.opened.clone());
+        let (env, opened) = (self.env, self.opened.clone());
         let (outbox, database) = (&opened.outbox, &opened.database);
-        let mut did = false;
-        for turn in self.lanes.turns(Instant::now()) {
-            let at_most = turn.at_most.min(WINDOW - self.under_way);
+        let mut progress = false;
+        for quota in self.outputs.due(Instant::now()) {
+            let at_most = quota.at_most.min(WINDOW - self.in_flight);
             if at_most == 0 {
                 break;
             }
-            let range = (turn.after, self.after);
-            let rows = outbox.of_output(database, &env.label, &turn.output, range, at_most);
+            let range = (quota.after, self.after);
+            let rows = outbox.of_output(database, &env.label, &quota.output, range, at_most);
             let rows = rows.await?;
-            did = true;
-            self.lanes.tries(&turn.output);
+            progress = true;
+            self.outputs.retrying(&quota.output);
             if rows.is_empty() {
-                self.lanes.caught_up(&turn.output);
+                self.outputs.caught_up(&quota.output);
             }
             for row in rows {
-                if self.flight.blocks(&row.output) {
+                if self.confirms.blocks(&row.output) {
                     break;
                 }
-                if !self.lanes.passes(&row.output, row.n) {
+                if !self.outputs.skip_confirmed(&row.output, row.n) {
                     self.publish(row);
                 }
             }
         }
-        let at_most = WINDOW - self.under_way;
+        let at_most = WINDOW - self.in_flight;
         if at_most > 0 {
             let next = outbox.next(database, &env.label, self.after, at_most);
             for row in next.await? {
-                did = true;
+                progress = true;
                 self.after = row.n;
-                // Of one that is held, or will be, this comes later.
-                if !self.flight.blocks(&row.output) && !self.lanes.is_held(&row.output) {
+                // A held output continues from its own number.
+                if !self.confirms.blocks(&row.output) && !self.outputs.is_held(&row.output) {
                     self.publish(row);
                 }
             }
         }
-        Ok(did)
+        Ok(progress)
     }
 
     fn publish(&mut self, row: Row) {
-        self.lanes.publishes(&row.output, row.n);
-        self.under_way += 1;
-        let outgoing = row.outgoing(self.carrier.env.clock.unix_ms());
-        let (env, flight) = (self.carrier.env.clone(), self.flight.clone());
+        self.outputs.published(&row.output, row.n);
+        self.in_flight += 1;
+        let outgoing = row.outgoing(self.env.clock.unix_ms());
+        let (publisher, confirms) = (self.env.publisher.clone(), self.confirms.clone());
         let done = Completion::new(move |outcome| {
             if outcome.is_ok()
-                && let Ok(output) = env.output(&row.output)
+                && let Ok(output) = publisher.output(&row.output)
             {
-                env.meters.emitted(output, 1);
+                publisher.meters.emitted(output, 1);
             }
             let Row { n, output, .. } = row;
-            flight.land(Confirmed { n, output, outcome });
+            confirms.add(Confirmed { n, output, outcome });
         });
-        self.carrier.env.publish(vec![outgoing], done);
+        self.env.publish(vec![outgoing], done);
+    }
+}
+
+/// Returns the wait of a held output as a function of the refusals in a row before.
+fn hold_wait(env: &ServiceRun, is_finishing: bool) -> impl Fn(u32) -> Duration {
+    let backoff = env.settings.restart.policy.backoff;
+    let max = backoff.max.min(HOLD_MAX);
+    let backoff = Backoff { max, ..backoff };
+    move |refusals| {
+        let refusals = if is_finishing { 0 } else { refusals };
+        backoff.delay(refusals, fastrand::f64()).max(HOLD_MIN)
     }
 }

@@ -162,7 +162,7 @@ fn a_delayed_output_comes_later() {
     let waited = later.now().duration_since(start).unwrap();
     assert!(waited >= 30 * MINUTE && waited < 31 * MINUTE, "{waited:?}");
     // A message that the test delays: handled after 5 minutes, its output after 10.
-    later.send(&IN, MessageBuilder::new(10).after(5 * MINUTE));
+    later.send(&IN, MessageBuilder::new(10).delay(5 * MINUTE));
     assert_eq!(later.expect(&OUT), 10);
     let waited = later.now().duration_since(start).unwrap();
     assert!(waited >= 45 * MINUTE && waited < 46 * MINUTE, "{waited:?}");

@@ -1,4 +1,4 @@
-//! What the instances of one service share: made once, by whoever needs it first.
+//! Values that the instances of one service share, one per type.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -11,13 +11,13 @@ use crate::failure::Failure;
 
 type Slot = Arc<OnceCell<Arc<dyn Any + Send + Sync>>>;
 
-/// Values by type, one of each.
+/// Shared values by type.
 #[derive(Default)]
-pub(crate) struct Shared(Mutex<HashMap<TypeId, Slot>>);
+pub(crate) struct SharedValues(Mutex<HashMap<TypeId, Slot>>);
 
-impl Shared {
-    /// The value of this type, made by `make` if it is the first to ask. Others wait;
-    /// after a failure or a panic the next one tries.
+impl SharedValues {
+    /// Returns the value of this type. The first caller makes it with `make`, others wait.
+    /// After a failure or a panic of `make` the next caller tries again.
     pub(crate) async fn get<T, F>(&self, make: F) -> Result<Arc<T>, Failure>
     where
         T: Send + Sync + 'static,
@@ -30,6 +30,6 @@ impl Shared {
             .clone();
         Ok(value
             .downcast::<T>()
-            .expect("a slot holds the type that it is filed under"))
+            .expect("the slot of a type holds a value of this type"))
     }
 }

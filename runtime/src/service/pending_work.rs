@@ -1,9 +1,9 @@
-//! What a service will do later of its own accord, so that nobody takes it for idle.
+//! Pending work: the work that a service will start by itself, without a message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// How many things are to be done later in one life of a service.
+/// Counts the pending work of one run of a service. A service with pending work is not idle.
 #[derive(Debug, Default)]
 pub(crate) struct PendingWork(Arc<AtomicUsize>);
 
@@ -18,10 +18,10 @@ impl PendingWork {
     }
 }
 
-/// Something is to be done later, as long as this lives: see
+/// Marks work as pending until it is dropped: see
 /// [`Context::scheduled`](crate::Context::scheduled).
 #[derive(Debug)]
-#[must_use = "it holds only as long as this lives"]
+#[must_use = "the work is pending only until this is dropped"]
 pub struct PendingWorkGuard(Arc<AtomicUsize>);
 
 impl Drop for PendingWorkGuard {

@@ -1,5 +1,10 @@
-//! Positions of sources: small files that are replaced as a whole, in a folder that belongs
-//! to one app. Another app's sources would go on from where the first ones stopped.
+//! Positions of sources: how far each source has read, in small files that are replaced as
+//! a whole.
+//!
+//! The folder belongs to one app, which the file `owner` names. With a shared folder the
+//! sources of a second app would continue where those of the first stopped.
+
+mod fence;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -8,7 +13,9 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-/// Where the sources of an app keep how far they have come.
+pub(crate) use fence::{RunNumber, SourcePosition};
+
+/// The folder with the positions of an app's sources.
 #[derive(Debug, Clone)]
 pub(crate) struct Positions {
     folder: PathBuf,
@@ -16,29 +23,29 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    /// Those of an app with this data folder.
-    pub(crate) fn of(data: &Path, app: &Arc<str>) -> Self {
+    /// Returns the positions of an app with this data folder.
+    pub(crate) fn new(data: &Path, app: &Arc<str>) -> Self {
         Self {
             folder: data.join("positions"),
             app: app.clone(),
         }
     }
 
-    /// The file that says whose they are.
-    pub(crate) fn mark(&self) -> PathBuf {
+    /// Returns the path of the file that names the owner.
+    pub(crate) fn owner_file(&self) -> PathBuf {
         self.folder.join("owner")
     }
 
-    /// The other app whose they are. Those from before there were marks are whoever's
-    /// saves the next one.
+    /// Returns the owner if it is another app. Positions without an owner file belong to
+    /// the next app that saves one.
     ///
     /// # Errors
-    /// The mark can't be read.
-    pub(crate) fn others(&self) -> io::Result<Option<String>> {
+    /// The owner file can't be read.
+    pub(crate) fn other_owner(&self) -> io::Result<Option<String>> {
         Ok(self.owner()?.filter(|owner| **owner != *self.app))
     }
 
-    /// Says what is wrong, for an owner that is another app, and what to do.
+    /// Returns the error text for positions of another app, and the help for it.
     pub(crate) fn refusal(&self, owner: &str) -> (String, String) {
         let refusal = format!(
             "the positions in {} are those of the app {owner}",
@@ -47,17 +54,17 @@ impl Positions {
         let help = format!(
             "name another folder in app.data; if this app was called {owner} before, remove {} \
              and it goes on from there",
-            self.mark().display()
+            self.owner_file().display()
         );
         (refusal, help)
     }
 
-    /// Reads a position; `None` if none was saved.
+    /// Loads a position; `None` if none was saved.
     ///
     /// # Errors
-    /// It is another app's, can't be read, or isn't such a value.
-    pub(crate) fn load<P: DeserializeOwned>(&self, source: &str) -> io::Result<Option<P>> {
-        self.refuse_others()?;
+    /// The positions belong to another app, or the file can't be read or parsed as `P`.
+    fn load<P: DeserializeOwned>(&self, source: &str) -> io::Result<Option<P>> {
+        self.check_owner()?;
         let file = self.file(source);
         match read(&file)? {
             Some(bytes) => serde_json::from_slice(&bytes)
@@ -67,28 +74,28 @@ impl Positions {
         }
     }
 
-    /// Writes a position beside the one that it is to replace: after a crash there is the
-    /// old one or the new one. One at a time for a source.
+    /// Writes a new position file beside the old one: after a crash either of them is
+    /// complete. Not to be called twice at the same time for one source.
     ///
     /// # Errors
-    /// It is another app's, or can't be written.
-    pub(crate) fn write(&self, source: &str, bytes: &[u8]) -> io::Result<Written> {
+    /// The positions belong to another app, or the file can't be written.
+    fn write(&self, source: &str, bytes: &[u8]) -> io::Result<NewFile> {
         fs::create_dir_all(&self.folder)?;
         match self.owner()? {
-            // Before the position: without a mark nobody's is there.
+            // The owner file comes first, so that no position exists without an owner.
             None => {
-                // Several sources may find none at the same time.
+                // Several sources may write the owner file at the same time.
                 let new = self.folder.join(format!("{source}.owner"));
                 let name = format!("{}\n", self.app);
-                let mark = Written::new(self.mark(), new, name.as_bytes())?;
-                mark.replace()?;
-                mark.keep()?;
+                let owner = NewFile::write(self.owner_file(), new, name.as_bytes())?;
+                owner.replace()?;
+                owner.sync()?;
             }
-            Some(_) => self.refuse_others()?,
+            Some(_) => self.check_owner()?,
         }
         let file = self.file(source);
         let new = file.with_extension("new");
-        Written::new(file, new, bytes)
+        NewFile::write(file, new, bytes)
     }
 
     fn file(&self, source: &str) -> PathBuf {
@@ -96,16 +103,16 @@ impl Positions {
     }
 
     fn owner(&self) -> io::Result<Option<String>> {
-        let mark = self.mark();
-        let Some(bytes) = read(&mark)? else {
+        let file = self.owner_file();
+        let Some(bytes) = read(&file)? else {
             return Ok(None);
         };
-        let text = String::from_utf8(bytes).map_err(|error| unreadable(&mark, &error))?;
+        let text = String::from_utf8(bytes).map_err(|error| unreadable(&file, &error))?;
         Ok(Some(text.trim().to_owned()))
     }
 
-    fn refuse_others(&self) -> io::Result<()> {
-        match self.others()? {
+    fn check_owner(&self) -> io::Result<()> {
+        match self.other_owner()? {
             None => Ok(()),
             Some(owner) => {
                 let (refusal, help) = self.refusal(&owner);
@@ -115,10 +122,10 @@ impl Positions {
     }
 }
 
+/// Reads a file; `None` if the file or its folder does not exist.
 fn read(file: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(file) {
         Ok(bytes) => Ok(Some(bytes)),
-        // Without a data folder, too.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unreadable(file, &error)),
     }
@@ -131,30 +138,30 @@ fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> io::Error {
     ))
 }
 
-/// What is to replace a file.
+/// A complete new file that has not yet replaced the old one.
 #[derive(Debug)]
 #[must_use = "it replaces nothing by itself"]
-pub(crate) struct Written {
+struct NewFile {
     file: PathBuf,
     new: PathBuf,
 }
 
-impl Written {
-    /// Writes another file first, which is nobody else's.
-    fn new(file: PathBuf, new: PathBuf, bytes: &[u8]) -> io::Result<Self> {
+impl NewFile {
+    /// Writes `new`, which no other writer uses, and syncs its data.
+    fn write(file: PathBuf, new: PathBuf, bytes: &[u8]) -> io::Result<Self> {
         let mut written = File::create(&new)?;
         written.write_all(bytes)?;
         written.sync_data()?;
         Ok(Self { file, new })
     }
 
-    /// Replaces the file: who reads it finds this from now on.
-    pub(crate) fn replace(&self) -> io::Result<()> {
+    /// Replaces the old file.
+    fn replace(&self) -> io::Result<()> {
         fs::rename(&self.new, &self.file)
     }
 
-    /// Has it stay also when the machine fails.
-    pub(crate) fn keep(self) -> io::Result<()> {
+    /// Syncs the folder: the replacement survives a power cut.
+    fn sync(self) -> io::Result<()> {
         let folder = self.file.parent().unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()
     }
@@ -165,19 +172,19 @@ mod tests {
     use super::*;
 
     fn positions(data: &Path, app: &str) -> Positions {
-        Positions::of(data, &app.into())
+        Positions::new(data, &app.into())
     }
 
     impl Positions {
         fn save(&self, source: &str, bytes: &[u8]) -> io::Result<()> {
             let written = self.write(source, bytes)?;
             written.replace()?;
-            written.keep()
+            written.sync()
         }
     }
 
     #[test]
-    fn a_position_is_what_was_saved_last() {
+    fn a_load_returns_the_last_saved_position() {
         let data = tempfile::tempdir().unwrap();
         let positions = positions(data.path(), "shop");
         assert_eq!(positions.load::<u64>("intake").unwrap(), None);
@@ -190,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_save_for_the_first_time_at_once_all_succeed() {
+    fn the_first_saves_of_several_sources_at_once_all_succeed() {
         let data = tempfile::tempdir().unwrap();
         let shop = positions(data.path(), "shop");
         let sources: Vec<String> = (0..16).map(|number| format!("source-{number}")).collect();
@@ -201,32 +208,32 @@ mod tests {
                 }
             });
             assert_eq!(shop.owner().unwrap().as_deref(), Some("shop"));
-            fs::remove_file(shop.mark()).unwrap();
+            fs::remove_file(shop.owner_file()).unwrap();
         }
     }
 
     #[test]
-    fn positions_belong_to_the_app_that_saved_them_and_a_renamed_one_takes_them_over() {
+    fn positions_belong_to_the_app_that_saved_them_until_the_owner_file_is_removed() {
         let data = tempfile::tempdir().unwrap();
         let (shop, other) = (
             positions(data.path(), "shop"),
             positions(data.path(), "other"),
         );
-        assert_eq!(shop.others().unwrap(), None);
+        assert_eq!(shop.other_owner().unwrap(), None);
         shop.save("intake", b"17").unwrap();
-        assert_eq!(shop.others().unwrap(), None);
-        assert_eq!(other.others().unwrap(), Some("shop".into()));
+        assert_eq!(shop.other_owner().unwrap(), None);
+        assert_eq!(other.other_owner().unwrap(), Some("shop".into()));
         let error = other.load::<u64>("intake").unwrap_err().to_string();
         assert!(error.contains("those of the app shop"), "{error}");
         let error = other.save("intake", b"3").unwrap_err().to_string();
         assert!(error.contains("name another folder"), "{error}");
-        let mark = other.mark().display().to_string();
-        assert!(error.contains(&format!("remove {mark} ")), "{error}");
+        let owner_file = other.owner_file().display().to_string();
+        assert!(error.contains(&format!("remove {owner_file} ")), "{error}");
         assert_eq!(shop.load::<u64>("intake").unwrap(), Some(17));
-        // What the error says.
-        fs::remove_file(mark).unwrap();
+        // The help says to remove the owner file.
+        fs::remove_file(owner_file).unwrap();
         assert_eq!(other.load::<u64>("intake").unwrap(), Some(17));
         other.save("intake", b"18").unwrap();
-        assert_eq!(shop.others().unwrap(), Some("other".into()));
+        assert_eq!(shop.other_owner().unwrap(), Some("other".into()));
     }
 }

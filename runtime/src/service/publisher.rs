@@ -1,0 +1,199 @@
+//! The publisher of a service: builds its messages and hands them to the transport.
+//!
+//! One publisher lives as long as the app and is shared by every run of the service. It is
+//! the part of the host's state that handlers, sources and transactions may use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::message_builder::MessageBuilder;
+use super::payload::Payload;
+use super::port::Request;
+use crate::clock::Clock;
+use crate::failure::Failure;
+use crate::id::MessageId;
+use crate::message::{Envelope, Message};
+use crate::metrics::{AskOutcome, Durations, Meters};
+use crate::transport::{AskError, Backpressure, Completion, Outgoing, Transport};
+
+/// An output and the topics that it publishes to.
+pub(crate) struct WiredOutput {
+    pub(crate) name: Arc<str>,
+    /// The message type of the payload; `None` keeps the type of the handled message.
+    pub(crate) kind: Option<Arc<str>>,
+    /// At least one topic.
+    pub(crate) topics: Vec<Arc<str>>,
+}
+
+/// Identity, wiring and transport of one service.
+pub(crate) struct Publisher {
+    pub(crate) app: Arc<str>,
+    pub(crate) label: Arc<str>,
+    /// The `source` of every message of this service: `/APP/LABEL`.
+    pub(crate) source: Arc<str>,
+    /// Names of the inputs, by number.
+    pub(crate) inputs: Vec<Arc<str>>,
+    pub(crate) outputs: Vec<WiredOutput>,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) pressure: Arc<Backpressure>,
+    pub(crate) clock: Clock,
+    pub(crate) meters: Meters,
+    /// Confirm latencies; `None` if the transport confirms at once.
+    pub(crate) confirms: Option<Arc<Mutex<Durations>>>,
+}
+
+impl Publisher {
+    /// Returns the number of an output.
+    ///
+    /// # Errors
+    /// A [`Failure::reject`] if the service has no output of this name.
+    pub(crate) fn output(&self, name: &str) -> Result<usize, Failure> {
+        self.outputs
+            .iter()
+            .position(|output| *output.name == *name)
+            .ok_or_else(|| {
+                Failure::reject(format!("the service names no output {name:?} in its ports"))
+            })
+    }
+
+    /// Builds the envelope of a message of this service.
+    ///
+    /// # Errors
+    /// The text of the problem: the payload can't be encoded or is too large.
+    pub(crate) fn envelope<T: Payload>(
+        &self,
+        output: usize,
+        builder: MessageBuilder<T>,
+        id: MessageId,
+        parent: Option<&Message>,
+        time_ms: u64,
+    ) -> Result<Envelope, String> {
+        let wired = &self.outputs[output];
+        let kind = match (&wired.kind, parent) {
+            (Some(kind), _) => kind.clone(),
+            (None, Some(parent)) => parent.kind.clone(),
+            (None, None) => wired.name.clone(),
+        };
+        let trace = parent.map(|parent| parent.trace().child(&id));
+        let mut envelope = Envelope {
+            id,
+            kind,
+            source: self.source.clone(),
+            subject: None,
+            time_ms,
+            topic: wired.topics[0].clone(),
+            content_type: None,
+            headers: Default::default(),
+            payload: Default::default(),
+            parent: parent.map(|parent| parent.id.clone()),
+            tenant: parent.and_then(|parent| parent.tenant.clone()),
+            trace,
+            deadline_ms: None,
+            reply_to: None,
+            anonymous: false,
+        };
+        builder
+            .value
+            .encode(&mut envelope)
+            .map_err(|error| error.to_string())?;
+        if let Some(kind) = builder.kind {
+            envelope.kind = kind;
+        }
+        if builder.subject.is_some() {
+            envelope.subject = builder.subject;
+        }
+        envelope.headers.extend(builder.headers);
+        envelope.reply_to = builder.reply_to;
+        let (size, max) = (envelope.payload.len(), self.message_bytes_max);
+        if size > max {
+            return Err(format!(
+                "the message for {} has {size} bytes, app.max_message allows {max}",
+                wired.name
+            ));
+        }
+        Ok(envelope)
+    }
+
+    /// Returns one copy of a message for each topic of its output.
+    pub(crate) fn outgoing(
+        &self,
+        output: usize,
+        envelope: Envelope,
+        delay: Duration,
+    ) -> Vec<Outgoing> {
+        let mut batch = Vec::with_capacity(self.outputs[output].topics.len());
+        self.add_outgoing(&mut batch, output, envelope, delay);
+        batch
+    }
+
+    /// Adds one copy of a message for each topic of its output to a batch.
+    pub(crate) fn add_outgoing(
+        &self,
+        batch: &mut Vec<Outgoing>,
+        output: usize,
+        envelope: Envelope,
+        delay: Duration,
+    ) {
+        let copy_for = |envelope: Envelope| Outgoing {
+            message: envelope.into(),
+            queue: None,
+            delay,
+        };
+        for topic in &self.outputs[output].topics[1..] {
+            let topic = topic.clone();
+            batch.push(copy_for(Envelope {
+                topic,
+                ..envelope.clone()
+            }));
+        }
+        batch.push(copy_for(envelope));
+    }
+
+    /// Publishes messages, and records the confirm latency if the transport has one.
+    pub(crate) fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
+        let done = match &self.confirms {
+            None => done,
+            Some(confirms) => {
+                let (confirms, started) = (confirms.clone(), Instant::now());
+                Completion::new(move |outcome| {
+                    confirms.lock().record(started.elapsed());
+                    done.complete(outcome);
+                })
+            }
+        };
+        self.transport.publish(batch, done);
+    }
+
+    /// Sends a request and waits for the reply, at most `within`.
+    ///
+    /// # Errors
+    /// No reply in time, the other service gave up, or the request can't be sent.
+    pub(crate) async fn ask<M: Payload, R: Payload>(
+        &self,
+        request: &Request<M, R>,
+        mut builder: MessageBuilder<M>,
+        within: Duration,
+        parent: Option<&Message>,
+    ) -> Result<R, AskError> {
+        let failed = |failure: Failure| AskError::Failed(failure.text().to_owned());
+        let number = self.output(request.name()).map_err(failed)?;
+        let now_ms = self.clock.unix_ms();
+        let id = builder.id.take().unwrap_or_default();
+        let mut envelope = self
+            .envelope(number, builder, id, parent, now_ms)
+            .map_err(AskError::Failed)?;
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        envelope.deadline_ms = Some(now_ms.saturating_add(within_ms));
+        let reply = self.transport.ask(envelope.into(), within).await;
+        self.meters.asked(match &reply {
+            Ok(_) => AskOutcome::Ok,
+            Err(AskError::Timeout(_)) => AskOutcome::Timeout,
+            Err(_) => AskOutcome::Failed,
+        });
+        R::decode(&reply?).map_err(|error| AskError::Decode(error.to_string()))
+    }
+}
