@@ -6,6 +6,7 @@ mod child_stats;
 pub(crate) mod fixtures;
 mod idle;
 mod plan;
+mod port_graph;
 mod run;
 mod snapshot;
 mod status;

@@ -89,7 +89,7 @@ impl State {
         let known = self.letters.len();
         for delivery in taken {
             let message = delivery.message().clone();
-            if let Some(dead_letter) = DeadLetter::of(&message) {
+            if let Some(dead_letter) = DeadLetter::from_letter(&message) {
                 self.letters.push(Letter {
                     dead_letter,
                     message,

@@ -48,10 +48,7 @@ const RUNTIME: Layers = Layers {
     ],
     exceptions: &[
         ("admin", "app"),
-        ("control", "app"),
         ("log", "app"),
-        ("message_trace", "app"),
-        ("message_trace", "host"),
         ("metrics", "app"),
         ("service", "host"),
         ("sqlite", "host"),
