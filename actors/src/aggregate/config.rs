@@ -44,7 +44,6 @@ pub struct AggregateConfig {
 }
 
 /// The form of an emitted group.
-/// The form in which a group is emitted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {

@@ -182,7 +182,7 @@ fn open(
         offset: 0,
     };
     let mut reader = LineReader::open(path)?;
-    let head = Head::of(reader.file())?;
+    let head = Head::read(reader.file())?;
     let length = reader.file().metadata()?.len();
     let position = match saved.map(|saved| saved.in_file(&head, length)) {
         Some(Some(position)) => position,

@@ -30,7 +30,7 @@ pub(super) struct Head(Vec<u8>);
 
 impl Head {
     /// Reads the head. Changes the file's position: seek before reading on.
-    pub(super) fn of(mut file: &File) -> io::Result<Self> {
+    pub(super) fn read(mut file: &File) -> io::Result<Self> {
         file.seek(SeekFrom::Start(0))?;
         let mut head = Vec::new();
         file.take(HEAD_BYTES_MAX).read_to_end(&mut head)?;
@@ -126,7 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         std::fs::write(&path, "x".repeat(5000)).unwrap();
-        let head = Head::of(&File::open(path).unwrap()).unwrap();
+        let head = Head::read(&File::open(path).unwrap()).unwrap();
         assert_eq!(head.0.len() as u64, HEAD_BYTES_MAX);
     }
 }

@@ -40,7 +40,6 @@ pub const PATIENCE: Duration = Duration::from_secs(3600);
 /// [module](crate::testing) has an example.
 pub struct TestApp {
     /// `None` once stopped. Declared first, so that it is dropped before `runtime`.
-    /// `None` once it has stopped. Goes before the runtime that it lives in.
     pub(super) app: Option<App>,
     pub(super) inner: Arc<dyn Transport>,
     pub(super) recorder: Arc<Recorder>,

@@ -32,7 +32,7 @@ const RARE_PERCENT_MAX: usize = 2;
 const PRINTED_MAX: usize = 20;
 
 /// Rooms whose prose is done. The others are not held against the rule yet.
-const DONE: [&str; 0] = [];
+const DONE: [&str; 1] = ["actors"];
 
 /// Comment lines and texts of a room, held against the rule.
 #[derive(Default)]

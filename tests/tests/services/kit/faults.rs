@@ -27,7 +27,7 @@ fn a_start_that_fails_panics_or_hangs_is_retried() {
 fn a_message_that_fails_panics_or_hangs_is_retried() {
     for point in [FaultPoint::Handle, FaultPoint::Handled] {
         for (fault, outcome) in [
-            (Fault::fail(point), "1 to be tried again"),
+            (Fault::fail(point), "1 to be retried"),
             (Fault::panic(point), "1 panicked"),
             (Fault::hang(point), "1 out of time"),
         ] {
@@ -36,7 +36,7 @@ fn a_message_that_fails_panics_or_hangs_is_retried() {
             stock.send(&REQUESTS, reserve(1));
             let reserved = stock.expect(&RESERVED);
             // After the handler, the work is done; the instance survives only after a failure.
-            let done_twice = point == FaultPoint::Handled && outcome == "1 to be tried again";
+            let done_twice = point == FaultPoint::Handled && outcome == "1 to be retried";
             let left = if done_twice { 98 } else { 99 };
             assert_eq!((reserved.left, reserved.attempt), (left, 2));
             let told = panic_of(|| stock.expect_nothing("nonsense"));
@@ -175,7 +175,7 @@ fn outputs_without_a_confirm_are_abandoned_with_their_message() {
         stock.inject(Fault::hang(point));
         stock.send(&REQUESTS, reserve(1));
         let told = panic_of(|| stock.idle());
-        assert_says(&told, &["there is still something to do", "in hand"]);
+        assert_says(&told, &["the app is not idle", "in hand"]);
         let arrived = catch_unwind(AssertUnwindSafe(|| stock.expect(&RESERVED))).is_ok();
         assert_eq!(arrived, point == FaultPoint::Confirm);
         let report = stock.stop();
