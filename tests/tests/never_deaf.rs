@@ -359,10 +359,10 @@ fn a_broker_short_of_memory_makes_everybody_wait_and_loses_nothing() {
     load.broker
         .ctl(&["set_vm_memory_high_watermark", "0.00001"]);
     let expected = Expected {
-        not_ready: Some("the broker takes nothing for now"),
+        not_ready: Some("the broker accepts no publications"),
         losses: 0..=0,
     };
-    load.until_ready_says(false, "the broker takes nothing for now");
+    load.until_ready_says(false, "the broker accepts no publications");
     if is_full() {
         // Longer than a publication waits for its confirm: that it lasts is the fault.
         std::thread::sleep(Duration::from_secs(35));

@@ -144,11 +144,6 @@ impl Address {
             );
         }
         let parameters = Parameters::read(query)?;
-        let (username, password) = match user.map(|user| user.split_once(':').unwrap_or((user, "")))
-        {
-            Some((user, password)) => (decoded(user, "user")?, decoded(password, "password")?),
-            None => ("guest".into(), "guest".into()),
-        };
         let tls = parameters.tls(&scheme)?;
         let auth_mechanism = parameters.mechanism(tls.as_ref())?;
         let connection_timeout = parameters.number("connection_timeout", 1..=3_600_000)?;
@@ -156,7 +151,7 @@ impl Address {
             uri: AMQPUri {
                 scheme,
                 authority: AMQPAuthority {
-                    userinfo: AMQPUserInfo { username, password },
+                    userinfo: read_user(user)?,
                     // `uri` sets both for each host.
                     host: String::new(),
                     port: 0,
@@ -237,6 +232,21 @@ fn decoded(text: &str, what: &str) -> Result<String, String> {
         });
     }
     String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+/// Parses `USER:PASSWORD`.
+fn read_user(text: Option<&str>) -> Result<AMQPUserInfo, String> {
+    let Some(text) = text else {
+        return Ok(AMQPUserInfo {
+            username: "guest".into(),
+            password: "guest".into(),
+        });
+    };
+    let (username, password) = text.split_once(':').unwrap_or((text, ""));
+    Ok(AMQPUserInfo {
+        username: decoded(username, "user")?,
+        password: decoded(password, "password")?,
+    })
 }
 
 /// Parses `NAME`, `NAME:PORT`, `[IPV6]` or `[IPV6]:PORT`.

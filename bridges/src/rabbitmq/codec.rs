@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::TransportError;
-use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo};
+use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo, TraceContext};
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ShortString};
 
 use super::rfc3339;
-use super::source_queue::TopicSource;
 
 mod table;
 #[cfg(test)]
@@ -174,6 +173,16 @@ fn our_headers(
     Ok(())
 }
 
+/// The source of a message's topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TopicSource<'a> {
+    /// The message was published to this topic.
+    Topic(&'a str),
+    /// The message was published to the queue of this name. Its headers hold its topic and the
+    /// attempt.
+    Queue(&'a str),
+}
+
 /// A decoded delivery.
 #[derive(Debug)]
 pub(super) struct Decoded {
@@ -196,6 +205,71 @@ pub(super) fn decode(
     payload: Vec<u8>,
 ) -> Decoded {
     let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
+    let arc = |text: Option<Cow<'_, str>>| text.map(Arc::<str>::from);
+    let (known, headers) = read_headers(properties);
+    let id = known.id.or_else(|| message_id(properties));
+    let id = id.and_then(|id| id.parse::<MessageId>().ok());
+    let kind = arc(known.kind).or_else(|| text_of(properties.kind()));
+    let time_ms = known
+        .time
+        .and_then(|time| rfc3339::parse(&time))
+        .or_else(|| properties.timestamp().and_then(rfc3339::from_seconds));
+    let (topic, attempt) = match topic_source {
+        TopicSource::Topic(topic) => (Arc::from(topic), None),
+        TopicSource::Queue(name) => (
+            arc(known.topic).unwrap_or_else(|| Arc::from(name)),
+            known.attempt.and_then(|attempt| attempt.parse().ok()),
+        ),
+    };
+    // AMQP headers hold signed numbers only.
+    let deadline = known.deadline.and_then(|text| text.parse::<i64>().ok());
+    let trace = known
+        .trace_parent
+        .and_then(|parent| parent.parse::<TraceContext>().ok());
+    let envelope = Envelope {
+        anonymous: id.is_none(),
+        id: id.unwrap_or_default(),
+        kind: kind.unwrap_or_else(|| Arc::from("")),
+        source: arc(known.source).unwrap_or_else(|| Arc::from("")),
+        subject: arc(known.subject),
+        time_ms: time_ms.unwrap_or_else(|| Clock::SYSTEM.unix_ms()),
+        topic,
+        content_type: text_of(properties.content_type()).filter(|form| &**form != JSON),
+        headers,
+        payload: Bytes::from(payload),
+        parent: known.parent.and_then(|parent| parent.parse().ok()),
+        tenant: arc(known.tenant),
+        trace: trace.map(|trace| TraceContext {
+            state: arc(known.trace_state),
+            ..trace
+        }),
+        deadline_ms: deadline.and_then(|deadline| u64::try_from(deadline).ok()),
+        reply_to: text_of(properties.reply_to()).map(|address| ReplyTo {
+            address,
+            correlation: text_of(properties.correlation_id()),
+        }),
+    };
+    let attempt = attempt.unwrap_or(1).max(1);
+    // A message that was published to a topic is no suspect, whatever its headers say.
+    let number = |text: Option<Cow<'_, str>>| match topic_source {
+        TopicSource::Queue(_) => text.and_then(|text| text.parse::<u32>().ok()),
+        TopicSource::Topic(_) => None,
+    };
+    let new = CrashRecord::suspect(attempt);
+    Decoded {
+        message: envelope.into(),
+        attempt,
+        suspect: known.suspect.map(Cow::into_owned),
+        crash_record: CrashRecord {
+            deaths: number(known.deaths).unwrap_or(0).max(new.deaths),
+            crashes: number(known.crashes).unwrap_or(0),
+            attempt,
+        },
+    }
+}
+
+/// Separates the reserved headers from the user's.
+fn read_headers(properties: &BasicProperties) -> (KnownHeaders<'_>, Headers) {
     let mut known = KnownHeaders::default();
     let mut headers = Headers::new();
     let table = properties.headers().as_ref();
@@ -212,75 +286,11 @@ pub(super) fn decode(
     if headers.contains_key(REASON) {
         for (name, value) in [(ATTEMPT, &known.attempt), (TOPIC, &known.topic)] {
             if let Some(value) = value {
-                headers.insert(name.into(), value.as_str().into());
+                headers.insert(name.into(), (&**value).into());
             }
         }
     }
-    let id = known
-        .id
-        .or_else(|| properties.message_id().as_ref().map(ToString::to_string))
-        .and_then(|id| id.parse::<MessageId>().ok());
-    let arc = |text: Option<String>| text.map(Arc::<str>::from);
-    let mut envelope = Envelope::new(
-        arc(known.kind)
-            .or_else(|| text_of(properties.kind()))
-            .unwrap_or_else(|| Arc::from("")),
-        Bytes::from(payload),
-    );
-    envelope.anonymous = id.is_none();
-    if let Some(id) = id {
-        envelope.id = id;
-    }
-    envelope.source = arc(known.source).unwrap_or_else(|| Arc::from(""));
-    envelope.subject = arc(known.subject);
-    envelope.time_ms = known
-        .time
-        .and_then(|time| rfc3339::parse(&time))
-        .or_else(|| properties.timestamp().and_then(rfc3339::from_seconds))
-        .unwrap_or_else(|| Clock::SYSTEM.unix_ms());
-    let (topic, attempt) = match topic_source {
-        TopicSource::Topic(topic) => (Arc::from(topic), None),
-        TopicSource::Queue(name) => (
-            arc(known.topic).unwrap_or_else(|| Arc::from(name)),
-            known.attempt.and_then(|attempt| attempt.parse().ok()),
-        ),
-    };
-    envelope.topic = topic;
-    envelope.content_type = text_of(properties.content_type()).filter(|form| &**form != JSON);
-    envelope.headers = headers;
-    envelope.parent = known.parent.and_then(|parent| parent.parse().ok());
-    envelope.tenant = arc(known.tenant);
-    // AMQP headers hold signed numbers only.
-    let deadline = known.deadline.and_then(|text| text.parse::<i64>().ok());
-    envelope.deadline_ms = deadline.and_then(|deadline| u64::try_from(deadline).ok());
-    envelope.trace = known
-        .trace_parent
-        .and_then(|parent| parent.parse::<brickwork::TraceContext>().ok())
-        .map(|mut trace| {
-            trace.state = arc(known.trace_state);
-            trace
-        });
-    envelope.reply_to = text_of(properties.reply_to()).map(|address| ReplyTo {
-        address,
-        correlation: text_of(properties.correlation_id()),
-    });
-    let attempt = attempt.unwrap_or(1).max(1);
-    // A message that was published to a topic is no suspect, whatever its headers say.
-    let number = |text: Option<String>| match topic_source {
-        TopicSource::Queue(_) => text.and_then(|text| text.parse::<u32>().ok()),
-        TopicSource::Topic(_) => None,
-    };
-    let new = CrashRecord::suspect(attempt);
-    Decoded {
-        message: envelope.into(),
-        attempt,
-        suspect: known.suspect,
-        crash_record: CrashRecord {
-            deaths: number(known.deaths).unwrap_or(0).max(new.deaths),
-            crashes: number(known.crashes).unwrap_or(0),
-            attempt,
-        },
-    }
+    (known, headers)
 }
 
 /// Returns the id of a message, if it has a valid one.
@@ -290,10 +300,14 @@ pub(super) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
     let mut ids = named
         .iter()
         .filter_map(|name| headers?.inner().get(*name).map(text));
-    let id = ids.next();
-    id.or_else(|| properties.message_id().as_ref().map(ToString::to_string))?
-        .parse()
-        .ok()
+    let id = ids.next().or_else(|| message_id(properties));
+    id?.parse().ok()
+}
+
+/// The `message-id` property.
+fn message_id(properties: &BasicProperties) -> Option<Cow<'_, str>> {
+    let id = properties.message_id().as_ref();
+    id.map(|id| Cow::Borrowed(id.as_str()))
 }
 
 /// Returns how often the broker has delivered the message before from its current queue.
@@ -313,27 +327,27 @@ pub(super) fn was_suspected(properties: &BasicProperties) -> bool {
 
 /// The values of the reserved headers, as text.
 #[derive(Default)]
-struct KnownHeaders {
-    id: Option<String>,
-    kind: Option<String>,
-    source: Option<String>,
-    time: Option<String>,
-    subject: Option<String>,
-    version: Option<String>,
-    trace_parent: Option<String>,
-    trace_state: Option<String>,
-    attempt: Option<String>,
-    parent: Option<String>,
-    deadline: Option<String>,
-    tenant: Option<String>,
-    topic: Option<String>,
-    suspect: Option<String>,
-    deaths: Option<String>,
-    crashes: Option<String>,
+struct KnownHeaders<'a> {
+    id: Option<Cow<'a, str>>,
+    kind: Option<Cow<'a, str>>,
+    source: Option<Cow<'a, str>>,
+    time: Option<Cow<'a, str>>,
+    subject: Option<Cow<'a, str>>,
+    version: Option<Cow<'a, str>>,
+    trace_parent: Option<Cow<'a, str>>,
+    trace_state: Option<Cow<'a, str>>,
+    attempt: Option<Cow<'a, str>>,
+    parent: Option<Cow<'a, str>>,
+    deadline: Option<Cow<'a, str>>,
+    tenant: Option<Cow<'a, str>>,
+    topic: Option<Cow<'a, str>>,
+    suspect: Option<Cow<'a, str>>,
+    deaths: Option<Cow<'a, str>>,
+    crashes: Option<Cow<'a, str>>,
 }
 
-impl KnownHeaders {
-    fn field(&mut self, name: &str) -> Option<&mut Option<String>> {
+impl<'a> KnownHeaders<'a> {
+    fn field(&mut self, name: &str) -> Option<&mut Option<Cow<'a, str>>> {
         // CloudEvents allows both prefixes.
         let attribute = name
             .strip_prefix("cloudEvents_")

@@ -95,10 +95,7 @@ impl Connections {
         url: &str,
         session_state: &Arc<SessionState>,
     ) -> Result<Self, TransportError> {
-        let failed = |why| TransportError::Connect {
-            url: without_password(url),
-            why,
-        };
+        let failed = |why: String| connect_error(url, why);
         // Loaded each time: a certificate may have been renewed.
         let connector = address.tls.as_ref().map(super::tls::Tls::load);
         let connector = connector.transpose().map_err(failed)?;
@@ -212,6 +209,14 @@ fn watch_events(
         // If the session was closed, this has no effect.
         session_state.fail(format!("{purpose}: the connection has ended"));
     });
+}
+
+/// Returns the error of a connection that can't be opened or is lost.
+pub(super) fn connect_error(url: &str, why: impl std::fmt::Display) -> TransportError {
+    TransportError::Connect {
+        url: without_password(url),
+        why: why.to_string(),
+    }
 }
 
 /// Opens a channel in confirm mode.

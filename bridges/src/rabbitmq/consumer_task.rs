@@ -1,13 +1,11 @@
-//! Consuming a queue: the task that owns a consumer's channel.
+//! The task that consumes one queue: it owns the channel.
 //!
-//! It puts what comes on the shelf, settles what was decided, and counts. Acks are sent in
-//! groups; whatever leads elsewhere is done first. What the broker says was in hand at two
-//! crashes never reaches the shelf: it is set aside for the ward.
+//! It buffers deliveries, applies settlements and counts. Acks are sent in groups. A retry, a
+//! dead letter or a reply is published and confirmed before its input is acked. A message that
+//! was in flight during two crashes never reaches the buffer: the task moves it to the
+//! quarantine queue.
 
-use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use brickwork::transport::TransportError;
 use brickwork::{DeliveryParts, Settlement};
@@ -15,56 +13,34 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 
-use super::ack_tracker::{Ack, AckTracker};
-use super::close_delay::CommandRate;
+use super::ack_sender::AckSender;
 use super::codec;
+use super::consumer_query::{ConsumerQuery, Count};
 use super::declarer::count_ready;
+use super::flushes::Flushes;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::prefetch::{PrefetchBuffer, QueueConsumer};
 use super::settlement::{BrokerAction, Settler};
+use super::slot_queue::SlotQueue;
 use super::suspects::SuspectQueue;
 
-/// How long an ack waits for others to go with it: each costs the broker as much as a
-/// message does. Longer means more that comes again after a crash.
-const ACK_WAIT: Duration = Duration::from_millis(10);
-/// The most acks that go together.
+/// Maximum acks that are sent together.
 const ACKS_MAX: usize = 32;
-/// How many deliveries are put on the shelf at once.
+/// Maximum deliveries that are buffered at once.
 const BUFFER_BATCH_MAX: usize = 64;
-/// How often a queue is counted until two counts agree.
+/// Maximum counts of a queue until two agree.
 const COUNT_ATTEMPTS_MAX: u32 = 6;
 
-/// Asks a pump.
-pub(super) enum ConsumerQuery {
-    /// What it has, and what the broker has ready.
-    Count(oneshot::Sender<Result<Count, TransportError>>),
-    /// Until everything that was settled before is done.
-    Flush(oneshot::Sender<()>),
-}
-
-/// How much of a queue is where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Count {
-    /// At the broker.
-    pub(super) ready: u64,
-    /// Here, not handed out.
-    pub(super) fetched: u64,
-    /// Here, handed out.
-    pub(super) in_flight: u64,
-}
-
-/// Consumes, on the current runtime: a consumer, and where its pump can be asked.
+/// Starts consuming, on the current runtime. Returns the consumer and the task's query sender.
 ///
 /// # Errors
-/// The broker's.
+/// The broker refuses to consume.
 pub(super) async fn consume(
     channel: Channel,
     settler: Settler,
@@ -81,7 +57,7 @@ pub(super) async fn consume(
         suspects.non_crash().clone(),
     ));
     if settler.dead_letters.is_some() {
-        // Before anything comes: what is suspected goes first.
+        // Before the first delivery: suspects are tried first.
         suspects.register(&settler.source.queue, &buffer).await;
     }
     let deliveries = channel
@@ -93,36 +69,32 @@ pub(super) async fn consume(
         )
         .await?;
     let (queries, received) = mpsc::channel(4);
-    let pump = ConsumerTask {
+    let task = ConsumerTask {
+        acks: AckSender::new(channel.clone(), ack_batch),
         channel,
         settler: Arc::new(settler),
         suspects: suspects.clone(),
         buffer: buffer.clone(),
         deliveries: Some(deliveries),
-        ack_tracker: AckTracker::new(),
         work: FuturesUnordered::new(),
-        open: BTreeSet::new(),
-        next: 0,
+        settling: SlotQueue::default(),
         moving_to_suspects: 0,
         to_requeue: Vec::new(),
-        flushes: Vec::new(),
-        ack_due: Box::pin(sleep(Duration::ZERO)),
-        acks_scheduled: false,
-        command_rate: CommandRate::default(),
+        flushes: Flushes::default(),
         bound,
         stopped: false,
     };
-    tokio::spawn(pump.run(received));
+    tokio::spawn(task.run(received));
     Ok((QueueConsumer(buffer), queries))
 }
 
-/// What a pump has under way.
+/// The end of an operation of a consumer task.
 enum Event {
     Settled {
         number: u64,
         tag: u64,
         outcome: BrokerAction,
-        /// Handed out, not set aside.
+        /// The service had it: it wasn't moved to quarantine.
         was_in_flight: bool,
     },
     Counted {
@@ -136,28 +108,22 @@ enum Event {
 }
 
 struct ConsumerTask {
-    /// Tags mean something on this channel only, and it never reconnects.
+    /// Delivery tags are valid on this channel only. It never reconnects.
     channel: Channel,
     settler: Arc<Settler>,
     suspects: Arc<SuspectQueue>,
     buffer: Arc<PrefetchBuffer>,
-    /// `None` once it has ended.
+    /// `None` after the consumer has ended.
     deliveries: Option<lapin::Consumer>,
-    ack_tracker: AckTracker,
+    acks: AckSender,
     work: FuturesUnordered<BoxFuture<'static, Event>>,
-    /// Settlements under way, by number.
-    open: BTreeSet<u64>,
-    next: u64,
-    /// Suspects on their way to the ward's queue.
+    /// The settlements in progress.
+    settling: SlotQueue<()>,
+    /// Suspects on their way to the quarantine queue.
     moving_to_suspects: usize,
-    /// What is given back once nothing comes any more.
+    /// Deliveries to requeue after the last one has arrived.
     to_requeue: Vec<u64>,
-    /// Who waits until no settlement before this number is open.
-    flushes: Vec<(u64, oneshot::Sender<()>)>,
-    /// When the acks that wait are sent, if any do.
-    ack_due: Pin<Box<Sleep>>,
-    acks_scheduled: bool,
-    command_rate: CommandRate,
+    flushes: Flushes,
     bound: u16,
     stopped: bool,
 }
@@ -178,28 +144,28 @@ impl ConsumerTask {
                 () = buffer.settled_notify.notified() => self.apply_settlements(),
                 Some(query) = queries.recv() => {
                     self.apply_settlements();
-                    self.send_acks();
+                    self.acks.send();
                     self.answer(query);
                 }
                 delivery = next(&mut self.deliveries) => self.received(delivery),
-                () = &mut self.ack_due, if self.acks_scheduled => self.send_acks(),
+                () = self.acks.due() => self.acks.send(),
                 () = buffer.stop.notified(), if !self.stopped => self.stop(),
             }
         }
-        self.send_acks();
+        self.acks.send();
         if settler.session_state.check().is_ok() {
-            sleep(self.command_rate.close_delay(Instant::now())).await;
+            sleep(self.acks.close_delay()).await;
         }
-        // With the channel goes what is still unsettled: back to the queue.
+        // The broker requeues unsettled deliveries when the channel closes.
         let _closed = self.channel.close(200, "done".into()).await;
     }
 
-    /// Nothing comes any more, and nothing is left to settle.
+    /// Whether no more deliveries arrive and none is unsettled.
     fn is_done(&self) -> bool {
         self.deliveries.is_none() && self.work.is_empty() && self.buffer.in_flight() == 0
     }
 
-    /// Puts on the shelf what comes, as much as has come already at once.
+    /// Buffers a delivery and those that have arrived with it.
     fn received(&mut self, first: Option<lapin::Result<Delivery>>) {
         let mut group = Vec::new();
         let mut received = Some(first);
@@ -220,7 +186,7 @@ impl ConsumerTask {
             None | Some(Some(Ok(_))) => {}
             Some(Some(Err(error))) => {
                 if !is_channel_error(&error) {
-                    // Known to all before this consumer ends.
+                    // The session must fail before the consumer ends.
                     self.settler
                         .session_state
                         .fail(format!("consuming: {error}"));
@@ -235,7 +201,7 @@ impl ConsumerTask {
 
     fn quarantine_or_deliver(&mut self, delivery: Delivery, group: &mut Vec<Delivery>) {
         let tag = delivery.delivery_tag;
-        self.ack_tracker.received(tag);
+        self.acks.received(tag);
         let suspect = self.settler.dead_letters.is_some()
             && self.settler.source.is_suspect(
                 delivery.redelivered,
@@ -259,7 +225,7 @@ impl ConsumerTask {
         });
     }
 
-    /// The consumer has ended without being told to.
+    /// Handles the end of a consumer that wasn't stopped.
     fn consumer_ended(&mut self, why: &str) {
         self.deliveries = None;
         let error = match self.settler.session_state.check() {
@@ -274,7 +240,7 @@ impl ConsumerTask {
         for (parts, settlement) in self.buffer.take_settlements() {
             if let Settlement::Ack(None) = settlement {
                 self.non_crash().forget(self.name(), &parts.message.id);
-                self.ack_tracker.mark_to_ack(parts.tag);
+                self.acks.mark(parts.tag);
                 acks += 1;
             } else {
                 self.settle(parts, settlement);
@@ -282,7 +248,7 @@ impl ConsumerTask {
         }
         if acks > 0 {
             self.buffer.release(acks);
-            self.schedule_acks();
+            self.acks.schedule();
         }
     }
 
@@ -303,16 +269,14 @@ impl ConsumerTask {
         });
     }
 
-    /// Begins what is to be done before the broker is told of a delivery.
+    /// Starts the work that precedes the ack or nack of a delivery.
     fn start_settlement(
         &mut self,
         tag: u64,
         was_in_flight: bool,
         work: impl Future<Output = BrokerAction> + Send + 'static,
     ) {
-        let number = self.next;
-        self.next += 1;
-        self.open.insert(number);
+        let number = self.settling.push(());
         self.work.push(Box::pin(async move {
             Event::Settled {
                 number,
@@ -326,16 +290,15 @@ impl ConsumerTask {
     fn answer(&mut self, query: ConsumerQuery) {
         match query {
             ConsumerQuery::Flush(done) => {
-                self.flushes.push((self.next, done));
+                self.flushes.add(self.settling.next(), done);
                 self.report_flushes();
             }
             ConsumerQuery::Count(answer) => self.count(None, COUNT_ATTEMPTS_MAX, answer),
         }
     }
 
-    /// Counts on the channel of the deliveries. What the broker no longer counts as ready
-    /// has come by the answer, or comes right after it: so it is asked until two answers
-    /// agree.
+    /// Counts on the channel of the deliveries. Between the broker's count and the reply a
+    /// delivery may be neither ready nor buffered, so the count is repeated until two agree.
     fn count(
         &mut self,
         before: Option<Count>,
@@ -363,17 +326,17 @@ impl ConsumerTask {
             } => {
                 match outcome {
                     BrokerAction::Ack => {
-                        self.ack_tracker.mark_to_ack(tag);
-                        self.schedule_acks();
+                        self.acks.mark(tag);
+                        self.acks.schedule();
                     }
-                    BrokerAction::Requeue => self.nack_requeue(tag),
+                    BrokerAction::Requeue => self.requeue(tag),
                     BrokerAction::Stale => {}
                 }
                 match was_in_flight {
                     true => self.buffer.release(1),
                     false => self.moving_to_suspects -= 1,
                 }
-                self.open.remove(&number);
+                self.settling.remove(number);
                 self.report_flushes();
             }
             Event::Counted {
@@ -418,7 +381,7 @@ impl ConsumerTask {
         };
     }
 
-    /// Puts on the shelf what has come already.
+    /// Buffers the deliveries that have arrived.
     fn buffer_ready(&mut self) {
         if let Some(deliveries) = &mut self.deliveries
             && let Some(delivery) = deliveries.next().now_or_never()
@@ -435,7 +398,7 @@ impl ConsumerTask {
         };
         let (channel, tag) = (self.channel.clone(), deliveries.tag());
         self.work.push(Box::pin(async move {
-            // If this fails, the channel is gone, and everything is given back.
+            // If this fails, the channel is gone, and the broker requeues everything.
             let _gone = channel
                 .basic_cancel(tag, BasicCancelOptions::default())
                 .await;
@@ -445,25 +408,25 @@ impl ConsumerTask {
 
     fn requeue_fetched(&mut self, error: TransportError) {
         for tag in std::mem::take(&mut self.to_requeue) {
-            self.nack_requeue(tag);
+            self.requeue(tag);
         }
         let fetched = self.buffer.end(error);
         for delivery in &fetched {
             self.record_non_crash(delivery);
-            self.nack_requeue(delivery.delivery_tag);
+            self.requeue(delivery.delivery_tag);
         }
         self.buffer.release(fetched.len());
         self.report_flushes();
     }
 
-    /// The connection is gone, and what was fetched with it.
+    /// Ends the consumer because the connection was lost.
     fn connection_lost(&self, error: TransportError) {
         for delivery in &self.buffer.end(error) {
             self.record_non_crash(delivery);
         }
     }
 
-    /// What comes of this delivery isn't to be blamed on it.
+    /// Records that the coming redelivery isn't the effect of a crash.
     fn record_non_crash(&self, delivery: &Delivery) {
         if let Some(id) = codec::id_of(&delivery.properties) {
             self.non_crash().add(self.name(), &id);
@@ -474,75 +437,34 @@ impl ConsumerTask {
         self.suspects.non_crash()
     }
 
-    /// Of the queue that is consumed.
+    /// The name of the consumed queue.
     fn name(&self) -> &str {
         self.settler.source.name.as_str()
     }
 
-    /// Gives one delivery back; once nothing comes any more, if the consumer is about to
-    /// end: it would come right back to it.
-    fn nack_requeue(&mut self, tag: u64) {
+    /// Requeues a delivery. If the consumer is about to end, this waits until no more
+    /// deliveries arrive: the broker would send the delivery right back.
+    fn requeue(&mut self, tag: u64) {
         if self.deliveries.is_some() && self.buffer.is_ended() {
             self.to_requeue.push(tag);
             return;
         }
-        if !self.ack_tracker.mark_settled(tag) || !self.channel.status().connected() {
-            return;
-        }
-        let options = BasicNackOptions {
-            requeue: true,
-            ..Default::default()
-        };
-        // The first poll hands it to the connection. If it fails after that, the channel is
-        // gone: that gives it back, too.
-        let _sent = self.channel.basic_nack(tag, options).now_or_never();
-        self.command_rate.sent(Instant::now());
-    }
-
-    /// Acks wait a moment for more, unless there are enough.
-    fn schedule_acks(&mut self) {
-        if self.ack_tracker.to_ack() >= self.buffer.ack_batch {
-            self.send_acks();
-        } else if !self.acks_scheduled {
-            self.acks_scheduled = true;
-            self.ack_due.as_mut().reset(Instant::now() + ACK_WAIT);
-        }
-    }
-
-    fn send_acks(&mut self) {
-        self.acks_scheduled = false;
-        for Ack { tag, multiple } in self.ack_tracker.take_acks() {
-            // The first poll hands it to the connection: so they go out in order, and one
-            // for many finds all before it settled. If it fails after that, the channel is
-            // gone, and the broker delivers again.
-            let options = BasicAckOptions { multiple };
-            let _sent = self.channel.basic_ack(tag, options).now_or_never();
-            self.command_rate.sent(Instant::now());
-        }
+        self.acks.requeue(tag);
     }
 
     fn report_flushes(&mut self) {
         if self.flushes.is_empty() || !self.to_requeue.is_empty() {
             return;
         }
-        let first = self.open.first().copied();
-        let mut done = Vec::new();
-        self.flushes.retain_mut(|(before, flushed)| {
-            let open = first.is_some_and(|first| first < *before);
-            if !open {
-                let (unused, _) = oneshot::channel();
-                done.push(std::mem::replace(flushed, unused));
-            }
-            open
-        });
+        let done = self.flushes.take_done(self.settling.first());
         if done.is_empty() {
             return;
         }
-        self.send_acks();
-        // When the broker answers this, it has seen all that came before on the channel; but
-        // the queue may not have.
+        self.acks.send();
+        // The reply shows that the broker has seen all earlier commands on the channel, though
+        // its queue may not have applied them.
         let (channel, bound) = (self.channel.clone(), self.bound);
-        let wait = self.command_rate.close_delay(Instant::now());
+        let wait = self.acks.close_delay();
         self.work.push(Box::pin(async move {
             sleep(wait).await;
             let _gone = channel.basic_qos(bound, BasicQosOptions::default()).await;
@@ -552,14 +474,14 @@ impl ConsumerTask {
 }
 
 impl Drop for ConsumerTask {
-    /// However it ends: whoever takes learns of it.
+    /// On every exit path the reader learns of the end.
     fn drop(&mut self) {
         self.connection_lost(self.settler.session_state.error());
         self.buffer.close_settlements();
     }
 }
 
-/// Whether an error ended one channel, and not the connection.
+/// Returns whether an error ended only the channel, not the connection.
 fn is_channel_error(error: &lapin::Error) -> bool {
     error.is_amqp_soft_error() || matches!(error.kind(), ErrorKind::InvalidChannelState(..))
 }

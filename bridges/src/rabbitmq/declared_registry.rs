@@ -1,8 +1,8 @@
-//! The ledger: what the app's processes ever declared, kept on the broker itself.
+//! The ledger: every queue and binding that the app's processes have declared, stored on the
+//! broker.
 //!
-//! AMQP has no way to list queues. So the durable queue `APP.ledger` holds a message in
-//! which the queues and bindings of every manifest that ran there are written down, a line
-//! each:
+//! AMQP can't list queues. So the durable queue `APP.ledger` holds a message that names the
+//! queues and bindings of every manifest that ran there, one per line:
 //!
 //! ```text
 //! brickwork ledger 1
@@ -11,14 +11,14 @@
 //! queue stock.requests
 //! ```
 //!
-//! (`feed`, with tabs, is a binding to an exchange of somebody else.)
+//! (`feed`, with tabs, is a binding to an external exchange.)
 //!
-//! Names are relative to the app, so a ledger can't name what is another app's. It only
-//! grows, but by pruning: whoever declares reads it, and if a line is missing writes one
-//! more message, confirmed, before the old ones are acked. Two processes at a time, or one
-//! that is killed in between, leave several messages: a reader takes all of them together,
-//! and the next writer makes one of them. What isn't understood stays: lines of later
-//! versions within a ledger, and messages that are none.
+//! - Names are relative to the app, so a ledger can't name another app's queues.
+//! - A ledger only grows, except by pruning. A process that declares reads it first. If a line
+//! is missing, the process publishes a complete message, confirmed, and then acks the old ones.
+//! - Two processes at a time, or one killed in between, leave several messages. A reader merges
+//! them, and the next writer replaces them by one.
+//! - Unknown lines, written by later versions, are kept; so are messages that are no ledger.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,19 +40,20 @@ use super::declarer;
 use super::session_state::SessionState;
 use super::topology::{Declaration, ledger_declaration, ledger_name};
 
-/// The first line. Another number is another format, and left alone.
+/// First line of a ledger. Another number is another format, which is ignored.
 const HEADING: &str = "brickwork ledger 1";
-/// Ledgers and foreign messages that are read at most. With more, nothing is written: who
-/// doesn't see all would add to them for ever.
+/// Maximum messages that are read. If there are more, nothing is written: a writer that doesn't
+/// read all of them would add messages forever.
 const MESSAGES_MAX: usize = 64;
-/// A broker gives a message up that was read too often: it is written anew long before.
+/// Deliveries after which a message is written again. The broker drops a message that was
+/// delivered too often; this is far below its limit.
 const DELIVERIES_MAX: u64 = 1000;
-/// For all of it: an app's start doesn't wait longer.
+/// Time limit of recording: the app's start doesn't wait longer.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Somebody else has it in hand for moments.
+/// Maximum reads of an empty ledger: another process may hold its message for a moment.
 const READS_MAX: u32 = 4;
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Connections that are lost by it.
+/// Maximum connections that recording may lose.
 const CONNECTIONS_MAX: u32 = 5;
 
 /// The lines of a ledger.
@@ -60,7 +61,7 @@ const CONNECTIONS_MAX: u32 = 5;
 pub(super) struct Entries(BTreeSet<String>);
 
 impl Entries {
-    /// What is declared for an app.
+    /// Returns the lines for an app's declarations.
     pub(super) fn from_declarations(declarations: &[Declaration], app: &str) -> Self {
         let own = |name: &ShortString| {
             let name = name.as_str().strip_prefix(app)?.strip_prefix('.')?;
@@ -90,7 +91,7 @@ impl Entries {
         Self(lines.collect())
     }
 
-    /// Reads a message; `None` if it is no ledger, or one of another version.
+    /// Parses a message. Returns `None` if it is no ledger or has another version.
     fn read(text: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(text).ok()?.lines();
         (lines.next()? == HEADING).then(|| Self(lines.map(str::to_owned).collect()))
@@ -105,13 +106,13 @@ impl Entries {
         text
     }
 
-    /// The queues.
+    /// Returns the queues.
     pub(super) fn queues(&self) -> BTreeSet<QueueId> {
         let names = self.0.iter().filter_map(|line| line.strip_prefix("queue "));
         names.filter_map(queue_id).collect()
     }
 
-    /// The bindings.
+    /// Returns the bindings.
     pub(super) fn bindings(&self) -> BTreeSet<Binding> {
         self.0
             .iter()
@@ -119,7 +120,7 @@ impl Entries {
             .collect()
     }
 
-    /// The queue is gone, and so are its bindings.
+    /// Removes a queue and its bindings.
     pub(super) fn remove_queue(&mut self, queue: &QueueId) {
         self.0.remove(&format!("queue {queue}"));
         let of_it =
@@ -134,13 +135,13 @@ impl Entries {
     }
 }
 
-/// A binding of a queue of the app.
+/// A binding of one of the app's queues.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Binding {
     pub(super) queue: QueueId,
-    /// Somebody else's; `None` is the app's.
+    /// An external exchange; `None` means the app's own.
     pub(super) exchange: Option<String>,
-    /// A topic, at the app's exchange.
+    /// The routing key: on the app's own exchange, the topic.
     pub(super) key: String,
 }
 
@@ -169,7 +170,7 @@ impl Binding {
         })
     }
 
-    /// `None` if it can't be written in a line, so oddly is it named.
+    /// Returns the line, or `None` if the names don't fit into one.
     fn line(&self) -> Option<String> {
         let Self {
             queue,
@@ -184,7 +185,7 @@ impl Binding {
     }
 }
 
-/// Whose queue it is, by its name within the app.
+/// Parses a queue name within the app.
 fn queue_id(name: &str) -> Option<QueueId> {
     check_topic(name).ok()?;
     let (service, input) = name.split_once('.')?;
@@ -192,21 +193,21 @@ fn queue_id(name: &str) -> Option<QueueId> {
     (one(service) && one(input)).then(|| QueueId::new(service, input))
 }
 
-/// What is in a ledger, in hand: it goes back when this is closed, or dropped with its
-/// connection.
+/// A ledger whose messages this process holds unacked. The broker requeues them when this is
+/// closed, or dropped with its connection.
 pub(super) struct LedgerReader {
     channel: Channel,
     pub(super) lines: Entries,
     /// The messages that are ledgers.
     messages: Vec<Delivery>,
-    /// Some are read so often that they must be written anew.
+    /// A message was delivered so often that it must be written again.
     must_rewrite: bool,
-    /// Everything was read.
+    /// Every message was read.
     complete: bool,
 }
 
 impl LedgerReader {
-    /// With nothing in hand yet.
+    /// Creates a reader that holds no message.
     async fn new(connection: &Connection) -> lapin::Result<Self> {
         Ok(Self {
             channel: connection.create_channel().await?,
@@ -217,7 +218,7 @@ impl LedgerReader {
         })
     }
 
-    /// Reads a ledger; `None` if there is no such queue.
+    /// Reads a ledger. Returns `None` if there is no ledger queue.
     pub(super) async fn open(connection: &Connection, app: &str) -> lapin::Result<Option<Self>> {
         let mut ledger = Self::new(connection).await?;
         let queue = ledger_name(app);
@@ -234,7 +235,7 @@ impl LedgerReader {
         Ok(Some(ledger))
     }
 
-    /// Takes what is there; says how many messages that are.
+    /// Takes all messages. Returns their number.
     async fn take(&mut self, queue: &ShortString) -> lapin::Result<usize> {
         let mut taken = 0;
         let options = BasicGetOptions::default();
@@ -254,12 +255,12 @@ impl LedgerReader {
         Ok(taken)
     }
 
-    /// Whether there is anything that this understands.
+    /// Returns whether no readable ledger was found.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
-    /// Makes `lines` what the ledger says.
+    /// Replaces the content of the ledger by `lines`.
     pub(super) async fn replace(
         self,
         connection: &Connection,
@@ -269,7 +270,7 @@ impl LedgerReader {
         if !self.complete {
             self.close().await;
             return Err(format!(
-                "{MESSAGES_MAX} messages and more are in it: empty it"
+                "the ledger holds {MESSAGES_MAX} messages or more: purge it"
             ));
         }
         let written = async {
@@ -300,10 +301,10 @@ impl LedgerReader {
         let written: lapin::Result<Confirmation> = written.await;
         match written {
             Ok(Confirmation::Ack(None)) => {}
-            Ok(_) => return Err("the broker didn't take it".into()),
+            Ok(_) => return Err("the broker did not confirm it".into()),
             Err(error) => return Err(error.to_string()),
         }
-        // From here on nothing is lost: what can't be acked is merged by the next reader.
+        // The new message is stored: the next reader merges any message whose ack fails.
         for ledger in &self.messages {
             let acked = ledger.acker.ack(BasicAckOptions::default()).await;
             acked.map_err(|error| error.to_string())?;
@@ -312,14 +313,14 @@ impl LedgerReader {
         Ok(())
     }
 
-    /// Gives back what is in hand.
+    /// Requeues the messages.
     pub(super) async fn close(self) {
-        // A channel that is gone has given it back.
+        // A channel that is gone has requeued them.
         let _gone = self.channel.close(200, "done".into()).await;
     }
 }
 
-/// Where a session writes down what it declares.
+/// Records the declarations of a session.
 #[derive(Clone)]
 pub(super) struct DeclaredRegistry {
     socket: Arc<Socket>,
@@ -334,27 +335,27 @@ impl DeclaredRegistry {
         }
     }
 
-    /// Writes down what is declared. What is in the way is logged: the app runs without.
+    /// Records declarations. A failure is logged only: the app runs without the ledger.
     pub(super) async fn record(&self, app: &str, all: &[Declaration]) {
         let lines = Entries::from_declarations(all, app);
         let recorded = tokio::select! {
             recorded = record(&self.socket, app, &lines) => recorded,
-            // The next session does.
+            // The next session records them.
             _ = self.session_state.ended() => return,
         };
         if let Err(error) = recorded {
-            warn!(%error, "the ledger of what the app declares can't be kept: `prune` may not know it");
+            warn!(%error, "declarations were not recorded in the ledger, `prune` may miss them");
         }
     }
 }
 
-/// Writes down what is declared, if a line of it isn't there yet.
+/// Records declarations that the ledger lacks.
 ///
-/// Over a connection of its own: reading a queue that somebody else makes just now costs
-/// the connection (the broker calls it an internal error), and then this is tried again.
+/// Uses a connection of its own: reading a queue that another process is creating costs the
+/// connection (an internal error of the broker). Then this tries again.
 ///
 /// # Errors
-/// What is in the way: the app can run without.
+/// The reason why recording failed. The app can run without.
 async fn record(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<(), String> {
     let recording = async {
         let mut tries = 0;
@@ -421,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_declared_is_read_as_it_was_written() {
+    fn a_ledger_reads_as_it_was_written() {
         let lines = Entries::from_declarations(&declarations(&topology()).unwrap(), "shop");
         let text = lines.write();
         assert_eq!(
@@ -442,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binding_to_an_exchange_of_somebody_else_is_written_down_with_it() {
+    fn a_binding_to_an_external_exchange_is_recorded_with_the_exchange() {
         let binding = Binding {
             queue: QueueId::new("stock", "requests"),
             exchange: Some("their exchange".into()),
@@ -456,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ledger_or_another_version_is_not_read() {
+    fn other_messages_and_other_versions_are_not_read() {
         for external in [
             &b""[..],
             b"{}",
@@ -468,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not_understood_are_kept_and_name_nothing() {
+    fn unknown_lines_are_kept_and_name_nothing() {
         let text = "brickwork ledger 1\nqueue eu.stock.in\nqueue ../x\nbind a.b *\nstore a.b\n\
                     bind a.b c";
         let mut lines = Entries::read(text.as_bytes()).unwrap();

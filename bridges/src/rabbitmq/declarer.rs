@@ -1,26 +1,27 @@
-//! Declaring queues and counting what is in them: the owner of one channel.
+//! Declares queues and counts their messages: the owner of one channel.
 //!
-//! A declaration that the broker refuses costs the channel, so this has one of its own
-//! and opens another when it needs to. It is on the connection that consumes: what is
-//! published has the other one blocked while the broker is short of memory.
+//! A declaration that the broker refuses costs the channel. So this task has a channel of its
+//! own and opens another when needed. The channel is on the consuming connection: the broker
+//! blocks the publishing connection while it is short of memory.
 
 use std::sync::Arc;
 
 use brickwork::transport::TransportError;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, ErrorKind, ExchangeKind};
+use lapin::options::{
+    BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ErrorKind, ExchangeKind, Queue};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Connections;
-use super::permission_probe::may_consume;
 use super::session_state::SessionState;
 use super::topology::Declaration;
 
-/// Requests that wait; whoever has one more waits to hand it over.
+/// Maximum queued commands. Further callers wait.
 const COMMANDS_MAX: usize = 16;
 
-/// Declares and counts. Clones share the channel.
+/// Declares queues and counts messages. Clones share the channel.
 #[derive(Clone)]
 pub(super) struct Declarer {
     commands: mpsc::Sender<DeclareCommand>,
@@ -35,7 +36,7 @@ enum DeclareCommand {
 type Answer<T> = oneshot::Sender<Result<T, TransportError>>;
 
 impl Declarer {
-    /// Starts the owner on the current runtime.
+    /// Starts the task on the current runtime.
     pub(super) fn start(connections: Arc<Connections>, session_state: Arc<SessionState>) -> Self {
         let (commands, mut received) = mpsc::channel(COMMANDS_MAX);
         let mut owner = DeclarerTask {
@@ -45,7 +46,7 @@ impl Declarer {
         };
         tokio::spawn(async move {
             while let Some(command) = received.recv().await {
-                // Whoever asked may have gone.
+                // The caller may have stopped waiting.
                 match command {
                     DeclareCommand::Declare(all, answer) => {
                         let _gone = answer.send(owner.declare(all).await);
@@ -62,19 +63,19 @@ impl Declarer {
         }
     }
 
-    /// Makes sure that all of it is there.
+    /// Declares everything in `all`.
     ///
     /// # Errors
-    /// It can't be made, or the link has ended.
+    /// The broker refuses a declaration, or the session has ended.
     pub(super) async fn declare(&self, all: Vec<Declaration>) -> Result<(), TransportError> {
         self.ask(|answer| DeclareCommand::Declare(all, answer))
             .await
     }
 
-    /// How many messages are ready in a queue; `None` if there is no such queue.
+    /// Returns the number of ready messages, or `None` if there is no such queue.
     ///
     /// # Errors
-    /// The broker doesn't say, or the link has ended.
+    /// The broker doesn't answer, or the session has ended.
     pub(super) async fn count(&self, queue: ShortString) -> Result<Option<u64>, TransportError> {
         self.ask(|answer| DeclareCommand::Count(queue, answer))
             .await
@@ -111,16 +112,9 @@ impl DeclarerTask {
             return Ok(channel.clone());
         }
         let opened = self.connections.consuming.create_channel().await;
-        let channel = opened.map_err(|error| self.lost(&error))?;
+        let channel = opened.map_err(|error| self.session_state.lost(&error))?;
         self.channel = Some(channel.clone());
         Ok(channel)
-    }
-
-    fn lost(&self, error: &lapin::Error) -> TransportError {
-        self.session_state
-            .check()
-            .err()
-            .unwrap_or_else(|| TransportError::Lost(error.to_string()))
     }
 
     async fn declare(&mut self, all: Vec<Declaration>) -> Result<(), TransportError> {
@@ -129,7 +123,7 @@ impl DeclarerTask {
             let made = declare(&channel, declaration.clone()).await;
             made.map_err(|error| match refusal(&error) {
                 Some((code, text)) => explain(&declaration, code, text),
-                None => self.lost(&error),
+                None => self.session_state.lost(&error),
             })?;
         }
         Ok(())
@@ -141,25 +135,32 @@ impl DeclarerTask {
             Ok(count) => Ok(Some(count)),
             Err(error) => match refusal(&error) {
                 Some((404, _)) => Ok(None),
-                _ => Err(self.lost(&error)),
+                _ => Err(self.session_state.lost(&error)),
             },
         }
     }
 }
 
-/// Asks on a channel how many messages are ready.
+/// Asks for a queue on this channel: its name and counts.
 ///
 /// # Errors
-/// The broker's; without the queue it closes the channel.
-pub(super) async fn count_ready(channel: &Channel, queue: ShortString) -> lapin::Result<u64> {
+/// The broker's. Without the queue it closes the channel.
+pub(super) async fn passive_declare(channel: &Channel, queue: ShortString) -> lapin::Result<Queue> {
     let options = QueueDeclareOptions {
         passive: true,
         ..Default::default()
     };
-    let declared = channel
-        .queue_declare(queue, options, FieldTable::default())
-        .await?;
-    Ok(u64::from(declared.message_count()))
+    let declaring = channel.queue_declare(queue, options, FieldTable::default());
+    declaring.await
+}
+
+/// Counts the ready messages of a queue on this channel.
+///
+/// # Errors
+/// As of [`passive_declare`].
+pub(super) async fn count_ready(channel: &Channel, queue: ShortString) -> lapin::Result<u64> {
+    let queue = passive_declare(channel, queue).await?;
+    Ok(u64::from(queue.message_count()))
 }
 
 pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
@@ -196,7 +197,7 @@ pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapi
         }
         Declaration::ExternalQueue { name } => {
             count_ready(channel, name.clone()).await?;
-            // May it be read? The question costs its channel, whatever the answer.
+            // Check the read permission. This always costs the channel.
             let asked = may_consume(channel, name).await;
             match asked.as_ref().map_err(refusal) {
                 Ok(()) => channel.close(200, "done".into()).await,
@@ -209,7 +210,7 @@ pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapi
                 passive: true,
                 ..Default::default()
             };
-            // Of which kind it is, isn't asked.
+            // A passive declaration ignores the kind.
             let arguments = FieldTable::default();
             channel
                 .exchange_declare(name, ExchangeKind::Topic, options, arguments)
@@ -218,7 +219,26 @@ pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapi
     }
 }
 
-/// The broker's answer to a request that it doesn't carry out: code and text.
+/// Asks whether the user may consume a queue, by a request of the wrong form: see
+/// `permission_probe`. If the broker accepts it, one message is delivered and requeued when the channel closes.
+pub(super) async fn may_consume(channel: &Channel, queue: ShortString) -> lapin::Result<()> {
+    channel.basic_qos(1, Default::default()).await?;
+    let arguments = with_text("x-priority", "high");
+    let options = BasicConsumeOptions::default();
+    channel
+        .basic_consume(queue, "".into(), options, arguments)
+        .await
+        .map(drop)
+}
+
+/// Returns arguments with one text.
+pub(super) fn with_text(name: &str, text: &str) -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert(name.into(), AMQPValue::LongString(text.into()));
+    table
+}
+
+/// Returns the code and text of the broker's refusal.
 pub(super) fn refusal(error: &lapin::Error) -> Option<(u16, &str)> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => Some((error.get_id(), error.get_message().as_str())),
@@ -226,7 +246,7 @@ pub(super) fn refusal(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
-/// What could not be made or used, why not, and what to do.
+/// Explains a refused declaration: the object, the reason, the remedy.
 fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
     let what = declaration.to_string();
     let text = text
@@ -236,14 +256,14 @@ fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
         let why = match code {
             404 => format!("it isn't there ({text}), and {EXTERNAL_HELP}"),
             403 => format!("the user has no right to read it ({text})"),
-            405 => format!("another connection has it for itself ({text})"),
+            405 => format!("another connection uses it exclusively ({text})"),
             _ => text.to_owned(),
         };
         return TransportError::OwnedByAnother { what, why };
     }
     let why = match code {
         406 => format!(
-            "it is there already, with other settings ({text}): \
+            "it already exists with other settings ({text}): \
              delete it on the broker once it is empty, or give the app another name"
         ),
         403 if matches!(declaration, Declaration::Binding { .. }) => format!(
@@ -256,16 +276,16 @@ fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
     TransportError::Declare { what, why }
 }
 
-/// What to do when something of somebody else isn't there.
+/// The remedy if an external object is missing.
 pub(super) const EXTERNAL_HELP: &str =
-    "the app doesn't make it: whoever owns it does, or the manifest's `from` names another";
+    "the app doesn't create it: its owner must, or the manifest's `from` must name another";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_with_other_settings_is_explained_with_what_differs_and_what_to_do() {
+    fn an_error_about_other_settings_names_the_difference_and_the_remedy() {
         let queue = Declaration::Queue {
             name: "shop.stock.requests".into(),
             arguments: FieldTable::default(),

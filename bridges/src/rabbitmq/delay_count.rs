@@ -1,8 +1,7 @@
-//! How many messages of a queue wait on the delay ladder, as far as this process knows.
+//! Counts the delayed messages of a queue, as far as this process knows.
 //!
-//! The broker can't tell for which queue a waiting message is, so each process counts
-//! what it sent there itself. It rather counts a message for a moment too long, when it
-//! has arrived already, than not at all.
+//! The broker can't tell which queue a delayed message belongs to. So each process counts the
+//! messages that it sent itself. It counts a message slightly too long rather than too short.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,17 +11,17 @@ use tokio::time::Instant;
 
 use super::topology::Step;
 
-/// What the broker may take to move a message whose time is over.
+/// Time in which the broker moves a message whose delay is over.
 const MOVE_TIME: Duration = Duration::from_millis(200);
-/// Times are counted together in grains of this part of the wait, and at most
-/// [`GRAIN_MAX`]: that bounds the memory that this takes.
+/// Due times share a bucket of this fraction of the delay, at most [`BUCKET_MAX`]. This bounds
+/// the memory.
 const BUCKETS_PER_WAIT: u32 = 64;
 const BUCKET_MAX: Duration = Duration::from_secs(1);
 
-/// The waiting messages of one queue.
+/// The delayed messages of one queue.
 pub(super) struct DelayCount {
     origin: Instant,
-    /// How many are counted until when (since `origin`).
+    /// Number of messages by due time (since `origin`).
     until: Mutex<BTreeMap<Duration, u64>>,
 }
 
@@ -34,7 +33,7 @@ impl DelayCount {
         }
     }
 
-    /// A message has begun to wait.
+    /// Counts a message that was sent to a delay queue.
     pub(super) fn add(&self, step: Step) {
         let bucket = (step.wait / BUCKETS_PER_WAIT).min(BUCKET_MAX);
         let due = (self.origin.elapsed() + step.wait + MOVE_TIME).as_nanos();
@@ -45,7 +44,7 @@ impl DelayCount {
         *until.entry(due).or_default() += 1;
     }
 
-    /// How many wait now.
+    /// Returns the number of delayed messages.
     pub(super) fn count(&self) -> u64 {
         let mut until = self.until.lock();
         Self::drop_past(&mut until, self.origin.elapsed());
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_counts_until_its_time_is_over_and_not_much_longer() {
+    async fn a_message_counts_until_its_delay_is_over_and_not_much_longer() {
         let step = Step::at_least(Duration::from_secs(1)).unwrap();
         let delayed = DelayCount::new();
         for _ in 0..10_000 {

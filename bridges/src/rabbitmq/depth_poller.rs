@@ -1,5 +1,5 @@
-//! Pressure: asks the broker once a second how full the queues are, and makes those
-//! again that somebody has deleted.
+//! Polls the depth of every queue once a second for backpressure, and declares deleted queues
+//! again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::routing::Queue;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Watches over queues, on the current runtime, until the transport is closed.
+/// Starts polling on the current runtime, until the transport is closed.
 pub(super) fn start(
     queues: Vec<Arc<Queue>>,
     pressure: &Arc<Backpressure>,
@@ -49,18 +49,19 @@ async fn poll_once(gauges: &[(Arc<Queue>, DepthGauge)], recovery: &Recovery) {
             Ok(Some(ready)) => {
                 gauge.update(ready);
                 if ready > 0 && queue.id == QueueId::suspects(&queue.id.service) {
-                    // Also those that another process has put there.
+                    // Another process may have put them there.
                     session.suspects.check(&queue.id.service);
                 }
             }
             Ok(None) => {
-                // Whoever publishes wouldn't notice, and whoever consumes may be elsewhere.
+                // Publishers don't notice a deleted queue, and its consumer may be in another
+                // process.
                 if session.router.redeclare().await.is_ok() {
-                    warn!(queue = %queue.id, "the queue was deleted at the broker, it was made again");
+                    warn!(queue = %queue.id, "queue was deleted on the broker, declared it again");
                 }
                 gauge.update(0);
             }
-            // A broker that doesn't answer says nothing about its queues.
+            // Without an answer the depth is unknown.
             Err(_) => {}
         }
     }

@@ -1,8 +1,8 @@
-//! What everybody may know of the way to the broker: whether it works, what is wrong and
-//! since when, how often it came back.
+//! The state of the connection: whether it works, the problem and its start, and the number of
+//! reconnects.
 //!
-//! Owns the transport's status, and says each change once in the log. While it doesn't
-//! work, sources wait.
+//! Owns the transport's status and logs each change once. While the connection doesn't work,
+//! sources wait.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// An outage longer than a broker's restart.
+/// An outage longer than a restart of the broker.
 const LONG_OUTAGE: Duration = Duration::from_secs(15);
-/// So many reasons are said in one outage.
+/// Maximum reasons that are logged in one outage.
 const LOGGED_REASONS_MAX: usize = 5;
 
-/// One for a transport.
+/// The connection state of one transport.
 pub(super) struct Health {
     status: watch::Sender<Status>,
     state: Mutex<State>,
@@ -26,19 +26,19 @@ pub(super) struct Health {
 
 struct State {
     connection: ConnectionState,
-    /// What the broker says of why it takes nothing.
+    /// The broker's reason why it accepts no publications.
     alarm: Option<String>,
-    /// What is seen of that though it says nothing.
+    /// The reason for the same, observed from missing confirms.
     stall: Option<String>,
     outage: OutageGauge,
-    /// What was said of why it isn't had again, in this outage.
+    /// Reasons for failed reconnects that were logged in this outage.
     logged: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 enum ConnectionState {
     Open,
-    /// The broker takes no publications.
+    /// The broker accepts no publications.
     Blocked {
         since: Instant,
     },
@@ -46,7 +46,7 @@ enum ConnectionState {
         why: String,
         since: Instant,
     },
-    /// By this side, for good.
+    /// Closed by this side, for good.
     Closed,
 }
 
@@ -68,7 +68,7 @@ impl Health {
         self.status.subscribe()
     }
 
-    /// The connection is lost. The first reason stays.
+    /// Records the loss of the connection. The first reason stays.
     pub(super) fn lost(&self, why: &str) {
         let mut state = self.state.lock();
         let since = match state.connection {
@@ -86,8 +86,8 @@ impl Health {
         (state.alarm, state.stall) = (None, None);
     }
 
-    /// It could not be had again, for now. That a broker is away needs no words at first;
-    /// what waiting doesn't mend, and what lasts, is said: each reason once.
+    /// Records a failed reconnect. At first an absent broker isn't logged. A long outage, and a
+    /// problem that waiting doesn't solve, are logged, each reason once.
     pub(super) fn reconnect_failed(&self, error: &TransportError) {
         let mut state = self.state.lock();
         let ConnectionState::Lost { why, since } = &state.connection else {
@@ -98,18 +98,18 @@ impl Health {
             since.elapsed() >= LONG_OUTAGE || matches!(error, TransportError::Declare { .. });
         self.report_down(
             &state,
-            format!("the connection to the broker is lost: {why}; now: {text}"),
+            format!("the connection to the broker is lost: {why}; last attempt: {text}"),
         );
         if is_reportable && state.logged.len() < LOGGED_REASONS_MAX && !state.logged.contains(&text)
         {
-            warn!(error = %text, "still not connected to the broker, trying on");
+            warn!(error = %text, "still not connected to the broker, retrying");
             state.logged.push(text);
         } else {
-            debug!(error = %text, "not connected again");
+            debug!(error = %text, "reconnect failed");
         }
     }
 
-    /// There is a connection again, and all is set up on it.
+    /// Records that the connection works again.
     pub(super) fn restored(&self) {
         let mut state = self.state.lock();
         if let ConnectionState::Lost { since, .. } = state.connection {
@@ -121,14 +121,14 @@ impl Health {
         }
     }
 
-    /// The broker says that it takes nothing for now (`Some(why)`), or does so again.
+    /// Records that the broker has blocked publications (`Some(why)`) or unblocked them.
     pub(super) fn blocked(&self, why: Option<String>) {
         let mut state = self.state.lock();
         state.alarm = why;
         self.update_blocked(&mut state);
     }
 
-    /// The broker takes nothing for now, as it seems (`Some(why)`), or does so again.
+    /// Records that confirms have stalled (`Some(why)`) or arrive again.
     pub(super) fn confirms_stalled(&self, why: Option<String>) {
         let mut state = self.state.lock();
         state.stall = why;
@@ -139,35 +139,34 @@ impl Health {
         let why = state.alarm.clone().or_else(|| state.stall.clone());
         match (&state.connection, why) {
             (ConnectionState::Open, Some(why)) => {
-                warn!(reason = %why, "the broker takes nothing for now");
-                self.report_down(state, format!("the broker takes nothing for now: {why}"));
+                warn!(reason = %why, "broker accepts no publications");
+                self.report_down(state, format!("the broker accepts no publications: {why}"));
                 let since = Instant::now();
                 state.connection = ConnectionState::Blocked { since };
             }
             (ConnectionState::Blocked { since }, None) => {
                 let after = rounded(since.elapsed());
-                info!(?after, "the broker takes publications again");
+                info!(?after, "broker accepts publications again");
                 self.report_up(state, 0);
                 state.connection = ConnectionState::Open;
             }
             (ConnectionState::Blocked { .. }, Some(why)) => {
-                self.report_down(state, format!("the broker takes nothing for now: {why}"));
+                self.report_down(state, format!("the broker accepts no publications: {why}"));
             }
             (ConnectionState::Open, None) => {}
-            // What a connection was in that is lost, or not yet in use, says nothing of
-            // the next one.
+            // The state of a lost or unused connection doesn't apply to the next one.
             (ConnectionState::Lost { .. } | ConnectionState::Closed, _) => {
                 (state.alarm, state.stall) = (None, None)
             }
         }
     }
 
-    /// Whether the broker has said that it takes nothing for now.
+    /// Returns whether the broker has blocked publications.
     pub(super) fn is_blocked(&self) -> bool {
         self.state.lock().alarm.is_some()
     }
 
-    /// It was closed by this side: it stays so.
+    /// Records that this side has closed the transport.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.connection = ConnectionState::Closed;
@@ -179,14 +178,14 @@ impl Health {
         self.status.borrow().ended
     }
 
-    /// Waits until it is closed.
+    /// Waits until the transport is closed.
     pub(super) async fn closed(&self) {
         let mut status = self.status.subscribe();
-        // The sender is `self`: it can't be gone.
+        // `self` holds the sender, so this can't fail.
         let _open = status.wait_for(|status| status.ended).await;
     }
 
-    /// Why nothing can be done over it now.
+    /// Returns the error for operations that need the connection.
     pub(super) fn error(&self) -> TransportError {
         match &self.state.lock().connection {
             ConnectionState::Closed => TransportError::Closed,
@@ -198,7 +197,7 @@ impl Health {
     }
 
     fn report_down(&self, state: &State, why: String) {
-        // Sources wait before anybody learns that something fails.
+        // Sources must wait before the first operation fails.
         state.outage.set(true);
         self.status.send_modify(|status| {
             status.down = Some(why);
@@ -216,7 +215,7 @@ impl Health {
     }
 }
 
-/// To milliseconds, for people.
+/// Rounds to milliseconds for the log.
 fn rounded(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis() as u64)
 }
@@ -226,7 +225,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_wrong_is_told_with_its_first_reason_until_it_works() {
+    async fn the_status_keeps_the_first_reason_until_the_connection_works() {
         let pressure = Arc::<Backpressure>::default();
         let health = Health::new(&pressure);
         let status = health.status();
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_lasts_is_said_and_each_reason_once() {
+    async fn a_long_outage_is_logged_once_per_reason() {
         let health = Health::new(&Arc::default());
         let logged = || health.state.lock().logged.len();
         let refused = TransportError::Lost("refused".into());
@@ -261,7 +260,7 @@ mod tests {
             what: "the queue".into(),
             why: "with other settings".into(),
         };
-        // It doesn't mend itself.
+        // Waiting doesn't solve it.
         health.reconnect_failed(&declare);
         health.reconnect_failed(&declare);
         assert_eq!(logged(), 1);
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_closed_stays_closed() {
+    async fn a_closed_transport_stays_closed() {
         let health = Health::new(&Arc::default());
         health.close();
         health.lost("a consequence");

@@ -1,18 +1,20 @@
-//! Looking at a broker before an app runs: who it is, whether the user may do what the
-//! app does, and whether the queues that are there are those that the app needs.
+//! Inspects a broker before an app runs: its version, the user's permissions, and the existing
+//! queues.
 //!
-//! Changes nothing: see [`Probe`]. Each refusal costs its channel, so each question has a channel of its own.
+//! Changes nothing on the broker: see [`Probe`]. A refusal costs the channel, so every probe
+//! has a channel of its own.
 
 use std::sync::Arc;
 
+use brickwork::QueueId;
 use brickwork::transport::{
     Inspection, InspectionProblem, Pruned, QueueSpec, Topology, TransportError,
 };
-use brickwork::{QueueId, without_password};
 use lapin::Connection;
 use lapin::types::ShortString;
 
 use super::address::Address;
+use super::connection::{Connections, connect_error};
 use super::declarer::{EXTERNAL_HELP, refusal};
 use super::health::Health;
 use super::permission_probe::Probe;
@@ -21,18 +23,18 @@ use super::server_properties::{ServerProperties, read_server_properties};
 use super::session_state::SessionState;
 use super::topology::{Declaration, Step, declarations, external_declarations, queue_name};
 
-/// Looks at the broker, on the current runtime.
+/// Inspects the broker, on the current runtime.
 ///
 /// # Errors
-/// It can't be reached, doesn't let us in, or went away meanwhile.
+/// The broker can't be reached, refuses the login, or goes away.
 pub(super) async fn inspect(
     broker: &Address,
     url: &str,
     topology: &Topology,
 ) -> Result<Inspection, TransportError> {
-    // First, so that what is wrong with the connection is said as always.
+    // First, so that connection problems are reported as usual.
     let session_state = SessionState::new(Health::new(&Arc::default()));
-    let connections = super::connection::Connections::open(broker, url, &session_state).await?;
+    let connections = Connections::open(broker, url, &session_state).await?;
     let mut inspector = Inspector {
         connection: &connections.publishing,
         found: Inspection::default(),
@@ -56,15 +58,12 @@ pub(super) async fn inspect(
     connections.close().await;
     inspected.map_err(|error| match error {
         ProbeFailure::Name(error) => error,
-        ProbeFailure::Broker(error) => TransportError::Connect {
-            url: without_password(url),
-            why: error.to_string(),
-        },
+        ProbeFailure::Broker(error) => connect_error(url, error),
     })?;
     Ok(found)
 }
 
-/// What ends an inspection.
+/// An error that ends an inspection.
 enum ProbeFailure {
     Name(TransportError),
     Broker(lapin::Error),
@@ -82,7 +81,7 @@ impl From<lapin::Error> for ProbeFailure {
     }
 }
 
-/// How the broker answered.
+/// The broker's answer to a probe.
 enum Answer {
     Done,
     Refused(u16, String),
@@ -100,7 +99,7 @@ impl Inspector<'_> {
         self.found.problems.extend(problem);
         for (capability, use_of_it) in [
             ("publisher_confirms", "publications could not be confirmed"),
-            ("basic.nack", "messages could not be given back"),
+            ("basic.nack", "messages could not be requeued"),
             (
                 "consumer_cancel_notify",
                 "a deleted queue would not be noticed",
@@ -120,14 +119,14 @@ impl Inspector<'_> {
         self.found.version = server_properties.version;
     }
 
-    /// Exchanges and queues: which are there, and as they must be.
+    /// Checks which exchanges and queues exist, and their settings.
     async fn check_declarations(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
         for declaration in declarations(topology)? {
             self.check_declaration(&declaration, true).await?;
         }
         for step in Step::all() {
             for declaration in step.declarations(&topology.app)? {
-                // The steps that aren't there are made when they are first used.
+                // Missing delay queues are declared when they are first used.
                 self.check_declaration(&declaration, false).await?;
             }
         }
@@ -142,7 +141,7 @@ impl Inspector<'_> {
         let what = match declaration {
             Declaration::Exchange { name, .. } => format!("exchange {name}"),
             Declaration::Queue { name, .. } => format!("queue {name}"),
-            // Only what was bound can be asked for, by binding it.
+            // AMQP can't query a binding.
             Declaration::Binding { .. } => return Ok(()),
             Declaration::ExternalQueue { name } => {
                 let what = format!("queue {name}");
@@ -161,7 +160,7 @@ impl Inspector<'_> {
             }
             return Ok(());
         }
-        // The same again changes nothing.
+        // An equal declaration changes nothing.
         match self.probe(Probe::Declare(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
             Answer::Refused(403, text) => self.report_missing_right("configure", &what, &text),
@@ -170,7 +169,7 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    /// Something that isn't the app's to make.
+    /// Checks that an external object exists.
     async fn check_external(
         &mut self,
         what: String,
@@ -181,7 +180,7 @@ impl Inspector<'_> {
             Answer::Refused(code, text) => self.found.problems.push(InspectionProblem {
                 what,
                 why: match code {
-                    404 => "it isn't there, and it isn't the app's".into(),
+                    404 => "it isn't there, and the app doesn't create it".into(),
                     _ => without_code(&text).to_owned(),
                 },
                 help: EXTERNAL_HELP.into(),
@@ -192,7 +191,7 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    /// What feeds a queue and isn't the app's: it must be there, and may be read.
+    /// Checks the external sources of a queue: they must exist and be readable.
     async fn check_feeds(&mut self, app: &str, spec: &QueueSpec) -> Result<(), ProbeFailure> {
         let queue = queue_name(app, &spec.id)?;
         for declaration in external_declarations(&queue, &spec.feeds)? {
@@ -219,7 +218,7 @@ impl Inspector<'_> {
         ))
     }
 
-    /// What the app does beside declaring: consume, bind, publish.
+    /// Checks the permissions to consume, bind and publish.
     async fn check_rights(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
         let app = &*topology.app;
         let exchange: ShortString = app.into();
@@ -270,7 +269,7 @@ impl Inspector<'_> {
             key: key.as_str().into(),
         };
         if let Some(text) = self.forbidden(unbind).await? {
-            // The broker asks for two rights, and names the one that is missing.
+            // Binding needs two permissions: the text names the missing one.
             if text.contains("to exchange") {
                 self.report_missing_right("read", &format!("exchange {exchange}"), &text);
             } else {
@@ -280,7 +279,7 @@ impl Inspector<'_> {
         Ok(())
     }
 
-    /// Notes that a right is missing, if it is.
+    /// Reports a missing permission.
     async fn check_right(
         &mut self,
         right: &str,
@@ -316,12 +315,12 @@ impl Inspector<'_> {
         }
     }
 
-    /// Asks on a channel of its own.
+    /// Sends a probe on a channel of its own.
     async fn probe(&self, probe: Probe) -> Result<Answer, ProbeFailure> {
         let channel = self.connection.create_channel().await?;
         match probe.send(channel.clone()).await {
             Ok(()) => {
-                // Also gives up whatever was granted against expectation.
+                // Closing also undoes anything that was granted unexpectedly.
                 channel.close(200, "done".into()).await?;
                 Ok(Answer::Done)
             }
@@ -335,10 +334,10 @@ impl Inspector<'_> {
     }
 }
 
-/// What follows from a broker's product and version.
+/// Returns notes and the problem that follow from the broker's product and version.
 fn version_notes(server_properties: &ServerProperties) -> (Vec<String>, Option<InspectionProblem>) {
     let Some(product) = &server_properties.product else {
-        return (vec!["the broker doesn't say who it is".into()], None);
+        return (vec!["the broker doesn't name its product".into()], None);
     };
     if product != "RabbitMQ" {
         let note = format!("{product} is not RabbitMQ: this is tested with RabbitMQ only");
@@ -351,7 +350,7 @@ fn version_notes(server_properties: &ServerProperties) -> (Vec<String>, Option<I
         .map_while(|part| part.parse().ok())
         .collect();
     let (Some(major), Some(minor)) = (numbers.first(), numbers.get(1)) else {
-        return (vec!["the broker doesn't say its version".into()], None);
+        return (vec!["the broker doesn't name its version".into()], None);
     };
     match (major, minor) {
         (..=2, _) | (3, ..=9) => {
@@ -372,14 +371,14 @@ fn version_notes(server_properties: &ServerProperties) -> (Vec<String>, Option<I
             (vec![note.into()], None)
         }
         _ => {
-            let note = "4.x has a delivery limit of 20 by default, which would give innocent \
-                        messages up: the app's queues set their own";
+            let note = "4.x has a delivery limit of 20 by default, which would drop messages \
+                        that caused no crash: the app's queues set their own";
             (vec![note.into()], None)
         }
     }
 }
 
-/// What differs, from what the broker says of it.
+/// Describes different settings, from the broker's text.
 fn difference(what: String, text: &str) -> InspectionProblem {
     let said = without_code(text);
     let differs = said
@@ -388,16 +387,16 @@ fn difference(what: String, text: &str) -> InspectionProblem {
     let argument = said.split('\'').nth(1).unwrap_or("something");
     InspectionProblem {
         what,
-        why: format!("it is there with another {argument} ({said})"),
-        help: "delete it on the broker once it is empty, or give the app another name; there may \
-               be more that differs: the broker names one thing at a time"
+        why: format!("it exists with another {argument} ({said})"),
+        help: "delete it on the broker once it is empty, or give the app another name; the broker \
+               names one difference at a time: there may be more"
             .into(),
         theirs: differs.map(|(_, theirs)| theirs.to_owned()),
         ours: differs.map(|(ours, _)| ours.to_owned()),
     }
 }
 
-/// A broker's text without its code.
+/// Returns a broker's text without its code.
 fn without_code(text: &str) -> &str {
     text.split_once(" - ").map_or(text, |(_, said)| said)
 }
@@ -407,7 +406,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_told_from_the_brokers_text() {
+    fn a_difference_is_read_from_the_brokers_text() {
         let text = "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'a.b' in \
                     vhost '/': received the value '1000000' of type 'signedint' but current is \
                     none";
@@ -419,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_depends_on_the_version() {
+    fn notes_depend_on_the_brokers_version() {
         let of = |version: &str| {
             version_notes(&ServerProperties {
                 product: Some("RabbitMQ".into()),
@@ -430,6 +429,6 @@ mod tests {
         assert!(of("3.8.9").1.is_some());
         assert!(of("3.10.8").0[0].starts_with("3.x has no delivery limit"));
         assert!(of("4.0.5+1").0[0].starts_with("4.x has a delivery limit of 20"));
-        assert!(of("nightly").0[0].contains("doesn't say its version"));
+        assert!(of("nightly").0[0].contains("doesn't name its version"));
     }
 }

@@ -1,8 +1,8 @@
-//! The runtime that the client library runs on: tokio's, with connections whose incoming
-//! texts are mended ([`lapin_runtime::utf8_repair`]).
+//! The runtime for the client library: tokio, with connections that repair invalid UTF-8
+//! (`utf8_repair`).
 //!
-//! The library takes such a kit so that it can run anywhere; that its connections may be
-//! wrapped is used here, and nothing else differs from tokio's own.
+//! lapin takes a runtime kit so that it runs on any executor. This kit only wraps the
+//! connections; everything else is tokio's own.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ use super::utf8_repair::Utf8RepairStream;
 
 type PlainStream = AsyncTcpStream<<TokioRuntime as Reactor>::TcpStream>;
 
-/// Of the current tokio runtime.
+/// Returns the kit of the current tokio runtime.
 pub(super) fn current() -> Runtime<LapinRuntime> {
     Runtime::new(LapinRuntime(TokioRuntime::tokio_current()))
 }
 
-/// Tokio's kit, but for the type of connections.
+/// Tokio's kit with another connection type.
 #[derive(Debug, Clone)]
 pub(super) struct LapinRuntime(TokioRuntime);
 
@@ -56,7 +56,7 @@ impl Reactor for LapinRuntime {
     type TcpStream = Utf8RepairStream<PlainStream>;
     type Sleep = <TokioRuntime as Reactor>::Sleep;
 
-    /// Sockets that are open already: the library has none.
+    /// The library registers no open sockets.
     fn register<H: Read + Write + Send + 'static>(
         &self,
         _: H,

@@ -1,10 +1,10 @@
-//! Leases: of the processes that could run a source, the broker lets one.
+//! Leases: the broker chooses one of the processes that could run a source.
 //!
-//! `APP.SOURCE.lease` is a queue with a single active consumer. Whoever asks puts a token
-//! into it and consumes. The broker gives all tokens to one of them: that one has the lease,
-//! keeps one token unacked for as long as it lives, and acks the others. When it is gone,
-//! with its channel or its connection, the broker makes another one active and gives it the
-//! token. So nobody polls, and how many tokens there are doesn't matter.
+//! `APP.SOURCE.lease` is a queue with a single active consumer. Every candidate publishes a
+//! token to it and consumes it. The broker sends all tokens to the active consumer, which
+//! thereby has the lease: it keeps one token unacked for as long as it lives and acks the
+//! others. When its channel or connection ends, the broker activates another consumer and sends
+//! it the token. So no process polls, and the number of tokens doesn't matter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,18 +25,18 @@ use super::declarer::declare;
 use super::session::Session;
 use super::topology::lease_declaration;
 
-/// Tokens that may come at a time; others of those who ask wait.
+/// Prefetch of tokens. More tokens wait on the broker.
 const TOKENS_PREFETCHED: u16 = 16;
-/// A broker closes the channel of who holds a message for more than half an hour: before
-/// that the token is given back, and comes again.
+/// Interval at which the token is requeued and received again. The broker closes the channel of
+/// a consumer that holds a message for more than 30 minutes.
 const REQUEUE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 type Granted = oneshot::Sender<Result<(), TransportError>>;
 
-/// Waits for the lease of a source, on behalf of who has the other half of `keeper`.
+/// Waits for the lease of a source, for the holder of `keeper`'s other half.
 ///
 /// # Errors
-/// It can't be asked for, or the session has ended.
+/// The lease can't be requested, or the session has ended.
 pub(super) async fn acquire(
     session: Arc<Session>,
     source: &str,
@@ -52,12 +52,12 @@ pub(super) async fn acquire(
     }
 }
 
-/// Keeps a place in the queue until it is let go or lost.
+/// Requests the lease and keeps it until the holder drops it or it is lost.
 async fn keep(session: Arc<Session>, source: String, mut keeper: LeaseKeeper, granted: Granted) {
     let channel = match session.channel().await {
         Ok(channel) => channel,
         Err(error) => {
-            // Who asked may have gone.
+            // The caller may have stopped waiting.
             let _gone = granted.send(Err(TransportError::Lost(error.to_string())));
             return;
         }
@@ -71,11 +71,11 @@ async fn keep(session: Arc<Session>, source: String, mut keeper: LeaseKeeper, gr
     if let (Some(error), Some(granted)) = (ended, granted) {
         let _gone = granted.send(Err(error));
     }
-    // This is what gives the lease to the next one.
+    // Closing the channel passes the lease to the next consumer.
     let _gone = channel.close(200, "done".into()).await;
 }
 
-/// Asks for the lease, and holds it until it is lost.
+/// Requests the lease. Returns when it is lost.
 async fn hold(
     session: &Session,
     channel: &Channel,
@@ -105,22 +105,22 @@ async fn try_hold(
     let consuming = channel.basic_consume(name.clone(), "".into(), options, FieldTable::default());
     let mut tokens = consuming.await.map_err(lost)?;
     let token = Envelope::new("lease", "").into();
-    let mut putting = std::pin::pin!(session.router.send_to_queue(&name, &token, 1));
-    let mut put = false;
-    let mut nack_requeue = interval_at(Instant::now() + REQUEUE_INTERVAL, REQUEUE_INTERVAL);
+    let mut publishing = std::pin::pin!(session.router.send_to_queue(&name, &token, 1));
+    let mut published = false;
+    let mut requeue = interval_at(Instant::now() + REQUEUE_INTERVAL, REQUEUE_INTERVAL);
     let mut held: Option<Delivery> = None;
     loop {
         tokio::select! {
-            outcome = &mut putting, if !put => {
-                put = true;
+            outcome = &mut publishing, if !published => {
+                published = true;
                 outcome?;
             }
             token = tokens.next() => match token {
                 Some(Ok(token)) if held.is_none() => {
                     held = Some(token);
                     if let Some(granted) = granted.take() {
-                        debug!(%source, "the lease is granted");
-                        // Who asked may have gone: then it is let go at once.
+                        debug!(%source, "lease granted");
+                        // A caller that has stopped waiting drops the lease at once.
                         let _gone = granted.send(Ok(()));
                     }
                 }
@@ -130,7 +130,7 @@ async fn try_hold(
                 Some(Err(error)) => return Err(lost(error)),
                 None => return Err(TransportError::Lost("its queue was deleted".into())),
             },
-            _ = nack_requeue.tick() => if let Some(token) = held.take() {
+            _ = requeue.tick() => if let Some(token) = held.take() {
                 let options = BasicNackOptions { requeue: true, ..Default::default() };
                 token.acker.nack(options).await.map_err(lost)?;
             },

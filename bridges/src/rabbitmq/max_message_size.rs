@@ -1,17 +1,18 @@
-//! The largest message that the broker takes: known once it has refused a larger one.
+//! The largest message that the broker accepts: known after it has refused a larger one.
 //!
-//! AMQP has no way to ask for it. The broker answers with the end of the channel, and so
-//! of the session; a message that ends one each time it is handled would end them all. So
-//! what it said is kept, and what is larger is refused here from then on.
+//! AMQP can't query the limit. The broker answers a message that is too large by closing the
+//! channel, which ends the session. If the message were published again each time, no session
+//! would last. So the limit from the broker's answer is kept, and larger messages are refused
+//! here.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use brickwork::transport::TransportError;
 
-/// What stands before the number in the broker's answer.
+/// The text before the number in the broker's answer.
 const TOO_LARGE_TEXT: &str = "is larger than configured max size ";
 
-/// In bytes of a message's payload. It outlives sessions.
+/// The limit in payload bytes. Outlives sessions.
 #[derive(Debug)]
 pub(super) struct MaxMessageSize(AtomicUsize);
 
@@ -22,7 +23,7 @@ impl Default for MaxMessageSize {
 }
 
 impl MaxMessageSize {
-    /// What the broker said as it closed a channel: perhaps that something was too large.
+    /// Reads the limit from the text with which the broker closed a channel, if it is in there.
     pub(super) fn learn(&self, text: &str) {
         let number = text
             .split_once(TOO_LARGE_TEXT)
@@ -32,15 +33,17 @@ impl MaxMessageSize {
         }
     }
 
+    /// Checks a payload of this size.
+    ///
     /// # Errors
-    /// The broker doesn't take so many bytes.
+    /// The broker accepts no payload of this size.
     pub(super) fn check(&self, bytes: usize) -> Result<(), TransportError> {
         let max = self.0.load(Relaxed);
         if bytes <= max {
             return Ok(());
         }
         Err(TransportError::Unpublishable(format!(
-            "its payload has {bytes} bytes, and the broker takes at most {max} bytes: lower \
+            "its payload has {bytes} bytes, and the broker accepts at most {max} bytes: lower \
              app.max_message, or raise max_message_size there"
         )))
     }
@@ -60,7 +63,7 @@ mod tests {
         assert!(limit.check(1_048_576).is_ok());
         let error = limit.check(1_048_577).unwrap_err();
         assert!(error.is_permanent() && error.to_string().contains("1048576"));
-        // It may be raised while we run.
+        // The limit may be raised at run time.
         limit.learn(&said.replace("1048576", "2000000"));
         assert!(limit.check(2_000_000).is_ok());
     }

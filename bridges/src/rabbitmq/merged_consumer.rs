@@ -1,9 +1,8 @@
-//! One consumer of two queues: the app's own, and one of somebody else that feeds it.
+//! One consumer of two queues: the app's own queue, and the external queue that feeds it.
 //!
-//! Nothing is put back into a queue that isn't the app's: its owner may bound it, expire
-//! what is in it, or have other readers, who would meet messages that failed here. So what
-//! is tried again waits on the app's own ladder and returns to the app's own queue, as does
-//! what is replayed, and an input that reads a foreign queue reads both.
+//! Nothing is requeued or republished to an external queue: its owner may limit it, expire its
+//! messages, or have other readers that would receive messages that failed here. So retries and
+//! replays go to the app's own queue, and an input that reads an external queue reads both.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -11,18 +10,19 @@ use std::task::{Context, Poll};
 use brickwork::Delivery;
 use brickwork::transport::{Consumer, TransportError};
 
-/// The part of the prefetch that goes to the app's own queue. There is little in it.
+/// Fraction of the prefetch for the app's own queue, which holds few messages.
 const APP_QUEUE_PART: usize = 8;
 
-/// How a bound is shared: (own, theirs). Both get one at least: a bound of one is two.
+/// Splits a prefetch into the app queue's and the external queue's. Each is at least one, so a
+/// prefetch of one becomes two.
 pub(super) fn split_prefetch(bound: usize) -> (usize, usize) {
     let own = (bound / APP_QUEUE_PART).max(1);
     (own, bound.saturating_sub(own).max(1))
 }
 
-/// Takes from two consumers by turns. It ends when one of them does.
+/// Takes from two consumers in turns. Ends when one of them ends.
 pub(super) struct Merged<C> {
-    /// The one whose turn it is first.
+    /// The next one in turn comes first.
     consumers: [C; 2],
     ended: Option<TransportError>,
 }
@@ -46,7 +46,7 @@ impl<C: Consumer> Consumer for Merged<C> {
         if let Some(error) = &self.ended {
             return Poll::Ready(Err(error.clone()));
         }
-        // A queue that is never empty must not keep the other one waiting.
+        // A queue that is never empty must not starve the other one.
         self.consumers.swap(0, 1);
         for consumer in &mut self.consumers {
             match consumer.poll_take(cx, into, max) {
@@ -84,7 +84,7 @@ mod tests {
         fn settle(&self, _: DeliveryParts, _: Settlement) {}
     }
 
-    /// Always has something, or nothing, or has ended.
+    /// Always has a message, or never has one, or has ended.
     struct Fake {
         name: &'static str,
         has: Result<bool, TransportError>,
@@ -134,12 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_never_empty_does_not_keep_the_other_waiting() {
+    fn a_queue_that_is_never_empty_does_not_starve_the_other() {
         let mut merged = Merged::new(fake("own", Ok(true)), fake("theirs", Ok(true)));
         let mut taken = Vec::new();
         for _ in 0..4 {
             let Poll::Ready(Ok(name)) = take(&mut merged) else {
-                panic!("there is always something");
+                panic!("both queues have messages");
             };
             taken.push(name);
         }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn when_one_ends_both_do() {
+    fn both_end_when_one_ends() {
         let mut merged = Merged::new(fake("own", Ok(true)), fake("theirs", Ok(true)));
         merged.consumers[0].has = Err(TransportError::Closed);
         let ended = (0..2).any(|_| matches!(take(&mut merged), Poll::Ready(Err(_))));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prefetch_is_shared_and_not_doubled() {
+    fn the_prefetch_is_split_and_not_doubled() {
         assert_eq!(split_prefetch(160), (20, 140));
         assert_eq!(split_prefetch(3), (1, 2));
         assert_eq!(split_prefetch(2), (1, 1));

@@ -1,16 +1,16 @@
 //! The transport for RabbitMQ: `amqp:` and, with TLS, `amqps:`.
 //!
-//! The files form layers. A file uses only files of its own line or of lines above it.
+//! The files form layers: a file uses only files that stand before it in this table.
 //!
 //! | layer | files | content |
 //! | --- | --- | --- |
-//! | values | `rfc3339`, `slot_queue`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries` | small data structures and policies |
+//! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_trial` | small data structures and policies |
 //! | wire format | `topology`, `delay_count`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `utf8_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
 //! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `prune`, `inspection` | declaring, checking and pruning queues |
 //! | publishing | `confirm_window`, `publisher`, `router`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
-//! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `suspect_task`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
+//! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `suspect_task`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
 //! | session | `session`, `lease`, `recovery`, `depth_poller` | everything over one pair of connections, and its replacement |
 //!
 //! A session ends when a connection is lost or a publishing channel fails. `recovery` then
@@ -28,25 +28,29 @@ use brickwork::transport::{
     AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
     LeaseKeeper, Outgoing, Prune, Pruned, Status, Topology, Transport, TransportError,
 };
-use brickwork::{Message, QueueId, without_password};
+use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+mod ack_sender;
 mod ack_tracker;
 mod address;
 mod channel_replacement;
 mod close_delay;
 mod codec;
+mod confirm_window;
 mod connect;
 mod connection;
+mod consumer_query;
 mod consumer_task;
 mod declared_registry;
 mod declarer;
 mod delay_count;
 mod depth_poller;
 mod exclusive_trial;
+mod flushes;
 mod health;
 mod inspection;
 mod lapin_runtime;
@@ -76,7 +80,7 @@ mod topology;
 mod utf8_repair;
 
 use address::Address;
-use connection::Worker;
+use connection::{Worker, connect_error};
 use health::Health;
 use max_message_size::MaxMessageSize;
 use non_crash_redeliveries::NonCrashRedeliveries;
@@ -147,10 +151,7 @@ impl Connector for RabbitMq {
         pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
-            let failed = |why: String| TransportError::Connect {
-                url: without_password(url),
-                why,
-            };
+            let failed = |why: String| connect_error(url, why);
             let broker = Address::parse(url).map_err(failed)?;
             let worker = Worker::start().map_err(|error| failed(error.to_string()))?;
             // Dropping this future drops the worker, and with it the attempt to connect.
@@ -193,10 +194,7 @@ async fn run_on_temporary_worker<T: Send + 'static, F>(
 where
     F: Future<Output = Result<T, TransportError>> + Send + 'static,
 {
-    let failed = |why: String| TransportError::Connect {
-        url: without_password(url),
-        why,
-    };
+    let failed = |why: String| connect_error(url, why);
     let broker = Address::parse(url).map_err(failed)?;
     let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
     let done = run_on_worker(worker.handle(), work(broker, url.to_owned())).await;

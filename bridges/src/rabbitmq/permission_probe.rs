@@ -1,34 +1,31 @@
-//! Questions to a broker that change nothing there, whatever it answers.
+//! Probes: requests to a broker that change nothing, whatever it answers.
 //!
-//! Whether something may be done is found out by asking for it in a form that the broker
-//! refuses after it has checked the rights, and before it does anything: a queue with an
-//! argument of the wrong type, a consumer with a priority that is no number, a message
-//! with an expiration that is no time. "403" means no right, "406" that only the form was
-//! wrong.
+//! A permission is tested by a request that the broker refuses after it has checked the
+//! permissions and before it changes anything: a queue with an argument of the wrong type, a
+//! consumer with a priority that is no number, a message with an invalid expiration. The answer
+//! 403 means that the permission is missing, 406 that only the request was invalid.
 
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
-use super::declarer::{count_ready, declare};
+use super::declarer::{declare, may_consume, passive_declare, with_text};
 use super::topology::Declaration;
 
-/// A question.
+/// A request that changes nothing.
 pub(super) enum Probe {
-    /// Is it there, whatever its settings?
+    /// Does the object exist, with any settings?
     Passive(Declaration),
-    /// Is what is there the same? Only to be asked of what is there.
+    /// Does the existing object match our declaration? Use it only if the object exists.
     Declare(Declaration),
-    /// May it be made?
+    /// May the user declare the object?
     MayDeclare(Declaration),
-    /// May there be published to this exchange?
+    /// May the user publish to this exchange?
     Publish(ShortString),
-    /// May this queue be consumed?
+    /// May the user consume this queue?
     Consume(ShortString),
-    /// May this queue be bound to this exchange? That takes the same rights as to take a
-    /// binding away that nobody made.
+    /// May the user bind this queue to this exchange? Removing a binding that doesn't exist
+    /// needs the same permissions.
     Unbind {
         queue: ShortString,
         exchange: ShortString,
@@ -37,7 +34,7 @@ pub(super) enum Probe {
 }
 
 impl Probe {
-    /// Asks on a channel; a refusal costs it.
+    /// Sends the probe on a channel. A refusal costs the channel.
     pub(super) async fn send(self, channel: Channel) -> lapin::Result<()> {
         match self {
             Self::Passive(declaration) => is_there(&channel, declaration).await,
@@ -60,24 +57,17 @@ impl Probe {
 
 async fn is_there(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
     match declaration {
-        Declaration::Exchange { name, kind } => {
-            let options = ExchangeDeclareOptions {
-                passive: true,
-                ..Default::default()
-            };
-            channel
-                .exchange_declare(name, kind, options, FieldTable::default())
-                .await
+        Declaration::Exchange { name, .. } | Declaration::ExternalExchange { name } => {
+            declare(channel, Declaration::ExternalExchange { name }).await
         }
         Declaration::Queue { name, .. } | Declaration::ExternalQueue { name } => {
-            count_ready(channel, name).await.map(drop)
+            passive_declare(channel, name).await.map(drop)
         }
-        Declaration::ExternalExchange { .. } => declare(channel, declaration).await,
         Declaration::Binding { .. } => Ok(()),
     }
 }
 
-/// Should the broker not refuse, what it makes goes with the connection.
+/// If the broker accepts it, the object goes with the connection.
 async fn may_declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
     match declaration {
         Declaration::Exchange { name, kind } => {
@@ -102,7 +92,7 @@ async fn may_declare(channel: &Channel, declaration: Declaration) -> lapin::Resu
                 .await
                 .map(drop)
         }
-        // Nobody would make these.
+        // The app never declares these.
         Declaration::Binding { .. }
         | Declaration::ExternalQueue { .. }
         | Declaration::ExternalExchange { .. } => Ok(()),
@@ -116,21 +106,4 @@ async fn publish(channel: &Channel, exchange: ShortString) -> lapin::Result<()> 
     let properties = BasicProperties::default().with_expiration("never".into());
     let published = channel.basic_publish(exchange, key, options, b"", properties);
     published.await?.await.map(drop)
-}
-
-/// Should the broker not refuse, it gets one message back when the channel closes.
-pub(super) async fn may_consume(channel: &Channel, queue: ShortString) -> lapin::Result<()> {
-    channel.basic_qos(1, Default::default()).await?;
-    let arguments = with_text("x-priority", "high");
-    let options = BasicConsumeOptions::default();
-    channel
-        .basic_consume(queue, "".into(), options, arguments)
-        .await
-        .map(drop)
-}
-
-fn with_text(name: &str, text: &str) -> FieldTable {
-    let mut table = FieldTable::default();
-    table.insert(name.into(), AMQPValue::LongString(text.into()));
-    table
 }

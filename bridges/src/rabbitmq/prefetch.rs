@@ -1,7 +1,7 @@
-//! The end of a consumer that a service takes from: a shelf with what was fetched ahead.
+//! The prefetch buffer, and the consumer that a service takes from.
 //!
-//! The pump puts on it and settles; whoever takes, takes from any thread, and messages are
-//! decoded there.
+//! The consumer task fills the buffer and applies settlements. The service takes from any
+//! thread; the messages are decoded there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,21 +19,21 @@ use super::exclusive_trial::ExclusiveMode;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::source_queue::SourceQueue;
 
-/// Between a pump and who takes.
+/// The buffer between a consumer task and its reader.
 pub(super) struct PrefetchBuffer {
     state: Mutex<State>,
-    /// What was decided and the pump hasn't seen; `None` once the pump is gone, and its
-    /// channel with it: then the broker delivers again.
+    /// Settlements that the task hasn't seen. `None` after the task has ended: the broker
+    /// redelivers then.
     settlements: Mutex<Option<Vec<(DeliveryParts, Settlement)>>>,
-    /// Tells the pump that something was decided.
+    /// Wakes the task after a settlement.
     pub(super) settled_notify: Notify,
-    /// So many acks are worth the pump's while.
+    /// Number of acks that wakes the task.
     pub(super) ack_batch: usize,
     pub(super) stop: Notify,
-    /// While it is set, only suspects are handed out.
+    /// While it is on, only suspects are handed out.
     exclusive: Arc<ExclusiveMode>,
     non_crash: Arc<NonCrashRedeliveries>,
-    /// Something has come: of several processes, this one gets messages.
+    /// A delivery has arrived: with a single active consumer, this process is the active one.
     is_served: AtomicBool,
     source: SourceQueue,
 }
@@ -41,9 +41,9 @@ pub(super) struct PrefetchBuffer {
 #[derive(Default)]
 struct State {
     fetched: VecDeque<lapin::message::Delivery>,
-    /// Suspects, to be handed out before anything else.
+    /// Suspects, handed out before other messages.
     suspects: VecDeque<Delivery>,
-    /// Handed out and not settled, or being given back.
+    /// Deliveries that are handed out and unsettled, or being requeued.
     in_flight: usize,
     waker: Option<Waker>,
     ended: Option<TransportError>,
@@ -69,7 +69,7 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Puts on it what came.
+    /// Adds deliveries.
     pub(super) fn put(&self, deliveries: Vec<lapin::message::Delivery>) {
         let mut state = self.state.lock();
         state.fetched.extend(deliveries);
@@ -78,13 +78,12 @@ impl PrefetchBuffer {
         }
     }
 
-    /// A suspect of this queue is in hand from now on, until it is settled.
+    /// Counts a suspect of this queue as in flight until it is settled.
     pub(super) fn mark_in_flight(&self) {
         self.state.lock().in_flight += 1;
     }
 
-    /// Hands a suspect out next. One that comes after the end is dropped, which gives it
-    /// back.
+    /// Hands a suspect out next. After the end, the suspect is dropped, which requeues it.
     pub(super) fn put_suspect(&self, delivery: Delivery) {
         let mut state = self.state.lock();
         if state.ended.is_some() {
@@ -95,8 +94,8 @@ impl PrefetchBuffer {
         state.wake();
     }
 
-    /// Ends the consumer; the first reason stays. Returns what was not handed out, which
-    /// now counts as in hand.
+    /// Ends the consumer; the first reason stays. Returns the deliveries that were not handed
+    /// out and counts them as in flight.
     pub(super) fn end(&self, error: TransportError) -> VecDeque<lapin::message::Delivery> {
         let mut state = self.state.lock();
         state.ended.get_or_insert(error);
@@ -113,7 +112,7 @@ impl PrefetchBuffer {
         self.is_served.store(true, Relaxed);
     }
 
-    /// Whether the broker has given it anything yet.
+    /// Returns whether a delivery has arrived yet.
     pub(super) fn is_served(&self) -> bool {
         self.is_served.load(Relaxed)
     }
@@ -122,12 +121,12 @@ impl PrefetchBuffer {
         self.state.lock().ended.is_some()
     }
 
-    /// Wakes who takes: what may be handed out has changed.
+    /// Wakes the reader: the set of available messages has changed.
     pub(super) fn wake(&self) {
         self.state.lock().wake();
     }
 
-    /// So many are no longer in hand.
+    /// Counts deliveries as no longer in flight.
     pub(super) fn release(&self, count: usize) {
         self.state.lock().in_flight -= count;
         self.exclusive.on_settled();
@@ -137,13 +136,13 @@ impl PrefetchBuffer {
         self.state.lock().in_flight
     }
 
-    /// How many are on it, and how many in hand.
+    /// Returns the numbers of buffered and in-flight deliveries.
     pub(super) fn counts(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.fetched.len(), state.in_flight)
     }
 
-    /// What was decided since it was asked last.
+    /// Takes the settlements since the last call.
     pub(super) fn take_settlements(&self) -> Vec<(DeliveryParts, Settlement)> {
         match &mut *self.settlements.lock() {
             Some(settlements) => std::mem::take(settlements),
@@ -151,7 +150,7 @@ impl PrefetchBuffer {
         }
     }
 
-    /// The pump goes: nothing is settled any more.
+    /// The task ends: no more settlements.
     pub(super) fn close_settlements(&self) {
         self.settlements.lock().take();
     }
@@ -169,11 +168,11 @@ impl Settle for PrefetchBuffer {
     fn settle(&self, parts: DeliveryParts, settlement: Settlement) {
         let mut settlements = self.settlements.lock();
         let Some(settlements) = &mut *settlements else {
-            // It has come back to the queue with the connection, and not by a crash.
+            // The lost connection requeued it, not a crash.
             let queue = self.source.name.as_str();
             return self.non_crash.add(queue, &parts.message.id);
         };
-        // An ack alone can wait a moment for others; the rest is work to begin with.
+        // A plain ack can wait for others; any other settlement starts work at once.
         let is_ack = matches!(settlement, Settlement::Ack(None));
         settlements.push((parts, settlement));
         if !is_ack || settlements.len() == 1 || settlements.len() == self.ack_batch {
@@ -182,7 +181,7 @@ impl Settle for PrefetchBuffer {
     }
 }
 
-/// Takes from a queue.
+/// The reader's end of the buffer.
 pub(super) struct QueueConsumer(pub(super) Arc<PrefetchBuffer>);
 
 impl Consumer for QueueConsumer {
@@ -229,7 +228,7 @@ impl Consumer for QueueConsumer {
     }
 
     fn stop(&mut self) {
-        // What is on the shelf is left to the pump to give back.
+        // The task requeues the buffered deliveries.
         let mut state = self.0.state.lock();
         state.ended.get_or_insert(TransportError::Closed);
         let suspects = std::mem::take(&mut state.suspects);

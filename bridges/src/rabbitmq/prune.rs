@@ -1,27 +1,28 @@
-//! What earlier manifests of an app left on the broker: found by the ledger, and pruned.
+//! Finds and removes the queues and bindings that earlier manifests of an app left on the
+//! broker, by the ledger.
 //!
-//! Owns the order in which things go, so that nothing is lost but what was asked for, and
-//! whoever is interrupted can begin again: what nothing needs is unbound first, looked at
-//! once more, deleted, and at the end struck off the ledger, which is held meanwhile.
+//! Owns the order of removal: unbind, count again, delete, and finally remove the entries from
+//! the ledger, whose messages are held meanwhile. The order loses only messages that the user
+//! chose to lose, and an interrupted removal can start over.
 //!
-//! Between the last look and the deletion a message may still come, by somebody who knows
-//! the queue by its name: a quorum queue can't be deleted on the condition that it is
-//! empty (the broker closes the connection of whoever asks for it).
+//! A message may still arrive between the last count and the deletion, from a publisher that
+//! knows the queue's name: a quorum queue can't be deleted on the condition that it is empty
+//! (the broker closes the connection).
 
 use std::sync::Arc;
 
+use brickwork::QueueId;
 use brickwork::transport::{
     Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, TransportError, judge,
 };
-use brickwork::{QueueId, without_password};
 use lapin::Connection;
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::QueueDeleteOptions;
 use lapin::types::{FieldTable, ShortString};
 
 use super::address::Address;
-use super::connection::Connections;
+use super::connection::{Connections, connect_error};
 use super::declared_registry::{Binding, Entries, LedgerReader};
-use super::declarer::refusal;
+use super::declarer::{passive_declare, refusal};
 use super::health::Health;
 use super::session_state::SessionState;
 use super::topology::{Step, ledger_name, queue_name, with_feeds};
@@ -29,7 +30,7 @@ use super::topology::{Step, ledger_name, queue_name, with_feeds};
 /// Prunes over connections of its own, on the current runtime.
 ///
 /// # Errors
-/// The broker can't be reached, doesn't let us in, or went away meanwhile.
+/// The broker can't be reached, refuses the login, or goes away.
 pub(super) async fn prune(
     broker: &Address,
     url: &str,
@@ -45,18 +46,14 @@ pub(super) async fn prune(
     };
     session_state.close();
     connections.close().await;
-    pruned.map_err(|error| TransportError::Connect {
-        url: without_password(url),
-        why: error.to_string(),
-    })
+    pruned.map_err(|error| connect_error(url, error))
 }
 
-/// Says what is left over, and changes nothing.
+/// Reports stale queues and bindings and changes nothing.
 pub(super) async fn find(connection: &Connection, topology: &Topology) -> lapin::Result<Pruned> {
     match report(connection, topology, false).await {
         Err(error) if matches!(refusal(&error), Some((403, _))) => {
-            let note = "what earlier manifests left on the broker isn't known: the user may not \
-                        read the ledger";
+            let note = "stale queues and bindings are unknown: the user may not read the ledger";
             Ok(Pruned {
                 notes: vec![note.into()],
                 ..Pruned::default()
@@ -90,7 +87,7 @@ async fn remove(
     };
     let delayed = delayed(connection, &scan).await?;
     scan.unbind().await?;
-    // What came before that is seen now.
+    // This count includes the messages that arrived before unbinding.
     scan.reassess(with_messages).await?;
     scan.delete().await?;
     let mut pruned = scan.result(delayed);
@@ -102,7 +99,7 @@ async fn remove(
     } = scan;
     if remaining != ledger.lines {
         if let Err(why) = ledger.replace(connection, app, &remaining).await {
-            let note = format!("the ledger could not be brought up to date: {why}; prune again");
+            let note = format!("the ledger was not updated: {why}; prune again");
             pruned.notes.push(note);
         }
     } else {
@@ -111,12 +108,12 @@ async fn remove(
     Ok(pruned)
 }
 
-/// Without a ledger.
+/// The result if there is no ledger.
 fn without_ledger(app: &str) -> Pruned {
     let ledger = ledger_name(app);
     let note = format!(
-        "what earlier manifests left on the broker isn't known: there is no ledger {ledger} yet, \
-         and AMQP has no way to list queues"
+        "stale queues and bindings are unknown: there is no ledger {ledger} yet, and AMQP can't \
+         list queues"
     );
     Pruned {
         notes: vec![note],
@@ -124,22 +121,22 @@ fn without_ledger(app: &str) -> Pruned {
     }
 }
 
-/// What is left over, with the ledger in hand.
+/// The stale queues and bindings, with the ledger's messages held.
 struct StaleScan<'a> {
     connection: &'a Connection,
     app: &'a str,
     ledger: LedgerReader,
-    /// What the ledger is to say afterwards.
+    /// The ledger's content afterwards.
     remaining: Entries,
     queues: Vec<StaleQueue>,
-    /// For each of them.
+    /// The action for each queue.
     actions: Vec<PruneAction>,
-    /// Bindings of queues that the manifest names.
+    /// Stale bindings of queues that the manifest names.
     bindings: Vec<(Binding, PruneAction)>,
 }
 
 impl<'a> StaleScan<'a> {
-    /// `None` if there is no ledger.
+    /// Scans the broker. Returns `None` if there is no ledger.
     async fn run(
         connection: &'a Connection,
         topology: &'a Topology,
@@ -149,7 +146,7 @@ impl<'a> StaleScan<'a> {
         let Some(ledger) = LedgerReader::open(connection, app).await? else {
             return Ok(None);
         };
-        // What can't be named can't have been declared.
+        // An invalid name can't have been declared.
         let needed = with_feeds(topology).unwrap_or_default();
         let needed = Entries::from_declarations(&needed, app);
         let named = needed.queues();
@@ -165,7 +162,7 @@ impl<'a> StaleScan<'a> {
         for id in scan.ledger.lines.queues().difference(&named) {
             match scan.count(id).await? {
                 Some(queue) => scan.queues.push(queue),
-                // Somebody else was quicker.
+                // Another process has removed it.
                 None => scan.remaining.remove_queue(id),
             }
         }
@@ -180,8 +177,8 @@ impl<'a> StaleScan<'a> {
         Ok(Some(scan))
     }
 
-    /// Takes away the bindings that nothing needs: those that the manifest doesn't name,
-    /// and those of queues that nobody consumes any more, which then fill no further.
+    /// Removes the bindings that the manifest doesn't name, and those of stale queues without
+    /// consumers, so that the queues fill no further.
     async fn unbind(&mut self) -> lapin::Result<()> {
         for number in 0..self.bindings.len() {
             let binding = self.bindings[number].0.clone();
@@ -209,7 +206,7 @@ impl<'a> StaleScan<'a> {
         Ok(())
     }
 
-    /// Takes a binding away; if that is refused, why.
+    /// Removes a binding. Returns the reason if the broker refuses.
     async fn unbind_one(&mut self, binding: &Binding) -> lapin::Result<Option<String>> {
         let channel = self.connection.create_channel().await?;
         let exchange = binding.exchange.as_deref().unwrap_or(self.app);
@@ -252,7 +249,7 @@ impl<'a> StaleScan<'a> {
         Ok(())
     }
 
-    /// Deletes what can be; where messages may end is deleted last.
+    /// Deletes the removable queues. Queues that may receive messages of others come last.
     async fn delete(&mut self) -> lapin::Result<()> {
         for auxiliary in [false, true] {
             for number in 0..self.queues.len() {
@@ -262,7 +259,7 @@ impl<'a> StaleScan<'a> {
                     continue;
                 }
                 if let Some(stays) = self.failed_sibling(&id) {
-                    let why = format!("what {stays} holds may end there");
+                    let why = format!("messages of {stays} may end there");
                     self.actions[number] = PruneAction::Kept(why);
                     continue;
                 }
@@ -286,7 +283,7 @@ impl<'a> StaleScan<'a> {
         Ok(())
     }
 
-    /// A queue of the same service that could not be removed.
+    /// Returns a queue of the same service that could not be removed.
     fn failed_sibling(&self, id: &QueueId) -> Option<&QueueId> {
         let queues = self.queues.iter().zip(&self.actions);
         let mut siblings = queues.filter(|(queue, _)| queue.id.service == id.service);
@@ -308,19 +305,18 @@ impl<'a> StaleScan<'a> {
         if self.ledger.is_empty() {
             let ledger = ledger_name(self.app);
             notes.push(format!(
-                "the ledger {ledger} is empty, or somebody else reads it just now: what is left \
-                 over isn't known"
+                "stale queues and bindings are unknown: the ledger {ledger} is empty, or another \
+                 process is reading it"
             ));
         } else {
             notes.push(format!(
-                "what is left over is what the ledger {} knows: AMQP has no way to list queues",
+                "only queues and bindings in the ledger {} are found: AMQP can't list queues",
                 ledger_name(self.app)
             ));
         }
         if delayed > 0 && !self.queues.is_empty() {
             notes.push(format!(
-                "{delayed} messages wait for another attempt: those of a queue that was removed \
-                 stay where they wait"
+                "{delayed} messages are delayed: those for a removed queue stay in the delay queues"
             ));
         }
         let app = self.app;
@@ -353,7 +349,7 @@ impl<'a> StaleScan<'a> {
     }
 }
 
-/// How much is on the steps of the delay ladder, whosever it is.
+/// Counts the messages on the app's delay queues.
 async fn delayed(connection: &Connection, scan: &StaleScan<'_>) -> lapin::Result<u64> {
     let mut delayed = 0;
     if scan.queues.is_empty() {
@@ -369,18 +365,11 @@ async fn delayed(connection: &Connection, scan: &StaleScan<'_>) -> lapin::Result
     Ok(delayed)
 }
 
-/// How many messages are ready in a queue, and how many consumers it has; `None` if there
-/// is no such queue.
+/// Returns the numbers of ready messages and of consumers of a queue, or `None` if there is no
+/// such queue.
 async fn count(connection: &Connection, name: ShortString) -> lapin::Result<Option<(u64, u64)>> {
     let channel = connection.create_channel().await?;
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..Default::default()
-    };
-    match channel
-        .queue_declare(name, options, FieldTable::default())
-        .await
-    {
+    match passive_declare(&channel, name).await {
         Ok(queue) => {
             channel.close(200, "done".into()).await?;
             let (messages, consumers) = (queue.message_count(), queue.consumer_count());
@@ -394,5 +383,5 @@ async fn count(connection: &Connection, name: ShortString) -> lapin::Result<Opti
 }
 
 fn name(app: &str, queue: &QueueId) -> ShortString {
-    queue_name(app, queue).expect("it comes from a name on the broker")
+    queue_name(app, queue).expect("the name comes from the broker")
 }

@@ -1,17 +1,17 @@
-//! Publishing with confirms: the owner of one confirm channel.
+//! Publishes with confirms: the task that owns one confirm channel.
 //!
-//! One task publishes, because publishing from several on one channel mixes up whose
-//! confirm is whose. It holds every confirm until it comes, at most [`WINDOW`] at a
-//! time, and gives a job up that isn't confirmed within [`CONFIRM_TIMEOUT`].
+//! Only one task publishes on a channel, because concurrent publishers mix up their confirms
+//! (lapin 4.12). The task keeps at most [`WINDOW`] messages unconfirmed, and reports a batch as
+//! failed if it isn't confirmed within [`CONFIRM_TIMEOUT`]. `confirm_window` keeps the books.
 //!
-//! A message that must reach a queue is published as mandatory; the broker returns it,
-//! before it confirms it, if there is none. The client library hands a return over with
-//! the next confirm that it looks at, whosever that is. So returns are matched by id and
-//! address, and no success of such a message is reported before every confirm that the
-//! library looked at until then has been seen here.
+//! A message wakes the task twice: when its frames are written, and when it is confirmed. Only
+//! the confirm matters. While many messages are in flight, the task therefore doesn't wait for
+//! a new message at once, but after the next confirm or [`REGISTER_WAIT`]: its frames are
+//! written by then.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,47 +21,51 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tracing::{error, warn};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep, timeout};
+use tracing::warn;
 
 use super::channel_replacement::{REFUSED_FOR, ReplacementPolicy};
+use super::confirm_window::ConfirmWindow;
 use super::connection::{Connections, confirm_channel};
 use super::declarer::refusal;
 use super::max_message_size::MaxMessageSize;
 use super::session_state::SessionState;
-use super::slot_queue::SlotQueue;
 
-/// The most messages that are out without a confirm.
+/// Maximum unconfirmed messages.
 const WINDOW: usize = 1000;
-/// The most jobs that wait for their turn.
+/// Maximum queued batches.
 const QUEUED_MAX: usize = 65_536;
-/// When nothing at all is confirmed for so long, somebody should know.
+/// If nothing is confirmed for this time, the status reports it.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
-/// After this a publication counts as failed.
+/// After this time an unconfirmed batch is reported as failed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
-/// When nothing at all is confirmed for so long, on a connection that lives, another one
-/// may do better.
+/// If nothing is confirmed for this time on a live connection, the session ends.
 const STALLED_MAX: Duration = Duration::from_secs(120);
-/// For a new channel, on a connection that works.
+/// Maximum commands that are handled before the task looks at confirms.
+const COMMANDS_MAX: usize = 64;
+/// With fewer confirms awaited, the task waits for a new message at once.
+const REGISTER_AT_ONCE_BELOW: usize = 16;
+/// Maximum time in which the task doesn't wait for a new message's confirm.
+const REGISTER_WAIT: Duration = Duration::from_millis(1);
+/// Time limit to open a new channel.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A message with its address.
+/// A message with its exchange and routing key.
 #[derive(Debug)]
 pub(super) struct Publication {
     pub(super) exchange: ShortString,
     pub(super) key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) payload: Bytes,
-    /// If no queue takes it, it fails.
+    /// The publication fails if no queue receives the message.
     pub(super) mandatory: bool,
 }
 
-/// Publishes on one channel. Clones share it.
+/// Publishes on one channel. Clones share the channel.
 #[derive(Clone)]
 pub(super) struct Publisher {
     commands: mpsc::Sender<PublishCommand>,
@@ -81,8 +85,8 @@ struct PublishBatch {
 }
 
 impl Publisher {
-    /// Takes over a channel in confirm mode, on the current runtime. With `connections` it
-    /// may replace that by another; without, the session ends when that has to be.
+    /// Starts the task for a channel in confirm mode, on the current runtime. With
+    /// `connections` the task can replace the channel; without, the session ends instead.
     pub(super) fn start(
         channel: Channel,
         connections: Option<Arc<Connections>>,
@@ -90,27 +94,26 @@ impl Publisher {
         max_message_size: Arc<MaxMessageSize>,
     ) -> Self {
         let (commands, received) = mpsc::channel(QUEUED_MAX);
-        // To end a session costs more than to replace a channel.
+        // Ending a session costs more than replacing a channel.
         let first = connections
             .as_ref()
             .map_or(CONFIRM_TIMEOUT, |_| REFUSED_FOR);
-        let owner = PublisherTask {
+        let task = PublisherTask {
             channel,
             connections,
             replacement: ReplacementPolicy::new(first),
             replacing_since: None,
             session_state: session_state.clone(),
             max_message_size: max_message_size.clone(),
-            waiting: VecDeque::new(),
-            batches: SlotQueue::new(),
-            sent: SlotQueue::new(),
+            unsent: VecDeque::new(),
+            window: ConfirmWindow::default(),
+            unregistered: Vec::new(),
+            register_due: Box::pin(sleep(Duration::ZERO)),
             confirms: FuturesUnordered::new(),
-            held_back: Vec::new(),
             last_answer: Instant::now(),
             is_stalled: false,
-            flushes: Vec::new(),
         };
-        tokio::spawn(owner.run(received));
+        tokio::spawn(task.run(received));
         Self {
             commands,
             session_state,
@@ -118,7 +121,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes in order and reports once on all.
+    /// Publishes in order and reports the outcome of all once.
     pub(super) fn publish(&self, publications: Vec<Publication>, done: Completion) {
         if let Err(ended) = self.session_state.check() {
             return done.complete(Err(ended));
@@ -135,7 +138,7 @@ impl Publisher {
         let (command, error) = match self.commands.try_send(command) {
             Ok(()) => return,
             Err(mpsc::error::TrySendError::Full(command)) => {
-                let why = format!("{QUEUED_MAX} publications are waiting already");
+                let why = format!("{QUEUED_MAX} batches are queued already");
                 (command, TransportError::Refused(why))
             }
             Err(mpsc::error::TrySendError::Closed(command)) => {
@@ -147,17 +150,17 @@ impl Publisher {
         }
     }
 
-    /// Publishes one message.
+    /// Publishes one message and waits for its confirm.
     pub(super) async fn send(&self, publication: Publication) -> Result<(), TransportError> {
         let (done, outcome) = Completion::channel();
         self.publish(vec![publication], done);
         outcome.await
     }
 
-    /// Waits until everything before is confirmed or has failed.
+    /// Waits until every earlier message is confirmed or has failed.
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
-        // An owner that is gone has nothing left to do.
+        // A task that has ended has nothing in progress.
         if self
             .commands
             .send(PublishCommand::Flush(done))
@@ -169,51 +172,31 @@ impl Publisher {
     }
 }
 
-/// What became of one message.
-type Answer = (u64, lapin::Result<Confirmation>);
+/// The number of a message and its confirm.
+type Confirm = (u64, lapin::Result<Confirmation>);
 
 struct PublisherTask {
     channel: Channel,
     connections: Option<Arc<Connections>>,
     replacement: ReplacementPolicy,
-    /// Since when nothing goes out, because the channel is to be replaced as soon as all
-    /// that is out is answered.
+    /// Set while nothing is sent, because the channel will be replaced when all messages in
+    /// flight are confirmed: since when.
     replacing_since: Option<Instant>,
     session_state: Arc<SessionState>,
     max_message_size: Arc<MaxMessageSize>,
-    /// Jobs of which some messages are still to go out, in order.
-    waiting: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
-    /// Jobs that have not been reported on, or have messages out.
-    batches: SlotQueue<OpenBatch>,
-    /// Messages that are out, or whose success is held back.
-    sent: SlotQueue<Sent>,
-    confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
-    /// Messages whose success is held back.
-    held_back: Vec<u64>,
+    /// Batches with unsent messages, in order.
+    unsent: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
+    window: ConfirmWindow,
+    /// Confirms that the task doesn't wait for yet.
+    unregistered: Vec<BoxFuture<'static, Confirm>>,
+    /// When to wait for them at the latest.
+    register_due: Pin<Box<Sleep>>,
+    /// Confirms that the task waits for.
+    confirms: FuturesUnordered<BoxFuture<'static, Confirm>>,
     last_answer: Instant,
-    /// Nothing was confirmed for longer than [`SILENCE`], and everybody knows.
+    /// Nothing was confirmed for [`STALLED_AFTER`], and the status reports it.
     is_stalled: bool,
-    /// Who waits until no job before this number is open.
-    flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
-
-struct OpenBatch {
-    unconfirmed: usize,
-    since: Instant,
-    failure: Option<TransportError>,
-    /// `None` once it was reported on.
-    done: Option<Completion>,
-}
-
-struct Sent {
-    batch: u64,
-    /// If it is mandatory: what a return of it is known by.
-    address: Option<Address>,
-    returned: Option<TransportError>,
-}
-
-/// Exchange, routing key and id.
-type Address = (ShortString, ShortString, Option<ShortString>);
 
 impl PublisherTask {
     async fn run(mut self, mut commands: mpsc::Receiver<PublishCommand>) {
@@ -222,23 +205,30 @@ impl PublisherTask {
         let session_state = self.session_state.clone();
         let ended = session_state.ended();
         tokio::pin!(ended);
+        let mut received = Vec::with_capacity(COMMANDS_MAX);
         let error = loop {
-            if self.replacing_since.is_some() && self.sent.len() == 0 {
+            if self.replacing_since.is_some() && self.window.in_flight() == 0 {
                 tokio::select! {
                     biased;
                     error = &mut ended => break error,
                     () = self.replace_channel() => {}
                 }
             }
-            self.send_waiting();
+            self.send_unsent();
             tokio::select! {
                 biased;
                 error = &mut ended => break error,
                 () = poll_fn(|cx| self.poll_confirms(cx)) => {}
-                command = commands.recv(), if self.batches.len() < QUEUED_MAX => match command {
-                    Some(command) => self.on_command(command),
-                    None => break TransportError::Closed,
-                },
+                count = commands.recv_many(&mut received, COMMANDS_MAX),
+                    if self.window.batches() < QUEUED_MAX =>
+                {
+                    if count == 0 {
+                        break TransportError::Closed;
+                    }
+                    for command in received.drain(..) {
+                        self.on_command(command);
+                    }
+                }
                 _ = clock.tick() => self.expire_batches(),
             }
         };
@@ -246,72 +236,56 @@ impl PublisherTask {
         while let Ok(command) = commands.try_recv() {
             self.on_command(command);
         }
-        for (_, batch) in self.batches.iter_mut() {
-            if let Some(done) = batch.done.take() {
-                done.complete(Err(error.clone()));
-            }
-        }
-        // Whoever flushes learns by the drop that nothing is left to do.
+        self.window.fail_all(&error);
+        // Dropping the flushes' senders answers them.
     }
 
     fn on_command(&mut self, command: PublishCommand) {
         match command {
-            PublishCommand::Flush(done) => {
-                self.flushes.push((self.batches.next(), done));
-                self.report_flushes();
-            }
+            PublishCommand::Flush(caller) => self.window.flush(caller),
             PublishCommand::Publish(batch) => {
-                let open = OpenBatch {
-                    unconfirmed: batch.publications.len(),
-                    since: batch.since,
-                    failure: None,
-                    done: Some(batch.done),
-                };
-                let number = self.batches.push(open);
-                if batch.publications.is_empty() {
-                    self.close_if_done(number);
-                } else {
-                    self.waiting
-                        .push_back((number, batch.publications.into_iter()));
+                let count = batch.publications.len();
+                let number = self.window.open(count, batch.since, batch.done);
+                if count > 0 {
+                    let publications = batch.publications.into_iter();
+                    self.unsent.push_back((number, publications));
                 }
             }
         }
     }
 
-    /// Goes on with a new channel. What was refused is published again by whoever
-    /// published it.
+    /// Replaces the channel. The callers publish refused messages again.
     async fn replace_channel(&mut self) {
         let Some(connections) = &self.connections else {
-            return self
-                .session_state
-                .fail("publishing: the broker refuses everything");
+            let why = "publishing: the broker refuses everything";
+            return self.session_state.fail(why);
         };
-        match timeout(REPLACE_TIMEOUT, confirm_channel(&connections.publishing)).await {
+        let why = match timeout(REPLACE_TIMEOUT, confirm_channel(&connections.publishing)).await {
             Ok(Ok(channel)) => {
                 self.channel = channel;
                 self.replacing_since = None;
+                return;
             }
-            Ok(Err(error)) => self.session_state.fail(format!("publishing: {error}")),
-            Err(_) => self
-                .session_state
-                .fail(format!("publishing: no channel within {REPLACE_TIMEOUT:?}")),
-        }
+            Ok(Err(error)) => format!("publishing: {error}"),
+            Err(_) => format!("publishing: no channel within {REPLACE_TIMEOUT:?}"),
+        };
+        self.session_state.fail(why);
     }
 
-    /// Sends what the window has room for.
-    fn send_waiting(&mut self) {
+    /// Sends messages while the window has room.
+    fn send_unsent(&mut self) {
         if self.replacing_since.is_some() {
             return;
         }
-        while self.sent.len() < WINDOW {
-            let Some((batch, publications)) = self.waiting.front_mut() else {
+        while self.window.in_flight() < WINDOW {
+            let Some((batch, publications)) = self.unsent.front_mut() else {
                 return;
             };
             let (batch, next) = (*batch, publications.next());
             match next {
                 Some(publication) => self.send(batch, publication),
                 None => {
-                    self.waiting.pop_front();
+                    self.unsent.pop_front();
                 }
             }
         }
@@ -329,13 +303,9 @@ impl PublisherTask {
             let id = properties.message_id().clone();
             (exchange.clone(), key.clone(), id)
         });
-        let number = self.sent.push(Sent {
-            batch,
-            address,
-            returned: None,
-        });
-        if self.confirms.is_empty() {
-            // It was silent because nothing was asked.
+        let number = self.window.add(batch, address);
+        if self.awaited() == 0 {
+            // Nothing was in flight before: a stall starts here.
             self.last_answer = Instant::now();
         }
         let channel = self.channel.clone();
@@ -353,37 +323,55 @@ impl PublisherTask {
             }
         }
         .boxed();
-        // The first poll hands it to the connection: so they go out in order.
+        // The first poll hands the message to the connection, so messages leave in order.
         match (&mut confirm).now_or_never() {
             Some((number, answer)) => self.on_confirm(number, answer),
-            None => self.confirms.push(confirm),
+            None if self.confirms.len() < REGISTER_AT_ONCE_BELOW => self.confirms.push(confirm),
+            None => {
+                if self.unregistered.is_empty() {
+                    let due = Instant::now() + REGISTER_WAIT;
+                    self.register_due.as_mut().reset(due);
+                }
+                self.unregistered.push(confirm);
+            }
         }
     }
 
-    /// Ready when anything was answered.
+    /// Number of messages that the broker hasn't answered.
+    fn awaited(&self) -> usize {
+        self.confirms.len() + self.unregistered.len()
+    }
+
+    /// Ready after at least one confirm.
     fn poll_confirms(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.unregistered.is_empty() && self.register_due.as_mut().poll(cx).is_ready() {
+            self.confirms.extend(self.unregistered.drain(..));
+        }
         let mut any = self.drain_confirms(cx);
-        while !self.held_back.is_empty() {
+        if any || self.window.held_back() > 0 {
+            // A return can have arrived with any of these confirms, so no success may be
+            // released before they are looked at.
+            self.confirms.extend(self.unregistered.drain(..));
+            any |= self.drain_confirms(cx);
+        }
+        while self.window.held_back() > 0 {
             any = true;
-            let held = self.held_back.len();
-            // One frame of the broker's can confirm many, and the library may be in the
-            // middle of it: a return can still come with another one. It holds a lock
-            // meanwhile, and this takes the same lock (and no more: the rest of what it
-            // would do is not waited for).
+            let held_back = self.window.held_back();
+            // One frame can confirm many messages, and the library may be in the middle of it:
+            // a return can still arrive with a later confirm. The library holds a lock
+            // meanwhile; this call takes and releases the same lock. Its further work isn't
+            // needed.
             let _unwanted = self.channel.wait_for_confirms().now_or_never();
             self.drain_confirms(cx);
-            for number in self.held_back.drain(..held).collect::<Vec<_>>() {
-                let returned = self.sent.get_mut(number).and_then(|it| it.returned.take());
-                self.settle(number, returned.map_or(Ok(()), Err));
-            }
+            self.window.release(held_back);
         }
         if any { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Takes every answer that is there. Returns whether there was one.
+    /// Handles every confirm that has arrived. Returns whether there was one.
     fn drain_confirms(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        // Twice, because it may pause to let others go on.
+        // Twice, because the stream may yield once to other tasks.
         for _ in 0..2 {
             while let Poll::Ready(Some((number, answer))) = self.confirms.poll_next_unpin(cx) {
                 any = true;
@@ -401,7 +389,7 @@ impl PublisherTask {
         let (outcome, returned) = match answer {
             Ok(Confirmation::Ack(returned)) => (Ok(()), returned),
             Ok(Confirmation::Nack(returned)) => {
-                let why = "the broker could not keep it".to_owned();
+                let why = "the broker refused the message".to_owned();
                 (Err(TransportError::Refused(why)), returned)
             }
             Ok(Confirmation::NotRequested) => (Err(TransportError::Unconfirmed), None),
@@ -409,159 +397,55 @@ impl PublisherTask {
                 if let Some((_, text)) = refusal(&error) {
                     self.max_message_size.learn(text);
                 }
-                // A channel that has failed doesn't come back.
+                // A failed channel doesn't recover.
                 self.session_state.fail(format!("publishing: {error}"));
                 (Err(self.session_state.error()), None)
             }
         };
         if let Some(message) = returned {
-            self.on_return(&message);
+            self.window.returned(&message);
         }
-        let address = self.sent.get_mut(number).and_then(|it| it.address.as_ref());
-        if let Some((exchange, key, _)) = address {
+        if let Some((exchange, key, _)) = self.window.address(number) {
             match &outcome {
                 Ok(()) => self.replacement.accepted(exchange, key),
                 Err(TransportError::Refused(_)) => {
                     let now = Instant::now();
                     if self.replacement.refused(exchange, key, now) {
-                        warn!(%key, "the broker refuses what is published, by another channel then");
+                        warn!(%key, "broker refuses publications, replacing the channel");
                         self.replacing_since.get_or_insert(now);
                     }
                 }
                 Err(_) => {}
             }
         }
-        if outcome.is_ok() && address.is_some() {
-            self.held_back.push(number);
-        } else {
-            self.settle(number, outcome);
-        }
+        self.window.confirmed(number, outcome);
     }
 
-    fn on_return(&mut self, message: &BasicReturnMessage) {
-        let id = message.delivery.properties.message_id();
-        let address = (
-            &message.delivery.exchange,
-            &message.delivery.routing_key,
-            id.as_ref(),
-        );
-        let mut sent = self.sent.iter_mut().filter(|(_, sent)| {
-            sent.returned.is_none()
-                && sent
-                    .address
-                    .as_ref()
-                    .is_some_and(|(exchange, key, id)| (exchange, key, id.as_ref()) == address)
-        });
-        match sent.next() {
-            Some((_, sent)) => {
-                let why = format!("no queue takes {}: {}", address.1, message.reply_text);
-                sent.returned = Some(TransportError::Refused(why));
-            }
-            None => error!(key = %address.1, "the broker returned a message that is not out"),
-        }
-    }
-
-    /// One message is dealt with.
-    fn settle(&mut self, number: u64, outcome: Result<(), TransportError>) {
-        let Some(sent) = self.sent.remove(number) else {
-            return;
-        };
-        if let Some(batch) = self.batches.get_mut(sent.batch) {
-            batch.unconfirmed -= 1;
-            if let Err(error) = outcome {
-                batch.failure.get_or_insert(error);
-            }
-        }
-        self.close_if_done(sent.batch);
-    }
-
-    fn close_if_done(&mut self, number: u64) {
-        let done = |batch: &mut OpenBatch| batch.unconfirmed == 0;
-        if !self.batches.get_mut(number).is_some_and(done) {
-            return;
-        }
-        if let Some(mut batch) = self.batches.remove(number)
-            && let Some(done) = batch.done.take()
-        {
-            done.complete(batch.failure.map_or(Ok(()), Err));
-        }
-        self.report_flushes();
-    }
-
-    fn report_flushes(&mut self) {
-        if self.flushes.is_empty() {
-            return;
-        }
-        let first_open = self
-            .batches
-            .iter_mut()
-            .find(|(_, batch)| batch.done.is_some())
-            .map(|(number, _)| number);
-        self.flushes.retain_mut(|(before, done)| {
-            let open = first_open.is_some_and(|first| first < *before);
-            if !open {
-                let (unused, _) = oneshot::channel();
-                let _gone = std::mem::replace(done, unused).send(());
-            }
-            open
-        });
-    }
-
-    /// Reports failure of jobs that have waited too long. Their messages stay in the
-    /// window until the broker says something: they may have arrived.
+    /// Reports old batches as failed, and stalled confirms. Ends the session if waiting longer
+    /// is useless.
     fn expire_batches(&mut self) {
         let silence = self.last_answer.elapsed();
-        if !self.confirms.is_empty() && silence >= STALLED_MAX && !self.session_state.is_blocked() {
-            self.session_state.fail(format!(
-                "publishing: nothing was confirmed for {STALLED_MAX:?}"
-            ));
-            return;
+        let is_waiting = self.awaited() > 0;
+        if is_waiting && silence >= STALLED_MAX && !self.session_state.is_blocked() {
+            let why = format!("publishing: nothing was confirmed for {STALLED_MAX:?}");
+            return self.session_state.fail(why);
         }
-        if self
-            .replacing_since
-            .is_some_and(|since| since.elapsed() >= CONFIRM_TIMEOUT)
-        {
-            self.session_state
-                .fail("publishing: what is out is not answered");
-            return;
+        let replacing = self.replacing_since.map(|since| since.elapsed());
+        if replacing.is_some_and(|elapsed| elapsed >= CONFIRM_TIMEOUT) {
+            let why = "publishing: messages in flight are not confirmed";
+            return self.session_state.fail(why);
         }
-        if !self.confirms.is_empty() && silence >= STALLED_AFTER && !self.is_stalled {
-            // One queue that doesn't take what it gets is enough: the broker stops reading
-            // from a connection with too much that isn't confirmed.
+        if is_waiting && silence >= STALLED_AFTER && !self.is_stalled {
+            // One stuck queue can cause this: the broker stops reading from a connection with
+            // too many unconfirmed messages.
             self.is_stalled = true;
-            let why = format!("nothing that was published is confirmed since {STALLED_AFTER:?}");
+            let why = format!("no publication was confirmed for {STALLED_AFTER:?}");
             self.session_state.confirms_stalled(Some(why));
         }
-        let mut expired = false;
-        for (_, batch) in self.batches.iter_mut() {
-            if batch.since.elapsed() >= CONFIRM_TIMEOUT
-                && let Some(done) = batch.done.take()
-            {
-                expired = true;
-                done.complete(Err(TransportError::Unconfirmed));
-            }
+        if self.window.expire(CONFIRM_TIMEOUT) {
+            let window = &mut self.window;
+            self.unsent
+                .retain(|(batch, publications)| !window.withdraw(*batch, publications.len()));
         }
-        if expired {
-            self.drop_unsent();
-            self.report_flushes();
-        }
-    }
-
-    /// What was given up before any of it went out needn't go out.
-    fn drop_unsent(&mut self) {
-        let batches = &mut self.batches;
-        self.waiting.retain_mut(|(number, publications)| {
-            let Some(batch) = batches.get_mut(*number) else {
-                return false;
-            };
-            if batch.done.is_some() {
-                return true;
-            }
-            batch.unconfirmed -= publications.len();
-            if batch.unconfirmed == 0 {
-                batches.remove(*number);
-            }
-            false
-        });
     }
 }

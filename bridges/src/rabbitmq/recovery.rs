@@ -1,8 +1,8 @@
-//! Recovery: whatever ends a session, another one takes its place.
+//! Recovery: replaces a session that has ended.
 //!
-//! Owns the session of now, and the task that makes the next one, with everything that
-//! was declared, until that works. The client library's own recovery stays off: it hangs
-//! for ever once its tries are spent.
+//! Owns the current session and the task that opens the next one, with everything that was
+//! declared, until that succeeds. The client library's own recovery stays off: it hangs forever
+//! after its last attempt (lapin 4.12).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,28 +14,28 @@ use tokio::time::{Instant, sleep};
 
 use super::session::{Session, SharedAcrossSessions};
 
-/// Between tries. The longest wait is short, because it is what is added to every
-/// outage; a try at a broker that isn't there costs next to nothing.
+/// Back-off between attempts. The maximum is short because it prolongs every outage, and an
+/// attempt without a broker costs little.
 const BACKOFF: Backoff = Backoff {
     min: Duration::from_millis(100),
     max: Duration::from_secs(1),
     jitter: 0.5,
 };
-/// A session that ended sooner goes on with the back-off of the one before.
+/// A session this old resets the back-off.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// Sessions, one after the other.
+/// The sessions of a transport, one after the other.
 pub(super) struct Recovery {
     pub(super) shared: SharedAcrossSessions,
-    /// `None` while there is none.
+    /// `None` between two sessions.
     session: watch::Sender<Option<Arc<Session>>>,
 }
 
 impl Recovery {
-    /// Opens the first session, on the current runtime, and watches over it.
+    /// Opens the first session, on the current runtime, and starts recovery.
     ///
     /// # Errors
-    /// It can't be had: then there is nothing to recover.
+    /// The first session can't be opened.
     pub(super) async fn start(shared: SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
         let session = Session::open(&shared).await?;
         let recovery = Arc::new(Self {
@@ -46,10 +46,10 @@ impl Recovery {
         Ok(recovery)
     }
 
-    /// The session of now.
+    /// Returns the current session.
     ///
     /// # Errors
-    /// There is none, and why.
+    /// There is no session now: the reason.
     pub(super) fn current(&self) -> Result<Arc<Session>, TransportError> {
         let session = self.session.borrow().clone();
         session
@@ -57,10 +57,10 @@ impl Recovery {
             .ok_or_else(|| self.shared.health.error())
     }
 
-    /// The session of now, or the next one.
+    /// Returns the current session, or waits for the next one.
     ///
     /// # Errors
-    /// It was closed: there won't be one.
+    /// The transport was closed.
     pub(super) async fn wait_for_session(&self) -> Result<Arc<Session>, TransportError> {
         let mut sessions = self.session.subscribe();
         let open = |session: &Option<Arc<Session>>| {
@@ -72,17 +72,17 @@ impl Recovery {
             biased;
             () = self.shared.health.closed() => Err(TransportError::Closed),
             session = sessions.wait_for(open) => {
-                // The sender is `self`: it can't be gone.
+                // `self` holds the sender, so this can't fail.
                 let session = session.ok().and_then(|session| session.clone());
                 session.ok_or(TransportError::Closed)
             }
         }
     }
 
-    /// No more sessions. What the last one was given is done first.
+    /// Ends the last session after its operations are done. No session follows.
     pub(super) async fn close(&self) {
         if let Ok(session) = self.current() {
-            // What can't be done any more is delivered again.
+            // The broker redelivers the rest.
             let _lost = session.flush().await;
         }
         self.shared.health.close();
@@ -92,7 +92,7 @@ impl Recovery {
         }
     }
 
-    /// Without a good-bye.
+    /// Ends without closing the connections.
     pub(super) fn abandon(&self) {
         self.shared.health.close();
         if let Some(session) = &*self.session.borrow() {
@@ -111,7 +111,7 @@ impl Recovery {
             }
             health.lost(&why.to_string());
             self.session.send_replace(None);
-            // The other connection may be open still, with what it has in hand.
+            // The other connection may still be open and hold unacked messages.
             tokio::spawn(async move { session.close().await });
             if since.elapsed() >= STABLE {
                 attempts = 0;
@@ -120,7 +120,7 @@ impl Recovery {
                 session = self.reopen(&mut attempts) => session,
                 () = health.closed() => return,
             };
-            // Closed in this very moment: whoever closed didn't see this one.
+            // `close` may have run in between without seeing this session.
             self.session.send_replace(Some(session.clone()));
             if health.is_closed() {
                 return session.close().await;

@@ -1,7 +1,7 @@
-//! Requests and replies over the broker's direct reply-to: no queue for replies, the
-//! broker hands them to the channel that asked.
+//! Requests and replies over the broker's direct reply-to: without a queue for replies, the
+//! broker sends them to the channel that published the request.
 //!
-//! Owns who waits for which reply. A reply that nobody waits for is counted.
+//! Owns the pending requests. Replies without a pending request are counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,17 +19,16 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::codec;
+use super::codec::{self, TopicSource};
 use super::max_message_size::MaxMessageSize;
 use super::publisher::{Publication, Publisher};
 use super::router::Router;
 use super::session_state::SessionState;
-use super::source_queue::TopicSource;
 
-/// The broker's name for "the channel that this came by".
+/// The broker's name for the channel that published the request.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// The asking side. One for a session.
+/// The requesting side of one session.
 pub(super) struct RequestReply {
     publisher: Publisher,
     session_state: Arc<SessionState>,
@@ -39,16 +38,16 @@ pub(super) struct RequestReply {
 }
 
 impl RequestReply {
-    /// Takes over a channel in confirm mode, on the current runtime. Replies that nobody
-    /// waits for are counted in `late`.
+    /// Starts on a channel in confirm mode, on the current runtime. Counts late replies in
+    /// `late_replies`.
     pub(super) async fn start(
         channel: Channel,
         session_state: Arc<SessionState>,
         max_message_size: Arc<MaxMessageSize>,
         late_replies: Arc<AtomicU64>,
     ) -> lapin::Result<Arc<Self>> {
-        // Replies can't be kept by the broker: they are taken without acks, and the
-        // table of who waits bounds them.
+        // The broker can't store replies, so they need no acks. The pending requests bound
+        // their number.
         let options = BasicConsumeOptions {
             no_ack: true,
             ..Default::default()
@@ -56,8 +55,7 @@ impl RequestReply {
         let mut replies = channel
             .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
             .await?;
-        // Mandatory: a request that nobody reads fails at once.
-        // Replies come by this very channel: it can't be replaced alone.
+        // The replies arrive on this channel, so it can't be replaced alone.
         let publisher = Publisher::start(channel, None, session_state.clone(), max_message_size);
         let request_reply = Arc::new(Self {
             publisher,
@@ -80,7 +78,7 @@ impl RequestReply {
                     },
                 }
             };
-            // Dropping what they wait for tells the askers.
+            // Dropping the senders ends every pending request.
             receiver.pending.lock().clear();
             drop(error);
         });
@@ -155,7 +153,7 @@ impl RequestReply {
     }
 }
 
-/// An asker's wait; dropping it ends it.
+/// A pending request. Dropping it removes the request.
 struct PendingReply {
     number: u64,
     receiver: oneshot::Receiver<Result<Message, String>>,
@@ -163,7 +161,7 @@ struct PendingReply {
 }
 
 impl PendingReply {
-    /// The reply, or why there can't be one. It may come before the confirm.
+    /// Waits for the reply, which may arrive before the confirm.
     async fn reply(
         mut self,
         published: impl Future<Output = Result<(), TransportError>>,

@@ -1,30 +1,28 @@
-//! Times as text, in the form of RFC 3339: what `cloudEvents_time` carries.
+//! Times in the format of RFC 3339, for `cloudEvents_time`.
 //!
-//! Owns which times can be said so: those from 1970 to the end of the year 9999, after which
-//! years have more than four digits.
+//! Owns the valid range: from 1970 to the end of the year 9999, the last year with four digits.
 
 use chrono::{DateTime, SecondsFormat};
 
-/// The last moment that can be written.
+/// The last valid time.
 pub(super) const MS_MAX: u64 = 253_402_300_799_999;
 
-/// Milliseconds since 1970-01-01 UTC as text: `2026-11-23T00:30:30.041Z`. What is later than
-/// [`MS_MAX`] is written as that.
+/// Formats milliseconds since 1970-01-01 UTC: `2026-11-23T00:30:30.041Z`. Later times become
+/// [`MS_MAX`].
 pub(super) fn format(unix_ms: u64) -> String {
     let unix_ms = i64::try_from(unix_ms.min(MS_MAX)).unwrap_or_default();
     let time = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// A timestamp of AMQP in milliseconds; `None` for one that no date can be made of. (One
-/// in milliseconds, a common mistake, is such.)
+/// Converts an AMQP timestamp to milliseconds. Returns `None` if it is out of range, such as
+/// one in milliseconds, a common mistake.
 pub(super) fn from_seconds(unix_seconds: u64) -> Option<u64> {
     writable(unix_seconds.checked_mul(1000)?)
 }
 
-/// What [`format`] wrote, or anybody else, in milliseconds; a leap second is the second after.
-/// `None` for what isn't a time, or one that [`format`] couldn't write: before 1970, or in the
-/// year 9999 only where its clock is.
+/// Parses a time into milliseconds. A leap second becomes the following second. Returns `None`
+/// for invalid times and for times that [`format`] can't write.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let time = DateTime::parse_from_rfc3339(text).ok()?;
     writable(u64::try_from(time.timestamp_millis()).ok()?)
@@ -39,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_times_read_as_they_are_written() {
+    fn known_times_parse_as_they_are_formatted() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
@@ -52,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_year_of_four_digits_has_is_the_last_moment_of_the_last_one() {
+    fn times_after_the_year_9999_become_its_last_millisecond() {
         for ms in [MS_MAX + 1, u64::MAX] {
             assert_eq!(parse(&format(ms)), Some(MS_MAX));
         }
@@ -62,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_write_times_in_other_ways() {
+    fn times_of_other_programs_parse() {
         for (text, ms) in [
             ("1970-01-01T01:00:00+01:00", Some(0)),
             ("1970-01-01 00:00:01z", Some(1000)),

@@ -1,8 +1,8 @@
-//! Where messages go: from an app's words (topics, queues, delays, replies) to the
-//! broker's (exchanges, routing keys, the delay ladder).
+//! Routes messages: from the app's terms (topics, queues, delays, replies) to the broker's
+//! (exchanges, routing keys, delay queues).
 //!
-//! What goes to a queue, or to a topic that a queue of the app reads, must find one, or
-//! the publication fails.
+//! A message to a queue, or to a topic that a queue of the app reads, is mandatory: without a
+//! receiving queue the publication fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -21,7 +21,7 @@ use super::publisher::{Publication, Publisher};
 use super::routing::{DeclaredTopology, Queue, RoutingTable};
 use super::topology::{Step, external_declarations, with_feeds};
 
-/// Sends messages. One for a session.
+/// Sends the messages of one session.
 pub(super) struct Router {
     pub(super) publisher: Publisher,
     pub(super) declarer: Declarer,
@@ -29,12 +29,11 @@ pub(super) struct Router {
     registry: DeclaredRegistry,
     handle: Handle,
     declared: Arc<DeclaredTopology>,
-    /// The steps of the delay ladder that this session has made sure of, a bit each.
+    /// Bit set of the delay steps that this session has declared.
     declared_steps: AtomicU32,
 }
 
-/// A batch, sorted by channel.
-#[derive(Default)]
+/// A routed batch.
 struct RoutedBatch {
     publications: Vec<Publication>,
     delayed: Vec<(Arc<Queue>, Step)>,
@@ -67,20 +66,21 @@ impl Router {
         self.declared.queue(id)
     }
 
-    /// Declares on the broker, then knows it here. Returns the queues that are new.
+    /// Declares a topology on the broker and adds it to the routing table. Returns the new
+    /// queues.
     pub(super) async fn declare(
         &self,
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.check_app(topology)?;
-        // Before it is made, so that nothing is there that isn't written down.
+        // Recorded first, so that no queue exists without a record.
         let all = with_feeds(topology)?;
         self.registry.record(&topology.app, &all).await;
         self.declarer.declare(all).await?;
         self.declared.add(topology)
     }
 
-    /// That what feeds a queue, and isn't the app's, is there and does.
+    /// Checks that the external sources of a queue exist and binds the queue to them.
     pub(super) async fn ensure_feeds(&self, queue: &Queue) -> Result<(), TransportError> {
         if queue.feeds.is_empty() {
             return Ok(());
@@ -89,7 +89,7 @@ impl Router {
         self.declarer.declare(needed).await
     }
 
-    /// Knows it here, and makes nothing on the broker.
+    /// Adds a topology to the routing table and declares nothing on the broker.
     pub(super) fn attach(&self, topology: &Topology) -> Result<(), TransportError> {
         self.check_app(topology)?;
         self.declared.attach(topology).map(drop)
@@ -106,15 +106,14 @@ impl Router {
         Ok(())
     }
 
-    /// Makes sure that everything that was ever declared is there: on a broker that was
-    /// started anew, or after somebody deleted something.
+    /// Declares everything again: on a new or restarted broker, or after a queue was deleted.
     pub(super) async fn redeclare(&self) -> Result<(), TransportError> {
         let all = self.declared.declarations()?;
         if all.is_empty() {
             return Ok(());
         }
         self.declarer.declare(all).await?;
-        // Nobody waits for it: what matters is to work again.
+        // Recording runs in the background: working again comes first.
         let (registry, app) = (self.registry.clone(), self.routing_table().app.clone());
         let all = self.declared.declarations_with_feeds()?;
         self.handle
@@ -122,7 +121,7 @@ impl Router {
         Ok(())
     }
 
-    /// Publishes a batch and reports once on all of it.
+    /// Publishes a batch and reports the outcome of all once.
     pub(super) fn publish(self: &Arc<Self>, batch: Vec<Outgoing>, done: Completion) {
         let RoutedBatch {
             publications,
@@ -170,7 +169,10 @@ impl Router {
             let why = "nothing is declared yet: declare the topology first";
             return Err(TransportError::Refused(why.into()));
         }
-        let mut routed = RoutedBatch::default();
+        let mut routed = RoutedBatch {
+            publications: Vec::with_capacity(batch.len()),
+            delayed: Vec::new(),
+        };
         for outgoing in batch {
             let Outgoing {
                 message,
@@ -195,7 +197,8 @@ impl Router {
             let step = Step::at_least(delay)
                 .ok_or(TransportError::Unsupported("a delay of more than a day"))?;
             if queue.is_none() && routing.external.contains(&message.topic) {
-                // A waiting message goes to one queue, and whose these are is unknown.
+                // A delayed message goes to one queue, and external readers' queues are
+                // unknown.
                 return Err(TransportError::Unsupported(
                     "a delay on a topic that programs outside read",
                 ));
@@ -213,8 +216,8 @@ impl Router {
         Ok(routed)
     }
 
-    /// Delivers to one queue after a while, as the given attempt. Longer than a day is a
-    /// day.
+    /// Delivers a message to one queue after a delay, as the given attempt. The maximum delay
+    /// is a day.
     pub(super) async fn retry(
         &self,
         queue: &Arc<Queue>,
@@ -234,7 +237,7 @@ impl Router {
         Ok(())
     }
 
-    /// Puts a message into one queue.
+    /// Publishes a message to one queue.
     pub(super) async fn send_to_queue(
         &self,
         queue: &ShortString,
@@ -245,7 +248,7 @@ impl Router {
         self.publisher.send(publication).await
     }
 
-    /// Moves a message to the queue of suspects of its service.
+    /// Moves a message to the quarantine queue of its service.
     pub(super) async fn to_suspects(
         &self,
         source: &QueueId,
@@ -256,7 +259,7 @@ impl Router {
         self.send_suspect(&suspects, source, message, record).await
     }
 
-    /// Publishes a suspect of one queue to another queue, with its crashes.
+    /// Publishes a suspect of the queue `source` to the queue `to`, with its crashes.
     pub(super) async fn send_suspect(
         &self,
         to: &Queue,
@@ -280,7 +283,7 @@ impl Router {
         self.publisher.send(publication).await
     }
 
-    /// Sends an asker its reply. Whether the asker still waits isn't known here.
+    /// Publishes a reply. The requester may have stopped waiting.
     pub(super) async fn reply(
         &self,
         request: &Message,
@@ -307,7 +310,7 @@ impl Router {
         let too_long = |_| TransportError::Unpublishable("its reply address is too long".into());
         let address = ShortString::try_new(&*reply_to.address).map_err(too_long)?;
         let mut publication = self.to_queue(&address, &answer.into(), 1)?;
-        // An asker that is gone is no failure.
+        // A requester that is gone is no failure.
         publication.mandatory = false;
         publication.properties = publication
             .properties
@@ -315,7 +318,7 @@ impl Router {
         self.publisher.send(publication).await
     }
 
-    /// To whoever reads its topic.
+    /// Returns the publication of a message to its topic.
     pub(super) fn to_topic(
         &self,
         routing: &RoutingTable,
@@ -328,7 +331,7 @@ impl Router {
             key: ShortString::try_new(&*message.topic).map_err(too_long)?,
             properties: self.encode(message, 1, false)?,
             payload: message.payload.clone(),
-            // Where nobody of ours reads, whoever reads binds a queue when it likes.
+            // Without a reader in the app, external readers bind queues when they like.
             mandatory: routing.readers.contains_key(&message.topic),
         })
     }
@@ -377,7 +380,7 @@ impl Router {
         codec::encode(message, route)
     }
 
-    /// Makes a step of the delay ladder, unless it is known to be there.
+    /// Declares a delay step, unless this session has done so.
     async fn ensure_delay_step(&self, step: Step) -> Result<(), TransportError> {
         let bit = 1 << step.number;
         if self.declared_steps.load(Relaxed) & bit == 0 {

@@ -1,6 +1,6 @@
-//! What was declared: the book from which every new session makes the topology again.
+//! The routing table, and the declarations that every new session repeats.
 //!
-//! Owns which queues there are and who reads which topic. Outlives connections.
+//! Owns which queues exist and which queues read each topic. Outlives connections.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,25 +13,26 @@ use parking_lot::RwLock;
 use super::delay_count::DelayCount;
 use super::topology::{Declaration, declarations, queue_name, with_feeds};
 
-/// Dead letters are kept until somebody takes them. So many in one service are a sign
-/// that the app needs help: then sources pause.
+/// High-water mark of a dead-letter queue. Dead letters stay until a user removes them; this
+/// many in one service call for help, so sources pause.
 const DEAD_LETTERS_HIGH_WATER: u64 = 100_000;
-/// Suspects are tried one by one: so many take minutes.
+/// High-water mark of a quarantine queue. Suspects are tried one by one: this many take
+/// minutes.
 const SUSPECTS_HIGH_WATER: u64 = 100_000;
 
-/// All that was declared over a transport's life.
+/// Everything that was declared since the transport was created.
 #[derive(Default)]
 pub(super) struct DeclaredTopology {
     routing: RwLock<Arc<RoutingTable>>,
     topologies: RwLock<Vec<Topology>>,
 }
 
-/// What was declared.
+/// The queues and readers of an app.
 #[derive(Default, Clone)]
 pub(super) struct RoutingTable {
     pub(super) app: Arc<str>,
     pub(super) queues: HashMap<QueueId, Arc<Queue>>,
-    /// Who reads each topic.
+    /// The queues that read each topic.
     pub(super) readers: HashMap<Arc<str>, Vec<Arc<Queue>>>,
     pub(super) external: HashSet<Arc<str>>,
     /// The services with inputs.
@@ -40,15 +41,15 @@ pub(super) struct RoutingTable {
     first: HashSet<QueueId>,
 }
 
-/// A queue of the app.
+/// One of the app's queues.
 pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) name: ShortString,
     pub(super) delayed: DelayCount,
     pub(super) high_water: u64,
-    /// One process at a time gets its messages.
+    /// The broker delivers to one process at a time.
     pub(super) single_active: bool,
-    /// What feeds it that isn't the app's.
+    /// Its external sources.
     pub(super) feeds: Vec<ExternalBinding>,
 }
 
@@ -62,7 +63,7 @@ impl DeclaredTopology {
         queue.ok_or_else(|| TransportError::NoQueue(id.clone()))
     }
 
-    /// Notes what is on the broker now. Returns the queues that are new.
+    /// Adds a topology that was declared. Returns the new queues.
     pub(super) fn add(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
         let new = self.attach(topology)?;
         let mut topologies = self.topologies.write();
@@ -72,7 +73,7 @@ impl DeclaredTopology {
         Ok(new)
     }
 
-    /// Notes what somebody else makes. Returns the queues that are new.
+    /// Adds a topology that another process declares. Returns the new queues.
     pub(super) fn attach(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
         let mut routing = self.routing.write();
         let mut changed = RoutingTable::clone(&routing);
@@ -81,7 +82,7 @@ impl DeclaredTopology {
         Ok(new)
     }
 
-    /// All of it, to be made again.
+    /// Returns every declaration except those of external sources.
     pub(super) fn declarations(&self) -> Result<Vec<Declaration>, TransportError> {
         let mut all = Vec::new();
         for topology in &*self.topologies.read() {
@@ -90,7 +91,7 @@ impl DeclaredTopology {
         Ok(all)
     }
 
-    /// With what feeds them from outside.
+    /// Returns every declaration, with those of external sources.
     pub(super) fn declarations_with_feeds(&self) -> Result<Vec<Declaration>, TransportError> {
         let mut all = Vec::new();
         for topology in &*self.topologies.read() {
@@ -101,7 +102,7 @@ impl DeclaredTopology {
 }
 
 impl RoutingTable {
-    /// Adds what isn't known yet; returns the new queues.
+    /// Adds a topology. Returns the new queues.
     fn add(&mut self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
         self.app = topology.app.clone();
         self.external.extend(topology.external.iter().cloned());
@@ -146,7 +147,7 @@ impl RoutingTable {
         readers.map(|queue| queue.id.clone()).collect()
     }
 
-    /// The queue of this id, a new one if it isn't known.
+    /// Returns the queue of this id and creates it if needed.
     fn queue(
         &mut self,
         id: QueueId,
@@ -170,8 +171,8 @@ impl RoutingTable {
         Ok(queue)
     }
 
-    /// The queue of its service's suspects, if this is the service's first queue: those
-    /// are counted there.
+    /// Returns the service's quarantine queue if this is the service's first queue: suspects
+    /// are counted with it.
     pub(super) fn suspects_counted_with(&self, id: &QueueId) -> Option<Arc<Queue>> {
         let suspects = QueueId::suspects(&id.service);
         let is_first = self.first.contains(id);

@@ -1,8 +1,7 @@
-//! Who answers: a broker says its product and version in its first frame, before anybody
-//! has named himself.
+//! Reads a broker's product and version from its first frame, before the login.
 //!
-//! The client library reads that frame and keeps nothing of it. So this is a connection
-//! of its own, which ends after the greeting. Refuses frames of unusual size.
+//! The client library reads that frame but doesn't expose it. So this opens a connection of its
+//! own and closes it after the first frame. Ignores frames of unusual size.
 
 use std::time::Duration;
 
@@ -15,21 +14,22 @@ use tokio::time::timeout;
 use super::connect::{PROTOCOL_HEADER, Socket};
 
 const WITHIN: Duration = Duration::from_secs(10);
-/// RabbitMQ's takes about 500 bytes.
+/// Maximum size of the first frame. RabbitMQ's has about 500 bytes.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
 const METHOD: u8 = 1;
 
-/// What a broker says of itself.
+/// The properties that a broker announces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ServerProperties {
     pub(super) product: Option<String>,
     pub(super) version: Option<String>,
-    /// What it says that it can do.
+    /// Names of its capabilities.
     pub(super) capabilities: Option<Vec<String>>,
 }
 
 impl ServerProperties {
-    /// Whether the broker says that it can do this; one that says nothing may.
+    /// Returns whether the broker has a capability. A broker that announces none is assumed to
+    /// have it.
     pub(super) fn can(&self, what: &str) -> bool {
         let known = self.capabilities.as_ref();
         known.is_none_or(|all| all.iter().any(|it| it == what))
@@ -59,7 +59,7 @@ impl ServerProperties {
     }
 }
 
-/// Reads a broker's greeting; `None` if it can't be read.
+/// Reads the properties. Returns `None` if they can't be read.
 pub(super) async fn read_server_properties(socket: &Socket) -> Option<ServerProperties> {
     timeout(WITHIN, read(socket)).await.ok().flatten()
 }

@@ -1,6 +1,5 @@
-//! One life of the transport: two connections, their channels, and what is done over
-//! them. It is set up whole or not at all, and ends with its link; `recovery` makes the
-//! next one.
+//! A session: two connections, their channels, and the tasks on them. A session is set up
+//! completely or not at all. It ends with its connections, and `recovery` opens the next one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,17 +7,18 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use brickwork::transport::{AskError, Consumer, Depth, TransportError};
-use brickwork::{Message, QueueId, without_password};
+use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::address::Address;
-use super::connection::{Connections, confirm_channel};
-use super::consumer_task::{self, ConsumerQuery, Count};
+use super::connection::{Connections, confirm_channel, connect_error};
+use super::consumer_query::{ConsumerQuery, Count, ask};
+use super::consumer_task;
 use super::declared_registry::DeclaredRegistry;
 use super::declarer::{self, Declarer};
 use super::health::Health;
@@ -36,51 +36,51 @@ use super::source_queue::SourceQueue;
 use super::suspect_task;
 use super::suspects::SuspectQueue;
 
-/// What a frame has beside a message's properties, generously.
+/// Upper bound for the bytes of a frame beside a message's properties.
 const FRAME_OVERHEAD_BYTES: usize = 1024;
-/// The frame size of a broker that sets no limit.
+/// Frame size if the broker sets no limit.
 const FRAME_BYTES: usize = 128 * 1024;
-/// For setting everything up once connected: a new quorum queue takes tens of
-/// milliseconds, one that is there a millisecond.
+/// Time limit for the setup of a session. A new quorum queue takes tens of milliseconds, an
+/// existing one takes one.
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What outlives sessions.
+/// State that outlives sessions.
 pub(super) struct SharedAcrossSessions {
     pub(super) address: Address,
     pub(super) url: String,
     pub(super) health: Arc<Health>,
     pub(super) topology: Arc<DeclaredTopology>,
-    /// What came back to the broker otherwise than by a crash.
+    /// Redeliveries that weren't caused by a crash.
     pub(super) non_crash_redeliveries: Arc<NonCrashRedeliveries>,
     pub(super) max_message_size: Arc<MaxMessageSize>,
-    /// Replies for askers that had stopped waiting.
+    /// Replies that arrived after their request had timed out.
     pub(super) late_replies: Arc<AtomicU64>,
 }
 
-/// Connections that are set up.
+/// An open session.
 pub(super) struct Session {
     pub(super) session_state: Arc<SessionState>,
     pub(super) router: Arc<Router>,
     request_reply: Arc<RequestReply>,
     pub(super) suspects: Arc<SuspectQueue>,
     connections: Arc<Connections>,
-    /// The pumps of consumers, by queue. Those that are gone are removed in passing.
+    /// Handles of the consumer tasks, by queue. Ended ones are removed when a new one is added.
     consumers: Mutex<HashMap<QueueId, Vec<ConsumerHandle>>>,
 }
 
-/// Where the pump of a consumer can be asked.
+/// Sends queries to one consumer task.
 #[derive(Clone)]
 struct ConsumerHandle {
-    /// What is consumed: the queue itself, or one of somebody else that feeds it.
+    /// Name of the consumed queue: the app's own or an external one.
     source: ShortString,
     queries: mpsc::Sender<ConsumerQuery>,
 }
 
 impl Session {
-    /// Connects and sets everything up, with all that was declared before.
+    /// Connects and declares everything again.
     ///
     /// # Errors
-    /// It can't be had as it must be; nothing of it is left.
+    /// The session can't be set up completely. Nothing of it remains.
     pub(super) async fn open(shared: &SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
         let session_state = SessionState::new(shared.health.clone());
         let opened = async {
@@ -89,10 +89,10 @@ impl Session {
             let set_up = Self::set_up(shared, &session_state, connections);
             match timeout(SET_UP_TIMEOUT, set_up).await {
                 Ok(session) => session,
-                Err(_) => Err(TransportError::Connect {
-                    url: without_password(&shared.url),
-                    why: format!("not set up within {SET_UP_TIMEOUT:?}"),
-                }),
+                Err(_) => {
+                    let why = format!("the session was not set up within {SET_UP_TIMEOUT:?}");
+                    Err(connect_error(&shared.url, why))
+                }
             }
         };
         let opened = tokio::select! {
@@ -100,7 +100,7 @@ impl Session {
             error = session_state.ended() => Err(error),
         };
         if opened.is_err() {
-            // What was begun on it ends.
+            // Ends the tasks that were started.
             session_state.close();
         }
         opened
@@ -115,9 +115,8 @@ impl Session {
         let publishing = &connections.publishing;
         let opened = async {
             let channel = confirm_channel(publishing).await?;
-            let request_reply = confirm_channel(publishing).await?;
             let request_reply = RequestReply::start(
-                request_reply,
+                confirm_channel(publishing).await?,
                 session_state.clone(),
                 shared.max_message_size.clone(),
                 shared.late_replies.clone(),
@@ -125,13 +124,8 @@ impl Session {
             .await?;
             Ok((channel, request_reply))
         };
-        let (channel, request_reply) =
-            opened
-                .await
-                .map_err(|error: lapin::Error| TransportError::Connect {
-                    url: without_password(&shared.url),
-                    why: error.to_string(),
-                })?;
+        let opened: lapin::Result<_> = opened.await;
+        let (channel, request_reply) = opened.map_err(|error| connect_error(&shared.url, error))?;
         let frame_bytes = match publishing.configuration().frame_max() as usize {
             0 => FRAME_BYTES,
             bytes => bytes,
@@ -165,10 +159,10 @@ impl Session {
         }))
     }
 
-    /// Consumes a queue; one that somebody has deleted is made again.
+    /// Consumes a queue. A deleted queue is declared again.
     ///
-    /// What feeds it that isn't the app's is made sure of here, and not when the session
-    /// is set up: what somebody else has removed is this reader's trouble alone.
+    /// External sources are checked here and not when the session is set up: if one is missing,
+    /// only its reader fails.
     pub(super) async fn consume(
         &self,
         id: &QueueId,
@@ -177,7 +171,7 @@ impl Session {
         let queue = self.router.queue(id)?;
         match self.try_consume(&queue, bound).await {
             Err(TransportError::NoQueue(_)) => {
-                warn!(queue = %id, "the queue was deleted at the broker, it is made again");
+                warn!(queue = %id, "queue was deleted on the broker, declaring it again");
                 self.router.redeclare().await?;
                 self.try_consume(&queue, bound).await
             }
@@ -212,11 +206,7 @@ impl Session {
         let queue = source.queue.clone();
         let lost = |error: lapin::Error| match declarer::refusal(&error) {
             Some((404, _)) => TransportError::NoQueue(queue.id.clone()),
-            _ => self
-                .session_state
-                .check()
-                .err()
-                .unwrap_or_else(|| TransportError::Lost(error.to_string())),
+            _ => self.session_state.lost(&error),
         };
         let channel = self.connections.consuming.create_channel().await;
         let dead_letters = QueueId::dead_letters(&queue.id.service);
@@ -263,12 +253,12 @@ impl Session {
         })
     }
 
-    /// A channel of the connection that consumes.
+    /// Opens a channel on the consuming connection.
     pub(super) async fn channel(&self) -> lapin::Result<lapin::Channel> {
         self.connections.consuming.create_channel().await
     }
 
-    /// Of its own queue and of one of somebody else that it reads, too.
+    /// Returns the depth of a queue, including its external queue and its suspects.
     pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
         let queue = self.router.queue(id)?;
         let _none_between = self.suspects.lock_transfers().await;
@@ -297,7 +287,7 @@ impl Session {
             .iter()
             .filter(|consumer| consumer.source == source.name)
         {
-            // A pump that is gone, or whose channel is, has nothing.
+            // A task that has ended, or lost its channel, holds no messages.
             if let Some(Ok(count)) = ask(&consumer.queries, ConsumerQuery::Count).await {
                 let Count {
                     ready: at_broker,
@@ -331,31 +321,14 @@ impl Session {
     async fn flush_consumers(&self) {
         let consumers: Vec<_> = self.consumers.lock().values().flatten().cloned().collect();
         for consumer in consumers {
-            // One that is gone has settled everything.
+            // A task that has ended has settled everything.
             let _gone = ask(&consumer.queries, ConsumerQuery::Flush).await;
         }
     }
 
-    /// Ends it, and says good-bye where somebody still listens.
+    /// Ends the session and closes the connections that still answer.
     pub(super) async fn close(&self) {
         self.session_state.close();
         self.connections.close().await;
-    }
-}
-
-/// Asks a pump; `None` if it is gone.
-///
-/// A question that arrives just as the pump goes stays in the channel, and its answer with
-/// it, for as long as there are senders: so this also waits for the end of the pump.
-async fn ask<T>(
-    consumer: &mpsc::Sender<ConsumerQuery>,
-    query: impl FnOnce(oneshot::Sender<T>) -> ConsumerQuery,
-) -> Option<T> {
-    let (answer, answered) = oneshot::channel();
-    consumer.send(query(answer)).await.ok()?;
-    tokio::select! {
-        biased;
-        answer = answered => answer.ok(),
-        () = consumer.closed() => None,
     }
 }

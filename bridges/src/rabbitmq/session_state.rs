@@ -1,8 +1,8 @@
-//! One way to the broker: whether it is open, and how it ended.
+//! The state of one session: open, closed or lost.
 //!
-//! Everything that can wait for the broker also waits for [`SessionState::ended`], so that
-//! nothing hangs once the way is gone. A link that has ended stays ended: `recovery`
-//! makes another.
+//! Everything that waits for the broker also waits for [`SessionState::ended`], so nothing
+//! hangs after the connections are gone. A session that has ended stays ended: `recovery` opens
+//! another.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::health::Health;
 
-/// The state of a session's connections, shared by all that use them.
+/// The state of a session, shared by everything that uses its connections.
 pub(super) struct SessionState {
     health: Arc<Health>,
     end: watch::Sender<Option<End>>,
@@ -40,8 +40,8 @@ impl SessionState {
         })
     }
 
-    /// It is lost. The first reason stays, and is known to all before anything fails
-    /// because of it.
+    /// Ends the session as lost. The first reason stays. The status reports the loss before any
+    /// operation fails because of it.
     pub(super) fn fail(&self, why: impl std::fmt::Display) {
         let why = why.to_string();
         if self.check().is_ok() {
@@ -50,32 +50,32 @@ impl SessionState {
         self.end(End::Lost(why.into()));
     }
 
-    /// It was closed by this side.
+    /// Ends the session because this side closes it.
     pub(super) fn close(&self) {
         self.end(End::Closed);
     }
 
-    /// The broker takes nothing for now (`Some(why)`), or does so again.
+    /// Records that the broker has blocked publications (`Some(why)`) or unblocked them.
     pub(super) fn blocked(&self, why: Option<String>) {
         if self.check().is_ok() {
             self.health.blocked(why);
         }
     }
 
-    /// Nothing was confirmed for longer than it should take (`Some(why)`), or it is again.
+    /// Records that confirms have stalled (`Some(why)`) or arrive again.
     pub(super) fn confirms_stalled(&self, why: Option<String>) {
         if self.check().is_ok() {
             self.health.confirms_stalled(why);
         }
     }
 
-    /// Whether the broker takes nothing for now, and has said so.
+    /// Returns whether the broker has blocked publications.
     pub(super) fn is_blocked(&self) -> bool {
         self.health.is_blocked()
     }
 
     /// # Errors
-    /// It has ended, and how.
+    /// The session has ended: the reason.
     pub(super) fn check(&self) -> Result<(), TransportError> {
         match &*self.end.borrow() {
             None => Ok(()),
@@ -83,17 +83,24 @@ impl SessionState {
         }
     }
 
-    /// How it ended; if it has not, then it is as good as lost.
+    /// Returns the error of an operation that failed with `error`: the reason for the end, if
+    /// the session has ended.
+    pub(super) fn lost(&self, error: &lapin::Error) -> TransportError {
+        let ended = self.check().err();
+        ended.unwrap_or_else(|| TransportError::Lost(error.to_string()))
+    }
+
+    /// Returns the reason for the end. Without one, the transport's thread is gone.
     pub(super) fn error(&self) -> TransportError {
         self.check()
             .err()
             .unwrap_or_else(|| TransportError::Lost("the transport's thread is gone".into()))
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the session.
     pub(super) async fn ended(&self) -> TransportError {
         let mut end = self.end.subscribe();
-        // The sender is `self`: it can't be gone.
+        // `self` holds the sender, so this can't fail.
         let _open = end.wait_for(Option::is_some).await;
         self.error()
     }

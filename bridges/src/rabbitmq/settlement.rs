@@ -1,6 +1,6 @@
-//! What is done about a delivery once it is decided: what leads elsewhere goes there,
-//! confirmed, before the broker is told to forget it here. If that fails, the delivery
-//! goes back to its queue. Telling the broker is left to who owns the channel.
+//! Carries out the settlement of a delivery: publishes its retry, dead letter or reply,
+//! confirmed, before the ack. If that fails, the delivery is requeued. The owner of the channel
+//! sends the ack or nack.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use super::router::Router;
 use super::session_state::SessionState;
 use super::source_queue::SourceQueue;
 
-/// Before a delivery goes back because the broker refused what was to become of it:
-/// without a pause it would run in circles.
+/// Pause before a delivery is requeued because the broker refused the publication. Without a
+/// pause it would circulate in a tight loop.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the broker is to be told of a delivery.
+/// The command for the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BrokerAction {
     Ack,
     Requeue,
-    /// Nothing: it has taken the delivery back with its channel, and delivers it again.
+    /// None: the broker has requeued the delivery with its channel and redelivers it.
     Stale,
 }
 
@@ -33,12 +33,12 @@ pub(super) struct Settler {
     pub(super) session_state: Arc<SessionState>,
     pub(super) router: Arc<Router>,
     pub(super) source: SourceQueue,
-    /// Where given-up messages go; a dead-letter queue has none: it keeps its own.
+    /// The dead-letter queue. `None` for a dead-letter queue itself, which keeps its messages.
     pub(super) dead_letters: Option<ShortString>,
 }
 
 impl Settler {
-    /// Does what was decided, but for telling the broker.
+    /// Carries out a settlement. Returns the command for the broker.
     pub(super) async fn settle(
         &self,
         parts: &DeliveryParts,
@@ -74,8 +74,7 @@ impl Settler {
         self.or_requeue(message, outcome).await
     }
 
-    /// Puts a message that was in hand at two crashes, or was so before, into the queue of
-    /// suspects.
+    /// Moves a suspect to the quarantine queue.
     pub(super) async fn move_to_suspects(
         &self,
         delivery: lapin::message::Delivery,
@@ -84,7 +83,7 @@ impl Settler {
         let topic_source = self.source.topic_source(exchange, key);
         let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
         let (queue, message) = (&self.source.queue.id, &decoded.message);
-        info!(%queue, message = %message.id, "was in hand at two crashes, it will be tried alone");
+        info!(%queue, message = %message.id, "message was in flight during two crashes, moving it to quarantine");
         let sent = self
             .router
             .to_suspects(queue, message, decoded.crash_record);
@@ -102,18 +101,18 @@ impl Settler {
         };
         if self.session_state.check().is_ok() {
             let (queue, id) = (&self.source.queue.id, &message.id);
-            warn!(%queue, message = %id, %error, "could not be settled, it goes back");
+            warn!(%queue, message = %id, %error, "settlement failed, requeueing the message");
             tokio::time::sleep(REFUSED_PAUSE).await;
         }
         BrokerAction::Requeue
     }
 
-    /// An error means that the reply may not have gone out, and may the next time.
+    /// Publishes a reply. After an error the reply may succeed at the next attempt.
     async fn reply(&self, request: &Message, reply: Reply) -> Result<(), TransportError> {
         match self.router.reply(request, reply).await {
             Err(TransportError::Refused(why)) => {
-                // It will not do better the next time.
-                warn!(message = %request.id, error = why, "a reply could not be sent");
+                // The next attempt would fail, too.
+                warn!(message = %request.id, error = why, "reply was not sent");
                 Ok(())
             }
             outcome => outcome,

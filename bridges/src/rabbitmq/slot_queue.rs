@@ -1,36 +1,43 @@
-//! Things by number, where numbers are given in order and most go in that order, too.
+//! A queue with numbered entries: numbers are given in order, and most entries leave in order.
 
 use std::collections::VecDeque;
 
-/// A queue whose entries are found by their numbers and leave in any order.
+/// A queue whose entries are found by number and leave in any order.
 #[derive(Debug)]
 pub(super) struct SlotQueue<T> {
-    /// The number of the first slot.
+    /// Number of the first slot.
     first: u64,
     slots: VecDeque<Option<T>>,
     count: usize,
 }
 
-impl<T> SlotQueue<T> {
-    pub(super) fn new() -> Self {
+impl<T> Default for SlotQueue<T> {
+    fn default() -> Self {
         Self {
             first: 0,
             slots: VecDeque::new(),
             count: 0,
         }
     }
+}
 
-    /// How many there are.
+impl<T> SlotQueue<T> {
+    /// Number of entries.
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
-    /// The number that the next one gets.
+    /// The number of the next entry.
     pub(super) fn next(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
 
-    /// Adds one and returns its number.
+    /// The number of the oldest entry.
+    pub(super) fn first(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.first)
+    }
+
+    /// Adds an entry and returns its number.
     pub(super) fn push(&mut self, value: T) -> u64 {
         let number = self.next();
         self.slots.push_back(Some(value));
@@ -54,7 +61,7 @@ impl<T> SlotQueue<T> {
         Some(value)
     }
 
-    /// All of them, the oldest first.
+    /// Iterates over all entries, oldest first.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
         let numbered = (self.first..).zip(&mut self.slots);
         numbered.filter_map(|(number, slot)| Some((number, slot.as_mut()?)))
@@ -71,8 +78,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map_from_numbers(steps in prop::collection::vec(any::<Option<u8>>(), 0..200)) {
-            let (mut ring, mut map) = (SlotQueue::new(), BTreeMap::new());
+        fn it_behaves_like_a_map_from_numbers(steps in prop::collection::vec(any::<Option<u8>>(), 0..200)) {
+            let (mut ring, mut map) = (SlotQueue::default(), BTreeMap::new());
             for step in steps {
                 match step {
                     None => {
@@ -87,6 +94,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(ring.len(), map.len());
+                prop_assert_eq!(ring.first(), map.keys().next().copied());
                 let all: Vec<u64> = ring.iter_mut().map(|(number, _)| number).collect();
                 prop_assert_eq!(all, map.keys().copied().collect::<Vec<_>>());
             }

@@ -1,7 +1,7 @@
-//! Where deliveries come from: the queue on the broker, and the topic that they have.
+//! The queue that a consumer reads, and the topic of its deliveries.
 //!
-//! Owns the rule by which what somebody else published, with a routing key that means
-//! something there, gets the topic that the manifest gave it. Knows no message.
+//! Owns the rule that a message from an external queue or exchange, whose routing key has
+//! another meaning, gets the topic that the manifest names. Knows no message.
 
 use std::sync::Arc;
 
@@ -10,26 +10,16 @@ use brickwork::transport::ExternalSource;
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
-use super::codec;
+use super::codec::{self, TopicSource};
 use super::routing::Queue;
 
-/// What a consumer takes from.
+/// The source of a consumer's deliveries.
 #[derive(Clone)]
 pub(super) struct SourceQueue {
-    /// Whose deliveries these are, and where what is tried again waits.
+    /// The app's queue: receives the deliveries and their retries.
     pub(super) queue: Arc<Queue>,
-    /// The name of what is consumed: the app's own queue, or one of somebody else.
+    /// Name of the consumed queue: the app's own or an external one.
     pub(super) name: ShortString,
-}
-
-/// How a message's topic is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TopicSource<'a> {
-    /// It was published to this topic.
-    Topic(&'a str),
-    /// It was put into the queue of this name, past all topics: a header of it says which
-    /// it had, and how often it was tried.
-    Queue(&'a str),
 }
 
 impl SourceQueue {
@@ -39,7 +29,7 @@ impl SourceQueue {
         Self { queue, name }
     }
 
-    /// The queue of somebody else that feeds this one, if one does.
+    /// Returns the external queue that feeds this one, if there is one.
     pub(super) fn external_queue(queue: &Arc<Queue>) -> Option<Self> {
         let name = queue.feeds.iter().find_map(|feed| match &feed.from {
             ExternalSource::Queue(name) => Some(ShortString::from(&**name)),
@@ -49,14 +39,15 @@ impl SourceQueue {
         Some(Self { queue, name })
     }
 
-    /// Whether it isn't the app's own.
+    /// Returns whether the consumed queue is external.
     pub(super) fn is_external(&self) -> bool {
         self.name != self.queue.name
     }
 
-    /// Whether a delivery was in hand at two crashes, as far as this process knows (`alibi`:
-    /// how often it came back otherwise), or is known for it. A queue that doesn't count (a
-    /// classic one) says only that it was in hand before: then once is enough.
+    /// Returns whether a delivery is a suspect: it was in flight during two crashes, as far as
+    /// this process knows, or was a suspect before. `non_crash` is the number of redeliveries
+    /// with another cause. A queue that doesn't count deliveries (a classic queue) only says
+    /// that the message was delivered before: then one crash suffices.
     pub(super) fn is_suspect(
         &self,
         redelivered: bool,
@@ -65,7 +56,7 @@ impl SourceQueue {
         non_crash: impl FnOnce() -> u64,
     ) -> bool {
         const AFTER: u64 = SUSPECT_AFTER as u64;
-        // A first delivery may have a count of its publisher's making.
+        // The headers of a first delivery come from its publisher: ignored.
         let suspicious = redelivered
             && match codec::deliveries_before(properties) {
                 Some(count) => count >= AFTER && count.saturating_sub(non_crash()) >= AFTER,
@@ -75,7 +66,7 @@ impl SourceQueue {
         suspicious || (past_topics && codec::was_suspected(properties))
     }
 
-    /// How the topic of a delivery is known, from the exchange and the key that it came by.
+    /// Returns the source of a delivery's topic, by its exchange and routing key.
     pub(super) fn topic_source<'a>(&'a self, exchange: &str, key: &'a str) -> TopicSource<'a> {
         let feeds = &self.queue.feeds;
         if self.is_external() {
@@ -94,21 +85,21 @@ impl SourceQueue {
             }
             _ => None,
         });
-        // One that takes no notice of keys, or has another meaning for them, is rarely read
-        // as several topics: then the first one is as good as any.
+        // An exchange that ignores keys, or reads them differently, rarely feeds several
+        // topics: then the first topic is right.
         let first = by_key.clone().next();
         let matching = by_key.find(|(pattern, _)| matches(pattern, key));
         TopicSource::Topic(matching.or(first).map_or(key, |(_, topic)| topic))
     }
 }
 
-/// Whether a routing key matches the pattern of a binding to a topic exchange: `*` is one
-/// word, `#` any number of them (AMQP 0-9-1, section 3.1.3.3).
+/// Returns whether a routing key matches the pattern of a topic exchange: `*` is one word, `#`
+/// any number of words (AMQP 0-9-1, section 3.1.3.3).
 fn matches(pattern: &str, key: &str) -> bool {
     let words = |text| str::split(text, '.').filter(|_| !text.is_empty());
     let key: Vec<&str> = words(key).collect();
-    // Which beginnings of the key match the pattern so far, by their length: the work is
-    // bounded by words times words, however many `#` there are.
+    // Prefixes of the key that match the pattern so far, by length. The work is bounded by
+    // words times words, for any number of `#`.
     let mut reached = vec![false; key.len() + 1];
     reached[0] = true;
     for word in words(pattern) {
@@ -158,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_elsewhere_has_the_topic_that_the_manifest_says() {
+    fn a_message_from_an_external_exchange_has_the_manifests_topic() {
         let queue = queue(&[
             ("orders", exchange("order.#")),
             ("invoices", exchange("INVOICE.*")),
@@ -168,7 +159,7 @@ mod tests {
             ("shop", "parcels", TopicSource::Topic("parcels")),
             ("legacy", "order.created.eu", TopicSource::Topic("orders")),
             ("legacy", "INVOICE.new", TopicSource::Topic("invoices")),
-            // A fanout exchange, say.
+            // For example a fanout exchange.
             ("legacy", "whatever", TopicSource::Topic("orders")),
             (
                 "by-hand",
@@ -191,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_their_queue_has_the_topic_that_the_manifest_says() {
+    fn a_message_from_an_external_queue_has_the_manifests_topic() {
         let queue = queue(&[("orders", ExternalSource::Queue("legacy.orders".into()))]);
         let external = SourceQueue::external_queue(&queue).unwrap();
         assert_eq!(external.name.as_str(), "legacy.orders");
@@ -201,14 +192,14 @@ mod tests {
                 TopicSource::Topic("orders")
             );
         }
-        // What is tried again comes by the app's own, and says so itself.
+        // Retries arrive in the app's own queue and carry their topic.
         let app = SourceQueue::app_queue(queue);
         let again = app.topic_source("", "shop.stock.requests");
         assert_eq!(again, TopicSource::Queue("shop.stock.requests"));
     }
 
     #[test]
-    fn what_others_write_makes_nothing_suspect_but_being_in_hand_at_crashes_does() {
+    fn only_crashes_make_a_suspect_and_never_a_header_of_another_program() {
         let feeds = [("orders", ExternalSource::Queue("legacy.orders".into()))];
         let app = SourceQueue::app_queue(queue(&feeds));
         let external = SourceQueue::external_queue(&app.queue).unwrap();
@@ -240,19 +231,19 @@ mod tests {
             assert!(!suspect(source, "shop", count(9), false));
             assert!(!suspect(source, "shop", count(1), true));
             assert!(suspect(source, "shop", count(2), true));
-            // It is ours to say, in what goes past all topics.
+            // Only the app itself publishes to its queues directly.
             let said = Some(("brickwork-suspect", 1));
             assert!(!suspect(source, "shop", said, false));
             let passed = suspect(source, "", said, false);
             assert_eq!(passed, !source.is_external());
         }
-        // Theirs may be of a kind that doesn't count.
+        // An external queue may not count deliveries.
         assert!(suspect(&external, "", None, true) && !suspect(&app, "", None, true));
         assert!(!suspect_but(1, &external, "", None, true));
     }
 
     #[test]
-    fn patterns_match_as_they_do_on_a_topic_exchange() {
+    fn patterns_match_as_on_a_topic_exchange() {
         for (pattern, key, matching) in [
             ("order.created", "order.created", true),
             ("order.created", "order", false),

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tracing::debug;
 
-use super::codec;
+use super::codec::{self, TopicSource};
 use super::connection::Connections;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::prefetch::PrefetchBuffer;
@@ -32,7 +32,7 @@ use super::router::Router;
 use super::routing::Queue;
 use super::session_state::SessionState;
 use super::settlement::{BrokerAction, Settler};
-use super::source_queue::{SourceQueue, TopicSource};
+use super::source_queue::SourceQueue;
 use super::suspects::{CheckRequest, CheckRequests, SuspectQueue};
 
 /// Starts the task, on the current runtime. Returns the part that it shares with consumers.

@@ -1,8 +1,9 @@
-//! TLS to a broker: whom to trust, how to show who this is, and what to say when it fails.
+//! TLS to a broker: the trusted authorities, the client certificate, and explanations of
+//! failures.
 //!
-//! Owns the files that a URL names, which are read anew for every session, so that
-//! renewed ones are used when the connection is made next. Whoever answers is always
-//! verified. Nothing that stands in a file gets into a text.
+//! Owns the files that a URL names. They are read again for every session, so the next
+//! connection uses renewed ones. The broker's certificate is always verified. No error text
+//! contains the content of a file.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,25 +20,25 @@ use rustls_connector::rustls::{
 };
 use rustls_connector::rustls_native_certs::load_native_certs;
 
-/// Far more than any certificate or key.
+/// Maximum size of a certificate or key file.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// How to be sure of the other side, and how to show who this is.
+/// The TLS settings of a URL.
 #[derive(Debug)]
 pub(super) struct Tls {
-    /// Who signs brokers' certificates; `None` means whom the machine trusts.
+    /// Certificates of the trusted authorities. `None` means the machine's.
     pub(super) authorities: Option<PathBuf>,
-    /// A certificate, and the key that belongs to it.
+    /// The client certificate and its key.
     pub(super) identity: Option<(PathBuf, PathBuf)>,
-    /// The name in the broker's certificate; `None` means the host's.
+    /// The name in the broker's certificate. `None` means the host name.
     pub(super) name: Option<String>,
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Loads the files.
     ///
     /// # Errors
-    /// Which one can't be used, and what to do.
+    /// The unusable file and the remedy.
     pub(super) fn load(&self) -> Result<RustlsConnector, String> {
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
@@ -58,7 +59,7 @@ impl Tls {
                 Error::InvalidCertificate(_) => {
                     format!("the first certificate in the certfile {certificate} can't be used")
                 }
-                // The reason is about the form of the key, not of what is in it.
+                // The reason concerns the key's format, not its content.
                 _ => format!(
                     "the key in the keyfile {key} can't be used: RSA, ECDSA and Ed25519 can"
                 ),
@@ -74,7 +75,7 @@ impl Tls {
             if roots.is_empty() {
                 return Err(
                     "this machine trusts no authority: install the package ca-certificates, or \
-                     give the certificate of who signed the broker's as cacertfile=PATH"
+                     give the certificate of the broker's authority as cacertfile=PATH"
                         .into(),
                 );
             }
@@ -89,7 +90,7 @@ impl Tls {
         Ok(roots)
     }
 
-    /// What went wrong with TLS, and what to do; `None` if it was something else.
+    /// Explains a TLS failure. Returns `None` for any other error.
     pub(super) fn explain(&self, error: &io::Error) -> Option<String> {
         let error = error.get_ref()?.downcast_ref::<Error>()?;
         Some(match error {
@@ -106,26 +107,26 @@ impl Tls {
                 format!("the broker's certificate has expired: renew it there ({error})")
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => format!(
-                "the broker's certificate is not valid yet: look at the clocks there and here \
+                "the broker's certificate is not valid yet: compare the clocks of both machines \
                  ({error})"
             ),
             CertificateError::UnknownIssuer => match &self.authorities {
                 Some(path) => format!(
                     "the broker's certificate is not signed by any in the cacertfile {}: give the \
-                     one of who signed it",
+                     certificate of its authority",
                     path.display()
                 ),
                 None => "the broker's certificate is not signed by an authority that this machine \
-                         trusts: give the certificate of who signed it as cacertfile=PATH"
+                         trusts: give that authority's certificate as cacertfile=PATH"
                     .into(),
             },
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!(
                     "the broker's certificate is for another name ({error}): connect by a name \
-                     that stands in it, or give that as server_name_indication=NAME"
+                     that it contains, or give that name as server_name_indication=NAME"
                 )
             }
-            // It has no variant of its own.
+            // This case has no variant of its own.
             error if error.to_string().contains("CaUsedAsEndEntity") => {
                 "the broker shows an authority's certificate as its own: it needs one for itself, \
                  signed by that"
@@ -135,7 +136,7 @@ impl Tls {
         }
     }
 
-    /// The broker has refused us: perhaps for lack of a certificate.
+    /// Explains the broker's refusal: a client certificate may be missing.
     fn explain_alert(&self, alert: AlertDescription) -> String {
         let Some((certificate, _)) = &self.identity else {
             return match alert {
@@ -168,16 +169,16 @@ impl Tls {
     }
 }
 
-/// What somebody who doesn't speak TLS makes of it.
-pub(super) const NO_TLS: &str = "who answers there doesn't speak TLS: write amqp://, or the port \
-                                 that the broker has for amqps:";
+/// The explanation if the peer doesn't use TLS.
+pub(super) const NO_TLS: &str = "the server there doesn't speak TLS: write amqp://, or the \
+                                 broker's port for amqps:";
 
 fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = read(what, path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
-        // The error would show what stands there.
+        // The error would show the file's content.
         Ok(_) | Err(_) => Err(format!(
             "the {what} {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----), or a \
              damaged one",

@@ -1,10 +1,10 @@
-//! What an app's queues and exchanges are called on the broker, and how they are made.
+//! Names and arguments of an app's queues and exchanges on the broker.
 //!
-//! Owns names, arguments and the steps of the delay ladder, as functions over values.
-//! Declaring them is `declarer`'s.
+//! Owns names, arguments and the delay steps, as functions over values. `declarer` declares
+//! them.
 //!
-//! Arguments can't be changed once a queue exists: whoever changes one here changes
-//! every deployment's queues, so what may change belongs into a name.
+//! The arguments of an existing queue can't change: a change here breaks the queues of every
+//! deployment. A value that may change belongs in the queue's name.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use brickwork::transport::{ExternalBinding, ExternalSource, Topology, TransportE
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-/// Blaming is done by the runtime, which counts attempts; this limit only replaces a
-/// lower default. (The broker counts every message that was in hand at a crash, not
-/// only the culprit.)
+/// The delivery limit of every queue: high, because it only replaces the broker's lower
+/// default. The runtime decides about suspects. (The broker counts every message in flight at a
+/// crash, not only the one that caused it.)
 const DELIVERIES_MAX: i32 = 1_000_000;
 
-/// The shortest wait, in milliseconds; each step is twice the one before.
+/// The shortest delay step, in milliseconds. Each step is twice the one before.
 const STEP_MS_MIN: u64 = 100;
-/// The longest wait: a day.
+/// The longest delay step: a day.
 const STEP_MS_MAX: u64 = 86_400_000;
 
-/// Something that has to be there.
+/// An object that must exist on the broker.
 #[derive(Debug, Clone)]
 pub(super) enum Declaration {
     Exchange {
@@ -40,9 +40,9 @@ pub(super) enum Declaration {
         exchange: ShortString,
         key: ShortString,
     },
-    /// A queue that isn't the app's: it has to be there, and to be readable.
+    /// An external queue: it must exist and be readable.
     ExternalQueue { name: ShortString },
-    /// An exchange that isn't the app's: it has to be there.
+    /// An external exchange: it must exist.
     ExternalExchange { name: ShortString },
 }
 
@@ -64,8 +64,8 @@ impl fmt::Display for Declaration {
     }
 }
 
-/// Everything that an app needs, in order, but for the delay ladder: its steps are made
-/// when they are first used, because most apps use few.
+/// Returns everything that an app needs, in order, except the delay queues: they are declared
+/// when first used, because most apps use few.
 pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, TransportError> {
     let app = &*topology.app;
     let exchange = short(app.to_owned())?;
@@ -104,7 +104,7 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     Ok(all)
 }
 
-/// The same, and what feeds its queues from outside.
+/// Returns the same with the external sources of the queues.
 pub(super) fn with_feeds(topology: &Topology) -> Result<Vec<Declaration>, TransportError> {
     let mut all = declarations(topology)?;
     for spec in &topology.queues {
@@ -114,8 +114,8 @@ pub(super) fn with_feeds(topology: &Topology) -> Result<Vec<Declaration>, Transp
     Ok(all)
 }
 
-/// What the feeds of a queue need. Nothing of somebody else's is made or changed: what a
-/// binding changes is the app's own queue.
+/// Returns the declarations for a queue's external sources. Nothing external is created or
+/// changed: a binding changes the app's own queue.
 pub(super) fn external_declarations(
     queue: &ShortString,
     feeds: &[ExternalBinding],
@@ -142,16 +142,16 @@ pub(super) fn external_declarations(
     Ok(all)
 }
 
-/// One wait of the delay ladder.
+/// A delay step: one of the fixed delays, each with a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
-    /// Its place in the ladder, from 0.
+    /// Index of the step, from 0.
     pub(super) number: u32,
     pub(super) wait: Duration,
 }
 
 impl Step {
-    /// The shortest step that is not shorter than `delay`; `None` if none is.
+    /// Returns the shortest step of at least `delay`, or `None` if there is none.
     pub(super) fn at_least(delay: Duration) -> Option<Self> {
         let mut ms = STEP_MS_MIN;
         let mut number = 0;
@@ -168,7 +168,7 @@ impl Step {
         })
     }
 
-    /// Every step, the shortest first.
+    /// Iterates over all steps, shortest first.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let mut next = Self::at_least(Duration::ZERO);
         std::iter::from_fn(move || {
@@ -178,18 +178,18 @@ impl Step {
         })
     }
 
-    /// The longest step: a day.
+    /// Returns the longest step: a day.
     pub(super) fn longest() -> Self {
-        Self::at_least(Duration::from_millis(STEP_MS_MAX)).expect("the ladder has a last step")
+        Self::at_least(Duration::from_millis(STEP_MS_MAX)).expect("there is a longest step")
     }
 
-    /// `APP.delay.<ms>`: the name of its exchange and of its queue.
+    /// Returns `APP.delay.<ms>`, the name of the step's exchange and queue.
     pub(super) fn name(self, app: &str) -> Result<ShortString, TransportError> {
         short(format!("{app}.delay.{}", self.wait.as_millis()))
     }
 
-    /// A queue, and an exchange that puts everything into it, so that the routing key is
-    /// free to name where it goes afterwards.
+    /// Returns the declarations of the step: a queue, and a fanout exchange that fills it. The
+    /// routing key is thereby free to name the target queue.
     pub(super) fn declarations(self, app: &str) -> Result<Vec<Declaration>, TransportError> {
         let name = self.name(app)?;
         Ok(vec![
@@ -209,10 +209,11 @@ impl Step {
         ])
     }
 
-    /// What waits here goes, when its time is over, to the queue that its routing key
-    /// names: through the default exchange, with the key that it came with.
+    /// When the delay is over, the broker moves the message through the default exchange to the
+    /// queue that its routing key names.
     ///
-    /// Moved at least once: the broker lets go of it only when the other queue has it.
+    /// It moves the message at least once: it deletes it only after the target queue has stored
+    /// it.
     fn arguments(self) -> FieldTable {
         let mut table = quorum();
         let ms = self.wait.as_millis() as i64;
@@ -223,12 +224,12 @@ impl Step {
     }
 }
 
-/// `APP.ledger`: what was declared, written down.
+/// Returns `APP.ledger`, the name of the ledger's queue.
 pub(super) fn ledger_name(app: &str) -> ShortString {
     short(format!("{app}.ledger")).expect("an app's name is short")
 }
 
-/// The queue of the ledger.
+/// Returns the declaration of the ledger's queue.
 pub(super) fn ledger_declaration(app: &str) -> Declaration {
     Declaration::Queue {
         name: ledger_name(app),
@@ -236,7 +237,7 @@ pub(super) fn ledger_declaration(app: &str) -> Declaration {
     }
 }
 
-/// `APP.SOURCE.lease`, and its queue.
+/// Returns `APP.SOURCE.lease` and the declaration of the queue.
 pub(super) fn lease_declaration(
     app: &str,
     source: &str,
@@ -249,12 +250,12 @@ pub(super) fn lease_declaration(
     Ok((name, declaration))
 }
 
-/// `APP.SERVICE.INPUT`.
+/// Returns `APP.SERVICE.INPUT`.
 pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, TransportError> {
     short(format!("{app}.{queue}"))
 }
 
-/// A work queue: what is delivered too often ends in the service's dead-letter queue.
+/// Arguments of a work queue: a message over the delivery limit goes to the dead-letter queue.
 fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable {
     let mut table = quorum_limited();
     table.insert("x-dead-letter-exchange".into(), text(""));
@@ -270,15 +271,14 @@ fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable
     table
 }
 
-/// A queue for what is looked at one by one, dead letters and suspects. Nothing leads on
-/// from there by itself.
+/// Arguments of a dead-letter or quarantine queue. The broker moves no message on from there.
 fn quorum_limited() -> FieldTable {
     let mut table = quorum();
     add_delivery_limit(&mut table);
     table
 }
 
-/// The broker gives its messages to one consumer, and to the next one when that is gone.
+/// Arguments of a lease queue: one consumer is active; the next one follows when it is gone.
 fn lease_arguments() -> FieldTable {
     let mut table = quorum_limited();
     table.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
@@ -308,7 +308,7 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-/// A name on the broker.
+/// Returns a name on the broker.
 fn short(name: String) -> Result<ShortString, TransportError> {
     ShortString::try_new(&*name).map_err(|_| TransportError::Declare {
         what: name,
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delay_rounds_up_to_a_step_of_the_ladder() {
+    fn a_delay_rounds_up_to_a_delay_step() {
         for (delay_ms, step_ms) in [
             (1, 100),
             (100, 100),
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_other_programs_rely_on() {
+    fn names_stay_as_other_programs_know_them() {
         let queue = QueueId::new("stock", "requests");
         assert_eq!(
             queue_name("shop", &queue).unwrap().as_str(),

@@ -1,14 +1,14 @@
-//! What the broker sends, with every text made a text.
+//! Repairs invalid UTF-8 in incoming frames.
 //!
-//! AMQP's short strings (names of headers, ids, types, routing keys) are UTF-8 by
-//! specification, but the broker carries whatever bytes a publisher wrote, and the client
-//! library takes bytes that are no UTF-8 for a broken connection: one such message would be
-//! delivered, end the connection, be delivered again, and so on for ever. So what comes is
-//! looked at before the library sees it, and a byte that is part of no character is
-//! replaced by `?`. Lengths don't change, and nothing else does.
+//! AMQP's short strings (header names, ids, types, routing keys) are UTF-8 by specification,
+//! but the broker carries any bytes that a publisher wrote, and lapin 4.12 takes invalid UTF-8
+//! for a broken connection. One such message would be delivered, end the connection, be
+//! redelivered, and so on forever. So this stream checks incoming bytes before the library sees
+//! them and replaces every byte that is part of no character by `?`. Lengths don't change, and
+//! nothing else does.
 //!
-//! Owns the framing of AMQP 0-9-1 (section 4.2) as far as that takes. Bodies pass
-//! untouched, and so does everything that isn't understood: to refuse it is the library's.
+//! Owns the necessary part of the AMQP 0-9-1 framing (section 4.2). Bodies and unknown content
+//! pass unchanged: rejecting them is up to the library.
 
 use std::io;
 use std::pin::Pin;
@@ -16,18 +16,18 @@ use std::task::{Context, Poll};
 
 use futures_util::io::{AsyncRead, AsyncWrite};
 
-/// A type, a channel, a length.
+/// Bytes of a frame's type, channel and length.
 const FRAME_START_BYTES: usize = 7;
 const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
-/// Longer frames than any broker agrees to: not looked at, so that they aren't held.
+/// Longer frames pass unchecked, so that they aren't buffered. No broker agrees to them.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// How much is read at once.
+/// Bytes per read.
 const CHUNK_BYTES: usize = 32 * 1024;
-/// Tables in tables deeper than this aren't looked into.
+/// Nested tables below this depth pass unchecked.
 const DEPTH_MAX: usize = 64;
 
-/// A connection whose incoming texts are texts.
+/// A stream whose incoming short strings are valid UTF-8.
 #[derive(Debug)]
 pub(super) struct Utf8RepairStream<S> {
     stream: S,
@@ -64,7 +64,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Utf8RepairStream<S> {
             };
             repairer.received(count);
             if count == 0 {
-                // Half a frame at the end is as good as none.
+                // A partial frame at the end is useless.
                 return Poll::Ready(Ok(0));
             }
         }
@@ -97,20 +97,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Utf8RepairStream<S> {
     }
 }
 
-/// Bytes on their way: given out, then ready, then not yet looked at.
+/// Buffered bytes: handed out, then ready, then unchecked.
 #[derive(Debug, Default)]
 struct FrameRepairer {
     bytes: Vec<u8>,
     given: usize,
     ready: usize,
-    /// What is in `bytes`; behind it there is room.
+    /// Used part of `bytes`; the rest is spare.
     filled: usize,
-    /// So many of the next bytes need no look.
+    /// Number of further bytes that pass unchecked.
     passing: usize,
 }
 
 impl FrameRepairer {
-    /// Hands out what is ready.
+    /// Hands out ready bytes.
     fn read_ready(&mut self, into: &mut [u8]) -> usize {
         let count = into.len().min(self.ready - self.given);
         into[..count].copy_from_slice(&self.bytes[self.given..self.given + count]);
@@ -118,7 +118,7 @@ impl FrameRepairer {
         count
     }
 
-    /// Where the next bytes go.
+    /// Returns the space for the next read.
     fn spare(&mut self) -> &mut [u8] {
         if self.given > 0 {
             self.bytes.copy_within(self.given..self.filled, 0);
@@ -132,7 +132,7 @@ impl FrameRepairer {
         &mut self.bytes[self.filled..]
     }
 
-    /// So many have come.
+    /// Checks and repairs `count` more bytes.
     fn received(&mut self, count: usize) {
         self.filled += count;
         loop {
@@ -144,7 +144,7 @@ impl FrameRepairer {
                 return;
             };
             let length = u32::from_be_bytes([start[3], start[4], start[5], start[6]]) as usize;
-            // With the byte that ends it.
+            // Includes the end byte.
             let whole = FRAME_START_BYTES + length + 1;
             let kind = start[0];
             if !matches!(kind, METHOD | CONTENT_HEADER) || length > FRAME_BYTES_MAX {
@@ -154,7 +154,7 @@ impl FrameRepairer {
             let Some(frame) = rest.get_mut(FRAME_START_BYTES..whole - 1) else {
                 return;
             };
-            // What isn't as it should be is left as it is.
+            // Malformed content stays as it is.
             let _understood = match kind {
                 METHOD => repair_method(frame),
                 _ => repair_content_header(frame),
@@ -164,7 +164,7 @@ impl FrameRepairer {
     }
 }
 
-/// What is left to be looked at; `None` when it isn't what it should be.
+/// The unchecked rest of a frame. Methods return `None` if it is malformed.
 struct Cursor<'a>(&'a mut [u8]);
 
 impl<'a> Cursor<'a> {
@@ -203,7 +203,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// A value of RabbitMQ's types, after its type.
+    /// Skips or repairs a value of one of RabbitMQ's types.
     fn value(&mut self, depth: usize) -> Option<()> {
         let count = match self.byte()? {
             b't' | b'b' | b'B' => 1,
@@ -212,7 +212,7 @@ impl<'a> Cursor<'a> {
             b'L' | b'l' | b'd' | b'T' => 8,
             b'D' => 5,
             b'V' => 0,
-            // These needn't be UTF-8.
+            // These may hold any bytes.
             b'S' | b'x' => self.long_number()?,
             b'F' if depth < DEPTH_MAX => return self.table(depth + 1),
             b'A' if depth < DEPTH_MAX => {
@@ -229,7 +229,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Of all methods only `basic.deliver` has texts that any publisher may choose.
+/// Only `basic.deliver` has short strings that any publisher may choose.
 fn repair_method(frame: &mut [u8]) -> Option<()> {
     const BASIC_DELIVER: (u16, u16) = (60, 60);
     let mut rest = Cursor(frame);
@@ -237,7 +237,7 @@ fn repair_method(frame: &mut [u8]) -> Option<()> {
         return Some(());
     }
     rest.short_string()?;
-    // The tag, and whether it comes again.
+    // The delivery tag and the redelivered flag.
     rest.take(8 + 1)?;
     rest.short_string()?;
     rest.short_string()
@@ -261,7 +261,7 @@ fn repair_content_header(frame: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Replaces what is part of no character.
+/// Replaces the bytes that are part of no character.
 fn repair(text: &mut [u8]) {
     let mut start = 0;
     while let Err(error) = std::str::from_utf8(&text[start..]) {
@@ -280,7 +280,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives bytes in pieces of these sizes.
+    /// Yields bytes in pieces of these sizes.
     struct Pieces {
         bytes: Vec<u8>,
         sizes: Vec<usize>,
@@ -334,7 +334,7 @@ mod tests {
         [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
     }
 
-    /// A delivery with `text` wherever a publisher may write one, and its body.
+    /// A delivery with `text` wherever a publisher may write one.
     fn delivery(text: &[u8], body: &[u8]) -> Vec<u8> {
         let deliver = [
             &[0, 60, 0, 60][..],
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_becomes_one_and_nothing_else_changes() {
+    fn invalid_utf8_is_replaced_and_nothing_else_changes() {
         for (text, mended) in [
             (&b"caf\xe9"[..], &b"caf?"[..]),
             (b"\xff\xfe", b"??"),
@@ -388,7 +388,7 @@ mod tests {
             ("né 😀".as_bytes(), "né 😀".as_bytes()),
             (b"", b""),
         ] {
-            // What isn't a short string may be any bytes.
+            // Other strings may hold any bytes.
             let body = b"\xff\x01\x02\xce\x02";
             let heartbeat = frame(8, b"");
             let sent = [delivery(text, body), heartbeat, delivery(text, body)].concat();
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_too_long_is_not_held() {
+    fn a_frame_over_the_limit_is_not_buffered() {
         let mut stream = Utf8RepairStream::new(Pieces {
             bytes: frame(METHOD, &[7; FRAME_BYTES_MAX + 1]),
             sizes: vec![usize::MAX],
@@ -416,7 +416,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_pieces_what_comes_is_the_same(
+        fn the_result_does_not_depend_on_the_sizes_of_reads(
             texts in vec(vec(any::<u8>(), 0..40), 1..4),
             body in vec(any::<u8>(), 0..200),
             sizes in vec(1usize..100, 1..6),
@@ -429,14 +429,14 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_it_goes_on(bytes in vec(any::<u8>(), 0..400), sizes in vec(1usize..50, 1..4)) {
+        fn any_bytes_are_read_to_the_end(bytes in vec(any::<u8>(), 0..400), sizes in vec(1usize..50, 1..4)) {
             let got = read(&bytes, &sizes, 64);
-            // Half a frame at the end is kept back: nobody could make anything of it.
+            // A partial frame at the end is kept back.
             prop_assert!(got.len() <= bytes.len());
         }
 
         #[test]
-        fn frames_that_are_not_understood_pass(
+        fn malformed_frames_pass_unchanged(
             kind in 1u8..3, payload in vec(any::<u8>(), 0..300), more in vec(any::<u8>(), 0..40)
         ) {
             let sent = [frame(kind, &payload), frame(3, &more)].concat();

@@ -68,7 +68,7 @@ fn a_queue_that_does_nothing_for_a_while_holds_up_publishing_and_loses_nothing()
     // Longer than a publication waits for its confirm, if there is time for that: that
     // it lasts is the fault.
     let time = Duration::from_secs(if is_full() { 75 } else { 4 });
-    load.until_ready_says(false, "nothing that was published is confirmed");
+    load.until_ready_says(false, "no publication was confirmed");
     std::thread::sleep(time.saturating_sub(frozen.elapsed()));
     let resumed = format!("ok = sys:resume({queue}).");
     load.broker.ctl(&["eval", &resumed]);

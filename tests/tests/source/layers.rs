@@ -85,11 +85,7 @@ const ACTORS: Layers = Layers {
 const EMBEDDED_CIRCLES: &[&[&str]] = &[];
 
 /// Files of `bridges/src/rabbitmq` that import each other.
-const RABBITMQ_CIRCLES: &[&[&str]] = &[
-    &["codec", "source_queue"],
-    &["declarer", "permission_probe"],
-    &["prefetch", "suspects"],
-];
+const RABBITMQ_CIRCLES: &[&[&str]] = &[];
 
 impl Layers {
     fn layer_of(&self, module: &str) -> Option<usize> {

@@ -76,15 +76,15 @@ pub(super) fn short(what: &str, value: &str) -> Result<ShortString, TransportErr
     })
 }
 
-/// Returns any value as text.
-pub(super) fn text(value: &AMQPValue) -> String {
+/// Returns any value as text, borrowed if possible.
+pub(super) fn text(value: &AMQPValue) -> Cow<'_, str> {
     if let AMQPValue::LongString(text) = value {
         // The usual case.
-        return String::from_utf8_lossy(text.as_bytes()).into_owned();
+        return String::from_utf8_lossy(text.as_bytes());
     }
     let mut out = String::new();
     write_text(value, &mut out);
-    out
+    out.into()
 }
 
 fn write_text(value: &AMQPValue, out: &mut String) {

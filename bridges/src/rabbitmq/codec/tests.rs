@@ -1,6 +1,6 @@
 //! Round trips of messages, and messages of other programs.
 
-use brickwork::{DeadLetter, Reason, TraceContext};
+use brickwork::{DeadLetter, Reason};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
