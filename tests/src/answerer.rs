@@ -1,5 +1,4 @@
-//! A service that answers questions, some of them late, and one that asks it, for tests of
-//! asks.
+//! Two services for tests of requests: one answers questions, some of them late; one asks.
 
 use std::time::Duration;
 
@@ -8,22 +7,22 @@ use brickwork::prelude::*;
 /// A question.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Question {
-    /// What is answered.
+    /// The number that the answer repeats.
     pub n: u64,
-    /// After how many milliseconds.
+    /// Delay of the answer in milliseconds.
     pub ms: u64,
 }
 
 /// The answer.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Answer {
-    /// The question's number.
+    /// The number of the question.
     pub n: u64,
 }
 
 const QUESTIONS: Input<Question, Answer> = Input::new("questions");
 
-/// Says in its log that it was asked, and answers in its time.
+/// Logs each question and answers it after its delay.
 pub struct Answerer;
 
 impl Service for Answerer {
@@ -47,12 +46,12 @@ impl Handle<Question, Answer> for Answerer {
     }
 }
 
-/// What an [`Asker`] is to do.
+/// An instruction for an [`Asker`].
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Errand {
-    /// What it asks for, and emits.
+    /// The number to ask for and to emit.
     pub n: u64,
-    /// End the process when that is answered.
+    /// Abort the process once the answer is there.
     pub abort: bool,
 }
 
@@ -60,7 +59,7 @@ const ERRANDS: Input<Errand> = Input::new("in");
 const ASK: Request<Question, Answer> = Request::new("ask");
 const OUT: Output<Answer> = Output::new("out");
 
-/// Asks before it does anything.
+/// Asks a question while it handles each message.
 pub struct Asker;
 
 impl Service for Asker {

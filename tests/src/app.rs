@@ -1,7 +1,7 @@
 //! An app in the test's own process, on one arbiter, with virtual time.
 //!
-//! Time jumps when nobody works: a test that waits for a back-off of minutes takes no
-//! time. Nothing here sleeps to wait for something.
+//! The clock jumps when no task can run, so a test that waits for a back-off of minutes takes no
+//! time. Tests never sleep to wait for an event.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -18,7 +18,7 @@ use brickwork::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Runs a test on an actix system whose clock jumps when nobody works.
+/// Runs a test on an actix system whose clock jumps when no task can run.
 pub fn virtually<T>(test: impl Future<Output = T>) -> T {
     let runner = System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_current_thread()
@@ -45,7 +45,7 @@ pub struct TestApp {
 /// Loads a manifest from its text.
 ///
 /// # Panics
-/// If anything is wrong with it.
+/// If the manifest has a problem.
 pub fn plan(manifest: &str, catalog: &Catalog, folder: &Path) -> Plan {
     let file = folder.join("app.toml");
     std::fs::write(&file, manifest).expect("the manifest can be written");
@@ -61,12 +61,12 @@ pub fn plan(manifest: &str, catalog: &Catalog, folder: &Path) -> Plan {
 }
 
 impl TestApp {
-    /// Starts a manifest on the current arbiter.
+    /// Starts a manifest on the current arbiter, in a new folder.
     pub async fn start(manifest: &str, catalog: &Catalog) -> Self {
         Self::start_on(manifest, catalog, Workers::Here).await
     }
 
-    /// Starts a manifest in a folder that may be from an earlier life, by the real clock.
+    /// Starts a manifest with the real clock, in a folder that an earlier run may have written.
     pub async fn start_in(
         folder: TempDir,
         manifest: &str,
@@ -86,7 +86,7 @@ impl TestApp {
         Self { app, folder }
     }
 
-    /// Starts a manifest on the current arbiter, or on threads.
+    /// Starts a manifest on the current arbiter or on worker threads.
     pub async fn start_on(manifest: &str, catalog: &Catalog, workers: Workers) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let plan = plan(manifest, catalog, folder.path());
@@ -103,12 +103,12 @@ impl TestApp {
         self.folder.path()
     }
 
-    /// Publishes a JSON payload on a topic, and returns the message.
+    /// Publishes a JSON payload on a topic and returns the message.
     pub async fn send(&self, topic: &str, payload: Value) -> Message {
         self.send_bytes(topic, payload.to_string()).await
     }
 
-    /// Publishes any bytes on a topic.
+    /// Publishes bytes on a topic and returns the message.
     pub async fn send_bytes(&self, topic: &str, payload: impl Into<bytes::Bytes>) -> Message {
         let mut envelope = Envelope::new("test", payload.into());
         envelope.topic = topic.into();
@@ -120,7 +120,7 @@ impl TestApp {
     /// Publishes a message.
     ///
     /// # Panics
-    /// If it isn't taken over.
+    /// If the transport does not confirm it.
     pub async fn publish(&self, message: Message) {
         let (done, confirmed) = Completion::channel();
         self.transport()
@@ -133,7 +133,7 @@ impl TestApp {
         self.app.transport()
     }
 
-    /// Reads a topic from now on.
+    /// Subscribes to a topic. The probe gets messages that are published from now on.
     pub async fn probe(&self, topic: &str) -> Probe {
         let id = QueueId::new("probe", &topic.replace('.', "-"));
         let spec = QueueSpec {
@@ -156,7 +156,7 @@ impl TestApp {
         self.consume(&id).await
     }
 
-    /// Reads the dead letters of a service.
+    /// Consumes the dead letters of a service.
     pub async fn dead_letters(&self, service: &str) -> Probe {
         self.consume(&QueueId::dead_letters(service)).await
     }
@@ -170,12 +170,12 @@ impl TestApp {
         Probe { consumer }
     }
 
-    /// Waits until nothing is left to do.
+    /// Waits until no message is left to handle.
     pub async fn idle(&self) {
         self.app.idle().await;
     }
 
-    /// The row of a service in the summary.
+    /// Returns the row of a service in the summary.
     ///
     /// # Panics
     /// If there is no such service.
@@ -188,7 +188,7 @@ impl TestApp {
         row.expect("the service is in the manifest")
     }
 
-    /// Stops the app; its folder is for another life.
+    /// Stops the app and returns its folder for another run.
     pub async fn stop_in(self) -> TempDir {
         self.app.stop().await;
         self.folder
@@ -200,29 +200,29 @@ impl TestApp {
     }
 }
 
-/// Reads a queue, as a service would, and acks.
+/// Consumes a queue as a service would, and acks each message.
 pub struct Probe {
     consumer: Box<dyn Consumer>,
 }
 
-/// Longer than anything takes in virtual time.
+/// Longer than any step takes in virtual time.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl Probe {
-    /// The next message.
+    /// Returns the next message.
     ///
     /// # Panics
-    /// If none comes within an hour (of virtual time).
+    /// If no message comes within an hour of virtual time.
     pub async fn next(&mut self) -> Message {
         self.within(PATIENCE).await.expect("a message comes")
     }
 
-    /// The next payload, as JSON.
+    /// Returns the next payload as JSON.
     pub async fn next_json(&mut self) -> Value {
         serde_json::from_slice(&self.next().await.payload).expect("the payload is JSON")
     }
 
-    /// The next message, if one comes in time.
+    /// Returns the next message, or `None` if no message comes in time.
     pub async fn within(&mut self, time: Duration) -> Option<Message> {
         let mut taken: VecDeque<Delivery> = VecDeque::new();
         tokio::time::timeout(time, take(&mut *self.consumer, &mut taken, 1))
@@ -235,7 +235,7 @@ impl Probe {
         Some(message)
     }
 
-    /// What is there now.
+    /// Returns all messages that are in the queue now.
     pub async fn rest(&mut self) -> Vec<Message> {
         let mut all = Vec::new();
         while let Some(message) = self.within(Duration::from_millis(1)).await {

@@ -1,13 +1,13 @@
-//! The shipped binary, and the examples' programs, as fresh as the sources.
+//! The shipped binary and the programs of the examples, built from the current sources.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The path of `brickwork`, built from the sources of now in this test's own profile.
+/// Returns the path of `brickwork`, built from the current sources in the profile of this test.
 ///
 /// # Panics
-/// It can't be built.
+/// If the build fails.
 pub fn brickwork() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
@@ -15,10 +15,10 @@ pub fn brickwork() -> PathBuf {
         .clone()
 }
 
-/// The path of `examples/3-shop`'s program, built in the same way.
+/// Returns the path of the program of `examples/3-shop`, built in the same way.
 ///
 /// # Panics
-/// It can't be built.
+/// If the build fails.
 pub fn shop() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
@@ -26,7 +26,7 @@ pub fn shop() -> PathBuf {
         .clone()
 }
 
-/// The root of the workspace.
+/// Returns the root of the workspace.
 pub fn workspace() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests
@@ -44,14 +44,16 @@ fn build(package: &str, program: &str) -> PathBuf {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    // What cargo says of the test's own crate: build scripts that look at it would think
-    // that everything has changed.
+    // Build scripts that see cargo's variables about the test's own crate would take every crate
+    // for changed.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
             build.env_remove(&*name);
         }
     }
+    // `tests/run-one` sets it for libtest; build scripts would take it for a change.
+    build.env_remove("RUSTC_BOOTSTRAP");
     let built = build
         .args(["build", "--quiet", "--offline", "--profile", name])
         .args(["-p", package, "--bin", program])

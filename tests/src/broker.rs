@@ -1,11 +1,11 @@
 //! A private RabbitMQ for tests: its own ports, names and folder, on loopback only.
 //!
-//! It needs no service manager and no free standard port, and several can run. It goes
-//! when it is dropped, and also when the test process dies in whatever way: a small
-//! shell between them kills everything that it started as soon as its standard input
-//! closes.
+//! A broker needs no service manager and no free standard port, so several can run at once. A
+//! broker stops when its [`Broker`] is dropped, and also when the test process dies in any way: a
+//! small shell between the two kills the broker as soon as its standard input closes.
 //!
-//! It is the machine's, or the one that `BRICKWORK_RABBITMQ` names: see [`Installation`].
+//! The broker is the one of this machine, or the one that `BRICKWORK_RABBITMQ` names: see
+//! [`Installation`].
 
 mod installation;
 mod settings;
@@ -24,17 +24,16 @@ use std::time::{Duration, Instant};
 pub use installation::Installation;
 pub use settings::{Settings, Tls};
 
-/// It takes about 8 seconds on an idle machine.
+/// Maximum time for a start; about 8 seconds on an idle machine.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// When a test fails.
+/// Lines of the broker's log that a failed test prints.
 const LOG_LINES_SHOWN: usize = 150;
 
-/// Starts the port mapper, if it is to have one, and the broker in a session of their own,
-/// waits until its standard input closes, and ends that session. The port mapper is one of
-/// our own, in the foreground: left to itself, Erlang starts one that outlives everything.
-/// A broker that has ended is started again, with what it has kept, when somebody asks for
-/// it by a file.
+/// Starts the port mapper, if this broker needs one, and the broker in a session of their own,
+/// waits until standard input closes, and ends that session. The port mapper is our own process,
+/// in the foreground: Erlang on its own starts one that outlives the test. After the broker has
+/// ended, the script waits for the file `again` and then starts the broker with its old data.
 const KEEPER: &str = r#"
 setsid sh -c 'inside() {
         if [ -z "$ROOT" ]; then "$@"; return; fi
@@ -69,7 +68,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// The one that the tests of this process share; use an app name of your own on it.
+    /// Returns the broker that the tests of this process share. Each test uses an app name of its
+    /// own on it.
     ///
     /// # Panics
     /// As [`start`](Broker::start).
@@ -78,15 +78,15 @@ impl Broker {
         SHARED.get_or_init(Self::start)
     }
 
-    /// Starts one and waits until it answers.
+    /// Starts a broker and waits until it answers.
     ///
     /// # Panics
-    /// There is no RabbitMQ on this machine, or it doesn't start.
+    /// If there is no RabbitMQ on this machine, or it does not start.
     pub fn start() -> Self {
         Self::with(&Settings::default())
     }
 
-    /// Starts one that is set up in another way, and waits until it answers.
+    /// Starts a broker with these settings and waits until it answers.
     ///
     /// # Panics
     /// As [`start`](Broker::start).
@@ -96,8 +96,8 @@ impl Broker {
         broker
     }
 
-    /// A node of the cluster of `seed`, which answers already. It joins when it starts, and
-    /// doesn't answer yet; [`start_again`](Self::start_again) waits also for that.
+    /// Starts a node that joins the cluster of `seed`, which must answer already. Does not wait
+    /// until the node has joined; [`start_again`](Self::start_again) does.
     pub(crate) fn joining(seed: &Self) -> Self {
         Self::starting(&Settings::default(), Some(seed))
     }
@@ -108,7 +108,7 @@ impl Broker {
             .prefix("brickwork-rabbitmq-")
             .tempdir_in(installation.temporary_folder())
             .expect("a temporary folder")
-            // The keeper removes it.
+            // The shell that keeps the broker removes the folder.
             .keep();
         let [port, between_nodes, mapper, tls_port] = free_ports();
         let mapper = seed.map_or(mapper, |seed| seed.mapper);
@@ -125,7 +125,7 @@ impl Broker {
         }
         fs::write(folder.join("rabbitmq.conf"), configuration).expect("a file in it");
         fs::write(folder.join("plugins"), settings.plugins()).expect("a file in it");
-        // Nodes let in who knows it.
+        // Nodes admit each peer that knows the cookie.
         let mut cookie_file = fs::OpenOptions::new();
         cookie_file.write(true).create_new(true).mode(0o400);
         let cookie_file = cookie_file.open(folder.join(".erlang.cookie"));
@@ -144,7 +144,7 @@ impl Broker {
             ("RABBITMQ_ENABLED_PLUGINS_FILE", path("plugins")),
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
             ("RABBITMQ_PID_FILE", path("pid")),
-            // Not the machine's own settings.
+            // Ignores the settings of the machine.
             ("RABBITMQ_CONF_ENV_FILE", "/dev/null".into()),
         ];
         let keeper = Command::new("sh")
@@ -156,7 +156,7 @@ impl Broker {
             .env("ENTER", installation::ENTER)
             .env("MAPPER", if seed.is_none() { "yes" } else { "" })
             .stdin(Stdio::piped())
-            // Ctrl-C in a terminal ends the tests; the keeper must outlive them a little.
+            // Ctrl-C in a terminal ends the tests; the shell must outlive them for a moment.
             .process_group(0)
             .spawn()
             .expect("sh runs");
@@ -178,39 +178,39 @@ impl Broker {
         format!("amqp://guest:guest@127.0.0.1:{}", self.port)
     }
 
-    /// The port that it listens on.
+    /// Returns the port of the broker.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address that it listens on.
+    /// Returns the address of the broker.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The port that it listens on with TLS, if it is set up for that.
+    /// Returns the TLS port, which is open only if the settings ask for TLS.
     pub fn tls_port(&self) -> u16 {
         self.tls_port
     }
 
-    /// Shows another certificate from now on.
+    /// Presents another certificate from now on.
     ///
     /// # Panics
-    /// It can't.
+    /// If the broker refuses it.
     pub fn show(&self, tls: &Tls) {
         tls.write(&self.folder);
         self.ctl(&["eval", "ssl:clear_pem_cache()."]);
     }
 
-    /// Its name as a node of a cluster.
+    /// Returns the name of the node in a cluster.
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// Runs `rabbitmqctl` on it.
+    /// Runs `rabbitmqctl` on this broker and returns its output.
     ///
     /// # Panics
-    /// It fails.
+    /// If the command fails.
     pub fn ctl(&self, arguments: &[&str]) -> String {
         let environment = self.environment.iter().map(|(name, value)| (name, value));
         let Output {
@@ -233,57 +233,56 @@ impl Broker {
         String::from_utf8_lossy(&stdout).into_owned()
     }
 
-    /// Stops it in order. What it holds durably is there again after
+    /// Stops the broker gracefully. Durable data is there again after
     /// [`start_again`](Self::start_again).
     ///
     /// # Panics
-    /// It doesn't stop.
+    /// If the broker does not stop.
     pub fn stop(&self) {
         self.ctl(&["stop"]);
         self.wait_until_it_is_gone();
     }
 
-    /// Makes it write down which queues it has. RabbitMQ 3.10 does that late: one that is
-    /// killed within seconds of declaring its first quorum queues starts again without
-    /// what the last of them held, and that queue never works again.
+    /// Makes the broker write its list of queues to the disk. RabbitMQ 3.10 does so late: a
+    /// broker that is killed within seconds of declaring its first quorum queues starts without
+    /// the content of the last of them, and that queue never works again.
     ///
     /// # Panics
-    /// It doesn't.
+    /// If the command fails.
     pub fn write_queues_down(&self) {
         self.ctl(&["eval", "ok = dets:sync(ra_directory_reverse)."]);
     }
 
-    /// Ends it without a warning, as a crash does.
+    /// Kills the broker, as a crash does.
     ///
     /// # Panics
-    /// It can't be ended.
+    /// If the process can't be killed.
     pub fn kill(&self) {
         signal("-KILL", &self.process());
         self.wait_until_it_is_gone();
     }
 
-    /// Stops its process from doing anything until what is returned is dropped; its
-    /// connections stay open.
+    /// Stops the broker's process until the returned guard is dropped. Connections stay open.
     ///
     /// # Panics
-    /// It can't be stopped.
+    /// If the process can't be stopped.
     pub fn freeze(&self) -> Frozen {
         let process = self.process();
         signal("-STOP", &process);
         Frozen(process)
     }
 
-    /// Starts it again on the same port and folder, and waits until it answers.
+    /// Starts the broker again with the same port and folder, and waits until it answers.
     ///
     /// # Panics
-    /// It doesn't start.
+    /// If the broker does not start.
     pub fn start_again(&mut self) {
         fs::write(self.folder.join("again"), "").expect("a file in it");
         self.wait_until_it_answers();
     }
 
-    /// Its process id, which it writes to a file early in its start. Asking the broker
-    /// for it would take a second, and a fault comes at its moment.
+    /// Returns the broker's process id, which the broker writes to a file early. Asking the
+    /// broker for it would take a second, too long for a fault that has its moment.
     fn process(&self) -> String {
         let written = fs::read_to_string(self.folder.join("pid"));
         written
@@ -295,12 +294,12 @@ impl Broker {
     fn wait_until_it_is_gone(&self) {
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-            assert!(began.elapsed() < START_MAX, "RabbitMQ does not go");
+            assert!(began.elapsed() < START_MAX, "RabbitMQ does not stop");
             sleep(Duration::from_millis(20));
         }
     }
 
-    /// Its log.
+    /// Returns the broker's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("output")).unwrap_or_default()
     }
@@ -320,7 +319,7 @@ impl Broker {
     }
 }
 
-/// A broker that does nothing.
+/// Guard of a broker that is stopped by SIGSTOP.
 #[derive(Debug)]
 pub struct Frozen(String);
 
@@ -344,12 +343,12 @@ impl Drop for Broker {
             eprintln!("--- RabbitMQ ---\n{}", last.join("\n"));
         }
         drop(self.keeper.stdin.take());
-        // It ends: it has nothing else to wait for.
+        // The shell ends: it waits for nothing else.
         let _status = self.keeper.wait();
     }
 }
 
-/// Whether somebody speaks AMQP there: to its greeting a broker answers with a method
+/// Whether an AMQP server listens on the port: it answers the protocol header with a method
 /// frame.
 fn answers(port: u16) -> bool {
     let greet = || -> std::io::Result<u8> {
@@ -363,7 +362,8 @@ fn answers(port: u16) -> bool {
     greet().is_ok_and(|kind| kind == 1)
 }
 
-/// Free until somebody else takes them: a short time later we do.
+/// Returns ports that are free now. Another process could take one before the broker does; that
+/// is rare.
 fn free_ports() -> [u16; 4] {
     let listeners = [0; 4]
         .map(|any: u16| TcpListener::bind(("127.0.0.1", any)).expect("loopback has free ports"));

@@ -1,14 +1,14 @@
-//! Certificates made for a test: authorities, and what they sign.
+//! Certificate authorities and certificates for TLS tests.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType,
     date_time_ymd,
 };
 
-/// Somebody who signs certificates.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its certificate, in PEM form.
+    /// The authority's certificate, in PEM form.
     pub certificate: String,
 }
 
@@ -17,24 +17,24 @@ pub struct Authority {
 pub struct Identity {
     /// The certificate.
     pub certificate: String,
-    /// The key that belongs to it.
+    /// The private key of the certificate.
     pub key: String,
 }
 
-/// When a certificate is valid.
+/// Validity of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Valid {
-    /// For a long time to come.
+    /// Valid from now on.
     Now,
-    /// No more.
+    /// Expired.
     Before,
 }
 
 impl Authority {
-    /// A new one, with a key of its own.
+    /// Creates an authority with a new key.
     ///
     /// # Panics
-    /// It can't be made.
+    /// If the certificate can't be made.
     pub fn new(name: &str) -> Self {
         let mut params = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -46,10 +46,10 @@ impl Authority {
         }
     }
 
-    /// A certificate for somebody of this name, for the hosts, with a new key.
+    /// Signs a certificate with this common name, valid for these hosts, with a new key.
     ///
     /// # Panics
-    /// It can't be made.
+    /// If the certificate can't be made.
     pub fn sign(&self, name: &str, hosts: &[&str], valid: Valid) -> Identity {
         let mut params = named(name);
         params.subject_alt_names = names(hosts);
@@ -67,10 +67,10 @@ impl Authority {
 }
 
 impl Identity {
-    /// One that is its own authority.
+    /// Creates a self-signed certificate.
     ///
     /// # Panics
-    /// It can't be made.
+    /// If the certificate can't be made.
     pub fn by_itself(name: &str, hosts: &[&str]) -> Self {
         let mut params = named(name);
         params.subject_alt_names = names(hosts);

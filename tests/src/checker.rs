@@ -1,8 +1,7 @@
-//! What came of messages: which are lost, which nobody sent, which were handled again and
-//! under which ids, which were given up.
+//! Accounts of messages: lost, unexpected, duplicated, dead-lettered.
 //!
-//! Owns the accounts, from what a `file-out` wrote and what lies in dead-letter queues.
-//! Messages are told apart by a number `n` in their payload.
+//! The accounts come from the output of a `file-out` and from dead-letter queues. Messages are
+//! told apart by the number `n` in their payload.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -13,15 +12,15 @@ use lapin::types::AMQPValue;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::Value;
 
-/// The lines of a file, by their number.
+/// The lines of an output file, by their number.
 #[derive(Debug)]
 pub struct Kept(HashMap<u64, Vec<Value>>);
 
 impl Kept {
-    /// Reads what is there so far.
+    /// Reads the lines that the file has so far.
     ///
     /// # Panics
-    /// A line isn't whole, or has no number.
+    /// If a line is incomplete or has no number.
     pub fn read(file: &Path) -> Self {
         Self::of(&std::fs::read_to_string(file).unwrap_or_default())
     }
@@ -29,14 +28,14 @@ impl Kept {
     fn of(text: &str) -> Self {
         let mut kept: HashMap<u64, Vec<Value>> = HashMap::new();
         for line in text.lines() {
-            let value: Value = serde_json::from_str(line).expect("whole lines only");
+            let value: Value = serde_json::from_str(line).expect("every line is complete");
             let number = value["n"].as_u64().expect("a number");
             kept.entry(number).or_default().push(value);
         }
         Self(kept)
     }
 
-    /// How many numbers are in a file that is being written.
+    /// Counts the distinct numbers in a file that is still being written.
     ///
     /// # Panics
     /// As [`read`](Self::read).
@@ -46,32 +45,32 @@ impl Kept {
         Self::of(&text).count()
     }
 
-    /// How many numbers are there.
+    /// Returns the count of distinct numbers.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether a number is there.
+    /// Whether the file has this number.
     pub fn has(&self, number: u64) -> bool {
         self.0.contains_key(&number)
     }
 
-    /// Which of these numbers are missing.
+    /// Returns the numbers of the range that the file lacks.
     pub fn missing(&self, of: Range<u64>) -> Vec<u64> {
         of.filter(|number| !self.has(*number)).collect()
     }
 
-    /// Which numbers are there beside these: nobody sent them.
+    /// Returns the numbers in the file that were never sent.
     pub fn unexpected(&self, attempted: &Range<u64>) -> Vec<u64> {
         let all = self.0.keys().copied();
         all.filter(|number| !attempted.contains(number)).collect()
     }
 
-    /// How many lines are there once more, each under the ids that it had at first:
-    /// `ids` are the fields that hold them.
+    /// Returns the count of duplicate lines. `ids` are the fields that hold message ids; a
+    /// duplicate must have the same ids as the first line.
     ///
     /// # Panics
-    /// A number is there under several ids.
+    /// If a number occurs under several ids.
     pub fn again(&self, ids: &[&str]) -> usize {
         let mut again = 0;
         for (number, copies) in &self.0 {
@@ -89,21 +88,21 @@ impl Kept {
     }
 }
 
-/// A message that was given up.
+/// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its number.
+    /// The message's number.
     pub n: u64,
-    /// Why.
+    /// The reason in the dead letter.
     pub reason: String,
-    /// After how many attempts.
+    /// Attempts before the message was dead-lettered.
     pub attempts: i64,
 }
 
-/// What lies in the dead-letter queues of an app's services. It stays there.
+/// Reads the dead-letter queues of an app's services. The messages stay there.
 ///
 /// # Panics
-/// They can't be read.
+/// If the broker can't be read.
 pub fn dead_letters(url: &str, app: &str, services: &[&str]) -> Vec<DeadLetter> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -120,7 +119,7 @@ pub fn dead_letters(url: &str, app: &str, services: &[&str]) -> Vec<DeadLetter> 
                 letters.push(letter(&got.delivery));
             }
         }
-        // What isn't acked goes back with the connection.
+        // Closing the connection requeues the unacked messages.
         connection.close(200, "read".into()).await?;
         lapin::Result::Ok(letters)
     };
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_again_or_unexpected_is_found() {
+    fn lost_duplicate_and_unexpected_numbers_are_found() {
         let kept = kept("{\"n\":0,\"id\":\"a\"}\n{\"n\":2,\"id\":\"c\"}\n{\"n\":2,\"id\":\"c\"}\n");
         assert_eq!(kept.missing(0..4), [1, 3]);
         assert_eq!(kept.unexpected(&(0..2)), [2]);
@@ -166,7 +165,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "2 under several ids")]
-    fn the_same_under_another_id_is_found() {
+    fn a_duplicate_under_another_id_is_found() {
         kept("{\"n\":2,\"id\":\"c\"}\n{\"n\":2,\"id\":\"d\"}\n").again(&["id"]);
     }
 }

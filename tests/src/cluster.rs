@@ -1,7 +1,7 @@
-//! Three RabbitMQ nodes on this machine that are one cluster.
+//! Three RabbitMQ nodes on this machine that form one cluster.
 //!
-//! Owns that they are one: queues that are declared while not all nodes are in have
-//! fewer copies for good.
+//! A start waits until all nodes have joined: a queue that is declared before that has fewer
+//! replicas for good.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use serde_json::Value;
 use crate::broker::Broker;
 use crate::process::until;
 
-/// How many nodes.
+/// Number of nodes.
 pub const NODES: usize = 3;
 
-/// For nodes that find each other while others use the machine, too.
+/// Maximum time for nodes to join on a loaded machine.
 const JOIN_MAX: Duration = Duration::from_secs(120);
 
-/// A cluster; it goes when it is dropped.
+/// A cluster. Dropping it stops the nodes.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Broker>,
 }
 
 impl Cluster {
-    /// Starts three nodes and waits until all are in.
+    /// Starts three nodes and waits until all have joined.
     ///
     /// # Panics
-    /// They don't come together.
+    /// If they do not join.
     pub fn start() -> Self {
         let seed = Broker::start();
         let mut others = [Broker::joining(&seed), Broker::joining(&seed)];
@@ -41,22 +41,22 @@ impl Cluster {
         cluster
     }
 
-    /// `amqp://…` with all of its nodes.
+    /// Returns an `amqp://…` URL with all nodes.
     pub fn url(&self) -> String {
         let ports = self.nodes.iter().map(Broker::port);
         let hosts: Vec<String> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
         format!("amqp://guest:guest@{}", hosts.join(","))
     }
 
-    /// A node.
+    /// Returns a node.
     pub fn node(&self, place: usize) -> &Broker {
         &self.nodes[place]
     }
 
-    /// The place of the node that leads a queue, by what a node says that runs.
+    /// Returns the place of the node that leads a queue, as reported by the running node `asked`.
     ///
     /// # Panics
-    /// Nobody leads it.
+    /// If the queue has no leader.
     pub fn leader(&self, asked: usize, queue: &str) -> usize {
         until("the queue has a leader", JOIN_MAX, || {
             let all = self.nodes[asked].ctl(&["list_queues", "name", "leader"]);
@@ -72,10 +72,11 @@ impl Cluster {
         })
     }
 
-    /// The place of the node that all connections are to, by what a node says that runs.
+    /// Returns the place of the node that holds all connections, as reported by the running node
+    /// `asked`.
     ///
     /// # Panics
-    /// There is no connection, or they are to several.
+    /// If there is no connection, or several nodes hold connections.
     pub fn connected(&self, asked: usize) -> usize {
         until("there are connections to one node", JOIN_MAX, || {
             let all = self.nodes[asked].ctl(&["list_connections", "port"]);
@@ -88,20 +89,20 @@ impl Cluster {
         })
     }
 
-    /// Ends a node without a warning.
+    /// Kills a node.
     ///
     /// # Panics
-    /// It can't be ended.
+    /// If the process can't be killed.
     pub fn kill(&self, place: usize) {
         self.nodes[place].write_queues_down();
         self.nodes[place].kill();
     }
 
-    /// Starts a node again and waits until all are in, and every queue has every copy at
-    /// work.
+    /// Starts a node again and waits until all nodes have joined and every queue has all its
+    /// replicas running.
     ///
     /// # Panics
-    /// It doesn't come back.
+    /// If the node does not come back.
     pub fn start_again(&mut self, place: usize) {
         self.nodes[place].start_again();
         self.until_all_are_in();

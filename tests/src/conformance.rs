@@ -1,20 +1,20 @@
-//! The laws of the transport contract: one function each, named by its promise.
+//! The laws of the transport contract: one function each, named after its promise.
 //!
-//! A law takes a [`Subject`] and either holds, panics, or says why it doesn't apply,
-//! which only a transport's [`Guarantees`] decide. The contract itself is the comments
-//! of [`brickwork::transport`]; where the two differ, one of them is wrong.
+//! A law takes a [`Subject`]. It holds, panics, or says why it does not apply; only a transport's
+//! [`Guarantees`] decide the last. The contract itself is the documentation of
+//! [`brickwork::transport`]; where the two differ, one of them is wrong.
 //!
-//! | where | laws on |
+//! | module | laws on |
 //! | --- | --- |
-//! | [`arriving`] | what arrives where, and how |
-//! | [`settling`] | what becomes of a delivery |
+//! | [`arriving`] | routing and content of messages |
+//! | [`settling`] | ack, requeue, retry, dead letter |
 //! | [`waiting`] | delays and retries |
 //! | [`asking`] | requests and replies |
-//! | [`bounds`] | bounds, depth and pressure |
-//! | [`limits`] | queues that are full |
-//! | [`finding`] | looking for messages in queues |
-//! | [`ending`] | stopping, flushing, closing, connecting again |
-//! | [`lasting`] | what outlives a transport |
+//! | [`bounds`] | prefetch bounds, depth and backpressure |
+//! | [`limits`] | full queues |
+//! | [`finding`] | searches for messages in queues |
+//! | [`ending`] | stop, flush, close, reconnect |
+//! | [`lasting`] | durability |
 //! | [`quarantine`] | messages that were in flight during crashes |
 
 use std::collections::VecDeque;
@@ -41,31 +41,31 @@ pub mod quarantine;
 pub mod settling;
 pub mod waiting;
 
-/// No law takes so long, and no wait within one.
+/// Maximum duration of a law, and of each wait in it.
 const LAW_MAX: Duration = Duration::from_secs(90);
-/// For something that must come: far longer than it takes.
+/// Time limit for an event that must happen; far longer than it takes.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Whether a law says something on a transport.
+/// The result of a law.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It holds.
+    /// The law holds.
     Kept,
-    /// The transport doesn't claim it.
+    /// The transport does not give this guarantee.
     DoesNotApply(&'static str),
 }
 
-/// A transport to be tried: how to connect to it.
+/// A transport under test: how to connect to it.
 pub struct Subject {
     transports: Transports,
     url: String,
     app: String,
-    /// Where it keeps them, if it does; it goes with the subject.
+    /// Folder of the queues, for transports that need one. Dropping the subject removes it.
     folder: Option<tempfile::TempDir>,
 }
 
 impl Subject {
-    /// Transports by this URL. Each subject is another app on it.
+    /// Creates a subject for this URL. Each subject is a separate app.
     pub fn new(transports: Transports, url: impl Into<String>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Relaxed);
@@ -77,10 +77,10 @@ impl Subject {
         }
     }
 
-    /// A transport that keeps its queues in a folder: one of its own.
+    /// Creates a subject whose queues are in a new folder.
     ///
     /// # Panics
-    /// There can be no such folder.
+    /// If the folder can't be made.
     pub fn in_folder(transports: Transports, scheme: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let url = format!("{scheme}:{}/queues", folder.path().display());
@@ -90,7 +90,7 @@ impl Subject {
         }
     }
 
-    /// The same transport for another app, with nothing there yet.
+    /// Returns the same transport for another app, with empty queues.
     fn another(&self) -> Self {
         match &self.folder {
             Some(_) => {
@@ -101,7 +101,7 @@ impl Subject {
         }
     }
 
-    /// What it claims.
+    /// Returns the guarantees of the transport.
     pub fn guarantees(&self) -> Guarantees {
         let scheme = brickwork::transport::scheme_of(&self.url);
         let connector = self.transports.for_url(&self.url);
@@ -120,23 +120,23 @@ impl Subject {
     }
 }
 
-/// Tries a law on a transport, for a bounded time.
+/// Runs a law on a transport, with a time limit.
 ///
 /// # Panics
-/// It doesn't hold.
+/// If the law does not hold.
 pub async fn check(subject: Subject, name: &str, law: impl AsyncFnOnce(&Subject) -> Verdict) {
     let verdict = timeout(LAW_MAX, law(&subject)).await;
     match verdict.unwrap_or_else(|_| panic!("not done within {LAW_MAX:?}")) {
         Verdict::Kept => {}
         Verdict::DoesNotApply(why) => {
             let scheme = brickwork::transport::scheme_of(&subject.url);
-            // Past the harness, which hides what tests that pass print.
+            // Written to stderr directly: the harness hides the output of tests that pass.
             let _unseen = writeln!(std::io::stderr(), "{scheme}: {name} does not apply: {why}");
         }
     }
 }
 
-/// An app on a transport, for one law.
+/// A connected app, for one law.
 struct App {
     transport: Arc<dyn Transport>,
     topology: Topology,
@@ -179,7 +179,7 @@ impl App {
         }
     }
 
-    /// The same app, connected anew.
+    /// Connects the same app again.
     async fn again(subject: &Subject, topology: &Topology) -> Self {
         let pressure = Arc::<Backpressure>::default();
         let transport = subject.connect(pressure.clone()).await;
@@ -197,7 +197,7 @@ impl App {
         timeout(SOON, outcome).await.expect("a completion comes")
     }
 
-    /// Publishes numbered messages, confirmed.
+    /// Publishes numbered messages and waits for their confirms.
     async fn send(&self, topic: &str, numbers: std::ops::Range<u32>) {
         let batch = numbers.map(|number| message(topic, number).into());
         self.publish(batch.collect()).await.expect("it publishes");
@@ -213,7 +213,7 @@ impl App {
         depth.expect("a depth comes").expect("there is a depth")
     }
 
-    /// Waits until a queue is as given: what was settled is on its way.
+    /// Waits until the depth of a queue satisfies `is`: settlements take effect asynchronously.
     async fn wait_for_depth(&self, name: &str, is: impl Fn(Depth) -> bool) {
         let began = tokio::time::Instant::now();
         loop {
@@ -222,7 +222,7 @@ impl App {
                 return;
             }
             assert!(began.elapsed() < SOON, "{name} stays at {depth:?}");
-            // Others run meanwhile; a broker is asked over the network anyway.
+            // Gives other tasks time to run; a broker is asked over the network anyway.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -238,11 +238,11 @@ impl App {
     }
 }
 
-/// A consumer, for people in a hurry.
+/// A consumer with shorthands.
 struct Taker(Box<dyn Consumer>);
 
 impl Taker {
-    /// Takes what there is, at least one.
+    /// Takes at least one delivery and at most `max`.
     async fn some(&mut self, max: usize) -> Vec<Delivery> {
         let mut taken = VecDeque::new();
         timeout(SOON, take(&mut *self.0, &mut taken, max))
@@ -253,7 +253,7 @@ impl Taker {
         taken.into()
     }
 
-    /// Takes exactly so many.
+    /// Takes exactly `count` deliveries.
     async fn exactly(&mut self, count: usize) -> Vec<Delivery> {
         let mut taken = Vec::new();
         while taken.len() < count {
@@ -266,7 +266,7 @@ impl Taker {
         self.exactly(1).await.remove(0)
     }
 
-    /// The error that it ends with.
+    /// Returns the error that ends the consumer.
     async fn ends(&mut self) -> TransportError {
         let mut taken = VecDeque::new();
         timeout(SOON, take(&mut *self.0, &mut taken, 1))
@@ -275,7 +275,7 @@ impl Taker {
             .expect_err("the consumer ends")
     }
 
-    /// Whether there is nothing to take at this moment.
+    /// Whether no delivery can be taken now.
     fn is_empty(&mut self) -> bool {
         let mut taken = VecDeque::new();
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -285,7 +285,7 @@ impl Taker {
     }
 }
 
-/// A queue without bounds.
+/// Declares a queue without limits.
 fn spec(name: &str, topics: &[&str]) -> QueueSpec {
     QueueSpec {
         id: queue(name),
@@ -304,7 +304,7 @@ fn queue(name: &str) -> QueueId {
     QueueId::new(service, input)
 }
 
-/// A message that is known by its number.
+/// Creates a message that is identified by its number.
 fn message(topic: &str, number: u32) -> Message {
     let mut envelope = Envelope::new("test", number.to_string());
     envelope.topic = topic.into();
@@ -326,7 +326,8 @@ fn sorted(mut numbers: Vec<u32>) -> Vec<u32> {
     numbers
 }
 
-/// A message is what it was. One that starts a trace may say so or leave it to its id.
+/// Asserts that a message arrived as it was sent. A message that starts a trace may carry its
+/// trace or leave it to its id.
 fn assert_same(got: &Message, sent: &Message) {
     let told = |message: &Message| {
         let mut envelope = message.edit();

@@ -1,4 +1,4 @@
-//! A small disk in memory, mounted by a test: for root alone.
+//! A small disk in memory that a test mounts; needs root.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A small disk; gone when this is dropped.
+/// A small disk. Dropping it unmounts it.
 #[derive(Debug)]
 pub struct Disk(tempfile::TempDir);
 
 impl Disk {
-    /// `None`, and says so, where it can't be mounted.
+    /// Mounts a disk, or returns `None` and prints a note if mounting isn't allowed.
     ///
     /// # Panics
-    /// Not even a folder can be made.
+    /// If the folder for it can't be made.
     pub fn mount(mib: u32) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let size = format!("size={mib}m");
@@ -28,21 +28,21 @@ impl Disk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(folder));
         }
-        // Past the harness, which hides what tests that pass print.
+        // Written to stderr directly: the harness hides the output of tests that pass.
         let text = "SKIPPED: no disk can be mounted, which needs root: full disks are not tested";
         let _unseen = writeln!(std::io::stderr(), "{text}");
         None
     }
 
-    /// Where it is.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Fills it to the last byte, with the file that is returned.
+    /// Fills the disk to the last byte and returns the file that fills it.
     ///
     /// # Panics
-    /// No file can be made.
+    /// If no file can be made.
     pub fn fill(&self) -> PathBuf {
         let path = self.path().join("ballast");
         let mut file = File::create(&path).expect("a file can be made");
@@ -52,8 +52,8 @@ impl Disk {
         path
     }
 
-    /// Fills it, and takes whatever becomes free there as well, until what is returned is
-    /// dropped: then all of that is free.
+    /// Fills the disk, and also takes space that becomes free, until the returned guard is
+    /// dropped; then all of it is free.
     pub fn keep_full(&self) -> Neighbour {
         let path = self.fill();
         let over = Arc::new(AtomicBool::new(false));
@@ -74,10 +74,10 @@ impl Disk {
         }
     }
 
-    /// Forbids writing, or allows it again.
+    /// Makes the disk read-only, or writable again.
     ///
     /// # Panics
-    /// It can't be mounted again.
+    /// If the disk can't be mounted again.
     pub fn read_only(&self, is: bool) {
         let how = if is { "remount,ro" } else { "remount,rw" };
         let again = Command::new("mount")
@@ -88,7 +88,7 @@ impl Disk {
     }
 }
 
-/// Somebody who takes all the room there is.
+/// A thread that takes all free space of a disk.
 #[derive(Debug)]
 pub struct Neighbour {
     path: PathBuf,
@@ -108,7 +108,7 @@ impl Drop for Neighbour {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Also if somebody still uses it.
+        // Unmounts even if a process still uses the disk.
         let gone = Command::new("umount").arg("-l").arg(self.path()).status();
         assert!(gone.is_ok_and(|status| status.success()), "still mounted");
     }

@@ -1,8 +1,8 @@
-//! A program outside that publishes numbers, each under an id of its own, until the
-//! broker has accepted them all.
+//! A program outside the app that publishes numbers, each under an id of its own, until the
+//! broker has confirmed all of them.
 //!
-//! It reaches the broker by a way of its own and outlasts it: what was not confirmed is
-//! published again, under the same ids. What it says was accepted, was.
+//! It has its own connection and survives the broker: an unconfirmed message is published again
+//! under the same id. A message that it reports as accepted was confirmed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,36 +14,36 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use tokio::time::{sleep, timeout};
 
-/// Published before any of them is confirmed.
+/// Messages that are published before the first confirm.
 const BATCH: u64 = 50;
-/// For a broker that says nothing.
+/// Time limit for a broker that does not answer.
 const CONFIRM_MAX: Duration = Duration::from_secs(20);
-/// Between tries at a broker that isn't there.
+/// Pause between attempts to reach the broker.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// What is to be published.
+/// Description of the messages.
 #[derive(Debug, Clone)]
 pub struct Feed {
-    /// The broker.
+    /// URL of the broker.
     pub url: String,
-    /// The app, which is the name of its exchange.
+    /// Name of the app, which is also the name of its exchange.
     pub app: String,
     /// The routing key.
     pub topic: String,
-    /// How many, from 0.
+    /// Number of messages, counted from 0.
     pub count: u64,
-    /// What is published of a number: JSON with the number as `n`.
+    /// Returns the payload for a number: JSON with the number as `n`.
     pub payload: fn(u64) -> String,
-    /// How fast, at most.
+    /// Maximum rate.
     pub per_second: u64,
 }
 
-/// A number and nothing else.
+/// Returns a payload with the number alone.
 pub fn plain(number: u64) -> String {
     format!("{{\"n\":{number}}}")
 }
 
-/// Publishes on a thread of its own. Dropped, it stops.
+/// Publishes on a thread of its own. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Feeder {
     shared: Arc<Shared>,
@@ -62,7 +62,7 @@ impl Feeder {
     /// Starts to publish.
     ///
     /// # Panics
-    /// There is no thread for it.
+    /// If the thread can't be started.
     pub fn start(feed: Feed) -> Self {
         let shared = Arc::<Shared>::default();
         let thread = std::thread::spawn({
@@ -82,17 +82,17 @@ impl Feeder {
         }
     }
 
-    /// The numbers below this were published, perhaps more than once.
+    /// All numbers below this one were published, perhaps more than once.
     pub fn attempted(&self) -> u64 {
         self.shared.attempted.load(Relaxed)
     }
 
-    /// The numbers below this were accepted by the broker.
+    /// The broker has confirmed all numbers below this one.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Relaxed)
     }
 
-    /// Whether all were accepted.
+    /// Whether the broker has confirmed all messages.
     pub fn is_done(&self) -> bool {
         self.accepted() == self.count
     }
@@ -102,7 +102,7 @@ impl Drop for Feeder {
     fn drop(&mut self) {
         self.shared.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
-            // If it has panicked, that was said already.
+            // A panic of the thread was printed already.
             let _panicked = thread.join();
         }
     }
@@ -111,7 +111,8 @@ impl Drop for Feeder {
 async fn publish_all(feed: &Feed, shared: &Shared) {
     let began = Instant::now();
     while shared.accepted.load(Relaxed) < feed.count && !shared.stop.load(Relaxed) {
-        // Whatever ends a connection, the next one goes on where this one was confirmed.
+        // Each connection continues after the last confirmed batch, whatever ended the one
+        // before.
         let connected = timeout(CONFIRM_MAX, connect(feed)).await;
         if let Ok(Ok((_connection, channel))) = connected {
             while publish_batch(feed, shared, &channel, began).await {}
@@ -129,7 +130,8 @@ async fn connect(feed: &Feed) -> lapin::Result<(Connection, Channel)> {
     Ok((connection, channel))
 }
 
-/// Publishes the next batch and awaits its confirms; whether that is well and not all.
+/// Publishes the next batch and awaits its confirms. Returns whether all were confirmed and more
+/// remain.
 async fn publish_batch(feed: &Feed, shared: &Shared, channel: &Channel, began: Instant) -> bool {
     let from = shared.accepted.load(Relaxed);
     let to = (from + BATCH).min(feed.count);
@@ -161,7 +163,8 @@ async fn publish_batch(feed: &Feed, shared: &Shared, channel: &Channel, began: I
             _ => return false,
         }
     }
-    // A return may come with a later confirm of the batch: then none of it counts.
+    // A returned message may come with a later confirm of the batch: then none of the batch
+    // counts.
     let Ok(confirmed) = timeout(CONFIRM_MAX, join_all(confirms)).await else {
         return false;
     };

@@ -1,4 +1,4 @@
-//! HTTP as far as tests need it: one request a connection, or what a test writes itself.
+//! A small HTTP client: one request per connection, or raw bytes that a test writes.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,32 +13,32 @@ pub struct Response {
     pub code: u16,
     /// Names (in lower case) and values.
     pub headers: Vec<(String, String)>,
-    /// The text.
+    /// The body as text.
     pub body: String,
 }
 
 impl Response {
-    /// The first header of this name, which is in lower case.
+    /// Returns the first header of this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     ///
     /// # Panics
-    /// It isn't JSON.
+    /// If the body isn't JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.body))
     }
 }
 
-/// Gets `path`, which is already encoded. It asks with HTTP/1.0, so that the answer
-/// comes in one piece and ends with the connection.
+/// Gets `path`, which is already encoded. The request is HTTP/1.0, so that the answer comes in
+/// one piece and ends with the connection.
 ///
 /// # Errors
-/// Nobody listens, it takes longer than ten seconds, or the answer isn't HTTP.
+/// If there is no server, the answer takes longer than ten seconds, or it isn't HTTP.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -47,8 +47,8 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
     answer(&mut stream)
 }
 
-/// Posts a body, announcing its length, and waits for the answer and the end of the
-/// connection. All of the body is sent whatever the server says meanwhile.
+/// Posts a body with its length and waits for the answer and the end of the connection. Sends the
+/// whole body whatever the server answers meanwhile.
 ///
 /// # Errors
 /// As [`get`].

@@ -1,5 +1,5 @@
-//! What lies in the folder of an `embedded:` transport, read past the transport, also while
-//! an app uses it.
+//! The queue file of an `embedded:` transport, read without the transport, also while an app uses
+//! it.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::checker::DeadLetter;
 pub struct Queues(Connection);
 
 impl Queues {
-    /// Opens it to read; `None` while there is none, or nothing in it yet.
+    /// Opens the file for reading. Returns `None` while it is missing or empty.
     ///
     /// # Panics
-    /// It can't be read.
+    /// If the file can't be read.
     pub fn open(folder: &Path) -> Option<Self> {
         let file = folder.join("queues.sqlite");
         let connection =
@@ -29,19 +29,19 @@ impl Queues {
         (queues.count(tables) > 0).then_some(queues)
     }
 
-    /// Opens it to do what nobody should.
+    /// Runs SQL that damages the file.
     ///
     /// # Panics
-    /// It can't be written.
+    /// If the file can't be written.
     pub fn vandalise(folder: &Path, sql: &str) {
         let connection = Connection::open(folder.join("queues.sqlite")).expect("it is there");
         connection.execute_batch(sql).expect("it can be changed");
     }
 
-    /// What the dead-letter queues hold.
+    /// Returns the content of the dead-letter queues.
     ///
     /// # Panics
-    /// They can't be read.
+    /// If they can't be read.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         let mut select = self
             .0
@@ -66,11 +66,10 @@ impl Queues {
         .collect()
     }
 
-    /// How much is in the queues of inputs, suspects and waiting for its time; dead letters
-    /// aside.
+    /// Counts the messages in input queues, suspect queues and delays, without dead letters.
     ///
     /// # Panics
-    /// It can't be read.
+    /// If the file can't be read.
     pub fn left(&self) -> i64 {
         self.count(
             "SELECT (SELECT count(*) FROM message
@@ -79,10 +78,10 @@ impl Queues {
         )
     }
 
-    /// Checks that the file is whole, and that what it says of how much is in it is so.
+    /// Checks that the file is intact and that its recorded counts are right.
     ///
     /// # Panics
-    /// It isn't.
+    /// If they aren't.
     pub fn check(&self) {
         let whole: String = self
             .0
@@ -99,10 +98,10 @@ impl Queues {
         assert_eq!(wrong, 0, "queues whose counts are wrong");
     }
 
-    /// A number that a statement asks for.
+    /// Returns the number that a statement selects.
     ///
     /// # Panics
-    /// It can't be asked.
+    /// If the statement fails.
     pub fn count(&self, sql: &str) -> i64 {
         let count = self.0.query_row(sql, [], |row| row.get(0));
         count.expect("it can be counted")

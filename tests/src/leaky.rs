@@ -3,21 +3,21 @@
 use brickwork::config::Secret;
 use brickwork::prelude::*;
 
-/// What the tests configure.
+/// The secret that the tests configure.
 pub const SECRET: &str = "tok\"en\\with-quotes-5d1e";
 
-/// What it needs to know.
+/// Config of a [`Leaky`].
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeakyConfig {
     /// The secret.
     token: Secret,
-    /// Fail in start, with it.
+    /// Fail in start with the secret in the error.
     #[serde(default)]
     fail_start: bool,
 }
 
-/// What it is to do.
+/// An instruction for the service.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Act {
     act: String,
@@ -25,7 +25,7 @@ pub struct Act {
 
 const ACTS: Input<Act> = Input::new("in");
 
-/// The service.
+/// The careless service.
 pub struct Leaky(String);
 
 impl Service for Leaky {

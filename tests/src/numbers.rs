@@ -1,17 +1,17 @@
-//! A database of numbers: as little as it takes to see what was written.
+//! A database of numbers: a small one, to see which writes arrived.
 
 use std::path::Path;
 
 use brickwork::sqlite::rusqlite::Connection;
 use brickwork::sqlite::{Database, Migration, Options, Part, Schema, SqliteError, WriterPool};
 
-/// What they are in.
+/// The table of the numbers.
 pub const TABLE: &str = "CREATE TABLE number (n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT";
 
 /// Opens a file of numbers, or makes one.
 ///
 /// # Errors
-/// It can't be used.
+/// If the file can't be used.
 pub fn open(file: &Path, writers: &WriterPool) -> Result<Database, SqliteError> {
     let schema = Schema {
         owner: "a test".into(),
@@ -23,20 +23,20 @@ pub fn open(file: &Path, writers: &WriterPool) -> Result<Database, SqliteError> 
     Database::open(file, &schema, Options::default(), writers)
 }
 
-/// Adds a number, with some text.
+/// Inserts a number with some text.
 ///
 /// # Errors
-/// It is there already.
+/// If the number exists already.
 pub fn insert(connection: &Connection, n: i64) -> Result<(), SqliteError> {
     let mut insert = connection.prepare_cached("INSERT INTO number VALUES (?1, ?2)")?;
     insert.execute((n, text_of(n)))?;
     Ok(())
 }
 
-/// All of them, in order.
+/// Returns all numbers in order.
 ///
 /// # Errors
-/// They can't be read, or one isn't what was written.
+/// If the file can't be read, or the text of a number is wrong.
 pub fn all(connection: &Connection) -> Result<Vec<i64>, SqliteError> {
     let mut numbers = connection.prepare("SELECT n, text FROM number ORDER BY n")?;
     let numbers = numbers.query_map([], |row| {

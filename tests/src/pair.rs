@@ -1,22 +1,23 @@
-//! A service with two inputs that says who got what, for tests of many queues.
+//! A service with two inputs that reports which service got which message, for tests of many
+//! queues.
 
 use brickwork::prelude::*;
 
-/// A message that both inputs take.
+/// A message for either input.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Numbered {
-    /// Its number.
+    /// The message's number.
     pub n: u64,
 }
 
-/// Who got it.
+/// Report on a received message.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Got {
     /// The message's number.
     pub n: u64,
-    /// The service's label.
+    /// Label of the service that got the message.
     pub service: String,
-    /// The topic that it came by.
+    /// Topic of the message.
     pub topic: String,
 }
 
@@ -24,7 +25,7 @@ const LEFT: Input<Numbered> = Input::new("left");
 const RIGHT: Input<Numbered> = Input::new("right");
 const GOT: Output<Got> = Output::new("out");
 
-/// See the module.
+/// A service with two inputs.
 pub struct Pair;
 
 impl Service for Pair {
@@ -42,7 +43,7 @@ impl Service for Pair {
 
 impl Handle<Numbered> for Pair {
     async fn handle(&mut self, got: Numbered, cx: &mut Context) -> Result<(), Failure> {
-        let message = cx.message().expect("a message is in hand");
+        let message = cx.message().expect("a message is being handled");
         let (topic, service) = (message.topic.to_string(), cx.service().to_owned());
         cx.emit(
             &GOT,

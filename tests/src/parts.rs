@@ -1,4 +1,4 @@
-//! Parts of manifests that several tests are made of, and starting what they make.
+//! Parts of manifests that several tests share, and starting an app of them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,8 +15,8 @@ pub const LINES: &str = r#"
     config.path = "lines.jsonl"
 "#;
 
-/// What comes of lines: numbers, marked twice with the ids of the messages that brought
-/// them, in `out.jsonl`.
+/// Numbers from lines, marked twice with the ids of the messages that carried them, written to
+/// `out.jsonl`.
 pub const MARKED_TWICE: &str = r#"
     [services.first]
     use = "map"
@@ -37,7 +37,7 @@ pub const MARKED_TWICE: &str = r#"
     config.path = "out.jsonl"
 "#;
 
-/// A front door; what is posted there is kept in `posted.jsonl`.
+/// Returns an HTTP input; posted bodies are written to `posted.jsonl`.
 pub fn door(listen: SocketAddr) -> String {
     format!(
         r#"
@@ -53,25 +53,25 @@ pub fn door(listen: SocketAddr) -> String {
     )
 }
 
-/// Writes a manifest, and the lines that its source reads.
+/// Writes a manifest and the lines that its source reads.
 ///
 /// # Panics
-/// The folder can't be written.
+/// If the folder can't be written.
 pub fn write(folder: &Path, manifest: &str, lines: impl Iterator<Item = String>) {
     std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
     let text: String = lines.map(|line| line + "\n").collect();
     std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
 }
 
-/// Numbers as lines.
+/// Returns numbers as JSON lines.
 pub fn numbers(count: u64) -> impl Iterator<Item = String> {
     (0..count).map(|n| format!("{{\"n\":{n}}}"))
 }
 
-/// Runs the manifest of a folder with the shipped binary, with its log in another one.
+/// Runs the manifest of a folder with the shipped binary. The log goes to the folder `logs`.
 ///
 /// # Panics
-/// It can't be started.
+/// If the process can't be started.
 pub fn run(folder: &Path, logs: &Path, arguments: &[&str]) -> Process {
     let mut command = Command::new(brickwork());
     command

@@ -1,5 +1,5 @@
-//! `examples/4-polyglot`: its app, its programs in other languages, and a spy on what the
-//! app's exchange carries.
+//! `examples/4-polyglot`: its app, its programs in other languages, and a spy on the app's
+//! exchange.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,38 +21,38 @@ use crate::broker::Broker;
 use crate::http;
 use crate::process::{Process, free_address, until};
 
-/// For what must come: far longer than it takes.
+/// Time limit for an event that must happen; far longer than it takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-const HINT: &str = "tests/run installs what programs in other languages need";
+const HINT: &str = "tests/run installs the packages of the other languages";
 
-/// The example, running, over the shared broker, under a name of its own.
+/// The example as a running app on the shared broker, under a name of its own.
 #[derive(Debug)]
 pub struct Polyglot {
-    /// The app's name, and its exchange's.
+    /// Name of the app and of its exchange.
     pub name: String,
-    /// Where it is asked how it is.
+    /// Address of the admin endpoint.
     pub admin: SocketAddr,
-    /// Where orders are posted.
+    /// Address for orders.
     pub door: SocketAddr,
-    /// Where questions are posted.
+    /// Address for questions.
     pub quote: SocketAddr,
-    /// Holds what it writes.
+    /// The app's working folder.
     pub folder: TempDir,
     _app: Process,
 }
 
 impl Polyglot {
-    /// Runs it with `program`, a brickwork with whatever service types, and `more` of a
-    /// manifest laid over; waits until it is ready.
+    /// Runs the example with `program` (a `brickwork` with further service types) and `more` as
+    /// an overlay, and waits until it is ready.
     ///
     /// # Panics
-    /// It doesn't get ready.
+    /// If the app does not get ready.
     pub fn start(program: &Path, name: &str, more: &str) -> Self {
         Self::start_on(Broker::shared(), program, name, more)
     }
 
-    /// The same, on a broker that isn't shared.
+    /// Does the same on another broker.
     ///
     /// # Panics
     /// As [`start`](Self::start).
@@ -103,7 +103,7 @@ impl Polyglot {
         }
     }
 
-    /// One of the example's programs, to be run for this app.
+    /// Returns a command for one of the example's programs, set up for this app.
     pub fn command(&self, script: &str) -> Command {
         let script = workspace().join("examples/4-polyglot").join(script);
         let installed = installed();
@@ -120,14 +120,13 @@ impl Polyglot {
         command
     }
 
-    /// Starts one of the example's services, with these variables, and waits until it
-    /// consumes.
+    /// Starts one of the example's services with these variables and waits until it consumes.
     ///
     /// # Panics
-    /// It doesn't.
+    /// If it does not consume in time.
     pub fn service(&self, script: &str, variables: &[(&str, &str)]) -> Process {
         let mut command = self.command(script);
-        // Queues of this app's own.
+        // Each app has queues of its own.
         command.env("NAME", format!("{}-{script}", self.name));
         command.envs(variables.iter().copied());
         let service = Process::start(command, self.folder.path(), HINT);
@@ -135,10 +134,10 @@ impl Polyglot {
         service
     }
 
-    /// Runs one of the example's programs to its end: its exit code and what it said.
+    /// Runs one of the example's programs to its end. Returns its exit code and its output.
     ///
     /// # Panics
-    /// It doesn't end by itself.
+    /// If it does not end in time.
     pub fn run(&self, script: &str, arguments: &[&str]) -> (i32, String) {
         let mut command = self.command(script);
         let output = command.args(arguments).output();
@@ -151,10 +150,10 @@ impl Polyglot {
         (output.status.code().expect("it ends by itself"), said)
     }
 
-    /// What the app has written by now, a JSON value a line.
+    /// Returns the JSON lines that the app has written so far.
     ///
     /// # Panics
-    /// A line isn't JSON.
+    /// If a line isn't JSON.
     pub fn kept(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join("orders.jsonl"));
         let text = text.unwrap_or_default();
@@ -163,10 +162,10 @@ impl Polyglot {
             .collect()
     }
 
-    /// Waits until the app has written so many lines.
+    /// Waits until the app has written `count` lines.
     ///
     /// # Panics
-    /// It doesn't.
+    /// If it does not in time.
     pub fn keeps(&self, count: usize) -> Vec<Value> {
         until("the orders are kept", PATIENCE, || {
             let kept = self.kept();
@@ -177,10 +176,10 @@ impl Polyglot {
         })
     }
 
-    /// The value of a series in `/metrics`.
+    /// Returns the value of a series in `/metrics`.
     ///
     /// # Panics
-    /// It isn't there.
+    /// If there is no such series.
     pub fn metric(&self, series: &str) -> f64 {
         let text = http::get(self.admin, "/metrics").expect("it answers").body;
         let line = text.lines().find_map(|line| line.strip_prefix(series));
@@ -189,7 +188,7 @@ impl Polyglot {
     }
 }
 
-/// What `tests/run` installs.
+/// Returns the folder of the packages that `tests/run` installs.
 fn installed() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");
     // TARGET/PROFILE/deps/TEST
@@ -199,11 +198,11 @@ fn installed() -> PathBuf {
     installed
 }
 
-/// A program outside, in its own words.
+/// An AMQP client outside the app.
 #[derive(Debug)]
 pub struct Stranger {
     _connection: Connection,
-    /// For whatever else it wants.
+    /// The channel, for further uses.
     pub channel: Channel,
 }
 
@@ -211,15 +210,15 @@ impl Stranger {
     /// Connects to the shared broker.
     ///
     /// # Panics
-    /// It can't.
+    /// If it can't.
     pub async fn connect() -> Self {
         Self::connect_to(&Broker::shared().url()).await
     }
 
-    /// Connects.
+    /// Connects to a broker.
     ///
     /// # Panics
-    /// It can't.
+    /// If it can't.
     pub async fn connect_to(url: &str) -> Self {
         let connecting = Connection::connect(url, ConnectionProperties::default());
         let connection = connecting.await.expect("it connects");
@@ -230,10 +229,10 @@ impl Stranger {
         }
     }
 
-    /// Publishes.
+    /// Publishes a message.
     ///
     /// # Panics
-    /// It can't.
+    /// If it can't.
     pub async fn publish(
         &self,
         exchange: &str,
@@ -248,10 +247,10 @@ impl Stranger {
         published.await.expect("it publishes");
     }
 
-    /// Makes a durable queue of this type.
+    /// Declares a durable queue of this type.
     ///
     /// # Panics
-    /// It can't.
+    /// If it can't.
     pub async fn queue(&self, name: &str, kind: &str) {
         let options = QueueDeclareOptions {
             durable: true,
@@ -263,10 +262,10 @@ impl Stranger {
         declared.await.expect("it declares");
     }
 
-    /// A queue of its own with all that this exchange carries from now on.
+    /// Binds a new queue to everything that the exchange carries from now on.
     ///
     /// # Panics
-    /// It can't.
+    /// If it can't.
     pub async fn spy(&self, exchange: &str) -> Spy {
         let options = QueueDeclareOptions {
             exclusive: true,
@@ -297,7 +296,7 @@ impl Stranger {
     }
 }
 
-/// What an exchange carries.
+/// The messages of an exchange.
 #[derive(Debug)]
 pub struct Spy(lapin::Consumer);
 
@@ -315,10 +314,10 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The parts of its `traceparent`.
+    /// Returns the trace id and span id of the message's `traceparent`.
     ///
     /// # Panics
-    /// It has none.
+    /// If there is none.
     pub fn trace(&self) -> (String, String) {
         let parts: Vec<&str> = self.headers["traceparent"].split('-').collect();
         assert_eq!((parts.len(), parts[0]), (4, "00"), "{self:?}");
@@ -327,10 +326,10 @@ impl Seen {
 }
 
 impl Spy {
-    /// The next message.
+    /// Returns the next message.
     ///
     /// # Panics
-    /// It doesn't come.
+    /// If no message comes in time.
     pub async fn next(&mut self) -> Seen {
         let delivery = timeout(PATIENCE, self.0.next()).await;
         let delivery = delivery.expect("it comes").expect("it goes on");

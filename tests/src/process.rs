@@ -1,4 +1,4 @@
-//! Processes that a test starts, and that don't outlive it; and waiting for them.
+//! Processes of a test, which do not outlive it, and waiting for them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// A process, killed by its number when this is dropped. Its stderr is kept in a file
-/// and shown if the test fails.
+/// A process that is killed by its process id when this is dropped. Its stderr goes to a file,
+/// which is printed if the test fails.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -18,10 +18,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, with its stderr in `folder`.
+    /// Starts `command` with its stderr in `folder`.
     ///
     /// # Panics
-    /// It can't be started; `hint` says what may be missing.
+    /// If the process can't be started; `hint` names a possible cause.
     pub fn start(mut command: Command, folder: &Path, hint: &str) -> Self {
         let program = PathBuf::from(command.get_program());
         let name = program.file_name().expect("a program has a name");
@@ -37,7 +37,7 @@ impl Process {
         let (sender, stdout) = channel();
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                // When nobody listens any more, the pipe is emptied nevertheless.
+                // Without a receiver, the pipe is still drained.
                 let _gone = sender.send(line);
             }
         });
@@ -48,24 +48,24 @@ impl Process {
         }
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has ended.
+    /// Whether the process has ended.
     ///
     /// # Panics
-    /// The operating system doesn't say.
+    /// If the operating system does not answer.
     pub fn has_ended(&mut self) -> bool {
         let status = self.child.try_wait();
-        status.expect("one's own child can be asked").is_some()
+        status.expect("a child process can be polled").is_some()
     }
 
-    /// Waits for its end and gives its exit code; `None` if a signal ended it.
+    /// Waits for the end and returns the exit code, or `None` if a signal ended the process.
     ///
     /// # Panics
-    /// It doesn't end in time.
+    /// If the process does not end in time.
     pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
         let child = &mut self.child;
         let status = until("the process ends", within, || match child.try_wait() {
@@ -76,30 +76,30 @@ impl Process {
         status.code()
     }
 
-    /// Ends it, and waits until it has.
+    /// Kills the process and waits for its end.
     pub fn stop(mut self) {
-        // One that has ended by itself can't be killed, and needn't be.
+        // A process that has ended by itself can't be killed.
         let _ended = self.child.kill();
         let _ended = self.child.wait();
     }
 
-    /// What it printed since, to its end.
+    /// Returns all further lines of stdout, to its end.
     pub fn rest(&self) -> Vec<String> {
         self.stdout.iter().collect()
     }
 
-    /// What it wrote to stderr so far.
+    /// Returns the stderr so far.
     ///
     /// # Panics
-    /// It can't be read.
+    /// If the file can't be read.
     pub fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).expect("stderr is kept")
     }
 
-    /// Waits for a line on stdout for which `wanted` gives something.
+    /// Waits for a line on stdout for which `wanted` returns a value.
     ///
     /// # Panics
-    /// It doesn't come in time, or the process ends before.
+    /// If no such line comes in time, or the process ends before.
     pub fn line<T>(&self, within: Duration, wanted: impl Fn(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + within;
         let mut seen = Vec::new();
@@ -119,7 +119,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended by itself can't be killed, and needn't be.
+        // A process that has ended by itself can't be killed.
         let _ended = self.child.kill();
         let _ended = self.child.wait();
         if std::thread::panicking() {
@@ -129,29 +129,28 @@ impl Drop for Process {
     }
 }
 
-/// An address on loopback where nobody listens now.
+/// Returns a free address on loopback.
 ///
 /// # Panics
-/// There is none.
+/// If there is none.
 pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are free ports");
     listener.local_addr().expect("a listener has an address")
 }
 
-/// Asks another process again and again until `done` gives something; `done` says what
-/// it saw when it doesn't.
+/// Calls `done` repeatedly until it returns `Ok`; its error describes the current state.
 ///
 /// # Panics
-/// Not within `within`; with what was seen last.
-pub fn until<T>(what: &str, within: Duration, mut done: impl FnMut() -> Result<T, String>) -> T {
-    /// Other processes don't say when they are ready: this is how often they are asked.
+/// If the time is over; prints the last state.
+pub fn until<T>(event: &str, within: Duration, mut done: impl FnMut() -> Result<T, String>) -> T {
+    /// Poll interval: other processes do not announce that they are ready.
     const EVERY: Duration = Duration::from_millis(50);
     let deadline = Instant::now() + within;
     loop {
         match done() {
             Ok(found) => return found,
             Err(seen) if Instant::now() >= deadline => {
-                panic!("{what}: not within {within:?}, but {seen}")
+                panic!("{event}: not within {within:?}, but {seen}")
             }
             Err(_) => std::thread::sleep(EVERY),
         }

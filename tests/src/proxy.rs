@@ -1,9 +1,8 @@
-//! A TCP proxy between an app and its broker that does what networks do: cuts, goes half
-//! open, delays, throttles, ends in the middle of a frame, refuses.
+//! A TCP proxy between an app and its broker that injects network faults: cuts, half-open
+//! connections, delays, throttling, an end in the middle of a frame, refusal.
 //!
-//! Owns connections on loopback and one thread; all of it ends when it is dropped. It
-//! decides nothing: a test says what happens and when, and draws that from a seed if it
-//! draws it at all.
+//! The proxy owns connections on loopback and one thread; all of them end when it is dropped. The
+//! test decides which fault happens and when; random choices come from its seed.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,11 +17,11 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
-/// Passed on in one piece at most.
+/// Maximum bytes that are forwarded in one piece.
 const PIECE_BYTES: usize = 16 * 1024;
-/// Enough to find who connects: what a client says of itself comes first.
+/// Bytes in which a client names itself; enough to identify it.
 const GREETING_BYTES: usize = 2048;
-/// A throttled connection passes a piece so often.
+/// Pieces that a throttled connection forwards per second.
 const PIECES_A_SECOND: u64 = 50;
 
 /// A proxy in front of one address.
@@ -34,46 +33,46 @@ pub struct Proxy {
     thread: Option<JoinHandle<()>>,
 }
 
-/// How a connection is ended.
+/// Ways to end a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// At once, with RST to both sides; what was under way is lost.
+    /// RST to both sides at once; bytes in flight are lost.
     Reset,
     /// With FIN to both sides.
     Finish,
 }
 
-/// Which connections.
+/// A selection of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// All that are open.
+    /// All open connections.
     All,
-    /// Those whose client says this in its first words.
+    /// Connections whose client sends this text in its first bytes.
     Saying(&'static str),
 }
 
-/// Which way.
+/// Direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// From who connected to whom the proxy stands for.
+    /// From the client to the target.
     Up,
-    /// From there back.
+    /// From the target to the client.
     Down,
 }
 
-/// What a connection is like. By default everything passes at once.
+/// Speed of a connection. By default, bytes pass at once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weather {
-    /// Each piece waits so long before it is passed on; the next one is read after that.
+    /// Delay of each piece; the next piece is read after it.
     pub delay: Duration,
-    /// So much passes, each way.
+    /// Maximum rate in each direction.
     pub bytes_per_second: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Line {
     weather: Weather,
-    /// Nothing passes up, down; and nobody is told.
+    /// Directions, up and down, in which bytes are dropped silently.
     swallowed: [bool; 2],
     cut: Option<Cut>,
 }
@@ -87,7 +86,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     refuses: bool,
-    /// What new connections are like.
+    /// Speed of new connections.
     weather: Weather,
     wires: Vec<Arc<Wire>>,
     accepted: usize,
@@ -97,16 +96,16 @@ struct State {
 #[derive(Debug)]
 struct Wire {
     line: watch::Sender<Line>,
-    /// It is cut once so much has passed.
+    /// The connection is cut after this many bytes.
     bytes_left: AtomicU64,
     greeting: Mutex<Vec<u8>>,
 }
 
 impl Proxy {
-    /// Listens on a free port, for who wants to reach `target`.
+    /// Listens on a free port and forwards to `target`.
     ///
     /// # Panics
-    /// There is no free port or thread.
+    /// If there is no free port or thread.
     pub fn start(target: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             target,
@@ -129,11 +128,11 @@ impl Proxy {
                     runtime.block_on(async {
                         tokio::select! {
                             () = accept(listener, &shared) => {}
-                            // Told, or nobody is left to tell.
+                            // The proxy was stopped or dropped.
                             _ = told => {}
                         }
                     });
-                    // With the runtime go the connections.
+                    // Dropping the runtime ends the connections.
                 }
             })
             .expect("a thread can be started");
@@ -145,17 +144,17 @@ impl Proxy {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address of the proxy.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has taken so far; refused ones are not among them.
+    /// Returns the number of accepted connections; refused ones do not count.
     pub fn accepted(&self) -> usize {
         self.shared.state.lock().accepted
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.wires(Whose::All).len()
     }
@@ -165,33 +164,34 @@ impl Proxy {
         self.change(whose, |line| line.cut = Some(how));
     }
 
-    /// Connections go half open: nothing passes that way any more, not even their end,
-    /// and nobody is told. They stay so: a stream with a hole in it is of no use.
+    /// Makes connections half open: no byte passes in this direction any more, not even the end
+    /// of the stream, and neither side learns of it. They stay so, since a stream with a gap is
+    /// useless.
     pub fn swallow(&self, whose: Whose, way: Way) {
         self.change(whose, |line| line.swallowed[way as usize] = true);
     }
 
-    /// Ends connections after so many more bytes, counted both ways together: in the
-    /// middle of whatever that is.
+    /// Ends connections after this many further bytes, both directions together: in the middle of
+    /// a frame.
     pub fn cut_after(&self, whose: Whose, bytes: u64) {
         for wire in self.wires(whose) {
             wire.bytes_left.store(bytes, Relaxed);
         }
     }
 
-    /// What connections are like from now on, the open ones and new ones.
+    /// Sets the speed of open and new connections.
     pub fn weather(&self, weather: Weather) {
         self.shared.state.lock().weather = weather;
         self.change(Whose::All, |line| line.weather = weather);
     }
 
-    /// Whether who connects is turned away at once.
+    /// Sets whether new connections are refused at once.
     pub fn refuse(&self, refuses: bool) {
         self.shared.state.lock().refuses = refuses;
     }
 
-    /// New connections are like any other, and open ones as fast; what was swallowed or
-    /// cut stays so.
+    /// Accepts new connections at full speed and lifts all throttling. Half-open and cut
+    /// connections stay as they are.
     pub fn heal(&self) {
         self.refuse(false);
         self.weather(Weather::default());
@@ -217,7 +217,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // If it has panicked, its connections are gone all the same.
+            // A panic of the thread has ended its connections, too.
             let _panicked = thread.join();
         }
     }
@@ -261,9 +261,9 @@ async fn accept(listener: TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Its drop will send RST instead of FIN.
+/// Makes the drop of a stream send RST instead of FIN.
 fn reset(stream: &TcpStream) {
-    // One that is gone needn't be told.
+    // A closed stream needs no option.
     let _gone = stream.set_zero_linger();
 }
 
@@ -272,7 +272,7 @@ async fn carry(mut client: TcpStream, target: SocketAddr, wire: &Wire) {
     let Ok(mut server) = TcpStream::connect(target).await else {
         return reset(&client);
     };
-    // What isn't delayed on purpose isn't delayed.
+    // The proxy adds no delay of its own.
     let _slower = client.set_nodelay(true).and(server.set_nodelay(true));
     let how = {
         let (from_client, to_client) = client.split();
@@ -296,14 +296,14 @@ async fn carry(mut client: TcpStream, target: SocketAddr, wire: &Wire) {
     match how {
         Cut::Reset => [&client, &server].into_iter().for_each(reset),
         Cut::Finish => {
-            // One that is gone needn't be told.
+            // A closed stream needs no shutdown.
             let _gone = (client.shutdown().await, server.shutdown().await);
         }
     }
 }
 
-/// Passes on what comes, one way, to its end. Fails if there is nobody to pass it to, or
-/// when enough has passed.
+/// Forwards bytes in one direction to the end of the stream. Fails if the receiver is gone or the
+/// byte limit is reached.
 async fn pass(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -340,7 +340,7 @@ async fn pass(
         let left = wire.bytes_left.load(Relaxed);
         let passes = read.min(usize::try_from(left).unwrap_or(usize::MAX));
         if left != u64::MAX {
-            // Both ways are carried by one thread.
+            // One thread carries both directions.
             wire.bytes_left.store(left - passes as u64, Relaxed);
         }
         to.write_all(&piece[..passes]).await?;
@@ -361,7 +361,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// A proxy, and who connected through it, and who was reached.
+    /// Returns a proxy, a client connected through it, and the server's end.
     fn pair() -> (Proxy, net::TcpStream, net::TcpStream) {
         let listener = net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let proxy = Proxy::start(listener.local_addr().expect("an address"));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_ends_for_both_as_it_was_cut() {
+    fn a_cut_ends_both_sides_in_the_chosen_way() {
         let (proxy, mut client, mut server) = pair();
         proxy.cut(Whose::Saying("hello"), Cut::Finish);
         assert_eq!(client.read(&mut [0]).expect("it ends in order"), 0);
@@ -398,10 +398,10 @@ mod tests {
     }
 
     #[test]
-    fn a_half_open_connection_passes_one_way_only_and_not_its_end() {
+    fn a_half_open_connection_passes_one_direction_only_and_no_end() {
         let (proxy, mut client, mut server) = pair();
         proxy.swallow(Whose::All, Way::Up);
-        client.write_all(b"lost").expect("nobody is told");
+        client.write_all(b"lost").expect("no side learns of it");
         server.write_all(b"back").expect("it is open");
         let mut heard = [0; 4];
         client.read_exact(&mut heard).expect("this way it passes");
@@ -418,19 +418,19 @@ mod tests {
     }
 
     #[test]
-    fn so_many_bytes_pass_and_not_one_more() {
+    fn exactly_the_allowed_bytes_pass() {
         let (proxy, mut client, mut server) = pair();
         proxy.cut_after(Whose::All, 7);
         client.write_all(b"0123456789").expect("it is open");
         let mut heard = Vec::new();
-        // With the reset may go what was not read yet.
+        // A reset may drop bytes that were not read yet.
         let _reset = server.read_to_end(&mut heard);
         assert!(b"0123456".starts_with(&heard), "{heard:?}");
         assert!(client.read(&mut [0]).map_or(true, |read| read == 0));
     }
 
     #[test]
-    fn weather_slows_down_and_who_is_refused_is_told_at_once() {
+    fn weather_slows_connections_and_a_refused_client_is_told_at_once() {
         let (proxy, mut client, mut server) = pair();
         let mut heard = [0; 1000];
         proxy.weather(Weather {

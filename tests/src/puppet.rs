@@ -1,4 +1,4 @@
-//! A service that does what each message tells it to, for tests of the host.
+//! A service that does as each message tells it, for tests of the host.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
@@ -6,58 +6,58 @@ use std::time::Duration;
 
 use brickwork::prelude::*;
 
-/// What a puppet is to do with a message.
+/// An instruction for a puppet.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Order {
-    /// Which one it is.
+    /// The order's number.
     pub n: u32,
-    /// What to do: see [`Puppet`].
+    /// The act: see [`Puppet`].
     pub act: String,
-    /// Do it on the attempts up to this one, then succeed.
+    /// Last attempt on which the act happens; later attempts succeed. 0: every attempt.
     pub until: u32,
-    /// A time in milliseconds, for acts that take one.
+    /// Milliseconds, for acts that take a time.
     pub ms: u64,
 }
 
-/// What a puppet emits.
+/// The output of a puppet.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Done {
     /// The order's number.
     pub n: u32,
-    /// On which attempt it was done.
+    /// The attempt that produced this output.
     pub attempt: u32,
 }
 
-/// How a puppet behaves apart from orders.
+/// Behaviour of a puppet apart from its orders.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PuppetConfig {
-    /// Where it writes what happened: see [`ledger`].
+    /// Name of the ledger that records its events: see [`ledger`].
     pub ledger: String,
-    /// Let so many starts succeed before the first that fails or panics.
+    /// Number of starts that succeed before the first that fails or panics.
     pub good_starts: u32,
-    /// Fail so many starts, after those that panic.
+    /// Number of starts that fail, after those that panic.
     pub fail_starts: u32,
-    /// Panic in so many starts.
+    /// Number of starts that panic.
     pub panic_starts: u32,
     /// Panic when stopped.
     pub panic_stop: bool,
     /// Panic when dropped.
     pub panic_drop: bool,
-    /// Tick every so many milliseconds; 0 for none.
+    /// Milliseconds between ticks; 0 for no ticks.
     pub tick_ms: u64,
-    /// Panic in the first so many ticks.
+    /// Number of ticks that panic, from the first on.
     pub panic_ticks: u32,
-    /// Block the thread for so many milliseconds in each start.
+    /// Milliseconds for which each start blocks the thread.
     pub block_start_ms: u64,
-    /// Block the thread for so many milliseconds in each tick.
+    /// Milliseconds for which each tick blocks the thread.
     pub block_tick_ms: u64,
-    /// Block the thread for so many milliseconds when stopped.
+    /// Milliseconds for which a stop blocks the thread.
     pub block_stop_ms: u64,
 }
 
-/// What happened, in order, by all instances of all puppets with this ledger.
+/// Returns the recorded events, in order, of all instances of all puppets with this ledger.
 pub fn ledger(name: &str) -> Vec<String> {
     let ledgers = LEDGERS.lock().expect("no test panics with it");
     ledgers
@@ -66,7 +66,7 @@ pub fn ledger(name: &str) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// How often a line is in a ledger.
+/// Counts a line in a ledger.
 pub fn count(name: &str, line: &str) -> usize {
     let ledgers = LEDGERS.lock().expect("no test panics with it");
     let counts = ledgers.get(name).and_then(|l| l.counts.get(line));
@@ -81,7 +81,7 @@ struct Ledger {
 
 static LEDGERS: LazyLock<Mutex<HashMap<String, Ledger>>> = LazyLock::new(Mutex::default);
 
-/// Writes a line and says how many such lines there were before.
+/// Records a line and returns how many equal lines were there before.
 fn note(ledger: &str, line: &str) -> usize {
     let mut ledgers = LEDGERS.lock().expect("no test panics with it");
     let ledger = ledgers.entry(ledger.to_owned()).or_default();
@@ -91,11 +91,11 @@ fn note(ledger: &str, line: &str) -> usize {
     *count - 1
 }
 
-/// The orders.
+/// Input of orders.
 pub const ORDERS: Input<Order> = Input::new("in");
-/// Questions: each is answered with what is done.
+/// Input of requests. Each is answered with its [`Done`].
 pub const QUESTIONS: Input<Order, Done> = Input::new("questions");
-/// What was done.
+/// Output of finished orders.
 pub const DONE: Output<Done> = Output::new("out");
 const BEAT: Tick = Tick::new("beat");
 

@@ -1,4 +1,4 @@
-//! AMQP 0-9-1 as bytes: publishes what no careful client library would.
+//! AMQP 0-9-1 as bytes: publishes messages that no client library would send.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,14 +8,14 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Raw(TcpStream);
 
-/// Where a text may stand in a message.
+/// A place for a text in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The AMQP property.
     ContentType,
     /// A header's name.
     HeaderName,
-    /// A header's value, of the type for texts.
+    /// The value of a header of type long string.
     HeaderValue,
     /// The name of a header in a table that is a header's value.
     NestedName,
@@ -30,7 +30,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// All of them.
+    /// All places.
     pub const ALL: [Self; 8] = [
         Self::ContentType,
         Self::HeaderName,
@@ -58,10 +58,10 @@ fn long(text: &[u8]) -> Vec<u8> {
 }
 
 impl Raw {
-    /// Connects to a broker on this machine, as `guest`.
+    /// Connects to a broker on this machine as `guest`.
     ///
     /// # Panics
-    /// It isn't let in.
+    /// If the broker refuses.
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it connects");
         let patience = Some(Duration::from_secs(20));
@@ -88,10 +88,10 @@ impl Raw {
         raw
     }
 
-    /// Publishes a message with `bytes` in these places, and waits for its confirm.
+    /// Publishes a message with `bytes` in these places and waits for its confirm.
     ///
     /// # Panics
-    /// The broker doesn't take it.
+    /// If the broker does not confirm it.
     pub fn publish(
         &mut self,
         exchange: &str,
@@ -119,7 +119,7 @@ impl Raw {
             let inner = [short(bytes), vec![b'S'], long(bytes)].concat();
             table.extend([short(b"table"), vec![b'F'], long(&inner)].concat());
         }
-        // In the order of the specification, each with its flag.
+        // In the order of the specification, each with its flag bit.
         let text = |place: Place| has(place).then(|| short(bytes));
         let properties = [
             (15, text(Place::ContentType)),
@@ -165,7 +165,7 @@ impl Raw {
         self.frame(METHOD, channel, &[&start[..], arguments].concat());
     }
 
-    /// Reads a frame, which must be this method.
+    /// Reads a frame, which must carry this method.
     fn expect(&mut self, class: u16, method: u16) {
         let mut start = [0; 7];
         self.0.read_exact(&mut start).expect("the broker answers");

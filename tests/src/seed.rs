@@ -1,8 +1,7 @@
-//! What a run draws at random, and how it is run again.
+//! The seed of a random run, to repeat it.
 //!
-//! Owns the way from `BRICKWORK_SEED` to a generator. A run that fails says its seed.
-//! The same seed makes the same decisions in the same order; how they fall together with
-//! what other processes do is the machine's.
+//! The seed comes from `BRICKWORK_SEED`. A failing run prints its seed. The same seed makes the
+//! same decisions in the same order; their timing against other processes still varies.
 
 use fastrand::Rng;
 
@@ -11,17 +10,17 @@ use fastrand::Rng;
 pub struct Seed(u64);
 
 impl Seed {
-    /// The one in `BRICKWORK_SEED`; without it `usual`.
+    /// Returns the seed in `BRICKWORK_SEED`, or else `usual`.
     ///
     /// # Panics
-    /// It isn't a number.
+    /// If the variable isn't a number.
     pub fn or(usual: u64) -> Self {
         let asked = std::env::var("BRICKWORK_SEED").ok();
         let asked = asked.map(|text| text.parse().expect("BRICKWORK_SEED is a number"));
         Self(asked.unwrap_or(usual))
     }
 
-    /// Several runs: those of the seeds `usual`, or one if `BRICKWORK_SEED` says which.
+    /// Returns one run for each seed of `usual`, or one run alone if `BRICKWORK_SEED` is set.
     pub fn each(usual: impl Iterator<Item = u64>) -> Vec<Self> {
         match std::env::var_os("BRICKWORK_SEED") {
             Some(_) => vec![Self::or(0)],
@@ -29,7 +28,7 @@ impl Seed {
         }
     }
 
-    /// The generator.
+    /// Returns the random generator.
     pub fn random(&self) -> Rng {
         Rng::with_seed(self.0)
     }

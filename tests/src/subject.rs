@@ -1,4 +1,4 @@
-//! A service that fails when a test says so, for tests of supervision.
+//! A service that fails when its test tells it to, for tests of supervision.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard};
@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use brickwork::prelude::*;
 
-/// How a subject is known to its test.
+/// Config of a [`Subject`].
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SubjectConfig {
-    /// Whose script it follows: one for each test.
+    /// Name of the script that it follows; each test has its own.
     pub script: String,
 }
 
-/// What a test tells its subjects, and what they did.
+/// Instructions of a test for its subjects, and a log of their events.
 #[derive(Debug, Default, Clone)]
 pub struct Script {
     /// `start LABEL` and `stop LABEL`, in order.
     pub log: Vec<String>,
-    /// These fail at their next beat.
+    /// Labels of subjects that fail at their next tick.
     pub fail: Vec<String>,
-    /// So many of the next starts of a label fail.
+    /// Number of further starts that fail, by label.
     pub fail_starts: HashMap<String, u32>,
 }
 
@@ -31,17 +31,17 @@ fn scripts() -> MutexGuard<'static, HashMap<String, Script>> {
     SCRIPTS.lock().expect("no test panics with it")
 }
 
-/// Changes or reads the script of a test.
+/// Calls `with` on the script of a test.
 pub fn script<R>(name: &str, with: impl FnOnce(&mut Script) -> R) -> R {
     with(scripts().entry(name.to_owned()).or_default())
 }
 
-/// The subject's beat.
+/// Interval of the subject's tick.
 pub const BEAT_MS: u64 = 1_000;
 const BEAT: Tick = Tick::new("beat");
 const WORK: Input<serde_json::Value> = Input::new("in");
 
-/// See the module.
+/// A service that follows a [`Script`].
 pub struct Subject {
     script: String,
 }

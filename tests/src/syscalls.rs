@@ -1,21 +1,21 @@
-//! What a process asks of the system, told by `strace`: what it wrote, synced and said.
+//! The system calls of a process, recorded by `strace`: writes, syncs and answers.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One thing that a traced process did, in the order in which it did them.
+/// An event of a traced process, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// It wrote to a write-ahead log.
+    /// A write to a write-ahead log.
     Wrote,
-    /// It had a write-ahead log brought to the disk.
+    /// A sync of a write-ahead log.
     Synced,
-    /// It told somebody something: this.
+    /// A message to the outside, with its text.
     Said(String),
 }
 
-/// What `strace` is told to look at, and how.
+/// Options that select the recorded calls.
 const LOOK: [&str; 6] = [
     "-f",
     "-y",
@@ -28,7 +28,7 @@ const LOOK: [&str; 6] = [
 /// Traces a command to its end.
 ///
 /// # Panics
-/// There is no `strace`, or the command fails.
+/// If there is no `strace`, or the command fails.
 pub fn trace(program: &Path, arguments: &[&str], folder: &Path) -> Vec<Call> {
     let mut command = Command::new(program);
     command.args(arguments);
@@ -41,7 +41,7 @@ pub fn trace(program: &Path, arguments: &[&str], folder: &Path) -> Vec<Call> {
     calls(&std::fs::read_to_string(log).expect("a log"))
 }
 
-/// A command that runs another one and traces it; and the log that it writes, in `folder`.
+/// Returns a command that runs another one under `strace`, and the path of the trace in `folder`.
 pub fn traced(command: &Command, folder: &Path) -> (Command, PathBuf) {
     let log = folder.join("calls");
     let mut strace = Command::new("strace");
@@ -53,12 +53,11 @@ pub fn traced(command: &Command, folder: &Path) -> (Command, PathBuf) {
     (strace, log)
 }
 
-/// Reads what `strace -f -y` wrote. A call that another one interrupts counts where it ends
-/// if it syncs, and where it begins if it writes. Said is what goes to stdout, and the first
-/// line of what is an answer by HTTP.
+/// Reads the output of `strace -f -y`. An interrupted sync counts at its end, an interrupted
+/// write at its start. A message is a line to stdout, or the first line of an HTTP answer.
 pub fn calls(log: &str) -> Vec<Call> {
     let mut calls = Vec::new();
-    // Who is in the middle of bringing a log to the disk.
+    // Threads in the middle of a sync.
     let mut syncing = HashSet::new();
     for line in log.lines() {
         let (thread, line) = line.split_once(' ').unwrap_or_default();
@@ -90,8 +89,7 @@ pub fn calls(log: &str) -> Vec<Call> {
     calls
 }
 
-/// Says what was told before it was on the disk: each that follows a write that nothing
-/// synced in between.
+/// Returns the messages that were sent before the preceding write was synced.
 pub fn told_too_early(calls: &[Call]) -> Vec<&str> {
     let mut early = Vec::new();
     let mut dirty = false;

@@ -1,5 +1,5 @@
-//! A service that counts in its store how often it has done what each message asks: the proof
-//! that it was done once.
+//! A service that counts in its store how often it handled each message: the proof of
+//! exactly-once effects.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,24 +7,24 @@ use std::time::Duration;
 use brickwork::prelude::*;
 use brickwork::sqlite::rusqlite::{Connection, OpenFlags};
 
-/// What is counted.
+/// A message to count.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Number {
-    /// Which one.
+    /// The message's number.
     pub n: u64,
 }
 
-/// How it counts.
+/// Config of a [`Tally`].
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TallyConfig {
-    /// It counts none, and rejects them all.
+    /// Reject every message and count none.
     pub rejects: bool,
-    /// It knows again what it has done: without, a message that comes again is a new one.
+    /// Use the inbox. Without it, a redelivered message counts again.
     pub inbox: bool,
-    /// It emits what it has counted.
+    /// Emit each counted message.
     pub passes_on: bool,
-    /// In its transaction it makes this file, and blocks until that is gone.
+    /// Create this file inside the transaction and block until it is removed.
     pub blocks: Option<PathBuf>,
 }
 
@@ -42,7 +42,7 @@ impl Default for TallyConfig {
 const NUMBERS: Input<Number> = Input::new("in");
 const COUNTED: Output<Number> = Output::new("out");
 
-/// See the module.
+/// A service that counts in its store.
 pub struct Tally {
     rejects: bool,
     inbox: bool,
@@ -105,23 +105,23 @@ impl Handle<Number> for Tally {
     }
 }
 
-/// What such a service has counted.
+/// The counts of a service.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// How many numbers, once or more.
+    /// Distinct numbers.
     pub numbers: u64,
-    /// How many of them more than once.
+    /// Numbers that were counted more than once.
     pub again: u64,
-    /// How many of its messages nobody has taken over yet.
+    /// Messages in the outbox that are not confirmed yet.
     pub in_outbox: u64,
 }
 
 impl Counts {
-    /// Reads it in the data folder of an app, past the service, which mustn't run; nothing
-    /// if it has never run.
+    /// Reads the counts from the data folder of an app, without the service, which must not run.
+    /// Returns zeros if it has never run.
     ///
     /// # Panics
-    /// It can't be read, or isn't whole.
+    /// If the file is unreadable or damaged.
     pub fn read(data: &Path, service: &str) -> Self {
         let file = data.join("stores").join(format!("{service}.sqlite"));
         let Ok(store) = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE) else {
@@ -146,7 +146,8 @@ impl Counts {
         }
     }
 
-    /// So many numbers, each once, and nothing left to say.
+    /// Returns the counts of `numbers` messages that were each counted once, with an empty
+    /// outbox.
     pub fn once(numbers: u64) -> Self {
         Self {
             numbers,

@@ -1,7 +1,7 @@
-//! What an app said of itself, and whether it worked, over time.
+//! The reported readiness of an app and its real progress, over time.
 //!
-//! Owns a thread that asks for readiness and looks at the file that the app writes, again
-//! and again. Whether what was said was true is judged afterwards.
+//! A thread polls the readiness endpoint and the size of the output file. The test compares the
+//! two afterwards.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 
 use crate::http;
 
-/// How often it looks.
+/// Poll interval.
 pub const EVERY: Duration = Duration::from_millis(50);
 
-/// A look at an app.
+/// An observation of an app.
 #[derive(Debug, Clone)]
 pub struct Look {
-    /// When it was asked.
+    /// Time of the observation.
     pub at: Instant,
-    /// Whether it said that it is ready; `None` if there was nobody to say it.
+    /// The reported readiness; `None` if the endpoint did not answer.
     pub ready: Option<bool>,
-    /// What it said beside.
+    /// The reported reason.
     pub why: String,
-    /// How much it has written.
+    /// Size of the output file.
     pub bytes: u64,
 }
 
-/// Looks until it is told to stop.
+/// Observes until it is stopped.
 #[derive(Debug)]
 pub struct Watch {
     stop: Arc<AtomicBool>,
@@ -36,7 +36,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts to look at the app with this admin endpoint, which writes this file.
+    /// Starts to observe the app with this admin endpoint and this output file.
     pub fn start(admin: SocketAddr, file: &Path) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let thread = std::thread::spawn({
@@ -49,10 +49,10 @@ impl Watch {
         }
     }
 
-    /// Stops, and tells what was seen.
+    /// Stops and returns the observations.
     ///
     /// # Panics
-    /// It has panicked.
+    /// If the thread has panicked.
     pub fn stop(mut self) -> Seen {
         self.stop.store(true, Relaxed);
         let thread = self.thread.take().expect("it stops once");
@@ -82,19 +82,18 @@ fn look(admin: SocketAddr, file: &PathBuf, stop: &AtomicBool) -> Vec<Look> {
     seen
 }
 
-/// What was seen, in order.
+/// Observations in order.
 #[derive(Debug)]
 pub struct Seen(pub Vec<Look>);
 
 impl Seen {
-    /// The longest time during which it wrote nothing, after `from` and before it had
-    /// written everything.
+    /// Returns the longest time without progress, after `from` and before all output was written.
     pub fn quiet(&self, from: Instant) -> Duration {
         self.longest_quiet(|look| look.at >= from)
     }
 
-    /// The longest time during which it wrote nothing before it had written everything,
-    /// and said all the while that it is ready.
+    /// Returns the longest time without progress in which the app reported that it is ready,
+    /// before all output was written.
     pub fn quiet_though_ready(&self) -> Duration {
         self.longest_quiet(|look| look.ready == Some(true))
     }
@@ -114,7 +113,7 @@ impl Seen {
         longest
     }
 
-    /// What it said between two moments.
+    /// Returns the observations between two moments.
     pub fn between(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Look> {
         let within = move |look: &&Look| look.at >= from && look.at < to;
         self.0.iter().filter(within)
@@ -126,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_quiet_though_ready_is_found_out() {
+    fn a_ready_app_without_progress_is_found() {
         let began = Instant::now();
         let look = |second: u64, ready: bool, bytes: u64| Look {
             at: began + Duration::from_secs(second),
@@ -143,7 +142,7 @@ mod tests {
             look(10, true, 2),
             look(11, true, 3),
             look(12, true, 4),
-            // There was nothing left to write.
+            // No output was left to write.
             look(99, true, 4),
         ]);
         assert_eq!(seen.quiet_though_ready(), Duration::from_secs(2));

@@ -4,7 +4,7 @@ use brickwork_bridges::all;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::conformance::{self, Subject};
 
-/// Makes each law a test of its own for a transport.
+/// Makes each law a test of its own for each transport.
 macro_rules! laws {
     ($transport:ident, $subject:expr, { $($group:ident: $($law:ident)*;)* }) => {
         mod $transport {
@@ -36,18 +36,18 @@ macro_rules! laws {
                 a_topic_that_nobody_reads_takes_everything
                 every_completion_comes_once_with_many_publishers;
             settling:
-                what_is_acked_is_gone
+                an_acked_message_is_gone
                 a_dropped_delivery_is_delivered_again
-                what_is_given_back_keeps_its_attempt
+                a_requeued_message_keeps_its_attempt
                 a_retry_keeps_the_message_as_it_was
                 a_delivery_can_be_settled_on_another_thread
                 a_dead_letter_is_kept_with_its_reason
-                a_replayed_dead_letter_starts_over;
+                a_replayed_dead_letter_starts_at_attempt_one;
             waiting:
-                a_retry_comes_back_after_its_wait
-                a_delayed_message_arrives_after_its_time
-                a_short_wait_overtakes_a_long_one
-                a_wait_outlives_the_transport;
+                a_retry_is_delivered_after_its_delay
+                a_delayed_message_is_delivered_after_its_delay
+                a_short_delay_overtakes_a_long_one
+                a_delay_outlives_the_transport;
             asking:
                 an_asker_gets_its_reply
                 an_asker_times_out
@@ -60,29 +60,29 @@ macro_rules! laws {
                 asking_where_nobody_reads_fails_at_once;
             bounds:
                 at_most_bound_deliveries_are_unsettled
-                depth_tells_ready_in_hand_and_delayed
-                publishing_never_waits_for_room
+                depth_counts_ready_unacked_and_delayed_messages
+                publishing_never_waits_for_consumers
                 pressure_rises_above_the_mark_and_clears_at_half;
             limits:
-                a_limit_that_is_not_kept_is_refused
-                what_a_full_queue_does_not_hold_is_a_dead_letter
+                a_limit_that_the_transport_cannot_keep_is_refused
+                a_message_beyond_the_limit_is_dead_lettered
                 a_full_queue_that_rejects_refuses_a_batch_whole
-                a_batch_larger_than_the_limit_is_let_in_by_a_queue_that_is_not_full
-                what_was_taken_over_is_never_too_much
+                a_batch_larger_than_the_limit_enters_a_queue_that_is_not_full
+                the_limit_never_applies_to_confirmed_messages
                 asking_a_full_queue_fails_at_once
                 many_publishers_do_not_overfill_a_queue;
             finding:
-                what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed
-                a_search_that_may_not_look_at_everything_says_so
-                what_was_left_at_rest_is_found;
+                a_message_is_found_wherever_it_lies_and_nothing_is_changed
+                an_incomplete_search_says_so
+                a_message_of_a_stopped_transport_is_found;
             ending:
-                a_stopped_consumer_gives_back_what_it_fetched_ahead
-                a_dropped_consumer_gives_back_what_it_fetched_ahead
+                a_stopped_consumer_requeues_its_prefetched_messages
+                a_dropped_consumer_requeues_its_prefetched_messages
                 a_dropped_take_loses_nothing
                 flushing_waits_for_publications_and_settlements
                 after_closing_everything_ends
-                what_was_confirmed_outlives_the_transport
-                what_was_in_hand_at_a_crash_is_delivered_again;
+                a_confirmed_message_outlives_the_transport
+                a_message_in_flight_at_a_crash_is_delivered_again;
             lasting:
                 an_attempt_outlives_the_transport
                 a_dead_letter_outlives_the_transport

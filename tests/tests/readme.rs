@@ -1,4 +1,4 @@
-//! The README says what is so: its tables, links, commands and its Rust.
+//! The README is right: its tables, links, commands and Rust code.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ fn readme() -> String {
     std::fs::read_to_string(workspace().join("README.md")).expect("there is a README")
 }
 
-/// The rows of the table under a header.
+/// Returns the rows of the table under a header.
 fn table(header: &str) -> Vec<Vec<String>> {
     let text = readme();
     let after = text
@@ -132,7 +132,7 @@ fn the_manifest_in_the_readme_has_nothing_wrong_but_its_service_type() {
         .collect();
     assert!(codes.contains(&"E030"), "{report}");
     for code in codes {
-        // Without the type its ports aren't known, so the topics seem unused.
+        // Without the type its ports are unknown, so the topics seem unused.
         assert!(["E030", "E044", "E045", "E047"].contains(&code), "{report}");
     }
 }

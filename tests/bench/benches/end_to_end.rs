@@ -1,6 +1,6 @@
-//! The memory transport end to end, on one worker: a source encodes 113 bytes of JSON,
-//! publishes, the bridge carries, the service decodes, handles and acks; then the same
-//! with a second hop.
+//! The memory transport end to end, on one worker: a source encodes 113 bytes of JSON and
+//! publishes, the bridge carries, the service decodes, handles and acks; then the same with a
+//! second hop.
 //!
 //! `cargo bench -p brickwork-bench --bench end_to_end`
 
@@ -39,8 +39,7 @@ impl Handle<Order> for Hop {
     }
 }
 
-/// Runs a manifest; returns messages a second (in millions) and CPU time a message
-/// (in microseconds).
+/// Runs a manifest. Returns million messages per second and CPU time in microseconds per message.
 fn run(services: &str) -> (f64, f64) {
     let folder = tempfile::tempdir().expect("a folder");
     let catalog = Catalog::new()

@@ -1,5 +1,5 @@
-//! The shipped binary with ten idle services, and with a thousand in ten groups: resident
-//! memory, and time from start to ready. Build it first: `cargo build --release`.
+//! The shipped binary with ten idle services, and with a thousand in ten groups: resident memory,
+//! and time from start to ready. Build it first: `cargo build --release`.
 //!
 //! `cargo bench -p brickwork-bench --bench footprint`
 
@@ -41,7 +41,7 @@ fn main() {
     measure(&binary, 1_000, 10);
 }
 
-/// Starts so many services, in so many groups, and stops them, round by round.
+/// Starts and stops an app with this many services and groups, round by round.
 fn measure(binary: &Path, services: usize, groups: usize) {
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

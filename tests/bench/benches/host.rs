@@ -1,8 +1,8 @@
-//! The host beside bare actix, ractor and kameo, on one thread: tell, ask, panic to
-//! next reply, idle instances. Ours has everything on: bound, deadline, catch, decode
-//! from JSON, metrics. The others get typed values and have none of it; and once more
-//! with what a careful user adds by hand to have the same. What making a
-//! message costs (id, time, encoding) is measured by `end_to_end`.
+//! The host beside bare actix, ractor and kameo, on one thread: tell, ask, panic to next reply,
+//! idle instances. Brickwork has everything on: bound, deadline, catch, decoding of JSON,
+//! metrics. The others get typed values and have none of these; a second variant adds by hand the
+//! code that a careful user would write. The cost of making a message (id, time, encoding) is
+//! measured by `end_to_end`.
 //!
 //! `cargo bench -p brickwork-bench --bench host [-- tell|ask|panic|idle]`
 
@@ -59,7 +59,7 @@ impl Handle<Ping, u32> for Ours {
     }
 }
 
-/// Runs `test` on a system with our service on it.
+/// Runs `test` on a system with a Brickwork service.
 fn ours<T>(instances: usize, test: impl AsyncFnOnce(Arc<Direct>) -> T) -> T {
     let manifest = format!(
         "[app]\nname = \"bench\"\ntransport = \"direct:\"\n[admin]\nlisten = \"off\"\n\
@@ -195,8 +195,7 @@ fn tell() {
                     actor
                         .try_send(plain_actix::Ping(1))
                         .or_else(|_| {
-                            // Its bound is a slot for each sender: beyond it, it must be told
-                            // to take all the same.
+                            // Its bound is one slot per sender; beyond it, `do_send` is needed.
                             actor.do_send(plain_actix::Ping(1));
                             Ok::<_, ()>(())
                         })
@@ -209,7 +208,7 @@ fn tell() {
         .run(ROUNDS);
 }
 
-/// Keeps `width` asks under way until `ASKS` are answered.
+/// Keeps `width` requests in flight until `ASKS` are answered.
 async fn asks<F: Future>(width: u64, mut ask: impl FnMut() -> F) -> f64 {
     let started = Instant::now();
     if width == 1 {
@@ -303,7 +302,7 @@ fn ask(width: u64) {
         .run(ROUNDS);
 }
 
-/// From a message that panics to the next reply, in microseconds.
+/// Measures the time from a message that panics to the next reply, in microseconds.
 fn panics() {
     const PANICS: usize = 500;
     let backtrace = std::env::var("RUST_BACKTRACE").unwrap_or_else(|_| "not set".into());
@@ -366,7 +365,7 @@ fn panics() {
     .run(ROUNDS);
 }
 
-/// What instances cost that wait: memory and time to start.
+/// Measures memory and start time of idle instances.
 fn idle() {
     const INSTANCES: usize = 100_000;
     let before = resident_bytes();
@@ -377,7 +376,7 @@ fn idle() {
             started.elapsed().as_secs_f64(),
             (resident_bytes() - before) as f64 / INSTANCES as f64
         );
-        // Those that wait longest are woken first: each gets one.
+        // The longest-waiting instances are woken first, so each gets one message.
         for _ in 0..INSTANCES {
             queue.tell(message(PING)).await;
         }
@@ -397,7 +396,7 @@ fn main() {
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
     brickwork::panic::install_hook();
     println!("{}\n", machine());
-    // First of all: what it finds resident must not be of others.
+    // Runs first: resident memory must not include other benchmarks.
     if wanted("idle") {
         idle();
     }

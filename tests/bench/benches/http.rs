@@ -1,7 +1,6 @@
-//! `http-in` to `file-out` on memory beside the HTTP library alone: the same hyper with
-//! the same limits, which reads the body, checks that it is JSON and answers 202. One
-//! thread serves, another one asks over 64 connections that are kept open; the time ends
-//! when the last message is in the file.
+//! `http-in` to `file-out` on memory, beside the HTTP library alone: the same hyper with the same
+//! limits reads the body, checks that it is JSON and answers 202. One thread serves, another one
+//! sends requests over 64 open connections; the time ends when the last message is in the file.
 //!
 //! `cargo bench -p brickwork-bench --bench http`
 
@@ -39,7 +38,7 @@ const CONNECTIONS: usize = 64;
 const REQUESTS_EACH: usize = 1_000;
 const ROUNDS: usize = 9;
 
-/// 112 bytes, in one line.
+/// 112 bytes in one line.
 const BODY: &str = "{\"order\":1000000,\"sku\":\"brick-red-2x4\",\"quantity\":12,\
     \"customer\":\"a-customer-of-ours\",\"note\":\"leave at the door\"}";
 const BODY_BYTES_MAX: u64 = 1 << 20;
@@ -68,7 +67,7 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime can be built")
 }
 
-/// An app on a thread, which ends with the program.
+/// Starts an app on a thread, which ends with the program.
 fn serve_ours(folder: &Path) -> SocketAddr {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
     let address = free.expect("there are free ports");
@@ -88,7 +87,7 @@ fn serve_ours(folder: &Path) -> SocketAddr {
         System::new().block_on(async {
             let app = App::start(plan, &transports, Workers::Here, Clock::SYSTEM).await;
             let app = app.unwrap_or_else(|error| panic!("{error}"));
-            started.send(()).expect("somebody waits");
+            started.send(()).expect("the receiver waits");
             std::future::pending::<()>().await;
             drop(app);
         });
@@ -97,7 +96,7 @@ fn serve_ours(folder: &Path) -> SocketAddr {
     address
 }
 
-/// The library alone, on a thread.
+/// Starts the library alone on a thread.
 fn serve_alone() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are free ports");
     let address = listener.local_addr().expect("a listener has an address");
@@ -149,8 +148,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(answer)
 }
 
-/// Asks over all connections; thousand requests a second, until the last one is
-/// answered, and kept if there is a file to keep it in.
+/// Sends requests over all connections. Returns thousand requests per second, until the last one
+/// is answered and, with a file, written.
 fn ask(address: SocketAddr, kept: Option<&Path>) -> f64 {
     thread_local!(static CLIENT: RefCell<Runtime> = RefCell::new(runtime()));
     let length = |file: &Path| std::fs::metadata(file).map_or(0, |data| data.len());
@@ -189,14 +188,14 @@ fn ask(address: SocketAddr, kept: Option<&Path>) -> f64 {
     })
 }
 
-/// One request after the other.
+/// Sends one request after the other.
 async fn talk(mut stream: TcpStream) {
     let request = format!(
         "POST / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
         BODY.len()
     );
-    // All answers of a server are equally long.
+    // All answers of a server have the same length.
     let mut length = None;
     let mut answer = [0; 1024];
     for _ in 0..REQUESTS_EACH {
@@ -216,7 +215,7 @@ async fn talk(mut stream: TcpStream) {
     }
 }
 
-/// The length of an answer, if its head is here.
+/// Returns the length of an answer once its head has arrived.
 fn whole(answer: &[u8]) -> Option<usize> {
     let text = std::str::from_utf8(answer).expect("it is text");
     let (head, _) = text.split_once("\r\n\r\n")?;

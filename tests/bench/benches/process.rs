@@ -1,7 +1,7 @@
-//! Messages a second through a Node child, by the service type `process` on the memory
-//! transport: a source emits, the child answers each with what it was told, a sink counts.
-//! Beside it the same lines to the same program over a bare pipe, with the same window,
-//! by a loop that does nothing else: no host, no transport, no parsing of answers.
+//! Messages per second through a Node child, by the service type `process` on the memory
+//! transport: a source emits, the child echoes, a sink counts. Beside it the same lines to the
+//! same program over a bare pipe, with the same window, by a loop without host, transport or
+//! parsing of answers.
 //!
 //! `cargo bench -p brickwork-bench --bench process`
 
@@ -31,14 +31,14 @@ lines.on('line', (line) => {
 });
 "#;
 
-/// From the first answer to the last: the start of Node doesn't count.
+/// Measures from the first answer to the last: the start of Node does not count.
 struct Watch {
     started: Instant,
     answers: u64,
 }
 
 impl Watch {
-    /// Messages a second, in thousands, when the last answer is there.
+    /// Counts an answer. After the last one, returns thousand messages per second.
     fn answer(this: &mut Option<Self>) -> Option<f64> {
         let watch = this.get_or_insert_with(|| Self {
             started: Instant::now(),
@@ -117,7 +117,7 @@ fn by_pipe() -> f64 {
         loop {
             stdin.write_all(&lines).await.expect("it reads");
             lines.clear();
-            // What was answered meanwhile is made up for by one write.
+            // One write refills the window for all answers that came meanwhile.
             loop {
                 answer.clear();
                 let read = stdout.read_until(b'\n', &mut answer).await;

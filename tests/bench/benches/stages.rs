@@ -1,4 +1,4 @@
-//! What `dedup` and `aggregate` carry: one instance each, with the default settings, every
+//! Throughput of `dedup` and `aggregate`: one instance each, with the default settings, every
 //! message durable in the store, between a source and a sink on the memory transport.
 //!
 //! `cargo bench -p brickwork-bench --bench stages`
@@ -14,8 +14,8 @@ use brickwork_bench::rounds::{machine, median};
 const MESSAGES: u64 = 100_000;
 const ROUNDS: usize = 5;
 
-/// Runs a stage; returns messages a second, CPU time a message in microseconds, and how
-/// many came out.
+/// Runs a stage. Returns messages per second, CPU time in microseconds per message, and the
+/// number of outputs.
 fn run(stage: &str) -> (f64, f64, u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let services = format!(
@@ -33,7 +33,7 @@ fn run(stage: &str) -> (f64, f64, u64) {
         &catalog,
         &Transports::new(),
         Workers::Threads,
-        // Aggregates are fewer.
+        // There are fewer groups than messages.
         None,
     );
     let messages = MESSAGES as f64;

@@ -1,5 +1,5 @@
-//! What supervision costs when something is wrong: neighbours beside a flood, and a
-//! service with 10,000 instances that is restarted.
+//! The cost of supervision under trouble: neighbours beside a flooded service, and the restart of
+//! a service with 10,000 instances.
 //!
 //! `cargo bench -p brickwork-bench --bench supervision [-- fairness|restart]`
 
@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_millis(10);
 const WATCHED: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 5;
 
-/// When the neighbour's ticks ran.
+/// Times of the neighbour's ticks.
 static TICKS: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 static FAIL: AtomicBool = AtomicBool::new(false);
@@ -34,7 +34,7 @@ struct Work {
     n: u64,
 }
 
-/// Sends as fast as it may.
+/// Sends at full speed.
 struct Flood;
 
 impl Source for Flood {
@@ -56,7 +56,7 @@ impl Source for Flood {
     }
 }
 
-/// Works for a while without waiting.
+/// Works for a while without awaiting.
 struct Busy(Duration);
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -105,7 +105,7 @@ impl Service for Neighbour {
     async fn tick(&mut self, _: Tick, _: &mut Context) -> Result<(), Failure> {
         TICKS
             .lock()
-            .expect("nobody panics with it")
+            .expect("no thread panics while holding it")
             .push(Instant::now());
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Handle<Work> for Neighbour {
     }
 }
 
-/// One of many instances, of which the first fails when told to.
+/// One of many instances; the first one fails when told to.
 struct Many;
 
 impl Service for Many {
@@ -140,7 +140,7 @@ impl Handle<Work> for Many {
     }
 }
 
-/// Beside `many`, in a group with it: when this one fails, all are restarted.
+/// In a group with `many`: when this one fails, all restart.
 struct Trigger;
 
 impl Service for Trigger {
@@ -196,15 +196,18 @@ fn run<T>(services: &str, test: impl AsyncFnOnce() -> T) -> T {
     })
 }
 
-/// The share of the neighbour's ticks that ran, the 99th percentile and the maximum of
-/// how long after the one before each ran, beyond the 10 ms, in milliseconds.
+/// Returns the share of the neighbour's ticks that ran, and the 99th percentile and maximum of
+/// their lateness beyond 10 ms, in milliseconds.
 fn ticks_beside(services: &str) -> (f64, f64, f64) {
     let services = format!("[services.neighbour]\nin = \"nothing\"\n{services}");
     run(&services, async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        TICKS.lock().expect("nobody panics with it").clear();
+        TICKS
+            .lock()
+            .expect("no thread panics while holding it")
+            .clear();
         tokio::time::sleep(WATCHED).await;
-        let ticks = std::mem::take(&mut *TICKS.lock().expect("nobody panics with it"));
+        let ticks = std::mem::take(&mut *TICKS.lock().expect("no thread panics while holding it"));
         let due = WATCHED.as_secs_f64() / TICK.as_secs_f64();
         let gaps = ticks.windows(2).map(|pair| pair[1].duration_since(pair[0]));
         let mut late: Vec<f64> = gaps

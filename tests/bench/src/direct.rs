@@ -1,7 +1,5 @@
-//! A transport that does nothing but hand over.
-//!
-//! One bounded queue, no topics: what is left to measure is the host itself (bridge,
-//! mailbox, loop, guard, decode, metrics, settle).
+//! A minimal transport: one bounded queue and no topics. The measured rest is the host itself
+//! (bridge, mailbox, loop, guard, decode, metrics, settle).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -16,7 +14,7 @@ use brickwork::{Delivery, DeliveryParts, Envelope, Message, QueueId, ReplyTo, Se
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-/// How many messages may wait: a sender beyond it waits, too.
+/// Capacity of the queue; a sender waits while the queue is full.
 const CAPACITY: usize = 64;
 
 #[derive(Default)]
@@ -49,7 +47,7 @@ impl Direct {
         receiver.await.unwrap_or_else(|_| Err("failed".into()))
     }
 
-    /// Waits until so many messages have been settled since the start.
+    /// Waits until `count` messages have been settled since the start.
     pub async fn settled(&self, count: u64) {
         std::future::poll_fn(|cx| {
             let mut state = self.0.lock().unwrap();
@@ -62,7 +60,7 @@ impl Direct {
         .await;
     }
 
-    /// How many messages have been settled since the start.
+    /// Returns the number of messages settled since the start.
     pub fn settled_so_far(&self) -> u64 {
         self.0.lock().unwrap().settled
     }
@@ -85,12 +83,12 @@ impl Direct {
     }
 }
 
-/// A message of a type with a payload that lives for ever.
+/// Creates a message with a static payload.
 pub fn message(payload: &'static [u8]) -> Message {
     Envelope::new("ping", payload).into()
 }
 
-/// A request of a type with a payload that lives for ever.
+/// Creates a request with a static payload.
 pub fn request(payload: &'static [u8]) -> Message {
     thread_local!(static ADDRESS: Arc<str> = "here".into());
     let mut envelope = Envelope::new("ping", payload);
@@ -110,7 +108,7 @@ impl Settle for Tap {
             let asker = state.waiting[parcel.tag as usize].take();
             state.free.push(parcel.tag);
             if let (Settlement::Ack(Some(reply)), Some(asker)) = (settlement, asker) {
-                // An asker that has gone wants nothing.
+                // An asker that has left needs no reply.
                 let _gone = asker.send(reply);
             }
         }
@@ -244,12 +242,12 @@ impl Transport for DirectTransport {
     }
 }
 
-/// Makes the transport; the queue can be reached from outside.
+/// The connector of the transport; gives access to the queue.
 #[derive(Clone, Default)]
 pub struct DirectConnector(Arc<OnceLock<Arc<Direct>>>);
 
 impl DirectConnector {
-    /// The queue.
+    /// Returns the queue.
     pub fn queue(&self) -> Arc<Direct> {
         self.0.get_or_init(Arc::default).clone()
     }

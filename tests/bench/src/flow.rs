@@ -1,7 +1,7 @@
-//! Orders from a source, through whatever is measured, into a sink that counts; and running
-//! an app of them to its end.
+//! Orders from a source through the measured services into a counting sink, and running an app of
+//! them to its end.
 //!
-//! One app at a time: when its orders went and came is kept for the process.
+//! One app at a time: the times of its orders are kept in statics.
 
 use std::marker::PhantomData;
 use std::path::Path;
@@ -16,24 +16,24 @@ use brickwork::{App, Clock, Workers, manifest};
 
 use crate::rounds::cpu_seconds;
 
-/// What a source can emit so many of.
+/// A payload that a source can generate.
 pub trait Made: Sized {
-    /// The one with this number, larger by so many bytes.
+    /// Returns the payload with this number and `bytes` of padding.
     fn made(number: u64, bytes: usize) -> Self;
 }
 
-/// 113 bytes as JSON, and those that it is larger by.
+/// An order: 113 bytes as JSON, and its padding.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Order {
-    /// Its number.
+    /// Number of the order.
     pub order: u64,
-    /// Of what;
+    /// Ordered article.
     pub sku: String,
-    /// how many;
+    /// Ordered quantity.
     pub quantity: u32,
-    /// for whom.
+    /// Name of the customer.
     pub customer: String,
-    /// What else there is to say.
+    /// Padding.
     pub note: String,
 }
 
@@ -60,15 +60,15 @@ impl Made for Raw {
     }
 }
 
-/// How many, and how.
+/// Config of the source.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OrdersConfig {
-    /// How many.
+    /// Number of orders.
     pub count: u64,
-    /// How many bytes each is larger by.
+    /// Padding in bytes.
     pub bytes: usize,
-    /// How many are in flight.
+    /// Maximum orders in flight.
     pub in_flight: usize,
 }
 
@@ -86,19 +86,19 @@ static STARTED: Mutex<Option<Instant>> = Mutex::new(None);
 static FIRST: Mutex<Option<Instant>> = Mutex::new(None);
 static LAST: Mutex<Option<Instant>> = Mutex::new(None);
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
-/// The clock is asked when so many have arrived; at each, if that isn't known.
+/// The time is taken when this many orders have arrived; at each one if 0.
 static EXPECTED: AtomicU64 = AtomicU64::new(0);
 
 fn mark(at: &Mutex<Option<Instant>>) {
-    *at.lock().expect("nobody panics with it") = Some(Instant::now());
+    *at.lock().expect("no thread panics while holding it") = Some(Instant::now());
 }
 
 fn seconds(from: &Mutex<Option<Instant>>, to: &Mutex<Option<Instant>>) -> f64 {
-    let at = |it: &Mutex<Option<Instant>>| it.lock().expect("nobody panics").expect("it was");
+    let at = |it: &Mutex<Option<Instant>>| it.lock().expect("no thread panics").expect("it was");
     at(to).duration_since(at(from)).as_secs_f64()
 }
 
-/// Emits orders as fast as they are taken, to `out`.
+/// Emits orders to `out` as fast as they are accepted.
 #[derive(Debug)]
 pub struct Orders<T>(PhantomData<T>);
 
@@ -122,8 +122,7 @@ impl<T: Made + brickwork::Payload> Source for Orders<T> {
         let output = Output::<T>::new("out");
         mark(&STARTED);
         for n in 0..config.count {
-            // The ticket is what a source waits for before it forgets; this one has nothing
-            // to forget.
+            // A source awaits the handle before it saves its position; this one has no position.
             drop(out.submit(&output, T::made(n, config.bytes)).await?);
             if n % 64 == 63 {
                 tokio::task::yield_now().await;
@@ -133,7 +132,7 @@ impl<T: Made + brickwork::Payload> Source for Orders<T> {
     }
 }
 
-/// Counts what arrives at `in`.
+/// Counts the messages that arrive at `in`.
 #[derive(Debug)]
 pub struct Sink<T>(PhantomData<T>);
 
@@ -165,24 +164,24 @@ impl<T: brickwork::Payload> Handle<T> for Sink<T> {
     }
 }
 
-/// What a run gave.
+/// Result of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Ran {
-    /// How many arrived.
+    /// Number of received orders.
     pub arrived: u64,
-    /// From the first that was sent to the last that arrived, in seconds.
+    /// Seconds from the first one sent to the last one received.
     pub seconds: f64,
-    /// From the first that arrived to the last, in seconds.
+    /// Seconds from the first one received to the last one.
     pub arriving_seconds: f64,
-    /// This process's CPU time, in seconds.
+    /// CPU time of this process in seconds.
     pub cpu_seconds: f64,
 }
 
-/// Runs an app of these services in a folder, to its end: `app` are more lines of its table.
-/// `expected` is how many arrive, if that is known.
+/// Runs an app of these services in a folder to its end. `app` are further lines of its table,
+/// `expected` is the number of orders that arrive, if known.
 ///
 /// # Panics
-/// It can't be run, or others arrive.
+/// If the app can't run, or another number arrives.
 pub fn run(
     folder: &Path,
     app: &str,

@@ -1,11 +1,11 @@
-//! What benchmarks share: the plan of a service under test, and honest statistics.
+//! Shared parts of the benchmarks: the plan of a service under test, and honest statistics.
 //!
-//! | file | what |
+//! | module | content |
 //! | --- | --- |
-//! | `direct` | a transport that does nothing but hand over, so that the host is measured |
+//! | `direct` | a minimal transport, to measure the host alone |
 //! | `flow` | orders from a source to a sink, and running an app of them |
-//! | `raw` | lapin by hand: what the RabbitMQ transport is measured beside |
-//! | `rounds` | rounds of all candidates by turns, medians and ratios |
+//! | `raw` | lapin by hand, the reference for the RabbitMQ transport |
+//! | `rounds` | alternating rounds of all candidates, medians and ratios |
 
 pub mod direct;
 pub mod flow;

@@ -1,8 +1,8 @@
-//! The same work by hand: lapin without anything around it, with the same guarantees.
+//! The same work by hand: lapin alone, with the same guarantees.
 //!
-//! One task owns the confirm channel; at most [`WINDOW`] publications are out; messages are
-//! persistent and mandatory; an input is acked when its output is confirmed, many at a time
-//! and only over settled prefixes.
+//! One task owns the confirm channel; at most [`WINDOW`] publications are in flight; messages are
+//! persistent and mandatory; an input is acked when its output is confirmed, many at a time and
+//! only over settled prefixes.
 
 use std::collections::VecDeque;
 
@@ -15,24 +15,24 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 
-/// Publications without a confirm, and the prefetch.
+/// Maximum unconfirmed publications, and the prefetch.
 pub const WINDOW: usize = 256;
-/// Acks that go together.
+/// Deliveries per ack.
 const ACKS: usize = 32;
 
 /// Connects.
 ///
 /// # Panics
-/// There is no broker.
+/// If there is no broker.
 pub async fn connect(url: &str) -> Connection {
     let connected = Connection::connect(url, ConnectionProperties::default()).await;
     connected.expect("the broker answers")
 }
 
-/// A channel in confirm mode.
+/// Opens a channel in confirm mode.
 ///
 /// # Panics
-/// The broker gives none.
+/// If the broker refuses.
 pub async fn confirming(connection: &Connection) -> Channel {
     let channel = connection.create_channel().await.expect("a channel");
     let options = ConfirmSelectOptions::default();
@@ -40,10 +40,10 @@ pub async fn confirming(connection: &Connection) -> Channel {
     channel
 }
 
-/// Publishes many to their routing keys, confirmed.
+/// Publishes messages to their routing keys, confirmed.
 ///
 /// # Panics
-/// The broker doesn't take one.
+/// If the broker refuses one.
 pub async fn fill(
     channel: &Channel,
     exchange: &str,
@@ -85,13 +85,13 @@ fn properties(id: &str) -> BasicProperties {
         .with_type("order".into())
 }
 
-/// What goes with an output.
+/// The metadata of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
-    /// The least: an id, a type, a content type.
+    /// The minimum: an id, a type, a content type.
     Bare,
-    /// What Brickwork sends: CloudEvents, trace context, attempt, parent; the incoming
-    /// ones are read.
+    /// The headers of Brickwork: CloudEvents, trace context, attempt, parent; incoming headers
+    /// are read.
     Same,
 }
 
@@ -132,11 +132,11 @@ fn answer(wire: Wire, number: u64, request: &BasicProperties) -> BasicProperties
         .with_headers(headers)
 }
 
-/// Consumes `count` messages, hands each to `handle`, publishes what that returns with a
-/// confirm, and acks.
+/// Consumes `count` messages, hands each to `handle`, publishes the result with a confirm, and
+/// acks.
 ///
 /// # Panics
-/// Something fails.
+/// If an operation fails.
 pub async fn work(
     url: &str,
     queue: &str,
@@ -162,7 +162,7 @@ pub async fn work(
         .await
         .expect("it consumes");
     let mut confirms = FuturesUnordered::new();
-    // By tag, from `first`: whether its output is confirmed.
+    // By tag, from `first`: whether the output is confirmed.
     let mut settled: VecDeque<bool> = VecDeque::new();
     let (mut first, mut acked, mut handled) = (1, 0, 0);
     while acked < count {
@@ -200,7 +200,7 @@ pub async fn work(
                     }
                 }
                 .boxed();
-                // The first poll hands it over: they go out in order.
+                // The first poll sends the message, so messages keep their order.
                 match (&mut publishing).now_or_never() {
                     Some(_) => unreachable!("the broker has not seen it yet"),
                     None => confirms.push(publishing),
@@ -212,7 +212,7 @@ pub async fn work(
     let _closed = publishing.close(200, "done".into()).await;
 }
 
-/// Asks over direct reply-to, and answers: both by hand, over connections of their own.
+/// Asks over direct reply-to and answers, both by hand, on separate connections.
 pub struct Asker {
     connections: [Connection; 2],
     channel: Channel,
@@ -223,10 +223,10 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Begins to answer in the background, and to expect replies.
+    /// Starts to answer in the background and to expect replies.
     ///
     /// # Panics
-    /// The broker doesn't let it.
+    /// If the broker refuses.
     pub async fn start(
         url: &str,
         exchange: &str,
@@ -288,7 +288,7 @@ impl Asker {
     /// Asks and waits for the reply.
     ///
     /// # Panics
-    /// There is none.
+    /// If there is none.
     pub async fn ask(&mut self, payload: &[u8]) -> Vec<u8> {
         self.next += 1;
         let number = self.next.to_string();
@@ -312,7 +312,7 @@ impl Asker {
         reply.data
     }
 
-    /// Ends it.
+    /// Closes the connections.
     pub async fn close(self) {
         for connection in self.connections {
             let _closed = connection.close(200, "done".into()).await;

@@ -1,9 +1,9 @@
-//! Rounds by turns: every candidate is measured in every round, so that what the
-//! machine does meanwhile hits all alike. The median of the rounds is reported.
+//! Alternating rounds: every candidate is measured in every round, so that other load on the
+//! machine affects all alike. The median of the rounds is reported.
 
 use std::fmt::Write;
 
-/// One thing that is measured, and what it gave in each round.
+/// A measured candidate and its results.
 pub struct Candidate<'a> {
     name: &'static str,
     run: Box<dyn FnMut() -> f64 + 'a>,
@@ -18,7 +18,7 @@ pub struct Rounds<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    /// A comparison; the unit is printed after each figure.
+    /// Creates a comparison; the unit is printed after each figure.
     pub fn new(title: impl Into<String>, unit: &'static str) -> Self {
         Self {
             title: title.into(),
@@ -38,16 +38,16 @@ impl<'a> Rounds<'a> {
         self
     }
 
-    /// Measures all candidates by turns, prints the medians with the ratio to the first
-    /// candidate, and returns the medians.
+    /// Measures all candidates in turn, prints the medians with the ratio to the first candidate,
+    /// and returns the medians.
     ///
-    /// `BENCH_ONLY=NAME` leaves out candidates whose names don't contain it, for a profile.
+    /// `BENCH_ONLY=NAME` skips candidates whose names do not contain it, for a profile.
     pub fn run(mut self, rounds: usize) -> Vec<f64> {
         if let Ok(only) = std::env::var("BENCH_ONLY") {
             self.candidates
                 .retain(|candidate| candidate.name.contains(&only));
         }
-        // The first round warms up and doesn't count.
+        // The first round is a warm-up and does not count.
         for round in 0..=rounds {
             for candidate in &mut self.candidates {
                 let result = (candidate.run)();
@@ -78,13 +78,13 @@ impl<'a> Rounds<'a> {
     }
 }
 
-/// The median; sorts the values.
+/// Returns the median; sorts the values.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// A line on the machine, for every report.
+/// Returns a line about the machine, for every report.
 pub fn machine() -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let model = std::fs::read_to_string("/proc/cpuinfo")
@@ -97,7 +97,7 @@ pub fn machine() -> String {
     format!("{cpus} cores, {model}")
 }
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process in bytes.
 pub fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = text
@@ -108,7 +108,7 @@ pub fn resident_bytes() -> u64 {
     pages * 4096
 }
 
-/// CPU time of this process so far, in seconds.
+/// Returns the CPU time of this process so far, in seconds.
 pub fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or("").split(' ').collect();

@@ -1,4 +1,4 @@
-//! A program with a service that answers, for the tests in which others ask.
+//! A program with a service that answers requests of other programs.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ struct Wanted {
 struct Left {
     sku: String,
     left: u32,
-    /// Of the request.
+    /// Id of the request.
     id: String,
 }
 

@@ -1,4 +1,4 @@
-//! A program with the tests' own services in its catalog, for tests in which a process may die.
+//! A program with the test services in its catalog, for tests in which a process may die.
 
 use std::process::ExitCode;
 

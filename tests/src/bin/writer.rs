@@ -1,8 +1,8 @@
-//! Writes numbers into a database, one after the other, and says of each when it is told
-//! that it is on the disk: for tests that look on from outside.
+//! Writes numbers into a database and prints each one when the database reports that it is on the
+//! disk, for tests that watch from outside.
 //!
-//! `writer FILE COUNT` writes as the runtime does; `writer FILE COUNT unsynced` by hand,
-//! without waiting for the disk.
+//! `writer FILE COUNT` writes as the runtime does. `writer FILE COUNT unsynced` writes without
+//! syncing.
 
 use std::path::Path;
 

@@ -1,32 +1,34 @@
-//! Which RabbitMQ tests start.
+//! The RabbitMQ that the tests start.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Names another RabbitMQ than the machine's.
+/// Environment variable that names another RabbitMQ than the one of this machine.
 const VARIABLE: &str = "BRICKWORK_RABBITMQ";
 
-/// Where Debian has the scripts that don't insist on a user and its folders.
+/// Debian's folder of the scripts that need no special user or folders.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
-/// Goes into the root of another Debian, `$0`, in a mount namespace of its own. A broker
-/// knows by `/proc` how much memory there is; nothing stays mounted.
+/// Enters the root of another Debian, `$0`, in a mount namespace of its own, so that no mount
+/// remains. The broker reads from `/proc` how much memory there is.
 pub(super) const ENTER: &str = r#"mount -t proc proc "$0/proc" && exec chroot "$0" "$@""#;
 
-/// A RabbitMQ: the machine's, or the one that the environment variable
-/// `BRICKWORK_RABBITMQ` names. That is the folder with its scripts, such as `sbin` of the
-/// generic archive, or the root of another Debian, into which only root can go.
+/// The RabbitMQ of this machine, or the one that the environment variable `BRICKWORK_RABBITMQ`
+/// names: the folder with its scripts, such as `sbin` of the generic archive, or the root of
+/// another Debian, which only root can enter.
 #[derive(Debug, Clone)]
 pub struct Installation {
-    /// As they are named inside.
+    /// Folder of the scripts, as seen from inside the root.
     scripts: PathBuf,
     /// The root of another Debian.
     root: Option<PathBuf>,
 }
 
 impl Installation {
+    /// Finds the installation.
+    ///
     /// # Panics
-    /// There is none, or none where the variable says.
+    /// If there is no RabbitMQ, or none at the place that the variable names.
     pub fn find() -> Self {
         let has_it = |folder: &Path| folder.join("rabbitmq-server").is_file();
         if let Some(named) = std::env::var_os(VARIABLE) {
@@ -60,17 +62,17 @@ impl Installation {
         }
     }
 
-    /// The root of another Debian, if it is in one.
+    /// Returns the root of the other Debian, if the installation is in one.
     pub fn root(&self) -> Option<&Path> {
         self.root.as_deref()
     }
 
-    /// A script, as it is named inside.
+    /// Returns the path of a script, as seen from inside the root.
     pub fn script(&self, name: &str) -> PathBuf {
         self.scripts.join(name)
     }
 
-    /// A command that runs a script.
+    /// Returns a command that runs a script.
     pub fn command(&self, script: &str) -> Command {
         let script = self.script(script);
         let Some(root) = &self.root else {
@@ -83,7 +85,7 @@ impl Installation {
         command
     }
 
-    /// Where folders can be made that it can use.
+    /// Returns the folder for temporary folders that the installation can reach.
     pub fn temporary_folder(&self) -> PathBuf {
         match &self.root {
             Some(root) => root.join("tmp"),
@@ -91,7 +93,7 @@ impl Installation {
         }
     }
 
-    /// What a folder is called inside.
+    /// Returns the path of a folder, as seen from inside the root.
     pub fn inside(&self, folder: &Path) -> PathBuf {
         let root = self.root.as_ref();
         match root.and_then(|root| folder.strip_prefix(root).ok()) {

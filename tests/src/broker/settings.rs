@@ -1,29 +1,29 @@
-//! How a broker is set up.
+//! Settings of a test broker.
 
 use std::fs;
 use std::path::Path;
 
-/// What is other than usual with a broker.
+/// Differences from a broker with default settings.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// It also listens with TLS.
+    /// Also listen with TLS.
     pub tls: Option<Tls>,
-    /// It lets only those in over TLS who show a certificate.
+    /// Require a client certificate over TLS.
     pub wants_certificates: bool,
-    /// Plugins that it has.
+    /// Enabled plugins.
     pub plugins: &'static [&'static str],
-    /// More lines for its `rabbitmq.conf`.
+    /// Additional lines of `rabbitmq.conf`.
     pub more: &'static str,
 }
 
-/// Who a broker is, and whom it trusts; all in PEM form.
+/// The broker's TLS identity and the authorities that it trusts, all in PEM form.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// The certificates of those who sign clients'.
+    /// Certificates of the authorities that sign client certificates.
     pub authorities: String,
-    /// Its certificate.
+    /// The broker's certificate.
     pub certificate: String,
-    /// The key that belongs to it.
+    /// The private key of the certificate.
     pub key: String,
 }
 
@@ -40,8 +40,8 @@ impl Tls {
 }
 
 impl Settings {
-    /// Its `rabbitmq.conf`, with the files that this names put into `folder`, which it sees
-    /// as `inside`.
+    /// Returns the text of `rabbitmq.conf`. Writes the files that it names into `folder`, which
+    /// the broker sees as `inside`.
     pub(super) fn configuration(
         &self,
         port: u16,

@@ -1,11 +1,11 @@
-//! What arrives where, and how.
+//! Laws on the routing and the content of messages.
 
 use brickwork::transport::{Outgoing, TransportError};
 use brickwork::{Headers, MessageId, TraceContext};
 
 use super::*;
 
-/// Declaring the same again changes nothing.
+/// Declaring the same topology again changes nothing.
 pub async fn declaring_twice_changes_nothing(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..1).await;
@@ -21,7 +21,7 @@ pub async fn declaring_twice_changes_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Ids, types, sources, times, headers, payload bytes and the trace arrive as sent.
+/// Id, type, source, time, headers, payload bytes and trace arrive as they were sent.
 pub async fn a_message_arrives_as_it_was_sent(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 10).await;
@@ -99,7 +99,7 @@ fn unusual_envelopes() -> Vec<Envelope> {
     all
 }
 
-/// Queues that read the same topic each get a copy.
+/// Every queue that reads a topic gets a copy of each message.
 pub async fn every_queue_that_reads_a_topic_gets_a_copy(subject: &Subject) -> Verdict {
     let queues: Queues<'_> = &[
         ("stock.requests", &[ORDERS]),
@@ -126,7 +126,7 @@ pub async fn every_queue_that_reads_a_topic_gets_a_copy(subject: &Subject) -> Ve
 /// Consumers of one queue compete: each message goes to one of them.
 pub async fn consumers_of_a_queue_compete(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
-    // Together they have room for exactly all: each must get its half.
+    // Together they have room for exactly all messages, so each consumer gets half of them.
     let mut first = app.consume("stock.requests", 10).await;
     let mut second = app.consume("stock.requests", 10).await;
     app.send(ORDERS, 0..20).await;
@@ -137,7 +137,7 @@ pub async fn consumers_of_a_queue_compete(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// One publisher's messages to one queue arrive in order.
+/// Messages of one publisher to one queue arrive in order.
 pub async fn one_publishers_order_is_kept(subject: &Subject) -> Verdict {
     if !subject.guarantees().ordered {
         return Verdict::DoesNotApply("it isn't ordered");
@@ -146,7 +146,7 @@ pub async fn one_publishers_order_is_kept(subject: &Subject) -> Verdict {
     let mut taker = app.consume("stock.requests", 64).await;
     let mut outcomes = Vec::new();
     let mut next = 0;
-    // Batches of all sizes, under way at once; the last ones are larger than most
+    // Batches of all sizes are in flight at once; the last ones are larger than most prefetch
     // windows.
     for size in (1..40).chain([1500, 1, 700]) {
         let (done, outcome) = Completion::channel();
@@ -167,7 +167,7 @@ pub async fn one_publishers_order_is_kept(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A message to a queue goes there, past all topics.
+/// A message that names a queue goes to that queue alone, whatever its topic.
 pub async fn a_message_to_one_queue_reaches_only_that_one(subject: &Subject) -> Verdict {
     let queues: Queues<'_> = &[("stock.requests", &[ORDERS]), ("audit.all", &[ORDERS])];
     let app = App::new(subject, queues).await;
@@ -185,7 +185,7 @@ pub async fn a_message_to_one_queue_reaches_only_that_one(subject: &Subject) -> 
     Verdict::Kept
 }
 
-/// What isn't declared isn't there.
+/// Using an undeclared queue is an error.
 pub async fn a_queue_that_was_not_declared_is_an_error(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let unknown = QueueId::new("stock", "returns");
@@ -199,14 +199,14 @@ pub async fn a_queue_that_was_not_declared_is_an_error(subject: &Subject) -> Ver
     };
     let published = app.publish(vec![outgoing]).await;
     assert!(matches!(published, Err(TransportError::NoQueue(_))));
-    // And nothing has come to harm by that.
+    // The error has no effect on declared queues.
     app.send(ORDERS, 1..2).await;
     assert_eq!(app.depth("stock.requests").await.ready, 1);
     app.close().await;
     Verdict::Kept
 }
 
-/// Publishing where nobody reads is confirmed.
+/// Publishing to a topic without readers is confirmed.
 pub async fn a_topic_that_nobody_reads_takes_everything(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send("nobody.reads.this", 0..10).await;
@@ -215,8 +215,8 @@ pub async fn a_topic_that_nobody_reads_takes_everything(subject: &Subject) -> Ve
     Verdict::Kept
 }
 
-/// Publishers don't get into each other's way: each completion comes once, each
-/// confirmed message is there once.
+/// Concurrent publishers do not disturb each other: each completion comes once, and each
+/// confirmed message is delivered once.
 pub async fn every_completion_comes_once_with_many_publishers(subject: &Subject) -> Verdict {
     const PUBLISHERS: u32 = 8;
     const EACH: u32 = 300;

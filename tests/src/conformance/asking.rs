@@ -1,4 +1,4 @@
-//! Requests and replies.
+//! Laws on requests and replies.
 
 use brickwork::transport::AskError;
 use brickwork::{DeadLetter, Reason, Settlement};
@@ -9,14 +9,14 @@ use super::*;
 const WITHIN: Duration = Duration::from_secs(20);
 const BRIEFLY: Duration = Duration::from_millis(50);
 
-/// An asker gets the reply to its own question.
+/// Each asker gets the reply to its own request.
 pub async fn an_asker_gets_its_reply(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 64).await;
     let asks = (0..20).map(|number| app.transport.ask(message(ORDERS, number), WITHIN));
     let asking: Vec<_> = asks.map(tokio::spawn).collect();
     let mut requests = taker.exactly(20).await;
-    // In another order than they came.
+    // Answers come in reverse order.
     requests.reverse();
     for request in requests {
         let number = number(request.message());
@@ -35,7 +35,7 @@ pub async fn an_asker_gets_its_reply(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// An asker waits no longer than it said.
+/// An ask ends at its deadline.
 pub async fn an_asker_times_out(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let outcome = app.transport.ask(message(ORDERS, 1), BRIEFLY).await;
@@ -47,7 +47,7 @@ pub async fn an_asker_times_out(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A reply that comes too late is dropped and counted, and harms no other asker.
+/// A reply after the deadline is dropped and counted, and reaches no other asker.
 pub async fn a_late_reply_is_dropped_and_counted(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 10).await;
@@ -69,7 +69,7 @@ pub async fn a_late_reply_is_dropped_and_counted(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Who asks what is given up is told so.
+/// Dead-lettering a request fails its asker.
 pub async fn a_dead_lettered_request_fails_its_asker(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 1).await;
@@ -95,7 +95,7 @@ pub async fn a_dead_lettered_request_fails_its_asker(subject: &Subject) -> Verdi
     Verdict::Kept
 }
 
-/// A reply may say that there is none.
+/// A reply can be an error.
 pub async fn a_reply_can_be_an_error(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 1).await;
@@ -112,7 +112,7 @@ pub async fn a_reply_can_be_an_error(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A request keeps its way back through retries.
+/// A request can still be answered after a retry.
 pub async fn a_request_is_answered_after_a_retry(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 1).await;
@@ -130,7 +130,7 @@ pub async fn a_request_is_answered_after_a_retry(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Acking a request without a reply is no reply.
+/// An ack without a reply is no reply.
 pub async fn an_ack_without_a_reply_leaves_the_asker_waiting(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut taker = app.consume("stock.requests", 1).await;
@@ -147,7 +147,7 @@ pub async fn an_ack_without_a_reply_leaves_the_asker_waiting(subject: &Subject) 
     Verdict::Kept
 }
 
-/// A reply to what was no request goes nowhere and harms nobody.
+/// A reply to a message that is no request goes nowhere and does no harm.
 pub async fn a_reply_to_no_request_is_an_ack(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..1).await;
@@ -161,7 +161,7 @@ pub async fn a_reply_to_no_request_is_an_ack(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Who asks where nobody reads needn't wait.
+/// An ask on a topic without readers fails at once.
 pub async fn asking_where_nobody_reads_fails_at_once(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let asked = app.transport.ask(message("nobody.reads.this", 1), LAW_MAX);

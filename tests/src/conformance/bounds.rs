@@ -1,4 +1,4 @@
-//! Bounds, depth and pressure.
+//! Laws on prefetch bounds, depth and backpressure.
 
 use std::pin::pin;
 
@@ -14,7 +14,7 @@ pub async fn at_most_bound_deliveries_are_unsettled(subject: &Subject) -> Verdic
     let mut taker = app.consume("stock.requests", 3).await;
     let mut taken = taker.exactly(3).await;
     for left in (4..7).rev() {
-        // Whatever else it may get, it has got by then.
+        // A further delivery would have arrived before the depth did.
         let depth = app.depth("stock.requests").await;
         assert_eq!((depth.in_flight, depth.ready), (3, left + 1));
         assert!(taker.is_empty());
@@ -25,8 +25,8 @@ pub async fn at_most_bound_deliveries_are_unsettled(subject: &Subject) -> Verdic
     Verdict::Kept
 }
 
-/// Depth tells what is ready, in hand and waiting for its time.
-pub async fn depth_tells_ready_in_hand_and_delayed(subject: &Subject) -> Verdict {
+/// Depth counts ready, unacked and delayed messages.
+pub async fn depth_counts_ready_unacked_and_delayed_messages(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     assert_eq!(app.depth("stock.requests").await, Depth::default());
     app.send(ORDERS, 0..7).await;
@@ -34,7 +34,7 @@ pub async fn depth_tells_ready_in_hand_and_delayed(subject: &Subject) -> Verdict
     assert_eq!((depth.ready, depth.in_flight, depth.delayed), (7, 0, 0));
     let mut taker = app.consume("stock.requests", 4).await;
     let mut taken = taker.exactly(2).await;
-    // What was fetched ahead and not handed out is ready.
+    // Prefetched messages that were not handed out count as ready.
     let depth = app.depth("stock.requests").await;
     assert_eq!((depth.ready, depth.in_flight, depth.delayed), (5, 2, 0));
     let again = Settlement::Retry {
@@ -62,8 +62,8 @@ pub async fn depth_tells_ready_in_hand_and_delayed(subject: &Subject) -> Verdict
     Verdict::Kept
 }
 
-/// Publishing doesn't wait for whoever consumes, or doesn't.
-pub async fn publishing_never_waits_for_room(subject: &Subject) -> Verdict {
+/// Publishing does not wait for consumers.
+pub async fn publishing_never_waits_for_consumers(subject: &Subject) -> Verdict {
     const MESSAGES: u32 = 20_000;
     let app = App::with_high_water(subject, STOCK, 100).await;
     let outcomes: Vec<_> = (0..MESSAGES / 100)
@@ -85,13 +85,13 @@ pub async fn publishing_never_waits_for_room(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Pressure rises when a queue passes its mark and clears when it has halved.
+/// Backpressure rises when a queue passes its high-water mark and clears at half of the mark.
 pub async fn pressure_rises_above_the_mark_and_clears_at_half(subject: &Subject) -> Verdict {
     const MARK: u64 = 10;
     let app = App::with_high_water(subject, STOCK, MARK).await;
     assert!(!app.pressure.is_high());
     app.send(ORDERS, 0..30).await;
-    // Whoever measures from time to time only sees it a little later.
+    // A transport that polls the depth sees the change a little later.
     timeout(SOON, async {
         while !app.pressure.is_high() {
             tokio::time::sleep(Duration::from_millis(5)).await;

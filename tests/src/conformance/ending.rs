@@ -1,4 +1,4 @@
-//! Stopping, flushing, closing, connecting again.
+//! Laws on stop, flush, close and reconnect.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU32;
@@ -9,9 +9,9 @@ use futures_util::FutureExt;
 
 use super::*;
 
-/// A stopped consumer gives back what it fetched ahead; what it handed out can still be
-/// settled.
-pub async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(subject: &Subject) -> Verdict {
+/// Stopping a consumer requeues its prefetched messages. Deliveries that it handed out can still
+/// be settled.
+pub async fn a_stopped_consumer_requeues_its_prefetched_messages(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..10).await;
     let mut first = app.consume("stock.requests", 10).await;
@@ -36,8 +36,8 @@ pub async fn a_stopped_consumer_gives_back_what_it_fetched_ahead(subject: &Subje
     Verdict::Kept
 }
 
-/// A consumer that is dropped has stopped.
-pub async fn a_dropped_consumer_gives_back_what_it_fetched_ahead(subject: &Subject) -> Verdict {
+/// Dropping a consumer stops it.
+pub async fn a_dropped_consumer_requeues_its_prefetched_messages(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut first = app.consume("stock.requests", 10).await;
     app.send(ORDERS, 0..10).await;
@@ -50,7 +50,7 @@ pub async fn a_dropped_consumer_gives_back_what_it_fetched_ahead(subject: &Subje
     Verdict::Kept
 }
 
-/// Nothing is lost when taking is given up half-way.
+/// Dropping a pending take loses no message.
 pub async fn a_dropped_take_loses_nothing(subject: &Subject) -> Verdict {
     const MESSAGES: u32 = 200;
     let app = App::new(subject, STOCK).await;
@@ -66,7 +66,8 @@ pub async fn a_dropped_take_loses_nothing(subject: &Subject) -> Verdict {
     let mut seen = Vec::new();
     while seen.len() < MESSAGES as usize {
         let mut taken = VecDeque::new();
-        // Polled at least once, then dropped: sometimes pending, sometimes done.
+        // The take is polled at least once and then dropped: sometimes it is pending, sometimes
+        // done.
         let _given_up = take(&mut *taker.0, &mut taken, 3).now_or_never();
         if taken.is_empty() {
             taken = taker.some(3).await.into();
@@ -82,7 +83,7 @@ pub async fn a_dropped_take_loses_nothing(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Flushing waits for everything that was handed over before.
+/// Flush waits for all earlier publications and settlements.
 pub async fn flushing_waits_for_publications_and_settlements(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let done = Arc::new(AtomicU32::new(0));
@@ -112,7 +113,7 @@ pub async fn flushing_waits_for_publications_and_settlements(subject: &Subject) 
     Verdict::Kept
 }
 
-/// After closing, consumers end and everything else fails: nothing hangs.
+/// After close, consumers end and every call fails: nothing hangs.
 pub async fn after_closing_everything_ends(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..3).await;
@@ -154,7 +155,7 @@ pub async fn after_closing_everything_ends(subject: &Subject) -> Verdict {
     assert!(matches!(declared, Err(TransportError::Closed)));
     let asked = timeout(SOON, transport.ask(message(ORDERS, 4), LAW_MAX)).await;
     asked.expect("an outcome comes").expect_err("it is closed");
-    // Too late to be settled; to try is no crime.
+    // Settling after close has no effect and does not panic.
     for delivery in in_flight {
         delivery.ack();
     }
@@ -165,8 +166,8 @@ pub async fn after_closing_everything_ends(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// What was confirmed and not acked is there after closing and connecting again.
-pub async fn what_was_confirmed_outlives_the_transport(subject: &Subject) -> Verdict {
+/// Confirmed, unacked messages survive closing and reconnecting.
+pub async fn a_confirmed_message_outlives_the_transport(subject: &Subject) -> Verdict {
     if !subject.guarantees().durable {
         return Verdict::DoesNotApply("it isn't durable");
     }
@@ -174,7 +175,7 @@ pub async fn what_was_confirmed_outlives_the_transport(subject: &Subject) -> Ver
     app.send(ORDERS, 0..20).await;
     let mut taker = app.consume("stock.requests", 8).await;
     let mut taken = taker.exactly(5).await;
-    let acked: Vec<u32> = taken.drain(..2).map(ack_and_tell).collect();
+    let acked: Vec<u32> = taken.drain(..2).map(ack_and_number).collect();
     let topology = app.topology.clone();
     app.close().await;
 
@@ -187,8 +188,8 @@ pub async fn what_was_confirmed_outlives_the_transport(subject: &Subject) -> Ver
     Verdict::Kept
 }
 
-/// What was in hand when a transport went without a word is delivered again.
-pub async fn what_was_in_hand_at_a_crash_is_delivered_again(subject: &Subject) -> Verdict {
+/// Deliveries that were unacked when a transport was dropped without close are delivered again.
+pub async fn a_message_in_flight_at_a_crash_is_delivered_again(subject: &Subject) -> Verdict {
     let guarantees = subject.guarantees();
     if !guarantees.durable || !guarantees.redelivers {
         return Verdict::DoesNotApply("it isn't durable");
@@ -204,7 +205,7 @@ pub async fn what_was_in_hand_at_a_crash_is_delivered_again(subject: &Subject) -
     let mut next = app.consume("stock.requests", 5).await;
     let again = next.exactly(5).await;
     assert_eq!(sorted(numbers(&again)), [0, 1, 2, 3, 4]);
-    // Settling what the old one handed out does nothing any more.
+    // Settling a delivery of the dropped transport has no effect.
     for delivery in taken {
         delivery.ack();
     }
@@ -212,7 +213,7 @@ pub async fn what_was_in_hand_at_a_crash_is_delivered_again(subject: &Subject) -
     Verdict::Kept
 }
 
-fn ack_and_tell(delivery: Delivery) -> u32 {
+fn ack_and_number(delivery: Delivery) -> u32 {
     let number = number(delivery.message());
     delivery.ack();
     number

@@ -1,4 +1,4 @@
-//! Looking for messages in queues.
+//! Laws on searches for messages in queues.
 
 use brickwork::transport::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
 use brickwork::{DeadLetter, MessageId, Reason, Settlement};
@@ -6,10 +6,10 @@ use brickwork::{DeadLetter, MessageId, Reason, Settlement};
 use super::*;
 
 const NOT_SEARCHED: Verdict = Verdict::DoesNotApply("its queues can't be searched");
-/// Long enough to stay until it is looked for.
+/// Longer than the test runs.
 const LATER: Duration = Duration::from_secs(3_600);
 
-/// A message that came of another one.
+/// Creates a message that another message caused.
 fn child(of: &Message, number: u32) -> Message {
     let mut envelope = message(ORDERS, number).edit();
     envelope.parent = Some(of.id.clone());
@@ -31,9 +31,9 @@ fn places(searched: &SearchResult, id: &MessageId) -> Vec<(String, QueueSection,
         .collect()
 }
 
-/// What is wanted, by its id or by its trace, is found where it lies: ready, waiting for its
-/// time, a dead letter. What was acked isn't. Looking changes nothing.
-pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
+/// A search by id or by trace finds a message wherever it lies: ready, delayed, dead-lettered. An
+/// acked message is not found. The search changes nothing.
+pub async fn a_message_is_found_wherever_it_lies_and_nothing_is_changed(
     subject: &Subject,
 ) -> Verdict {
     if !subject.guarantees().searches {
@@ -83,7 +83,7 @@ pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
     assert_eq!(by_trace.missed, Vec::<String>::new());
     let lies = |id| places(&by_trace, id);
     let ready = |ahead| QueueSection::Ready { ahead: Some(ahead) };
-    // The first, which was given back, and the one that wasn't taken.
+    // The first message was requeued, the other one never taken.
     let first = lies(&root.id);
     assert_eq!(first, [("stock.requests".into(), ready(0), 1)]);
     let last = lies(&batch[3].id);
@@ -119,8 +119,8 @@ pub async fn what_is_wanted_is_found_wherever_it_lies_and_nothing_is_changed(
     Verdict::Kept
 }
 
-/// A search that runs into its bounds says what it didn't look at.
-pub async fn a_search_that_may_not_look_at_everything_says_so(subject: &Subject) -> Verdict {
+/// A search that reaches its limits reports the queues that it did not read.
+pub async fn an_incomplete_search_says_so(subject: &Subject) -> Verdict {
     if !subject.guarantees().searches {
         return NOT_SEARCHED;
     }
@@ -148,8 +148,9 @@ pub async fn a_search_that_may_not_look_at_everything_says_so(subject: &Subject)
     Verdict::Kept
 }
 
-/// What a transport left is found without it, in order or after a crash.
-pub async fn what_was_left_at_rest_is_found(subject: &Subject) -> Verdict {
+/// A search without a running transport finds its messages, after a graceful close and after a
+/// crash.
+pub async fn a_message_of_a_stopped_transport_is_found(subject: &Subject) -> Verdict {
     let guarantees = subject.guarantees();
     if !guarantees.searches || !guarantees.durable {
         return Verdict::DoesNotApply("it leaves nothing that can be searched");
@@ -164,7 +165,7 @@ pub async fn what_was_left_at_rest_is_found(subject: &Subject) -> Verdict {
     let mut taker = app.consume("stock.requests", 1).await;
     let taken = taker.one().await;
     let topology = app.topology.clone();
-    // As if the process died now.
+    // Simulates the death of the process.
     drop((app, taker));
     drop(taken);
     let wanted = SearchQuery::id(root.id.clone());

@@ -1,4 +1,4 @@
-//! What outlives a transport that is durable.
+//! Laws on durability.
 
 use brickwork::{DeadLetter, Reason, Settlement};
 
@@ -6,7 +6,7 @@ use super::*;
 
 const NOT_DURABLE: Verdict = Verdict::DoesNotApply("it isn't durable");
 
-/// A message that is tried again is the same attempt after connecting again.
+/// The attempt number of a retried message survives a reconnect.
 pub async fn an_attempt_outlives_the_transport(subject: &Subject) -> Verdict {
     if !subject.guarantees().durable {
         return NOT_DURABLE;
@@ -30,7 +30,7 @@ pub async fn an_attempt_outlives_the_transport(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A dead letter is there, with its reason, after connecting again.
+/// A dead letter and its reason survive a reconnect.
 pub async fn a_dead_letter_outlives_the_transport(subject: &Subject) -> Verdict {
     if !subject.guarantees().durable {
         return NOT_DURABLE;
@@ -62,7 +62,7 @@ pub async fn a_dead_letter_outlives_the_transport(subject: &Subject) -> Verdict 
     Verdict::Kept
 }
 
-/// What was acked, and flushed, before a crash doesn't come again; all else does, once.
+/// Acked and flushed messages do not come again after a crash; all others come exactly once.
 pub async fn a_crash_undoes_no_settlement_and_forgets_no_message(subject: &Subject) -> Verdict {
     if !subject.guarantees().durable {
         return NOT_DURABLE;
@@ -103,8 +103,8 @@ pub async fn a_crash_undoes_no_settlement_and_forgets_no_message(subject: &Subje
     Verdict::Kept
 }
 
-/// A backlog that is larger than any window is there in order after connecting again, and
-/// nothing of it is passed over while more comes.
+/// A backlog larger than any prefetch window survives a reconnect in order, and no message is
+/// skipped while more arrive.
 pub async fn a_long_backlog_outlives_the_transport_in_order(subject: &Subject) -> Verdict {
     const BACKLOG: u32 = 5_000;
     const MORE: u32 = 500;
@@ -125,7 +125,7 @@ pub async fn a_long_backlog_outlives_the_transport_in_order(subject: &Subject) -
     let mut taker = app.consume("stock.requests", 64).await;
     let mut expected = 0;
     while expected < BACKLOG + MORE {
-        // More comes while the backlog is being taken.
+        // More messages arrive while the backlog is consumed.
         if expected < MORE {
             app.send(ORDERS, BACKLOG + expected..BACKLOG + expected + 1)
                 .await;

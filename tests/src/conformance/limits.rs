@@ -1,4 +1,4 @@
-//! Limits: what becomes of messages that come to a full queue.
+//! Laws on full queues.
 
 use brickwork::Settlement;
 use brickwork::transport::AskError;
@@ -7,7 +7,7 @@ use super::*;
 
 const AUDIT: &str = "audit";
 
-/// Two queues read [`ORDERS`]; one has a limit.
+/// Two queues read [`ORDERS`]; one of them has a limit.
 async fn limited(subject: &Subject, limit: u64, overflow: Overflow) -> Result<App, Verdict> {
     if !subject.guarantees().limits {
         return Err(Verdict::DoesNotApply("its queues have no limits"));
@@ -26,8 +26,8 @@ fn overflowed(app: &App) -> u64 {
     app.transport.overflowed(&queue("stock.requests"))
 }
 
-/// A transport that keeps no limits says so, and doesn't ignore them.
-pub async fn a_limit_that_is_not_kept_is_refused(subject: &Subject) -> Verdict {
+/// A transport without queue limits refuses a topology with one.
+pub async fn a_limit_that_the_transport_cannot_keep_is_refused(subject: &Subject) -> Verdict {
     if subject.guarantees().limits {
         return Verdict::DoesNotApply("it keeps limits");
     }
@@ -47,9 +47,9 @@ pub async fn a_limit_that_is_not_kept_is_refused(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// What comes beyond the limit goes to the service's dead letters, and is counted; the
-/// publisher isn't troubled, and others who read the topic get their copies.
-pub async fn what_a_full_queue_does_not_hold_is_a_dead_letter(subject: &Subject) -> Verdict {
+/// Messages beyond the limit go to the service's dead letters and are counted. The publisher gets
+/// its confirm, and other readers of the topic get their copies.
+pub async fn a_message_beyond_the_limit_is_dead_lettered(subject: &Subject) -> Verdict {
     let app = match limited(subject, 3, Overflow::DeadLetter).await {
         Ok(app) => app,
         Err(verdict) => return verdict,
@@ -59,7 +59,7 @@ pub async fn what_a_full_queue_does_not_hold_is_a_dead_letter(subject: &Subject)
     assert_eq!(app.depth("audit.log").await.ready, 5);
     assert_eq!(overflowed(&app), 2);
 
-    // What is in hand, or waits for another attempt, is in the queue as well.
+    // Unacked and delayed messages count towards the limit.
     let mut taker = app.consume("stock.requests", 10).await;
     let mut taken = taker.exactly(3).await;
     assert_eq!(numbers(&taken), [0, 1, 2]);
@@ -72,7 +72,7 @@ pub async fn what_a_full_queue_does_not_hold_is_a_dead_letter(subject: &Subject)
     app.flush().await;
     app.send(ORDERS, 6..7).await;
     assert_eq!(overflowed(&app), 4);
-    // What is done makes room, for one.
+    // Each ack makes room for one message.
     taken.remove(0).ack();
     app.flush().await;
     app.send(ORDERS, 7..9).await;
@@ -98,7 +98,7 @@ pub async fn what_a_full_queue_does_not_hold_is_a_dead_letter(subject: &Subject)
     Verdict::Kept
 }
 
-/// A full queue that rejects refuses all of a batch, and nothing of it is anywhere.
+/// A full queue that rejects refuses the whole batch, and no part of it is delivered.
 pub async fn a_full_queue_that_rejects_refuses_a_batch_whole(subject: &Subject) -> Verdict {
     let app = match limited(subject, 3, Overflow::Reject).await {
         Ok(app) => app,
@@ -125,9 +125,9 @@ pub async fn a_full_queue_that_rejects_refuses_a_batch_whole(subject: &Subject) 
     Verdict::Kept
 }
 
-/// A batch that is larger than the limit is let in while the queue isn't full: nobody
-/// tries in vain for ever.
-pub async fn a_batch_larger_than_the_limit_is_let_in_by_a_queue_that_is_not_full(
+/// A batch larger than the limit is accepted while the queue isn't full; otherwise it would be
+/// retried for ever.
+pub async fn a_batch_larger_than_the_limit_enters_a_queue_that_is_not_full(
     subject: &Subject,
 ) -> Verdict {
     let app = match limited(subject, 3, Overflow::Reject).await {
@@ -146,9 +146,9 @@ pub async fn a_batch_larger_than_the_limit_is_let_in_by_a_queue_that_is_not_full
     Verdict::Kept
 }
 
-/// What was taken over before is never too much: a retry, what is given back, what was
-/// scheduled; nor is a message to one queue alone.
-pub async fn what_was_taken_over_is_never_too_much(subject: &Subject) -> Verdict {
+/// The limit never applies to messages that the transport confirmed before (retries, requeued and
+/// delayed messages), and not to a message that names its queue.
+pub async fn the_limit_never_applies_to_confirmed_messages(subject: &Subject) -> Verdict {
     for overflow in [Overflow::DeadLetter, Overflow::Reject] {
         let subject = subject.another();
         let app = match limited(&subject, 2, overflow).await {
@@ -181,7 +181,7 @@ pub async fn what_was_taken_over_is_never_too_much(subject: &Subject) -> Verdict
         assert_eq!(app.depth("stock.dlq").await.ready, 0);
         back.into_iter().for_each(Delivery::ack);
         app.flush().await;
-        // Nothing is counted twice, or for ever.
+        // No message is counted twice or for ever.
         app.send(ORDERS, 4..6).await;
         assert_eq!(app.depth("stock.requests").await.ready, 2);
         app.close().await;
@@ -189,7 +189,7 @@ pub async fn what_was_taken_over_is_never_too_much(subject: &Subject) -> Verdict
     Verdict::Kept
 }
 
-/// Who asks a full queue is told at once.
+/// An ask to a full queue fails at once.
 pub async fn asking_a_full_queue_fails_at_once(subject: &Subject) -> Verdict {
     for overflow in [Overflow::DeadLetter, Overflow::Reject] {
         let subject = subject.another();
@@ -200,7 +200,7 @@ pub async fn asking_a_full_queue_fails_at_once(subject: &Subject) -> Verdict {
         app.send(ORDERS, 0..1).await;
         let asked = app.transport.ask(message(ORDERS, 1), LAW_MAX);
         let error = timeout(SOON, asked).await.expect("an answer comes at once");
-        let error = error.expect_err("nobody has answered");
+        let error = error.expect_err("no reply has come");
         match overflow {
             Overflow::DeadLetter => assert!(
                 matches!(&error, AskError::Failed(why) if why.contains("full")),
@@ -216,8 +216,7 @@ pub async fn asking_a_full_queue_fails_at_once(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Many publishers at once don't overfill a queue, and each learns what became of its
-/// messages.
+/// Concurrent publishers do not overfill a queue, and each learns the outcome of its messages.
 pub async fn many_publishers_do_not_overfill_a_queue(subject: &Subject) -> Verdict {
     const LIMIT: u64 = 100;
     const PUBLISHERS: u32 = 4;

@@ -1,11 +1,11 @@
-//! What becomes of a delivery.
+//! Laws on ack, requeue, retry and dead letter.
 
 use brickwork::{DeadLetter, Reason, Settlement};
 
 use super::*;
 
-/// An acked message is gone, also for whoever consumes next.
-pub async fn what_is_acked_is_gone(subject: &Subject) -> Verdict {
+/// An acked message is gone for later consumers, too.
+pub async fn an_acked_message_is_gone(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..5).await;
     let mut taker = app.consume("stock.requests", 5).await;
@@ -22,7 +22,7 @@ pub async fn what_is_acked_is_gone(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Dropping a delivery gives it back.
+/// Dropping a delivery requeues it.
 pub async fn a_dropped_delivery_is_delivered_again(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..3).await;
@@ -38,8 +38,8 @@ pub async fn a_dropped_delivery_is_delivered_again(subject: &Subject) -> Verdict
     Verdict::Kept
 }
 
-/// Giving back counts no attempt, and forgets none.
-pub async fn what_is_given_back_keeps_its_attempt(subject: &Subject) -> Verdict {
+/// A requeued message keeps its attempt number.
+pub async fn a_requeued_message_keeps_its_attempt(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..1).await;
     let mut taker = app.consume("stock.requests", 1).await;
@@ -56,7 +56,7 @@ pub async fn what_is_given_back_keeps_its_attempt(subject: &Subject) -> Verdict 
     Verdict::Kept
 }
 
-/// A retry without a wait changes nothing but the attempt.
+/// A retry without a delay changes only the attempt number.
 pub async fn a_retry_keeps_the_message_as_it_was(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut envelope = message(ORDERS, 1).edit();
@@ -80,7 +80,7 @@ pub async fn a_retry_keeps_the_message_as_it_was(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// Deliveries may be settled from any thread.
+/// Deliveries may be settled on any thread.
 pub async fn a_delivery_can_be_settled_on_another_thread(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..3).await;
@@ -101,8 +101,8 @@ pub async fn a_delivery_can_be_settled_on_another_thread(subject: &Subject) -> V
     Verdict::Kept
 }
 
-/// A given-up message is in its service's dead-letter queue, with everything that is
-/// known of it, and nowhere else.
+/// A dead letter is in the dead-letter queue of its service with its reason and its error, and
+/// nowhere else.
 pub async fn a_dead_letter_is_kept_with_its_reason(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     let mut envelope = message(ORDERS, 1).edit();
@@ -156,8 +156,8 @@ pub async fn a_dead_letter_is_kept_with_its_reason(subject: &Subject) -> Verdict
     Verdict::Kept
 }
 
-/// A letter that is replayed starts over, and is a message like any other.
-pub async fn a_replayed_dead_letter_starts_over(subject: &Subject) -> Verdict {
+/// A replayed dead letter starts at attempt 1, as a new message does.
+pub async fn a_replayed_dead_letter_starts_at_attempt_one(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 1..2).await;
     let mut taker = app.consume("stock.requests", 1).await;

@@ -1,4 +1,4 @@
-//! Delays and retries. Real time: a broker's clock can't be paused.
+//! Laws on delays and retries, in real time: a broker's clock can't be paused.
 
 use brickwork::Settlement;
 use tokio::time::Instant;
@@ -7,8 +7,8 @@ use super::*;
 
 const DELAY: Duration = Duration::from_millis(150);
 
-/// A retry comes back, not before its time, as the attempt that it is.
-pub async fn a_retry_comes_back_after_its_wait(subject: &Subject) -> Verdict {
+/// A retry is delivered after its delay, with its attempt number.
+pub async fn a_retry_is_delivered_after_its_delay(subject: &Subject) -> Verdict {
     let app = App::new(subject, STOCK).await;
     app.send(ORDERS, 0..1).await;
     let mut taker = app.consume("stock.requests", 10).await;
@@ -19,7 +19,7 @@ pub async fn a_retry_comes_back_after_its_wait(subject: &Subject) -> Verdict {
             after: DELAY,
             attempt,
         });
-        // It doesn't hold up others.
+        // A delayed retry does not hold up other messages.
         app.send(ORDERS, attempt..attempt + 1).await;
         let other = taker.one().await;
         assert_eq!(number(other.message()), attempt);
@@ -36,8 +36,8 @@ pub async fn a_retry_comes_back_after_its_wait(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// A delayed message arrives with every reader of its topic, not before its time.
-pub async fn a_delayed_message_arrives_after_its_time(subject: &Subject) -> Verdict {
+/// Every reader of a topic gets a delayed message, after its delay.
+pub async fn a_delayed_message_is_delivered_after_its_delay(subject: &Subject) -> Verdict {
     if !subject.guarantees().delays {
         return Verdict::DoesNotApply("it doesn't delay");
     }
@@ -48,7 +48,7 @@ pub async fn a_delayed_message_arrives_after_its_time(subject: &Subject) -> Verd
         delay: DELAY,
         ..message(ORDERS, 1).into()
     };
-    // One batch: the one that isn't delayed comes at once.
+    // One batch: the message without a delay is delivered at once.
     app.publish(vec![later, message(ORDERS, 0).into()])
         .await
         .expect("it publishes");
@@ -65,8 +65,8 @@ pub async fn a_delayed_message_arrives_after_its_time(subject: &Subject) -> Verd
     Verdict::Kept
 }
 
-/// A shorter wait isn't held up by a longer one that began before.
-pub async fn a_short_wait_overtakes_a_long_one(subject: &Subject) -> Verdict {
+/// A short delay is not held up by a longer one that started before.
+pub async fn a_short_delay_overtakes_a_long_one(subject: &Subject) -> Verdict {
     if !subject.guarantees().delays {
         return Verdict::DoesNotApply("it doesn't delay");
     }
@@ -86,8 +86,8 @@ pub async fn a_short_wait_overtakes_a_long_one(subject: &Subject) -> Verdict {
     Verdict::Kept
 }
 
-/// What waits is still there after connecting again.
-pub async fn a_wait_outlives_the_transport(subject: &Subject) -> Verdict {
+/// A delayed message survives a reconnect.
+pub async fn a_delay_outlives_the_transport(subject: &Subject) -> Verdict {
     let guarantees = subject.guarantees();
     if !guarantees.durable || !guarantees.delays {
         return Verdict::DoesNotApply("it isn't durable");

@@ -1,5 +1,5 @@
-//! A hundred services with two inputs each, in one process, over two connections: a
-//! broker that comes back is consumed by all of them again.
+//! A hundred services with two inputs each, in one process, over two connections: after a restart
+//! of the broker, all of them consume again.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use brickwork_tests::feeder::{Feed, Feeder, plain};
 use brickwork_tests::process::{Process, free_address, until};
 use serde_json::Value;
 
-use crate::load::{IS_LOST, PATIENCE, until_ready_says};
+use super::load::{IS_LOST, PATIENCE, until_ready_says};
 
 const SERVICES: usize = 100;
-/// From a broker that accepts connections to the last queue that is consumed again.
+/// Maximum time from the broker's first accepted connection to the last consumer.
 const SOON: Duration = Duration::from_secs(15);
 
 fn prepare(folder: &Path, url: &str, admin: SocketAddr) {
@@ -66,7 +66,7 @@ fn feed(broker: &Broker, count: u64) -> [Feeder; 2] {
     })
 }
 
-/// Waits until each service has got `count` messages by each input.
+/// Waits until each service has got `count` messages on each input.
 fn until_all_got(folder: &Path, count: u64) {
     until("every service got every message", PATIENCE, || {
         let text = std::fs::read_to_string(folder.join("got.jsonl")).unwrap_or_default();
@@ -87,8 +87,8 @@ fn until_all_got(folder: &Path, count: u64) {
     });
 }
 
-/// The app's connections, and how many of its queues are consumed.
-fn what_the_broker_sees(broker: &Broker) -> (usize, usize) {
+/// Returns the number of the app's connections and of its consumed queues.
+fn connections_and_consumed_queues(broker: &Broker) -> (usize, usize) {
     let connections = broker.ctl(&["list_connections", "user", "state", "--no-table-headers"]);
     let running = connections.lines().filter(|line| line.contains("running"));
     let consumers = broker.ctl(&["list_consumers", "queue_name", "--no-table-headers"]);
@@ -108,7 +108,10 @@ fn a_hundred_services_consume_again_over_two_connections() {
     let mut app = Process::start(command, folder.path(), "it was just built");
     until_ready_says(admin, true, "");
     println!("ready after {:?}, the first time", began.elapsed());
-    assert_eq!(what_the_broker_sees(&broker), (2, 2 * SERVICES + 1));
+    assert_eq!(
+        connections_and_consumed_queues(&broker),
+        (2, 2 * SERVICES + 1)
+    );
     let fed = feed(&broker, 5);
     until_all_got(folder.path(), 5);
     drop(fed);
@@ -124,7 +127,10 @@ fn a_hundred_services_consume_again_over_two_connections() {
     until_all_got(folder.path(), 10);
     let got = back.elapsed();
     drop(fed);
-    assert_eq!(what_the_broker_sees(&broker), (2, 2 * SERVICES + 1));
+    assert_eq!(
+        connections_and_consumed_queues(&broker),
+        (2, 2 * SERVICES + 1)
+    );
     println!("all consume {ready:?} after the broker accepts; each got more after {got:?}");
     assert!(ready < SOON, "not before {ready:?}");
 

@@ -1,13 +1,13 @@
-//! The app is killed over and over; the broker is; both are, while they recover.
+//! The app, the broker or both are killed repeatedly, also during recovery.
 
 use std::time::Duration;
 
 use brickwork_tests::broker::Broker;
 use brickwork_tests::seed::Seed;
 
-use crate::load::{Load, Shape, is_full};
+use super::load::{Load, Shape, is_full};
 
-/// One that recovers does so within this.
+/// Milliseconds within which recovery happens.
 const RECOVERING: std::ops::Range<u64> = 0..700;
 
 fn start(name: &str, count: u64) -> Load {
@@ -23,13 +23,13 @@ fn start(name: &str, count: u64) -> Load {
     Load::start(broker, &url, shape)
 }
 
-/// A random moment: nothing is waited for.
+/// Sleeps for a random time: the moment of the fault is random.
 fn pause(random: &mut fastrand::Rng, ms: std::ops::Range<u64>) {
     std::thread::sleep(Duration::from_millis(random.u64(ms)));
 }
 
 #[test]
-fn an_app_that_is_killed_again_and_again_loses_nothing_and_blames_nobody() {
+fn an_app_that_is_killed_repeatedly_loses_nothing_and_blames_no_message() {
     let seed = Seed::or(1);
     let mut random = seed.random();
     let (count, times) = if is_full() {
@@ -39,7 +39,7 @@ fn an_app_that_is_killed_again_and_again_loses_nothing_and_blames_nobody() {
     };
     let mut load = start("killed", count);
     let mut killed = 0;
-    // On a busy machine the load may end before.
+    // On a busy machine the load may end first.
     while killed < times && !load.feeder.is_done() {
         pause(&mut random, 100..1_500);
         load.kill_app();
@@ -64,7 +64,7 @@ fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
     for _ in 0..times {
         load.kill_app();
         load.start_app_anyhow();
-        // While it connects, declares, takes the first messages.
+        // The app is killed while it connects, declares or takes its first messages.
         pause(&mut random, RECOVERING);
     }
     load.start_app_again();
@@ -73,13 +73,13 @@ fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
 }
 
 #[test]
-fn a_crash_while_another_one_is_recovered_from_loses_nothing() {
+fn a_crash_during_recovery_loses_nothing() {
     let seed = Seed::or(3);
     let mut random = seed.random();
     let (count, rounds) = if is_full() { (100_000, 8) } else { (20_000, 1) };
     let mut load = start("twice", count);
     for _ in 0..rounds {
-        // The app is killed while it tries to connect again, or just has.
+        // The app is killed while it reconnects or shortly after.
         load.broker.kill();
         pause(&mut random, RECOVERING);
         load.broker.start_again();
@@ -97,7 +97,7 @@ fn a_crash_while_another_one_is_recovered_from_loses_nothing() {
         load.until_ready_says(true, "");
         load.until_it_writes();
 
-        // Both at once; and both again, while they recover.
+        // Both are killed at once, and again during recovery.
         load.broker.kill();
         load.kill_app();
         load.broker.start_again();

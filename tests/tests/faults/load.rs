@@ -1,6 +1,6 @@
-//! An app under load, which a test hurts: the shipped binary takes what a program outside
-//! publishes over two hops into a file, beside it somebody looks at what it says of
-//! itself. At the end everything must add up.
+//! An app under load that a test injures: the shipped binary moves messages of an outside
+//! publisher over two hops into a file, while an observer polls its readiness. In the end no
+//! message may be missing.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,34 +17,34 @@ use brickwork_tests::process::{Process, free_address, until};
 use brickwork_tests::watch::{Seen, Watch};
 use tempfile::TempDir;
 
-/// For what must come, far longer than it takes.
+/// Time limit for an event that must happen; far longer than it takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// From a broker that works, by a way that works, to the first line that is written. It
-/// is half a second; other tests want the machine, too.
+/// Maximum time from a working broker and network to the next written line. Half a second on an
+/// idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
-/// What readiness says when the connection is lost.
+/// The readiness text for a lost connection.
 pub(crate) const IS_LOST: &str = "the transport amqp is down: the connection to the broker is lost";
 
-/// The services, in the order of the way.
+/// The services in the order of the flow.
 const SERVICES: [&str; 3] = ["first", "second", "keep"];
 
-/// Whether there is time for what takes long.
+/// Whether slow cases run, too.
 pub(crate) fn is_full() -> bool {
     std::env::var_os("BRICKWORK_FULL").is_some()
 }
 
-/// What the app is like.
+/// Parameters of the app.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape<'a> {
-    /// Its name.
+    /// Name of the app.
     pub(crate) name: &'a str,
-    /// How many messages it is fed.
+    /// Number of messages that it is fed.
     pub(crate) count: u64,
-    /// How fast, at most.
+    /// Maximum rate.
     pub(crate) per_second: u64,
-    /// What else stands in the table of its second service.
+    /// Additional keys of its second service.
     pub(crate) second: &'a str,
-    /// What else stands in its manifest.
+    /// Additional tables of its manifest.
     pub(crate) more: &'a str,
 }
 
@@ -55,25 +55,25 @@ pub(crate) struct Load {
     pub(crate) admin: SocketAddr,
     name: String,
     count: u64,
-    /// One after the other; none while it is killed.
+    /// The current process; `None` while the app is killed.
     app: Option<Process>,
-    /// Dropped after the app, which keeps its log there.
+    /// Dropped after the app, whose log is there.
     folder: TempDir,
     lives: usize,
     began: Instant,
-    /// What processes before said.
+    /// Logs of the earlier processes.
     logs: String,
     watch: Watch,
 }
 
-/// What came of all, once it came right.
+/// Result of a load that lost nothing.
 pub(crate) struct Account {
     pub(crate) seen: Seen,
     pub(crate) log: String,
     pub(crate) attempted: u64,
     pub(crate) again: usize,
     pub(crate) lives: usize,
-    /// From the start of the load to the end.
+    /// Time from the start of the load to its end.
     pub(crate) took: Duration,
 }
 
@@ -89,8 +89,8 @@ impl fmt::Display for Account {
 }
 
 impl Load {
-    /// Starts it over `url`, which leads to the broker in whatever way, and waits until
-    /// it is in full swing.
+    /// Starts the app over `url`, which leads to the broker directly or through a proxy, and
+    /// waits until it is under load.
     pub(crate) fn start(broker: Broker, url: &str, shape: Shape<'_>) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let admin = free_address();
@@ -128,12 +128,12 @@ impl Load {
         self.folder.path().join("out.jsonl")
     }
 
-    /// Waits until more is written than now; how long that took.
+    /// Waits until the output grows. Returns the time that it took.
     pub(crate) fn until_it_writes(&self) -> Duration {
         self.until_file_grows("out.jsonl")
     }
 
-    /// Waits until a file has more in it than now; how long that took.
+    /// Waits until a file grows. Returns the time that it took.
     pub(crate) fn until_file_grows(&self, name: &str) -> Duration {
         let bytes = || self.bytes(name);
         let (began, before) = (Instant::now(), bytes());
@@ -146,24 +146,24 @@ impl Load {
         began.elapsed()
     }
 
-    /// How much is in a file that the app writes.
+    /// Returns the size of a file that the app writes.
     pub(crate) fn bytes(&self, name: &str) -> u64 {
         std::fs::metadata(self.folder.path().join(name)).map_or(0, |file| file.len())
     }
 
-    /// Waits until readiness says something.
-    pub(crate) fn until_ready_says(&self, ready: bool, what: &str) {
-        until_ready_says(self.admin, ready, what);
+    /// Waits for a readiness state and text.
+    pub(crate) fn until_ready_says(&self, ready: bool, text: &str) {
+        until_ready_says(self.admin, ready, text);
     }
 
-    /// Ends the app without a warning.
+    /// Kills the app.
     pub(crate) fn kill_app(&mut self) {
         if let Some(app) = self.app.take() {
             self.logs += &app.stderr();
         }
     }
 
-    /// Starts the app again, as whoever keeps processes does: again if it ends.
+    /// Starts the app again, and once more if it ends, as a process manager does.
     pub(crate) fn start_app_again(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -179,14 +179,14 @@ impl Load {
         }
     }
 
-    /// Starts it once more and waits for nothing.
+    /// Starts the app without waiting for it.
     pub(crate) fn start_app_anyhow(&mut self) {
         self.kill_app();
         self.lives += 1;
         self.app = Some(start_app(self.folder.path(), self.lives));
     }
 
-    /// Faults are over: the app goes on by itself, to the end, and everything adds up.
+    /// After the last fault: waits for the end and checks that nothing is lost.
     pub(crate) fn check(mut self) -> Account {
         let within = if is_full() { 5 * PATIENCE } else { PATIENCE };
         let out = self.out();
@@ -218,7 +218,11 @@ impl Load {
         let attempted = self.feeder.attempted();
         let nothing = Vec::<u64>::new();
         assert_eq!(kept.missing(0..accepted), nothing, "lost\n{log}");
-        assert_eq!(kept.unexpected(&(0..attempted)), nothing, "nobody sent it");
+        assert_eq!(
+            kept.unexpected(&(0..attempted)),
+            nothing,
+            "unexpected numbers"
+        );
         let again = kept.again(&["first", "second"]);
         let letters = dead_letters(&self.broker.url(), &self.name, &SERVICES);
         assert_eq!(letters, [], "innocents are dead-lettered\n{log}");
@@ -235,18 +239,18 @@ impl Load {
         }
     }
 
-    /// What the broker has, for whoever wonders.
+    /// Returns the depths of the broker's queues, for error messages.
     fn depths(&self) -> String {
         self.broker
             .ctl(&["list_queues", "name", "messages", "consumers"])
     }
 }
 
-/// Waits until the readiness of an app says something.
-pub(crate) fn until_ready_says(admin: SocketAddr, ready: bool, what: &str) {
+/// Waits until an app reports a readiness state and text.
+pub(crate) fn until_ready_says(admin: SocketAddr, ready: bool, text: &str) {
     until("readiness", PATIENCE, || {
         let answer = http::get(admin, "/health/ready").map_err(|error| error.to_string())?;
-        match (answer.code == 200) == ready && answer.body.contains(what) {
+        match (answer.code == 200) == ready && answer.body.contains(text) {
             true => Ok(()),
             false => Err(answer.body),
         }
@@ -298,7 +302,7 @@ fn start_app(folder: &Path, life: usize) -> Process {
     Process::start(command, &logs, "it was just built")
 }
 
-/// Whether it gets ready, and doesn't end before.
+/// Whether the app gets ready before it ends.
 fn until_ready(app: &mut Process, admin: SocketAddr) -> bool {
     until("the app is ready or ends", PATIENCE, || {
         if app.has_ended() {

@@ -1,17 +1,25 @@
-//! Faults: whatever is cut, killed, frozen or gone, while an app works, nothing that was
-//! accepted is lost, nobody is blamed for it, and work goes on by itself.
+//! Faults: connections are cut, processes killed, brokers frozen or stopped while an app works.
+//! No accepted message is lost, no service is blamed, and the app resumes by itself.
 //!
-//! | where | what befalls the app |
+//! | module | fault |
 //! | --- | --- |
-//! | `hundred` | the broker of a hundred services goes and comes back |
-//! | `killed` | `kill -9` of the app, of the broker, of both, while they recover |
-//! | `network` | the network between it and its broker, in every way |
-//! | `outage` | the broker is gone for a while: askers, ticks, processes apart |
-//! | `unconfirmed` | confirms that don't come |
+//! | `cluster` | a node of a RabbitMQ cluster dies |
+//! | `hundred` | the broker of a hundred services stops and comes back |
+//! | `killed` | `kill -9` of the app, of the broker, of both, and during recovery |
+//! | `network` | every fault of the network between app and broker |
+//! | `never_deaf` | faults after which a connected app might no longer consume |
+//! | `outage` | the broker is away for a while: requests, ticks, child processes |
+//! | `shop` | random kills of the app and the broker of `examples/3-shop` |
+//! | `stages` | random kills of an app with `dedup` and `aggregate` |
+//! | `unconfirmed` | confirms that do not come |
 
+mod cluster;
 mod hundred;
 mod killed;
 mod load;
 mod network;
+mod never_deaf;
 mod outage;
+mod shop;
+mod stages;
 mod unconfirmed;

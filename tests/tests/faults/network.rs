@@ -1,4 +1,4 @@
-//! The network fails at random moments in every way that a proxy knows, over and over.
+//! Random network faults of every kind, at random moments.
 
 use std::time::{Duration, Instant};
 
@@ -7,31 +7,31 @@ use brickwork_tests::proxy::{Cut, Proxy, Way, Weather, Whose};
 use brickwork_tests::seed::Seed;
 use fastrand::Rng;
 
-use crate::load::{Load, SOON, Shape, is_full};
+use super::load::{Load, SOON, Shape, is_full};
 
-/// A connection that says nothing is noticed after at most twice as long.
+/// Heartbeat interval; a silent connection is detected within twice this time.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// How long a client waits for a peer that accepts and says nothing.
+/// How long a client waits for a peer that accepts and stays silent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long after its connections are cut the app may say that it is ready: it hears of
-/// that at once.
+/// Time after a cut in which the app may still report that it is ready; it learns of the cut at
+/// once.
 const TELLING: Duration = Duration::from_millis(700);
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
-    /// Cut, and connected again at once.
+    /// Cut connections; reconnecting works at once.
     Cut(Whose, Cut),
-    /// Cut, and nobody gets through for a while.
+    /// Cut connections and refuse new ones for a while.
     Gone(Cut, Duration),
     HalfOpen(Whose, Way),
-    /// Both ways.
+    /// Half-open connections in both directions.
     Silent(Whose),
-    /// Cut in the middle of something, over and over for a while.
+    /// Cut each connection after some bytes, for a while.
     Short(u64, Duration),
     Slow(Weather, Duration),
 }
 
-/// Draws faults: each kind as often as any other, in any order.
+/// Draws faults: each kind equally often, in random order.
 fn draw_all(random: &mut Rng, count: usize) -> Vec<Fault> {
     let mut faults = Vec::new();
     while faults.len() < count {
@@ -80,10 +80,10 @@ fn draw(kind: u8, random: &mut Rng) -> Fault {
     }
 }
 
-/// How many kinds there are.
+/// Number of kinds.
 const KINDS: u8 = 7;
 
-/// Does it. Returns when nobody can have got through.
+/// Injects a fault. Returns the time span in which no connection can have worked.
 fn befall(proxy: &Proxy, fault: Fault) -> Option<(Instant, Instant)> {
     match fault {
         Fault::Cut(whose, how) => proxy.cut(whose, how),
@@ -96,7 +96,7 @@ fn befall(proxy: &Proxy, fault: Fault) -> Option<(Instant, Instant)> {
             proxy.refuse(true);
             proxy.cut(Whose::All, how);
             let from = Instant::now();
-            // That it lasts is the fault.
+            // The fault lasts this long.
             std::thread::sleep(time);
             let to = Instant::now();
             proxy.refuse(false);
@@ -140,7 +140,7 @@ fn run(seed: &Seed, count: u64, per_second: u64, faults: usize) {
     for fault in draw_all(&mut random, faults) {
         println!("{:>6} ms: {fault:?}", began.elapsed().as_millis());
         cut_off.extend(befall(&proxy, fault));
-        // A random moment under load is the point: nothing is waited for.
+        // A random moment under load.
         std::thread::sleep(Duration::from_millis(random.u64(..1_500)));
     }
     proxy.heal();
@@ -151,13 +151,12 @@ fn run(seed: &Seed, count: u64, per_second: u64, faults: usize) {
 
     for (from, to) in cut_off {
         let looks: Vec<_> = account.seen.between(from + TELLING, to).collect();
-        assert!(!looks.is_empty(), "nobody looked");
+        assert!(!looks.is_empty(), "there are no observations");
         let lie = looks.iter().find(|look| look.ready == Some(true));
         assert!(lie.is_none(), "ready while cut off: {lie:?}");
     }
     let deaf = account.seen.quiet(last);
-    // A connection that went half open at last is noticed late, perhaps that of a try to
-    // connect.
+    // The last half-open connection is noticed late, perhaps during a connection attempt.
     let bound = CONNECT_TIMEOUT + SOON;
     assert!(deaf < bound, "deaf for {deaf:?} by a way that works");
     let lie = account.seen.quiet_though_ready();
@@ -167,7 +166,7 @@ fn run(seed: &Seed, count: u64, per_second: u64, faults: usize) {
 }
 
 #[test]
-fn a_network_that_fails_in_every_way_loses_nothing_and_health_says_so() {
+fn a_network_with_every_fault_loses_nothing_and_readiness_reports_it() {
     if !is_full() {
         return run(&Seed::or(1), 20_000, 1_000, 7);
     }

@@ -1,5 +1,5 @@
-//! The broker is gone for a while: askers are told, ticks wait, a service in a process of
-//! its own comes back with the others.
+//! The broker is away for a while: askers get an error, ticks wait, and a service in a child
+//! process resumes with the others.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use brickwork_tests::http;
 use brickwork_tests::process::{Process, free_address, until};
 use serde_json::{Value, json};
 
-use crate::load::{IS_LOST, Load, PATIENCE, SOON, Shape, is_full, until_ready_says};
+use super::load::{IS_LOST, Load, PATIENCE, SOON, Shape, is_full, until_ready_says};
 
-/// How long the broker stays away: that it lasts is the fault.
+/// Sleeps for the duration of the outage.
 fn stay_away() {
     std::thread::sleep(Duration::from_secs(if is_full() { 65 } else { 3 }));
 }
 
-/// Starts an app with services of the tests' own.
+/// Starts an app with the test services.
 fn start(folder: &Path, broker: &Broker, name: &str, services: &str) -> (Process, SocketAddr) {
     let (admin, url) = (free_address(), broker.url());
     let manifest = format!(
@@ -43,7 +43,7 @@ fn start(folder: &Path, broker: &Broker, name: &str, services: &str) -> (Process
 }
 
 #[test]
-fn a_caller_whose_broker_dies_is_told_so_and_the_next_one_gets_its_reply() {
+fn an_asker_gets_an_error_when_the_broker_dies_and_the_next_one_gets_its_reply() {
     let mut broker = Broker::start();
     let folder = tempfile::tempdir().expect("a folder can be made");
     let door = free_address();
@@ -66,11 +66,13 @@ fn a_caller_whose_broker_dies_is_told_so_and_the_next_one_gets_its_reply() {
         http::post(door, "/", &json, body.as_bytes()).expect("the app answers")
     };
     assert_eq!(ask(1, 0).json(), json!({"n": 1}));
-    // It would take far longer than it takes to hear of the broker's death.
+    // The answer would take far longer than the error after the broker's death.
     let asking = std::thread::spawn(move || (ask(2, 50_000), Instant::now()));
-    until("the question is in hand", PATIENCE, || match app.stderr() {
-        log if log.contains("asked 2") => Ok(()),
-        log => Err(log),
+    until("the question is being handled", PATIENCE, || {
+        match app.stderr() {
+            log if log.contains("asked 2") => Ok(()),
+            log => Err(log),
+        }
     });
     let killed = Instant::now();
     broker.kill();
@@ -78,7 +80,7 @@ fn a_caller_whose_broker_dies_is_told_so_and_the_next_one_gets_its_reply() {
     let told = at.saturating_duration_since(killed);
     assert_eq!(answer.code, 503, "{}", answer.body);
     assert!(told < SOON, "told after {told:?}");
-    // While it is away, callers are told at once, too.
+    // During the outage, callers get their error at once, too.
     let began = Instant::now();
     let answer = ask(3, 0);
     assert_eq!(answer.code, 503, "{}", answer.body);
@@ -92,7 +94,7 @@ fn a_caller_whose_broker_dies_is_told_so_and_the_next_one_gets_its_reply() {
 }
 
 #[test]
-fn ticks_wait_for_a_broker_that_is_away_and_go_on() {
+fn ticks_wait_during_an_outage_and_resume() {
     let mut broker = Broker::start();
     let folder = tempfile::tempdir().expect("a folder can be made");
     let services = r#"
@@ -148,7 +150,7 @@ fn ticks_wait_for_a_broker_that_is_away_and_go_on() {
         assert!(!log.contains(word), "{log}");
     }
     let complaints = log.lines().filter(|line| line.contains(" WARN ")).count();
-    // The loss, and each input of which the end is noticed before.
+    // One line for the loss, and one for each input that notices it first.
     assert!(complaints <= 6, "{complaints} lines of complaint:\n{log}");
     let text = std::fs::read_to_string(folder.path().join("beats.jsonl")).expect("it is there");
     let ids: HashSet<String> = text
@@ -160,7 +162,7 @@ fn ticks_wait_for_a_broker_that_is_away_and_go_on() {
 }
 
 #[test]
-fn a_service_in_its_own_process_is_back_when_the_broker_is() {
+fn a_service_in_a_child_process_resumes_when_the_broker_is_back() {
     let broker = Broker::start();
     let url = broker.url();
     let shape = Shape {
@@ -188,7 +190,7 @@ fn a_service_in_its_own_process_is_back_when_the_broker_is() {
     let losses = account
         .log
         .matches("the connection to the broker is lost, ");
-    // Each process says it once.
+    // Each process logs the loss once.
     assert_eq!(losses.count(), 2, "{}", account.log);
     println!("{account}; ready {ready:?} after the broker accepts, then quiet for {deaf:?}");
 }

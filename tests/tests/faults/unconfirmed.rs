@@ -1,12 +1,11 @@
-//! Confirms that don't come: of a connection that is open one way only, of a queue that
-//! does nothing.
+//! Confirms that do not come: on a half-open connection, and from a suspended queue.
 
 use std::time::{Duration, Instant};
 
 use brickwork_tests::broker::Broker;
 use brickwork_tests::proxy::{Proxy, Way, Whose};
 
-use crate::load::{IS_LOST, Load, SOON, Shape, is_full};
+use super::load::{IS_LOST, Load, SOON, Shape, is_full};
 
 fn shape(name: &str) -> Shape<'_> {
     Shape {
@@ -19,7 +18,7 @@ fn shape(name: &str) -> Shape<'_> {
 }
 
 #[test]
-fn a_publishing_connection_on_which_nothing_comes_back_is_made_anew() {
+fn a_publishing_connection_without_confirms_is_replaced() {
     let heartbeat = Duration::from_secs(if is_full() { 10 } else { 2 });
     let broker = Broker::start();
     let proxy = Proxy::start(broker.address());
@@ -41,11 +40,11 @@ fn a_publishing_connection_on_which_nothing_comes_back_is_made_anew() {
     println!("{account}; noticed after {noticed:?}, then quiet for {deaf:?}");
 }
 
-/// A quorum queue that lags makes the broker stop reading from whoever publishes to it:
-/// from the whole connection, and so everything that this process publishes. What it
-/// consumes goes on, sources wait, and readiness says so.
+/// When a quorum queue lags, the broker stops reading from the connection that publishes to it,
+/// and so blocks everything that this process publishes. Consuming continues, sources wait, and
+/// readiness reports it.
 #[test]
-fn a_queue_that_does_nothing_for_a_while_holds_up_publishing_and_loses_nothing() {
+fn a_suspended_queue_delays_publishing_and_loses_nothing() {
     let broker = Broker::start();
     let url = broker.url();
     let shape = Shape {
@@ -62,11 +61,10 @@ fn a_queue_that_does_nothing_for_a_while_holds_up_publishing_and_loses_nothing()
     let suspended = format!("ok = sys:suspend({queue}).");
     load.broker.ctl(&["eval", &suspended]);
     let frozen = Instant::now();
-    // Who only reads isn't held up.
+    // A service that only consumes isn't blocked.
     let aside = load.until_file_grows("aside.jsonl");
     assert!(aside < SOON, "held up for {aside:?}");
-    // Longer than a publication waits for its confirm, if there is time for that: that
-    // it lasts is the fault.
+    // The fault should last longer than a publication waits for its confirm, in a full run.
     let time = Duration::from_secs(if is_full() { 75 } else { 4 });
     load.until_ready_says(false, "no publication was confirmed");
     std::thread::sleep(time.saturating_sub(frozen.elapsed()));

@@ -1,6 +1,6 @@
 //! Rules for the source code itself: plain words, and modules in layers.
 //!
-//! | where | what |
+//! | module | content |
 //! | --- | --- |
 //! | `words` | comments and texts name their subject |
 //! | `layers` | modules import only modules of lower layers |

@@ -1,4 +1,4 @@
-//! Request and reply, one at a time: beside direct reply-to by hand, by turns.
+//! Request and reply, one at a time, beside direct reply-to by hand, in alternating rounds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const BYTES: usize = 256;
 
 const QUESTIONS: Input<Order, Order> = Input::new("in");
 
-/// Answers.
+/// Answers requests.
 struct Answerer;
 
 impl Service for Answerer {
@@ -40,7 +40,7 @@ impl Handle<Order, Order> for Answerer {
     }
 }
 
-/// The median and the 99th percentile, in microseconds.
+/// Median and 99th percentile in microseconds.
 type Latency = (f64, f64);
 
 fn latency(mut all: Vec<f64>) -> Latency {

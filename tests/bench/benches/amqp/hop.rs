@@ -1,4 +1,5 @@
-//! Consume, handle, publish confirmed, ack: the same by hand, by turns.
+//! One hop: consume, handle, publish with confirm, ack; beside the same by hand, in alternating
+//! rounds.
 
 use brickwork_bench::raw::{self, Wire};
 use brickwork_bench::rounds::median;
@@ -8,16 +9,16 @@ use crate::work::{Bench, FIRST, LAST, LEFT, Order, handled, mark};
 const MESSAGES: usize = 20_000;
 const ROUNDS: usize = 5;
 
-/// What one round gave.
+/// Result of one round.
 #[derive(Clone, Copy)]
 pub(crate) struct Round {
-    /// Messages a second, in thousands.
+    /// Thousand messages per second.
     pub(crate) rate: f64,
-    /// CPU time of the client, a message, in microseconds.
+    /// CPU time of the client in microseconds per message.
     pub(crate) cpu: f64,
 }
 
-/// From the first message that is handled to the last.
+/// Measures from the first handled message to the last one.
 pub(crate) fn measured(messages: usize, work: impl FnOnce()) -> Round {
     FIRST.set(None);
     LEFT.set(messages);

@@ -1,5 +1,5 @@
-//! Over RabbitMQ, beside the same work by hand with lapin: with the same guarantees, on the
-//! same broker (quorum queues), by turns.
+//! Brickwork over RabbitMQ beside the same work with lapin by hand: with the same guarantees, on
+//! the same broker (quorum queues), in alternating rounds.
 //!
 //! `cargo bench -p brickwork-bench --bench amqp [-- hop|ask|services|recovery]`
 
@@ -31,7 +31,7 @@ fn main() {
         services::run(&bench);
     }
     if is_chosen("recovery") {
-        // A broker with a few queues of its own, to be killed.
+        // A separate broker with few queues, to be killed.
         drop(bench);
         recovery::run(&mut work::Bench::new());
     }

@@ -1,4 +1,4 @@
-//! From the broker accepting connections again to the first message that is handled.
+//! Time from the broker's first accepted connection after a crash to the first handled message.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ thread_local! {
     static HANDLED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Takes its time, so that there is always something to do.
+/// A slow service, so that messages are always left.
 struct Slow;
 
 impl Service for Slow {
@@ -42,7 +42,7 @@ impl Handle<Order> for Slow {
     }
 }
 
-/// When the broker answers again.
+/// Returns the time at which the broker answers again.
 fn answers(port: u16) -> Instant {
     loop {
         let greet = || -> std::io::Result<u8> {
@@ -74,12 +74,12 @@ pub(crate) fn run(bench: &mut Bench) {
         let app = app.unwrap_or_else(|error| panic!("{error}"));
         let mut waits = Vec::new();
         for _ in 0..ROUNDS {
-            // Far more than is handled in a round.
+            // Far more than one round handles.
             let bench = &mut *bench;
             std::thread::scope(|scope| {
                 scope.spawn(|| bench.fill(&["slowly".to_owned()], 5_000, 256));
             });
-            // A broker that is killed right after a queue was declared may not know it again.
+            // A broker that is killed right after a queue was declared may forget the queue.
             bench.broker.write_queues_down();
             let since = until_handled(Instant::now()).await;
             bench.broker.kill();
@@ -101,7 +101,7 @@ pub(crate) fn run(bench: &mut Bench) {
     println!("  {waits:.0?} ms, median {:.0} ms\n", median(&mut waits));
 }
 
-/// When something was handled after a moment.
+/// Returns the time of the first message that is handled later than `after`.
 async fn until_handled(after: Instant) -> Instant {
     loop {
         if let Some(handled) = HANDLED.get()

@@ -1,4 +1,4 @@
-//! The same load shared by 1, 10 and 100 services in one process.
+//! The same load, shared by 1, 10 and 100 services in one process.
 
 use brickwork_bench::rounds::median;
 

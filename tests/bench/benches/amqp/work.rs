@@ -1,4 +1,4 @@
-//! The services that are measured, and running them.
+//! The measured services, and running them.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use brickwork_bench::raw;
 use brickwork_bench::rounds::cpu_seconds;
 use brickwork_tests::broker::Broker;
 
-/// What is handled: JSON of a size that its padding gives.
+/// The payload: JSON whose padding determines its size.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Order {
     order: u64,
@@ -40,19 +40,18 @@ pub(crate) const OUT: Output<Order> = Output::new("out");
 pub(crate) const IN: Input<Order> = Input::new("in");
 
 thread_local! {
-    /// Messages to be handled: asking the broker all the time whether it is done would be
-    /// measured, too.
+    /// Messages left to handle. Asking the broker whether the load is done would be measured,
+    /// too.
     pub(crate) static LEFT: Cell<usize> = const { Cell::new(0) };
 }
 
 thread_local! {
-    /// Time and CPU time at the first and the last of them: to start and to stop isn't
-    /// measured.
+    /// Time and CPU time at the first and the last message: start and stop are not measured.
     pub(crate) static FIRST: Cell<Option<(Instant, f64)>> = const { Cell::new(None) };
     pub(crate) static LAST: Cell<Option<(Instant, f64)>> = const { Cell::new(None) };
 }
 
-/// One is handled.
+/// Counts a handled message.
 pub(crate) fn mark() {
     if FIRST.get().is_none() {
         FIRST.set(Some((Instant::now(), cpu_seconds())));
@@ -63,7 +62,7 @@ pub(crate) fn mark() {
     }
 }
 
-/// Handles and emits.
+/// A service that emits each message.
 struct Hop;
 
 impl Service for Hop {
@@ -86,7 +85,7 @@ impl Handle<Order> for Hop {
     }
 }
 
-/// Reads what the others emit, so that it has somewhere to go. It never runs.
+/// Reads the output of the others, so that it has a destination. The sink never runs.
 struct Sink;
 
 impl Service for Sink {
@@ -108,7 +107,7 @@ impl Handle<Order> for Sink {
     }
 }
 
-/// A broker, and a runtime for what is done by hand.
+/// A broker, and a runtime for the work by hand.
 pub(crate) struct Bench {
     pub(crate) broker: Broker,
     pub(crate) runtime: tokio::runtime::Runtime,
@@ -125,7 +124,7 @@ impl Bench {
         }
     }
 
-    /// Publishes so many orders, to topics by turns, and empties the sink.
+    /// Publishes `count` orders to the topics in turn, and empties the sink.
     pub(crate) fn fill(&self, topics: &[String], count: usize, bytes: usize) {
         let url = self.broker.url();
         self.runtime.block_on(async {
@@ -142,7 +141,7 @@ impl Bench {
         });
     }
 
-    /// How many messages are ready in a queue.
+    /// Counts the ready messages of a queue.
     pub(crate) fn ready(&self, queue: &str) -> usize {
         let url = self.broker.url();
         self.runtime.block_on(async {
@@ -159,8 +158,8 @@ impl Bench {
         })
     }
 
-    /// Runs services of an app until so many orders are handled and nothing is left; with
-    /// none, it only makes the queues.
+    /// Runs services of an app until `count` orders are handled and no message is left. Without
+    /// orders, declares the queues only.
     pub(crate) fn run(&self, services: &str, only: &[String], count: usize) {
         LEFT.set(count);
         let catalog = Catalog::new().with::<Hop>().with::<Sink>();
@@ -178,7 +177,7 @@ impl Bench {
     }
 }
 
-/// The plan of the app `bench`.
+/// Returns the plan of the app `bench`.
 pub(crate) fn plan(
     url: &str,
     services: &str,

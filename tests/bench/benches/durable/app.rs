@@ -1,4 +1,4 @@
-//! An app of the benchmark: orders from a source, through services, counted at the end.
+//! The benchmark's app: orders from a source, through services, counted at the end.
 
 use std::path::Path;
 
@@ -22,11 +22,11 @@ impl Made for Order {
 pub(crate) const OUT: Output<Order> = Output::new("out");
 pub(crate) const IN: Input<Order> = Input::new("in");
 
-/// What one run gave.
+/// Result of one run.
 pub(crate) struct Ran {
-    /// Messages a second, from the first that was sent to the last that arrived.
+    /// Messages per second, from the first one sent to the last one received.
     pub(crate) rate: f64,
-    /// Microseconds of this process's CPU time for each.
+    /// CPU time of this process in microseconds per message.
     pub(crate) cpu_us: f64,
 }
 

@@ -1,5 +1,5 @@
 //! The embedded transport end to end: a source publishes 1 KiB, a service takes, handles and
-//! acks; beside the same manifest on RabbitMQ, and beside what the disk can do.
+//! acks; beside the same manifest on RabbitMQ, and beside the speed of the disk.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! What the disk can do: one small write and its `fdatasync`, one after the other.
+//! The speed of the disk: one small write and its `fdatasync`, one after the other.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -8,7 +8,7 @@ use brickwork_bench::rounds::median;
 
 const WRITES: u32 = 2_000;
 
-/// Microseconds for one, as the median of five times.
+/// Returns microseconds per write, as the median of five runs.
 pub(crate) fn microseconds() -> f64 {
     let folder = tempfile::tempdir_in(".").expect("a folder");
     let mut rounds: Vec<f64> = (0..5)

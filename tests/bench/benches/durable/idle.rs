@@ -1,4 +1,4 @@
-//! What an idle store costs: the memory of an app with and without them.
+//! Memory of an idle app with and without stores.
 
 use actix::System;
 use brickwork::prelude::*;
@@ -32,7 +32,7 @@ impl Handle<crate::app::Order> for Quiet {
     }
 }
 
-/// Resident bytes more than before the app, while it is idle.
+/// Returns the additional resident bytes of an idle app.
 fn resident(store: bool) -> f64 {
     let folder = tempfile::tempdir_in(".").expect("a folder");
     let services = (0..SERVICES).map(|n| {
@@ -59,7 +59,8 @@ fn resident(store: bool) -> f64 {
     during.saturating_sub(before) as f64
 }
 
-/// Measures each in a process of its own: what one leaves in the heap is not the next one's.
+/// Measures each app in its own process: memory that one leaves in the heap must not count for
+/// the next.
 pub(crate) fn run() {
     let measure = |store| -> f64 {
         let exe = std::env::current_exe().expect("this program");
@@ -81,7 +82,7 @@ pub(crate) fn run() {
     );
 }
 
-/// In the process of one measurement: prints the figure.
+/// Runs in the process of one measurement and prints the figure.
 pub(crate) fn measured() -> bool {
     match std::env::var("BENCH_IDLE") {
         Ok(part) => {

@@ -1,7 +1,8 @@
-//! What is on the disk before it is confirmed: the embedded transport and the stores.
+//! Messages that are on the disk before they are confirmed: the embedded transport and the
+//! stores.
 //!
-//! `cargo bench -p brickwork-bench --bench durable`, or with `-- embedded`, `-- transact`,
-//! `-- idle`, `-- fsync` for a part of it.
+//! `cargo bench -p brickwork-bench --bench durable`, or with `-- embedded`, `-- transact`, `--
+//! idle`, `-- fsync` for a part of it.
 
 #![allow(missing_docs, reason = "a program")]
 

@@ -1,5 +1,5 @@
-//! `transact` with an inbox entry, one row of own state and one message in the outbox, by
-//! many instances; beside the same statements by hand, committed in groups.
+//! `transact` with an inbox entry, one row of state and one message in the outbox, by many
+//! instances; beside the same statements by hand, committed in groups.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ use crate::app::{self, IN, OUT, Order};
 const ORDERS: u64 = 20_000;
 const ROUNDS: usize = 5;
 
-/// Keeps a row of each order, and passes it on.
+/// Stores a row for each order and emits the order.
 struct Ledger;
 
 impl Service for Ledger {
@@ -55,8 +55,8 @@ fn ours(transport: &str, instances: u32) -> app::Ran {
     app::run(folder.path(), transport, &services, catalog, ORDERS)
 }
 
-/// The same rows by one thread, a commit for each `group`, and each message of the outbox
-/// removed again.
+/// Writes the same rows on one thread with a commit per `group`, and removes each message from
+/// the outbox.
 fn by_hand(group: u64) -> f64 {
     let folder = tempfile::tempdir_in(".").expect("a folder");
     let store = Connection::open(folder.path().join("by-hand.sqlite")).expect("a database");

@@ -1,4 +1,4 @@
-//! The same actor in other libraries: bare, and with what a careful user adds by hand.
+//! The same actor in other libraries: bare, and with the additions of a careful user.
 
 pub(crate) mod plain_actix {
     use actix::prelude::{Actor, Context, Handler, Message};
@@ -23,8 +23,8 @@ pub(crate) mod plain_actix {
     }
 }
 
-/// What a careful user of another library adds by hand to have what the host gives: a
-/// bound, a deadline, decoding, two histograms and a counter.
+/// The features of the host, written by hand for other libraries: a bound, a deadline, decoding,
+/// two histograms and a counter.
 pub(crate) mod by_hand {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ pub(crate) mod by_hand {
         handled: IntCounter,
     }
 
-    /// A message that has been let in.
+    /// A message that was admitted.
     pub(crate) struct Sent {
         pub(crate) bytes: &'static [u8],
         at: Instant,

@@ -1,34 +1,34 @@
-//! What the programs share: the order, what is done with it, and telling how long it took.
+//! Shared parts of the programs: the order, its handling, and reporting the time.
 
 use std::fs;
 use std::time::Instant;
 
-/// An environment variable that the runner sets.
+/// Returns an environment variable that the runner sets.
 ///
 /// # Panics
-/// It didn't.
+/// If it is not set.
 pub fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} isn't set: see tests/bench/peers/run"))
 }
 
-/// How many messages are to be handled.
+/// Returns the number of messages to handle.
 ///
 /// # Panics
-/// The runner didn't say.
+/// If the runner did not set it.
 pub fn messages() -> usize {
     setting("MESSAGES").parse().expect("MESSAGES is a number")
 }
 
-/// Begins with the work, ends with what it took.
+/// Measures time and CPU time of the work.
 pub struct Stopwatch(Instant, f64);
 
 impl Stopwatch {
-    /// Begins.
+    /// Starts to measure.
     pub fn start() -> Self {
         Self(Instant::now(), cpu_seconds())
     }
 
-    /// Tells the runner, in the last line.
+    /// Prints the result for the runner as the last line.
     pub fn tell(self) {
         let (took, cpu) = (self.0.elapsed().as_secs_f64(), cpu_seconds() - self.1);
         println!("{{\"seconds\": {took}, \"cpu\": {cpu}}}");

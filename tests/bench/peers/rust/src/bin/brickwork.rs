@@ -1,4 +1,4 @@
-//! The hop with Brickwork. With `MESSAGES=0` it only makes the queues.
+//! The hop with Brickwork. With `MESSAGES=0` it only declares the queues.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl Handle<Order> for Hop {
     }
 }
 
-/// Reads what the other emits, so that it has somewhere to go. It never runs.
+/// Reads the output of the hop, so that it has a destination. The sink never runs.
 struct Sink;
 
 impl Service for Sink {
@@ -96,8 +96,8 @@ fn main() {
         while LEFT.get() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // What is in hand is published, confirmed and acked before it has stopped. `idle` isn't
-        // waited for: on a transport that others share that takes half a second of quiet.
+        // Messages in flight are published, confirmed and acked before the stop ends. `idle`
+        // would add half a second of quiet on a shared transport.
         app.stop().await;
     });
     stopwatch.tell();

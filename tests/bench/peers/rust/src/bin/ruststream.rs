@@ -25,7 +25,7 @@ static DONE: Notify = Notify::const_new();
 #[publishes(Order)]
 struct Done;
 
-// As many at a time as are in hand: else each waits for the confirm of the one before.
+// One worker per prefetched message: otherwise each waits for the confirm of the one before.
 #[subscriber(RabbitQuorumQueue::new("bench.hop.in"), workers(256))]
 async fn hop(order: &Order, Out(done): Out<impl Publisher, Done>) -> HandlerOutcome {
     let mut order = order.clone();

@@ -1,0 +1,36 @@
+//! The command `brickwork` and its service types on one machine, without a broker.
+//!
+//! | module | promises on |
+//! | --- | --- |
+//! | `accepted` | an HTTP answer 202 comes after the message is on the disk |
+//! | `backlog` | a backlog larger than the memory |
+//! | `damage` | damaged files of an `embedded:` transport |
+//! | `disk` | the order of SQLite's writes and syncs |
+//! | `exits` | exit codes and last output of `run` |
+//! | `folder` | `check --connect` and `prune` of an `embedded:` folder |
+//! | `http_in`, `http_reply` | the HTTP server |
+//! | `killed`, `replayed` | `kill -9` at random moments |
+//! | `moments` | `kill -9` at chosen system calls |
+//! | `manifests` | wrong manifests and their reports |
+//! | `process` | services as child programs in other languages |
+//! | `prometheus` | metrics and alert rules, read by Prometheus |
+//! | `room`, `store_room` | a full disk |
+//! | `watch` | `run --watch` |
+
+mod accepted;
+mod backlog;
+mod damage;
+mod disk;
+mod exits;
+mod folder;
+mod http_in;
+mod http_reply;
+mod killed;
+mod manifests;
+mod moments;
+mod process;
+mod prometheus;
+mod replayed;
+mod room;
+mod store_room;
+mod watch;

@@ -1,0 +1,36 @@
+//! Apps over RabbitMQ. Most tests share one private broker, each under an app name of its own.
+//!
+//! | module | promises on |
+//! | --- | --- |
+//! | `amqp` | the transport `amqp:` itself |
+//! | `check_connect` | `check --connect` |
+//! | `dlq`, `dlq_running` | dead letters: list, replay, discard, export |
+//! | `foreign` | external queues and exchanges |
+//! | `interop` | programs that speak AMQP without Brickwork |
+//! | `isolation` | services in child processes |
+//! | `many_processes` | one app in many processes |
+//! | `poison` | a message that kills its process |
+//! | `prune` | stale queues and bindings |
+//! | `secrets` | no secret is shown |
+//! | `shipped` | the shipped binary and its commands |
+//! | `sigterm` | graceful shutdown |
+//! | `sizes` | messages of every size |
+//! | `tls` | TLS and credentials |
+//! | `trace` | the history of a message |
+
+mod amqp;
+mod check_connect;
+mod dlq;
+mod dlq_running;
+mod foreign;
+mod interop;
+mod isolation;
+mod many_processes;
+mod poison;
+mod prune;
+mod secrets;
+mod shipped;
+mod sigterm;
+mod sizes;
+mod tls;
+mod trace;

@@ -1,0 +1,33 @@
+//! Services in an app in the test's own process, most of them with virtual time.
+//!
+//! | module | promises on |
+//! | --- | --- |
+//! | `abuse` | services that panic in every hook or block their thread |
+//! | `edges` | extreme values: infinite durations, slow ticks |
+//! | `elastic` | autoscaling |
+//! | `held` | the outbox while a queue is full |
+//! | `kit` | the test kit itself |
+//! | `mailbox` | wake-ups of the mailbox, under a model checker |
+//! | `positions` | saved positions of sources |
+//! | `pressure` | full queues and backpressure |
+//! | `promises` | delivery and failure, the promises of every service |
+//! | `service_api` | the API that services are written with |
+//! | `stages` | the service types `dedup` and `aggregate` |
+//! | `stopping` | graceful shutdown and its time limits |
+//! | `store` | a service's own database, with inbox and outbox |
+//! | `tree` | supervision, against a model |
+
+mod abuse;
+mod edges;
+mod elastic;
+mod held;
+mod kit;
+mod mailbox;
+mod positions;
+mod pressure;
+mod promises;
+mod service_api;
+mod stages;
+mod stopping;
+mod store;
+mod tree;
