@@ -10,7 +10,7 @@
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
 //! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `prune`, `inspection` | declaring, checking and pruning queues |
 //! | publishing | `confirm_window`, `publisher`, `router`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
-//! | consuming | `prefetch`, `suspects`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
+//! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `suspect_task`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
 //! | session | `session`, `lease`, `recovery`, `depth_poller` | everything over one pair of connections, and its replacement |
 //!
 //! A session ends when a connection is lost or a publishing channel fails. `recovery` then
@@ -73,6 +73,7 @@ mod session_state;
 mod settlement;
 mod slot_queue;
 mod source_queue;
+mod suspect_task;
 mod suspects;
 mod tls;
 mod topology;

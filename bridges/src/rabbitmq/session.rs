@@ -33,6 +33,7 @@ use super::routing::{DeclaredTopology, Queue};
 use super::session_state::SessionState;
 use super::settlement::Settler;
 use super::source_queue::SourceQueue;
+use super::suspect_task;
 use super::suspects::SuspectQueue;
 
 /// Upper bound for the bytes of a frame beside a message's properties.
@@ -142,7 +143,7 @@ impl Session {
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
         );
         router.redeclare().await?;
-        let suspects = SuspectQueue::start(
+        let suspects = suspect_task::start(
             connections.clone(),
             session_state.clone(),
             router.clone(),
