@@ -1,4 +1,4 @@
-//! From a plan's service to one that can be started.
+//! Builds a service from its plan, ready to be started.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::store::Stores;
 use crate::supervision::Instances;
 use crate::transport::{Backpressure, Transport};
 
-/// What services of an app have in common.
+/// The parts that all services of an app share.
 pub(super) struct BuildContext {
     pub(super) app: Arc<str>,
     pub(super) transport: Arc<dyn Transport>,
@@ -28,8 +28,8 @@ pub(super) struct BuildContext {
     pub(super) stores: Arc<Stores>,
 }
 
-/// Makes a service that doesn't run yet.
-pub(super) fn add(
+/// Builds a service that is not started.
+pub(super) fn build(
     plan: ServicePlan,
     common: &BuildContext,
     number: usize,

@@ -1,4 +1,4 @@
-//! An app to look at, for tests: services over the memory transport, none of them run.
+//! A fake app for tests: services over the memory transport that are never started.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::supervision::Instances;
 use crate::transport::memory::Memory;
 use crate::transport::{Backpressure, Overflow, QueueSpec, Topology, Transport};
 
-/// A secret that nothing may show.
+/// A secret that no output may show.
 pub(crate) const SECRET: &str = "hunter2-is-secret";
 
-/// What tests hold of the app.
+/// The parts of the fake app that tests use.
 pub(crate) struct Fake {
     pub(crate) view: Arc<AppStatus>,
     pub(crate) transport: Arc<dyn Transport>,
@@ -35,7 +35,8 @@ pub(crate) struct Fake {
     pub(crate) pressure: Arc<Backpressure>,
 }
 
-/// `intake` (a source) feeds `orders`, `stock` reads them. Run it inside a runtime.
+/// Makes an app in which the source `intake` feeds `orders` and `stock` reads it. Must be
+/// called inside a tokio runtime.
 pub(crate) async fn app() -> Fake {
     let pressure: Arc<Backpressure> = Arc::default();
     let transport: Arc<dyn Transport> = Arc::new(Memory::new(pressure.clone()));
@@ -95,7 +96,7 @@ pub(crate) async fn app() -> Fake {
 }
 
 impl Fake {
-    /// As if everything had started.
+    /// Sets the state of a started app.
     pub(crate) fn all_ready(&self) {
         self.view.set_phase(Phase::Running);
         for service in &self.view.services {
@@ -124,7 +125,7 @@ impl InstanceFactory for Unused {
         &'a self,
         _: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
-        unreachable!("nothing is started here")
+        unreachable!("the fake app starts no service")
     }
 }
 
@@ -162,7 +163,7 @@ fn setup(
         batch_max: 1,
         message_bytes_max: 1024,
         data: PathBuf::new(),
-        // None is opened.
+        // No store is opened.
         stores: Some(Stores::new("shop".into(), &PathBuf::new())),
         confirms: Some(confirms),
     }

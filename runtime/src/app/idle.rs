@@ -1,4 +1,4 @@
-//! Knowing that an app has nothing left to do.
+//! Detects that an app has nothing left to do.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::metrics::Outcome;
 use crate::names::QueueId;
 use crate::transport::Transport;
 
-/// How long to wait between looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Interval between checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// On a transport that others share, a message can be on the wire, where nobody counts
-/// it: nothing may have happened for so many looks in a row.
-const QUIET_LOOKS_SHARED: u32 = 25;
+/// Idle checks in a row that a transport between processes needs: a message on the wire is
+/// in no counter.
+const IDLE_CHECKS_SHARED: u32 = 25;
 
 impl App {
-    /// Resolves when every source that ends has ended and nothing is queued, in hand,
-    /// scheduled or unconfirmed; services that have no hope of doing theirs apart.
+    /// Resolves when every source that ends has ended and no message is queued, in flight,
+    /// delayed or unconfirmed. Work of services that are down for good does not count.
     pub async fn idle(&self) {
         let shared = self.transport.guarantees().crosses_processes;
-        let needed = if shared { QUIET_LOOKS_SHARED } else { 1 };
+        let needed = if shared { IDLE_CHECKS_SHARED } else { 1 };
         let mut quiet = 0;
         let mut last = None;
         loop {
-            // Nothing moved while all was looked at, or a message could have passed
-            // from where we had not looked to where we had.
+            // The activity must not change during a check: a message could move from a part not
+            // yet checked to a checked one.
             let before = self.activity();
             let idle = self.is_idle().await
                 && self.activity() == before
@@ -36,7 +36,7 @@ impl App {
             if quiet >= needed {
                 return;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
@@ -45,7 +45,7 @@ impl App {
         if services().any(|service| service.is_unfinished_source() && !is_hopeless(service)) {
             return false;
         }
-        // Those in processes of their own know themselves what they have.
+        // A child process reports its own work.
         for service in self.services.iter().filter(|s| s.hosted().is_apart()) {
             if !is_hopeless(service.hosted()) && !service.is_idle().await {
                 return false;
@@ -54,7 +54,7 @@ impl App {
         self.view.is_idle().await
     }
 
-    /// Grows with everything that happens.
+    /// Counts handled and emitted messages. An unchanged count means that nothing happened.
     fn activity(&self) -> u64 {
         self.services
             .iter()
@@ -76,7 +76,7 @@ impl App {
 }
 
 impl AppStatus {
-    /// Whether the services that run in this process have nothing left to do.
+    /// Returns whether the services of this process have nothing left to do.
     pub(crate) async fn is_idle(&self) -> bool {
         let services = self.services.iter().map(|service| &service.hosted);
         for service in services.filter(|service| !service.is_apart()) {
@@ -98,15 +98,14 @@ async fn is_idle(service: &ServiceHandle, transport: &dyn Transport) -> bool {
     for input in &env.inputs {
         match transport.depth(&QueueId::new(&env.label, input)).await {
             Ok(depth) if depth.total() == 0 => {}
-            // Not knowing isn't idle.
+            // An unknown depth is not idle.
             Ok(_) | Err(_) => return false,
         }
     }
     true
 }
 
-/// Nobody will do the work of this one: it is down for good, or it was isolated, tried
-/// again, and isolated again.
+/// Returns whether a service is down for good, or was isolated at least twice.
 fn is_hopeless(service: &ServiceHandle) -> bool {
     match service.state.standing() {
         Standing::Gone { .. } => true,

@@ -1,5 +1,4 @@
-//! The plan: a checked manifest, with everything resolved that can be known before
-//! running.
+//! The plan: a checked and resolved manifest.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,30 +11,30 @@ use crate::settings::{Isolation, ServiceSettings};
 use crate::supervision::{GiveUpPolicy, Intensity, Strategy};
 use crate::transport::{ExternalBinding, QueueSpec, Topology};
 
-/// What an app is to be. Made by [`crate::manifest::load`].
+/// The plan of an app. [`crate::manifest::load`] makes it.
 pub struct Plan {
     pub(crate) name: Arc<str>,
-    /// The transport's URL, secrets included.
+    /// URL of the transport, including secrets.
     pub(crate) transport: String,
     pub(crate) data: PathBuf,
     pub(crate) workers: usize,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) message_bytes_max: usize,
     pub(crate) log: LogSettings,
-    /// `None` if it is off.
+    /// Address of the admin endpoint; `None` switches it off.
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) redactor: Arc<Redactor>,
-    /// In the manifest's order.
+    /// In the order of the manifest.
     pub(crate) services: Vec<ServicePlan>,
-    /// The root of the tree.
+    /// The root supervisor.
     pub(crate) supervision: SupervisorPlan,
-    /// In the manifest's order.
+    /// In the order of the manifest.
     pub(crate) groups: Vec<GroupPlan>,
-    /// Topics that programs outside feed or read.
+    /// Topics that external programs feed or read.
     pub(crate) external: Vec<Arc<str>>,
-    /// What feeds some of them, on the transport.
+    /// External queues and exchanges that feed some of these topics.
     pub(crate) feeds: Vec<ExternalBinding>,
-    /// The files that the manifest named for values in it.
+    /// Files of `${file:PATH}` in the manifest.
     pub(crate) named: Vec<PathBuf>,
 }
 
@@ -46,18 +45,18 @@ pub(crate) struct LogSettings {
     pub(crate) json: bool,
 }
 
-/// What one supervisor does.
+/// Settings of one supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SupervisorPlan {
     pub(crate) strategy: Strategy,
     pub(crate) intensity: Intensity,
 }
 
-/// `[groups.G]`: services under a supervisor of their own.
+/// `[groups.G]`: services under one supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupPlan {
     pub(crate) name: Arc<str>,
-    /// Indices into the services of the plan, rising: the manifest's order of services.
+    /// Indices into the services of the plan, in ascending order.
     pub(crate) services: Vec<usize>,
     pub(crate) supervisor: SupervisorPlan,
 }
@@ -65,19 +64,19 @@ pub(crate) struct GroupPlan {
 /// One service of the plan.
 pub(crate) struct ServicePlan {
     pub(crate) label: Arc<str>,
-    /// The name of its service type.
+    /// Name of the service type.
     pub(crate) service_type: &'static str,
     pub(crate) blueprint: Arc<dyn ConfiguredType>,
     /// The topics that each input reads, in the order of the port table.
     pub(crate) inputs: Vec<WiredPort>,
     /// The topics that each output publishes to, in the order of the port table.
     pub(crate) outputs: Vec<WiredPort>,
-    /// Whether this process runs it; `--only` leaves the others to other processes.
+    /// Whether this process runs the service. `--only` leaves others to other processes.
     pub(crate) runs_here: bool,
     pub(crate) settings: ServiceSettings,
 }
 
-/// A port and the topics that it is connected to.
+/// A port and its topics.
 #[derive(Debug, Clone)]
 pub(crate) struct WiredPort {
     pub(crate) name: Arc<str>,
@@ -85,24 +84,24 @@ pub(crate) struct WiredPort {
 }
 
 impl Plan {
-    /// The app's name.
+    /// Returns the app's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The folder of positions and stores.
+    /// Returns the folder of positions and stores.
     pub fn data(&self) -> &std::path::Path {
         &self.data
     }
 
-    /// Makes it the plan of a child process: what it runs is started and supervised by
-    /// another one, which opens the admin endpoint and decides when it gives up.
+    /// Turns the plan into that of a child process. The parent process opens the admin
+    /// endpoint and decides when a service is given up.
     pub(crate) fn supervise(&mut self) {
         self.admin = None;
         self.workers = 1;
         for service in self.services.iter_mut().filter(|service| service.runs_here) {
             service.settings.isolation = Isolation::Shared;
-            // When it gives up, its parent ends the process and does what is to be done.
+            // If the child gives up, the parent ends the process and applies the real policy.
             service.settings.restart.give_up = GiveUpPolicy::Isolate;
         }
     }
@@ -124,7 +123,7 @@ impl Plan {
                 limit: service.settings.queue.limit,
                 overflow: service.settings.queue.overflow,
                 feeds: self.feeds_of(input),
-                // Its state is on one machine.
+                // A store is on one machine.
                 single_active: service.settings.store,
             })
         });

@@ -1,8 +1,8 @@
 //! A running app: starts a plan's services in order, and stops them in order.
 //!
-//! Services first, then sources, so that nothing is sent before its readers consume.
-//! Stopping goes the other way round, and every stage has a deadline. What may look
-//! at it and talk to it opens first and closes last.
+//! Services start before sources, so that readers consume before messages arrive. Stopping
+//! has the reverse order, and each stage has a deadline. The admin endpoint and the control
+//! socket open first and close last.
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -14,11 +14,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::build_service::{BuildContext, add};
+use super::build_service::{BuildContext, build};
 use super::plan::Plan;
 use super::status::{AppStatus, Phase};
 use super::summary::Summary;
-use super::tree_builder::{NodeIndex, Shape, SupervisorTree, TreePlan};
+use super::tree_builder::{NodeIndex, PlannedTree, SupervisorTree, TreePlan};
 use crate::admin::Admin;
 use crate::child_process::{ParentConnection, RespawnCommand};
 use crate::clock::Clock;
@@ -34,36 +34,36 @@ use crate::store::Stores;
 use crate::supervisors::{Failed, Supervised, Threads, watch};
 use crate::transport::{Backpressure, Transport, TransportError, Transports};
 
-/// How long services may take to consume before sources start all the same.
+/// Sources start after this time even if not every input is consumed.
 const CONSUMING_WITHIN: Duration = Duration::from_secs(30);
 
-/// What a stage of stopping gets at least, when others used up the time.
+/// Minimum time for a stage of stopping if earlier stages used up the deadline.
 const STAGE_MIN: Duration = Duration::from_millis(500);
 
-/// How long the transport may take to close, and then the stores, all side by side.
+/// Maximum time to close the transport, and then all stores together.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Where services run.
+/// The threads of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workers {
-    /// On threads of their own, as many as the manifest says.
+    /// Worker threads, `app.workers` of them.
     Threads,
-    /// On the current arbiter: for tests, which can then pause tokio's clock.
+    /// The current arbiter, for tests that pause tokio's clock.
     Here,
 }
 
-/// Why an app can't start.
+/// Reasons why an app can't start.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StartError {
-    /// The transport can't be had.
+    /// The transport can't be connected.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// No transport of this scheme.
+    /// The program has no transport of this scheme.
     #[error("this program has no transport for {0}")]
     NoTransport(String),
-    /// This build aborts when something panics.
+    /// This build aborts on a panic.
     #[error(
-        "built with panic = \"abort\": build with panic = \"unwind\", a panic must harm one message only"
+        "the program was built with panic = \"abort\", so that a panic would end it: build it with panic = \"unwind\""
     )]
     NoUnwind,
     /// The admin endpoint or the control socket can't be opened.
@@ -71,52 +71,50 @@ pub enum StartError {
     Listen(#[from] Arc<std::io::Error>),
 }
 
-/// An app that runs. Stop it with [`App::stop`]; dropping it stops nothing in order.
+/// A running app. [`App::stop`] stops it in order; dropping it does not.
 pub struct App {
-    /// In the manifest's order.
+    /// In the order of the manifest.
     pub(crate) services: Rc<[Rc<dyn Supervised>]>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(super) view: Arc<AppStatus>,
     tracer: Arc<TraceCollector>,
     shutdown_timeout: Duration,
     threads: Rc<Threads>,
-    /// Builds the supervisors above the services, once these have been started.
+    /// The supervisors above the services. Set once the services have been started.
     tree: OnceCell<SupervisorTree>,
-    shape: RefCell<Option<Shape>>,
+    planned: RefCell<Option<PlannedTree>>,
     failed: Failed,
-    /// Tasks that look after the app while it runs: depths, worker lag.
+    /// Background tasks: queue depths and worker lag.
     watching: Vec<JoinHandle<()>>,
     admin: Option<Admin>,
-    /// Let go last: who waits for the app to stop waits for this.
+    /// Dropped last: clients wait for its end to learn that the app has stopped.
     control: Option<Control>,
 }
 
-/// How stopping went.
+/// The result of stopping.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct StopReport {
-    /// What was in hand when time ran out, by service: `(service, message)`.
+    /// Messages in flight at the deadline: `(service, message)`.
     pub abandoned: Vec<(String, String)>,
-    /// Messages that wait in queues: `(queue, how many)`. On a transport that isn't
-    /// durable they are gone with the process.
+    /// Messages left in queues: `(queue, count)`. Without a durable transport they are lost
+    /// with the process.
     pub left: Vec<(String, u64)>,
-    /// Threads that didn't end in time: a handler blocks them.
+    /// Number of threads that a handler blocked beyond the deadline.
     pub stuck_threads: usize,
-    /// What didn't close in time: the transport, stores. What it has begun, it may still
-    /// be doing.
+    /// Transport and stores that did not close in time. They may still be working.
     pub unclosed: Vec<String>,
-    /// What the app has done, to its end.
+    /// Totals of the app.
     pub summary: Summary,
 }
 
 impl StopReport {
-    /// Whether everything that was begun was finished.
+    /// Returns whether all started work was finished.
     pub fn is_clean(&self) -> bool {
         self.abandoned.is_empty() && !self.is_stuck()
     }
 
-    /// Whether threads are left that may never end: waiting for them, as the end of a
-    /// runtime does, could take for ever. A process ends by
-    /// [`exit`](std::process::exit) then.
+    /// Returns whether threads are left that may never end. The end of a tokio runtime would
+    /// wait for them for ever, so the process must use [`exit`](std::process::exit).
     pub fn is_stuck(&self) -> bool {
         self.stuck_threads > 0 || !self.unclosed.is_empty()
     }
@@ -129,8 +127,8 @@ impl App {
     /// control socket, and starts no child processes: every service runs in this one.
     ///
     /// # Errors
-    /// The transport can't be had. A service that can't start isn't an error: it is
-    /// tried again, and readiness says so.
+    /// The transport can't be connected. A service that can't start is no error: it is
+    /// restarted, and the app is not ready until then.
     pub async fn start(
         plan: Plan,
         transports: &Transports,
@@ -142,11 +140,10 @@ impl App {
         Ok(app)
     }
 
-    /// The first half of starting, on threads: connects, declares, and opens the admin
-    /// endpoint and the control socket. Nothing works yet: that is for
-    /// [`start_services`](App::start_services). `program` is what is started again for
-    /// services that run in processes of their own; `stop` is called when somebody asks
-    /// for it by the socket.
+    /// The first half of starting, with worker threads: connects, declares the topology, and
+    /// opens the admin endpoint and the control socket. No service runs before
+    /// [`start_services`](App::start_services). `program` is the command for child
+    /// processes of services; the control socket calls `stop` on request.
     pub(crate) async fn open(
         plan: Plan,
         transports: &Transports,
@@ -177,7 +174,7 @@ impl App {
         Ok(app)
     }
 
-    /// The same in a child process, for its parent alone.
+    /// Opens the app in a child process, without admin endpoint and control socket.
     pub(crate) async fn open_supervised(
         plan: Plan,
         transports: &Transports,
@@ -210,7 +207,7 @@ impl App {
             Workers::Here => 0,
             Workers::Threads => plan.workers.max(1),
         }));
-        let plot = TreePlan::of(&plan);
+        let tree_plan = TreePlan::of(&plan);
         let (graph, topology) = (plan.port_graph(), plan.topology());
         let common = BuildContext {
             confirms: transport.guarantees().durable.then(Arc::default),
@@ -226,7 +223,7 @@ impl App {
         let mut views = Vec::with_capacity(plan.services.len());
         let here = plan.services.into_iter().filter(|s| s.runs_here);
         for (number, service) in here.enumerate() {
-            views.push(add(
+            views.push(build(
                 service,
                 &common,
                 number,
@@ -240,7 +237,7 @@ impl App {
             program,
             stop_within: plan.shutdown_timeout,
         };
-        let (shape, here) = plot.with(hosted, &places);
+        let (planned, here) = tree_plan.with(hosted, &places);
         let failed = Failed::new(None);
         let view = AppStatus::new(
             common.app,
@@ -268,7 +265,7 @@ impl App {
         };
         let registry = prometheus::Registry::new();
         crate::metrics::register(&registry, view.clone())
-            .expect("a new registry has no metrics of these names");
+            .expect("a new registry holds no metrics of these names");
         let watching = match workers {
             Workers::Here => Vec::new(),
             Workers::Threads => vec![
@@ -277,14 +274,14 @@ impl App {
             ],
         };
         let app = Self {
-            services: shape.services(),
+            services: planned.services(),
             transport,
             tracer: Arc::new(tracer),
             view,
             shutdown_timeout: plan.shutdown_timeout,
             threads,
             tree: OnceCell::new(),
-            shape: RefCell::new(Some(shape)),
+            planned: RefCell::new(Some(planned)),
             failed,
             watching,
             admin: None,
@@ -293,7 +290,7 @@ impl App {
         Ok((app, registry))
     }
 
-    /// The second half of starting: services, then, when they consume, sources.
+    /// The second half of starting: starts services, waits until they consume, starts sources.
     pub(crate) async fn start_services(&self) {
         let (sources, services): (Vec<_>, Vec<_>) = self
             .services
@@ -304,8 +301,8 @@ impl App {
             let env = service.hosted().env();
             let mut consuming = env.liveness.consuming.subscribe();
             let inputs = env.inputs.len();
-            // The sender is in the environment that is held here. One that has given up
-            // is dealt with by its supervisor.
+            // `env` holds the sender, so it is not gone. The supervisor handles a service that
+            // has given up.
             tokio::select! {
                 _ = consuming.wait_for(|count| *count >= inputs) => {}
                 _ = env.given_up() => {}
@@ -313,45 +310,48 @@ impl App {
             }
         }));
         if timeout(CONSUMING_WITHIN, consuming).await.is_err() {
-            warn!("not every input is consumed yet, sources start all the same");
+            warn!("starting sources although not every input is consumed");
         }
         join_all(sources.iter().map(|source| source.start())).await;
-        if let Some(shape) = self.shape.take() {
-            let tree = shape.supervise(self.failed.clone());
-            assert!(self.tree.set(tree).is_ok(), "the shape is taken once");
+        if let Some(planned) = self.planned.take() {
+            let tree = planned.supervise(self.failed.clone());
+            assert!(
+                self.tree.set(tree).is_ok(),
+                "the planned tree is taken once"
+            );
         }
         self.view.set_phase(Phase::Running);
         info!(app = %self.view.name, services = self.services.len(), "started");
     }
 
-    /// The app's name.
+    /// Returns the app's name.
     pub fn name(&self) -> &str {
         &self.view.name
     }
 
-    /// Where the admin endpoint listens, if it is open.
+    /// Returns the address of the admin endpoint, if it is open.
     pub fn admin_address(&self) -> Option<std::net::SocketAddr> {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// What keeps the app from being ready, each with its reason.
+    /// Returns the reasons why the app is not ready; empty if it is.
     pub fn not_ready(&self) -> Vec<String> {
         self.view.readiness().1
     }
 
-    /// The transport that it runs on.
+    /// Returns the transport.
     pub fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport
     }
 
-    /// The way of a message through this app, or of all messages of a trace, as far as it is
-    /// known: what services handled lately, what is in queues and in hand, dead letters,
-    /// stores. Takes some seconds at most where queues can be searched; changes nothing.
+    /// Traces a message, or all messages of a trace, through this app: recent attempts, queues,
+    /// messages in flight, dead letters and stores. Reads only. Searching queues may take
+    /// some seconds.
     pub async fn trace(&self, question: &TraceQuery) -> Trace {
         self.tracer.trace(question, None).await
     }
 
-    /// Resolves when the transport has ended for good, with what is wrong.
+    /// Resolves when the transport has ended for good, with the reason.
     pub async fn transport_lost(&self) -> String {
         let mut status = self.transport.status();
         match status.wait_for(|status| status.ended).await {
@@ -360,18 +360,18 @@ impl App {
         }
     }
 
-    /// Resolves when the tree of supervisors has given up, or too many threads are
-    /// blocked, with the reason: the process is not worth keeping.
+    /// Resolves with the reason when the root supervisor has given up or too many threads are
+    /// blocked. The process should then end.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.subscribe();
         match failed.wait_for(Option::is_some).await {
             Ok(why) => why.clone().unwrap_or_default(),
-            // The sender is `self`: it can't be gone.
+            // `self` holds the sender, so this can't happen.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// The services that were isolated, or given up for good, since the start.
+    /// Returns the services that were isolated or given up for good since the start.
     pub fn gave_up(&self) -> Vec<String> {
         let services = self.services.iter().map(|service| service.hosted());
         let gave_up = services.filter(|s| {
@@ -380,18 +380,18 @@ impl App {
         gave_up.map(|service| service.label.to_string()).collect()
     }
 
-    /// Stops in order: sources, then deliveries; what is in hand is finished within
-    /// `app.shutdown_timeout`; publications are confirmed; then services go, the last
-    /// one first, and their threads are joined.
+    /// Stops in order: sources stop, services finish their messages in flight within
+    /// `app.shutdown_timeout`, published messages are confirmed, services stop in reverse
+    /// order, and their threads are joined.
     pub async fn stop(self) -> StopReport {
         let within = self.shutdown_timeout;
         self.stop_within(within).await
     }
 
-    /// As [`stop`](Self::stop), with another time for what is in hand.
+    /// Stops like [`stop`](Self::stop), with another time limit for messages in flight.
     pub(crate) async fn stop_within(self, within: Duration) -> StopReport {
         let deadline = crate::clock::later(within);
-        // A slow source must not use up the time of the services after it.
+        // A slow source must not use up the time of the services.
         let services_come = self.services.iter().any(|s| !s.hosted().is_source());
         let sources_within = if services_come { within / 2 } else { within };
         let sources_by = crate::clock::later(sources_within);
@@ -407,7 +407,7 @@ impl App {
             .partition(|service| service.hosted().is_source());
         let mut stuck = Vec::new();
         for (group, by) in [(sources, sources_by), (services, deadline)] {
-            // All finish side by side what they have in hand; then they go, the last first.
+            // All finish their messages in flight together, then stop in reverse order.
             let turns = join_all(group.iter().map(|service| service.drain(by))).await;
             let mut stopped = Vec::with_capacity(group.len());
             let mut late = Vec::new();
@@ -418,8 +418,8 @@ impl App {
                     late.push(service);
                 }
             }
-            // Those whose threads are blocked, or who come after the deadline, go together:
-            // each would wait as long.
+            // Services with a blocked thread or past the deadline stop together, since each would
+            // wait for the same time.
             let ends = join_all(late.iter().map(|service| service.stop(by))).await;
             stopped.extend(late.into_iter().zip(ends));
             for (service, stopped) in stopped {
@@ -433,7 +433,7 @@ impl App {
                     .extend(named.map(|text| (label.clone(), text)));
             }
         }
-        // What is left in the queues is named, and kept where the transport can.
+        // Messages left in queues are reported. A durable transport keeps them.
         let queues: Vec<QueueId> = self
             .services
             .iter()
@@ -454,18 +454,18 @@ impl App {
         }
         let flush_by = deadline.max(Instant::now() + STAGE_MIN);
         if timeout_at(flush_by, self.transport.flush()).await.is_err() {
-            warn!("stopped before the transport had done everything that it was given");
+            warn!("stopped before the transport had confirmed all messages");
         }
         let closing = timeout(CLOSE_WITHIN, self.transport.close());
         if closing.await.is_err() {
-            warn!("the transport didn't close in time");
+            warn!("transport did not close in time");
             report.unclosed.push("the transport".to_owned());
         }
-        // After all who use them, and in time for the next one who opens them.
+        // Stores close after all their users, and before another process may open them.
         let closing = self.services.iter().map(|s| close_store(s.hosted()));
         let unclosed = join_all(closing).await.into_iter().flatten();
         report.unclosed.extend(unclosed);
-        // Threads that end are not to be taken for blocked ones.
+        // The watchdog must not take a thread that ends for a blocked one.
         for task in &self.watching {
             task.abort();
         }
@@ -479,14 +479,14 @@ impl App {
     }
 }
 
-/// Closes the store of a service, if it has one. Returns its name if that takes too long:
-/// what it does never ends, or the disk hangs.
+/// Closes the store of a service, if it has one. Returns its name if that takes too long,
+/// for example because the disk hangs.
 async fn close_store(hosted: &ServiceHandle) -> Option<String> {
     let store = hosted.store()?;
     let (service, path) = (&hosted.label, store.database.path().display());
     let closing = timeout(CLOSE_WITHIN, store.database.close());
     closing.await.err().map(|_| {
-        warn!(%service, %path, "the store didn't close in time: what it does is not waited for");
+        warn!(%service, %path, "store did not close in time");
         format!("the store of {service}")
     })
 }

@@ -1,5 +1,4 @@
-//! The snapshot: the view of an app as plain data, for `/api/app` and the control
-//! socket.
+//! The snapshot: the status of an app as plain data, for `/api/app` and the control socket.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
@@ -23,12 +22,12 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) started: String,
     uptime_seconds: u64,
     pub(crate) ready: bool,
-    /// Why it isn't ready.
+    /// Reasons why the app is not ready.
     pub(crate) reasons: Vec<String>,
     pub(crate) transport: TransportSnapshot,
-    /// Sources that wait because a queue is too full.
+    /// Number of sources that wait because a queue is above its high-water mark.
     sources_paused: usize,
-    /// The greatest lag of each worker's thread lately.
+    /// Greatest lag of each worker thread in the last 10 to 20 seconds.
     worker_lag_seconds: Vec<f64>,
     pub(crate) services: Vec<ServiceSnapshot<'a>>,
 }
@@ -56,19 +55,19 @@ pub(crate) struct ServiceSnapshot<'a> {
     pub(crate) service_type: &'static str,
     pub(crate) role: &'static str,
     pub(crate) state: State,
-    /// The child process that it runs in, if it has one of its own.
+    /// Id of the child process of the service, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<u32>,
-    /// Why it is down, when it has given up.
+    /// Reason why the service was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     gave_up: Option<String>,
-    /// What is left of the pause that it asked for.
+    /// Rest of the pause that the service asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_seconds: Option<f64>,
     pub(crate) instances: Instances,
     pub(crate) mailbox: Mailbox,
     in_flight: usize,
-    /// Publications that wait for their confirms.
+    /// Messages that are published but not confirmed.
     unconfirmed: usize,
     pub(crate) inputs: Vec<InputSnapshot<'a>>,
     pub(crate) outputs: Vec<OutputSnapshot<'a>>,
@@ -78,9 +77,9 @@ pub(crate) struct ServiceSnapshot<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     dead_letter_queue: Option<QueueDepth>,
     asks: Counts,
-    /// Messages that came without an id: copies of them can't be recognised.
+    /// Messages without an id: duplicates of them can't be detected.
     anonymous: u64,
-    /// The newest last.
+    /// In order of time, the newest last.
     last_failures: Vec<LastFailure>,
 }
 
@@ -98,18 +97,18 @@ pub(crate) struct Mailbox {
     capacity: usize,
 }
 
-/// An input, with what it reads.
+/// An input and its topics.
 #[derive(Debug, Serialize)]
 pub(crate) struct InputSnapshot<'a> {
     pub(crate) input: &'a str,
     pub(crate) topics: Vec<&'a str>,
     handled: Counts,
-    /// Absent while it isn't known.
+    /// `None` while the depth is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) queue: Option<QueueDepth>,
 }
 
-/// An output, with what it feeds.
+/// An output and its topics.
 #[derive(Debug, Serialize)]
 pub(crate) struct OutputSnapshot<'a> {
     pub(crate) output: &'a str,
@@ -140,7 +139,7 @@ impl QueueDepth {
     }
 }
 
-/// Counts by name, in a fixed order.
+/// Counters by name, in a fixed order.
 #[derive(Debug)]
 pub(crate) struct Counts(Vec<(&'static str, u64)>);
 
@@ -168,7 +167,7 @@ impl Serialize for Counts {
 }
 
 impl AppStatus {
-    /// What can be seen now.
+    /// Returns the status of the app now.
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
         let (ready, reasons) = self.readiness();
         let status = self.transport_status();
@@ -264,7 +263,7 @@ impl AppStatus {
     }
 }
 
-/// How messages of one input ended.
+/// Returns the messages of an input by outcome.
 fn outcomes(meter: &InputMeter) -> Counts {
     let counts = meter.outcomes.iter().map(|counter| counter.get());
     Outcome::NAMES.into_iter().zip(counts).collect()

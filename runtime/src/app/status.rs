@@ -1,6 +1,6 @@
-//! The view: what can be seen of an app from outside, by any thread, at any time.
+//! The status of an app, readable by any thread at any time.
 //!
-//! It only looks. Nothing here changes the app, waits for it, or shows a secret.
+//! Nothing here changes the app, waits for it, or shows a secret.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::transport::{Backpressure, Depth, Status, Transport};
 
-/// How often the depths of queues are asked for.
+/// Interval at which queue depths are read.
 const DEPTHS_EVERY: Duration = Duration::from_secs(1);
-/// How long a transport may take to tell the depth of one queue.
+/// Maximum time a transport may take to return the depth of one queue.
 const DEPTH_TIMEOUT: Duration = Duration::from_secs(5);
-/// A depth older than this is not shown: no figure is better than a wrong one.
+/// An older depth is not shown: no number is better than a wrong one.
 const DEPTH_AGE_MAX: Duration = Duration::from_secs(15);
-/// A worker that has not turned for so long is not going to.
+/// A worker thread that is blocked for this long is considered stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// What can be seen of an app.
+/// The status of an app.
 pub(crate) struct AppStatus {
     pub(crate) name: Arc<str>,
     pub(crate) started: SystemTime,
-    /// In the manifest's order.
+    /// In the order of the manifest.
     pub(crate) services: Vec<ServiceStatus>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) workers: Arc<WorkerLag>,
@@ -40,20 +40,20 @@ pub(crate) struct AppStatus {
     phase: AtomicU8,
 }
 
-/// What can be seen of a service.
+/// The status of a service.
 pub(crate) struct ServiceStatus {
     pub(crate) hosted: Arc<ServiceHandle>,
-    /// The name of its service type.
+    /// Name of the service type.
     pub(crate) service_type: &'static str,
     pub(crate) role: &'static str,
     pub(crate) inputs: Vec<WiredPort>,
     pub(crate) outputs: Vec<WiredPort>,
 }
 
-/// `role` of a service that starts messages.
+/// `role` of a source.
 pub(crate) const SOURCE: &str = "source";
 
-/// What an app is about.
+/// Phase of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Phase {
@@ -62,26 +62,26 @@ pub(crate) enum Phase {
     Stopping,
 }
 
-/// What a service is about.
+/// State of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// It has not been ready yet.
+    /// The service has not been ready yet.
     Starting,
     Up,
-    /// It has failed and is not ready.
+    /// The service has failed and is not ready.
     Down,
-    /// It asked for a pause, and takes no messages meanwhile.
+    /// The service takes no messages during a pause that it asked for.
     Paused,
-    /// A source that another process runs, ready to take over.
+    /// Another process runs this source; this one is ready to replace it.
     #[serde(rename = "standing by")]
     StandingBy,
-    /// A source that has come to its end.
+    /// The source has ended.
     Ended,
     Stopping,
-    /// It gave up and is tried again later.
+    /// The service was given up and is tried again later.
     Isolated,
-    /// It gave up and is never tried again.
+    /// The service was given up for good.
     Gone,
 }
 
@@ -142,7 +142,7 @@ impl AppStatus {
         PHASES[usize::from(self.phase.load(Relaxed))]
     }
 
-    /// The transport's status, without secrets.
+    /// Returns the status of the transport, without secrets.
     pub(crate) fn transport_status(&self) -> Status {
         let mut status = self.transport.status().borrow().clone();
         let texts = [&mut status.down, &mut status.scarce];
@@ -152,7 +152,7 @@ impl AppStatus {
         status
     }
 
-    /// How many sources wait because a queue is too full.
+    /// Returns the number of sources that wait because a queue is above its high-water mark.
     pub(crate) fn sources_paused(&self) -> usize {
         if !self.pressure.is_high() {
             return 0;
@@ -163,16 +163,16 @@ impl AppStatus {
         self.services.iter().filter(running).count()
     }
 
-    /// The depth of a queue, if it was learnt lately.
+    /// Returns the depth of a queue, if a recent one is known.
     pub(crate) fn depth(&self, queue: &QueueId) -> Option<Depth> {
         let (learnt, depth) = *self.depths.lock().get(queue)?;
         (learnt.elapsed() <= DEPTH_AGE_MAX).then_some(depth)
     }
 
-    /// Asks for the depth of every queue, once.
+    /// Reads the depth of every queue once.
     pub(crate) async fn poll_depths(&self) {
         for service in &self.services {
-            // A process knows better what it has in hand itself.
+            // The process knows its own messages in flight better than the transport.
             let told = service.hosted.seen().map(|seen| seen.depths);
             let mut told = told.unwrap_or_default().into_iter();
             for queue in service.queues() {
@@ -185,8 +185,7 @@ impl AppStatus {
                     Some(depth) => {
                         depths.insert(queue, (Instant::now(), depth));
                     }
-                    // What can't be learnt is not shown; why not is in the transport's
-                    // status.
+                    // An unknown depth is not shown. The transport's status has the reason.
                     None => {
                         depths.remove(&queue);
                     }
@@ -200,7 +199,7 @@ impl AppStatus {
         asked.await.ok()?.ok()
     }
 
-    /// Keeps the depths of queues fresh, until it is dropped.
+    /// Reads queue depths periodically until it is dropped.
     pub(crate) async fn keep_depths(self: Arc<Self>) {
         loop {
             self.poll_depths().await;
@@ -208,7 +207,7 @@ impl AppStatus {
         }
     }
 
-    /// Whether the app can do its work now, and if not, everything that is in the way.
+    /// Returns whether the app can work now, and the reasons if it can't.
     pub(crate) fn readiness(&self) -> (bool, Vec<String>) {
         let mut reasons = Vec::new();
         match self.phase() {
@@ -222,7 +221,7 @@ impl AppStatus {
         }
         if let Some(why) = status.scarce {
             reasons.push(format!(
-                "the transport {scheme} has little room, sources wait until some is worked off: {why}"
+                "the transport {scheme} is low on disk space, sources wait until messages are handled: {why}"
             ));
         }
         for service in &self.services {
@@ -231,20 +230,20 @@ impl AppStatus {
         (reasons.is_empty(), reasons)
     }
 
-    /// Whether the process is worth keeping, and if not, why. One that waits for others
-    /// is; one whose threads are stuck is not.
+    /// Returns whether the process is alive, and the reasons if it should be restarted. A
+    /// process that waits for others is alive; a process with stuck threads is not.
     pub(crate) fn liveness(&self) -> (bool, Vec<String>) {
         let reasons = stuck(self.workers.overdue());
         (reasons.is_empty(), reasons)
     }
 }
 
-/// The workers that are late by too much.
+/// Returns a text for each stuck worker thread.
 fn stuck(overdue: impl Iterator<Item = Duration>) -> Vec<String> {
     let stuck = overdue.enumerate().filter(|(_, late)| *late >= STUCK);
     let reasons = stuck.map(|(worker, late)| {
         let seconds = late.as_secs();
-        format!("worker {worker} has not turned for {seconds} s: a handler blocks it")
+        format!("worker thread {worker} is blocked for {seconds} s by a handler")
     });
     reasons.collect()
 }
@@ -254,7 +253,7 @@ impl ServiceStatus {
         self.role == SOURCE
     }
 
-    /// The queues that belong to it, that of its dead letters last.
+    /// Returns the queues of the service. The dead-letter queue is the last.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueId> {
         let label = &*self.hosted.label;
         let letters = (!self.hosted.inputs.is_empty()).then(|| QueueId::dead_letters(label));
@@ -264,12 +263,12 @@ impl ServiceStatus {
             .chain(letters)
     }
 
-    /// What surrounds it in its present, or last, life.
+    /// Returns the current run of the service, or the last one.
     pub(crate) fn env(&self) -> Arc<ServiceRun> {
         self.hosted.env()
     }
 
-    /// How many instances it is to have.
+    /// Returns the number of instances that the service should have.
     pub(crate) fn instances_wanted(&self) -> usize {
         if self.is_source() {
             1
@@ -282,7 +281,7 @@ impl ServiceStatus {
         self.env().liveness.ready.load(Relaxed)
     }
 
-    /// Why it is down, when it has given up.
+    /// Returns the reason why the service was given up.
     pub(crate) fn gave_up(&self) -> Option<String> {
         match self.hosted.state.standing() {
             Standing::Isolated { why, .. } | Standing::Gone { why } => Some(why),
@@ -290,7 +289,7 @@ impl ServiceStatus {
         }
     }
 
-    /// How often an instance, the source or a bridge was started again.
+    /// Returns the restarts of instances, of the source and of bridges.
     pub(crate) fn restarts(&self) -> u64 {
         self.hosted.meters.restarts().map(|(_, count)| count).sum()
     }
@@ -356,7 +355,7 @@ impl ServiceStatus {
     }
 }
 
-/// Whether a service runs and hears all that it should.
+/// Returns whether a service has an instance ready and consumes all its inputs.
 fn works(env: &ServiceRun) -> bool {
     env.liveness.is_ready() && consumed(env) >= env.inputs.len()
 }

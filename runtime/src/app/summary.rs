@@ -1,5 +1,4 @@
-//! What an app has done: a row for each service, in which every delivery is accounted
-//! for.
+//! The summary: totals per service, in which each delivery is counted once.
 
 use std::fmt::Write;
 
@@ -8,44 +7,44 @@ use serde::Serialize;
 use super::run::App;
 use crate::metrics::Outcome;
 
-/// What an app has done so far.
+/// Totals of an app since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// A row for each service, in the manifest's order.
+    /// One row per service, in the order of the manifest.
     pub services: Vec<ServiceSummary>,
 }
 
-/// What one service has done.
+/// Totals of one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ServiceSummary {
-    /// Its label.
+    /// Label of the service.
     pub service: String,
     /// Attempts to handle a message.
     pub attempts: u64,
-    /// Of these, those that succeeded.
+    /// Attempts that succeeded.
     pub ok: u64,
-    /// Failed and tried again, or given up after the last attempt.
+    /// Attempts that failed, including the last one before a dead letter.
     pub retry: u64,
-    /// Panicked.
+    /// Attempts that panicked.
     pub panic: u64,
-    /// Cancelled at the deadline.
+    /// Attempts that were cancelled at the deadline.
     pub timeout: u64,
-    /// Rejected.
+    /// Attempts that ended in a rejection.
     pub reject: u64,
-    /// Put off without counting.
+    /// Attempts that deferred the message. They do not count against it.
     pub defer: u64,
-    /// Dropped, since nobody waited for the answer any more.
+    /// Requests that were dropped because their deadline had passed.
     pub expired: u64,
     /// Messages published.
     pub emitted: u64,
-    /// Messages given up.
+    /// Messages that became dead letters.
     pub dead_letters: u64,
-    /// Instances built anew.
+    /// Restarts of instances, sources and bridges.
     pub restarts: u64,
 }
 
 impl App {
-    /// What the app has done so far.
+    /// Returns the totals since the start.
     pub fn summary(&self) -> Summary {
         let services = self.services.iter().map(|service| {
             let meters = &service.hosted().meters;
@@ -79,12 +78,12 @@ impl App {
 }
 
 impl Summary {
-    /// Messages given up, over all services.
+    /// Returns the dead letters of all services.
     pub fn dead_letters(&self) -> u64 {
         self.services.iter().map(|row| row.dead_letters).sum()
     }
 
-    /// As a table for people.
+    /// Formats the summary as a table for people.
     pub fn table(&self) -> String {
         let header = [
             "service", "attempts", "ok", "retry", "panic", "timeout", "reject", "defer", "expired",

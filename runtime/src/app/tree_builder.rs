@@ -1,4 +1,4 @@
-//! The shape of an app's tree: which services stand under which supervisor.
+//! Builds the supervisor tree of an app: the root, a supervisor per group, and their services.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) struct SupervisorTree {
 }
 
 impl SupervisorTree {
-    /// All cease to supervise: services stay as they are.
+    /// Ends supervision; services keep running.
     pub(super) fn cease(&self) {
         self.root.cease();
         for group in &self.groups {
@@ -31,27 +31,27 @@ impl SupervisorTree {
     }
 }
 
-/// A supervisor to be.
+/// A supervisor before it is built.
 struct SupervisorNode {
     name: Arc<str>,
     plan: SupervisorPlan,
     sender: mpsc::Sender<ChildExit>,
     ended: mpsc::Receiver<ChildExit>,
-    /// In the manifest's order.
+    /// In the order of the manifest.
     children: Vec<Node>,
 }
 
 #[derive(Clone, Copy)]
 enum Node {
-    /// By its place among the services that run here.
+    /// Index among the services that run here.
     Service(usize),
-    /// By its place among the groups.
+    /// Index among the groups.
     Group(usize),
 }
 
 impl SupervisorNode {
     fn new(name: Arc<str>, plan: SupervisorPlan, children: Vec<Node>) -> Self {
-        // Each child ends once in a life.
+        // Each child ends at most once per run, and the next run may begin before that is read.
         let (sender, ended) = mpsc::channel(children.len().max(1) * 2);
         Self {
             name,
@@ -62,7 +62,7 @@ impl SupervisorNode {
         }
     }
 
-    fn up(&self, child: usize) -> ParentLink {
+    fn parent_link(&self, child: usize) -> ParentLink {
         ParentLink {
             child,
             sender: self.sender.clone(),
@@ -70,30 +70,30 @@ impl SupervisorNode {
     }
 }
 
-/// The tree before its services are there.
+/// The tree before its services exist.
 pub(super) struct TreePlan {
     root: SupervisorNode,
     groups: Vec<SupervisorNode>,
 }
 
-/// The tree before its supervisors are there.
-pub(super) struct Shape {
-    plot: TreePlan,
+/// The tree with its services, before its supervisors exist.
+pub(super) struct PlannedTree {
+    plan: TreePlan,
     services: Rc<[Rc<dyn Supervised>]>,
     stop_within: Duration,
 }
 
-/// Where services run.
+/// Threads and processes of the services.
 pub(super) struct NodeIndex {
     pub(super) threads: Rc<Threads>,
-    /// What is started again for those that run in processes of their own.
+    /// Command for child processes of services.
     pub(super) program: Option<Rc<RespawnCommand>>,
-    /// How long one may take to stop.
+    /// Maximum time for a service to stop.
     pub(super) stop_within: Duration,
 }
 
 impl TreePlan {
-    /// The tree of a plan: a group stands where the first of its services does.
+    /// Lays out the tree. A group has the position of the first of its services.
     pub(super) fn of(plan: &Plan) -> Self {
         let here = plan
             .services
@@ -135,18 +135,18 @@ impl TreePlan {
         }
     }
 
-    /// Puts the services in, none of them started. Returns the supervisors of those that
-    /// run in this process, too.
+    /// Adds the services, which are not started. Also returns the supervisors of the services
+    /// that run in this process.
     pub(super) fn with(
         self,
         hosted: Vec<Arc<ServiceHandle>>,
         places: &NodeIndex,
-    ) -> (Shape, Rc<[Rc<ServiceSupervisor>]>) {
-        let mut ups: Vec<Option<ParentLink>> = vec![None; hosted.len()];
-        for branch in self.groups.iter().chain([&self.root]) {
-            for (child, node) in branch.children.iter().enumerate() {
-                if let Node::Service(service) = node {
-                    ups[*service] = Some(branch.up(child));
+    ) -> (PlannedTree, Rc<[Rc<ServiceSupervisor>]>) {
+        let mut parents: Vec<Option<ParentLink>> = vec![None; hosted.len()];
+        for node in self.groups.iter().chain([&self.root]) {
+            for (child, entry) in node.children.iter().enumerate() {
+                if let Node::Service(service) = entry {
+                    parents[*service] = Some(node.parent_link(child));
                 }
             }
         }
@@ -154,9 +154,9 @@ impl TreePlan {
         let stop_within = places.stop_within;
         let services: Rc<[Rc<dyn Supervised>]> = hosted
             .into_iter()
-            .zip(ups)
+            .zip(parents)
             .map(|(hosted, up)| -> Rc<dyn Supervised> {
-                let up = up.expect("every service stands in the tree");
+                let up = up.expect("every service has a place in the tree");
                 match &places.program {
                     Some(program) if hosted.is_apart() => {
                         ProcessSupervisor::new(hosted, program.clone(), stop_within, up)
@@ -170,8 +170,8 @@ impl TreePlan {
                 }
             })
             .collect();
-        let shape = Shape {
-            plot: self,
+        let shape = PlannedTree {
+            plan: self,
             services,
             stop_within,
         };
@@ -179,21 +179,21 @@ impl TreePlan {
     }
 }
 
-impl Shape {
-    /// The supervisors of all services, in the manifest's order.
+impl PlannedTree {
+    /// Returns the supervisors of all services, in the order of the manifest.
     pub(super) fn services(&self) -> Rc<[Rc<dyn Supervised>]> {
         self.services.clone()
     }
 
-    /// Begins to supervise. The services run already.
+    /// Starts supervision of services that already run.
     pub(super) fn supervise(self, failed: Failed) -> SupervisorTree {
-        let TreePlan { root, groups } = self.plot;
+        let TreePlan { root, groups } = self.plan;
         let services = self.services;
         let stop_within = self.stop_within;
-        let rules = |branch: &SupervisorNode| GroupPolicy {
-            name: branch.name.clone(),
-            strategy: branch.plan.strategy,
-            intensity: branch.plan.intensity,
+        let rules = |node: &SupervisorNode| GroupPolicy {
+            name: node.name.clone(),
+            strategy: node.plan.strategy,
+            intensity: node.plan.intensity,
             stop_within,
         };
         let of_service = |service: usize| {
@@ -208,32 +208,32 @@ impl Shape {
                 spec,
             }
         };
-        let mut ups: Vec<Option<ParentLink>> = vec![None; groups.len()];
+        let mut parents: Vec<Option<ParentLink>> = vec![None; groups.len()];
         for (child, node) in root.children.iter().enumerate() {
             if let Node::Group(group) = node {
-                ups[*group] = Some(root.up(child));
+                parents[*group] = Some(root.parent_link(child));
             }
         }
-        // A group of which nothing runs here has no place, and no supervisor.
+        // A group without a service in this process has no supervisor.
         let groups: Vec<Option<Rc<Group>>> = groups
             .into_iter()
-            .zip(ups)
-            .map(|(branch, up)| {
+            .zip(parents)
+            .map(|(node, up)| {
                 let parent = Parent::Supervisor(up?);
-                let members = branch.children.iter().filter_map(|node| match node {
+                let members = node.children.iter().filter_map(|child| match child {
                     Node::Service(service) => Some(of_service(*service)),
                     Node::Group(_) => None,
                 });
                 let members = members.collect();
-                let rules = rules(&branch);
-                Some(Rc::new(Group::new(rules, members, branch.ended, parent)))
+                let rules = rules(&node);
+                Some(Rc::new(Group::new(rules, members, node.ended, parent)))
             })
             .collect();
         let members = root.children.iter().map(|node| match node {
             Node::Service(service) => of_service(*service),
             Node::Group(group) => {
                 let group = groups[*group].clone();
-                let child: Rc<dyn Child> = group.expect("it stands in the tree");
+                let child: Rc<dyn Child> = group.expect("the group has a supervisor");
                 let spec = ChildSpec {
                     restart: RestartType::Permanent,
                     policy: DEFAULT_RESTART,

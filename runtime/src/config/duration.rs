@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::text_format::written_as_text;
+use super::text_format::{largest_unit, parse_with_unit, text_format};
 
-/// Milliseconds of each unit.
+/// Units in milliseconds.
 const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
     ("s", 1_000),
@@ -14,7 +14,7 @@ const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
-/// Longer than anyone means: 100 years.
+/// Maximum duration: 100 years.
 const DAYS_MAX: u64 = 36_500;
 
 /// A duration in a config: a whole number and a unit.
@@ -33,17 +33,10 @@ pub struct HumanDuration(pub Duration);
 /// Reads a duration.
 ///
 /// # Errors
-/// What is wrong, in words.
+/// Returns a text that says how the value is wrong.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || format!("{text:?} is not a duration such as 250ms, 5s, 1m, 2h or 1d");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| expected())?;
-    let (_, scale) = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or_else(expected)?;
-    match number.checked_mul(*scale) {
+    match parse_with_unit(text, &UNITS).ok_or_else(expected)? {
         Some(ms) if ms <= DAYS_MAX * 86_400_000 => Ok(Duration::from_millis(ms)),
         _ => Err(format!("{text:?} is longer than {DAYS_MAX}d")),
     }
@@ -51,16 +44,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 
 impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = self.0.as_millis() as u64;
-        let (unit, scale) = match ms {
-            0 => ("s", 1),
-            _ => *UNITS
-                .iter()
-                .rev()
-                .find(|(_, scale)| ms.is_multiple_of(*scale))
-                .expect("1 divides all"),
-        };
-        write!(f, "{}{unit}", ms / scale)
+        match self.0.as_millis() as u64 {
+            0 => f.write_str("0s"),
+            ms => {
+                let (number, unit) = largest_unit(ms, &UNITS);
+                write!(f, "{number}{unit}")
+            }
+        }
     }
 }
 
@@ -70,7 +60,7 @@ impl From<Duration> for HumanDuration {
     }
 }
 
-written_as_text!(
+text_format!(
     HumanDuration,
     "Duration",
     "^[0-9]+(ms|s|m|h|d)$",
@@ -82,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_prints_as_it_is_read() {
+    fn a_duration_prints_as_it_was_written() {
         for text in ["0s", "1ms", "1500ms", "5s", "90s", "1m", "2h", "1d"] {
             assert_eq!(
                 HumanDuration(parse_duration(text).unwrap()).to_string(),

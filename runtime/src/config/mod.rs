@@ -1,7 +1,7 @@
 //! Types for configs: durations, sizes, paths and secrets as people write them.
 //!
-//! Each says in its JSON Schema (`format`) what it is, so that the manifest can resolve
-//! paths, find secrets, and explain what it expects.
+//! The JSON Schema of each type has a `format` or a `pattern`. The manifest resolves paths,
+//! finds secrets and explains wrong values by it.
 
 mod duration;
 mod path;

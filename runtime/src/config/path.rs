@@ -1,4 +1,4 @@
-//! Paths in a config, relative to the manifest that names them.
+//! Paths in a config, relative to the manifest file that names them.
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::PATH_FORMAT;
 
-/// A file or folder. By the time that a service sees it, a relative one has been
-/// joined to the folder of the manifest file in which it stands.
+/// A file or folder. The manifest joins a relative path to the folder of its file before the
+/// service gets the config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct ManifestPath(pub PathBuf);

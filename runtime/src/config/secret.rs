@@ -1,4 +1,4 @@
-//! Secrets in a config: usable, but never shown.
+//! Secrets in a config, which are never shown.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::SECRET_FORMAT;
 use crate::redact::REDACTED;
 
-/// A secret text. It doesn't print, and what it was given is cut out of logs, errors,
-/// metrics and dead letters.
+/// A secret text. `Debug` does not print it, and it is replaced in logs, errors, metrics and
+/// dead letters.
 ///
 /// ```
 /// let secret: brickwork::config::Secret = serde_json::from_str("\"hunter2\"").unwrap();
@@ -22,7 +22,7 @@ use crate::redact::REDACTED;
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret itself, for the one place that needs it.
+    /// Returns the secret itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,7 +1,29 @@
-//! What values that people write as text have in common: read by a function, written by
-//! `Display`, a string with a pattern in JSON Schema.
+//! Text formats of configs: a whole number with a unit, and the conversion of a type from and
+//! to its text.
 
-macro_rules! written_as_text {
+/// Reads a whole number with a unit. `None` if the text has another form, `Some(None)` if the
+/// value overflows.
+pub(super) fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Option<Option<u64>> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit)?;
+    Some(number.checked_mul(*scale))
+}
+
+/// Returns the number and the unit of a value: the largest unit that divides it. `units` is
+/// in ascending order and starts with 1.
+pub(super) fn largest_unit<'a>(value: u64, units: &[(&'a str, u64)]) -> (u64, &'a str) {
+    let mut descending = units.iter().rev();
+    let (unit, scale) = descending
+        .find(|(_, scale)| value.is_multiple_of(*scale))
+        .expect("the first unit divides every value");
+    (value / scale, unit)
+}
+
+/// Implements `Deserialize`, `Serialize` and `JsonSchema` for a type with a text format: read
+/// by a function, written by `Display`, a string with a pattern in JSON Schema.
+macro_rules! text_format {
     ($type:ident, $name:literal, $pattern:literal, $read:path) => {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -32,4 +54,4 @@ macro_rules! written_as_text {
     };
 }
 
-pub(super) use written_as_text;
+pub(super) use text_format;

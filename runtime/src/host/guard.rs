@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use futures_util::future::LocalBoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::metrics::{Who, Worker};
+use crate::metrics::{InstanceRef, Worker};
 use crate::panic::{catch_panic, panic_text};
 
 /// The outcome of a guarded future.
@@ -26,12 +26,12 @@ pub(crate) enum HandlerOutcome<T> {
 pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
     worker: Arc<Worker>,
-    owner: Who,
+    owner: InstanceRef,
 }
 
 impl Timer {
     /// Creates the timer of an instance that runs on the thread of `worker`.
-    pub(crate) fn new(worker: Arc<Worker>, owner: Who) -> Self {
+    pub(crate) fn new(worker: Arc<Worker>, owner: InstanceRef) -> Self {
         Self {
             sleep: None,
             worker,

@@ -22,7 +22,7 @@ use super::settlement::{AttemptFailure, PUBLISH_RETRY_MIN};
 use super::tick::Ticks;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
-use crate::metrics::{Cause, Who};
+use crate::metrics::{Cause, InstanceRef};
 use crate::panic::{catch_panic, panic_text};
 use crate::service::{
     ConfiguredType, Context, Instance, InstanceFactory, Kind, PendingEmit, Tick, Work,
@@ -98,7 +98,7 @@ impl InstanceLoop {
         blueprint: Arc<dyn ConfiguredType>,
         number: u32,
     ) -> Self {
-        let owner = Who {
+        let owner = InstanceRef {
             service: env.number,
             instance: number,
         };

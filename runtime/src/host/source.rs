@@ -10,7 +10,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::guard::{HandlerGuard, HandlerOutcome, Timer};
 use super::service_run::ServiceRun;
-use crate::metrics::{Cause, Who};
+use crate::metrics::{Cause, InstanceRef};
 use crate::service::{AbandonHook, ConfiguredType, Kind, Run, SourceContext};
 use crate::supervision::{History, RestartType};
 use crate::transport::Lease;
@@ -32,7 +32,7 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
     env.liveness.first_start_ended();
     let mut failures = History::default();
     let mut refusals = History::default();
-    let owner = Who {
+    let owner = InstanceRef {
         service: env.number,
         instance: 0,
     };

@@ -1,6 +1,6 @@
-//! Fields of spans and events, as they are kept until a line is written.
+//! Fields of spans and events, kept until a line is written.
 //!
-//! Secrets are cut out here, before anything is kept, escaped or shortened.
+//! Secrets are replaced here, before a value is kept, escaped or shortened.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -11,13 +11,13 @@ use tracing::field::{Field, Visit};
 use crate::failure::truncate;
 use crate::redact::Redactor;
 
-/// A value is not longer.
+/// Maximum length of a value, in bytes.
 pub(super) const VALUE_BYTES_MAX: usize = 64 * 1024;
 
-/// The field that holds an event's text.
+/// Name of the field that holds an event's message.
 const MESSAGE: &str = "message";
 
-/// Names and values, in one piece of memory.
+/// Names and values. All values share one string.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     text: String,
@@ -29,9 +29,9 @@ struct Entry {
     name: &'static str,
     start: usize,
     end: usize,
-    /// A number or a truth value: JSON takes it as it is.
+    /// Whether JSON takes the text without quotes: a number or a boolean.
     literal: bool,
-    /// The text of an event, which is no field.
+    /// Whether this is the message of an event, which is not printed as a field.
     message: bool,
 }
 
@@ -39,18 +39,18 @@ struct Entry {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Value<'a> {
     pub(super) text: &'a str,
-    /// A number or a truth value: JSON takes it as it is.
+    /// Whether JSON takes the text without quotes: a number or a boolean.
     pub(super) literal: bool,
 }
 
 impl Fields {
-    /// The event's text.
+    /// Returns the message of the event.
     pub(super) fn message(&self) -> &str {
         let entry = self.entries.iter().find(|entry| entry.message);
         entry.map_or("", |entry| &self.text[entry.start..entry.end])
     }
 
-    /// All but the event's text, in the order in which they were given.
+    /// Returns all fields but the message, in the order of recording.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, Value<'_>)> {
         let entries = self.entries.iter().filter(|entry| !entry.message);
         entries.map(|entry| {
@@ -60,7 +60,7 @@ impl Fields {
         })
     }
 
-    /// Forgets a value, so that one that is recorded again and again takes no more room.
+    /// Removes a value, so that a value recorded repeatedly takes no more memory.
     fn remove(&mut self, name: &str) {
         let Some(place) = self.entries.iter().position(|entry| entry.name == name) else {
             return;
@@ -81,11 +81,11 @@ impl Fields {
     }
 }
 
-/// Records values into fields. A value that comes again replaces the one before.
+/// Records values into fields. A later value replaces an earlier one of the same name.
 pub(super) struct Recorder<'a> {
     fields: &'a mut Fields,
     redactor: &'a Redactor,
-    /// Events have a text, spans only fields.
+    /// Whether the fields are those of an event, which has a message, or of a span.
     of_event: bool,
 }
 

@@ -1,7 +1,7 @@
-//! The form of a line: text for people, JSON for programs.
+//! Format of a log line: text for people, JSON for programs.
 //!
-//! Whatever a value holds, a line stays one line: control characters are escaped, and
-//! so are those by which a terminal would show it in another order.
+//! A line stays one line: control characters and characters that change the direction of
+//! text are escaped.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use tracing::{Level, Metadata};
 use super::fields::Value;
 use crate::clock::Rfc3339;
 
-/// A line that is being written.
+/// A line under construction.
 pub(super) struct Line<'a> {
     buffer: &'a mut String,
     json: bool,
@@ -18,7 +18,7 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn begin(
+    pub(super) fn start(
         buffer: &'a mut String,
         json: bool,
         unix_ms: u64,
@@ -75,7 +75,7 @@ impl<'a> Line<'a> {
         self.fields += 1;
     }
 
-    pub(super) fn end(self) {
+    pub(super) fn finish(self) {
         self.buffer.push_str(if self.json { "}}\n" } else { "\n" });
     }
 }
@@ -90,7 +90,7 @@ fn name_of(level: Level) -> &'static str {
     }
 }
 
-/// Whether a value can stand without quotes.
+/// Returns whether a value needs no quotes.
 fn is_plain(text: &str) -> bool {
     let plain = |c: char| !c.is_whitespace() && !matches!(c, '"' | '=' | '\\') && !is_hidden(c);
     !text.is_empty() && text.chars().all(plain)
@@ -109,7 +109,8 @@ pub(super) fn push_escaped(buffer: &mut String, text: &str, quoted: bool) {
     }
 }
 
-/// Control characters, line separators, and marks that change the direction of text.
+/// Returns whether a character is a control character, a line separator, or a mark that
+/// changes the direction of text.
 fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -126,7 +127,7 @@ fn push_json(buffer: &mut String, text: &str) {
             '\n' => buffer.push_str("\\n"),
             '\t' => buffer.push_str("\\t"),
             hidden if is_hidden(hidden) => {
-                // All of them have four digits. Writing to a string can't fail.
+                // Each has four hexadecimal digits. Writing to a string can't fail.
                 let _infallible = write!(buffer, "\\u{:04x}", u32::from(hidden));
             }
             plain => buffer.push(plain),

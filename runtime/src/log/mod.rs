@@ -1,8 +1,12 @@
-//! The log: one line an event, on stderr, without secrets.
+//! The log: one line per event, on stderr, without secrets.
 //!
-//! A line is written by one call, so that lines of threads don't mix, and nothing in it
-//! can begin another. Only the command line sets it for a process; a program with a
-//! log of its own keeps that.
+//! One call writes one line, so that lines of threads don't mix, and no value can start
+//! another line. Only the command line installs this log; a program with its own subscriber
+//! keeps it.
+//!
+//! `tracing_subscriber::fmt` is not used: it formats span fields into one string per span, so
+//! that a later value can't replace an earlier one, and secrets would have to be found in
+//! escaped text.
 
 mod fields;
 mod line;
@@ -24,29 +28,29 @@ use crate::app::LogSettings;
 use crate::clock::Clock;
 use crate::redact::Redactor;
 
-/// A thread keeps the memory of its last line, if it isn't larger.
+/// Largest line buffer that a thread keeps for its next line, in bytes.
 const BUFFER_BYTES_KEPT: usize = 16 * 1024;
 
 thread_local! {
     static BUFFER: Cell<String> = const { Cell::new(String::new()) };
 }
 
-/// Appends a text so that it stays one line and does nothing to a terminal.
+/// Appends a text with control characters escaped.
 pub(crate) fn push_visible(buffer: &mut String, text: &str) {
     line::push_escaped(buffer, text, false);
 }
 
-/// Makes this the log of the process, on stderr. Does nothing if it has one.
+/// Installs this log, on stderr, unless the process already has a subscriber.
 pub(crate) fn init(settings: LogSettings, redactor: Arc<Redactor>) {
     let log = subscriber(settings, redactor, |line: &[u8]| {
-        // When stderr is gone, there is nobody to tell.
+        // If stderr is closed, there is no place to report that.
         let _gone = io::stderr().lock().write_all(line);
     });
-    // Whoever was first keeps it.
+    // An earlier subscriber stays.
     let _set_before = tracing::subscriber::set_global_default(log);
 }
 
-/// The log as a subscriber: `write` gets whole lines.
+/// Returns the log as a subscriber. `write` gets one whole line per call.
 pub(crate) fn subscriber(
     settings: LogSettings,
     redactor: Arc<Redactor>,
@@ -57,15 +61,15 @@ pub(crate) fn subscriber(
         redactor,
         write,
     };
-    // A client library prints whole messages that a broker returned, and several lines for
-    // each connection that is lost. What there is to say the bridges say, once.
+    // lapin logs whole messages that a broker returned, and several lines per lost
+    // connection. The bridges log these events themselves, once.
     let level = Targets::new()
         .with_default(settings.level)
         .with_target("lapin", LevelFilter::OFF);
     Registry::default().with(level).with(lines)
 }
 
-/// Turns events into lines.
+/// Formats events as lines.
 struct Lines<W> {
     json: bool,
     redactor: Arc<Redactor>,
@@ -97,7 +101,7 @@ where
         // A field may log while it is printed, so the buffer is taken, not borrowed.
         let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
         buffer.clear();
-        let mut line = Line::begin(
+        let mut line = Line::start(
             &mut buffer,
             self.json,
             Clock::SYSTEM.unix_ms(),
@@ -107,7 +111,7 @@ where
         let scope = context.event_scope(event);
         for span in scope.into_iter().flat_map(Scope::from_root) {
             if let Some(fields) = span.extensions().get::<Fields>() {
-                // What the event says itself is nearer to the truth.
+                // A field of the event replaces the field of a span.
                 for (name, value) in fields.iter().filter(|(name, _)| !own.has(name)) {
                     line.field(name, value);
                 }
@@ -116,10 +120,10 @@ where
         for (name, value) in own.iter() {
             line.field(name, value);
         }
-        line.end();
+        line.finish();
         (self.write)(buffer.as_bytes());
         if buffer.capacity() <= BUFFER_BYTES_KEPT {
-            // A thread that is ending keeps nothing.
+            // A thread that is ending has no thread-locals left.
             let _ending = BUFFER.try_with(|kept| kept.set(buffer));
         }
     }

@@ -1,4 +1,4 @@
-//! What the log promises.
+//! Tests of the log.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::redact::{REDACTED, Redactor};
 
 const SECRET: &str = "hunter2 \"and\" more";
 
-/// What is written while `work` runs, a string a write.
+/// Returns the lines written while `work` runs.
 fn logged(json: bool, work: impl FnOnce()) -> Vec<String> {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let written = lines.clone();
@@ -33,7 +33,7 @@ fn logged(json: bool, work: impl FnOnce()) -> Vec<String> {
         .into_inner()
 }
 
-/// The one line that is written, without its time.
+/// Returns the only line written, without its time.
 fn line(work: impl FnOnce()) -> String {
     let lines = logged(false, work);
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -50,7 +50,7 @@ fn object(work: impl FnOnce()) -> Value {
 }
 
 #[test]
-fn a_line_names_what_happened_and_where_the_spans_first() {
+fn a_line_has_the_message_then_fields_of_spans_then_fields_of_the_event() {
     let text = line(|| {
         let _outer = info_span!("handle", service = "keep", message = "m-1").entered();
         let _inner = info_span!("step", number = 2).entered();
@@ -63,7 +63,7 @@ fn a_line_names_what_happened_and_where_the_spans_first() {
 }
 
 #[test]
-fn json_has_one_object_a_line_with_the_fields_of_the_spans() {
+fn json_has_one_object_per_line_with_the_fields_of_spans_and_event() {
     let object = object(|| {
         let _span = info_span!("handle", service = "keep", message = "m-1").entered();
         error!(
@@ -84,7 +84,7 @@ fn json_has_one_object_a_line_with_the_fields_of_the_spans() {
 }
 
 #[test]
-fn what_the_event_says_counts_more_than_what_its_spans_say_and_the_last_record_wins() {
+fn a_field_of_the_event_replaces_that_of_a_span_and_the_last_record_wins() {
     let work = || {
         let span = info_span!("handle", result = 100, service = "outer", message = "m-1");
         span.record("result", 2);
@@ -99,7 +99,7 @@ fn what_the_event_says_counts_more_than_what_its_spans_say_and_the_last_record_w
 }
 
 #[test]
-fn a_value_can_t_forge_a_line_or_hide_what_it_says() {
+fn a_value_can_t_forge_a_line_or_hide_text() {
     let forged = "x\n2026-11-22T23:32:03.123Z ERROR all is lost\r\u{1b}[2K\u{202e}\u{2028}";
     let text = line(|| info!(error = forged, "{forged}"));
     assert_eq!(text.matches('\n').count(), 1);
@@ -134,7 +134,7 @@ fn no_secret_is_logged_in_any_form_by_events_or_spans() {
 }
 
 #[test]
-fn what_is_below_the_level_is_not_written() {
+fn an_event_below_the_level_is_not_written() {
     let lines = logged(false, || {
         debug!("quiet");
         info!("loud");
@@ -144,12 +144,12 @@ fn what_is_below_the_level_is_not_written() {
 }
 
 #[test]
-fn a_huge_value_is_cut() {
+fn a_value_above_the_maximum_is_cut() {
     let text = line(|| info!(value = "ä".repeat(VALUE_BYTES_MAX), "x"));
     assert!(text.len() < VALUE_BYTES_MAX + 100);
 }
 
-/// Prints itself, and logs meanwhile.
+/// A value whose `Debug` implementation logs.
 struct Talkative;
 
 impl std::fmt::Debug for Talkative {
@@ -160,9 +160,9 @@ impl std::fmt::Debug for Talkative {
 }
 
 #[test]
-fn a_value_that_logs_while_it_is_printed_gets_a_line_of_its_own() {
+fn a_value_that_logs_while_it_is_printed_does_not_break_the_line() {
     let lines = logged(false, || info!(value = ?Talkative, "outside"));
-    // tracing drops events from inside of events; whole lines are what counts here.
+    // tracing drops events inside events. The test is about whole lines.
     assert!(lines.last().unwrap().ends_with("outside value=talkative\n"));
     assert!(lines.iter().all(|line| line.matches('\n').count() == 1));
 }

@@ -1,9 +1,9 @@
-//! The collector: what an app counts, as Prometheus reads it.
+//! The collector: converts the meters of an app to Prometheus metrics.
 //!
-//! A scrape reads the meters where the hot path writes them; nothing is kept twice.
-//! Labels are names from the manifest or words of this crate, so their number is
-//! bounded. Every series that may come is there from the start, at 0: a rate over one
-//! that appears with its first event would miss that event.
+//! A scrape reads the meters that the hot path writes; no value is stored twice. Label values
+//! are names of the manifest or of this crate, so their number is bounded. Every possible
+//! series exists from the start with 0, because `rate` over a series that appears with its
+//! first event would miss that event.
 
 use std::sync::Arc;
 
@@ -30,58 +30,58 @@ macro_rules! metrics {
             };
         )*
 
-        /// Every metric of an app, in the order of the documentation.
+        /// All metrics of an app, in the order of the documentation.
         static ALL: &[&Spec] = &[$(&$constant),*];
     };
 }
 
 metrics! {
     HANDLED = "messages_handled_total" COUNTER ["service", "input", "outcome"]
-        "Attempts to handle a message, by how they ended.";
+        "Attempts to handle a message, by outcome.";
     HANDLE = "handle_duration_seconds" HISTOGRAM ["service", "input"]
-        "Time that handlers took for a message.";
+        "Run time of handlers, per message.";
     WAIT = "wait_duration_seconds" HISTOGRAM ["service", "input"]
-        "Time from taking a message from its queue to handling it.";
+        "Time from receiving a message from its queue to handling it.";
     EMITTED = "messages_emitted_total" COUNTER ["service", "output"]
-        "Messages that the transport has taken over, one for each topic.";
+        "Messages that the transport has confirmed, counted once per topic.";
     ANONYMOUS = "messages_anonymous_total" COUNTER ["service"]
-        "Attempts at messages whose sender gave them no id: copies can't be recognised.";
+        "Attempts to handle a message without an id, whose duplicates can't be detected.";
     MAILBOX = "mailbox_messages" GAUGE ["service"]
-        "Messages in the mailbox, taken from a queue and waiting for an instance.";
+        "Messages in the mailbox, received from a queue and waiting for an instance.";
     INSTANCES = "instances" GAUGE ["service"]
-        "Instances that have started and can take messages.";
+        "Instances that have started and can handle messages.";
     RESTARTS = "restarts_total" COUNTER ["service", "reason"]
-        "Instances, sources and bridges that failed and were started again.";
+        "Restarts of instances, sources and bridges, by reason.";
     SERVICE_UP = "service_up" GAUGE ["service"]
-        "1 if the service is ready and consumes all of its inputs, or is a source that has ended.";
+        "1 if the service is ready and consumes all its inputs, or is a source that has ended.";
     DEAD_LETTERS = "dead_letters_total" COUNTER ["service", "reason"]
-        "Messages that were given up and put into the dead-letter queue.";
+        "Messages that became dead letters, by reason.";
     QUEUE = "queue_messages" GAUGE ["service", "input"]
-        "Messages in the queue of an input: ready, in hand, or waiting for their time. Dead letters have the input dlq.";
+        "Messages in the queue of an input: ready, in flight or delayed. Dead letters have the input dlq.";
     OUTBOX = "outbox_messages" GAUGE ["service"]
-        "Messages that a service with a store has committed and the transport has not taken over.";
+        "Messages that a service committed to its outbox and the transport has not confirmed.";
     REPEATED = "messages_repeated_total" COUNTER ["service"]
-        "Messages that came again after they were done, and were acked without effect.";
+        "Redelivered messages that were already handled, and were acked without effect.";
     SOURCES_PAUSED = "sources_paused" GAUGE []
         "Sources that wait because a queue is above its high-water mark.";
     TRANSPORT_UP = "transport_up" GAUGE ["transport"]
         "1 if the transport works.";
     RECONNECTS = "transport_reconnects_total" COUNTER ["transport"]
-        "Times that the transport has connected again.";
+        "Reconnections of the transport.";
     CONFIRM = "confirm_duration_seconds" HISTOGRAM ["transport"]
-        "Time that publications took to be confirmed.";
+        "Time from publishing a message to its confirm.";
     ASKS = "asks_total" COUNTER ["service", "outcome"]
-        "Requests that the service made, by how they ended.";
+        "Requests that the service made, by outcome.";
     WORKER_LAG = "worker_lag_seconds" GAUGE ["worker"]
-        "How late the thread of a worker turned: the greatest lag of the last 10 to 20 seconds.";
+        "Greatest delay of a worker thread in the last 10 to 20 seconds.";
     BUILD_INFO = "build_info" GAUGE ["version"]
-        "1, with the version that runs.";
+        "1, with the running version as label.";
 }
 
-/// Registers everything that is measured of an app and its process.
+/// Registers the metrics of an app and of its process.
 ///
 /// # Errors
-/// The registry has metrics of the same names already.
+/// The registry already has metrics of the same names.
 pub(crate) fn register(
     registry: &prometheus::Registry,
     view: Arc<AppStatus>,
@@ -115,32 +115,32 @@ impl Collector for AppCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let view = &*self.view;
-        let mut families = of_services(view);
-        families.extend(of_transport(view));
-        let mut lags = Family::of(&WORKER_LAG);
+        let mut families = service_families(view);
+        families.extend(transport_families(view));
+        let mut lags = Family::new(&WORKER_LAG);
         for (worker, lag) in view.workers.recent().enumerate() {
             lags.add(&[&worker.to_string()], lag.as_secs_f64());
         }
-        let mut build = Family::of(&BUILD_INFO);
+        let mut build = Family::new(&BUILD_INFO);
         build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
         families.extend([lags, build]);
         families.into_iter().map(Family::done).collect()
     }
 }
 
-fn of_services(view: &AppStatus) -> Vec<Family> {
+fn service_families(view: &AppStatus) -> Vec<Family> {
     let mut messages = MessageFamilies::new();
-    let mut emitted = Family::of(&EMITTED);
-    let mut anonymous = Family::of(&ANONYMOUS);
-    let mut mailbox = Family::of(&MAILBOX);
-    let mut instances = Family::of(&INSTANCES);
-    let mut restarts = Family::of(&RESTARTS);
-    let mut up = Family::of(&SERVICE_UP);
-    let mut letters = Family::of(&DEAD_LETTERS);
-    let mut queues = Family::of(&QUEUE);
-    let mut asks = Family::of(&ASKS);
-    let mut outbox = Family::of(&OUTBOX);
-    let mut repeated = Family::of(&REPEATED);
+    let mut emitted = Family::new(&EMITTED);
+    let mut anonymous = Family::new(&ANONYMOUS);
+    let mut mailbox = Family::new(&MAILBOX);
+    let mut instances = Family::new(&INSTANCES);
+    let mut restarts = Family::new(&RESTARTS);
+    let mut up = Family::new(&SERVICE_UP);
+    let mut letters = Family::new(&DEAD_LETTERS);
+    let mut queues = Family::new(&QUEUE);
+    let mut asks = Family::new(&ASKS);
+    let mut outbox = Family::new(&OUTBOX);
+    let mut repeated = Family::new(&REPEATED);
     for service in &view.services {
         let (env, meters) = (service.env(), &service.hosted.meters);
         let label = &*env.label;
@@ -150,8 +150,7 @@ fn of_services(view: &AppStatus) -> Vec<Family> {
         }
         instances.add(&[label], service.instances_ready() as f64);
         for (reason, count) in meters.restarts() {
-            // Only sources can fail as sources do, and only they can't as others; processes
-            // can with whatever runs in them.
+            // A source has the reason `source` and no other; `process` applies to every service.
             let of_source = reason == Cause::Source.as_str();
             if of_source == service.is_source() || reason == Cause::Process.as_str() {
                 restarts.add(&[label, reason], count as f64);
@@ -195,7 +194,7 @@ fn of_services(view: &AppStatus) -> Vec<Family> {
     ]
 }
 
-/// What is counted of each input.
+/// The metrics of each input.
 struct MessageFamilies {
     handled: Family,
     handle: Family,
@@ -205,9 +204,9 @@ struct MessageFamilies {
 impl MessageFamilies {
     fn new() -> Self {
         Self {
-            handled: Family::of(&HANDLED),
-            handle: Family::of(&HANDLE),
-            wait: Family::of(&WAIT),
+            handled: Family::new(&HANDLED),
+            handle: Family::new(&HANDLE),
+            wait: Family::new(&WAIT),
         }
     }
 
@@ -225,17 +224,17 @@ impl MessageFamilies {
     }
 }
 
-fn of_transport(view: &AppStatus) -> Vec<Family> {
+fn transport_families(view: &AppStatus) -> Vec<Family> {
     let scheme = view.transport.scheme();
     let status = view.transport_status();
-    let mut paused = Family::of(&SOURCES_PAUSED);
+    let mut paused = Family::new(&SOURCES_PAUSED);
     paused.add(&[], view.sources_paused() as f64);
-    let mut up = Family::of(&TRANSPORT_UP);
+    let mut up = Family::new(&TRANSPORT_UP);
     up.add(&[scheme], f64::from(u8::from(status.down.is_none())));
-    let mut reconnects = Family::of(&RECONNECTS);
+    let mut reconnects = Family::new(&RECONNECTS);
     reconnects.add(&[scheme], status.reconnects as f64);
-    let mut confirm = Family::of(&CONFIRM);
-    // One for the whole app: whichever service has it.
+    let mut confirm = Family::new(&CONFIRM);
+    // All services of an app share one histogram.
     let mut confirms = view.services.iter();
     if let Some(confirms) = confirms.find_map(|service| service.hosted.confirms.as_ref()) {
         confirm.add_durations(&[scheme], &confirms.lock());

@@ -1,4 +1,4 @@
-//! Families of samples, in the form in which the `prometheus` crate encodes them.
+//! Metric families in the types of the `prometheus` crate.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use prometheus::proto::{
 
 use super::meters::{BUCKETS_NS, Durations};
 
-/// What is always the same of a metric.
+/// The constant parts of a metric.
 #[derive(Debug)]
 pub(super) struct Spec {
     pub(super) name: &'static str,
@@ -38,15 +38,15 @@ pub(super) struct Family {
 }
 
 impl Family {
-    pub(super) fn of(spec: &'static Spec) -> Self {
+    pub(super) fn new(spec: &'static Spec) -> Self {
         Self {
             spec,
             samples: Vec::new(),
         }
     }
 
-    /// A counter or a gauge, whichever the family is. `labels` are the values, in the
-    /// order of the table.
+    /// Adds a sample to a family of counters or gauges. `labels` holds the label values, in
+    /// the order of the table.
     pub(super) fn add(&mut self, labels: &[&str], value: f64) {
         let mut sample = self.sample(labels);
         if self.spec.kind == MetricType::COUNTER {
@@ -61,8 +61,8 @@ impl Family {
         self.samples.push(sample);
     }
 
-    /// A histogram. It may be written to meanwhile: the count is made of the buckets
-    /// that were read, so that both agree.
+    /// Adds a histogram. The hot path may write to it meanwhile, so the count is the sum of
+    /// the buckets read.
     pub(super) fn add_durations(&mut self, labels: &[&str], durations: &Durations) {
         let mut count = 0;
         let mut counts = durations.buckets.iter().map(|bucket| {
@@ -77,7 +77,7 @@ impl Family {
         });
         let mut histogram = Histogram::default();
         histogram.set_bucket(buckets.collect());
-        // What lies above all bounds is in the count alone.
+        // Values above all bounds are in the count alone.
         let total = counts.last().unwrap_or_default();
         histogram.set_sample_count(total);
         histogram.set_sample_sum(seconds(durations.sum_ns.get()));

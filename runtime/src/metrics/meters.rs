@@ -1,20 +1,20 @@
-//! Counting on the hot path: what one service counts while it works.
+//! Meters: the counters of one service on the hot path.
 //!
-//! A service's instances share a thread, so its counters have one writer: it adds by a
-//! plain load and store, and a scrape reads from elsewhere at any time. What may be
-//! counted on other threads says so and pays for it.
+//! The instances of a service share a thread, so a [`Counter`] has one writer, which adds by a
+//! plain load and store. Any thread may read it. A [`SharedCounter`] has several writers and
+//! costs more.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::dead_letter::Reason;
 
-/// A counter with one writer at a time.
+/// A counter with one writer.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds, on the one thread that writes.
+    /// Adds `n`. Only the writing thread may call it.
     pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed) + n, Relaxed);
     }
@@ -57,7 +57,7 @@ pub(crate) const BUCKETS_NS: [u64; 12] = [
 /// A histogram of durations with one writer.
 #[derive(Debug, Default)]
 pub(crate) struct Durations {
-    /// Not cumulated; the last is what lies above all bounds.
+    /// Not cumulated. The last one counts values above all bounds.
     pub(crate) buckets: [Counter; BUCKETS_NS.len() + 1],
     pub(crate) sum_ns: Counter,
 }
@@ -74,7 +74,7 @@ impl Durations {
     }
 }
 
-/// How a message was dealt with: the label `outcome`.
+/// Outcome of an attempt: the label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Ok,
@@ -92,7 +92,7 @@ impl Outcome {
     ];
 }
 
-/// How an ask ended: the label `outcome`.
+/// Outcome of an ask: the label `outcome`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum AskOutcome {
     Ok,
@@ -104,7 +104,7 @@ impl AskOutcome {
     pub(crate) const NAMES: [&'static str; 3] = ["ok", "timeout", "failed"];
 }
 
-/// Why something was started again: the label `reason`.
+/// Cause of a restart: the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     Panic,
@@ -113,11 +113,11 @@ pub(crate) enum Cause {
     Tick,
     Source,
     Bridge,
-    /// Its supervisor started the whole service again.
+    /// The supervisor restarted the whole service.
     Supervisor,
-    /// The child process that it runs in has ended.
+    /// The child process of the service has ended.
     Process,
-    /// What publishes its outbox.
+    /// The relay of the outbox has failed.
     Relay,
 }
 
@@ -139,7 +139,7 @@ impl Cause {
     }
 }
 
-/// What one input counts.
+/// Meters of one input.
 #[derive(Debug, Default)]
 pub(crate) struct InputMeter {
     pub(crate) outcomes: [Counter; Outcome::NAMES.len()],
@@ -153,7 +153,7 @@ enum Slot<'a> {
     Shared(&'a SharedCounter),
 }
 
-/// What one service counts.
+/// Meters of one service.
 #[derive(Debug, Default)]
 pub(crate) struct Meters {
     pub(crate) inputs: Box<[InputMeter]>,
@@ -161,7 +161,7 @@ pub(crate) struct Meters {
     restarts: [SharedCounter; Cause::NAMES.len()],
     dead_letters: [SharedCounter; Reason::ALL.len()],
     asks: [SharedCounter; AskOutcome::NAMES.len()],
-    /// Messages that came without an id.
+    /// Attempts to handle a message without an id.
     pub(crate) anonymous: SharedCounter,
 }
 
@@ -228,9 +228,9 @@ impl Meters {
         counts
     }
 
-    /// Adds what another process has counted from `since` to `now`, on the one thread
-    /// that writes. Both are [`counts`](Self::counts); if they are not of the same
-    /// service, nothing is added and this is false.
+    /// Adds the difference of two [`counts`](Self::counts) of another process. Only the
+    /// writing thread may call it. Returns false and adds nothing if the counts belong to
+    /// a service with other ports.
     pub(crate) fn add_counts(&self, since: &[u64], now: &[u64]) -> bool {
         let mut slots = 0;
         self.each(|_| slots += 1);
@@ -268,7 +268,7 @@ impl Meters {
         }
     }
 
-    /// How many messages ended each way, over all inputs.
+    /// Returns the attempts with an outcome, over all inputs.
     pub(crate) fn outcome_total(&self, outcome: Outcome) -> u64 {
         self.inputs
             .iter()
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_of_another_process_are_added_and_never_go_back_when_it_begins_anew() {
+    fn counts_of_another_process_are_added_and_never_decrease_when_it_restarts() {
         let (here, there) = (Meters::new(2, 1), Meters::new(2, 1));
         there.handled(1, Outcome::Panic);
         there.inputs[0].wait.record(Duration::from_millis(3));
@@ -296,10 +296,10 @@ mod tests {
         let second = there.counts();
         assert!(here.add_counts(&first, &second));
         assert_eq!(here.counts(), second);
-        // Another life, which counts from 0.
-        let anew = Meters::new(2, 1);
-        anew.emitted(0, 5);
-        assert!(here.add_counts(&[], &anew.counts()));
+        // A restarted process counts from 0.
+        let restarted = Meters::new(2, 1);
+        restarted.emitted(0, 5);
+        assert!(here.add_counts(&[], &restarted.counts()));
         assert_eq!(here.outputs().sum::<u64>(), 13);
         assert_eq!(here.outcome_total(Outcome::Panic), 1);
     }

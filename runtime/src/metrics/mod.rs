@@ -1,4 +1,4 @@
-//! Metrics: what is counted, and how it is shown to Prometheus.
+//! Metrics: counters on the hot path and their collection for Prometheus.
 
 mod collector;
 mod family;
@@ -7,4 +7,4 @@ mod worker_lag;
 
 pub(crate) use collector::register;
 pub(crate) use meters::{AskOutcome, Cause, Durations, InputMeter, Meters, Outcome, SharedCounter};
-pub(crate) use worker_lag::{Who, Worker, WorkerLag};
+pub(crate) use worker_lag::{InstanceRef, Worker, WorkerLag};

@@ -1,7 +1,7 @@
-//! How late the threads of workers turn: whether something blocks them.
+//! Worker lag: how late the event loop of each worker thread runs.
 //!
-//! Each worker measures itself, and anybody can read it from outside, also while the
-//! worker is blocked: then the time since it should have turned is its lag.
+//! Each worker thread measures itself with a timer, and any thread can read the result. While
+//! a worker is blocked, the time since its timer was due is its lag.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,42 +9,41 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How often a worker looks.
+/// Interval of the timer.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A lag is remembered for one to two windows, so that a scrape doesn't miss it.
+/// A lag is kept for one to two windows, so that a scrape does not miss it.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The lags of an app's workers.
+/// Lags of the worker threads of an app.
 #[derive(Debug)]
 pub(crate) struct WorkerLag {
     origin: Instant,
-    /// A thread that was given up goes on writing into what it has: the worker gets
-    /// another thread, and another of these.
+    /// An abandoned thread keeps writing to its `Worker`, so a replacement gets a new one.
     workers: Box<[Mutex<Arc<Worker>>]>,
 }
 
-/// An instance, by the numbers of its service and its own.
+/// An instance, as the numbers of its service and of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Who {
+pub(crate) struct InstanceRef {
     pub(crate) service: u32,
     pub(crate) instance: u32,
 }
 
-/// Written by the worker's own thread. All times are nanoseconds since the origin.
+/// State of one worker thread, which it alone writes. Times are nanoseconds since the origin.
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
-    /// Whose code ran last: service and instance.
+    /// The instance whose code ran last.
     running: AtomicU64,
-    /// How often somebody's code was given a turn.
+    /// Number of times that code of an instance started to run.
     turns: AtomicU64,
-    /// When it should turn next; 0 while nobody measures.
+    /// Time at which the timer is due; 0 while the thread is not measured.
     due_ns: AtomicU64,
-    /// The number of the window that `max_ns` belongs to.
+    /// Number of the window of `max_ns`.
     window: AtomicU64,
-    /// The greatest lag in that window.
+    /// Greatest lag in that window.
     max_ns: AtomicU64,
-    /// The greatest lag in the window before.
+    /// Greatest lag in the window before.
     max_before_ns: AtomicU64,
 }
 
@@ -56,12 +55,12 @@ impl WorkerLag {
         })
     }
 
-    /// The thread that a worker has now.
+    /// Returns the current thread of a worker.
     pub(crate) fn worker(&self, worker: usize) -> Arc<Worker> {
         self.workers[worker].lock().clone()
     }
 
-    /// The worker gets another thread.
+    /// Gives a worker another thread.
     pub(crate) fn replace(&self, worker: usize) -> Arc<Worker> {
         let fresh = Arc::new(Worker::default());
         *self.workers[worker].lock() = fresh.clone();
@@ -72,7 +71,7 @@ impl WorkerLag {
         self.workers.iter().map(|worker| worker.lock().clone())
     }
 
-    /// Measures on the calling thread, which is `worker`, until it is dropped.
+    /// Measures the calling thread, which is `worker`, until the future is dropped.
     pub(crate) async fn measure(self: Arc<Self>, worker: Arc<Worker>) {
         let worker = &*worker;
         let _end = Measuring(worker);
@@ -84,20 +83,20 @@ impl WorkerLag {
         }
     }
 
-    /// The greatest lag of each worker in the last 10 to 20 seconds.
+    /// Returns the greatest lag of each worker in the last 10 to 20 seconds.
     pub(crate) fn recent(&self) -> impl Iterator<Item = Duration> {
         let now = self.origin.elapsed();
         self.all().map(move |worker| worker.recent(now))
     }
 
-    /// For how long each worker has not turned though it should have.
+    /// Returns the current lag of each worker.
     pub(crate) fn overdue(&self) -> impl Iterator<Item = Duration> {
         let now = self.origin.elapsed();
         self.all().map(move |worker| worker.overdue(now))
     }
 }
 
-/// A worker that isn't measured any more isn't late.
+/// Resets `due_ns` on drop: a worker that is no longer measured has no lag.
 struct Measuring<'a>(&'a Worker);
 
 impl Drop for Measuring<'_> {
@@ -107,31 +106,31 @@ impl Drop for Measuring<'_> {
 }
 
 impl Worker {
-    /// Says whose code runs now.
-    pub(crate) fn runs(&self, who: Who) {
-        let packed = u64::from(who.service) << 32 | u64::from(who.instance);
+    /// Records the instance whose code runs now.
+    pub(crate) fn runs(&self, instance: InstanceRef) {
+        let packed = u64::from(instance.service) << 32 | u64::from(instance.instance);
         self.running.store(packed, Relaxed);
         // One thread writes.
         self.turns.store(self.turns.load(Relaxed) + 1, Relaxed);
     }
 
-    /// Whose code ran last, and how many turns there were. While the thread doesn't turn,
-    /// that one is still running.
-    pub(crate) fn running(&self) -> (Who, u64) {
+    /// Returns the instance whose code ran last, and the number of turns. On a blocked
+    /// thread, that instance still runs.
+    pub(crate) fn running(&self) -> (InstanceRef, u64) {
         let packed = self.running.load(Relaxed);
-        let who = Who {
+        let instance = InstanceRef {
             service: (packed >> 32) as u32,
             instance: packed as u32,
         };
-        (who, self.turns.load(Relaxed))
+        (instance, self.turns.load(Relaxed))
     }
 
-    /// It should turn at `due`.
+    /// Records that the timer is due at `due`.
     fn expect(&self, due: Duration) {
         self.due_ns.store(ns(due), Relaxed);
     }
 
-    /// It has turned.
+    /// Records that the timer has fired.
     fn turned(&self, now: Duration) {
         let lag_ns = ns(self.overdue(now));
         let (window, last) = (window_of(now), self.window.load(Relaxed));
@@ -221,9 +220,9 @@ mod tests {
             }
             // The runtime's only thread waits here for another one: it is blocked.
             let seen = std::thread::spawn(move || {
-                let give_up = Instant::now() + 20 * SECOND;
+                let deadline = Instant::now() + 20 * SECOND;
                 while measured.recent().max() < Some(Duration::from_millis(50)) {
-                    assert!(Instant::now() < give_up, "the lag was not seen");
+                    assert!(Instant::now() < deadline, "the lag was not seen");
                     std::thread::yield_now();
                 }
             });

@@ -15,7 +15,7 @@ use tracing::{error, warn};
 use super::{Failed, ServiceSupervisor, ThreadReplaced, Threads};
 use crate::delivery::Delivery;
 use crate::host::{AttemptFailure as FailedAttempt, ServiceRun};
-use crate::metrics::{Cause, Who};
+use crate::metrics::{Cause, InstanceRef};
 
 /// Time between two checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -82,7 +82,7 @@ async fn replace_thread(
     threads: &Threads,
     services: &[Rc<ServiceSupervisor>],
     worker: usize,
-    running: Who,
+    running: InstanceRef,
 ) {
     let mut notices = Vec::new();
     for service in services.iter().filter(|s| s.hosted.worker == worker) {

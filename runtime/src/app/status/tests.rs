@@ -1,4 +1,4 @@
-//! What is to be seen of an app, state by state.
+//! Tests of the status in each state of an app.
 
 use super::super::fixtures::{SECRET, app};
 use super::*;
@@ -18,7 +18,7 @@ fn failure(what: &'static str, text: &str) -> LastFailure {
 }
 
 #[tokio::test]
-async fn an_app_is_ready_when_everything_in_it_is_and_says_what_is_in_the_way() {
+async fn an_app_is_ready_when_all_services_are_and_otherwise_gives_every_reason() {
     let fake = app().await;
     let reasons = |fake: &super::super::fixtures::Fake| fake.view.readiness().1;
     assert_eq!(
@@ -67,24 +67,24 @@ async fn a_source_that_has_ended_and_a_service_that_pauses_leave_the_app_ready()
 }
 
 #[test]
-fn a_process_is_not_alive_when_a_worker_has_not_turned_for_long() {
+fn a_process_with_a_stuck_worker_thread_is_not_alive() {
     let lags = [Duration::from_secs(59), Duration::from_secs(61)];
     assert_eq!(
         stuck(lags.into_iter()),
-        ["worker 1 has not turned for 61 s: a handler blocks it"]
+        ["worker thread 1 is blocked for 61 s by a handler"]
     );
     assert_eq!(stuck(lags.into_iter().take(1)), [""; 0]);
 }
 
 #[tokio::test]
-async fn depths_are_what_the_transport_says_and_full_queues_pause_running_sources() {
+async fn depths_come_from_the_transport_and_full_queues_pause_running_sources() {
     let fake = app().await;
     fake.all_ready();
     let queue = QueueId::new("stock", "requests");
     assert_eq!(
         fake.view.depth(&queue),
         None,
-        "nothing is known before a poll"
+        "no depth is known before the first poll"
     );
     let message = |delay| {
         let mut envelope = Envelope::new("order", "{}");
@@ -118,7 +118,7 @@ async fn depths_are_what_the_transport_says_and_full_queues_pause_running_source
     assert_eq!(
         fake.view.sources_paused(),
         0,
-        "one that has ended doesn't wait"
+        "a source that has ended does not wait"
     );
 
     fake.transport.close().await;
@@ -126,12 +126,12 @@ async fn depths_are_what_the_transport_says_and_full_queues_pause_running_source
     assert_eq!(
         fake.view.depth(&queue),
         None,
-        "a wrong figure is worse than none"
+        "an outdated depth is not shown"
     );
 }
 
 #[tokio::test]
-async fn the_snapshot_tells_everything_in_one_piece() {
+async fn the_snapshot_holds_the_whole_status() {
     let fake = app().await;
     fake.all_ready();
     fake.view.poll_depths().await;

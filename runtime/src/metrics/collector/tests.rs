@@ -1,4 +1,4 @@
-//! What a scrape shows.
+//! Tests of a scrape.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Cause, Outcome};
 use crate::transport::{Completion, Outgoing};
 
-/// The text that a scrape gets.
+/// Returns the text of a scrape.
 fn scrape(fake: &Fake) -> String {
     let registry = Registry::new();
     register(&registry, fake.view.clone()).unwrap();
@@ -23,7 +23,7 @@ fn scrape(fake: &Fake) -> String {
         .unwrap()
 }
 
-/// Samples by name and labels.
+/// Returns the samples by name and labels.
 fn samples(text: &str) -> BTreeMap<&str, f64> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let parsed = samples.map(|line| {
@@ -34,7 +34,7 @@ fn samples(text: &str) -> BTreeMap<&str, f64> {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_table_is_there_from_the_start_with_its_type_and_help() {
+async fn every_metric_of_the_table_exists_from_the_start_with_its_type_and_help() {
     let fake = app().await;
     fake.view.poll_depths().await;
     let text = scrape(&fake);
@@ -127,7 +127,7 @@ async fn a_scrape_shows_what_was_counted() {
 }
 
 #[tokio::test]
-async fn what_comes_to_a_full_queue_is_counted_with_what_was_given_up() {
+async fn a_message_for_a_full_queue_is_counted_as_a_dead_letter() {
     let fake = app().await;
     let letters = |reason: &str| {
         let series =
@@ -148,7 +148,7 @@ async fn what_comes_to_a_full_queue_is_counted_with_what_was_given_up() {
 }
 
 #[tokio::test]
-async fn buckets_are_cumulated_and_the_count_is_that_of_the_last() {
+async fn buckets_are_cumulated_and_the_last_one_equals_the_count() {
     let fake = app().await;
     let wait = &fake.view.services[1].hosted.meters.inputs[0].wait;
     for ms in [0, 1, 3, 3, 90_000] {
