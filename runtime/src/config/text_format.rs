@@ -18,7 +18,7 @@ pub(super) fn largest_unit<'a>(value: u64, units: &[(&'a str, u64)]) -> (u64, &'
     let (unit, scale) = descending
         .find(|(_, scale)| value.is_multiple_of(*scale))
         .expect("the first unit divides every value");
-    (value / scale, unit)
+    (value / *scale, *unit)
 }
 
 /// Implements `Deserialize`, `Serialize` and `JsonSchema` for a type with a text format: read
