@@ -407,13 +407,13 @@ fn only_a_transport_across_processes_allows_running_a_part_of_the_app() {
 
     let part = load_only(&["hook", "rules"], &path, Vec::new(), Some("memory:"));
     let expected = "\
-error[E022]: running a part of the app needs a transport that crosses processes, `memory:` doesn't
+error[E022]: `--only` with a part of the services needs a transport that connects processes, and `memory:` does not
  --> --only:1:1
   |
 1 | hook,rules
   | ^^^^^^^^^^
   |
-  = help: the transports that could: `test:`
+  = help: transports that support it: `test:`
 
 1 problem";
 
