@@ -32,7 +32,7 @@ const RARE_PERCENT_MAX: usize = 2;
 const PRINTED_MAX: usize = 20;
 
 /// Rooms whose prose is done. The others are not held against the rule yet.
-const DONE: [&str; 1] = ["actors"];
+const DONE: [&str; 3] = ["bridges", "actors", "tests"];
 
 /// Comment lines and texts of a room, held against the rule.
 #[derive(Default)]
@@ -161,14 +161,14 @@ fn forbidden_starts_and_rare_words_are_found() {
     let mut findings = Findings::default();
     let file = SourceFile {
         path: "a.rs".to_owned(),
-        text: "/// Whoever\u{20}asks.\n// So manyfold.\nconst A: &str = \"nor here\";\n".to_owned(),
+        text: "\n/// Whoever asks.\n// So manyfold.\nconst A: &str = \"nor here\";\n".to_owned(),
     };
     findings.read_rust(&file);
     assert_eq!(findings.comment_lines, 2);
     assert_eq!(
         findings.wrong_starts,
-        ["a.rs:1: Whoever asks.", "a.rs:3: nor here"]
+        ["a.rs:2: Whoever asks.", "a.rs:4: nor here"]
     );
-    assert_eq!(findings.rare_words, ["a.rs:1: Whoever asks."]);
+    assert_eq!(findings.rare_words, ["a.rs:2: Whoever asks."]);
     assert_eq!(findings.rare_words_max(), 0);
 }
