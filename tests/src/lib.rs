@@ -56,7 +56,21 @@ pub mod syscalls;
 pub mod tally;
 pub mod watch;
 
-/// The README's Rust is compiled as a test of the documentation.
+/// The Rust blocks of the README and the guide, compiled and run as tests of the documentation.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;
+mod documentation {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../runtime/guide/writing-a-service.md")]
+    struct WritingAService;
+
+    #[doc = include_str!("../../runtime/guide/store.md")]
+    struct Store;
+
+    #[doc = include_str!("../../runtime/guide/sources.md")]
+    struct Sources;
+
+    #[doc = include_str!("../../runtime/guide/testing.md")]
+    struct Testing;
+}
