@@ -507,7 +507,8 @@ fn a_command_whose_app_goes_says_so_and_without_an_app_there_is_one_clear_error(
 
 #[test]
 fn the_test_case_in_the_readme_is_one() {
-    let readme = std::fs::read_to_string(workspace().join("README.md")).expect("it is there");
+    let readme = std::fs::read_to_string(workspace().join("runtime/guide/dead-letters.md"))
+        .expect("it is there");
     let blocks = readme.split("```toml\n").skip(1);
     let mut blocks = blocks.filter_map(|rest| rest.split("```").next());
     let case = blocks.find(|block| block.starts_with("[[case]]"));
