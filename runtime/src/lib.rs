@@ -57,6 +57,7 @@ pub mod prelude;
 mod redact;
 mod service;
 mod service_thread;
+mod settings;
 pub mod sqlite;
 mod store;
 pub mod supervision;

@@ -1,35 +1,35 @@
-//! Which acks to send: a decision over the delivery tags of one channel.
+//! Decides which acks to send, from the delivery tags of one channel.
 //!
-//! The broker numbers a channel's deliveries from 1, and one ack can stand for all up to
-//! its number. Owns the rule that it does so only where every one of them is settled.
-//! Sending is the pump's.
+//! The broker numbers the deliveries of a channel from 1, and one `multiple` ack covers all
+//! deliveries up to its tag. Owns the rule that a `multiple` ack is sent only if every delivery
+//! that it covers is settled. The consumer task sends the acks.
 
 use std::collections::VecDeque;
 
-/// The deliveries of a channel that the broker waits to hear of.
+/// The unsettled deliveries of one channel.
 #[derive(Debug)]
 pub(super) struct AckTracker {
-    /// The tag of the first slot.
+    /// Tag of the first slot.
     first: u64,
     slots: VecDeque<Slot>,
-    /// How many slots are [`Slot::Decided`].
-    decided: usize,
+    /// Number of slots that are [`Slot::ToAck`].
+    to_ack: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slot {
-    Open,
-    /// To be acked.
-    Decided,
-    /// The broker was told.
-    Told,
+    Unsettled,
+    /// Settled here; the ack is not sent yet.
+    ToAck,
+    /// The broker knows the outcome.
+    Settled,
 }
 
-/// An ack to send.
+/// An ack for the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ack {
     pub(super) tag: u64,
-    /// It stands for all before it, too.
+    /// Also covers every delivery with a lower tag.
     pub(super) multiple: bool,
 }
 
@@ -38,55 +38,55 @@ impl AckTracker {
         Self {
             first: 1,
             slots: VecDeque::new(),
-            decided: 0,
+            to_ack: 0,
         }
     }
 
-    /// A delivery has come.
-    pub(super) fn came(&mut self, tag: u64) {
-        let place = (tag - self.first) as usize;
-        if self.slots.len() <= place {
-            self.slots.resize(place + 1, Slot::Open);
+    /// Registers a delivery.
+    pub(super) fn received(&mut self, tag: u64) {
+        let index = (tag - self.first) as usize;
+        if self.slots.len() <= index {
+            self.slots.resize(index + 1, Slot::Unsettled);
         }
     }
 
-    /// It is to be acked.
-    pub(super) fn decide(&mut self, tag: u64) {
-        if let Some(slot @ Slot::Open) = self.slot(tag) {
-            *slot = Slot::Decided;
-            self.decided += 1;
+    /// Marks a delivery to be acked.
+    pub(super) fn mark_to_ack(&mut self, tag: u64) {
+        if let Some(slot @ Slot::Unsettled) = self.slot(tag) {
+            *slot = Slot::ToAck;
+            self.to_ack += 1;
         }
     }
 
-    /// The broker was told of it apart: it was given back. `false` if it was told before.
-    pub(super) fn told(&mut self, tag: u64) -> bool {
+    /// Marks a delivery that was nacked on its own. Returns `false` if it was settled before.
+    pub(super) fn mark_settled(&mut self, tag: u64) -> bool {
         match self.slot(tag) {
-            Some(slot @ Slot::Open) => {
-                *slot = Slot::Told;
+            Some(slot @ Slot::Unsettled) => {
+                *slot = Slot::Settled;
                 true
             }
             _ => false,
         }
     }
 
-    /// How many wait to be acked.
-    pub(super) fn decided(&self) -> usize {
-        self.decided
+    /// Number of deliveries whose ack is not sent yet.
+    pub(super) fn to_ack(&self) -> usize {
+        self.to_ack
     }
 
-    /// The acks for all that is decided, in the order in which they must be sent: one for
-    /// those before the first open delivery, and one each for the others.
-    pub(super) fn acks(&mut self) -> Vec<Ack> {
+    /// Returns the acks to send, in sending order: one for the settled prefix, then one for
+    /// each delivery behind an unsettled one.
+    pub(super) fn take_acks(&mut self) -> Vec<Ack> {
         let mut acks = Vec::new();
-        if self.decided == 0 {
+        if self.to_ack == 0 {
             return acks;
         }
         let (mut last, mut count) = (None, 0);
         while let Some(slot) = self.slots.front()
-            && *slot != Slot::Open
+            && *slot != Slot::Unsettled
         {
-            if *slot == Slot::Decided {
-                // The broker must still know the number that stands for the others.
+            if *slot == Slot::ToAck {
+                // The ack must name a delivery that the broker still holds.
                 last = Some(self.first);
                 count += 1;
             }
@@ -95,25 +95,25 @@ impl AckTracker {
         }
         let multiple = count > 1;
         acks.extend(last.map(|tag| Ack { tag, multiple }));
-        let mut left = self.decided - count;
+        let mut left = self.to_ack - count;
         for (tag, slot) in (self.first..).zip(&mut self.slots) {
             if left == 0 {
                 break;
             }
-            if *slot == Slot::Decided {
-                *slot = Slot::Told;
+            if *slot == Slot::ToAck {
+                *slot = Slot::Settled;
                 left -= 1;
                 let multiple = false;
                 acks.push(Ack { tag, multiple });
             }
         }
-        self.decided = 0;
+        self.to_ack = 0;
         acks
     }
 
     fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
-        let place = tag.checked_sub(self.first)?;
-        self.slots.get_mut(place as usize)
+        let index = tag.checked_sub(self.first)?;
+        self.slots.get_mut(index as usize)
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// Does with acks what a broker does.
+    /// Applies acks as a broker does.
     #[derive(Default)]
     struct Broker {
         unacked: BTreeSet<u64>,
@@ -133,7 +133,7 @@ mod tests {
     }
 
     impl Broker {
-        /// `false`: it would close the channel.
+        /// Returns `false` if a broker would close the channel.
         fn ack(&mut self, ack: Ack) -> bool {
             let known = self.unacked.contains(&ack.tag);
             let all: Vec<u64> = match ack.multiple {
@@ -149,74 +149,74 @@ mod tests {
     }
 
     #[test]
-    fn a_settled_prefix_is_one_ack() {
-        let mut tags = AckTracker::new();
+    fn a_settled_prefix_takes_one_multiple_ack() {
+        let mut tracker = AckTracker::new();
         for tag in 1..=5 {
-            tags.came(tag);
+            tracker.received(tag);
         }
         for tag in [2, 1, 3, 5] {
-            tags.decide(tag);
+            tracker.mark_to_ack(tag);
         }
         let multiple = true;
         let single = |tag| Ack {
             tag,
             multiple: false,
         };
-        assert_eq!(tags.acks(), [Ack { tag: 3, multiple }, single(5)]);
-        assert_eq!(tags.acks(), []);
-        tags.decide(4);
-        assert_eq!(tags.acks(), [single(4)]);
+        assert_eq!(tracker.take_acks(), [Ack { tag: 3, multiple }, single(5)]);
+        assert_eq!(tracker.take_acks(), []);
+        tracker.mark_to_ack(4);
+        assert_eq!(tracker.take_acks(), [single(4)]);
     }
 
     #[derive(Debug, Clone)]
     enum Step {
-        Come,
-        Decide(prop::sample::Index),
+        Deliver,
+        Ack(prop::sample::Index),
         Requeue(prop::sample::Index),
         Send,
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            3 => Just(Step::Come),
-            3 => any::<prop::sample::Index>().prop_map(Step::Decide),
+            3 => Just(Step::Deliver),
+            3 => any::<prop::sample::Index>().prop_map(Step::Ack),
             1 => any::<prop::sample::Index>().prop_map(Step::Requeue),
             1 => Just(Step::Send),
         ]
     }
 
     proptest! {
-        /// Whatever is decided in whatever order: exactly what was decided is acked, and
-        /// no ack is one that makes the broker close the channel.
+        /// For any order of settlements: the broker acks exactly the deliveries marked to ack,
+        /// and no ack makes it close the channel.
         #[test]
-        fn exactly_what_was_decided_is_acked(steps in prop::collection::vec(step(), 0..200)) {
-            let (mut tags, mut broker) = (AckTracker::new(), Broker::default());
-            let (mut came, mut open, mut decided) = (0, Vec::new(), BTreeSet::new());
+        fn the_broker_acks_exactly_the_deliveries_marked_to_ack(steps in prop::collection::vec(step(), 0..200)) {
+            let (mut tracker, mut broker) = (AckTracker::new(), Broker::default());
+            let (mut received, mut open, mut acked) = (0, Vec::new(), BTreeSet::new());
             for step in steps.into_iter().chain([Step::Send]) {
                 match step {
-                    Step::Come => {
-                        came += 1;
-                        tags.came(came);
-                        broker.unacked.insert(came);
-                        open.push(came);
+                    Step::Deliver => {
+                        received += 1;
+                        tracker.received(received);
+                        broker.unacked.insert(received);
+                        open.push(received);
                     }
-                    Step::Decide(which) if !open.is_empty() => {
+                    Step::Ack(which) if !open.is_empty() => {
                         let tag = open.remove(which.index(open.len()));
-                        tags.decide(tag);
-                        decided.insert(tag);
+                        tracker.mark_to_ack(tag);
+                        acked.insert(tag);
                     }
                     Step::Requeue(which) if !open.is_empty() => {
                         let tag = open.remove(which.index(open.len()));
-                        prop_assert!(tags.told(tag));
+                        prop_assert!(tracker.mark_settled(tag));
                         prop_assert!(broker.unacked.remove(&tag));
                     }
-                    Step::Decide(_) | Step::Requeue(_) => {}
+                    Step::Ack(_) | Step::Requeue(_) => {}
                     Step::Send => {
-                        for ack in tags.acks() {
+                        for ack in tracker.take_acks() {
                             prop_assert!(broker.ack(ack), "{ack:?}");
                         }
-                        prop_assert_eq!(&broker.gone, &decided);
-                        prop_assert_eq!(tags.decided(), 0);
+                        prop_assert_eq!(&broker.gone, &acked);
+                        prop_assert_eq!(tracker.to_ack(), 0);
                     }
                 }
             }

@@ -1,11 +1,11 @@
-//! Addresses of brokers: `amqp://USER:PASSWORD@HOST:PORT,HOST:PORT/VHOST?heartbeat=10`.
+//! Broker addresses: `amqp://USER:PASSWORD@HOST:PORT,HOST:PORT/VHOST?heartbeat=10`.
 //!
-//! Owns what may stand in a URL, as RabbitMQ's URI and URI query parameter
-//! specifications have it, and the defaults of what doesn't. Beyond them it may name
-//! several hosts: the nodes of one cluster. User, password, virtual host and values of
-//! parameters are percent-decoded; no virtual host means `/`.
+//! Owns the syntax of the URL, as in RabbitMQ's URI and URI query parameter specifications, and
+//! the default values. Beyond those specifications a URL may name several hosts: the nodes of
+//! one cluster. User, password, virtual host and parameter values are percent-decoded. Without
+//! a virtual host, `/` is used.
 //!
-//! Nothing of a URL that can't be read is shown: nobody knows where its password is.
+//! Errors never show a part of an unreadable URL, because that part could be the password.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const FORM: &str = "write amqp://USER:PASSWORD@HOST:PORT/VHOST";
 const ENCODED: &str = "in a user, password or virtual host write @ : / ? # , % as %40 %3A %2F %3F \
                        %23 %2C %25";
 
-/// What may stand after the `?`.
+/// Parameters that may follow the `?`.
 const PARAMETERS: [&str; 10] = [
     "heartbeat",
     "connection_timeout",
@@ -36,36 +36,36 @@ const PARAMETERS: [&str; 10] = [
     "verify",
     "server_name_indication",
 ];
-/// Those of them that only `amqps:` has.
-const OF_TLS: [&str; 5] = [
+/// Parameters that need `amqps:`.
+const TLS_PARAMETERS: [&str; 5] = [
     "cacertfile",
     "certfile",
     "keyfile",
     "verify",
     "server_name_indication",
 ];
-/// Those of them that are paths.
-const PATHS: [&str; 3] = ["cacertfile", "certfile", "keyfile"];
+/// Parameters that are file paths.
+const PATH_PARAMETERS: [&str; 3] = ["cacertfile", "certfile", "keyfile"];
 
-/// A dead peer is noticed after about twice as many seconds.
+/// Heartbeat interval, in seconds. A dead peer is noticed after about two intervals.
 const HEARTBEAT_S: u16 = 10;
-/// For a connection, with its TLS; nothing waits for ever.
+/// Time limit to connect, including the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a broker is, or the nodes of one, and how to get in.
+/// The broker's hosts, the credentials and the connection settings.
 ///
-/// It holds a password: it can't be printed.
+/// Holds a password, and therefore doesn't implement `Debug`.
 pub(super) struct Address {
-    /// The same for every host.
+    /// The settings that all hosts share.
     uri: AMQPUri,
     pub(super) hosts: Vec<Host>,
     pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
-    /// The host of the last session, by its place.
+    /// Index of the host of the last session.
     last: Mutex<Option<usize>>,
 }
 
-/// A place where a broker may listen.
+/// A host name and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Host {
     pub(super) name: String,
@@ -82,7 +82,7 @@ impl fmt::Display for Host {
 }
 
 impl Address {
-    /// What the client library is to know of one host.
+    /// Returns the URI of one host for the client library.
     pub(super) fn uri(&self, host: &Host) -> AMQPUri {
         let mut uri = self.uri.clone();
         uri.authority.host.clone_from(&host.name);
@@ -90,9 +90,9 @@ impl Address {
         uri
     }
 
-    /// Every host, in an order by chance, so that apps spread over the nodes; but the one
-    /// of the last session, which has ended, last.
-    pub(super) fn in_turn(&self) -> Vec<&Host> {
+    /// Returns every host in random order, so that apps spread over the nodes. The host of the
+    /// session that just ended comes last.
+    pub(super) fn in_try_order(&self) -> Vec<&Host> {
         let last = *self.last.lock();
         let mut places: Vec<usize> = (0..self.hosts.len()).collect();
         fastrand::shuffle(&mut places);
@@ -100,15 +100,15 @@ impl Address {
         places.into_iter().map(|place| &self.hosts[place]).collect()
     }
 
-    /// A session begins at this host.
-    pub(super) fn took(&self, host: &Host) {
+    /// Records the host of the new session.
+    pub(super) fn connected_to(&self, host: &Host) {
         *self.last.lock() = self.hosts.iter().position(|other| other == host);
     }
 
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// What is wrong with it, and what to do, without secrets.
+    /// The problem and the remedy, without secrets.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| FORM.to_owned())?;
         let scheme = match scheme {
@@ -117,7 +117,7 @@ impl Address {
             _ => return Err(FORM.into()),
         };
         if rest.contains('#') {
-            return Err(format!("it has a `#`; {ENCODED}"));
+            return Err(format!("the URL contains a `#`; {ENCODED}"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
@@ -125,21 +125,22 @@ impl Address {
             Some((user, hosts)) => (Some(user), hosts),
             None => (None, authority),
         };
-        let torn = || format!("it can't be told where its password ends; {ENCODED}");
+        let ambiguous = || format!("the end of the password is ambiguous; {ENCODED}");
         if user.is_none() && vhost.contains('@') {
-            return Err(torn());
+            return Err(ambiguous());
         }
         let hosts: Result<_, _> = hosts
             .split(',')
             .map(|host| read_host(host, scheme.default_port()))
             .collect();
         let hosts = hosts.map_err(|why| match user {
-            None if query.contains('@') => torn(),
+            None if query.contains('@') => ambiguous(),
             _ => why,
         })?;
         if vhost.contains('/') {
             return Err(
-                "a slash in a virtual host is written %2F; leave the default one out".into(),
+                "write a slash in a virtual host as %2F, and leave out the default virtual host"
+                    .into(),
             );
         }
         let parameters = Parameters::read(query)?;
@@ -156,7 +157,7 @@ impl Address {
                 scheme,
                 authority: AMQPAuthority {
                     userinfo: AMQPUserInfo { username, password },
-                    // Filled in by host.
+                    // `uri` sets both for each host.
                     host: String::new(),
                     port: 0,
                 },
@@ -184,7 +185,7 @@ impl Address {
     }
 }
 
-/// The URL with its relative paths joined to `folder`.
+/// Returns the URL with its relative paths joined to `folder`.
 pub(super) fn resolve(url: &str, folder: &Path) -> String {
     let Some((before, query)) = url.split_once('?') else {
         return url.to_owned();
@@ -192,10 +193,10 @@ pub(super) fn resolve(url: &str, folder: &Path) -> String {
     let pairs: Vec<String> = query
         .split('&')
         .map(|pair| match pair.split_once('=') {
-            Some((name, path)) if PATHS.contains(&name) && !path.is_empty() => {
+            Some((name, path)) if PATH_PARAMETERS.contains(&name) && !path.is_empty() => {
                 match decoded(path, name) {
                     Ok(path) => format!("{name}={}", encoded(&folder.join(path))),
-                    // It is refused when it is read.
+                    // `parse` reports the error.
                     Err(_) => pair.to_owned(),
                 }
             }
@@ -205,7 +206,7 @@ pub(super) fn resolve(url: &str, folder: &Path) -> String {
     format!("{before}?{}", pairs.join("&"))
 }
 
-/// A path as the value of a parameter.
+/// Percent-encodes a path as a parameter value.
 fn encoded(path: &Path) -> String {
     let mut text = String::new();
     for character in path.to_string_lossy().chars() {
@@ -217,7 +218,7 @@ fn encoded(path: &Path) -> String {
     text
 }
 
-/// What a percent-encoded part stands for.
+/// Decodes a percent-encoded part of the URL. `what` names the part in the error.
 fn decoded(text: &str, what: &str) -> Result<String, String> {
     let wrong = || format!("its {what} is not percent-encoded; {ENCODED}");
     let mut bytes = Vec::with_capacity(text.len());
@@ -238,13 +239,13 @@ fn decoded(text: &str, what: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| wrong())
 }
 
-/// `NAME`, `NAME:PORT`, `[IPV6]` or `[IPV6]:PORT`.
+/// Parses `NAME`, `NAME:PORT`, `[IPV6]` or `[IPV6]:PORT`.
 fn read_host(text: &str, default_port: u16) -> Result<Host, String> {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (name, after) = rest
                 .split_once(']')
-                .ok_or("an IPv6 address is written in brackets: [::1]:5672")?;
+                .ok_or("write an IPv6 address in brackets: [::1]:5672")?;
             match after {
                 "" => (name, None),
                 _ => (name, Some(after.strip_prefix(':').ok_or(FORM)?)),
@@ -257,14 +258,14 @@ fn read_host(text: &str, default_port: u16) -> Result<Host, String> {
     };
     if name.is_empty() {
         return Err(format!(
-            "it names no host, or one of several is empty: {FORM}"
+            "it names no host, or one of several hosts is empty: {FORM}"
         ));
     }
     let port = match port {
         None => default_port,
         Some(port) => match port.parse() {
             Ok(port) if port > 0 => port,
-            // Perhaps a password.
+            // The text could be a password: don't show it.
             _ => return Err(format!("a port is a number from 1 to 65535: {FORM}")),
         },
     };
@@ -274,7 +275,7 @@ fn read_host(text: &str, default_port: u16) -> Result<Host, String> {
     })
 }
 
-/// What stands after the `?`.
+/// The parameters after the `?`, decoded.
 struct Parameters(Vec<(&'static str, String)>);
 
 impl Parameters {
@@ -284,14 +285,14 @@ impl Parameters {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let Some(&name) = PARAMETERS.iter().find(|known| **known == name) else {
                 let known = PARAMETERS.join(", ");
-                // Perhaps a part of a password.
+                // Show the name only if it can't be a part of a password.
                 let name =
                     name.len() < 24 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
                 return Err(match (name, pair.split_once('=')) {
                     (true, Some((name, _))) => {
                         format!("there is no parameter {name:?}; known are {known}")
                     }
-                    _ => format!("it has a parameter that there isn't; known are {known}"),
+                    _ => format!("it has an unknown parameter; known are {known}"),
                 });
             };
             if value.is_empty() {
@@ -331,8 +332,11 @@ impl Parameters {
 
     fn tls(&self, scheme: &AMQPScheme) -> Result<Option<Tls>, String> {
         if *scheme == AMQPScheme::AMQP {
-            return match OF_TLS.into_iter().find(|name| self.get(name).is_some()) {
-                Some(name) => Err(format!("{name} means nothing without TLS: write amqps://")),
+            return match TLS_PARAMETERS
+                .into_iter()
+                .find(|name| self.get(name).is_some())
+            {
+                Some(name) => Err(format!("{name} needs TLS: write amqps://")),
                 None => Ok(None),
             };
         }
@@ -340,9 +344,10 @@ impl Parameters {
             None | Some("verify_peer") => {}
             Some("verify_none") => {
                 return Err(
-                    "verify=verify_none is refused: whoever answered would get the password. Give \
-                     the certificate of who signed the broker's as cacertfile=PATH, and the name \
-                     in it as server_name_indication=NAME if the host has another"
+                    "verify=verify_none is refused: any impostor would get the password. Give the \
+                     certificate of the authority that signed the broker's as cacertfile=PATH, and \
+                     if that certificate has another name than the host, \
+                     server_name_indication=NAME"
                         .into(),
                 );
             }
@@ -362,7 +367,7 @@ impl Parameters {
         let name = self.get("server_name_indication");
         if name == Some("disable") {
             return Err(
-                "server_name_indication=disable is refused: give the name in the certificate"
+                "server_name_indication=disable is refused: give the name in the broker's certificate"
                     .into(),
             );
         }
@@ -382,7 +387,7 @@ impl Parameters {
             "amqplain" => Ok(Some(SASLMechanism::AMQPlain)),
             "external" if tls.is_none_or(|tls| tls.identity.is_none()) => Err(
                 "auth_mechanism=external needs amqps: with certfile and keyfile: the certificate \
-                 says who it is"
+                 identifies the user"
                     .into(),
             ),
             "external" => Ok(Some(SASLMechanism::External)),

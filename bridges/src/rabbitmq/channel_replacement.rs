@@ -1,10 +1,10 @@
-//! When a channel that publishes is to be replaced by a new one.
+//! Policy: when to replace a publishing channel.
 //!
-//! A RabbitMQ before 3.12 finds out which node leads a quorum queue when a channel first
-//! publishes to it. If that node has just died, the channel refuses everything to that
-//! queue for as long as it lives, though the queue has had another leader for long
-//! (rabbitmq-server, pull request 9241). So a channel by which nothing goes to some
-//! address for a while is replaced; where that doesn't help, less and less often.
+//! RabbitMQ before 3.12 looks up the leader of a quorum queue when a channel first publishes to
+//! the queue. If that node has just died, the channel refuses every message to the queue for
+//! the rest of its life, although another node leads the queue (rabbitmq-server, pull request
+//! 9241). So a channel that keeps refusing messages to one address is replaced. If the
+//! replacement doesn't help, the intervals grow.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use std::time::Duration;
 use lapin::types::ShortString;
 use tokio::time::Instant;
 
-/// Refused for so long is refused for a reason that lasts: to find another leader takes
-/// a fraction of this.
-pub(super) const LASTING: Duration = Duration::from_secs(1);
-/// Between renewals that don't help, at most.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// An app has fewer addresses.
+/// Refusals that last this long lead to a new channel: a leader election takes a fraction of
+/// this time.
+pub(super) const REFUSED_FOR: Duration = Duration::from_secs(1);
+/// Maximum interval between replacements that don't help.
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// Maximum addresses that are tracked. An app has fewer.
 const ADDRESSES_MAX: usize = 4096;
 
-/// Knows by which addresses nothing goes, and since when.
+/// Tracks the addresses that refuse messages, and since when.
 #[derive(Debug)]
 pub(super) struct ReplacementPolicy {
     refused: HashMap<(ShortString, ShortString), Instant>,
@@ -30,7 +30,7 @@ pub(super) struct ReplacementPolicy {
 }
 
 impl ReplacementPolicy {
-    /// `first` is for how long nothing goes before the first one.
+    /// `first` is the time of lasting refusal before the first replacement.
     pub(super) fn new(first: Duration) -> Self {
         Self {
             refused: HashMap::new(),
@@ -40,8 +40,7 @@ impl ReplacementPolicy {
         }
     }
 
-    /// The broker has refused something to this exchange and key. Returns whether the
-    /// channel is to be replaced.
+    /// Records a refusal by this exchange and key. Returns whether to replace the channel.
     pub(super) fn refused(
         &mut self,
         exchange: &ShortString,
@@ -53,21 +52,21 @@ impl ReplacementPolicy {
         }
         let address = (exchange.clone(), key.clone());
         let since = *self.refused.entry(address).or_insert(now);
-        if self.last.is_some_and(|last| now - last >= 2 * WAIT_MAX) {
+        if self.last.is_some_and(|last| now - last >= 2 * INTERVAL_MAX) {
             self.wait = self.first;
         }
         let due = now - since >= self.wait;
         if due {
             self.refused.clear();
-            self.wait = (2 * self.wait).min(WAIT_MAX);
+            self.wait = (2 * self.wait).min(INTERVAL_MAX);
             self.last = Some(now);
         }
         due
     }
 
-    /// The broker has taken something to this exchange and key.
-    pub(super) fn taken(&mut self, exchange: &ShortString, key: &ShortString) {
-        // Nearly always.
+    /// Records an accepted message for this exchange and key.
+    pub(super) fn accepted(&mut self, exchange: &ShortString, key: &ShortString) {
+        // Nearly always empty.
         if !self.refused.is_empty() {
             self.refused.remove(&(exchange.clone(), key.clone()));
         }
@@ -83,36 +82,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_for_long_asks_for_a_new_channel_and_less_and_less_often() {
+    fn a_lasting_refusal_replaces_the_channel_at_growing_intervals() {
         let origin = Instant::now();
         let (exchange, key) = ("app".into(), "topic".into());
-        let mut renewal = ReplacementPolicy::new(LASTING);
+        let mut policy = ReplacementPolicy::new(REFUSED_FOR);
         let asked: Vec<u64> = (0..16_000)
             .step_by(100)
-            .filter(|ms| renewal.refused(&exchange, &key, at(origin, *ms)))
+            .filter(|ms| policy.refused(&exchange, &key, at(origin, *ms)))
             .collect();
         assert_eq!(asked, [1000, 3100, 7200, 15_300]);
-        // Long after that it is the first time again.
-        renewal.taken(&exchange, &key);
-        let later = 15_300 + 2 * WAIT_MAX.as_millis() as u64;
-        assert!(!renewal.refused(&exchange, &key, at(origin, later)));
-        assert!(renewal.refused(&exchange, &key, at(origin, later + 1000)));
+        // After a long time the interval starts over.
+        policy.accepted(&exchange, &key);
+        let later = 15_300 + 2 * INTERVAL_MAX.as_millis() as u64;
+        assert!(!policy.refused(&exchange, &key, at(origin, later)));
+        assert!(policy.refused(&exchange, &key, at(origin, later + 1000)));
     }
 
     #[test]
-    fn what_is_taken_now_and_then_asks_for_nothing() {
+    fn an_address_that_accepts_now_and_then_needs_no_new_channel() {
         let origin = Instant::now();
         let (exchange, key, other) = ("app".into(), "topic".into(), "other".into());
-        let mut renewal = ReplacementPolicy::new(LASTING);
+        let mut policy = ReplacementPolicy::new(REFUSED_FOR);
         for ms in (0..10_000).step_by(100) {
-            assert!(!renewal.refused(&exchange, &key, at(origin, ms)));
+            assert!(!policy.refused(&exchange, &key, at(origin, ms)));
             if ms % 900 == 0 {
-                renewal.taken(&exchange, &key);
+                policy.accepted(&exchange, &key);
             }
         }
-        // That others go doesn't help this one.
-        assert!(!renewal.refused(&exchange, &key, at(origin, 10_000)));
-        renewal.taken(&exchange, &other);
-        assert!(renewal.refused(&exchange, &key, at(origin, 11_000)));
+        // Messages that other addresses accept don't count.
+        assert!(!policy.refused(&exchange, &key, at(origin, 10_000)));
+        policy.accepted(&exchange, &other);
+        assert!(policy.refused(&exchange, &key, at(origin, 11_000)));
     }
 }

@@ -1,34 +1,33 @@
-//! How long a channel must stay open, so that what was said on it reaches its queue.
+//! Policy: how long a channel stays open so that its last commands reach the queue.
 //!
-//! A channel of the broker passes on some commands at a time to a quorum queue
+//! A channel of the broker passes a limited number of commands to a quorum queue
 //! (`quorum_commands_soft_limit`, 32 in RabbitMQ 3.10 to 4.x) and keeps the others until the
-//! queue has applied some of them. When it is closed meanwhile, it forgets those: what was
-//! acked is delivered again. Nothing on the channel tells how far it is, not even the answer
-//! to what is asked after them. So a channel on which much was said lately stays open for a
+//! queue has applied some. If the channel closes in between, the kept commands are lost and the
+//! broker redelivers acked messages. No reply on the channel shows the progress, not even the
+//! reply to a later request. So a channel that has just sent many commands stays open for a
 //! moment.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many commands are passed on at once: half of what the broker does, which counts some
-/// of its own among them.
-const FEW: u32 = 16;
-/// A queue has applied what it was told after this time; one that is slower may deliver
-/// again.
-const APPLIED_WITHIN: Duration = Duration::from_millis(200);
+/// Commands that the broker surely passes on at once: half of its own limit, because it counts
+/// some of its own commands, too.
+const COMMANDS_MAX: u32 = 16;
+/// Time in which a queue applies its commands. A slower queue may redeliver.
+const APPLY_TIME: Duration = Duration::from_millis(200);
 
-/// What was said on one channel.
+/// Counts the recent commands of one channel.
 #[derive(Debug, Default)]
 pub(super) struct CommandRate {
-    /// So many commands, without a pause.
+    /// Commands since the last pause.
     count: u32,
     last: Option<Instant>,
 }
 
 impl CommandRate {
-    /// A command was sent.
-    pub(super) fn said(&mut self, now: Instant) {
+    /// Records a command.
+    pub(super) fn sent(&mut self, now: Instant) {
         if self.is_applied(now) {
             self.count = 0;
         }
@@ -36,11 +35,11 @@ impl CommandRate {
         self.last = Some(now);
     }
 
-    /// How long the channel is to stay open.
-    pub(super) fn wait(&self, now: Instant) -> Duration {
+    /// Returns how long the channel must stay open.
+    pub(super) fn close_delay(&self, now: Instant) -> Duration {
         match self.last {
-            Some(last) if self.count > FEW => {
-                (last + APPLIED_WITHIN).saturating_duration_since(now)
+            Some(last) if self.count > COMMANDS_MAX => {
+                (last + APPLY_TIME).saturating_duration_since(now)
             }
             _ => Duration::ZERO,
         }
@@ -48,7 +47,7 @@ impl CommandRate {
 
     fn is_applied(&self, now: Instant) -> bool {
         self.last
-            .is_none_or(|last| now.duration_since(last) >= APPLIED_WITHIN)
+            .is_none_or(|last| now.duration_since(last) >= APPLY_TIME)
     }
 }
 
@@ -57,20 +56,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_stays_open_after_much_was_said_without_a_pause() {
+    fn a_channel_stays_open_after_many_commands_without_a_pause() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut saying = CommandRate::default();
-        assert_eq!(saying.wait(start), Duration::ZERO);
-        for _ in 0..FEW {
-            saying.said(start);
-            assert_eq!(saying.wait(start), Duration::ZERO);
+        let mut rate = CommandRate::default();
+        assert_eq!(rate.close_delay(start), Duration::ZERO);
+        for _ in 0..COMMANDS_MAX {
+            rate.sent(start);
+            assert_eq!(rate.close_delay(start), Duration::ZERO);
         }
-        saying.said(at(150));
-        assert_eq!(saying.wait(at(200)), Duration::from_millis(150));
-        assert_eq!(saying.wait(at(350)), Duration::ZERO);
-        // After a pause it begins anew.
-        saying.said(at(350));
-        assert_eq!(saying.wait(at(350)), Duration::ZERO);
+        rate.sent(at(150));
+        assert_eq!(rate.close_delay(at(200)), Duration::from_millis(150));
+        assert_eq!(rate.close_delay(at(350)), Duration::ZERO);
+        // A pause resets the count.
+        rate.sent(at(350));
+        assert_eq!(rate.close_delay(at(350)), Duration::ZERO);
     }
 }

@@ -1,9 +1,9 @@
-//! Messages on the wire: AMQP 0-9-1 properties and headers, there and back.
+//! The wire format: a message as AMQP 0-9-1 properties and headers.
 //!
-//! CloudEvents 1.0 in binary mode (`cloudEvents_*`), W3C trace context, and the
-//! runtime's own `brickwork-*`. A message of somebody who knows none of them is
-//! accepted. What the broker adds (`x-death` and its like) is left out on the way in:
-//! carried on, it would make the broker drop messages as running in circles.
+//! Uses CloudEvents 1.0 in binary mode (`cloudEvents_*`), W3C trace context, and the runtime's
+//! own headers (`brickwork-*`). Accepts messages that have none of them. Drops the headers that
+//! the broker adds (`x-death` and the like): sent again, they would make the broker take the
+//! message for one in a loop and drop it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ mod tests;
 
 use table::{Table, short, text};
 
-/// Why an asker gets no answer, in a reply; or why a message is a dead letter.
+/// The error text of a failed reply or of a dead letter.
 pub(super) const ERROR: &str = "brickwork-error";
 
 const ATTEMPT: &str = "brickwork-attempt";
@@ -31,68 +31,70 @@ const PARENT: &str = "brickwork-parent";
 const DEADLINE: &str = "brickwork-deadline";
 const TENANT: &str = "brickwork-tenant";
 const TOPIC: &str = "brickwork-topic";
-/// Only in the queue of suspects, and on the way there: the input that it was for.
+/// The input that a suspect belongs to. Only suspects have it.
 const SUSPECT: &str = "brickwork-suspect";
-/// Only dead letters have it.
+/// The reason of a dead letter. Only dead letters have it.
 const REASON: &str = "brickwork-reason";
-/// Stands before a header of a user that has the name of one of ours or the broker's.
+/// Prefix for user headers whose name is reserved.
 const ESCAPE: &str = "brickwork-header-";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 
-/// How many headers were left out because all together were too much.
+/// Number of headers that were left out because all together were too large.
 const LEFT_OUT: &str = "brickwork-headers-left-out";
 
-/// How often a quorum queue has delivered a message before.
+/// Earlier deliveries of a message, as counted by a quorum queue.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
 const PERSISTENT: u8 = 2;
-/// The longest of CloudEvents' attributes and the like that is taken in, in bytes. With
-/// these, what came in can always go on: also to the dead letters.
+/// Maximum bytes of an incoming attribute. With this limit an accepted message always fits into
+/// a later publication, such as a dead letter.
 const ATTRIBUTE_BYTES_MAX: usize = 4096;
 
-/// How a message travels, beside what it is.
+/// The routing facts that are encoded beside the message.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Route<'a> {
-    /// What [`brickwork::Delivery::attempt`] is to be.
+    /// The value for [`brickwork::Delivery::attempt`].
     pub(super) attempt: u32,
-    /// Its routing key isn't its topic: the topic goes along as a header.
+    /// The routing key isn't the topic: encode the topic as a header.
     pub(super) past_topics: bool,
-    /// It is a suspect, of this input.
+    /// The input of a suspect.
     pub(super) suspect: Option<&'a str>,
-    /// The most that its properties may weigh, in bytes: they must fit into a frame.
+    /// Maximum bytes of the properties: they must fit into a frame.
     pub(super) properties_bytes_max: usize,
 }
 
-/// The properties that stand for a message.
+/// Encodes a message as AMQP properties.
 ///
-/// What goes past all topics (to be tried again, to the dead letters) came in by a broker,
-/// from whoever, and has to go on: should its headers be too much now, in text and with
-/// what was added, it goes without the largest.
+/// A message to one queue (a retry, a dead letter) came from a broker and must be publishable
+/// again. If its headers have become too large, the largest are left out.
 ///
 /// # Errors
-/// It has something that AMQP can't carry: it would end the connection.
-pub(super) fn encode(message: &Message, way: Route<'_>) -> Result<BasicProperties, TransportError> {
+/// AMQP can't carry a part of the message. Publishing it would end the connection.
+pub(super) fn encode(
+    message: &Message,
+    route: Route<'_>,
+) -> Result<BasicProperties, TransportError> {
     let id = message.id.to_string();
     let mut headers = Table::default();
-    our_headers(&mut headers, message, &id, way)?;
+    our_headers(&mut headers, message, &id, route)?;
     let is_letter = message.headers.contains_key(REASON);
-    let theirs = message
+    let user_headers = message
         .headers
         .iter()
-        // Of a letter, both are among ours, with the same value.
+        // A dead letter has these two among the reserved headers, with the same value.
         .filter(|(name, _)| !(is_letter && matches!(&***name, ATTEMPT | TOPIC)))
         .map(|(name, value)| match is_reserved(name) {
             true => (Cow::Owned(format!("{ESCAPE}{name}")), &**value),
             false => (Cow::Borrowed(&**name), &**value),
         });
-    // All short strings together weigh less than this.
-    let room = way.properties_bytes_max.saturating_sub(8 * 256);
-    let left_out = headers.put_all(theirs, room)?;
-    if left_out > 0 && !way.past_topics {
+    // Upper bound for the bytes of all short strings.
+    let bytes_max = route.properties_bytes_max.saturating_sub(8 * 256);
+    let left_out = headers.put_all(user_headers, bytes_max)?;
+    if left_out > 0 && !route.past_topics {
         return Err(refused(format!(
-            "the headers of message {id} are too much: the broker takes {} bytes",
-            way.properties_bytes_max
+            "the headers of message {id} are too large: the broker accepts {} bytes",
+            route.properties_bytes_max
         )));
     }
     if left_out > 0 {
@@ -105,7 +107,7 @@ pub(super) fn encode(message: &Message, way: Route<'_>) -> Result<BasicPropertie
         .with_content_type(short("content type", content_type)?)
         .with_message_id(short("message id", &id)?)
         .with_timestamp(message.time_ms / 1000);
-    // Both are for other programs to look at; the headers have them, too.
+    // For other programs only: the headers carry both, too.
     if let Ok(kind) = ShortString::try_new(&*message.kind) {
         properties = properties.with_type(kind);
     }
@@ -122,12 +124,12 @@ pub(super) fn encode(message: &Message, way: Route<'_>) -> Result<BasicPropertie
     Ok(properties)
 }
 
-/// The headers that say what the envelope says.
+/// Adds the reserved headers of a message.
 fn our_headers(
     headers: &mut Table,
     message: &Message,
     id: &str,
-    way: Route<'_>,
+    route: Route<'_>,
 ) -> Result<(), TransportError> {
     headers.text("cloudEvents_specversion", "1.0")?;
     headers.text("cloudEvents_id", id)?;
@@ -139,13 +141,14 @@ fn our_headers(
     if let Some(subject) = &message.subject {
         headers.text("cloudEvents_subject", subject)?;
     }
-    // Also of a message that starts one: who continues it can't know how ids become traces.
+    // Also for a message that starts a trace: other programs can't derive the trace from the
+    // id.
     let trace = message.trace();
     headers.text(TRACE_PARENT, &trace.to_string())?;
     if let Some(state) = &trace.state {
         headers.text(TRACE_STATE, state)?;
     }
-    headers.number(ATTEMPT, u64::from(way.attempt))?;
+    headers.number(ATTEMPT, u64::from(route.attempt))?;
     if let Some(parent) = &message.parent {
         headers.text(PARENT, &parent.to_string())?;
     }
@@ -155,45 +158,45 @@ fn our_headers(
     if let Some(tenant) = &message.tenant {
         headers.text(TENANT, tenant)?;
     }
-    if way.past_topics {
+    if route.past_topics {
         headers.text(TOPIC, &message.topic)?;
     }
-    if let Some(input) = way.suspect {
+    if let Some(input) = route.suspect {
         headers.text(SUSPECT, input)?;
     }
     Ok(())
 }
 
-/// What came.
+/// A decoded delivery.
 #[derive(Debug)]
 pub(super) struct Decoded {
     pub(super) message: Message,
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub(super) attempt: u32,
-    /// The input that it was for, if it is a suspect.
+    /// The input of a suspect.
     pub(super) suspect: Option<String>,
 }
 
-/// Reads what came.
+/// Decodes a delivery.
 ///
-/// Of what was published to a topic, its headers don't say the topic, nor that it was
-/// tried before: whoever wrote them can't know.
+/// For a message that was published to a topic, the topic and attempt headers are ignored: any
+/// publisher could have set them.
 pub(super) fn decode(
-    arrival: TopicSource<'_>,
+    topic_source: TopicSource<'_>,
     properties: &BasicProperties,
     payload: Vec<u8>,
 ) -> Decoded {
     let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
-    let mut known = Known::default();
+    let mut known = KnownHeaders::default();
     let mut headers = Headers::new();
     let table = properties.headers().as_ref();
     for (name, value) in table.into_iter().flatten() {
         let name = name.as_str();
-        if let Some(place) = known.place(name) {
-            *place = Some(text(value)).filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX);
+        if let Some(field) = known.field(name) {
+            *field = Some(text(value)).filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX);
         } else if let Some(name) = name.strip_prefix(ESCAPE) {
             headers.insert(name.into(), text(value).into());
-        } else if !is_brokers(name) {
+        } else if !is_broker_header(name) {
             headers.insert(name.into(), text(value).into());
         }
     }
@@ -224,9 +227,9 @@ pub(super) fn decode(
     envelope.time_ms = known
         .time
         .and_then(|time| rfc3339::parse(&time))
-        .or_else(|| properties.timestamp().and_then(rfc3339::of_seconds))
+        .or_else(|| properties.timestamp().and_then(rfc3339::from_seconds))
         .unwrap_or_else(|| Clock::SYSTEM.unix_ms());
-    let (topic, attempt) = match arrival {
+    let (topic, attempt) = match topic_source {
         TopicSource::Topic(topic) => (Arc::from(topic), None),
         TopicSource::Queue(name) => (
             arc(known.topic).unwrap_or_else(|| Arc::from(name)),
@@ -238,7 +241,7 @@ pub(super) fn decode(
     envelope.headers = headers;
     envelope.parent = known.parent.and_then(|parent| parent.parse().ok());
     envelope.tenant = arc(known.tenant);
-    // Headers have signed numbers only.
+    // AMQP headers hold signed numbers only.
     let deadline = known.deadline.and_then(|text| text.parse::<i64>().ok());
     envelope.deadline_ms = deadline.and_then(|deadline| u64::try_from(deadline).ok());
     envelope.trace = known
@@ -259,7 +262,7 @@ pub(super) fn decode(
     }
 }
 
-/// The id of a message, if it has one.
+/// Returns the id of a message, if it has a valid one.
 pub(super) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
     let headers = properties.headers().as_ref();
     let named = ["cloudEvents_id", "cloudEvents:id"];
@@ -272,7 +275,7 @@ pub(super) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
         .ok()
 }
 
-/// How often the broker has delivered it before, from its queue of now.
+/// Returns how often the broker has delivered the message before from its current queue.
 pub(super) fn deliveries_before(properties: &BasicProperties) -> Option<u64> {
     let headers = properties.headers().as_ref();
     match headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT))? {
@@ -281,15 +284,15 @@ pub(super) fn deliveries_before(properties: &BasicProperties) -> Option<u64> {
     }
 }
 
-/// Whether it was in the queue of suspects before.
+/// Returns whether the message was in the quarantine queue before.
 pub(super) fn was_suspected(properties: &BasicProperties) -> bool {
     let headers = properties.headers().as_ref();
     headers.is_some_and(|headers| headers.inner().contains_key(SUSPECT))
 }
 
-/// What our own headers say, as text.
+/// The values of the reserved headers, as text.
 #[derive(Default)]
-struct Known {
+struct KnownHeaders {
     id: Option<String>,
     kind: Option<String>,
     source: Option<String>,
@@ -306,9 +309,9 @@ struct Known {
     suspect: Option<String>,
 }
 
-impl Known {
-    fn place(&mut self, name: &str) -> Option<&mut Option<String>> {
-        // Some libraries write the prefix with a colon: both are CloudEvents'.
+impl KnownHeaders {
+    fn field(&mut self, name: &str) -> Option<&mut Option<String>> {
+        // CloudEvents allows both prefixes.
         let attribute = name
             .strip_prefix("cloudEvents_")
             .or_else(|| name.strip_prefix("cloudEvents:"));
@@ -332,18 +335,18 @@ impl Known {
     }
 }
 
-/// Whether a user's header of this name would be taken for something else.
+/// Returns whether a user header of this name must be escaped.
 fn is_reserved(name: &str) -> bool {
-    // A header `CC` or `BCC` makes the broker route copies, and close the channel if it
-    // isn't a list.
-    Known::default().place(name).is_some()
-        || is_brokers(name)
+    // The headers `CC` and `BCC` make the broker route copies; if their value isn't a list, the
+    // broker closes the channel.
+    KnownHeaders::default().field(name).is_some()
+        || is_broker_header(name)
         || matches!(name, "CC" | "BCC")
         || name.starts_with(ESCAPE)
 }
 
-/// Whether the broker puts headers of this name on messages.
-fn is_brokers(name: &str) -> bool {
+/// Returns whether the broker itself sets headers of this name.
+fn is_broker_header(name: &str) -> bool {
     let death = ["x-first-death-", "x-last-death-"];
     let exact = ["x-death", DELIVERY_COUNT, "x-acquired-count"];
     exact.contains(&name) || death.iter().any(|prefix| name.starts_with(prefix))

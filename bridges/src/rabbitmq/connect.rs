@@ -1,5 +1,5 @@
-//! One stream to one host: TCP, and TLS around it, within a bounded time; and what to say
-//! when the other side hangs up.
+//! Opens one stream to one host: TCP and, if configured, TLS, within a time limit. Explains why
+//! connecting failed.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -17,28 +17,28 @@ use super::lapin_runtime;
 use super::tls::{NO_TLS, Tls};
 use super::utf8_repair::Utf8RepairStream;
 
-/// What a client of AMQP 0-9-1 says first.
-pub(super) const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
-/// For asking once more why somebody hung up.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// The first byte of a TLS alert.
+/// The first bytes of an AMQP 0-9-1 client.
+pub(super) const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// Time limit for the second attempt that finds out why the peer hung up.
+const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// First byte of a TLS alert.
 const TLS_ALERT: u8 = 0x15;
-/// What connecting without TLS to one who wants it comes to.
-const WANTS_TLS: &str = "who answers there speaks TLS: write amqps://, or the port that the broker \
-                         has for amqp:";
+/// The explanation if the peer expects TLS.
+const WANTS_TLS: &str =
+    "the server there speaks TLS: write amqps://, or the broker's port for amqp:";
 
-/// How to open streams to one host.
+/// Opens streams to one host.
 pub(super) struct Socket {
     uri: AMQPUri,
-    /// Without TLS, which is put around it here: the client library's trusts whom the
-    /// machine trusts also where a URL names somebody else.
+    /// The URI without TLS. TLS is added here because the client library would also trust the
+    /// machine's authorities where the URL names others.
     bare: AMQPUri,
     secure: Option<(RustlsConnector, String)>,
     within: Duration,
 }
 
 impl Socket {
-    /// `connector` is what [`Tls::load`] gave.
+    /// `connector` comes from [`Tls::load`].
     pub(super) fn new(address: &Address, host: &Host, connector: Option<&RustlsConnector>) -> Self {
         let uri = address.uri(host);
         let mut bare = uri.clone();
@@ -53,10 +53,10 @@ impl Socket {
         }
     }
 
-    /// A connection of the client library over such a stream, on the current runtime.
+    /// Opens a connection of the client library, on the current runtime.
     ///
     /// # Errors
-    /// It can't be had.
+    /// The connection can't be opened.
     pub(super) async fn connect(
         self: &Arc<Self>,
         properties: ConnectionProperties,
@@ -65,16 +65,16 @@ impl Socket {
         let open = async move |_, _| {
             let runtime = default_runtime()?;
             let stream = socket.secured(socket.bare.connect_async(&runtime)).await?;
-            // What is mended is what is inside of TLS.
+            // UTF-8 repair runs on the decrypted stream.
             Ok(AsyncTcpStream::Plain(Utf8RepairStream::new(stream)))
         };
         Connection::connector(self.uri.clone(), lapin_runtime::current(), open, properties).await
     }
 
-    /// A stream, on the current runtime.
+    /// Opens a stream, on the current runtime.
     ///
     /// # Errors
-    /// It can't be had.
+    /// The stream can't be opened.
     pub(super) async fn open(&self) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
         let runtime = default_runtime().map_err(io::Error::other)?;
         self.secured(self.bare.connect_async(&runtime)).await
@@ -97,7 +97,7 @@ impl Socket {
         })
     }
 
-    /// Why connecting has failed, in words that help.
+    /// Explains why connecting failed.
     pub(super) async fn explain(&self, error: &lapin::Error, tls: Option<&Tls>) -> String {
         let plain = error.to_string();
         let unclear = match error.kind() {
@@ -119,13 +119,13 @@ impl Socket {
         if !unclear {
             return plain;
         }
-        // What the other side said may have been lost when it hung up on what we sent.
-        let why = timeout(ASK_AGAIN, self.ask_again(tls)).await;
+        // The peer's answer may have been lost when it hung up on our first bytes.
+        let why = timeout(DIAGNOSE_TIMEOUT, self.diagnose(tls)).await;
         why.ok().flatten().unwrap_or(plain)
     }
 
-    /// Says as little as can be, and listens.
-    async fn ask_again(&self, tls: Option<&Tls>) -> Option<String> {
+    /// Connects again, sends as little as possible, and reads the peer's answer.
+    async fn diagnose(&self, tls: Option<&Tls>) -> Option<String> {
         let mut first = [0];
         match (self.open().await, tls) {
             (Ok(mut stream), Some(tls)) => {
@@ -133,7 +133,7 @@ impl Socket {
                 tls.explain(&error)
             }
             (Ok(mut stream), None) => {
-                stream.write_all(HEADER).await.ok()?;
+                stream.write_all(PROTOCOL_HEADER).await.ok()?;
                 stream.read_exact(&mut first).await.ok()?;
                 (first == [TLS_ALERT]).then(|| WANTS_TLS.to_owned())
             }

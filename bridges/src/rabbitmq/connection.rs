@@ -1,9 +1,9 @@
-//! The connections to the broker, and the thread that they live on.
+//! The two connections to the broker, and the worker thread that they live on.
 //!
-//! The client library runs tasks on the runtime that it is started on; on a service's
-//! thread a handler that blocks would starve it. So a transport has one thread and one
-//! runtime of its own. Publishing and consuming have a connection each: a broker that
-//! is short of memory stops reading from the ones that publish, and acks must go on.
+//! The client library runs tasks on the runtime that it is started on. On a service's thread a
+//! handler that blocks would starve them, so a transport has one thread and one runtime of its
+//! own. Publishing and consuming have a connection each: a broker that is short of memory stops
+//! reading from publishing connections, and acks must still get through.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,13 +21,13 @@ use super::address::{Address, Host};
 use super::connect::Socket;
 use super::session_state::SessionState;
 
-/// For connecting as a whole: a peer may accept and then say nothing.
+/// Time limit to connect: a peer may accept and then send nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// For saying good-bye.
+/// Time limit to close a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A thread with a runtime. It ends when this is dropped, or what [`Worker::stop`]
-/// returned.
+/// A thread with a runtime. It ends when this value, or the value that [`Worker::stop`]
+/// returned, is dropped.
 pub(super) struct Worker {
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
@@ -37,7 +37,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// # Errors
-    /// The operating system gives no thread.
+    /// The operating system creates no thread.
     pub(super) fn start() -> std::io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -46,7 +46,7 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("amqp".into())
             .spawn(move || {
-                // Told to stop, or nobody is left who could tell.
+                // Either the sender sent or it was dropped: both mean stop.
                 let _either = runtime.block_on(told);
                 runtime.shutdown_timeout(CLOSE_TIMEOUT);
                 let _gone = done.send(());
@@ -63,68 +63,68 @@ impl Worker {
         &self.handle
     }
 
-    /// What ends the thread when it is dropped.
+    /// Returns the value that ends the thread when it is dropped.
     pub(super) fn stop(&mut self) -> Option<oneshot::Sender<()>> {
         self.stop.take()
     }
 
-    /// Waits for the end of the thread.
+    /// Waits until the thread has ended.
     pub(super) async fn join(self) {
-        // An error means that the thread has panicked: it is gone all the same.
+        // An error means that the thread has panicked: it has ended, too.
         let _done = self.stopped.await;
         let _panicked = self.thread.join();
     }
 }
 
-/// The two connections, to the same host.
+/// The two connections. Both go to the same host.
 pub(super) struct Connections {
     pub(super) publishing: Connection,
     pub(super) consuming: Connection,
-    /// How to open more streams to that host.
+    /// Opens more streams to that host.
     pub(super) socket: Arc<Socket>,
 }
 
 impl Connections {
-    /// Connects, on the current runtime, to the first host that lets us in, and watches
-    /// over both connections.
+    /// Connects to the first host that accepts, on the current runtime, and watches both
+    /// connections.
     ///
     /// # Errors
-    /// None does: why each of them doesn't.
+    /// No host accepts: the reason of each.
     pub(super) async fn open(
         address: &Address,
         url: &str,
-        link: &Arc<SessionState>,
+        session_state: &Arc<SessionState>,
     ) -> Result<Self, TransportError> {
         let failed = |why| TransportError::Connect {
             url: without_password(url),
             why,
         };
-        // Anew each time: a certificate may have been renewed.
+        // Loaded each time: a certificate may have been renewed.
         let connector = address.tls.as_ref().map(super::tls::Tls::load);
         let connector = connector.transpose().map_err(failed)?;
         let mut refusals = Vec::new();
-        for host in address.in_turn() {
+        for host in address.in_try_order() {
             let socket = Arc::new(Socket::new(address, host, connector.as_ref()));
-            match Self::over(&socket, address, link).await {
+            match Self::open_to(&socket, address, session_state).await {
                 Ok(connections) => {
-                    address.took(host);
+                    address.connected_to(host);
                     return Ok(connections);
                 }
                 Err(why) => refusals.push((host, why)),
             }
         }
-        // In the order of the URL, whatever the turn was: so the same is said alike.
+        // In the order of the URL, so that the same failure has the same text.
         refusals.sort_by_key(|(host, _)| address.hosts.iter().position(|other| other == *host));
         Err(failed(match &refusals[..] {
             [(_, why)] => why.clone(),
-            several => said_by_each(several),
+            several => join_reasons(several),
         }))
     }
 
-    async fn over(
+    async fn open_to(
         socket: &Arc<Socket>,
         address: &Address,
-        link: &Arc<SessionState>,
+        session_state: &Arc<SessionState>,
     ) -> Result<Self, String> {
         let connect = async |purpose: &str| match connect(socket, purpose).await {
             Some(Ok(connection)) => Ok(connection),
@@ -132,11 +132,16 @@ impl Connections {
             None => Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
         };
         let publishing = connect("publishing").await?;
-        // What happens to one is kept until there are both: alone it ends no link.
+        // Events of the first connection wait until the second one is open: alone it doesn't
+        // end the session.
         let events = publishing.events_listener();
         let consuming = connect("consuming").await?;
-        watch_over(events, "publishing", link.clone());
-        watch_over(consuming.events_listener(), "consuming", link.clone());
+        watch_events(events, "publishing", session_state.clone());
+        watch_events(
+            consuming.events_listener(),
+            "consuming",
+            session_state.clone(),
+        );
         Ok(Self {
             publishing,
             consuming,
@@ -144,7 +149,7 @@ impl Connections {
         })
     }
 
-    /// Says good-bye on both; what a connection has in hand is given back by that.
+    /// Closes both connections; the broker then requeues unacked messages.
     pub(super) async fn close(&self) {
         for connection in [&self.consuming, &self.publishing] {
             close(connection).await;
@@ -152,13 +157,13 @@ impl Connections {
     }
 }
 
-/// Connects for a purpose, on the current runtime; `None` if there is no answer in time.
-/// Whoever uses it sees what becomes of it.
+/// Opens a connection on the current runtime. `purpose` becomes a part of its name. Returns
+/// `None` if there is no answer in time. The caller watches the connection.
 pub(super) async fn connect(
     socket: &Arc<Socket>,
     purpose: &str,
 ) -> Option<lapin::Result<Connection>> {
-    // Automatic recovery stays off: it hangs for ever once its tries are spent.
+    // lapin 4.12: automatic recovery hangs forever after its last attempt, so it stays off.
     let name = format!("brickwork {} {purpose}", std::process::id());
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     timeout(CONNECT_TIMEOUT, socket.connect(properties))
@@ -166,14 +171,14 @@ pub(super) async fn connect(
         .ok()
 }
 
-/// Says good-bye; a connection that is gone, or doesn't answer, is left alone.
+/// Closes a connection. Gives up if the broker doesn't answer in time.
 pub(super) async fn close(connection: &Connection) {
     let closing = connection.close(200, "done".into());
     let _closed = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
-/// Why each host let nobody in; what several say alike is said once.
-fn said_by_each(refusals: &[(&Host, String)]) -> String {
+/// Joins the reasons of several hosts; equal reasons appear once.
+fn join_reasons(refusals: &[(&Host, String)]) -> String {
     let mut reasons: Vec<(String, &str)> = Vec::new();
     for (host, why) in refusals {
         match reasons.iter_mut().find(|(_, other)| other == why) {
@@ -188,29 +193,29 @@ fn said_by_each(refusals: &[(&Host, String)]) -> String {
     reasons.join("; ")
 }
 
-fn watch_over(
+fn watch_events(
     mut events: impl Stream<Item = Event> + Send + Unpin + 'static,
     purpose: &'static str,
-    link: Arc<SessionState>,
+    session_state: Arc<SessionState>,
 ) {
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {
-                // This ended a channel only: whoever owns that one learns of it there.
+                // Only a channel ended: its owner handles that.
                 Event::Error(error) if error.is_amqp_soft_error() => {}
-                Event::Error(error) => return link.fail(format!("{purpose}: {error}")),
-                Event::ConnectionBlocked(why) => link.blocked(Some(why)),
-                Event::ConnectionUnblocked => link.blocked(None),
+                Event::Error(error) => return session_state.fail(format!("{purpose}: {error}")),
+                Event::ConnectionBlocked(why) => session_state.blocked(Some(why)),
+                Event::ConnectionUnblocked => session_state.blocked(None),
                 _ => {}
             }
         }
-        // Also when it was closed: then the link has ended, and this changes nothing.
-        link.fail(format!("{purpose}: the connection has ended"));
+        // If the session was closed, this has no effect.
+        session_state.fail(format!("{purpose}: the connection has ended"));
     });
 }
 
-/// A new channel whose publications are confirmed.
-pub(super) async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
+/// Opens a channel in confirm mode.
+pub(super) async fn confirm_channel(connection: &Connection) -> lapin::Result<Channel> {
     let channel = connection.create_channel().await?;
     channel.confirm_select(Default::default()).await?;
     Ok(channel)

@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::ack_tracker::{Ack, AckTracker};
 use super::close_delay::CommandRate;
 use super::codec;
-use super::declarer::passive;
+use super::declarer::count_ready;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::prefetch::{PrefetchBuffer, QueueConsumer};
 use super::settlement::{BrokerAction, Settler};
@@ -38,9 +38,9 @@ const ACK_WAIT: Duration = Duration::from_millis(10);
 /// The most acks that go together.
 const ACKS_MAX: usize = 32;
 /// How many deliveries are put on the shelf at once.
-const GROUP: usize = 64;
+const BUFFER_BATCH_MAX: usize = 64;
 /// How often a queue is counted until two counts agree.
-const COUNTS_MAX: u32 = 6;
+const COUNT_ATTEMPTS_MAX: u32 = 6;
 
 /// Asks a pump.
 pub(super) enum ConsumerQuery {
@@ -67,63 +67,67 @@ pub(super) struct Count {
 /// The broker's.
 pub(super) async fn consume(
     channel: Channel,
-    settling: Settler,
-    ward: &Arc<SuspectQueue>,
+    settler: Settler,
+    suspects: &Arc<SuspectQueue>,
     bound: usize,
 ) -> lapin::Result<(QueueConsumer, mpsc::Sender<ConsumerQuery>)> {
     let bound = bound.clamp(1, usize::from(u16::MAX)) as u16;
     channel.basic_qos(bound, BasicQosOptions::default()).await?;
-    let enough = (usize::from(bound) / 4).clamp(1, ACKS_MAX);
-    let shelf = Arc::new(PrefetchBuffer::new(settling.origin.clone(), enough, ward));
-    if settling.letters.is_some() {
+    let ack_batch = (usize::from(bound) / 4).clamp(1, ACKS_MAX);
+    let buffer = Arc::new(PrefetchBuffer::new(
+        settler.source.clone(),
+        ack_batch,
+        suspects,
+    ));
+    if settler.dead_letters.is_some() {
         // Before anything comes: what is suspected goes first.
-        ward.take_in(&settling.origin.queue, &shelf).await;
+        suspects.take_in(&settler.source.queue, &buffer).await;
     }
     let deliveries = channel
         .basic_consume(
-            settling.origin.name.clone(),
+            settler.source.name.clone(),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
         )
         .await?;
-    let (questions, asked) = mpsc::channel(4);
+    let (queries, received) = mpsc::channel(4);
     let pump = ConsumerTask {
         channel,
-        settling: Arc::new(settling),
-        ward: ward.clone(),
-        shelf: shelf.clone(),
+        settler: Arc::new(settler),
+        suspects: suspects.clone(),
+        buffer: buffer.clone(),
         deliveries: Some(deliveries),
-        tags: AckTracker::new(),
+        ack_tracker: AckTracker::new(),
         work: FuturesUnordered::new(),
         open: BTreeSet::new(),
         next: 0,
-        setting_aside: 0,
-        to_give_back: Vec::new(),
+        moving_to_suspects: 0,
+        to_requeue: Vec::new(),
         flushes: Vec::new(),
         ack_due: Box::pin(sleep(Duration::ZERO)),
-        acks_wait: false,
-        saying: CommandRate::default(),
+        acks_scheduled: false,
+        command_rate: CommandRate::default(),
         bound,
         stopped: false,
     };
-    tokio::spawn(pump.run(asked));
-    Ok((QueueConsumer(shelf), questions))
+    tokio::spawn(pump.run(received));
+    Ok((QueueConsumer(buffer), queries))
 }
 
 /// What a pump has under way.
-enum Done {
+enum Event {
     Settled {
         number: u64,
         tag: u64,
         outcome: BrokerAction,
         /// Handed out, not set aside.
-        was_in_hand: bool,
+        was_in_flight: bool,
     },
     Counted {
         ready: lapin::Result<u64>,
         before: Option<Count>,
-        tries: u32,
+        attempts: u32,
         answer: oneshot::Sender<Result<Count, TransportError>>,
     },
     Flushed(Vec<oneshot::Sender<()>>),
@@ -133,57 +137,57 @@ enum Done {
 struct ConsumerTask {
     /// Tags mean something on this channel only, and it never reconnects.
     channel: Channel,
-    settling: Arc<Settler>,
-    ward: Arc<SuspectQueue>,
-    shelf: Arc<PrefetchBuffer>,
+    settler: Arc<Settler>,
+    suspects: Arc<SuspectQueue>,
+    buffer: Arc<PrefetchBuffer>,
     /// `None` once it has ended.
     deliveries: Option<lapin::Consumer>,
-    tags: AckTracker,
-    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    ack_tracker: AckTracker,
+    work: FuturesUnordered<BoxFuture<'static, Event>>,
     /// Settlements under way, by number.
     open: BTreeSet<u64>,
     next: u64,
     /// Suspects on their way to the ward's queue.
-    setting_aside: usize,
+    moving_to_suspects: usize,
     /// What is given back once nothing comes any more.
-    to_give_back: Vec<u64>,
+    to_requeue: Vec<u64>,
     /// Who waits until no settlement before this number is open.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
     /// When the acks that wait are sent, if any do.
     ack_due: Pin<Box<Sleep>>,
-    acks_wait: bool,
-    saying: CommandRate,
+    acks_scheduled: bool,
+    command_rate: CommandRate,
     bound: u16,
     stopped: bool,
 }
 
 impl ConsumerTask {
-    async fn run(mut self, mut asked: mpsc::Receiver<ConsumerQuery>) {
-        let (shelf, settling) = (self.shelf.clone(), self.settling.clone());
-        let ended = settling.link.ended();
+    async fn run(mut self, mut queries: mpsc::Receiver<ConsumerQuery>) {
+        let (buffer, settler) = (self.buffer.clone(), self.settler.clone());
+        let ended = settler.session_state.ended();
         tokio::pin!(ended);
         while !self.is_done() {
             tokio::select! {
                 biased;
                 error = &mut ended => {
-                    self.lose(error);
+                    self.connection_lost(error);
                     break;
                 }
-                Some(done) = self.work.next() => self.done(done),
-                () = shelf.news.notified() => self.take_decided(),
-                Some(question) = asked.recv() => {
-                    self.take_decided();
+                Some(done) = self.work.next() => self.on_event(done),
+                () = buffer.settled_notify.notified() => self.apply_settlements(),
+                Some(query) = queries.recv() => {
+                    self.apply_settlements();
                     self.send_acks();
-                    self.answer(question);
+                    self.answer(query);
                 }
                 delivery = next(&mut self.deliveries) => self.received(delivery),
-                () = &mut self.ack_due, if self.acks_wait => self.send_acks(),
-                () = shelf.stop.notified(), if !self.stopped => self.stop(),
+                () = &mut self.ack_due, if self.acks_scheduled => self.send_acks(),
+                () = buffer.stop.notified(), if !self.stopped => self.stop(),
             }
         }
         self.send_acks();
-        if settling.link.check().is_ok() {
-            sleep(self.saying.wait(Instant::now())).await;
+        if settler.session_state.check().is_ok() {
+            sleep(self.command_rate.close_delay(Instant::now())).await;
         }
         // With the channel goes what is still unsettled: back to the queue.
         let _closed = self.channel.close(200, "done".into()).await;
@@ -191,7 +195,7 @@ impl ConsumerTask {
 
     /// Nothing comes any more, and nothing is left to settle.
     fn is_done(&self) -> bool {
-        self.deliveries.is_none() && self.work.is_empty() && self.shelf.in_flight() == 0
+        self.deliveries.is_none() && self.work.is_empty() && self.buffer.in_flight() == 0
     }
 
     /// Puts on the shelf what comes, as much as has come already at once.
@@ -199,126 +203,132 @@ impl ConsumerTask {
         let mut group = Vec::new();
         let mut received = Some(first);
         while let Some(Some(Ok(delivery))) = received {
-            self.sort(delivery, &mut group);
+            self.quarantine_or_deliver(delivery, &mut group);
             received = match &mut self.deliveries {
-                Some(deliveries) if group.len() < GROUP => deliveries.next().now_or_never(),
+                Some(deliveries) if group.len() < BUFFER_BATCH_MAX => {
+                    deliveries.next().now_or_never()
+                }
                 _ => None,
             };
         }
         if !group.is_empty() {
-            self.shelf.serve();
-            self.shelf.put(group);
+            self.buffer.mark_served();
+            self.buffer.put(group);
         }
         match received {
             None | Some(Some(Ok(_))) => {}
             Some(Some(Err(error))) => {
-                if !is_channels_own(&error) {
+                if !is_channel_error(&error) {
                     // Known to all before this consumer ends.
-                    self.settling.link.fail(format!("consuming: {error}"));
+                    self.settler
+                        .session_state
+                        .fail(format!("consuming: {error}"));
                 }
-                self.over(&error.to_string());
+                self.consumer_ended(&error.to_string());
             }
-            Some(None) => self.over("the broker cancelled the consumer: is the queue deleted?"),
+            Some(None) => {
+                self.consumer_ended("the broker cancelled the consumer: is the queue deleted?")
+            }
         }
     }
 
-    fn sort(&mut self, delivery: Delivery, group: &mut Vec<Delivery>) {
+    fn quarantine_or_deliver(&mut self, delivery: Delivery, group: &mut Vec<Delivery>) {
         let tag = delivery.delivery_tag;
-        self.tags.came(tag);
-        let suspect = self.settling.letters.is_some()
-            && self.settling.origin.is_suspect(
+        self.ack_tracker.received(tag);
+        let suspect = self.settler.dead_letters.is_some()
+            && self.settler.source.is_suspect(
                 delivery.redelivered,
                 delivery.exchange.as_str(),
                 &delivery.properties,
                 || {
                     let id = codec::id_of(&delivery.properties);
-                    id.map_or(0, |id| self.alibis().of(self.name(), &id))
+                    id.map_or(0, |id| self.non_crash().of(self.name(), &id))
                 },
             );
         if !suspect {
             return group.push(delivery);
         }
-        self.shelf.serve();
-        self.setting_aside += 1;
-        let (settling, ward) = (self.settling.clone(), self.ward.clone());
-        self.begin(tag, false, async move {
-            let outcome = settling.set_aside(delivery).await;
-            ward.look(&settling.origin.queue.id.service);
+        self.buffer.mark_served();
+        self.moving_to_suspects += 1;
+        let (settler, suspects) = (self.settler.clone(), self.suspects.clone());
+        self.start_settlement(tag, false, async move {
+            let outcome = settler.move_to_suspects(delivery).await;
+            suspects.look(&settler.source.queue.id.service);
             outcome
         });
     }
 
     /// The consumer has ended without being told to.
-    fn over(&mut self, why: &str) {
+    fn consumer_ended(&mut self, why: &str) {
         self.deliveries = None;
-        let error = match self.settling.link.check() {
+        let error = match self.settler.session_state.check() {
             Err(ended) => ended,
-            Ok(()) => TransportError::Lost(format!("queue {}: {why}", self.settling.origin.name)),
+            Ok(()) => TransportError::Lost(format!("queue {}: {why}", self.settler.source.name)),
         };
-        self.give_back_fetched(error);
+        self.requeue_fetched(error);
     }
 
-    fn take_decided(&mut self) {
+    fn apply_settlements(&mut self) {
         let mut acks = 0;
-        for (parcel, settlement) in self.shelf.take_decided() {
+        for (parts, settlement) in self.buffer.take_settlements() {
             if let Settlement::Ack(None) = settlement {
-                self.alibis().forget(self.name(), &parcel.message.id);
-                self.tags.decide(parcel.tag);
+                self.non_crash().forget(self.name(), &parts.message.id);
+                self.ack_tracker.mark_to_ack(parts.tag);
                 acks += 1;
             } else {
-                self.settle(parcel, settlement);
+                self.settle(parts, settlement);
             }
         }
         if acks > 0 {
-            self.shelf.settled(acks);
-            self.acks_wait();
+            self.buffer.release(acks);
+            self.schedule_acks();
         }
     }
 
-    fn settle(&mut self, parcel: DeliveryParts, settlement: Settlement) {
-        let (settling, channel) = (self.settling.clone(), self.channel.clone());
-        let alibis = self.alibis().clone();
-        self.begin(parcel.tag, true, async move {
+    fn settle(&mut self, parts: DeliveryParts, settlement: Settlement) {
+        let (settler, channel) = (self.settler.clone(), self.channel.clone());
+        let non_crash = self.non_crash().clone();
+        self.start_settlement(parts.tag, true, async move {
             let settled = match channel.status().connected() {
-                true => settling.settle(&parcel, settlement).await,
+                true => settler.settle(&parts, settlement).await,
                 false => BrokerAction::Stale,
             };
-            let (queue, id) = (settling.origin.name.as_str(), &parcel.message.id);
+            let (queue, id) = (settler.source.name.as_str(), &parts.message.id);
             match settled {
-                BrokerAction::Forget => alibis.forget(queue, id),
-                BrokerAction::Requeue | BrokerAction::Stale => alibis.add(queue, id),
+                BrokerAction::Ack => non_crash.forget(queue, id),
+                BrokerAction::Requeue | BrokerAction::Stale => non_crash.add(queue, id),
             }
             settled
         });
     }
 
     /// Begins what is to be done before the broker is told of a delivery.
-    fn begin(
+    fn start_settlement(
         &mut self,
         tag: u64,
-        was_in_hand: bool,
+        was_in_flight: bool,
         work: impl Future<Output = BrokerAction> + Send + 'static,
     ) {
         let number = self.next;
         self.next += 1;
         self.open.insert(number);
         self.work.push(Box::pin(async move {
-            Done::Settled {
+            Event::Settled {
                 number,
                 tag,
                 outcome: work.await,
-                was_in_hand,
+                was_in_flight,
             }
         }));
     }
 
-    fn answer(&mut self, question: ConsumerQuery) {
-        match question {
+    fn answer(&mut self, query: ConsumerQuery) {
+        match query {
             ConsumerQuery::Flush(done) => {
                 self.flushes.push((self.next, done));
                 self.report_flushes();
             }
-            ConsumerQuery::Count(answer) => self.count(None, COUNTS_MAX, answer),
+            ConsumerQuery::Count(answer) => self.count(None, COUNT_ATTEMPTS_MAX, answer),
         }
     }
 
@@ -328,58 +338,58 @@ impl ConsumerTask {
     fn count(
         &mut self,
         before: Option<Count>,
-        tries: u32,
+        attempts: u32,
         answer: oneshot::Sender<Result<Count, TransportError>>,
     ) {
-        let (channel, name) = (self.channel.clone(), self.settling.origin.name.clone());
+        let (channel, name) = (self.channel.clone(), self.settler.source.name.clone());
         self.work.push(Box::pin(async move {
-            Done::Counted {
-                ready: passive(&channel, name).await,
+            Event::Counted {
+                ready: count_ready(&channel, name).await,
                 before,
-                tries,
+                attempts,
                 answer,
             }
         }));
     }
 
-    fn done(&mut self, done: Done) {
+    fn on_event(&mut self, done: Event) {
         match done {
-            Done::Settled {
+            Event::Settled {
                 number,
                 tag,
                 outcome,
-                was_in_hand,
+                was_in_flight,
             } => {
                 match outcome {
-                    BrokerAction::Forget => {
-                        self.tags.decide(tag);
-                        self.acks_wait();
+                    BrokerAction::Ack => {
+                        self.ack_tracker.mark_to_ack(tag);
+                        self.schedule_acks();
                     }
                     BrokerAction::Requeue => self.nack_requeue(tag),
                     BrokerAction::Stale => {}
                 }
-                match was_in_hand {
-                    true => self.shelf.settled(1),
-                    false => self.setting_aside -= 1,
+                match was_in_flight {
+                    true => self.buffer.release(1),
+                    false => self.moving_to_suspects -= 1,
                 }
                 self.open.remove(&number);
                 self.report_flushes();
             }
-            Done::Counted {
+            Event::Counted {
                 ready,
                 before,
-                tries,
+                attempts,
                 answer,
-            } => self.counted(ready, before, tries, answer),
-            Done::Flushed(asked) => {
-                for flushed in asked {
+            } => self.counted(ready, before, attempts, answer),
+            Event::Flushed(queries) => {
+                for flushed in queries {
                     let _gone = flushed.send(());
                 }
             }
-            Done::Cancelled => {
-                self.take_in();
+            Event::Cancelled => {
+                self.buffer_ready();
                 self.deliveries = None;
-                self.give_back_fetched(TransportError::Closed);
+                self.requeue_fetched(TransportError::Closed);
             }
         }
     }
@@ -388,19 +398,19 @@ impl ConsumerTask {
         &mut self,
         ready: lapin::Result<u64>,
         before: Option<Count>,
-        tries: u32,
+        attempts: u32,
         answer: oneshot::Sender<Result<Count, TransportError>>,
     ) {
-        self.take_in();
-        let (fetched, in_flight) = self.shelf.counts();
+        self.buffer_ready();
+        let (fetched, in_flight) = self.buffer.counts();
         let count = ready.map(|ready| Count {
             ready,
-            fetched: (fetched + self.setting_aside) as u64,
+            fetched: (fetched + self.moving_to_suspects) as u64,
             in_flight: in_flight as u64,
         });
         let _gone = match count {
-            Ok(count) if before != Some(count) && tries > 1 => {
-                return self.count(Some(count), tries - 1, answer);
+            Ok(count) if before != Some(count) && attempts > 1 => {
+                return self.count(Some(count), attempts - 1, answer);
             }
             Ok(count) => answer.send(Ok(count)),
             Err(error) => answer.send(Err(TransportError::Lost(error.to_string()))),
@@ -408,12 +418,12 @@ impl ConsumerTask {
     }
 
     /// Puts on the shelf what has come already.
-    fn take_in(&mut self) {
+    fn buffer_ready(&mut self) {
         if let Some(deliveries) = &mut self.deliveries
             && let Some(delivery) = deliveries.next().now_or_never()
         {
             self.received(delivery);
-            self.take_in();
+            self.buffer_ready();
         }
     }
 
@@ -428,54 +438,54 @@ impl ConsumerTask {
             let _gone = channel
                 .basic_cancel(tag, BasicCancelOptions::default())
                 .await;
-            Done::Cancelled
+            Event::Cancelled
         }));
     }
 
-    fn give_back_fetched(&mut self, error: TransportError) {
-        for tag in std::mem::take(&mut self.to_give_back) {
+    fn requeue_fetched(&mut self, error: TransportError) {
+        for tag in std::mem::take(&mut self.to_requeue) {
             self.nack_requeue(tag);
         }
-        let fetched = self.shelf.end(error);
+        let fetched = self.buffer.end(error);
         for delivery in &fetched {
-            self.excuse(delivery);
+            self.record_non_crash(delivery);
             self.nack_requeue(delivery.delivery_tag);
         }
-        self.shelf.settled(fetched.len());
+        self.buffer.release(fetched.len());
         self.report_flushes();
     }
 
     /// The connection is gone, and what was fetched with it.
-    fn lose(&self, error: TransportError) {
-        for delivery in &self.shelf.end(error) {
-            self.excuse(delivery);
+    fn connection_lost(&self, error: TransportError) {
+        for delivery in &self.buffer.end(error) {
+            self.record_non_crash(delivery);
         }
     }
 
     /// What comes of this delivery isn't to be blamed on it.
-    fn excuse(&self, delivery: &Delivery) {
+    fn record_non_crash(&self, delivery: &Delivery) {
         if let Some(id) = codec::id_of(&delivery.properties) {
-            self.alibis().add(self.name(), &id);
+            self.non_crash().add(self.name(), &id);
         }
     }
 
-    fn alibis(&self) -> &Arc<NonCrashRedeliveries> {
-        self.ward.alibis()
+    fn non_crash(&self) -> &Arc<NonCrashRedeliveries> {
+        self.suspects.alibis()
     }
 
     /// Of the queue that is consumed.
     fn name(&self) -> &str {
-        self.settling.origin.name.as_str()
+        self.settler.source.name.as_str()
     }
 
     /// Gives one delivery back; once nothing comes any more, if the consumer is about to
     /// end: it would come right back to it.
     fn nack_requeue(&mut self, tag: u64) {
-        if self.deliveries.is_some() && self.shelf.is_ended() {
-            self.to_give_back.push(tag);
+        if self.deliveries.is_some() && self.buffer.is_ended() {
+            self.to_requeue.push(tag);
             return;
         }
-        if !self.tags.told(tag) || !self.channel.status().connected() {
+        if !self.ack_tracker.mark_settled(tag) || !self.channel.status().connected() {
             return;
         }
         let options = BasicNackOptions {
@@ -485,33 +495,33 @@ impl ConsumerTask {
         // The first poll hands it to the connection. If it fails after that, the channel is
         // gone: that gives it back, too.
         let _sent = self.channel.basic_nack(tag, options).now_or_never();
-        self.saying.said(Instant::now());
+        self.command_rate.sent(Instant::now());
     }
 
     /// Acks wait a moment for more, unless there are enough.
-    fn acks_wait(&mut self) {
-        if self.tags.decided() >= self.shelf.enough {
+    fn schedule_acks(&mut self) {
+        if self.ack_tracker.to_ack() >= self.buffer.ack_batch {
             self.send_acks();
-        } else if !self.acks_wait {
-            self.acks_wait = true;
+        } else if !self.acks_scheduled {
+            self.acks_scheduled = true;
             self.ack_due.as_mut().reset(Instant::now() + ACK_WAIT);
         }
     }
 
     fn send_acks(&mut self) {
-        self.acks_wait = false;
-        for Ack { tag, multiple } in self.tags.acks() {
+        self.acks_scheduled = false;
+        for Ack { tag, multiple } in self.ack_tracker.take_acks() {
             // The first poll hands it to the connection: so they go out in order, and one
             // for many finds all before it settled. If it fails after that, the channel is
             // gone, and the broker delivers again.
             let options = BasicAckOptions { multiple };
             let _sent = self.channel.basic_ack(tag, options).now_or_never();
-            self.saying.said(Instant::now());
+            self.command_rate.sent(Instant::now());
         }
     }
 
     fn report_flushes(&mut self) {
-        if self.flushes.is_empty() || !self.to_give_back.is_empty() {
+        if self.flushes.is_empty() || !self.to_requeue.is_empty() {
             return;
         }
         let first = self.open.first().copied();
@@ -531,11 +541,11 @@ impl ConsumerTask {
         // When the broker answers this, it has seen all that came before on the channel; but
         // the queue may not have.
         let (channel, bound) = (self.channel.clone(), self.bound);
-        let wait = self.saying.wait(Instant::now());
+        let wait = self.command_rate.close_delay(Instant::now());
         self.work.push(Box::pin(async move {
             sleep(wait).await;
             let _gone = channel.basic_qos(bound, BasicQosOptions::default()).await;
-            Done::Flushed(done)
+            Event::Flushed(done)
         }));
     }
 }
@@ -543,13 +553,13 @@ impl ConsumerTask {
 impl Drop for ConsumerTask {
     /// However it ends: whoever takes learns of it.
     fn drop(&mut self) {
-        self.lose(self.settling.link.error());
-        self.shelf.shut();
+        self.connection_lost(self.settler.session_state.error());
+        self.buffer.close_settlements();
     }
 }
 
 /// Whether an error ended one channel, and not the connection.
-fn is_channels_own(error: &lapin::Error) -> bool {
+fn is_channel_error(error: &lapin::Error) -> bool {
     error.is_amqp_soft_error() || matches!(error.kind(), ErrorKind::InvalidChannelState(..))
 }
 

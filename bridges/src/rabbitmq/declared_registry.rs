@@ -46,14 +46,14 @@ const HEADING: &str = "brickwork ledger 1";
 /// doesn't see all would add to them for ever.
 const MESSAGES_MAX: usize = 64;
 /// A broker gives a message up that was read too often: it is written anew long before.
-const READ_MAX: u64 = 1000;
+const DELIVERIES_MAX: u64 = 1000;
 /// For all of it: an app's start doesn't wait longer.
-const WITHIN: Duration = Duration::from_secs(5);
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Somebody else has it in hand for moments.
-const LOOKS: u32 = 4;
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const READS_MAX: u32 = 4;
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Connections that are lost by it.
-const TRIES: u32 = 5;
+const CONNECTIONS_MAX: u32 = 5;
 
 /// The lines of a ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(super) struct Entries(BTreeSet<String>);
 
 impl Entries {
     /// What is declared for an app.
-    pub(super) fn of(declarations: &[Declaration], app: &str) -> Self {
+    pub(super) fn from_declarations(declarations: &[Declaration], app: &str) -> Self {
         let own = |name: &ShortString| {
             let name = name.as_str().strip_prefix(app)?.strip_prefix('.')?;
             queue_id(name)
@@ -74,17 +74,17 @@ impl Entries {
                     exchange,
                     key,
                 } => {
-                    let foreign = exchange.as_str() != app;
-                    let bound = Binding {
+                    let external = exchange.as_str() != app;
+                    let binding = Binding {
                         queue: own(queue)?,
-                        exchange: foreign.then(|| exchange.to_string()),
+                        exchange: external.then(|| exchange.to_string()),
                         key: key.to_string(),
                     };
-                    bound.line()?
+                    binding.line()?
                 }
                 Declaration::Exchange { .. }
-                | Declaration::TheirQueue { .. }
-                | Declaration::TheirExchange { .. } => return None,
+                | Declaration::ExternalQueue { .. }
+                | Declaration::ExternalExchange { .. } => return None,
             })
         });
         Self(lines.collect())
@@ -122,12 +122,13 @@ impl Entries {
     /// The queue is gone, and so are its bindings.
     pub(super) fn remove_queue(&mut self, queue: &QueueId) {
         self.0.remove(&format!("queue {queue}"));
-        let of_it = |line: &String| Binding::read(line).is_some_and(|bound| bound.queue == *queue);
+        let of_it =
+            |line: &String| Binding::read(line).is_some_and(|binding| binding.queue == *queue);
         self.0.retain(|line| !of_it(line));
     }
 
-    pub(super) fn remove_binding(&mut self, bound: &Binding) {
-        if let Some(line) = bound.line() {
+    pub(super) fn remove_binding(&mut self, binding: &Binding) {
+        if let Some(line) = binding.line() {
             self.0.remove(&line);
         }
     }
@@ -145,16 +146,19 @@ pub(super) struct Binding {
 
 impl Binding {
     fn read(line: &str) -> Option<Self> {
-        if let Some(foreign) = line.strip_prefix("feed ") {
-            let mut parts = foreign.split('\t');
-            let bound = Self {
+        if let Some(external) = line.strip_prefix("feed ") {
+            let mut parts = external.split('\t');
+            let binding = Self {
                 queue: queue_id(parts.next()?)?,
                 exchange: Some(parts.next()?.to_owned()),
                 key: parts.next()?.to_owned(),
             };
-            let names = [bound.exchange.as_deref().unwrap_or_default(), &bound.key];
+            let names = [
+                binding.exchange.as_deref().unwrap_or_default(),
+                &binding.key,
+            ];
             let are_short = names.iter().all(|name| name.len() <= TOPIC_BYTES_MAX);
-            return (parts.next().is_none() && are_short).then_some(bound);
+            return (parts.next().is_none() && are_short).then_some(binding);
         }
         let (queue, topic) = line.strip_prefix("bind ")?.split_once(' ')?;
         check_topic(topic).ok()?;
@@ -190,36 +194,36 @@ fn queue_id(name: &str) -> Option<QueueId> {
 
 /// What is in a ledger, in hand: it goes back when this is closed, or dropped with its
 /// connection.
-pub(super) struct Reading {
+pub(super) struct LedgerReader {
     channel: Channel,
     pub(super) lines: Entries,
     /// The messages that are ledgers.
-    ledgers: Vec<Delivery>,
+    messages: Vec<Delivery>,
     /// Some are read so often that they must be written anew.
-    worn: bool,
+    must_rewrite: bool,
     /// Everything was read.
     complete: bool,
 }
 
-impl Reading {
+impl LedgerReader {
     /// With nothing in hand yet.
     async fn new(connection: &Connection) -> lapin::Result<Self> {
         Ok(Self {
             channel: connection.create_channel().await?,
             lines: Entries::default(),
-            ledgers: Vec::new(),
-            worn: false,
+            messages: Vec::new(),
+            must_rewrite: false,
             complete: true,
         })
     }
 
     /// Reads a ledger; `None` if there is no such queue.
-    pub(super) async fn begin(connection: &Connection, app: &str) -> lapin::Result<Option<Self>> {
-        let mut reading = Self::new(connection).await?;
+    pub(super) async fn open(connection: &Connection, app: &str) -> lapin::Result<Option<Self>> {
+        let mut ledger = Self::new(connection).await?;
         let queue = ledger_name(app);
-        for look in 0..LOOKS {
-            match reading.take(&queue).await {
-                Ok(0) if look + 1 < LOOKS => sleep(LOOK_EVERY).await,
+        for attempt in 0..READS_MAX {
+            match ledger.take(&queue).await {
+                Ok(0) if attempt + 1 < READS_MAX => sleep(RETRY_INTERVAL).await,
                 Ok(_) => break,
                 Err(error) => match declarer::refusal(&error) {
                     Some((404, _)) => return Ok(None),
@@ -227,7 +231,7 @@ impl Reading {
                 },
             }
         }
-        Ok(Some(reading))
+        Ok(Some(ledger))
     }
 
     /// Takes what is there; says how many messages that are.
@@ -238,9 +242,9 @@ impl Reading {
             taken += 1;
             if let Some(lines) = Entries::read(&got.delivery.data) {
                 let read = codec::deliveries_before(&got.delivery.properties);
-                self.worn |= read.unwrap_or(0) > READ_MAX;
+                self.must_rewrite |= read.unwrap_or(0) > DELIVERIES_MAX;
                 self.lines.0.extend(lines.0);
-                self.ledgers.push(got.delivery);
+                self.messages.push(got.delivery);
             }
             if taken == MESSAGES_MAX {
                 self.complete = false;
@@ -252,7 +256,7 @@ impl Reading {
 
     /// Whether there is anything that this understands.
     pub(super) fn is_empty(&self) -> bool {
-        self.ledgers.is_empty()
+        self.messages.is_empty()
     }
 
     /// Makes `lines` what the ledger says.
@@ -300,7 +304,7 @@ impl Reading {
             Err(error) => return Err(error.to_string()),
         }
         // From here on nothing is lost: what can't be acked is merged by the next reader.
-        for ledger in &self.ledgers {
+        for ledger in &self.messages {
             let acked = ledger.acker.ack(BasicAckOptions::default()).await;
             acked.map_err(|error| error.to_string())?;
         }
@@ -319,23 +323,26 @@ impl Reading {
 #[derive(Clone)]
 pub(super) struct DeclaredRegistry {
     socket: Arc<Socket>,
-    link: Arc<SessionState>,
+    session_state: Arc<SessionState>,
 }
 
 impl DeclaredRegistry {
-    pub(super) fn new(socket: Arc<Socket>, link: Arc<SessionState>) -> Self {
-        Self { socket, link }
+    pub(super) fn new(socket: Arc<Socket>, session_state: Arc<SessionState>) -> Self {
+        Self {
+            socket,
+            session_state,
+        }
     }
 
     /// Writes down what is declared. What is in the way is logged: the app runs without.
-    pub(super) async fn note(&self, app: &str, all: &[Declaration]) {
-        let lines = Entries::of(all, app);
-        let noted = tokio::select! {
-            noted = note(&self.socket, app, &lines) => noted,
+    pub(super) async fn record(&self, app: &str, all: &[Declaration]) {
+        let lines = Entries::from_declarations(all, app);
+        let recorded = tokio::select! {
+            recorded = record(&self.socket, app, &lines) => recorded,
             // The next session does.
-            _ = self.link.ended() => return,
+            _ = self.session_state.ended() => return,
         };
-        if let Err(error) = noted {
+        if let Err(error) = recorded {
             warn!(%error, "the ledger of what the app declares can't be kept: `prune` may not know it");
         }
     }
@@ -348,8 +355,8 @@ impl DeclaredRegistry {
 ///
 /// # Errors
 /// What is in the way: the app can run without.
-async fn note(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<(), String> {
-    let noting = async {
+async fn record(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<(), String> {
+    let recording = async {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -357,37 +364,37 @@ async fn note(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<(), St
             let connection = connection
                 .ok_or("no answer")?
                 .map_err(|error| error.to_string())?;
-            let noted = note_over(&connection, app, lines).await;
+            let recorded = record_over(&connection, app, lines).await;
             let lost = !connection.status().connected();
             close(&connection).await;
-            if noted.is_ok() || !lost || tries == TRIES {
-                return noted;
+            if recorded.is_ok() || !lost || tries == CONNECTIONS_MAX {
+                return recorded;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(RETRY_INTERVAL).await;
         }
     };
-    let noted = timeout(WITHIN, noting).await;
-    noted.unwrap_or_else(|_| Err(format!("not done within {WITHIN:?}")))
+    let recorded = timeout(RECORD_TIMEOUT, recording).await;
+    recorded.unwrap_or_else(|_| Err(format!("not done within {RECORD_TIMEOUT:?}")))
 }
 
-async fn note_over(connection: &Connection, app: &str, lines: &Entries) -> Result<(), String> {
+async fn record_over(connection: &Connection, app: &str, lines: &Entries) -> Result<(), String> {
     let said = |error: lapin::Error| error.to_string();
-    let reading = match Reading::begin(connection, app).await.map_err(said)? {
-        Some(reading) => reading,
+    let ledger = match LedgerReader::open(connection, app).await.map_err(said)? {
+        Some(ledger) => ledger,
         None => {
-            let reading = Reading::new(connection).await.map_err(said)?;
-            let made = declarer::declare(&reading.channel, ledger_declaration(app)).await;
+            let ledger = LedgerReader::new(connection).await.map_err(said)?;
+            let made = declarer::declare(&ledger.channel, ledger_declaration(app)).await;
             made.map_err(said)?;
-            reading
+            ledger
         }
     };
-    let mut all = reading.lines.clone();
+    let mut all = ledger.lines.clone();
     all.0.extend(lines.0.iter().cloned());
-    if reading.ledgers.len() == 1 && !reading.worn && all == reading.lines {
-        reading.close().await;
+    if ledger.messages.len() == 1 && !ledger.must_rewrite && all == ledger.lines {
+        ledger.close().await;
         return Ok(());
     }
-    reading.replace(connection, app, &all).await
+    ledger.replace(connection, app, &all).await
 }
 
 #[cfg(test)]
@@ -415,7 +422,7 @@ mod tests {
 
     #[test]
     fn what_is_declared_is_read_as_it_was_written() {
-        let lines = Entries::of(&declarations(&topology()).unwrap(), "shop");
+        let lines = Entries::from_declarations(&declarations(&topology()).unwrap(), "shop");
         let text = lines.write();
         assert_eq!(
             text,
@@ -426,37 +433,37 @@ mod tests {
         assert_eq!(read, lines);
         let stock = QueueId::new("stock", "requests");
         assert!(read.queues().contains(&stock));
-        let bound = Binding {
+        let binding = Binding {
             queue: stock.clone(),
             exchange: None,
             key: "orders.placed".into(),
         };
-        assert_eq!(read.bindings(), [bound].into());
+        assert_eq!(read.bindings(), [binding].into());
     }
 
     #[test]
     fn a_binding_to_an_exchange_of_somebody_else_is_written_down_with_it() {
-        let bound = Binding {
+        let binding = Binding {
             queue: QueueId::new("stock", "requests"),
             exchange: Some("their exchange".into()),
             key: "orders.#".into(),
         };
-        let line = bound.line().unwrap();
+        let line = binding.line().unwrap();
         assert_eq!(line, "feed stock.requests\ttheir exchange\torders.#");
-        assert_eq!(Binding::read(&line), Some(bound.clone()));
+        assert_eq!(Binding::read(&line), Some(binding.clone()));
         let key = "two\nlines".to_owned();
-        assert_eq!(Binding { key, ..bound }.line(), None);
+        assert_eq!(Binding { key, ..binding }.line(), None);
     }
 
     #[test]
     fn what_is_no_ledger_or_another_version_is_not_read() {
-        for foreign in [
+        for external in [
             &b""[..],
             b"{}",
             b"brickwork ledger 2\nqueue a.b",
             b"\xff\xfe",
         ] {
-            assert_eq!(Entries::read(foreign), None);
+            assert_eq!(Entries::read(external), None);
         }
     }
 

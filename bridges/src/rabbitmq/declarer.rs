@@ -18,13 +18,13 @@ use super::session_state::SessionState;
 use super::topology::Declaration;
 
 /// Requests that wait; whoever has one more waits to hand it over.
-const WAITING_MAX: usize = 16;
+const COMMANDS_MAX: usize = 16;
 
 /// Declares and counts. Clones share the channel.
 #[derive(Clone)]
 pub(super) struct Declarer {
-    orders: mpsc::Sender<DeclareCommand>,
-    link: Arc<SessionState>,
+    commands: mpsc::Sender<DeclareCommand>,
+    session_state: Arc<SessionState>,
 }
 
 enum DeclareCommand {
@@ -36,17 +36,17 @@ type Answer<T> = oneshot::Sender<Result<T, TransportError>>;
 
 impl Declarer {
     /// Starts the owner on the current runtime.
-    pub(super) fn start(connections: Arc<Connections>, link: Arc<SessionState>) -> Self {
-        let (orders, mut received) = mpsc::channel(WAITING_MAX);
+    pub(super) fn start(connections: Arc<Connections>, session_state: Arc<SessionState>) -> Self {
+        let (commands, mut received) = mpsc::channel(COMMANDS_MAX);
         let mut owner = DeclarerTask {
             connections,
-            link: link.clone(),
+            session_state: session_state.clone(),
             channel: None,
         };
         tokio::spawn(async move {
-            while let Some(order) = received.recv().await {
+            while let Some(command) = received.recv().await {
                 // Whoever asked may have gone.
-                match order {
+                match command {
                     DeclareCommand::Declare(all, answer) => {
                         let _gone = answer.send(owner.declare(all).await);
                     }
@@ -56,7 +56,10 @@ impl Declarer {
                 }
             }
         });
-        Self { orders, link }
+        Self {
+            commands,
+            session_state,
+        }
     }
 
     /// Makes sure that all of it is there.
@@ -79,24 +82,24 @@ impl Declarer {
 
     async fn ask<T>(
         &self,
-        order: impl FnOnce(Answer<T>) -> DeclareCommand,
+        command: impl FnOnce(Answer<T>) -> DeclareCommand,
     ) -> Result<T, TransportError> {
-        self.link.check()?;
+        self.session_state.check()?;
         let (answer, answered) = oneshot::channel();
         let asked = async {
-            self.orders.send(order(answer)).await.ok()?;
+            self.commands.send(command(answer)).await.ok()?;
             answered.await.ok()
         };
         tokio::select! {
-            outcome = asked => outcome.unwrap_or_else(|| Err(self.link.error())),
-            error = self.link.ended() => Err(error),
+            outcome = asked => outcome.unwrap_or_else(|| Err(self.session_state.error())),
+            error = self.session_state.ended() => Err(error),
         }
     }
 }
 
 struct DeclarerTask {
     connections: Arc<Connections>,
-    link: Arc<SessionState>,
+    session_state: Arc<SessionState>,
     channel: Option<Channel>,
 }
 
@@ -114,7 +117,7 @@ impl DeclarerTask {
     }
 
     fn lost(&self, error: &lapin::Error) -> TransportError {
-        self.link
+        self.session_state
             .check()
             .err()
             .unwrap_or_else(|| TransportError::Lost(error.to_string()))
@@ -134,7 +137,7 @@ impl DeclarerTask {
 
     async fn count(&mut self, queue: ShortString) -> Result<Option<u64>, TransportError> {
         let channel = self.channel().await?;
-        match passive(&channel, queue).await {
+        match count_ready(&channel, queue).await {
             Ok(count) => Ok(Some(count)),
             Err(error) => match refusal(&error) {
                 Some((404, _)) => Ok(None),
@@ -148,7 +151,7 @@ impl DeclarerTask {
 ///
 /// # Errors
 /// The broker's; without the queue it closes the channel.
-pub(super) async fn passive(channel: &Channel, queue: ShortString) -> lapin::Result<u64> {
+pub(super) async fn count_ready(channel: &Channel, queue: ShortString) -> lapin::Result<u64> {
     let options = QueueDeclareOptions {
         passive: true,
         ..Default::default()
@@ -191,8 +194,8 @@ pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapi
                 .queue_bind(queue, exchange, key, options, FieldTable::default())
                 .await
         }
-        Declaration::TheirQueue { name } => {
-            passive(channel, name.clone()).await?;
+        Declaration::ExternalQueue { name } => {
+            count_ready(channel, name.clone()).await?;
             // May it be read? The question costs its channel, whatever the answer.
             let asked = may_consume(channel, name).await;
             match asked.as_ref().map_err(refusal) {
@@ -201,7 +204,7 @@ pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapi
                 Err(_) => asked,
             }
         }
-        Declaration::TheirExchange { name } => {
+        Declaration::ExternalExchange { name } => {
             let options = ExchangeDeclareOptions {
                 passive: true,
                 ..Default::default()
@@ -229,9 +232,9 @@ fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
     let text = text
         .split_once(" - ")
         .map_or(text, |(_, explained)| explained);
-    if let Declaration::TheirQueue { .. } | Declaration::TheirExchange { .. } = declaration {
+    if let Declaration::ExternalQueue { .. } | Declaration::ExternalExchange { .. } = declaration {
         let why = match code {
-            404 => format!("it isn't there ({text}), and {NOT_OURS}"),
+            404 => format!("it isn't there ({text}), and {EXTERNAL_HELP}"),
             403 => format!("the user has no right to read it ({text})"),
             405 => format!("another connection has it for itself ({text})"),
             _ => text.to_owned(),
@@ -254,7 +257,7 @@ fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
 }
 
 /// What to do when something of somebody else isn't there.
-pub(super) const NOT_OURS: &str =
+pub(super) const EXTERNAL_HELP: &str =
     "the app doesn't make it: whoever owns it does, or the manifest's `from` names another";
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::topology::Step;
 
 /// What the broker may take to move a message whose time is over.
-const MOVING: Duration = Duration::from_millis(200);
+const MOVE_TIME: Duration = Duration::from_millis(200);
 /// Times are counted together in grains of this part of the wait, and at most
 /// [`GRAIN_MAX`]: that bounds the memory that this takes.
-const GRAINS_A_WAIT: u32 = 64;
-const GRAIN_MAX: Duration = Duration::from_secs(1);
+const BUCKETS_PER_WAIT: u32 = 64;
+const BUCKET_MAX: Duration = Duration::from_secs(1);
 
 /// The waiting messages of one queue.
 pub(super) struct DelayCount {
@@ -36,23 +36,23 @@ impl DelayCount {
 
     /// A message has begun to wait.
     pub(super) fn add(&self, step: Step) {
-        let grain = (step.wait / GRAINS_A_WAIT).min(GRAIN_MAX);
-        let due = (self.origin.elapsed() + step.wait + MOVING).as_nanos();
-        let due = due.div_ceil(grain.as_nanos()) * grain.as_nanos();
+        let bucket = (step.wait / BUCKETS_PER_WAIT).min(BUCKET_MAX);
+        let due = (self.origin.elapsed() + step.wait + MOVE_TIME).as_nanos();
+        let due = due.div_ceil(bucket.as_nanos()) * bucket.as_nanos();
         let due = Duration::from_nanos(u64::try_from(due).unwrap_or(u64::MAX));
         let mut until = self.until.lock();
-        Self::forget_past(&mut until, self.origin.elapsed());
+        Self::drop_past(&mut until, self.origin.elapsed());
         *until.entry(due).or_default() += 1;
     }
 
     /// How many wait now.
     pub(super) fn count(&self) -> u64 {
         let mut until = self.until.lock();
-        Self::forget_past(&mut until, self.origin.elapsed());
+        Self::drop_past(&mut until, self.origin.elapsed());
         until.values().sum()
     }
 
-    fn forget_past(until: &mut BTreeMap<Duration, u64>, now: Duration) {
+    fn drop_past(until: &mut BTreeMap<Duration, u64>, now: Duration) {
         while let Some(first) = until.first_entry()
             && *first.key() <= now
         {
@@ -75,7 +75,7 @@ mod tests {
         assert!(delayed.until.lock().len() < 3);
         tokio::time::advance(step.wait).await;
         assert_eq!(delayed.count(), 10_000);
-        tokio::time::advance(MOVING + step.wait / 32).await;
+        tokio::time::advance(MOVE_TIME + step.wait / 32).await;
         assert_eq!(delayed.count(), 0);
     }
 }

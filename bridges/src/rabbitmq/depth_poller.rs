@@ -12,10 +12,10 @@ use tracing::warn;
 use super::recovery::Recovery;
 use super::routing::Queue;
 
-const EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Watches over queues, on the current runtime, until the transport is closed.
-pub(super) fn watch_over(
+pub(super) fn start(
     queues: Vec<Arc<Queue>>,
     pressure: &Arc<Backpressure>,
     recovery: Arc<Recovery>,
@@ -28,32 +28,34 @@ pub(super) fn watch_over(
         })
         .collect();
     tokio::spawn(async move {
-        let mut clock = interval(EVERY);
+        let mut clock = interval(POLL_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !recovery.lasting.health.is_closed() {
+        while !recovery.shared.health.is_closed() {
             tokio::select! {
-                () = recovery.lasting.health.closed() => return,
+                () = recovery.shared.health.closed() => return,
                 _ = clock.tick() => {}
             }
-            look(&gauges, &recovery).await;
+            poll_once(&gauges, &recovery).await;
         }
     });
 }
 
-async fn look(gauges: &[(Arc<Queue>, DepthGauge)], recovery: &Recovery) {
+async fn poll_once(gauges: &[(Arc<Queue>, DepthGauge)], recovery: &Recovery) {
     for (queue, gauge) in gauges {
-        let Ok(session) = recovery.now() else { return };
+        let Ok(session) = recovery.current() else {
+            return;
+        };
         match session.router.declarer.count(queue.name.clone()).await {
             Ok(Some(ready)) => {
                 gauge.update(ready);
                 if ready > 0 && queue.id == QueueId::suspects(&queue.id.service) {
                     // Also those that another process has put there.
-                    session.ward.look(&queue.id.service);
+                    session.suspects.look(&queue.id.service);
                 }
             }
             Ok(None) => {
                 // Whoever publishes wouldn't notice, and whoever consumes may be elsewhere.
-                if session.router.declare_again().await.is_ok() {
+                if session.router.redeclare().await.is_ok() {
                     warn!(queue = %queue.id, "the queue was deleted at the broker, it was made again");
                 }
                 gauge.update(0);

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 /// An outage longer than a broker's restart.
-const LASTING: Duration = Duration::from_secs(15);
+const LONG_OUTAGE: Duration = Duration::from_secs(15);
 /// So many reasons are said in one outage.
-const REASONS_MAX: usize = 5;
+const LOGGED_REASONS_MAX: usize = 5;
 
 /// One for a transport.
 pub(super) struct Health {
@@ -25,14 +25,14 @@ pub(super) struct Health {
 }
 
 struct State {
-    way: ConnectionState,
+    connection: ConnectionState,
     /// What the broker says of why it takes nothing.
     alarm: Option<String>,
     /// What is seen of that though it says nothing.
-    silence: Option<String>,
+    stall: Option<String>,
     outage: OutageGauge,
     /// What was said of why it isn't had again, in this outage.
-    said: Vec<String>,
+    logged: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,11 +55,11 @@ impl Health {
         Arc::new(Self {
             status: watch::Sender::default(),
             state: Mutex::new(State {
-                way: ConnectionState::Open,
+                connection: ConnectionState::Open,
                 alarm: None,
-                silence: None,
+                stall: None,
                 outage: pressure.outage(),
-                said: Vec::new(),
+                logged: Vec::new(),
             }),
         })
     }
@@ -71,37 +71,39 @@ impl Health {
     /// The connection is lost. The first reason stays.
     pub(super) fn lost(&self, why: &str) {
         let mut state = self.state.lock();
-        let since = match state.way {
+        let since = match state.connection {
             ConnectionState::Open => Instant::now(),
             ConnectionState::Blocked { since } => since,
             ConnectionState::Lost { .. } | ConnectionState::Closed => return,
         };
         warn!(error = %why, "the connection to the broker is lost, connecting again");
-        self.down(
+        self.report_down(
             &state,
             format!("the connection to the broker is lost: {why}"),
         );
         let why = why.to_owned();
-        state.way = ConnectionState::Lost { why, since };
-        (state.alarm, state.silence) = (None, None);
+        state.connection = ConnectionState::Lost { why, since };
+        (state.alarm, state.stall) = (None, None);
     }
 
     /// It could not be had again, for now. That a broker is away needs no words at first;
     /// what waiting doesn't mend, and what lasts, is said: each reason once.
-    pub(super) fn still_lost(&self, error: &TransportError) {
+    pub(super) fn reconnect_failed(&self, error: &TransportError) {
         let mut state = self.state.lock();
-        let ConnectionState::Lost { why, since } = &state.way else {
+        let ConnectionState::Lost { why, since } = &state.connection else {
             return;
         };
         let text = error.to_string();
-        let lasts = since.elapsed() >= LASTING || matches!(error, TransportError::Declare { .. });
-        self.down(
+        let is_reportable =
+            since.elapsed() >= LONG_OUTAGE || matches!(error, TransportError::Declare { .. });
+        self.report_down(
             &state,
             format!("the connection to the broker is lost: {why}; now: {text}"),
         );
-        if lasts && state.said.len() < REASONS_MAX && !state.said.contains(&text) {
+        if is_reportable && state.logged.len() < LOGGED_REASONS_MAX && !state.logged.contains(&text)
+        {
             warn!(error = %text, "still not connected to the broker, trying on");
-            state.said.push(text);
+            state.logged.push(text);
         } else {
             debug!(error = %text, "not connected again");
         }
@@ -110,12 +112,12 @@ impl Health {
     /// There is a connection again, and all is set up on it.
     pub(super) fn restored(&self) {
         let mut state = self.state.lock();
-        if let ConnectionState::Lost { since, .. } = state.way {
-            state.way = ConnectionState::Open;
-            state.said.clear();
+        if let ConnectionState::Lost { since, .. } = state.connection {
+            state.connection = ConnectionState::Open;
+            state.logged.clear();
             let after = rounded(since.elapsed());
             info!(?after, "connected to the broker again");
-            self.up(&state, 1);
+            self.report_up(&state, 1);
         }
     }
 
@@ -123,39 +125,39 @@ impl Health {
     pub(super) fn blocked(&self, why: Option<String>) {
         let mut state = self.state.lock();
         state.alarm = why;
-        self.reconsider(&mut state);
+        self.update_blocked(&mut state);
     }
 
     /// The broker takes nothing for now, as it seems (`Some(why)`), or does so again.
-    pub(super) fn silent(&self, why: Option<String>) {
+    pub(super) fn confirms_stalled(&self, why: Option<String>) {
         let mut state = self.state.lock();
-        state.silence = why;
-        self.reconsider(&mut state);
+        state.stall = why;
+        self.update_blocked(&mut state);
     }
 
-    fn reconsider(&self, state: &mut State) {
-        let why = state.alarm.clone().or_else(|| state.silence.clone());
-        match (&state.way, why) {
+    fn update_blocked(&self, state: &mut State) {
+        let why = state.alarm.clone().or_else(|| state.stall.clone());
+        match (&state.connection, why) {
             (ConnectionState::Open, Some(why)) => {
                 warn!(reason = %why, "the broker takes nothing for now");
-                self.down(state, format!("the broker takes nothing for now: {why}"));
+                self.report_down(state, format!("the broker takes nothing for now: {why}"));
                 let since = Instant::now();
-                state.way = ConnectionState::Blocked { since };
+                state.connection = ConnectionState::Blocked { since };
             }
             (ConnectionState::Blocked { since }, None) => {
                 let after = rounded(since.elapsed());
                 info!(?after, "the broker takes publications again");
-                self.up(state, 0);
-                state.way = ConnectionState::Open;
+                self.report_up(state, 0);
+                state.connection = ConnectionState::Open;
             }
             (ConnectionState::Blocked { .. }, Some(why)) => {
-                self.down(state, format!("the broker takes nothing for now: {why}"));
+                self.report_down(state, format!("the broker takes nothing for now: {why}"));
             }
             (ConnectionState::Open, None) => {}
             // What a connection was in that is lost, or not yet in use, says nothing of
             // the next one.
             (ConnectionState::Lost { .. } | ConnectionState::Closed, _) => {
-                (state.alarm, state.silence) = (None, None)
+                (state.alarm, state.stall) = (None, None)
             }
         }
     }
@@ -168,8 +170,8 @@ impl Health {
     /// It was closed by this side: it stays so.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        state.way = ConnectionState::Closed;
-        self.down(&state, "the transport is closed".into());
+        state.connection = ConnectionState::Closed;
+        self.report_down(&state, "the transport is closed".into());
         self.status.send_modify(|status| status.ended = true);
     }
 
@@ -186,7 +188,7 @@ impl Health {
 
     /// Why nothing can be done over it now.
     pub(super) fn error(&self) -> TransportError {
-        match &self.state.lock().way {
+        match &self.state.lock().connection {
             ConnectionState::Closed => TransportError::Closed,
             ConnectionState::Lost { why, .. } => TransportError::Lost(why.clone()),
             ConnectionState::Open | ConnectionState::Blocked { .. } => {
@@ -195,7 +197,7 @@ impl Health {
         }
     }
 
-    fn down(&self, state: &State, why: String) {
+    fn report_down(&self, state: &State, why: String) {
         // Sources wait before anybody learns that something fails.
         state.outage.set(true);
         self.status.send_modify(|status| {
@@ -204,7 +206,7 @@ impl Health {
         });
     }
 
-    fn up(&self, state: &State, reconnects: u64) {
+    fn report_up(&self, state: &State, reconnects: u64) {
         self.status.send_modify(|status| {
             status.down = None;
             status.since = None;
@@ -238,7 +240,7 @@ mod tests {
         health.blocked(None);
         assert!(down().ends_with("reset by peer"), "{}", down());
         assert_eq!(status.borrow().since, since);
-        health.still_lost(&TransportError::Lost("refused".into()));
+        health.reconnect_failed(&TransportError::Lost("refused".into()));
         assert!(down().contains("reset by peer") && down().contains("refused"));
         assert!(matches!(health.error(), TransportError::Lost(why) if why == "reset by peer"));
         health.restored();
@@ -250,29 +252,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_lasts_is_said_and_each_reason_once() {
         let health = Health::new(&Arc::default());
-        let said = || health.state.lock().said.len();
+        let logged = || health.state.lock().logged.len();
         let refused = TransportError::Lost("refused".into());
         health.lost("reset by peer");
-        health.still_lost(&refused);
-        assert_eq!(said(), 0);
+        health.reconnect_failed(&refused);
+        assert_eq!(logged(), 0);
         let declare = TransportError::Declare {
             what: "the queue".into(),
             why: "with other settings".into(),
         };
         // It doesn't mend itself.
-        health.still_lost(&declare);
-        health.still_lost(&declare);
-        assert_eq!(said(), 1);
-        tokio::time::advance(LASTING).await;
-        health.still_lost(&refused);
-        health.still_lost(&refused);
-        assert_eq!(said(), 2);
-        for number in 0..2 * REASONS_MAX {
-            health.still_lost(&TransportError::Lost(number.to_string()));
+        health.reconnect_failed(&declare);
+        health.reconnect_failed(&declare);
+        assert_eq!(logged(), 1);
+        tokio::time::advance(LONG_OUTAGE).await;
+        health.reconnect_failed(&refused);
+        health.reconnect_failed(&refused);
+        assert_eq!(logged(), 2);
+        for number in 0..2 * LOGGED_REASONS_MAX {
+            health.reconnect_failed(&TransportError::Lost(number.to_string()));
         }
-        assert_eq!(said(), REASONS_MAX);
+        assert_eq!(logged(), LOGGED_REASONS_MAX);
         health.restored();
-        assert_eq!(said(), 0);
+        assert_eq!(logged(), 0);
     }
 
     #[tokio::test]

@@ -13,13 +13,13 @@ use lapin::Connection;
 use lapin::types::ShortString;
 
 use super::address::Address;
-use super::declarer::{NOT_OURS, refusal};
+use super::declarer::{EXTERNAL_HELP, refusal};
 use super::health::Health;
 use super::permission_probe::Probe;
 use super::prune;
-use super::server_properties::{ServerProperties, greeting};
+use super::server_properties::{ServerProperties, read_server_properties};
 use super::session_state::SessionState;
-use super::topology::{Declaration, Step, declarations, foreign, queue_name};
+use super::topology::{Declaration, Step, declarations, external_declarations, queue_name};
 
 /// Looks at the broker, on the current runtime.
 ///
@@ -31,16 +31,20 @@ pub(super) async fn inspect(
     topology: &Topology,
 ) -> Result<Inspection, TransportError> {
     // First, so that what is wrong with the connection is said as always.
-    let link = SessionState::new(Health::new(&Arc::default()));
-    let connections = super::connection::Connections::open(broker, url, &link).await?;
+    let session_state = SessionState::new(Health::new(&Arc::default()));
+    let connections = super::connection::Connections::open(broker, url, &session_state).await?;
     let mut inspector = Inspector {
         connection: &connections.publishing,
         found: Inspection::default(),
     };
-    let looked = async {
-        inspector.who(greeting(&connections.socket).await.unwrap_or_default());
-        inspector.things(topology).await?;
-        inspector.rights(topology).await?;
+    let inspected = async {
+        inspector.check_server(
+            read_server_properties(&connections.socket)
+                .await
+                .unwrap_or_default(),
+        );
+        inspector.check_declarations(topology).await?;
+        inspector.check_rights(topology).await?;
         let Pruned { notes, leftovers } = prune::find(&connections.publishing, topology).await?;
         inspector.found.notes.extend(notes);
         inspector.found.leftovers = leftovers;
@@ -48,9 +52,9 @@ pub(super) async fn inspect(
     }
     .await;
     let found = inspector.found;
-    link.close();
+    session_state.close();
     connections.close().await;
-    looked.map_err(|error| match error {
+    inspected.map_err(|error| match error {
         ProbeFailure::Name(error) => error,
         ProbeFailure::Broker(error) => TransportError::Connect {
             url: without_password(url),
@@ -90,8 +94,8 @@ struct Inspector<'a> {
 }
 
 impl Inspector<'_> {
-    fn who(&mut self, greeting: ServerProperties) {
-        let (notes, problem) = consequences(&greeting);
+    fn check_server(&mut self, server_properties: ServerProperties) {
+        let (notes, problem) = version_notes(&server_properties);
         self.found.notes.extend(notes);
         self.found.problems.extend(problem);
         for (capability, use_of_it) in [
@@ -102,7 +106,7 @@ impl Inspector<'_> {
                 "a deleted queue would not be noticed",
             ),
         ] {
-            if !greeting.can(capability) {
+            if !server_properties.can(capability) {
                 self.found.problems.push(InspectionProblem {
                     what: "the broker".into(),
                     why: format!("it doesn't offer {capability}: {use_of_it}"),
@@ -112,71 +116,75 @@ impl Inspector<'_> {
                 });
             }
         }
-        self.found.product = greeting.product;
-        self.found.version = greeting.version;
+        self.found.product = server_properties.product;
+        self.found.version = server_properties.version;
     }
 
     /// Exchanges and queues: which are there, and as they must be.
-    async fn things(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
+    async fn check_declarations(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
         for declaration in declarations(topology)? {
-            self.thing(&declaration, true).await?;
+            self.check_declaration(&declaration, true).await?;
         }
         for step in Step::all() {
             for declaration in step.declarations(&topology.app)? {
                 // The steps that aren't there are made when they are first used.
-                self.thing(&declaration, false).await?;
+                self.check_declaration(&declaration, false).await?;
             }
         }
         Ok(())
     }
 
-    async fn thing(&mut self, declaration: &Declaration, needed: bool) -> Result<(), ProbeFailure> {
+    async fn check_declaration(
+        &mut self,
+        declaration: &Declaration,
+        needed: bool,
+    ) -> Result<(), ProbeFailure> {
         let what = match declaration {
             Declaration::Exchange { name, .. } => format!("exchange {name}"),
             Declaration::Queue { name, .. } => format!("queue {name}"),
             // Only what was bound can be asked for, by binding it.
             Declaration::Binding { .. } => return Ok(()),
-            Declaration::TheirQueue { name } => {
+            Declaration::ExternalQueue { name } => {
                 let what = format!("queue {name}");
-                return self.theirs(what, declaration).await;
+                return self.check_external(what, declaration).await;
             }
-            Declaration::TheirExchange { name } => {
+            Declaration::ExternalExchange { name } => {
                 let what = format!("exchange {name}");
-                return self.theirs(what, declaration).await;
+                return self.check_external(what, declaration).await;
             }
         };
         if !self.is_there(declaration).await? {
             if needed {
                 self.found.missing.push(what.clone());
-                self.may("configure", &what, Probe::Impossible(declaration.clone()))
+                self.check_right("configure", &what, Probe::MayDeclare(declaration.clone()))
                     .await?;
             }
             return Ok(());
         }
         // The same again changes nothing.
-        match self.ask(Probe::Declare(declaration.clone())).await? {
+        match self.probe(Probe::Declare(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
-            Answer::Refused(403, text) => self.lacks("configure", &what, &text),
+            Answer::Refused(403, text) => self.report_missing_right("configure", &what, &text),
             Answer::Refused(_, text) => self.found.problems.push(difference(what, &text)),
         }
         Ok(())
     }
 
     /// Something that isn't the app's to make.
-    async fn theirs(
+    async fn check_external(
         &mut self,
         what: String,
         declaration: &Declaration,
     ) -> Result<(), ProbeFailure> {
-        match self.ask(Probe::Passive(declaration.clone())).await? {
+        match self.probe(Probe::Passive(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
             Answer::Refused(code, text) => self.found.problems.push(InspectionProblem {
                 what,
                 why: match code {
                     404 => "it isn't there, and it isn't the app's".into(),
-                    _ => said(&text).to_owned(),
+                    _ => without_code(&text).to_owned(),
                 },
-                help: NOT_OURS.into(),
+                help: EXTERNAL_HELP.into(),
                 theirs: None,
                 ours: None,
             }),
@@ -185,18 +193,19 @@ impl Inspector<'_> {
     }
 
     /// What feeds a queue and isn't the app's: it must be there, and may be read.
-    async fn feeds(&mut self, app: &str, spec: &QueueSpec) -> Result<(), ProbeFailure> {
+    async fn check_feeds(&mut self, app: &str, spec: &QueueSpec) -> Result<(), ProbeFailure> {
         let queue = queue_name(app, &spec.id)?;
-        for declaration in foreign(&queue, &spec.feeds)? {
-            self.thing(&declaration, true).await?;
+        for declaration in external_declarations(&queue, &spec.feeds)? {
+            self.check_declaration(&declaration, true).await?;
             match declaration {
-                Declaration::TheirQueue { name } => {
+                Declaration::ExternalQueue { name } => {
                     let what = format!("queue {name}");
-                    self.may("read", &what, Probe::Consume(name)).await?;
+                    self.check_right("read", &what, Probe::Consume(name))
+                        .await?;
                 }
                 Declaration::Binding {
                     queue, exchange, ..
-                } => self.may_bind(queue, exchange).await?,
+                } => self.check_bind_rights(queue, exchange).await?,
                 _ => {}
             }
         }
@@ -205,13 +214,13 @@ impl Inspector<'_> {
 
     async fn is_there(&self, declaration: &Declaration) -> Result<bool, ProbeFailure> {
         Ok(!matches!(
-            self.ask(Probe::Passive(declaration.clone())).await?,
+            self.probe(Probe::Passive(declaration.clone())).await?,
             Answer::Refused(404, _)
         ))
     }
 
     /// What the app does beside declaring: consume, bind, publish.
-    async fn rights(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
+    async fn check_rights(&mut self, topology: &Topology) -> Result<(), ProbeFailure> {
         let app = &*topology.app;
         let exchange: ShortString = app.into();
         if let Some(step) = Step::all().next() {
@@ -220,7 +229,7 @@ impl Inspector<'_> {
                     && !self.is_there(&declaration).await?
                 {
                     let what = format!("queue {name}, and those of other delays");
-                    self.may("configure", &what, Probe::Impossible(declaration))
+                    self.check_right("configure", &what, Probe::MayDeclare(declaration))
                         .await?;
                 }
             }
@@ -229,7 +238,8 @@ impl Inspector<'_> {
             (exchange.clone(), format!("exchange {app}")),
             ("".into(), "exchange amq.default".into()),
         ] {
-            self.may("write", &what, Probe::Publish(name)).await?;
+            self.check_right("write", &what, Probe::Publish(name))
+                .await?;
         }
         let letters = topology.services().map(QueueId::dead_letters);
         let inputs = topology.queues.iter().map(|queue| queue.id.clone());
@@ -237,17 +247,18 @@ impl Inspector<'_> {
         for id in inputs.chain(letters).chain(leases) {
             let name = queue_name(app, &id)?;
             let what = format!("queue {name}");
-            self.may("read", &what, Probe::Consume(name)).await?;
+            self.check_right("read", &what, Probe::Consume(name))
+                .await?;
         }
         for queue in &topology.queues {
             let name = queue_name(app, &queue.id)?;
-            self.may_bind(name, exchange.clone()).await?;
-            self.feeds(app, queue).await?;
+            self.check_bind_rights(name, exchange.clone()).await?;
+            self.check_feeds(app, queue).await?;
         }
         Ok(())
     }
 
-    async fn may_bind(
+    async fn check_bind_rights(
         &mut self,
         queue: ShortString,
         exchange: ShortString,
@@ -258,49 +269,57 @@ impl Inspector<'_> {
             exchange: exchange.clone(),
             key: key.as_str().into(),
         };
-        if let Some(text) = self.refused(unbind).await? {
+        if let Some(text) = self.forbidden(unbind).await? {
             // The broker asks for two rights, and names the one that is missing.
             if text.contains("to exchange") {
-                self.lacks("read", &format!("exchange {exchange}"), &text);
+                self.report_missing_right("read", &format!("exchange {exchange}"), &text);
             } else {
-                self.lacks("write", &format!("queue {queue}"), &text);
+                self.report_missing_right("write", &format!("queue {queue}"), &text);
             }
         }
         Ok(())
     }
 
     /// Notes that a right is missing, if it is.
-    async fn may(&mut self, right: &str, what: &str, question: Probe) -> Result<(), ProbeFailure> {
-        if let Some(text) = self.refused(question).await? {
-            self.lacks(right, what, &text);
+    async fn check_right(
+        &mut self,
+        right: &str,
+        what: &str,
+        probe: Probe,
+    ) -> Result<(), ProbeFailure> {
+        if let Some(text) = self.forbidden(probe).await? {
+            self.report_missing_right(right, what, &text);
         }
         Ok(())
     }
 
-    async fn refused(&self, question: Probe) -> Result<Option<String>, ProbeFailure> {
-        Ok(match self.ask(question).await? {
+    async fn forbidden(&self, probe: Probe) -> Result<Option<String>, ProbeFailure> {
+        Ok(match self.probe(probe).await? {
             Answer::Refused(403, text) => Some(text),
             _ => None,
         })
     }
 
-    fn lacks(&mut self, right: &str, what: &str, text: &str) {
-        let obstacle = InspectionProblem {
+    fn report_missing_right(&mut self, right: &str, what: &str, text: &str) {
+        let problem = InspectionProblem {
             what: what.to_owned(),
-            why: format!("the user lacks the right to {right} it ({})", said(text)),
+            why: format!(
+                "the user lacks the right to {right} it ({})",
+                without_code(text)
+            ),
             help: format!("give the user {right} rights on it: rabbitmqctl set_permissions"),
             theirs: None,
             ours: None,
         };
-        if !self.found.problems.contains(&obstacle) {
-            self.found.problems.push(obstacle);
+        if !self.found.problems.contains(&problem) {
+            self.found.problems.push(problem);
         }
     }
 
     /// Asks on a channel of its own.
-    async fn ask(&self, question: Probe) -> Result<Answer, ProbeFailure> {
+    async fn probe(&self, probe: Probe) -> Result<Answer, ProbeFailure> {
         let channel = self.connection.create_channel().await?;
-        match question.put(channel.clone()).await {
+        match probe.send(channel.clone()).await {
             Ok(()) => {
                 // Also gives up whatever was granted against expectation.
                 channel.close(200, "done".into()).await?;
@@ -317,15 +336,15 @@ impl Inspector<'_> {
 }
 
 /// What follows from a broker's product and version.
-fn consequences(greeting: &ServerProperties) -> (Vec<String>, Option<InspectionProblem>) {
-    let Some(product) = &greeting.product else {
+fn version_notes(server_properties: &ServerProperties) -> (Vec<String>, Option<InspectionProblem>) {
+    let Some(product) = &server_properties.product else {
         return (vec!["the broker doesn't say who it is".into()], None);
     };
     if product != "RabbitMQ" {
         let note = format!("{product} is not RabbitMQ: this is tested with RabbitMQ only");
         return (vec![note], None);
     }
-    let numbers: Vec<u32> = greeting
+    let numbers: Vec<u32> = server_properties
         .version
         .iter()
         .flat_map(|version| version.split('.'))
@@ -362,7 +381,7 @@ fn consequences(greeting: &ServerProperties) -> (Vec<String>, Option<InspectionP
 
 /// What differs, from what the broker says of it.
 fn difference(what: String, text: &str) -> InspectionProblem {
-    let said = said(text);
+    let said = without_code(text);
     let differs = said
         .split_once("received ")
         .and_then(|(_, values)| values.split_once(" but current is "));
@@ -379,7 +398,7 @@ fn difference(what: String, text: &str) -> InspectionProblem {
 }
 
 /// A broker's text without its code.
-fn said(text: &str) -> &str {
+fn without_code(text: &str) -> &str {
     text.split_once(" - ").map_or(text, |(_, said)| said)
 }
 
@@ -392,17 +411,17 @@ mod tests {
         let text = "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'a.b' in \
                     vhost '/': received the value '1000000' of type 'signedint' but current is \
                     none";
-        let obstacle = difference("queue a.b".into(), text);
-        assert!(obstacle.why.contains("another x-delivery-limit"));
-        assert_eq!(obstacle.theirs.as_deref(), Some("none"));
+        let problem = difference("queue a.b".into(), text);
+        assert!(problem.why.contains("another x-delivery-limit"));
+        assert_eq!(problem.theirs.as_deref(), Some("none"));
         let ours = "the value '1000000' of type 'signedint'";
-        assert_eq!(obstacle.ours.as_deref(), Some(ours));
+        assert_eq!(problem.ours.as_deref(), Some(ours));
     }
 
     #[test]
     fn what_follows_depends_on_the_version() {
         let of = |version: &str| {
-            consequences(&ServerProperties {
+            version_notes(&ServerProperties {
                 product: Some("RabbitMQ".into()),
                 version: Some(version.into()),
                 ..ServerProperties::default()

@@ -26,10 +26,10 @@ use super::session::Session;
 use super::topology::lease_declaration;
 
 /// Tokens that may come at a time; others of those who ask wait.
-const TOKENS: u16 = 16;
+const TOKENS_PREFETCHED: u16 = 16;
 /// A broker closes the channel of who holds a message for more than half an hour: before
 /// that the token is given back, and comes again.
-const GIVE_BACK_EVERY: Duration = Duration::from_secs(10 * 60);
+const REQUEUE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 type Granted = oneshot::Sender<Result<(), TransportError>>;
 
@@ -37,18 +37,18 @@ type Granted = oneshot::Sender<Result<(), TransportError>>;
 ///
 /// # Errors
 /// It can't be asked for, or the session has ended.
-pub(super) async fn ask(
+pub(super) async fn acquire(
     session: Arc<Session>,
     source: &str,
     keeper: LeaseKeeper,
     handle: &Handle,
 ) -> Result<(), TransportError> {
     let (granted, answer) = oneshot::channel();
-    let link = session.link.clone();
+    let session_state = session.session_state.clone();
     handle.spawn(keep(session, source.to_owned(), keeper, granted));
     match answer.await {
         Ok(answer) => answer,
-        Err(_) => Err(link.error()),
+        Err(_) => Err(session_state.error()),
     }
 }
 
@@ -65,7 +65,7 @@ async fn keep(session: Arc<Session>, source: String, mut keeper: LeaseKeeper, gr
     let mut granted = Some(granted);
     let ended = tokio::select! {
         error = hold(&session, &channel, &source, &mut granted) => Some(error),
-        error = session.link.ended() => Some(error),
+        error = session.session_state.ended() => Some(error),
         () = keeper.let_go() => None,
     };
     if let (Some(error), Some(granted)) = (ended, granted) {
@@ -95,10 +95,10 @@ async fn try_hold(
     granted: &mut Option<Granted>,
 ) -> Result<std::convert::Infallible, TransportError> {
     let lost = |error: lapin::Error| TransportError::Lost(error.to_string());
-    let (name, declaration) = lease_declaration(&session.router.wires().app, source)?;
+    let (name, declaration) = lease_declaration(&session.router.routing_table().app, source)?;
     declare(channel, declaration).await.map_err(lost)?;
     channel
-        .basic_qos(TOKENS, Default::default())
+        .basic_qos(TOKENS_PREFETCHED, Default::default())
         .await
         .map_err(lost)?;
     let options = BasicConsumeOptions::default();
@@ -107,7 +107,7 @@ async fn try_hold(
     let token = Envelope::new("lease", "").into();
     let mut putting = std::pin::pin!(session.router.send_to_queue(&name, &token, 1));
     let mut put = false;
-    let mut nack_requeue = interval_at(Instant::now() + GIVE_BACK_EVERY, GIVE_BACK_EVERY);
+    let mut nack_requeue = interval_at(Instant::now() + REQUEUE_INTERVAL, REQUEUE_INTERVAL);
     let mut held: Option<Delivery> = None;
     loop {
         tokio::select! {

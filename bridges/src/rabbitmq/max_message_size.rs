@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use brickwork::transport::TransportError;
 
 /// What stands before the number in the broker's answer.
-const SAID: &str = "is larger than configured max size ";
+const TOO_LARGE_TEXT: &str = "is larger than configured max size ";
 
 /// In bytes of a message's payload. It outlives sessions.
 #[derive(Debug)]
@@ -23,8 +23,10 @@ impl Default for MaxMessageSize {
 
 impl MaxMessageSize {
     /// What the broker said as it closed a channel: perhaps that something was too large.
-    pub(super) fn heard(&self, text: &str) {
-        let number = text.split_once(SAID).map(|(_, number)| number.trim());
+    pub(super) fn learn(&self, text: &str) {
+        let number = text
+            .split_once(TOO_LARGE_TEXT)
+            .map(|(_, number)| number.trim());
         if let Some(max) = number.and_then(|number| number.parse().ok()) {
             self.0.store(max, Relaxed);
         }
@@ -49,17 +51,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_larger_than_the_broker_said_is_refused() {
+    fn a_payload_over_the_limit_that_the_broker_named_is_refused() {
         let limit = MaxMessageSize::default();
-        limit.heard("NOT_FOUND - no exchange 'shop' in vhost '/'");
+        limit.learn("NOT_FOUND - no exchange 'shop' in vhost '/'");
         assert!(limit.check(usize::MAX).is_ok());
         let said = "message size 1399992 is larger than configured max size 1048576";
-        limit.heard(&format!("PRECONDITION_FAILED - {said}"));
+        limit.learn(&format!("PRECONDITION_FAILED - {said}"));
         assert!(limit.check(1_048_576).is_ok());
         let error = limit.check(1_048_577).unwrap_err();
         assert!(error.is_permanent() && error.to_string().contains("1048576"));
         // It may be raised while we run.
-        limit.heard(&said.replace("1048576", "2000000"));
+        limit.learn(&said.replace("1048576", "2000000"));
         assert!(limit.check(2_000_000).is_ok());
     }
 }

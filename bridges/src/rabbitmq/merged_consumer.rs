@@ -12,11 +12,11 @@ use brickwork::Delivery;
 use brickwork::transport::{Consumer, TransportError};
 
 /// The part of the prefetch that goes to the app's own queue. There is little in it.
-const OWN_PART: usize = 8;
+const APP_QUEUE_PART: usize = 8;
 
 /// How a bound is shared: (own, theirs). Both get one at least: a bound of one is two.
-pub(super) fn shares(bound: usize) -> (usize, usize) {
-    let own = (bound / OWN_PART).max(1);
+pub(super) fn split_prefetch(bound: usize) -> (usize, usize) {
+    let own = (bound / APP_QUEUE_PART).max(1);
     (own, bound.saturating_sub(own).max(1))
 }
 
@@ -28,9 +28,9 @@ pub(super) struct Merged<C> {
 }
 
 impl<C: Consumer> Merged<C> {
-    pub(super) fn new(own: C, theirs: C) -> Self {
+    pub(super) fn new(own: C, external: C) -> Self {
         Self {
-            consumers: [own, theirs],
+            consumers: [own, external],
             ended: None,
         }
     }
@@ -78,9 +78,9 @@ mod tests {
 
     use super::*;
 
-    struct Nobody;
+    struct NoSettler;
 
-    impl Settle for Nobody {
+    impl Settle for NoSettler {
         fn settle(&self, _: DeliveryParts, _: Settlement) {}
     }
 
@@ -110,13 +110,13 @@ mod tests {
                 Ok(false) => Poll::Pending,
                 Err(error) => Poll::Ready(Err(error.clone())),
                 Ok(true) => {
-                    let parcel = DeliveryParts {
+                    let parts = DeliveryParts {
                         message: Envelope::new(self.name, "").into(),
                         attempt: 1,
                         crashes: 0,
                         tag: 1,
                     };
-                    into.push_back(Delivery::new(parcel, Arc::new(Nobody)));
+                    into.push_back(Delivery::new(parts, Arc::new(NoSettler)));
                     Poll::Ready(Ok(()))
                 }
             }
@@ -161,9 +161,9 @@ mod tests {
 
     #[test]
     fn the_prefetch_is_shared_and_not_doubled() {
-        assert_eq!(shares(160), (20, 140));
-        assert_eq!(shares(3), (1, 2));
-        assert_eq!(shares(2), (1, 1));
-        assert_eq!(shares(1), (1, 1));
+        assert_eq!(split_prefetch(160), (20, 140));
+        assert_eq!(split_prefetch(3), (1, 2));
+        assert_eq!(split_prefetch(2), (1, 1));
+        assert_eq!(split_prefetch(1), (1, 1));
     }
 }

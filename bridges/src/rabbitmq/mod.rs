@@ -1,34 +1,22 @@
-//! `amqp:` and `amqps:`: queues on a RabbitMQ.
+//! The transport for RabbitMQ: `amqp:` and, with TLS, `amqps:`.
 //!
-//! | where | what |
-//! | --- | --- |
-//! | `address`, `tls` | URLs, and the files that they name |
-//! | `socket` | one stream to one host, and why there is none |
-//! | `connection`, `link` | the thread and the two connections; whether they are up |
-//! | `kit`, `mending` | what the connections are made of; texts that are none |
-//! | `session`, `recovery` | all that is set up over them; making it again when it is lost |
-//! | `health` | what everybody may know of that |
-//! | `topology`, `declarer` | names of queues and exchanges, and declaring them |
-//! | `wires` | what was declared |
-//! | `ledger`, `leftovers` | what was ever declared, on the broker; what is left over of it |
-//! | `greeting`, `inspection`, `question` | looking at a broker before an app runs |
-//! | `wire`, `rfc3339` | messages as AMQP properties and headers |
-//! | `router`, `publisher`, `ring` | where messages go; publishing with confirms |
-//! | `renewal` | when to publish by another channel |
-//! | `limit` | the largest message that the broker takes |
-//! | `consumer`, `pump` | taking messages; the task that owns a consumer's channel |
-//! | `settling`, `tags` | what a settlement means; which acks to send |
-//! | `ward`, `alibis` | trying what was in hand at crashes, one at a time; what was no crash |
-//! | `origin`, `merged` | from where: also queues of others, and what feeds topics |
-//! | `asks` | requests and replies |
-//! | `lease` | being the only one that runs a source |
-//! | `delayed`, `pressure` | counting what waits; full queues |
+//! The files form layers. A file uses only files of its own line or of lines above it.
 //!
-//! Whatever ends a session (a broker that restarts, a connection that is cut, a channel
-//! that publishes and fails), the next one is made anew with everything on it. What was
-//! under way fails, and what was not acked is delivered again: nothing is carried from
-//! one session to another but what was declared. A consumer that ends alone is its
-//! reader's to open again.
+//! | layer | files | content |
+//! | --- | --- | --- |
+//! | values | `rfc3339`, `slot_queue`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries` | small data structures and policies |
+//! | wire format | `topology`, `delay_count`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
+//! | connecting | `tls`, `address`, `utf8_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
+//! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
+//! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `prune`, `inspection` | declaring, checking and pruning queues |
+//! | publishing | `confirm_window`, `publisher`, `router`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
+//! | consuming | `suspects`, `prefetch`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
+//! | session | `session`, `lease`, `recovery`, `depth_poller` | everything over one pair of connections, and its replacement |
+//!
+//! A session ends when a connection is lost or a publishing channel fails. `recovery` then
+//! opens a new session and declares everything again. Operations in progress fail, and the
+//! broker redelivers unacked messages. Only the declarations outlive a session. A consumer that
+//! ends alone doesn't end the session: its reader opens another consumer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -104,7 +92,7 @@ const GUARANTEES: Guarantees = Guarantees {
     searches: false,
 };
 
-/// Makes transports over RabbitMQ: `amqp:` and, with TLS, `amqps:`.
+/// Creates transports for `amqp:` and `amqps:` URLs.
 pub struct RabbitMq;
 
 impl Connector for RabbitMq {
@@ -118,7 +106,7 @@ impl Connector for RabbitMq {
 
     fn check(&self, url: &str) -> Result<(), String> {
         let address = Address::parse(url)?;
-        // Also what the files hold: it is known without connecting.
+        // The certificate files can be checked without connecting.
         address.tls.map_or(Ok(()), |tls| tls.load().map(drop))
     }
 
@@ -132,21 +120,23 @@ impl Connector for RabbitMq {
         topology: &'a Topology,
     ) -> BoxFuture<'a, Result<Inspection, TransportError>> {
         let topology = topology.clone();
-        Box::pin(visit(url, move |broker, url| async move {
-            inspection::inspect(&broker, &url, &topology).await
-        }))
+        Box::pin(run_on_temporary_worker(
+            url,
+            move |broker, url| async move { inspection::inspect(&broker, &url, &topology).await },
+        ))
     }
 
     fn prune<'a>(
         &'a self,
         url: &'a str,
         topology: &'a Topology,
-        how: Prune,
+        options: Prune,
     ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
         let topology = topology.clone();
-        Box::pin(visit(url, move |broker, url| async move {
-            prune::prune(&broker, &url, &topology, how).await
-        }))
+        Box::pin(run_on_temporary_worker(
+            url,
+            move |broker, url| async move { prune::prune(&broker, &url, &topology, options).await },
+        ))
     }
 
     fn connect<'a>(
@@ -161,18 +151,18 @@ impl Connector for RabbitMq {
             };
             let broker = Address::parse(url).map_err(failed)?;
             let worker = Worker::start().map_err(|error| failed(error.to_string()))?;
-            // If this is dropped meanwhile, the worker goes, and the attempt with it.
+            // Dropping this future drops the worker, and with it the attempt to connect.
             let handle = worker.handle().clone();
-            let lasting = SharedAcrossSessions {
+            let shared = SharedAcrossSessions {
                 address: broker,
                 url: url.to_owned(),
                 health: Health::new(&pressure),
-                book: Arc::<DeclaredTopology>::default(),
-                alibis: Arc::<NonCrashRedeliveries>::default(),
-                limit: Arc::<MaxMessageSize>::default(),
-                late: Arc::<AtomicU64>::default(),
+                topology: Arc::<DeclaredTopology>::default(),
+                non_crash_redeliveries: Arc::<NonCrashRedeliveries>::default(),
+                max_message_size: Arc::<MaxMessageSize>::default(),
+                late_replies: Arc::<AtomicU64>::default(),
             };
-            let recovery = on(&handle, Recovery::start(lasting)).await;
+            let recovery = run_on_worker(&handle, Recovery::start(shared)).await;
             let recovery = recovery.unwrap_or_else(|| Err(failed("the thread is gone".into())))?;
             Ok(Arc::new(Amqp {
                 worker: Mutex::new(Some(worker)),
@@ -184,17 +174,17 @@ impl Connector for RabbitMq {
     }
 }
 
-/// Queues on a RabbitMQ.
+/// A transport whose queues are on a RabbitMQ broker.
 struct Amqp {
-    /// `None` once it was closed.
+    /// `None` after the transport was closed.
     worker: Mutex<Option<Worker>>,
     handle: Handle,
     pressure: Arc<Backpressure>,
     recovery: Arc<Recovery>,
 }
 
-/// Does something with a broker, on a thread of its own.
-async fn visit<T: Send + 'static, F>(
+/// Runs `work` on a worker thread that ends afterwards.
+async fn run_on_temporary_worker<T: Send + 'static, F>(
     url: &str,
     work: impl FnOnce(Address, String) -> F + Send,
 ) -> Result<T, TransportError>
@@ -207,20 +197,20 @@ where
     };
     let broker = Address::parse(url).map_err(failed)?;
     let mut worker = Worker::start().map_err(|error| failed(error.to_string()))?;
-    let done = on(worker.handle(), work(broker, url.to_owned())).await;
+    let done = run_on_worker(worker.handle(), work(broker, url.to_owned())).await;
     drop(worker.stop());
     worker.join().await;
     done.unwrap_or_else(|| Err(failed("the thread is gone".into())))
 }
 
-/// Runs a future on the transport's thread; `None` if that is gone.
-async fn on<T: Send + 'static>(
+/// Runs a future on the transport's thread. Returns `None` if the thread is gone.
+async fn run_on_worker<T: Send + 'static>(
     handle: &Handle,
     future: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
     let (done, outcome) = oneshot::channel();
     handle.spawn(async move {
-        // Whoever waited may have gone; the work is done completely all the same.
+        // The future runs to its end even if the caller has stopped waiting.
         let _gone = done.send(future.await);
     });
     outcome.await.ok()
@@ -243,24 +233,24 @@ impl Transport for Amqp {
             let (recovery, topology) = (self.recovery.clone(), topology.clone());
             let pressure = self.pressure.clone();
             let declaring = async move {
-                let new = recovery.now()?.router.declare(&topology).await?;
-                depth_poller::watch_over(new, &pressure, recovery);
+                let new = recovery.current()?.router.declare(&topology).await?;
+                depth_poller::start(new, &pressure, recovery);
                 Ok(())
             };
-            on(&self.handle, declaring)
+            run_on_worker(&self.handle, declaring)
                 .await
-                .unwrap_or_else(|| Err(self.recovery.lasting.health.error()))
+                .unwrap_or_else(|| Err(self.recovery.shared.health.error()))
         })
     }
 
     fn attach<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
-        Box::pin(async move { self.recovery.now()?.router.attach(topology) })
+        Box::pin(async move { self.recovery.current()?.router.attach(topology) })
     }
 
-    /// While there is no session this fails at once: what is taken from queues comes
-    /// again with the next one, and sources are made to wait.
+    /// Without a session this fails at once. The broker redelivers the inputs in the next
+    /// session, and the transport makes sources wait.
     fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
-        match self.recovery.now() {
+        match self.recovery.current() {
             Ok(session) => session.router.publish(batch, done),
             Err(error) => done.complete(Err(error)),
         }
@@ -273,15 +263,15 @@ impl Transport for Amqp {
     ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>> {
         Box::pin(async move {
             loop {
-                let session = self.recovery.next().await?;
-                let (link, queue) = (session.link.clone(), queue.clone());
+                let session = self.recovery.wait_for_session().await?;
+                let (session_state, queue) = (session.session_state.clone(), queue.clone());
                 let consuming = async move { session.consume(&queue, bound).await };
-                match on(&self.handle, consuming).await {
+                match run_on_worker(&self.handle, consuming).await {
                     Some(Ok(consumer)) => return Ok(consumer),
-                    // Lost meanwhile: over the next one, then.
-                    Some(Err(_)) if link.check().is_err() => {}
+                    // The session was lost in between: wait for the next one.
+                    Some(Err(_)) if session_state.check().is_err() => {}
                     Some(Err(error)) => return Err(error),
-                    None => return Err(self.recovery.lasting.health.error()),
+                    None => return Err(self.recovery.shared.health.error()),
                 }
             }
         })
@@ -293,8 +283,8 @@ impl Transport for Amqp {
         keeper: LeaseKeeper,
     ) -> BoxFuture<'a, Result<(), TransportError>> {
         Box::pin(async move {
-            let session = self.recovery.next().await?;
-            lease::ask(session, source, keeper, &self.handle).await
+            let session = self.recovery.wait_for_session().await?;
+            lease::acquire(session, source, keeper, &self.handle).await
         })
     }
 
@@ -303,52 +293,53 @@ impl Transport for Amqp {
         request: Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
-        match self.recovery.now() {
-            Ok(session) => session.asks.ask(&session.router, &request, within),
+        match self.recovery.current() {
+            Ok(session) => session.request_reply.ask(&session.router, &request, within),
             Err(error) => Box::pin(async move { Err(error.into()) }),
         }
     }
 
     fn late_replies(&self) -> u64 {
-        self.recovery.lasting.late.load(Relaxed)
+        self.recovery.shared.late_replies.load(Relaxed)
     }
 
-    /// What is ready is what the broker says; in hand and delayed are what this process
-    /// has.
+    /// The broker counts ready messages. In-flight and delayed messages are those of this
+    /// process only.
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
-        Box::pin(async move { self.recovery.now()?.depth(queue).await })
+        Box::pin(async move { self.recovery.current()?.depth(queue).await })
     }
 
     fn status(&self) -> watch::Receiver<Status> {
-        self.recovery.lasting.health.status()
+        self.recovery.shared.health.status()
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(async { self.recovery.now()?.flush().await })
+        Box::pin(async { self.recovery.current()?.flush().await })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let worker = self.worker.lock().take();
             let Some(mut worker) = worker else {
-                // Somebody else closes it.
-                self.recovery.lasting.health.closed().await;
+                // Another caller is closing the transport.
+                self.recovery.shared.health.closed().await;
                 return;
             };
             let (recovery, stop) = (self.recovery.clone(), worker.stop());
-            // Apart, so that it is done completely also if nobody waits for it.
+            // A task of its own: closing completes even if the caller stops waiting.
             let closing = async move {
                 recovery.close().await;
                 drop(stop);
             };
-            let _gone = on(&self.handle, closing).await;
+            let _gone = run_on_worker(&self.handle, closing).await;
             worker.join().await;
         })
     }
 }
 
 impl Drop for Amqp {
-    /// Without closing: what is under way fails, what is in hand is delivered again.
+    /// Ends without closing: operations in progress fail and the broker redelivers unacked
+    /// messages.
     fn drop(&mut self) {
         self.recovery.abandon();
     }

@@ -12,7 +12,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
-use super::declarer::{declare, passive};
+use super::declarer::{count_ready, declare};
 use super::topology::Declaration;
 
 /// A question.
@@ -22,7 +22,7 @@ pub(super) enum Probe {
     /// Is what is there the same? Only to be asked of what is there.
     Declare(Declaration),
     /// May it be made?
-    Impossible(Declaration),
+    MayDeclare(Declaration),
     /// May there be published to this exchange?
     Publish(ShortString),
     /// May this queue be consumed?
@@ -38,11 +38,11 @@ pub(super) enum Probe {
 
 impl Probe {
     /// Asks on a channel; a refusal costs it.
-    pub(super) async fn put(self, channel: Channel) -> lapin::Result<()> {
+    pub(super) async fn send(self, channel: Channel) -> lapin::Result<()> {
         match self {
             Self::Passive(declaration) => is_there(&channel, declaration).await,
             Self::Declare(declaration) => declare(&channel, declaration).await,
-            Self::Impossible(declaration) => impossible(&channel, declaration).await,
+            Self::MayDeclare(declaration) => may_declare(&channel, declaration).await,
             Self::Publish(exchange) => publish(&channel, exchange).await,
             Self::Consume(queue) => may_consume(&channel, queue).await,
             Self::Unbind {
@@ -69,16 +69,16 @@ async fn is_there(channel: &Channel, declaration: Declaration) -> lapin::Result<
                 .exchange_declare(name, kind, options, FieldTable::default())
                 .await
         }
-        Declaration::Queue { name, .. } | Declaration::TheirQueue { name } => {
-            passive(channel, name).await.map(drop)
+        Declaration::Queue { name, .. } | Declaration::ExternalQueue { name } => {
+            count_ready(channel, name).await.map(drop)
         }
-        Declaration::TheirExchange { .. } => declare(channel, declaration).await,
+        Declaration::ExternalExchange { .. } => declare(channel, declaration).await,
         Declaration::Binding { .. } => Ok(()),
     }
 }
 
 /// Should the broker not refuse, what it makes goes with the connection.
-async fn impossible(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
+async fn may_declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
     match declaration {
         Declaration::Exchange { name, kind } => {
             let options = ExchangeDeclareOptions {
@@ -104,8 +104,8 @@ async fn impossible(channel: &Channel, declaration: Declaration) -> lapin::Resul
         }
         // Nobody would make these.
         Declaration::Binding { .. }
-        | Declaration::TheirQueue { .. }
-        | Declaration::TheirExchange { .. } => Ok(()),
+        | Declaration::ExternalQueue { .. }
+        | Declaration::ExternalExchange { .. } => Ok(()),
     }
 }
 

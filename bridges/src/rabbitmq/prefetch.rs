@@ -24,18 +24,18 @@ pub(super) struct PrefetchBuffer {
     state: Mutex<State>,
     /// What was decided and the pump hasn't seen; `None` once the pump is gone, and its
     /// channel with it: then the broker delivers again.
-    decided: Mutex<Option<Vec<(DeliveryParts, Settlement)>>>,
+    settlements: Mutex<Option<Vec<(DeliveryParts, Settlement)>>>,
     /// Tells the pump that something was decided.
-    pub(super) news: Notify,
+    pub(super) settled_notify: Notify,
     /// So many acks are worth the pump's while.
-    pub(super) enough: usize,
+    pub(super) ack_batch: usize,
     pub(super) stop: Notify,
     /// While it is set, only suspects are handed out.
-    alone: Arc<ExclusiveMode>,
-    alibis: Arc<NonCrashRedeliveries>,
+    exclusive: Arc<ExclusiveMode>,
+    non_crash: Arc<NonCrashRedeliveries>,
     /// Something has come: of several processes, this one gets messages.
     is_served: AtomicBool,
-    origin: SourceQueue,
+    source: SourceQueue,
 }
 
 #[derive(Default)]
@@ -50,17 +50,17 @@ struct State {
 }
 
 impl PrefetchBuffer {
-    pub(super) fn new(origin: SourceQueue, enough: usize, ward: &SuspectQueue) -> Self {
+    pub(super) fn new(source: SourceQueue, ack_batch: usize, suspects: &SuspectQueue) -> Self {
         Self {
             state: Mutex::default(),
-            decided: Mutex::new(Some(Vec::new())),
-            news: Notify::new(),
-            enough,
+            settlements: Mutex::new(Some(Vec::new())),
+            settled_notify: Notify::new(),
+            ack_batch,
             stop: Notify::new(),
-            alone: ward.alone().clone(),
-            alibis: ward.alibis().clone(),
+            exclusive: suspects.alone().clone(),
+            non_crash: suspects.alibis().clone(),
             is_served: AtomicBool::new(false),
-            origin,
+            source,
         }
     }
 
@@ -68,13 +68,13 @@ impl PrefetchBuffer {
     pub(super) fn put(&self, deliveries: Vec<lapin::message::Delivery>) {
         let mut state = self.state.lock();
         state.fetched.extend(deliveries);
-        if !self.alone.is_on() {
+        if !self.exclusive.is_on() {
             state.wake();
         }
     }
 
     /// A suspect of this queue is in hand from now on, until it is settled.
-    pub(super) fn lend(&self) {
+    pub(super) fn mark_in_flight(&self) {
         self.state.lock().in_flight += 1;
     }
 
@@ -104,7 +104,7 @@ impl PrefetchBuffer {
         fetched
     }
 
-    pub(super) fn serve(&self) {
+    pub(super) fn mark_served(&self) {
         self.is_served.store(true, Relaxed);
     }
 
@@ -123,9 +123,9 @@ impl PrefetchBuffer {
     }
 
     /// So many are no longer in hand.
-    pub(super) fn settled(&self, count: usize) {
+    pub(super) fn release(&self, count: usize) {
         self.state.lock().in_flight -= count;
-        self.alone.less_in_hand();
+        self.exclusive.less_in_hand();
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -139,16 +139,16 @@ impl PrefetchBuffer {
     }
 
     /// What was decided since it was asked last.
-    pub(super) fn take_decided(&self) -> Vec<(DeliveryParts, Settlement)> {
-        match &mut *self.decided.lock() {
-            Some(decided) => std::mem::take(decided),
+    pub(super) fn take_settlements(&self) -> Vec<(DeliveryParts, Settlement)> {
+        match &mut *self.settlements.lock() {
+            Some(settlements) => std::mem::take(settlements),
             None => Vec::new(),
         }
     }
 
     /// The pump goes: nothing is settled any more.
-    pub(super) fn shut(&self) {
-        self.decided.lock().take();
+    pub(super) fn close_settlements(&self) {
+        self.settlements.lock().take();
     }
 }
 
@@ -161,18 +161,18 @@ impl State {
 }
 
 impl Settle for PrefetchBuffer {
-    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
-        let mut decided = self.decided.lock();
-        let Some(decided) = &mut *decided else {
+    fn settle(&self, parts: DeliveryParts, settlement: Settlement) {
+        let mut settlements = self.settlements.lock();
+        let Some(settlements) = &mut *settlements else {
             // It has come back to the queue with the connection, and not by a crash.
-            let queue = self.origin.name.as_str();
-            return self.alibis.add(queue, &parcel.message.id);
+            let queue = self.source.name.as_str();
+            return self.non_crash.add(queue, &parts.message.id);
         };
         // An ack alone can wait a moment for others; the rest is work to begin with.
         let is_ack = matches!(settlement, Settlement::Ack(None));
-        decided.push((parcel, settlement));
-        if !is_ack || decided.len() == 1 || decided.len() == self.enough {
-            self.news.notify_one();
+        settlements.push((parts, settlement));
+        if !is_ack || settlements.len() == 1 || settlements.len() == self.ack_batch {
+            self.settled_notify.notify_one();
         }
     }
 }
@@ -195,7 +195,7 @@ impl Consumer for QueueConsumer {
             into.push_back(suspect);
             return Poll::Ready(Ok(()));
         }
-        let count = match self.0.alone.is_on() {
+        let count = match self.0.exclusive.is_on() {
             true => 0,
             false => state.fetched.len().min(max),
         };
@@ -210,15 +210,15 @@ impl Consumer for QueueConsumer {
         let taken = Instant::now();
         into.extend(fetched.into_iter().map(|fetched| {
             let (exchange, key) = (fetched.exchange.as_str(), fetched.routing_key.as_str());
-            let arrival = self.0.origin.arrival(exchange, key);
+            let arrival = self.0.source.topic_source(exchange, key);
             let decoded = codec::decode(arrival, &fetched.properties, fetched.data);
-            let parcel = DeliveryParts {
+            let parts = DeliveryParts {
                 message: decoded.message,
                 attempt: decoded.attempt,
                 crashes: 0,
                 tag: fetched.delivery_tag,
             };
-            Delivery::taken_at(parcel, self.0.clone(), taken)
+            Delivery::taken_at(parts, self.0.clone(), taken)
         }));
         Poll::Ready(Ok(()))
     }

@@ -20,7 +20,7 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::address::Address;
 use super::connection::Connections;
-use super::declared_registry::{Binding, Entries, Reading};
+use super::declared_registry::{Binding, Entries, LedgerReader};
 use super::declarer::refusal;
 use super::health::Health;
 use super::session_state::SessionState;
@@ -34,16 +34,16 @@ pub(super) async fn prune(
     broker: &Address,
     url: &str,
     topology: &Topology,
-    how: Prune,
+    options: Prune,
 ) -> Result<Pruned, TransportError> {
-    let link = SessionState::new(Health::new(&Arc::default()));
-    let connections = Connections::open(broker, url, &link).await?;
+    let session_state = SessionState::new(Health::new(&Arc::default()));
+    let connections = Connections::open(broker, url, &session_state).await?;
     let connection = &connections.consuming;
-    let pruned = match how.remove {
-        true => sweep(connection, topology, how.with_messages).await,
-        false => look(connection, topology, how.with_messages).await,
+    let pruned = match options.remove {
+        true => remove(connection, topology, options.with_messages).await,
+        false => report(connection, topology, options.with_messages).await,
     };
-    link.close();
+    session_state.close();
     connections.close().await;
     pruned.map_err(|error| TransportError::Connect {
         url: without_password(url),
@@ -53,7 +53,7 @@ pub(super) async fn prune(
 
 /// Says what is left over, and changes nothing.
 pub(super) async fn find(connection: &Connection, topology: &Topology) -> lapin::Result<Pruned> {
-    match look(connection, topology, false).await {
+    match report(connection, topology, false).await {
         Err(error) if matches!(refusal(&error), Some((403, _))) => {
             let note = "what earlier manifests left on the broker isn't known: the user may not \
                         read the ledger";
@@ -62,54 +62,57 @@ pub(super) async fn find(connection: &Connection, topology: &Topology) -> lapin:
                 ..Pruned::default()
             })
         }
-        found => found,
+        scan => scan,
     }
 }
 
-async fn look(
+async fn report(
     connection: &Connection,
     topology: &Topology,
     with_messages: bool,
 ) -> lapin::Result<Pruned> {
-    let Some(found) = Found::begin(connection, topology, with_messages).await? else {
-        return Ok(unknown(&topology.app));
+    let Some(scan) = StaleScan::run(connection, topology, with_messages).await? else {
+        return Ok(without_ledger(&topology.app));
     };
-    let waiting = waiting(connection, &found).await?;
-    let pruned = found.tell(waiting);
-    found.reading.close().await;
+    let delayed = delayed(connection, &scan).await?;
+    let pruned = scan.result(delayed);
+    scan.ledger.close().await;
     Ok(pruned)
 }
 
-async fn sweep(
+async fn remove(
     connection: &Connection,
     topology: &Topology,
     with_messages: bool,
 ) -> lapin::Result<Pruned> {
-    let Some(mut found) = Found::begin(connection, topology, with_messages).await? else {
-        return Ok(unknown(&topology.app));
+    let Some(mut scan) = StaleScan::run(connection, topology, with_messages).await? else {
+        return Ok(without_ledger(&topology.app));
     };
-    let waiting = waiting(connection, &found).await?;
-    found.unbind().await?;
+    let delayed = delayed(connection, &scan).await?;
+    scan.unbind().await?;
     // What came before that is seen now.
-    found.judge_again(with_messages).await?;
-    found.delete().await?;
-    let mut pruned = found.tell(waiting);
-    let Found {
-        app, reading, left, ..
-    } = found;
-    if left != reading.lines {
-        if let Err(why) = reading.replace(connection, app, &left).await {
+    scan.reassess(with_messages).await?;
+    scan.delete().await?;
+    let mut pruned = scan.result(delayed);
+    let StaleScan {
+        app,
+        ledger,
+        remaining,
+        ..
+    } = scan;
+    if remaining != ledger.lines {
+        if let Err(why) = ledger.replace(connection, app, &remaining).await {
             let note = format!("the ledger could not be brought up to date: {why}; prune again");
             pruned.notes.push(note);
         }
     } else {
-        reading.close().await;
+        ledger.close().await;
     }
     Ok(pruned)
 }
 
 /// Without a ledger.
-fn unknown(app: &str) -> Pruned {
+fn without_ledger(app: &str) -> Pruned {
     let ledger = ledger_name(app);
     let note = format!(
         "what earlier manifests left on the broker isn't known: there is no ledger {ledger} yet, \
@@ -122,73 +125,73 @@ fn unknown(app: &str) -> Pruned {
 }
 
 /// What is left over, with the ledger in hand.
-struct Found<'a> {
+struct StaleScan<'a> {
     connection: &'a Connection,
     app: &'a str,
-    reading: Reading,
+    ledger: LedgerReader,
     /// What the ledger is to say afterwards.
-    left: Entries,
+    remaining: Entries,
     queues: Vec<StaleQueue>,
     /// For each of them.
-    fates: Vec<PruneAction>,
+    actions: Vec<PruneAction>,
     /// Bindings of queues that the manifest names.
     bindings: Vec<(Binding, PruneAction)>,
 }
 
-impl<'a> Found<'a> {
+impl<'a> StaleScan<'a> {
     /// `None` if there is no ledger.
-    async fn begin(
+    async fn run(
         connection: &'a Connection,
         topology: &'a Topology,
         with_messages: bool,
     ) -> lapin::Result<Option<Self>> {
         let app = &*topology.app;
-        let Some(reading) = Reading::begin(connection, app).await? else {
+        let Some(ledger) = LedgerReader::open(connection, app).await? else {
             return Ok(None);
         };
         // What can't be named can't have been declared.
         let needed = with_feeds(topology).unwrap_or_default();
-        let needed = Entries::of(&needed, app);
+        let needed = Entries::from_declarations(&needed, app);
         let named = needed.queues();
-        let mut found = Self {
+        let mut scan = Self {
             connection,
             app,
-            left: reading.lines.clone(),
+            remaining: ledger.lines.clone(),
             queues: Vec::new(),
-            fates: Vec::new(),
+            actions: Vec::new(),
             bindings: Vec::new(),
-            reading,
+            ledger,
         };
-        for id in found.reading.lines.queues().difference(&named) {
-            match found.count(id).await? {
-                Some(queue) => found.queues.push(queue),
+        for id in scan.ledger.lines.queues().difference(&named) {
+            match scan.count(id).await? {
+                Some(queue) => scan.queues.push(queue),
                 // Somebody else was quicker.
-                None => found.left.remove_queue(id),
+                None => scan.remaining.remove_queue(id),
             }
         }
         let needed = needed.bindings();
-        let known = found.reading.lines.bindings();
-        found.bindings = known
+        let known = scan.ledger.lines.bindings();
+        scan.bindings = known
             .into_iter()
-            .filter(|bound| named.contains(&bound.queue) && !needed.contains(bound))
-            .map(|bound| (bound, PruneAction::Removable))
+            .filter(|binding| named.contains(&binding.queue) && !needed.contains(binding))
+            .map(|binding| (binding, PruneAction::Removable))
             .collect();
-        found.fates = judge(&found.queues, with_messages);
-        Ok(Some(found))
+        scan.actions = judge(&scan.queues, with_messages);
+        Ok(Some(scan))
     }
 
     /// Takes away the bindings that nothing needs: those that the manifest doesn't name,
     /// and those of queues that nobody consumes any more, which then fill no further.
     async fn unbind(&mut self) -> lapin::Result<()> {
         for number in 0..self.bindings.len() {
-            let bound = self.bindings[number].0.clone();
-            self.bindings[number].1 = match self.unbind_one(&bound).await? {
+            let binding = self.bindings[number].0.clone();
+            self.bindings[number].1 = match self.unbind_one(&binding).await? {
                 None => PruneAction::Removed,
                 Some(why) => PruneAction::Failed(why),
             };
         }
-        for bound in self.reading.lines.bindings() {
-            let id = &bound.queue;
+        for binding in self.ledger.lines.bindings() {
+            let id = &binding.queue;
             let Some(number) = self.queues.iter().position(|queue| queue.id == *id) else {
                 continue;
             };
@@ -199,21 +202,21 @@ impl<'a> Found<'a> {
             if siblings.any(|other| other.consumers > 0) {
                 continue;
             }
-            if let Some(why) = self.unbind_one(&bound).await? {
-                self.fates[number] = PruneAction::Failed(why);
+            if let Some(why) = self.unbind_one(&binding).await? {
+                self.actions[number] = PruneAction::Failed(why);
             }
         }
         Ok(())
     }
 
     /// Takes a binding away; if that is refused, why.
-    async fn unbind_one(&mut self, bound: &Binding) -> lapin::Result<Option<String>> {
+    async fn unbind_one(&mut self, binding: &Binding) -> lapin::Result<Option<String>> {
         let channel = self.connection.create_channel().await?;
-        let exchange = bound.exchange.as_deref().unwrap_or(self.app);
+        let exchange = binding.exchange.as_deref().unwrap_or(self.app);
         let unbinding = channel.queue_unbind(
-            name(self.app, &bound.queue),
+            name(self.app, &binding.queue),
             exchange.into(),
-            bound.key.as_str().into(),
+            binding.key.as_str().into(),
             FieldTable::default(),
         );
         let refused = match unbinding.await {
@@ -228,22 +231,22 @@ impl<'a> Found<'a> {
             },
         };
         if refused.is_none() {
-            self.left.remove_binding(bound);
+            self.remaining.remove_binding(binding);
         }
         Ok(refused)
     }
 
-    async fn judge_again(&mut self, with_messages: bool) -> lapin::Result<()> {
+    async fn reassess(&mut self, with_messages: bool) -> lapin::Result<()> {
         for number in 0..self.queues.len() {
             let id = self.queues[number].id.clone();
             if let Some(queue) = self.count(&id).await? {
                 self.queues[number] = queue;
             }
         }
-        let fates = judge(&self.queues, with_messages);
-        for (fate, now) in self.fates.iter_mut().zip(fates) {
-            if !matches!(fate, PruneAction::Failed(_)) {
-                *fate = now;
+        let actions = judge(&self.queues, with_messages);
+        for (action, now) in self.actions.iter_mut().zip(actions) {
+            if !matches!(action, PruneAction::Failed(_)) {
+                *action = now;
             }
         }
         Ok(())
@@ -254,12 +257,13 @@ impl<'a> Found<'a> {
         for auxiliary in [false, true] {
             for number in 0..self.queues.len() {
                 let id = self.queues[number].id.clone();
-                if id.is_auxiliary() != auxiliary || self.fates[number] != PruneAction::Removable {
+                if id.is_auxiliary() != auxiliary || self.actions[number] != PruneAction::Removable
+                {
                     continue;
                 }
-                if let Some(stays) = self.that_failed(&id) {
+                if let Some(stays) = self.failed_sibling(&id) {
                     let why = format!("what {stays} holds may end there");
-                    self.fates[number] = PruneAction::Kept(why);
+                    self.actions[number] = PruneAction::Kept(why);
                     continue;
                 }
                 let channel = self.connection.create_channel().await?;
@@ -267,12 +271,12 @@ impl<'a> Found<'a> {
                 match channel.queue_delete(name(self.app, &id), options).await {
                     Ok(_) => {
                         channel.close(200, "done".into()).await?;
-                        self.left.remove_queue(&id);
-                        self.fates[number] = PruneAction::Removed;
+                        self.remaining.remove_queue(&id);
+                        self.actions[number] = PruneAction::Removed;
                     }
                     Err(error) => match refusal(&error) {
                         Some((_, text)) => {
-                            self.fates[number] = PruneAction::Failed(text.to_owned())
+                            self.actions[number] = PruneAction::Failed(text.to_owned())
                         }
                         None => return Err(error),
                     },
@@ -283,10 +287,10 @@ impl<'a> Found<'a> {
     }
 
     /// A queue of the same service that could not be removed.
-    fn that_failed(&self, id: &QueueId) -> Option<&QueueId> {
-        let queues = self.queues.iter().zip(&self.fates);
+    fn failed_sibling(&self, id: &QueueId) -> Option<&QueueId> {
+        let queues = self.queues.iter().zip(&self.actions);
         let mut siblings = queues.filter(|(queue, _)| queue.id.service == id.service);
-        let failed = siblings.find(|(_, fate)| matches!(fate, PruneAction::Failed(_)));
+        let failed = siblings.find(|(_, action)| matches!(action, PruneAction::Failed(_)));
         failed.map(|(queue, _)| &queue.id)
     }
 
@@ -299,9 +303,9 @@ impl<'a> Found<'a> {
         }))
     }
 
-    fn tell(&self, waiting: u64) -> Pruned {
+    fn result(&self, delayed: u64) -> Pruned {
         let mut notes = Vec::new();
-        if self.reading.is_empty() {
+        if self.ledger.is_empty() {
             let ledger = ledger_name(self.app);
             notes.push(format!(
                 "the ledger {ledger} is empty, or somebody else reads it just now: what is left \
@@ -313,31 +317,34 @@ impl<'a> Found<'a> {
                 ledger_name(self.app)
             ));
         }
-        if waiting > 0 && !self.queues.is_empty() {
+        if delayed > 0 && !self.queues.is_empty() {
             notes.push(format!(
-                "{waiting} messages wait for another attempt: those of a queue that was removed \
+                "{delayed} messages wait for another attempt: those of a queue that was removed \
                  stay where they wait"
             ));
         }
         let app = self.app;
-        let queues = self.queues.iter().zip(&self.fates);
-        let queues = queues.map(|(queue, fate)| StaleResource {
+        let queues = self.queues.iter().zip(&self.actions);
+        let queues = queues.map(|(queue, action)| StaleResource {
             what: format!("queue {app}.{}", queue.id),
             messages: Some(queue.messages),
             consumers: Some(queue.consumers),
-            fate: fate.clone(),
+            fate: action.clone(),
         });
-        let bindings = self.bindings.iter().map(|(bound, fate)| StaleResource {
-            what: match &bound.exchange {
-                None => format!("binding of {} to queue {app}.{}", bound.key, bound.queue),
+        let bindings = self.bindings.iter().map(|(binding, action)| StaleResource {
+            what: match &binding.exchange {
+                None => format!(
+                    "binding of {} to queue {app}.{}",
+                    binding.key, binding.queue
+                ),
                 Some(exchange) => format!(
                     "binding of {} from exchange {exchange} to queue {app}.{}",
-                    bound.key, bound.queue
+                    binding.key, binding.queue
                 ),
             },
             messages: None,
             consumers: None,
-            fate: fate.clone(),
+            fate: action.clone(),
         });
         Pruned {
             notes,
@@ -347,19 +354,19 @@ impl<'a> Found<'a> {
 }
 
 /// How much is on the steps of the delay ladder, whosever it is.
-async fn waiting(connection: &Connection, found: &Found<'_>) -> lapin::Result<u64> {
-    let mut waiting = 0;
-    if found.queues.is_empty() {
-        return Ok(waiting);
+async fn delayed(connection: &Connection, scan: &StaleScan<'_>) -> lapin::Result<u64> {
+    let mut delayed = 0;
+    if scan.queues.is_empty() {
+        return Ok(delayed);
     }
     for step in Step::all() {
-        if let Ok(name) = step.name(found.app)
+        if let Ok(name) = step.name(scan.app)
             && let Some((messages, _)) = count(connection, name).await?
         {
-            waiting += messages;
+            delayed += messages;
         }
     }
-    Ok(waiting)
+    Ok(delayed)
 }
 
 /// How many messages are ready in a queue, and how many consumers it has; `None` if there

@@ -29,8 +29,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, warn};
 
-use super::channel_replacement::{LASTING, ReplacementPolicy};
-use super::connection::{Connections, confirming};
+use super::channel_replacement::{REFUSED_FOR, ReplacementPolicy};
+use super::connection::{Connections, confirm_channel};
 use super::declarer::refusal;
 use super::max_message_size::MaxMessageSize;
 use super::session_state::SessionState;
@@ -39,16 +39,16 @@ use super::slot_queue::SlotQueue;
 /// The most messages that are out without a confirm.
 const WINDOW: usize = 1000;
 /// The most jobs that wait for their turn.
-const WAITING_MAX: usize = 65_536;
+const QUEUED_MAX: usize = 65_536;
 /// When nothing at all is confirmed for so long, somebody should know.
-const SILENCE: Duration = Duration::from_secs(5);
+const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// After this a publication counts as failed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// When nothing at all is confirmed for so long, on a connection that lives, another one
 /// may do better.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+const STALLED_MAX: Duration = Duration::from_secs(120);
 /// For a new channel, on a connection that works.
-const RENEW_TIMEOUT: Duration = Duration::from_secs(10);
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A message with its address.
 #[derive(Debug)]
@@ -64,9 +64,9 @@ pub(super) struct Publication {
 /// Publishes on one channel. Clones share it.
 #[derive(Clone)]
 pub(super) struct Publisher {
-    orders: mpsc::Sender<PublishCommand>,
-    link: Arc<SessionState>,
-    limit: Arc<MaxMessageSize>,
+    commands: mpsc::Sender<PublishCommand>,
+    session_state: Arc<SessionState>,
+    max_message_size: Arc<MaxMessageSize>,
 }
 
 enum PublishCommand {
@@ -86,60 +86,64 @@ impl Publisher {
     pub(super) fn start(
         channel: Channel,
         connections: Option<Arc<Connections>>,
-        link: Arc<SessionState>,
-        limit: Arc<MaxMessageSize>,
+        session_state: Arc<SessionState>,
+        max_message_size: Arc<MaxMessageSize>,
     ) -> Self {
-        let (orders, received) = mpsc::channel(WAITING_MAX);
+        let (commands, received) = mpsc::channel(QUEUED_MAX);
         // To end a session costs more than to replace a channel.
-        let first = connections.as_ref().map_or(CONFIRM_TIMEOUT, |_| LASTING);
+        let first = connections
+            .as_ref()
+            .map_or(CONFIRM_TIMEOUT, |_| REFUSED_FOR);
         let owner = PublisherTask {
             channel,
             connections,
-            renewal: ReplacementPolicy::new(first),
-            renewing: None,
-            link: link.clone(),
-            limit: limit.clone(),
+            replacement: ReplacementPolicy::new(first),
+            replacing_since: None,
+            session_state: session_state.clone(),
+            max_message_size: max_message_size.clone(),
             waiting: VecDeque::new(),
-            jobs: SlotQueue::new(),
+            batches: SlotQueue::new(),
             sent: SlotQueue::new(),
             confirms: FuturesUnordered::new(),
-            confirmed: Vec::new(),
+            held_back: Vec::new(),
             last_answer: Instant::now(),
-            is_silent: false,
+            is_stalled: false,
             flushes: Vec::new(),
         };
         tokio::spawn(owner.run(received));
         Self {
-            orders,
-            link,
-            limit,
+            commands,
+            session_state,
+            max_message_size,
         }
     }
 
     /// Publishes in order and reports once on all.
     pub(super) fn publish(&self, publications: Vec<Publication>, done: Completion) {
-        if let Err(ended) = self.link.check() {
+        if let Err(ended) = self.session_state.check() {
             return done.complete(Err(ended));
         }
         let mut sizes = publications.iter().map(|it| it.payload.len());
-        if let Err(error) = sizes.try_for_each(|bytes| self.limit.check(bytes)) {
+        if let Err(error) = sizes.try_for_each(|bytes| self.max_message_size.check(bytes)) {
             return done.complete(Err(error));
         }
-        let order = PublishCommand::Publish(PublishBatch {
+        let command = PublishCommand::Publish(PublishBatch {
             publications,
             done,
             since: Instant::now(),
         });
-        let (order, error) = match self.orders.try_send(order) {
+        let (command, error) = match self.commands.try_send(command) {
             Ok(()) => return,
-            Err(mpsc::error::TrySendError::Full(order)) => {
-                let why = format!("{WAITING_MAX} publications are waiting already");
-                (order, TransportError::Refused(why))
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                let why = format!("{QUEUED_MAX} publications are waiting already");
+                (command, TransportError::Refused(why))
             }
-            Err(mpsc::error::TrySendError::Closed(order)) => (order, self.link.error()),
+            Err(mpsc::error::TrySendError::Closed(command)) => {
+                (command, self.session_state.error())
+            }
         };
-        if let PublishCommand::Publish(job) = order {
-            job.done.complete(Err(error));
+        if let PublishCommand::Publish(batch) = command {
+            batch.done.complete(Err(error));
         }
     }
 
@@ -154,7 +158,12 @@ impl Publisher {
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         // An owner that is gone has nothing left to do.
-        if self.orders.send(PublishCommand::Flush(done)).await.is_ok() {
+        if self
+            .commands
+            .send(PublishCommand::Flush(done))
+            .await
+            .is_ok()
+        {
             let _gone = flushed.await;
         }
     }
@@ -166,29 +175,29 @@ type Answer = (u64, lapin::Result<Confirmation>);
 struct PublisherTask {
     channel: Channel,
     connections: Option<Arc<Connections>>,
-    renewal: ReplacementPolicy,
+    replacement: ReplacementPolicy,
     /// Since when nothing goes out, because the channel is to be replaced as soon as all
     /// that is out is answered.
-    renewing: Option<Instant>,
-    link: Arc<SessionState>,
-    limit: Arc<MaxMessageSize>,
+    replacing_since: Option<Instant>,
+    session_state: Arc<SessionState>,
+    max_message_size: Arc<MaxMessageSize>,
     /// Jobs of which some messages are still to go out, in order.
     waiting: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
     /// Jobs that have not been reported on, or have messages out.
-    jobs: SlotQueue<OpenJob>,
+    batches: SlotQueue<OpenBatch>,
     /// Messages that are out, or whose success is held back.
     sent: SlotQueue<Sent>,
     confirms: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Messages whose success is held back.
-    confirmed: Vec<u64>,
+    held_back: Vec<u64>,
     last_answer: Instant,
     /// Nothing was confirmed for longer than [`SILENCE`], and everybody knows.
-    is_silent: bool,
+    is_stalled: bool,
     /// Who waits until no job before this number is open.
     flushes: Vec<(u64, oneshot::Sender<()>)>,
 }
 
-struct OpenJob {
+struct OpenBatch {
     unconfirmed: usize,
     since: Instant,
     failure: Option<TransportError>,
@@ -197,7 +206,7 @@ struct OpenJob {
 }
 
 struct Sent {
-    job: u64,
+    batch: u64,
     /// If it is mandatory: what a return of it is known by.
     address: Option<Address>,
     returned: Option<TransportError>,
@@ -207,18 +216,18 @@ struct Sent {
 type Address = (ShortString, ShortString, Option<ShortString>);
 
 impl PublisherTask {
-    async fn run(mut self, mut orders: mpsc::Receiver<PublishCommand>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<PublishCommand>) {
         let mut clock = interval(Duration::from_secs(1));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let link = self.link.clone();
-        let ended = link.ended();
+        let session_state = self.session_state.clone();
+        let ended = session_state.ended();
         tokio::pin!(ended);
         let error = loop {
-            if self.renewing.is_some() && self.sent.len() == 0 {
+            if self.replacing_since.is_some() && self.sent.len() == 0 {
                 tokio::select! {
                     biased;
                     error = &mut ended => break error,
-                    () = self.renew() => {}
+                    () = self.replace_channel() => {}
                 }
             }
             self.send_waiting();
@@ -226,44 +235,44 @@ impl PublisherTask {
                 biased;
                 error = &mut ended => break error,
                 () = poll_fn(|cx| self.poll_confirms(cx)) => {}
-                order = orders.recv(), if self.jobs.len() < WAITING_MAX => match order {
-                    Some(order) => self.accept(order),
+                command = commands.recv(), if self.batches.len() < QUEUED_MAX => match command {
+                    Some(command) => self.on_command(command),
                     None => break TransportError::Closed,
                 },
-                _ = clock.tick() => self.give_up_old(),
+                _ = clock.tick() => self.expire_batches(),
             }
         };
-        orders.close();
-        while let Ok(order) = orders.try_recv() {
-            self.accept(order);
+        commands.close();
+        while let Ok(command) = commands.try_recv() {
+            self.on_command(command);
         }
-        for (_, job) in self.jobs.iter_mut() {
-            if let Some(done) = job.done.take() {
+        for (_, batch) in self.batches.iter_mut() {
+            if let Some(done) = batch.done.take() {
                 done.complete(Err(error.clone()));
             }
         }
         // Whoever flushes learns by the drop that nothing is left to do.
     }
 
-    fn accept(&mut self, order: PublishCommand) {
-        match order {
+    fn on_command(&mut self, command: PublishCommand) {
+        match command {
             PublishCommand::Flush(done) => {
-                self.flushes.push((self.jobs.next(), done));
+                self.flushes.push((self.batches.next(), done));
                 self.report_flushes();
             }
-            PublishCommand::Publish(job) => {
-                let open = OpenJob {
-                    unconfirmed: job.publications.len(),
-                    since: job.since,
+            PublishCommand::Publish(batch) => {
+                let open = OpenBatch {
+                    unconfirmed: batch.publications.len(),
+                    since: batch.since,
                     failure: None,
-                    done: Some(job.done),
+                    done: Some(batch.done),
                 };
-                let number = self.jobs.push(open);
-                if job.publications.is_empty() {
+                let number = self.batches.push(open);
+                if batch.publications.is_empty() {
                     self.close_if_done(number);
                 } else {
                     self.waiting
-                        .push_back((number, job.publications.into_iter()));
+                        .push_back((number, batch.publications.into_iter()));
                 }
             }
         }
@@ -271,34 +280,36 @@ impl PublisherTask {
 
     /// Goes on with a new channel. What was refused is published again by whoever
     /// published it.
-    async fn renew(&mut self) {
+    async fn replace_channel(&mut self) {
         let Some(connections) = &self.connections else {
-            return self.link.fail("publishing: the broker refuses everything");
+            return self
+                .session_state
+                .fail("publishing: the broker refuses everything");
         };
-        match timeout(RENEW_TIMEOUT, confirming(&connections.publishing)).await {
+        match timeout(REPLACE_TIMEOUT, confirm_channel(&connections.publishing)).await {
             Ok(Ok(channel)) => {
                 self.channel = channel;
-                self.renewing = None;
+                self.replacing_since = None;
             }
-            Ok(Err(error)) => self.link.fail(format!("publishing: {error}")),
+            Ok(Err(error)) => self.session_state.fail(format!("publishing: {error}")),
             Err(_) => self
-                .link
-                .fail(format!("publishing: no channel within {RENEW_TIMEOUT:?}")),
+                .session_state
+                .fail(format!("publishing: no channel within {REPLACE_TIMEOUT:?}")),
         }
     }
 
     /// Sends what the window has room for.
     fn send_waiting(&mut self) {
-        if self.renewing.is_some() {
+        if self.replacing_since.is_some() {
             return;
         }
         while self.sent.len() < WINDOW {
-            let Some((job, publications)) = self.waiting.front_mut() else {
+            let Some((batch, publications)) = self.waiting.front_mut() else {
                 return;
             };
-            let (job, next) = (*job, publications.next());
+            let (batch, next) = (*batch, publications.next());
             match next {
-                Some(publication) => self.send(job, publication),
+                Some(publication) => self.send(batch, publication),
                 None => {
                     self.waiting.pop_front();
                 }
@@ -306,7 +317,7 @@ impl PublisherTask {
         }
     }
 
-    fn send(&mut self, job: u64, publication: Publication) {
+    fn send(&mut self, batch: u64, publication: Publication) {
         let Publication {
             exchange,
             key,
@@ -319,7 +330,7 @@ impl PublisherTask {
             (exchange.clone(), key.clone(), id)
         });
         let number = self.sent.push(Sent {
-            job,
+            batch,
             address,
             returned: None,
         });
@@ -344,7 +355,7 @@ impl PublisherTask {
         .boxed();
         // The first poll hands it to the connection: so they go out in order.
         match (&mut confirm).now_or_never() {
-            Some((number, answer)) => self.answered(number, answer),
+            Some((number, answer)) => self.on_confirm(number, answer),
             None => self.confirms.push(confirm),
         }
     }
@@ -352,16 +363,16 @@ impl PublisherTask {
     /// Ready when anything was answered.
     fn poll_confirms(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut any = self.drain_confirms(cx);
-        while !self.confirmed.is_empty() {
+        while !self.held_back.is_empty() {
             any = true;
-            let held = self.confirmed.len();
+            let held = self.held_back.len();
             // One frame of the broker's can confirm many, and the library may be in the
             // middle of it: a return can still come with another one. It holds a lock
             // meanwhile, and this takes the same lock (and no more: the rest of what it
             // would do is not waited for).
             let _unwanted = self.channel.wait_for_confirms().now_or_never();
             self.drain_confirms(cx);
-            for number in self.confirmed.drain(..held).collect::<Vec<_>>() {
+            for number in self.held_back.drain(..held).collect::<Vec<_>>() {
                 let returned = self.sent.get_mut(number).and_then(|it| it.returned.take());
                 self.settle(number, returned.map_or(Ok(()), Err));
             }
@@ -376,16 +387,16 @@ impl PublisherTask {
         for _ in 0..2 {
             while let Poll::Ready(Some((number, answer))) = self.confirms.poll_next_unpin(cx) {
                 any = true;
-                self.answered(number, answer);
+                self.on_confirm(number, answer);
             }
         }
         any
     }
 
-    fn answered(&mut self, number: u64, answer: lapin::Result<Confirmation>) {
+    fn on_confirm(&mut self, number: u64, answer: lapin::Result<Confirmation>) {
         self.last_answer = Instant::now();
-        if std::mem::take(&mut self.is_silent) {
-            self.link.silent(None);
+        if std::mem::take(&mut self.is_stalled) {
+            self.session_state.confirms_stalled(None);
         }
         let (outcome, returned) = match answer {
             Ok(Confirmation::Ack(returned)) => (Ok(()), returned),
@@ -396,38 +407,38 @@ impl PublisherTask {
             Ok(Confirmation::NotRequested) => (Err(TransportError::Unconfirmed), None),
             Err(error) => {
                 if let Some((_, text)) = refusal(&error) {
-                    self.limit.heard(text);
+                    self.max_message_size.learn(text);
                 }
                 // A channel that has failed doesn't come back.
-                self.link.fail(format!("publishing: {error}"));
-                (Err(self.link.error()), None)
+                self.session_state.fail(format!("publishing: {error}"));
+                (Err(self.session_state.error()), None)
             }
         };
         if let Some(message) = returned {
-            self.returned(&message);
+            self.on_return(&message);
         }
         let address = self.sent.get_mut(number).and_then(|it| it.address.as_ref());
         if let Some((exchange, key, _)) = address {
             match &outcome {
-                Ok(()) => self.renewal.taken(exchange, key),
+                Ok(()) => self.replacement.accepted(exchange, key),
                 Err(TransportError::Refused(_)) => {
                     let now = Instant::now();
-                    if self.renewal.refused(exchange, key, now) {
+                    if self.replacement.refused(exchange, key, now) {
                         warn!(%key, "the broker refuses what is published, by another channel then");
-                        self.renewing.get_or_insert(now);
+                        self.replacing_since.get_or_insert(now);
                     }
                 }
                 Err(_) => {}
             }
         }
         if outcome.is_ok() && address.is_some() {
-            self.confirmed.push(number);
+            self.held_back.push(number);
         } else {
             self.settle(number, outcome);
         }
     }
 
-    fn returned(&mut self, message: &BasicReturnMessage) {
+    fn on_return(&mut self, message: &BasicReturnMessage) {
         let id = message.delivery.properties.message_id();
         let address = (
             &message.delivery.exchange,
@@ -455,24 +466,24 @@ impl PublisherTask {
         let Some(sent) = self.sent.remove(number) else {
             return;
         };
-        if let Some(job) = self.jobs.get_mut(sent.job) {
-            job.unconfirmed -= 1;
+        if let Some(batch) = self.batches.get_mut(sent.batch) {
+            batch.unconfirmed -= 1;
             if let Err(error) = outcome {
-                job.failure.get_or_insert(error);
+                batch.failure.get_or_insert(error);
             }
         }
-        self.close_if_done(sent.job);
+        self.close_if_done(sent.batch);
     }
 
     fn close_if_done(&mut self, number: u64) {
-        let done = |job: &mut OpenJob| job.unconfirmed == 0;
-        if !self.jobs.get_mut(number).is_some_and(done) {
+        let done = |batch: &mut OpenBatch| batch.unconfirmed == 0;
+        if !self.batches.get_mut(number).is_some_and(done) {
             return;
         }
-        if let Some(mut job) = self.jobs.remove(number)
-            && let Some(done) = job.done.take()
+        if let Some(mut batch) = self.batches.remove(number)
+            && let Some(done) = batch.done.take()
         {
-            done.complete(job.failure.map_or(Ok(()), Err));
+            done.complete(batch.failure.map_or(Ok(()), Err));
         }
         self.report_flushes();
     }
@@ -482,9 +493,9 @@ impl PublisherTask {
             return;
         }
         let first_open = self
-            .jobs
+            .batches
             .iter_mut()
-            .find(|(_, job)| job.done.is_some())
+            .find(|(_, batch)| batch.done.is_some())
             .map(|(number, _)| number);
         self.flushes.retain_mut(|(before, done)| {
             let open = first_open.is_some_and(|first| first < *before);
@@ -498,38 +509,39 @@ impl PublisherTask {
 
     /// Reports failure of jobs that have waited too long. Their messages stay in the
     /// window until the broker says something: they may have arrived.
-    fn give_up_old(&mut self) {
-        let silent = self.last_answer.elapsed();
-        if !self.confirms.is_empty() && silent >= SILENCE_MAX && !self.link.is_blocked() {
-            self.link.fail(format!(
-                "publishing: nothing was confirmed for {SILENCE_MAX:?}"
+    fn expire_batches(&mut self) {
+        let silence = self.last_answer.elapsed();
+        if !self.confirms.is_empty() && silence >= STALLED_MAX && !self.session_state.is_blocked() {
+            self.session_state.fail(format!(
+                "publishing: nothing was confirmed for {STALLED_MAX:?}"
             ));
             return;
         }
         if self
-            .renewing
+            .replacing_since
             .is_some_and(|since| since.elapsed() >= CONFIRM_TIMEOUT)
         {
-            self.link.fail("publishing: what is out is not answered");
+            self.session_state
+                .fail("publishing: what is out is not answered");
             return;
         }
-        if !self.confirms.is_empty() && silent >= SILENCE && !self.is_silent {
+        if !self.confirms.is_empty() && silence >= STALLED_AFTER && !self.is_stalled {
             // One queue that doesn't take what it gets is enough: the broker stops reading
             // from a connection with too much that isn't confirmed.
-            self.is_silent = true;
-            let why = format!("nothing that was published is confirmed since {SILENCE:?}");
-            self.link.silent(Some(why));
+            self.is_stalled = true;
+            let why = format!("nothing that was published is confirmed since {STALLED_AFTER:?}");
+            self.session_state.confirms_stalled(Some(why));
         }
-        let mut given_up = false;
-        for (_, job) in self.jobs.iter_mut() {
-            if job.since.elapsed() >= CONFIRM_TIMEOUT
-                && let Some(done) = job.done.take()
+        let mut expired = false;
+        for (_, batch) in self.batches.iter_mut() {
+            if batch.since.elapsed() >= CONFIRM_TIMEOUT
+                && let Some(done) = batch.done.take()
             {
-                given_up = true;
+                expired = true;
                 done.complete(Err(TransportError::Unconfirmed));
             }
         }
-        if given_up {
+        if expired {
             self.drop_unsent();
             self.report_flushes();
         }
@@ -537,17 +549,17 @@ impl PublisherTask {
 
     /// What was given up before any of it went out needn't go out.
     fn drop_unsent(&mut self) {
-        let jobs = &mut self.jobs;
+        let batches = &mut self.batches;
         self.waiting.retain_mut(|(number, publications)| {
-            let Some(job) = jobs.get_mut(*number) else {
+            let Some(batch) = batches.get_mut(*number) else {
                 return false;
             };
-            if job.done.is_some() {
+            if batch.done.is_some() {
                 return true;
             }
-            job.unconfirmed -= publications.len();
-            if job.unconfirmed == 0 {
-                jobs.remove(*number);
+            batch.unconfirmed -= publications.len();
+            if batch.unconfirmed == 0 {
+                batches.remove(*number);
             }
             false
         });

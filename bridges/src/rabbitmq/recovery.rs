@@ -26,7 +26,7 @@ const STABLE: Duration = Duration::from_secs(5);
 
 /// Sessions, one after the other.
 pub(super) struct Recovery {
-    pub(super) lasting: SharedAcrossSessions,
+    pub(super) shared: SharedAcrossSessions,
     /// `None` while there is none.
     session: watch::Sender<Option<Arc<Session>>>,
 }
@@ -36,13 +36,13 @@ impl Recovery {
     ///
     /// # Errors
     /// It can't be had: then there is nothing to recover.
-    pub(super) async fn start(lasting: SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
-        let session = Session::open(&lasting).await?;
+    pub(super) async fn start(shared: SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
+        let session = Session::open(&shared).await?;
         let recovery = Arc::new(Self {
-            lasting,
+            shared,
             session: watch::Sender::new(Some(session.clone())),
         });
-        tokio::spawn(recovery.clone().keep(session));
+        tokio::spawn(recovery.clone().run(session));
         Ok(recovery)
     }
 
@@ -50,27 +50,27 @@ impl Recovery {
     ///
     /// # Errors
     /// There is none, and why.
-    pub(super) fn now(&self) -> Result<Arc<Session>, TransportError> {
+    pub(super) fn current(&self) -> Result<Arc<Session>, TransportError> {
         let session = self.session.borrow().clone();
         session
-            .filter(|session| session.link.check().is_ok())
-            .ok_or_else(|| self.lasting.health.error())
+            .filter(|session| session.session_state.check().is_ok())
+            .ok_or_else(|| self.shared.health.error())
     }
 
     /// The session of now, or the next one.
     ///
     /// # Errors
     /// It was closed: there won't be one.
-    pub(super) async fn next(&self) -> Result<Arc<Session>, TransportError> {
+    pub(super) async fn wait_for_session(&self) -> Result<Arc<Session>, TransportError> {
         let mut sessions = self.session.subscribe();
         let open = |session: &Option<Arc<Session>>| {
             session
                 .as_ref()
-                .is_some_and(|session| session.link.check().is_ok())
+                .is_some_and(|session| session.session_state.check().is_ok())
         };
         tokio::select! {
             biased;
-            () = self.lasting.health.closed() => Err(TransportError::Closed),
+            () = self.shared.health.closed() => Err(TransportError::Closed),
             session = sessions.wait_for(open) => {
                 // The sender is `self`: it can't be gone.
                 let session = session.ok().and_then(|session| session.clone());
@@ -81,11 +81,11 @@ impl Recovery {
 
     /// No more sessions. What the last one was given is done first.
     pub(super) async fn close(&self) {
-        if let Ok(session) = self.now() {
+        if let Ok(session) = self.current() {
             // What can't be done any more is delivered again.
             let _lost = session.flush().await;
         }
-        self.lasting.health.close();
+        self.shared.health.close();
         let session = self.session.send_replace(None);
         if let Some(session) = session {
             session.close().await;
@@ -94,18 +94,18 @@ impl Recovery {
 
     /// Without a good-bye.
     pub(super) fn abandon(&self) {
-        self.lasting.health.close();
+        self.shared.health.close();
         if let Some(session) = &*self.session.borrow() {
-            session.link.close();
+            session.session_state.close();
         }
     }
 
-    async fn keep(self: Arc<Self>, mut session: Arc<Session>) {
-        let health = &self.lasting.health;
-        let mut tries = 0;
+    async fn run(self: Arc<Self>, mut session: Arc<Session>) {
+        let health = &self.shared.health;
+        let mut attempts = 0;
         loop {
             let since = Instant::now();
-            let why = session.link.ended().await;
+            let why = session.session_state.ended().await;
             if health.is_closed() {
                 return;
             }
@@ -114,10 +114,10 @@ impl Recovery {
             // The other connection may be open still, with what it has in hand.
             tokio::spawn(async move { session.close().await });
             if since.elapsed() >= STABLE {
-                tries = 0;
+                attempts = 0;
             }
             session = tokio::select! {
-                session = self.reopen(&mut tries) => session,
+                session = self.reopen(&mut attempts) => session,
                 () = health.closed() => return,
             };
             // Closed in this very moment: whoever closed didn't see this one.
@@ -129,13 +129,13 @@ impl Recovery {
         }
     }
 
-    async fn reopen(&self, tries: &mut u32) -> Arc<Session> {
+    async fn reopen(&self, attempts: &mut u32) -> Arc<Session> {
         loop {
-            sleep(BACKOFF.delay(*tries, fastrand::f64())).await;
-            *tries = tries.saturating_add(1);
-            match Session::open(&self.lasting).await {
+            sleep(BACKOFF.delay(*attempts, fastrand::f64())).await;
+            *attempts = attempts.saturating_add(1);
+            match Session::open(&self.shared).await {
                 Ok(session) => return session,
-                Err(error) => self.lasting.health.still_lost(&error),
+                Err(error) => self.shared.health.reconnect_failed(&error),
             }
         }
     }

@@ -32,10 +32,10 @@ const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// The asking side. One for a session.
 pub(super) struct RequestReply {
     publisher: Publisher,
-    link: Arc<SessionState>,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Message, String>>>>,
+    session_state: Arc<SessionState>,
+    pending: Mutex<HashMap<u64, oneshot::Sender<Result<Message, String>>>>,
     next: AtomicU64,
-    late: Arc<AtomicU64>,
+    late_replies: Arc<AtomicU64>,
 }
 
 impl RequestReply {
@@ -43,9 +43,9 @@ impl RequestReply {
     /// waits for are counted in `late`.
     pub(super) async fn start(
         channel: Channel,
-        link: Arc<SessionState>,
-        limit: Arc<MaxMessageSize>,
-        late: Arc<AtomicU64>,
+        session_state: Arc<SessionState>,
+        max_message_size: Arc<MaxMessageSize>,
+        late_replies: Arc<AtomicU64>,
     ) -> lapin::Result<Arc<Self>> {
         // Replies can't be kept by the broker: they are taken without acks, and the
         // table of who waits bounds them.
@@ -58,33 +58,33 @@ impl RequestReply {
             .await?;
         // Mandatory: a request that nobody reads fails at once.
         // Replies come by this very channel: it can't be replaced alone.
-        let publisher = Publisher::start(channel, None, link.clone(), limit);
-        let asks = Arc::new(Self {
+        let publisher = Publisher::start(channel, None, session_state.clone(), max_message_size);
+        let request_reply = Arc::new(Self {
             publisher,
-            link,
-            waiting: Mutex::default(),
+            session_state,
+            pending: Mutex::default(),
             next: AtomicU64::new(0),
-            late,
+            late_replies,
         });
-        let receiver = asks.clone();
+        let receiver = request_reply.clone();
         tokio::spawn(async move {
             let error = loop {
                 tokio::select! {
-                    error = receiver.link.ended() => break error,
+                    error = receiver.session_state.ended() => break error,
                     reply = replies.next() => match reply {
                         Some(Ok(delivery)) => receiver.received(delivery),
                         Some(Err(error)) => {
-                            receiver.link.fail(format!("replies: {error}"));
+                            receiver.session_state.fail(format!("replies: {error}"));
                         }
-                        None => receiver.link.fail("replies: the broker cancelled them"),
+                        None => receiver.session_state.fail("replies: the broker cancelled them"),
                     },
                 }
             };
             // Dropping what they wait for tells the askers.
-            receiver.waiting.lock().clear();
+            receiver.pending.lock().clear();
             drop(error);
         });
-        Ok(asks)
+        Ok(request_reply)
     }
 
     pub(super) async fn flush(&self) {
@@ -104,21 +104,21 @@ impl RequestReply {
             address: REPLY_TO.into(),
             correlation: Some(number.to_string().into()),
         });
-        let publication = match router.to_topic(&router.wires(), &asking.into()) {
+        let publication = match router.to_topic(&router.routing_table(), &asking.into()) {
             Ok(publication) => Publication {
                 mandatory: true,
                 ..publication
             },
             Err(error) => return Box::pin(async move { Err(error.into()) }),
         };
-        let waiting = self.expect(number);
-        if let Err(error) = self.link.check() {
+        let pending = self.register(number);
+        if let Err(error) = self.session_state.check() {
             return Box::pin(async move { Err(error.into()) });
         }
         let (done, published) = Completion::channel();
         self.publisher.publish(vec![publication], done);
         Box::pin(async move {
-            let answered = waiting.answer(published);
+            let answered = pending.reply(published);
             match timeout(within, answered).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(AskError::Timeout(within)),
@@ -126,45 +126,45 @@ impl RequestReply {
         })
     }
 
-    fn expect(self: &Arc<Self>, number: u64) -> Waiting {
+    fn register(self: &Arc<Self>, number: u64) -> PendingReply {
         let (sender, receiver) = oneshot::channel();
-        self.waiting.lock().insert(number, sender);
-        Waiting {
+        self.pending.lock().insert(number, sender);
+        PendingReply {
             number,
             receiver,
-            asks: self.clone(),
+            request_reply: self.clone(),
         }
     }
 
     fn received(&self, delivery: lapin::message::Delivery) {
         let correlation = delivery.properties.correlation_id().as_ref();
         let number = correlation.and_then(|text| text.as_str().parse::<u64>().ok());
-        let waiting = number.and_then(|number| self.waiting.lock().remove(&number));
+        let pending = number.and_then(|number| self.pending.lock().remove(&number));
         let message =
             codec::decode(TopicSource::Queue(""), &delivery.properties, delivery.data).message;
         let reply = match message.headers.get(codec::ERROR) {
             Some(error) => Err(error.to_string()),
             None => Ok(message),
         };
-        match waiting.map(|asker| asker.send(reply)) {
+        match pending.map(|asker| asker.send(reply)) {
             Some(Ok(())) => {}
             None | Some(Err(_)) => {
-                self.late.fetch_add(1, Relaxed);
+                self.late_replies.fetch_add(1, Relaxed);
             }
         }
     }
 }
 
 /// An asker's wait; dropping it ends it.
-struct Waiting {
+struct PendingReply {
     number: u64,
     receiver: oneshot::Receiver<Result<Message, String>>,
-    asks: Arc<RequestReply>,
+    request_reply: Arc<RequestReply>,
 }
 
-impl Waiting {
+impl PendingReply {
     /// The reply, or why there can't be one. It may come before the confirm.
-    async fn answer(
+    async fn reply(
         mut self,
         published: impl Future<Output = Result<(), TransportError>>,
     ) -> Result<Message, AskError> {
@@ -179,13 +179,13 @@ impl Waiting {
         };
         match reply {
             Ok(reply) => reply.map_err(AskError::Failed),
-            Err(_) => Err(self.asks.link.error().into()),
+            Err(_) => Err(self.request_reply.session_state.error().into()),
         }
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingReply {
     fn drop(&mut self) {
-        self.asks.waiting.lock().remove(&self.number);
+        self.request_reply.pending.lock().remove(&self.number);
     }
 }

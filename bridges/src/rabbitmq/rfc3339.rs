@@ -18,7 +18,7 @@ pub(super) fn format(unix_ms: u64) -> String {
 
 /// A timestamp of AMQP in milliseconds; `None` for one that no date can be made of. (One
 /// in milliseconds, a common mistake, is such.)
-pub(super) fn of_seconds(unix_seconds: u64) -> Option<u64> {
+pub(super) fn from_seconds(unix_seconds: u64) -> Option<u64> {
     writable(unix_seconds.checked_mul(1000)?)
 }
 
@@ -56,9 +56,9 @@ mod tests {
         for ms in [MS_MAX + 1, u64::MAX] {
             assert_eq!(parse(&format(ms)), Some(MS_MAX));
         }
-        assert_eq!(of_seconds(MS_MAX / 1000), Some(MS_MAX - 999));
-        assert_eq!(of_seconds(MS_MAX / 1000 + 1), None);
-        assert_eq!(of_seconds(u64::MAX), None);
+        assert_eq!(from_seconds(MS_MAX / 1000), Some(MS_MAX - 999));
+        assert_eq!(from_seconds(MS_MAX / 1000 + 1), None);
+        assert_eq!(from_seconds(u64::MAX), None);
     }
 
     #[test]

@@ -18,18 +18,18 @@ use super::declared_registry::DeclaredRegistry;
 use super::declarer::Declarer;
 use super::publisher::{Publication, Publisher};
 use super::routing::{DeclaredTopology, Queue, RoutingTable};
-use super::topology::{Step, foreign, with_feeds};
+use super::topology::{Step, external_declarations, with_feeds};
 
 /// Sends messages. One for a session.
 pub(super) struct Router {
     pub(super) publisher: Publisher,
     pub(super) declarer: Declarer,
     pub(super) properties_bytes_max: usize,
-    ledger: DeclaredRegistry,
+    registry: DeclaredRegistry,
     handle: Handle,
-    book: Arc<DeclaredTopology>,
+    declared: Arc<DeclaredTopology>,
     /// The steps of the delay ladder that this session has made sure of, a bit each.
-    steps: AtomicU32,
+    declared_steps: AtomicU32,
 }
 
 /// A batch, sorted by channel.
@@ -43,27 +43,27 @@ impl Router {
     pub(super) fn new(
         publisher: Publisher,
         declarer: Declarer,
-        ledger: DeclaredRegistry,
-        book: Arc<DeclaredTopology>,
+        registry: DeclaredRegistry,
+        declared: Arc<DeclaredTopology>,
         properties_bytes_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
             publisher,
             declarer,
-            ledger,
+            registry,
             properties_bytes_max,
             handle: Handle::current(),
-            book,
-            steps: AtomicU32::new(0),
+            declared,
+            declared_steps: AtomicU32::new(0),
         })
     }
 
-    pub(super) fn wires(&self) -> Arc<RoutingTable> {
-        self.book.wires()
+    pub(super) fn routing_table(&self) -> Arc<RoutingTable> {
+        self.declared.routing_table()
     }
 
     pub(super) fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
-        self.book.queue(id)
+        self.declared.queue(id)
     }
 
     /// Declares on the broker, then knows it here. Returns the queues that are new.
@@ -71,31 +71,31 @@ impl Router {
         &self,
         topology: &Topology,
     ) -> Result<Vec<Arc<Queue>>, TransportError> {
-        self.is_for(topology)?;
+        self.check_app(topology)?;
         // Before it is made, so that nothing is there that isn't written down.
         let all = with_feeds(topology)?;
-        self.ledger.note(&topology.app, &all).await;
+        self.registry.record(&topology.app, &all).await;
         self.declarer.declare(all).await?;
-        self.book.add(topology)
+        self.declared.add(topology)
     }
 
     /// That what feeds a queue, and isn't the app's, is there and does.
-    pub(super) async fn make_sure_of(&self, queue: &Queue) -> Result<(), TransportError> {
+    pub(super) async fn ensure_feeds(&self, queue: &Queue) -> Result<(), TransportError> {
         if queue.feeds.is_empty() {
             return Ok(());
         }
-        let needed = foreign(&queue.name, &queue.feeds)?;
+        let needed = external_declarations(&queue.name, &queue.feeds)?;
         self.declarer.declare(needed).await
     }
 
     /// Knows it here, and makes nothing on the broker.
     pub(super) fn attach(&self, topology: &Topology) -> Result<(), TransportError> {
-        self.is_for(topology)?;
-        self.book.attach(topology).map(drop)
+        self.check_app(topology)?;
+        self.declared.attach(topology).map(drop)
     }
 
-    fn is_for(&self, topology: &Topology) -> Result<(), TransportError> {
-        let known = self.wires().app.clone();
+    fn check_app(&self, topology: &Topology) -> Result<(), TransportError> {
+        let known = self.routing_table().app.clone();
         if !known.is_empty() && known != topology.app {
             return Err(TransportError::Declare {
                 what: format!("the app {}", topology.app),
@@ -107,17 +107,17 @@ impl Router {
 
     /// Makes sure that everything that was ever declared is there: on a broker that was
     /// started anew, or after somebody deleted something.
-    pub(super) async fn declare_again(&self) -> Result<(), TransportError> {
-        let all = self.book.declarations()?;
+    pub(super) async fn redeclare(&self) -> Result<(), TransportError> {
+        let all = self.declared.declarations()?;
         if all.is_empty() {
             return Ok(());
         }
         self.declarer.declare(all).await?;
         // Nobody waits for it: what matters is to work again.
-        let (ledger, app) = (self.ledger.clone(), self.wires().app.clone());
-        let all = self.book.declarations_with_feeds()?;
+        let (registry, app) = (self.registry.clone(), self.routing_table().app.clone());
+        let all = self.declared.declarations_with_feeds()?;
         self.handle
-            .spawn(async move { ledger.note(&app, &all).await });
+            .spawn(async move { registry.record(&app, &all).await });
         Ok(())
     }
 
@@ -126,15 +126,15 @@ impl Router {
         let RoutedBatch {
             publications,
             delayed,
-        } = match self.sort(batch) {
-            Ok(sorted) => sorted,
+        } = match self.route(batch) {
+            Ok(routed) => routed,
             Err(error) => return done.complete(Err(error)),
         };
         if delayed.is_empty() {
             return self.publisher.publish(publications, done);
         }
         let missing = delayed.iter().fold(0, |bits, (_, step)| {
-            bits | (1 << step.number & !self.steps.load(Relaxed))
+            bits | (1 << step.number & !self.declared_steps.load(Relaxed))
         });
         let steps: Vec<Step> = delayed
             .iter()
@@ -155,7 +155,7 @@ impl Router {
         let router = self.clone();
         self.handle.spawn(async move {
             for step in steps {
-                if let Err(error) = router.ensure(step).await {
+                if let Err(error) = router.ensure_delay_step(step).await {
                     return done.complete(Err(error));
                 }
             }
@@ -163,13 +163,13 @@ impl Router {
         });
     }
 
-    fn sort(&self, batch: Vec<Outgoing>) -> Result<RoutedBatch, TransportError> {
-        let wires = self.wires();
-        if wires.app.is_empty() {
+    fn route(&self, batch: Vec<Outgoing>) -> Result<RoutedBatch, TransportError> {
+        let routing = self.routing_table();
+        if routing.app.is_empty() {
             let why = "nothing is declared yet: declare the topology first";
             return Err(TransportError::Refused(why.into()));
         }
-        let mut sorted = RoutedBatch::default();
+        let mut routed = RoutedBatch::default();
         for outgoing in batch {
             let Outgoing {
                 message,
@@ -182,9 +182,9 @@ impl Router {
             };
             if delay.is_zero() {
                 match queue {
-                    None => sorted.publications.push(self.to_topic(&wires, &message)?),
+                    None => routed.publications.push(self.to_topic(&routing, &message)?),
                     Some(queue) => {
-                        sorted
+                        routed
                             .publications
                             .push(self.to_queue(&queue.name, &message, 1)?)
                     }
@@ -193,7 +193,7 @@ impl Router {
             }
             let step = Step::at_least(delay)
                 .ok_or(TransportError::Unsupported("a delay of more than a day"))?;
-            if queue.is_none() && wires.external.contains(&message.topic) {
+            if queue.is_none() && routing.external.contains(&message.topic) {
                 // A waiting message goes to one queue, and whose these are is unknown.
                 return Err(TransportError::Unsupported(
                     "a delay on a topic that programs outside read",
@@ -201,20 +201,20 @@ impl Router {
             }
             let readers = match &queue {
                 Some(queue) => std::slice::from_ref(queue),
-                None => wires.readers.get(&message.topic).map_or(&[][..], |r| r),
+                None => routing.readers.get(&message.topic).map_or(&[][..], |r| r),
             };
             for queue in readers {
-                let waiting = self.to_ladder(&wires, step, &queue.name, &message, 1)?;
-                sorted.publications.push(waiting);
-                sorted.delayed.push((queue.clone(), step));
+                let waiting = self.to_delay_queue(&routing, step, &queue.name, &message, 1)?;
+                routed.publications.push(waiting);
+                routed.delayed.push((queue.clone(), step));
             }
         }
-        Ok(sorted)
+        Ok(routed)
     }
 
     /// Delivers to one queue after a while, as the given attempt. Longer than a day is a
     /// day.
-    pub(super) async fn again(
+    pub(super) async fn retry(
         &self,
         queue: &Arc<Queue>,
         message: &Message,
@@ -225,8 +225,9 @@ impl Router {
             return self.send_to_queue(&queue.name, message, attempt).await;
         }
         let step = Step::at_least(after).unwrap_or_else(Step::longest);
-        self.ensure(step).await?;
-        let waiting = self.to_ladder(&self.wires(), step, &queue.name, message, attempt)?;
+        self.ensure_delay_step(step).await?;
+        let waiting =
+            self.to_delay_queue(&self.routing_table(), step, &queue.name, message, attempt)?;
         self.publisher.send(waiting).await?;
         queue.delayed.add(step);
         Ok(())
@@ -246,32 +247,32 @@ impl Router {
     /// Puts a message into the queue of its service's suspects.
     pub(super) async fn to_suspects(
         &self,
-        of: &QueueId,
+        source: &QueueId,
         message: &Message,
         attempt: u32,
     ) -> Result<(), TransportError> {
-        let suspects = self.queue(&QueueId::suspects(&of.service))?;
-        self.send_suspect(&suspects, of, message, attempt).await
+        let suspects = self.queue(&QueueId::suspects(&source.service))?;
+        self.send_suspect(&suspects, source, message, attempt).await
     }
 
     /// Sends a suspect of one queue to another, or back.
     pub(super) async fn send_suspect(
         &self,
         to: &Queue,
-        of: &QueueId,
+        source: &QueueId,
         message: &Message,
         attempt: u32,
     ) -> Result<(), TransportError> {
-        let way = Route {
+        let route = Route {
             attempt,
             past_topics: true,
-            suspect: Some(&of.input),
+            suspect: Some(&source.input),
             properties_bytes_max: self.properties_bytes_max,
         };
         let publication = Publication {
             exchange: "".into(),
             key: to.name.clone(),
-            properties: codec::encode(message, way)?,
+            properties: codec::encode(message, route)?,
             payload: message.payload.clone(),
             mandatory: true,
         };
@@ -316,18 +317,18 @@ impl Router {
     /// To whoever reads its topic.
     pub(super) fn to_topic(
         &self,
-        wires: &RoutingTable,
+        routing: &RoutingTable,
         message: &Message,
     ) -> Result<Publication, TransportError> {
         let too_long =
             |_| TransportError::Unpublishable("its topic is longer than 255 bytes".into());
         Ok(Publication {
-            exchange: ShortString::try_new(&*wires.app).map_err(too_long)?,
+            exchange: ShortString::try_new(&*routing.app).map_err(too_long)?,
             key: ShortString::try_new(&*message.topic).map_err(too_long)?,
             properties: self.encode(message, 1, false)?,
             payload: message.payload.clone(),
             // Where nobody of ours reads, whoever reads binds a queue when it likes.
-            mandatory: wires.readers.contains_key(&message.topic),
+            mandatory: routing.readers.contains_key(&message.topic),
         })
     }
 
@@ -346,16 +347,16 @@ impl Router {
         })
     }
 
-    fn to_ladder(
+    fn to_delay_queue(
         &self,
-        wires: &RoutingTable,
+        routing: &RoutingTable,
         step: Step,
         queue: &ShortString,
         message: &Message,
         attempt: u32,
     ) -> Result<Publication, TransportError> {
         Ok(Publication {
-            exchange: step.name(&wires.app)?,
+            exchange: step.name(&routing.app)?,
             ..self.to_queue(queue, message, attempt)?
         })
     }
@@ -366,22 +367,22 @@ impl Router {
         attempt: u32,
         past_topics: bool,
     ) -> Result<lapin::BasicProperties, TransportError> {
-        let way = Route {
+        let route = Route {
             attempt,
             past_topics,
             suspect: None,
             properties_bytes_max: self.properties_bytes_max,
         };
-        codec::encode(message, way)
+        codec::encode(message, route)
     }
 
     /// Makes a step of the delay ladder, unless it is known to be there.
-    async fn ensure(&self, step: Step) -> Result<(), TransportError> {
+    async fn ensure_delay_step(&self, step: Step) -> Result<(), TransportError> {
         let bit = 1 << step.number;
-        if self.steps.load(Relaxed) & bit == 0 {
-            let declarations = step.declarations(&self.wires().app)?;
+        if self.declared_steps.load(Relaxed) & bit == 0 {
+            let declarations = step.declarations(&self.routing_table().app)?;
             self.declarer.declare(declarations).await?;
-            self.steps.fetch_or(bit, Relaxed);
+            self.declared_steps.fetch_or(bit, Relaxed);
         }
         Ok(())
     }

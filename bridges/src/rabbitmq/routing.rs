@@ -15,14 +15,14 @@ use super::topology::{Declaration, declarations, queue_name, with_feeds};
 
 /// Dead letters are kept until somebody takes them. So many in one service are a sign
 /// that the app needs help: then sources pause.
-const LETTERS_HIGH_WATER: u64 = 100_000;
+const DEAD_LETTERS_HIGH_WATER: u64 = 100_000;
 /// Suspects are tried one by one: so many take minutes.
 const SUSPECTS_HIGH_WATER: u64 = 100_000;
 
 /// All that was declared over a transport's life.
 #[derive(Default)]
 pub(super) struct DeclaredTopology {
-    wires: RwLock<Arc<RoutingTable>>,
+    routing: RwLock<Arc<RoutingTable>>,
     topologies: RwLock<Vec<Topology>>,
 }
 
@@ -51,12 +51,12 @@ pub(super) struct Queue {
 }
 
 impl DeclaredTopology {
-    pub(super) fn wires(&self) -> Arc<RoutingTable> {
-        self.wires.read().clone()
+    pub(super) fn routing_table(&self) -> Arc<RoutingTable> {
+        self.routing.read().clone()
     }
 
     pub(super) fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
-        let queue = self.wires.read().queues.get(id).cloned();
+        let queue = self.routing.read().queues.get(id).cloned();
         queue.ok_or_else(|| TransportError::NoQueue(id.clone()))
     }
 
@@ -72,10 +72,10 @@ impl DeclaredTopology {
 
     /// Notes what somebody else makes. Returns the queues that are new.
     pub(super) fn attach(&self, topology: &Topology) -> Result<Vec<Arc<Queue>>, TransportError> {
-        let mut wires = self.wires.write();
-        let mut changed = RoutingTable::clone(&wires);
+        let mut routing = self.routing.write();
+        let mut changed = RoutingTable::clone(&routing);
         let new = changed.add(topology)?;
-        *wires = Arc::new(changed);
+        *routing = Arc::new(changed);
         Ok(new)
     }
 
@@ -112,7 +112,7 @@ impl RoutingTable {
         }
         for service in topology.services() {
             for (id, high_water) in [
-                (QueueId::dead_letters(service), LETTERS_HIGH_WATER),
+                (QueueId::dead_letters(service), DEAD_LETTERS_HIGH_WATER),
                 (QueueId::suspects(service), SUSPECTS_HIGH_WATER),
             ] {
                 self.queue(id, high_water, None, &mut new)?;

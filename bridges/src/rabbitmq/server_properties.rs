@@ -12,7 +12,7 @@ use lapin::protocol::{AMQPClass, parse_class};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::timeout;
 
-use super::connect::{HEADER, Socket};
+use super::connect::{PROTOCOL_HEADER, Socket};
 
 const WITHIN: Duration = Duration::from_secs(10);
 /// RabbitMQ's takes about 500 bytes.
@@ -60,13 +60,13 @@ impl ServerProperties {
 }
 
 /// Reads a broker's greeting; `None` if it can't be read.
-pub(super) async fn greeting(socket: &Socket) -> Option<ServerProperties> {
+pub(super) async fn read_server_properties(socket: &Socket) -> Option<ServerProperties> {
     timeout(WITHIN, read(socket)).await.ok().flatten()
 }
 
 async fn read(socket: &Socket) -> Option<ServerProperties> {
     let mut stream = socket.open().await.ok()?;
-    stream.write_all(HEADER).await.ok()?;
+    stream.write_all(PROTOCOL_HEADER).await.ok()?;
     stream.flush().await.ok()?;
     let mut header = [0; 7];
     stream.read_exact(&mut header).await.ok()?;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::address::Address;
-use super::connection::{Connections, confirming};
+use super::connection::{Connections, confirm_channel};
 use super::consumer_task::{self, ConsumerQuery, Count};
 use super::declared_registry::DeclaredRegistry;
 use super::declarer::{self, Declarer};
@@ -47,31 +47,31 @@ pub(super) struct SharedAcrossSessions {
     pub(super) address: Address,
     pub(super) url: String,
     pub(super) health: Arc<Health>,
-    pub(super) book: Arc<DeclaredTopology>,
+    pub(super) topology: Arc<DeclaredTopology>,
     /// What came back to the broker otherwise than by a crash.
-    pub(super) alibis: Arc<NonCrashRedeliveries>,
-    pub(super) limit: Arc<MaxMessageSize>,
+    pub(super) non_crash_redeliveries: Arc<NonCrashRedeliveries>,
+    pub(super) max_message_size: Arc<MaxMessageSize>,
     /// Replies for askers that had stopped waiting.
-    pub(super) late: Arc<AtomicU64>,
+    pub(super) late_replies: Arc<AtomicU64>,
 }
 
 /// Connections that are set up.
 pub(super) struct Session {
-    pub(super) link: Arc<SessionState>,
+    pub(super) session_state: Arc<SessionState>,
     pub(super) router: Arc<Router>,
-    pub(super) asks: Arc<RequestReply>,
-    pub(super) ward: Arc<SuspectQueue>,
+    pub(super) request_reply: Arc<RequestReply>,
+    pub(super) suspects: Arc<SuspectQueue>,
     connections: Arc<Connections>,
     /// The pumps of consumers, by queue. Those that are gone are removed in passing.
-    pumps: Mutex<HashMap<QueueId, Vec<Pump>>>,
+    consumers: Mutex<HashMap<QueueId, Vec<ConsumerHandle>>>,
 }
 
 /// Where the pump of a consumer can be asked.
 #[derive(Clone)]
-struct Pump {
+struct ConsumerHandle {
     /// What is consumed: the queue itself, or one of somebody else that feeds it.
-    of: ShortString,
-    questions: mpsc::Sender<ConsumerQuery>,
+    source: ShortString,
+    queries: mpsc::Sender<ConsumerQuery>,
 }
 
 impl Session {
@@ -79,54 +79,55 @@ impl Session {
     ///
     /// # Errors
     /// It can't be had as it must be; nothing of it is left.
-    pub(super) async fn open(lasting: &SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
-        let link = SessionState::new(lasting.health.clone());
+    pub(super) async fn open(shared: &SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
+        let session_state = SessionState::new(shared.health.clone());
         let opened = async {
-            let connections = Connections::open(&lasting.address, &lasting.url, &link).await?;
-            let set_up = Self::set_up(lasting, &link, connections);
+            let connections =
+                Connections::open(&shared.address, &shared.url, &session_state).await?;
+            let set_up = Self::set_up(shared, &session_state, connections);
             match timeout(SET_UP_TIMEOUT, set_up).await {
                 Ok(session) => session,
                 Err(_) => Err(TransportError::Connect {
-                    url: without_password(&lasting.url),
+                    url: without_password(&shared.url),
                     why: format!("not set up within {SET_UP_TIMEOUT:?}"),
                 }),
             }
         };
         let opened = tokio::select! {
             opened = opened => opened,
-            error = link.ended() => Err(error),
+            error = session_state.ended() => Err(error),
         };
         if opened.is_err() {
             // What was begun on it ends.
-            link.close();
+            session_state.close();
         }
         opened
     }
 
     async fn set_up(
-        lasting: &SharedAcrossSessions,
-        link: &Arc<SessionState>,
+        shared: &SharedAcrossSessions,
+        session_state: &Arc<SessionState>,
         connections: Connections,
     ) -> Result<Arc<Self>, TransportError> {
         let connections = Arc::new(connections);
         let publishing = &connections.publishing;
         let opened = async {
-            let channel = confirming(publishing).await?;
-            let asks = confirming(publishing).await?;
-            let asks = RequestReply::start(
-                asks,
-                link.clone(),
-                lasting.limit.clone(),
-                lasting.late.clone(),
+            let channel = confirm_channel(publishing).await?;
+            let request_reply = confirm_channel(publishing).await?;
+            let request_reply = RequestReply::start(
+                request_reply,
+                session_state.clone(),
+                shared.max_message_size.clone(),
+                shared.late_replies.clone(),
             )
             .await?;
-            Ok((channel, asks))
+            Ok((channel, request_reply))
         };
-        let (channel, asks) =
+        let (channel, request_reply) =
             opened
                 .await
                 .map_err(|error: lapin::Error| TransportError::Connect {
-                    url: without_password(&lasting.url),
+                    url: without_password(&shared.url),
                     why: error.to_string(),
                 })?;
         let frame_bytes = match publishing.configuration().frame_max() as usize {
@@ -137,28 +138,28 @@ impl Session {
             Publisher::start(
                 channel,
                 Some(connections.clone()),
-                link.clone(),
-                lasting.limit.clone(),
+                session_state.clone(),
+                shared.max_message_size.clone(),
             ),
-            Declarer::start(connections.clone(), link.clone()),
-            DeclaredRegistry::new(connections.socket.clone(), link.clone()),
-            lasting.book.clone(),
+            Declarer::start(connections.clone(), session_state.clone()),
+            DeclaredRegistry::new(connections.socket.clone(), session_state.clone()),
+            shared.topology.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
         );
-        router.declare_again().await?;
-        let ward = SuspectQueue::start(
+        router.redeclare().await?;
+        let suspects = SuspectQueue::start(
             connections.clone(),
-            link.clone(),
+            session_state.clone(),
             router.clone(),
-            lasting.alibis.clone(),
+            shared.non_crash_redeliveries.clone(),
         );
         Ok(Arc::new(Self {
-            link: link.clone(),
+            session_state: session_state.clone(),
             router,
-            asks,
-            ward,
+            request_reply,
+            suspects,
             connections,
-            pumps: Mutex::default(),
+            consumers: Mutex::default(),
         }))
     }
 
@@ -175,7 +176,7 @@ impl Session {
         match self.try_consume(&queue, bound).await {
             Err(TransportError::NoQueue(_)) => {
                 warn!(queue = %id, "the queue was deleted at the broker, it is made again");
-                self.router.declare_again().await?;
+                self.router.redeclare().await?;
                 self.try_consume(&queue, bound).await
             }
             outcome => outcome,
@@ -187,59 +188,59 @@ impl Session {
         queue: &Arc<Queue>,
         bound: usize,
     ) -> Result<Box<dyn Consumer>, TransportError> {
-        let own = SourceQueue::own(queue.clone());
-        let Some(theirs) = SourceQueue::theirs(queue) else {
-            let consumer = self.consume_from(own, bound).await?;
-            self.router.make_sure_of(queue).await?;
+        let app_queue = SourceQueue::app_queue(queue.clone());
+        let Some(external) = SourceQueue::external_queue(queue) else {
+            let consumer = self.consume_from(app_queue, bound).await?;
+            self.router.ensure_feeds(queue).await?;
             return Ok(Box::new(consumer));
         };
-        let (own_bound, their_bound) = merged_consumer::shares(bound);
-        let own = self.consume_from(own, own_bound).await?;
-        self.router.make_sure_of(queue).await?;
-        let theirs = self.consume_from(theirs, their_bound).await?;
-        Ok(Box::new(Merged::new(own, theirs)))
+        let (app_bound, external_bound) = merged_consumer::split_prefetch(bound);
+        let app_queue = self.consume_from(app_queue, app_bound).await?;
+        self.router.ensure_feeds(queue).await?;
+        let external = self.consume_from(external, external_bound).await?;
+        Ok(Box::new(Merged::new(app_queue, external)))
     }
 
     async fn consume_from(
         &self,
-        origin: SourceQueue,
+        source: SourceQueue,
         bound: usize,
     ) -> Result<QueueConsumer, TransportError> {
-        self.link.check()?;
-        let queue = origin.queue.clone();
+        self.session_state.check()?;
+        let queue = source.queue.clone();
         let lost = |error: lapin::Error| match declarer::refusal(&error) {
             Some((404, _)) => TransportError::NoQueue(queue.id.clone()),
             _ => self
-                .link
+                .session_state
                 .check()
                 .err()
                 .unwrap_or_else(|| TransportError::Lost(error.to_string())),
         };
         let channel = self.connections.consuming.create_channel().await;
-        let letters = QueueId::dead_letters(&queue.id.service);
-        let letters = if queue.id == letters {
+        let dead_letters = QueueId::dead_letters(&queue.id.service);
+        let dead_letters = if queue.id == dead_letters {
             None
         } else {
-            Some(self.router.queue(&letters)?.name.clone())
+            Some(self.router.queue(&dead_letters)?.name.clone())
         };
         let channel = channel.map_err(lost)?;
-        let settling = Settler {
-            link: self.link.clone(),
+        let settler = Settler {
+            session_state: self.session_state.clone(),
             router: self.router.clone(),
-            origin: origin.clone(),
-            letters,
+            source: source.clone(),
+            dead_letters,
         };
-        let consuming = consumer_task::consume(channel, settling, &self.ward, bound);
-        let (consumer, questions) = tokio::select! {
+        let consuming = consumer_task::consume(channel, settler, &self.suspects, bound);
+        let (consumer, queries) = tokio::select! {
             consuming = consuming => consuming.map_err(lost)?,
-            error = self.link.ended() => return Err(error),
+            error = self.session_state.ended() => return Err(error),
         };
-        let mut pumps = self.pumps.lock();
-        let pumps = pumps.entry(queue.id.clone()).or_default();
-        pumps.retain(|pump| !pump.questions.is_closed());
-        pumps.push(Pump {
-            of: origin.name,
-            questions,
+        let mut consumers = self.consumers.lock();
+        let consumers = consumers.entry(queue.id.clone()).or_default();
+        consumers.retain(|consumer| !consumer.queries.is_closed());
+        consumers.push(ConsumerHandle {
+            source: source.name,
+            queries,
         });
         Ok(consumer)
     }
@@ -252,29 +253,34 @@ impl Session {
     /// Of its own queue and of one of somebody else that it reads, too.
     pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
         let queue = self.router.queue(id)?;
-        let _none_between = self.ward.hold().await;
-        let mut depth = self.depth_of(&SourceQueue::own(queue.clone())).await?;
+        let _none_between = self.suspects.hold().await;
+        let mut depth = self
+            .depth_of(&SourceQueue::app_queue(queue.clone()))
+            .await?;
         depth.delayed = queue.delayed.count();
-        if let Some(theirs) = SourceQueue::theirs(&queue) {
-            let theirs = self.depth_of(&theirs).await?;
-            depth.ready += theirs.ready;
-            depth.in_flight += theirs.in_flight;
+        if let Some(external) = SourceQueue::external_queue(&queue) {
+            let external = self.depth_of(&external).await?;
+            depth.ready += external.ready;
+            depth.in_flight += external.in_flight;
         }
-        if let Some(suspects) = self.router.wires().suspects_counted_with(id) {
+        if let Some(suspects) = self.router.routing_table().suspects_counted_with(id) {
             let count = self.router.declarer.count(suspects.name.clone()).await?;
             depth.ready += count.unwrap_or(0);
         }
         Ok(depth)
     }
 
-    async fn depth_of(&self, origin: &SourceQueue) -> Result<Depth, TransportError> {
-        let id = &origin.queue.id;
-        let pumps = self.pumps.lock().get(id).cloned().unwrap_or_default();
+    async fn depth_of(&self, source: &SourceQueue) -> Result<Depth, TransportError> {
+        let id = &source.queue.id;
+        let consumers = self.consumers.lock().get(id).cloned().unwrap_or_default();
         let mut depth = Depth::default();
         let mut ready = None;
-        for pump in pumps.iter().filter(|pump| pump.of == origin.name) {
+        for consumer in consumers
+            .iter()
+            .filter(|consumer| consumer.source == source.name)
+        {
             // A pump that is gone, or whose channel is, has nothing.
-            if let Some(Ok(count)) = ask(&pump.questions, ConsumerQuery::Count).await {
+            if let Some(Ok(count)) = ask(&consumer.queries, ConsumerQuery::Count).await {
                 let Count {
                     ready: at_broker,
                     fetched,
@@ -288,7 +294,7 @@ impl Session {
         let ready = match ready {
             Some(ready) => ready,
             None => {
-                let count = self.router.declarer.count(origin.name.clone()).await?;
+                let count = self.router.declarer.count(source.name.clone()).await?;
                 count.ok_or_else(|| TransportError::NoQueue(id.clone()))?
             }
         };
@@ -298,23 +304,23 @@ impl Session {
 
     pub(super) async fn flush(&self) -> Result<(), TransportError> {
         self.router.publisher.flush().await;
-        self.asks.flush().await;
-        self.flush_pumps().await;
-        self.ward.flush(&self.link).await;
-        self.link.check()
+        self.request_reply.flush().await;
+        self.flush_consumers().await;
+        self.suspects.flush(&self.session_state).await;
+        self.session_state.check()
     }
 
-    async fn flush_pumps(&self) {
-        let pumps: Vec<_> = self.pumps.lock().values().flatten().cloned().collect();
-        for pump in pumps {
+    async fn flush_consumers(&self) {
+        let consumers: Vec<_> = self.consumers.lock().values().flatten().cloned().collect();
+        for consumer in consumers {
             // One that is gone has settled everything.
-            let _gone = ask(&pump.questions, ConsumerQuery::Flush).await;
+            let _gone = ask(&consumer.queries, ConsumerQuery::Flush).await;
         }
     }
 
     /// Ends it, and says good-bye where somebody still listens.
     pub(super) async fn close(&self) {
-        self.link.close();
+        self.session_state.close();
         self.connections.close().await;
     }
 }
@@ -324,14 +330,14 @@ impl Session {
 /// A question that arrives just as the pump goes stays in the channel, and its answer with
 /// it, for as long as there are senders: so this also waits for the end of the pump.
 async fn ask<T>(
-    pump: &mpsc::Sender<ConsumerQuery>,
-    question: impl FnOnce(oneshot::Sender<T>) -> ConsumerQuery,
+    consumer: &mpsc::Sender<ConsumerQuery>,
+    query: impl FnOnce(oneshot::Sender<T>) -> ConsumerQuery,
 ) -> Option<T> {
     let (answer, answered) = oneshot::channel();
-    pump.send(question(answer)).await.ok()?;
+    consumer.send(query(answer)).await.ok()?;
     tokio::select! {
         biased;
         answer = answered => answer.ok(),
-        () = pump.closed() => None,
+        () = consumer.closed() => None,
     }
 }

@@ -63,9 +63,9 @@ impl SessionState {
     }
 
     /// Nothing was confirmed for longer than it should take (`Some(why)`), or it is again.
-    pub(super) fn silent(&self, why: Option<String>) {
+    pub(super) fn confirms_stalled(&self, why: Option<String>) {
         if self.check().is_ok() {
-            self.health.silent(why);
+            self.health.confirms_stalled(why);
         }
     }
 

@@ -22,7 +22,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// What the broker is to be told of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BrokerAction {
-    Forget,
+    Ack,
     Requeue,
     /// Nothing: it has taken the delivery back with its channel, and delivers it again.
     Stale,
@@ -30,37 +30,39 @@ pub(super) enum BrokerAction {
 
 /// Settles the deliveries of one queue.
 pub(super) struct Settler {
-    pub(super) link: Arc<SessionState>,
+    pub(super) session_state: Arc<SessionState>,
     pub(super) router: Arc<Router>,
-    pub(super) origin: SourceQueue,
+    pub(super) source: SourceQueue,
     /// Where given-up messages go; a dead-letter queue has none: it keeps its own.
-    pub(super) letters: Option<ShortString>,
+    pub(super) dead_letters: Option<ShortString>,
 }
 
 impl Settler {
     /// Does what was decided, but for telling the broker.
     pub(super) async fn settle(
         &self,
-        parcel: &DeliveryParts,
+        parts: &DeliveryParts,
         settlement: Settlement,
     ) -> BrokerAction {
-        if self.link.check().is_err() {
+        if self.session_state.check().is_err() {
             return BrokerAction::Stale;
         }
-        let message = &parcel.message;
+        let message = &parts.message;
         let outcome = match settlement {
             Settlement::Ack(None) => Ok(()),
             Settlement::Ack(Some(reply)) => self.reply(message, reply).await,
             Settlement::Requeue => return BrokerAction::Requeue,
             Settlement::Retry { after, attempt } => {
                 self.router
-                    .again(&self.origin.queue, message, attempt, after)
+                    .retry(&self.source.queue, message, attempt, after)
                     .await
             }
-            Settlement::DeadLetter(letter) => match &self.letters {
-                Some(letters) => {
+            Settlement::DeadLetter(letter) => match &self.dead_letters {
+                Some(dead_letters) => {
                     let kept = letter.letter(message);
-                    let sent = self.router.send_to_queue(letters, &kept, letter.attempts);
+                    let sent = self
+                        .router
+                        .send_to_queue(dead_letters, &kept, letter.attempts);
                     match sent.await {
                         Ok(()) => self.reply(message, Err(letter.error.clone())).await,
                         error => error,
@@ -69,32 +71,35 @@ impl Settler {
                 None => return BrokerAction::Requeue,
             },
         };
-        self.or_back(message, outcome).await
+        self.or_requeue(message, outcome).await
     }
 
     /// Puts a message that was in hand at two crashes, or was so before, into the queue of
     /// suspects.
-    pub(super) async fn set_aside(&self, delivery: lapin::message::Delivery) -> BrokerAction {
+    pub(super) async fn move_to_suspects(
+        &self,
+        delivery: lapin::message::Delivery,
+    ) -> BrokerAction {
         let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
-        let arrival = self.origin.arrival(exchange, key);
-        let decoded = codec::decode(arrival, &delivery.properties, delivery.data);
-        let (queue, message) = (&self.origin.queue.id, &decoded.message);
+        let topic_source = self.source.topic_source(exchange, key);
+        let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
+        let (queue, message) = (&self.source.queue.id, &decoded.message);
         info!(%queue, message = %message.id, "was in hand at two crashes, it will be tried alone");
         let sent = self.router.to_suspects(queue, message, decoded.attempt);
         let outcome = sent.await;
-        self.or_back(message, outcome).await
+        self.or_requeue(message, outcome).await
     }
 
-    async fn or_back(
+    async fn or_requeue(
         &self,
         message: &Message,
         outcome: Result<(), TransportError>,
     ) -> BrokerAction {
         let Err(error) = outcome else {
-            return BrokerAction::Forget;
+            return BrokerAction::Ack;
         };
-        if self.link.check().is_ok() {
-            let (queue, id) = (&self.origin.queue.id, &message.id);
+        if self.session_state.check().is_ok() {
+            let (queue, id) = (&self.source.queue.id, &message.id);
             warn!(%queue, message = %id, %error, "could not be settled, it goes back");
             tokio::time::sleep(REFUSED_PAUSE).await;
         }

@@ -33,13 +33,13 @@ pub(super) enum TopicSource<'a> {
 
 impl SourceQueue {
     /// The app's own queue.
-    pub(super) fn own(queue: Arc<Queue>) -> Self {
+    pub(super) fn app_queue(queue: Arc<Queue>) -> Self {
         let name = queue.name.clone();
         Self { queue, name }
     }
 
     /// The queue of somebody else that feeds this one, if one does.
-    pub(super) fn theirs(queue: &Arc<Queue>) -> Option<Self> {
+    pub(super) fn external_queue(queue: &Arc<Queue>) -> Option<Self> {
         let name = queue.feeds.iter().find_map(|feed| match &feed.from {
             ExternalSource::Queue(name) => Some(ShortString::from(&**name)),
             ExternalSource::Exchange { .. } => None,
@@ -49,7 +49,7 @@ impl SourceQueue {
     }
 
     /// Whether it isn't the app's own.
-    pub(super) fn is_theirs(&self) -> bool {
+    pub(super) fn is_external(&self) -> bool {
         self.name != self.queue.name
     }
 
@@ -61,22 +61,22 @@ impl SourceQueue {
         redelivered: bool,
         exchange: &str,
         properties: &BasicProperties,
-        alibi: impl FnOnce() -> u64,
+        non_crash: impl FnOnce() -> u64,
     ) -> bool {
         // What isn't delivered again may say what it wants of that.
         let suspicious = redelivered
             && match codec::deliveries_before(properties) {
-                Some(count) => count >= 2 && count.saturating_sub(alibi()) >= 2,
-                None => self.is_theirs() && alibi() == 0,
+                Some(count) => count >= 2 && count.saturating_sub(non_crash()) >= 2,
+                None => self.is_external() && non_crash() == 0,
             };
-        let past_topics = !self.is_theirs() && exchange.is_empty();
+        let past_topics = !self.is_external() && exchange.is_empty();
         suspicious || (past_topics && codec::was_suspected(properties))
     }
 
     /// How the topic of a delivery is known, from the exchange and the key that it came by.
-    pub(super) fn arrival<'a>(&'a self, exchange: &str, key: &'a str) -> TopicSource<'a> {
+    pub(super) fn topic_source<'a>(&'a self, exchange: &str, key: &'a str) -> TopicSource<'a> {
         let feeds = &self.queue.feeds;
-        if self.is_theirs() {
+        if self.is_external() {
             let topic = feeds.iter().find_map(|feed| match &feed.from {
                 ExternalSource::Queue(name) if **name == *self.name.as_str() => Some(&*feed.topic),
                 _ => None,
@@ -161,8 +161,8 @@ mod tests {
             ("orders", exchange("order.#")),
             ("invoices", exchange("INVOICE.*")),
         ]);
-        let origin = SourceQueue::own(queue);
-        for (exchange, key, arrival) in [
+        let source = SourceQueue::app_queue(queue);
+        for (exchange, key, topic_source) in [
             ("shop", "parcels", TopicSource::Topic("parcels")),
             ("legacy", "order.created.eu", TopicSource::Topic("orders")),
             ("legacy", "INVOICE.new", TopicSource::Topic("invoices")),
@@ -179,32 +179,39 @@ mod tests {
                 TopicSource::Queue("shop.stock.requests"),
             ),
         ] {
-            assert_eq!(origin.arrival(exchange, key), arrival, "{exchange} {key}");
+            assert_eq!(
+                source.topic_source(exchange, key),
+                topic_source,
+                "{exchange} {key}"
+            );
         }
-        assert!(SourceQueue::theirs(&origin.queue).is_none());
+        assert!(SourceQueue::external_queue(&source.queue).is_none());
     }
 
     #[test]
     fn what_is_in_their_queue_has_the_topic_that_the_manifest_says() {
         let queue = queue(&[("orders", ExternalSource::Queue("legacy.orders".into()))]);
-        let theirs = SourceQueue::theirs(&queue).unwrap();
-        assert_eq!(theirs.name.as_str(), "legacy.orders");
+        let external = SourceQueue::external_queue(&queue).unwrap();
+        assert_eq!(external.name.as_str(), "legacy.orders");
         for (exchange, key) in [("", "legacy.orders"), ("legacy", "order.created")] {
-            assert_eq!(theirs.arrival(exchange, key), TopicSource::Topic("orders"));
+            assert_eq!(
+                external.topic_source(exchange, key),
+                TopicSource::Topic("orders")
+            );
         }
         // What is tried again comes by the app's own, and says so itself.
-        let own = SourceQueue::own(queue);
-        let again = own.arrival("", "shop.stock.requests");
+        let app = SourceQueue::app_queue(queue);
+        let again = app.topic_source("", "shop.stock.requests");
         assert_eq!(again, TopicSource::Queue("shop.stock.requests"));
     }
 
     #[test]
     fn what_others_write_makes_nothing_suspect_but_being_in_hand_at_crashes_does() {
         let feeds = [("orders", ExternalSource::Queue("legacy.orders".into()))];
-        let own = SourceQueue::own(queue(&feeds));
-        let theirs = SourceQueue::theirs(&own.queue).unwrap();
-        let suspect_but = |alibi,
-                           origin: &SourceQueue,
+        let app = SourceQueue::app_queue(queue(&feeds));
+        let external = SourceQueue::external_queue(&app.queue).unwrap();
+        let suspect_but = |non_crash,
+                           source: &SourceQueue,
                            exchange: &str,
                            header: Option<(&str, i64)>,
                            redelivered| {
@@ -212,34 +219,34 @@ mod tests {
             if let Some((name, count)) = header {
                 headers.insert(ShortString::from(name), AMQPValue::LongLongInt(count));
             }
-            origin.is_suspect(
+            source.is_suspect(
                 redelivered,
                 exchange,
                 &BasicProperties::default().with_headers(headers),
-                || alibi,
+                || non_crash,
             )
         };
         let suspect =
-            |origin: &SourceQueue, exchange: &str, header: Option<(&str, i64)>, redelivered| {
-                suspect_but(0, origin, exchange, header, redelivered)
+            |source: &SourceQueue, exchange: &str, header: Option<(&str, i64)>, redelivered| {
+                suspect_but(0, source, exchange, header, redelivered)
             };
         let count = |count| Some(("x-delivery-count", count));
-        for origin in [&own, &theirs] {
-            assert!(!suspect_but(2, origin, "shop", count(3), true));
-            assert!(suspect_but(2, origin, "shop", count(4), true));
-            assert!(!suspect(origin, "shop", None, false));
-            assert!(!suspect(origin, "shop", count(9), false));
-            assert!(!suspect(origin, "shop", count(1), true));
-            assert!(suspect(origin, "shop", count(2), true));
+        for source in [&app, &external] {
+            assert!(!suspect_but(2, source, "shop", count(3), true));
+            assert!(suspect_but(2, source, "shop", count(4), true));
+            assert!(!suspect(source, "shop", None, false));
+            assert!(!suspect(source, "shop", count(9), false));
+            assert!(!suspect(source, "shop", count(1), true));
+            assert!(suspect(source, "shop", count(2), true));
             // It is ours to say, in what goes past all topics.
             let said = Some(("brickwork-suspect", 1));
-            assert!(!suspect(origin, "shop", said, false));
-            let passed = suspect(origin, "", said, false);
-            assert_eq!(passed, !origin.is_theirs());
+            assert!(!suspect(source, "shop", said, false));
+            let passed = suspect(source, "", said, false);
+            assert_eq!(passed, !source.is_external());
         }
         // Theirs may be of a kind that doesn't count.
-        assert!(suspect(&theirs, "", None, true) && !suspect(&own, "", None, true));
-        assert!(!suspect_but(1, &theirs, "", None, true));
+        assert!(suspect(&external, "", None, true) && !suspect(&app, "", None, true));
+        assert!(!suspect_but(1, &external, "", None, true));
     }
 
     #[test]

@@ -295,7 +295,7 @@ impl SuspectTask {
                 Ok(CheckResult::Done)
             }
             (Some((_, shelf)), Ok(queue)) => {
-                shelf.lend();
+                shelf.mark_in_flight();
                 let alone = (suspect.crashes > 0).then(|| Quiet::begin(&self.ward));
                 drop((between, waiting));
                 self.try_one(suspect, alone, &shelf, &queue).await;
@@ -349,10 +349,10 @@ impl SuspectTask {
         };
         drop(alone);
         let settling = Settler {
-            link: self.link.clone(),
+            session_state: self.link.clone(),
             router: self.router.clone(),
-            origin: SourceQueue::own(queue.clone()),
-            letters: self.letters(&queue.id.service),
+            source: SourceQueue::app_queue(queue.clone()),
+            dead_letters: self.letters(&queue.id.service),
         };
         let given_back = matches!(settlement, Settlement::Requeue);
         let mut settled = settling.settle(&parcel, settlement).await;
@@ -362,12 +362,12 @@ impl SuspectTask {
                 .router
                 .send_suspect(&suspects, &queue.id, message, attempt);
             if sent.await.is_ok() {
-                settled = BrokerAction::Forget;
+                settled = BrokerAction::Ack;
             }
         }
         tell(&channel, parcel.tag, settled).await;
-        shelf.settled(1);
-        taken.settled = settled == BrokerAction::Forget;
+        shelf.release(1);
+        taken.settled = settled == BrokerAction::Ack;
         self.ward.settling.send_replace(false);
     }
 
@@ -419,21 +419,21 @@ impl Suspect {
         let attempt = self.attempt + self.crashes;
         let sent = router.send_suspect(to, of, &self.message, attempt).await;
         match sent {
-            Ok(()) => self.tell(BrokerAction::Forget).await,
+            Ok(()) => self.tell(BrokerAction::Ack).await,
             Err(_) => self.tell(BrokerAction::Requeue).await,
         }
     }
 
     async fn tell(&mut self, settled: BrokerAction) {
         tell(&self.channel, self.tag, settled).await;
-        self.taken.settled = settled == BrokerAction::Forget;
+        self.taken.settled = settled == BrokerAction::Ack;
     }
 }
 
 /// Tells the broker. If that fails, the channel is gone, and it delivers again.
 async fn tell(channel: &Channel, tag: u64, settled: BrokerAction) {
     match settled {
-        BrokerAction::Forget => {
+        BrokerAction::Ack => {
             let _again = channel.basic_ack(tag, BasicAckOptions::default()).await;
         }
         BrokerAction::Requeue => {

@@ -41,16 +41,18 @@ pub(super) enum Declaration {
         key: ShortString,
     },
     /// A queue that isn't the app's: it has to be there, and to be readable.
-    TheirQueue { name: ShortString },
+    ExternalQueue { name: ShortString },
     /// An exchange that isn't the app's: it has to be there.
-    TheirExchange { name: ShortString },
+    ExternalExchange { name: ShortString },
 }
 
 impl fmt::Display for Declaration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Queue { name, .. } | Self::TheirQueue { name } => write!(f, "the queue {name}"),
-            Self::Exchange { name, .. } | Self::TheirExchange { name } => {
+            Self::Queue { name, .. } | Self::ExternalQueue { name } => {
+                write!(f, "the queue {name}")
+            }
+            Self::Exchange { name, .. } | Self::ExternalExchange { name } => {
                 write!(f, "the exchange {name}")
             }
             Self::Binding {
@@ -107,14 +109,14 @@ pub(super) fn with_feeds(topology: &Topology) -> Result<Vec<Declaration>, Transp
     let mut all = declarations(topology)?;
     for spec in &topology.queues {
         let queue = queue_name(&topology.app, &spec.id)?;
-        all.extend(foreign(&queue, &spec.feeds)?);
+        all.extend(external_declarations(&queue, &spec.feeds)?);
     }
     Ok(all)
 }
 
 /// What the feeds of a queue need. Nothing of somebody else's is made or changed: what a
 /// binding changes is the app's own queue.
-pub(super) fn foreign(
+pub(super) fn external_declarations(
     queue: &ShortString,
     feeds: &[ExternalBinding],
 ) -> Result<Vec<Declaration>, TransportError> {
@@ -123,12 +125,12 @@ pub(super) fn foreign(
         match &feed.from {
             ExternalSource::Queue(name) => {
                 let name = short(name.to_string())?;
-                all.push(Declaration::TheirQueue { name });
+                all.push(Declaration::ExternalQueue { name });
             }
             ExternalSource::Exchange { name, key } => {
                 let exchange = short(name.to_string())?;
                 let name = exchange.clone();
-                all.push(Declaration::TheirExchange { name });
+                all.push(Declaration::ExternalExchange { name });
                 all.push(Declaration::Binding {
                     queue: queue.clone(),
                     exchange,
@@ -216,7 +218,7 @@ impl Step {
         let ms = self.wait.as_millis() as i64;
         table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ms));
         table.insert("x-dead-letter-exchange".into(), text(""));
-        moved_safely(&mut table);
+        dead_letter_at_least_once(&mut table);
         table
     }
 }
@@ -260,7 +262,7 @@ fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable
         "x-dead-letter-routing-key".into(),
         text(dead_letters.as_str()),
     );
-    moved_safely(&mut table);
+    dead_letter_at_least_once(&mut table);
     if single_active {
         let name = "x-single-active-consumer".into();
         table.insert(name, AMQPValue::Boolean(true));
@@ -272,7 +274,7 @@ fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable
 /// from there by itself.
 fn quorum_limited() -> FieldTable {
     let mut table = quorum();
-    limited(&mut table);
+    add_delivery_limit(&mut table);
     table
 }
 
@@ -289,7 +291,7 @@ fn quorum() -> FieldTable {
     table
 }
 
-fn limited(table: &mut FieldTable) {
+fn add_delivery_limit(table: &mut FieldTable) {
     table.insert(
         "x-delivery-limit".into(),
         AMQPValue::LongInt(DELIVERIES_MAX),
@@ -297,7 +299,7 @@ fn limited(table: &mut FieldTable) {
 }
 
 /// Without `reject-publish` the broker silently dead-letters at most once.
-fn moved_safely(table: &mut FieldTable) {
+fn dead_letter_at_least_once(table: &mut FieldTable) {
     table.insert("x-dead-letter-strategy".into(), text("at-least-once"));
     table.insert("x-overflow".into(), text("reject-publish"));
 }

@@ -31,13 +31,13 @@ const DEPTH_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Utf8RepairStream<S> {
     stream: S,
-    mender: FrameRepairer,
+    repairer: FrameRepairer,
 }
 
 impl<S> Utf8RepairStream<S> {
     pub(super) fn new(stream: S) -> Self {
-        let mender = FrameRepairer::default();
-        Self { stream, mender }
+        let repairer = FrameRepairer::default();
+        Self { stream, repairer }
     }
 }
 
@@ -47,22 +47,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Utf8RepairStream<S> {
         cx: &mut Context<'_>,
         into: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, mender } = self.get_mut();
+        let Self { stream, repairer } = self.get_mut();
         loop {
-            let count = mender.give(into);
+            let count = repairer.read_ready(into);
             if count > 0 || into.is_empty() {
                 return Poll::Ready(Ok(count));
             }
-            let room = mender.room();
-            let read = Pin::new(&mut *stream).poll_read(cx, room);
+            let spare = repairer.spare();
+            let read = Pin::new(&mut *stream).poll_read(cx, spare);
             let count = match read {
                 Poll::Ready(Ok(count)) => count,
                 other => {
-                    mender.took(0);
+                    repairer.received(0);
                     return other;
                 }
             };
-            mender.took(count);
+            repairer.received(count);
             if count == 0 {
                 // Half a frame at the end is as good as none.
                 return Poll::Ready(Ok(0));
@@ -111,7 +111,7 @@ struct FrameRepairer {
 
 impl FrameRepairer {
     /// Hands out what is ready.
-    fn give(&mut self, into: &mut [u8]) -> usize {
+    fn read_ready(&mut self, into: &mut [u8]) -> usize {
         let count = into.len().min(self.ready - self.given);
         into[..count].copy_from_slice(&self.bytes[self.given..self.given + count]);
         self.given += count;
@@ -119,7 +119,7 @@ impl FrameRepairer {
     }
 
     /// Where the next bytes go.
-    fn room(&mut self) -> &mut [u8] {
+    fn spare(&mut self) -> &mut [u8] {
         if self.given > 0 {
             self.bytes.copy_within(self.given..self.filled, 0);
             self.ready -= self.given;
@@ -133,7 +133,7 @@ impl FrameRepairer {
     }
 
     /// So many have come.
-    fn took(&mut self, count: usize) {
+    fn received(&mut self, count: usize) {
         self.filled += count;
         loop {
             let passing = self.passing.min(self.filled - self.ready);
@@ -156,8 +156,8 @@ impl FrameRepairer {
             };
             // What isn't as it should be is left as it is.
             let _understood = match kind {
-                METHOD => mend_method(frame),
-                _ => mend_content_header(frame),
+                METHOD => repair_method(frame),
+                _ => repair_content_header(frame),
             };
             self.passing = whole;
         }
@@ -189,7 +189,7 @@ impl<'a> Cursor<'a> {
 
     fn short_string(&mut self) -> Option<()> {
         let length = self.byte()?;
-        mend(self.take(length.into())?);
+        repair(self.take(length.into())?);
         Some(())
     }
 
@@ -230,7 +230,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Of all methods only `basic.deliver` has texts that any publisher may choose.
-fn mend_method(frame: &mut [u8]) -> Option<()> {
+fn repair_method(frame: &mut [u8]) -> Option<()> {
     const BASIC_DELIVER: (u16, u16) = (60, 60);
     let mut rest = Cursor(frame);
     if (rest.short_number()?, rest.short_number()?) != BASIC_DELIVER {
@@ -243,7 +243,7 @@ fn mend_method(frame: &mut [u8]) -> Option<()> {
     rest.short_string()
 }
 
-fn mend_content_header(frame: &mut [u8]) -> Option<()> {
+fn repair_content_header(frame: &mut [u8]) -> Option<()> {
     let mut rest = Cursor(frame);
     // Class, weight, size of the body.
     rest.take(2 + 2 + 8)?;
@@ -262,7 +262,7 @@ fn mend_content_header(frame: &mut [u8]) -> Option<()> {
 }
 
 /// Replaces what is part of no character.
-fn mend(text: &mut [u8]) {
+fn repair(text: &mut [u8]) {
     let mut start = 0;
     while let Err(error) = std::str::from_utf8(&text[start..]) {
         let wrong = start + error.valid_up_to();
@@ -411,7 +411,7 @@ mod tests {
         let (waker, mut buffer) = (noop_waker(), [0; 64]);
         let polled = Pin::new(&mut stream).poll_read(&mut Context::from_waker(&waker), &mut buffer);
         assert!(matches!(polled, Poll::Ready(Ok(64))));
-        assert!(stream.mender.bytes.len() <= CHUNK_BYTES);
+        assert!(stream.repairer.bytes.len() <= CHUNK_BYTES);
     }
 
     proptest! {

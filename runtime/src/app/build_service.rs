@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::plan::{Isolation, ServicePlan};
+use super::plan::ServicePlan;
 use super::status::{SOURCE, ServiceStatus};
 use crate::clock::Clock;
-use crate::host::{ServiceHandle, Settings, WiredOutput};
+use crate::host::{ServiceHandle, ServiceSetup, WiredOutput};
 use crate::metrics::Durations;
 use crate::service::Kind;
+use crate::settings::Isolation;
 use crate::store::Stores;
 use crate::supervision::Instances;
 use crate::transport::{Backpressure, Transport};
@@ -61,7 +62,9 @@ pub(super) fn add(
         Kind::Service(factory) => factory.concurrency(),
         Kind::Source(_) => 1,
     };
-    let settings = Settings {
+    let instances = plan.settings.instances;
+    let apart = processes && plan.settings.isolation == Isolation::Process;
+    let setup = ServiceSetup {
         app: common.app.clone(),
         label: plan.label,
         number: number as u32,
@@ -71,28 +74,22 @@ pub(super) fn add(
         pressure: common.pressure.clone(),
         clock: common.clock,
         redactor: common.redactor.clone(),
-        instances: Instances {
-            min: plan.instances.min.saturating_mul(lanes),
-            max: plan.instances.max.saturating_mul(lanes),
+        loops: Instances {
+            min: instances.min.saturating_mul(lanes),
+            max: instances.max.saturating_mul(lanes),
         },
         lanes,
-        mailbox_capacity: plan.mailbox,
         batch_max,
-        handler_timeout: plan.handler_timeout,
-        retry: plan.retry,
-        restart: plan.restart,
-        restart_type: plan.restart_type,
-        intensity: plan.intensity,
-        give_up: plan.give_up,
         message_bytes_max: common.message_bytes_max,
         data: common.data.clone(),
-        stores: plan.store.then(|| common.stores.clone()),
+        stores: plan.settings.store.then(|| common.stores.clone()),
         confirms: common.confirms.clone(),
+        settings: plan.settings,
     };
-    let hosted = if processes && plan.isolation == Isolation::Process {
-        ServiceHandle::apart(settings, plan.blueprint)
+    let hosted = if apart {
+        ServiceHandle::apart(setup, plan.blueprint)
     } else {
-        ServiceHandle::new(settings, plan.blueprint, number % workers.max(1))
+        ServiceHandle::new(setup, plan.blueprint, number % workers.max(1))
     };
     ServiceStatus {
         role: if hosted.is_source() {

@@ -11,15 +11,14 @@ use super::plan::WiredPort;
 use super::status::{AppStatus, Phase, ServiceStatus};
 use crate::clock::Clock;
 use crate::failure::Failure;
-use crate::host::{ServiceHandle, Settings, WiredOutput};
+use crate::host::{ServiceHandle, ServiceSetup, WiredOutput};
 use crate::metrics::{Durations, WorkerLag};
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::service::{ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable};
+use crate::settings::ServiceSettings;
 use crate::store::Stores;
-use crate::supervision::{
-    Backoff, GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
-};
+use crate::supervision::Instances;
 use crate::transport::memory::Memory;
 use crate::transport::{Backpressure, Overflow, QueueSpec, Topology, Transport};
 
@@ -59,9 +58,9 @@ pub(crate) async fn app() -> Fake {
         topics: vec![topic.into()],
     };
     let service = |label: &str, role, inputs: Vec<WiredPort>, outputs: Vec<WiredPort>| {
-        let settings = settings(label, &inputs, &outputs, &transport, &pressure, &redactor);
+        let setup = setup(label, &inputs, &outputs, &transport, &pressure, &redactor);
         ServiceStatus {
-            hosted: ServiceHandle::new(settings, Arc::new(Unused(PortTable::default())), 0),
+            hosted: ServiceHandle::new(setup, Arc::new(Unused(PortTable::default())), 0),
             service_type: "test-type",
             role,
             inputs,
@@ -127,19 +126,14 @@ impl InstanceFactory for Unused {
     }
 }
 
-fn settings(
+fn setup(
     label: &str,
     inputs: &[WiredPort],
     outputs: &[WiredPort],
     transport: &Arc<dyn Transport>,
     pressure: &Arc<Backpressure>,
     redactor: &Arc<Redactor>,
-) -> Settings {
-    let backoff = Backoff {
-        min: Duration::from_millis(1),
-        max: Duration::from_millis(1),
-        jitter: 0.0,
-    };
+) -> ServiceSetup {
     let wired = |port: &WiredPort| WiredOutput {
         name: port.name.clone(),
         kind: None,
@@ -147,7 +141,7 @@ fn settings(
     };
     let confirms: Arc<parking_lot::Mutex<Durations>> = Arc::default();
     confirms.lock().record(Duration::from_millis(2));
-    Settings {
+    ServiceSetup {
         app: "shop".into(),
         label: label.into(),
         inputs: inputs.iter().map(|port| port.name.clone()).collect(),
@@ -157,25 +151,13 @@ fn settings(
         clock: Clock::SYSTEM,
         redactor: redactor.clone(),
         number: 0,
-        instances: Instances { min: 2, max: 2 },
+        settings: ServiceSettings {
+            handler_timeout: Duration::from_secs(1),
+            ..ServiceSettings::default()
+        },
+        loops: Instances { min: 2, max: 2 },
         lanes: 1,
         batch_max: 1,
-        mailbox_capacity: 64,
-        handler_timeout: Duration::from_secs(1),
-        retry: RetryPolicy {
-            attempts: 5,
-            backoff,
-        },
-        restart: RestartPolicy {
-            backoff,
-            reset_after: Duration::from_secs(60),
-        },
-        restart_type: RestartType::Permanent,
-        intensity: Intensity {
-            max_restarts: 5,
-            within: Duration::from_secs(10),
-        },
-        give_up: GiveUpPolicy::Isolate,
         message_bytes_max: 1024,
         data: PathBuf::new(),
         // None is opened.

@@ -11,9 +11,8 @@ mod status;
 mod summary;
 mod tree_builder;
 
-pub(crate) use crate::supervision::Instances;
 pub use plan::Plan;
-pub(crate) use plan::{GroupPlan, Isolation, LogSettings, ServicePlan, SupervisorPlan, WiredPort};
+pub(crate) use plan::{GroupPlan, LogSettings, ServicePlan, SupervisorPlan, WiredPort};
 pub use run::{App, StartError, StopReport, Workers};
 pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
 pub(crate) use status::{AppStatus, Phase, ServiceStatus, State};

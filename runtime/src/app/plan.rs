@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use crate::redact::Redactor;
 use crate::service::{ConfiguredType, Kind};
-use crate::supervision::{
-    GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
-};
-use crate::transport::{ExternalBinding, Overflow, QueueSpec, Topology};
+use crate::settings::{Isolation, ServiceSettings};
+use crate::supervision::{GiveUpPolicy, Intensity, Strategy};
+use crate::transport::{ExternalBinding, QueueSpec, Topology};
 
 /// What an app is to be. Made by [`crate::manifest::load`].
 pub struct Plan {
@@ -63,15 +62,6 @@ pub(crate) struct GroupPlan {
     pub(crate) supervisor: SupervisorPlan,
 }
 
-/// Where a service runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isolation {
-    /// In the app's process.
-    Shared,
-    /// In a child process of its own.
-    Process,
-}
-
 /// One service of the plan.
 pub(crate) struct ServicePlan {
     pub(crate) label: Arc<str>,
@@ -84,22 +74,7 @@ pub(crate) struct ServicePlan {
     pub(crate) outputs: Vec<WiredPort>,
     /// Whether this process runs it; `--only` leaves the others to other processes.
     pub(crate) runs_here: bool,
-    pub(crate) instances: Instances,
-    pub(crate) mailbox: usize,
-    pub(crate) handler_timeout: Duration,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) restart: RestartPolicy,
-    pub(crate) restart_type: RestartType,
-    pub(crate) intensity: Intensity,
-    pub(crate) give_up: GiveUpPolicy,
-    pub(crate) high_water: u64,
-    /// More than this its queues don't hold.
-    pub(crate) limit: Option<u64>,
-    /// What becomes of what comes beyond the limit.
-    pub(crate) overflow: Overflow,
-    pub(crate) isolation: Isolation,
-    /// Whether it has a database of its own.
-    pub(crate) store: bool,
+    pub(crate) settings: ServiceSettings,
 }
 
 /// A port and the topics that it is connected to.
@@ -126,9 +101,9 @@ impl Plan {
         self.admin = None;
         self.workers = 1;
         for service in self.services.iter_mut().filter(|service| service.runs_here) {
-            service.isolation = Isolation::Shared;
+            service.settings.isolation = Isolation::Shared;
             // When it gives up, its parent ends the process and does what is to be done.
-            service.give_up = GiveUpPolicy::Isolate;
+            service.settings.restart.give_up = GiveUpPolicy::Isolate;
         }
     }
 
@@ -145,12 +120,12 @@ impl Plan {
             service.inputs.iter().map(|input| QueueSpec {
                 id: crate::names::QueueId::new(&service.label, &input.name),
                 topics: input.topics.clone(),
-                high_water: service.high_water,
-                limit: service.limit,
-                overflow: service.overflow,
+                high_water: service.settings.queue.high_water,
+                limit: service.settings.queue.limit,
+                overflow: service.settings.queue.overflow,
                 feeds: self.feeds_of(input),
                 // Its state is on one machine.
-                single_active: service.store,
+                single_active: service.settings.store,
             })
         });
         let single = self.services.iter().filter(|service| {

@@ -228,13 +228,13 @@ impl AppStatus {
             paused_seconds: figures.paused.map(|left| left.as_secs_f64()),
             instances: Instances {
                 wanted: service.instances_wanted(),
-                min: service.hosted.instances.min,
-                max: service.hosted.instances.max,
+                min: service.hosted.loops.min,
+                max: service.hosted.loops.max,
                 ready: env.pulse.ready.load(Relaxed),
             },
             mailbox: Mailbox {
                 messages: figures.waiting,
-                capacity: env.mailbox_capacity,
+                capacity: env.settings.mailbox,
             },
             in_flight: figures.in_flight,
             unconfirmed: figures.unconfirmed,

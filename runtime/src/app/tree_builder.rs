@@ -200,8 +200,8 @@ impl Shape {
             let service = services[service].clone();
             let hosted = service.hosted();
             let spec = ChildSpec {
-                restart: hosted.restart_type,
-                policy: hosted.restart,
+                restart: hosted.settings.restart.restart_type,
+                policy: hosted.settings.restart.policy,
             };
             GroupChild {
                 child: service,

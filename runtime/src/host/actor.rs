@@ -123,13 +123,13 @@ impl Handler<Start> for ServiceActor {
                     let relay = Relay::new(env.clone(), factory.migrations());
                     self.relay = Some(relay.start());
                 }
-                let instances = env.instances.min;
+                let instances = env.loops.min;
                 self.loops.reserve(instances);
                 for _ in 0..instances {
                     let running = self.add_instance();
                     self.loops.push(running);
                 }
-                if env.instances.max > instances {
+                if env.loops.max > instances {
                     super::autoscale::follow(&env, cx.address());
                 }
                 instances

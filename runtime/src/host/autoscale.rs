@@ -15,7 +15,7 @@ use crate::supervision::{Autoscaler, LOOK_EVERY, Load};
 
 /// Follows the load until the service closes.
 pub(super) fn follow(env: &Arc<ServiceRun>, actor: Addr<ServiceActor>) {
-    let mut elastic = Autoscaler::new(env.instances);
+    let mut elastic = Autoscaler::new(env.loops);
     let env: Weak<ServiceRun> = Arc::downgrade(env);
     tokio::task::spawn_local(async move {
         loop {

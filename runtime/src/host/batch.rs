@@ -81,7 +81,7 @@ impl InstanceLoop {
             return self.handle_admitted(value, only, &mut now).await;
         }
         let started = Instant::now();
-        let deadline = started + self.env.handler_timeout;
+        let deadline = started + self.env.settings.handler_timeout;
         let messages: Vec<_> = deliveries.iter().map(|d| d.message().clone()).collect();
         let meter = &self.env.meters.inputs[input];
         for delivery in &deliveries {

@@ -134,12 +134,15 @@ impl ConsumeLoop {
                 // Consuming waits until it works again. What is wrong was said.
                 self.note(&error);
                 let mut stop = self.stop.clone();
-                let moment = self.env.restart.backoff.min;
+                let moment = self.env.settings.restart.policy.backoff.min;
                 let _either = timeout(moment, stop.wait_for(|stop| *stop)).await;
                 continue;
             }
-            let (restart, next) =
-                history.failure(&self.env.restart, origin.elapsed(), fastrand::f64());
+            let (restart, next) = history.failure(
+                &self.env.settings.restart.policy,
+                origin.elapsed(),
+                fastrand::f64(),
+            );
             history = next;
             let wait = restart.wait();
             self.report(&queue, &error, wait);
@@ -217,6 +220,6 @@ impl ServiceRun {
     /// How much of a queue may be unsettled: what fits into the mailbox, what instances
     /// have in hand, and what waits for its confirms.
     fn unsettled_max(&self) -> usize {
-        self.mailbox_capacity + self.instances.max * self.batch_max
+        self.settings.mailbox + self.loops.max * self.batch_max
     }
 }

@@ -46,7 +46,7 @@ impl InstanceLoop {
             .wait
             .record(now.saturating_duration_since(delivery.taken()));
         let message = delivery.message().clone();
-        let mut deadline = *now + self.env.handler_timeout;
+        let mut deadline = *now + self.env.settings.handler_timeout;
         if let Some(deadline_ms) = message.deadline_ms {
             let left = deadline_ms.saturating_sub(self.env.clock.unix_ms());
             let left = Duration::from_millis(left).saturating_add(CLOCK_TOLERANCE);
@@ -225,7 +225,7 @@ impl InstanceLoop {
         if is_given_up(
             delivery.crashes(),
             delivery.attempt(),
-            self.env.retry.attempts,
+            self.env.settings.retry.attempts,
         ) {
             self.env.condemn(delivery);
             return None;

@@ -185,7 +185,7 @@ impl InstanceLoop {
                 return Err(End::Crashed(Cause::Start, failure.text().to_owned()));
             }
         }
-        let deadline = Instant::now() + self.env.handler_timeout;
+        let deadline = Instant::now() + self.env.settings.handler_timeout;
         self.cx.deadline = Some(deadline);
         let text =
             match HandlerGuard::new(factory.start(&mut self.cx), &mut self.timer, deadline).await {
@@ -210,7 +210,9 @@ impl InstanceLoop {
         let (mut charged, mut wait) = (!with_message, Duration::ZERO);
         if !with_message || !self.tried_before {
             let now = env.origin.elapsed();
-            let (restart, history) = self.history.failure(&env.restart, now, fastrand::f64());
+            let (restart, history) =
+                self.history
+                    .failure(&env.settings.restart.policy, now, fastrand::f64());
             self.history = history;
             charged |= history.in_a_row > 1;
             if let Restart::After(time) = restart {
@@ -311,7 +313,7 @@ impl InstanceLoop {
     async fn tick(&mut self, value: &mut dyn Instance, tick: Tick) -> Result<(), End> {
         // A message that this instance was woken for need not wait for the tick.
         self.env.mailbox.pass_on(self.number as usize, false);
-        let deadline = Instant::now() + self.env.handler_timeout;
+        let deadline = Instant::now() + self.env.settings.handler_timeout;
         self.cx.begin(Work::Tick);
         self.cx.deadline = Some(deadline);
         let span = info_span!("tick", service = %self.env.label, tick = tick.name());
@@ -362,7 +364,7 @@ impl InstanceLoop {
                 continue;
             }
             warn!(service = %self.env.label, %error, "a tick's outputs were not published, trying again");
-            let wait = self.env.retry.backoff.delay(nth, fastrand::f64());
+            let wait = self.env.settings.retry.backoff.delay(nth, fastrand::f64());
             let wait = wait.max(NOT_PUBLISHED_WAIT_MIN);
             // Until the time is over or the service closes: both go on.
             let _either = timeout(wait, self.env.closed()).await;
@@ -375,7 +377,7 @@ impl InstanceLoop {
 
     async fn stop(&mut self, value: &mut dyn Instance) {
         self.cx.begin(Work::None);
-        let deadline = Instant::now() + self.env.handler_timeout;
+        let deadline = Instant::now() + self.env.settings.handler_timeout;
         self.cx.deadline = Some(deadline);
         let text =
             match HandlerGuard::new(value.stop(&mut self.cx), &mut self.timer, deadline).await {

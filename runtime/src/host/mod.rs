@@ -32,7 +32,7 @@ mod source;
 mod status;
 mod tick;
 
-pub(crate) use self::service_state::{Settings, WiredOutput};
+pub(crate) use self::service_state::{ServiceSetup, WiredOutput};
 pub use abandon_hooks::AbandonHook;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub(crate) use guard::panic_text;

@@ -149,10 +149,15 @@ impl RelayTask {
             if origin.elapsed().saturating_sub(began) >= Duration::from_secs(1) {
                 history.success();
             }
-            let (restart, next) =
-                history.failure(&self.env.restart, origin.elapsed(), fastrand::f64());
+            let (restart, next) = history.failure(
+                &self.env.settings.restart.policy,
+                origin.elapsed(),
+                fastrand::f64(),
+            );
             history = next;
-            let wait = restart.wait().max(self.env.restart.backoff.min);
+            let wait = restart
+                .wait()
+                .max(self.env.settings.restart.policy.backoff.min);
             self.report(&trouble, wait);
             self.wait(&trouble, wait).await;
         }
@@ -258,7 +263,7 @@ impl RelayTask {
             true => 0,
             false => refusals,
         };
-        let backoff = self.env.restart.backoff;
+        let backoff = self.env.settings.restart.policy.backoff;
         let max = backoff.max.min(HELD_MAX);
         let wait = Backoff { max, ..backoff }.delay(nth, fastrand::f64());
         wait.max(HELD_MIN)
@@ -290,10 +295,11 @@ impl RelayTask {
     fn remember(&self) -> Duration {
         let tries = self
             .env
+            .settings
             .retry
             .backoff
             .max
-            .saturating_mul(self.env.retry.attempts);
+            .saturating_mul(self.env.settings.retry.attempts);
         REMEMBER_MIN.max(tries.saturating_mul(2))
     }
 }

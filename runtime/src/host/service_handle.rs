@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::remote_stats::RemoteStats;
 use super::service_run::ServiceRun;
-use super::service_state::{ServiceShared, Settings};
+use super::service_state::{ServiceSetup, ServiceShared};
 use crate::delivery::Delivery;
 use crate::metrics::Worker;
 use crate::service::{ConfiguredType, Kind};
@@ -35,26 +35,26 @@ impl Deref for ServiceHandle {
 
 impl ServiceHandle {
     pub(crate) fn new(
-        settings: Settings,
+        setup: ServiceSetup,
         blueprint: Arc<dyn ConfiguredType>,
         worker: usize,
     ) -> Arc<Self> {
-        Arc::new(Self::make(settings, blueprint, worker, None))
+        Arc::new(Self::make(setup, blueprint, worker, None))
     }
 
     /// A service that runs in a child process.
-    pub(crate) fn apart(settings: Settings, blueprint: Arc<dyn ConfiguredType>) -> Arc<Self> {
+    pub(crate) fn apart(setup: ServiceSetup, blueprint: Arc<dyn ConfiguredType>) -> Arc<Self> {
         let apart = Some(Mutex::default());
-        Arc::new(Self::make(settings, blueprint, 0, apart))
+        Arc::new(Self::make(setup, blueprint, 0, apart))
     }
 
     fn make(
-        settings: Settings,
+        setup: ServiceSetup,
         blueprint: Arc<dyn ConfiguredType>,
         worker: usize,
         apart: Option<Mutex<Option<RemoteStats>>>,
     ) -> Self {
-        let core = ServiceShared::new(settings);
+        let core = ServiceShared::new(setup);
         let unborn = ServiceRun::new(core.clone(), Arc::default(), Vec::new());
         Self {
             core,

@@ -83,10 +83,10 @@ impl ServiceRun {
         let hand = InFlight::default();
         hand.put_all(trials);
         Arc::new(Self {
-            mailbox: Mailbox::new(core.mailbox_capacity),
+            mailbox: Mailbox::new(core.settings.mailbox),
             hands: Mutex::new(vec![Arc::new(hand)]),
             taps: (0..inputs).map(|_| InputConsumer::default()).collect(),
-            pulse: Liveness::new(core.instances.min),
+            pulse: Liveness::new(core.loops.min),
             shared: Shared::default(),
             hooks: Hooks::default(),
             schedule: PendingWork::default(),
@@ -111,11 +111,11 @@ impl ServiceRun {
     pub(crate) fn charge(&self, cause: Cause, text: &str) -> bool {
         let (borne, count) = {
             let mut charges = self.charges.lock();
-            let borne = charges.restart(&self.intensity, self.origin.elapsed());
+            let borne = charges.restart(&self.settings.restart.intensity, self.origin.elapsed());
             (borne, charges.len())
         };
         if !borne {
-            let within = HumanDuration(self.intensity.within);
+            let within = HumanDuration(self.settings.restart.intensity.within);
             let cause = cause.as_str();
             let why = format!("failed {count} times within {within}, at last ({cause}): {text}");
             self.give_up(why);

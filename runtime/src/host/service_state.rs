@@ -21,18 +21,17 @@ use crate::metrics::{AskOutcome, Cause, Durations, Meters};
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::service::{MessageBuilder, Payload, Request};
+use crate::settings::ServiceSettings;
 use crate::sqlite::Migration;
 use crate::store::{OpenStore, Stores};
-use crate::supervision::{
-    GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
-};
+use crate::supervision::Instances;
 use crate::transport::{AskError, Backpressure, Completion, Outgoing, Transport};
 
 /// How many publications of one service may wait for their confirms.
 pub(crate) const WINDOW: usize = 256;
 
-/// Everything that an app decides about a service.
-pub(crate) struct Settings {
+/// Everything that an app gives to a service: its settings, its wiring, and shared parts.
+pub(crate) struct ServiceSetup {
     pub(crate) app: Arc<str>,
     pub(crate) label: Arc<str>,
     /// Its place in the manifest.
@@ -43,18 +42,13 @@ pub(crate) struct Settings {
     pub(crate) pressure: Arc<Backpressure>,
     pub(crate) clock: Clock,
     pub(crate) redactor: Arc<Redactor>,
-    /// In loops: an instance of the manifest has `lanes` of them.
-    pub(crate) instances: Instances,
+    /// From the manifest.
+    pub(crate) settings: ServiceSettings,
+    /// Handler loops: `lanes` for each instance of the manifest.
+    pub(crate) loops: Instances,
     pub(crate) lanes: usize,
-    pub(crate) mailbox_capacity: usize,
     /// How many messages an instance may have in hand at once.
     pub(crate) batch_max: usize,
-    pub(crate) handler_timeout: Duration,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) restart: RestartPolicy,
-    pub(crate) restart_type: RestartType,
-    pub(crate) intensity: Intensity,
-    pub(crate) give_up: GiveUpPolicy,
     pub(crate) message_bytes_max: usize,
     pub(crate) data: PathBuf,
     /// Where its store is, if it has one.
@@ -72,7 +66,7 @@ pub(crate) struct WiredOutput {
 
 /// What lasts of a service while its instances, bridges and threads come and go.
 pub(crate) struct ServiceShared {
-    settings: Settings,
+    setup: ServiceSetup,
     /// `source` of the messages that it makes.
     source: Arc<str>,
     pub(crate) meters: Meters,
@@ -86,24 +80,24 @@ pub(crate) struct ServiceShared {
 }
 
 impl std::ops::Deref for ServiceShared {
-    type Target = Settings;
+    type Target = ServiceSetup;
 
-    fn deref(&self) -> &Settings {
-        &self.settings
+    fn deref(&self) -> &ServiceSetup {
+        &self.setup
     }
 }
 
 impl ServiceShared {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(setup: ServiceSetup) -> Arc<Self> {
         Arc::new(Self {
-            source: format!("/{}/{}", settings.app, settings.label).into(),
-            meters: Meters::new(settings.inputs.len(), settings.outputs.len()),
+            source: format!("/{}/{}", setup.app, setup.label).into(),
+            meters: Meters::new(setup.inputs.len(), setup.outputs.len()),
             state: ServiceState::default(),
             trail: History::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
             saves: PositionFence::default(),
             store: OnceCell::new(),
-            settings,
+            setup,
         })
     }
 

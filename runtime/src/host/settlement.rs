@@ -54,7 +54,7 @@ impl AttemptFailure {
     }
 
     pub(crate) fn timeout(environment: &ServiceRun) -> Self {
-        let text = format!("not done within {:?}", environment.handler_timeout);
+        let text = format!("not done within {:?}", environment.settings.handler_timeout);
         Self {
             attempt: Attempt::TimedOut,
             text,
@@ -149,7 +149,7 @@ impl ServiceRun {
         let attempt = delivery.attempt();
         // At least a moment, whatever the back-off: a transport that refuses must not be
         // asked in a tight loop.
-        let after = self.retry.backoff.delay(0, fastrand::f64());
+        let after = self.settings.retry.backoff.delay(0, fastrand::f64());
         let after = after.max(NOT_PUBLISHED_WAIT_MIN);
         self.trail
             .keep(step.undone(&RetryDecision::Retry { after, attempt }));
@@ -162,7 +162,10 @@ impl ServiceRun {
         let text = self.redactor.clean(&failed.text);
         let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
         let id = &delivery.message().id;
-        let fate = self.retry.fate(failed.attempt, attempt, fastrand::f64());
+        let fate = self
+            .settings
+            .retry
+            .fate(failed.attempt, attempt, fastrand::f64());
         match fate {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {

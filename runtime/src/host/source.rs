@@ -66,7 +66,9 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             continue;
         };
         let text = match ended {
-            Ok(()) if source.ends() || env.restart_type != RestartType::Permanent => {
+            Ok(())
+                if source.ends() || env.settings.restart.restart_type != RestartType::Permanent =>
+            {
                 info!(service = %env.label, "the source has come to its end");
                 env.pulse.ended.send_replace(true);
                 drop(working);
@@ -92,7 +94,8 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
         let now = env.origin.elapsed();
         if env.not_taken() != not_taken {
             // Such as a queue that has no leader, for now: not the source's failure, either.
-            let (restart, next) = refusals.failure(&env.restart, now, fastrand::f64());
+            let (restart, next) =
+                refusals.failure(&env.settings.restart.policy, now, fastrand::f64());
             refusals = next;
             env.note(Cause::Source, &text);
             let wait = restart.wait();
@@ -103,7 +106,7 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             let _either = timeout(wait, env.closed()).await;
             continue;
         }
-        let (restart, next) = history.failure(&env.restart, now, fastrand::f64());
+        let (restart, next) = history.failure(&env.settings.restart.policy, now, fastrand::f64());
         history = next;
         env.note(Cause::Source, &text);
         if !env.charge(Cause::Source, &text) {
@@ -177,7 +180,14 @@ async fn granted(env: &Arc<ServiceRun>) -> Held {
                 env.note(Cause::Source, &text);
             }
         }
-        sleep(env.restart.backoff.delay(tries, fastrand::f64())).await;
+        sleep(
+            env.settings
+                .restart
+                .policy
+                .backoff
+                .delay(tries, fastrand::f64()),
+        )
+        .await;
         tries = tries.saturating_add(1);
     }
 }

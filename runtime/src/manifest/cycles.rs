@@ -45,7 +45,7 @@ pub(super) fn check(top: &Section<'_>, services: &[ServicePlan], out: &mut Probl
 }
 
 fn rejects(service: &ServicePlan) -> bool {
-    service.limit.is_some() && service.overflow == Overflow::Reject
+    service.settings.queue.limit.is_some() && service.settings.queue.overflow == Overflow::Reject
 }
 
 /// Which services that reject each service feeds. What one asks is no output: if it can't

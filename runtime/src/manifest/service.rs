@@ -5,7 +5,7 @@ use super::config::ConfigReader;
 use super::redaction::Redactions;
 use super::report::Problems;
 use super::required_guarantees::RequiredGuarantees;
-use super::settings::Settings;
+use super::settings::{self, COMMON_KEYS, MAILBOX_KEYS};
 use super::source::SourceFile;
 use super::spanned_toml::{Entry, Table, Value};
 use super::suggest::{self, quote};
@@ -16,29 +16,8 @@ use crate::app::ServicePlan;
 use crate::names::check_name;
 use crate::service::{Catalog, ConfiguredType, Kind, ServiceType};
 
-const KEYS: [&str; 12] = [
-    "use",
-    "in",
-    "out",
-    "config",
-    "instances",
-    "mailbox",
-    "handler_timeout",
-    "retry",
-    "restart",
-    "queue",
-    "isolation",
-    "store",
-];
-/// What only services with a mailbox have.
-const OF_MAILBOX: [&str; 6] = [
-    "instances",
-    "mailbox",
-    "handler_timeout",
-    "retry",
-    "queue",
-    "store",
-];
+/// The keys of `[services.S]` that are no settings.
+const OWN_KEYS: [&str; 4] = ["use", "in", "out", "config"];
 
 /// What reading services needs and gathers.
 pub(super) struct Services<'a> {
@@ -89,7 +68,8 @@ impl Services<'_> {
         if !matches!(entry.node.value, Value::Table(_)) {
             return None;
         }
-        service.check_keys(&KEYS, &[], out);
+        let keys = [&OWN_KEYS[..], &MAILBOX_KEYS, &COMMON_KEYS].concat();
+        service.check_keys(&keys, &[], out);
         let (inputs, outputs) = (
             Side::read(&service, "in", out),
             Side::read(&service, "out", out),
@@ -107,7 +87,7 @@ impl Services<'_> {
             };
             reader.read(service_type, service.table.get("config"))
         });
-        let settings = Settings::read(&service, self.needs, out);
+        let settings = settings::read(&service, self.needs, out);
         let (service_type, blueprint) = (service_type?, blueprint?);
         check_ports(&service, &*blueprint, entry, out);
         if matches!(blueprint.role(), Kind::Source(_)) {
@@ -121,19 +101,7 @@ impl Services<'_> {
             outputs: outputs.connect(label, &wiring::outputs(&*blueprint), out),
             blueprint,
             runs_here: true,
-            instances: settings.instances,
-            mailbox: settings.mailbox,
-            handler_timeout: settings.handler_timeout,
-            retry: settings.retry,
-            restart: settings.restarts.policy,
-            restart_type: settings.restarts.restart_type,
-            intensity: settings.restarts.intensity,
-            give_up: settings.restarts.give_up,
-            high_water: settings.queue.high_water,
-            limit: settings.queue.limit,
-            overflow: settings.queue.overflow,
-            isolation: settings.isolation,
-            store: settings.store,
+            settings,
         })
     }
 }
@@ -179,7 +147,7 @@ fn check_label(entry: &Entry, out: &mut Problems) {
 
 /// A source has no mailbox: what sets one would be ignored.
 fn refuse_mailbox(service: &Section<'_>, label: &str, out: &mut Problems) {
-    for key in OF_MAILBOX {
+    for key in MAILBOX_KEYS {
         if let Some(entry) = service.table.get(key) {
             let message = format!(
                 "`{}` means nothing: `{label}` is a source",

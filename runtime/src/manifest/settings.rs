@@ -1,4 +1,4 @@
-//! What is set of a service by numbers and words.
+//! Reads the settings of one service: the keys of `[services.S]` that tune it.
 
 use std::time::Duration;
 
@@ -6,98 +6,66 @@ use super::codes;
 use super::report::Problems;
 use super::required_guarantees::RequiredGuarantees;
 use super::spanned_toml::{Entry, Value};
-use super::supervision::{RestartSettings, read_restart};
+use super::supervision::read_restart;
 use super::table_reader::Section;
-use crate::app::{Instances, Isolation};
 use crate::config::HumanDuration;
-use crate::supervision::{Backoff, RetryPolicy};
+use crate::settings::{Isolation, QueueSettings, ServiceSettings};
+use crate::supervision::{Backoff, Instances, RetryPolicy};
 use crate::transport::Overflow;
 
+/// Keys that set something of the mailbox or the queues. A source has neither.
+pub(super) const MAILBOX_KEYS: [&str; 6] = [
+    "instances",
+    "mailbox",
+    "handler_timeout",
+    "retry",
+    "queue",
+    "store",
+];
+/// Keys that every service may have.
+pub(super) const COMMON_KEYS: [&str; 2] = ["restart", "isolation"];
+
+/// Shortest duration that a key takes. A wait of zero before restarts would let a service
+/// that can't start use a whole core.
+pub(super) const DURATION_MIN: Duration = Duration::from_millis(1);
 const INSTANCES_MAX: u64 = 100_000;
-const MAILBOX: u64 = 64;
-/// The prefetch of a queue follows the mailbox; AMQP counts it in 16 bits.
+/// The prefetch of a queue follows the mailbox, and AMQP counts it in 16 bits.
 const MAILBOX_MAX: u64 = 65_535;
-const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
-const ATTEMPTS: u64 = 5;
 const ATTEMPTS_MAX: u64 = 1_000_000;
-/// Where messages are kept in memory,
-const HIGH_WATER: u64 = 10_000;
-/// and where they cost disk.
-const HIGH_WATER_DURABLE: u64 = 1_000_000;
-const RETRY_BACKOFF: Backoff = Backoff {
-    min: Duration::from_secs(1),
-    max: Duration::from_secs(300),
-    jitter: 0.2,
-};
-/// A wait of nothing would let a service that can't start burn a core.
-pub(super) const TICK: Duration = Duration::from_millis(1);
 
-/// What is set of a service.
-pub(super) struct Settings {
-    pub(super) instances: Instances,
-    pub(super) mailbox: usize,
-    pub(super) handler_timeout: Duration,
-    pub(super) retry: RetryPolicy,
-    pub(super) restarts: RestartSettings,
-    pub(super) queue: Queue,
-    pub(super) isolation: Isolation,
-    pub(super) store: bool,
-}
-
-/// `queue`: how much is too much.
-pub(super) struct Queue {
-    pub(super) high_water: u64,
-    pub(super) limit: Option<u64>,
-    pub(super) overflow: Overflow,
-}
-
-impl Settings {
-    pub(super) fn read(
-        service: &Section<'_>,
-        needs: &RequiredGuarantees<'_>,
-        out: &mut Problems,
-    ) -> Self {
-        let retry = service.section("retry", out);
-        retry.check_keys(&["attempts", "backoff"], &[], out);
-        Self {
-            instances: instances(service, out),
-            mailbox: service
-                .integer("mailbox", 1..=MAILBOX_MAX, out)
-                .unwrap_or(MAILBOX) as usize,
-            handler_timeout: service
-                .duration("handler_timeout", TICK, out)
-                .unwrap_or(HANDLER_TIMEOUT),
-            retry: RetryPolicy {
-                attempts: retry
-                    .integer("attempts", 1..=ATTEMPTS_MAX, out)
-                    .unwrap_or(ATTEMPTS) as u32,
-                backoff: {
-                    let section = retry.section("backoff", out);
-                    section.check_keys(&["min", "max", "jitter"], &[], out);
-                    backoff(&section, RETRY_BACKOFF, Duration::ZERO, out)
-                },
-            },
-            restarts: read_restart(service, out),
-            queue: queue(service, needs, out),
-            isolation: isolation(service, needs, out),
-            store: service.boolean("store", out).unwrap_or(false),
-        }
+/// Reads and checks the settings of one service. A value that is absent or wrong takes its
+/// default.
+pub(super) fn read(
+    service: &Section<'_>,
+    needs: &RequiredGuarantees<'_>,
+    out: &mut Problems,
+) -> ServiceSettings {
+    let default = ServiceSettings::default();
+    ServiceSettings {
+        instances: instances(service, out).unwrap_or(default.instances),
+        mailbox: service
+            .integer("mailbox", 1..=MAILBOX_MAX, out)
+            .map_or(default.mailbox, |mailbox| mailbox as usize),
+        handler_timeout: service
+            .duration("handler_timeout", DURATION_MIN, out)
+            .unwrap_or(default.handler_timeout),
+        retry: retry(service, default.retry, out),
+        restart: read_restart(service, default.restart, out),
+        queue: queue(service, needs, out),
+        isolation: isolation(service, needs, out).unwrap_or(default.isolation),
+        store: service.boolean("store", out).unwrap_or(default.store),
     }
 }
 
-/// A number, or `{ min, max }`.
-fn instances(service: &Section<'_>, out: &mut Problems) -> Instances {
-    let fixed = |count: u64| Instances {
-        min: count as usize,
-        max: count as usize,
-    };
-    let entry = service.table.get("instances");
-    if !entry.is_some_and(|entry| matches!(entry.node.value, Value::Table(_))) {
-        return fixed(
-            service
-                .integer("instances", 1..=INSTANCES_MAX, out)
-                .unwrap_or(1),
-        );
+/// Reads a number, or `{ min, max }`.
+fn instances(service: &Section<'_>, out: &mut Problems) -> Option<Instances> {
+    let entry = service.table.get("instances")?;
+    if !matches!(entry.node.value, Value::Table(_)) {
+        let count = service.integer("instances", 1..=INSTANCES_MAX, out)? as usize;
+        return Some(Instances {
+            min: count,
+            max: count,
+        });
     }
     let range = service.section("instances", out);
     range.check_keys(&["min", "max"], &[], out);
@@ -107,22 +75,37 @@ fn instances(service: &Section<'_>, out: &mut Problems) -> Instances {
         }
         range.integer(key, 1..=INSTANCES_MAX, out)
     };
-    let (Some(min), Some(max)) = (bound("min"), bound("max")) else {
-        return fixed(1);
-    };
+    let (min, max) = (bound("min"), bound("max"));
+    let (min, max) = (min?, max?);
     if let Some(entry) = range.table.get("max")
         && max < min
     {
         let message = format!("must be {min}, as `min` is, or more");
         range.bad(entry, message, out);
     }
-    Instances {
+    Some(Instances {
         min: min as usize,
         max: max as usize,
+    })
+}
+
+fn retry(service: &Section<'_>, default: RetryPolicy, out: &mut Problems) -> RetryPolicy {
+    let retry = service.section("retry", out);
+    retry.check_keys(&["attempts", "backoff"], &[], out);
+    let attempts = retry.integer("attempts", 1..=ATTEMPTS_MAX, out);
+    let waits = retry.section("backoff", out);
+    waits.check_keys(&["min", "max", "jitter"], &[], out);
+    RetryPolicy {
+        attempts: attempts.map_or(default.attempts, |attempts| attempts as u32),
+        backoff: backoff(&waits, default.backoff, Duration::ZERO, out),
     }
 }
 
-fn queue(service: &Section<'_>, needs: &RequiredGuarantees<'_>, out: &mut Problems) -> Queue {
+fn queue(
+    service: &Section<'_>,
+    needs: &RequiredGuarantees<'_>,
+    out: &mut Problems,
+) -> QueueSettings {
     let queue = service.section("queue", out);
     queue.check_keys(&["high_water", "limit", "overflow"], &[], out);
     let high_water = queue.integer("high_water", 1..=u64::MAX, out);
@@ -134,8 +117,8 @@ fn queue(service: &Section<'_>, needs: &RequiredGuarantees<'_>, out: &mut Proble
         }
         (None, Some(entry)) => {
             let name = queue.name("overflow");
-            let message = format!("`{name}` means nothing without `limit`, which is missing");
-            let help = Some("add `limit`, or leave it out".to_owned());
+            let message = format!("`{name}` has no effect without `limit`, which is missing");
+            let help = Some(format!("add `limit`, or remove `{name}`"));
             out.add(codes::MISSING_KEY, entry.key_span, message, help);
         }
         (None, None) => {}
@@ -147,19 +130,13 @@ fn queue(service: &Section<'_>, needs: &RequiredGuarantees<'_>, out: &mut Proble
         let message = format!("must be {limit}, as `limit` is, or less");
         queue.bad(entry, message, out);
     }
-    // Sources pause above the mark: one below the limit, they do before anything is too
-    // much.
-    let full = limit.map_or(u64::MAX, |limit| limit - 1);
-    let default = match needs.is_durable() {
-        true => HIGH_WATER_DURABLE,
-        false => HIGH_WATER,
-    };
-    Queue {
-        high_water: high_water.unwrap_or(default.min(full)),
+    let default = QueueSettings::new(needs.is_durable(), limit);
+    QueueSettings {
+        high_water: high_water.unwrap_or(default.high_water),
         limit,
         overflow: match overflow {
             Some(1) => Overflow::Reject,
-            _ => Overflow::DeadLetter,
+            _ => default.overflow,
         },
     }
 }
@@ -168,44 +145,43 @@ fn isolation(
     service: &Section<'_>,
     needs: &RequiredGuarantees<'_>,
     out: &mut Problems,
-) -> Isolation {
-    match service.one_of("isolation", &["shared", "process"], out) {
-        Some(1) => {
-            let place = service.table.get("isolation").map(Entry::place);
-            let name = format!("`{}`", service.name("isolation"));
-            needs.crossing(&name, place.unwrap_or(service.place), out);
-            Isolation::Process
-        }
-        _ => Isolation::Shared,
+) -> Option<Isolation> {
+    if service.one_of("isolation", &["shared", "process"], out)? == 0 {
+        return Some(Isolation::Shared);
     }
+    let place = service.table.get("isolation").map(Entry::place);
+    let name = format!("`{}`", service.name("isolation"));
+    needs.crossing(&name, place.unwrap_or(service.place), out);
+    Some(Isolation::Process)
 }
 
+/// Reads `min`, `max` and `jitter` of a back-off. `shortest` is the shortest wait allowed.
 pub(super) fn backoff(
     section: &Section<'_>,
     default: Backoff,
-    least: Duration,
+    shortest: Duration,
     out: &mut Problems,
 ) -> Backoff {
     let (min, max) = (
-        section.duration("min", least, out),
-        section.duration("max", least, out),
+        section.duration("min", shortest, out),
+        section.duration("max", shortest, out),
     );
     let backoff = Backoff {
         min: min.unwrap_or(default.min),
         max: max.unwrap_or(default.max),
         jitter: section.share("jitter", out).unwrap_or(default.jitter),
     };
-    // Of what is wrong by itself nothing more is said.
+    // A bound that is wrong by itself has been reported. The comparison would repeat it.
     let wrong = |key, read: Option<Duration>| section.table.get(key).is_some() && read.is_none();
     if backoff.min > backoff.max && !wrong("min", min) && !wrong("max", max) {
-        let of = |read: Option<Duration>| if read.is_none() { " (the default)" } else { "" };
+        let note = |read: Option<Duration>| if read.is_none() { " (the default)" } else { "" };
         let message = format!(
             "`{}`: {}{} is longer than `max`, {}{}",
             section.name("min"),
             HumanDuration(backoff.min),
-            of(min),
+            note(min),
             HumanDuration(backoff.max),
-            of(max),
+            note(max),
         );
         let key = if min.is_some() { "min" } else { "max" };
         let span = section.table.get(key).map_or(section.place, Entry::place);

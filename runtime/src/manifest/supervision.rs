@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use super::codes;
 use super::report::Problems;
-use super::settings::{TICK, backoff};
+use super::settings::{DURATION_MIN, backoff};
 use super::source::Span;
 use super::spanned_toml::{Entry, Node, Value};
 use super::suggest::{self, quote};
 use super::table_reader::Section;
 use crate::app::{GroupPlan, ServicePlan, SupervisorPlan};
 use crate::names::check_name;
-use crate::supervision::{Backoff, GiveUpPolicy, Intensity, RestartPolicy, RestartType, Strategy};
+use crate::settings::RestartSettings;
+use crate::supervision::{GiveUpPolicy, Intensity, RestartPolicy, RestartType, Strategy};
 
 const RESTARTS_MAX: u64 = 1_000_000;
 const STRATEGIES: [(&str, Strategy); 3] = [
@@ -38,26 +39,11 @@ const GROUP: SupervisorPlan = SupervisorPlan {
         within: Duration::from_secs(60),
     },
 };
-const SERVICE: Intensity = Intensity {
-    max_restarts: 5,
-    within: Duration::from_secs(10),
-};
-const BACKOFF: Backoff = Backoff {
-    min: Duration::from_millis(100),
-    max: Duration::from_secs(30),
-    jitter: 0.2,
-};
-const RESET_AFTER: Duration = Duration::from_secs(60);
-
-/// What `restart` says of a service.
-pub(super) struct RestartSettings {
-    pub(super) policy: RestartPolicy,
-    pub(super) restart_type: RestartType,
-    pub(super) intensity: Intensity,
-    pub(super) give_up: GiveUpPolicy,
-}
-
-pub(super) fn read_restart(service: &Section<'_>, out: &mut Problems) -> RestartSettings {
+pub(super) fn read_restart(
+    service: &Section<'_>,
+    default: RestartSettings,
+    out: &mut Problems,
+) -> RestartSettings {
     let restart = service.section("restart", out);
     let known = ["policy", "max_restarts", "within", "backoff", "on_give_up"];
     restart.check_keys(&known, &[], out);
@@ -66,18 +52,18 @@ pub(super) fn read_restart(service: &Section<'_>, out: &mut Problems) -> Restart
     let give_up = restart.one_of("on_give_up", &["isolate", "escalate"], out);
     RestartSettings {
         policy: RestartPolicy {
-            backoff: backoff(&waits, BACKOFF, TICK, out),
+            backoff: backoff(&waits, default.policy.backoff, DURATION_MIN, out),
             reset_after: waits
-                .duration("reset_after", TICK, out)
-                .unwrap_or(RESET_AFTER),
+                .duration("reset_after", DURATION_MIN, out)
+                .unwrap_or(default.policy.reset_after),
         },
         restart_type: restart
             .one_of("policy", &TYPES.map(|(name, _)| name), out)
-            .map_or(RestartType::Permanent, |index| TYPES[index].1),
-        intensity: intensity(&restart, SERVICE, out),
+            .map_or(default.restart_type, |index| TYPES[index].1),
+        intensity: intensity(&restart, default.intensity, out),
         give_up: match give_up {
             Some(1) => GiveUpPolicy::Escalate,
-            _ => GiveUpPolicy::Isolate,
+            _ => default.give_up,
         },
     }
 }
@@ -217,7 +203,7 @@ fn intensity(section: &Section<'_>, default: Intensity, out: &mut Problems) -> I
             .integer("max_restarts", 0..=RESTARTS_MAX, out)
             .map_or(default.max_restarts, |restarts| restarts as u32),
         within: section
-            .duration("within", TICK, out)
+            .duration("within", DURATION_MIN, out)
             .unwrap_or(default.within),
     }
 }

@@ -10,11 +10,12 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
 use super::{Options, load};
-use crate::app::{GroupPlan, Instances, Isolation, LogSettings, Plan, SupervisorPlan, WiredPort};
+use crate::app::{GroupPlan, LogSettings, Plan, SupervisorPlan, WiredPort};
 use crate::config::{ManifestPath, Secret};
 use crate::prelude::*;
+use crate::settings::ServiceSettings;
 use crate::supervision::{
-    Backoff, GiveUpPolicy, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
+    Backoff, GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,
 };
 use crate::transport::{
     Backpressure, Connector, Guarantees, Overflow, Transport, TransportError, Transports,
@@ -147,14 +148,14 @@ fn a_program_that_has_a_durable_transport_keeps_messages_in_the_data_folder() {
     let plan = plan_with(&folder, MINIMAL, None, &transports);
     let url = |data: &str| format!("kept:{}", folder.path().join(data).join("there").display());
     assert_eq!(plan.transport, url("data"));
-    assert_eq!(plan.services[1].high_water, 1_000_000);
+    assert_eq!(plan.services[1].settings.queue.high_water, 1_000_000);
     let elsewhere = MINIMAL.replace("[app]", "[app]\ndata = \"kept/here\"");
     let plan = plan_with(&folder, &elsewhere, None, &transports);
     assert_eq!(plan.transport, url("kept/here"));
     let named = MINIMAL.replace("[app]", "[app]\ntransport = \"memory:\"");
     let plan = plan_with(&folder, &named, None, &transports);
     assert_eq!(plan.transport, "memory:");
-    assert_eq!(plan.services[1].high_water, 10_000);
+    assert_eq!(plan.services[1].settings.queue.high_water, 10_000);
 }
 
 fn wired(ports: &[WiredPort]) -> Vec<(&str, Vec<&str>)> {
@@ -208,10 +209,14 @@ fn what_is_left_out_takes_its_documented_default() {
     let join = &plan.services[1];
     assert_eq!((&*join.label, join.service_type), ("join", "join"));
     assert_eq!(
-        (join.instances, join.mailbox, join.high_water),
+        (
+            join.settings.instances,
+            join.settings.mailbox,
+            join.settings.queue.high_water
+        ),
         (Instances { min: 1, max: 1 }, 64, 10_000)
     );
-    assert_eq!(join.handler_timeout, Duration::from_secs(30));
+    assert_eq!(join.settings.handler_timeout, Duration::from_secs(30));
     let retry = Backoff {
         min: Duration::from_secs(1),
         max: Duration::from_secs(5 * 60),
@@ -221,7 +226,7 @@ fn what_is_left_out_takes_its_documented_default() {
         attempts: 5,
         backoff: retry,
     };
-    assert_eq!(join.retry, expected);
+    assert_eq!(join.settings.retry, expected);
     let restart = Backoff {
         min: Duration::from_millis(100),
         max: Duration::from_secs(30),
@@ -231,12 +236,15 @@ fn what_is_left_out_takes_its_documented_default() {
         backoff: restart,
         reset_after: Duration::from_secs(60),
     };
-    assert_eq!(join.restart, expected);
-    assert_eq!(join.restart_type, RestartType::Permanent);
-    assert_eq!(join.intensity, intensity(5, 10));
-    assert_eq!(join.give_up, GiveUpPolicy::Isolate);
-    assert_eq!((join.limit, join.overflow), (None, Overflow::DeadLetter));
-    assert_eq!(join.isolation, Isolation::Shared);
+    assert_eq!(join.settings.restart.policy, expected);
+    assert_eq!(join.settings.restart.restart_type, RestartType::Permanent);
+    assert_eq!(join.settings.restart.intensity, intensity(5, 10));
+    assert_eq!(join.settings.restart.give_up, GiveUpPolicy::Isolate);
+    assert_eq!(
+        (join.settings.queue.limit, join.settings.queue.overflow),
+        (None, Overflow::DeadLetter)
+    );
+    assert_eq!(join.settings, ServiceSettings::default());
     let root = SupervisorPlan {
         strategy: Strategy::OneForOne,
         intensity: intensity(10, 60),
@@ -293,9 +301,9 @@ fn supervision_arrives_as_it_is_written() {
     };
     assert_eq!(plan.groups, [whole], "in the order of the services");
     let feed = &plan.services[0];
-    assert_eq!(feed.restart_type, RestartType::Transient);
-    assert_eq!(feed.intensity, intensity(7, 3));
-    assert_eq!(feed.give_up, GiveUpPolicy::Escalate);
+    assert_eq!(feed.settings.restart.restart_type, RestartType::Transient);
+    assert_eq!(feed.settings.restart.intensity, intensity(7, 3));
+    assert_eq!(feed.settings.restart.give_up, GiveUpPolicy::Escalate);
 
     let manifest = format!("{MINIMAL}[groups.half]\nservices = [\"join\"]\n");
     let plan = plan_of(&folder, &manifest, None);
@@ -369,12 +377,16 @@ fn every_value_arrives_as_it_is_written() {
     };
     assert_eq!((&*left.label, left.service_type), ("left", "feed"));
     let seconds = Duration::from_secs;
-    assert_eq!(left.restart.backoff.min, seconds(1));
-    assert_eq!(left.restart.backoff.max, seconds(2));
-    assert_eq!(left.restart.backoff.jitter, 1.0);
-    assert_eq!(left.restart.reset_after, seconds(3));
+    assert_eq!(left.settings.restart.policy.backoff.min, seconds(1));
+    assert_eq!(left.settings.restart.policy.backoff.max, seconds(2));
+    assert_eq!(left.settings.restart.policy.backoff.jitter, 1.0);
+    assert_eq!(left.settings.restart.policy.reset_after, seconds(3));
     assert_eq!(
-        (join.instances, join.mailbox, join.high_water),
+        (
+            join.settings.instances,
+            join.settings.mailbox,
+            join.settings.queue.high_water
+        ),
         (
             Instances {
                 min: 3,
@@ -384,9 +396,9 @@ fn every_value_arrives_as_it_is_written() {
             7
         )
     );
-    assert_eq!(join.handler_timeout, Duration::from_millis(250));
-    assert_eq!(join.retry.attempts, 1);
-    assert_eq!(join.retry.backoff.max, Duration::ZERO);
+    assert_eq!(join.settings.handler_timeout, Duration::from_millis(250));
+    assert_eq!(join.settings.retry.attempts, 1);
+    assert_eq!(join.settings.retry.backoff.max, Duration::ZERO);
     assert_eq!(
         wired(&join.inputs),
         [("left", vec!["l", "r"]), ("right", vec!["r"])]

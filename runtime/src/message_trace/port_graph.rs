@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::app::{Isolation, Plan, WiredPort};
+use crate::app::{Plan, WiredPort};
 use crate::names::QueueId;
+use crate::settings::Isolation;
 
 /// The services of an app.
 #[derive(Debug, Clone, Default)]
@@ -32,9 +33,9 @@ impl Wiring {
             label: service.label.clone(),
             inputs: service.inputs.clone(),
             outputs: service.outputs.clone(),
-            has_store: service.store,
+            has_store: service.settings.store,
             runs_here: service.runs_here,
-            apart: service.isolation == Isolation::Process,
+            apart: service.settings.isolation == Isolation::Process,
         });
         Self {
             app: plan.name.clone(),

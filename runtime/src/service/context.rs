@@ -370,7 +370,9 @@ impl Context {
         request: &Request<M, R>,
         value: impl Into<MessageBuilder<M>>,
     ) -> Result<R, AskError> {
-        let within = self.remaining().unwrap_or(self.env.handler_timeout);
+        let within = self
+            .remaining()
+            .unwrap_or(self.env.settings.handler_timeout);
         let parent = self.message();
         self.env.ask(request, value.into(), within, parent).await
     }

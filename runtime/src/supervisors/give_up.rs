@@ -19,7 +19,10 @@ pub(super) fn give_up(
 ) -> Option<Instant> {
     let service = &hosted.label;
     let state = &hosted.state;
-    match (hosted.restart_type, hosted.give_up) {
+    match (
+        hosted.settings.restart.restart_type,
+        hosted.settings.restart.give_up,
+    ) {
         (RestartType::Temporary, _) => {
             error!(%service, why, given_back, "the service is down for good: it is temporary");
             state.stand(Standing::Gone { why: why.clone() });
@@ -27,7 +30,7 @@ pub(super) fn give_up(
             None
         }
         (_, GiveUpPolicy::Isolate) => {
-            let wait = hosted.restart.backoff.max;
+            let wait = hosted.settings.restart.policy.backoff.max;
             let since_ms = hosted.clock.unix_ms();
             let again = HumanDuration(wait);
             error!(%service, why, given_back, %again, "the service is isolated: its messages wait, the others go on");

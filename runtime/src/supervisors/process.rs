@@ -278,7 +278,7 @@ impl Keeper {
     }
 
     async fn looked(&mut self, look: PollResult) {
-        let patience = self.hosted.handler_timeout.max(SILENT_MIN);
+        let patience = self.hosted.settings.handler_timeout.max(SILENT_MIN);
         let Some(life) = &mut self.life else { return };
         let process = life.id();
         match look {
@@ -379,7 +379,9 @@ impl Keeper {
             return;
         }
         let (now, random) = (self.hosted.env().origin.elapsed(), fastrand::f64());
-        let (restart, history) = self.history.failure(&self.hosted.restart, now, random);
+        let (restart, history) =
+            self.history
+                .failure(&self.hosted.settings.restart.policy, now, random);
         self.history = history;
         let wait = match restart {
             Restart::Now => Duration::ZERO,

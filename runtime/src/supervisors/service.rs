@@ -347,8 +347,11 @@ impl SupervisorTask {
         }
         if charged {
             let now = self.origin.elapsed();
-            if !self.blocks.restart(&self.hosted.intensity, now) {
-                let within = HumanDuration(self.hosted.intensity.within);
+            if !self
+                .blocks
+                .restart(&self.hosted.settings.restart.intensity, now)
+            {
+                let within = HumanDuration(self.hosted.settings.restart.intensity.within);
                 let count = self.blocks.len();
                 let why = format!("blocked its thread {count} times within {within}");
                 self.blocks = RestartWindow::default();
@@ -358,7 +361,13 @@ impl SupervisorTask {
             }
             // Those who shared the thread get theirs before it may be blocked again.
             let nth = self.blocks.len() as u32 - 1;
-            let wait = self.hosted.restart.backoff.delay(nth, fastrand::f64());
+            let wait = self
+                .hosted
+                .settings
+                .restart
+                .policy
+                .backoff
+                .delay(nth, fastrand::f64());
             self.again_at = Some(later(wait));
             return;
         }

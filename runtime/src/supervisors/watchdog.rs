@@ -54,7 +54,7 @@ pub(crate) async fn watch(
             let Some(culprit) = services.iter().find(|s| s.hosted.number == who.service) else {
                 continue;
             };
-            let patience = culprit.hosted.handler_timeout.max(PATIENCE_MIN);
+            let patience = culprit.hosted.settings.handler_timeout.max(PATIENCE_MIN);
             if *late >= patience {
                 *late = Duration::ZERO;
                 give_up(&threads, &services, worker, who).await;

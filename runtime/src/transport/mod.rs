@@ -18,6 +18,7 @@ mod backpressure;
 mod capacity;
 mod completion;
 mod connector;
+pub mod engine;
 mod error;
 mod inspection;
 mod lease;

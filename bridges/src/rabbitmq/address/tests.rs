@@ -1,3 +1,5 @@
+//! URLs: every form that is accepted, every error that is reported.
+
 use super::*;
 
 fn parse(url: &str) -> Result<Address, String> {
@@ -28,7 +30,7 @@ fn credentials_and_virtual_host_are_decoded() {
 }
 
 #[test]
-fn what_is_left_out_has_safe_defaults() {
+fn omitted_parts_have_safe_defaults() {
     for url in ["amqp://broker", "amqp://broker/", "amqp://broker/%2f"] {
         let (address, uri) = only(url);
         assert_eq!(uri.vhost, "/");
@@ -54,26 +56,26 @@ fn a_url_may_name_the_nodes_of_a_cluster() {
         ["one:5672", "two:5673", "[::1]:5672", "[::1]:5674"]
     );
     assert_eq!(hosts("amqps://one,two"), ["one:5671", "two:5671"]);
-    // A comma in a password is none between hosts.
+    // A comma in a password doesn't separate hosts.
     assert_eq!(hosts("amqp://u:p,w@one"), ["one:5672"]);
 }
 
 #[test]
-fn hosts_are_tried_by_chance_and_the_one_that_was_lost_last() {
+fn hosts_are_tried_in_random_order_and_the_lost_one_last() {
     let address = parse("amqp://one,two,three").unwrap();
     let firsts = |address: &Address| {
-        let firsts = (0..100).map(|_| address.in_turn()[0].name.clone());
+        let firsts = (0..100).map(|_| address.in_try_order()[0].name.clone());
         firsts.collect::<std::collections::BTreeSet<_>>()
     };
     assert_eq!(firsts(&address).len(), 3);
-    address.took(&address.hosts[1]);
+    address.connected_to(&address.hosts[1]);
     assert!(!firsts(&address).contains("two"));
-    assert_eq!(address.in_turn()[2].name, "two");
-    assert_eq!(address.in_turn().len(), 3);
+    assert_eq!(address.in_try_order()[2].name, "two");
+    assert_eq!(address.in_try_order().len(), 3);
 }
 
 #[test]
-fn tls_is_set_up_by_the_parameters_that_rabbitmq_has_for_it() {
+fn tls_is_set_up_by_rabbitmqs_parameters() {
     let (address, uri) = only(
         "amqps://broker?cacertfile=/etc/a%20b/ca.pem&certfile=c.pem&keyfile=k+1.pem\
          &verify=verify_peer&server_name_indication=rabbit&auth_mechanism=EXTERNAL",
@@ -86,7 +88,7 @@ fn tls_is_set_up_by_the_parameters_that_rabbitmq_has_for_it() {
 }
 
 #[test]
-fn paths_are_relative_to_a_folder_that_is_given() {
+fn paths_are_relative_to_the_given_folder() {
     let folder = Path::new("/srv/a&b %");
     let url = "amqps://u:p@h/v?cacertfile=tls/ca%25.pem&heartbeat=5&keyfile=/k.pem";
     let resolved = resolve(url, folder);
@@ -106,8 +108,8 @@ fn paths_are_relative_to_a_folder_that_is_given() {
 }
 
 #[test]
-fn what_is_wrong_is_said_without_the_password() {
-    for (url, said) in [
+fn errors_never_show_the_password() {
+    for (url, expected) in [
         ("amqp:hunter2", "write amqp://"),
         ("hunter2", "write amqp://"),
         ("http://u:hunter2@broker", "write amqp://"),
@@ -123,7 +125,7 @@ fn what_is_wrong_is_said_without_the_password() {
         ("amqp://u:hunter2@[::1", "in brackets"),
         ("amqp://u:hunter2/3@broker", "%40 %3A %2F"),
         ("amqp://u:hunter2?3@broker", "%40 %3A %2F"),
-        ("amqp://u:2?hunter2@broker", "that there isn't"),
+        ("amqp://u:2?hunter2@broker", "unknown parameter"),
         ("amqp://u:2/hunter2@broker", "%40 %3A %2F"),
         ("amqp://u:hunter2#3@broker", "%40 %3A %2F"),
         (
@@ -178,9 +180,9 @@ fn what_is_wrong_is_said_without_the_password() {
         ),
     ] {
         let Err(why) = parse(url) else {
-            panic!("{url} is taken")
+            panic!("{url} is accepted")
         };
-        assert!(why.contains(said), "{url}: {why}");
+        assert!(why.contains(expected), "{url}: {why}");
         assert!(!why.contains("hunter2"), "{why}");
     }
 }

@@ -1,4 +1,4 @@
-//! Headers of AMQP: written within a weight, and read as text whatever they are.
+//! AMQP header tables: written within a size limit, read as text.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::{refused, rfc3339};
 
-/// Headers on their way out, weighed.
+/// A header table under construction, with its size.
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) table: FieldTable,
@@ -31,16 +31,16 @@ impl Table {
         Ok(())
     }
 
-    /// Puts as many of these as there is room for, in bytes and with what is there: the
-    /// largest are left out. Returns how many.
+    /// Adds headers until the table has `bytes_max` bytes and leaves the largest out. Returns
+    /// how many were left out.
     pub(super) fn put_all<'a>(
         &mut self,
         headers: impl Iterator<Item = (Cow<'a, str>, &'a str)> + Clone,
-        room: usize,
+        bytes_max: usize,
     ) -> Result<u64, TransportError> {
         let weight_of = |(name, value): &(Cow<'a, str>, &'a str)| weight(name, value.len());
         let all: usize = headers.clone().map(|header| weight_of(&header)).sum();
-        if self.bytes + all <= room {
+        if self.bytes + all <= bytes_max {
             for (name, value) in headers {
                 self.text(&name, value)?;
             }
@@ -50,7 +50,7 @@ impl Table {
         headers.sort_by_key(weight_of);
         let mut left_out = headers.len() as u64;
         for header in &headers {
-            if self.bytes + weight_of(header) + ROOM_FOR_COUNT > room {
+            if self.bytes + weight_of(header) + LEFT_OUT_BYTES > bytes_max {
                 break;
             }
             self.text(&header.0, header.1)?;
@@ -60,11 +60,11 @@ impl Table {
     }
 }
 
-/// For the header that says how many were left out.
-const ROOM_FOR_COUNT: usize = 64;
+/// Space for the header that counts the left-out headers.
+const LEFT_OUT_BYTES: usize = 64;
 
 fn weight(name: &str, value_bytes: usize) -> usize {
-    // A length before the name, a type and a length before the value.
+    // A length and the name, a type, a length and the value.
     1 + name.len() + 1 + 4 + value_bytes
 }
 
@@ -76,10 +76,10 @@ pub(super) fn short(what: &str, value: &str) -> Result<ShortString, TransportErr
     })
 }
 
-/// Any value as text.
+/// Returns any value as text.
 pub(super) fn text(value: &AMQPValue) -> String {
     if let AMQPValue::LongString(text) = value {
-        // What nearly all of them are.
+        // The usual case.
         return String::from_utf8_lossy(text.as_bytes()).into_owned();
     }
     let mut out = String::new();
@@ -88,7 +88,7 @@ pub(super) fn text(value: &AMQPValue) -> String {
 }
 
 fn write_text(value: &AMQPValue, out: &mut String) {
-    // Writing into a string can't fail.
+    // Writing to a string can't fail.
     let _always = match value {
         AMQPValue::Boolean(v) => write!(out, "{v}"),
         AMQPValue::ShortShortInt(v) => write!(out, "{v}"),
@@ -103,7 +103,7 @@ fn write_text(value: &AMQPValue, out: &mut String) {
         AMQPValue::DecimalValue(v) => write!(out, "{}e-{}", v.value, v.scale),
         AMQPValue::ShortString(v) => write!(out, "{v}"),
         AMQPValue::LongString(v) => write!(out, "{v}"),
-        AMQPValue::Timestamp(v) => match rfc3339::of_seconds(*v) {
+        AMQPValue::Timestamp(v) => match rfc3339::from_seconds(*v) {
             Some(unix_ms) => write!(out, "{}", rfc3339::format(unix_ms)),
             None => write!(out, "{v}"),
         },

@@ -1,4 +1,4 @@
-//! What goes out comes in again; what others send is understood.
+//! Round trips of messages, and messages of other programs.
 
 use brickwork::{DeadLetter, Reason, TraceContext};
 use proptest::collection::{btree_map, vec};
@@ -9,7 +9,7 @@ use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 
 use super::*;
 
-const WAY: Route<'static> = Route {
+const ROUTE: Route<'static> = Route {
     suspect: None,
     attempt: 1,
     past_topics: true,
@@ -17,22 +17,22 @@ const WAY: Route<'static> = Route {
 };
 
 fn decode(
-    arrival: TopicSource<'_>,
+    topic_source: TopicSource<'_>,
     properties: &BasicProperties,
     payload: Vec<u8>,
 ) -> (Message, u32) {
-    let decoded = super::decode(arrival, properties, payload);
+    let decoded = super::decode(topic_source, properties, payload);
     (decoded.message, decoded.attempt)
 }
 
-fn there_and_back(message: &Message, way: Route<'_>) -> (Message, u32) {
-    let properties = encode(message, way).unwrap();
-    let arrival = if way.past_topics {
+fn round_trip(message: &Message, route: Route<'_>) -> (Message, u32) {
+    let properties = encode(message, route).unwrap();
+    let topic_source = if route.past_topics {
         TopicSource::Queue("app.service.input")
     } else {
         TopicSource::Topic(&message.topic)
     };
-    decode(arrival, &properties, message.payload.to_vec())
+    decode(topic_source, &properties, message.payload.to_vec())
 }
 
 fn header_name() -> impl Strategy<Value = String> {
@@ -105,16 +105,16 @@ proptest! {
     ) {
         let mut envelope = envelope;
         let sent = Message::from(envelope.clone());
-        // Of a message that starts a trace it is said, too.
+        // The trace of a message that starts one is encoded, too.
         envelope.trace = Some(sent.trace());
         let expected = Message::from(envelope);
-        let (got, number) = there_and_back(&sent, Route { attempt, past_topics, ..WAY });
+        let (got, number) = round_trip(&sent, Route { attempt, past_topics, ..ROUTE });
         prop_assert_eq!(number, if past_topics { attempt } else { 1 });
         prop_assert_eq!(format!("{:?}", *got), format!("{:?}", *expected));
     }
 
     #[test]
-    fn nothing_that_others_send_is_too_strange(
+    fn any_message_of_another_program_is_accepted_and_can_be_published_again(
         properties in properties(), payload in vec(any::<u8>(), 0..40)
     ) {
         let (message, attempt) = decode(TopicSource::Topic("a.topic"), &properties, payload.clone());
@@ -124,7 +124,7 @@ proptest! {
         let (_, attempt) = decode(TopicSource::Queue("app.service.input"), &properties, Vec::new());
         prop_assert!(attempt >= 1);
 
-        // It can be tried again, or become a dead letter, and is the same then.
+        // It can be retried or dead-lettered, and stays the same.
         let letter = DeadLetter {
             reason: Reason::Error,
             error: "no ".repeat(500),
@@ -134,20 +134,21 @@ proptest! {
             failed_at_ms: 17,
         };
         for sent in [message.clone(), letter.letter(&message)] {
-            let way = Route { attempt: 2, properties_bytes_max: 100_000, ..WAY };
-            let again = encode(&sent, way).unwrap();
+            let route = Route { attempt: 2, properties_bytes_max: 100_000, ..ROUTE };
+            let again = encode(&sent, route).unwrap();
             prop_assert!(bytes_of(&again) <= 100_000, "{}", bytes_of(&again));
             let (got, attempt) = decode(TopicSource::Queue("app.service.input"), &again, payload.clone());
             prop_assert_eq!(attempt, 2);
             let (mut got, mut sent) = (got.edit(), sent.edit());
-            // What was made up is so no more; and what was too much is gone.
+            // The id is now in the message; left-out headers are gone.
             sent.anonymous = false;
             sent.trace = Some(sent.trace());
             if got.headers.remove(LEFT_OUT).is_some() {
                 let kept = |name: &Arc<str>| got.headers.contains_key(name);
                 sent.headers.retain(|name, _| kept(name));
             }
-            // A letter says these in its headers, too; so does what only looks like one.
+            // A dead letter repeats these in its headers; so does a message that only looks
+            // like one.
             for name in [LEFT_OUT, ATTEMPT, TOPIC] {
                 got.headers.remove(name);
                 sent.headers.remove(name);
@@ -157,7 +158,7 @@ proptest! {
     }
 }
 
-/// What the headers and texts of properties weigh on the wire, counted apart.
+/// Size of headers and short strings on the wire, counted independently.
 fn bytes_of(properties: &BasicProperties) -> usize {
     let headers = properties.headers().as_ref().into_iter().flatten();
     let headers = headers.map(|(name, value)| {
@@ -183,7 +184,7 @@ fn bytes_of(properties: &BasicProperties) -> usize {
     4 + 14 + headers.sum::<usize>() + texts.sum::<usize>()
 }
 
-/// Any value of any type, some of them large.
+/// Values of every type, some of them large.
 fn values() -> impl Strategy<Value = AMQPValue> {
     let leaf = prop_oneof![
         any::<bool>().prop_map(AMQPValue::Boolean),
@@ -199,10 +200,10 @@ fn values() -> impl Strategy<Value = AMQPValue> {
         (0u64..300_000_000_000).prop_map(AMQPValue::Timestamp),
         Just(AMQPValue::Void),
         ".{0,60}".prop_map(|text| AMQPValue::LongString(text.into())),
-        telling().prop_map(|text| AMQPValue::LongString(text.into())),
+        almost_valid_texts().prop_map(|text| AMQPValue::LongString(text.into())),
         vec(any::<u8>(), 0..60).prop_map(|bytes| AMQPValue::LongString(bytes.into())),
         vec(any::<u8>(), 0..60).prop_map(|bytes| AMQPValue::ByteArray(bytes.into())),
-        // Bytes that are no text weigh thrice as much as text.
+        // Invalid UTF-8 becomes three times as long as text.
         (0usize..60_000).prop_map(|size| AMQPValue::LongString(vec![0xff; size].into())),
         (0usize..60_000).prop_map(|size| AMQPValue::FieldArray(vec![AMQPValue::Void; size].into())),
     ];
@@ -218,8 +219,8 @@ fn values() -> impl Strategy<Value = AMQPValue> {
     })
 }
 
-/// Texts that nearly mean something.
-fn telling() -> impl Strategy<Value = String> {
+/// Texts that are almost valid ids, traces, numbers or times.
+fn almost_valid_texts() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
@@ -271,7 +272,7 @@ prop_compose! {
     }
 }
 
-/// Mostly names that mean something.
+/// Mostly reserved names.
 fn strange_name() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![
@@ -331,21 +332,21 @@ fn plain_properties_are_understood_without_headers() {
 }
 
 #[test]
-fn what_is_too_much_with_what_was_added_goes_on_without_the_largest_headers() {
+fn a_message_that_became_too_large_loses_its_largest_headers() {
     let mut envelope = Envelope::new("order", "{}");
     for (name, size) in [("small", 10), ("large", 60_000), ("larger", 70_000)] {
         envelope
             .headers
             .insert(name.into(), "x".repeat(size).into());
     }
-    let (got, _) = there_and_back(&envelope.into(), WAY);
+    let (got, _) = round_trip(&envelope.into(), ROUTE);
     let names: Vec<&str> = got.headers.keys().map(|name| &**name).collect();
     assert_eq!(names, [LEFT_OUT, "large", "small"]);
     assert_eq!(&*got.headers[LEFT_OUT], "1");
 }
 
 #[test]
-fn times_come_in_the_ways_in_which_other_programs_write_them() {
+fn times_of_other_programs_are_understood() {
     let now = Clock::SYSTEM.unix_ms();
     let of = |time: Option<AMQPValue>, timestamp: Option<u64>| {
         let mut table = FieldTable::default();
@@ -365,13 +366,13 @@ fn times_come_in_the_ways_in_which_other_programs_write_them() {
     assert_eq!(of(text("1970-01-01T00:00:01Z"), Some(7)), 1000);
     assert_eq!(of(Some(AMQPValue::Timestamp(5)), Some(7)), 5000);
     assert_eq!(of(text("tomorrow"), Some(7)), 7000);
-    // In milliseconds, by mistake; and nothing of sense at all.
+    // A timestamp in milliseconds, by mistake; and a value out of range.
     assert!(of(None, Some(1_795_393_830_041)) >= now);
     assert!(of(Some(AMQPValue::Timestamp(u64::MAX)), Some(u64::MAX)) >= now);
 }
 
 #[test]
-fn what_the_broker_added_is_left_out_and_what_is_no_text_becomes_one() {
+fn headers_of_the_broker_are_dropped_and_values_become_text() {
     let mut table = FieldTable::default();
     let deaths = AMQPValue::FieldArray(vec![AMQPValue::Boolean(true)].into());
     table.insert("x-death".into(), deaths);
@@ -412,19 +413,25 @@ fn a_dead_letter_keeps_its_headers() {
         failed_at_ms: 17,
     };
     let sent = letter.letter(&envelope.into());
-    let (got, _) = there_and_back(&sent, Route { attempt: 5, ..WAY });
+    let (got, _) = round_trip(
+        &sent,
+        Route {
+            attempt: 5,
+            ..ROUTE
+        },
+    );
     assert_eq!(got.headers, sent.headers);
     assert_eq!(&*got.headers[ATTEMPT], "5");
     assert_eq!(&*got.topic, "orders");
 }
 
 #[test]
-fn what_amqp_cannot_carry_is_refused_here() {
+fn a_message_that_amqp_cannot_carry_is_refused_before_publishing() {
     let mut envelope = Envelope::new("order", "{}");
     envelope.headers.insert("x".repeat(256).into(), "".into());
     let to_topic = Route {
         past_topics: false,
-        ..WAY
+        ..ROUTE
     };
     let error = encode(&envelope.into(), to_topic).unwrap_err();
     assert!(error.to_string().contains("header name"), "{error}");
@@ -435,8 +442,8 @@ fn what_amqp_cannot_carry_is_refused_here() {
         .insert("note".into(), "x".repeat(200_000).into());
     let to_topic = Route {
         past_topics: false,
-        ..WAY
+        ..ROUTE
     };
     let error = encode(&envelope.into(), to_topic).unwrap_err();
-    assert!(error.to_string().contains("too much"), "{error}");
+    assert!(error.to_string().contains("too large"), "{error}");
 }
