@@ -1,8 +1,8 @@
-//! `chaos`: passes messages on, and now and then fails on purpose.
+//! `chaos`: passes messages on, and fails some attempts on purpose.
 //!
-//! What befalls a message depends on the seed, the message's id and the attempt only: a
-//! run can be repeated, in whatever order and however many processes, and a retry draws
-//! anew. Refuses to lose or change anything: the faults are those that the host must
+//! The fault of an attempt depends only on the seed, the message's id and the attempt number.
+//! So a run can be repeated, in any order and with any number of processes, and a retry draws
+//! again. Messages are never lost or changed: the faults are those that the host must
 //! survive.
 
 use std::time::Duration;
@@ -13,35 +13,35 @@ use brickwork::prelude::*;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::ports::{IN, OUT, in_hand};
+use crate::ports::{IN, OUT, current_message};
 
-/// Passes messages on, unless the draw says to fail.
+/// Passes messages on, unless an attempt draws a fault.
 #[derive(Debug)]
 pub struct Chaos {
-    odds: Probability,
+    faults: FaultRates,
     length: Duration,
 }
 
-/// Config of `chaos`. The rates are parts of all attempts, from 0 to 1; together they are
+/// Config of `chaos`. A rate is a share of all attempts, from 0 to 1; the sum of all rates is
 /// at most 1.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChaosConfig {
-    /// How often it returns a failure.
+    /// Rate of attempts that return a failure.
     pub fail: f64,
-    /// How often it panics.
+    /// Rate of attempts that panic.
     pub panic: f64,
-    /// How often it waits for as long as `for` says; longer than `handler_timeout`, and
-    /// the attempt fails.
+    /// Rate of attempts that wait for the time in `for`. If that is longer than
+    /// `handler_timeout`, the attempt fails.
     pub stall: f64,
-    /// How often it blocks its thread for as long as `for` says.
+    /// Rate of attempts that block their thread for the time in `for`.
     pub block: f64,
-    /// How often it aborts the process that it runs in.
+    /// Rate of attempts that abort their process.
     pub abort: f64,
-    /// How long it stalls or blocks.
+    /// Time that a stall or a block takes.
     #[serde(rename = "for")]
     pub length: HumanDuration,
-    /// Another seed, other victims.
+    /// Seed of the draw. Another seed selects other messages.
     pub seed: u64,
 }
 
@@ -59,7 +59,7 @@ impl Default for ChaosConfig {
     }
 }
 
-/// What befalls an attempt.
+/// The fault of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Fail,
@@ -71,12 +71,12 @@ enum Fault {
 
 /// Faults with their rates, and the seed of the draw.
 #[derive(Debug, Clone, Copy)]
-struct Probability {
+struct FaultRates {
     rates: [(Fault, f64); 5],
     seed: u64,
 }
 
-impl Probability {
+impl FaultRates {
     fn new(config: &ChaosConfig) -> Self {
         Self {
             rates: [
@@ -90,7 +90,7 @@ impl Probability {
         }
     }
 
-    /// What befalls this attempt at this message.
+    /// The fault of this attempt, if it has one.
     fn draw(&self, id: &MessageId, attempt: u32) -> Option<Fault> {
         let mut left = unit(self.seed, id, attempt);
         for (fault, rate) in self.rates {
@@ -103,7 +103,7 @@ impl Probability {
     }
 }
 
-/// A number from 0 up to 1 that seed, id and attempt give.
+/// A number from 0 up to 1, determined by seed, id and attempt.
 fn unit(seed: u64, id: &MessageId, attempt: u32) -> f64 {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
@@ -112,13 +112,13 @@ fn unit(seed: u64, id: &MessageId, attempt: u32) -> f64 {
     let digest = hash.finalize();
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&digest[..8]);
-    // The 53 bits that a double holds exactly.
+    // A double holds exactly 53 bits.
     (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 impl Service for Chaos {
     const NAME: &'static str = "chaos";
-    const SUMMARY: &'static str = "passes messages on, and now and then fails on purpose";
+    const SUMMARY: &'static str = "passes messages on, and fails some attempts on purpose";
     const EXAMPLE: &'static str = r#"[services.weather]
 use = "chaos"
 in = "orders"
@@ -127,7 +127,7 @@ handler_timeout = "1s"
 config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
 "#;
     const FAILURES: &'static [&'static str] =
-        &["fails, panics, stalls, blocks its thread or aborts as often as its rates say"];
+        &["fails, panics, stalls, blocks its thread or aborts, at the configured rates"];
     type Config = ChaosConfig;
 
     fn ports(_: &ChaosConfig, ports: &mut Ports<Self>) {
@@ -148,21 +148,17 @@ config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
             .map(|(name, rate)| ConfigError::new(*name, format!("{rate} is not from 0 to 1")))
             .collect();
         let sum: f64 = rates.iter().map(|(_, rate)| rate).sum();
-        // Ten times 0.1 is a little more than 1.
+        // Rounding: ten times 0.1 is a little more than 1.
         if errors.is_empty() && sum > 1.0 + 1e-9 {
             let text = format!("the rates add up to {sum}, at most 1 is possible");
             errors.push(ConfigError::new("", text));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     async fn start(config: &ChaosConfig, _: &mut Context) -> Result<Self, Failure> {
         Ok(Self {
-            odds: Probability::new(config),
+            faults: FaultRates::new(config),
             length: config.length.0,
         })
     }
@@ -170,8 +166,8 @@ config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
 
 impl Handle<Raw> for Chaos {
     async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
-        let (message, attempt) = in_hand(cx);
-        match self.odds.draw(&message.id, attempt) {
+        let (message, attempt) = current_message(cx);
+        match self.faults.draw(&message.id, attempt) {
             Some(Fault::Fail) => return Err(Failure::retry("chaos: failed on purpose")),
             Some(Fault::Panic) => panic!("chaos: panicked on purpose"),
             Some(Fault::Stall) => tokio::time::sleep(self.length).await,
@@ -193,34 +189,34 @@ mod tests {
         serde_json::from_value(config).unwrap()
     }
 
-    fn draws(odds: &Probability, attempt: u32) -> Vec<Option<Fault>> {
+    fn draws(faults: &FaultRates, attempt: u32) -> Vec<Option<Fault>> {
         (0..2000)
-            .map(|n| odds.draw(&format!("m-{n}").parse().unwrap(), attempt))
+            .map(|n| faults.draw(&format!("m-{n}").parse().unwrap(), attempt))
             .collect()
     }
 
     #[test]
     fn the_draw_depends_on_seed_id_and_attempt_only() {
         let id: MessageId = "order-17".parse().unwrap();
-        // These values are a promise: a run can be repeated after an update.
+        // A promise: these values never change, so that a run can be repeated after an update.
         let drawn = [unit(0, &id, 1), unit(1, &id, 1), unit(0, &id, 2)];
         assert_eq!(
             drawn,
             [0.43526802191058644, 0.15054576490261573, 0.4131545546802037]
         );
-        let odds =
-            |seed| Probability::new(&config(json!({"fail": 0.2, "panic": 0.2, "seed": seed})));
-        assert_eq!(draws(&odds(3), 1), draws(&odds(3), 1));
-        assert_ne!(draws(&odds(3), 1), draws(&odds(4), 1));
-        assert_ne!(draws(&odds(3), 1), draws(&odds(3), 2));
+        let faults =
+            |seed| FaultRates::new(&config(json!({"fail": 0.2, "panic": 0.2, "seed": seed})));
+        assert_eq!(draws(&faults(3), 1), draws(&faults(3), 1));
+        assert_ne!(draws(&faults(3), 1), draws(&faults(4), 1));
+        assert_ne!(draws(&faults(3), 1), draws(&faults(3), 2));
     }
 
     #[test]
-    fn each_fault_comes_as_often_as_its_rate_says() {
-        let odds = Probability::new(&config(
+    fn each_fault_occurs_at_its_rate() {
+        let faults = FaultRates::new(&config(
             json!({"fail": 0.3, "panic": 0.2, "stall": 0.1, "block": 0.05, "abort": 0.1}),
         ));
-        let drawn = draws(&odds, 1);
+        let drawn = draws(&faults, 1);
         let share = |fault| {
             drawn.iter().filter(|drawn| **drawn == fault).count() as f64 / drawn.len() as f64
         };
@@ -241,12 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn rates_of_nothing_and_of_all_are_kept_exactly() {
-        let calm = Probability::new(&ChaosConfig::default());
-        assert!(draws(&calm, 1).iter().all(Option::is_none));
-        let storm = Probability::new(&config(json!({"panic": 1.0})));
+    fn rates_of_zero_and_one_are_exact() {
+        let none = FaultRates::new(&ChaosConfig::default());
+        assert!(draws(&none, 1).iter().all(Option::is_none));
+        let always = FaultRates::new(&config(json!({"panic": 1.0})));
         assert!(
-            draws(&storm, 1)
+            draws(&always, 1)
                 .iter()
                 .all(|drawn| *drawn == Some(Fault::Panic))
         );
@@ -271,11 +267,11 @@ mod tests {
     }
 
     #[test]
-    fn the_example_survives_its_weather_within_its_attempts() {
+    fn messages_of_the_example_survive_its_faults_within_their_attempts() {
         let manifest: Value =
             toml::from_str(include_str!("../../examples/2-github-alerts/app.toml")).unwrap();
         let weather = &manifest["services"]["weather"];
-        let odds = Probability::new(&config(weather["config"].clone()));
+        let rates = FaultRates::new(&config(weather["config"].clone()));
         let attempts = weather["retry"]["attempts"].as_u64().unwrap() as u32;
         let data = include_str!("../../examples/2-github-alerts/github-webhooks.jsonl");
         let (mut offset, mut most) = (0, 0);
@@ -284,16 +280,16 @@ mod tests {
             let id = format!("intake/github-webhooks.jsonl:{offset}")
                 .parse()
                 .unwrap();
-            let unlucky = (1..).map_while(|attempt| odds.draw(&id, attempt));
-            let unlucky: Vec<Fault> = unlucky.collect();
-            most = most.max(unlucky.len() as u32);
-            faults.extend(unlucky);
+            let drawn = (1..).map_while(|attempt| rates.draw(&id, attempt));
+            let drawn: Vec<Fault> = drawn.collect();
+            most = most.max(drawn.len() as u32);
+            faults.extend(drawn);
             offset += line.len();
         }
-        // Two to spare, for what a slow machine adds.
+        // Two attempts to spare, for time-outs on a slow machine.
         assert!(most < attempts - 2, "{most} faults in a row");
         let count = |fault| faults.iter().filter(|drawn| **drawn == fault).count();
-        // The numbers in the example's README.
+        // The example's README states these numbers.
         assert_eq!(count(Fault::Fail), 18);
         assert_eq!(count(Fault::Panic), 10);
         assert_eq!(count(Fault::Stall), 7);

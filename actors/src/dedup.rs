@@ -1,7 +1,7 @@
 //! `dedup`: passes on the first message of each key.
 //!
-//! Owns which keys were seen, in its store: the oldest are forgotten, by time and by number.
-//! That a key is remembered, and that its message goes out, is one transaction.
+//! The store holds the keys that were seen; the oldest are deleted, by age and by number. One
+//! transaction records a key and emits its message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,25 +12,26 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::batch::transact_batch;
 use crate::expression::{Expression, Scope};
 use crate::key::key_of;
-use crate::ports::{IN, OUT, in_batch};
+use crate::ports::{IN, OUT, batch_message};
 
-/// Where messages go whose key was seen before.
+/// Output of messages whose key was seen before.
 const DUPLICATES: Output<Raw> = Output::new("duplicates");
 
-/// What shares one commit: as many messages as are there, up to this.
+/// Messages that share one commit.
 const BATCH: Batch = Batch {
     max: 512,
     within: Duration::ZERO,
 };
 
-/// At every so many-th new key, what is too old is forgotten,
+/// New keys between two deletions of old ones.
 const CLEAN_EVERY: i64 = 64;
-/// so many at a time: faster than new ones come.
+/// Maximum keys per deletion: more than arrive between two deletions.
 const CLEAN_MAX: i64 = 128;
 
-/// Passes on the first message of each key, unchanged; the others are done with.
+/// Passes on the first message of each key, unchanged; acks the others.
 #[derive(Debug)]
 pub struct Dedup {
     key: Option<Expression>,
@@ -42,17 +43,17 @@ pub struct Dedup {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DedupConfig {
-    /// An expression over `msg` and `meta`: messages for which it gives the same are
-    /// duplicates. A field that isn't there rejects the message. The message's id, if left
-    /// out; a message that came without one is then always passed on.
+    /// An expression over `msg` and `meta`: messages with equal values are duplicates. A
+    /// missing field dead-letters the message. By default the message's id; a message that
+    /// came without an id is then always passed on.
     pub key: Option<Expression>,
-    /// For how long a key is remembered, from the message that was passed on.
+    /// How long a key is remembered, counted from the message that was passed on.
     pub within: HumanDuration,
-    /// How many keys are remembered; of more, the oldest are forgotten before their time. A
-    /// million take about 60 MB of disk.
+    /// Maximum number of keys. Beyond it, the oldest are forgotten early. A million keys take
+    /// about 60 MB of disk.
     pub keys: u64,
-    /// Emit what was seen before on the output `duplicates`, instead of dropping it. What
-    /// comes again under its own id is done already, and is not emitted there either.
+    /// Whether duplicates are emitted on the output `duplicates` instead of dropped. A
+    /// redelivery with the same id is not emitted there: that message was handled before.
     pub duplicates: bool,
 }
 
@@ -79,8 +80,8 @@ config.key = "[msg.customer, msg.order]"
 config.within = "1d"
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "rejects a message whose payload is not JSON, if the key looks at msg",
-        "rejects a message whose key is null, or lacks a field that has() doesn't guard",
+        "dead-letters a message whose payload is not JSON, if the key uses msg",
+        "dead-letters a message whose key is null, or that lacks a field that has() doesn't guard",
         "passes a duplicate on when more than `keys` other keys came in between",
     ];
     const STORE: &'static [Migration] = &[Migration::new(
@@ -103,18 +104,14 @@ config.within = "1d"
     fn check(config: &DedupConfig) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         if config.within.0.is_zero() {
-            let text = "a key must be remembered for some time, such as 24h";
+            let text = "it is zero: set a time, such as 24h";
             errors.push(ConfigError::new("within", text));
         }
         if !(1..=KEYS_MAX).contains(&config.keys) {
-            let text = format!("1 to {KEYS_MAX} keys can be remembered");
+            let text = format!("it is from 1 to {KEYS_MAX}");
             errors.push(ConfigError::new("keys", text));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     async fn start(config: &DedupConfig, _: &mut Context) -> Result<Self, Failure> {
@@ -129,20 +126,21 @@ config.within = "1d"
     }
 }
 
-/// More than anyone has the disk for.
+/// Maximum of `keys`: about 60 GB of disk.
 const KEYS_MAX: u64 = 1_000_000_000;
 
 impl Dedup {
-    /// What a message is known by; `None` if it came without an id, and that would be it.
+    /// The fingerprint of a message's key; `None` if the key is the id, and the message came
+    /// without one.
     fn fingerprint(&self, cx: &Context, index: usize) -> Result<Option<Fingerprint>, Failure> {
-        let (message, attempt) = in_batch(cx, index);
+        let (message, attempt) = batch_message(cx, index);
         let key = match &self.key {
             Some(key) => key_of(key, &mut Scope::new(message, attempt))?,
             None if message.anonymous => return Ok(None),
-            // As the expression meta.id has it.
+            // Equal to the expression meta.id.
             None => Value::String(message.id.to_string()).to_string(),
         };
-        Ok(Some(Fingerprint::of(&key)))
+        Ok(Some(Fingerprint::new(&key)))
     }
 }
 
@@ -154,16 +152,10 @@ impl HandleBatch<Raw> for Dedup {
     ) -> Vec<Result<(), Failure>> {
         let (seen, duplicates) = (self.seen, self.duplicates);
         let service: Arc<str> = cx.service().into();
-        let mut results = Vec::with_capacity(batch.len());
-        let mut works = Vec::with_capacity(batch.len());
-        for (index, raw) in batch.into_iter().enumerate() {
-            let fingerprint = self.fingerprint(cx, index);
-            results.push(fingerprint.as_ref().map(drop).map_err(Failure::clone));
-            let Ok(fingerprint) = fingerprint else {
-                continue;
-            };
+        let transactions = batch.into_iter().enumerate().map(|(index, raw)| {
+            let fingerprint = self.fingerprint(cx, index)?;
             let service = service.clone();
-            works.push((index, move |tx: &mut Tx<'_>| {
+            Ok(move |tx: &mut Tx<'_>| {
                 let is_first = match &fingerprint {
                     Some(fingerprint) => seen.is_first(tx, fingerprint)?,
                     None => true,
@@ -172,32 +164,26 @@ impl HandleBatch<Raw> for Dedup {
                     return tx.emit(&OUT, raw);
                 }
                 if let Some(message) = tx.message() {
-                    tracing::debug!(%service, id = %message.id, "its key was seen before");
+                    tracing::debug!(%service, id = %message.id, "duplicate message: its key was seen before");
                 }
                 match duplicates {
                     true => tx.emit(&DUPLICATES, raw),
                     false => Ok(()),
                 }
-            }));
-        }
-        let store = match cx.store() {
-            Ok(store) => store,
-            Err(failure) => return results.into_iter().map(|_| Err(failure.clone())).collect(),
-        };
-        for (index, result) in store.transact_each(works).await {
-            results[index] = result;
-        }
-        results
+            })
+        });
+        let transactions = transactions.collect();
+        transact_batch(cx, transactions).await
     }
 }
 
-/// Stands for a key, however long that is.
+/// Fixed-size stand-in for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    /// Half of a SHA-256: no two keys meet.
-    fn of(key: &str) -> Self {
+    /// Half of the key's SHA-256: collisions are practically impossible.
+    fn new(key: &str) -> Self {
         let digest = Sha256::digest(key.as_bytes());
         let mut half = [0; 16];
         half.copy_from_slice(&digest[..16]);
@@ -205,7 +191,7 @@ impl Fingerprint {
     }
 }
 
-/// Which keys count as seen. In the table they are in the order in which they were.
+/// How many keys the table holds, and for how long. Rows are numbered by age.
 #[derive(Debug, Clone, Copy)]
 struct SeenKeys {
     within_ms: i64,
@@ -213,8 +199,7 @@ struct SeenKeys {
 }
 
 impl SeenKeys {
-    /// Whether a key comes for the first time, within the time and number of those that are
-    /// remembered; now it is.
+    /// Records a key. Returns whether it is new, or was seen too long ago.
     fn is_first(self, tx: &Tx<'_>, key: &Fingerprint) -> Result<bool, Failure> {
         let now_ms = tx.now_ms() as i64;
         let too_old_ms = now_ms.saturating_sub(self.within_ms);
@@ -224,19 +209,19 @@ impl SeenKeys {
         if insert.execute((&key.0, now_ms))? == 1 {
             let n = tx.last_insert_rowid();
             if n % CLEAN_EVERY == 0 {
-                self.forget(tx, n, too_old_ms)?;
+                self.delete_old(tx, n, too_old_ms)?;
             }
             return Ok(true);
         }
-        // One whose time is over is the first again, and the last to be forgotten.
-        let mut again = tx.prepare_cached(
+        // An expired key counts as new, and becomes the youngest.
+        let mut renew = tx.prepare_cached(
             "UPDATE dedup_key SET n = (SELECT max(n) + 1 FROM dedup_key), at_ms = ?2
              WHERE key = ?1 AND at_ms <= ?3",
         )?;
-        Ok(again.execute((&key.0, now_ms, too_old_ms))? == 1)
+        Ok(renew.execute((&key.0, now_ms, too_old_ms))? == 1)
     }
 
-    fn forget(self, tx: &Tx<'_>, last: i64, too_old_ms: i64) -> Result<(), Failure> {
+    fn delete_old(self, tx: &Tx<'_>, last: i64, too_old_ms: i64) -> Result<(), Failure> {
         let mut delete = tx.prepare_cached(
             "DELETE FROM dedup_key
              WHERE n IN (SELECT n FROM dedup_key ORDER BY n LIMIT ?1)
@@ -260,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_holds_nothing_is_refused() {
+    fn a_zero_window_is_refused() {
         assert!(check(json!({})).is_empty());
         assert_eq!(
             check(json!({"within": "0s", "keys": 0})),
@@ -270,11 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_fingerprints_of_their_own() {
-        let all: Vec<_> = ["1", "\"1\"", "[1]", ""].map(Fingerprint::of).into();
+    fn different_keys_have_different_fingerprints() {
+        let all: Vec<_> = ["1", "\"1\"", "[1]", ""].map(Fingerprint::new).into();
         for (n, one) in all.iter().enumerate() {
             assert!(!all[n + 1..].contains(one));
         }
-        assert_eq!(Fingerprint::of("1"), all[0]);
+        assert_eq!(Fingerprint::new("1"), all[0]);
     }
 }

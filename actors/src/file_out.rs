@@ -1,9 +1,8 @@
 //! `file-out`: appends messages to a file, one line of JSON each.
 //!
-//! Owns the promise that a message which counts as done is a whole line of the file: it
-//! was handed to the operating system (and with `sync` to the disk) before. A line may
-//! be there twice when the process died between writing and settling. Refuses payloads
-//! that aren't JSON.
+//! Owns one promise: an acked message is a whole line of the file, handed to the operating
+//! system (with `sync`, to the disk) before the ack. If the process dies between writing and
+//! acking, the line is written twice.
 
 mod lines;
 
@@ -22,7 +21,7 @@ use crate::json::JsonText;
 use crate::ports::IN;
 use lines::LineFile;
 
-/// What shares one write: as many messages as are there, up to this.
+/// Messages that share one write.
 const BATCH: Batch = Batch {
     max: 256,
     within: Duration::ZERO,
@@ -38,17 +37,17 @@ pub struct FileOut {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileOutConfig {
-    /// The file, relative to the manifest. It and its folders are made when they are
-    /// missing. No other program may write to it; one that rotates it by renaming is
+    /// The file, relative to the manifest. Missing directories and a missing file are
+    /// created. No other program may write to it; a program that rotates it by renaming is
     /// noticed.
     pub path: ManifestPath,
-    /// Whether a message counts as done only when the disk has its line, so that a power
-    /// failure loses nothing; otherwise a crash of the process loses nothing.
+    /// Whether a message is acked only when its line is on the disk, so that a power failure
+    /// loses nothing. Without it, a crash of the process loses nothing.
     #[serde(default)]
     pub sync: bool,
 }
 
-/// The one file of all instances of a service.
+/// The file that all instances of a service share.
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
@@ -65,7 +64,8 @@ impl Shared {
     }
 
     fn append(&self, lines: &[u8]) -> io::Result<()> {
-        // A panic in there leaves at worst a torn end, which the next write repairs.
+        // A panic with the lock held leaves at worst an unfinished line, repaired by the next
+        // write.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.append(&self.path, lines)
     }
@@ -75,8 +75,8 @@ fn failure(path: &std::path::Path, error: &io::Error) -> Failure {
     Failure::retry(format!("can't write to {}: {error}", path.display()))
 }
 
-/// The lines of the payloads that are JSON, and an outcome for each payload, good until
-/// the lines are written.
+/// The lines of the payloads that are JSON, and one outcome per payload. An `Ok` is valid
+/// only after the lines are written.
 fn lines_of<'a>(payloads: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Vec<Result<(), Failure>>) {
     let mut lines = Vec::new();
     let outcomes = payloads
@@ -87,7 +87,7 @@ fn lines_of<'a>(payloads: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Vec<Resul
                 Ok(())
             }
             Err(text) => Err(Failure::reject(format!(
-                "the payload can't be a line: {text}"
+                "the payload can't be written as a line: {text}"
             ))),
         })
         .collect();
@@ -103,9 +103,9 @@ in = "alerts"
 config.path = "out/alerts.jsonl"
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "rejects a message whose payload is not JSON",
-        "tries again when the file can't be written (disk full, no permission); nothing of a failed write stays in the file",
-        "at its start cuts off a last line that a crash left unfinished, and says so",
+        "dead-letters a message whose payload is not JSON",
+        "retries when the file can't be written (disk full, no permission); a failed write leaves nothing in the file",
+        "cuts off an unfinished last line at the start, with a warning in the log",
     ];
     type Config = FileOutConfig;
 
@@ -115,7 +115,10 @@ config.path = "out/alerts.jsonl"
 
     fn check(config: &FileOutConfig) -> Result<(), Vec<ConfigError>> {
         if config.path.file_name().is_none() {
-            return Err(vec![ConfigError::new("path", "it names no file")]);
+            return Err(vec![ConfigError::new(
+                "path",
+                "it names no file: set one, such as out.jsonl",
+            )]);
         }
         Ok(())
     }
@@ -158,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_payload_is_one_line_and_what_is_not_json_is_rejected() {
+    fn each_json_payload_is_one_line_and_other_payloads_are_rejected() {
         let payloads: [&[u8]; 4] = [b"{\"a\": 1}\n", b"nonsense", b"\n[1,\n2]", b""];
         let (lines, outcomes) = lines_of(payloads.into_iter());
         assert_eq!(lines, b"{\"a\":1}\n[1,2]\n");
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_that_share_a_file_do_not_mix_their_lines() {
+    fn instances_that_share_a_file_do_not_mix_their_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         let shared = Shared::open(path.clone(), false).unwrap();
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_is_tried_again_and_named() {
+    fn a_file_that_cannot_be_written_is_a_retry_that_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let failure = Shared::open(folder.path().to_owned(), false).unwrap_err();
         assert_eq!(failure.kind(), FailureKind::Retry);

@@ -1,12 +1,12 @@
-//! `filter`: passes on the messages for which a condition holds.
+//! `filter`: passes on the messages that satisfy a condition.
 
 use brickwork::prelude::*;
 use serde::Deserialize;
 
 use crate::expression::{Condition, Scope};
-use crate::ports::{IN, OUT, in_hand};
+use crate::ports::{IN, OUT, current_message};
 
-/// Passes on what its condition selects, unchanged; the rest is done with.
+/// Passes on the messages that satisfy its condition, unchanged; acks the others.
 #[derive(Debug)]
 pub struct Filter {
     when: Condition,
@@ -16,14 +16,14 @@ pub struct Filter {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilterConfig {
-    /// Which messages pass: an expression over `msg` and `meta` that is true or false. A
-    /// field that isn't there makes it false.
+    /// Which messages pass: an expression over `msg` and `meta` whose value is true or
+    /// false. A missing field makes the condition false.
     pub when: Condition,
 }
 
 impl Service for Filter {
     const NAME: &'static str = "filter";
-    const SUMMARY: &'static str = "passes on the messages for which a condition holds";
+    const SUMMARY: &'static str = "passes on the messages that satisfy a condition";
     const EXAMPLE: &'static str = r#"[services.opened]
 use = "filter"
 in = "github.deliveries"
@@ -31,8 +31,8 @@ out = "issues.opened"
 config.when = "meta.type == 'issues' && msg.action == 'opened'"
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "rejects a message whose payload is not JSON, if the condition looks at msg",
-        "rejects a message for which the condition gives something else than true or false, or compares what can't be compared",
+        "dead-letters a message whose payload is not JSON, if the condition uses msg",
+        "dead-letters a message if the value of the condition is neither true nor false, or if it compares values of types that can't be compared",
     ];
     type Config = FilterConfig;
 
@@ -49,7 +49,7 @@ config.when = "meta.type == 'issues' && msg.action == 'opened'"
 
 impl Handle<Raw> for Filter {
     async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
-        let (message, attempt) = in_hand(cx);
+        let (message, attempt) = current_message(cx);
         if self.when.holds(&mut Scope::new(message, attempt))? {
             cx.emit(&OUT, raw)?;
         }

@@ -1,24 +1,28 @@
-//! JSON as text: checked, cut and compacted without being parsed into values.
+//! JSON as text: checked, cut and compacted without parsing it into values.
 //!
-//! A payload that only passes through keeps its numbers, its order of keys and its
-//! escapes as they came. Owns JSON pointers (RFC 6901). Refuses to change anything but
-//! the whitespace between tokens.
+//! A payload that only passes through keeps its numbers, its order of keys and its escapes:
+//! only whitespace between tokens may change. Also owns JSON pointers (RFC 6901).
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny};
+use serde_json::value::RawValue;
 
-/// Deeper than anyone means; readers that build values refuse it, too.
+/// Maximum nesting. Readers that build values, such as `serde_json`, have the same limit.
 const DEPTH_MAX: usize = 128;
 
-/// A text that is one JSON value.
+/// A text that is one valid JSON value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JsonText<'a>(&'a str);
 
 impl<'a> JsonText<'a> {
     /// Checks that bytes are one JSON value, not nested too deep.
+    ///
+    /// # Errors
+    /// The bytes are empty, not JSON, or nested too deep.
     pub(crate) fn check(bytes: &'a [u8]) -> Result<Self, String> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err("it is empty, JSON was expected".to_owned());
@@ -32,13 +36,13 @@ impl<'a> JsonText<'a> {
         Ok(Self(text))
     }
 
-    /// Whether it can stand so many levels deep in another value.
+    /// Whether the value may be nested this many levels deep in another value.
     pub(crate) fn fits_inside(self, levels: usize) -> bool {
         depth(self.0.as_bytes()) + levels <= DEPTH_MAX
     }
 
-    /// Adds it to `line` without the whitespace between its tokens: one line, since a
-    /// JSON string holds no line break as such.
+    /// Appends the text to `line` without the whitespace between its tokens. The result is one
+    /// line, since a JSON string contains no raw line break.
     pub(crate) fn compact_into(self, line: &mut Vec<u8>) {
         let bytes = self.0.as_bytes();
         let mut at = 0;
@@ -56,70 +60,45 @@ impl<'a> JsonText<'a> {
         }
     }
 
-    /// Where the value that a pointer names stands.
+    /// The range of the value that a pointer names. Of repeated keys the last one counts, as
+    /// in every common parser.
     pub(crate) fn find(self, pointer: &JsonPointer) -> Option<Range<usize>> {
-        let bytes = self.0.as_bytes();
-        let mut at = skip_space(bytes, 0);
+        let mut value: &RawValue = serde_json::from_str(self.0).ok()?;
         for token in &pointer.0 {
-            at = match bytes[at] {
-                b'{' => self.member(at, token)?,
-                b'[' => self.element(at, token)?,
+            value = match value.get().as_bytes()[0] {
+                b'{' => {
+                    let object: HashMap<String, &RawValue> =
+                        serde_json::from_str(value.get()).ok()?;
+                    object.get(token).copied()?
+                }
+                b'[' => {
+                    let canonical = token == "0" || !token.starts_with(['0', '+']);
+                    let index: usize = token.parse().ok().filter(|_| canonical)?;
+                    let list: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
+                    list.get(index).copied()?
+                }
                 _ => return None,
             };
         }
-        Some(at..value_end(bytes, at))
+        let start = value.get().as_ptr().addr() - self.0.as_ptr().addr();
+        Some(start..start + value.get().len())
     }
 
-    /// The text of a range that [`find`](Self::find) gave.
+    /// The text of a range that [`find`](Self::find) returned.
     pub(crate) fn at(self, range: Range<usize>) -> &'a str {
         &self.0[range]
     }
-
-    /// Where the value of a key starts, in the object that starts at `at`. Of repeated
-    /// keys the last one counts, as in every common parser.
-    fn member(self, at: usize, key: &str) -> Option<usize> {
-        let bytes = self.0.as_bytes();
-        let mut found = None;
-        let mut at = skip_space(bytes, at + 1);
-        while bytes[at] != b'}' {
-            let end = string_end(bytes, at);
-            let name: Cow<'_, str> = unescape(&self.0[at..end]);
-            // Past the colon.
-            let value = skip_space(bytes, skip_space(bytes, end) + 1);
-            if name == key {
-                found = Some(value);
-            }
-            at = next_item(bytes, value);
-        }
-        found
-    }
-
-    /// Where an element starts, in the array that starts at `at`.
-    fn element(self, at: usize, index: &str) -> Option<usize> {
-        let canonical = index == "0" || !index.starts_with(['0', '+']);
-        let mut left: usize = index.parse().ok().filter(|_| canonical)?;
-        let bytes = self.0.as_bytes();
-        let mut at = skip_space(bytes, at + 1);
-        while bytes[at] != b']' {
-            if left == 0 {
-                return Some(at);
-            }
-            left -= 1;
-            at = next_item(bytes, at);
-        }
-        None
-    }
 }
 
-/// A JSON pointer (RFC 6901) such as `/payload` or `/items/0/id`; `""` is the whole.
+/// A JSON pointer (RFC 6901), such as `/payload` or `/items/0/id`. `""` names the whole value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonPointer(Vec<String>);
 
 impl JsonPointer {
-    /// Reads a pointer.
+    /// Parses a pointer.
     ///
     /// # Errors
-    /// It isn't one.
+    /// The text is neither empty nor starts with `/`.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self(Vec::new()));
@@ -161,7 +140,7 @@ pub(crate) fn unescape(quoted: &str) -> Cow<'_, str> {
     if !inner.contains('\\') {
         return inner.into();
     }
-    // A lone surrogate passes as JSON, but is no text: then as it is written.
+    // A lone surrogate is valid JSON but not valid text: the string stays as it is written.
     serde_json::from_str::<String>(quoted).map_or(inner.into(), Cow::Owned)
 }
 
@@ -185,14 +164,7 @@ fn depth(bytes: &[u8]) -> usize {
     most
 }
 
-fn skip_space(bytes: &[u8], mut at: usize) -> usize {
-    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
-        at += 1;
-    }
-    at
-}
-
-/// Past the closing quote of the string that starts at `at`.
+/// The index past the closing quote of the string that starts at `at`.
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     loop {
@@ -201,46 +173,6 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
             b'\\' => at += 2,
             _ => at += 1,
         }
-    }
-}
-
-/// Past the value that starts at `at`.
-fn value_end(bytes: &[u8], at: usize) -> usize {
-    match bytes[at] {
-        b'"' => string_end(bytes, at),
-        b'{' | b'[' => {
-            let (mut open, mut at) = (0usize, at);
-            loop {
-                match bytes[at] {
-                    b'"' => {
-                        at = string_end(bytes, at);
-                        continue;
-                    }
-                    b'{' | b'[' => open += 1,
-                    b'}' | b']' => open -= 1,
-                    _ => {}
-                }
-                at += 1;
-                if open == 0 {
-                    return at;
-                }
-            }
-        }
-        _ => {
-            let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
-            let length = bytes[at..].iter().position(ends);
-            length.map_or(bytes.len(), |length| at + length)
-        }
-    }
-}
-
-/// From a value in a list or an object to what comes next: an item or the closing bracket.
-fn next_item(bytes: &[u8], value: usize) -> usize {
-    let at = skip_space(bytes, value_end(bytes, value));
-    if bytes[at] == b',' {
-        skip_space(bytes, at + 1)
-    } else {
-        at
     }
 }
 
@@ -255,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_finds_the_text_as_it_stands() {
+    fn a_pointer_finds_the_unchanged_text_of_a_value() {
         let text = r#" { "a" : { "b\"}" : [ 1.50, {"c":"x]"} , null ] }, "e~/f": 1e400, "":2 } "#;
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(find(text, "").as_deref(), Some(text.trim()));
@@ -288,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn compacting_changes_whitespace_only() {
+    fn compacting_removes_only_whitespace_between_tokens() {
         let text = "\n{ \"a b\" : [ 1.0 , \"x \\\" , \\n y\" ] ,\t\"z\":null }\r\n";
         let mut line = Vec::new();
         JsonText::check(text.as_bytes())
@@ -301,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_refused_in_words() {
+    fn text_that_is_not_json_is_refused_with_a_reason() {
         let deep = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
         let cases: [(&[u8], &str); 6] = [
             (b"", "it is empty, JSON was expected"),
@@ -315,7 +247,7 @@ mod tests {
             let error = JsonText::check(bytes).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
-        // A line break inside a string would make two lines of one.
+        // A raw line break inside a string would split the line.
         assert!(JsonText::check(b"\"a\nb\"").is_err());
     }
 

@@ -1,7 +1,7 @@
-//! Keys: what messages have in common, or tells them apart.
+//! Keys of messages, for `aggregate` and `dedup`.
 //!
 //! A key is the value of an expression, of any type but null, as JSON: `1` and `"1"` are
-//! two keys.
+//! different keys.
 
 use brickwork::Failure;
 
@@ -10,7 +10,7 @@ use crate::expression::{Expression, Scope};
 /// The key of a message, as JSON.
 ///
 /// # Errors
-/// A reject, if there is none.
+/// A reject, if the expression fails or its value is null.
 pub(crate) fn key_of(expression: &Expression, scope: &mut Scope<'_>) -> Result<String, Failure> {
     match expression.value(scope)? {
         serde_json::Value::Null => Err(Failure::reject(format!(

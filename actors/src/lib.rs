@@ -1,10 +1,12 @@
-//! Ready-made service types, and the `brickwork` command over them.
+//! Ready-made service types, and the `brickwork` command with them.
 //!
-//! A file each; what a type's config holds, what can go wrong and how it looks in a
-//! manifest stand in its file, and `brickwork describe NAME` prints them.
+//! Each type has a module of its own, with its config, its failures and an example;
+//! `brickwork describe NAME` prints them.
 
 mod aggregate;
+mod batch;
 mod chaos;
+mod config_errors;
 mod dedup;
 mod expression;
 mod file_in;
@@ -57,7 +59,7 @@ mod tests {
 
     use super::*;
 
-    /// The configs of the services of a type in a piece of manifest.
+    /// The configs of all services of a type in a manifest.
     fn configs<C: Config>(name: &str, manifest: &str) -> Vec<C> {
         let manifest: serde_json::Value = toml::from_str(manifest).unwrap();
         let services = manifest["services"].as_object().unwrap().values();
@@ -67,7 +69,8 @@ mod tests {
             .collect()
     }
 
-    fn shows<C: Config>(
+    /// Checks the configs in an example.
+    fn check_example<C: Config>(
         name: &str,
         example: &str,
         check: impl Fn(&C) -> Result<(), Vec<ConfigError>>,
@@ -80,15 +83,15 @@ mod tests {
     }
 
     fn service<S: Service>() {
-        shows(S::NAME, S::EXAMPLE, S::check);
+        check_example(S::NAME, S::EXAMPLE, S::check);
     }
 
     fn source<S: Source>() {
-        shows(S::NAME, S::EXAMPLE, S::check);
+        check_example(S::NAME, S::EXAMPLE, S::check);
     }
 
     #[test]
-    fn every_example_is_a_right_piece_of_manifest() {
+    fn every_example_has_a_valid_config() {
         service::<Aggregate>();
         service::<Chaos>();
         service::<Dedup>();
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_describe_prints_is_there() {
+    fn every_type_and_every_field_is_described() {
         let names: Vec<&str> = catalog().iter().map(|known| known.name()).collect();
         assert_eq!(
             names,

@@ -8,12 +8,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::expression::{Expression, Scope};
-use crate::ports::{IN, in_hand};
+use crate::ports::{IN, current_message};
 
-/// The longest text that is logged of a message, in bytes.
+/// Maximum bytes of the logged text of a message.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// Logs each message: its type, its id, and its payload or what an expression says.
+/// Logs each message: type, id, and the payload or the value of an expression.
 #[derive(Debug)]
 pub struct Log {
     level: Level,
@@ -24,26 +24,26 @@ pub struct Log {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// The level that messages are logged at.
+    /// Level of the log lines.
     pub level: Level,
-    /// An expression over `msg` and `meta` that gives the text; the payload, if left out.
+    /// An expression over `msg` and `meta` for the text; by default the payload.
     pub message: Option<Expression>,
 }
 
-/// A level of the log.
+/// A log level.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Wrong.
+    /// Errors.
     Error,
-    /// May become wrong.
+    /// Warnings.
     Warn,
-    /// What happens.
+    /// Regular events.
     #[default]
     Info,
-    /// For those who look for something.
+    /// Details for debugging.
     Debug,
-    /// Everything.
+    /// Every detail.
     Trace,
 }
 
@@ -56,7 +56,7 @@ in = "alerts"
 config.message = "'alert in ' + msg.repo"
 "#;
     const FAILURES: &'static [&'static str] =
-        &["rejects a message for which the expression can't be evaluated"];
+        &["dead-letters a message for which the expression can't be evaluated"];
     type Config = LogConfig;
 
     fn ports(_: &LogConfig, ports: &mut Ports<Self>) {
@@ -73,7 +73,7 @@ config.message = "'alert in ' + msg.repo"
 
 impl Handle<Raw> for Log {
     async fn handle(&mut self, _: Raw, cx: &mut Context) -> Result<(), Failure> {
-        let (message, attempt) = in_hand(cx);
+        let (message, attempt) = current_message(cx);
         let text = text(self.message.as_ref(), message, attempt)?;
         let (kind, id) = (&*message.kind, &message.id);
         match self.level {
@@ -87,7 +87,7 @@ impl Handle<Raw> for Log {
     }
 }
 
-/// What is logged of a message.
+/// The logged text of a message.
 fn text(
     expression: Option<&Expression>,
     message: &Message,
@@ -102,8 +102,8 @@ fn text(
     })
 }
 
-/// Bytes as one line of text, cut to `bytes_max`: what comes from outside must not
-/// forge lines of the log, nor steer a terminal.
+/// Bytes as one line of text, cut to `bytes_max`. Control characters are escaped, so that
+/// data from outside can't forge log lines or control a terminal.
 pub(crate) fn shown(bytes: &[u8], bytes_max: usize) -> String {
     let cut = &bytes[..bytes.len().min(bytes_max)];
     let mut text = String::with_capacity(cut.len());
@@ -120,7 +120,7 @@ pub(crate) fn shown(bytes: &[u8], bytes_max: usize) -> String {
     for chunk in cut.utf8_chunks() {
         put(chunk.valid());
         left = &left[chunk.valid().len() + chunk.invalid().len()..];
-        // A character that the cut went through is no mistake of the sender's.
+        // An incomplete character at the cut is not the sender's mistake.
         if !chunk.invalid().is_empty() && (!left.is_empty() || cut.len() == bytes.len()) {
             put("\u{fffd}");
         }
@@ -158,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_says_what_is_logged() {
+    fn an_expression_replaces_the_payload_in_the_log() {
         let message = Envelope::new("alert", r#"{"repo":"a/b","n":[1]}"#).into();
-        let said = |source| {
+        let logged = |source| {
             let expression = Expression::compile(source).unwrap();
             text(Some(&expression), &message, 1).unwrap()
         };
-        assert_eq!(said("'in ' + msg.repo"), "in a/b");
-        assert_eq!(said("msg.n"), "[1]");
+        assert_eq!(logged("'in ' + msg.repo"), "in a/b");
+        assert_eq!(logged("msg.n"), "[1]");
         assert_eq!(
             text(None, &message, 1).unwrap(),
             r#"{"repo":"a/b","n":[1]}"#

@@ -1,4 +1,4 @@
-//! `map`: makes another payload of each message.
+//! `map`: replaces the payload of each message.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::expression::{Expression, Scope};
-use crate::ports::{IN, OUT, in_hand};
+use crate::ports::{IN, OUT, current_message};
 
-/// Emits, for each message, one whose payload expressions make; headers and subject stay.
+/// Emits each message with a payload made by expressions; headers and subject stay.
 #[derive(Debug)]
 pub struct Map {
     form: Form,
@@ -22,18 +22,18 @@ pub struct Map {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MapConfig {
-    /// The fields of the new payload, each with the expression over `msg` and `meta` that
-    /// gives its value. A field that isn't there rejects the message, unless `has()`
-    /// guards it: `has(msg.title) ? msg.title : ''`.
+    /// Fields of the new payload, each with the expression over `msg` and `meta` for its
+    /// value. A missing field dead-letters the message, unless `has()` guards it:
+    /// `has(msg.title) ? msg.title : ''`.
     pub to: BTreeMap<String, Expression>,
-    /// One expression that gives the whole new payload, instead of `to`.
+    /// One expression for the whole new payload, instead of `to`.
     pub value: Option<Expression>,
-    /// The message type of what it emits; the same as before, if left out.
+    /// Message type of the emitted messages; by default the type of the incoming message.
     #[serde(rename = "type")]
     pub kind: Option<String>,
 }
 
-/// How a payload is made.
+/// How the payload is made.
 #[derive(Debug)]
 enum Form {
     Fields(Vec<(String, Expression)>),
@@ -65,7 +65,7 @@ impl Form {
 
 impl Service for Map {
     const NAME: &'static str = "map";
-    const SUMMARY: &'static str = "makes another payload of each message, by expressions";
+    const SUMMARY: &'static str = "replaces the payload of each message, by expressions";
     const EXAMPLE: &'static str = r#"[services.shorten]
 use = "map"
 in = "issues.opened"
@@ -76,8 +76,8 @@ to.title = "msg.issue.title"
 to.labels = "has(msg.issue.labels) ? msg.issue.labels.map(l, l.name) : []"
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "rejects a message whose payload is not JSON, if an expression looks at msg",
-        "rejects a message that lacks a field that an expression needs and has() doesn't guard",
+        "dead-letters a message whose payload is not JSON, if an expression uses msg",
+        "dead-letters a message without a field that an expression needs and has() doesn't guard",
     ];
     type Config = MapConfig;
 
@@ -87,8 +87,8 @@ to.labels = "has(msg.issue.labels) ? msg.issue.labels.map(l, l.name) : []"
 
     fn check(config: &MapConfig) -> Result<(), Vec<ConfigError>> {
         let text = match (config.to.is_empty(), &config.value) {
-            (true, None) => "say what to make: fields in to, or the whole in value",
-            (false, Some(_)) => "to and value exclude one another: leave one out",
+            (true, None) => "it makes no payload: set fields in to, or the whole payload in value",
+            (false, Some(_)) => "to and value exclude each other: leave one out",
             _ => return Ok(()),
         };
         Err(vec![ConfigError::new("", text)])
@@ -104,11 +104,10 @@ to.labels = "has(msg.issue.labels) ? msg.issue.labels.map(l, l.name) : []"
 
 impl Handle<Raw> for Map {
     async fn handle(&mut self, mut raw: Raw, cx: &mut Context) -> Result<(), Failure> {
-        let (message, attempt) = in_hand(cx);
+        let (message, attempt) = current_message(cx);
         let value = self.form.apply(message, attempt)?;
         raw.payload = serde_json::to_vec(&value)?.into();
-        // A form of JSON of its own, such as application/problem+json, may no longer be
-        // what it is.
+        // The new payload is plain JSON, not a special form such as application/problem+json.
         raw.content_type = raw.content_type.and(Some(JSON.into()));
         if let Some(kind) = &self.kind {
             raw.kind = kind.clone();
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_made_of_payload_and_envelope() {
+    fn fields_are_made_from_payload_and_envelope() {
         let config = json!({"to": {
             "kind": "meta.type",
             "title": "msg.issue.title",
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn one_expression_makes_the_whole() {
+    fn one_expression_makes_the_whole_payload() {
         let config = json!({"value": "msg.items.map(i, i.id)"});
         let value = apply(config, r#"{"items":[{"id":1},{"id":2}]}"#);
         assert_eq!(value.unwrap(), json!([1, 2]));
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_makes_fields_or_a_whole() {
+    fn a_map_needs_fields_or_a_whole_payload_but_not_both() {
         for config in [json!({}), json!({"to": {"a": "1"}, "value": "1"})] {
             let config: MapConfig = serde_json::from_value(config).unwrap();
             assert_eq!(Map::check(&config).unwrap_err().len(), 1);

@@ -1,27 +1,27 @@
-//! What the service types here have in common: the names of their ports.
+//! Port names and helpers that several service types share.
 
 use brickwork::Message;
 use brickwork::prelude::*;
 
-/// Where messages come in, as they are.
+/// The input of messages, payload undecoded.
 pub(crate) const IN: Input<Raw> = Input::new("in");
-/// Where messages go out, as they are.
+/// The output of messages, payload undecoded.
 pub(crate) const OUT: Output<Raw> = Output::new("out");
 
-/// The message in hand and the attempt at it.
+/// The message that the handler handles, and the number of the attempt.
 ///
 /// # Panics
-/// Outside of a handler of single messages: a mistake of ours.
-pub(crate) fn in_hand(cx: &Context) -> (&Message, u32) {
-    let message = cx.message().expect("a handler has a message in hand");
+/// Outside of a handler of single messages: a bug of the caller.
+pub(crate) fn current_message(cx: &Context) -> (&Message, u32) {
+    let message = cx.message().expect("a handler has a current message");
     (message, cx.attempt())
 }
 
-/// The message behind a value of a batch and the attempt at it.
+/// The message at an index of the batch, and the number of the attempt.
 ///
 /// # Panics
-/// If the batch has no such value: a mistake of ours.
-pub(crate) fn in_batch(cx: &Context, index: usize) -> (&Message, u32) {
+/// If the batch has no such index: a bug of the caller.
+pub(crate) fn batch_message(cx: &Context, index: usize) -> (&Message, u32) {
     let message = cx.batch_message(index);
     message.expect("every value of a batch has a message")
 }

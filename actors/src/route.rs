@@ -1,19 +1,19 @@
 //! `route`: sends each message to the outputs that rules name.
 //!
-//! The outputs are named by the config; several rules may name the same one.
+//! The config names the outputs; several rules may name the same one.
 
 use brickwork::check_name;
 use brickwork::prelude::*;
 use serde::Deserialize;
 
 use crate::expression::{Condition, Scope};
-use crate::ports::{IN, in_hand};
+use crate::ports::{IN, current_message};
 
 /// Sends each message, unchanged, to the outputs of the rules that match it.
 #[derive(Debug)]
 pub struct Route {
     table: Table,
-    /// By the numbers in the table.
+    /// Indexed by the output numbers in the table.
     outputs: Vec<Output<Raw>>,
 }
 
@@ -21,28 +21,28 @@ pub struct Route {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
-    /// What goes where, tried in order.
+    /// The rules, tried in order.
     pub rules: Vec<Rule>,
-    /// Whether the first rule that matches decides, or all that match.
+    /// Whether only the first matching rule counts, or all matching rules.
     #[serde(default)]
     pub mode: Mode,
-    /// The output of messages that no rule matches; without one they are done with.
+    /// Output of messages that match no rule; by default they are acked and dropped.
     #[serde(default)]
     pub otherwise: Option<String>,
 }
 
-/// A rule: messages for which `when` holds go `to` an output.
+/// A rule: messages that satisfy `when` go `to` an output.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// An expression over `msg` and `meta` that is true or false. A field that isn't
-    /// there makes it false.
+    /// An expression over `msg` and `meta` whose value is true or false. A missing field
+    /// makes it false.
     pub when: Condition,
-    /// The name of an output.
+    /// Name of the output.
     pub to: String,
 }
 
-/// How many of the rules that match count.
+/// Which of the matching rules count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -53,7 +53,7 @@ pub enum Mode {
     All,
 }
 
-/// The rules with their outputs as numbers.
+/// The rules, with their outputs as numbers.
 #[derive(Debug)]
 struct Table {
     rules: Vec<(Condition, usize)>,
@@ -79,7 +79,7 @@ impl Table {
         }
     }
 
-    /// The outputs for a message, each once.
+    /// The outputs for a message, without duplicates.
     fn decide(&self, scope: &mut Scope<'_>) -> Result<Vec<usize>, Failure> {
         let mut chosen = Vec::new();
         for (when, to) in &self.rules {
@@ -98,7 +98,7 @@ impl Table {
     }
 }
 
-/// The outputs that a config names, each once, in its order.
+/// The outputs that a config names, without duplicates, in order.
 fn output_names(config: &RouteConfig) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     let rules = config.rules.iter().map(|rule| rule.to.as_str());
@@ -123,8 +123,8 @@ rules = [{ when = "msg.total > 1000", to = "large" }]
 otherwise = "rest"
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "rejects a message whose payload is not JSON, if a rule looks at msg",
-        "rejects a message for which a rule gives something else than true or false, or compares what can't be compared",
+        "dead-letters a message whose payload is not JSON, if a rule uses msg",
+        "dead-letters a message if the value of a rule is neither true nor false, or if it compares values of types that can't be compared",
     ];
     type Config = RouteConfig;
 
@@ -138,7 +138,10 @@ otherwise = "rest"
     fn check(config: &RouteConfig) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         if config.rules.is_empty() {
-            errors.push(ConfigError::new("rules", "at least one rule is needed"));
+            errors.push(ConfigError::new(
+                "rules",
+                "it has no rule: add at least one",
+            ));
         }
         let mut check = |path: String, name: &str| {
             if let Err(error) = check_name(name) {
@@ -152,11 +155,7 @@ otherwise = "rest"
         if let Some(name) = &config.otherwise {
             check("otherwise".to_owned(), name);
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     async fn start(config: &RouteConfig, _: &mut Context) -> Result<Self, Failure> {
@@ -172,7 +171,7 @@ otherwise = "rest"
 
 impl Handle<Raw> for Route {
     async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
-        let (message, attempt) = in_hand(cx);
+        let (message, attempt) = current_message(cx);
         let chosen = self.table.decide(&mut Scope::new(message, attempt))?;
         for number in chosen {
             cx.emit(&self.outputs[number], raw.clone())?;
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_matches_decides() {
+    fn the_first_matching_rule_decides() {
         let config = sizes("first");
         assert_eq!(decide(&config, r#"{"n":200}"#).unwrap(), ["large"]);
         assert_eq!(
@@ -226,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn all_rules_count_and_an_output_gets_a_message_once() {
+    fn all_matching_rules_count_and_an_output_gets_a_message_once() {
         let config = sizes("all");
         let all = decide(&config, r#"{"n":200,"urgent":true}"#).unwrap();
         assert_eq!(all, ["large", "medium"]);
     }
 
     #[test]
-    fn what_no_rule_matches_goes_otherwise_or_nowhere() {
+    fn a_message_without_a_matching_rule_goes_to_otherwise_or_nowhere() {
         let mut config = sizes("first");
         assert_eq!(
             decide(&config, r#"{"n":1,"urgent":false}"#).unwrap(),

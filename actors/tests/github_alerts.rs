@@ -1,5 +1,5 @@
-//! The example `2-github-alerts`: its rules and mappings, applied to its deliveries
-//! without running it, give the alerts in `expected/`, which were made by other means.
+//! The rules and mappings of the example `2-github-alerts`, applied to its deliveries without
+//! running it, give the alerts in `expected/`. Another program made those.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ fn config<C: DeserializeOwned>(manifest: &Value, service: &str) -> C {
     serde_json::from_value(manifest["services"][service]["config"].clone()).unwrap()
 }
 
-/// The deliveries as `intake` makes them.
+/// The deliveries as the service `intake` emits them.
 fn deliveries() -> Vec<Message> {
     let lines = file("github-webhooks.jsonl");
     let message = |line| {

@@ -98,7 +98,7 @@ mod tests {
         let greeter = TestApp::of::<Greeter>(NoConfig {});
         greeter.send(&PEOPLE, Person { name: "".into() });
         let letter = greeter.expect_dead_letter();
-        assert_eq!(letter.why.error, "nobody has an empty name");
+        assert_eq!(letter.dead_letter.error, "nobody has an empty name");
         greeter.expect_nothing(&GREETINGS);
     }
 }

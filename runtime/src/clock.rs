@@ -1,17 +1,17 @@
-//! The time that services see: real, or a test's own.
+//! The wall clock that services see: the machine's, or a virtual one in tests.
 //!
-//! Owns the wall clock only, and how a time is written. Durations and timers are
-//! tokio's, which a test pauses.
+//! Owns the wall clock and the text form of times. Durations and timers are tokio's, which a test
+//! can pause.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// Tells the wall-clock time.
+/// Wall clock.
 ///
-/// A virtual clock starts at a given time and then moves with tokio's clock, so a
-/// test that pauses tokio's clock moves both.
+/// A virtual clock starts at a given time and moves with tokio's clock: a test that pauses tokio's
+/// clock pauses both.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Clock(Option<(SystemTime, Instant)>);
 
@@ -19,12 +19,12 @@ impl Clock {
     /// The machine's clock.
     pub const SYSTEM: Self = Self(None);
 
-    /// A clock that reads `start` now and goes on with tokio's clock.
+    /// Creates a clock that reads `start` now and moves with tokio's clock.
     pub fn virtual_from(start: SystemTime) -> Self {
         Self(Some((start, Instant::now())))
     }
 
-    /// The time now.
+    /// Returns the current time.
     pub fn now(&self) -> SystemTime {
         match self.0 {
             None => SystemTime::now(),
@@ -32,26 +32,26 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since 1970-01-01 UTC.
+    /// Returns milliseconds since 1970-01-01 UTC.
     pub fn unix_ms(&self) -> u64 {
         unix_ms(self.now())
     }
 }
 
-/// So long from now; what lies further away than a hundred years is brought nearer, since
-/// the sum has a limit and a caller's duration has none.
+/// Returns the instant after this duration, a hundred years from now at most: instants have a
+/// maximum, durations of callers have none.
 pub(crate) fn later(duration: Duration) -> Instant {
     const MAX: Duration = Duration::from_secs(36_500 * 86_400);
     Instant::now() + duration.min(MAX)
 }
 
-/// Milliseconds since 1970-01-01 UTC; 0 for a time before.
+/// Returns milliseconds since 1970-01-01 UTC; 0 for an earlier time.
 pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// A time as RFC 3339 writes it, in UTC with milliseconds: `2026-11-22T23:32:03.123Z`.
+/// A time in the form of RFC 3339, in UTC with milliseconds: `2026-11-22T23:32:03.123Z`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rfc3339 {
     /// Milliseconds since 1970-01-01 UTC.
@@ -71,10 +71,10 @@ impl fmt::Display for Rfc3339 {
     }
 }
 
-/// The date that is so many days after 1970-01-01, as (year, month, day).
+/// Returns the date that is `days` days after 1970-01-01, as (year, month, day).
 ///
-/// Howard Hinnant's algorithm (chrono-compatible low-level date algorithms): years begin
-/// in March, so that the leap day is the last of its year.
+/// Howard Hinnant's algorithm (chrono-compatible low-level date algorithms): years begin in March,
+/// so that the leap day is the last day of its year.
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_rfc_3339_also_on_leap_days_and_at_turns_of_centuries() {
+    fn times_have_the_form_of_rfc_3339_even_on_leap_days_and_at_turns_of_centuries() {
         // Taken from `date -u -d TIME +%s`.
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00.123Z"),

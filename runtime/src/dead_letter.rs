@@ -1,15 +1,19 @@
-//! Why a message was given up, in the form in which it is kept.
+//! The record that a dead letter carries: why a message was given up, in headers of the message.
+//!
+//! [`dead_letters`](crate::dead_letters) reads and removes the letters. This module lies below it,
+//! since deliveries and transports write the record.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::failure::{FAILURE_TEXT_BYTES_MAX, truncate};
 use crate::message::{Envelope, Message};
 
-mod shape;
+mod fingerprint;
+
+pub(crate) use fingerprint::fingerprint;
 
 /// Why a message is in a dead-letter queue: header `brickwork-reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -17,13 +21,13 @@ mod shape;
 pub enum Reason {
     /// The handler failed on every attempt.
     Error,
-    /// The handler, or the runtime before it, said that it can never work.
+    /// The handler rejected the message, or it can't be decoded, or it is too large.
     Reject,
     /// The handler panicked on the last attempt.
     Panic,
-    /// The handler ran out of time on the last attempt.
+    /// The handler exceeded its time limit on the last attempt.
     Timeout,
-    /// The process died with this message alone in hand, too often.
+    /// The process crashed too often while this message was alone in flight.
     Crash,
     /// The queue was full.
     Overflow,
@@ -40,7 +44,7 @@ impl Reason {
         Self::Overflow,
     ];
 
-    /// The word in headers and metrics.
+    /// The reason as written in headers and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -59,7 +63,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The headers that make a message a letter.
+/// The headers that turn a message into a dead letter.
 pub(crate) const LETTER_HEADERS: [&str; 8] = [
     "brickwork-reason",
     "brickwork-error",
@@ -71,59 +75,50 @@ pub(crate) const LETTER_HEADERS: [&str; 8] = [
     "brickwork-topic",
 ];
 
-/// What is kept with a message that was given up.
+/// The record of a message that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// The last failure's text, without secrets, 4 KiB at most.
+    /// The text of the last failure, without secrets. The letter keeps its first 4 KiB.
     pub error: String,
-    /// The service that gave it up.
+    /// The label of the service that gave the message up.
     pub service: Arc<str>,
-    /// The input that it came in by.
+    /// The name of the input that the message came to.
     pub input: Arc<str>,
-    /// How many attempts were made.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When, in milliseconds since 1970-01-01 UTC.
+    /// When the message was given up, in milliseconds since 1970-01-01 UTC.
     pub failed_at_ms: u64,
 }
 
 impl DeadLetter {
-    /// The same for letters that failed alike: 16 hexadecimal digits made of service,
-    /// reason and the error without numbers, ids, quoted values, paths and addresses.
+    /// Identifies a group of letters with the same failure: 16 hexadecimal digits made of the
+    /// service, the reason and the error without numbers, ids, quoted values, paths and
+    /// addresses.
     pub fn fingerprint(&self) -> String {
-        // As much of it as is kept, so that the letter has the same one.
-        let mut error = self.error.clone();
-        truncate(&mut error, FAILURE_TEXT_BYTES_MAX);
-        fingerprint(
-            &self.service,
-            self.reason.as_str(),
-            &shape::shape_of(&error),
-        )
+        fingerprint(&self.service, self.reason.as_str(), &self.kept_error())
     }
 
     /// The message as it is kept in the dead-letter queue.
     pub fn letter(&self, message: &Message) -> Message {
-        let mut error = self.error.clone();
-        truncate(&mut error, FAILURE_TEXT_BYTES_MAX);
         let mut envelope: Envelope = message.edit();
         let mut put = |name: &str, value: &str| {
             envelope.headers.insert(name.into(), value.into());
         };
         put("brickwork-reason", self.reason.as_str());
-        put("brickwork-error", &error);
+        put("brickwork-error", &self.kept_error());
         put("brickwork-service", &self.service);
         put("brickwork-input", &self.input);
         put("brickwork-attempt", &self.attempts.to_string());
         put("brickwork-failed-at", &self.failed_at_ms.to_string());
         put("brickwork-fingerprint", &self.fingerprint());
-        let topic = message.topic.clone();
-        put("brickwork-topic", &topic);
+        put("brickwork-topic", &message.topic);
         envelope.into()
     }
 
-    /// What is kept with a message in a dead-letter queue; `None` if it isn't a letter.
-    pub fn of(letter: &Message) -> Option<Self> {
+    /// Reads the record of a dead letter; `None` if the message has none.
+    pub fn from_letter(letter: &Message) -> Option<Self> {
         let header = |name: &str| letter.headers.get(name);
         let reason = header("brickwork-reason")?;
         Some(Self {
@@ -135,26 +130,20 @@ impl DeadLetter {
             failed_at_ms: header("brickwork-failed-at")?.parse().ok()?,
         })
     }
-}
 
-/// What stands for service, reason and shape.
-pub(crate) fn fingerprint(service: &str, reason: &str, shape: &str) -> String {
-    let mut hash = Sha256::new();
-    for part in [service, reason, shape] {
-        hash.update(part.as_bytes());
-        hash.update([0xff]);
+    /// The error as the letter keeps it.
+    fn kept_error(&self) -> String {
+        let mut error = self.error.clone();
+        truncate(&mut error, FAILURE_TEXT_BYTES_MAX);
+        error
     }
-    hash.finalize()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn letter(error: &str) -> DeadLetter {
+    fn record(error: &str) -> DeadLetter {
         DeadLetter {
             reason: Reason::Error,
             error: error.into(),
@@ -166,32 +155,34 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_can_be_read_again() {
+    fn a_record_can_be_read_from_its_letter() {
         let message = Envelope::new("order", "{}").into();
-        let why = letter("no stock");
-        assert_eq!(DeadLetter::of(&why.letter(&message)), Some(why));
-        assert_eq!(DeadLetter::of(&message), None);
-    }
-
-    #[test]
-    fn letters_that_failed_alike_share_a_fingerprint() {
-        let first = letter("order 17 of 0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b: no stock");
-        let second = letter("order 9 of 0190a1b2-ffff-7e5f-8a6b-7c8d9e0f1a2b: no stock");
-        assert_eq!(first.fingerprint(), second.fingerprint());
-        assert_ne!(
-            first.fingerprint(),
-            letter("order 17: refused").fingerprint()
+        let record = record("no stock");
+        assert_eq!(
+            DeadLetter::from_letter(&record.letter(&message)),
+            Some(record)
         );
+        assert_eq!(DeadLetter::from_letter(&message), None);
     }
 
     #[test]
-    fn what_is_kept_has_the_fingerprint_of_what_was_given_up() {
+    fn letters_with_the_same_failure_share_a_fingerprint() {
+        let first = record("order 17 of 0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b: no stock");
+        let second = record("order 9 of 0190a1b2-ffff-7e5f-8a6b-7c8d9e0f1a2b: no stock");
+        let other = record("order 17: refused");
+        assert_eq!(first.fingerprint(), second.fingerprint());
+        assert_ne!(first.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn a_letter_with_a_cut_error_has_the_fingerprint_of_its_record() {
         let message = Envelope::new("order", "{}").into();
-        let why = letter(&"no stock at all ".repeat(1000));
-        let kept = why.letter(&message);
-        let read = DeadLetter::of(&kept).unwrap();
-        assert!(read.error.len() < why.error.len());
-        assert_eq!(read.fingerprint(), why.fingerprint());
-        assert_eq!(&*kept.headers["brickwork-fingerprint"], read.fingerprint());
+        let record = record(&"no stock at all ".repeat(1000));
+        let letter = record.letter(&message);
+        let read = DeadLetter::from_letter(&letter).unwrap();
+        assert!(read.error.len() < record.error.len());
+        assert_eq!(read.fingerprint(), record.fingerprint());
+        let kept = &letter.headers["brickwork-fingerprint"];
+        assert_eq!(**kept, read.fingerprint());
     }
 }

@@ -1,7 +1,7 @@
-//! A delivery: a message taken from a transport, to be settled exactly once.
+//! Deliveries: messages taken from a transport, each to be settled exactly once.
 //!
-//! Owns the rule that nothing taken is forgotten: a delivery that is dropped gives
-//! itself back.
+//! Owns the rule that no message is lost in the process: a delivery that is dropped requeues its
+//! message.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,102 +13,104 @@ use tokio::time::Instant;
 use crate::dead_letter::DeadLetter;
 use crate::message::Message;
 
-/// A message in hand, with the duty to settle it.
+/// A message in flight, with the duty to settle it.
 ///
-/// Settling consumes it, so it happens once. Dropping it unsettled gives it back, as
-/// [`nack_requeue`](Delivery::give_back) does.
+/// Settling consumes the delivery, so it happens once. Dropping it unsettled requeues the message,
+/// as [`nack_requeue`](Delivery::nack_requeue) does.
 pub struct Delivery {
-    parcel: Option<DeliveryParts>,
+    parts: Option<DeliveryParts>,
     settler: Arc<dyn Settle>,
     input: u16,
     taken: Instant,
 }
 
-/// What a transport needs to settle a delivery.
+/// The parts of a delivery that its transport needs to settle it.
 #[derive(Debug)]
 pub struct DeliveryParts {
     /// The message.
     pub message: Message,
-    /// Which attempt this is, from 1. Crashes count.
+    /// Number of this attempt, from 1. Crashes that the message is blamed for count.
     pub attempt: u32,
-    /// In how many of the attempts before this one the process died, with this message
-    /// tried alone. Nothing is blamed on a message that was in hand beside others.
+    /// Number of crashes that the message is blamed for: see
+    /// [`supervision::quarantine`](crate::supervision::quarantine).
     pub crashes: u32,
     /// The transport's own mark, such as an AMQP delivery tag.
     pub tag: u64,
 }
 
-/// The way back from a delivery to its transport.
+/// Settles deliveries: implemented by transports.
 ///
 /// # Contract
-/// - Called exactly once for each delivery, from any thread, also while unwinding: it
-///   must not block and must not panic.
-/// - It only starts the work. If it fails afterwards (the connection is gone), the
-///   message must be delivered again: settling is a promise not to lose, never proof.
+/// - Called exactly once for each delivery, from any thread, also while unwinding. It must not
+///   block and must not panic.
+/// - It only starts the work. If the work fails later (the connection is lost), the transport must
+///   redeliver the message. Settling means that the message is not lost; it does not prove that it
+///   is gone.
 pub trait Settle: Send + Sync {
-    /// Carries out what was decided about a delivery.
-    fn settle(&self, parcel: DeliveryParts, settlement: Settlement);
+    /// Settles a delivery.
+    fn settle(&self, parts: DeliveryParts, settlement: Settlement);
 }
 
-/// What is to happen with a delivery.
+/// The outcome of a delivery.
 #[derive(Debug)]
 pub enum Settlement {
-    /// Done: forget it. With a reply, for an asker.
+    /// The message is done. With a reply for the asker, if there is one.
     Ack(Option<Reply>),
-    /// Not dealt with: deliver it again soon, as if it had not been taken.
+    /// The message was not handled: redeliver it soon, as the same attempt.
     Requeue,
-    /// Deliver it again to the same input after a while, as the given attempt. The
-    /// wait survives whatever the transport survives.
+    /// Redeliver the message to the same input after a delay, as the given attempt. The delay is as
+    /// durable as the transport.
     Retry {
-        /// How long to wait; transports may round it up.
+        /// The delay. Transports may round it up.
         after: Duration,
-        /// What the next delivery's [`Delivery::attempt`] is to be.
+        /// The value of the next delivery's [`Delivery::attempt`].
         attempt: u32,
     },
-    /// Given up: keep it in the dead-letter queue, with the reason. An asker is told.
+    /// The message is given up: move it to the dead-letter queue with the reason. The asker gets
+    /// an error.
     DeadLetter(Box<DeadLetter>),
 }
 
-/// What an asker gets: the payload of the answer, or why there is none.
+/// Reply for an asker: the payload, or an error text.
 pub type Reply = Result<Bytes, String>;
 
 impl Delivery {
-    /// Made by a transport when a message is taken from a queue.
-    pub fn new(parcel: DeliveryParts, settler: Arc<dyn Settle>) -> Self {
-        Self::taken_at(parcel, settler, Instant::now())
+    /// Creates a delivery: called by a transport when it takes a message from a queue.
+    pub fn new(parts: DeliveryParts, settler: Arc<dyn Settle>) -> Self {
+        Self::taken_at(parts, settler, Instant::now())
     }
 
-    /// Like [`new`](Delivery::new), with a time already read, for many at once.
-    pub fn taken_at(parcel: DeliveryParts, settler: Arc<dyn Settle>, taken: Instant) -> Self {
+    /// Creates a delivery with a time that was read before, for many deliveries at once.
+    pub fn taken_at(parts: DeliveryParts, settler: Arc<dyn Settle>, taken: Instant) -> Self {
         Self {
-            parcel: Some(parcel),
+            parts: Some(parts),
             settler,
             input: 0,
             taken,
         }
     }
 
-    /// The message.
+    /// Returns the message.
     pub fn message(&self) -> &Message {
-        &self.parcel().message
+        &self.parts().message
     }
 
-    /// Which attempt this is: 1, and one more for each failure that counted.
+    /// Returns the number of the attempt: 1, and one more for each failure that counts.
     pub fn attempt(&self) -> u32 {
-        self.parcel().attempt
+        self.parts().attempt
     }
 
-    /// How often a process has died while it tried this message alone.
+    /// Returns the number of crashes that the message is blamed for.
     pub fn crashes(&self) -> u32 {
-        self.parcel().crashes
+        self.parts().crashes
     }
 
-    /// When it was taken from the transport.
+    /// Returns the time at which it was taken from the transport.
     pub fn taken(&self) -> Instant {
         self.taken
     }
 
-    /// The number of the input port that it came in by.
+    /// Returns the index of the input port.
     pub fn input(&self) -> usize {
         usize::from(self.input)
     }
@@ -117,34 +119,34 @@ impl Delivery {
         self.input = input;
     }
 
-    /// Settles it as given.
+    /// Settles the delivery.
     pub fn settle(mut self, settlement: Settlement) {
-        if let Some(parcel) = self.parcel.take() {
-            self.settler.settle(parcel, settlement);
+        if let Some(parts) = self.parts.take() {
+            self.settler.settle(parts, settlement);
         }
     }
 
-    /// Done.
+    /// Acks the message: it is done.
     pub fn ack(self) {
         self.settle(Settlement::Ack(None));
     }
 
-    /// Not dealt with: to be delivered again soon. No attempt is counted.
+    /// Requeues the message: it is redelivered soon, as the same attempt.
     pub fn nack_requeue(self) {
         self.settle(Settlement::Requeue);
     }
 
-    fn parcel(&self) -> &DeliveryParts {
-        self.parcel
+    fn parts(&self) -> &DeliveryParts {
+        self.parts
             .as_ref()
-            .expect("a delivery has its parcel until it is settled")
+            .expect("a delivery has its parts until it is settled")
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(parcel) = self.parcel.take() {
-            self.settler.settle(parcel, Settlement::Requeue);
+        if let Some(parts) = self.parts.take() {
+            self.settler.settle(parts, Settlement::Requeue);
         }
     }
 }
@@ -152,7 +154,7 @@ impl Drop for Delivery {
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
-            .field("parcel", &self.parcel)
+            .field("parts", &self.parts)
             .field("input", &self.input)
             .finish_non_exhaustive()
     }

@@ -1,8 +1,8 @@
-//! The head of a message as text: all of its envelope but the payload, in JSON.
+//! The head of a message as text: its envelope without the payload, in JSON.
 //!
-//! For files that outlive the program, and for people who look into them: what is absent
-//! isn't written, what is missing takes its default, and what isn't known is ignored, so that
-//! older and newer versions read each other's.
+//! Used in files that outlive the program and that people read. Absent fields are not written,
+//! missing fields get their defaults, and unknown fields are ignored. So older and newer versions
+//! read the files of each other.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::message::{Envelope, Headers, Message, ReplyTo};
 use crate::trace_context::TraceContext;
 
-/// Text that isn't the head of a message.
+/// The text is not the head of a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("it is not the head of a message: {0}")]
 pub struct InvalidHead(String);
 
-/// How long a head is, roughly, in bytes.
+/// Typical length of a head, in bytes.
 const BYTES: usize = 320;
 
 /// Writes the head of a message.
@@ -40,7 +40,7 @@ pub fn write_head(message: &Message) -> String {
     String::from_utf8(head).expect("JSON is UTF-8")
 }
 
-/// Serializes without copying anything: this is on every durable message's way.
+/// Serializes without copies: every durable message passes here.
 struct Head<'a>(&'a Envelope);
 
 struct Text<T>(T);
@@ -136,14 +136,14 @@ fn shared(text: Option<Cow<'_, str>>) -> Option<Arc<str>> {
     text.map(Arc::from)
 }
 
-/// Puts a message together again.
+/// Reads a message from its head and its payload.
 ///
 /// # Errors
-/// The text isn't such a head.
+/// The text is not the head of a message.
 pub fn read_head(text: &str, payload: Bytes) -> Result<Message, InvalidHead> {
     let head: Read<'_> =
         serde_json::from_str(text).map_err(|error| InvalidHead(error.to_string()))?;
-    let invalid = |what: &str| InvalidHead(format!("its {what} is wrong"));
+    let invalid = |what: &str| InvalidHead(format!("its {what} is invalid"));
     let mut envelope = Envelope::new(&*head.kind, payload);
     envelope.id = head.id.parse().map_err(|_| invalid("id"))?;
     envelope.source = head.source.into();
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_what_it_was() {
+    fn a_message_survives_writing_and_reading() {
         let mut envelope = Envelope::new("order \"placed\"", r#"{"n":1}"#);
         let plain = Message::from(envelope.clone());
         envelope.subject = Some("a/b\\c".into());
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_ignored_and_what_is_wrong_is_said() {
+    fn unknown_fields_are_ignored_and_invalid_fields_are_errors() {
         let head = r#"{"id":"x","later":[1,2]}"#;
         assert_eq!(read_head(head, Bytes::new()).unwrap().id.to_string(), "x");
         for wrong in ["", "{}", "[]", r#"{"id":"x","traceparent":"y"}"#] {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_not_written() {
+    fn absent_fields_are_not_written() {
         let head = write_head(&Envelope::new("order", "{}").into());
         let keys: BTreeMap<String, serde_json::Value> = serde_json::from_str(&head).unwrap();
         let keys: Vec<&str> = keys.keys().map(String::as_str).collect();

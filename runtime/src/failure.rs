@@ -1,15 +1,15 @@
-//! How a handler says that it failed, and what is to happen then.
+//! Failures of handlers: the error, and the consequence for the message.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The longest failure text that is kept, in bytes.
+/// Maximum length of a failure text, in bytes.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 4096;
 
-/// What a handler returns instead of success.
+/// The error of a handler.
 ///
-/// Any ordinary error becomes a [`retry`](Failure::retry) by `?`. (That is why
-/// `Failure` can't be a `std::error::Error` itself.)
+/// The `?` operator turns any ordinary error into a [`retry`](Failure::retry). (For that reason
+/// `Failure` can't implement `std::error::Error`.)
 ///
 /// ```
 /// use brickwork::{Failure, FailureKind};
@@ -29,16 +29,16 @@ pub struct Failure {
     text: Box<str>,
 }
 
-/// What is to happen with the message that failed.
+/// The consequence of a failure for the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Again after the service's back-off; counts as an attempt.
+    /// Retry after the service's back-off. Counts as an attempt.
     Retry,
-    /// Again after this time; counts as an attempt.
+    /// Retry after this delay. Counts as an attempt.
     After(Duration),
-    /// Again after this time; doesn't count.
+    /// Retry after this delay. Does not count as an attempt.
     Defer(Duration),
-    /// Never going to work: to the dead-letter queue now.
+    /// Dead-letter the message now: it can never succeed.
     Reject,
 }
 
@@ -52,33 +52,33 @@ impl Failure {
         }
     }
 
-    /// It may work next time: try again after the service's back-off.
+    /// The message may succeed later: retry after the service's back-off.
     pub fn retry(text: impl fmt::Display) -> Self {
         Self::new(FailureKind::Retry, text)
     }
 
-    /// It is never going to work: dead-letter it now.
+    /// The message can never succeed: dead-letter it now.
     pub fn reject(text: impl fmt::Display) -> Self {
         Self::new(FailureKind::Reject, text)
     }
 
-    /// The other side said when to try again. Counts as an attempt.
+    /// A remote system named the delay of the retry. Counts as an attempt.
     pub fn after(delay: Duration, text: impl fmt::Display) -> Self {
         Self::new(FailureKind::After(delay), text)
     }
 
-    /// Not this message's fault (a breaker is open, a quota is spent): try again
-    /// later, without counting an attempt.
+    /// The message is not to blame (a circuit breaker is open, a quota is used up): retry after a
+    /// delay, without counting an attempt.
     pub fn defer(delay: Duration, text: impl fmt::Display) -> Self {
         Self::new(FailureKind::Defer(delay), text)
     }
 
-    /// What is to happen.
+    /// Returns the consequence for the message.
     pub fn kind(&self) -> FailureKind {
         self.kind
     }
 
-    /// What went wrong, in words.
+    /// Returns the error text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -91,7 +91,7 @@ impl fmt::Display for Failure {
 }
 
 impl<E: std::error::Error> From<E> for Failure {
-    /// A retry whose text is the error and everything that caused it.
+    /// Creates a retry whose text is the error with its causes.
     fn from(error: E) -> Self {
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -107,7 +107,7 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Cuts `text` to at most `bytes_max` bytes, at a character's border.
+/// Cuts `text` to at most `bytes_max` bytes, at a character boundary.
 pub(crate) fn truncate(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {
         let mut end = bytes_max;
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_text_is_cut_at_a_character() {
+    fn a_long_text_is_cut_at_a_character_boundary() {
         let failure = Failure::retry("ä".repeat(FAILURE_TEXT_BYTES_MAX));
         assert_eq!(failure.text().len(), FAILURE_TEXT_BYTES_MAX);
         let failure = Failure::retry(format!("x{}", "ä".repeat(FAILURE_TEXT_BYTES_MAX)));

@@ -1,6 +1,6 @@
-//! Message ids: made fresh at the edge, derived from their parent inside.
+//! Message ids: random for new messages, derived from the parent for emitted messages.
 //!
-//! Owns how an id is made, compared and printed. Knows nothing of transports.
+//! Owns how an id is created, compared and printed. Knows no transport.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,12 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-/// The name of one message, the same on every attempt and in every process.
+/// Id of a message, the same on every attempt and in every process.
 ///
-/// A message that starts in Brickwork gets a UUID version 7 (RFC 9562); a message
-/// that a handler emits gets a UUID version 8 that is a hash of its parent's id, the
-/// service's label, the port and its index, so a repeated attempt names its outputs
-/// alike. Programs outside may use any text: it is kept as it came.
+/// A message that starts in Brickwork gets a UUID version 7 (RFC 9562). A message that a handler
+/// emits gets a UUID version 8: a hash of its parent's id, the service's name, the port and its
+/// index. So a repeated attempt emits messages with the same ids. Other programs may use any
+/// text, which is kept unchanged.
 ///
 /// ```
 /// use brickwork::MessageId;
@@ -34,28 +34,28 @@ enum Form {
     Text(Arc<str>),
 }
 
-/// The longest id that is accepted, in bytes (an AMQP short string).
+/// Maximum length of an id, in bytes (that of an AMQP short string).
 pub const ID_BYTES_MAX: usize = 255;
 
-/// A text that can't be a message id.
+/// The text can't be a message id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a message id has 1 to {ID_BYTES_MAX} bytes and no control characters")]
 pub struct InvalidId;
 
 impl MessageId {
-    /// A new id, unique and increasing by time (UUID version 7).
+    /// Creates an id that is unique and increases with time (UUID version 7).
     pub fn new() -> Self {
         GENERATOR.with_borrow_mut(|generator| Self(Form::Uuid(generator.next())))
     }
 
-    /// The id of the `index`-th message that `service` emits on `port` while it
-    /// handles this one.
+    /// Returns the id of the `index`-th message that `service` emits on `port` while it handles
+    /// this message.
     ///
-    /// It is the first 16 bytes of the SHA-256 of the parts, each preceded by its
-    /// length, marked as a UUID version 8 (RFC 9562, section 5.8).
+    /// The id is the first 16 bytes of the SHA-256 of the parts, each preceded by its length,
+    /// marked as a UUID version 8 (RFC 9562, section 5.8).
     pub fn child(&self, service: &str, port: &str, index: u32) -> Self {
         let mut hash = Sha256::new();
-        // One buffer, one update: the parts are short.
+        // One buffer and one update: the parts are short.
         let mut parts = [0u8; 256];
         let mut used = 0;
         let mut put = |bytes: &[u8]| {
@@ -87,7 +87,7 @@ impl MessageId {
         Self(Form::Uuid(marked(bytes, 8)))
     }
 
-    /// 128 bits that stand for this id, for trace ids and the like.
+    /// Returns 128 bits for this id, used as a trace id.
     pub fn as_u128(&self) -> u128 {
         match &self.0 {
             Form::Uuid(bytes) => u128::from_be_bytes(*bytes),
@@ -155,7 +155,7 @@ fn format_uuid<'a>(bytes: &[u8; 16], text: &'a mut [u8; 36]) -> &'a str {
     std::str::from_utf8(text).expect("hexadecimal digits are UTF-8")
 }
 
-/// Only the canonical form, so that an id prints exactly as it came.
+/// Parses the canonical form only, so that an id is printed as it was received.
 fn parse_uuid(text: &[u8]) -> Option<[u8; 16]> {
     if text.len() != 36 {
         return None;
@@ -190,8 +190,8 @@ thread_local! {
     static GENERATOR: RefCell<Generator> = RefCell::new(Generator::seeded());
 }
 
-/// UUID version 7 by RFC 9562, section 6.2, method 2: within a millisecond the random
-/// part is counted up by a random step, so ids of one thread increase.
+/// Generator of UUIDs version 7 by RFC 9562, section 6.2, method 2. Within a millisecond the random
+/// part increases by a random step, so the ids of one thread increase.
 struct Generator {
     milliseconds: u64,
     /// The 74 random bits.
@@ -218,7 +218,7 @@ impl Generator {
             .map_or(0, |since| since.as_millis() as u64);
         if now > self.milliseconds {
             self.milliseconds = now;
-            // The top bit stays free, so that counting up has room.
+            // The top bit is 0, so that there is room to count up.
             self.random = self.steps.u128(..) >> (128 - RANDOM_BITS + 1);
         } else {
             self.random += 1 + u128::from(self.steps.u32(..));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_prints_as_it_came() {
+    fn an_id_is_printed_as_it_was_received() {
         for text in [
             "0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b",
             "0190A1B2-C3D4-7E5F-8A6B-7C8D9E0F1A2B",
@@ -262,9 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_outputs_are_stable_over_releases() {
+    fn ids_of_emitted_messages_are_the_same_in_every_release() {
         let parent: MessageId = "order-17".parse().unwrap();
-        // This value is a promise: a change makes retries after an update look new.
+        // With another value, retries after an update would look like new messages.
         assert_eq!(
             parent.child("stock", "reserved", 0).to_string(),
             "714a5922-ba20-864a-ae65-6d39c0dc1e1d"

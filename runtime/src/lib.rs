@@ -1,34 +1,34 @@
 //! A runtime for applications that are assembled from small supervised services.
 //!
-//! A **service** is an actor with one job: it takes messages from a mailbox and emits
-//! messages on named ports. A **manifest** picks service types, configures them and
-//! connects their ports to topics. A **transport** moves the messages: in memory, or
-//! over a broker; no service knows which.
+//! A **service** is an actor with one job: it takes messages from a mailbox and emits messages on
+//! named ports. A **manifest** picks service types, configures them and connects their ports to
+//! topics. A **transport** moves the messages, in memory or over a broker. Services do not know
+//! which.
 //!
-//! Start with [`Service`] to write one, [`Catalog`] to offer it, [`cli::main`] to run
-//! manifests over it.
+//! Start with [`Service`] to write one, [`Catalog`] to offer it, and [`cli::main`] to run
+//! manifests with it.
 //!
 //! # Map
 //!
-//! | where | what |
+//! | module | content |
 //! | --- | --- |
-//! | [`Message`], [`Delivery`], [`MessageId`] | what travels, and the duty to settle it |
+//! | [`Message`], [`Delivery`], [`MessageId`] | messages, and the duty to settle them |
 //! | [`transport`] | the contract of transports, and `memory:` |
-//! | [`Service`], [`Handle`], [`Source`], [`Context`] | what one writes |
-//! | `admin`, `control`, `log`, `metrics` | what is to be seen of a running app, and its command socket |
-//! | `host` | runs services: actor, mailbox, instances, bridges |
-//! | `tree`, `child` | supervisors, and the child processes that some services run in |
-//! | [`dead_letters`] | what was given up: to be looked at, replayed, discarded |
-//! | [`manifest`] | from TOML files to a checked plan, or a report of what is wrong |
-//! | [`trail`] | where a message went: what is known of it and of what it led to |
-//! | [`config`] | types that configs are made of |
+//! | [`Service`], [`Handle`], [`Source`], [`Context`] | the interface for writing services |
+//! | `admin`, `control`, `log`, `metrics` | observing a running app, and its command socket |
+//! | `host` | runs services: actors, mailboxes, instances, consumers |
+//! | `supervisors`, `child_process` | supervisors, and the child processes that some services run in |
+//! | [`dead_letters`] | listing, replaying and discarding dead letters |
+//! | [`manifest`] | from TOML files to a validated plan, or a report of the errors |
+//! | [`message_trace`] | the path of a message and of its descendants |
+//! | [`config`] | types for service configs |
 //! | [`Store`] | a service's own database: inbox, state and outbox in one transaction |
-//! | [`sqlite`] | databases, written by few threads in groups |
-//! | [`supervision`] | decisions on restarts and retries, as functions over values |
-//! | `testing` | for tests of services and apps: behind the feature of that name |
+//! | [`sqlite`] | SQLite databases with few writer threads and group commit |
+//! | [`supervision`] | policies for restarts, retries and quarantine, as functions over values |
+//! | `testing` | test kit for services and apps, behind the feature of that name |
 //!
-//! The way of a message: queue → inbound bridge → mailbox → instance (`host::instance`)
-//! → outputs published and confirmed → ack.
+//! A message passes these stations: queue, consumer, mailbox, instance (`host::instance`); then its
+//! outputs are published and confirmed, and it is acked.
 
 mod admin;
 mod app;
@@ -54,6 +54,8 @@ pub mod message_trace;
 mod metrics;
 mod names;
 pub mod prelude;
+pub mod process;
+mod rate_limit;
 mod redact;
 mod service;
 mod service_thread;
@@ -80,6 +82,7 @@ pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use names::{
     InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,
 };
+pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
     Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle, HandleBatch,

@@ -1,4 +1,4 @@
-//! The lock of a folder: one process at a time uses what is in it.
+//! Folder locks: only one process at a time uses a folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -7,23 +7,22 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// A lock doesn't say when it is let go: this is how often it is tried.
+/// Interval between attempts. The operating system does not report that a lock is released.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Held as long as the process uses what it is for; it goes with the process, however that
-/// ends. The file stays: removing it would let two processes hold locks on two files of one
-/// name.
+/// A held lock. The operating system releases it when the process ends, however that happens. The
+/// file stays: removing it would let two processes lock two files of the same name.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock, and notes this process in it.
+    /// Takes the lock, and writes the process id to the file.
     ///
     /// # Errors
-    /// Another process has it ([`io::ErrorKind::AddrInUse`]): the text is what `taken` makes
-    /// of that one, such as `process 17`. Or the file can't be made.
+    /// Another process has it ([`io::ErrorKind::AddrInUse`]): `taken` makes the error text from a
+    /// description of that process, such as `process 17`. Or the file can't be created.
     pub fn take(path: &Path, taken: impl FnOnce(&str) -> String) -> io::Result<Self> {
         let explain = |error: io::Error| {
             let text = format!("can't lock {}: {error}", path.display());
@@ -50,11 +49,11 @@ impl Lock {
         Ok(Self { _file: file })
     }
 
-    /// Keeps others from taking the lock as long as the result lives, for looking at what it
-    /// is for; changes nothing. `None` if there is no such file: nobody has ever taken it.
+    /// Keeps other processes from taking the lock while the result lives, and changes nothing: for
+    /// reading the folder. `None` if the file does not exist: no process has ever taken the lock.
     ///
     /// # Errors
-    /// As [`take`](Self::take), which fails, too, while this is held.
+    /// The same as for [`take`](Self::take), which fails while this is held.
     pub fn look(path: &Path, taken: impl FnOnce(&str) -> String) -> io::Result<Option<Self>> {
         let mut file = match File::open(path) {
             Ok(file) => file,
@@ -71,10 +70,10 @@ impl Lock {
         }
     }
 
-    /// Takes it as soon as the process that has it has gone.
+    /// Takes the lock as soon as the process that has it ends.
     ///
     /// # Errors
-    /// It has not gone in time; otherwise as [`take`](Self::take).
+    /// It has not ended in time; otherwise the same as for [`take`](Self::take).
     pub async fn wait(
         path: &Path,
         within: Duration,
@@ -97,7 +96,7 @@ impl Lock {
 
 fn owner(file: &mut File) -> String {
     let mut owner = String::new();
-    // Who it is is a courtesy: the lock counts.
+    // The error text only: the lock itself counts.
     let _unknown = file.take(32).read_to_string(&mut owner);
     match owner.trim() {
         "" => "another process".to_owned(),
@@ -110,11 +109,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_looks_changes_nothing_and_is_told_who_has_it() {
+    fn a_reader_changes_nothing_and_learns_the_owner() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("lock");
         let look = || Lock::look(&path, str::to_owned);
-        assert!(look().expect("nobody has it").is_none());
+        assert!(look().expect("it is free").is_none());
         assert!(!path.exists(), "it was not made");
         let lock = Lock::take(&path, str::to_owned).expect("it is free");
         let text = std::fs::read(&path).expect("a file");
@@ -126,8 +125,8 @@ mod tests {
         let looking = [look(), look()].map(|looking| looking.expect("it is free"));
         assert!(looking.iter().all(Option::is_some));
         assert_eq!(std::fs::read(&path).expect("a file"), text);
-        Lock::take(&path, str::to_owned).expect_err("somebody looks");
+        Lock::take(&path, str::to_owned).expect_err("a reader holds it");
         drop(looking);
-        Lock::take(&path, str::to_owned).expect("nobody looks any more");
+        Lock::take(&path, str::to_owned).expect("it is free again");
     }
 }

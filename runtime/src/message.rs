@@ -1,7 +1,6 @@
-//! The message: what services exchange, apart from how it travels.
+//! Messages: the envelope and its fields.
 //!
-//! Owns the envelope and its limits. Encoding of payloads is in `service::payload`,
-//! the form on a wire is each transport's.
+//! Payloads are encoded in `service::payload`, and each transport has its own wire format.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -13,13 +12,13 @@ use crate::clock::Clock;
 use crate::id::MessageId;
 use crate::trace_context::TraceContext;
 
-/// Headers by name; names are case-sensitive, values are text.
+/// Headers by name. Names are case-sensitive, values are text.
 pub type Headers = BTreeMap<Arc<str>, Arc<str>>;
 
-/// The content type of a payload that nobody named.
+/// Default content type of a payload.
 pub const JSON: &str = "application/json";
 
-/// A message. It can't be changed, and a clone shares it.
+/// A message. It is immutable, and clones share it.
 ///
 /// ```
 /// use brickwork::{Envelope, Message};
@@ -31,55 +30,55 @@ pub const JSON: &str = "application/json";
 #[derive(Debug, Clone)]
 pub struct Message(Arc<Envelope>);
 
-/// What a message is made of; a [`Message`] once it is done.
+/// The fields of a message: a [`Message`] is an envelope that can't change any more.
 ///
 /// The names are those of CloudEvents 1.0 where it has one.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    /// Names this message for good.
+    /// Unique id.
     pub id: MessageId,
-    /// What it is: by default the name of the payload's type. CloudEvents `type`.
+    /// Type of the message: by default the name of the payload's type. CloudEvents `type`.
     pub kind: Arc<str>,
-    /// Who made it: `/APP/SERVICE` for a service of ours.
+    /// Sender: `/APP/SERVICE` for a service of this runtime.
     pub source: Arc<str>,
-    /// What it is about, if its maker said. CloudEvents `subject`.
+    /// Subject, if the sender set one. CloudEvents `subject`.
     pub subject: Option<Arc<str>>,
-    /// When it was made, in milliseconds since 1970-01-01 UTC.
+    /// Creation time, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// The topic that it was published to.
+    /// Topic that it was published to.
     pub topic: Arc<str>,
-    /// The form of the payload; `None` means JSON.
+    /// Content type of the payload; `None` means JSON.
     pub content_type: Option<Arc<str>>,
-    /// Everything else that was said of it.
+    /// Further headers.
     pub headers: Headers,
-    /// The bytes that it carries.
+    /// Payload.
     pub payload: Bytes,
-    /// The message whose handling led to this one.
+    /// Message whose handler emitted this one.
     pub parent: Option<MessageId>,
-    /// The customer on whose behalf it travels; what it leads to inherits it.
+    /// Tenant that it belongs to. Messages that a handler emits inherit it.
     pub tenant: Option<Arc<str>>,
-    /// The trace that it belongs to; `None` means one of its own.
+    /// Trace that it belongs to; `None` means that it starts one.
     pub trace: Option<TraceContext>,
-    /// After this time nobody waits for the reply (milliseconds since 1970-01-01 UTC).
+    /// Time after which no asker waits for the reply, in milliseconds since 1970-01-01 UTC.
     pub deadline_ms: Option<u64>,
-    /// Where a reply goes, if one is wanted.
+    /// Reply address, if a reply is wanted.
     pub reply_to: Option<ReplyTo>,
-    /// Its sender gave it no id: this one was made up on arrival and is another
-    /// next time, so copies can't be recognised.
+    /// The sender set no id. The transport made one up, and makes up another one when it
+    /// redelivers, so copies can't be recognised.
     pub anonymous: bool,
 }
 
-/// Where an asker waits for its reply.
+/// Reply address of an asker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyTo {
-    /// The asker's address, in the transport's own form.
+    /// Address in the form of the transport.
     pub address: Arc<str>,
-    /// Which of the asker's questions this is; `None` means the message's id.
+    /// Request of the asker; `None` means the message's id.
     pub correlation: Option<Arc<str>>,
 }
 
 impl Envelope {
-    /// An envelope with a new id, made now, with no topic yet.
+    /// Creates an envelope with a new id, the current time and no topic.
     pub fn new(kind: impl Into<Arc<str>>, payload: impl Into<Bytes>) -> Self {
         Self {
             id: MessageId::new(),
@@ -100,14 +99,14 @@ impl Envelope {
         }
     }
 
-    /// The trace context: its own, or one that starts with it.
+    /// Returns the trace context: its own, or the one that it starts.
     pub fn trace(&self) -> TraceContext {
         self.trace
             .clone()
             .unwrap_or_else(|| TraceContext::root(&self.id))
     }
 
-    /// Its bytes on the way, roughly: payload, headers and names.
+    /// Returns the approximate size in bytes: payload, headers and names.
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(k, v)| k.len() + v.len()).sum();
         self.payload.len() + headers + self.kind.len() + self.source.len() + self.topic.len()
@@ -115,7 +114,7 @@ impl Envelope {
 }
 
 impl Message {
-    /// A copy of the envelope, to make another message of.
+    /// Returns a copy of the envelope, for a changed message.
     pub fn edit(&self) -> Envelope {
         Envelope::clone(&self.0)
     }

@@ -1,37 +1,37 @@
-//! Labels, port names and topics: which texts may name things.
+//! Names of services, ports, topics and queues.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest label or port name, in bytes.
+/// Maximum length of a service or port name, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
-/// The longest topic, in bytes (an AMQP routing key).
+/// Maximum length of a topic, in bytes (that of an AMQP routing key).
 pub const TOPIC_BYTES_MAX: usize = 255;
-/// Names that a service can't have, because queues of services end in them.
+/// Names that a service can't have, because names of queues end in them.
 pub const RESERVED: [&str; 3] = ["dlq", "suspect", "lease"];
 
-/// Why a text is no name.
+/// The reason why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// It has no characters.
+    /// It is empty.
     #[error("it is empty")]
     Empty,
     /// It is longer than allowed.
     #[error("it is longer than {0} bytes")]
     TooLong(usize),
-    /// It has a character that isn't allowed there.
+    /// It has a character that is not allowed.
     #[error("{0:?} is not allowed there: names start with a-z and go on with a-z, 0-9 and -")]
     Character(char),
-    /// It is kept for queues of the runtime.
+    /// It is reserved for queues of the runtime.
     #[error("it is reserved")]
     Reserved,
 }
 
-/// Checks a label or port name: `[a-z][a-z0-9-]*`, not reserved.
+/// Checks a service or port name: `[a-z][a-z0-9-]*`, not reserved.
 ///
 /// # Errors
-/// Why it can't be one.
+/// The name is not valid.
 pub fn check_name(text: &str) -> Result<(), InvalidName> {
     check_segment(text)?;
     if text.len() > NAME_BYTES_MAX {
@@ -46,7 +46,7 @@ pub fn check_name(text: &str) -> Result<(), InvalidName> {
 /// Checks a topic: names joined by dots.
 ///
 /// # Errors
-/// Why it can't be one.
+/// The topic is not valid.
 pub fn check_topic(text: &str) -> Result<(), InvalidName> {
     if text.len() > TOPIC_BYTES_MAX {
         return Err(InvalidName::TooLong(TOPIC_BYTES_MAX));
@@ -67,17 +67,17 @@ fn check_segment(text: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// An input of a service: whose mailbox, and which end of it.
+/// A queue: the service and the input that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct QueueId {
-    /// The service's label.
+    /// Name of the service.
     pub service: Box<str>,
-    /// The port, or `dlq`, `suspect` or `lease`.
+    /// Input port, or `dlq`, `suspect` or `lease`.
     pub input: Box<str>,
 }
 
 impl QueueId {
-    /// The queue of an input.
+    /// Returns the queue of an input.
     pub fn new(service: &str, input: &str) -> Self {
         Self {
             service: service.into(),
@@ -85,27 +85,27 @@ impl QueueId {
         }
     }
 
-    /// The dead-letter queue of a service.
+    /// Returns the dead-letter queue of a service.
     pub fn dead_letters(service: &str) -> Self {
         Self::new(service, "dlq")
     }
 
-    /// Where the processes that could run a source that must be single agree on who does.
+    /// Returns the queue by which processes agree on the one that runs a source.
     pub fn lease(service: &str) -> Self {
         Self::new(service, "lease")
     }
 
-    /// Whether it is a [`lease`](Self::lease): no messages of the app are in it.
+    /// Returns whether it is a [`lease`](Self::lease): it has no messages of the app.
     pub fn is_lease(&self) -> bool {
         &*self.input == "lease"
     }
 
-    /// Whether it is no input's: something beside the inputs of a service.
+    /// Returns whether it belongs to a service but to none of its inputs.
     pub fn is_auxiliary(&self) -> bool {
         RESERVED.contains(&&*self.input)
     }
 
-    /// The queue of a service's suspects: messages that were in hand when a process died.
+    /// Returns the queue of suspects of a service: messages that were in flight during crashes.
     pub fn suspects(service: &str) -> Self {
         Self::new(service, "suspect")
     }

@@ -1,4 +1,4 @@
-//! What it takes to write a service.
+//! Imports for writing a service.
 
 pub use schemars::JsonSchema;
 pub use serde::{Deserialize, Serialize};

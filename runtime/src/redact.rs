@@ -1,29 +1,29 @@
-//! Secrets are cut out of every text that leaves the process.
+//! Redaction: removes secrets from every text that leaves the process.
 //!
-//! Owns the forms in which a secret turns up: as it is, and as JSON, `Debug` or a URL
-//! write it. Forms that mix a secret with other bytes before encoding (such as base64
-//! of a user and a password) can't be recognised: what makes them must not print them.
+//! Owns the forms of a secret: as it is, and as JSON, `Debug` or a URL write it. A form that mixes
+//! the secret with other bytes before encoding (such as base64 of a user and a password) can't be
+//! recognised: code that makes such a form must not print it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// What stands in a secret's place.
+/// Replacement for a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Secrets shorter than this many bytes are left alone: any text may hold them.
+/// Minimum length of a secret in bytes. Shorter texts occur everywhere and are not replaced.
 const SECRET_BYTES_MIN: usize = 4;
 
-/// Knows an app's secrets and cuts them out.
+/// The secrets of an app.
 #[derive(Default, Clone)]
 pub struct Redactor {
     secrets: usize,
-    /// Everything to look for, the longest first.
+    /// All forms of the secrets, the longest first.
     forms: Vec<Box<str>>,
 }
 
 impl Redactor {
-    /// A redactor for these secrets, in every form in which texts write them. Very
-    /// short ones (under 4 bytes) are left alone: they would be found in any text.
+    /// Creates a redactor for these secrets in every form. Secrets under 4 bytes are ignored: they
+    /// would be found in any text.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let mut forms: Vec<Box<str>> = Vec::new();
         let mut count = 0;
@@ -34,7 +34,7 @@ impl Redactor {
                 forms.extend(forms_of(secret));
             }
         }
-        // One may contain another.
+        // A form may contain another one.
         forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         forms.dedup();
         Self {
@@ -43,7 +43,7 @@ impl Redactor {
         }
     }
 
-    /// The text without secrets.
+    /// Returns the text without secrets.
     pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         for form in &self.forms {
@@ -55,13 +55,13 @@ impl Redactor {
     }
 }
 
-/// How texts write a secret. Most secrets look the same in all of them.
+/// Returns all forms of a secret. Most secrets look the same in all of them.
 fn forms_of(secret: &str) -> Vec<Box<str>> {
-    // A password in a URL is escaped there, and plain in what a broker answers.
+    // A password in a URL is encoded there, and plain in the answer of a broker.
     let plain = percent_decoded(secret);
     let mut forms = vec![secret.to_owned()];
     forms.extend(plain.filter(|plain| plain.len() >= SECRET_BYTES_MIN));
-    // Twice: a text that was escaped once is often part of another that is escaped, too.
+    // Twice: an escaped text is often part of another text that is escaped.
     for _ in 0..2 {
         let escaped: Vec<String> = forms.iter().flat_map(|form| escaped(form)).collect();
         forms.extend(escaped);
@@ -84,7 +84,7 @@ fn escaped(text: &str) -> [String; 7] {
     ]
 }
 
-/// JSON as encoders write it that keep to ASCII.
+/// Returns JSON as encoders write it that use only ASCII.
 fn json_in_ascii(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     let mut out = String::with_capacity(json.len());
@@ -101,7 +101,7 @@ fn json_in_ascii(text: &str) -> String {
     out
 }
 
-/// Percent-encoded but for the unreserved characters (RFC 3986, section 2.3).
+/// Percent-encodes all but the unreserved characters (RFC 3986, section 2.3).
 fn percent_encoded(text: &str, space: &str, lower_case: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -119,7 +119,7 @@ fn percent_encoded(text: &str, space: &str, lower_case: bool) -> String {
     out
 }
 
-/// What a percent-encoded text stands for, if it is one.
+/// Decodes a percent-encoded text. `None` if it is not valid.
 fn percent_decoded(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -143,7 +143,7 @@ impl std::fmt::Debug for Redactor {
     }
 }
 
-/// A URL without its password.
+/// Returns a URL without its password.
 pub fn without_password(url: &str) -> String {
     match password_of(url) {
         Some(password) => {
@@ -158,7 +158,7 @@ pub fn without_password(url: &str) -> String {
     }
 }
 
-/// The password in a URL, if it has one.
+/// Returns the password in a URL, if it has one.
 pub fn password_of(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_stays_in_any_form_in_which_texts_write_it() {
+    fn no_form_of_a_secret_stays_in_a_text() {
         let secret = "p\"ä\\s w/rd\n%7";
         let redactor = Redactor::new([secret.to_owned()]);
         let json = serde_json::json!({ "token": secret }).to_string();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_a_file_or_a_url_gave_is_found_without_its_wrapping() {
+    fn a_secret_from_a_file_or_a_url_is_found_in_its_plain_form() {
         let redactor = Redactor::new(["from-a-file\n".into(), "p%40ss%2Fword".into()]);
         assert_eq!(
             redactor.clean("from-a-file, p%40ss%2Fword, p@ss/word"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_cut_out_of_a_url() {
+    fn a_password_is_removed_from_a_url() {
         for (url, clean) in [
             (
                 "amqp://u:p%40ss@host/v?x=1",

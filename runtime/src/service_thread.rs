@@ -1,6 +1,7 @@
-//! Threads aside from the workers: what must answer also while a worker is blocked.
+//! Service threads: threads beside the workers, for servers that must answer while a worker is
+//! blocked.
 //!
-//! Each has a small runtime of its own, is told to stop, and is joined.
+//! Each thread has a small runtime of its own, gets a stop signal, and is joined.
 
 use std::io;
 use std::sync::mpsc;
@@ -8,25 +9,26 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
-/// A thread that serves until it is told to stop. Dropping it stops it.
+/// A thread that serves until it gets the stop signal. Dropping this sends it.
 #[derive(Debug)]
 pub(crate) struct ServiceThread {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Resolves when the thread is to stop.
+/// Tells a thread to stop.
 #[derive(Debug, Clone)]
 pub(crate) struct StopSignal(watch::Receiver<bool>);
 
 impl StopSignal {
-    /// One that a test decides about.
+    /// Creates a signal that a test sends.
     #[cfg(test)]
     pub(crate) fn by_hand() -> (watch::Sender<bool>, Self) {
         let (stop, stopping) = watch::channel(false);
         (stop, Self(stopping))
     }
 
+    /// Waits for the signal.
     pub(crate) async fn asked(&mut self) {
         // A thread whose owner is gone stops, too.
         let _gone = self.0.wait_for(|stop| *stop).await;
@@ -34,11 +36,11 @@ impl StopSignal {
 }
 
 impl ServiceThread {
-    /// Starts a thread that begins with `begin`, on a runtime of its own, and then
-    /// drives the future that it gave until that ends.
+    /// Starts a thread with a runtime of its own. The thread calls `begin`, and then runs the
+    /// future that it returned.
     ///
     /// # Errors
-    /// What `begin` says, or why there is no thread.
+    /// The error of `begin`, or that of the operating system.
     pub(crate) fn start<F>(
         name: &str,
         begin: impl FnOnce(StopSignal) -> io::Result<F> + Send + 'static,
@@ -64,7 +66,7 @@ impl ServiceThread {
                 Ok(serving) => (Ok(()), Some(serving)),
                 Err(error) => (Err(error), None),
             };
-            // Whoever starts it waits for this.
+            // The caller waits for this.
             let _gone = begun.send(outcome);
             if let Some((runtime, serving)) = serving {
                 runtime.block_on(serving);
@@ -74,19 +76,19 @@ impl ServiceThread {
             .name(name.to_owned())
             .spawn(run)?;
         let begun = beginning.recv();
-        let aside = Self {
+        let service_thread = Self {
             stop,
             thread: Some(thread),
         };
         match begun {
-            Ok(outcome) => outcome.map(|()| aside),
+            Ok(outcome) => outcome.map(|()| service_thread),
             Err(mpsc::RecvError) => Err(io::Error::other(format!(
-                "the thread {name} ended while it began"
+                "the thread {name} ended while it started"
             ))),
         }
     }
 
-    /// Tells the thread to stop and waits until it has.
+    /// Stops the thread and waits for its end.
     pub(crate) fn stop(mut self) {
         self.end();
     }
@@ -94,7 +96,7 @@ impl ServiceThread {
     fn end(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            // The panic hook has logged it if it panicked.
+            // If the thread panicked, the panic hook has logged it.
             let _logged = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Trace context: which trace a message belongs to, in W3C's form.
+//! Trace context: the trace that a message belongs to, in the form of the W3C.
 //!
 //! Owns parsing, printing and derivation. Source: W3C Trace Context, level 1.
 
@@ -8,26 +8,26 @@ use std::sync::Arc;
 
 use crate::id::MessageId;
 
-/// What `traceparent` and `tracestate` carry.
+/// The content of `traceparent` and `tracestate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace, shared by every message that came from the same one.
+    /// The trace, shared by all messages that descend from one message.
     pub trace_id: u128,
-    /// The span that this message stands for.
+    /// The span of this message.
     pub span_id: u64,
     /// Bit 0: sampled.
     pub flags: u8,
-    /// `tracestate`, passed on as it came.
+    /// `tracestate`, passed on unchanged.
     pub state: Option<Arc<str>>,
 }
 
-/// A text that isn't a `traceparent`.
+/// The text is not a `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a traceparent has the form 00-<32 hex digits>-<16 hex digits>-<2 hex digits>")]
 pub struct InvalidTraceParent;
 
 impl TraceContext {
-    /// The context of a message that starts a trace: both ids come from its id.
+    /// Returns the context of a message that starts a trace: both ids are derived from its id.
     pub fn root(id: &MessageId) -> Self {
         let bits = id.as_u128();
         Self {
@@ -38,7 +38,7 @@ impl TraceContext {
         }
     }
 
-    /// The context of a message `id` that this one led to.
+    /// Returns the context of a message that this one led to.
     pub fn child(&self, id: &MessageId) -> Self {
         Self {
             span_id: (id.as_u128() as u64).max(1),
@@ -96,13 +96,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_traceparent_survives_the_way_there_and_back() {
+    fn a_traceparent_survives_parsing_and_printing() {
         let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(text.parse::<TraceContext>().unwrap().to_string(), text);
     }
 
     #[test]
-    fn what_is_not_a_traceparent_is_refused() {
+    fn a_text_that_is_no_traceparent_is_an_error() {
         for text in [
             "",
             "00-0-0-0",
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_hop_keeps_the_trace_and_has_a_span_of_its_own() {
+    fn a_child_keeps_the_trace_and_gets_its_own_span() {
         let (first, second) = (MessageId::new(), MessageId::new());
         let root = TraceContext::root(&first);
         let child = root.child(&second);

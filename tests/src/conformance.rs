@@ -15,6 +15,7 @@
 //! | [`finding`] | looking for messages in queues |
 //! | [`ending`] | stopping, flushing, closing, connecting again |
 //! | [`lasting`] | what outlives a transport |
+//! | [`quarantine`] | messages that were in flight during crashes |
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -36,6 +37,7 @@ pub mod ending;
 pub mod finding;
 pub mod lasting;
 pub mod limits;
+pub mod quarantine;
 pub mod settling;
 pub mod waiting;
 

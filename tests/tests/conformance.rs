@@ -88,6 +88,14 @@ macro_rules! laws {
                 a_dead_letter_outlives_the_transport
                 a_crash_undoes_no_settlement_and_forgets_no_message
                 a_long_backlog_outlives_the_transport_in_order;
+            quarantine:
+                suspects_are_tried_one_at_a_time_beside_normal_work
+                a_suspect_is_blamed_for_crashes_while_it_is_tried_alone
+                a_requeued_suspect_is_not_blamed
+                a_failed_suspect_is_retried_like_any_message
+                a_suspect_waits_for_a_version_with_its_input
+                a_suspect_that_asks_while_it_is_tried_alone_is_answered
+                a_handler_that_asked_is_answered_before_a_suspect_is_tried_alone;
         });)*
     };
 }

@@ -368,7 +368,7 @@ fn letters_are_exported(name: &str, transport: &str) {
     let bad = &shop.groups()["bad"].0;
     let cases = ["export", "--as-test", "--group", bad, "--out", "cases.toml"];
     shop.dlq(&[&cases[..], &["--limit", "2"]].concat());
-    shop.says(&cases, 1, "is there already");
+    shop.says(&cases, 1, "exists already");
     let read = || -> TestCases {
         let text = std::fs::read_to_string(shop.path().join("cases.toml"));
         text.expect("it is there").parse().expect("it is read")
@@ -498,11 +498,11 @@ fn a_command_whose_app_goes_says_so_and_without_an_app_there_is_one_clear_error(
     assert_eq!(client.exit_code(PATIENCE), Some(1));
     let said = client.stderr();
     assert!(said.contains("no app is running"), "{said}");
-    assert!(said.contains("closed before it was done"), "{said}");
+    assert!(said.contains("closed before it answered"), "{said}");
     for verb in ["list", "groups", "show", "export"] {
         shop.says(&[verb], 1, "no app is running with the data folder");
     }
-    shop.says(&["list"], 1, "a transport that keeps them is durable");
+    shop.says(&["list"], 1, "use a durable transport");
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn too_many_blocked_threads_end_it_with_exit_code_1_and_nothing_is_lost() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("threads are blocked by handlers"), "{said}");
     assert!(said.contains("error: "), "{said}");
-    assert!(said.contains("threads that handlers block: "), "{said}");
+    assert!(said.contains("threads blocked by handlers: "), "{said}");
 
     prepare(folder.path(), &app, 1, &services(0.0));
     let mut again = parts::run(folder.path(), folder.path(), &["--until-idle"]);

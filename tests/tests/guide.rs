@@ -222,7 +222,7 @@ fn every_manifest_of_the_guide_has_nothing_wrong_but_the_one_that_shows_a_mistak
                         .text
                         .parse()
                         .unwrap_or_else(|error| panic!("{name}: {error}"));
-                    assert!(!cases.case.is_empty(), "{name}");
+                    assert!(!cases.cases.is_empty(), "{name}");
                 }
                 "Cargo.toml" => {
                     let table = block.text.parse::<toml::Table>();

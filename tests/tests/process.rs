@@ -261,9 +261,9 @@ fn a_message_that_breaks_the_protocol_is_the_only_one_that_is_given_up() {
         ("stranger", "it answered \"nobody\""),
         (
             "port",
-            "\"elsewhere\", which is none of its outputs (out, other)",
+            "\"elsewhere\", which is not one of its outputs (out, other)",
         ),
-        ("both", "not exactly one of emit and error"),
+        ("both", "without exactly one of emit and error"),
         ("long", "a line longer than 65536 bytes"),
         ("flood", "a line longer than 65536 bytes"),
         ("close", "it closed its stdout"),

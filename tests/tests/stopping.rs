@@ -296,7 +296,7 @@ fn a_transaction_that_never_ends_does_not_keep_the_process_from_stopping() {
     let said = process.stderr();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("abandoned in tally: "), "{said}");
-    let unclosed = "didn't close in time: the store of tally";
+    let unclosed = "not closed in time: the store of tally";
     assert!(said.contains(unclosed), "{said}");
     // Nothing of it was done, and the store is whole.
     let counts = Counts::read(&here("data"), "tally");

@@ -286,7 +286,7 @@ fn is_rejected(now: &MessageState) -> bool {
 fn is_handled(now: &MessageState) -> bool {
     matches!(
         now,
-        MessageState::InHand {
+        MessageState::InFlight {
             handled: true,
             attempt: 1
         }

@@ -141,7 +141,7 @@ fn a_wrong_manifest_is_reported_and_the_app_goes_on_until_it_is_right_again() {
     let app = Watching::start(&brickwork(), folder());
     let started = app.app().expect("it answers")["started"].clone();
     write(app.file("over.toml"), "services.keep.mialbox = 17\n");
-    app.said("wrong, so the app goes on as it was");
+    app.said("the manifest is wrong, the app goes on unchanged");
     let said = app.process.stderr();
     assert!(
         said.contains("E010") && said.contains("over.toml:1"),

@@ -1,4 +1,4 @@
-//! Config of `aggregate`: what belongs together, and when it is complete.
+//! Config of `aggregate`: which messages form a group, and when a group is closed.
 
 use std::time::Duration;
 
@@ -9,51 +9,51 @@ use serde::Deserialize;
 
 use crate::expression::{Condition, Expression};
 
-/// Config of `aggregate`. A group is closed, and emitted, as soon as one of `count`, `size`,
-/// `within`, `idle` and `until` says so; at least one of them is needed. A message that comes
-/// for a key whose group is closed opens another one.
+/// Config of `aggregate`. The first of the rules `count`, `size`, `within`, `idle` and `until`
+/// that applies closes a group, which emits it. At least one rule is needed. The next message
+/// with the same key opens a new group.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AggregateConfig {
-    /// An expression over `msg` and `meta`: messages for which it gives the same belong
-    /// together. A field that isn't there rejects the message. All belong together, if left
-    /// out.
+    /// An expression over `msg` and `meta`: messages with equal values form a group. A missing
+    /// field dead-letters the message. By default all messages form one group.
     pub key: Option<Expression>,
-    /// A group is closed when it has so many messages.
+    /// Number of messages at which a group is closed.
     pub count: Option<u64>,
-    /// A group is closed when its messages have so many bytes together.
+    /// Total size of the messages at which a group is closed.
     pub size: Option<ByteSize>,
-    /// A group is closed so long after its first message came.
+    /// Time after its first message at which a group is closed.
     pub within: Option<HumanDuration>,
-    /// A group is closed when no message came to it for so long.
+    /// Time without a message after which a group is closed.
     pub idle: Option<HumanDuration>,
-    /// A group is closed by a message for which this condition over `msg` and `meta` holds:
-    /// that is its last one.
+    /// A condition over `msg` and `meta`. The message that satisfies it is the last one of its
+    /// group, and closes it.
     pub until: Option<Condition>,
-    /// An expression over `msg` and `meta` that gives what is kept of each message; its
-    /// payload, if left out.
+    /// An expression over `msg` and `meta` for the part of each message that is kept; by
+    /// default its payload.
     pub each: Option<Expression>,
-    /// What is emitted of a group: an object that also tells of it, or the bare list of its
-    /// messages.
+    /// Form of the emitted payload: an object with details of the group, or only the list of
+    /// its messages.
     #[serde(rename = "as")]
     pub form: Form,
-    /// The message type of what is emitted.
+    /// Message type of the emitted messages.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How many groups are open at most; of more, the oldest is closed before its time.
+    /// Maximum number of open groups. Beyond it, the oldest is closed early.
     pub groups: u64,
 }
 
+/// The form of an emitted group.
 /// The form in which a group is emitted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// An object with `key`, `count`, the times of the earliest (`first`) and the latest
-    /// message (`last`), which rule it was `closed` by (`count`, `size`, `within`, `idle`,
-    /// `until`, `full` or `room`), and `messages` in the order in which they came.
+    /// An object: `key`, `count`, the times of the earliest (`first`) and latest (`last`)
+    /// message, the rule that `closed` the group (`count`, `size`, `within`, `idle`, `until`,
+    /// `full` or `room`), and the `messages` in order of arrival.
     #[default]
     Object,
-    /// A list of the messages in the order in which they came.
+    /// The list of the messages, in order of arrival.
     List,
 }
 
@@ -74,11 +74,11 @@ impl Default for AggregateConfig {
     }
 }
 
-/// What the store has room for, whatever their messages.
+/// Maximum of `groups`.
 const GROUPS_MAX: u64 = 10_000_000;
 
 impl AggregateConfig {
-    /// The shortest time after which a group is closed, if any is by time.
+    /// The shorter of the time rules, if there are any.
     pub(super) fn shortest(&self) -> Option<Duration> {
         let times = [self.within, self.idle].into_iter().flatten();
         times.map(|time| time.0).min()
@@ -94,8 +94,7 @@ impl AggregateConfig {
             self.until.is_some(),
         ];
         if !rules.contains(&true) {
-            let text =
-                "say when a group is complete: by count, size, within, idle, until, or several";
+            let text = "no rule closes a group: set count, size, within, idle, until, or several";
             errors.push(ConfigError::new("", text));
         }
         let mut positive = |path: &str, zero: bool| {
@@ -108,17 +107,13 @@ impl AggregateConfig {
         positive("within", self.within.is_some_and(|time| time.0.is_zero()));
         positive("idle", self.idle.is_some_and(|time| time.0.is_zero()));
         if !(1..=GROUPS_MAX).contains(&self.groups) {
-            let text = format!("1 to {GROUPS_MAX} groups can be open");
+            let text = format!("it is from 1 to {GROUPS_MAX}");
             errors.push(ConfigError::new("groups", text));
         }
         if self.kind.is_empty() {
-            errors.push(ConfigError::new("type", "a message type has a name"));
+            errors.push(ConfigError::new("type", "it is empty: set a message type"));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 }
 
@@ -135,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_must_come_to_an_end() {
+    fn a_group_needs_a_rule_that_closes_it() {
         assert_eq!(wrong(json!({"key": "msg.a"})), [""]);
         for rule in [
             json!({"count": 1}),
@@ -149,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_nothing_are_all_reported() {
+    fn every_zero_limit_is_reported() {
         let config = json!({
             "count": 0, "size": "0B", "within": "0s", "idle": "0s", "groups": 0, "type": "",
         });

@@ -1,16 +1,16 @@
-//! How a group is written as one payload, and how many bytes that has.
+//! Encoding of a group as one payload, and an upper bound of its size.
 
 use chrono::{DateTime, SecondsFormat};
 
 use super::Form;
 
-/// So many levels deep a message stands in what is emitted.
+/// Levels of nesting around a message in the payload.
 pub(super) const LEVELS: usize = 2;
 
-/// What of an object doesn't depend on key and messages, at most: names, numbers, times.
+/// Upper bound of the object's bytes except key and messages: names, numbers, times.
 const FRAME_BYTES: usize = 192;
 
-/// Why a group is closed.
+/// The rule that closes a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CloseReason {
     Count,
@@ -18,7 +18,7 @@ pub(super) enum CloseReason {
     Within,
     Idle,
     Until,
-    /// With one more message it would be too large.
+    /// One more message would make it larger than `app.max_message`.
     Full,
     /// Too many groups are open.
     Room,
@@ -38,24 +38,24 @@ impl CloseReason {
     }
 }
 
-/// What is told of a group beside its messages.
+/// The details of a group, beside its messages.
 #[derive(Debug)]
 pub(super) struct Head<'a> {
-    /// As JSON.
+    /// The key, as JSON.
     pub(super) key: &'a str,
     pub(super) first_ms: i64,
     pub(super) last_ms: i64,
-    pub(super) why: CloseReason,
+    pub(super) reason: CloseReason,
 }
 
 impl Form {
-    /// How many bytes a payload has at most, with so many messages that have so many bytes.
+    /// Upper bound of the payload's bytes, for a number of messages and their total bytes.
     pub(super) fn bytes(self, key: &str, count: i64, bytes: i64) -> i64 {
         let around = match self {
             Self::Object => FRAME_BYTES + key.len(),
             Self::List => 2,
         };
-        // A comma for each.
+        // Each message may have a comma.
         around as i64 + bytes + count
     }
 
@@ -63,11 +63,11 @@ impl Form {
     pub(super) fn write(self, head: &Head<'_>, bodies: &[Vec<u8>]) -> Vec<u8> {
         let mut payload = Vec::new();
         if self == Self::Object {
-            let Head { key, why, .. } = head;
-            let (count, why) = (bodies.len(), why.as_str());
+            let Head { key, reason, .. } = head;
+            let (count, reason) = (bodies.len(), reason.as_str());
             let (first, last) = (time(head.first_ms), time(head.last_ms));
             let head = format!(
-                r#"{{"key":{key},"count":{count},"first":"{first}","last":"{last}","closed":"{why}","messages":"#
+                r#"{{"key":{key},"count":{count},"first":"{first}","last":"{last}","closed":"{reason}","messages":"#
             );
             payload.extend_from_slice(head.as_bytes());
         }
@@ -103,7 +103,7 @@ mod tests {
             key,
             first_ms: unix_ms,
             last_ms: unix_ms,
-            why: CloseReason::Within,
+            reason: CloseReason::Within,
         };
         let payload = form.write(&head, &bodies);
         let bytes = bodies.iter().map(|body| body.len() as i64).sum();
@@ -126,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_never_larger_than_was_counted() {
-        // The latest time that there is has the longest text.
+    fn a_payload_is_never_larger_than_its_bound() {
+        // The latest possible time has the longest text.
         for unix_ms in [
             0,
             i64::MAX,

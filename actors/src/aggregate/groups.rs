@@ -1,7 +1,8 @@
-//! The groups that are open, in the service's store.
+//! The open groups, in the service's store.
 //!
-//! A group is a row with what its rules count; its messages are rows beside it. Whoever
-//! closes it emits it and removes both, in the transaction of the message or tick at hand.
+//! A group is a row with the figures for its rules; each of its messages is a row of another
+//! table. Closing a group emits it and deletes these rows, in the transaction of the message
+//! or tick that closes it.
 
 use std::sync::Arc;
 
@@ -37,47 +38,47 @@ pub(super) const TABLES: Migration = Migration::new(
     INSERT INTO aggregate_total VALUES (0, NULL, NULL);",
 );
 
-/// The messages of a group are numbered on from the group's own number shifted by so many
-/// bits: they lie together, and need no index to be found.
+/// A group's messages are numbered from the group's number shifted by this many bits. So they
+/// lie next to each other, and need no index.
 const SHIFT: u32 = 22;
-/// More messages than this don't fit into a group.
+/// Maximum messages of a group, a consequence of [`SHIFT`].
 const COUNT_MAX: i64 = 1 << SHIFT;
 
-/// When a group is due that can't be emitted: not before the next start.
+/// Due time of a group that can't be emitted: it is tried again after the next start.
 pub(super) const STUCK_MS: i64 = i64::MAX;
-/// A rule's time is no longer than this: a sum with it is a time, and not that one.
+/// Maximum of a rule's time, so that a sum with it is below [`STUCK_MS`].
 const TIME_MS_MAX: i64 = i64::MAX >> 2;
 
-/// A transaction closes no more than so many groups that are due,
+/// Maximum number of due groups that one transaction closes.
 const DUE_MAX: usize = 100;
-/// nor many more bytes.
+/// Bytes of closed groups after which a transaction ends.
 const DUE_BYTES_MAX: i64 = 4 * 1024 * 1024;
 
-/// What a message brings to its group.
+/// A message, as it is added to its group.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// As JSON.
+    /// The key, as JSON.
     pub(super) key: String,
-    /// What is kept of the message: JSON.
+    /// The part of the message that is kept, as JSON.
     pub(super) body: Vec<u8>,
-    /// The message's own time.
+    /// The time of the message's envelope.
     pub(super) time_ms: i64,
-    /// It closes the group.
+    /// Whether the message closes its group.
     pub(super) is_last: bool,
 }
 
-/// Whether there is more to close.
+/// The due groups that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// There is more that is due.
+    /// More groups are due.
     Now,
-    /// There are groups whose time is not over.
+    /// No group is due, but some will be.
     Later,
-    /// No group is open that waits for its time.
+    /// No open group has a due time.
     None,
 }
 
-/// The rules of groups, and what is done with the store by them.
+/// The rules, and the operations on the store.
 #[derive(Debug)]
 pub(super) struct Groups {
     count: i64,
@@ -90,18 +91,18 @@ pub(super) struct Groups {
     payload_bytes_max: i64,
 }
 
-/// A group that is open.
+/// An open group.
 #[derive(Debug)]
 struct Group {
     n: i64,
-    /// As JSON.
+    /// The key, as JSON.
     key: String,
     count: i64,
     bytes: i64,
-    /// The times of its messages: the earliest and the latest.
+    /// Times of the earliest and the latest message.
     first_ms: i64,
     last_ms: i64,
-    /// When its first message came.
+    /// Arrival time of the first message.
     opened_ms: i64,
     due_ms: Option<i64>,
 }
@@ -120,7 +121,7 @@ impl Group {
         })
     }
 
-    /// The number of its message at a place, from 0.
+    /// The number of the message at a place, counted from 0.
     fn message(&self, place: i64) -> i64 {
         (self.n << SHIFT) + place
     }
@@ -142,12 +143,12 @@ impl Groups {
         }
     }
 
-    /// Whether groups are closed by the time.
+    /// Whether a time rule closes groups.
     pub(super) fn are_timed(&self) -> bool {
         self.within_ms.is_some() || self.idle_ms.is_some()
     }
 
-    /// Refuses what is too large to be in a group alone.
+    /// Rejects a message that is too large for a group of its own.
     pub(super) fn admit(&self, key: &str, body: &[u8]) -> Result<(), Failure> {
         let bytes = self.form.bytes(key, 1, body.len() as i64);
         if bytes <= self.payload_bytes_max {
@@ -159,15 +160,15 @@ impl Groups {
         )))
     }
 
-    /// Brings a message to its group, and closes what is to be closed.
+    /// Adds a message to its group, and closes the groups that it completes.
     pub(super) fn add(&self, tx: &mut Tx<'_>, entry: &Entry) -> Result<(), Failure> {
         let now_ms = tx.now_ms() as i64;
         let mut open = find(tx, &entry.key)?;
-        if let Some((group, why)) = open
+        if let Some((group, reason)) = open
             .as_ref()
-            .and_then(|group| Some((group, self.is_over(group, entry, now_ms)?)))
+            .and_then(|group| Some((group, self.must_close(group, entry, now_ms)?)))
         {
-            self.close(tx, group, why)?;
+            self.close(tx, group, reason)?;
             open = None;
         }
         let group = match open {
@@ -176,7 +177,7 @@ impl Groups {
         };
         tx.prepare_cached("INSERT INTO aggregate_message (n, body) VALUES (?1, ?2)")?
             .execute((group.message(group.count - 1), &entry.body))?;
-        let why = if entry.is_last {
+        let reason = if entry.is_last {
             CloseReason::Until
         } else if group.count >= self.count {
             CloseReason::Count
@@ -185,10 +186,10 @@ impl Groups {
         } else {
             return Ok(());
         };
-        self.close(tx, &group, why)
+        self.close(tx, &group, reason)
     }
 
-    /// Closes groups whose time is over, but not very many at a time.
+    /// Closes due groups, up to the limits of one transaction.
     pub(super) fn close_due(&self, tx: &mut Tx<'_>) -> Result<Due, Failure> {
         let now_ms = tx.now_ms() as i64;
         let due: Vec<Group> = {
@@ -201,11 +202,11 @@ impl Groups {
         };
         let mut bytes = 0;
         for group in &due {
-            match self.close(tx, group, self.why_due(group, now_ms)) {
+            match self.close(tx, group, self.due_reason(group, now_ms)) {
                 Ok(()) => bytes += group.bytes,
-                // Others needn't wait for it.
+                // It must not block the other groups.
                 Err(failure) if failure.kind() == FailureKind::Reject => {
-                    tracing::error!(key = group.key, error = %failure, "a group stays open until the next start");
+                    tracing::error!(key = group.key, error = %failure, "group can't be emitted, it stays open until the next start");
                     tx.prepare_cached("UPDATE aggregate_group SET due_ms = ?2 WHERE n = ?1")?
                         .execute((group.n, STUCK_MS))?;
                 }
@@ -224,10 +225,10 @@ impl Groups {
         })
     }
 
-    /// Why a group must be closed before a message that would come to it, if it must.
-    fn is_over(&self, group: &Group, entry: &Entry, now_ms: i64) -> Option<CloseReason> {
+    /// The reason for closing a group before a message is added to it, if there is one.
+    fn must_close(&self, group: &Group, entry: &Entry, now_ms: i64) -> Option<CloseReason> {
         if group.due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
-            return Some(self.why_due(group, now_ms));
+            return Some(self.due_reason(group, now_ms));
         }
         let bytes = group.bytes + entry.body.len() as i64;
         let bytes = self.form.bytes(&group.key, group.count + 1, bytes);
@@ -235,7 +236,7 @@ impl Groups {
         is_full.then_some(CloseReason::Full)
     }
 
-    fn why_due(&self, group: &Group, now_ms: i64) -> CloseReason {
+    fn due_reason(&self, group: &Group, now_ms: i64) -> CloseReason {
         match self.within_ms {
             Some(within_ms) if group.opened_ms.saturating_add(within_ms) <= now_ms => {
                 CloseReason::Within
@@ -310,8 +311,8 @@ impl Groups {
         Ok(group)
     }
 
-    /// Emits a group and removes it.
-    fn close(&self, tx: &mut Tx<'_>, group: &Group, why: CloseReason) -> Result<(), Failure> {
+    /// Emits a group and deletes it.
+    fn close(&self, tx: &mut Tx<'_>, group: &Group, reason: CloseReason) -> Result<(), Failure> {
         let span = (group.message(0), group.message(group.count - 1));
         let bodies: Vec<Vec<u8>> = {
             let mut bodies = tx.prepare_cached(
@@ -332,7 +333,11 @@ impl Groups {
                 key: &group.key,
                 first_ms: group.first_ms,
                 last_ms: group.last_ms,
-                why: if nth == last { why } else { CloseReason::Full },
+                reason: if nth == last {
+                    reason
+                } else {
+                    CloseReason::Full
+                },
             };
             let payload = self.form.write(&head, part);
             tx.emit(&OUT, Raw::bytes(self.kind.clone(), payload))?;
@@ -340,8 +345,8 @@ impl Groups {
         Ok(())
     }
 
-    /// The messages of a group that go out together: all of them, unless it was opened when
-    /// larger messages were allowed.
+    /// Splits a group into payloads. It has one part, unless it was opened when larger
+    /// messages were allowed.
     fn parts<'a>(&self, key: &str, bodies: &'a [Vec<u8>]) -> Result<Vec<&'a [Vec<u8>]>, Failure> {
         let mut parts = Vec::new();
         let (mut from, mut bytes) = (0, 0);
@@ -367,7 +372,7 @@ fn find(tx: &Tx<'_>, key: &str) -> Result<Option<Group>, Failure> {
     Ok(find.query_row([key], Group::read).optional()?)
 }
 
-/// The one that was opened first.
+/// The group that was opened first.
 fn oldest(tx: &Tx<'_>) -> Result<Option<Group>, Failure> {
     let mut oldest = tx.prepare_cached(
         "SELECT n, key, count, bytes, first_ms, last_ms, opened_ms, due_ms
@@ -376,14 +381,14 @@ fn oldest(tx: &Tx<'_>) -> Result<Option<Group>, Failure> {
     Ok(oldest.query_row([], Group::read).optional()?)
 }
 
-/// Whether groups are open that will be closed by the time.
+/// Whether a time rule will close any open group.
 pub(super) fn is_any_timed(tx: &Tx<'_>) -> Result<bool, Failure> {
     let mut any =
         tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM aggregate_group WHERE due_ms < ?1)")?;
     Ok(any.query_row([STUCK_MS], |row| row.get(0))?)
 }
 
-/// So many more are open; says how many.
+/// Changes the number of open groups, and returns it.
 fn count_open(tx: &Tx<'_>, more: i64) -> Result<i64, Failure> {
     let mut count =
         tx.prepare_cached("UPDATE aggregate_total SET open = open + ?1 RETURNING open")?;

@@ -1,9 +1,9 @@
-//! `aggregate`: makes one message of many that belong together.
+//! `aggregate`: makes one message of several that belong together.
 //!
-//! Owns when a group is closed. Groups that are open are in the store ([`groups`]): that a
-//! message comes to its group is one transaction, and so is that a group is emitted and gone.
-//! They are closed by the time on a tick, which looks at the store: so also those that
-//! another life of the process has left, and with several instances each once.
+//! The open groups are in the store ([`groups`]). One transaction adds a message to its group;
+//! one transaction emits a group and deletes it. Time rules are checked on a tick, in the
+//! store. So groups of an earlier process are closed as well, and several instances close
+//! each group once.
 
 mod config;
 mod encoding;
@@ -16,33 +16,35 @@ use std::time::Duration;
 use brickwork::prelude::*;
 use brickwork::{FailureKind, PendingWorkGuard};
 
+use crate::batch::transact_batch;
 use crate::expression::{Condition, Expression, Scope};
 use crate::json::JsonText;
 use crate::key::key_of;
-use crate::ports::{IN, OUT, in_batch};
+use crate::ports::{IN, OUT, batch_message};
 pub use config::{AggregateConfig, Form};
 use encoding::LEVELS;
 use groups::{Due, Entry, Groups};
 use rule_migration::RulesMigrated;
 
-/// What shares one commit: as many messages as are there, up to this.
+/// Messages that share one commit.
 const BATCH: Batch = Batch {
     max: 512,
     within: Duration::ZERO,
 };
 
-/// Closes what is due.
+/// Closes due groups.
 const CLOSE: Tick = Tick::new("close");
-/// The time between ticks is this part of the shortest time after which a group is closed,
+/// Ticks per shortest time rule.
 const TICKS: u32 = 20;
-/// but within these.
+/// Minimum time between two ticks.
 const TICK_MIN: Duration = Duration::from_millis(50);
+/// Maximum time between two ticks.
 const TICK_MAX: Duration = Duration::from_secs(10);
 
-/// A tick that has no more time than this left lets the next one go on.
+/// Remaining time of a tick below which the next tick continues.
 const TICK_REST: Duration = Duration::from_secs(5);
 
-/// The longest key, in bytes of its JSON: the store finds groups by it, and it is emitted.
+/// Maximum bytes of a key, as JSON: it is indexed in the store, and emitted.
 const KEY_BYTES_MAX: usize = 1024;
 
 /// Collects messages in groups, and emits each group as one message.
@@ -52,13 +54,13 @@ pub struct Aggregate {
     each: Option<Expression>,
     until: Option<Condition>,
     groups: Arc<Groups>,
-    /// While groups may be open that are closed by the time.
+    /// Keeps the app from counting as idle while a time rule may close a group.
     scheduled: Option<PendingWorkGuard>,
 }
 
 impl Service for Aggregate {
     const NAME: &'static str = "aggregate";
-    const SUMMARY: &'static str = "makes one message of many that belong together";
+    const SUMMARY: &'static str = "makes one message of several that belong together";
     const EXAMPLE: &'static str = r#"[services.collect]
 use = "aggregate"
 store = true
@@ -70,11 +72,11 @@ until = "msg.last"
 within = "1m"
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "rejects a message whose payload is not JSON, unless `each` makes JSON of it",
-        "rejects a message whose key is null or longer than 1024 bytes, or lacks a field that has() doesn't guard",
-        "rejects a message that is too large to be in a group alone, by app.max_message",
-        "closes a group early, with `closed` saying full, when it would outgrow app.max_message",
-        "closes the oldest group early, with `closed` saying room, when more than `groups` are open",
+        "dead-letters a message whose payload is not JSON, unless `each` makes JSON of it",
+        "dead-letters a message whose key is null or longer than 1024 bytes, or that lacks a field that has() doesn't guard",
+        "dead-letters a message that is too large for a group of its own, by app.max_message",
+        "closes a group early, with `closed` = full, before it outgrows app.max_message",
+        "closes the oldest group early, with `closed` = room, when more than `groups` are open",
     ];
     const STORE: &'static [Migration] = &[groups::TABLES, rule_migration::IN_STEPS];
     type Config = AggregateConfig;
@@ -93,9 +95,9 @@ within = "1m"
     async fn start(config: &AggregateConfig, cx: &mut Context) -> Result<Self, Failure> {
         let groups = Arc::new(Groups::new(config, cx.payload_bytes_max()));
         let is_waiting = loop {
-            let adopting = groups.clone();
-            let adopt = move |tx: &mut Tx<'_>| adopting.adopt(tx, rule_migration::STEP);
-            if let RulesMigrated::All { is_waiting } = cx.store()?.transact(adopt).await? {
+            let migrating = groups.clone();
+            let migrate = move |tx: &mut Tx<'_>| migrating.migrate_rules(tx, rule_migration::STEP);
+            if let RulesMigrated::All { is_waiting } = cx.store()?.transact(migrate).await? {
                 break is_waiting;
             }
         };
@@ -122,10 +124,10 @@ within = "1m"
                     return Ok(());
                 }
                 Ok(Due::Now) => {}
-                // There is no room, say: that is nobody's fault here, and may pass.
+                // Such as a full disk or an output queue without space: it may pass.
                 Err(failure) if matches!(failure.kind(), FailureKind::Defer { .. }) => {
                     let service = cx.service();
-                    tracing::warn!(service, error = %failure, "groups that are due stay open for now");
+                    tracing::warn!(service, error = %failure, "due groups stay open for now");
                     return Ok(());
                 }
                 Err(failure) => return Err(failure),
@@ -135,9 +137,9 @@ within = "1m"
 }
 
 impl Aggregate {
-    /// What a message brings to its group.
+    /// The entry of a message in its group.
     fn entry(&self, cx: &Context, index: usize) -> Result<Entry, Failure> {
-        let (message, attempt) = in_batch(cx, index);
+        let (message, attempt) = batch_message(cx, index);
         let scope = &mut Scope::new(message, attempt);
         let key = match &self.key {
             Some(key) => key_of(key, scope)?,
@@ -167,7 +169,7 @@ impl Aggregate {
     }
 }
 
-/// A payload as it stands in a group.
+/// The payload of a message, as it is kept in a group.
 fn compact(payload: &[u8]) -> Result<Vec<u8>, Failure> {
     let json = JsonText::check(payload).and_then(|json| match json.fits_inside(LEVELS) {
         true => Ok(json),
@@ -186,28 +188,17 @@ impl HandleBatch<Raw> for Aggregate {
         batch: Vec<Raw>,
         cx: &mut Context,
     ) -> Vec<Result<(), Failure>> {
-        let mut results = Vec::with_capacity(batch.len());
-        let mut works = Vec::with_capacity(batch.len());
-        for index in 0..batch.len() {
-            let entry = self.entry(cx, index);
-            results.push(entry.as_ref().map(drop).map_err(Failure::clone));
-            if let Ok(entry) = entry {
-                let groups = self.groups.clone();
-                works.push((index, move |tx: &mut Tx<'_>| groups.add(tx, &entry)));
-            }
-        }
+        let transactions = (0..batch.len()).map(|index| {
+            let entry = self.entry(cx, index)?;
+            let groups = self.groups.clone();
+            Ok(move |tx: &mut Tx<'_>| groups.add(tx, &entry))
+        });
+        let transactions = transactions.collect();
         if self.groups.are_timed() && self.scheduled.is_none() {
-            // A tick that finds none open takes it back.
+            // A tick that finds no timed group resets it.
             self.scheduled = Some(cx.scheduled());
         }
-        let store = match cx.store() {
-            Ok(store) => store,
-            Err(failure) => return results.into_iter().map(|_| Err(failure.clone())).collect(),
-        };
-        for (index, result) in store.transact_each(works).await {
-            results[index] = result;
-        }
-        results
+        transact_batch(cx, transactions).await
     }
 }
 
@@ -216,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_is_kept_without_its_whitespace_and_refused_if_it_is_not_json() {
+    fn a_payload_is_kept_without_whitespace_and_refused_if_it_is_not_json() {
         assert_eq!(compact(b" {\"a\": [1, 2]}\n").unwrap(), b"{\"a\":[1,2]}");
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert!(compact(deep(126).as_bytes()).is_ok());

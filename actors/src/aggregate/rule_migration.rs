@@ -1,37 +1,37 @@
-//! Rules that were changed while groups were open: all of them follow those of now.
+//! Migration of open groups to changed rules.
 //!
-//! There may be millions, and a transaction has its time. So it is done in steps, each with
-//! how far it has come: who starts after a crash goes on from there. Nothing is added or
-//! closed before all is done.
+//! There may be millions of groups, and a transaction must be short. So the migration runs in
+//! steps, and each records its progress: after a crash it continues there. No message is added
+//! and no group closed before it is done.
 
 use brickwork::prelude::*;
 
 use super::groups::{Groups, STUCK_MS, is_any_timed};
 
-/// `adopted` is the number of the last group that follows the rules which are noted; `NULL`
-/// when all do. What was written before there was such a number is looked through once.
+/// `adopted` is the number of the last migrated group; `NULL` after the last step. The default
+/// 0 makes stores of older versions migrate once.
 pub(super) const IN_STEPS: Migration = Migration::new(
     "rules are adopted in steps",
     "ALTER TABLE aggregate_total ADD COLUMN adopted INTEGER DEFAULT 0;",
 );
 
-/// A step takes so many groups: of millions, whose new times lie anywhere among each other's,
-/// some tenths of a second at worst.
+/// Groups per step. Even if the new due times are scattered over the index, a step takes some
+/// tenths of a second at worst.
 pub(super) const STEP: usize = 2_000;
 
-/// How far it is.
+/// The progress of the migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RulesMigrated {
-    /// There may be more to do.
+    /// More groups may be left.
     Some,
-    /// All groups follow the rules; whether any are open that are closed by the time.
+    /// All groups follow the rules. `is_waiting`: a time rule will close some of them.
     All { is_waiting: bool },
 }
 
 impl Groups {
-    /// Groups that were opened by other rules are due by those of now, and those that couldn't
-    /// be emitted are tried again: of one or the other kind so many at most.
-    pub(super) fn adopt(&self, tx: &Tx<'_>, step: usize) -> Result<RulesMigrated, Failure> {
+    /// Runs one step of at most `step` groups: gives groups that were opened under other rules
+    /// their new due time, or makes groups that could not be emitted due again.
+    pub(super) fn migrate_rules(&self, tx: &Tx<'_>, step: usize) -> Result<RulesMigrated, Failure> {
         tx.execute(
             "UPDATE aggregate_total SET within_ms = ?1, idle_ms = ?2, adopted = 0
              WHERE within_ms IS NOT ?1 OR idle_ms IS NOT ?2",
@@ -40,8 +40,8 @@ impl Groups {
         let adopted: Option<i64> =
             tx.query_row("SELECT adopted FROM aggregate_total", [], |row| row.get(0))?;
         let is_done = match adopted {
-            Some(adopted) => self.adopt_after(tx, adopted, step)?,
-            None => self.try_stuck(tx, step)?,
+            Some(adopted) => self.migrate_after(tx, adopted, step)?,
+            None => self.retry_stuck(tx, step)?,
         };
         Ok(match is_done {
             true => RulesMigrated::All {
@@ -51,8 +51,8 @@ impl Groups {
         })
     }
 
-    /// The next groups by their numbers. Whether there were none.
-    fn adopt_after(&self, tx: &Tx<'_>, adopted: i64, step: usize) -> Result<bool, Failure> {
+    /// Migrates the next groups. Returns whether none was left.
+    fn migrate_after(&self, tx: &Tx<'_>, adopted: i64, step: usize) -> Result<bool, Failure> {
         let last: Option<i64> = tx.query_row(
             "SELECT max(n) FROM
              (SELECT n FROM aggregate_group WHERE n > ?1 ORDER BY n LIMIT ?2)",
@@ -66,14 +66,14 @@ impl Groups {
         Ok(last.is_none())
     }
 
-    /// Whether there were none that couldn't be emitted.
-    fn try_stuck(&self, tx: &Tx<'_>, step: usize) -> Result<bool, Failure> {
+    /// Makes stuck groups due again. Returns whether there were none.
+    fn retry_stuck(&self, tx: &Tx<'_>, step: usize) -> Result<bool, Failure> {
         let stuck = "n IN (SELECT n FROM aggregate_group WHERE due_ms = ?3 LIMIT ?4)";
         let tried = self.set_due(tx, stuck, (STUCK_MS, step as i64))?;
         Ok(tried == 0)
     }
 
-    /// Some groups are due when the rules say. How many these are.
+    /// Sets the due time of some groups by the rules. Returns their number.
     fn set_due(&self, tx: &Tx<'_>, which: &str, span: (i64, i64)) -> Result<usize, Failure> {
         let set = format!(
             "UPDATE aggregate_group SET due_ms = CASE
@@ -98,19 +98,19 @@ mod tests {
     use super::*;
 
     const GROUPS: i64 = 10;
-    /// Of a life that ends between two of them.
+    /// Groups per step of the interrupted migration.
     const SMALL_STEP: usize = 3;
     const STEPS: i64 = 2;
 
     const IN: Input<Value> = Input::new("in");
     const OUT: Output<Value> = Output::new("out");
 
-    /// Ends after some steps: as a process that dies there, which has committed these.
+    /// Ends after some committed steps, like a process that dies there.
     struct Step;
 
     impl Service for Step {
         const NAME: &'static str = Aggregate::NAME;
-        const SUMMARY: &'static str = "adopts some of the groups";
+        const SUMMARY: &'static str = "migrates some of the groups";
         const EXAMPLE: &'static str = Aggregate::EXAMPLE;
         const STORE: &'static [Migration] = Aggregate::STORE;
         type Config = AggregateConfig;
@@ -122,7 +122,7 @@ mod tests {
         async fn start(config: &AggregateConfig, cx: &mut Context) -> Result<Self, Failure> {
             for _ in 0..STEPS {
                 let groups = Groups::new(config, cx.payload_bytes_max());
-                let step = move |tx: &mut Tx<'_>| groups.adopt(tx, SMALL_STEP);
+                let step = move |tx: &mut Tx<'_>| groups.migrate_rules(tx, SMALL_STEP);
                 assert_eq!(cx.store()?.transact(step).await?, RulesMigrated::Some);
             }
             Ok(Self)
@@ -143,7 +143,7 @@ mod tests {
         Setup::of::<S>(config(rules)).data(data)
     }
 
-    /// After what time groups are due, in milliseconds, and how far that was adopted.
+    /// The time to each group's due time, in milliseconds, and the progress of the migration.
     fn dues(data: &Path) -> (Vec<Option<i64>>, Option<i64>) {
         let file = data.join("stores").join("aggregate.sqlite");
         let store = brickwork::sqlite::rusqlite::Connection::open(file).expect("a store");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_were_adopted_in_part_when_the_process_died_are_adopted_by_the_next() {
+    fn a_migration_that_was_interrupted_by_a_crash_is_continued_by_the_next_process() {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path();
         let before = json!({"key": "msg", "within": "1h"});
@@ -177,16 +177,19 @@ mod tests {
         assert_eq!(dues(data), (vec![old; GROUPS as usize], None));
         setup::<Step>(now.clone(), data).at(at).start().stop();
         let done = SMALL_STEP as i64 * STEPS;
-        let of = |n| if n < done { new } else { old };
-        assert_eq!(dues(data), ((0..GROUPS).map(of).collect(), Some(done)));
-        // The rules that they were opened by are back: that's a change as any other.
-        let life = |rules: &Value| setup::<Aggregate>(rules.clone(), data).at(at).start();
-        life(&before).stop();
+        let expected = |n| if n < done { new } else { old };
+        assert_eq!(
+            dues(data),
+            ((0..GROUPS).map(expected).collect(), Some(done))
+        );
+        // A change back to the old rules is a migration as well.
+        let run = |rules: &Value| setup::<Aggregate>(rules.clone(), data).at(at).start();
+        run(&before).stop();
         assert_eq!(dues(data), (vec![old; GROUPS as usize], None));
         setup::<Step>(now.clone(), data).at(at).start().stop();
-        let app = life(&now);
+        let app = run(&now);
         assert_eq!(dues(data), (vec![new; GROUPS as usize], None));
-        // No group is early, and each goes out once.
+        // No group is emitted early, and each is emitted once.
         app.advance(Duration::from_secs(5_000));
         for _ in 0..GROUPS {
             assert_eq!(app.expect(&OUT)["closed"], "within");

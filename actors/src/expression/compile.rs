@@ -1,7 +1,7 @@
-//! Compiling: from text to a program whose every name is known.
+//! Compiles the text of an expression.
 //!
-//! Owns the limits that keep parser and evaluation on their stacks, and the words in
-//! which mistakes of syntax are told.
+//! Owns the limits that keep parser and evaluation within their stacks, and the texts of
+//! syntax errors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
@@ -12,17 +12,17 @@ use cel::{Env, Program, extensions};
 
 use super::names::Names;
 
-/// Longer than anyone writes into a config.
+/// Maximum bytes of an expression.
 const SOURCE_BYTES_MAX: usize = 4 * 1024;
-/// Brackets in brackets: the parser goes down the stack with each.
+/// Maximum nesting of brackets: the parser recurses for each.
 const BRACKETS_MAX: usize = 24;
-/// Operations on operations: evaluating goes down the stack with each, on a thread
-/// whose stack is not ours to size.
+/// Maximum nesting of operations: the evaluation recurses for each, on a thread whose stack
+/// size is not ours to choose.
 pub(super) const DEPTH_MAX: usize = 32;
-/// The parser is generated code with large frames.
+/// Stack of the parser: generated code with large frames.
 const PARSER_STACK_BYTES: usize = 32 << 20;
 
-/// A compiled expression, with what it looks at.
+/// A compiled expression, and which variables it uses.
 pub(super) struct Compiled {
     pub(super) source: Box<str>,
     pub(super) program: Program,
@@ -30,7 +30,7 @@ pub(super) struct Compiled {
     pub(super) uses_meta: bool,
 }
 
-/// The language: its standard library and the strings extension. It never changes.
+/// The language: CEL's standard library and its strings extension.
 pub(super) fn environment() -> Arc<Env> {
     static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| {
         let mut env = Env::stdlib();
@@ -52,7 +52,7 @@ pub(super) fn compile(source: &str) -> Result<Compiled, String> {
     }
     if nesting(&outside_quotes(source)) > BRACKETS_MAX {
         return Err(format!(
-            "the expression has more than {BRACKETS_MAX} brackets in one another"
+            "the expression has more than {BRACKETS_MAX} nested brackets"
         ));
     }
     let env = environment();
@@ -66,8 +66,8 @@ pub(super) fn compile(source: &str) -> Result<Compiled, String> {
     })
 }
 
-/// Parses where odd input can't take the program down: a panic is caught, and the stack
-/// is large.
+/// Parses on a thread with a large stack, and catches panics, so that no input can end the
+/// process.
 fn parse(env: &Arc<Env>, source: &str) -> Result<Program, String> {
     let parse = || {
         let program = catch_unwind(AssertUnwindSafe(|| env.compile(source)))
@@ -75,7 +75,7 @@ fn parse(env: &Arc<Env>, source: &str) -> Result<Program, String> {
             .map_err(|errors| syntax_error(source, errors.errors.first()))?;
         if depth(program.expression()) > DEPTH_MAX {
             return Err(format!(
-                "the expression is deeper than {DEPTH_MAX} operations on one another: \
+                "the expression has more than {DEPTH_MAX} nested operations: \
                  use a list, such as msg.a in ['x', 'y'], or several rules"
             ));
         }
@@ -86,7 +86,7 @@ fn parse(env: &Arc<Env>, source: &str) -> Result<Program, String> {
             .name("expression".to_owned())
             .stack_size(PARSER_STACK_BYTES)
             .spawn_scoped(scope, parse)
-            .map_err(|error| format!("no thread to parse an expression on: {error}"))?
+            .map_err(|error| format!("can't start a thread to parse an expression: {error}"))?
             .join()
             .unwrap_or_else(|_| Err(format!("the expression {source:?} can't be parsed")))
     })
@@ -126,7 +126,7 @@ fn entries_depth<'a>(entries: impl Iterator<Item = &'a EntryExpr>) -> usize {
     entries.map(of).max().unwrap_or(0)
 }
 
-/// How deep brackets stand in one another.
+/// The deepest nesting of brackets.
 fn nesting(text: &str) -> usize {
     let (mut now, mut most) = (0usize, 0);
     for byte in text.bytes() {
@@ -158,7 +158,7 @@ fn syntax_error(source: &str, error: Option<&ParseError>) -> String {
     text
 }
 
-/// What people who come from other languages write.
+/// A hint for operators of other languages.
 fn syntax_hint(source: &str) -> Option<&'static str> {
     let outside = outside_quotes(source);
     let words: Vec<&str> = outside
@@ -187,7 +187,7 @@ fn syntax_hint(source: &str) -> Option<&'static str> {
     }
 }
 
-/// The source with what stands in quotes blanked.
+/// The source with quoted parts replaced by spaces.
 fn outside_quotes(source: &str) -> String {
     let mut quote = None;
     let mut escaped = false;
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_expression_says_where_and_what_may_be_meant() {
+    fn an_error_names_the_place_and_gives_a_hint() {
         for (source, expected) in [
             ("", "the expression is empty"),
             ("msg.a = 1", "write == to compare"),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_the_language_is_known() {
+    fn every_name_of_the_language_compiles() {
         for source in [
             "size(msg.a) > 0 && msg.a.size() > 0",
             "type(msg.a) == int || type(msg.a) == string",
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_expression_looks_at_is_known() {
+    fn the_variables_that_an_expression_uses_are_known() {
         let uses = |source| {
             let compiled = compile(source).map_err(|text| format!("{source}: {text}"));
             let compiled = compiled.unwrap();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_input_is_an_error_and_nothing_worse() {
+    fn odd_input_neither_panics_nor_overflows_the_stack() {
         let deep = format!("{}1{}", "(".repeat(1000), ")".repeat(1000));
         let allowed = format!("{}1{}", "(".repeat(BRACKETS_MAX), ")".repeat(BRACKETS_MAX));
         let long = format!("1{}", " + 1".repeat(900));
@@ -339,7 +339,7 @@ mod tests {
             "'''",
         ];
         for source in odd {
-            // What counts is that it returns.
+            // The test is that the call returns.
             let _outcome = compile(source).map(|_| ());
         }
         assert!(error(&"x".repeat(SOURCE_BYTES_MAX + 1)).contains("longer than"));

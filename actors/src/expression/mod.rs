@@ -1,10 +1,10 @@
-//! Expressions in the Common Expression Language, as configs hold them.
+//! Expressions in the Common Expression Language (CEL), for use in configs.
 //!
-//! Owns what an expression sees: `msg`, the JSON payload, and `meta`, the envelope
-//! (`id`, `type`, `source`, `time`, `topic`, `attempt`, `headers`); and what a missing
-//! field means. A wrong expression is a wrong config: it is compiled, and its names
-//! looked up, when the config is read. The language is the `cel` crate's, with its
-//! strings extension (`lowerAscii`, `split`, `join`, `replace`, …).
+//! An expression sees two variables: `msg`, the JSON payload, and `meta`, the envelope (`id`,
+//! `type`, `source`, `time`, `topic`, `attempt`, `headers`). Expressions are compiled, and
+//! their names looked up, when the config is read, so a wrong expression is a config error. The
+//! language is that of the `cel` crate with its strings extension (`lowerAscii`, `split`,
+//! `join`, `replace`, …).
 
 mod compile;
 mod names;
@@ -27,19 +27,28 @@ use compile::Compiled;
 /// `format` of expressions in a JSON Schema.
 const EXPRESSION_FORMAT: &str = "cel";
 
-/// An expression that gives a value.
+/// An expression with a value.
+///
+/// ```
+/// use brickwork::{Envelope, Message};
+/// use brickwork_actors::{Expression, Scope};
+///
+/// let message: Message = Envelope::new("order", r#"{"items": [1, 2]}"#).into();
+/// let size = Expression::compile("size(msg.items)").unwrap();
+/// assert_eq!(size.value(&mut Scope::new(&message, 1)).unwrap(), 2);
+/// ```
 #[derive(Clone)]
 pub struct Expression(Arc<Compiled>);
 
-/// An expression that says yes or no. A field that isn't there means no.
+/// An expression whose value is true or false. A missing field makes it false.
 #[derive(Clone)]
 pub struct Condition {
     expression: Expression,
     missing: Arc<AtomicU64>,
 }
 
-/// What expressions see of one message. Nothing is converted before it is needed, and
-/// then once for all the expressions that look at it.
+/// The variables of one message. Payload and envelope are converted when an expression first
+/// uses them, once for all expressions.
 pub struct Scope<'m> {
     context: cel::Context<'m, 'm>,
     message: &'m Message,
@@ -49,7 +58,7 @@ pub struct Scope<'m> {
 }
 
 impl<'m> Scope<'m> {
-    /// The scope of a message and the attempt at it.
+    /// The variables of a message and the number of the attempt.
     pub fn new(message: &'m Message, attempt: u32) -> Self {
         Self {
             context: cel::Context::with_env(compile::environment()),
@@ -79,26 +88,26 @@ impl Expression {
     /// Compiles an expression.
     ///
     /// # Errors
-    /// What is wrong, where, and what may be meant.
+    /// The text is not a valid expression. The error names the place, and often a fix.
     pub fn compile(source: &str) -> Result<Self, String> {
         compile::compile(source).map(|compiled| Self(Arc::new(compiled)))
     }
 
-    /// Its source.
+    /// The source text.
     pub fn source(&self) -> &str {
         &self.0.source
     }
 
-    /// Its value for a message, as JSON.
+    /// Evaluates the expression for a message. Returns the value as JSON.
     ///
     /// # Errors
-    /// A reject, if the payload isn't JSON, a field is missing that `has()` doesn't
-    /// guard, or the types don't fit.
+    /// A reject, if the payload is not JSON, a field is missing that `has()` does not guard,
+    /// or an operation does not fit its types.
     pub fn value(&self, scope: &mut Scope<'_>) -> Result<serde_json::Value, Failure> {
         scope.provide(&self.0)?;
         let value = self.evaluate(scope).map_err(|error| {
             Failure::reject(match missing(&error) {
-                Some(what) => format!("{what}, in {:?}: guard it with has()", self.source()),
+                Some(missing) => format!("{missing}, in {:?}: guard it with has()", self.source()),
                 None => self.failed(&error),
             })
         })?;
@@ -133,31 +142,31 @@ impl Condition {
         })
     }
 
-    /// Its source.
+    /// The source text.
     pub fn source(&self) -> &str {
         self.expression.source()
     }
 
-    /// Whether it holds for a message.
+    /// Whether the message satisfies the condition.
     ///
     /// # Errors
-    /// A reject, if the payload isn't JSON, the types don't fit, or it gives something
-    /// that is neither true nor false.
+    /// A reject, if the payload is not JSON, an operation does not fit its types, or the value
+    /// is neither true nor false.
     pub fn holds(&self, scope: &mut Scope<'_>) -> Result<bool, Failure> {
         scope.provide(&self.expression.0)?;
         match self.expression.evaluate(scope) {
             Ok(value) => match value.downcast_ref::<CelBool>() {
                 Some(yes) => Ok(*yes.inner()),
                 None => Err(Failure::reject(format!(
-                    "the condition {:?} gives a value of type {}, not true or false",
+                    "the value of the condition {:?} has type {}, it is not true or false",
                     self.source(),
                     value.get_type().name()
                 ))),
             },
             Err(error) => match missing(&error) {
-                Some(what) => {
+                Some(missing) => {
                     self.missing.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(condition = self.source(), %what, "a condition is false");
+                    tracing::debug!(condition = self.source(), %missing, "condition is false: a field is missing");
                     Ok(false)
                 }
                 None => Err(Failure::reject(self.expression.failed(&error))),
@@ -165,14 +174,14 @@ impl Condition {
         }
     }
 
-    /// How many times it was false because a field was missing.
+    /// How often a missing field made the condition false.
     pub fn missing(&self) -> u64 {
         self.missing.load(Ordering::Relaxed)
     }
 }
 
-/// What is missing, if that is what is wrong: a key, an index, or a field of something
-/// that has none, such as `null`.
+/// Describes the missing key, index or field, if that is the error. A field is also missing
+/// if its parent has no fields, such as `null`.
 fn missing(error: &ExecutionError) -> Option<Cow<'static, str>> {
     match error {
         ExecutionError::NoSuchKey(key) => Some(format!("the field {key:?} is missing").into()),
@@ -187,7 +196,7 @@ fn missing(error: &ExecutionError) -> Option<Cow<'static, str>> {
     }
 }
 
-/// An error without the values, which may be large or private.
+/// Describes an error without the values, which may be large or confidential.
 fn describe(error: &ExecutionError) -> String {
     match error {
         ExecutionError::ValuesNotComparable(left, right) => {
@@ -205,17 +214,17 @@ fn describe(error: &ExecutionError) -> String {
             )
         }
         ExecutionError::UnsupportedIndex(index, of) => {
-            format!("{} is no index of {}", index.type_of(), of.type_of())
+            format!("{} is not an index of {}", index.type_of(), of.type_of())
         }
         ExecutionError::UnsupportedTargetType { target }
         | ExecutionError::NotSupportedAsMethod { target, .. } => {
-            format!("it doesn't work on {}", target.type_of())
+            format!("the operation does not exist for {}", target.type_of())
         }
-        ExecutionError::UnsupportedKeyType(key) => format!("{} is no key", key.type_of()),
+        ExecutionError::UnsupportedKeyType(key) => format!("{} can't be a key", key.type_of()),
         ExecutionError::Overflow(operator, ..) => format!("{operator:?} overflows"),
         ExecutionError::DivisionByZero(_) => "division by zero".to_owned(),
         ExecutionError::RemainderByZero(_) => "remainder by zero".to_owned(),
-        ExecutionError::DuplicateKey(_) => "a map has a key twice".to_owned(),
+        ExecutionError::DuplicateKey(_) => "a map contains a key twice".to_owned(),
         other => other.to_string(),
     }
 }
@@ -364,19 +373,19 @@ mod tests {
             );
             assert_eq!(condition.missing(), 1, "{source} on {payload}");
         }
-        // What decides without the field isn't in doubt.
+        // The result does not depend on the missing field.
         let either = Condition::compile("msg.a == 1 || msg.b == 2").unwrap();
         assert_eq!(holds(&either, r#"{"b":2}"#), Ok(true));
         assert_eq!(either.missing(), 0);
     }
 
     #[test]
-    fn a_condition_that_cannot_decide_rejects_and_says_why() {
+    fn a_condition_without_a_boolean_value_rejects_the_message_with_the_reason() {
         for (source, payload, expected) in [
             (
                 "msg.a",
                 r#"{"a":"x"}"#,
-                "gives a value of type string, not true or false",
+                "has type string, it is not true or false",
             ),
             ("msg.a > 1", r#"{"a":"x"}"#, "can't be evaluated"),
             ("msg.a == 1", "", "the payload is empty, JSON was expected"),
@@ -399,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_no_values_of_the_message() {
+    fn an_error_contains_no_values_of_the_message() {
         let condition = Condition::compile("msg.card - msg.pin > 1").unwrap();
         let failure = holds(&condition, r#"{"card":"4111","pin":"0000"}"#).unwrap_err();
         assert!(!failure.text().contains("4111"), "{failure}");
@@ -409,13 +418,13 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_nobody_looks_at_may_be_anything() {
+    fn a_payload_that_no_expression_uses_may_be_anything() {
         let condition = Condition::compile("meta.type == 'issues'").unwrap();
         assert_eq!(holds(&condition, "\u{0}not json"), Ok(true));
     }
 
     #[test]
-    fn a_payload_too_deep_is_rejected_and_the_stack_survives() {
+    fn a_payload_that_is_nested_too_deep_is_rejected_without_a_stack_overflow() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let condition = Condition::compile("msg == 1").unwrap();
         let failure = holds(&condition, &deep).unwrap_err();
@@ -423,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_comes_out_as_json() {
+    fn a_value_is_converted_to_json() {
         let payload = r#"{"n":3,"f":1.0,"big":18446744073709551615,"s":"x","l":[1,null],
             "o":{"b":true}}"#;
         for (source, expected) in [
@@ -444,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_field_rejects_a_mapping_and_is_named() {
+    fn a_missing_field_rejects_the_message_and_is_named() {
         let failure = value("msg.issue.title", r#"{"issue":{}}"#).unwrap_err();
         assert_eq!(failure.kind(), FailureKind::Reject);
         assert_eq!(
@@ -454,21 +463,21 @@ mod tests {
     }
 
     #[test]
-    fn the_deepest_expression_that_compiles_can_be_evaluated() {
+    fn the_deepest_allowed_expression_can_be_evaluated() {
         let chain = |terms: usize| format!("1{}", " + 1".repeat(terms - 1));
         let deepest = compile::DEPTH_MAX;
         assert!(Expression::compile(&chain(deepest + 1)).is_err());
-        // Less than threads have by default, in a build whose frames are the largest.
+        // Smaller than the default stack, in a debug build, whose frames are the largest.
         let thread = std::thread::Builder::new().stack_size(1_500 << 10);
         let evaluated = thread.spawn(move || value(&chain(deepest), "{}")).unwrap();
         assert_eq!(evaluated.join().unwrap(), Ok(json!(deepest)));
-        // Conditions side by side aren't deep.
+        // Operands of the same operator do not nest.
         let many = vec!["msg.a == 1"; 200].join(" || ");
         assert_eq!(value(&many, r#"{"a":2}"#), Ok(json!(false)));
     }
 
     #[test]
-    fn configs_read_expressions() {
+    fn configs_contain_expressions_as_strings() {
         let condition: Condition = serde_json::from_str("\"msg.a == 1\"").unwrap();
         assert_eq!(condition.source(), "msg.a == 1");
         let error = serde_json::from_str::<Condition>("\"msg.a = 1\"").unwrap_err();

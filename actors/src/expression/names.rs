@@ -1,7 +1,7 @@
-//! Names: every variable, field of the envelope and function of an expression is known.
+//! Looks up every name in an expression: variables, fields of the envelope, functions.
 //!
-//! The language looks names up when it runs, so that a misspelt one would fail each
-//! message; here it fails the config, and is told with its place.
+//! CEL itself looks names up during evaluation, so a misspelt one would fail every message.
+//! Here it is a config error that names its place.
 
 use std::sync::Arc;
 
@@ -10,18 +10,19 @@ use cel::{Env, ExecutionError, Program, Value};
 
 /// The variables of every expression.
 const VARIABLES: [&str; 2] = ["msg", "meta"];
-/// What the envelope has.
+/// The fields of the envelope.
 const META_FIELDS: [&str; 7] = [
     "id", "type", "source", "time", "topic", "attempt", "headers",
 ];
+
 /// Walks an expression and looks up each name in it.
 pub(super) struct Names<'a> {
     env: Arc<Env>,
     source: &'a str,
     program: &'a Program,
-    /// Variables of the comprehensions around.
+    /// Variables of the enclosing comprehensions.
     bound: Vec<&'a str>,
-    /// Which of [`VARIABLES`] it uses.
+    /// For each of [`VARIABLES`], whether the expression uses it.
     uses: [bool; 2],
 }
 
@@ -36,7 +37,10 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Looks up every name in the program, and says whether it uses `msg` and `meta`.
+    /// Looks up every name of the program. Returns whether it uses `msg` and `meta`.
+    ///
+    /// # Errors
+    /// A name is unknown.
     pub(super) fn resolve(mut self) -> Result<[bool; 2], String> {
         self.check(self.program.expression())?;
         Ok(self.uses)
@@ -53,7 +57,7 @@ impl<'a> Names<'a> {
                 {
                     let text = format!("meta has no {:?}", select.field);
                     let known = format!("it has {}", META_FIELDS.join(", "));
-                    return Err(self.wrong(&text, expression.id, &known));
+                    return Err(self.error(&text, expression.id, &known));
                 }
                 self.check(&select.operand)
             }
@@ -66,7 +70,7 @@ impl<'a> Names<'a> {
                 }
                 EntryExpr::StructField(field) => self.check(&field.value),
             }),
-            Expr::Struct(_) => Err(self.wrong(
+            Expr::Struct(_) => Err(self.error(
                 "there are no message types",
                 expression.id,
                 "write a map: {'name': value}",
@@ -104,7 +108,7 @@ impl<'a> Names<'a> {
             self.uses[number] = true;
             return Ok(());
         }
-        // A type's name is a value, too: `type(msg.n) == int`.
+        // The name of a type is a value, too: `type(msg.n) == int`.
         if self.env.types().find_type(name).is_some() {
             return Ok(());
         }
@@ -113,9 +117,9 @@ impl<'a> Names<'a> {
             "or" => "write || for or",
             "not" => "write ! for not",
             "True" | "False" => "write true and false",
-            _ => "the payload is msg, the envelope is meta; a text stands in quotes",
+            _ => "the payload is msg, the envelope is meta; quote a text",
         };
-        Err(self.wrong(&format!("there is no {name:?}"), id, hint))
+        Err(self.error(&format!("there is no {name:?}"), id, hint))
     }
 
     fn call(&mut self, call: &'a CallExpr, id: u64) -> Result<(), String> {
@@ -146,11 +150,11 @@ impl<'a> Names<'a> {
             return Ok(());
         }
         let text = format!("there is no function {:?}", call.func_name);
-        Err(self.wrong(&text, id, "see the language's list of functions"))
+        Err(self.error(&text, id, "see the list of functions of CEL"))
     }
 
-    /// Asks the language for a function by calling it with nothing sensible: what it
-    /// doesn't know by name is undeclared, everything else fails in another way.
+    /// Asks the interpreter for a function by calling it with null arguments: an unknown name
+    /// is undeclared, a known one fails in another way.
     fn exists(&self, call: &CallExpr, target: Option<Box<IdedExpr>>) -> bool {
         let is_operator = !call.func_name.starts_with(|c: char| c.is_alphabetic());
         if is_operator {
@@ -171,7 +175,7 @@ impl<'a> Names<'a> {
         )
     }
 
-    fn wrong(&self, text: &str, id: u64, hint: &str) -> String {
+    fn error(&self, text: &str, id: u64, hint: &str) -> String {
         let column = self
             .program
             .source_info()

@@ -1,7 +1,7 @@
-//! Values: from JSON and envelopes into the language, and back to JSON.
+//! Converts JSON and envelopes to values of the language, and values back to JSON.
 //!
-//! Goes straight from bytes to the language's values; texts borrow from the message
-//! where they have no escapes.
+//! Bytes are converted directly, without an intermediate JSON value. Texts without escapes
+//! borrow from the message.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -61,8 +61,8 @@ fn borrowed(text: &str) -> Boxed<'_> {
     Box::new(CelString::from(text))
 }
 
-/// A value as JSON, with the keys of maps in order, so that the same message gives the
-/// same bytes.
+/// Converts a value to JSON. The keys of maps are sorted, so that equal messages give equal
+/// bytes.
 pub(super) fn to_json(value: &Value) -> Result<serde_json::Value, String> {
     Ok(match value {
         Value::List(items) => {
@@ -77,7 +77,7 @@ pub(super) fn to_json(value: &Value) -> Result<serde_json::Value, String> {
             serde_json::Value::Object(entries.into_iter().collect())
         }
         Value::Float(number) if !number.is_finite() => {
-            return Err(format!("is {number}, which JSON has no word for"));
+            return Err(format!("is {number}, which JSON can't represent"));
         }
         Value::Timestamp(time) => {
             let utc = time.to_utc();
@@ -91,11 +91,16 @@ pub(super) fn to_json(value: &Value) -> Result<serde_json::Value, String> {
         | Value::Bytes(_)
         | Value::Bool(_)
         | Value::Null => value.json().map_err(|error| error.to_string())?,
-        other => return Err(format!("is a {}, which can't be JSON", other.type_of())),
+        other => {
+            return Err(format!(
+                "is a {}, which JSON can't represent",
+                other.type_of()
+            ));
+        }
     })
 }
 
-/// Reads any JSON as a value of the language. Depth is limited by `serde_json`.
+/// Deserializes any JSON as a value of the language. `serde_json` limits the depth.
 #[derive(Clone, Copy)]
 struct AnyJson;
 
@@ -126,7 +131,7 @@ impl<'v> Visitor<'v> for AnyJson {
         Ok(Box::new(CelInt::from(value)))
     }
 
-    /// A whole number is an `int`, as in the language's literals, if it fits.
+    /// An integer is an `int` if it fits, as in the language's literals.
     fn visit_u64<E>(self, value: u64) -> Result<Boxed<'v>, E> {
         Ok(match i64::try_from(value) {
             Ok(value) => Box::new(CelInt::from(value)),
@@ -167,7 +172,7 @@ impl<'v> Visitor<'v> for AnyJson {
     }
 }
 
-/// A key that borrows where it can.
+/// A key that borrows from the input if it has no escapes.
 struct Name<'v>(Cow<'v, str>);
 
 impl<'v> Deserialize<'v> for Name<'v> {

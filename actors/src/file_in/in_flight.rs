@@ -1,6 +1,4 @@
-//! What is under way, and how far everything has arrived.
-//!
-//! Owns the position: the end of the last line before which nothing is missing.
+//! Lines in flight, and the position up to which every line was confirmed.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,23 +8,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A position is saved at most this often, not after every message.
+/// Time between two saves of the position.
 const SAVE_EVERY: Duration = Duration::from_millis(200);
 
-/// A place between two lines.
+/// A position between two lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LinePosition {
-    /// How often the file was read to its end before.
+    /// Number of times that the file was read to its end before.
     pub(super) round: u64,
-    /// Where the next line starts.
+    /// Offset of the next line.
     pub(super) offset: u64,
 }
 
-/// Messages under way, in the order of their lines.
+/// Lines in flight, in the order of the file.
 pub(super) struct InFlight<T> {
-    /// Where each line ends, and its ticket; a line that is skipped has none.
-    under_way: VecDeque<(LinePosition, Option<T>)>,
-    arrived: LinePosition,
+    /// The end of each line, and the handle of its message; a skipped line has none.
+    lines: VecDeque<(LinePosition, Option<T>)>,
+    /// End of the last line before which every line was confirmed or skipped.
+    confirmed: LinePosition,
     saved: LinePosition,
     saved_at: Instant,
 }
@@ -34,35 +33,35 @@ pub(super) struct InFlight<T> {
 impl<T: Future<Output = Result<(), E>> + Unpin, E> InFlight<T> {
     pub(super) fn new(start: LinePosition) -> Self {
         Self {
-            under_way: VecDeque::new(),
-            arrived: start,
+            lines: VecDeque::new(),
+            confirmed: start,
             saved: start,
             saved_at: Instant::now(),
         }
     }
 
-    /// A message was sent.
-    pub(super) fn sent(&mut self, end: LinePosition, ticket: T) {
-        self.under_way.push_back((end, Some(ticket)));
+    /// Records a message that was sent.
+    pub(super) fn sent(&mut self, end: LinePosition, handle: T) {
+        self.lines.push_back((end, Some(handle)));
     }
 
-    /// A line is not to be sent.
+    /// Records a line that is not sent.
     pub(super) fn skipped(&mut self, end: LinePosition) {
-        self.under_way.push_back((end, None));
+        self.lines.push_back((end, None));
     }
 
     pub(super) fn len(&self) -> usize {
-        self.under_way.len()
+        self.lines.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.under_way.is_empty()
+        self.lines.is_empty()
     }
 
-    /// Counts what has arrived, without waiting.
+    /// Collects the confirms so far, without waiting.
     ///
     /// # Errors
-    /// A message was not taken over.
+    /// The transport did not confirm a message.
     pub(super) fn collect(&mut self) -> Result<(), E> {
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(outcome) = self.poll_next(&mut cx) {
@@ -71,48 +70,48 @@ impl<T: Future<Output = Result<(), E>> + Unpin, E> InFlight<T> {
         Ok(())
     }
 
-    /// Waits until the first of what is under way has arrived; for ever if nothing is.
+    /// Waits for the confirm of the first line; for ever if no line is in flight.
     ///
     /// # Errors
-    /// It was not taken over.
+    /// The transport did not confirm the message.
     pub(super) async fn next(&mut self) -> Result<(), E> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
-        let Some((end, ticket)) = self.under_way.front_mut() else {
+        let Some((end, handle)) = self.lines.front_mut() else {
             return Poll::Pending;
         };
         let end = *end;
-        let outcome = match ticket {
-            Some(ticket) => match Pin::new(ticket).poll(cx) {
+        let outcome = match handle {
+            Some(handle) => match Pin::new(handle).poll(cx) {
                 Poll::Ready(outcome) => outcome,
                 Poll::Pending => return Poll::Pending,
             },
             None => Ok(()),
         };
         if outcome.is_ok() {
-            self.under_way.pop_front();
-            self.arrived = end;
+            self.lines.pop_front();
+            self.confirmed = end;
         } else {
-            // It must not be polled again, and nothing behind it may be counted.
-            self.under_way.clear();
+            // The handle must not be polled again, and no later line may be counted.
+            self.lines.clear();
         }
         Poll::Ready(outcome)
     }
 
-    /// The position to save, if it has changed.
+    /// The position to save, if it has changed since the last save.
     pub(super) fn unsaved(&self) -> Option<LinePosition> {
-        (self.arrived != self.saved).then_some(self.arrived)
+        (self.confirmed != self.saved).then_some(self.confirmed)
     }
 
-    /// When to save next, if there is anything to save.
+    /// Time of the next save, if there is a position to save.
     pub(super) fn save_due(&self) -> Option<Instant> {
         self.unsaved().map(|_| self.saved_at + SAVE_EVERY)
     }
 
-    pub(super) fn saved(&mut self, mark: LinePosition) {
-        self.saved = mark;
+    pub(super) fn saved(&mut self, position: LinePosition) {
+        self.saved = position;
         self.saved_at = Instant::now();
     }
 }
@@ -123,10 +122,10 @@ mod tests {
 
     use super::*;
 
-    /// Resolves when the other half says how it went.
-    struct Fake(oneshot::Receiver<Result<(), &'static str>>);
+    /// A send handle that resolves when the test sends its outcome.
+    struct FakeHandle(oneshot::Receiver<Result<(), &'static str>>);
 
-    impl Future for Fake {
+    impl Future for FakeHandle {
         type Output = Result<(), &'static str>;
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -134,61 +133,61 @@ mod tests {
         }
     }
 
-    /// The other half.
-    type Way = oneshot::Sender<Result<(), &'static str>>;
+    /// Sends the outcome of a message.
+    type Confirm = oneshot::Sender<Result<(), &'static str>>;
 
     fn at(offset: u64) -> LinePosition {
         LinePosition { round: 0, offset }
     }
 
-    fn flight(ends: &[u64]) -> (InFlight<Fake>, Vec<Way>) {
-        let mut flight = InFlight::new(at(0));
-        let mut ways = Vec::new();
+    fn in_flight(ends: &[u64]) -> (InFlight<FakeHandle>, Vec<Confirm>) {
+        let mut in_flight = InFlight::new(at(0));
+        let mut confirms = Vec::new();
         for end in ends {
-            let (way, ticket) = oneshot::channel();
-            flight.sent(at(*end), Fake(ticket));
-            ways.push(way);
+            let (confirm, outcome) = oneshot::channel();
+            in_flight.sent(at(*end), FakeHandle(outcome));
+            confirms.push(confirm);
         }
-        (flight, ways)
+        (in_flight, confirms)
     }
 
     #[tokio::test]
-    async fn the_position_never_passes_a_line_that_is_under_way() {
-        let (mut flight, ways) = flight(&[10, 20, 30]);
-        let [first, second, third] = ways.try_into().unwrap();
+    async fn the_position_never_passes_a_line_that_is_in_flight() {
+        let (mut in_flight, confirms) = in_flight(&[10, 20, 30]);
+        let [first, second, third] = confirms.try_into().unwrap();
         third.send(Ok(())).unwrap();
         second.send(Ok(())).unwrap();
-        flight.collect().unwrap();
-        assert_eq!(flight.unsaved(), None);
+        in_flight.collect().unwrap();
+        assert_eq!(in_flight.unsaved(), None);
         first.send(Ok(())).unwrap();
-        flight.next().await.unwrap();
-        assert_eq!(flight.unsaved(), Some(at(10)));
-        flight.collect().unwrap();
-        assert_eq!((flight.unsaved(), flight.len()), (Some(at(30)), 0));
-        flight.saved(at(30));
-        assert_eq!((flight.unsaved(), flight.save_due()), (None, None));
+        in_flight.next().await.unwrap();
+        assert_eq!(in_flight.unsaved(), Some(at(10)));
+        in_flight.collect().unwrap();
+        assert_eq!((in_flight.unsaved(), in_flight.len()), (Some(at(30)), 0));
+        in_flight.saved(at(30));
+        assert_eq!((in_flight.unsaved(), in_flight.save_due()), (None, None));
     }
 
     #[tokio::test]
-    async fn a_line_that_is_skipped_is_passed_when_those_before_have_arrived() {
-        let (mut flight, mut ways) = flight(&[10]);
-        flight.skipped(at(20));
-        flight.collect().unwrap();
-        assert_eq!(flight.unsaved(), None);
-        ways.remove(0).send(Ok(())).unwrap();
-        flight.collect().unwrap();
-        assert_eq!(flight.unsaved(), Some(at(20)));
+    async fn a_skipped_line_is_passed_when_the_lines_before_it_are_confirmed() {
+        let (mut in_flight, mut confirms) = in_flight(&[10]);
+        in_flight.skipped(at(20));
+        in_flight.collect().unwrap();
+        assert_eq!(in_flight.unsaved(), None);
+        confirms.remove(0).send(Ok(())).unwrap();
+        in_flight.collect().unwrap();
+        assert_eq!(in_flight.unsaved(), Some(at(20)));
     }
 
     #[tokio::test]
-    async fn the_position_stays_before_what_was_not_taken_over() {
-        let (mut flight, ways) = flight(&[10, 20, 30]);
-        let [first, second, third] = ways.try_into().unwrap();
+    async fn the_position_stays_before_a_message_that_was_not_confirmed() {
+        let (mut in_flight, confirms) = in_flight(&[10, 20, 30]);
+        let [first, second, third] = confirms.try_into().unwrap();
         first.send(Ok(())).unwrap();
         second.send(Err("gone")).unwrap();
         third.send(Ok(())).unwrap();
-        assert_eq!(flight.collect(), Err("gone"));
-        assert_eq!(flight.collect(), Ok(()));
-        assert_eq!(flight.unsaved(), Some(at(10)));
+        assert_eq!(in_flight.collect(), Err("gone"));
+        assert_eq!(in_flight.collect(), Ok(()));
+        assert_eq!(in_flight.unsaved(), Some(at(10)));
     }
 }

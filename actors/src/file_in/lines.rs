@@ -1,7 +1,7 @@
-//! Reads a file line by line, a chunk at a time.
+//! Reads a file line by line, in chunks.
 //!
-//! Owns where each line starts and ends. Refuses to hold a line in memory that is longer
-//! than any message may be: it is skipped, and said so.
+//! Owns the offsets of each line. A line that is longer than any message may be is reported
+//! without its text and never held in memory.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,35 +9,35 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-/// How much is read at a time.
+/// Bytes per read.
 const CHUNK_BYTES: usize = 128 * 1024;
-/// The longest line that is read.
+/// Maximum bytes of a line.
 const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What some editors put before the first line of a text.
+/// UTF-8 byte order mark: some editors write it at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A line that isn't blank.
+/// A line that is not blank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
-    /// The offset of its first byte.
+    /// Offset of the first byte.
     pub(super) start: u64,
-    /// The offset past its line break.
+    /// Offset past the line break.
     pub(super) end: u64,
-    /// Without its line break; `None` if it is longer than [`LINE_BYTES_MAX`].
+    /// The line without its line break; `None` if it is longer than [`LINE_BYTES_MAX`].
     pub(super) text: Option<Bytes>,
 }
 
-/// An open file and how far it was read.
+/// An open file, read line by line.
 #[derive(Debug)]
 pub(super) struct LineReader<R = File> {
     file: R,
-    /// The start of a line whose end hasn't been read.
+    /// The beginning of a line whose end was not read yet.
     buffer: Vec<u8>,
-    /// How much of the buffer has no line break in it.
+    /// Length of the part of the buffer that has no line break.
     searched: usize,
-    /// The offset of the first byte of the buffer's line, skipped bytes included.
+    /// Offset of the current line, including its skipped bytes.
     start: u64,
-    /// How much of this line was thrown away for being too long.
+    /// Bytes of the current line that were dropped because it is too long.
     skipped: u64,
     chunk_bytes: u64,
     line_bytes_max: usize,
@@ -68,7 +68,7 @@ impl<R: Read + Seek> LineReader<R> {
         }
     }
 
-    /// Goes on at an offset at which a line starts.
+    /// Continues at an offset at which a line starts.
     pub(super) fn seek(&mut self, offset: u64) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(offset))?;
         self.buffer.clear();
@@ -77,13 +77,13 @@ impl<R: Read + Seek> LineReader<R> {
         Ok(())
     }
 
-    /// Whether everything was read.
+    /// Whether the whole file was read.
     pub(super) fn is_ended(&self) -> bool {
         self.ended
     }
 
-    /// The lines of the next chunk; there may be none in it. The last line of a file
-    /// needs no line break.
+    /// Returns the lines that end in the next chunk; there may be none. The last line of a
+    /// file needs no line break.
     pub(super) fn read(&mut self) -> io::Result<Vec<Line>> {
         let mut lines = Vec::new();
         let mut chunk = (&mut self.file).take(self.chunk_bytes);
@@ -108,7 +108,7 @@ impl<R: Read + Seek> LineReader<R> {
         Ok(lines)
     }
 
-    /// Ends the line that is being read; `None` if it is blank.
+    /// Finishes the current line; `None` if it is blank.
     fn line(&mut self, text: &[u8], line_break: u64) -> Option<Line> {
         let start = self.start;
         let end = start + self.skipped + text.len() as u64 + line_break;
@@ -125,7 +125,7 @@ impl<R: Read + Seek> LineReader<R> {
         if text.iter().all(u8::is_ascii_whitespace) {
             return None;
         }
-        // A copy: a slice would keep the whole chunk in memory as long as its line.
+        // A copy: a slice would keep the whole chunk in memory.
         let text = Some(Bytes::copy_from_slice(text));
         Some(Line { start, end, text })
     }
@@ -163,8 +163,8 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_read_with_its_place_and_blank_ones_are_not() {
-        // Wherever the chunks end.
+    fn every_line_but_blank_ones_is_read_with_its_offsets() {
+        // The same for every position of the chunk boundaries.
         for chunk_bytes in 1..30 {
             let mut reader = reader(b"\xef\xbb\xbf{}\n\n  \r\nb\r\n\xc3\xa4\n last");
             reader.chunk_bytes = chunk_bytes;
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_goes_on_at_a_line_that_was_left() {
+    fn reading_can_continue_at_any_line() {
         let content = b"one\ntwo\nthree\n";
         let all = rest(&mut reader(content));
         for (number, (start, ..)) in all.iter().enumerate() {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_longer_than_a_chunk_are_read_whole() {
+    fn a_line_longer_than_a_chunk_is_read_whole() {
         let long = "x".repeat(CHUNK_BYTES * 3 + 7);
         let content = format!("a\n{long}\nb\n{long}");
         let lines = rest(&mut reader(content.as_bytes()));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_no_message_could_hold_is_skipped_without_being_kept() {
+    fn a_line_that_is_too_long_is_reported_without_being_kept_in_memory() {
         let huge = "x".repeat(CHUNK_BYTES * 5);
         for ending in ["", "\n"] {
             let content = format!("a\n{huge}\nb\n{huge}{ending}");

@@ -1,22 +1,20 @@
 //! `file-in`: emits each line of a file.
 //!
-//! Owns the way from a file to the transport: many lines under way at once, in order, and
-//! a position that never passes one that hasn't arrived. Reading blocks, so it is done on
-//! other threads, a chunk at a time. A source for files that end: it doesn't wait for
-//! more.
+//! Sends many lines at once, in order. The saved position never passes a line that the
+//! transport has not confirmed. Files are read on other threads, chunk by chunk, since reading
+//! blocks. The source ends at the end of the file and does not wait for more.
 
 mod extract;
 mod in_flight;
 mod lines;
 mod position;
-mod rate_limit;
 
 use std::path::Path;
 use std::time::Duration;
 
 use brickwork::config::ManifestPath;
 use brickwork::prelude::*;
-use brickwork::{FailureKind, SendHandle};
+use brickwork::{FailureKind, RateLimiter, SendHandle};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -27,14 +25,13 @@ use extract::Extractor;
 use in_flight::{InFlight, LinePosition};
 use lines::{Line, LineReader};
 use position::{Head, Position};
-use rate_limit::Pace;
 
-/// How many messages may be under way.
+/// Maximum messages in flight.
 const IN_FLIGHT: usize = 256;
-/// How many lines are sent in a turn.
-const TURN: usize = 64;
-/// When the source is to stop, how long it waits for what is under way. What arrives
-/// later is sent again next time, under the same id.
+/// Lines sent before other tasks of the thread get a turn.
+const LINES_PER_TURN: usize = 64;
+/// Time for messages in flight when the source stops. A message that is confirmed later is
+/// sent again after the restart, with the same id.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Emits each line of a file as a message.
@@ -45,27 +42,28 @@ pub struct FileIn;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileInConfig {
-    /// The file, one JSON value a line, relative to the manifest. Blank lines don't count.
+    /// The file, with one JSON value per line, relative to the manifest. Blank lines are
+    /// skipped.
     ///
-    /// On a durable transport it is gone on with where it was left; a file that is
-    /// another one (shorter than that, or with another start) is read from its start.
+    /// On a durable transport, reading continues after the saved position. A replaced file
+    /// (shorter than the position, or with another beginning) is read from its start.
     pub path: ManifestPath,
-    /// At most so many messages a second; as fast as the app takes them, if left out.
+    /// Maximum messages per second; by default as fast as the app takes them.
     #[serde(default)]
     pub rate: Option<f64>,
-    /// How many times the file is read, one after the other.
+    /// Number of times that the file is read.
     #[serde(default = "once")]
     pub repeat: u64,
-    /// Where in a line the payload is, as a JSON pointer such as `/payload`; the whole
-    /// line, if left out. A line in which something isn't where these pointers say is
-    /// emitted as it stands, with a header `file-in-error` that says what.
+    /// JSON pointer to the payload in a line, such as `/payload`; by default the whole line.
+    /// A line without a value at one of the configured pointers is emitted unchanged, with a
+    /// header `file-in-error` that names the pointer.
     #[serde(default)]
     pub payload: Option<JsonPointer>,
-    /// Where in a line the message id is. If left out, it is made of the service's
+    /// JSON pointer to the message id in a line. By default the id consists of the service's
     /// label, the file's name and the line's offset: the same each time.
     #[serde(default)]
     pub id: Option<JsonPointer>,
-    /// Where in a line the message type is; `line`, if left out.
+    /// JSON pointer to the message type in a line; by default the type is `line`.
     #[serde(default, rename = "type")]
     pub kind: Option<JsonPointer>,
 }
@@ -96,10 +94,10 @@ out = "github.deliveries"
 config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "runs again, after the restart back-off, when the file is missing or can't be read",
-        "a line that isn't JSON is emitted as it is: whoever reads it rejects it",
-        "a message larger than app.max_message is left out, with an error in the log",
-        "a file that was replaced since it was left is read from its start, with a warning in the log",
+        "restarts, with back-off, when the file is missing or can't be read",
+        "emits a line that isn't JSON unchanged: its consumers dead-letter it",
+        "skips a message larger than app.max_message, with an error in the log",
+        "reads a replaced file from its start, with a warning in the log",
     ];
     type Config = FileInConfig;
 
@@ -110,22 +108,21 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
     fn check(config: &FileInConfig) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         if config.path.file_name().is_none() {
-            errors.push(ConfigError::new("path", "it names no file"));
+            errors.push(ConfigError::new(
+                "path",
+                "it names no file: set one, such as in.jsonl",
+            ));
         }
         if let Some(rate) = config.rate
             && !(rate > 0.0 && rate.is_finite())
         {
-            let text = format!("{rate} messages a second never come: say more than 0");
+            let text = format!("{rate} is not a rate: it is a number greater than 0");
             errors.push(ConfigError::new("rate", text));
         }
         if !(1..=u64::from(u32::MAX)).contains(&config.repeat) {
             errors.push(ConfigError::new("repeat", "it is at least 1"));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 
     fn ends(_: &FileInConfig) -> bool {
@@ -149,20 +146,33 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
         let mut run = Run {
             config,
             out,
-            taker: Extractor::new(config, out.service()),
-            pace: Pace::new(config.rate),
-            flight: InFlight::new(start),
+            extractor: Extractor::new(config, out.service()),
+            rate: rate_limiter(config.rate),
+            in_flight: InFlight::new(start),
             head,
-            odd: 0,
-            left_out: 0,
+            malformed: 0,
+            skipped: 0,
         };
         let read = run.read(reader, start).await;
-        let arrived = run.land().await;
-        read.and(arrived)
+        let confirmed = run.finish().await;
+        read.and(confirmed)
     }
 }
 
-/// Opens the file at the place to go on from.
+/// Limits the lines per second; without a rate, no line waits.
+fn rate_limiter(rate: Option<f64>) -> RateLimiter {
+    /// Late lines are made up for within this time, so that a pause of an hour is not followed
+    /// by a flood.
+    const CATCH_UP: Duration = Duration::from_millis(100);
+    /// About a hundred years: the interval of a rate that is almost zero.
+    const INTERVAL_MAX: Duration = Duration::from_secs(3_000_000_000);
+    let interval = rate.map_or(Duration::ZERO, |rate| {
+        Duration::try_from_secs_f64(1.0 / rate).unwrap_or(INTERVAL_MAX)
+    });
+    RateLimiter::new(interval, CATCH_UP)
+}
+
+/// Opens the file at the position to continue from.
 fn open(
     path: &Path,
     saved: Option<&Position>,
@@ -174,31 +184,31 @@ fn open(
     let mut reader = LineReader::open(path)?;
     let head = Head::of(reader.file())?;
     let length = reader.file().metadata()?.len();
-    let mark = match saved.map(|saved| saved.mark_in(&head, length)) {
-        Some(Some(mark)) => mark,
+    let position = match saved.map(|saved| saved.in_file(&head, length)) {
+        Some(Some(position)) => position,
         Some(None) => {
-            warn!(path = %path.display(), "another file than the one that was left: it is read from its start");
+            warn!(path = %path.display(), "file was replaced, reading it from its start");
             START
         }
         None => START,
     };
-    if mark.offset > 0 {
-        let (path, offset) = (path.display(), mark.offset);
-        match mark.offset == length {
+    if position.offset > 0 {
+        let (path, offset) = (path.display(), position.offset);
+        match position.offset == length {
             true => info!(
                 %path,
                 offset,
-                "all of it was read before: its place in it is kept in `positions` in app.data"
+                "file was read to its end before; its position is in `positions` in app.data"
             ),
-            false => info!(%path, offset, "reading goes on where it had come to"),
+            false => info!(%path, offset, "reading continues at the saved position"),
         }
     }
-    reader.seek(mark.offset)?;
-    Ok((reader, head, mark))
+    reader.seek(position.offset)?;
+    Ok((reader, head, position))
 }
 
-/// Does something with the file on a thread that may block; `None` if the source is to
-/// stop meanwhile.
+/// Runs file access on a thread that may block. Returns `None` if the source stops before it
+/// is done.
 async fn on_disk<T: Send + 'static>(
     config: &FileInConfig,
     out: &SourceContext,
@@ -221,25 +231,25 @@ async fn on_disk<T: Send + 'static>(
 struct Run<'a> {
     config: &'a FileInConfig,
     out: &'a SourceContext,
-    taker: Extractor<'a>,
-    pace: Pace,
-    flight: InFlight<SendHandle>,
+    extractor: Extractor<'a>,
+    rate: RateLimiter,
+    in_flight: InFlight<SendHandle>,
     head: Head,
-    /// Lines in which something wasn't where the config says.
-    odd: u64,
-    /// Lines that are too large to be messages.
-    left_out: u64,
+    /// Lines without a value at a configured pointer.
+    malformed: u64,
+    /// Lines that are too large for a message.
+    skipped: u64,
 }
 
-/// Whether there is a reason to go on.
+/// Whether to send the next line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    Go,
+    Continue,
     Stop,
 }
 
 impl Run<'_> {
-    /// Sends every line from a mark on, until the end or a stop.
+    /// Sends every line from a position on, until the end of the last round or a stop.
     async fn read(&mut self, mut reader: LineReader, start: LinePosition) -> Result<(), Failure> {
         let mut round = start.round;
         while round < self.config.repeat {
@@ -249,8 +259,8 @@ impl Run<'_> {
             };
             reader = back;
             for (number, line) in lines.into_iter().enumerate() {
-                // Neighbours on this thread have their turn, however fast it goes.
-                if number % TURN == TURN - 1 {
+                // Other tasks of this thread get a turn.
+                if number % LINES_PER_TURN == LINES_PER_TURN - 1 {
                     tokio::task::yield_now().await;
                 }
                 if self.send(line, round).await? == Next::Stop {
@@ -269,7 +279,7 @@ impl Run<'_> {
     }
 
     async fn send(&mut self, line: Line, round: u64) -> Result<Next, Failure> {
-        let at = self.pace.next(Instant::now());
+        let at = self.rate.next(Instant::now());
         if self.wait(at).await? == Next::Stop {
             return Ok(Next::Stop);
         }
@@ -278,72 +288,70 @@ impl Run<'_> {
             offset: line.end,
         };
         let Some(text) = &line.text else {
-            self.leave_out(&line, end, "the line is larger than any message may be");
-            return Ok(Next::Go);
+            self.skip(&line, end, "the line is larger than any message may be");
+            return Ok(Next::Continue);
         };
-        let taken = self.taker.take(&line, text, round);
-        if let Some(text) = &taken.error {
-            self.odd += 1;
+        let extracted = self.extractor.extract(&line, text, round);
+        if let Some(text) = &extracted.error {
+            self.malformed += 1;
             let (path, offset) = (self.config.path.display(), line.start);
-            if self.odd == 1 {
-                warn!(%path, offset, error = text, "a line is not as the config says; later ones are logged at debug");
+            if self.malformed == 1 {
+                warn!(%path, offset, error = text, "malformed line; later ones are logged at debug");
             } else {
-                debug!(%path, offset, error = text, "a line is not as the config says");
+                debug!(%path, offset, error = text, "malformed line");
             }
         }
-        match self
-            .out
-            .submit(&OUT, MessageBuilder::new(taken.raw).id(taken.id))
-            .await
-        {
-            Ok(ticket) => self.flight.sent(end, ticket),
+        let message = MessageBuilder::new(extracted.raw).id(extracted.id);
+        match self.out.submit(&OUT, message).await {
+            Ok(handle) => self.in_flight.sent(end, handle),
             Err(_) if self.out.is_stopping() => return Ok(Next::Stop),
             Err(failure) if failure.kind() == FailureKind::Reject => {
-                self.leave_out(&line, end, failure.text());
+                self.skip(&line, end, failure.text());
             }
             Err(failure) => return Err(failure),
         }
-        Ok(Next::Go)
+        Ok(Next::Continue)
     }
 
-    fn leave_out(&mut self, line: &Line, end: LinePosition, text: &str) {
-        self.left_out += 1;
+    fn skip(&mut self, line: &Line, end: LinePosition, text: &str) {
+        self.skipped += 1;
         let (path, offset) = (self.config.path.display(), line.start);
-        error!(%path, offset, error = text, "a line is left out");
-        self.flight.skipped(end);
+        error!(%path, offset, error = text, "line skipped");
+        self.in_flight.skipped(end);
     }
 
-    /// Waits until a time, and counts and saves meanwhile what has arrived.
+    /// Waits until a time. Meanwhile collects confirms and saves the position.
     async fn wait(&mut self, at: Instant) -> Result<Next, Failure> {
-        // What has arrived out of order waits here for the first: bounded, too.
+        // Bounds the lines that were confirmed while an earlier one is still in flight.
         const WAITING_MAX: usize = 4 * IN_FLIGHT;
         loop {
-            self.flight.collect()?;
+            self.in_flight.collect()?;
             let now = Instant::now();
-            if self.flight.save_due().is_some_and(|due| due <= now) {
+            if self.in_flight.save_due().is_some_and(|due| due <= now) {
                 self.save().await?;
             }
             if self.out.is_stopping() {
                 return Ok(Next::Stop);
             }
-            let full = self.flight.len() >= WAITING_MAX;
+            let full = self.in_flight.len() >= WAITING_MAX;
             if at <= now && !full {
-                return Ok(Next::Go);
+                return Ok(Next::Continue);
             }
-            let wake = self.flight.save_due().map_or(at, |due| due.min(at));
+            let wake = self.in_flight.save_due().map_or(at, |due| due.min(at));
             tokio::select! {
                 () = self.out.stopping() => return Ok(Next::Stop),
                 () = sleep_until(wake), if !full => {}
-                arrived = self.flight.next() => arrived?,
+                confirmed = self.in_flight.next() => confirmed?,
             }
         }
     }
 
-    /// Waits for what is under way, as long as the source may, and saves the position.
-    async fn land(&mut self) -> Result<(), Failure> {
-        let arrived = async {
-            while !self.flight.is_empty() {
-                self.flight.next().await?;
+    /// Waits for the messages in flight, at most as long as a stop allows, and saves the
+    /// position.
+    async fn finish(&mut self) -> Result<(), Failure> {
+        let confirmed = async {
+            while !self.in_flight.is_empty() {
+                self.in_flight.next().await?;
             }
             Ok::<(), Failure>(())
         };
@@ -351,26 +359,28 @@ impl Run<'_> {
             self.out.stopping().await;
             tokio::time::sleep(STOP_WITHIN).await;
         };
-        let arrived = tokio::select! {
-            arrived = arrived => arrived,
+        let confirmed = tokio::select! {
+            confirmed = confirmed => confirmed,
             () = stop => Ok(()),
         };
-        // Not for ever: a disk that hangs must not hold up the end.
+        // With a time-out: a disk that hangs must not block the stop.
         let saved = match timeout(STOP_WITHIN, self.save()).await {
             Ok(saved) => saved,
             Err(_) => Err(Failure::retry("the position couldn't be saved in time")),
         };
-        if self.odd + self.left_out > 0 {
+        if self.malformed + self.skipped > 0 {
             let path = self.config.path.display();
-            info!(%path, odd = self.odd, left_out = self.left_out, "not every line was as it should be");
+            info!(%path, malformed = self.malformed, skipped = self.skipped, "file read, with bad lines");
         }
-        arrived.and(saved)
+        confirmed.and(saved)
     }
 
     async fn save(&mut self) -> Result<(), Failure> {
-        if let Some(mark) = self.flight.unsaved() {
-            self.out.save_position(&self.head.position(mark)).await?;
-            self.flight.saved(mark);
+        if let Some(position) = self.in_flight.unsaved() {
+            self.out
+                .save_position(&self.head.position(position))
+                .await?;
+            self.in_flight.saved(position);
         }
         Ok(())
     }
@@ -387,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_its_place() {
+    fn an_invalid_config_is_refused_with_its_place() {
         let wrong = config(json!({"path": "", "rate": 0.0, "repeat": 0})).unwrap();
         let errors = FileIn::check(&wrong).unwrap_err();
         let paths: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
@@ -399,22 +409,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_opened_where_it_was_left() {
+    fn a_file_is_opened_at_the_saved_position() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, "1\n2\n3\n").unwrap();
         let (mut reader, head, start) = open(&path, None).unwrap();
         assert_eq!(reader.read().unwrap().len(), 3);
         assert_eq!(start.offset, 0);
-        let left = head.position(LinePosition {
+        let saved = head.position(LinePosition {
             round: 0,
             offset: 4,
         });
-        let (mut reader, _, start) = open(&path, Some(&left)).unwrap();
+        let (mut reader, _, start) = open(&path, Some(&saved)).unwrap();
         assert_eq!((reader.read().unwrap().len(), start.offset), (1, 4));
-        // Replaced meanwhile: from the start.
+        // A replaced file is read from its start.
         std::fs::write(&path, "7\n8\n9\n").unwrap();
-        let (mut reader, _, start) = open(&path, Some(&left)).unwrap();
+        let (mut reader, _, start) = open(&path, Some(&saved)).unwrap();
         assert_eq!((reader.read().unwrap().len(), start.offset), (3, 0));
     }
 }

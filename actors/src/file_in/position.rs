@@ -1,4 +1,4 @@
-//! Where a file was left, and whether it is still the same file.
+//! The saved position of a file, and whether it is still the same file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -8,28 +8,28 @@ use sha2::{Digest, Sha256};
 
 use super::in_flight::LinePosition;
 
-/// How much of a file's start tells it from others.
+/// Bytes at the start of a file by which it is recognised.
 const HEAD_BYTES_MAX: u64 = 1024;
 
-/// Where a file was left. Kept on disk as JSON.
+/// The saved position of a file. Stored as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
-    /// How often the file had been read to its end.
+    /// Number of times that the file was read to its end before.
     round: u64,
-    /// Where the next line starts.
+    /// Offset of the next line.
     offset: u64,
-    /// How many bytes of the file's start are in `head`.
+    /// Number of bytes at the start of the file that `head` covers.
     head_bytes: u64,
-    /// Their SHA-256.
+    /// SHA-256 of these bytes.
     head: String,
 }
 
-/// The start of a file.
+/// The first bytes of a file.
 #[derive(Debug)]
 pub(super) struct Head(Vec<u8>);
 
 impl Head {
-    /// Reads it. The file is left where it is afterwards: seek before reading on.
+    /// Reads the head. Changes the file's position: seek before reading on.
     pub(super) fn of(mut file: &File) -> io::Result<Self> {
         file.seek(SeekFrom::Start(0))?;
         let mut head = Vec::new();
@@ -37,17 +37,17 @@ impl Head {
         Ok(Self(head))
     }
 
-    /// The position at a mark of this file. Only what stands before the mark tells the
-    /// file from others: what follows may still be written.
-    pub(super) fn position(&self, mark: LinePosition) -> Position {
-        let known = match mark.round {
-            0 => mark.offset,
+    /// The position to save. Only bytes before the position identify the file: later ones may
+    /// still be written.
+    pub(super) fn position(&self, at: LinePosition) -> Position {
+        let known = match at.round {
+            0 => at.offset,
             _ => HEAD_BYTES_MAX,
         };
         let bytes = (self.0.len() as u64).min(known);
         Position {
-            round: mark.round,
-            offset: mark.offset,
+            round: at.round,
+            offset: at.offset,
             head_bytes: bytes,
             head: hash(&self.0[..bytes as usize]),
         }
@@ -55,9 +55,9 @@ impl Head {
 }
 
 impl Position {
-    /// The mark to go on from in a file of this head and length; `None` if it is another
-    /// file than the one that was left.
-    pub(super) fn mark_in(&self, head: &Head, length: u64) -> Option<LinePosition> {
+    /// The position to continue from in a file of this head and length; `None` if the file was
+    /// replaced.
+    pub(super) fn in_file(&self, head: &Head, length: u64) -> Option<LinePosition> {
         let bytes = usize::try_from(self.head_bytes).ok()?;
         let same = self.offset <= length && hash(head.0.get(..bytes)?) == self.head;
         same.then_some(LinePosition {
@@ -76,7 +76,7 @@ fn hash(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn mark(offset: u64) -> LinePosition {
+    fn at(offset: u64) -> LinePosition {
         LinePosition { round: 0, offset }
     }
 
@@ -85,50 +85,44 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_grew_is_gone_on_with() {
-        let left = head("one\ntwo\n").position(mark(8));
+    fn a_file_that_grew_is_the_same_file() {
+        let saved = head("one\ntwo\n").position(at(8));
         let grown = "one\ntwo\nthree\n";
-        assert_eq!(
-            left.mark_in(&head(grown), grown.len() as u64),
-            Some(mark(8))
-        );
-        // Also one that was read when only half of its last line was there.
-        let left = head("one\ntw").position(mark(4));
-        assert_eq!(
-            left.mark_in(&head(grown), grown.len() as u64),
-            Some(mark(4))
-        );
+        assert_eq!(saved.in_file(&head(grown), grown.len() as u64), Some(at(8)));
+        // Its last line may have been incomplete when it was read.
+        let saved = head("one\ntw").position(at(4));
+        assert_eq!(saved.in_file(&head(grown), grown.len() as u64), Some(at(4)));
     }
 
     #[test]
-    fn another_file_is_noticed() {
-        let left = head("one\ntwo\n").position(mark(8));
+    fn a_replaced_file_is_noticed() {
+        let saved = head("one\ntwo\n").position(at(8));
         for other in ["", "one\n", "uno\ndue\ntre\n"] {
             assert_eq!(
-                left.mark_in(&head(other), other.len() as u64),
+                saved.in_file(&head(other), other.len() as u64),
                 None,
                 "{other:?}"
             );
         }
         let long = "x".repeat(4000);
-        let left = head(&long).position(mark(4000));
-        assert_eq!(left.mark_in(&head(&long), 3999), None);
-        assert_eq!(left.mark_in(&head(&long), 4000), Some(mark(4000)));
+        let saved = head(&long).position(at(4000));
+        assert_eq!(saved.in_file(&head(&long), 3999), None);
+        assert_eq!(saved.in_file(&head(&long), 4000), Some(at(4000)));
     }
 
     #[test]
-    fn the_start_of_a_later_round_knows_its_file() {
+    fn the_start_of_a_later_round_identifies_its_file() {
         let start = LinePosition {
             round: 1,
             offset: 0,
         };
-        let left = head("one\n").position(start);
-        assert_eq!(left.mark_in(&head("one\n"), 4), Some(start));
-        assert_eq!(left.mark_in(&head("uno\n"), 4), None);
+        let saved = head("one\n").position(start);
+        assert_eq!(saved.in_file(&head("one\n"), 4), Some(start));
+        assert_eq!(saved.in_file(&head("uno\n"), 4), None);
     }
 
     #[test]
-    fn a_head_is_read_from_a_file() {
+    fn a_head_is_the_first_bytes_of_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         std::fs::write(&path, "x".repeat(5000)).unwrap();

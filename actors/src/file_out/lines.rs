@@ -1,7 +1,7 @@
-//! A file of lines that is only ever appended to.
+//! An append-only file of lines.
 //!
-//! Owns its one invariant: the file ends at the end of a line, whatever failed or
-//! crashed before.
+//! Owns one invariant: before each append, the file ends at the end of a line, whatever failed
+//! or crashed before.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,22 +9,22 @@ use std::path::Path;
 
 use tracing::warn;
 
-/// How much is read at a time when the last line is looked for.
+/// Bytes per read in the search for the last line break.
 const STEP_BYTES: u64 = 64 * 1024;
-/// A longer last line is none: this is another kind of file.
+/// Maximum bytes of the last line. With a longer one this is not a file of lines.
 const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// An open file whose every line is whole.
+/// An open file that ends at the end of a line.
 #[derive(Debug)]
 pub(super) struct LineFile {
     file: File,
     sync: bool,
-    /// A write failed and couldn't be undone: the end must be looked at first.
+    /// A write failed and could not be undone: the end must be repaired before the next one.
     torn: bool,
 }
 
 impl LineFile {
-    /// Opens or makes a file, and mends its end.
+    /// Opens or creates a file, and repairs its end.
     pub(super) fn open(path: &Path, sync: bool) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -34,7 +34,7 @@ impl LineFile {
             .append(true)
             .create(true)
             .open(path)?;
-        mend(&mut file, path)?;
+        repair_end(&mut file, path)?;
         Ok(Self {
             file,
             sync,
@@ -42,14 +42,14 @@ impl LineFile {
         })
     }
 
-    /// Appends whole lines: all of them, or none if it fails.
+    /// Appends whole lines: all of them, or none if the write fails.
     pub(super) fn append(&mut self, path: &Path, lines: &[u8]) -> io::Result<()> {
         if !self.is_at(path)? {
-            // Renamed or removed by whoever rotates it: go on in a new one.
+            // A rotating program renamed or removed the file: continue in a new one.
             *self = Self::open(path, self.sync)?;
         }
         if self.torn {
-            mend(&mut self.file, path)?;
+            repair_end(&mut self.file, path)?;
             self.torn = false;
         }
         let before = self.file.metadata()?.len();
@@ -63,7 +63,7 @@ impl LineFile {
         written
     }
 
-    /// Whether the path still leads to the open file.
+    /// Whether the path still names the open file.
     #[cfg(unix)]
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
@@ -86,10 +86,10 @@ impl LineFile {
 
 /// Makes the file end at the end of a line.
 ///
-/// An unfinished last line belongs to a message that didn't count as done and comes
-/// again, so it is cut off. If it is a whole object or list that only lacks its line
-/// break, it gets that: it may be somebody's.
-fn mend(file: &mut File, path: &Path) -> io::Result<()> {
+/// An unfinished last line belongs to a message that was not acked and is redelivered: it is
+/// cut off. A whole object or list that only lacks its line break gets one, since it may come
+/// from another program.
+fn repair_end(file: &mut File, path: &Path) -> io::Result<()> {
     let length = file.metadata()?.len();
     let tail = tail(file, length)?;
     if tail.is_empty() {
@@ -103,12 +103,12 @@ fn mend(file: &mut File, path: &Path) -> io::Result<()> {
     warn!(
         path = %path.display(),
         bytes = tail.len(),
-        "the file's last line was unfinished and is cut off"
+        "unfinished last line of the file cut off"
     );
     file.set_len(length - tail.len() as u64)
 }
 
-/// What stands after the last line break.
+/// The bytes after the last line break.
 fn tail(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
     let mut tail = Vec::new();
     let mut from = length;
@@ -126,7 +126,7 @@ fn tail(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
         tail = part;
         if tail.len() as u64 > TAIL_BYTES_MAX {
             return Err(io::Error::other(format!(
-                "its last line is longer than {TAIL_BYTES_MAX} bytes: not a file of lines"
+                "its last line is longer than {TAIL_BYTES_MAX} bytes: it is not a file of lines"
             )));
         }
     }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_file_are_made() {
+    fn missing_directories_and_file_are_created() {
         let place = place();
         let mut file = LineFile::open(&place.path, true).unwrap();
         file.append(&place.path, b"1\n").unwrap();
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_last_line_is_cut_off_and_a_whole_one_ended() {
+    fn an_unfinished_last_line_is_cut_off_and_a_whole_one_gets_its_line_break() {
         let long = format!("{{\"a\":1}}\n{{\"b\":\"{}", "x".repeat(200_000));
         let cases: [(&[u8], &[u8]); 7] = [
             (b"", b""),
             (b"{\"a\":1}\n", b"{\"a\":1}\n"),
             (b"{\"a\":1}\n{\"b\":", b"{\"a\":1}\n"),
             (b"{\"a\":1}\n{\"b\":2}", b"{\"a\":1}\n{\"b\":2}\n"),
-            // A number may go on.
+            // A number may be incomplete.
             (b"1\n12", b"1\n"),
             (b"{\"a\"", b""),
             (long.as_bytes(), b"{\"a\":1}\n"),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_is_mended_before_the_next_line() {
+    fn a_torn_end_is_repaired_before_the_next_line() {
         let place = with(b"1\n");
         let mut file = LineFile::open(&place.path, false).unwrap();
         file.file.write_all(b"{\"half").unwrap();
@@ -199,7 +199,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_is_an_error_and_never_a_line() {
+    fn a_full_disk_is_an_error_and_adds_no_line() {
         let path = Path::new("/dev/full");
         let file = OpenOptions::new().append(true).open(path).unwrap();
         let mut file = LineFile {
@@ -209,12 +209,12 @@ mod tests {
         };
         let error = file.append(path, b"1\n").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        // A device can't be cut: so the end must be looked at before the next line.
+        // A device can't be truncated, so the end must be repaired before the next line.
         assert!(file.torn);
     }
 
     #[test]
-    fn a_file_that_was_moved_away_is_made_anew() {
+    fn a_file_that_was_renamed_or_removed_is_created_again() {
         let place = with(b"1\n");
         let mut file = LineFile::open(&place.path, false).unwrap();
         let moved = place.path.with_extension("old");

@@ -1,4 +1,4 @@
-//! Answers: a status, a little JSON, and what the caller is to do.
+//! HTTP responses of `http-in`: a status and a small JSON body.
 
 use brickwork::MessageId;
 use bytes::Bytes;
@@ -7,16 +7,16 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-/// What goes back to the caller.
+/// The response to a request.
 pub(super) type Answer = Response<Full<Bytes>>;
 
-/// How long a caller should wait before it tries again, in seconds.
+/// Seconds before a caller should retry.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const POST: HeaderValue = HeaderValue::from_static("POST");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// Why a request isn't accepted.
+/// Why a request is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -29,7 +29,7 @@ impl Refusal {
         Self { status, text }
     }
 
-    /// 503: the request is right, the time is not.
+    /// 503: the request is valid, but the app can't take it now.
     pub(super) fn busy(text: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
     }
@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-/// 202: the transport has it.
+/// 202: the transport has confirmed the message.
 pub(super) fn accepted(id: &MessageId) -> Answer {
     #[derive(Serialize)]
     struct Body {
@@ -61,22 +61,22 @@ pub(super) fn accepted(id: &MessageId) -> Answer {
     json(StatusCode::ACCEPTED, &Body { id })
 }
 
-/// 200: what the services replied, as it is.
+/// 200: the unchanged reply of the service.
 pub(super) fn replied(payload: Bytes) -> Answer {
-    whole(StatusCode::OK, payload)
+    response(StatusCode::OK, payload)
 }
 
-/// This is the last answer of its connection.
+/// Marks the last response of a connection.
 pub(super) fn close(answer: &mut Answer) {
     answer.headers_mut().insert(CONNECTION, CLOSE);
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    let body = serde_json::to_vec(body).expect("a text in an object can be written");
-    whole(status, body.into())
+    let body = serde_json::to_vec(body).expect("an object with one string can be written");
+    response(status, body.into())
 }
 
-fn whole(status: StatusCode, body: Bytes) -> Answer {
+fn response(status: StatusCode, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);

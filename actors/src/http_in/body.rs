@@ -1,7 +1,7 @@
-//! Reading a body: no larger, no longer and no more of them at once than is allowed.
+//! Reads request bodies, with bounds on size, time and the memory of all bodies together.
 //!
-//! Memory is counted as bytes come, not as they are announced: a client that promises a
-//! body and doesn't send it takes none.
+//! Memory is counted when bytes arrive, not when they are announced: a client that announces
+//! a body and sends nothing takes no memory.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -13,11 +13,11 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-/// What bodies may take, all together, in bytes. Clones share it.
+/// Bytes that all bodies together may take. Clones share the budget.
 #[derive(Debug, Clone)]
 pub(super) struct MemoryBudget(Rc<Cell<u64>>);
 
-/// A part of a budget, given back when dropped.
+/// A part of a budget, returned when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     budget: MemoryBudget,
@@ -29,7 +29,7 @@ impl MemoryBudget {
         Self(Rc::new(Cell::new(bytes)))
     }
 
-    pub(super) fn nothing(&self) -> Reservation {
+    pub(super) fn reserve_nothing(&self) -> Reservation {
         Reservation {
             budget: self.clone(),
             bytes: 0,
@@ -38,7 +38,7 @@ impl MemoryBudget {
 }
 
 impl Reservation {
-    /// Takes more, if there is as much.
+    /// Reserves more bytes. Returns false if the budget has not enough left.
     fn grow(&mut self, bytes: u64) -> bool {
         let Some(left) = self.budget.0.get().checked_sub(bytes) else {
             return false;
@@ -55,42 +55,42 @@ impl Drop for Reservation {
     }
 }
 
-/// Why a body isn't here.
+/// Why a body could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyError {
-    /// It is larger than is allowed.
+    /// The body is larger than allowed.
     TooLarge,
-    /// It didn't come in time.
+    /// The body did not arrive in time.
     TooSlow,
-    /// Others take all the memory.
+    /// Other bodies take all the memory.
     NoMemory,
-    /// The client broke off, or its chunks are garbage.
+    /// The client closed the connection, or the chunks are invalid.
     Broken,
 }
 
-/// How long a body says that it is, if it does.
+/// The announced length of a body.
 pub(super) fn length(body: &impl Body) -> Option<u64> {
     body.size_hint().exact()
 }
 
-/// Reads a body of at most `max` bytes; what it takes is counted in `share`.
+/// Reads a body of at most `max` bytes; `memory` counts the bytes.
 pub(super) async fn read(
     body: &mut Incoming,
     max: usize,
     within: Duration,
-    share: &mut Reservation,
+    memory: &mut Reservation,
 ) -> Result<Bytes, BodyError> {
-    match timeout(within, read_all(body, max, share)).await {
+    match timeout(within, read_all(body, max, memory)).await {
         Ok(read) => read,
         Err(_) => Err(BodyError::TooSlow),
     }
 }
 
-async fn read_all<B>(body: &mut B, max: usize, share: &mut Reservation) -> Result<Bytes, BodyError>
+async fn read_all<B>(body: &mut B, max: usize, memory: &mut Reservation) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    // No more room than this is ever needed.
+    // Upper bound of the buffer's capacity.
     let most = match length(body) {
         Some(length) if length > max as u64 => return Err(BodyError::TooLarge),
         Some(length) => length as usize,
@@ -98,7 +98,7 @@ where
     };
     let mut read: Vec<u8> = Vec::new();
     while let Some(frame) = next(body).await {
-        // Trailers say nothing of the body.
+        // Trailers are not part of the body.
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
             continue;
         };
@@ -108,21 +108,21 @@ where
         }
         if needed > read.capacity() {
             let room = needed.max(read.capacity() * 2).min(most);
-            if !share.grow((room - read.capacity()) as u64) {
+            if !memory.grow((room - read.capacity()) as u64) {
                 return Err(BodyError::NoMemory);
             }
             read.reserve_exact(room - read.len());
         }
-        // A copy: the frame is a piece of a larger buffer, which would stay as long as
-        // the message does.
+        // A copy: the frame is a part of a larger buffer, which it would keep in memory as
+        // long as the message lives.
         read.extend_from_slice(&data);
     }
     read.shrink_to_fit();
     Ok(read.into())
 }
 
-/// Lets go of a body that nobody wants, so that the connection can be used again:
-/// whether its end was there within a moment.
+/// Discards a refused body, so that the connection can be used again. Returns false if the
+/// body does not end soon.
 pub(super) async fn discard(body: &mut Incoming) -> bool {
     const WITHIN: Duration = Duration::from_millis(100);
     const BYTES_MAX: u64 = 64 * 1024;
@@ -188,11 +188,11 @@ mod tests {
         budget: &MemoryBudget,
     ) -> Result<Bytes, BodyError> {
         let mut body = BodyStream(pieces.iter().copied().collect(), length);
-        read_all(&mut body, max, &mut budget.nothing()).await
+        read_all(&mut body, max, &mut budget.reserve_nothing()).await
     }
 
     #[tokio::test]
-    async fn a_body_of_the_largest_size_is_read_and_one_byte_more_is_not() {
+    async fn a_body_of_the_maximum_size_is_read_and_a_larger_one_is_not() {
         let budget = MemoryBudget::new(100);
         for (max, expected) in [(6, Ok("abcdef".into())), (5, Err(BodyError::TooLarge))] {
             assert_eq!(
@@ -202,17 +202,17 @@ mod tests {
             assert_eq!(read(&[b"abcdef"], Some(6), max, &budget).await, expected);
         }
         assert_eq!(read(&[], Some(0), 5, &budget).await, Ok(Bytes::new()));
-        assert_eq!(budget.0.get(), 100, "everything is given back");
+        assert_eq!(budget.0.get(), 100, "all memory was returned");
     }
 
     #[tokio::test]
-    async fn bodies_share_a_budget_and_what_is_only_announced_takes_nothing() {
+    async fn bodies_share_a_budget_and_an_announced_length_takes_nothing() {
         let budget = MemoryBudget::new(8);
         assert_eq!(
             read(&[b"123456789"], Some(9), 100, &budget).await,
             Err(BodyError::NoMemory)
         );
-        let mut held = budget.nothing();
+        let mut held = budget.reserve_nothing();
         assert!(held.grow(5));
         assert_eq!(
             read(&[b"1234"], None, 100, &budget).await,
@@ -231,16 +231,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_room_for_a_body_is_what_the_budget_counts() {
+    async fn the_budget_counts_the_capacity_of_the_buffer() {
         let budget = MemoryBudget::new(1000);
-        let mut share = budget.nothing();
+        let mut memory = budget.reserve_nothing();
         let mut body = BodyStream([&b"1234567890"[..], b"1", b"2", b"3"].into(), None);
-        let read = read_all(&mut body, 100, &mut share).await.unwrap();
+        let read = read_all(&mut body, 100, &mut memory).await.unwrap();
         assert_eq!(read.len(), 13);
-        assert_eq!(share.bytes, 20);
-        let mut share = budget.nothing();
+        assert_eq!(memory.bytes, 20);
+        let mut memory = budget.reserve_nothing();
         let mut body = BodyStream([&b"1234567890"[..], b"1", b"2", b"3"].into(), Some(13));
-        read_all(&mut body, 100, &mut share).await.unwrap();
-        assert_eq!(share.bytes, 13);
+        read_all(&mut body, 100, &mut memory).await.unwrap();
+        assert_eq!(memory.bytes, 13);
     }
 }

@@ -1,4 +1,4 @@
-//! What a manifest says of an `http-in`, and what can't be meant.
+//! Config of `http-in`: defaults and validation.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,61 +11,61 @@ use serde::Deserialize;
 
 use super::content::ContentTypes;
 
-/// Larger than any body should be: 1 GiB.
+/// Maximum of `body_max`: 1 GiB.
 const BODY_BYTES_MAX: u64 = 1 << 30;
-/// More than a process may have open.
+/// Maximum of `connections`: more than a process can have open.
 const CONNECTIONS_MAX: usize = 1_000_000;
+/// Maximum of `in_flight`.
 const IN_FLIGHT_MAX: usize = 1_000_000;
 
 /// Config of `http-in`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpInConfig {
-    /// The address to listen on. Only this machine can reach the default; `0.0.0.0:8080`
-    /// is every network that it is in.
+    /// Address to listen on. The default is reachable only from this machine; `0.0.0.0:8080`
+    /// listens on all networks.
     pub listen: SocketAddr,
-    /// The path that messages are posted to; any other is answered with 404.
+    /// Path that messages are posted to; other paths are answered with 404.
     pub path: String,
-    /// The largest body; also never larger than `app.max_message`. Others are answered
+    /// Maximum size of a body, also limited by `app.max_message`; larger ones are answered
     /// with 413.
     pub body_max: ByteSize,
-    /// Forms of a body that are accepted, as in the header Content-Type; others are
-    /// answered with 415. `application/json` includes every type that ends in `+json`; a
-    /// body that says to be JSON is checked to be it. `*/*` accepts anything, also
-    /// without a type. Mind that any web page can have its visitors' browsers post
-    /// `text/plain` and forms, but not JSON: a secret keeps them out.
+    /// Accepted values of the header Content-Type; others are answered with 415.
+    /// `application/json` includes every type that ends in `+json`; such a body must be valid
+    /// JSON. `*/*` accepts any type, and a request without one. Any web page can make its
+    /// visitors' browsers post `text/plain` and forms, but not JSON: a secret prevents that.
     pub content_types: Vec<String>,
-    /// The request header with the message id, such as `X-GitHub-Delivery`. The same id
-    /// means the same message. A request without it is answered with 400. If left out,
-    /// every request is a new message.
+    /// Request header with the message id, such as `X-GitHub-Delivery`. Requests with the
+    /// same id are the same message. A request without the header is answered with 400. By
+    /// default every request is a new message.
     pub id_header: Option<String>,
-    /// The request header with the message type, such as `X-GitHub-Event`. A request
-    /// without it is answered with 400. If left out, the type is `request`.
+    /// Request header with the message type, such as `X-GitHub-Event`. A request without it
+    /// is answered with 400. By default the type is `request`.
     pub type_header: Option<String>,
-    /// A secret that is shared with the sender: requests must be signed with it as GitHub
-    /// does, by `X-Hub-Signature-256: sha256=` and the HMAC-SHA256 of the body in
-    /// hexadecimal digits; others are answered with 401.
+    /// Secret shared with the sender. Requests must be signed as GitHub does it:
+    /// `X-Hub-Signature-256: sha256=` and the HMAC-SHA256 of the body in hexadecimal digits.
+    /// Others are answered with 401.
     pub secret: Option<Secret>,
-    /// Whether the caller waits for a service's reply. Then `out` is a request, and the
-    /// reply comes back as JSON with 200; 502 means that the service gave the request up,
-    /// 504 that no reply came in time.
+    /// Whether the caller waits for a service's reply. Then `out` is a request; the reply is
+    /// returned as JSON with 200. 502 means that the service failed, 504 that the reply did
+    /// not come in time.
     pub reply: bool,
-    /// How long a caller waits for the reply, or, without `reply`, for the transport to
-    /// take its message over (then it is answered with 503).
+    /// Time to wait for the reply or, without `reply`, for the transport's confirm; without a
+    /// confirm in time the request is answered with 503.
     pub reply_timeout: HumanDuration,
-    /// How many requests may wait for the transport, or for their reply; more are
-    /// answered with 503.
+    /// Maximum requests that wait for the transport or for a reply; more are answered with
+    /// 503.
     pub in_flight: usize,
-    /// How many connections may be open; whoever comes then waits to be accepted.
+    /// Maximum open connections; further clients wait to be accepted.
     pub connections: usize,
-    /// How much memory bodies may take that aren't taken over yet, all together; requests
-    /// beyond it are answered with 503.
+    /// Maximum memory of all bodies that are not confirmed yet; requests beyond it are
+    /// answered with 503.
     pub memory_max: ByteSize,
-    /// A request's head must be here within this time.
+    /// Time for the head of a request to arrive.
     pub header_timeout: HumanDuration,
-    /// A request's body must be here within this time, or is answered with 408.
+    /// Time for the body of a request to arrive; a late one is answered with 408.
     pub body_timeout: HumanDuration,
-    /// A connection that asks nothing for so long is closed; sooner when many are open.
+    /// Time after which an idle connection is closed; shorter when many are open.
     pub idle_timeout: HumanDuration,
 }
 
@@ -95,19 +95,19 @@ impl Default for HttpInConfig {
 }
 
 impl HttpInConfig {
-    /// Everything that can't be meant.
+    /// Validates the config.
     pub(super) fn check(&self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut wrong = |path: &str, text: String| errors.push(ConfigError::new(path, text));
         if !is_path(&self.path) {
-            let text = "it starts with / and has no query, no fragment and no spaces";
+            let text = "it must start with /, without query, fragment or spaces";
             wrong("path", text.to_owned());
         }
         if !(1..=BODY_BYTES_MAX).contains(&self.body_max.0) {
             wrong("body_max", "it is from 1B to 1GiB".to_owned());
         }
         if self.memory_max < self.body_max {
-            wrong("memory_max", "it has no room for one body".to_owned());
+            wrong("memory_max", "it is smaller than body_max".to_owned());
         }
         if let Err(text) = ContentTypes::new(&self.content_types) {
             wrong("content_types", text);
@@ -124,7 +124,7 @@ impl HttpInConfig {
             }
         }
         if self.secret.as_ref().is_some_and(|s| s.reveal().is_empty()) {
-            let text = "it is empty: everybody could sign with it";
+            let text = "it is empty: anyone could sign with it";
             wrong("secret", text.to_owned());
         }
         for (key, number, max) in [
@@ -142,14 +142,10 @@ impl HttpInConfig {
             ("idle_timeout", self.idle_timeout),
         ] {
             if duration.0.is_zero() {
-                wrong(key, "nothing is done in no time".to_owned());
+                wrong(key, "it is zero: set a time, such as 10s".to_owned());
             }
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        crate::config_errors::result(errors)
     }
 }
 
@@ -171,13 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_right_and_on_loopback() {
+    fn the_default_is_valid_and_on_loopback() {
         assert!(wrong(json!({})).is_empty());
         assert!(HttpInConfig::default().listen.ip().is_loopback());
     }
 
     #[test]
-    fn everything_that_cannot_be_meant_is_reported_with_its_place() {
+    fn every_error_is_reported_with_its_place() {
         let config = json!({
             "path": "hook?x",
             "body_max": "2MiB",

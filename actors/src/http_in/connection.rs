@@ -1,4 +1,4 @@
-//! One connection, from its first byte to a close that the client understands.
+//! One connection, from its first byte to a close that loses no response.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -17,43 +17,44 @@ use tracing::debug;
 use super::io_deadline::{ConnectionProgress, Limits, Phase, TrackedStream};
 use super::request::RequestHandler;
 
-/// The largest head of a request; also what a connection reads at once.
+/// Maximum bytes of a request's head, and bytes per read.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// What a client gets whose head didn't come in time.
+/// Response to a client whose head did not arrive in time.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 43\r\n\r\n\
     {\"error\":\"the request didn't come in time\"}";
-/// After the last answer what still comes is read and forgotten for so long, and no more
-/// than so many bytes: a socket that is closed on data takes the answer with it.
+/// Time for which data after the last response is read and discarded. A socket that is closed
+/// with unread data resets the connection, and the client loses the response.
 const LINGER: Duration = Duration::from_secs(2);
+/// Maximum bytes discarded after the last response.
 const LINGER_BYTES_MAX: usize = 8 << 20;
 const LINGER_BUFFER_BYTES: usize = 8 * 1024;
 
-/// What all connections are to know.
+/// State of the server, which all connections watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ShutdownState {
-    /// There is room.
+    /// More connections can be accepted.
     Open,
-    /// Places are rare: idle connections give theirs up.
+    /// The maximum of connections is reached: idle ones close soon.
     Crowded,
-    /// What is under way is finished, nothing else is begun.
+    /// Requests in progress are finished; no new ones are accepted.
     Stopping,
 }
 
-/// What a connection needs to know.
+/// Settings that all connections share.
 pub(super) struct ConnectionLimits {
-    pub(super) door: RequestHandler,
+    pub(super) handler: RequestHandler,
     pub(super) limits: Limits,
-    /// Whether a client that says it will send no more still gets its answer. Otherwise
-    /// it counts as gone, and what it asked for is given up.
+    /// Whether a client that has closed its sending side still gets its response. If not, it
+    /// counts as gone, and its request is cancelled.
     pub(super) half_close: bool,
 }
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
     stream: TcpStream,
-    rules: Rc<ConnectionLimits>,
-    mut mood: watch::Receiver<ShutdownState>,
+    shared: Rc<ConnectionLimits>,
+    mut server: watch::Receiver<ShutdownState>,
 ) {
     let progress = Rc::new(ConnectionProgress::new());
     let io = TokioIo::new(TrackedStream {
@@ -61,20 +62,20 @@ pub(super) async fn serve(
         progress: progress.clone(),
     });
     let service = service_fn(|request| {
-        let (rules, progress) = (rules.clone(), progress.clone());
-        progress.asked();
+        let (shared, progress) = (shared.clone(), progress.clone());
+        progress.request_started();
         async move {
-            let answer = rules.door.answer(request).await;
-            progress.answered();
+            let answer = shared.handler.answer(request).await;
+            progress.response_ready();
             Ok::<_, Infallible>(answer)
         }
     });
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
-        .half_close(rules.half_close)
+        .half_close(shared.half_close)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(io, service);
-    let limits = rules.limits;
+    let limits = shared.limits;
     let mut timer = pin!(sleep_until(Instant::now() + limits.shortest(false)));
     let mut cut = false;
     loop {
@@ -88,43 +89,43 @@ pub(super) async fn serve(
             }
             () = timer.as_mut() => {}
             // The sender outlives all connections.
-            _ = mood.changed() => {}
+            _ = server.changed() => {}
         }
-        let now_mood = *mood.borrow_and_update();
-        if now_mood == ShutdownState::Stopping {
+        let state = *server.borrow_and_update();
+        if state == ShutdownState::Stopping {
             if matches!(progress.phase(), Phase::New | Phase::Idle) {
                 cut = true;
                 break;
             }
             Pin::new(&mut connection).graceful_shutdown();
         }
-        let crowded = now_mood != ShutdownState::Open;
+        let crowded = state != ShutdownState::Open;
         let now = Instant::now();
-        let look_again = now + limits.shortest(crowded);
+        let next_check = now + limits.shortest(crowded);
         match progress.deadline(&limits, crowded) {
             Some(deadline) if deadline <= now => {
                 cut = true;
                 break;
             }
-            Some(deadline) => timer.as_mut().reset(deadline.min(look_again)),
-            None => timer.as_mut().reset(look_again),
+            Some(deadline) => timer.as_mut().reset(deadline.min(next_check)),
+            None => timer.as_mut().reset(next_check),
         }
     }
     let stream = connection.into_parts().io.into_inner().stream;
     close(stream, &progress, cut).await;
 }
 
-/// Closes so that the client gets what was sent last. `cut`: the connection didn't come
-/// to its end by itself.
+/// Closes the connection so that the client gets the last response. `cut` means that the
+/// server ends the connection.
 async fn close(mut stream: TcpStream, progress: &ConnectionProgress, cut: bool) {
     match progress.phase() {
-        // The client owes nothing and is owed nothing.
+        // No request and no response is pending.
         Phase::New | Phase::Idle if cut => return,
-        // It doesn't take its answer.
-        Phase::Answer if cut => return,
+        // The client does not read its response.
+        Phase::Response if cut => return,
         Phase::Head if cut => {
-            // Nothing was written yet to this request; what a full buffer doesn't take
-            // is not worth waiting for.
+            // Nothing was written for this request yet. If the socket's buffer is full, the
+            // client does not read: it is not worth waiting for.
             let _written = stream.try_write(TOO_SLOW);
         }
         _ => {}
@@ -133,7 +134,7 @@ async fn close(mut stream: TcpStream, progress: &ConnectionProgress, cut: bool) 
     if progress.is_ended() {
         return;
     }
-    let forget = async {
+    let discard = async {
         let mut left = LINGER_BYTES_MAX;
         let mut buffer = vec![0; LINGER_BUFFER_BYTES];
         while left > 0 {
@@ -143,8 +144,8 @@ async fn close(mut stream: TcpStream, progress: &ConnectionProgress, cut: bool) 
             }
         }
     };
-    // Whichever comes first ends it.
-    let _either = timeout(LINGER, forget).await;
+    // The time, the bytes or the end of the stream ends it.
+    let _either = timeout(LINGER, discard).await;
 }
 
 #[cfg(test)]
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_length_of_the_answer_to_slow_clients_is_right() {
+    fn the_content_length_of_the_response_to_slow_clients_is_right() {
         let text = std::str::from_utf8(TOO_SLOW).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let length = format!("content-length: {}", body.len());

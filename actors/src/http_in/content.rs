@@ -1,4 +1,4 @@
-//! Which forms of a body are accepted.
+//! Accepted content types.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 
 const JSON: &str = "application/json";
-/// What may be kept with a message (an AMQP short string).
+/// Maximum bytes of a content type in a message (an AMQP short string).
 const TYPE_BYTES_MAX: usize = 255;
 
-/// The forms that a config accepts.
+/// The content types that a config accepts.
 #[derive(Debug)]
 pub(super) struct ContentTypes {
     accepted: Vec<String>,
@@ -17,21 +17,21 @@ pub(super) struct ContentTypes {
     json: bool,
 }
 
-/// The form of one body.
+/// The content type of one body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Form {
-    /// It says to be JSON, so it must be.
+    /// The request declares JSON, so the body must be valid JSON.
     pub(super) is_json: bool,
-    /// What a message says of its payload; `None` means JSON.
+    /// The message's content type; `None` means JSON.
     pub(super) content_type: Option<Arc<str>>,
 }
 
 impl ContentTypes {
     /// # Errors
-    /// Something in the list isn't a media type.
+    /// An entry is not a media type, or the list is empty.
     pub(super) fn new(accepted: &[String]) -> Result<Self, String> {
         if accepted.is_empty() {
-            return Err("at least one is needed".to_owned());
+            return Err("it is empty: add a media type such as application/json".to_owned());
         }
         for text in accepted {
             let whole = |part: &str| !part.is_empty() && part.bytes().all(is_token);
@@ -52,7 +52,7 @@ impl ContentTypes {
         })
     }
 
-    /// The form of a body, by the request's headers, if it is accepted.
+    /// The content type of a request, if it is accepted.
     pub(super) fn form(&self, headers: &HeaderMap) -> Option<Form> {
         let mut values = headers.get_all(CONTENT_TYPE).iter();
         let value = values.next();
@@ -65,7 +65,7 @@ impl ContentTypes {
                 content_type: Some("application/octet-stream".into()),
             });
         };
-        // What nearly everybody sends.
+        // Fast path for the most common value.
         if self.json && *value == HeaderValue::from_static(JSON) {
             return Some(Form {
                 is_json: true,
@@ -96,7 +96,7 @@ impl std::fmt::Display for ContentTypes {
     }
 }
 
-/// A character of a name in HTTP (RFC 9110, section 5.6.2).
+/// Whether a byte may stand in a token of HTTP (RFC 9110, section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_accepted_in_all_its_forms() {
+    fn json_is_accepted_in_all_its_variants() {
         for (value, kept) in [
             ("application/json", None),
             ("application/json; charset=utf-8", None),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_list_or_says_nothing_is_refused() {
+    fn a_type_that_is_not_in_the_list_is_refused() {
         for value in [
             None,
             Some("text/plain"),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn other_forms_pass_unread_when_the_list_says_so() {
+    fn other_types_pass_unchecked_when_the_list_has_them() {
         let text = form(&["text/plain"], Some("text/plain; charset=utf-8")).unwrap();
         assert!(!text.is_json);
         assert_eq!(
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn two_types_are_none() {
+    fn two_content_types_are_refused() {
         let types = ContentTypes::new(&[JSON.to_owned()]).unwrap();
         let mut headers = HeaderMap::new();
         headers.append(CONTENT_TYPE, JSON.parse().unwrap());

@@ -1,18 +1,18 @@
-//! What a request's headers say of its message: id, type, and what is passed on.
+//! The headers of a request: message id, message type, and the headers passed on.
 //!
-//! Refuses to pass on what lets somebody in: headers with credentials end here.
+//! Headers with credentials are not passed on.
 
 use brickwork::{Headers, ID_BYTES_MAX, MessageId};
 use hyper::HeaderMap;
 use hyper::http::HeaderName;
 
-/// The message type, if no header names it.
+/// Message type if no header names it.
 const KIND: &str = "request";
-/// The longest message type that every transport takes (an AMQP short string).
+/// Maximum bytes of a message type on every transport (an AMQP short string).
 const KIND_BYTES_MAX: usize = 255;
 
-/// Say how the request travels, not what it is; the content type is kept elsewhere.
-const OF_THE_WAY: [&str; 12] = [
+/// Headers about the transfer, not the message; the content type is kept elsewhere.
+const TRANSFER_HEADERS: [&str; 12] = [
     "connection",
     "content-encoding",
     "content-length",
@@ -27,7 +27,7 @@ const OF_THE_WAY: [&str; 12] = [
     "via",
 ];
 
-/// A header whose name contains one of these may let somebody in.
+/// Parts of names of headers that may contain credentials.
 const CREDENTIALS: [&str; 8] = [
     "api-key",
     "apikey",
@@ -39,10 +39,10 @@ const CREDENTIALS: [&str; 8] = [
     "token",
 ];
 
-/// Names that the runtime gives a meaning.
+/// Prefix of headers with a meaning to the runtime.
 const RESERVED: &str = "brickwork-";
 
-/// Where id and type are.
+/// Names of the headers with id and type.
 #[derive(Debug)]
 pub(super) struct Names {
     id: Option<HeaderName>,
@@ -50,7 +50,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Names that were checked before; others are as if left out.
+    /// The names must be valid; an invalid one counts as absent.
     pub(super) fn new(id: Option<&str>, kind: Option<&str>) -> Self {
         let name = |text: Option<&str>| text.and_then(|text| text.parse().ok());
         Self {
@@ -59,33 +59,33 @@ impl Names {
         }
     }
 
-    /// The message id: the sender's, or a new one.
+    /// The sender's message id, or a new one.
     ///
     /// # Errors
-    /// What is wrong with the sender's.
+    /// The header is missing, occurs twice, or is not a valid id.
     pub(super) fn id(&self, headers: &HeaderMap) -> Result<MessageId, String> {
         let Some(name) = &self.id else {
             return Ok(MessageId::new());
         };
-        let text = the_one(headers, name)?;
+        let text = single_value(headers, name)?;
         text.parse().map_err(|_| {
-            format!("the header {name} is no message id: 1 to {ID_BYTES_MAX} bytes of text")
+            format!("the header {name} is not a message id: 1 to {ID_BYTES_MAX} bytes of text")
         })
     }
 
     /// The message type.
     ///
     /// # Errors
-    /// What is wrong with the header that names it.
+    /// The header is missing, occurs twice, or is not a valid type.
     pub(super) fn kind<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, String> {
         let Some(name) = &self.kind else {
             return Ok(KIND);
         };
-        let text = the_one(headers, name)?;
+        let text = single_value(headers, name)?;
         let fits = (1..=KIND_BYTES_MAX).contains(&text.len());
         if !fits || text.chars().any(char::is_control) {
             let text = format!(
-                "the header {name} is no message type: 1 to {KIND_BYTES_MAX} bytes of text"
+                "the header {name} is not a message type: 1 to {KIND_BYTES_MAX} bytes of text"
             );
             return Err(text);
         }
@@ -93,22 +93,22 @@ impl Names {
     }
 }
 
-/// The value of a header that is there once and is text.
-fn the_one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, String> {
+/// The value of a header that occurs once and is text.
+fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, String> {
     let mut values = headers.get_all(name).iter();
     let value = values
         .next()
         .ok_or_else(|| format!("the header {name} is missing"))?;
     if values.next().is_some() {
-        return Err(format!("the header {name} is there more than once"));
+        return Err(format!("the header {name} occurs more than once"));
     }
     std::str::from_utf8(value.as_bytes()).map_err(|_| format!("the header {name} is not text"))
 }
 
-/// The headers of the message: those of the request, by their names in lower case, but
-/// for credentials, for what only says how it travelled, and for what isn't text.
+/// The headers of the message: those of the request, with lower-case names, except
+/// credentials, headers about the transfer, and values that are not text.
 ///
-/// How many there are and how large they are is bounded by whoever reads the head.
+/// Hyper bounds their number and size when it reads the head.
 pub(super) fn passed_on(headers: &HeaderMap) -> Headers {
     let mut passed = Headers::new();
     for name in headers.keys() {
@@ -135,7 +135,7 @@ pub(super) fn passed_on(headers: &HeaderMap) -> Headers {
 }
 
 fn passes(name: &str) -> bool {
-    !OF_THE_WAY.contains(&name)
+    !TRANSFER_HEADERS.contains(&name)
         && !name.starts_with(RESERVED)
         && !CREDENTIALS.iter().any(|part| name.contains(part))
 }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_passed_on_by_their_names_in_lower_case() {
+    fn headers_are_passed_on_with_lower_case_names() {
         let passed = passed_on(&headers(&[
             ("X-GitHub-Event", b"issues"),
             ("Accept", b"a"),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_not_passed_on_nor_is_what_would_be_taken_for_ours() {
+    fn credentials_and_reserved_headers_are_not_passed_on() {
         let passed = passed_on(&headers(&[
             ("Authorization", b"Basic x"),
             ("Proxy-Authorization", b"x"),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_id_or_type_is_refused_in_words_that_name_the_header() {
+    fn a_bad_id_or_type_is_refused_with_the_name_of_the_header() {
         let names = Names::new(Some("id"), Some("kind"));
         let long = [b'x'; 256];
         for value in [&b""[..], &long, b"a\tb", b"\xff"] {

@@ -1,8 +1,8 @@
-//! What a connection is at, and until when it may be.
+//! The phase of a connection, and its deadline.
 //!
-//! The stream says what it sees, the service says what it does, and whoever drives the
-//! connection asks for the deadline: one timer a connection is enough. Hyper's own timer
-//! can't tell a slow head from a client that has nothing to ask.
+//! The stream and the service report events; the task of the connection asks for the
+//! deadline. One timer per connection is enough. Hyper's own timer can't tell a slow head
+//! from an idle client.
 
 use std::cell::Cell;
 use std::io;
@@ -15,27 +15,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// How long an answer may take to be taken by the client.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection may be idle while others wait for its place.
+/// Time for the client to read a response.
+const RESPONSE_WITHIN: Duration = Duration::from_secs(10);
+/// Time for which a connection may be idle while others wait to be accepted.
 const CROWDED_IDLE: Duration = Duration::from_secs(1);
 
-/// What a connection is at.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing has come yet.
+    /// No byte has arrived yet.
     New,
-    /// A head is under way.
+    /// The head of a request arrives.
     Head,
-    /// A request is in the hands of the service, which watches the time itself.
+    /// The service handles a request, and keeps its own deadlines.
     Service,
-    /// An answer is under way.
-    Answer,
-    /// Everything is answered, and nothing asked.
+    /// A response is being written.
+    Response,
+    /// No request and no response is pending.
     Idle,
 }
 
-/// How long a connection may be at what it is.
+/// Time limits of the phases.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) head: Duration,
@@ -43,25 +43,25 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// How long a phase may last, if it is bounded here.
-    fn of(&self, phase: Phase, crowded: bool) -> Option<Duration> {
+    /// The limit of a phase, if it has one.
+    fn limit(&self, phase: Phase, crowded: bool) -> Option<Duration> {
         match phase {
             Phase::New | Phase::Head => Some(self.head),
             Phase::Service => None,
-            Phase::Answer => Some(ANSWER_WITHIN),
+            Phase::Response => Some(RESPONSE_WITHIN),
             Phase::Idle if crowded => Some(self.idle.min(CROWDED_IDLE)),
             Phase::Idle => Some(self.idle),
         }
     }
 
-    /// The shortest: looked at this often, no phase lasts longer than it may.
+    /// The shortest limit: a check this often notices every exceeded one.
     pub(super) fn shortest(&self, crowded: bool) -> Duration {
         let idle = if crowded { CROWDED_IDLE } else { self.idle };
-        self.head.min(idle).min(ANSWER_WITHIN)
+        self.head.min(idle).min(RESPONSE_WITHIN)
     }
 }
 
-/// A connection's way through its phases.
+/// The phase of a connection, and since when.
 #[derive(Debug)]
 pub(super) struct ConnectionProgress {
     phase: Cell<Phase>,
@@ -82,25 +82,25 @@ impl ConnectionProgress {
         self.phase.get()
     }
 
-    /// Whether the client has said that nothing more will come.
+    /// Whether the client has closed its sending side.
     pub(super) fn is_ended(&self) -> bool {
         self.ended.get()
     }
 
-    /// When the connection has been at it for too long.
+    /// The end of the current phase's limit.
     pub(super) fn deadline(&self, limits: &Limits, crowded: bool) -> Option<Instant> {
-        let limit = limits.of(self.phase.get(), crowded)?;
+        let limit = limits.limit(self.phase.get(), crowded)?;
         Some(self.since.get() + limit)
     }
 
-    /// A request is whole but for its body.
-    pub(super) fn asked(&self) {
+    /// The head of a request is complete.
+    pub(super) fn request_started(&self) {
         self.phase.set(Phase::Service);
     }
 
-    /// The service has its answer.
-    pub(super) fn answered(&self) {
-        self.enter(Phase::Answer);
+    /// The service has its response.
+    pub(super) fn response_ready(&self) {
+        self.enter(Phase::Response);
     }
 
     fn received(&self, bytes: usize) {
@@ -109,13 +109,13 @@ impl ConnectionProgress {
         } else if matches!(self.phase.get(), Phase::Idle) {
             self.enter(Phase::Head);
         } else if self.phase.get() == Phase::New {
-            // The time since it came counts.
+            // The time since the connection opened counts.
             self.phase.set(Phase::Head);
         }
     }
 
     fn flushed(&self) {
-        if self.phase.get() == Phase::Answer {
+        if self.phase.get() == Phase::Response {
             self.enter(Phase::Idle);
         }
     }
@@ -126,7 +126,7 @@ impl ConnectionProgress {
     }
 }
 
-/// A stream that tells what it sees.
+/// A stream that reports reads and flushes to a [`ConnectionProgress`].
 #[derive(Debug)]
 pub(super) struct TrackedStream {
     pub(super) stream: TcpStream,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_phase_has_its_time() {
+    async fn each_phase_has_its_limit() {
         let progress = ConnectionProgress::new();
         let second = || tokio::time::advance(Duration::from_secs(1));
         second().await;
@@ -206,13 +206,13 @@ mod tests {
         assert_eq!(
             left(&progress, false),
             Some(9),
-            "the first byte is no new start"
+            "the first byte does not restart the limit"
         );
-        progress.asked();
+        progress.request_started();
         assert_eq!(left(&progress, false), None);
         progress.flushed();
         assert_eq!(progress.phase(), Phase::Service, "that was a 100 Continue");
-        progress.answered();
+        progress.response_ready();
         assert_eq!(left(&progress, false), Some(10));
         progress.flushed();
         second().await;
@@ -229,19 +229,19 @@ mod tests {
     }
 
     #[test]
-    fn no_phase_is_shorter_than_the_time_between_two_looks() {
+    fn no_limit_is_shorter_than_the_time_between_two_checks() {
         for crowded in [false, true] {
             let shortest = LIMITS.shortest(crowded);
             for phase in [
                 Phase::New,
                 Phase::Head,
                 Phase::Service,
-                Phase::Answer,
+                Phase::Response,
                 Phase::Idle,
             ] {
                 assert!(
                     LIMITS
-                        .of(phase, crowded)
+                        .limit(phase, crowded)
                         .is_none_or(|limit| limit >= shortest)
                 );
             }

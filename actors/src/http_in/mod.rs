@@ -1,18 +1,18 @@
 //! `http-in`: emits the body of each request that is posted to it.
 //!
-//! Owns the promise that 202 means: the transport has the message. Whoever gets another
-//! answer, or none, may send again; with `id_header` it is the same message. Everything
-//! that a client could use up has a bound: connections, time, heads, bodies, the memory
-//! of all bodies together, requests in flight. What can't be taken now is refused with
-//! 503, and the app's pressure is one such reason.
+//! Owns one promise: 202 means that the transport has confirmed the message. After another
+//! answer, or none, a caller may send again; with `id_header` it is the same message.
+//! Everything that a client could exhaust has a bound: connections, time, heads, bodies, the
+//! memory of all bodies, requests in flight. Beyond a bound, and under backpressure, requests
+//! are refused with 503.
 //!
 //! ```text
-//! server ─▶ connection ─▶ door ─▶ transport
-//! accepts   watches the   checks, answers
-//!           time
+//! server ──▶ connection ──▶ request ──▶ transport
+//! accepts    keeps the      validates,
+//!            deadlines      answers
 //! ```
 //!
-//! Refuses TLS and HTTP/2, which are the business of a proxy in front.
+//! TLS and HTTP/2 are left to a reverse proxy.
 
 mod answer;
 mod body;
@@ -49,13 +49,13 @@ type_header = "X-GitHub-Event"
 secret = "${GITHUB_WEBHOOK_SECRET}"
 "#;
     const FAILURES: &'static [&'static str] = &[
-        "runs again, after the restart back-off, when the address can't be listened on",
-        "answers 404, 405, 415, 413, 401 or 400 to requests that are wrong, in this order; 408 to those that are slow",
-        "answers 503 with Retry-After while the app is under pressure or stops, when too much is in flight, and when the transport doesn't take a message over",
-        "with reply: answers 502 when the service gave the request up, 504 when no reply came in time",
-        "a caller without an answer can't know whether its message was taken over: it sends again, under the same id",
+        "restarts, with back-off, when it can't listen on the address",
+        "answers invalid requests with 404, 405, 415, 413, 401 or 400, checked in this order, and slow ones with 408",
+        "answers 503 with Retry-After under backpressure, while the app stops, when too much is in flight, and when the transport doesn't confirm a message",
+        "with reply: answers 502 when the service fails the request, 504 when no reply comes in time",
+        "a caller without an answer can't know whether its message was confirmed: it sends again, with the same id",
     ];
-    /// Each process may listen, with a load balancer in front.
+    /// Several processes may listen, behind a load balancer.
     const SINGLE: bool = false;
     type Config = HttpInConfig;
 

@@ -1,10 +1,9 @@
-//! The door: which requests come in, and what the others are told.
+//! Handles one request: validates it, submits or asks, and maps the outcome to a response.
 //!
-//! When several things are wrong, the first of these is answered: the path (404), the
-//! method (405), the content type (415), a length that is announced (413), a signature
-//! that is missing (401), an app that can take nothing now (503). Only then the body is
-//! read: 408, 413, 503; then 401, 400. 202 is said when the transport has the message,
-//! never sooner.
+//! The checks run in a fixed order, and the first failed one is answered: path (404), method
+//! (405), content type (415), announced length (413), missing signature (401), backpressure
+//! or stop (503). Then the body is read: 408, 413, 503; then signature (401), id, type and
+//! JSON (400). 202 is sent only after the transport has confirmed the message.
 
 use std::time::Duration;
 
@@ -29,10 +28,10 @@ use super::signature::{HmacKey, SignatureHeader};
 use crate::json::JsonText;
 use crate::ports::OUT;
 
-/// Where requests go that are answered with a reply.
+/// The port of requests that wait for a reply.
 pub(super) const ASK: Request<Raw, Raw> = Request::new("out");
 
-/// Everything that decides on a request.
+/// Settings and state for handling requests.
 pub(super) struct RequestHandler {
     out: SourceContext,
     path: String,
@@ -42,7 +41,7 @@ pub(super) struct RequestHandler {
     memory: MemoryBudget,
     key: Option<HmacKey>,
     names: Names,
-    /// How many may wait for a reply, if that is what they get.
+    /// Permits for requests that wait for a reply; `None` without `reply`.
     asks: Option<Semaphore>,
     reply_timeout: Duration,
 }
@@ -53,7 +52,7 @@ impl RequestHandler {
         Ok(Self {
             path: config.path.clone(),
             content_types: ContentTypes::new(&config.content_types).map_err(Failure::reject)?,
-            // The runtime refuses what is larger, so there is no use in reading it.
+            // The runtime refuses larger payloads, so reading them is useless.
             body_bytes_max: body_max.min(out.payload_bytes_max()),
             body_timeout: config.body_timeout.0,
             memory: MemoryBudget::new(config.memory_max.0),
@@ -65,19 +64,19 @@ impl RequestHandler {
         })
     }
 
-    /// Answers a request; the connection may be used again unless the answer says close.
+    /// Answers a request. The connection can be used again unless the response says close.
     pub(super) async fn answer(&self, request: HttpRequest<Incoming>) -> Answer {
         let (parts, mut body) = request.into_parts();
-        match self.take(&parts, &mut body).await {
+        match self.handle(&parts, &mut body).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 debug!(
                     status = refusal.status.as_u16(),
                     why = refusal.text,
-                    "refused"
+                    "request refused"
                 );
                 let late = refusal.status == StatusCode::REQUEST_TIMEOUT;
-                // A client that asks first whether to send a body isn't told to.
+                // With `Expect: 100-continue`, the client has not sent the body.
                 let unsent = parts.headers.contains_key(EXPECT);
                 let mut answer = refusal.into_answer();
                 if !body.is_end_stream() && (late || unsent || !body::discard(&mut body).await) {
@@ -88,17 +87,17 @@ impl RequestHandler {
         }
     }
 
-    async fn take(&self, parts: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
-        let (form, claim) = self.check_head(parts, body)?;
-        self.check_time()?;
-        let mut memory = self.memory.nothing();
+    async fn handle(&self, parts: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
+        let (form, signature) = self.check_head(parts, body)?;
+        self.check_ready()?;
+        let mut memory = self.memory.reserve_nothing();
         let payload = self.read(body, &mut memory).await?;
-        if let (Some(key), Some(claim)) = (&self.key, claim)
-            && !key.signed(&payload, &claim)
+        if let (Some(key), Some(signature)) = (&self.key, signature)
+            && !key.matches(&payload, &signature)
         {
             return Err(Refusal::new(
                 StatusCode::UNAUTHORIZED,
-                "the signature is not that of this body and our secret",
+                "the signature does not match this body and the secret",
             ));
         }
         let (id, raw) = self.message(parts, form, payload)?;
@@ -110,7 +109,7 @@ impl RequestHandler {
         answer
     }
 
-    /// What can be said before the body is read.
+    /// The checks before the body is read.
     fn check_head(
         &self,
         parts: &Parts,
@@ -132,20 +131,20 @@ impl RequestHandler {
         if body::length(body).is_some_and(|length| length > self.body_bytes_max as u64) {
             return Err(self.too_large());
         }
-        let claim = match self.key {
+        let signature = match self.key {
             None => None,
-            Some(_) => Some(SignatureHeader::of(&parts.headers).ok_or_else(|| {
+            Some(_) => Some(SignatureHeader::read(&parts.headers).ok_or_else(|| {
                 Refusal::new(
                     StatusCode::UNAUTHORIZED,
                     "a signature is needed: X-Hub-Signature-256: sha256=HEX",
                 )
             })?),
         };
-        Ok((form, claim))
+        Ok((form, signature))
     }
 
-    /// Whether there is any use in reading a body now.
-    fn check_time(&self) -> Result<(), Refusal> {
+    /// Whether the app can take a message now.
+    fn check_ready(&self) -> Result<(), Refusal> {
         if self.out.is_stopping() {
             return Err(Refusal::busy("the app is stopping"));
         }
@@ -157,12 +156,12 @@ impl RequestHandler {
 
     async fn read(&self, body: &mut Incoming, memory: &mut Reservation) -> Result<Bytes, Refusal> {
         let read = body::read(body, self.body_bytes_max, self.body_timeout, memory).await;
-        read.map_err(|unread| match unread {
+        read.map_err(|error| match error {
             BodyError::TooLarge => self.too_large(),
             BodyError::TooSlow => {
                 Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time")
             }
-            BodyError::NoMemory => Refusal::busy("too many bodies are under way"),
+            BodyError::NoMemory => Refusal::busy("too many bodies are being received"),
             BodyError::Broken => Refusal::new(StatusCode::BAD_REQUEST, "the body is broken"),
         })
     }
@@ -190,56 +189,56 @@ impl RequestHandler {
         Ok((id, raw))
     }
 
-    /// Hands the message to the transport and waits until it has it.
+    /// Submits the message and waits for the transport's confirm.
     async fn submit(&self, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
-        let draft = MessageBuilder::new(raw).id(id.clone());
-        let ticket = self
+        let message = MessageBuilder::new(raw).id(id.clone());
+        let confirm = self
             .out
-            .try_submit(&OUT, draft)
+            .try_submit(&OUT, message)
             .map_err(|error| match error {
-                // Only its size can be wrong with bytes.
+                // Raw bytes can only be too large.
                 TrySubmitError::Refused(_) => self.too_large(),
                 busy => Refusal::busy(busy.to_string()),
             })?;
-        match timeout(self.reply_timeout, ticket).await {
+        match timeout(self.reply_timeout, confirm).await {
             Ok(Ok(())) => Ok(answer::accepted(&id)),
             Ok(Err(error)) => {
                 if self.out.is_paused() {
-                    // The transport is down, and has said so: not for every request.
-                    debug!(%id, %error, "the transport didn't take a message over");
+                    // A transport that is down was logged once, not for every request.
+                    debug!(%id, %error, "message not confirmed by the transport");
                 } else {
-                    warn!(%id, %error, "the transport didn't take a message over");
+                    warn!(%id, %error, "message not confirmed by the transport");
                 }
-                Err(Refusal::busy("the message was not taken over"))
+                Err(Refusal::busy("the message was not confirmed"))
             }
             Err(_) => {
-                warn!(%id, "the transport didn't take a message over in time");
-                Err(Refusal::busy("the message was not taken over in time"))
+                warn!(%id, "message not confirmed by the transport in time");
+                Err(Refusal::busy("the message was not confirmed in time"))
             }
         }
     }
 
-    /// Asks the services, and waits for what they reply.
+    /// Asks a service and waits for its reply.
     async fn ask(&self, asks: &Semaphore, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
-        self.check_time()?;
-        let Ok(_place) = asks.try_acquire() else {
+        self.check_ready()?;
+        let Ok(_permit) = asks.try_acquire() else {
             return Err(Refusal::busy("too many requests wait for a reply"));
         };
-        let draft = MessageBuilder::new(raw).id(id.clone());
-        match self.out.ask(&ASK, draft, self.reply_timeout).await {
+        let message = MessageBuilder::new(raw).id(id.clone());
+        match self.out.ask(&ASK, message, self.reply_timeout).await {
             Ok(reply) => Ok(answer::replied(reply.payload)),
             Err(AskError::Timeout(_)) => Err(Refusal::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "no reply came in time",
             )),
             Err(AskError::Transport(error)) => {
-                warn!(%id, %error, "a request couldn't be sent");
+                warn!(%id, %error, "request could not be sent");
                 Err(Refusal::busy("the request couldn't be sent"))
             }
-            // What went wrong in there is for the log, not for strangers.
+            // The details are for the log, not for strangers.
             Err(error @ (AskError::Failed(_) | AskError::Decode(_))) => {
-                warn!(%id, %error, "a request got no reply");
-                let text = "the request was given up";
+                warn!(%id, %error, "request got no reply");
+                let text = "the request failed";
                 Err(Refusal::new(StatusCode::BAD_GATEWAY, text))
             }
         }

@@ -1,4 +1,4 @@
-//! Signatures in GitHub's form: who sends knows the secret, and the body is theirs.
+//! Signatures in GitHub's format: the sender knows the secret, and the body is unchanged.
 //!
 //! <https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries>
 
@@ -7,23 +7,23 @@ use hmac::{Hmac, KeyInit, Mac};
 use hyper::HeaderMap;
 use sha2::Sha256;
 
-/// The header with the signature.
+/// Header with the signature.
 const HEADER: &str = "x-hub-signature-256";
 const PREFIX: &str = "sha256=";
 /// Bytes of an HMAC-SHA256.
 const BYTES: usize = 32;
 
-/// The secret, ready to check with.
+/// The secret as an HMAC key.
 #[derive(Clone)]
 pub(super) struct HmacKey(Hmac<Sha256>);
 
-/// What a request says its signature is.
+/// The signature that a request carries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SignatureHeader([u8; BYTES]);
 
 impl SignatureHeader {
-    /// The signature of a request, if there is exactly one in the right form.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    /// The signature of a request, if it has exactly one in the right format.
+    pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(HEADER).iter();
         let value = values.next()?;
         if values.next().is_some() {
@@ -45,15 +45,15 @@ impl SignatureHeader {
 impl HmacKey {
     pub(super) fn new(secret: &Secret) -> Self {
         let key = Hmac::new_from_slice(secret.reveal().as_bytes());
-        Self(key.expect("a key of HMAC may have any length"))
+        Self(key.expect("an HMAC key may have any length"))
     }
 
-    /// Whether a body was signed with the secret. How long this takes says nothing of
-    /// the right signature.
-    pub(super) fn signed(&self, body: &[u8], claim: &SignatureHeader) -> bool {
+    /// Whether the body was signed with the secret. Compares in constant time, so that the
+    /// duration reveals nothing about the right signature.
+    pub(super) fn matches(&self, body: &[u8], signature: &SignatureHeader) -> bool {
         let mut mac = self.0.clone();
         mac.update(body);
-        mac.verify_slice(&claim.0).is_ok()
+        mac.verify_slice(&signature.0).is_ok()
     }
 }
 
@@ -68,32 +68,32 @@ mod tests {
         HmacKey::new(&secret)
     }
 
-    fn claim(text: &str) -> Option<SignatureHeader> {
+    fn signature(text: &str) -> Option<SignatureHeader> {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER, text.parse().unwrap());
-        SignatureHeader::of(&headers)
+        SignatureHeader::read(&headers)
     }
 
     #[test]
-    fn the_example_in_the_documentation_of_github_is_right() {
+    fn the_example_in_the_documentation_of_github_matches() {
         for digits in [SIGNATURE.to_owned(), SIGNATURE.to_uppercase()] {
-            let claim = claim(&format!("sha256={digits}")).unwrap();
-            assert!(key().signed(b"Hello, World!", &claim));
+            let signature = signature(&format!("sha256={digits}")).unwrap();
+            assert!(key().matches(b"Hello, World!", &signature));
         }
     }
 
     #[test]
     fn another_body_or_another_signature_is_refused() {
-        let right = claim(&format!("sha256={SIGNATURE}")).unwrap();
-        assert!(!key().signed(b"Hello, World?", &right));
-        assert!(!key().signed(b"", &right));
+        let right = signature(&format!("sha256={SIGNATURE}")).unwrap();
+        assert!(!key().matches(b"Hello, World?", &right));
+        assert!(!key().matches(b"", &right));
         let other = SIGNATURE.replace('7', "8");
-        let wrong = claim(&format!("sha256={other}")).unwrap();
-        assert!(!key().signed(b"Hello, World!", &wrong));
+        let wrong = signature(&format!("sha256={other}")).unwrap();
+        assert!(!key().matches(b"Hello, World!", &wrong));
     }
 
     #[test]
-    fn what_is_not_a_signature_is_none() {
+    fn a_malformed_signature_is_none() {
         let cut = &SIGNATURE[2..];
         for text in [
             "",
@@ -105,13 +105,16 @@ mod tests {
             &format!("sha256={SIGNATURE}00"),
             &format!("sha256=+{}", &SIGNATURE[1..]),
         ] {
-            assert!(claim(text).is_none(), "{text}");
+            assert!(signature(text).is_none(), "{text}");
         }
         let mut headers = HeaderMap::new();
-        assert!(SignatureHeader::of(&headers).is_none());
+        assert!(SignatureHeader::read(&headers).is_none());
         for _ in 0..2 {
             headers.append(HEADER, format!("sha256={SIGNATURE}").parse().unwrap());
         }
-        assert!(SignatureHeader::of(&headers).is_none(), "two are ambiguous");
+        assert!(
+            SignatureHeader::read(&headers).is_none(),
+            "two are ambiguous"
+        );
     }
 }

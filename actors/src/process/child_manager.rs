@@ -1,54 +1,55 @@
-//! The keeper: keeps one child alive for the lanes that share it.
+//! Keeps one child running for the slots that share it.
 //!
-//! Decides when a child that ended is started again, and when one may be given messages.
-//! A child that ended without ever having answered makes the next one prove itself: it
-//! must live for a moment with nothing in hand before it is told of a message, so that a
-//! program that can't run spends nobody's attempts.
+//! Decides when the next child starts after an exit, and when a child may get messages. If a
+//! child exits without having answered anything, the next one is on probation: it gets no
+//! message until it has run for a moment. So a program that can't run costs no message an
+//! attempt.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use brickwork::prelude::*;
-use brickwork::supervision::{DEFAULT_RESTART, History, Restart};
+use brickwork::supervision::{DEFAULT_RESTART, History};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::child::{Child, SpawnOptions};
 
-/// How long a child lives with nothing in hand to prove itself.
-const PROOF: Duration = Duration::from_secs(1);
-/// How long a child is kept when its last lane has gone without stopping it: long enough
-/// for a lane that is built anew.
-const WITHOUT_LANES: Duration = Duration::from_secs(1);
+/// Time that a child on probation runs without a message.
+const PROBATION: Duration = Duration::from_secs(1);
+/// Time for which a child without slots is kept, if no slot stopped it: a slot that restarts
+/// takes less.
+const KEPT_WITHOUT_SLOTS: Duration = Duration::from_secs(1);
 
-/// Keeps one child.
+/// Starts and restarts one child.
 pub(super) struct ChildManager {
-    launch: Arc<SpawnOptions>,
-    /// A place for each message that the child may have in hand. Who is to be alone with
-    /// it takes all of them.
-    pub(super) places: Semaphore,
+    options: Arc<SpawnOptions>,
+    /// One permit for each message that the child may have in flight. A message that is
+    /// handled alone takes all of them.
+    pub(super) permits: Semaphore,
     state: Mutex<State>,
-    /// Times are counted from here.
+    /// Zero of the times in `State::history`.
     origin: Instant,
 }
 
 #[derive(Default)]
 struct State {
-    lanes: usize,
+    slots: usize,
     child: Option<Arc<Child>>,
     history: History,
-    /// None is started before this.
+    /// Earliest start of the next child.
     not_before: Option<Instant>,
-    /// Why there is no child at the moment.
-    why: String,
-    /// The next child must prove itself; this one must until then.
-    prove: bool,
-    proven_at: Option<Instant>,
-    /// How the child ended last with nothing in hand, until somebody reports it.
-    news: Option<Arc<str>>,
+    /// Why the last child exited or did not start.
+    last_failure: String,
+    /// Whether the next child starts on probation.
+    probation: bool,
+    /// End of the running child's probation.
+    probation_until: Option<Instant>,
+    /// An exit with no message in flight that was not reported yet.
+    idle_exit: Option<Arc<str>>,
 }
 
-/// There is no child to be had now.
+/// The child can't get messages now.
 #[derive(Debug)]
 pub(super) struct RestartDelay {
     pub(super) wait: Duration,
@@ -56,156 +57,157 @@ pub(super) struct RestartDelay {
 }
 
 impl ChildManager {
-    pub(super) fn new(launch: Arc<SpawnOptions>, places: usize) -> Self {
+    pub(super) fn new(options: Arc<SpawnOptions>, permits: usize) -> Self {
         Self {
-            launch,
-            places: Semaphore::new(places),
+            options,
+            permits: Semaphore::new(permits),
             state: Mutex::default(),
             origin: Instant::now(),
         }
     }
 
-    /// The child, started if there is none.
+    /// Returns the child. Starts one if none runs.
     ///
     /// # Errors
-    /// When to ask again, and why.
+    /// No child can get messages now; when to ask again, and why.
     pub(super) fn child(&self) -> Result<Arc<Child>, RestartDelay> {
         let state = &mut *self.state();
-        self.look(state);
+        self.check_exit(state);
         let child = match &state.child {
             Some(child) => child.clone(),
             None => self.start(state)?,
         };
-        match left(state.proven_at) {
+        match remaining(state.probation_until) {
             None => Ok(child),
             Some(wait) => Err(RestartDelay {
                 wait,
-                text: format!("a new child has to live for {PROOF:?} first: {}", state.why),
+                text: format!(
+                    "a new child has to live for {PROBATION:?} first: {}",
+                    state.last_failure
+                ),
             }),
         }
     }
 
-    /// Starts a child, unless that is to wait.
+    /// Starts a child if none runs.
     ///
     /// # Errors
-    /// It can't be started: for the host, which tries again.
-    pub(super) fn begin(&self) -> Result<(), Failure> {
+    /// The child can't be started yet. The host tries again.
+    pub(super) fn ensure_started(&self) -> Result<(), Failure> {
         let state = &mut *self.state();
-        self.look(state);
+        self.check_exit(state);
         if state.child.is_some() {
             return Ok(());
         }
         let started = self.start(state);
         started
             .map(|_| ())
-            .map_err(|down| Failure::retry(down.text))
+            .map_err(|delay| Failure::retry(delay.text))
     }
 
-    /// The thread of its lanes was given up: others begin elsewhere, with a child of their
-    /// own, and these never end.
+    /// Kills the child: the thread of its slots is blocked and was replaced. New slots on
+    /// another thread start a child of their own.
     pub(super) fn abandon(&self) {
         if let Some(child) = &self.state().child {
             child.kill();
         }
     }
 
-    /// How the child ended with nothing in hand since the last time.
-    pub(super) fn news(&self) -> Option<Arc<str>> {
+    /// The last exit with no message in flight, if it was not reported yet.
+    pub(super) fn take_idle_exit(&self) -> Option<Arc<str>> {
         let state = &mut *self.state();
-        self.look(state);
-        state.news.take()
+        self.check_exit(state);
+        state.idle_exit.take()
     }
 
-    /// Notices that the child has ended.
-    fn look(&self, state: &mut State) {
+    /// Records the exit of the child, if it has exited.
+    fn check_exit(&self, state: &mut State) {
         let Some(child) = &state.child else { return };
-        let Some(death) = child.death() else { return };
+        let Some(exit) = child.exit() else { return };
         state.child = None;
-        state.proven_at = None;
-        state.prove = !death.answered;
-        state.why = death.text.to_string();
-        if death.idle {
-            state.news = Some(death.text);
+        state.probation_until = None;
+        state.probation = !exit.answered;
+        state.last_failure = exit.text.to_string();
+        if exit.idle {
+            state.idle_exit = Some(exit.text);
         }
-        if death.answered {
+        if exit.answered {
             state.history.success();
         }
-        self.failed(state, death.at);
+        self.on_failure(state, exit.at);
     }
 
     fn start(&self, state: &mut State) -> Result<Arc<Child>, RestartDelay> {
-        if let Some(wait) = left(state.not_before) {
-            let text = format!("started again in {wait:.1?}: {}", state.why);
+        if let Some(wait) = remaining(state.not_before) {
+            let text = format!("started again in {wait:.1?}: {}", state.last_failure);
             return Err(RestartDelay { wait, text });
         }
-        match Child::start(&self.launch) {
+        match Child::start(&self.options) {
             Ok(child) => {
                 let child = Arc::new(child);
                 state.child = Some(child.clone());
-                state.proven_at = state.prove.then(|| Instant::now() + PROOF);
+                state.probation_until = state.probation.then(|| Instant::now() + PROBATION);
                 Ok(child)
             }
             Err(failure) => {
-                state.why = failure.text().to_owned();
+                state.last_failure = failure.text().to_owned();
                 let now = Instant::now();
-                self.failed(state, now);
-                // Nothing else is to be expected a moment later, by any of the lanes.
+                self.on_failure(state, now);
+                // An immediate second try, from another slot, would fail as well.
                 let wait = DEFAULT_RESTART.backoff.min;
                 state.not_before = state.not_before.max(Some(now + wait));
-                let text = state.why.clone();
+                let text = state.last_failure.clone();
                 Err(RestartDelay { wait, text })
             }
         }
     }
 
-    /// Decides when the next one is started.
-    fn failed(&self, state: &mut State, at: Instant) {
+    /// Schedules the next start.
+    fn on_failure(&self, state: &mut State, at: Instant) {
         let since = at.duration_since(self.origin);
-        let random = fastrand::f64();
-        let (restart, history) = state.history.failure(&DEFAULT_RESTART, since, random);
+        let (restart, history) = state
+            .history
+            .failure(&DEFAULT_RESTART, since, fastrand::f64());
         state.history = history;
-        state.not_before = match restart {
-            Restart::Now => None,
-            Restart::After(wait) => Some(at + wait),
-        };
+        state.not_before = Some(at + restart.wait());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds it.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How long until then.
-fn left(until: Option<Instant>) -> Option<Duration> {
+/// The time until then; `None` if it has come.
+fn remaining(until: Option<Instant>) -> Option<Duration> {
     let wait = until?.saturating_duration_since(Instant::now());
     (!wait.is_zero()).then_some(wait)
 }
 
-/// A lane to a child. When the last one leaves, the child goes.
+/// A share of a child: one message in flight. The child stops with its last slot.
 pub(super) struct ChildSlot {
-    keeper: Arc<ChildManager>,
-    left: bool,
+    manager: Arc<ChildManager>,
+    released: bool,
 }
 
 impl ChildSlot {
-    pub(super) fn new(keeper: Arc<ChildManager>) -> Self {
-        keeper.state().lanes += 1;
-        let left = false;
-        Self { keeper, left }
+    pub(super) fn new(manager: Arc<ChildManager>) -> Self {
+        manager.state().slots += 1;
+        let released = false;
+        Self { manager, released }
     }
 
-    pub(super) fn keeper(&self) -> &ChildManager {
-        &self.keeper
+    pub(super) fn manager(&self) -> &ChildManager {
+        &self.manager
     }
 
-    /// Leaves in order: the last one stops the child, and waits until it has ended.
-    pub(super) async fn leave(&mut self, stop_timeout: Duration) {
-        if !std::mem::replace(&mut self.left, true) {
+    /// Gives the slot up. With the last slot, stops the child and waits for its exit.
+    pub(super) async fn release(&mut self, stop_timeout: Duration) {
+        if !std::mem::replace(&mut self.released, true) {
             let child = {
-                let mut state = self.keeper.state();
-                state.lanes -= 1;
-                if state.lanes > 0 {
+                let mut state = self.manager.state();
+                state.slots -= 1;
+                if state.slots > 0 {
                     None
                 } else {
                     state.child.take()
@@ -220,35 +222,35 @@ impl ChildSlot {
 
 impl Drop for ChildSlot {
     fn drop(&mut self) {
-        if self.left {
+        if self.released {
             return;
         }
         let last = {
-            let mut state = self.keeper.state();
-            state.lanes -= 1;
-            state.lanes == 0 && state.child.is_some()
+            let mut state = self.manager.state();
+            state.slots -= 1;
+            state.slots == 0 && state.child.is_some()
         };
         if last {
-            let abandoned = Abandoned(self.keeper.clone());
+            let unused = UnusedChild(self.manager.clone());
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                // Dropped early when the thread ends, which comes to the same.
+                // The end of the thread drops the task, which kills the child at once.
                 runtime.spawn(async move {
-                    sleep(WITHOUT_LANES).await;
-                    drop(abandoned);
+                    sleep(KEPT_WITHOUT_SLOTS).await;
+                    drop(unused);
                 });
             }
         }
     }
 }
 
-/// A child without lanes. Dropping it kills the child, unless there are some again.
-struct Abandoned(Arc<ChildManager>);
+/// A child without slots. Dropping this kills the child, unless there are slots again.
+struct UnusedChild(Arc<ChildManager>);
 
-impl Drop for Abandoned {
+impl Drop for UnusedChild {
     fn drop(&mut self) {
         let child = {
             let mut state = self.0.state();
-            if state.lanes > 0 {
+            if state.slots > 0 {
                 None
             } else {
                 state.child.take()

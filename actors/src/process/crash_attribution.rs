@@ -1,31 +1,31 @@
-//! Who is to blame when a child ends: a decision over values, and the memory of suspects.
+//! Which message caused the exit of a child: a decision over values, and the list of suspects.
 //!
-//! The rule: what a child had in hand is tried again, and only what certainly ended it
-//! has spent an attempt. Of several that were in hand nobody knows which one it was: each
-//! is a suspect, and suspects are given to a child one at a time, with nothing beside
-//! them, until they are answered.
+//! The rule: all messages in flight are tried again, and only a message that certainly caused
+//! the exit loses an attempt. With several messages in flight the cause is unknown: each is a
+//! suspect. A suspect is sent to a child with no other message in flight, until it is
+//! answered.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-/// What becomes of a message that a child had in hand when it ended.
+/// The part of a message in the exit of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It ended the child: a failed attempt. From now on it is handled alone.
+    /// It caused the exit: a failed attempt. From now on the message is handled alone.
     Guilty,
-    /// It may have: again, uncounted, and alone.
+    /// It may have caused the exit: retried alone, without the loss of an attempt.
     Suspect,
-    /// Another one did: again, uncounted.
+    /// Another message caused the exit: retried without the loss of an attempt.
     Innocent,
 }
 
-/// Judges a message. `culprit` is the one that is known to have ended the child, and
-/// `in_hand` how many it had.
-pub(super) fn verdict(id: &str, culprit: Option<&str>, in_hand: usize) -> Verdict {
+/// Judges a message. `culprit` is the message that certainly caused the exit, `in_flight` the
+/// number of messages in flight.
+pub(super) fn verdict(id: &str, culprit: Option<&str>, in_flight: usize) -> Verdict {
     match culprit {
         Some(culprit) if culprit == id => Verdict::Guilty,
         Some(_) => Verdict::Innocent,
-        None if in_hand == 1 => Verdict::Guilty,
+        None if in_flight == 1 => Verdict::Guilty,
         None => Verdict::Suspect,
     }
 }
@@ -37,13 +37,13 @@ pub(super) struct Suspects(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     ids: HashSet<Box<str>>,
-    /// The oldest first.
+    /// Oldest first.
     order: VecDeque<Box<str>>,
 }
 
 impl Suspects {
-    /// More are forgotten, the oldest first: they are handled in company again, and are
-    /// found again if they deserve it.
+    /// Maximum number of suspects. The oldest are forgotten: they are no longer handled
+    /// alone, and become suspects again if they cause another exit.
     const MAX: usize = 4096;
 
     pub(super) fn has(&self, id: &str) -> bool {
@@ -57,12 +57,12 @@ impl Suspects {
         }
         known.order.push_back(id.into());
         while known.order.len() > Self::MAX {
-            let oldest = known.order.pop_front().expect("it has more than none");
+            let oldest = known.order.pop_front().expect("the list is not empty");
             known.ids.remove(&oldest);
         }
     }
 
-    /// It was answered.
+    /// Removes a message: it was answered.
     pub(super) fn clear(&self, id: &str) {
         let mut known = self.known();
         if known.ids.remove(id) {
@@ -71,7 +71,7 @@ impl Suspects {
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        // Nothing in here panics half-way.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_certainly_did_it_is_guilty() {
+    fn only_a_certain_culprit_is_guilty() {
         assert_eq!(verdict("a", None, 1), Verdict::Guilty);
         assert_eq!(verdict("a", None, 2), Verdict::Suspect);
         assert_eq!(verdict("a", Some("a"), 2), Verdict::Guilty);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn suspects_are_remembered_until_they_are_cleared_and_never_too_many() {
+    fn suspects_are_kept_until_they_are_cleared_and_their_number_is_bounded() {
         let suspects = Suspects::default();
         suspects.add("a");
         suspects.add("a");

@@ -1,7 +1,7 @@
-//! The lines: what a child is told, and what its answers say.
+//! The lines of the protocol: requests to a child, and its answers.
 //!
-//! Owns the form of both, and says what is wrong with a line. Payloads pass as they are
-//! written, numbers and escapes included. Knows nothing of processes.
+//! Owns the format of both and reports errors in an answer. Payloads pass through
+//! unchanged, including the spelling of numbers and escapes.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use serde_json::value::RawValue;
 use crate::json::JsonText;
 use crate::log::shown;
 
-/// How much of a wrong line is shown, in bytes.
+/// Maximum bytes of a wrong line in an error.
 const SHOWN_BYTES_MAX: usize = 200;
 
 /// The answer to one message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It is done, and this comes of it.
+    /// The message is handled; these messages are emitted.
     Done(Vec<Emitted>),
-    /// It failed.
+    /// The message failed.
     Failed { text: String, retry: bool },
 }
 
 /// A message that a child emits.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Emitted {
-    /// The number of the output.
+    /// The index of the output.
     pub(super) output: usize,
-    /// Its type; that of the message in hand, if the child named none.
+    /// The type, if the child named one; otherwise that of the handled message.
     pub(super) kind: Option<Arc<str>>,
     pub(super) payload: Bytes,
 }
@@ -40,26 +40,26 @@ pub(super) struct Emitted {
 /// A line that breaks the protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Broken {
-    /// The message that it is about, if it says so.
+    /// The id in the line, if it has one.
     pub(super) id: Option<String>,
     pub(super) text: String,
 }
 
-/// The line that tells a child of a message, with its line break.
+/// The request for a message: one line, with its line break.
 ///
 /// # Errors
-/// The payload isn't JSON.
+/// The payload is not JSON.
 pub(super) fn request(id: &str, message: &Message, attempt: u32) -> Result<Vec<u8>, Failure> {
     let payload = &message.payload[..];
     let json = JsonText::check(payload)
-        .map_err(|text| Failure::reject(format!("the payload can't be told to a child: {text}")))?;
+        .map_err(|text| Failure::reject(format!("the payload can't be sent to a child: {text}")))?;
     let mut line = Vec::with_capacity(payload.len() + 256);
     line.extend_from_slice(b"{\"id\":");
-    text_into(&mut line, id);
+    write_string(&mut line, id);
     line.extend_from_slice(b",\"topic\":");
-    text_into(&mut line, &message.topic);
+    write_string(&mut line, &message.topic);
     line.extend_from_slice(b",\"type\":");
-    text_into(&mut line, &message.kind);
+    write_string(&mut line, &message.kind);
     line.extend_from_slice(b",\"attempt\":");
     line.extend_from_slice(attempt.to_string().as_bytes());
     line.extend_from_slice(b",\"headers\":{");
@@ -67,9 +67,9 @@ pub(super) fn request(id: &str, message: &Message, attempt: u32) -> Result<Vec<u
         if nth > 0 {
             line.push(b',');
         }
-        text_into(&mut line, name);
+        write_string(&mut line, name);
         line.push(b':');
-        text_into(&mut line, value);
+        write_string(&mut line, value);
     }
     line.extend_from_slice(b"},\"msg\":");
     if payload.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -81,11 +81,11 @@ pub(super) fn request(id: &str, message: &Message, attempt: u32) -> Result<Vec<u
     Ok(line)
 }
 
-fn text_into(line: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(line, text).expect("a text can be written to memory");
+fn write_string(line: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(line, text).expect("writing to memory succeeds");
 }
 
-/// An answer as it is written.
+/// An answer as it stands in the line.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line<'a> {
@@ -110,10 +110,10 @@ struct EmitLine<'a> {
     kind: Option<String>,
 }
 
-/// Reads the answer in a line, without its line break; `outputs` are the names of ports.
+/// Parses the answer in a line without its line break. `outputs` are the names of the outputs.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The line breaks the protocol.
 pub(super) fn answer<'a>(
     line: &'a [u8],
     outputs: &[String],
@@ -124,7 +124,7 @@ pub(super) fn answer<'a>(
         .map_err(|error| Broken {
             id: id_of(line),
             text: format!(
-                "it wrote a line that is no answer ({error}; logs belong on stderr): {}",
+                "it wrote a line that is not an answer ({error}; logs belong on stderr): {}",
                 shown(line, SHOWN_BYTES_MAX)
             ),
         })?;
@@ -144,7 +144,7 @@ pub(super) fn answer<'a>(
         _ => {
             let line = shown(line, SHOWN_BYTES_MAX);
             return Err(broken(format!(
-                "it wrote an answer that has not exactly one of emit and error: {line}"
+                "it wrote an answer without exactly one of emit and error: {line}"
             )));
         }
     };
@@ -156,7 +156,7 @@ fn emitted(emit: &EmitLine<'_>, outputs: &[String]) -> Result<Emitted, String> {
     let output = output.ok_or_else(|| {
         let port = shown(emit.port.as_bytes(), SHOWN_BYTES_MAX);
         format!(
-            "it emitted on {port:?}, which is none of its outputs ({})",
+            "it emitted on {port:?}, which is not one of its outputs ({})",
             outputs.join(", ")
         )
     })?;
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_told_in_one_line_with_its_payload_as_it_came() {
+    fn a_request_is_one_line_with_the_payload_unchanged() {
         let mut envelope = Envelope::new("is\"sue", "{ \"n\" :\n 1.50, \"s\": \"a\\nb\" }");
         envelope.topic = "issues.opened".into();
         envelope.headers.insert("a\n".into(), "ü".into());
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read_with_payloads_as_they_stand() {
+    fn emitted_payloads_are_taken_unchanged() {
         let line = br#"{"emit":[{"port":"urgent","msg":{"n":1.50}},{"port":"out","type":"t","msg":null}],"id":"i\u0031"}"#;
         let (id, answer) = answer(line, &outputs()).unwrap();
         assert_eq!(id, "i1");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_tried_again_unless_it_says_no() {
+    fn a_failed_message_is_retried_unless_the_answer_says_no() {
         for (more, retry) in [
             ("", true),
             (r#","retry":true"#, true),
@@ -250,18 +250,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_refused_and_says_whose_it_is_if_it_can() {
+    fn a_line_that_is_not_an_answer_is_refused_with_the_id_of_its_message_if_it_has_one() {
         let cases: [(&[u8], Option<&str>, &str); 9] = [
             (b"ready!", None, "logs belong on stderr"),
-            (b"", None, "no answer"),
+            (b"", None, "not an answer"),
             (b"\xff", None, "utf-8"),
-            (b"[]", None, "no answer"),
+            (b"[]", None, "not an answer"),
             (br#"{"emit":[]}"#, None, "missing field `id`"),
-            (br#"{"id":"i"}"#, Some("i"), "exactly one of emit and error"),
+            (
+                br#"{"id":"i"}"#,
+                Some("i"),
+                "without exactly one of emit and error",
+            ),
             (
                 br#"{"id":"i","emit":[],"error":"x"}"#,
                 Some("i"),
-                "exactly one",
+                "without exactly one",
             ),
             (
                 br#"{"id":"i","emit":[],"more":1}"#,
@@ -271,7 +275,7 @@ mod tests {
             (
                 br#"{"id":"i","emit":[{"port":"up","msg":1}]}"#,
                 Some("i"),
-                "\"up\", which is none of its outputs (out, urgent)",
+                "\"up\", which is not one of its outputs (out, urgent)",
             ),
         ];
         for (line, id, text) in cases {
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wrong_line_is_shown_in_part() {
+    fn a_long_wrong_line_is_cut_in_the_error() {
         let broken = answer(&vec![b'x'; 100_000], &outputs()).unwrap_err();
         assert!(broken.text.len() < 500, "{}", broken.text.len());
     }

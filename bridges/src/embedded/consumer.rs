@@ -90,7 +90,7 @@ impl Settle for DeliverySettler {
                     if let Some(core) = weak.upgrade() {
                         core.waiting_bytes.fetch_sub(bytes, Relaxed);
                         core.waiting_soon.fetch_sub(soon, Relaxed);
-                        core.ward.less_in_hand();
+                        core.ward.on_settled();
                     }
                 });
                 None
@@ -161,7 +161,7 @@ impl Settle for DeliverySettler {
         if let Some(waker) = waker {
             waker.wake();
         }
-        core.ward.less_in_hand();
+        core.ward.on_settled();
     }
 }
 
@@ -227,7 +227,7 @@ impl Consumer for QueueConsumer {
             into.push_back(delivery);
             return Poll::Ready(Ok(()));
         }
-        let count = match core.ward.solitude.holds_back(queue) || core.desk.is_clogged() {
+        let count = match core.ward.exclusive.blocks(queue) || core.desk.is_clogged() {
             true => 0,
             false => room.min(state.ready()),
         };

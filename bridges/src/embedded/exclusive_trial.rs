@@ -1,97 +1,86 @@
-//! What is handed out while a suspect is tried alone: nothing else, but what somebody in hand
-//! waits for.
+//! Exclusive trials: keeps queues closed while a suspect is tried alone.
 //!
-//! A handler that asks waits for another one. Would its request be held back, everything
-//! stood still until a deadline, and whoever asked were to blame. So the queues in which
-//! handlers have asked stay open until they are answered.
+//! The rules are those of [`Isolation`]: most queues hand out nothing, and the queues in which
+//! a handler asked stay open until it has its answer. This file carries them out. It wakes
+//! consumers, waits for messages in flight, and writes the mode of the suspect to the in-flight
+//! log. The log must say that a suspect has dependents before its request can be handed out: a
+//! crash after that may be the work of another handler.
 //!
-//! A suspect that asks is in company from then on. That is noted before its request can be
-//! handed out: a death after that may be somebody else's work.
-//!
-//! Askers without an input of their own, as those who stand for the world outside, wait: they
-//! never end, and are nobody's fault.
+//! A request from a service without inputs opens no queue: such a service has nothing in flight
+//! that the trial waits for.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
+use brickwork::supervision::quarantine::{DRAIN_TIMEOUT, DeliveryMode, Isolation};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::in_flight_log::{DeliveryMode, InFlightLog};
+use super::in_flight_log::InFlightLog;
 use super::queue::Queue;
 use super::schema::Id;
 use super::state::TransportState;
 
-/// How long what is in hand may take to end before a suspect is tried alone.
-const QUIET_WAIT: Duration = Duration::from_secs(5);
-
-/// Whether a suspect is alone, or is to be. One for a transport.
+/// The isolation of one transport.
 #[derive(Default)]
 pub(super) struct ExclusiveMode {
-    on: AtomicBool,
+    /// Copy of `Isolation::is_on`, read for each delivery.
+    is_on: AtomicBool,
     state: Mutex<State>,
-    less: Notify,
+    /// A message was settled, or a request is no longer open.
+    settled: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// For how many requests handlers wait, by the number of the queue.
-    asked: HashMap<u32, usize>,
-    /// The suspect that is noted as alone, and where.
-    alone: Option<(Id, u32)>,
+    /// Queues by number.
+    isolation: Isolation<u32>,
+    /// The suspect in flight, and its slot in the in-flight log.
+    suspect: Option<(Id, u32)>,
 }
 
 impl ExclusiveMode {
-    /// Whether nothing of this queue is handed out now, its suspect aside.
-    pub(super) fn holds_back(&self, queue: &Queue) -> bool {
-        self.on.load(Relaxed) && !self.state.lock().asked.contains_key(&queue.number)
+    /// Returns whether a queue hands out nothing now but its suspect.
+    pub(super) fn blocks(&self, queue: &Queue) -> bool {
+        self.is_on.load(Relaxed) && self.state.lock().isolation.blocks(&queue.number)
     }
 
-    /// Something was settled.
-    pub(super) fn less_in_hand(&self) {
-        if self.on.load(Relaxed) {
-            self.less.notify_one();
+    /// A message was settled: the process may be drained now.
+    pub(super) fn on_settled(&self) {
+        if self.is_on.load(Relaxed) {
+            self.settled.notify_one();
         }
     }
 
-    /// Notes the suspect that was waited for with [`ExclusiveGuard`], and tells where.
-    pub(super) fn note(&self, hand: &InFlightLog, id: Id) -> u32 {
+    /// Records a suspect that is handed out alone. Returns its slot.
+    pub(super) fn record(&self, log: &InFlightLog, id: Id) -> u32 {
         let mut state = self.state.lock();
-        if state.asked.is_empty() {
-            let slot = hand.note_suspect(id, DeliveryMode::Alone);
-            state.alone = Some((id, slot));
-            slot
-        } else {
-            hand.note_suspect(id, DeliveryMode::Company)
-        }
+        let slot = log.note_suspect(id, state.isolation.deliver());
+        state.suspect = Some((id, slot));
+        slot
     }
 
-    /// A suspect isn't in hand any more.
-    pub(super) fn wipe(&self, hand: &InFlightLog, slot: u32) {
+    /// Erases a suspect that is no longer in flight.
+    pub(super) fn erase(&self, log: &InFlightLog, slot: u32) {
         let mut state = self.state.lock();
-        if state.alone.is_some_and(|(_, alone)| alone == slot) {
-            state.alone = None;
+        if state.suspect.take_if(|(_, alone)| *alone == slot).is_some() {
+            state.isolation.settled();
         }
-        hand.wipe(slot);
+        log.wipe(slot);
     }
 
-    /// A handler asks the readers of these queues: they are open until this is dropped.
+    /// Opens the queues that a handler asks, until the result is dropped.
     pub(super) fn ask(&self, core: &Arc<TransportState>, queues: Vec<Arc<Queue>>) -> PendingAsk {
         {
             let mut state = self.state.lock();
-            if let Some((id, slot)) = state.alone.take_if(|_| !queues.is_empty()) {
-                core.hand.note_anew(slot, id, DeliveryMode::Company);
-            }
-            for queue in &queues {
-                *state.asked.entry(queue.number).or_default() += 1;
+            let has_dependents = state.isolation.ask(queues.iter().map(|it| &it.number));
+            if let (true, Some((id, slot))) = (has_dependents, state.suspect) {
+                core.hand.note_anew(slot, id, DeliveryMode::WithDependents);
             }
         }
-        if self.on.load(Relaxed) {
-            // What came before the request goes before it.
+        if self.is_on.load(Relaxed) {
+            // Messages that wait before the request are handed out before it.
             queues.iter().for_each(|queue| queue.wake_all());
         }
         PendingAsk {
@@ -101,7 +90,7 @@ impl ExclusiveMode {
     }
 }
 
-/// A handler waits for a reply.
+/// A handler that waits for an answer.
 pub(super) struct PendingAsk {
     core: Arc<TransportState>,
     queues: Vec<Arc<Queue>>,
@@ -109,57 +98,52 @@ pub(super) struct PendingAsk {
 
 impl Drop for PendingAsk {
     fn drop(&mut self) {
-        let solitude = &self.core.ward.solitude;
-        let mut state = solitude.state.lock();
-        for queue in &self.queues {
-            if let Entry::Occupied(mut asked) = state.asked.entry(queue.number) {
-                *asked.get_mut() -= 1;
-                if *asked.get() == 0 {
-                    asked.remove();
-                }
-            }
-        }
-        drop(state);
-        solitude.less_in_hand();
+        let exclusive = &self.core.ward.exclusive;
+        let numbers = self.queues.iter().map(|it| &it.number);
+        exclusive.state.lock().isolation.answered(numbers);
+        exclusive.on_settled();
     }
 }
 
-/// Nothing else is handed out until this is dropped.
+/// Isolation that lasts until this is dropped.
 pub(super) struct ExclusiveGuard(Arc<TransportState>);
 
 impl ExclusiveGuard {
-    pub(super) fn begin(core: &Arc<TransportState>) -> Self {
-        core.ward.solitude.on.store(true, Relaxed);
-        let quiet = Self(core.clone());
-        // Whoever takes holds the lock of its queue: after this, everybody sees it.
+    /// Closes the queues.
+    pub(super) fn start(core: &Arc<TransportState>) -> Self {
+        let exclusive = &core.ward.exclusive;
+        exclusive.state.lock().isolation.start();
+        exclusive.is_on.store(true, Relaxed);
+        let guard = Self(core.clone());
+        // A consumer takes under the lock of its queue: after this, each of them sees `is_on`.
         for queue in core.wires.read().by_number.values() {
             drop(queue.lock());
         }
-        quiet
+        guard
     }
 
-    /// Waits until nothing is in hand, or long enough.
-    pub(super) async fn reached(&self) {
-        let (wires, solitude) = (&self.0.wires, &self.0.ward.solitude);
-        let is_reached = || {
+    /// Waits until nothing is in flight, [`DRAIN_TIMEOUT`] at most.
+    pub(super) async fn drained(&self) {
+        let (wires, exclusive) = (&self.0.wires, &self.0.ward.exclusive);
+        let in_flight = || -> u64 {
             let wires = wires.read();
-            let mut inputs = wires.by_number.values().filter(|it| it.letters.is_some());
-            inputs.all(|queue| queue.lock().in_flight == 0)
-                && solitude.state.lock().asked.is_empty()
+            let inputs = wires.by_number.values().filter(|it| it.letters.is_some());
+            inputs.map(|queue| queue.lock().in_flight).sum()
         };
-        let quiet = async {
-            while !is_reached() {
-                solitude.less.notified().await;
+        let drained = async {
+            while !exclusive.state.lock().isolation.is_drained(in_flight()) {
+                exclusive.settled.notified().await;
             }
         };
-        // What takes longer than that is a handler that hangs: it has its own deadline.
-        let _either = timeout(QUIET_WAIT, quiet).await;
+        let _in_time = timeout(DRAIN_TIMEOUT, drained).await;
     }
 }
 
 impl Drop for ExclusiveGuard {
     fn drop(&mut self) {
-        self.0.ward.solitude.on.store(false, Relaxed);
+        let exclusive = &self.0.ward.exclusive;
+        exclusive.is_on.store(false, Relaxed);
+        exclusive.state.lock().isolation.finish();
         self.0.wake_all();
     }
 }

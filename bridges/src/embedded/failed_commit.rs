@@ -105,7 +105,7 @@ impl TransportState {
             self.desk.load(self, queue);
         }
         if buried {
-            self.ward.less_in_hand();
+            self.ward.on_settled();
         }
     }
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use brickwork::supervision::quarantine::DeliveryMode;
 use parking_lot::Mutex;
 use tracing::warn;
 
@@ -22,40 +23,27 @@ pub(super) const NO_SLOT: u32 = (1 << 24) - 1;
 const SLOTS: usize = 1024;
 const WIDTH: usize = 8;
 
-/// In which way a message was in hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DeliveryMode {
-    /// Among others.
-    Usual,
-    /// As the one suspect, beside the usual work.
-    Beside,
-    /// As the one suspect, with what is asked for by those who are in hand.
-    Company,
-    /// As the one suspect, with nothing else in hand.
-    Alone,
-}
-
-const BESIDE: u64 = 1 << 61;
-const ALONE: u64 = 1 << 62;
-const COMPANY: u64 = BESIDE | ALONE;
+const CONCURRENT: u64 = 1 << 61;
+const EXCLUSIVE: u64 = 1 << 62;
+const WITH_DEPENDENTS: u64 = CONCURRENT | EXCLUSIVE;
 
 fn mark(id: Id, way: DeliveryMode) -> u64 {
     let id = id.row() as u64;
     match way {
-        DeliveryMode::Usual => id,
-        DeliveryMode::Beside => id | BESIDE,
-        DeliveryMode::Company => id | COMPANY,
-        DeliveryMode::Alone => id | ALONE,
+        DeliveryMode::Normal => id,
+        DeliveryMode::Concurrent => id | CONCURRENT,
+        DeliveryMode::WithDependents => id | WITH_DEPENDENTS,
+        DeliveryMode::Exclusive => id | EXCLUSIVE,
     }
 }
 
 fn read_mark(mark: u64) -> Option<(Id, DeliveryMode)> {
     let row = mark & ((1 << ID_BITS) - 1);
-    let way = match mark & (BESIDE | ALONE) {
-        0 => DeliveryMode::Usual,
-        BESIDE => DeliveryMode::Beside,
-        ALONE => DeliveryMode::Alone,
-        _ => DeliveryMode::Company,
+    let way = match mark & (CONCURRENT | EXCLUSIVE) {
+        0 => DeliveryMode::Normal,
+        CONCURRENT => DeliveryMode::Concurrent,
+        EXCLUSIVE => DeliveryMode::Exclusive,
+        _ => DeliveryMode::WithDependents,
     };
     (row != 0 && mark >> 63 == 0).then(|| (Id::of_row(row as i64), way))
 }
@@ -146,7 +134,7 @@ impl InFlightLog {
                 Some((first, count)) => (first, count + 1),
                 None => (slot, 1),
             });
-            let word = mark(id, DeliveryMode::Usual).to_le_bytes();
+            let word = mark(id, DeliveryMode::Normal).to_le_bytes();
             state.buffer.extend_from_slice(&word);
             slots.push(slot as u32);
         }
@@ -248,7 +236,7 @@ mod tests {
 
     fn noted(folder: &Path) -> Vec<u64> {
         let noted = read(folder, 1).expect("it can be read");
-        assert!(noted.iter().all(|(_, way)| *way == DeliveryMode::Usual));
+        assert!(noted.iter().all(|(_, way)| *way == DeliveryMode::Normal));
         noted.iter().map(|(id, _)| id.place()).collect()
     }
 
@@ -297,13 +285,18 @@ mod tests {
     fn a_suspect_is_told_from_others_and_alone_from_beside() {
         let folder = tempfile::tempdir().expect("a folder");
         let hand = InFlightLog::begin(folder.path(), 1).expect("a file");
-        hand.note_suspect(Id::new(1, 1), DeliveryMode::Beside);
-        let slot = hand.note_suspect(Id::new(1, 2), DeliveryMode::Alone);
+        hand.note_suspect(Id::new(1, 1), DeliveryMode::Concurrent);
+        let slot = hand.note_suspect(Id::new(1, 2), DeliveryMode::Exclusive);
         let noted = || read(folder.path(), 1).expect("it can be read");
-        let expected = |way| [(Id::new(1, 1), DeliveryMode::Beside), (Id::new(1, 2), way)];
-        assert_eq!(noted(), expected(DeliveryMode::Alone));
-        hand.note_anew(slot, Id::new(1, 2), DeliveryMode::Company);
-        assert_eq!(noted(), expected(DeliveryMode::Company));
+        let expected = |way| {
+            [
+                (Id::new(1, 1), DeliveryMode::Concurrent),
+                (Id::new(1, 2), way),
+            ]
+        };
+        assert_eq!(noted(), expected(DeliveryMode::Exclusive));
+        hand.note_anew(slot, Id::new(1, 2), DeliveryMode::WithDependents);
+        assert_eq!(noted(), expected(DeliveryMode::WithDependents));
         tidy(folder.path(), 2);
         assert_eq!(read(folder.path(), 1).expect("it is gone"), []);
     }

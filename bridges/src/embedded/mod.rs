@@ -11,7 +11,7 @@
 //! | `queue`, `consumer` | a window on a queue, in memory; taking and settling |
 //! | `delays` | what waits for its time |
 //! | `hand`, `ward` | what was in hand when the process died, and trying it one at a time |
-//! | `solitude` | what else is handed out while a suspect is tried alone |
+//! | `exclusive_trial` | which queues are open while a suspect is tried alone |
 //! | `find` | looking for messages |
 //! | `health`, `tries`, `room` | whether it can be written; when that is tried again; room on the disk |
 //! | `sight`, `inspection`, `leftovers` | for who only looks; what is there; pruning |
@@ -279,7 +279,7 @@ impl Transport for Queues {
         Box::pin(async move {
             let queue = self.core.wires.read().queue(queue)?;
             let consumer = QueueConsumer::new(self.core.clone(), queue.clone(), bound);
-            self.core.ward.look(&queue).await;
+            self.core.ward.try_before_consuming(&queue).await;
             Ok(Box::new(consumer) as Box<dyn Consumer>)
         })
     }
@@ -300,7 +300,7 @@ impl Transport for Queues {
         let (done, sent) = Completion::channel();
         // Before the request is there: a suspect that asks isn't alone any more.
         let queues = self.core.wires.read().asked(&request);
-        let asking = self.core.ward.solitude.ask(&self.core, queues);
+        let asking = self.core.ward.exclusive.ask(&self.core, queues);
         self.put(vec![request.into()], done);
         Box::pin(async move {
             let _asking = asking;

@@ -11,6 +11,7 @@ use brickwork::Lock;
 use brickwork::MessageId;
 use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
 use brickwork::sqlite::{Database, SqliteError, Transaction, WriterPool};
+use brickwork::supervision::quarantine::{CrashRecord, DeliveryMode};
 use brickwork::transport::{Backpressure, Replies};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
@@ -19,12 +20,12 @@ use super::catalog::read_books;
 use super::delays::Delays;
 use super::disk_space::{RESERVE_BYTES, ReserveFile};
 use super::health::Health;
-use super::in_flight_log::{self, DeliveryMode, InFlightLog};
+use super::in_flight_log::{self, InFlightLog};
 use super::routing::RoutingTable;
 use super::schema::{self, Id};
 use super::state::{QueueIndex, TransportState};
 use super::statements::{Statements, is_damage};
-use super::suspects::{CrashRecord, SuspectQueue};
+use super::suspects::SuspectQueue;
 use super::write_op::CommitGroup;
 use super::write_queue::WriteQueue;
 
@@ -234,8 +235,8 @@ fn begin(
 /// A message was in hand when its process died.
 fn note(connection: &Connection, id: Id, way: DeliveryMode) -> Result<(), SqliteError> {
     let select = match way {
-        DeliveryMode::Usual => "SELECT attempt, held, 0 FROM message WHERE id = ?1",
-        DeliveryMode::Beside | DeliveryMode::Company | DeliveryMode::Alone => {
+        DeliveryMode::Normal => "SELECT attempt, held, 0 FROM message WHERE id = ?1",
+        DeliveryMode::Concurrent | DeliveryMode::WithDependents | DeliveryMode::Exclusive => {
             "SELECT attempt, held, crashes FROM suspect WHERE id = ?1"
         }
     };
@@ -244,7 +245,7 @@ fn note(connection: &Connection, id: Id, way: DeliveryMode) -> Result<(), Sqlite
         .query_row([id.row()], |row| {
             Ok(CrashRecord {
                 attempt: row.get(0)?,
-                held: row.get(1)?,
+                deaths: row.get(1)?,
                 crashes: row.get(2)?,
             })
         })
@@ -254,27 +255,27 @@ fn note(connection: &Connection, id: Id, way: DeliveryMode) -> Result<(), Sqlite
         return Ok(());
     };
     let CrashRecord {
-        held,
+        deaths,
         crashes,
         attempt,
     } = record;
-    if way != DeliveryMode::Usual {
+    if way != DeliveryMode::Normal {
         let mut update = connection.prepare_cached(
             "UPDATE suspect SET held = ?2, crashes = ?3, attempt = ?4 WHERE id = ?1",
         )?;
-        update.execute((id.row(), held, crashes, attempt))?;
+        update.execute((id.row(), deaths, crashes, attempt))?;
         return Ok(());
     }
-    if record.way() == DeliveryMode::Usual {
+    if !record.is_suspect() {
         let mut update = connection.prepare_cached("UPDATE message SET held = ?2 WHERE id = ?1")?;
-        update.execute((id.row(), held))?;
+        update.execute((id.row(), deaths))?;
         return Ok(());
     }
     let mut insert = connection.prepare_cached(
         "INSERT INTO suspect SELECT id, attempt, ?2, 0, head, payload, sum FROM message
          WHERE id = ?1",
     )?;
-    insert.execute((id.row(), held))?;
+    insert.execute((id.row(), deaths))?;
     Statements(connection).delete(id, id)?;
     let mut update =
         connection.prepare_cached("UPDATE queue SET messages = messages - 1 WHERE number = ?1")?;

@@ -6,6 +6,7 @@
 
 use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::{Connection, ErrorCode, Row as SqliteRow};
+use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::{Clock, Message};
 use bytes::Bytes;
 
@@ -13,7 +14,7 @@ use super::queue::{Entry, Loaded, WINDOW_BYTES};
 use super::record;
 use super::record::EncodedRecord;
 use super::schema::Id;
-use super::suspects::{CrashRecord, Suspect};
+use super::suspects::Suspect;
 
 type Sqlite<T> = Result<T, brickwork::sqlite::rusqlite::Error>;
 
@@ -208,7 +209,7 @@ impl Statements<'_> {
                 message: message(row)?,
                 record: CrashRecord {
                     attempt: row.get(3).map_err(in_words)?,
-                    held: row.get(4).map_err(in_words)?,
+                    deaths: row.get(4).map_err(in_words)?,
                     crashes: row.get(5).map_err(in_words)?,
                 },
             })

@@ -1,23 +1,16 @@
-//! The suspect lane: messages that were in hand when a process died, tried one at a time.
+//! Trials of suspects: hands out one suspect at a time and stores the result.
 //!
-//! A process that dies had many messages in hand, and died of one, or of something else. So
-//! nothing is blamed on what was in hand among others: what was so twice is tried by itself,
-//! whatever its queue. The first time beside the usual work; if the process died then, too,
-//! alone: nothing else is handed out, and what is in hand is given some time to end. What a
-//! process died of while it was tried alone counts against it, as an attempt.
-//!
-//! One that asks others can't be alone (see [`solitude`](suspects::exclusive_trial)). What it asked may
-//! be to blame, or what came with that, so its first deaths in such company don't count.
-//! Whatever else was in hand at two of them is in the lane itself, and never beside it again;
-//! if the process dies a third time, this one counts, and so it does from then on: what
-//! kills only after it has asked is given up, too.
-//!
-//! A suspect that is given back (the app stops) was not to blame for that.
+//! A suspect is a message that was in flight during crashes of its process. The rules are those
+//! of [`brickwork::supervision::quarantine`]; this file carries them out. The table `suspect`
+//! keeps the messages with their [`CrashRecord`]s. Which of them were in flight during a crash
+//! is read from the in-flight log when the queues are opened.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
+use brickwork::supervision::quarantine::{
+    CrashRecord, DeliveryMode, SUSPECT_CHECK_TIMEOUT, TrialOrder,
+};
 use brickwork::{Delivery, DeliveryParts, Settle, Settlement};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
@@ -25,122 +18,75 @@ use tokio::time::timeout;
 
 use super::delays::due_ms;
 use super::exclusive_trial::{ExclusiveGuard, ExclusiveMode};
-use super::in_flight_log::DeliveryMode;
 use super::queue::Queue;
 use super::schema::Id;
 use super::state::TransportState;
 use super::write_op::{PendingMessage, WriteOp};
 
-/// So often a message was in hand at a death when it becomes suspect,
-const HELD_SUSPECT: u32 = 2;
-/// and so often when it is tried alone.
-const HELD_ALONE: u32 = 3;
-/// With so many deaths it is to blame for another one also in company.
-const HELD_COMPANY: u32 = HELD_ALONE + 2;
-/// How long a consumer waits for a look at its suspects.
-const LOOK_WAIT: Duration = Duration::from_secs(1);
-
-/// What is kept about a message that was in hand at deaths of its process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CrashRecord {
-    /// At how many.
-    pub(super) held: u32,
-    /// Of these: blamed on it.
-    pub(super) crashes: u32,
-    /// Which attempt the next one is.
-    pub(super) attempt: u32,
-}
-
-impl CrashRecord {
-    /// After another death with it in hand.
-    pub(super) fn after(self, way: DeliveryMode) -> Self {
-        let blamed = match way {
-            DeliveryMode::Usual | DeliveryMode::Beside => false,
-            DeliveryMode::Company => self.held >= HELD_COMPANY,
-            DeliveryMode::Alone => true,
-        };
-        let blamed = u32::from(blamed);
-        Self {
-            held: self.held.saturating_add(1),
-            crashes: self.crashes.saturating_add(blamed),
-            attempt: self.attempt.saturating_add(blamed),
-        }
-    }
-
-    /// How it is to be tried next.
-    pub(super) fn way(self) -> DeliveryMode {
-        match self.held {
-            HELD_ALONE.. => DeliveryMode::Alone,
-            HELD_SUSPECT.. => DeliveryMode::Beside,
-            _ => DeliveryMode::Usual,
-        }
-    }
-}
-
-/// A suspect as it was read.
+/// A suspect as it was read from its table.
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) message: brickwork::Message,
     pub(super) record: CrashRecord,
 }
 
-/// Where suspects are tried. One for a transport.
+/// The suspects of one transport.
 pub(super) struct SuspectQueue {
-    waiting: Mutex<VecDeque<Id>>,
-    changed: Notify,
-    pub(super) solitude: ExclusiveMode,
-    /// Nothing is left to be looked at: who may be tried now is, or nobody.
-    looked: watch::Sender<bool>,
+    order: Mutex<TrialOrder<Id>>,
+    /// A queue with suspects has a consumer.
+    consumed: Notify,
+    pub(super) exclusive: ExclusiveMode,
+    /// The suspects were checked: the one that can be tried now is handed out.
+    checked: watch::Sender<bool>,
 }
 
 impl SuspectQueue {
-    pub(super) fn new(waiting: VecDeque<Id>) -> Self {
+    pub(super) fn new(suspects: VecDeque<Id>) -> Self {
         Self {
-            waiting: Mutex::new(waiting),
-            changed: Notify::new(),
-            solitude: ExclusiveMode::default(),
-            looked: watch::Sender::new(true),
+            order: Mutex::new(suspects.into_iter().collect()),
+            consumed: Notify::new(),
+            exclusive: ExclusiveMode::default(),
+            checked: watch::Sender::new(true),
         }
     }
 
-    /// Something was settled.
-    pub(super) fn less_in_hand(&self) {
-        self.solitude.less_in_hand();
+    /// A message was settled.
+    pub(super) fn on_settled(&self) {
+        self.exclusive.on_settled();
     }
 
-    /// How many suspects a queue has.
+    /// Returns the number of suspects of a queue that wait for their trial.
     pub(super) fn count(&self, queue: u32) -> u64 {
-        let waiting = self.waiting.lock();
-        waiting.iter().filter(|id| id.queue() == queue).count() as u64
+        let order = self.order.lock();
+        order.iter().filter(|id| id.queue() == queue).count() as u64
     }
 
-    /// A queue is consumed from now on: its suspects are tried before anything else comes.
-    pub(super) async fn look(&self, queue: &Queue) {
+    /// Tries the suspects of a queue with a new consumer before anything else is handed out.
+    pub(super) async fn try_before_consuming(&self, queue: &Queue) {
         if self.count(queue.number) == 0 {
             return;
         }
-        self.looked.send_replace(false);
-        self.changed.notify_one();
-        let mut looked = self.looked.subscribe();
-        // Not for long, if another suspect is being tried.
-        let _either = timeout(LOOK_WAIT, looked.wait_for(|looked| *looked)).await;
+        self.checked.send_replace(false);
+        self.consumed.notify_one();
+        let mut checked = self.checked.subscribe();
+        let _in_time = timeout(SUSPECT_CHECK_TIMEOUT, checked.wait_for(|checked| *checked)).await;
     }
 
-    /// Tries one after the other.
+    /// Tries one suspect after the other.
     pub(super) async fn run(&self, core: &Arc<TransportState>) {
         loop {
-            let changed = self.changed.notified();
+            let consumed = self.consumed.notified();
             match self.next(core) {
                 Some((id, queue)) => self.try_one(core, id, &queue).await,
                 None => {
-                    self.looked.send_replace(true);
-                    changed.await;
+                    self.checked.send_replace(true);
+                    consumed.await;
                 }
             }
         }
     }
 
-    /// The first of those whose queue is consumed.
+    /// The next suspect whose queue has a consumer.
     fn next(&self, core: &TransportState) -> Option<(Id, Arc<Queue>)> {
         let queues = core.wires.read().by_number.clone();
         let consumed: HashSet<u32> = queues
@@ -148,32 +94,33 @@ impl SuspectQueue {
             .filter(|queue| queue.lock().has_consumers())
             .map(|queue| queue.number)
             .collect();
-        let mut waiting = self.waiting.lock();
-        let at = waiting
-            .iter()
-            .position(|id| consumed.contains(&id.queue()))?;
-        let id = waiting.remove(at)?;
+        let id = self
+            .order
+            .lock()
+            .next(|id| consumed.contains(&id.queue()))?;
         Some((id, queues[&id.queue()].clone()))
     }
 
+    /// Hands out one suspect and waits until it is settled.
     async fn try_one(&self, core: &Arc<TransportState>, id: Id, queue: &Arc<Queue>) {
         let (reply, read) = oneshot::channel();
         core.desk.push(core, WriteOp::LoadSuspect { id, reply });
         let Ok(Some(Suspect { message, record })) = read.await else {
-            // It can't be read, which was said; or the transport is closed.
+            // The row is unreadable, which is recorded, or the transport is closed.
             queue.lock().suspects -= 1;
             return;
         };
-        let alone = (record.way() == DeliveryMode::Alone).then(|| ExclusiveGuard::begin(core));
-        let slot = match &alone {
-            Some(alone) => {
-                self.looked.send_replace(true);
-                alone.reached().await;
-                self.solitude.note(&core.hand, id)
+        let is_exclusive = record.mode() == DeliveryMode::Exclusive;
+        let guard = is_exclusive.then(|| ExclusiveGuard::start(core));
+        let slot = match &guard {
+            Some(guard) => {
+                self.checked.send_replace(true);
+                guard.drained().await;
+                self.exclusive.record(&core.hand, id)
             }
-            None => core.hand.note_suspect(id, DeliveryMode::Beside),
+            None => core.hand.note_suspect(id, record.mode()),
         };
-        let (decided, decision) = oneshot::channel();
+        let (settled, settlement) = oneshot::channel();
         let trial = Arc::new(SuspectDelivery {
             core: core.clone(),
             queue: queue.clone(),
@@ -181,17 +128,17 @@ impl SuspectQueue {
             slot,
             state: Mutex::new(TrialState {
                 taken_by: None,
-                decided: Some(decided),
+                settled: Some(settled),
             }),
         });
-        let parcel = DeliveryParts {
+        let parts = DeliveryParts {
             message,
             attempt: record.attempt,
             crashes: record.crashes,
             tag: id.place(),
         };
-        let delivery = Delivery::new(parcel, trial.clone());
-        let refused = {
+        let delivery = Delivery::new(parts, trial.clone());
+        let rejected = {
             let mut state = queue.lock();
             if state.closed || !state.has_consumers() {
                 Some(delivery)
@@ -200,33 +147,33 @@ impl SuspectQueue {
                 None
             }
         };
-        // It gives itself back.
-        drop(refused);
+        // Dropping requeues it. That locks the queue, so not above.
+        drop(rejected);
         queue.wake_all();
-        self.looked.send_replace(true);
-        // The trial always tells.
-        let stays = decision.await.unwrap_or(true);
-        if stays {
-            self.waiting.lock().push_back(id);
+        self.checked.send_replace(true);
+        // A trial always reports.
+        if settlement.await.unwrap_or(true) {
+            self.order.lock().push(id);
         }
-        drop(alone);
+        drop(guard);
     }
 }
 
-/// One suspect in hand, or on its way there.
+/// A suspect in flight, or on offer to the consumers of its queue.
 pub(super) struct SuspectDelivery {
     core: Arc<TransportState>,
     queue: Arc<Queue>,
     id: Id,
+    /// Slot in the in-flight log.
     slot: u32,
     state: Mutex<TrialState>,
 }
 
 struct TrialState {
-    /// The number of the consumer that has it.
+    /// The number of the consumer that took it.
     taken_by: Option<usize>,
-    /// Told whether it is still a suspect.
-    decided: Option<oneshot::Sender<bool>>,
+    /// Gets whether the message is still a suspect.
+    settled: Option<oneshot::Sender<bool>>,
 }
 
 impl SuspectDelivery {
@@ -236,17 +183,17 @@ impl SuspectDelivery {
 }
 
 impl Settle for SuspectDelivery {
-    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
+    fn settle(&self, parts: DeliveryParts, settlement: Settlement) {
         let (core, queue, id) = (&self.core, &self.queue, self.id);
-        // What comes next may end the process: this one has nothing to do with it.
-        core.ward.solitude.wipe(&core.hand, self.slot);
+        // First: if the next step crashes the process, this message is not to blame.
+        core.ward.exclusive.erase(&core.hand, self.slot);
         let mut stays = false;
-        let mut buried = false;
+        let mut is_dead_letter = false;
         let mut waits = false;
         match settlement {
             Settlement::Ack(reply) => {
                 if let Some(reply) = reply {
-                    core.replies.answer(&parcel.message, reply);
+                    core.replies.answer(&parts.message, reply);
                 }
                 core.desk.push(core, WriteOp::Forget { id });
             }
@@ -259,38 +206,38 @@ impl Settle for SuspectDelivery {
                     queue: queue.clone(),
                     due_ms: due_ms(after),
                     attempt,
-                    bytes: parcel.message.size(),
+                    bytes: parts.message.size(),
                 };
                 core.desk.push(core, wait);
             }
             Settlement::DeadLetter(letter) => match &queue.letters {
                 Some(letters) => {
                     core.replies
-                        .answer(&parcel.message, Err(letter.error.clone()));
-                    buried = true;
+                        .answer(&parts.message, Err(letter.error.clone()));
+                    is_dead_letter = true;
                     let bury = WriteOp::Bury {
                         id,
                         suspect: true,
                         queue: queue.clone(),
-                        row: PendingMessage::new(letters.clone(), letter.letter(&parcel.message)),
+                        row: PendingMessage::new(letters.clone(), letter.letter(&parts.message)),
                     };
                     core.desk.push(core, bury);
                 }
                 None => stays = true,
             },
         }
-        let (taken_by, decided) = {
+        let (taken_by, settled) = {
             let mut trial = self.state.lock();
-            (trial.taken_by, trial.decided.take())
+            (trial.taken_by, trial.settled.take())
         };
         let mut state = queue.lock();
         if let Some(consumer) = taken_by {
-            state.in_flight -= u64::from(!buried);
+            state.in_flight -= u64::from(!is_dead_letter);
             state.suspects += u64::from(stays);
             state.consumers[consumer].unsettled -= 1;
         } else if !stays {
             state.suspects -= 1;
-            state.in_flight += u64::from(buried);
+            state.in_flight += u64::from(is_dead_letter);
         }
         if waits {
             state.delayed += 1;
@@ -305,58 +252,9 @@ impl Settle for SuspectDelivery {
         if let Some(waker) = waker {
             waker.wake();
         }
-        if let Some(decided) = decided {
-            // The ward is gone when the transport is: the row stays where it is.
-            let _gone = decided.send(stays);
+        if let Some(settled) = settled {
+            // Without a receiver the transport is closed, and the row stays a suspect.
+            let _gone = settled.send(stays);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NEW: CrashRecord = CrashRecord {
-        held: 0,
-        crashes: 0,
-        attempt: 1,
-    };
-
-    #[test]
-    fn what_was_in_hand_twice_is_tried_beside_others_and_then_alone() {
-        let mut record = NEW;
-        let mut ways = Vec::new();
-        for _ in 0..6 {
-            ways.push(record.way());
-            record = record.after(record.way());
-        }
-        use DeliveryMode::{Alone, Beside, Usual};
-        assert_eq!(ways, [Usual, Usual, Beside, Alone, Alone, Alone]);
-    }
-
-    #[test]
-    fn a_death_while_it_was_alone_is_blamed_on_it_and_none_in_the_usual_company() {
-        for way in [DeliveryMode::Usual, DeliveryMode::Beside] {
-            let record = NEW.after(way).after(way).after(way);
-            assert_eq!((record.crashes, record.attempt), (0, 1));
-        }
-        let record = NEW.after(DeliveryMode::Alone).after(DeliveryMode::Alone);
-        assert_eq!((record.crashes, record.attempt), (2, 3));
-    }
-
-    #[test]
-    fn in_company_that_it_asked_for_it_is_blamed_from_the_third_death() {
-        let mut record = NEW
-            .after(DeliveryMode::Usual)
-            .after(DeliveryMode::Usual)
-            .after(DeliveryMode::Beside);
-        let mut crashes = Vec::new();
-        for _ in 0..4 {
-            assert_eq!(record.way(), DeliveryMode::Alone);
-            record = record.after(DeliveryMode::Company);
-            crashes.push(record.crashes);
-        }
-        assert_eq!(crashes, [0, 0, 1, 2]);
-        assert_eq!(record.attempt, 3);
     }
 }

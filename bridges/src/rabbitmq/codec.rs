@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::TransportError;
 use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo};
 use bytes::Bytes;
@@ -33,6 +34,10 @@ const TENANT: &str = "brickwork-tenant";
 const TOPIC: &str = "brickwork-topic";
 /// The input that a suspect belongs to. Only suspects have it.
 const SUSPECT: &str = "brickwork-suspect";
+/// Crashes of the process with a suspect in flight, when it was published. Only suspects have it.
+const SUSPECT_DEATHS: &str = "brickwork-suspect-deaths";
+/// Crashes that a suspect is blamed for, when it was published. Only suspects have it.
+const SUSPECT_CRASHES: &str = "brickwork-suspect-crashes";
 /// The reason of a dead letter. Only dead letters have it.
 const REASON: &str = "brickwork-reason";
 /// Prefix for user headers whose name is reserved.
@@ -58,8 +63,8 @@ pub(super) struct Route<'a> {
     pub(super) attempt: u32,
     /// The routing key isn't the topic: encode the topic as a header.
     pub(super) past_topics: bool,
-    /// The input of a suspect.
-    pub(super) suspect: Option<&'a str>,
+    /// The input of a suspect, and its crashes.
+    pub(super) suspect: Option<(&'a str, CrashRecord)>,
     /// Maximum bytes of the properties: they must fit into a frame.
     pub(super) properties_bytes_max: usize,
 }
@@ -161,8 +166,10 @@ fn our_headers(
     if route.past_topics {
         headers.text(TOPIC, &message.topic)?;
     }
-    if let Some(input) = route.suspect {
+    if let Some((input, record)) = route.suspect {
         headers.text(SUSPECT, input)?;
+        headers.number(SUSPECT_DEATHS, record.deaths.into())?;
+        headers.number(SUSPECT_CRASHES, record.crashes.into())?;
     }
     Ok(())
 }
@@ -175,6 +182,8 @@ pub(super) struct Decoded {
     pub(super) attempt: u32,
     /// The input of a suspect.
     pub(super) suspect: Option<String>,
+    /// The crashes of a suspect; for any other message those of a new suspect.
+    pub(super) crash_record: CrashRecord,
 }
 
 /// Decodes a delivery.
@@ -255,10 +264,22 @@ pub(super) fn decode(
         address,
         correlation: text_of(properties.correlation_id()),
     });
+    let attempt = attempt.unwrap_or(1).max(1);
+    // A message that was published to a topic is no suspect, whatever its headers say.
+    let number = |text: Option<String>| match topic_source {
+        TopicSource::Queue(_) => text.and_then(|text| text.parse::<u32>().ok()),
+        TopicSource::Topic(_) => None,
+    };
+    let new = CrashRecord::suspect(attempt);
     Decoded {
         message: envelope.into(),
-        attempt: attempt.unwrap_or(1).max(1),
+        attempt,
         suspect: known.suspect,
+        crash_record: CrashRecord {
+            deaths: number(known.deaths).unwrap_or(0).max(new.deaths),
+            crashes: number(known.crashes).unwrap_or(0),
+            attempt,
+        },
     }
 }
 
@@ -307,6 +328,8 @@ struct KnownHeaders {
     tenant: Option<String>,
     topic: Option<String>,
     suspect: Option<String>,
+    deaths: Option<String>,
+    crashes: Option<String>,
 }
 
 impl KnownHeaders {
@@ -330,6 +353,8 @@ impl KnownHeaders {
             (_, TENANT) => &mut self.tenant,
             (_, TOPIC) => &mut self.topic,
             (_, SUSPECT) => &mut self.suspect,
+            (_, SUSPECT_DEATHS) => &mut self.deaths,
+            (_, SUSPECT_CRASHES) => &mut self.crashes,
             _ => return None,
         })
     }

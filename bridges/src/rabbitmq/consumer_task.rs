@@ -77,11 +77,12 @@ pub(super) async fn consume(
     let buffer = Arc::new(PrefetchBuffer::new(
         settler.source.clone(),
         ack_batch,
-        suspects,
+        suspects.exclusive().clone(),
+        suspects.non_crash().clone(),
     ));
     if settler.dead_letters.is_some() {
         // Before anything comes: what is suspected goes first.
-        suspects.take_in(&settler.source.queue, &buffer).await;
+        suspects.register(&settler.source.queue, &buffer).await;
     }
     let deliveries = channel
         .basic_consume(
@@ -242,7 +243,7 @@ impl ConsumerTask {
                 &delivery.properties,
                 || {
                     let id = codec::id_of(&delivery.properties);
-                    id.map_or(0, |id| self.non_crash().of(self.name(), &id))
+                    id.map_or(0, |id| self.non_crash().count(self.name(), &id))
                 },
             );
         if !suspect {
@@ -253,7 +254,7 @@ impl ConsumerTask {
         let (settler, suspects) = (self.settler.clone(), self.suspects.clone());
         self.start_settlement(tag, false, async move {
             let outcome = settler.move_to_suspects(delivery).await;
-            suspects.look(&settler.source.queue.id.service);
+            suspects.check(&settler.source.queue.id.service);
             outcome
         });
     }
@@ -470,7 +471,7 @@ impl ConsumerTask {
     }
 
     fn non_crash(&self) -> &Arc<NonCrashRedeliveries> {
-        self.suspects.alibis()
+        self.suspects.non_crash()
     }
 
     /// Of the queue that is consumed.

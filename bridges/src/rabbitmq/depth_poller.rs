@@ -50,7 +50,7 @@ async fn poll_once(gauges: &[(Arc<Queue>, DepthGauge)], recovery: &Recovery) {
                 gauge.update(ready);
                 if ready > 0 && queue.id == QueueId::suspects(&queue.id.service) {
                     // Also those that another process has put there.
-                    session.suspects.look(&queue.id.service);
+                    session.suspects.check(&queue.id.service);
                 }
             }
             Ok(None) => {

@@ -66,7 +66,7 @@ async fn keep(session: Arc<Session>, source: String, mut keeper: LeaseKeeper, gr
     let ended = tokio::select! {
         error = hold(&session, &channel, &source, &mut granted) => Some(error),
         error = session.session_state.ended() => Some(error),
-        () = keeper.let_go() => None,
+        () = keeper.released() => None,
     };
     if let (Some(error), Some(granted)) = (ended, granted) {
         let _gone = granted.send(Err(error));

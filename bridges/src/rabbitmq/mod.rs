@@ -10,7 +10,7 @@
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
 //! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `prune`, `inspection` | declaring, checking and pruning queues |
 //! | publishing | `confirm_window`, `publisher`, `router`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
-//! | consuming | `suspects`, `prefetch`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
+//! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
 //! | session | `session`, `lease`, `recovery`, `depth_poller` | everything over one pair of connections, and its replacement |
 //!
 //! A session ends when a connection is lost or a publishing channel fails. `recovery` then
@@ -46,6 +46,7 @@ mod declared_registry;
 mod declarer;
 mod delay_count;
 mod depth_poller;
+mod exclusive_trial;
 mod health;
 mod inspection;
 mod lapin_runtime;
@@ -294,7 +295,7 @@ impl Transport for Amqp {
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
         match self.recovery.current() {
-            Ok(session) => session.request_reply.ask(&session.router, &request, within),
+            Ok(session) => session.ask(&request, within),
             Err(error) => Box::pin(async move { Err(error.into()) }),
         }
     }

@@ -1,9 +1,10 @@
-//! What this process knows of messages that came back to the broker otherwise than by its
-//! death: given back by whoever stopped, or lost with a connection.
+//! Redeliveries without a crash: messages that this process requeued, or that were in flight
+//! when a connection was lost.
 //!
-//! The broker counts every delivery that wasn't acked, whatever the reason. With this, only
-//! what is left counts as a crash. A process that dies forgets it all; then what was given
-//! back before looks a little more suspect than it is, which costs time and no blame.
+//! The broker counts every delivery without an ack, whatever the reason. The redeliveries
+//! recorded here are subtracted, so that only crashes remain. A process that crashes loses the
+//! record. Then a message that was requeued before becomes a suspect sooner, which takes time
+//! but blames no message.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -13,44 +14,45 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use brickwork::MessageId;
 use parking_lot::Mutex;
 
-/// More than that is an app in great trouble, and then all of it may as well be suspect.
-const ALIBIS_MAX: usize = 65_536;
+/// Maximum messages in the record. A process with more is in serious trouble: the record is
+/// cleared, and all of them may become suspects.
+const MESSAGES_MAX: usize = 65_536;
 
-/// How often which message was in hand without being blamed for its return. Outlives
-/// sessions.
+/// Redeliveries without a crash, by message. Outlives sessions.
 #[derive(Default)]
 pub(super) struct NonCrashRedeliveries {
+    /// False if nothing is recorded, which is the usual case.
     any: AtomicBool,
-    /// By a hash of queue and id, which are long: two that share one share it.
-    known: Mutex<HashMap<u64, u64>>,
+    /// Counts by a hash of queue and message id. Messages with equal hashes share a count.
+    counts: Mutex<HashMap<u64, u64>>,
     hash: RandomState,
 }
 
 impl NonCrashRedeliveries {
-    /// One more time in hand that doesn't count.
+    /// Records one redelivery.
     pub(super) fn add(&self, queue: &str, id: &MessageId) {
-        let mut known = self.known.lock();
-        if known.len() >= ALIBIS_MAX {
-            known.clear();
+        let mut counts = self.counts.lock();
+        if counts.len() >= MESSAGES_MAX {
+            counts.clear();
         }
-        *known.entry(self.key(queue, id)).or_default() += 1;
+        *counts.entry(self.key(queue, id)).or_default() += 1;
         self.any.store(true, Relaxed);
     }
 
-    /// How many times don't count.
-    pub(super) fn of(&self, queue: &str, id: &MessageId) -> u64 {
-        let known = self.known.lock();
-        known.get(&self.key(queue, id)).copied().unwrap_or(0)
+    /// Returns the recorded redeliveries of a message.
+    pub(super) fn count(&self, queue: &str, id: &MessageId) -> u64 {
+        let counts = self.counts.lock();
+        counts.get(&self.key(queue, id)).copied().unwrap_or(0)
     }
 
-    /// It is settled. Cheap as long as nothing is known.
+    /// Forgets a settled message. Cheap while nothing is recorded.
     pub(super) fn forget(&self, queue: &str, id: &MessageId) {
         if !self.any.load(Relaxed) {
             return;
         }
-        let mut known = self.known.lock();
-        known.remove(&self.key(queue, id));
-        self.any.store(!known.is_empty(), Relaxed);
+        let mut counts = self.counts.lock();
+        counts.remove(&self.key(queue, id));
+        self.any.store(!counts.is_empty(), Relaxed);
     }
 
     fn key(&self, queue: &str, id: &MessageId) -> u64 {
@@ -63,26 +65,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_is_of_one_message_in_one_queue() {
-        let alibis = NonCrashRedeliveries::default();
+    fn redeliveries_count_for_one_message_in_one_queue() {
+        let redeliveries = NonCrashRedeliveries::default();
         let [a, b]: [MessageId; 2] = ["a", "b"].map(|id| id.parse().unwrap());
-        alibis.add("q", &a);
-        alibis.add("q", &a);
-        assert_eq!(alibis.of("q", &a), 2);
-        assert_eq!((alibis.of("q", &b), alibis.of("other", &a)), (0, 0));
-        alibis.forget("other", &a);
-        assert_eq!(alibis.of("q", &a), 2);
-        alibis.forget("q", &a);
-        assert_eq!(alibis.of("q", &a), 0);
-        assert!(!alibis.any.load(Relaxed));
+        redeliveries.add("q", &a);
+        redeliveries.add("q", &a);
+        assert_eq!(redeliveries.count("q", &a), 2);
+        assert_eq!(redeliveries.count("q", &b), 0);
+        assert_eq!(redeliveries.count("other", &a), 0);
+        redeliveries.forget("other", &a);
+        assert_eq!(redeliveries.count("q", &a), 2);
+        redeliveries.forget("q", &a);
+        assert_eq!(redeliveries.count("q", &a), 0);
+        assert!(!redeliveries.any.load(Relaxed));
     }
 
     #[test]
-    fn it_does_not_grow_without_bound() {
-        let alibis = NonCrashRedeliveries::default();
-        for number in 0..ALIBIS_MAX + 10 {
-            alibis.add("q", &number.to_string().parse().unwrap());
+    fn the_record_is_bounded() {
+        let redeliveries = NonCrashRedeliveries::default();
+        for number in 0..MESSAGES_MAX + 10 {
+            redeliveries.add("q", &number.to_string().parse().unwrap());
         }
-        assert!(alibis.known.lock().len() <= ALIBIS_MAX);
+        assert!(redeliveries.counts.lock().len() <= MESSAGES_MAX);
     }
 }

@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::codec;
+use super::exclusive_trial::ExclusiveMode;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::source_queue::SourceQueue;
-use super::suspects::{ExclusiveMode, SuspectQueue};
 
 /// Between a pump and who takes.
 pub(super) struct PrefetchBuffer {
@@ -50,15 +50,20 @@ struct State {
 }
 
 impl PrefetchBuffer {
-    pub(super) fn new(source: SourceQueue, ack_batch: usize, suspects: &SuspectQueue) -> Self {
+    pub(super) fn new(
+        source: SourceQueue,
+        ack_batch: usize,
+        exclusive: Arc<ExclusiveMode>,
+        non_crash: Arc<NonCrashRedeliveries>,
+    ) -> Self {
         Self {
             state: Mutex::default(),
             settlements: Mutex::new(Some(Vec::new())),
             settled_notify: Notify::new(),
             ack_batch,
             stop: Notify::new(),
-            exclusive: suspects.alone().clone(),
-            non_crash: suspects.alibis().clone(),
+            exclusive,
+            non_crash,
             is_served: AtomicBool::new(false),
             source,
         }
@@ -68,7 +73,7 @@ impl PrefetchBuffer {
     pub(super) fn put(&self, deliveries: Vec<lapin::message::Delivery>) {
         let mut state = self.state.lock();
         state.fetched.extend(deliveries);
-        if !self.exclusive.is_on() {
+        if !self.exclusive.blocks(&self.source.queue.id) {
             state.wake();
         }
     }
@@ -125,7 +130,7 @@ impl PrefetchBuffer {
     /// So many are no longer in hand.
     pub(super) fn release(&self, count: usize) {
         self.state.lock().in_flight -= count;
-        self.exclusive.less_in_hand();
+        self.exclusive.on_settled();
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -195,7 +200,7 @@ impl Consumer for QueueConsumer {
             into.push_back(suspect);
             return Poll::Ready(Ok(()));
         }
-        let count = match self.0.exclusive.is_on() {
+        let count = match self.0.exclusive.blocks(&self.0.source.queue.id) {
             true => 0,
             false => state.fetched.len().min(max),
         };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::{Completion, Outgoing, Topology, TransportError};
 use brickwork::{Envelope, Message, QueueId, Reply};
 use lapin::types::ShortString;
@@ -244,29 +245,29 @@ impl Router {
         self.publisher.send(publication).await
     }
 
-    /// Puts a message into the queue of its service's suspects.
+    /// Moves a message to the queue of suspects of its service.
     pub(super) async fn to_suspects(
         &self,
         source: &QueueId,
         message: &Message,
-        attempt: u32,
+        record: CrashRecord,
     ) -> Result<(), TransportError> {
         let suspects = self.queue(&QueueId::suspects(&source.service))?;
-        self.send_suspect(&suspects, source, message, attempt).await
+        self.send_suspect(&suspects, source, message, record).await
     }
 
-    /// Sends a suspect of one queue to another, or back.
+    /// Publishes a suspect of one queue to another queue, with its crashes.
     pub(super) async fn send_suspect(
         &self,
         to: &Queue,
         source: &QueueId,
         message: &Message,
-        attempt: u32,
+        record: CrashRecord,
     ) -> Result<(), TransportError> {
         let route = Route {
-            attempt,
+            attempt: record.attempt,
             past_topics: true,
-            suspect: Some(&source.input),
+            suspect: Some((&source.input, record)),
             properties_bytes_max: self.properties_bytes_max,
         };
         let publication = Publication {

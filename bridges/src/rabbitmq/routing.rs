@@ -5,8 +5,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use brickwork::QueueId;
 use brickwork::transport::{ExternalBinding, QueueSpec, Topology, TransportError};
+use brickwork::{Message, QueueId};
 use lapin::types::ShortString;
 use parking_lot::RwLock;
 
@@ -34,6 +34,8 @@ pub(super) struct RoutingTable {
     /// Who reads each topic.
     pub(super) readers: HashMap<Arc<str>, Vec<Arc<Queue>>>,
     pub(super) external: HashSet<Arc<str>>,
+    /// The services with inputs.
+    handlers: HashSet<Box<str>>,
     /// The first queue of each service.
     first: HashSet<QueueId>,
 }
@@ -119,6 +121,7 @@ impl RoutingTable {
             }
         }
         for spec in &topology.queues {
+            self.handlers.insert(spec.id.service.clone());
             let id = spec.id.clone();
             let queue = self.queue(id, spec.high_water, Some(spec), &mut new)?;
             let topics = &spec.topics;
@@ -130,6 +133,17 @@ impl RoutingTable {
             }
         }
         Ok(new)
+    }
+
+    /// Returns the queues in which a handler waits for this request to be handled. There are none
+    /// if the request comes from a service without inputs, which has nothing in flight.
+    pub(super) fn queues_asked(&self, request: &Message) -> Vec<QueueId> {
+        let asker = request.source.rsplit('/').next();
+        if !asker.is_some_and(|asker| self.handlers.contains(asker)) {
+            return Vec::new();
+        }
+        let readers = self.readers.get(&request.topic).into_iter().flatten();
+        readers.map(|queue| queue.id.clone()).collect()
     }
 
     /// The queue of this id, a new one if it isn't known.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use brickwork::transport::{Consumer, Depth, TransportError};
-use brickwork::{QueueId, without_password};
+use brickwork::transport::{AskError, Consumer, Depth, TransportError};
+use brickwork::{Message, QueueId, without_password};
+use futures_util::future::BoxFuture;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -59,7 +60,7 @@ pub(super) struct SharedAcrossSessions {
 pub(super) struct Session {
     pub(super) session_state: Arc<SessionState>,
     pub(super) router: Arc<Router>,
-    pub(super) request_reply: Arc<RequestReply>,
+    request_reply: Arc<RequestReply>,
     pub(super) suspects: Arc<SuspectQueue>,
     connections: Arc<Connections>,
     /// The pumps of consumers, by queue. Those that are gone are removed in passing.
@@ -245,6 +246,22 @@ impl Session {
         Ok(consumer)
     }
 
+    /// Publishes a request and waits for its reply.
+    pub(super) fn ask(
+        &self,
+        request: &Message,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Message, AskError>> {
+        // Before the request can be delivered: a suspect that asks has dependents from then on.
+        let queues = self.router.routing_table().queues_asked(request);
+        let pending_ask = self.suspects.ask(queues);
+        let asking = self.request_reply.ask(&self.router, request, within);
+        Box::pin(async move {
+            let _until_answered = pending_ask;
+            asking.await
+        })
+    }
+
     /// A channel of the connection that consumes.
     pub(super) async fn channel(&self) -> lapin::Result<lapin::Channel> {
         self.connections.consuming.create_channel().await
@@ -253,7 +270,7 @@ impl Session {
     /// Of its own queue and of one of somebody else that it reads, too.
     pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
         let queue = self.router.queue(id)?;
-        let _none_between = self.suspects.hold().await;
+        let _none_between = self.suspects.lock_transfers().await;
         let mut depth = self
             .depth_of(&SourceQueue::app_queue(queue.clone()))
             .await?;

@@ -85,7 +85,9 @@ impl Settler {
         let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
         let (queue, message) = (&self.source.queue.id, &decoded.message);
         info!(%queue, message = %message.id, "was in hand at two crashes, it will be tried alone");
-        let sent = self.router.to_suspects(queue, message, decoded.attempt);
+        let sent = self
+            .router
+            .to_suspects(queue, message, decoded.crash_record);
         let outcome = sent.await;
         self.or_requeue(message, outcome).await
     }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use brickwork::supervision::quarantine::SUSPECT_AFTER;
 use brickwork::transport::ExternalSource;
 use lapin::BasicProperties;
 use lapin::types::ShortString;
@@ -63,10 +64,11 @@ impl SourceQueue {
         properties: &BasicProperties,
         non_crash: impl FnOnce() -> u64,
     ) -> bool {
-        // What isn't delivered again may say what it wants of that.
+        const AFTER: u64 = SUSPECT_AFTER as u64;
+        // A first delivery may have a count of its publisher's making.
         let suspicious = redelivered
             && match codec::deliveries_before(properties) {
-                Some(count) => count >= 2 && count.saturating_sub(non_crash()) >= 2,
+                Some(count) => count >= AFTER && count.saturating_sub(non_crash()) >= AFTER,
                 None => self.is_external() && non_crash() == 0,
             };
         let past_topics = !self.is_external() && exchange.is_empty();

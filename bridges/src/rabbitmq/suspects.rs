@@ -1,22 +1,21 @@
-//! The suspect lane: messages that were in hand when a process died, tried one at a time.
+//! Trials of suspects: takes suspects from the broker one at a time and stores the result.
 //!
-//! When a process dies, the broker delivers all that it had in hand again and counts that
-//! for each, not only for the one that it died of. So nothing is blamed on that count:
-//! what was in hand twice goes to its service's queue of suspects, and from there a
-//! process takes one at a time, whatever the service. The first time beside the usual
-//! work; if the process died of that, too, alone: nothing else is handed out, and what is
-//! in hand is given some time to end. What counts against a message is what it was in
-//! hand for *there*; the runtime gives it up when that, and failures, make up its
-//! attempts.
+//! A suspect is a message that was in flight during crashes of its process. The rules are those
+//! of [`brickwork::supervision::quarantine`]; this file carries them out. After a crash the
+//! broker redelivers all messages that were in flight, and counts that for each of them. A
+//! consumer moves a suspect to the queue of suspects of its service. There the delivery count is
+//! the number of crashes during trials. The crashes before are headers of the suspect.
 //!
-//! A suspect that is given back (the app stops), or whose connection is lost, was not to
-//! blame: it is put back so that it doesn't count.
+//! A message that returns to the broker without a crash is not to blame: a requeued suspect is
+//! published again, which resets the count, and a lost connection is recorded in
+//! [`NonCrashRedeliveries`].
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
+use brickwork::supervision::quarantine::{
+    CrashRecord, DeliveryMode, SUSPECT_CHECK_TIMEOUT, TrialOrder,
+};
 use brickwork::transport::TransportError;
 use brickwork::{Delivery, DeliveryParts, Message, MessageId, QueueId, Settle, Settlement};
 use lapin::Channel;
@@ -24,12 +23,13 @@ use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::ShortString;
 use parking_lot::Mutex;
-use tokio::sync::{MutexGuard, Notify, mpsc, oneshot, watch};
+use tokio::sync::{MutexGuard, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::codec;
 use super::connection::Connections;
+use super::exclusive_trial::ExclusiveMode;
 use super::non_crash_redeliveries::NonCrashRedeliveries;
 use super::prefetch::PrefetchBuffer;
 use super::router::Router;
@@ -38,353 +38,361 @@ use super::session_state::SessionState;
 use super::settlement::{BrokerAction, Settler};
 use super::source_queue::{SourceQueue, TopicSource};
 
-/// How long what is in hand may take to end before a suspect is tried alone.
-const QUIET_WAIT: Duration = Duration::from_secs(5);
-/// How long a consumer waits for a look at its suspects.
-const LOOK_WAIT: Duration = Duration::from_secs(1);
-/// Services that wait to be looked at. One more is looked at a second later.
-const CALLS_MAX: usize = 256;
+/// Maximum checks that wait. A check that is dropped comes again a second later.
+const CHECKS_MAX: usize = 256;
 
-/// Whether only suspects are handed out now. One for a session.
-#[derive(Default)]
-pub(super) struct ExclusiveMode {
-    on: AtomicBool,
-    less: Notify,
-}
-
-impl ExclusiveMode {
-    pub(super) fn is_on(&self) -> bool {
-        self.on.load(Relaxed)
-    }
-
-    /// Something was settled.
-    pub(super) fn less_in_hand(&self) {
-        if self.is_on() {
-            self.less.notify_one();
-        }
-    }
-}
-
-/// There may be suspects of a service.
+/// A request to check the queue of suspects of a service.
 struct CheckRequest {
     service: Box<str>,
-    /// Dropped when the ward has looked, and nothing is handed out that mustn't be.
-    looked: Option<oneshot::Sender<()>>,
+    /// Dropped after the check. From then on no queue hands out a message that it must not.
+    checked: Option<oneshot::Sender<()>>,
 }
 
-/// Where suspects are tried. One for a session.
+/// The suspects of one session.
 pub(super) struct SuspectQueue {
-    calls: mpsc::Sender<CheckRequest>,
-    alone: Arc<ExclusiveMode>,
-    alibis: Arc<NonCrashRedeliveries>,
-    shelves: Mutex<HashMap<QueueId, Vec<Weak<PrefetchBuffer>>>>,
-    /// Held while a suspect is neither at the broker nor in hand: who counts, waits.
-    between: tokio::sync::Mutex<()>,
-    /// A suspect was decided about, and that isn't done yet.
+    checks: mpsc::Sender<CheckRequest>,
+    exclusive: Arc<ExclusiveMode>,
+    non_crash: Arc<NonCrashRedeliveries>,
+    /// The consumers that suspects can be handed to, by queue.
+    buffers: Mutex<HashMap<QueueId, Vec<Weak<PrefetchBuffer>>>>,
+    /// Held while a suspect is neither at the broker nor in flight, so that it is counted once.
+    transfer_lock: tokio::sync::Mutex<()>,
+    /// A suspect is settled and the broker doesn't know yet.
     settling: watch::Sender<bool>,
 }
 
 impl SuspectQueue {
-    /// Starts its task on the current runtime.
+    /// Starts the task that tries suspects, on the current runtime.
     pub(super) fn start(
         connections: Arc<Connections>,
-        link: Arc<SessionState>,
+        session_state: Arc<SessionState>,
         router: Arc<Router>,
-        alibis: Arc<NonCrashRedeliveries>,
+        non_crash: Arc<NonCrashRedeliveries>,
     ) -> Arc<Self> {
-        let (calls, called) = mpsc::channel(CALLS_MAX);
-        let ward = Arc::new(Self {
-            calls,
-            alone: Arc::default(),
-            alibis,
-            shelves: Mutex::default(),
-            between: tokio::sync::Mutex::default(),
+        let (checks, requests) = mpsc::channel(CHECKS_MAX);
+        let suspects = Arc::new(Self {
+            checks,
+            exclusive: Arc::default(),
+            non_crash,
+            buffers: Mutex::default(),
+            transfer_lock: tokio::sync::Mutex::default(),
             settling: watch::Sender::new(false),
         });
-        let keeper = SuspectTask {
-            ward: ward.clone(),
+        let task = SuspectTask {
+            suspects: suspects.clone(),
             connections,
-            link: link.clone(),
+            session_state: session_state.clone(),
             router,
             channel: None,
         };
         tokio::spawn(async move {
             tokio::select! {
-                _lost = link.ended() => {}
-                () = keeper.run(called) => {}
+                _lost = session_state.ended() => {}
+                () = task.run(requests) => {}
             }
         });
-        ward
+        suspects
     }
 
-    pub(super) fn alone(&self) -> &Arc<ExclusiveMode> {
-        &self.alone
+    pub(super) fn exclusive(&self) -> &Arc<ExclusiveMode> {
+        &self.exclusive
     }
 
-    pub(super) fn alibis(&self) -> &Arc<NonCrashRedeliveries> {
-        &self.alibis
+    pub(super) fn non_crash(&self) -> &Arc<NonCrashRedeliveries> {
+        &self.non_crash
     }
 
-    /// A queue is going to be consumed: suspects of it can be handed out on this shelf, and
-    /// are looked for before anything else comes.
-    pub(super) async fn take_in(&self, queue: &Queue, shelf: &Arc<PrefetchBuffer>) {
+    /// Registers the buffer of a new consumer, and tries the suspects of its queue before
+    /// anything else is handed out.
+    pub(super) async fn register(&self, queue: &Queue, buffer: &Arc<PrefetchBuffer>) {
         {
-            let mut shelves = self.shelves.lock();
-            let of_queue = shelves.entry(queue.id.clone()).or_default();
-            of_queue.retain(|shelf| shelf.strong_count() > 0);
-            of_queue.push(Arc::downgrade(shelf));
+            let mut buffers = self.buffers.lock();
+            let of_queue = buffers.entry(queue.id.clone()).or_default();
+            of_queue.retain(|buffer| buffer.strong_count() > 0);
+            of_queue.push(Arc::downgrade(buffer));
         }
-        let (looked, done) = oneshot::channel();
-        let call = CheckRequest {
+        let (checked, done) = oneshot::channel();
+        let request = CheckRequest {
             service: queue.id.service.clone(),
-            looked: Some(looked),
+            checked: Some(checked),
         };
-        if self.calls.try_send(call).is_ok() {
-            // Not for long, if another suspect is being tried.
-            let _either = timeout(LOOK_WAIT, done).await;
+        if self.checks.try_send(request).is_ok() {
+            let _in_time = timeout(SUSPECT_CHECK_TIMEOUT, done).await;
         }
     }
 
-    /// There may be suspects of a service.
-    pub(super) fn look(&self, service: &str) {
-        let call = CheckRequest {
+    /// Checks for suspects of a service, soon.
+    pub(super) fn check(&self, service: &str) {
+        let request = CheckRequest {
             service: service.into(),
-            looked: None,
+            checked: None,
         };
-        // If too many wait, somebody looks again soon.
-        let _later = self.calls.try_send(call);
+        // If too many checks wait, the depth poller asks for this one again.
+        let _later = self.checks.try_send(request);
     }
 
-    /// While this is held, every suspect is at the broker or in hand.
-    pub(super) async fn hold(&self) -> MutexGuard<'_, ()> {
-        self.between.lock().await
+    /// While the guard lives, each suspect is either at the broker or in flight.
+    pub(super) async fn lock_transfers(&self) -> MutexGuard<'_, ()> {
+        self.transfer_lock.lock().await
     }
 
-    /// Waits until what was decided about a suspect is done.
-    pub(super) async fn flush(&self, link: &SessionState) {
+    /// Waits until the broker knows of every settled suspect.
+    pub(super) async fn flush(&self, session_state: &SessionState) {
         let mut settling = self.settling.subscribe();
         tokio::select! {
-            // The sender is `self`: it can't be gone.
+            // The sender is a field of `self`: it exists.
             _done = settling.wait_for(|settling| !settling) => {}
-            _lost = link.ended() => {}
+            _lost = session_state.ended() => {}
         }
     }
 
-    /// The shelves of those queues of a service that are consumed now.
-    fn shelves_of(&self, service: &str) -> Vec<(QueueId, Arc<PrefetchBuffer>)> {
-        let shelves = self.shelves.lock();
-        let of_service = shelves.iter().filter(|(id, _)| &*id.service == service);
-        let live = of_service.flat_map(|(id, shelves)| {
-            let live = shelves.iter().filter_map(Weak::upgrade);
-            live.map(|shelf| (id.clone(), shelf))
-        });
-        live.filter(|(_, shelf)| !shelf.is_ended()).collect()
+    /// Opens the queues that a handler asks, until the result is dropped.
+    pub(super) fn ask(self: &Arc<Self>, queues: Vec<QueueId>) -> PendingAsk {
+        if self.exclusive.ask(&queues) {
+            debug!(
+                ?queues,
+                "a suspect that is tried alone asked: it has dependents"
+            );
+        }
+        if self.exclusive.is_on() {
+            let buffers = self.buffers.lock();
+            let asked = queues.iter().filter_map(|queue| buffers.get(queue));
+            // Messages that wait before the request are handed out before it.
+            for buffer in asked.flatten().filter_map(Weak::upgrade) {
+                buffer.wake();
+            }
+        }
+        PendingAsk {
+            suspects: self.clone(),
+            queues,
+        }
     }
 
-    fn in_flight(&self) -> usize {
-        let shelves = self.shelves.lock();
-        let all = shelves.values().flatten().filter_map(Weak::upgrade);
-        all.map(|shelf| shelf.in_flight()).sum()
+    /// Returns the buffers of all consumers of a service, with their queues.
+    fn buffers_of(&self, service: &str) -> Vec<(QueueId, Arc<PrefetchBuffer>)> {
+        let buffers = self.buffers.lock();
+        let of_service = buffers.iter().filter(|(id, _)| &*id.service == service);
+        let live = of_service.flat_map(|(id, buffers)| {
+            let live = buffers.iter().filter_map(Weak::upgrade);
+            live.map(|buffer| (id.clone(), buffer))
+        });
+        live.filter(|(_, buffer)| !buffer.is_ended()).collect()
+    }
+
+    fn in_flight(&self) -> u64 {
+        let buffers = self.buffers.lock();
+        let all = buffers.values().flatten().filter_map(Weak::upgrade);
+        all.map(|buffer| buffer.in_flight() as u64).sum()
     }
 
     fn wake_all(&self) {
-        let shelves = self.shelves.lock();
-        for shelf in shelves.values().flatten().filter_map(Weak::upgrade) {
-            shelf.wake();
+        let buffers = self.buffers.lock();
+        for buffer in buffers.values().flatten().filter_map(Weak::upgrade) {
+            buffer.wake();
         }
     }
 }
 
-/// What became of a look at a service's suspects.
+/// A handler that waits for an answer.
+pub(super) struct PendingAsk {
+    suspects: Arc<SuspectQueue>,
+    queues: Vec<QueueId>,
+}
+
+impl Drop for PendingAsk {
+    fn drop(&mut self) {
+        self.suspects.exclusive.answered(&self.queues);
+    }
+}
+
+/// The result of a check.
 enum CheckResult {
-    /// One was tried: there may be more.
+    /// A suspect was tried: there may be more.
     Tried,
-    /// There are none, or this process can't do anything for them now.
+    /// There is no suspect that this process can try now.
     Done,
 }
 
+/// The task that tries suspects, one at a time.
 struct SuspectTask {
-    ward: Arc<SuspectQueue>,
+    suspects: Arc<SuspectQueue>,
     connections: Arc<Connections>,
-    link: Arc<SessionState>,
+    session_state: Arc<SessionState>,
     router: Arc<Router>,
-    /// Of its own: one get at a time, and what fails on it ends no consumer.
+    /// A channel for this task alone: an error on it ends no consumer.
     channel: Option<Channel>,
 }
 
 impl SuspectTask {
-    async fn run(mut self, mut called: mpsc::Receiver<CheckRequest>) {
-        let mut due: VecDeque<(Box<str>, Vec<oneshot::Sender<()>>)> = VecDeque::new();
+    async fn run(mut self, mut requests: mpsc::Receiver<CheckRequest>) {
+        let mut order = TrialOrder::<Box<str>>::default();
+        let mut waiting: HashMap<Box<str>, Vec<oneshot::Sender<()>>> = HashMap::new();
         loop {
-            let call = match due.is_empty() {
-                true => match called.recv().await {
-                    Some(call) => Some(call),
+            let request = match order.is_empty() {
+                true => match requests.recv().await {
+                    Some(request) => Some(request),
                     None => return,
                 },
-                false => called.try_recv().ok(),
+                false => requests.try_recv().ok(),
             };
-            if let Some(CheckRequest { service, looked }) = call {
-                match due.iter_mut().find(|(other, _)| *other == service) {
-                    Some((_, waiting)) => waiting.extend(looked),
-                    None => due.push_back((service, looked.into_iter().collect())),
-                }
+            if let Some(CheckRequest { service, checked }) = request {
+                waiting.entry(service.clone()).or_default().extend(checked);
+                order.push(service);
                 continue;
             }
-            let Some((service, waiting)) = due.pop_front() else {
+            let Some(service) = order.next(|_| true) else {
                 continue;
             };
-            match self.look(&service, waiting).await {
-                Ok(CheckResult::Tried) => due.push_back((service, Vec::new())),
+            let checked = waiting.remove(&service).unwrap_or_default();
+            match self.check(&service, checked).await {
+                Ok(CheckResult::Tried) => order.push(service),
                 Ok(CheckResult::Done) => {}
-                // A queue or a right that is missing, or a channel that is gone: the next
-                // call tries again.
-                Err(error) => debug!(%service, %error, "could not look for suspects"),
+                // A queue or a permission is missing, or the channel is closed: the next
+                // request tries again.
+                Err(error) => debug!(%service, %error, "checking for suspects failed"),
             }
         }
     }
 
-    async fn look(
+    /// Takes one suspect of a service and tries it. Drops `checked` as soon as other messages
+    /// may be handed out, or must not be any more.
+    async fn check(
         &mut self,
         service: &str,
-        waiting: Vec<oneshot::Sender<()>>,
+        checked: Vec<oneshot::Sender<()>>,
     ) -> Result<CheckResult, TransportError> {
-        let shelves = self.ward.shelves_of(service);
-        if shelves.is_empty() {
+        let buffers = self.suspects.buffers_of(service);
+        if buffers.is_empty() {
             return Ok(CheckResult::Done);
         }
-        let suspects = self.router.queue(&QueueId::suspects(service))?;
-        let channel = self.channel().await?;
-        let between = self.ward.between.lock().await;
-        let got = channel
-            .basic_get(suspects.name.clone(), BasicGetOptions::default())
-            .await
-            .map_err(|error| TransportError::Lost(error.to_string()))?;
-        let Some(BasicGetMessage { delivery, .. }) = got else {
+        let suspects = self.suspects.clone();
+        let transfer = suspects.lock_transfers().await;
+        let Some((suspect, source)) = self.take(service).await? else {
             return Ok(CheckResult::Done);
         };
-        let tag = delivery.delivery_tag;
-        let before = codec::deliveries_before(&delivery.properties).unwrap_or(0);
-        let arrival = TopicSource::Queue(delivery.routing_key.as_str());
-        let decoded = codec::decode(arrival, &delivery.properties, delivery.data);
-        let queue = suspects.name.clone();
-        let alibi = self.ward.alibis.of(queue.as_str(), &decoded.message.id);
-        let crashes = before.saturating_sub(alibi) as u32;
-        let suspect = Suspect {
-            channel,
-            suspects,
-            attempt: decoded.attempt,
-            crashes,
-            taken: TakenGuard {
-                id: decoded.message.id.clone(),
-                queue,
-                alibis: self.ward.alibis.clone(),
-                settled: false,
-            },
-            message: decoded.message,
-            tag,
-        };
-        let input = decoded.suspect.unwrap_or_default();
-        let of = QueueId::new(service, &input);
-        let shelf = shelves.into_iter().find(|(id, _)| *id == of);
-        match (shelf, self.router.queue(&of)) {
-            (Some((_, shelf)), Ok(queue)) if queue.single_active && !shelf.is_served() => {
-                // Of several processes only one may handle it, and which one that is the
-                // work queue knows: who gets it from there brings it back here.
-                drop(between);
-                suspect.send_to(&self.router, &queue, &of).await;
+        let buffer = buffers.into_iter().find(|(id, _)| *id == source);
+        match (buffer, self.router.queue(&source)) {
+            (Some((_, buffer)), Ok(queue)) if queue.single_active && !buffer.is_served() => {
+                // Only one process may handle its messages. The work queue knows which: the
+                // process that gets the suspect from there moves it back here.
+                drop(transfer);
+                suspect.send_to(&self.router, &queue, &source).await;
                 Ok(CheckResult::Done)
             }
-            (Some((_, shelf)), Ok(queue)) => {
-                shelf.mark_in_flight();
-                let alone = (suspect.crashes > 0).then(|| Quiet::begin(&self.ward));
-                drop((between, waiting));
-                self.try_one(suspect, alone, &shelf, &queue).await;
+            (Some((_, buffer)), Ok(queue)) => {
+                buffer.mark_in_flight();
+                let is_exclusive = suspect.record.mode() == DeliveryMode::Exclusive;
+                let guard = is_exclusive.then(|| ExclusiveGuard::start(&suspects));
+                drop((transfer, checked));
+                self.try_one(suspect, guard, &buffer, &queue).await;
                 Ok(CheckResult::Tried)
             }
             _ => {
-                // Not consumed here at the moment, or an input that only another version of
-                // the manifest has: it waits where it was.
-                drop(between);
-                let back = suspect.suspects.clone();
-                suspect.send_to(&self.router, &back, &of).await;
+                // Its queue has no consumer here now, or only another version of the manifest
+                // has its input: back to the queue of suspects.
+                drop(transfer);
+                let queue = suspect.queue.clone();
+                suspect.send_to(&self.router, &queue, &source).await;
                 Ok(CheckResult::Done)
             }
         }
     }
 
-    /// Hands a suspect out and does what is decided about it.
+    /// Takes the oldest suspect of a service from the broker. Returns also the queue that it
+    /// was in before.
+    async fn take(&mut self, service: &str) -> Result<Option<(Suspect, QueueId)>, TransportError> {
+        let queue = self.router.queue(&QueueId::suspects(service))?;
+        let channel = self.channel().await?;
+        let got = channel
+            .basic_get(queue.name.clone(), BasicGetOptions::default())
+            .await
+            .map_err(|error| TransportError::Lost(error.to_string()))?;
+        let Some(BasicGetMessage { delivery, .. }) = got else {
+            return Ok(None);
+        };
+        let redeliveries = codec::deliveries_before(&delivery.properties).unwrap_or(0);
+        let topic_source = TopicSource::Queue(delivery.routing_key.as_str());
+        let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
+        let non_crash = &self.suspects.non_crash;
+        let known = non_crash.count(queue.name.as_str(), &decoded.message.id);
+        let crashes = u32::try_from(redeliveries.saturating_sub(known)).unwrap_or(u32::MAX);
+        let source = QueueId::new(service, &decoded.suspect.unwrap_or_default());
+        let suspect = Suspect {
+            channel,
+            record: decoded.crash_record.after_trials(crashes),
+            guard: TakenGuard {
+                id: decoded.message.id.clone(),
+                queue: queue.name.clone(),
+                non_crash: non_crash.clone(),
+                is_acked: false,
+            },
+            queue,
+            message: decoded.message,
+            tag: delivery.delivery_tag,
+        };
+        Ok(Some((suspect, source)))
+    }
+
+    /// Hands a suspect out, and settles it at the broker.
     async fn try_one(
         &self,
         suspect: Suspect,
-        alone: Option<Quiet>,
-        shelf: &PrefetchBuffer,
+        exclusive: Option<ExclusiveGuard>,
+        buffer: &PrefetchBuffer,
         queue: &Arc<Queue>,
     ) {
         let Suspect {
             channel,
-            suspects,
+            queue: suspects,
             message,
-            attempt,
-            crashes,
+            record,
             tag,
-            mut taken,
+            mut guard,
         } = suspect;
-        if alone.is_some() {
-            self.quiet().await;
+        if let Some(exclusive) = &exclusive {
+            exclusive.drained().await;
         }
-        let (decided, decision) = oneshot::channel();
-        let parcel = DeliveryParts {
+        let (settled, settlement) = oneshot::channel();
+        let parts = DeliveryParts {
             message,
-            attempt: attempt + crashes,
-            crashes,
+            attempt: record.attempt,
+            crashes: record.crashes,
             tag,
         };
         let trial = Trial {
-            decided: Mutex::new(Some(decided)),
-            settling: self.ward.settling.clone(),
+            settled: Mutex::new(Some(settled)),
+            settling: self.suspects.settling.clone(),
         };
-        shelf.put_suspect(Delivery::new(parcel, Arc::new(trial)));
-        let Ok((parcel, settlement)) = decision.await else {
+        buffer.put_suspect(Delivery::new(parts, Arc::new(trial)));
+        let Ok((parts, settlement)) = settlement.await else {
             return;
         };
-        drop(alone);
-        let settling = Settler {
-            session_state: self.link.clone(),
+        drop(exclusive);
+        let settler = Settler {
+            session_state: self.session_state.clone(),
             router: self.router.clone(),
             source: SourceQueue::app_queue(queue.clone()),
-            dead_letters: self.letters(&queue.id.service),
+            dead_letters: self.dead_letters(&queue.id.service),
         };
-        let given_back = matches!(settlement, Settlement::Requeue);
-        let mut settled = settling.settle(&parcel, settlement).await;
-        if given_back {
-            let (message, attempt) = (&parcel.message, parcel.attempt);
+        let is_requeued = matches!(settlement, Settlement::Requeue);
+        let mut action = settler.settle(&parts, settlement).await;
+        if is_requeued {
             let sent = self
                 .router
-                .send_suspect(&suspects, &queue.id, message, attempt);
+                .send_suspect(&suspects, &queue.id, &parts.message, record);
             if sent.await.is_ok() {
-                settled = BrokerAction::Ack;
+                action = BrokerAction::Ack;
             }
         }
-        tell(&channel, parcel.tag, settled).await;
-        shelf.release(1);
-        taken.settled = settled == BrokerAction::Ack;
-        self.ward.settling.send_replace(false);
+        apply(&channel, parts.tag, action).await;
+        buffer.release(1);
+        guard.is_acked = action == BrokerAction::Ack;
+        self.suspects.settling.send_replace(false);
     }
 
-    /// Waits until nothing but the suspect is in hand, or long enough.
-    async fn quiet(&self) {
-        let quiet = async {
-            while self.ward.in_flight() > 1 {
-                self.ward.alone.less.notified().await;
-            }
-        };
-        // What takes longer than that is a handler that hangs: it has its own deadline.
-        let _either = timeout(QUIET_WAIT, quiet).await;
-    }
-
-    fn letters(&self, service: &str) -> Option<ShortString> {
-        let letters = self.router.queue(&QueueId::dead_letters(service));
-        letters.ok().map(|letters| letters.name.clone())
+    fn dead_letters(&self, service: &str) -> Option<ShortString> {
+        let queue = self.router.queue(&QueueId::dead_letters(service));
+        queue.ok().map(|queue| queue.name.clone())
     }
 
     async fn channel(&mut self) -> Result<Channel, TransportError> {
@@ -400,102 +408,107 @@ impl SuspectTask {
     }
 }
 
-/// A suspect that was taken.
+/// A suspect that was taken from the broker and is not acked.
 struct Suspect {
     channel: Channel,
-    suspects: Arc<Queue>,
+    /// The queue of suspects that it was taken from.
+    queue: Arc<Queue>,
     message: Message,
-    /// As it was sent there.
-    attempt: u32,
-    /// In how many tries since then a process died.
-    crashes: u32,
+    record: CrashRecord,
     tag: u64,
-    taken: TakenGuard,
+    guard: TakenGuard,
 }
 
 impl Suspect {
-    /// Sends it on, with what is blamed on it so far; if that fails it goes back.
-    async fn send_to(mut self, router: &Router, to: &Queue, of: &QueueId) {
-        let attempt = self.attempt + self.crashes;
-        let sent = router.send_suspect(to, of, &self.message, attempt).await;
-        match sent {
-            Ok(()) => self.tell(BrokerAction::Ack).await,
-            Err(_) => self.tell(BrokerAction::Requeue).await,
-        }
-    }
-
-    async fn tell(&mut self, settled: BrokerAction) {
-        tell(&self.channel, self.tag, settled).await;
-        self.taken.settled = settled == BrokerAction::Ack;
+    /// Moves the suspect to another queue, with its record. If that fails it is requeued.
+    async fn send_to(mut self, router: &Router, to: &Queue, source: &QueueId) {
+        let sent = router
+            .send_suspect(to, source, &self.message, self.record)
+            .await;
+        let action = match sent {
+            Ok(()) => BrokerAction::Ack,
+            Err(_) => BrokerAction::Requeue,
+        };
+        apply(&self.channel, self.tag, action).await;
+        self.guard.is_acked = action == BrokerAction::Ack;
     }
 }
 
-/// Tells the broker. If that fails, the channel is gone, and it delivers again.
-async fn tell(channel: &Channel, tag: u64, settled: BrokerAction) {
-    match settled {
+/// Settles a delivery at the broker. If that fails, the channel is closed, and the broker
+/// redelivers.
+async fn apply(channel: &Channel, tag: u64, action: BrokerAction) {
+    match action {
         BrokerAction::Ack => {
-            let _again = channel.basic_ack(tag, BasicAckOptions::default()).await;
+            let _redelivered = channel.basic_ack(tag, BasicAckOptions::default()).await;
         }
         BrokerAction::Requeue => {
             let options = BasicNackOptions {
                 requeue: true,
                 ..Default::default()
             };
-            let _back = channel.basic_nack(tag, options).await;
+            let _redelivered = channel.basic_nack(tag, options).await;
         }
         BrokerAction::Stale => {}
     }
 }
 
-/// A suspect in this process. One that comes back to the broker otherwise than by the
-/// process's death was not to blame for that.
+/// A suspect in this process. If it is dropped without an ack, the broker redelivers the
+/// suspect although the process did not crash.
 struct TakenGuard {
     id: MessageId,
     queue: ShortString,
-    alibis: Arc<NonCrashRedeliveries>,
-    settled: bool,
+    non_crash: Arc<NonCrashRedeliveries>,
+    is_acked: bool,
 }
 
 impl Drop for TakenGuard {
     fn drop(&mut self) {
-        match self.settled {
-            true => self.alibis.forget(self.queue.as_str(), &self.id),
-            false => self.alibis.add(self.queue.as_str(), &self.id),
+        match self.is_acked {
+            true => self.non_crash.forget(self.queue.as_str(), &self.id),
+            false => self.non_crash.add(self.queue.as_str(), &self.id),
         }
     }
 }
 
-/// Nothing else is handed out until this is dropped.
-struct Quiet(Arc<SuspectQueue>);
+/// Isolation that lasts until this is dropped.
+struct ExclusiveGuard(Arc<SuspectQueue>);
 
-impl Quiet {
-    fn begin(ward: &Arc<SuspectQueue>) -> Self {
-        ward.alone.on.store(true, Relaxed);
-        Self(ward.clone())
+impl ExclusiveGuard {
+    fn start(suspects: &Arc<SuspectQueue>) -> Self {
+        suspects.exclusive.start();
+        Self(suspects.clone())
+    }
+
+    /// Waits until only the suspect is in flight, for a bounded time.
+    async fn drained(&self) {
+        // The suspect counts as in flight already.
+        let others = || self.0.in_flight().saturating_sub(1);
+        let mode = self.0.exclusive.drained(others).await;
+        debug!(?mode, "trying a suspect");
     }
 }
 
-impl Drop for Quiet {
+impl Drop for ExclusiveGuard {
     fn drop(&mut self) {
-        self.0.alone.on.store(false, Relaxed);
+        self.0.exclusive.finish();
         self.0.wake_all();
     }
 }
 
-/// Where the decision about a suspect goes.
+/// Receives the settlement of a suspect.
 struct Trial {
-    decided: Mutex<Option<oneshot::Sender<(DeliveryParts, Settlement)>>>,
+    settled: Mutex<Option<oneshot::Sender<(DeliveryParts, Settlement)>>>,
     settling: watch::Sender<bool>,
 }
 
 impl Settle for Trial {
-    fn settle(&self, parcel: DeliveryParts, settlement: Settlement) {
-        let Some(decided) = self.decided.lock().take() else {
+    fn settle(&self, parts: DeliveryParts, settlement: Settlement) {
+        let Some(settled) = self.settled.lock().take() else {
             return;
         };
         self.settling.send_replace(true);
-        // Nobody waits for it when the connection is gone: then it comes again.
-        if decided.send((parcel, settlement)).is_err() {
+        // Without a receiver the connection is lost, and the broker redelivers.
+        if settled.send((parts, settlement)).is_err() {
             self.settling.send_replace(false);
         }
     }

@@ -1,8 +1,7 @@
-//! The admin endpoint: what is to be seen of an app, over HTTP.
+//! The admin endpoint: the state, health and metrics of an app, over HTTP.
 //!
-//! It only reads; commands go over the control socket. It has a thread of its own, so
-//! that a blocked worker doesn't make it deaf, and a bound on everything that a client
-//! could use up.
+//! It is read-only; commands go over the control socket. It has its own thread, so that a
+//! blocked worker thread does not block it. Connections, request sizes and times are limited.
 
 mod page;
 mod routes;
@@ -18,7 +17,7 @@ use prometheus::Registry;
 use crate::app::AppStatus;
 use crate::service_thread::ServiceThread;
 
-/// The running endpoint. Dropping it stops it.
+/// The running endpoint. Dropping it stops the endpoint.
 #[derive(Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
@@ -26,10 +25,10 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Listens, and answers from now on.
+    /// Starts the endpoint.
     ///
     /// # Errors
-    /// The address can't be listened on: the text names it and what to change.
+    /// The address can't be used. The text names it and the key to change.
     pub(crate) fn start(
         listen: SocketAddr,
         view: Arc<AppStatus>,
@@ -53,12 +52,12 @@ impl Admin {
         Ok(Self { address, thread })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops it and joins its thread: about a second, if a client is slow.
+    /// Stops the endpoint and joins its thread: about a second, if a client is slow.
     pub(crate) fn stop(self) {
         self.thread.stop();
     }

@@ -1,5 +1,5 @@
-//! The page at `/`: an app at a glance, for a browser. No script, nothing from
-//! elsewhere; it asks to be loaded again every few seconds.
+//! The status page at `/`: HTML without scripts or external resources, which reloads itself every
+//! few seconds.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -18,7 +18,7 @@ th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .starting, .paused, .stopping { color: #a60; font-weight: 600; }
 ";
 
-/// The page.
+/// Renders the page.
 pub(super) fn render(app: &Snapshot<'_>) -> String {
     let mut page = String::with_capacity(4 * 1024);
     // Writing to a string can't fail.
@@ -47,9 +47,9 @@ fn write_page(page: &mut String, app: &Snapshot<'_>) -> fmt::Result {
         write_row(page, service)?;
     }
     page.push_str(
-        "</tbody></table></div>\n<p><a href=\"/api/app\">all of it as JSON</a> · \
-         <a href=\"/metrics\">metrics</a> · <a href=\"/health/ready\">ready?</a> · \
-         <a href=\"/health/live\">live?</a></p>\n</body>\n</html>\n",
+        "</tbody></table></div>\n<p><a href=\"/api/app\">as JSON</a> · \
+         <a href=\"/metrics\">metrics</a> · <a href=\"/health/ready\">readiness</a> · \
+         <a href=\"/health/live\">liveness</a></p>\n</body>\n</html>\n",
     );
     Ok(())
 }
@@ -116,7 +116,7 @@ fn write_topics<'a>(page: &mut String, topics: impl Iterator<Item = &'a &'a str>
     Ok(())
 }
 
-/// A text that can't be taken for markup.
+/// A text with HTML characters escaped.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_can_t_become_markup() {
+    fn html_characters_are_escaped() {
         assert_eq!(
             Escaped("<img src=x onerror='a(\"&\")'>").to_string(),
             "&lt;img src=x onerror=&#39;a(&quot;&amp;&quot;)&#39;&gt;"

@@ -1,4 +1,4 @@
-//! What is answered, and how.
+//! The routes and their answers.
 
 use std::sync::Arc;
 
@@ -25,13 +25,13 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 
-/// Nothing but our own style sheet, and nobody may frame or post.
+/// Allows our own style sheet only; no frames, no forms.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'",
 );
 
-/// What every answer says.
+/// The headers of every answer.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -39,20 +39,20 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (CONTENT_SECURITY_POLICY, POLICY),
 ];
 
-const NOT_FOUND: &str = "there is nothing here; see / for the app, /metrics for Prometheus, \
+const NOT_FOUND: &str = "not found: see / for the app, /metrics for Prometheus, \
                          /health/live, /health/ready and /api/app\n";
-const READ_ONLY: &str = "the admin endpoint only reads: use GET; \
+const READ_ONLY: &str = "the admin endpoint is read-only: use GET; \
                          commands go over the control socket\n";
 const FOREIGN: &str = "this endpoint listens on loopback and answers to localhost, 127.0.0.1 \
                        and [::1] only\n";
 
-/// Everything that an answer may need.
+/// The sources of answers.
 struct Sources {
     view: Arc<AppStatus>,
     registry: Registry,
 }
 
-/// All routes. On loopback, requests that name another host are refused.
+/// The router. On loopback, it refuses requests that name another host.
 pub(super) fn router(view: Arc<AppStatus>, registry: Registry, on_loopback: bool) -> Router {
     let guard = move |request: Request, next: Next| async move {
         let mut response = if on_loopback && !is_meant_for_loopback(&request) {
@@ -92,8 +92,8 @@ async fn metrics(State(sources): State<Arc<Sources>>) -> Response {
     match encoder.encode(&sources.registry.gather(), &mut body) {
         Ok(()) => text(StatusCode::OK, encoder.format_type(), body),
         Err(error) => {
-            error!(%error, "metrics can't be encoded");
-            let body = format!("metrics can't be encoded: {error}\n");
+            error!(%error, "can't encode metrics");
+            let body = format!("can't encode metrics: {error}\n");
             text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, body)
         }
     }
@@ -129,8 +129,8 @@ fn json(code: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(body) => text(code, JSON, body),
         Err(error) => {
-            error!(%error, "an answer can't be written as JSON");
-            let body = format!("the answer can't be written as JSON: {error}\n");
+            error!(%error, "can't write an answer as JSON");
+            let body = format!("can't write the answer as JSON: {error}\n");
             text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, body)
         }
     }

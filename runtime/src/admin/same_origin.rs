@@ -1,8 +1,8 @@
-//! Who may ask, while the endpoint is on loopback: only who knows that it is.
+//! Protects an endpoint on loopback against DNS rebinding.
 //!
-//! A page from elsewhere can have its own name resolve to this machine (DNS rebinding)
-//! and then read what is here, past the browser's rules. Its requests carry that name
-//! as host, so other names than this machine's own are refused.
+//! A web page can make its own host name resolve to this machine, and then read answers in spite
+//! of the browser's same-origin policy. Its requests carry that host name, so requests with other
+//! names than those of loopback are refused.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
 
-/// Whether a request names this machine as its host, or none: browsers name one.
+/// Whether the request has a loopback name as its host, or no host. Browsers always send one.
 pub(super) fn is_meant_for_loopback(request: &Request) -> bool {
     let in_uri = request.uri().authority().map(Authority::as_str);
     let mut in_headers = request.headers().get_all(HOST).iter();
@@ -21,7 +21,7 @@ fn is_loopback(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;
     };
-    // It keeps the brackets of an IPv6 address.
+    // `host` has the brackets of an IPv6 address.
     let name = authority.host().trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
         || name
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_this_machine_are_its_own() {
+    fn only_loopback_names_are_accepted() {
         for own in [
             "localhost",
             "LOCALHOST:9464",

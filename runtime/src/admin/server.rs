@@ -1,4 +1,4 @@
-//! Connections: how many, and for how long.
+//! Serves connections, limited in number and time.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use tracing::{debug, warn};
 
 use crate::service_thread::StopSignal;
 
-/// Whoever comes while so many are connected waits to be accepted.
+/// Maximum connections. Further clients wait to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 64;
-/// A client must have sent the head of its next request within this time.
+/// Time for a client to send the head of its next request.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// No connection lives longer: one that doesn't read its response holds no place for good.
+/// Maximum age of a connection. A client that does not read its response is disconnected then.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(120);
-/// A request's head is not larger.
+/// Maximum size of a request's head, in bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// When accepting fails (out of file descriptors), trying again at once won't help.
+/// Pause after a failed accept, such as without file descriptors: a retry at once would fail.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Responses under way get so long at the end.
+/// Time for responses in progress when the endpoint stops.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Serves until told to stop.
+/// Serves until stopped.
 pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: StopSignal) {
     let mut connections = JoinSet::new();
     loop {
@@ -40,7 +40,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: S
                 connections.spawn(connection(stream, router.clone(), stopping.clone()));
             }
             Err(error) => {
-                warn!(%error, "the admin endpoint can't accept a connection");
+                warn!(%error, "admin endpoint can't accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -48,7 +48,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: S
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, drained).await.is_err() {
-        debug!("admin connections were cut at the end");
+        debug!("closed admin connections with responses in progress");
     }
 }
 
@@ -68,7 +68,7 @@ async fn connection(stream: TcpStream, router: Router, mut stopping: StopSignal)
     };
     match tokio::time::timeout(CONNECTION_AGE_MAX, whole).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "an admin connection failed"),
-        Err(_) => debug!("an admin connection was cut: it was open for too long"),
+        Ok(Err(error)) => debug!(%error, "admin connection failed"),
+        Err(_) => debug!("closed an admin connection that was open for too long"),
     }
 }

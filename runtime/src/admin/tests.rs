@@ -1,4 +1,4 @@
-//! The endpoint, asked through real sockets.
+//! The admin endpoint over real sockets.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,7 +29,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends a request and gives the whole answer: code, head and body.
+/// Sends a request and returns the code, head and body of the answer.
 fn ask(address: SocketAddr, request: &str, host: &str) -> (u16, String, String) {
     let mut stream = connect(address);
     write!(
@@ -49,7 +49,7 @@ fn get(admin: &Admin, path: &str) -> (u16, String, String) {
 }
 
 #[tokio::test]
-async fn every_address_answers_in_its_form_and_shows_no_secret() {
+async fn every_route_answers_in_its_format_without_secrets() {
     let (fake, admin) = start().await;
     fake.all_ready();
     for (path, content_type, contains) in [
@@ -95,7 +95,7 @@ async fn every_address_answers_in_its_form_and_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_not_ready_answers_503_and_says_why_as_json() {
+async fn an_app_that_is_not_ready_answers_503_with_the_reasons_as_json() {
     let (fake, admin) = start().await;
     fake.all_ready();
     let stock = &fake.view.services[1].env();
@@ -111,7 +111,7 @@ async fn an_app_that_is_not_ready_answers_503_and_says_why_as_json() {
     assert_eq!(
         get(&admin, "/health/live").0,
         200,
-        "waiting is no reason to be killed"
+        "an app that is not ready is still live"
     );
     let (code, _, page) = get(&admin, "/");
     assert_eq!(code, 200);
@@ -119,14 +119,14 @@ async fn an_app_that_is_not_ready_answers_503_and_says_why_as_json() {
 }
 
 #[tokio::test]
-async fn it_only_reads_and_says_where_things_are() {
+async fn other_methods_and_unknown_paths_are_refused_with_a_hint() {
     let (_fake, admin) = start().await;
     let address = admin.address();
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
         let (code, head, body) = ask(address, &format!("{method} /api/app"), "localhost");
         assert_eq!(code, 405, "{method}");
         assert!(head.contains("allow: get,head"), "{head}");
-        assert!(body.contains("only reads"), "{body}");
+        assert!(body.contains("read-only"), "{body}");
     }
     let (code, _, body) = get(&admin, "/nothing");
     assert_eq!(code, 404);
@@ -137,7 +137,7 @@ async fn it_only_reads_and_says_where_things_are() {
 }
 
 #[tokio::test]
-async fn on_loopback_it_answers_only_to_names_of_this_machine() {
+async fn on_loopback_requests_for_other_host_names_are_refused() {
     let (_fake, admin) = start().await;
     let address = admin.address();
     let own = format!("127.0.0.1:{}", address.port());
@@ -158,7 +158,7 @@ async fn on_loopback_it_answers_only_to_names_of_this_machine() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_together_with_the_key_to_change() {
+async fn the_error_for_a_port_in_use_names_the_address_and_the_key_to_change() {
     let taken = TcpListener::bind(LOOPBACK).unwrap();
     let address = taken.local_addr().unwrap();
     let fake = app().await;
@@ -170,21 +170,21 @@ async fn a_port_in_use_is_named_together_with_the_key_to_change() {
 }
 
 #[tokio::test]
-async fn it_answers_while_the_runtime_of_the_app_is_blocked() {
+async fn the_endpoint_answers_while_the_runtime_of_the_app_is_blocked() {
     let (fake, admin) = start().await;
     fake.all_ready();
-    // These calls block the only thread of this test's runtime.
+    // This call blocks the only thread of this test's runtime.
     assert_eq!(get(&admin, "/health/ready").0, 200);
 }
 
 #[tokio::test]
-async fn idle_clients_have_their_bound_and_one_that_goes_makes_room_for_another() {
+async fn connections_are_limited_and_a_closed_one_makes_room_for_another() {
     let (_fake, admin) = start().await;
     let address = admin.address();
     let mut idle: Vec<TcpStream> = (0..server::CONNECTIONS_MAX)
         .map(|_| connect(address))
         .collect();
-    // Each has been accepted when its answer is there; it stays open.
+    // A client with an answer has been accepted; its connection stays open.
     for stream in &mut idle {
         write!(
             stream,
@@ -210,7 +210,7 @@ async fn idle_clients_have_their_bound_and_one_that_goes_makes_room_for_another(
 }
 
 #[tokio::test]
-async fn stopping_joins_the_thread_and_frees_the_port_though_clients_are_connected() {
+async fn stopping_joins_the_thread_and_frees_the_port_while_clients_are_connected() {
     let (_fake, admin) = start().await;
     let address = admin.address();
     let mut idle = connect(address);
@@ -225,7 +225,7 @@ async fn stopping_joins_the_thread_and_frees_the_port_though_clients_are_connect
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_finish_its_head_is_cut() {
+async fn a_client_that_does_not_finish_its_head_is_disconnected() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let fake = app().await;
@@ -240,8 +240,8 @@ async fn a_client_that_does_not_finish_its_head_is_cut() {
         .await
         .unwrap();
     let mut answer = Vec::new();
-    // Cut with or without a word.
-    let _cut = slow.read_to_end(&mut answer).await;
+    // With or without an answer.
+    let _closed = slow.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
     assert!(started.elapsed() >= server::HEAD_TIMEOUT);
     assert!(started.elapsed() < 2 * server::HEAD_TIMEOUT);

@@ -1,10 +1,12 @@
 //! The app: a running manifest.
 
 mod build_service;
+mod child_stats;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod idle;
 mod plan;
+mod port_graph;
 mod run;
 mod snapshot;
 mod status;

@@ -25,7 +25,9 @@ use crate::clock::Clock;
 use crate::control::{Control, ControlTargets};
 use crate::dead_letters::DeadLetters;
 use crate::host::{ServiceHandle, Standing, panic};
-use crate::message_trace::{QueueAccess, Trace, TraceCollector, TraceQuery, Wiring};
+use crate::message_trace::{
+    LocalService, QueueAccess, RunningServices, Trace, TraceCollector, TraceQuery,
+};
 use crate::names::QueueId;
 use crate::store::Stores;
 use crate::supervisors::{Failed, Supervised, Threads, watch};
@@ -160,13 +162,14 @@ impl App {
             Some(program),
         )
         .await?;
-        let reach = ControlTargets {
-            view: app.view.clone(),
-            letters: DeadLetters::of(app.transport.clone(), topology).redacting(redactor),
+        let view = app.view.clone();
+        let targets = ControlTargets {
+            state: Box::new(move || serde_json::to_value(view.snapshot())),
+            letters: DeadLetters::new(app.transport.clone(), topology).redacting(redactor),
             tracer: app.tracer.clone(),
             stop: Box::new(stop),
         };
-        app.control = Some(Control::start(&data, reach).map_err(Arc::new)?);
+        app.control = Some(Control::start(&data, targets).map_err(Arc::new)?);
         if let Some(listen) = listen {
             app.admin = Some(Admin::start(listen, app.view.clone(), registry).map_err(Arc::new)?);
         }
@@ -181,7 +184,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let (app, _) =
             Self::prepare(plan, transports, Workers::Threads, Clock::SYSTEM, None).await?;
-        lifeline.show(app.view.clone());
+        lifeline.app_opened(app.view.clone());
         Ok(app)
     }
 
@@ -207,7 +210,7 @@ impl App {
             Workers::Threads => plan.workers.max(1),
         }));
         let plot = TreePlan::of(&plan);
-        let (wiring, topology) = (Wiring::of(&plan), plan.topology());
+        let (graph, topology) = (plan.port_graph(), plan.topology());
         let common = BuildContext {
             confirms: transport.guarantees().durable.then(Arc::default),
             stores: Stores::new(plan.name.clone(), &plan.data),
@@ -246,14 +249,20 @@ impl App {
             plan.redactor,
             threads.lag.clone(),
         );
+        let traced = view.services.iter();
+        let traced = traced.map(|service| service.hosted.clone() as Arc<dyn LocalService>);
+        let traced = traced.collect();
         let tracer = TraceCollector {
-            wiring,
+            graph,
             data: common.data,
             redactor: common.redactor,
-            view: Some(view.clone()),
+            running: Some(RunningServices {
+                since: view.started,
+                services: traced,
+            }),
             queues: QueueAccess::Live(
                 transport.clone(),
-                DeadLetters::of(transport.clone(), topology),
+                DeadLetters::new(transport.clone(), topology),
             ),
         };
         let registry = prometheus::Registry::new();

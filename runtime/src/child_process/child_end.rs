@@ -1,8 +1,7 @@
-//! The child's end of the socket, which is its standard input: answers the parent, and
-//! notices when it is gone.
+//! The child's end of the link: answers the parent, and notices when the parent is gone.
 //!
-//! It has a thread of its own: it answers also while the app starts, and it ends a
-//! process that doesn't manage to stop by itself.
+//! The link is the socket on the child's standard input. It has a thread of its own, so it
+//! answers while the app starts, and can end a process that fails to stop.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,24 +10,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::{Answer, GRACE, LINE_BYTES_MAX, Request, Stats, Verb};
-use crate::app::AppStatus;
+use super::{Answer, GRACE, LINE_BYTES_MAX, LinkedApp, Request, Stats, Verb};
+use crate::process::{BoundedLine, BoundedLines};
 use crate::service_thread::{ServiceThread, StopSignal};
 
-/// How long the transport may take to say what is in the queues.
+/// Time for the transport to report the depths of the queues.
 const IDLE_WITHIN: Duration = Duration::from_millis(500);
-/// How long the parent may take to read an answer, before it counts as gone.
+/// Time for the parent to read an answer before it counts as gone.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
-/// A process that is alone and has not stopped by then never will.
-const ALONE_MAX: Duration = Duration::from_secs(15);
+/// Time beyond the shutdown timeout after which a process without a parent ends itself.
+const ORPHAN_GRACE: Duration = Duration::from_secs(15);
 
-/// What keeps a child process alive: its parent. Dropping it ends the conversation.
+/// The connection of a child process to its parent. Dropping it closes the link.
 #[derive(Debug)]
 pub(crate) struct ParentConnection {
     shared: Arc<Shared>,
@@ -37,10 +36,10 @@ pub(crate) struct ParentConnection {
 
 #[derive(Default)]
 struct Shared {
-    view: OnceLock<Arc<AppStatus>>,
-    /// How long stopping may take, once the child is to stop.
+    app: OnceLock<Arc<dyn LinkedApp>>,
+    /// Time to stop within, once the child is asked to stop.
     stop: watch::Sender<Option<Duration>>,
-    /// What was in hand when time ran out.
+    /// Messages that were in flight when the time to stop was over.
     abandoned: Mutex<Vec<String>>,
 }
 
@@ -51,31 +50,34 @@ impl std::fmt::Debug for Shared {
 }
 
 impl ParentConnection {
-    /// Takes the standard input. `shutdown_timeout` is how long stopping may take when
-    /// the parent is gone.
+    /// Takes the standard input. `shutdown_timeout` is the time to stop within when the
+    /// parent is gone.
     ///
     /// # Errors
-    /// The standard input is no socket: nobody supervises this process.
-    pub(crate) fn hold(shutdown_timeout: Duration) -> io::Result<Self> {
+    /// The standard input is not a socket: no parent supervises this process.
+    pub(crate) fn from_stdin(shutdown_timeout: Duration) -> io::Result<Self> {
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
-        Self::over(StdUnixStream::from(stdin), shutdown_timeout)
+        Self::from_stream(StdUnixStream::from(stdin), shutdown_timeout)
     }
 
-    pub(super) fn over(stream: StdUnixStream, shutdown_timeout: Duration) -> io::Result<Self> {
+    pub(super) fn from_stream(
+        stream: StdUnixStream,
+        shutdown_timeout: Duration,
+    ) -> io::Result<Self> {
         // Fails for anything but a socket.
         stream.peer_addr()?;
         stream.set_nonblocking(true)?;
         let shared: Arc<Shared> = Arc::default();
-        let thread = ServiceThread::start("brickwork-lifeline", {
+        let thread = ServiceThread::start("brickwork-parent-link", {
             let shared = shared.clone();
             move |stopping| {
-                let stream = BufReader::new(UnixStream::from_std(stream)?);
-                let serving = Serving {
+                let stream = BoundedLines::new(UnixStream::from_std(stream)?, LINE_BYTES_MAX);
+                let server = Server {
                     stream,
                     shared,
                     shutdown_timeout,
                 };
-                Ok(serving.run(stopping))
+                Ok(server.run(stopping))
             }
         })?;
         Ok(Self {
@@ -84,35 +86,35 @@ impl ParentConnection {
         })
     }
 
-    /// The app is open: from now on it can be seen.
-    pub(crate) fn show(&self, view: Arc<AppStatus>) {
+    /// Answers with the statistics of the app from now on: the app is open.
+    pub(crate) fn app_opened(&self, app: Arc<dyn LinkedApp>) {
         // An app is opened once.
-        let _shown = self.shared.view.set(view);
+        let _first = self.shared.app.set(app);
     }
 
-    /// Resolves when the child is to stop, with how long that may take.
+    /// Resolves with the time to stop within, when the child is asked to stop.
     pub(crate) async fn asked_to_stop(&self) -> Duration {
         let mut stop = self.shared.stop.subscribe();
         match stop.wait_for(Option::is_some).await {
             Ok(within) => within.unwrap_or_default(),
-            // The sender is in `self`: it can't be gone.
+            // `self` holds the sender, so it is not dropped.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// The app has stopped: the parent hears the last.
+    /// Sends the final answer to the parent: the app has stopped.
     pub(crate) fn finish(self, abandoned: Vec<String>) {
         *self.shared.abandoned.lock() = abandoned;
     }
 }
 
-struct Serving {
-    stream: BufReader<UnixStream>,
+struct Server {
+    stream: BoundedLines<UnixStream>,
     shared: Arc<Shared>,
     shutdown_timeout: Duration,
 }
 
-impl Serving {
+impl Server {
     async fn run(mut self, mut stopping: StopSignal) {
         let asked = tokio::select! {
             biased;
@@ -122,29 +124,30 @@ impl Serving {
         let (number, within, patience) = match asked {
             Ok((number, within)) => (Some(number), within, within.saturating_add(GRACE)),
             Err(error) => {
-                warn!(%error, "the app that supervises this process is gone: it stops");
+                warn!(%error, "the app that supervises this process is gone, stopping");
                 let within = self.shutdown_timeout;
-                (None, within, within.saturating_add(ALONE_MAX))
+                (None, within, within.saturating_add(ORPHAN_GRACE))
             }
         };
         self.shared.stop.send_replace(Some(within));
         if timeout(patience, stopping.asked()).await.is_err() {
-            error!("the process did not stop in time: it ends itself");
+            error!("the process did not stop in time and exits");
             std::process::exit(1);
         }
         if let Some(number) = number {
             let answer = Answer {
                 number,
-                figures: self.figures(),
+                stats: self.stats(),
                 abandoned: std::mem::take(&mut *self.shared.abandoned.lock()),
                 ..Answer::default()
             };
-            // The parent may be gone meanwhile.
+            // The parent may be gone by now.
             let _gone = self.send(&answer).await;
         }
     }
 
-    /// Answers until the child is told to stop: with the question's number and the time.
+    /// Answers until the parent says stop. Returns that request's number and the time to stop
+    /// within.
     async fn serve(&mut self) -> io::Result<(u64, Duration)> {
         loop {
             let Request { number, verb } = self.next().await?;
@@ -154,11 +157,11 @@ impl Serving {
                     return Ok((number, within));
                 }
                 Verb::Idle => self.is_idle().await,
-                Verb::Figures => false,
+                Verb::Stats => false,
             };
             let answer = Answer {
                 number,
-                figures: self.figures(),
+                stats: self.stats(),
                 idle,
                 ..Answer::default()
             };
@@ -167,13 +170,10 @@ impl Serving {
     }
 
     async fn next(&mut self) -> io::Result<Request> {
-        let mut line = Vec::new();
-        let mut limited = (&mut self.stream).take(LINE_BYTES_MAX as u64);
-        limited.read_until(b'\n', &mut line).await?;
-        if line.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match self.stream.next().await? {
+            BoundedLine::Line(line) => Ok(serde_json::from_slice(line)?),
+            BoundedLine::Part(_) | BoundedLine::End => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        Ok(serde_json::from_slice(&line)?)
     }
 
     async fn send(&mut self, answer: &Answer) -> io::Result<()> {
@@ -182,13 +182,13 @@ impl Serving {
         timeout(WRITE_WITHIN, self.stream.get_mut().write_all(&line)).await?
     }
 
-    fn figures(&self) -> Option<Stats> {
-        self.shared.view.get().and_then(|view| Stats::of(view))
+    fn stats(&self) -> Option<Stats> {
+        self.shared.app.get().and_then(|app| app.stats())
     }
 
     async fn is_idle(&self) -> bool {
-        match self.shared.view.get() {
-            Some(view) => timeout(IDLE_WITHIN, view.is_idle()).await.unwrap_or(false),
+        match self.shared.app.get() {
+            Some(app) => timeout(IDLE_WITHIN, app.is_idle()).await.unwrap_or(false),
             None => false,
         }
     }

@@ -1,71 +1,78 @@
-//! Child processes: the app starts itself again, to run one service apart.
+//! A service in a child process: the app starts its own program again, for one service.
 //!
 //! ```text
-//! parent                                   child: run APP.toml --only LABEL --supervised
-//! supervisors::process ── link ══ a socket ══ lifeline ── app of one service
-//!                          (the child's stdin)
+//! parent                                child: run APP.toml --only LABEL --supervised
+//! supervisors::process ── parent_end ══ socket ══ child_end ── app with one service
+//!                                (the child's stdin)
 //! ```
 //!
-//! The socket is all that they share besides the transport: the parent asks over it, one
-//! line for one line, and when it closes, the parent is gone and the child stops in
-//! order. So nothing of it lies in a folder, and no child is left behind by a parent that
-//! was killed. What a service does and what supervision decides is none of the business
-//! here.
+//! Parent and child share this socket and the transport, nothing else. The parent sends one
+//! line per request, the child answers with one line. When the socket closes, the parent is
+//! gone and the child stops gracefully. So the link leaves no file behind, and a killed parent
+//! leaves no child behind. This module only carries the requests.
 
 mod child_end;
 mod parent_end;
-mod process;
 mod respawn;
 mod stats;
 
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use child_end::ParentConnection;
 pub(crate) use parent_end::Link;
-pub(crate) use process::{Process, ProcessExit};
 pub(crate) use respawn::RespawnCommand;
 pub(crate) use stats::{Stats, StatsMirror};
 
-/// A line is not longer, in bytes.
+/// Maximum bytes per line.
 const LINE_BYTES_MAX: usize = 4 << 20;
 
-/// What a child takes at most to be gone, beyond the time that it was given to stop.
+/// Time for a child to exit, beyond its time to stop within.
 pub(crate) const GRACE: Duration = Duration::from_secs(3);
 
-/// What the parent asks for.
+/// The kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Verb {
-    /// What can be seen.
-    Figures,
-    /// What can be seen, and whether there is nothing left to do.
+    /// Statistics.
+    Stats,
+    /// Statistics, and whether the service is idle.
     Idle,
-    /// Stop in order. Answered when that is done, as the last thing.
+    /// Stop gracefully. The answer comes after the stop and is the last one.
     Stop {
-        /// What is in hand is finished within this time.
+        /// Time for the messages in flight.
         within: Duration,
     },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Request {
-    /// The number of the answer.
+    /// The answer has the same number.
     number: u64,
     verb: Verb,
 }
 
-/// What the child answers.
+/// The answer of the child to one request.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Answer {
     number: u64,
-    /// What can be seen of its service; nothing before the app is open.
-    pub(crate) figures: Option<Stats>,
-    /// Whether there is nothing left to do, if that was asked for.
+    /// Statistics of the child's service; `None` before the app is open.
+    pub(crate) stats: Option<Stats>,
+    /// Whether the service is idle; false unless the request was [`Verb::Idle`].
     pub(crate) idle: bool,
-    /// Messages that were in hand when time ran out, if it has stopped.
+    /// Messages that were in flight when the time to stop was over.
     pub(crate) abandoned: Vec<String>,
+}
+
+/// The app of a child process, as the link reports it.
+pub(crate) trait LinkedApp: Send + Sync {
+    /// Statistics of the app's only service; `None` if it has several.
+    fn stats(&self) -> Option<Stats>;
+
+    /// Whether the service is idle.
+    fn is_idle(&self) -> LocalBoxFuture<'_, bool>;
 }
 
 #[cfg(test)]

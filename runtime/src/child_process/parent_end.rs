@@ -1,62 +1,61 @@
-//! The parent's end of the socket: asks, one question at a time.
+//! The parent's end of the link: sends requests, one at a time.
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use super::{Answer, LINE_BYTES_MAX, Request, Verb};
+use crate::process::{BoundedLine, BoundedLines};
 
-/// A conversation with a child. Dropping it tells the child to stop.
+/// The connection to a child. Dropping it tells the child to stop.
 ///
-/// A question may be dropped before its answer has come: the next one passes over that.
+/// Every method is cancel safe: the next request skips the answer of a dropped one.
 #[derive(Debug)]
 pub(crate) struct Link {
-    stream: BufReader<UnixStream>,
-    /// What has come of the next line.
-    line: Vec<u8>,
+    stream: BoundedLines<UnixStream>,
+    /// Number of the last request.
     asked: u64,
-    /// The last question that was answered.
+    /// Number of the last request that was answered.
     answered: u64,
 }
 
 impl Link {
     pub(super) fn new(stream: StdUnixStream) -> io::Result<Self> {
         Ok(Self {
-            stream: BufReader::new(UnixStream::from_std(stream)?),
-            line: Vec::new(),
+            stream: BoundedLines::new(UnixStream::from_std(stream)?, LINE_BYTES_MAX),
             asked: 0,
             answered: 0,
         })
     }
 
-    /// What can be seen. While an earlier question waits for its answer, that one counts:
-    /// a child that is silent isn't asked again and again.
+    /// Asks for statistics. If an earlier request has no answer yet, waits for that answer:
+    /// a silent child does not get request after request.
     ///
     /// # Errors
-    /// The child is gone, or talks nonsense.
-    pub(crate) async fn figures(&mut self) -> io::Result<Answer> {
+    /// The child is gone or breaks the protocol.
+    pub(crate) async fn stats(&mut self) -> io::Result<Answer> {
         if self.asked == self.answered {
-            self.send(Verb::Figures).await?;
+            self.send(Verb::Stats).await?;
         }
         self.answer(self.asked).await
     }
 
-    /// Whether there is nothing left to do there, as of now.
+    /// Asks whether the service is idle.
     ///
     /// # Errors
-    /// As [`figures`](Self::figures).
+    /// As [`stats`](Self::stats).
     pub(crate) async fn idle(&mut self) -> io::Result<Answer> {
         self.send(Verb::Idle).await?;
         self.answer(self.asked).await
     }
 
-    /// Has it stop in order; resolves with the last that can be seen when it has.
+    /// Tells the child to stop; resolves with the final answer when it has stopped.
     ///
     /// # Errors
-    /// As [`figures`](Self::figures).
+    /// As [`stats`](Self::stats).
     pub(crate) async fn stop(&mut self, within: Duration) -> io::Result<Answer> {
         self.send(Verb::Stop { within }).await?;
         self.answer(self.asked).await
@@ -67,39 +66,25 @@ impl Link {
         let number = self.asked;
         let mut line = serde_json::to_vec(&Request { number, verb })?;
         line.push(b'\n');
-        // At most a few short lines wait there at any time: they are taken in one piece.
+        // The socket holds at most a few short lines, so this write is never partial.
         self.stream.get_mut().write_all(&line).await
     }
 
     async fn answer(&mut self, number: u64) -> io::Result<Answer> {
         loop {
-            self.fill_line().await?;
-            let answer: Answer = serde_json::from_slice(&self.line)?;
-            self.line.clear();
+            let answer: Answer = match self.stream.next().await? {
+                BoundedLine::Line(line) => serde_json::from_slice(line)?,
+                BoundedLine::Part(part) if part.len() > LINE_BYTES_MAX => {
+                    let text = format!("a line is longer than {LINE_BYTES_MAX} bytes");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
+                BoundedLine::Part(_) | BoundedLine::End => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            };
             self.answered = self.answered.max(answer.number);
             if answer.number >= number {
                 return Ok(answer);
-            }
-        }
-    }
-
-    /// Reads on to the end of the line. May be dropped and called again.
-    async fn fill_line(&mut self) -> io::Result<()> {
-        loop {
-            let come = self.stream.fill_buf().await?;
-            if come.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let end = come.iter().position(|byte| *byte == b'\n');
-            let length = end.map_or(come.len(), |end| end + 1);
-            self.line.extend_from_slice(&come[..length]);
-            self.stream.consume(length);
-            if end.is_some() {
-                return Ok(());
-            }
-            if self.line.len() > LINE_BYTES_MAX {
-                let text = format!("a line is longer than {LINE_BYTES_MAX} bytes");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
         }
     }

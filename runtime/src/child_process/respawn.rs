@@ -1,4 +1,4 @@
-//! This program, to be started again for one service.
+//! The command that starts this program again, for one service.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,9 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Link, Process};
+use super::Link;
+use crate::process::ProcessGroup;
 
-/// The program that runs and what it was told.
+/// The running program and its arguments.
 #[derive(Debug)]
 pub(crate) struct RespawnCommand {
     path: PathBuf,
@@ -19,11 +20,11 @@ pub(crate) struct RespawnCommand {
 }
 
 impl RespawnCommand {
-    /// The one that runs now, with its manifest and what lies over it.
+    /// The program of this process, with the given manifest and overlays.
     ///
     /// # Errors
-    /// The system doesn't say which program runs.
-    pub(crate) fn running(
+    /// The system does not tell the path of the running program.
+    pub(crate) fn current(
         manifest: PathBuf,
         overlays: Vec<PathBuf>,
         transport: Option<String>,
@@ -41,20 +42,20 @@ impl RespawnCommand {
         &self.path
     }
 
-    /// The files that say what it does, as far as its arguments name them.
+    /// The files that determine the behaviour of the program: itself, manifest, overlays.
     pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         [&self.path, &self.manifest]
             .into_iter()
             .chain(&self.overlays)
     }
 
-    /// A command with this manifest and what lies over it. The transport's URL may hold a
-    /// password: it is not among the arguments, which everybody may read.
+    /// A command with this verb, manifest and overlays. The transport's URL may hold a
+    /// password, so it is passed as a variable: every user can read the arguments.
     pub(crate) fn command(&self, verb: &str) -> Command {
-        self.command_of(&self.path, verb)
+        self.command_at(&self.path, verb)
     }
 
-    fn command_of(&self, path: &Path, verb: &str) -> Command {
+    fn command_at(&self, path: &Path, verb: &str) -> Command {
         let mut command = Command::new(path);
         command.arg0(&self.path).arg(verb).arg(&self.manifest);
         for overlay in &self.overlays {
@@ -66,23 +67,23 @@ impl RespawnCommand {
         command
     }
 
-    /// Starts it as a child process that runs one service.
+    /// Starts a child process that runs one service.
     ///
     /// # Errors
-    /// It can't be started.
-    pub(crate) fn start(&self, label: &str) -> io::Result<(Process, Link)> {
-        // The very program that runs, also when there is another one by its name now.
+    /// The process can't be started.
+    pub(crate) fn spawn(&self, label: &str) -> io::Result<(ProcessGroup, Link)> {
+        // The program of this process, even if its file was replaced since.
         #[cfg(target_os = "linux")]
         let path = Path::new("/proc/self/exe");
         #[cfg(not(target_os = "linux"))]
         let path = &self.path;
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let mut command = self.command_of(path, "run");
+        let (parent_end, child_end) = UnixStream::pair()?;
+        parent_end.set_nonblocking(true)?;
+        let mut command = self.command_at(path, "run");
         command
             .args(["--only", label, "--supervised"])
-            .stdin(Stdio::from(OwnedFd::from(theirs)));
-        let process = Process::start(command, label)?;
-        Ok((process, Link::new(ours)?))
+            .stdin(Stdio::from(OwnedFd::from(child_end)));
+        let process = ProcessGroup::spawn(command, label)?;
+        Ok((process, Link::new(parent_end)?))
     }
 }

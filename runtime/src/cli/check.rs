@@ -1,9 +1,6 @@
-//! `check`: everything that can be known of a manifest without running it. With
-//! `--connect` also what its transport says.
+//! `check`: validates a manifest without running it, and with `--connect` its transport.
 
-use std::fmt::Write;
-
-use super::{DONE, FAILED, ManifestArgs, OnlyArgs, print, print_json, print_report};
+use super::{DONE, FAILED, ManifestArgs, OnlyArgs, block_on, print, print_json, print_report};
 use crate::app::Plan;
 use crate::log::push_visible;
 use crate::redact::without_password;
@@ -16,11 +13,10 @@ pub(super) struct Check {
     manifest: ManifestArgs,
     #[command(flatten)]
     only: OnlyArgs,
-    /// Also ask the transport, changing nothing there: who it is, whether the app may do
-    /// what it does, which queues are there, and which in another way than the app needs
+    /// Connect to the transport, too, and check permissions and existing queues; changes nothing
     #[arg(long)]
     connect: bool,
-    /// Print for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -33,7 +29,7 @@ impl Check {
         };
         let asked = self.connect.then(|| inspect(&plan, transports));
         if self.json {
-            print_json(&for_programs(&plan, asked.as_ref()));
+            print_json(&json_of(&plan, asked.as_ref()));
         } else {
             let services = plan.services.len();
             let mut text = format!("{}: {services} services, nothing wrong\n", plan.name());
@@ -58,24 +54,18 @@ fn inspect(plan: &Plan, transports: &Transports) -> Result<Inspection, Transport
         url: without_password(&plan.transport),
         why: error.to_string(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
     let connector = transports.for_url(&plan.transport);
     let connector = connector.expect("the manifest was checked");
-    runtime.block_on(connector.inspect(&plan.transport, &plan.topology()))
+    let topology = plan.topology();
+    block_on(connector.inspect(&plan.transport, &topology)).map_err(failed)?
 }
 
-fn for_programs(
-    plan: &Plan,
-    asked: Option<&Result<Inspection, TransportError>>,
-) -> serde_json::Value {
+fn json_of(plan: &Plan, asked: Option<&Result<Inspection, TransportError>>) -> serde_json::Value {
     let mut value = serde_json::json!({ "app": plan.name(), "problems": [] });
     match asked {
         None => {}
         Some(Ok(inspection)) => {
-            let text = serde_json::to_string(inspection).expect("it is plain data");
+            let text = serde_json::to_string(inspection).expect("an inspection is plain data");
             let clean = plan.redactor.clean(&text);
             value["transport"] = serde_json::from_str(&clean).unwrap_or_default();
         }
@@ -89,9 +79,9 @@ fn for_programs(
 
 fn text_of(plan: &Plan, inspection: &Inspection) -> String {
     let mut text = String::new();
-    let mut line = |indent: &str, words: &str| {
+    let mut line = |indent: &str, line: &str| {
         text.push_str(indent);
-        push_visible(&mut text, words);
+        push_visible(&mut text, line);
         text.push('\n');
     };
     let url = without_password(&plan.transport);
@@ -130,7 +120,7 @@ fn text_of(plan: &Plan, inspection: &Inspection) -> String {
         );
     }
     for leftover in &inspection.leftovers {
-        line("    ", &super::prune::words(leftover, "can be removed"));
+        line("    ", &super::prune::line_of(leftover, "can be removed"));
     }
     let problems = inspection.problems.len();
     if problems > 0 {
@@ -138,11 +128,11 @@ fn text_of(plan: &Plan, inspection: &Inspection) -> String {
         line("", &format!("{problems} problem{s}:"));
     }
     for problem in &inspection.problems {
-        let mut words = format!("{}: {}", problem.what, problem.why);
+        let mut description = format!("{}: {}", problem.what, problem.why);
         if let (Some(theirs), Some(ours)) = (&problem.theirs, &problem.ours) {
-            write!(words, "; there: {theirs}; needed: {ours}").expect("it is a string");
+            description.push_str(&format!("; there: {theirs}; needed: {ours}"));
         }
-        line("  ", &words);
+        line("  ", &description);
         line("    help: ", &problem.help);
     }
     text

@@ -1,29 +1,28 @@
 //! `run --supervised`: one service, in a child process of the app that supervises it.
 //!
-//! It says nothing on standard output and opens nothing: its parent sees it over its
-//! standard input, stops it by that, and is the one that stops it when it is gone.
-
-use tokio::signal::unix::{SignalKind, signal};
+//! The child prints nothing on standard output and opens no socket. The parent watches and stops
+//! it over the child's standard input; when that closes, the parent is gone and the child stops.
 
 use super::DONE;
-use super::run::{either, failed};
+use super::run::failed;
+use super::signals::StopSignals;
 use crate::app::{App, Plan};
 use crate::child_process::{GRACE, ParentConnection};
 use crate::control::{lock_path, taken};
 use crate::lock::Lock;
 use crate::transport::Transports;
 
-/// How the process ends.
+/// The end of the process.
 struct End {
     code: u8,
-    /// Messages that were in hand when time ran out.
+    /// Messages that were in flight when the time was over.
     abandoned: Vec<String>,
-    /// Threads are left that may never end.
+    /// Whether threads are left that may never end.
     stuck: bool,
 }
 
 impl End {
-    /// Nothing worked yet.
+    /// The end before any service has started.
     fn early(code: u8) -> Self {
         Self {
             code,
@@ -33,46 +32,42 @@ impl End {
     }
 }
 
-/// Runs a plan of which one service runs here.
+/// Runs the one service of the plan that this process runs.
 pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
-    let lifeline = match ParentConnection::hold(plan.shutdown_timeout) {
-        Ok(lifeline) => lifeline,
-        Err(error) => return failed(&format!("nobody supervises this process: {error}")),
+    let parent = match ParentConnection::from_stdin(plan.shutdown_timeout) {
+        Ok(parent) => parent,
+        Err(error) => return failed(&format!("no app supervises this process: {error}")),
     };
     let End {
         code,
         abandoned,
         stuck,
-    } = serve(plan, transports, &lifeline).await;
-    lifeline.finish(abandoned);
+    } = serve(plan, transports, &parent).await;
+    parent.finish(abandoned);
     if stuck {
-        // A blocked thread can't be joined; waiting for it would take for ever.
+        // A blocked thread can't be joined.
         std::process::exit(i32::from(code));
     }
     code
 }
 
-async fn serve(plan: Plan, transports: &Transports, lifeline: &ParentConnection) -> End {
+async fn serve(plan: Plan, transports: &Transports, parent: &ParentConnection) -> End {
     let redactor = plan.redactor.clone();
     let shutdown_timeout = plan.shutdown_timeout;
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+    let Ok(mut signals) = StopSignals::listen() else {
         return End::early(failed("can't listen for signals"));
     };
-    // Resolves with how long stopping may take.
+    // Resolves with the time that stopping may take.
     let asked = async {
         tokio::select! {
-            within = lifeline.asked_to_stop() => within,
-            () = either(&mut terminate, &mut interrupt) => shutdown_timeout,
+            within = parent.asked_to_stop() => within,
+            () = signals.next() => shutdown_timeout,
         }
     };
     tokio::pin!(asked);
     let opened = async {
         let lock = hold_data(&plan).await?;
-        let app = App::open_supervised(plan, transports, lifeline).await;
+        let app = App::open_supervised(plan, transports, parent).await;
         app.map(|app| (app, lock))
             .map_err(|error| error.to_string())
     };
@@ -112,8 +107,8 @@ async fn serve(plan: Plan, transports: &Transports, lifeline: &ParentConnection)
     }
 }
 
-/// Waits until no other process runs this service with this data folder: one that its
-/// parent left behind stops by itself.
+/// Waits until no other process runs this service with this data folder: a child whose parent
+/// has crashed stops by itself.
 async fn hold_data(plan: &Plan) -> Result<Lock, String> {
     let mut here = plan.services.iter().filter(|service| service.runs_here);
     let (Some(service), None) = (here.next(), here.next()) else {

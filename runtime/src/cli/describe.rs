@@ -1,17 +1,19 @@
-//! `describe NAME`: all about one service type, from its descriptor.
+//! `describe`: prints the descriptor of a service type.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::{DONE, WRONG, print, print_json};
+use crate::manifest::suggest;
 use crate::service::{Catalog, Descriptor, PortDescriptor};
 
 #[derive(clap::Args)]
 pub(super) struct Describe {
-    /// The service type
+    /// Name of the service type, as printed by `list`
+    #[arg(value_name = "TYPE")]
     name: String,
-    /// Print for programs: the descriptor with its JSON Schemas
+    /// Print the descriptor as JSON, with its JSON Schemas
     #[arg(long)]
     json: bool,
 }
@@ -19,19 +21,10 @@ pub(super) struct Describe {
 impl Describe {
     pub(super) fn execute(&self, catalog: &Catalog) -> u8 {
         let Some(entry) = catalog.get(&self.name) else {
-            let names: Vec<_> = catalog.iter().map(|entry| entry.name()).collect();
-            let near = names
-                .iter()
-                .max_by(|a, b| {
-                    let of = |name: &str| strsim::jaro_winkler(name, &self.name);
-                    of(a).total_cmp(&of(b))
-                })
-                .filter(|name| strsim::jaro_winkler(name, &self.name) > 0.7);
-            let hint = match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are: {}", names.join(", ")),
-            };
-            eprintln!("there is no service type `{}`; {hint}", self.name);
+            let names = catalog.iter().map(|entry| entry.name());
+            let help = suggest::help(&self.name, names.collect::<Vec<_>>(), "there are");
+            let help = help.map_or(String::new(), |help| format!("; {help}"));
+            eprintln!("no service type {}{help}", suggest::quote(&self.name));
             return WRONG;
         };
         let descriptor = entry.describe();
@@ -53,7 +46,7 @@ fn text_of(descriptor: &Descriptor) -> String {
     ports(&mut text, "outputs", &descriptor.outputs);
     fields(&mut text, descriptor.config.as_value());
     if !descriptor.failures.is_empty() {
-        text.push_str("\nwhat can go wrong\n");
+        text.push_str("\nfailures\n");
         for line in descriptor.failures {
             text.push_str(&format!("    {line}\n"));
         }
@@ -116,7 +109,7 @@ fn fields(text: &mut String, schema: &Value) {
     }
 }
 
-/// A type in a word or two.
+/// A short name of the type.
 fn type_of(schema: &Value) -> String {
     let field = |name: &str| schema.get(name).and_then(Value::as_str);
     if let Some(reference) = field("$ref") {
@@ -125,12 +118,10 @@ fn type_of(schema: &Value) -> String {
     if let Some(title) = field("title") {
         return title.to_owned();
     }
-    if let Some(format) = field("format").filter(|format| ["path", "password"].contains(format)) {
-        return if format == "password" {
-            "secret".to_owned()
-        } else {
-            format.to_owned()
-        };
+    match field("format") {
+        Some("password") => return "secret".to_owned(),
+        Some("path") => return "path".to_owned(),
+        _ => {}
     }
     if let Some(words) = schema.get("enum").and_then(Value::as_array) {
         let words: Vec<String> = words.iter().map(Value::to_string).collect();
@@ -154,10 +145,8 @@ fn type_of(schema: &Value) -> String {
     }
     match schema.get("type") {
         Some(Value::String(kind)) if kind == "array" => {
-            let items = schema
-                .get("items")
-                .map_or_else(|| "any".to_owned(), type_of);
-            format!("list of {items}")
+            let items = schema.get("items").map(type_of);
+            format!("list of {}", items.as_deref().unwrap_or("any"))
         }
         Some(Value::String(kind)) if kind == "object" => "table".to_owned(),
         Some(Value::String(kind)) => kind.clone(),

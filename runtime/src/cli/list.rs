@@ -1,11 +1,11 @@
-//! `list`: the catalog.
+//! `list`: prints the catalog.
 
 use super::{DONE, print, print_json};
 use crate::service::{Catalog, Descriptor};
 
 #[derive(clap::Args)]
 pub(super) struct List {
-    /// Print for programs: full descriptors
+    /// Print the descriptors as JSON
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! The command line: every program built with this runtime has the same one.
+//! The command line, the same for every program built with this runtime.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or manifest.
 
@@ -15,20 +15,22 @@ use crate::transport::Transports;
 
 mod check;
 mod child;
+mod connection;
 mod describe;
 mod dlq;
 mod list;
 mod prune;
 mod run;
+mod signals;
 mod stop;
 mod trace;
 mod watch;
 
-/// Done.
+/// Exit code: success.
 const DONE: u8 = 0;
-/// Failed.
+/// Exit code: failure.
 const FAILED: u8 = 1;
-/// Wrong usage, or a wrong manifest.
+/// Exit code: wrong usage or manifest.
 const WRONG: u8 = 2;
 
 /// Applications assembled from small supervised services.
@@ -46,45 +48,63 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Start an app and keep it running until it is stopped
+    /// Run an app until it is stopped
+    ///
+    /// Ctrl-C, SIGTERM and `brickwork stop` stop it in order. A second Ctrl-C stops it at once.
+    ///
+    /// Example: brickwork run app.toml --with production.toml
     Run(run::Run),
-    /// Say everything that is wrong with a manifest, without running it
+    /// Validate a manifest, and optionally its transport, without running it
+    ///
+    /// Exit code 0: valid; 1: the transport has problems; 2: the manifest has problems.
+    ///
+    /// Example: brickwork check app.toml --connect
     Check(check::Check),
-    /// List the service types that this program offers
+    /// List the service types of this program
     List(list::List),
-    /// Describe one service type: config, ports, example
+    /// Describe a service type: ports, config, failures, example
+    ///
+    /// Example: brickwork describe file-in
     Describe(describe::Describe),
-    /// Look at dead letters, replay them, discard them, make test cases of them
+    /// List, show, replay, discard and export dead letters
     ///
-    /// Over a transport that processes share, such as amqp:, this works beside the app or
-    /// without it. Otherwise the running app does it, told over the control socket in its
-    /// data folder; of an app that doesn't run, the files of a durable transport are worked
-    /// on.
+    /// On a transport that processes share, such as amqp:, the app may run or not. On other
+    /// transports the running app does the work, asked over the control socket in its data
+    /// folder. If it does not run, the files of a durable transport are used.
     Dlq(dlq::Dlq),
-    /// Follow a message: where it went, what became of it, what it led to, where that is now
+    /// Trace a message: the services that handled it, the messages it led to, their states
     ///
-    /// Ids of messages are made of those that they came of, so a message's way can be found
-    /// from its id alone. The running app is asked over the control socket in its data
-    /// folder: what its services handled lately, what is in queues and in hand, dead letters,
-    /// inboxes and outboxes of stores. Of an app that doesn't run, files are read, and not
-    /// changed. Exit code 0: something is known; 1: nothing is; 2: wrong usage.
+    /// A running app is asked over the control socket in its data folder. It looks into the
+    /// last attempts of its services, queues, messages in flight, dead letters, and the inboxes
+    /// and outboxes of stores. If the app does not run, its files are read and not changed.
+    /// Exit code 0: the message is known; 1: it is not known; 2: wrong usage.
+    ///
+    /// Example: brickwork trace app.toml order-17
     Trace(trace::TraceArgs),
-    /// Remove what earlier manifests of the app left on its transport
+    /// Remove queues and bindings that earlier manifests of the app left on its transport
+    ///
+    /// These are queues of removed services and inputs, and bindings to topics that are no
+    /// longer read. Without --yes, prints them and changes nothing. Use it when no older version
+    /// of the app will run again.
+    ///
+    /// Example: brickwork prune app.toml --yes
     Prune(prune::Prune),
-    /// Stop a running app in order
+    /// Stop a running app in order, and wait until it has stopped
+    ///
+    /// Asks the app over the control socket in its data folder.
     Stop(stop::Stop),
 }
 
-/// Which manifest, and what is laid over it.
+/// The manifest and its overlays.
 #[derive(Args)]
 struct ManifestArgs {
-    /// The manifest
+    /// Path of the manifest
     #[arg(value_name = "APP.toml")]
     manifest: PathBuf,
-    /// Lay another manifest over it: tables merge, values replace
+    /// Merge another manifest into it: tables merge, values replace; may be repeated
     #[arg(long, value_name = "FILE")]
     with: Vec<PathBuf>,
-    /// Use this transport instead of the manifest's
+    /// Use this transport instead of the manifest's, such as amqp://localhost
     #[arg(
         long,
         value_name = "URL",
@@ -94,16 +114,16 @@ struct ManifestArgs {
     transport: Option<String>,
 }
 
-/// Which services.
+/// A part of the services.
 #[derive(Args)]
 struct OnlyArgs {
-    /// Run only these services in this process; others run the rest
+    /// Run only these services in this process, separated by commas [default: all]
     #[arg(long, value_name = "LABEL,...", value_delimiter = ',')]
     only: Vec<String>,
 }
 
 impl ManifestArgs {
-    /// The plan of what is to be started.
+    /// Loads the plan of an app to be started.
     fn load(
         &self,
         only: &[String],
@@ -117,7 +137,7 @@ impl ManifestArgs {
         manifest::load(&self.manifest, &options, catalog, transports)
     }
 
-    /// The plan of what is only asked about, or asked.
+    /// Loads the plan of an app that this process does not start.
     fn load_to_ask(
         &self,
         catalog: &Catalog,
@@ -138,9 +158,9 @@ impl ManifestArgs {
         }
     }
 
-    /// The program that runs, to be started again with this manifest.
+    /// The command that starts this program again with this manifest.
     fn program(&self) -> std::io::Result<RespawnCommand> {
-        RespawnCommand::running(
+        RespawnCommand::current(
             self.manifest.clone(),
             self.with.clone(),
             self.transport.clone(),
@@ -148,7 +168,7 @@ impl ManifestArgs {
     }
 }
 
-/// Runs the command line over a catalog and transports: the whole `main` of a program.
+/// Runs the command line with a catalog and transports: the `main` of a program.
 ///
 /// ```no_run
 /// use brickwork::{Catalog, cli, transport::Transports};
@@ -158,7 +178,7 @@ impl ManifestArgs {
 /// }
 /// ```
 pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
-    // Prints help, or what is wrong with the command line, and exits 0 or 2.
+    // On --help and on wrong usage, prints and exits with 0 or 2.
     let line = CommandLine::parse();
     let code = match line.verb {
         Verb::Run(run) => run.execute(&catalog, &transports),
@@ -173,8 +193,7 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Writes to standard output. A reader that went away (`brickwork list | head -1`) is
-/// no error.
+/// Writes to standard output. A closed reader, as in `brickwork list | head -1`, is no error.
 fn print(text: &str) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
@@ -187,12 +206,31 @@ fn print(text: &str) {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) {
-    let text = serde_json::to_string_pretty(value).expect("what is printed is plain data");
-    print(&format!("{text}\n"));
+/// A value as indented JSON with a newline at the end.
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("the values of verbs are plain data") + "\n"
 }
 
-/// Says what is wrong with a manifest.
+fn print_json(value: &impl serde::Serialize) {
+    print(&to_json(value));
+}
+
+/// A text on one line, with control characters escaped.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    crate::log::push_visible(&mut line, text);
+    line
+}
+
+/// Runs a future on a runtime in this thread.
+fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
+
+/// Prints the problems of a manifest.
 fn print_report(report: &manifest::Report, json: bool) -> u8 {
     if json {
         print_json(report);

@@ -1,28 +1,25 @@
-//! `prune`: removes what earlier manifests of the app left on its transport.
+//! `prune`: removes queues and bindings that earlier manifests left on the transport.
 //!
-//! Prints what the transport finds and does. Without `--yes` nothing is changed.
+//! Without `--yes`, prints them and changes nothing.
 
-use super::{DONE, FAILED, ManifestArgs, print, print_report};
+use super::{DONE, FAILED, ManifestArgs, block_on, print, print_report, to_json};
 use crate::app::Plan;
 use crate::log::push_visible;
 use crate::redact::without_password;
 use crate::service::Catalog;
 use crate::transport::{self, PruneAction, Pruned, StaleResource, TransportError, Transports};
 
-/// Remove what earlier manifests of the app left on its transport: queues of services and
-/// inputs that are gone, bindings to topics that are no longer read. Run it when no older
-/// version of the app is to come back
 #[derive(clap::Args)]
 pub(super) struct Prune {
     #[command(flatten)]
     manifest: ManifestArgs,
-    /// Do it; otherwise only say what would be done
+    /// Remove them, instead of printing them only
     #[arg(long)]
     yes: bool,
-    /// Also queues that hold messages, and the messages with them
+    /// Remove queues that hold messages, too, with their messages
     #[arg(long)]
     with_messages: bool,
-    /// Print for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -42,9 +39,7 @@ impl Prune {
             }
         };
         let text = match self.json {
-            true => {
-                serde_json::to_string_pretty(&pruned).expect("what is printed is plain data") + "\n"
-            }
+            true => to_json(&pruned),
             false => self.text_of(&plan, &pruned),
         };
         print(&plan.redactor.clean(&text));
@@ -60,17 +55,14 @@ impl Prune {
             url: without_password(&plan.transport),
             why: error.to_string(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(failed)?;
         let connector = transports.for_url(&plan.transport);
         let connector = connector.expect("the manifest was checked");
-        let how = transport::Prune {
+        let options = transport::Prune {
             remove: self.yes,
             with_messages: self.with_messages,
         };
-        runtime.block_on(connector.prune(&plan.transport, &plan.topology(), how))
+        let topology = plan.topology();
+        block_on(connector.prune(&plan.transport, &topology, options)).map_err(failed)?
     }
 
     fn text_of(&self, plan: &Plan, pruned: &Pruned) -> String {
@@ -78,7 +70,7 @@ impl Prune {
         let url = without_password(&plan.transport);
         let mut lines = vec![format!("{}: {left} left over at {url}", plan.name())];
         for leftover in &pruned.leftovers {
-            lines.push(format!("  {}", words(leftover, "would be removed")));
+            lines.push(format!("  {}", line_of(leftover, "would be removed")));
         }
         for note in &pruned.notes {
             lines.push(format!("  note: {note}"));
@@ -92,8 +84,8 @@ impl Prune {
         };
         if !self.with_messages && pruned.leftovers.iter().any(kept) {
             lines.push(
-                "what holds messages is kept: --with-messages removes them, too; those in a \
-                 dead-letter queue can be replayed by an earlier manifest (brickwork dlq)"
+                "queues with messages are kept: --with-messages removes them, too; an earlier \
+                 manifest can replay those in a dead-letter queue (brickwork dlq)"
                     .into(),
             );
         }
@@ -106,8 +98,8 @@ impl Prune {
     }
 }
 
-/// A leftover, in a line; `removable` is what is said of one that can be removed.
-pub(super) fn words(leftover: &StaleResource, removable: &str) -> String {
+/// One leftover on a line; `removable` is the text for one that can be removed.
+pub(super) fn line_of(leftover: &StaleResource, removable: &str) -> String {
     let StaleResource {
         what,
         messages,

@@ -1,11 +1,12 @@
-//! `run`: starts an app, says where to look, waits, and stops it in order.
+//! `run`: starts an app, waits until it is to stop, and stops it in order.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
+use super::signals::StopSignals;
 use super::watch::{self, Watch, restart_needed};
 use super::{DONE, FAILED, ManifestArgs, OnlyArgs, child, print, print_json, print_report};
 use crate::app::{App, Plan, StopReport};
@@ -19,43 +20,44 @@ pub(super) struct Run {
     manifest: ManifestArgs,
     #[command(flatten)]
     only: OnlyArgs,
-    /// Stop when every source that ends has ended and nothing is left to do, then print
-    /// what was done
+    /// Stop when every finite source has ended and every message is handled, and print a
+    /// summary
     #[arg(long)]
     until_idle: bool,
-    /// With --until-idle: exit 1 if anything was dead-lettered
+    /// With --until-idle: exit with 1 if a message was dead-lettered
     #[arg(long, requires = "until_idle")]
     fail_on_dlq: bool,
-    /// With --until-idle: print what was done for programs
+    /// With --until-idle: print the summary as JSON
     #[arg(long, requires = "until_idle")]
     json: bool,
-    /// For development: restart in order when the manifest, a file that it names, or this
-    /// program has changed
+    /// For development: restart when the manifest, a file that it names, or this program has
+    /// changed
     #[arg(long, conflicts_with = "until_idle")]
     watch: bool,
-    /// The app of which this is a child process supervises it over standard input
+    /// Run as a child process of an app, supervised over standard input
     #[arg(long, hide = true, requires = "only", conflicts_with_all = ["until_idle", "watch"])]
     supervised: bool,
 }
 
-/// Why an app stops.
+/// Why the app stops.
 enum End {
+    /// Every message is handled.
     Idle,
+    /// A signal, or a command over the control socket.
     Asked,
-    TransportLost(String),
-    /// The tree of supervisors gave up.
+    /// The transport is lost, or the root supervisor gave up.
     Failed(String),
-    /// Something that it was made of has changed.
+    /// A watched file has changed.
     Changed,
 }
 
 impl Run {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
         let program = match self.manifest.program() {
-            Err(error) => return failed(&format!("can't tell which program runs: {error}")),
+            Err(error) => return failed(&format!("can't find the path of this program: {error}")),
             Ok(program) => program,
         };
-        // Before anything is read, so that no change is missed.
+        // Before reading the manifest, so that no change is missed.
         let mut watch = self.watch.then(|| Watch::new(&program));
         let mut plan = match self.manifest.load(&self.only.only, catalog, transports) {
             Err(report) => return print_report(&report, self.json),
@@ -82,116 +84,117 @@ impl Run {
         watch: Option<Watch>,
     ) -> u8 {
         let redactor = plan.redactor.clone();
-        let signals = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        );
-        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-            eprintln!("can't listen for signals");
-            return FAILED;
+        let Ok(mut signals) = StopSignals::listen() else {
+            return failed("can't listen for signals");
         };
-        let asked = Arc::new(Notify::new());
+        let command = Arc::new(Notify::new());
         let program = Rc::new(program);
         let opened = App::open(plan, transports, program.clone(), {
-            let asked = asked.clone();
-            move || asked.notify_one()
+            let command = command.clone();
+            move || command.notify_one()
         });
         let app = tokio::select! {
             app = opened => app,
-            // Nothing works yet: there is nothing to stop.
-            () = either(&mut terminate, &mut interrupt) => return stopped_early(),
+            // No service has started.
+            () = signals.next() => return stopped_early(),
         };
         let app = match app {
             Ok(app) => app,
             Err(error) => return failed(&redactor.clean(&error.to_string())),
         };
         let durable = app.transport().guarantees().durable;
-        let mut early = None;
-        tokio::select! {
-            () = app.start_services() => {}
-            () = either(&mut terminate, &mut interrupt) => early = Some(None),
-            () = asked.notified() => early = Some(None),
-            why = app.transport_lost() => early = Some(Some(why)),
-            why = app.failed() => early = Some(Some(why)),
-        }
-        if let Some(why) = early {
-            // Some work already, perhaps while others still try to start.
-            let report = tokio::select! {
-                report = app.stop() => report,
-                () = either(&mut terminate, &mut interrupt) => stopped_at_once(),
-            };
-            eprint!("{}", last_words(&report, durable));
-            let code = match why {
-                Some(why) => failed(&redactor.clean(&why)),
-                None => stopped_early(),
-            };
-            if report.is_stuck() {
-                std::process::exit(i32::from(code));
+        let asked = async {
+            tokio::select! {
+                () = signals.next() => {}
+                () = command.notified() => {}
             }
-            return code;
-        }
-        if !self.json {
-            print(&banner(&app));
-        }
-        let end = tokio::select! {
-            () = app.idle(), if self.until_idle => End::Idle,
-            () = either(&mut terminate, &mut interrupt) => End::Asked,
-            () = asked.notified() => End::Asked,
-            why = app.transport_lost() => End::TransportLost(why),
-            why = app.failed() => End::Failed(why),
-            () = restart_needed(watch, &program, &self.only.only) => End::Changed,
         };
-        let gave_up = app.gave_up();
-        let not_ready = app.not_ready();
+        let restart = restart_needed(watch, &program, &self.only.only);
+        let (has_started, end) = self.until_end(&app, asked, restart).await;
+        let problems = self.problems(&app, &end);
         let report = tokio::select! {
             report = app.stop() => report,
-            () = either(&mut terminate, &mut interrupt) => stopped_at_once(),
+            () = signals.next() => stopped_at_once(),
         };
-        let summary = &report.summary;
-        if self.json {
-            print_json(summary);
-        } else {
-            print(&format!("\n{}", summary.table()));
+        match (has_started, self.json) {
+            (true, true) => print_json(&report.summary),
+            (true, false) => print(&format!("\n{}", report.summary.table())),
+            (false, _) => {}
         }
-        eprint!("{}", last_words(&report, durable));
-        let mut code = match &end {
-            End::TransportLost(why) | End::Failed(why) => failed(&redactor.clean(why)),
-            End::Idle | End::Asked | End::Changed => DONE,
+        eprint!("{}", leftovers(&report, durable));
+        let mut code = match end {
+            End::Failed(why) => failed(&redactor.clean(&why)),
+            End::Asked if !has_started => stopped_early(),
+            End::Idle | End::Asked => DONE,
+            End::Changed => {
+                // This ends threads that handlers block, too.
+                let error = watch::restart(program.path());
+                return failed(&format!("can't restart: {error}"));
+            }
         };
-        if matches!(end, End::Changed) {
-            // Threads that handlers block end with this.
-            let error = watch::start_again(program.path());
-            return failed(&format!("can't start again: {error}"));
-        }
-        if matches!(end, End::Idle) && !not_ready.is_empty() {
-            code = failed(&redactor.clean(&not_ready.join("; ")));
-        }
-        if self.until_idle && !gave_up.is_empty() {
-            code = failed(&format!(
-                "isolated, or down for good: {}",
-                gave_up.join(", ")
-            ));
-        }
-        if self.fail_on_dlq && summary.dead_letters() > 0 {
-            code = failed(&format!("dead-lettered: {}", summary.dead_letters()));
+        if has_started {
+            for problem in &problems {
+                code = failed(&redactor.clean(problem));
+            }
+            if self.fail_on_dlq && report.summary.dead_letters() > 0 {
+                code = failed(&format!("dead-lettered: {}", report.summary.dead_letters()));
+            }
         }
         if report.is_stuck() {
-            // A blocked thread can't be joined; waiting for it would take for ever.
+            // A blocked thread can't be joined.
             std::process::exit(i32::from(code));
         }
         code
     }
-}
 
-pub(super) async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    /// Starts the services and waits until the app is to stop. Returns whether all services
+    /// were started, and the reason.
+    async fn until_end(
+        &self,
+        app: &App,
+        asked: impl Future<Output = ()>,
+        restart: impl Future<Output = ()>,
+    ) -> (bool, End) {
+        let mut asked = pin!(asked);
+        tokio::select! {
+            () = app.start_services() => {}
+            () = &mut asked => return (false, End::Asked),
+            why = app.transport_lost() => return (false, End::Failed(why)),
+            why = app.failed() => return (false, End::Failed(why)),
+        }
+        if !self.json {
+            print(&banner(app));
+        }
+        let end = tokio::select! {
+            () = app.idle(), if self.until_idle => End::Idle,
+            () = asked => End::Asked,
+            why = app.transport_lost() => End::Failed(why),
+            why = app.failed() => End::Failed(why),
+            () = restart => End::Changed,
+        };
+        (true, end)
+    }
+
+    /// The reasons why a run until idle has failed, read before the app stops.
+    fn problems(&self, app: &App, end: &End) -> Vec<String> {
+        let mut problems = Vec::new();
+        let not_ready = app.not_ready();
+        if matches!(end, End::Idle) && !not_ready.is_empty() {
+            problems.push(not_ready.join("; "));
+        }
+        let gave_up = app.gave_up();
+        if self.until_idle && !gave_up.is_empty() {
+            problems.push(format!(
+                "isolated, or down for good: {}",
+                gave_up.join(", ")
+            ));
+        }
+        problems
     }
 }
 
 fn stopped_at_once() -> ! {
-    eprintln!("stopped at once: what was in hand is given up");
+    eprintln!("stopped at once: messages in flight were abandoned");
     std::process::exit(i32::from(FAILED));
 }
 
@@ -205,7 +208,7 @@ pub(super) fn failed(text: &str) -> u8 {
     FAILED
 }
 
-/// What runs, and where to look.
+/// The lines printed at the start.
 fn banner(app: &App) -> String {
     let services = app.services.len();
     let scheme = app.transport().scheme();
@@ -214,7 +217,7 @@ fn banner(app: &App) -> String {
         app.name()
     );
     if !app.transport().guarantees().durable {
-        text.push_str("  messages don't outlive this process\n");
+        text.push_str("  messages are lost with this process\n");
     }
     if let Some(address) = app.admin_address() {
         text.push_str(&format!("  look at http://{address}/\n"));
@@ -222,8 +225,8 @@ fn banner(app: &App) -> String {
     text
 }
 
-/// What stopping left behind.
-fn last_words(report: &StopReport, durable: bool) -> String {
+/// The lines printed at the end: abandoned and remaining messages.
+fn leftovers(report: &StopReport, durable: bool) -> String {
     let mut text = String::new();
     for (service, message) in &report.abandoned {
         text.push_str(&format!("abandoned in {service}: {message}\n"));
@@ -234,12 +237,12 @@ fn last_words(report: &StopReport, durable: bool) -> String {
     }
     if report.stuck_threads > 0 {
         text.push_str(&format!(
-            "threads that handlers block: {}\n",
+            "threads blocked by handlers: {}\n",
             report.stuck_threads
         ));
     }
-    for what in &report.unclosed {
-        text.push_str(&format!("didn't close in time: {what}\n"));
+    for part in &report.unclosed {
+        text.push_str(&format!("not closed in time: {part}\n"));
     }
     text
 }

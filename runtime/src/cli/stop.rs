@@ -1,12 +1,13 @@
-//! `stop`: asks a running app, by its control socket, to stop in order.
+//! `stop`: stops a running app in order, over its control socket.
 
 use std::time::Duration;
 
-use super::{DONE, FAILED, ManifestArgs, print, print_report};
+use super::{DONE, FAILED, ManifestArgs, block_on, print, print_report};
+use crate::control;
 use crate::service::Catalog;
 use crate::transport::Transports;
 
-/// What stopping may take beyond `app.shutdown_timeout`.
+/// Time beyond `app.shutdown_timeout` that the end of an app may take.
 const GRACE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
@@ -21,24 +22,17 @@ impl Stop {
             Err(report) => return print_report(&report, false),
             Ok(plan) => plan,
         };
-        // The app gives itself `shutdown_timeout`; what comes after takes moments, or runs
-        // into deadlines of its own.
-        match crate::control::stop(plan.data(), plan.shutdown_timeout + GRACE) {
-            Ok(true) => {
+        let stopped = block_on(control::stop(plan.data(), plan.shutdown_timeout + GRACE));
+        let failure = match stopped {
+            Ok(Ok(true)) => {
                 print(&format!("{} has stopped\n", plan.name()));
-                DONE
+                return DONE;
             }
-            Ok(false) => {
-                eprintln!(
-                    "{} was told to stop, but still runs: see its log",
-                    plan.name()
-                );
-                FAILED
-            }
-            Err(error) => {
-                eprintln!("{}: {error}", plan.name());
-                FAILED
-            }
-        }
+            Ok(Ok(false)) => "was asked to stop, but still runs: see its log".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        eprintln!("{}: {failure}", plan.name());
+        FAILED
     }
 }

@@ -1,42 +1,35 @@
-//! `trace`: a message's way through the app.
+//! `trace`: follows a message through the app.
 //!
-//! Prints what [`crate::message_trace`] finds: in the running app, told over its control socket; of an
-//! app that doesn't run, in what it left on its transport and in its stores. Changes nothing.
+//! A running app traces the message itself and answers over its control socket. For a stopped
+//! app, this process reads the transport and the stores. Changes nothing.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::{DONE, FAILED, ManifestArgs, WRONG, print, print_report};
+use super::connection::{close, connect};
+use super::{DONE, FAILED, ManifestArgs, WRONG, block_on, one_line, print, print_report, to_json};
 use crate::app::Plan;
 use crate::control;
-use crate::dead_letters::DeadLetters;
 use crate::id::ID_BYTES_MAX;
-use crate::log::push_visible;
-use crate::message_trace::{QueueAccess, Trace, TraceCollector, TraceQuery, Wiring};
+use crate::message_trace::{QueueAccess, Trace, TraceCollector, TraceQuery};
 use crate::service::Catalog;
-use crate::transport::{Backpressure, Connector, Transport, TransportError, Transports, scheme_of};
-
-/// For saying good-bye to the transport.
-const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+use crate::transport::{Transports, scheme_of};
 
 #[derive(clap::Args)]
 pub(super) struct TraceArgs {
     #[command(flatten)]
     manifest: ManifestArgs,
-    /// A message's id, as it is in logs and dead letters, or a trace's: 32 hexadecimal digits
+    /// Id of a message, as in logs and dead letters, or of a trace: 32 hexadecimal digits
     #[arg(value_name = "ID")]
     id: String,
-    /// Print for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 impl TraceArgs {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let Ok(question) = self.id.parse::<TraceQuery>() else {
+        let Ok(query) = self.id.parse::<TraceQuery>() else {
             eprintln!(
-                "error: ID is a message's id, of 1 to {ID_BYTES_MAX} bytes and without control \
-                 characters, or a trace's, of 32 hexadecimal digits"
+                "error: ID must be the id of a message (1 to {ID_BYTES_MAX} bytes, no control \
+                 characters) or of a trace (32 hexadecimal digits)"
             );
             return WRONG;
         };
@@ -45,26 +38,16 @@ impl TraceArgs {
             Ok(plan) => plan,
         };
         crate::log::init(plan.log, plan.redactor.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let traced = match runtime {
-            Err(error) => Err(format!("no runtime: {error}")),
-            Ok(runtime) => runtime.block_on(trace(&plan, transports, &question)),
-        };
-        let trace = match traced {
+        let traced = block_on(trace(&plan, transports, &query));
+        let trace = match traced.map_err(|error| error.to_string()).flatten() {
             Ok(trace) => trace,
             Err(text) => {
-                let mut shown = String::new();
-                push_visible(&mut shown, &plan.redactor.clean(&text));
-                eprintln!("error: {shown}");
+                eprintln!("error: {}", one_line(&plan.redactor.clean(&text)));
                 return FAILED;
             }
         };
         let text = match self.json {
-            true => {
-                serde_json::to_string_pretty(&trace).expect("what is printed is plain data") + "\n"
-            }
+            true => to_json(&trace),
             false => trace.text(),
         };
         print(&plan.redactor.clean(&text));
@@ -75,62 +58,39 @@ impl TraceArgs {
     }
 }
 
-async fn trace(
-    plan: &Plan,
-    transports: &Transports,
-    question: &TraceQuery,
-) -> Result<Trace, String> {
+async fn trace(plan: &Plan, transports: &Transports, query: &TraceQuery) -> Result<Trace, String> {
     let data = plan.data();
-    let running = control::is_running(data).await;
-    if running.map_err(|error| error.to_string())? {
-        let asked = control::trace(data, question).await;
-        return asked.map_err(|error| error.to_string());
+    let is_running = control::is_running(data).await;
+    if is_running.map_err(|error| error.to_string())? {
+        let trace = control::trace(data, query).await;
+        return trace.map_err(|error| error.to_string());
     }
     let url = &plan.transport;
     let connector = transports.for_url(url);
     let connector = connector.expect("the manifest was checked");
-    let (guarantees, scheme) = (connector.guarantees(scheme_of(url)), scheme_of(url));
+    let scheme = scheme_of(url);
+    let guarantees = connector.guarantees(scheme);
     let queues = if guarantees.crosses_processes {
-        match connected(plan, connector).await {
+        match connect(plan, connector).await {
             Ok((transport, letters)) => QueueAccess::Live(transport, letters),
-            // Its stores are here nevertheless.
-            Err(error) => QueueAccess::Nowhere(format!("the transport: {error}")),
+            // The stores can be read nevertheless.
+            Err(error) => QueueAccess::Unavailable(format!("queues: {error}")),
         }
     } else if guarantees.durable {
-        QueueAccess::Left
+        QueueAccess::Offline
     } else {
-        QueueAccess::Nowhere(format!("the queues: those of {scheme}: go with the app"))
+        QueueAccess::Unavailable(format!("queues: those of {scheme}: go with the app"))
     };
-    let tracer = TraceCollector {
-        wiring: Wiring::of(plan),
+    let collector = TraceCollector {
+        graph: plan.port_graph(),
         data: data.to_owned(),
         redactor: plan.redactor.clone(),
-        view: None,
+        running: None,
         queues,
     };
-    let trace = tracer.trace(question, Some((connector, url))).await;
-    if let QueueAccess::Live(transport, _) = tracer.queues {
+    let trace = collector.trace(query, Some((connector, url))).await;
+    if let QueueAccess::Live(transport, _) = collector.queues {
         close(&*transport).await;
     }
     Ok(trace)
-}
-
-async fn connected(
-    plan: &Plan,
-    connector: &dyn Connector,
-) -> Result<(Arc<dyn Transport>, DeadLetters), TransportError> {
-    let pressure = Arc::<Backpressure>::default();
-    let transport = connector.connect(&plan.transport, pressure).await?;
-    match DeadLetters::open(transport.clone(), plan.topology()).await {
-        Ok(letters) => Ok((transport, letters)),
-        Err(error) => {
-            close(&*transport).await;
-            Err(error)
-        }
-    }
-}
-
-async fn close(transport: &dyn Transport) {
-    // Everything is done; a broker that doesn't answer is left alone.
-    let _closed = tokio::time::timeout(CLOSE_WITHIN, transport.close()).await;
 }

@@ -1,8 +1,9 @@
-//! `run --watch`: for development, restarts the app when what it is made of has changed.
+//! `run --watch`: for development, restarts the app when its manifest, a named file or the
+//! program has changed.
 //!
-//! It looks at files now and then, and believes a change when it lasts: editors and
-//! linkers write in several steps. What has changed is checked by the program as it is
-//! then, before the app that runs is touched.
+//! Polls the files. A change counts when the files then stay the same for a moment, since editors
+//! and linkers write in several steps. The changed program checks the manifest before the running
+//! app is stopped.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -13,28 +14,29 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::child_process::{Process, RespawnCommand};
+use crate::child_process::RespawnCommand;
+use crate::process::ProcessGroup;
 
-/// How often it looks.
-const EVERY: Duration = Duration::from_millis(200);
-/// A change that has lasted for so many looks is done.
-const LASTING_LOOKS: u32 = 2;
-/// A check takes moments; a program that takes longer is not a good one.
-const CHECK_WITHIN: Duration = Duration::from_secs(30);
+/// Interval of polling.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Polls without a further change after which a change counts.
+const STABLE_POLLS: u32 = 2;
+/// Time for a check. A program that takes longer counts as wrong.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Files, and how they were.
+/// Watched files.
 pub(super) struct Watch {
     files: Vec<(PathBuf, Stamp)>,
-    /// The program: without it there is nothing to restart.
+    /// The executable. While it is missing, as during a build, no change counts.
     program: PathBuf,
 }
 
-/// What changes when a file does; nothing if there is no such file.
+/// The identity of a file's content: inode, length and modification time; `None` without a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp(Option<[i64; 4]>);
 
 impl Stamp {
-    fn of(file: &Path) -> Self {
+    fn read(file: &Path) -> Self {
         Self(std::fs::metadata(file).ok().map(|it| {
             let (inode, length) = (it.ino() as i64, it.len() as i64);
             [inode, length, it.mtime(), it.mtime_nsec()]
@@ -56,19 +58,23 @@ impl Watch {
     pub(super) fn add<'a>(&mut self, files: impl IntoIterator<Item = &'a PathBuf>) {
         let files = files.into_iter();
         self.files
-            .extend(files.map(|file| (file.clone(), Stamp::of(file))));
+            .extend(files.map(|file| (file.clone(), Stamp::read(file))));
     }
 
-    /// Resolves with what has changed, once that stays as it is.
+    /// Waits for a change, and returns the changed files.
     async fn changed(&mut self) -> Vec<String> {
         let mut last: Vec<Stamp> = self.files.iter().map(|(_, stamp)| *stamp).collect();
-        let mut lasting = 0;
+        let mut stable = 0;
         loop {
-            sleep(EVERY).await;
-            let now: Vec<Stamp> = self.files.iter().map(|(file, _)| Stamp::of(file)).collect();
-            lasting = if now == last { lasting + 1 } else { 0 };
+            sleep(POLL_INTERVAL).await;
+            let now: Vec<Stamp> = self
+                .files
+                .iter()
+                .map(|(file, _)| Stamp::read(file))
+                .collect();
+            stable = if now == last { stable + 1 } else { 0 };
             last = now;
-            if lasting < LASTING_LOOKS || Stamp::of(&self.program) == Stamp(None) {
+            if stable < STABLE_POLLS || Stamp::read(&self.program) == Stamp(None) {
                 continue;
             }
             let mut changed = Vec::new();
@@ -84,8 +90,8 @@ impl Watch {
     }
 }
 
-/// Resolves when something has changed and is right, so that the app is to restart; never
-/// if nothing is watched. What is wrong is said, and waited for until it changes again.
+/// Resolves when a file has changed and the manifest is valid; never if nothing is watched. If
+/// the manifest is wrong, prints that and waits for the next change.
 pub(super) async fn restart_needed(
     watch: Option<Watch>,
     program: &RespawnCommand,
@@ -101,30 +107,32 @@ pub(super) async fn restart_needed(
                 eprintln!("changed: {changed}; the app restarts");
                 return;
             }
-            Ok(false) => eprintln!("changed: {changed}; wrong, so the app goes on as it was"),
+            Ok(false) => {
+                eprintln!("changed: {changed}; the manifest is wrong, the app goes on unchanged")
+            }
             Err(error) => eprintln!(
-                "changed: {changed}; {} can't be run: {error}; the app goes on as it was",
+                "changed: {changed}; can't run {}: {error}; the app goes on unchanged",
                 program.path().display()
             ),
         }
     }
 }
 
-/// Has the program, as it is now, check the manifest. It says itself what is wrong.
+/// Has the changed program check the manifest, and print its problems.
 async fn check(program: &RespawnCommand, only: &[String]) -> io::Result<bool> {
     let mut command = program.command("check");
     if !only.is_empty() {
         command.arg("--only").arg(only.join(","));
     }
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    let process = Process::start(command, "check")?;
-    let checked = timeout(CHECK_WITHIN, process.ended()).await;
-    Ok(checked.is_ok_and(|ended| ended.well))
+    let process = ProcessGroup::spawn(command, "check")?;
+    let checked = timeout(CHECK_TIMEOUT, process.exited()).await;
+    Ok(checked.is_ok_and(|exit| exit.success))
 }
 
-/// Makes this process one of the program as it is now, with the same arguments. Returns
-/// only if that fails.
-pub(super) fn start_again(program: &Path) -> io::Error {
+/// Replaces this process by the changed program, with the same arguments. Returns only on
+/// failure.
+pub(super) fn restart(program: &Path) -> io::Error {
     let mut arguments = std::env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = arguments.next() {

@@ -1,10 +1,10 @@
 //! The control socket: commands to a running app, from its owner on the same machine.
 //!
-//! It lies in the app's data folder and only the owner may open it. A request is one line,
-//! `{"verb":"stop"}`, the answer another, or several where work on dead letters is asked for.
-//! A lock beside it says whether an app is running: it goes with the process, however that
-//! ends, so a socket that a killed process left behind is replaced, and one that is in use is
-//! not.
+//! The socket `control.sock` lies in the app's data folder; only its owner may open it. A request
+//! is one line of JSON, `{"verb":"stop"}`. The answer is another line, or several for work on
+//! dead letters and for traces. The lock file beside the socket says whether an app is running:
+//! the operating system releases the lock with the process. So the socket of a killed process is
+//! replaced, and the socket of a running one is not.
 
 mod client;
 mod dead_letters;
@@ -19,37 +19,35 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
-#[cfg(test)]
-use client::request;
-pub(crate) use client::{ControlError, stop};
-pub(crate) use dead_letters::{is_running, perform};
+pub(crate) use client::{ControlError, is_running, stop};
+pub(crate) use dead_letters::perform;
 pub(crate) use trace::trace;
 
-use crate::app::AppStatus;
-use crate::dead_letters::{DeadLetters, Task};
+use crate::dead_letters::{DeadLetters, DlqRequest};
 use crate::lock::Lock;
 use crate::message_trace::{TraceCollector, TraceQuery};
 use crate::service_thread::ServiceThread;
 
-/// A request is not longer: a thousand ids of messages fit.
+/// Maximum size of a request: a thousand message ids fit.
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
-/// A line of an answer is not longer: a snapshot of thousands of services fits.
+/// Maximum size of a line of the answer: the state of thousands of services fits.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The one who asks must have done so within this time, and the other answered.
+/// Time for the client to send its request, and for the app to send the next line.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The socket of an app with this data folder.
+/// The control socket of the app with this data folder.
 pub(crate) fn socket_path(data: &Path) -> PathBuf {
     data.join("control.sock")
 }
 
-/// The lock of a child process that runs this service with this data folder.
+/// The lock file of a child process that runs this service.
 pub(crate) fn lock_path(data: &Path, service: &str) -> PathBuf {
     data.join(format!("control-{service}.lock"))
 }
 
-/// Says that another process has the lock of an app with this data folder.
+/// The error text when another process holds the lock of the data folder.
 pub(crate) fn taken(owner: &str, data: &Path) -> String {
     let data = data.display();
     format!(
@@ -58,17 +56,17 @@ pub(crate) fn taken(owner: &str, data: &Path) -> String {
     )
 }
 
-/// What can be asked for.
+/// A command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verb {
-    /// Stop in order. The connection closes when that is done.
+    /// Stops the app in order. The connection closes when the app has stopped.
     Stop,
-    /// What `/api/app` shows.
+    /// Returns the same as `/api/app` of the admin endpoint.
     State,
-    /// Work on dead letters. It is answered in lines: see [`perform`].
-    Dlq(Task),
-    /// The way of a message. It is answered in lines: see [`trace`].
+    /// Works on dead letters, answered in several lines: see [`perform`].
+    Dlq(DlqRequest),
+    /// Traces a message, answered in several lines: see [`trace`].
     Trace(TraceQuery),
 }
 
@@ -78,7 +76,7 @@ struct Request {
     verb: Verb,
 }
 
-/// What is answered.
+/// The answer to a request that takes no time.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
@@ -86,52 +84,49 @@ enum Answer {
     Error(String),
 }
 
-/// What commands reach.
+/// The parts of the app that commands use.
 pub(crate) struct ControlTargets {
-    pub(crate) view: Arc<AppStatus>,
+    /// The state of the app, as `/api/app` shows it.
+    pub(crate) state: Box<dyn Fn() -> serde_json::Result<Value> + Send + Sync>,
     pub(crate) letters: DeadLetters,
     pub(crate) tracer: Arc<TraceCollector>,
-    /// Called from the socket's own thread, perhaps more than once.
+    /// Starts stopping the app. Called on the socket's thread, maybe more than once.
     pub(crate) stop: Box<dyn Fn() + Send + Sync>,
 }
 
-/// The control socket of this process. Dropping it removes it.
+/// The control socket of this process. Dropping it removes the socket.
 #[derive(Debug)]
 pub(crate) struct Control {
     path: PathBuf,
     thread: Option<ServiceThread>,
-    /// Let go last: until then nobody else may start.
+    /// Dropped last: no other process may start before.
     _lock: Lock,
 }
 
 impl Control {
-    /// Opens the socket in the data folder, which is made if there is none.
+    /// Opens the socket in the data folder. Creates the folder if necessary.
     ///
     /// # Errors
-    /// Another process runs the app, or the socket can't be made: the text says where
-    /// and what to do.
-    pub(crate) fn start(data: &Path, reach: ControlTargets) -> io::Result<Self> {
+    /// Another process runs the app, or the socket can't be created. The text names the path and
+    /// the remedy.
+    pub(crate) fn start(data: &Path, targets: ControlTargets) -> io::Result<Self> {
         std::fs::create_dir_all(data).map_err(|error| {
             let text = format!("can't make the data folder {}: {error}", data.display());
             io::Error::new(error.kind(), text)
         })?;
         let lock = Lock::take(&data.join("control.lock"), |owner| taken(owner, data))?;
         let path = socket_path(data);
-        let explain = {
-            let path = path.clone();
-            move |error: io::Error| {
-                let text = format!("can't open the control socket {}: {error}", path.display());
-                io::Error::new(error.kind(), text)
-            }
-        };
         let thread = ServiceThread::start("brickwork-control", {
             let path = path.clone();
             move |stopping| {
                 let listener = server::listen(&path)?;
-                Ok(server::serve(listener, reach, stopping))
+                Ok(server::serve(listener, targets, stopping))
             }
-        })
-        .map_err(explain)?;
+        });
+        let thread = thread.map_err(|error| {
+            let text = format!("can't open the control socket {}: {error}", path.display());
+            io::Error::new(error.kind(), text)
+        })?;
         Ok(Self {
             path,
             thread: Some(thread),
@@ -142,9 +137,9 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // First the file: who comes from now on finds that nothing runs.
+        // First the socket: from now on clients find no app.
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(%error, "the control socket was gone already");
+            tracing::debug!(%error, "control socket was removed already");
         }
         if let Some(thread) = self.thread.take() {
             thread.stop();
@@ -152,5 +147,11 @@ impl Drop for Control {
     }
 }
 
+/// Resolves when the other side has closed the connection.
+async fn end_of(from: &mut (impl AsyncRead + Unpin)) {
+    let mut ignored = [0; 64];
+    while from.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,13 +1,13 @@
-//! The side of the app: answers, one line for one line; work on dead letters is
-//! [`bench`](super::dead_letters)'s.
+//! The app side of the control socket.
 
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::Semaphore;
@@ -15,31 +15,31 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::streaming::{Line, send};
 use super::{
-    Answer, ControlTargets, REQUEST_BYTES_MAX, Request, TIMEOUT, Verb, dead_letters, trace,
+    Answer, ControlTargets, REQUEST_BYTES_MAX, Request, TIMEOUT, Verb, dead_letters, end_of, trace,
 };
 use crate::service_thread::StopSignal;
 
-/// Whoever comes while so many are connected waits to be accepted.
+/// Maximum connections. Further clients wait to be accepted.
 const CONNECTIONS_MAX: usize = 16;
-/// So many of them may work on dead letters, or follow a message, which takes memory, and time.
-const BENCHES_MAX: usize = 4;
-/// When accepting fails (out of file descriptors), trying again at once won't help.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-/// A socket's path is not longer, on Linux and the BSDs.
+/// Maximum requests that take time and memory: work on dead letters, and traces.
+const LONG_REQUESTS_MAX: usize = 4;
+/// Pause after a failed accept, such as without file descriptors: a retry at once would fail.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Maximum length of a socket's path on Linux and the BSDs, in bytes.
 const PATH_BYTES_MAX: usize = 103;
 
-const BUSY: &str =
-    "the app does such work for several others already: try again when they are done";
+const BUSY: &str = "the app does such work for several other clients: try again when they are done";
 
-/// Makes the socket, for the owner alone. The caller holds the lock: what lies there is
-/// of a process that is dead.
+/// Creates the socket, for the owner alone. The caller holds the lock, so a socket that is there
+/// already was left by a dead process.
 pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     let length = path.as_os_str().len();
     if length > PATH_BYTES_MAX {
         let text = format!(
             "the path has {length} bytes, sockets allow {PATH_BYTES_MAX}; \
-             give app.data a shorter path, or start the app from nearer to it"
+             give app.data a shorter path, or start the app in a folder nearer to it"
         );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
@@ -50,15 +50,19 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     }
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
-    // Before it listens, so that there is no moment in which others could connect.
+    // Before listening, so that other users can never connect.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
     socket.listen(CONNECTIONS_MAX as u32)
 }
 
-/// Serves until told to stop.
-pub(super) async fn serve(listener: UnixListener, reach: ControlTargets, mut stopping: StopSignal) {
-    let reach = Arc::new((reach, Semaphore::new(BENCHES_MAX)));
-    // Dropped at the end, which closes every connection: that says that the app stopped.
+/// Answers requests until stopped.
+pub(super) async fn serve(
+    listener: UnixListener,
+    targets: ControlTargets,
+    mut stopping: StopSignal,
+) {
+    let shared = Arc::new((targets, Semaphore::new(LONG_REQUESTS_MAX)));
+    // Dropped at the end, which closes every connection: clients see that the app has stopped.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -69,16 +73,16 @@ pub(super) async fn serve(listener: UnixListener, reach: ControlTargets, mut sto
         };
         match accepted {
             Ok((stream, _)) => {
-                let reach = reach.clone();
+                let shared = shared.clone();
                 connections.spawn(async move {
-                    let (reach, benches) = &*reach;
-                    if let Err(error) = answer(stream, reach, benches).await {
-                        debug!(%error, "a control connection failed");
+                    let (targets, long_requests) = &*shared;
+                    if let Err(error) = answer(stream, targets, long_requests).await {
+                        debug!(%error, "control connection failed");
                     }
                 });
             }
             Err(error) => {
-                warn!(%error, "the control socket can't accept a connection");
+                warn!(%error, "control socket can't accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -88,28 +92,30 @@ pub(super) async fn serve(listener: UnixListener, reach: ControlTargets, mut sto
 /// Answers one request.
 async fn answer(
     mut stream: UnixStream,
-    reach: &ControlTargets,
-    benches: &Semaphore,
+    targets: &ControlTargets,
+    long_requests: &Semaphore,
 ) -> io::Result<()> {
-    let answer = match timeout(TIMEOUT, read(&mut stream)).await?? {
-        Ok(Verb::State) => serde_json::to_value(reach.view.snapshot())
-            .map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok),
-        Ok(Verb::Stop) => return stop(stream, reach).await,
-        Ok(Verb::Dlq(task)) => {
-            return match benches.try_acquire() {
-                Ok(_bench) => dead_letters::serve(stream, &reach.letters, &task).await,
-                Err(_) => dead_letters::refuse(stream, BUSY).await,
-            };
-        }
-        Ok(Verb::Trace(question)) => {
-            return match benches.try_acquire() {
-                Ok(_bench) => trace::serve(stream, &reach.tracer, &question).await,
-                Err(_) => trace::refuse(stream, BUSY).await,
-            };
-        }
-        Err(text) => Answer::Error(text),
+    let verb = match timeout(TIMEOUT, read(&mut stream)).await?? {
+        Ok(verb) => verb,
+        Err(text) => return write(&mut stream, &Answer::Error(text)).await,
     };
-    write(&mut stream, &answer).await
+    match verb {
+        Verb::State => {
+            let answer = (targets.state)();
+            let answer = answer.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok);
+            return write(&mut stream, &answer).await;
+        }
+        Verb::Stop => return stop(stream, targets).await,
+        Verb::Dlq(_) | Verb::Trace(_) => {}
+    }
+    let Ok(_permit) = long_requests.try_acquire() else {
+        return send(&mut stream, &Line::<()>::Error(BUSY.to_owned())).await;
+    };
+    match verb {
+        Verb::Dlq(request) => dead_letters::serve(stream, &targets.letters, &request).await,
+        Verb::Trace(query) => trace::serve(stream, &targets.tracer, &query).await,
+        Verb::State | Verb::Stop => Ok(()),
+    }
 }
 
 async fn write(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
@@ -118,21 +124,17 @@ async fn write(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
     timeout(TIMEOUT, stream.write_all(&line)).await?
 }
 
-async fn stop(mut stream: UnixStream, reach: &ControlTargets) -> io::Result<()> {
-    let written = write(&mut stream, &Answer::Ok(accepted())).await;
-    info!("told to stop over the control socket");
-    (reach.stop)();
-    // The client, if it waits, sees the app's end in the end of the connection.
-    let mut byte = [0; 1];
-    while stream.read(&mut byte).await? > 0 {}
+async fn stop(mut stream: UnixStream, targets: &ControlTargets) -> io::Result<()> {
+    let accepted = json!({ "process": std::process::id(), "phase": "stopping" });
+    let written = write(&mut stream, &Answer::Ok(accepted)).await;
+    info!("stop requested over the control socket");
+    (targets.stop)();
+    // The client sees the end of the app in the end of the connection.
+    end_of(&mut stream).await;
     written
 }
 
-fn accepted() -> Value {
-    json!({ "process": std::process::id(), "phase": "stopping" })
-}
-
-/// The verb that is asked for, or what is wrong with the request.
+/// Reads the request. The inner error is the answer to a request in a wrong form.
 async fn read(stream: &mut UnixStream) -> io::Result<Result<Verb, String>> {
     let mut line = Vec::new();
     let mut limited = BufReader::new(stream.take(REQUEST_BYTES_MAX));

@@ -1,73 +1,38 @@
-//! A message's way over the socket: the app that has the trails looks, and says now and then
-//! that it is at it.
+//! Message traces over the control socket: the app that has the histories makes the trace.
 
 use std::io;
 use std::path::Path;
-use std::pin::pin;
 
-use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWrite;
 use tokio::net::UnixStream;
 
 use super::Verb;
-use super::client::ControlError;
-use super::streaming::{self, end_of, says};
+use super::client::{Connection, ControlError};
+use super::streaming::{Line, send, work_for};
 use crate::message_trace::{Trace, TraceCollector, TraceQuery};
 
-/// What the app says.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Line {
-    /// It is at it.
-    Working,
-    /// The last line: what is known.
-    Done(Box<Trace>),
-    /// The last line: it can't be done.
-    Error(String),
-}
-
-/// Follows a message for the client at the other end.
+/// Traces a message for a client.
 pub(super) async fn serve(
     mut stream: UnixStream,
-    tracer: &TraceCollector,
-    question: &TraceQuery,
+    collector: &TraceCollector,
+    query: &TraceQuery,
 ) -> io::Result<()> {
-    let (mut from, mut to) = stream.split();
-    let mut work = pin!(tracer.trace(question, None));
-    let mut gone = pin!(end_of(&mut from));
-    let mut says = says();
-    let trace = loop {
-        tokio::select! {
-            trace = &mut work => break trace,
-            // Dead letters that it holds go back.
-            () = &mut gone => return Ok(()),
-            _ = says.tick() => say(&mut to, &Line::Working).await?,
-        }
-    };
-    say(&mut to, &Line::Done(Box::new(trace))).await
+    match work_for(&mut stream, collector.trace(query, None), None).await {
+        Some(trace) => send(&mut stream, &Line::Done(trace)).await,
+        None => Ok(()),
+    }
 }
 
-/// Tells the client that nothing is begun.
-pub(super) async fn refuse(mut stream: UnixStream, why: &str) -> io::Result<()> {
-    say(&mut stream, &Line::Error(why.to_owned())).await
-}
-
-async fn say(to: &mut (impl AsyncWrite + Unpin), line: &Line) -> io::Result<()> {
-    streaming::say(to, line, |why| Line::Error(format!("the answer: {why}"))).await
-}
-
-/// Has the app with this data folder follow a message.
+/// Has the app with this data folder trace a message.
 ///
 /// # Errors
-/// Nothing runs there, it doesn't answer, or it can't.
-pub(crate) async fn trace(data: &Path, question: &TraceQuery) -> Result<Trace, ControlError> {
-    // What the client would say stays open: its end tells the app that nobody waits.
-    let (mut lines, _open) = streaming::ask(data, Verb::Trace(question.clone())).await?;
+/// No app runs there, it does not answer, or it fails.
+pub(crate) async fn trace(data: &Path, query: &TraceQuery) -> Result<Trace, ControlError> {
+    let mut connection = Connection::ask(data, Verb::Trace(query.clone())).await?;
     loop {
-        match lines.next().await? {
-            Line::Working => {}
-            Line::Done(trace) => return Ok(*trace),
+        match connection.next().await? {
+            Line::Done(trace) => return Ok(trace),
             Line::Error(text) => return Err(ControlError::Failed(text)),
+            Line::Working | Line::Letter(_) | Line::Missing(_) => {}
         }
     }
 }

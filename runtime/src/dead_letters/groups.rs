@@ -1,5 +1,6 @@
-//! Grouping letters: those that failed alike, together.
+//! Groups letters with the same failure.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,51 +10,51 @@ use super::stats::TimeSpan;
 use crate::failure::truncate;
 use crate::redact::Redactor;
 
-/// So many groups are kept apart; letters of further ones are only counted.
+/// Maximum groups. Letters of further groups are only counted.
 pub const GROUPS_MAX: usize = 1_000;
 
-/// So much of an error is kept as an example, in bytes.
+/// Maximum length of a group's example error, in bytes.
 const EXAMPLE_BYTES_MAX: usize = 1_024;
 
 /// The letters of one service, by fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
-    /// The service.
+    /// The label of the service.
     pub service: String,
-    /// How many letters were there.
+    /// The number of letters in the queue.
     pub letters: u64,
-    /// How many of them were read: the rest of this is of these.
+    /// The number of letters that were read. The following fields are about these.
     pub read: u64,
-    /// Whether everything was read.
+    /// Whether every letter was read.
     pub complete: bool,
-    /// The largest first; at most [`GROUPS_MAX`].
+    /// The groups, the largest first; at most [`GROUPS_MAX`].
     pub groups: Vec<Group>,
-    /// How many letters that were read are in none of them.
+    /// The number of letters in further groups.
     pub others: u64,
 }
 
-/// Letters that failed alike.
+/// Letters with the same failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// Names the group: see [`Letter::fingerprint`].
+    /// The fingerprint: see [`Letter::fingerprint`].
     pub fingerprint: String,
-    /// The service.
+    /// The label of the service.
     pub service: String,
-    /// Why they were given up; `unknown` if the runtime didn't write them.
+    /// The reason; `unknown` for letters without a record.
     pub reason: String,
-    /// How many.
+    /// The number of letters.
     pub letters: u64,
-    /// When the first was given up (RFC 3339).
+    /// When the first message was given up (RFC 3339).
     pub first_failed_at: Option<String>,
-    /// When the last was given up (RFC 3339).
+    /// When the last message was given up (RFC 3339).
     pub last_failed_at: Option<String>,
-    /// The error of one of them, 1 KiB at most.
+    /// The error of the example, at most 1 KiB.
     pub error: Option<String>,
-    /// The message of that one.
+    /// The message id of the example: one of the letters.
     pub example: String,
 }
 
-/// The groups while letters are read.
+/// Groups letters while they are read.
 pub(super) struct GroupBuilder<'a> {
     service: &'a str,
     redactor: &'a Redactor,
@@ -73,56 +74,35 @@ impl<'a> GroupBuilder<'a> {
         }
     }
 
-    pub(super) fn sort(&mut self, letter: &Letter) {
+    pub(super) fn add(&mut self, letter: &Letter) {
         self.read += 1;
         let fingerprint = letter.fingerprint(self.service);
-        if !self.groups.contains_key(&fingerprint) {
-            if self.groups.len() >= GROUPS_MAX {
-                self.others += 1;
-                return;
-            }
-            let group = self.example(fingerprint.clone(), letter);
-            self.groups
-                .insert(fingerprint.clone(), (group, TimeSpan::default()));
-        }
-        let Some((group, span)) = self.groups.get_mut(&fingerprint) else {
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&fingerprint) {
+            self.others += 1;
             return;
-        };
+        }
+        let (service, redactor) = (self.service, self.redactor);
+        let (group, span) = self
+            .groups
+            .entry(fingerprint)
+            .or_insert_with_key(|fingerprint| {
+                let group = new_group(service, fingerprint, letter, redactor);
+                (group, TimeSpan::default())
+            });
         group.letters += 1;
-        if let Some(why) = &letter.why {
-            span.include(why.failed_at_ms);
+        if let Some(record) = &letter.dead_letter {
+            span.include(record.failed_at_ms);
         }
     }
 
-    fn example(&self, fingerprint: String, letter: &Letter) -> Group {
-        let error = letter.why.as_ref().map(|why| {
-            let mut error = self.redactor.clean(&why.error).into_owned();
-            truncate(&mut error, EXAMPLE_BYTES_MAX);
-            error
-        });
-        Group {
-            fingerprint,
-            service: self.service.to_owned(),
-            reason: letter.reason().to_owned(),
-            letters: 0,
-            first_failed_at: None,
-            last_failed_at: None,
-            error,
-            example: self
-                .redactor
-                .clean(&letter.message.id.to_string())
-                .into_owned(),
-        }
-    }
-
-    pub(super) fn end(self, letters: u64, complete: bool) -> Groups {
+    pub(super) fn build(self, letters: u64, complete: bool) -> Groups {
         let groups = self.groups.into_values().map(|(mut group, span)| {
             (group.first_failed_at, group.last_failed_at) = span.texts();
             group
         });
         let mut groups: Vec<Group> = groups.collect();
         groups.sort_by(|a, b| {
-            let key = |group: &Group| std::cmp::Reverse(group.letters);
+            let key = |group: &Group| Reverse(group.letters);
             (key(a), &a.fingerprint).cmp(&(key(b), &b.fingerprint))
         });
         Groups {
@@ -133,5 +113,25 @@ impl<'a> GroupBuilder<'a> {
             groups,
             others: self.others,
         }
+    }
+}
+
+/// A group with its first letter as the example.
+fn new_group(service: &str, fingerprint: &str, letter: &Letter, redactor: &Redactor) -> Group {
+    let error = letter.dead_letter.as_ref().map(|record| {
+        let mut error = redactor.clean(&record.error).into_owned();
+        truncate(&mut error, EXAMPLE_BYTES_MAX);
+        error
+    });
+    let id = letter.message.id.to_string();
+    Group {
+        fingerprint: fingerprint.to_owned(),
+        service: service.to_owned(),
+        reason: letter.reason().to_owned(),
+        letters: 0,
+        first_failed_at: None,
+        last_failed_at: None,
+        error,
+        example: redactor.clean(&id).into_owned(),
     }
 }

@@ -1,62 +1,66 @@
-//! A letter: a message as it is kept, and the message that it was.
+//! A dead letter: a message with the record of why it was given up.
 
 use super::stats::UNKNOWN;
 use crate::dead_letter::{DeadLetter, LETTER_HEADERS, fingerprint};
 use crate::message::Message;
 
-/// The header that counts how often a message was taken out of a dead-letter queue and
-/// handled again.
+/// The header that counts how often a message was replayed from a dead-letter queue.
 pub const REPLAYS: &str = "brickwork-replays";
 
 /// A letter of a dead-letter queue.
 #[derive(Debug, Clone)]
 pub struct Letter {
-    /// The message as it is kept.
+    /// The message, with the headers of the record.
     pub message: Message,
-    /// Why it is there; `None` if the runtime didn't put it there.
-    pub why: Option<DeadLetter>,
+    /// The record; `None` if another program put the message in the queue.
+    pub dead_letter: Option<DeadLetter>,
 }
 
 impl Letter {
-    /// The letter that a message of a dead-letter queue is.
+    /// Reads the record from a message of a dead-letter queue.
     pub fn new(message: Message) -> Self {
-        let why = DeadLetter::of(&message);
-        Self { message, why }
+        let dead_letter = DeadLetter::from_letter(&message);
+        Self {
+            message,
+            dead_letter,
+        }
     }
 
-    /// How often it was replayed before.
+    /// The number of replays before.
     pub fn replays(&self) -> u32 {
         let header = self.message.headers.get(REPLAYS);
         header.and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 
-    /// The same for letters of a service that failed alike:
-    /// [`DeadLetter::fingerprint`]. Those that the runtime didn't write are alike.
+    /// The fingerprint of the letter's group: [`DeadLetter::fingerprint`]. The letters of a
+    /// service without a record form one group.
     pub fn fingerprint(&self, service: &str) -> String {
-        match &self.why {
-            Some(why) => why.fingerprint(),
+        match &self.dead_letter {
+            Some(record) => record.fingerprint(),
             None => fingerprint(service, UNKNOWN, ""),
         }
     }
 
-    /// Why it was given up, in a word.
+    /// The reason as text; `unknown` without a record.
     pub(super) fn reason(&self) -> &'static str {
-        self.why.as_ref().map_or(UNKNOWN, |why| why.reason.as_str())
+        let record = self.dead_letter.as_ref();
+        record.map_or(UNKNOWN, |record| record.reason.as_str())
     }
 
-    /// Whether a header is the message's own, and not the letter's.
+    /// Whether a header belongs to the message, and not to the record.
     pub(super) fn is_own(&self, header: &str) -> bool {
-        let of_letter = self.why.is_some() && LETTER_HEADERS.contains(&header);
-        !of_letter && header != REPLAYS
+        let is_of_record = self.dead_letter.is_some() && LETTER_HEADERS.contains(&header);
+        !is_of_record && header != REPLAYS
     }
 
-    /// The message as it was before it was given up, to be handled again: the same id,
-    /// type, headers and trace, with one more replay counted.
+    /// The message as it was before it was given up, with one more replay counted: the same
+    /// id, type, headers and trace.
     ///
-    /// Nobody waits for its answer any more: whoever asked was told when it was given up.
+    /// It has no reply address, since its caller got an answer when the message was given up.
+    /// It has no deadline, since it would be dropped after that, and the letter with it.
     pub fn replayed(&self) -> Message {
         let mut envelope = self.message.edit();
-        if self.why.is_some() {
+        if self.dead_letter.is_some() {
             for name in LETTER_HEADERS {
                 envelope.headers.remove(name);
             }
@@ -64,7 +68,6 @@ impl Letter {
         let replays = self.replays().saturating_add(1).to_string();
         envelope.headers.insert(REPLAYS.into(), replays.into());
         envelope.reply_to = None;
-        // A message past its deadline would be dropped, and the letter with it.
         envelope.deadline_ms = None;
         envelope.into()
     }

@@ -1,34 +1,33 @@
-//! Dead letters as a workbench: looking at what services gave up, grouping it, handling it
-//! again, throwing it away, or keeping it as test cases, over any transport that this
-//! process can reach.
+//! Dead letters of an app, over any transport that this process reaches: count, group, find,
+//! replay, discard, and export as test cases.
 //!
-//! Owns the promise that no letter is lost by it. Looking gives everything back. A
-//! replay publishes the message with a confirm, under its own id, and only then removes
-//! the letter: whatever dies in between, the message is there at least once. Nothing
-//! goes unless it was selected.
-//!
-//! Refuses to go on without bounds: each walk sees a queue once, as deep as it was at the
-//! start, and holds no more than its [`Bounds`] say.
+//! - No letter is lost. Reading requeues every letter. A replay publishes the message under its
+//!   own id and removes the letter only after the publisher confirm: a crash in between leaves
+//!   the message at least once. Only selected letters are removed.
+//! - Everything is bounded. A scan sees each letter that was in the queue at its start once, and
+//!   holds no more than its [`Bounds`].
 //!
 //! ```
-//! use brickwork::dead_letters::{Bounds, DeadLetters, Destination, Pace, Removal, Selection};
+//! use brickwork::dead_letters::{
+//!     Bounds, DeadLetters, Destination, RateLimit, RemoveOptions, Selection,
+//! };
 //! use brickwork::transport::TransportError;
 //!
-//! /// Has the largest group of a service's letters handled again, 50 a second.
-//! async fn largest_again(letters: &DeadLetters, service: &str) -> Result<u64, TransportError> {
+//! /// Replays the largest group of a service's letters, 50 per second.
+//! async fn replay_largest(letters: &DeadLetters, service: &str) -> Result<u64, TransportError> {
 //!     let groups = letters.groups(service, Bounds::default()).await?;
 //!     let Some(largest) = groups.groups.first() else {
 //!         return Ok(0);
 //!     };
-//!     let removal = Removal {
+//!     let options = RemoveOptions {
 //!         selection: Selection::Group(largest.fingerprint.clone()),
 //!         limit: u64::MAX,
 //!         dry_run: false,
-//!         pace: Pace::per_second(50.0).unwrap_or_default(),
+//!         rate: RateLimit::per_second(50.0).unwrap_or_default(),
 //!         bounds: Bounds::default(),
 //!     };
 //!     let stop = std::future::pending();
-//!     let outcome = letters.replay(service, &Destination::Original, &removal, stop).await?;
+//!     let outcome = letters.replay(service, &Destination::Original, &options, stop).await?;
 //!     Ok(outcome.removed)
 //! }
 //! ```
@@ -56,7 +55,7 @@ pub use groups::{GROUPS_MAX, Group, Groups};
 pub use letter::{Letter, REPLAYS};
 pub use rate_limit::RateLimit;
 pub use remove::{Destination, Outcome, RemoveOptions};
-pub(crate) use request::{Report, Task, Views};
+pub(crate) use request::{DlqAction, DlqReport, DlqRequest};
 pub use selection::Selection;
 pub use stats::{DlqStats, ReasonCount};
 pub use test_case::{CaseMessage, Emitted, Expected, InvalidCases, Observed, TestCase, TestCases};
@@ -66,13 +65,13 @@ use groups::GroupBuilder;
 use scan::Scan;
 use stats::StatsBuilder;
 
-/// What a walk over a dead-letter queue may hold at most. Letters that are looked at and
-/// stay are held, unsettled, to the end, so that none is seen twice.
+/// Limits of one scan of a dead-letter queue. A scan holds the letters that stay, unsettled, to
+/// its end, so that it sees none twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
-    /// In letters.
+    /// Maximum letters held.
     pub letters: usize,
-    /// In bytes, roughly.
+    /// Maximum size of the letters held, in bytes, roughly.
     pub bytes: usize,
 }
 
@@ -92,30 +91,30 @@ pub struct DeadLetters {
     redactor: Arc<Redactor>,
 }
 
-/// Letters that were looked at.
+/// The result of a search.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
-    /// Those that were wanted, in the queue's order.
+    /// The selected letters, in the queue's order.
     pub letters: Vec<Letter>,
-    /// Whether there may be more of them.
+    /// Whether there may be more.
     pub more: bool,
 }
 
 impl DeadLetters {
-    /// Those of the app that has this topology. Makes nothing on the transport.
+    /// Opens the dead letters of the app with this topology. Declares nothing on the transport.
     ///
     /// # Errors
-    /// The transport can't.
+    /// The transport fails.
     pub async fn open(
         transport: Arc<dyn Transport>,
         topology: Topology,
     ) -> Result<Self, TransportError> {
         transport.attach(&topology).await?;
-        Ok(Self::of(transport, topology))
+        Ok(Self::new(transport, topology))
     }
 
-    /// Those of an app whose transport knows its topology.
-    pub(crate) fn of(transport: Arc<dyn Transport>, topology: Topology) -> Self {
+    /// The dead letters of an app whose transport knows the topology already.
+    pub(crate) fn new(transport: Arc<dyn Transport>, topology: Topology) -> Self {
         Self {
             transport,
             topology,
@@ -123,8 +122,8 @@ impl DeadLetters {
         }
     }
 
-    /// What it shows is cleaned of these secrets. Letters themselves, which
-    /// [`find`](Self::find) gives, are as they are.
+    /// Removes these secrets from views and groups. The letters that [`find`](Self::find)
+    /// returns are not changed.
     #[must_use]
     pub fn redacting(mut self, redactor: Arc<Redactor>) -> Self {
         self.redactor = redactor;
@@ -136,46 +135,39 @@ impl DeadLetters {
         self.redactor.clean(text).into_owned()
     }
 
-    /// The services that have a dead-letter queue: those with an input.
+    /// The services with a dead-letter queue: those with an input.
     pub fn services(&self) -> impl Iterator<Item = &str> {
         self.topology.services()
     }
 
-    /// How many letters a service has, why, and since when.
+    /// Counts the letters of a service, by reason.
     ///
     /// # Errors
-    /// The transport can't, or there is no such queue.
-    pub async fn census(&self, service: &str, bounds: Bounds) -> Result<DlqStats, TransportError> {
-        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
-        let mut tally = StatsBuilder::default();
-        while let Some(delivery) = walk.next().await? {
-            tally.count(&Letter::new(delivery.message().clone()));
-            walk.hold(delivery);
-        }
-        let letters = walk.depth();
-        Ok(tally.end(service, letters, walk.end().await?))
+    /// The transport fails, or there is no such queue.
+    pub async fn stats(&self, service: &str, bounds: Bounds) -> Result<DlqStats, TransportError> {
+        let mut stats = StatsBuilder::default();
+        let (letters, complete) = self
+            .read(service, bounds, |letter| stats.add(&letter))
+            .await?;
+        Ok(stats.build(service, letters, complete))
     }
 
-    /// The letters of a service that failed alike, together: how many, since when, and one
-    /// of them as an example.
+    /// Groups the letters of a service by failure.
     ///
     /// # Errors
-    /// The transport can't, or there is no such queue.
+    /// The transport fails, or there is no such queue.
     pub async fn groups(&self, service: &str, bounds: Bounds) -> Result<Groups, TransportError> {
-        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
-        let mut sorter = GroupBuilder::new(service, &self.redactor);
-        while let Some(delivery) = walk.next().await? {
-            sorter.sort(&Letter::new(delivery.message().clone()));
-            walk.hold(delivery);
-        }
-        let letters = walk.depth();
-        Ok(sorter.end(letters, walk.end().await?))
+        let mut groups = GroupBuilder::new(service, &self.redactor);
+        let (letters, complete) = self
+            .read(service, bounds, |letter| groups.add(&letter))
+            .await?;
+        Ok(groups.build(letters, complete))
     }
 
-    /// The first letters of a service that are selected.
+    /// The first `limit` selected letters of a service.
     ///
     /// # Errors
-    /// The transport can't, or there is no such queue.
+    /// The transport fails, or there is no such queue.
     pub async fn find(
         &self,
         service: &str,
@@ -183,52 +175,67 @@ impl DeadLetters {
         limit: usize,
         bounds: Bounds,
     ) -> Result<Found, TransportError> {
-        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
+        let mut scan = Scan::open(&*self.transport, service, bounds).await?;
         let mut found = Found::default();
         while found.letters.len() < limit
-            && let Some(delivery) = walk.next().await?
+            && let Some(delivery) = scan.next().await?
         {
             let letter = Letter::new(delivery.message().clone());
             if selection.covers(service, &letter) {
                 found.letters.push(letter);
             }
-            walk.hold(delivery);
+            scan.hold(delivery);
         }
-        found.more = !walk.end().await?;
+        found.more = !scan.finish().await?;
         Ok(found)
     }
 
-    /// Letters of a service that are wanted, by their messages' ids or traces.
+    /// The letters of a service with these message ids or trace ids.
     pub(crate) async fn search(
         &self,
         service: &str,
-        wanted: &SearchQuery,
+        query: &SearchQuery,
         bounds: Bounds,
     ) -> Result<Found, TransportError> {
-        let mut walk = Scan::open(&*self.transport, service, bounds).await?;
-        let mut found = Found::default();
-        while let Some(delivery) = walk.next().await? {
-            if wanted.covers(delivery.message()) {
-                found.letters.push(Letter::new(delivery.message().clone()));
+        let mut letters = Vec::new();
+        let add = |letter: Letter| {
+            if query.covers(&letter.message) {
+                letters.push(letter);
             }
-            walk.hold(delivery);
-        }
-        found.more = !walk.end().await?;
-        Ok(found)
+        };
+        let (_, complete) = self.read(service, bounds, add).await?;
+        let more = !complete;
+        Ok(Found { letters, more })
     }
 
-    /// Publishes the messages of the selected letters to the inputs that gave them up, or
-    /// to another one, and removes each letter once that is confirmed. Stops early when
-    /// `stop` resolves: what is under way is finished.
+    /// Reads every letter. Returns the number of letters, and whether all of them were read.
+    async fn read(
+        &self,
+        service: &str,
+        bounds: Bounds,
+        mut visit: impl FnMut(Letter),
+    ) -> Result<(u64, bool), TransportError> {
+        let mut scan = Scan::open(&*self.transport, service, bounds).await?;
+        while let Some(delivery) = scan.next().await? {
+            visit(Letter::new(delivery.message().clone()));
+            scan.hold(delivery);
+        }
+        let letters = scan.depth();
+        Ok((letters, scan.finish().await?))
+    }
+
+    /// Publishes the messages of the selected letters to an input, and removes each letter
+    /// after its publisher confirm. When `stop` resolves, finishes the publications that have
+    /// started, and ends.
     ///
     /// # Errors
-    /// The transport can't, or there is no such queue or input. What a publication met is
+    /// The transport fails, or there is no such queue or input. The error of a publication is
     /// in the outcome.
     pub async fn replay(
         &self,
         service: &str,
         to: &Destination,
-        removal: &RemoveOptions,
+        options: &RemoveOptions,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, TransportError> {
         if let Destination::Input(input) = to
@@ -236,24 +243,23 @@ impl DeadLetters {
         {
             return Err(TransportError::NoQueue(input.clone()));
         }
-        remove::replay(self, service, to, removal, stop).await
+        remove::replay(self, service, to, options, stop).await
     }
 
-    /// Removes the selected letters for good. Stops early when `stop` resolves.
+    /// Removes the selected letters. Ends early when `stop` resolves.
     ///
     /// # Errors
-    /// The transport can't, or there is no such queue.
+    /// The transport fails, or there is no such queue.
     pub async fn discard(
         &self,
         service: &str,
-        removal: &RemoveOptions,
+        options: &RemoveOptions,
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, TransportError> {
-        remove::discard(self, service, removal, stop).await
+        remove::discard(self, service, options, stop).await
     }
 
-    /// A letter for people and programs to look at, without secrets, and with a payload of
-    /// at most so many bytes.
+    /// A letter to show or to export, without secrets. The payload is cut to this many bytes.
     pub fn view(&self, service: &str, letter: &Letter, payload_bytes_max: usize) -> LetterView {
         let mut view = letter.view(service, payload_bytes_max, &self.redactor);
         if view.input.is_none() {
@@ -263,17 +269,13 @@ impl DeadLetters {
         view
     }
 
-    /// Where a letter's message goes when it is replayed: to the input that gave it up.
-    /// One that doesn't say which goes to the only input, if there is only one.
+    /// The input that a letter's message is replayed to: the one that gave it up. A letter
+    /// without a record goes to the service's only input, if it has one input.
     fn input_of(&self, service: &str, letter: &Letter) -> Option<QueueId> {
-        let mut inputs = self
-            .topology
-            .queues
-            .iter()
-            .map(|queue| &queue.id)
-            .filter(|id| &*id.service == service);
-        match &letter.why {
-            Some(why) => inputs.find(|id| *id.input == *why.input).cloned(),
+        let queues = self.topology.queues.iter().map(|queue| &queue.id);
+        let mut inputs = queues.filter(|id| &*id.service == service);
+        match &letter.dead_letter {
+            Some(record) => inputs.find(|id| *id.input == *record.input).cloned(),
             None => inputs.next().filter(|_| inputs.next().is_none()).cloned(),
         }
     }

@@ -1,47 +1,40 @@
-//! How fast letters go, at most.
+//! Rate limit of dead-letter work, such as a replay.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-/// What a timer that comes late may make up for: without it, nothing went faster than the
-/// timer ticks.
-const SLACK: Duration = Duration::from_millis(10);
+use crate::rate_limit::RateLimiter;
 
-/// How fast letters go, at most.
+/// Delay of a timer that is made up for: without it, no rate above the timer's resolution
+/// would be reached.
+const CATCH_UP: Duration = Duration::from_millis(10);
+
+/// Maximum number of letters per second; by default unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RateLimit(Option<Duration>);
 
 impl RateLimit {
-    /// So many a second; `None` if that is no positive number.
+    /// A limit of letters per second; `None` if the number is not positive.
     pub fn per_second(letters: f64) -> Option<Self> {
-        let gap = Duration::try_from_secs_f64(1.0 / letters).ok()?;
-        (letters > 0.0).then_some(Self(Some(gap)))
+        let interval = Duration::try_from_secs_f64(1.0 / letters).ok()?;
+        (letters > 0.0).then_some(Self(Some(interval)))
     }
 }
 
-/// Lets letters go one by one.
-pub(super) struct RateLimiter {
-    gap: Option<Duration>,
-    next: Instant,
-}
+/// Spaces letters by a [`RateLimit`].
+pub(super) struct LetterPacer(Option<RateLimiter>);
 
-impl RateLimiter {
-    pub(super) fn new(RateLimit(gap): RateLimit) -> Self {
-        Self {
-            gap,
-            next: Instant::now(),
-        }
+impl LetterPacer {
+    pub(super) fn new(RateLimit(interval): RateLimit) -> Self {
+        Self(interval.map(|interval| RateLimiter::new(interval, CATCH_UP)))
     }
 
-    /// Waits for the next one's turn. Time that was lost isn't made up for, but for what
-    /// timers lose.
+    /// Waits until the next letter may go.
     pub(super) async fn next(&mut self) {
-        if let Some(gap) = self.gap {
-            sleep_until(self.next).await;
-            let now = Instant::now();
-            self.next = self.next.max(now.checked_sub(SLACK).unwrap_or(now)) + gap;
+        if let Some(limiter) = &mut self.0 {
+            sleep_until(limiter.next(Instant::now())).await;
         }
     }
 }
@@ -51,34 +44,34 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_pace_is_kept_also_when_it_is_faster_than_timers_tick() {
+    async fn a_rate_is_kept_even_above_the_resolution_of_the_timer() {
         for per_second in [10.0, 1_500.0, 20_000.0] {
-            let mut turns = RateLimiter::new(RateLimit::per_second(per_second).unwrap());
-            let began = Instant::now();
-            let mut went = 0.0;
-            while began.elapsed() < Duration::from_secs(2) {
-                turns.next().await;
-                went += 1.0;
+            let mut pacer = LetterPacer::new(RateLimit::per_second(per_second).unwrap());
+            let start = Instant::now();
+            let mut passed = 0.0;
+            while start.elapsed() < Duration::from_secs(2) {
+                pacer.next().await;
+                passed += 1.0;
             }
-            let most = 2.0 * per_second + SLACK.as_secs_f64() * per_second + 1.0;
-            assert!((1.9 * per_second..=most).contains(&went), "{went}");
+            let most = 2.0 * per_second + CATCH_UP.as_secs_f64() * per_second + 1.0;
+            assert!((1.9 * per_second..=most).contains(&passed), "{passed}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_that_was_lost_is_not_made_up_for() {
-        let mut turns = RateLimiter::new(RateLimit::per_second(100.0).unwrap());
-        turns.next().await;
+    async fn a_long_delay_is_not_made_up_for() {
+        let mut pacer = LetterPacer::new(RateLimit::per_second(100.0).unwrap());
+        pacer.next().await;
         tokio::time::advance(Duration::from_secs(5)).await;
-        let began = Instant::now();
+        let start = Instant::now();
         for _ in 0..10 {
-            turns.next().await;
+            pacer.next().await;
         }
-        assert!(began.elapsed() >= Duration::from_millis(70));
+        assert!(start.elapsed() >= Duration::from_millis(70));
     }
 
     #[test]
-    fn only_a_positive_number_is_a_pace() {
+    fn only_a_positive_number_is_a_rate() {
         for wrong in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY] {
             assert_eq!(RateLimit::per_second(wrong), None, "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! Taking letters out: replayed, or for good.
+//! Removes letters: replays or discards them.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,68 +7,69 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::rate_limit::{RateLimit, RateLimiter};
+use super::rate_limit::{LetterPacer, RateLimit};
 use super::scan::Scan;
 use super::{Bounds, DeadLetters, Letter, Selection};
 use crate::delivery::Delivery;
 use crate::names::QueueId;
 use crate::transport::{Completion, Outgoing, TransportError};
 
-/// Replays under way, unconfirmed.
-const WINDOW: u32 = 64;
-/// So many ids a dry run names.
+/// Maximum unconfirmed replays.
+const UNCONFIRMED_MAX: u32 = 64;
+/// Maximum ids in the outcome of a dry run.
 const IDS_MAX: usize = 10_000;
 
-/// Which letters go, and how.
+/// Which letters to remove, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RemoveOptions {
-    /// Which.
+    /// The letters to remove.
     pub selection: Selection,
-    /// At most so many.
+    /// Maximum letters to remove.
     pub limit: u64,
-    /// Only finds out what would be done.
+    /// Removes nothing; the outcome says what would be removed.
     pub dry_run: bool,
-    /// How fast.
-    pub pace: RateLimit,
-    /// What the walk may hold of letters that stay.
+    /// Maximum letters per second.
+    pub rate: RateLimit,
+    /// Limits of the scan.
     pub bounds: Bounds,
 }
 
-/// Where messages of letters go when they are replayed.
+/// The input that messages are replayed to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Destination {
-    /// To the input that gave it up; of a letter that doesn't say which, to the only one
-    /// that there is.
+    /// The input that gave the message up. For a letter without a record, the service's only
+    /// input, if it has one.
     #[default]
     Original,
-    /// All to this input of the app.
+    /// This input of the app, for every message.
     Input(QueueId),
 }
 
-/// What became of the letters of one service.
+/// The result for the letters of one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// How many were there.
+    /// The number of letters in the queue.
     pub letters: u64,
-    /// How many were selected.
+    /// The number of selected letters.
     pub selected: u64,
-    /// How many were removed (with `dry_run`: would be).
+    /// The number of removed letters. In a dry run, of letters that would be removed.
     pub removed: u64,
-    /// Selected, but no input of the manifest is the one that gave them up: they stay.
+    /// The number of selected letters that stay, since the input that gave them up is not in
+    /// the manifest.
     pub without_input: u64,
-    /// Whether there may be letters that were not looked at.
+    /// Whether there may be letters that were not read.
     pub more: bool,
-    /// It was told to stop.
+    /// Whether the work was stopped early.
     pub stopped: bool,
-    /// The first error of a publication; the letter stays, and nothing further was tried.
+    /// The first error of a publication. Its letter stays, and the work ended there.
     pub error: Option<String>,
-    /// With `dry_run`: the ids that were selected, 10,000 at most.
+    /// In a dry run, the ids of the selected letters, 10,000 at most.
     pub ids: Vec<String>,
 }
 
 impl Outcome {
-    /// Adds what became of the letters of another service.
+    /// Adds the result for another service.
     pub fn add(&mut self, other: Self) {
         self.letters += other.letters;
         self.selected += other.selected;
@@ -82,52 +83,60 @@ impl Outcome {
     }
 }
 
-/// What publications under way report.
+/// The confirms that have arrived.
 #[derive(Default)]
 struct Progress {
     confirmed: u64,
     error: Option<TransportError>,
 }
 
-/// What is done with letters that go.
-enum Action<'a> {
-    Replay(Replay<'a>),
-    Discard,
+/// Removes the selected letters of one service.
+struct Remover<'a> {
+    letters: &'a DeadLetters,
+    service: &'a str,
+    options: &'a RemoveOptions,
+    /// Missing if the letters are discarded.
+    replay: Option<Replay<'a>>,
 }
 
-/// Publishes messages of letters, some at a time.
+/// Publishes messages of letters, a limited number unconfirmed at a time.
 struct Replay<'a> {
     to: &'a Destination,
     progress: Arc<Mutex<Progress>>,
-    window: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-/// What became of one selected letter.
+/// The result for one selected letter.
 enum StepResult {
-    Done,
-    /// It stays, since there is nowhere to go.
+    /// The letter is removed, or will be after the confirm.
+    Removed,
+    /// The letter stays, since its input is not in the manifest.
     WithoutInput(Delivery),
-    /// It stays, and nothing further is to be tried.
-    Fails(Delivery),
+    /// The letter stays, since an earlier publication failed.
+    Failed(Delivery),
 }
 
 pub(super) async fn replay(
     letters: &DeadLetters,
     service: &str,
     to: &Destination,
-    removal: &RemoveOptions,
+    options: &RemoveOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Outcome, TransportError> {
-    let replay = Replay {
-        to,
-        progress: Arc::default(),
-        window: Arc::new(Semaphore::new(WINDOW as usize)),
+    let progress = Arc::<Mutex<Progress>>::default();
+    let remover = Remover {
+        letters,
+        service,
+        options,
+        replay: Some(Replay {
+            to,
+            progress: progress.clone(),
+            permits: Arc::new(Semaphore::new(UNCONFIRMED_MAX as usize)),
+        }),
     };
-    let progress = replay.progress.clone();
-    let deed = Action::Replay(replay);
-    let mut outcome = walk(letters, service, removal, stop, &deed).await?;
+    let mut outcome = remover.run(stop).await?;
     let progress = progress.lock();
-    if !removal.dry_run {
+    if !options.dry_run {
         outcome.removed = progress.confirmed;
     }
     outcome.error = progress.error.as_ref().map(ToString::to_string);
@@ -137,42 +146,141 @@ pub(super) async fn replay(
 pub(super) async fn discard(
     letters: &DeadLetters,
     service: &str,
-    removal: &RemoveOptions,
+    options: &RemoveOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Outcome, TransportError> {
-    walk(letters, service, removal, stop, &Action::Discard).await
+    let remover = Remover {
+        letters,
+        service,
+        options,
+        replay: None,
+    };
+    remover.run(stop).await
 }
 
-impl Replay<'_> {
-    /// Where a letter's message goes.
-    fn input_of(&self, letters: &DeadLetters, service: &str, letter: &Letter) -> Option<QueueId> {
-        match self.to {
-            Destination::Original => letters.input_of(service, letter),
+impl Remover<'_> {
+    /// Reads every letter once, removes the selected ones and requeues the others.
+    async fn run(&self, stop: impl Future<Output = ()>) -> Result<Outcome, TransportError> {
+        let transport = &*self.letters.transport;
+        let mut scan = Scan::open(transport, self.service, self.options.bounds).await?;
+        let mut outcome = Outcome {
+            letters: scan.depth(),
+            ..Outcome::default()
+        };
+        let ended = self.remove_all(&mut scan, &mut outcome, stop).await;
+        if let Some(replay) = &self.replay {
+            // After an error, too: every publication gets its confirm or its error.
+            let _all = replay.permits.acquire_many(UNCONFIRMED_MAX).await;
+        }
+        outcome.more = !scan.finish().await?;
+        ended.map(|()| outcome)
+    }
+
+    async fn remove_all(
+        &self,
+        scan: &mut Scan<'_>,
+        outcome: &mut Outcome,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), TransportError> {
+        let mut stop = pin!(stop);
+        let mut pacer = LetterPacer::new(self.options.rate);
+        while outcome.selected < self.options.limit {
+            let next = tokio::select! {
+                biased;
+                () = &mut stop => {
+                    outcome.stopped = true;
+                    return Ok(());
+                }
+                next = scan.next() => next?,
+            };
+            let Some(delivery) = next else { return Ok(()) };
+            let letter = Letter::new(delivery.message().clone());
+            if !self.options.selection.covers(self.service, &letter) {
+                scan.hold(delivery);
+                continue;
+            }
+            if self.options.dry_run {
+                self.count(&letter, outcome);
+                scan.hold(delivery);
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop => {
+                    outcome.stopped = true;
+                    scan.hold(delivery);
+                    return Ok(());
+                }
+                () = pacer.next() => {}
+            }
+            match self.remove(&letter, delivery).await {
+                StepResult::Removed => outcome.removed += 1,
+                StepResult::WithoutInput(delivery) => {
+                    outcome.without_input += 1;
+                    scan.hold(delivery);
+                }
+                StepResult::Failed(delivery) => {
+                    scan.hold(delivery);
+                    return Ok(());
+                }
+            }
+            outcome.selected += 1;
+        }
+        Ok(())
+    }
+
+    /// Counts a letter in a dry run.
+    fn count(&self, letter: &Letter, outcome: &mut Outcome) {
+        let replay = self.replay.as_ref();
+        match replay.is_none_or(|replay| self.input_of(replay, letter).is_some()) {
+            true => outcome.removed += 1,
+            false => outcome.without_input += 1,
+        }
+        if outcome.ids.len() < IDS_MAX {
+            outcome.ids.push(letter.message.id.to_string());
+        }
+        outcome.selected += 1;
+    }
+
+    async fn remove(&self, letter: &Letter, delivery: Delivery) -> StepResult {
+        let Some(replay) = &self.replay else {
+            delivery.ack();
+            return StepResult::Removed;
+        };
+        match self.input_of(replay, letter) {
+            None => StepResult::WithoutInput(delivery),
+            Some(input) => self.publish(replay, input, letter, delivery).await,
+        }
+    }
+
+    fn input_of(&self, replay: &Replay<'_>, letter: &Letter) -> Option<QueueId> {
+        match replay.to {
+            Destination::Original => self.letters.input_of(self.service, letter),
             Destination::Input(input) => Some(input.clone()),
         }
     }
 
-    /// Publishes it, and removes the letter when that is confirmed.
+    /// Publishes the message. Its confirm acks the letter.
     async fn publish(
         &self,
-        letters: &DeadLetters,
+        replay: &Replay<'_>,
         input: QueueId,
         letter: &Letter,
         delivery: Delivery,
     ) -> StepResult {
-        let permit = self.window.clone().acquire_owned().await;
-        let permit = permit.expect("the window stays open");
-        if self.progress.lock().error.is_some() {
-            return StepResult::Fails(delivery);
+        let permit = replay.permits.clone().acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        if replay.progress.lock().error.is_some() {
+            return StepResult::Failed(delivery);
         }
-        let progress = self.progress.clone();
+        let progress = replay.progress.clone();
         let done = Completion::new(move |outcome| {
             match outcome {
                 Ok(()) => {
                     progress.lock().confirmed += 1;
                     delivery.ack();
                 }
-                // Dropped, the letter goes back.
+                // The dropped delivery is requeued.
                 Err(error) => drop(progress.lock().error.get_or_insert(error)),
             }
             drop(permit);
@@ -181,121 +289,7 @@ impl Replay<'_> {
             queue: Some(input),
             ..letter.replayed().into()
         };
-        letters.transport.publish(vec![outgoing], done);
-        StepResult::Done
+        self.letters.transport.publish(vec![outgoing], done);
+        StepResult::Removed
     }
-}
-
-impl Action<'_> {
-    async fn with(
-        &self,
-        letters: &DeadLetters,
-        service: &str,
-        letter: &Letter,
-        delivery: Delivery,
-    ) -> StepResult {
-        match self {
-            Self::Replay(replay) => match replay.input_of(letters, service, letter) {
-                None => StepResult::WithoutInput(delivery),
-                Some(input) => replay.publish(letters, input, letter, delivery).await,
-            },
-            Self::Discard => {
-                delivery.ack();
-                StepResult::Done
-            }
-        }
-    }
-
-    /// Whether it could be done.
-    fn could(&self, letters: &DeadLetters, service: &str, letter: &Letter) -> bool {
-        match self {
-            Self::Replay(replay) => replay.input_of(letters, service, letter).is_some(),
-            Self::Discard => true,
-        }
-    }
-
-    /// Waits until all that was begun has ended.
-    async fn settled(&self) {
-        if let Self::Replay(replay) = self {
-            // Every publication reports, if only that it was not confirmed in time.
-            let _all = replay.window.acquire_many(WINDOW).await;
-        }
-    }
-}
-
-/// Sees every letter once, does the deed to the selected ones, and gives back the others.
-async fn walk(
-    letters: &DeadLetters,
-    service: &str,
-    removal: &RemoveOptions,
-    stop: impl Future<Output = ()>,
-    deed: &Action<'_>,
-) -> Result<Outcome, TransportError> {
-    let mut stop = pin!(stop);
-    let mut walk = Scan::open(&*letters.transport, service, removal.bounds).await?;
-    let mut outcome = Outcome {
-        letters: walk.depth(),
-        ..Outcome::default()
-    };
-    let mut turns = RateLimiter::new(removal.pace);
-    let ended = loop {
-        if outcome.selected >= removal.limit {
-            break Ok(());
-        }
-        let next = tokio::select! {
-            biased;
-            () = &mut stop => {
-                outcome.stopped = true;
-                break Ok(());
-            }
-            next = walk.next() => next,
-        };
-        let delivery = match next {
-            Ok(Some(delivery)) => delivery,
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        };
-        let letter = Letter::new(delivery.message().clone());
-        if !removal.selection.covers(service, &letter) {
-            walk.hold(delivery);
-            continue;
-        }
-        if removal.dry_run {
-            match deed.could(letters, service, &letter) {
-                true => outcome.removed += 1,
-                false => outcome.without_input += 1,
-            }
-            if outcome.ids.len() < IDS_MAX {
-                outcome.ids.push(letter.message.id.to_string());
-            }
-            outcome.selected += 1;
-            walk.hold(delivery);
-            continue;
-        }
-        tokio::select! {
-            biased;
-            () = &mut stop => {
-                outcome.stopped = true;
-                walk.hold(delivery);
-                break Ok(());
-            }
-            () = turns.next() => {}
-        }
-        match deed.with(letters, service, &letter, delivery).await {
-            StepResult::Done => outcome.removed += 1,
-            StepResult::WithoutInput(delivery) => {
-                outcome.without_input += 1;
-                walk.hold(delivery);
-            }
-            StepResult::Fails(delivery) => {
-                walk.hold(delivery);
-                break Ok(());
-            }
-        }
-        outcome.selected += 1;
-    };
-    // Also when the walk failed: what was confirmed has been removed.
-    deed.settled().await;
-    outcome.more = !walk.end().await?;
-    ended.map(|()| outcome)
 }

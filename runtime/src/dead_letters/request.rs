@@ -1,5 +1,5 @@
-//! A piece of work at the workbench, and what comes of it, as plain data: so that another
-//! process can ask the one that has the letters, and both do the same.
+//! Requests for work on dead letters. The command line builds a request, the control socket
+//! carries it to a running app, and [`DeadLetters::perform`] does it in either process.
 
 use std::collections::VecDeque;
 
@@ -11,80 +11,85 @@ use super::{
 };
 use crate::transport::TransportError;
 
-/// A piece of work, on the letters of one service.
+/// Work on the dead letters of one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DlqRequest {
+    pub(crate) service: String,
+    pub(crate) action: DlqAction,
+}
+
+/// The kind of work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Task {
-    DlqStats {
-        service: String,
-        bounds: Bounds,
-    },
-    Groups {
-        service: String,
-        bounds: Bounds,
-    },
+pub(crate) enum DlqAction {
+    /// [`DeadLetters::stats`]
+    Stats(Bounds),
+    /// [`DeadLetters::groups`]
+    Groups(Bounds),
+    /// [`DeadLetters::find`]
     Find {
-        service: String,
         selection: Selection,
         limit: usize,
         payload_bytes_max: usize,
         bounds: Bounds,
     },
+    /// [`DeadLetters::replay`]
     Replay {
-        service: String,
         to: Destination,
-        removal: RemoveOptions,
+        options: RemoveOptions,
     },
-    Discard {
-        service: String,
-        removal: RemoveOptions,
-    },
+    /// [`DeadLetters::discard`]
+    Discard(RemoveOptions),
 }
 
-/// What came of it.
+/// The result of a request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Report {
-    DlqStats(DlqStats),
+pub(crate) enum DlqReport {
+    Stats(DlqStats),
     Groups(Groups),
-    Found(Views),
+    Found(FoundViews),
     Removed(Outcome),
 }
 
-/// Letters that were looked at.
+/// The result of [`DlqAction::Find`].
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Views {
-    /// In the queue's order. They may be many: what sends a report sends them apart.
+pub(crate) struct FoundViews {
+    /// In the queue's order. The control socket sends them one by one, since they may be many.
     #[serde(skip)]
     pub(crate) letters: VecDeque<LetterView>,
-    /// Whether there may be more of them.
+    /// Whether there may be more letters.
     pub(crate) more: bool,
 }
 
-impl Task {
-    /// Whether it changes something, and so is to be stopped in order.
+impl DlqRequest {
+    pub(crate) fn new(service: &str, action: DlqAction) -> Self {
+        Self {
+            service: service.to_owned(),
+            action,
+        }
+    }
+
+    /// Whether it removes letters. Such a request is stopped in order; others can be dropped.
     pub(crate) fn removes(&self) -> bool {
-        matches!(self, Self::Replay { .. } | Self::Discard { .. })
+        use DlqAction::{Discard, Replay};
+        matches!(self.action, Replay { .. } | Discard(_))
     }
 }
 
 impl DeadLetters {
-    /// Does a piece of work. When `stop` resolves, one that removes letters ends early, in
-    /// order; the others need no order, and can be dropped.
+    /// Does the work of a request. When `stop` resolves, a request that removes letters ends
+    /// early, in order.
     pub(crate) async fn perform(
         &self,
-        task: &Task,
+        request: &DlqRequest,
         stop: impl Future<Output = ()>,
-    ) -> Result<Report, TransportError> {
-        Ok(match task {
-            Task::DlqStats { service, bounds } => {
-                Report::DlqStats(self.census(service, *bounds).await?)
-            }
-            Task::Groups { service, bounds } => {
-                Report::Groups(self.groups(service, *bounds).await?)
-            }
-            Task::Find {
-                service,
+    ) -> Result<DlqReport, TransportError> {
+        let service = &request.service;
+        Ok(match &request.action {
+            DlqAction::Stats(bounds) => DlqReport::Stats(self.stats(service, *bounds).await?),
+            DlqAction::Groups(bounds) => DlqReport::Groups(self.groups(service, *bounds).await?),
+            DlqAction::Find {
                 selection,
                 limit,
                 payload_bytes_max,
@@ -93,22 +98,18 @@ impl DeadLetters {
                 let found = self.find(service, selection, *limit, *bounds).await?;
                 let mut letters = VecDeque::with_capacity(found.letters.len());
                 for letter in found.letters {
-                    // Large ones take their time, and others want the thread, too.
+                    // Large letters take time, and other tasks need the thread, too.
                     tokio::task::consume_budget().await;
                     letters.push_back(self.view(service, &letter, *payload_bytes_max));
                 }
-                Report::Found(Views {
-                    letters,
-                    more: found.more,
-                })
+                let more = found.more;
+                DlqReport::Found(FoundViews { letters, more })
             }
-            Task::Replay {
-                service,
-                to,
-                removal,
-            } => Report::Removed(self.replay(service, to, removal, stop).await?),
-            Task::Discard { service, removal } => {
-                Report::Removed(self.discard(service, removal, stop).await?)
+            DlqAction::Replay { to, options } => {
+                DlqReport::Removed(self.replay(service, to, options, stop).await?)
+            }
+            DlqAction::Discard(options) => {
+                DlqReport::Removed(self.discard(service, options, stop).await?)
             }
         })
     }

@@ -1,8 +1,8 @@
-//! One walk over a dead-letter queue: everything that was in it at the start, once.
+//! One scan of a dead-letter queue: every letter that was in it at the start, once.
 //!
-//! What is looked at and stays is held, unsettled, until the end: given back earlier it
-//! would be delivered again at once. Many consumers take part, one after the other, each
-//! with a page of its own: a consumer's bound can't grow.
+//! A letter that stays is held, unsettled, until the end: a letter that is requeued earlier
+//! would be delivered again at once. The number of unsettled letters per consumer is limited,
+//! so several consumers take part, one after the other, each with one page of letters.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,38 +14,37 @@ use crate::delivery::Delivery;
 use crate::names::QueueId;
 use crate::transport::{Consumer, Transport, TransportError, take};
 
-/// What one consumer may have unsettled: so much is fetched ahead.
+/// Maximum unsettled letters of one consumer.
 const PAGE: usize = 128;
-/// When nothing has come for so long, the queue is asked whether there is anything.
+/// Time without a letter after which the queue's depth is read.
 const QUIET: Duration = Duration::from_millis(250);
-/// So often it may say that there is, and yet nothing comes.
+/// Maximum times that the queue may be quiet although it has letters.
 const QUIET_MAX: usize = 40;
-/// For giving back; a transport that doesn't answer gives everything back when it goes.
-const END_WITHIN: Duration = Duration::from_secs(30);
+/// Time for requeueing. When a connection ends, the transport requeues by itself.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time to wait until requeued letters are ready again. Another consumer may have taken them.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval of reading the depth meanwhile.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// For seeing that what was given back is there again; others may have taken it since.
-const BACK_WITHIN: Duration = Duration::from_secs(2);
-/// A queue doesn't say that: this is how often it is asked.
-const ASK_EVERY: Duration = Duration::from_millis(10);
+const NO_ANSWER: &str = "the transport doesn't answer: the last acks may not have arrived";
 
-const NO_ANSWER: &str = "it doesn't answer: what was done may not have arrived";
-
-/// A walk.
+/// A scan.
 pub(super) struct Scan<'a> {
     transport: &'a dyn Transport,
     queue: QueueId,
     bounds: Bounds,
-    /// How many were ready at the start.
+    /// Letters that were ready at the start.
     depth: u64,
-    /// How many of them are still to come.
+    /// Letters of them that were not returned yet.
     left: u64,
-    /// How many were handed out and are not held.
-    gone: u64,
+    /// Letters that were returned and are not held.
+    returned: u64,
     consumer: Option<Box<dyn Consumer>>,
-    /// How many of the current consumer's are held.
-    held_here: usize,
+    /// Held letters of the present consumer.
+    held_of_consumer: usize,
     taken: VecDeque<Delivery>,
-    /// In the order in which they came.
+    /// Letters that stay, in the queue's order.
     held: Vec<Delivery>,
     held_bytes: usize,
 }
@@ -64,23 +63,23 @@ impl<'a> Scan<'a> {
             bounds,
             depth,
             left: depth,
-            gone: 0,
+            returned: 0,
             consumer: None,
-            held_here: 0,
+            held_of_consumer: 0,
             taken: VecDeque::new(),
             held: Vec::new(),
             held_bytes: 0,
         })
     }
 
-    /// How many letters were there at the start.
+    /// The number of letters at the start.
     pub(super) fn depth(&self) -> u64 {
         self.depth
     }
 
-    /// The next letter; `None` when all were seen, or as many as may be held.
+    /// The next letter; `None` at the end of the queue, or when the bounds are reached.
     pub(super) async fn next(&mut self) -> Result<Option<Delivery>, TransportError> {
-        // Letters may come faster than they are looked at, and others want the thread, too.
+        // Letters may always be there at once, and other tasks need the thread, too.
         tokio::task::consume_budget().await;
         if self.taken.is_empty() && !self.fetch().await? {
             return Ok(None);
@@ -89,49 +88,47 @@ impl<'a> Scan<'a> {
             return Ok(None);
         }
         self.left -= 1;
-        self.gone += 1;
+        self.returned += 1;
         Ok(self.taken.pop_front())
     }
 
-    /// It stays: it is given back at the end.
+    /// Keeps a letter in the queue: it is requeued at the end.
     pub(super) fn hold(&mut self, delivery: Delivery) {
-        self.gone -= 1;
-        self.held_here += 1;
+        self.returned -= 1;
+        self.held_of_consumer += 1;
         self.held_bytes += delivery.message().size();
         self.held.push(delivery);
     }
 
-    /// Gives back what stays, in the order in which it came; says whether everything was
-    /// seen.
-    pub(super) async fn end(mut self) -> Result<bool, TransportError> {
-        // First of all, so that nothing comes again.
+    /// Requeues the letters that stay, in their order. Returns whether every letter was seen.
+    pub(super) async fn finish(mut self) -> Result<bool, TransportError> {
+        // First stop the consumer: it would get the requeued letters again.
         if let Some(mut consumer) = self.consumer.take() {
             consumer.stop();
         }
         for delivery in self.held.drain(..).chain(self.taken.drain(..)) {
             delivery.nack_requeue();
         }
-        let flushed = timeout(END_WITHIN, self.transport.flush()).await;
+        let flushed = timeout(FINISH_TIMEOUT, self.transport.flush()).await;
         flushed.unwrap_or_else(|_| Err(TransportError::Lost(NO_ANSWER.into())))?;
-        // Whatever comes of it: everything is done.
-        let back = ready(self.transport, &self.queue, self.depth - self.gone);
-        let _seen = timeout(BACK_WITHIN, back).await;
+        let ready = wait_until_ready(self.transport, &self.queue, self.depth - self.returned);
+        let _in_time = timeout(READY_TIMEOUT, ready).await;
         Ok(self.left == 0)
     }
 
-    /// Waits for more; `false` if there is none.
+    /// Waits for more letters; `false` if there are none.
     async fn fetch(&mut self) -> Result<bool, TransportError> {
         if self.left == 0 || self.held.len() >= self.bounds.letters {
             return Ok(false);
         }
-        if self.held_here >= PAGE {
-            // What it handed out can still be settled.
+        if self.held_of_consumer >= PAGE {
+            // The letters of a dropped consumer can still be settled.
             self.consumer = None;
         }
         let consumer = match &mut self.consumer {
             Some(consumer) => consumer,
             none => {
-                self.held_here = 0;
+                self.held_of_consumer = 0;
                 none.insert(self.transport.consume(&self.queue, PAGE).await?)
             }
         };
@@ -143,24 +140,24 @@ impl<'a> Scan<'a> {
                     return Ok(true);
                 }
                 Err(_) if self.transport.depth(&self.queue).await?.ready == 0 => {
-                    // Somebody else took the rest: there is nothing left to see.
+                    // Another consumer took the rest.
                     self.left = 0;
                     return Ok(false);
                 }
                 Err(_) => {}
             }
         }
-        // The rest stays unseen, which the caller says.
+        // The rest stays unseen: `finish` returns false.
         Ok(false)
     }
 }
 
-/// Waits until so many are ready: a broker takes letters back in its own time, and whoever
-/// looks next, perhaps at once, is to find them.
-async fn ready(transport: &dyn Transport, queue: &QueueId, letters: u64) {
+/// Waits until this many letters are ready. A broker requeues with a delay, and the next scan
+/// may start at once.
+async fn wait_until_ready(transport: &dyn Transport, queue: &QueueId, letters: u64) {
     while let Ok(depth) = transport.depth(queue).await
         && depth.ready < letters
     {
-        sleep(ASK_EVERY).await;
+        sleep(READY_INTERVAL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Which letters are meant.
+//! Selects letters of a service.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,34 +6,37 @@ use super::Letter;
 use crate::dead_letter::Reason;
 use crate::id::MessageId;
 
-/// A choice among the letters of one service.
+/// Some of the letters of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
-    /// All of them.
+    /// All letters.
     All,
-    /// Those of these messages. A message that two inputs gave up has two letters.
+    /// The letters of these messages. A message that two inputs gave up has two letters.
     #[serde(with = "ids")]
     Ids(Vec<MessageId>),
-    /// Those that were given up for this reason.
+    /// The letters with this reason.
     Reason(Reason),
-    /// Those that failed alike: with this [fingerprint](Letter::fingerprint).
+    /// The letters of the group with this [fingerprint](Letter::fingerprint).
     Group(String),
 }
 
 impl Selection {
-    /// Whether it is one of them, among those of a service.
+    /// Whether a letter of this service is selected.
     pub fn covers(&self, service: &str, letter: &Letter) -> bool {
         match self {
             Self::All => true,
             Self::Ids(ids) => ids.contains(&letter.message.id),
-            Self::Reason(reason) => letter.why.as_ref().is_some_and(|why| why.reason == *reason),
+            Self::Reason(reason) => {
+                let record = letter.dead_letter.as_ref();
+                record.is_some_and(|record| record.reason == *reason)
+            }
             Self::Group(group) => letter.fingerprint(service) == *group,
         }
     }
 }
 
-/// Ids as texts.
+/// Message ids as strings.
 mod ids {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};

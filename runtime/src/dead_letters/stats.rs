@@ -1,4 +1,4 @@
-//! Counting letters: how many, why, since when.
+//! Counts the letters of a service, by reason.
 
 use std::collections::BTreeMap;
 
@@ -7,46 +7,46 @@ use serde::{Deserialize, Serialize};
 use super::Letter;
 use crate::clock::Rfc3339;
 
-/// The reason of a letter that has none: somebody else put it there.
+/// The reason of a letter without a record: another program put it in the queue.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// What is in one service's dead-letter queue.
+/// The content of one service's dead-letter queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DlqStats {
-    /// The service.
+    /// The label of the service.
     pub service: String,
-    /// How many letters were there.
+    /// The number of letters in the queue.
     pub letters: u64,
-    /// How many of them were read: the rest of this is of these.
+    /// The number of letters that were read. The following fields are about these.
     pub read: u64,
-    /// Whether everything was read.
+    /// Whether every letter was read.
     pub complete: bool,
-    /// By reason, in alphabetical order. Letters that the runtime didn't write are
-    /// `unknown`.
+    /// The number of letters by reason, in alphabetical order. Letters without a record have
+    /// the reason `unknown`.
     pub reasons: Vec<ReasonCount>,
-    /// When the first was given up (RFC 3339).
+    /// When the first message was given up (RFC 3339).
     pub first_failed_at: Option<String>,
-    /// When the last was given up (RFC 3339).
+    /// When the last message was given up (RFC 3339).
     pub last_failed_at: Option<String>,
 }
 
-/// How many letters have a reason.
+/// The number of letters with one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonCount {
     /// The reason, as in the header.
     pub reason: String,
-    /// How many.
+    /// The number of letters.
     pub letters: u64,
 }
 
-/// The count while it goes on.
+/// Counts letters while they are read.
 #[derive(Default)]
 pub(super) struct StatsBuilder {
     reasons: BTreeMap<&'static str, u64>,
     span: TimeSpan,
 }
 
-/// From the first to the last, in milliseconds since 1970-01-01 UTC.
+/// The first and the last time, in milliseconds since 1970-01-01 UTC.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct TimeSpan(Option<(u64, u64)>);
 
@@ -56,7 +56,7 @@ impl TimeSpan {
         self.0 = Some((first.min(at_ms), last.max(at_ms)));
     }
 
-    /// The first and the last, as texts.
+    /// The first and the last time, in RFC 3339.
     pub(super) fn texts(self) -> (Option<String>, Option<String>) {
         let text = |unix_ms| Rfc3339 { unix_ms }.to_string();
         let texts = self.0.map(|(first, last)| (text(first), text(last)));
@@ -65,14 +65,14 @@ impl TimeSpan {
 }
 
 impl StatsBuilder {
-    pub(super) fn count(&mut self, letter: &Letter) {
+    pub(super) fn add(&mut self, letter: &Letter) {
         *self.reasons.entry(letter.reason()).or_default() += 1;
-        if let Some(why) = &letter.why {
-            self.span.include(why.failed_at_ms);
+        if let Some(record) = &letter.dead_letter {
+            self.span.include(record.failed_at_ms);
         }
     }
 
-    pub(super) fn end(self, service: &str, letters: u64, complete: bool) -> DlqStats {
+    pub(super) fn build(self, service: &str, letters: u64, complete: bool) -> DlqStats {
         let (first_failed_at, last_failed_at) = self.span.texts();
         let reasons = self.reasons.iter().map(|(reason, letters)| ReasonCount {
             reason: (*reason).to_owned(),

@@ -1,8 +1,8 @@
-//! Test cases made of letters: the message, what happened to it, and what is to happen
-//! from now on, which a person says.
+//! Test cases made of dead letters: the message, the failure, and the expected result, which a
+//! person fills in.
 //!
-//! Owns the format: TOML, so that it can be read, changed and kept beside the manifest.
-//! Reads exactly what it writes, and refuses keys that it doesn't know.
+//! The format is TOML, so that people can read it, change it and keep it beside the manifest.
+//! Reading refuses unknown keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,20 +16,20 @@ use super::{Encoding, LetterView};
 use crate::dead_letter::Reason;
 use crate::message::{Envelope, Message};
 
-/// An error in a name is cut to so many characters.
-const NAME_CHARS_MAX: usize = 60;
+/// Maximum length of an error in the name of a case, in characters.
+const NAME_ERROR_CHARS_MAX: usize = 60;
 
 const HEAD: &str = r#"# Test cases, made of dead letters.
-# `expect` is what the service is to do with the message from now on: "ok" when it is to
-# handle it, "reject" when it is to give it up at once, "error" when it is to fail. What it
-# is to emit can be added to a case:
+# `expect` is the result that the service should have from now on: "ok" if it handles the
+# message, "reject" if it dead-letters it at once, "error" if it fails. Add the messages that
+# it should emit to a case:
 #
 #   [[case.emits]]
 #   output = "out"
 #   payload = '{"a":1}'
 "#;
 
-/// Test cases, as a file has them: printed and parsed as TOML.
+/// The test cases of a file: printed and parsed as TOML.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TestCases {
@@ -42,40 +42,40 @@ pub struct TestCases {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TestCase {
-    /// What it is called.
+    /// The name of the case.
     pub name: String,
-    /// The service.
+    /// The label of the service.
     pub service: String,
-    /// The input that the message comes in by.
+    /// The input that the message comes to.
     pub input: String,
-    /// What is to happen with it.
+    /// The expected result.
     pub expect: Expected,
-    /// What is to be emitted, in order; empty if that doesn't matter.
+    /// The messages to be emitted, in order; empty if they are not checked.
     #[serde(default)]
     pub emits: Vec<Emitted>,
     /// The message.
     pub message: CaseMessage,
-    /// Why there is a case at all; for people.
+    /// The failure that made the dead letter; for people.
     pub happened: Option<Observed>,
 }
 
-/// What is to happen with a message.
+/// The expected result of handling a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Expected {
-    /// It is handled.
+    /// The message is handled.
     Ok,
-    /// It is given up at once.
+    /// The message is rejected.
     Reject,
-    /// It fails, and is to be tried again.
+    /// The handler fails, and the message is retried.
     Error,
 }
 
-/// A message that is to be emitted.
+/// A message to be emitted.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Emitted {
-    /// The output.
+    /// The name of the output.
     pub output: String,
     /// The payload, as text.
     pub payload: String,
@@ -85,74 +85,73 @@ pub struct Emitted {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseMessage {
-    /// Its id.
+    /// The message's id.
     pub id: String,
-    /// What it is.
+    /// The message's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The topic that it was published to.
+    /// The topic that the message was published to.
     pub topic: String,
-    /// Who made it.
+    /// The message's source.
     #[serde(default)]
     pub source: String,
-    /// What it is about.
+    /// The message's subject.
     pub subject: Option<String>,
-    /// The form of the payload; JSON if it doesn't say.
+    /// The payload's media type; JSON if missing.
     pub content_type: Option<String>,
-    /// The customer on whose behalf it travels.
+    /// The customer that the message belongs to.
     pub tenant: Option<String>,
-    /// What it carries, if that is text.
+    /// The payload, if it is text.
     pub payload: Option<String>,
-    /// What it carries, if that is no text, in base64.
+    /// The payload in base64, if it is no text.
     pub payload_base64: Option<String>,
-    /// Its headers.
+    /// The message's headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
 }
 
-/// What had happened with the message.
+/// The failure that made a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observed {
-    /// Why it was given up.
+    /// The reason.
     pub reason: Reason,
-    /// The last failure's text.
+    /// The text of the last failure.
     pub error: String,
-    /// How many attempts were made.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When it was given up (RFC 3339).
+    /// When the message was given up (RFC 3339).
     pub failed_at: String,
-    /// The group of letters that it was in.
+    /// The fingerprint of the letter's group.
     pub fingerprint: String,
 }
 
-/// Why a text has no test cases.
+/// Why test cases can't be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum InvalidCases {
-    /// It isn't written as it must be.
+    /// The text is not TOML, or has a wrong or unknown key.
     #[error("can't read the test cases: {0}")]
     Toml(String),
-    /// A message can't be one.
+    /// A message has a wrong field.
     #[error("can't make the message {id}: {why}")]
     Message {
-        /// Its id.
+        /// The message's id.
         id: String,
-        /// Why not.
+        /// The wrong field, and the fault.
         why: String,
     },
 }
 
 impl TestCase {
-    /// The case that a letter makes. It expects that the message is handled.
-    ///
-    /// The view must have the whole payload.
-    pub fn of(letter: &LetterView) -> Self {
+    /// Makes a test case of a letter, which expects that the message is handled. The view must
+    /// have the whole payload.
+    pub fn from_letter(letter: &LetterView) -> Self {
         let input = letter.input.clone().unwrap_or_default();
         let mut name = format!("{}.{input}: {}", letter.service, letter.id);
         if let Some(error) = &letter.error {
             let words: Vec<&str> = error.split_whitespace().collect();
             let words = words.join(" ");
-            let cut: String = words.chars().take(NAME_CHARS_MAX).collect();
+            let cut: String = words.chars().take(NAME_ERROR_CHARS_MAX).collect();
             let more = if cut.len() < words.len() { "…" } else { "" };
             name.push_str(&format!(": {cut}{more}"));
         }
@@ -191,10 +190,10 @@ impl TestCase {
 }
 
 impl CaseMessage {
-    /// The message, to be sent again.
+    /// The message to send.
     ///
     /// # Errors
-    /// Its id or its payload can't be one.
+    /// The id or the payload is not valid.
     pub fn message(&self) -> Result<Message, InvalidCases> {
         let wrong = |why: String| InvalidCases::Message {
             id: self.id.clone(),
@@ -204,9 +203,9 @@ impl CaseMessage {
             (payload, None) => payload.clone().unwrap_or_default().into_bytes(),
             (None, Some(base64)) => BASE64_STANDARD
                 .decode(base64)
-                .map_err(|error| wrong(format!("`payload_base64` is none: {error}")))?,
+                .map_err(|error| wrong(format!("`payload_base64` is no base64: {error}")))?,
             (Some(_), Some(_)) => {
-                return Err(wrong("it has `payload` and `payload_base64`".into()));
+                return Err(wrong("it has both `payload` and `payload_base64`".into()));
             }
         };
         let mut envelope = Envelope::new(&*self.kind, payload);
@@ -290,7 +289,7 @@ impl fmt::Display for TestCase {
 }
 
 impl Expected {
-    /// The word in files.
+    /// The value as written in files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -308,16 +307,16 @@ fn put(f: &mut fmt::Formatter<'_>, key: &str, value: &str) -> fmt::Result {
         false => f.write_str(&escaped(key))?,
     }
     f.write_str(" = ")?;
-    // As it is, where quotes would only need escapes: JSON stays readable.
+    // JSON is easier to read in a literal string, without escapes.
     let has_quotes = value.contains(['"', '\\']);
-    let as_it_is = has_quotes && !value.contains(|c: char| c == '\'' || c.is_control());
-    match as_it_is {
+    let is_literal = has_quotes && !value.contains(|c: char| c == '\'' || c.is_control());
+    match is_literal {
         true => writeln!(f, "'{value}'"),
         false => writeln!(f, "{}", escaped(value)),
     }
 }
 
-/// JSON escapes as TOML does, but for one character.
+/// A basic string. JSON escapes like TOML, except for one character.
 fn escaped(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     json.replace('\u{7f}', "\\u007F")
@@ -339,20 +338,21 @@ mod tests {
         envelope
             .headers
             .insert("x.y z".into(), "it's\n\"so\"".into());
-        let why = DeadLetter {
+        let record = DeadLetter {
             reason: Reason::Reject,
-            error: "no \"stock\"\n\tat all, as far as anybody knows, and nobody knows more".into(),
+            error: "no \"stock\"\n\tat all, as far as the shelves show, and they were all read"
+                .into(),
             service: "stock".into(),
             input: "requests".into(),
             attempts: 5,
             failed_at_ms: 1_795_390_323_123,
         };
-        let letter = Letter::new(why.letter(&envelope.into()));
-        TestCase::of(&letter.view("stock", usize::MAX, &Redactor::default()))
+        let letter = Letter::new(record.letter(&envelope.into()));
+        TestCase::from_letter(&letter.view("stock", usize::MAX, &Redactor::default()))
     }
 
     #[test]
-    fn a_case_is_a_file_that_a_person_can_complete() {
+    fn a_case_is_written_as_toml_that_a_person_can_complete() {
         let cases = TestCases {
             cases: vec![case(br#"{"sku": "a", "n": 0.10}"#)],
         };
@@ -362,7 +362,7 @@ mod tests {
             case,
             r#"
 [[case]]
-name = 'stock.requests: order 17: no "stock" at all, as far as anybody knows, and nobody knows…'
+name = 'stock.requests: order 17: no "stock" at all, as far as the shelves show, and they were…'
 service = "stock"
 input = "requests"
 expect = "ok"
@@ -380,7 +380,7 @@ payload = '{"sku":"a","n":0.10}'
 
 [case.happened]
 reason = "reject"
-error = "no \"stock\"\n\tat all, as far as anybody knows, and nobody knows more"
+error = "no \"stock\"\n\tat all, as far as the shelves show, and they were all read"
 attempts = 5
 failed_at = "2026-11-22T23:32:03.123Z"
 fingerprint = "FINGERPRINT"
@@ -393,7 +393,7 @@ fingerprint = "FINGERPRINT"
     }
 
     #[test]
-    fn what_is_written_can_be_read_and_sent_again() {
+    fn a_written_case_can_be_read_and_its_message_sent() {
         let payloads: [&[u8]; 7] = [
             b"",
             b"{\"a\":\"it's\"}",
@@ -422,7 +422,7 @@ fingerprint = "FINGERPRINT"
             assert_eq!((&*message.topic, &*message.kind), ("orders", "order"));
             assert_eq!(message.tenant.as_deref(), Some("Ada & Söhne"));
         }
-        // The example in the head is one.
+        // The example in the head can be added to a case.
         let example: String = HEAD
             .lines()
             .filter_map(|line| line.strip_prefix("#   "))
@@ -436,7 +436,7 @@ fingerprint = "FINGERPRINT"
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn wrong_values_and_unknown_keys_are_refused() {
         let text = TestCases {
             cases: vec![case(b"{}")],
         }
@@ -458,7 +458,7 @@ fingerprint = "FINGERPRINT"
 
     proptest::proptest! {
         #[test]
-        fn any_text_survives(text in "\\PC*[\u{0}-\u{1f}'\"\\\\\u{7f}]{0,3}\\PC*") {
+        fn any_text_can_be_written_and_read_again(text in "\\PC*[\u{0}-\u{1f}'\"\\\\\u{7f}]{0,3}\\PC*") {
             let mut one = case(b"{}");
             one.message.payload = Some(text.clone());
             one.message.headers.insert(text.clone(), text.clone());

@@ -1,3 +1,5 @@
+//! Dead letters of one service, on queues in memory.
+
 use std::future::pending;
 use std::time::Duration;
 
@@ -12,8 +14,8 @@ fn input() -> QueueId {
     QueueId::new("stock", "requests")
 }
 
-/// A service's queues in memory, with so many letters, numbered.
-async fn bench(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
+/// Queues in memory with this many letters, numbered from 0.
+async fn stock(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
     let topology = Topology {
         app: "shop".into(),
         queues: vec![QueueSpec {
@@ -29,29 +31,29 @@ async fn bench(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
     };
     let transport: Arc<dyn Transport> = Arc::new(Memory::new(Arc::<Backpressure>::default()));
     let letters = DeadLetters::open(transport.clone(), topology).await;
-    let letters = letters.expect("it opens");
+    let letters = letters.expect("opened");
     let batch = (0..count).map(|number| Outgoing {
         queue: Some(QueueId::dead_letters("stock")),
         ..letter(number).into()
     });
     let (done, outcome) = Completion::channel();
     transport.publish(batch.collect(), done);
-    outcome.await.expect("they are there");
+    outcome.await.expect("published");
     (transport, letters)
 }
 
 fn letter(number: u32) -> Message {
     let mut envelope = Envelope::new("order", "{}");
-    envelope.id = format!("order-{number}").parse().expect("an id");
+    envelope.id = format!("order-{number}").parse().expect("a valid id");
     envelope.topic = "orders".into();
     let reason = match number % 2 {
         0 => Reason::Error,
         _ => Reason::Reject,
     };
-    why(reason).letter(&envelope.into())
+    record(reason).letter(&envelope.into())
 }
 
-fn why(reason: Reason) -> DeadLetter {
+fn record(reason: Reason) -> DeadLetter {
     DeadLetter {
         reason,
         error: "no stock".into(),
@@ -62,24 +64,31 @@ fn why(reason: Reason) -> DeadLetter {
     }
 }
 
-fn removal(selection: Selection) -> RemoveOptions {
+fn options(selection: Selection) -> RemoveOptions {
     RemoveOptions {
         selection,
         limit: u64::MAX,
         dry_run: false,
-        pace: RateLimit::default(),
+        rate: RateLimit::default(),
         bounds: Bounds::default(),
     }
 }
 
 /// The ids in a queue, in order.
 async fn ids(transport: &dyn Transport, queue: &QueueId) -> Vec<String> {
-    let depth = transport.depth(queue).await.expect("it is there").ready;
-    let mut consumer = transport.consume(queue, usize::MAX).await.expect("one");
+    let depth = transport
+        .depth(queue)
+        .await
+        .expect("the queue exists")
+        .ready;
+    let mut consumer = transport
+        .consume(queue, usize::MAX)
+        .await
+        .expect("a consumer");
     let mut taken = std::collections::VecDeque::new();
     while (taken.len() as u64) < depth {
         let took = take(&mut *consumer, &mut taken, usize::MAX).await;
-        took.expect("it goes on");
+        took.expect("a letter");
     }
     let ids = taken.iter().map(|it| it.message().id.to_string()).collect();
     consumer.stop();
@@ -87,7 +96,7 @@ async fn ids(transport: &dyn Transport, queue: &QueueId) -> Vec<String> {
 }
 
 #[test]
-fn a_replayed_message_is_the_one_that_was_given_up() {
+fn a_replayed_message_is_the_one_that_was_given_up_without_reply_address_and_deadline() {
     let mut envelope = Envelope::new("order", r#"{"sku":"a"}"#);
     envelope.topic = "orders".into();
     envelope.source = "/shop/front".into();
@@ -99,7 +108,7 @@ fn a_replayed_message_is_the_one_that_was_given_up() {
         correlation: None,
     });
     let message = Message::from(envelope.clone());
-    let letter = Letter::new(why(Reason::Timeout).letter(&message));
+    let letter = Letter::new(record(Reason::Timeout).letter(&message));
     assert_eq!(letter.replays(), 0);
     let replayed = letter.replayed();
     let mut headers = replayed.headers.clone();
@@ -114,31 +123,31 @@ fn a_replayed_message_is_the_one_that_was_given_up() {
         (&replayed.payload, &replayed.trace, replayed.time_ms),
         (&envelope.payload, &envelope.trace, envelope.time_ms)
     );
-    // Who asked was told, and a message past its deadline would be dropped.
+    // Its caller has an answer already, and a message past its deadline would be dropped.
     assert_eq!((&replayed.reply_to, replayed.deadline_ms), (&None, None));
-    let again = Letter::new(why(Reason::Error).letter(&replayed));
+    let again = Letter::new(record(Reason::Error).letter(&replayed));
     assert_eq!(again.replays(), 1);
     assert_eq!(&*again.replayed().headers[REPLAYS], "2");
 }
 
 #[tokio::test(start_paused = true)]
-async fn looking_gives_everything_back_in_order_however_many_pages_it_takes() {
-    let (transport, letters) = bench(1000).await;
+async fn reading_requeues_every_letter_in_order_over_many_pages() {
+    let (transport, letters) = stock(1000).await;
     let queue = QueueId::dead_letters("stock");
     let before = ids(&*transport, &queue).await;
-    let census = letters.census("stock", Bounds::default()).await.unwrap();
+    let stats = letters.stats("stock", Bounds::default()).await.unwrap();
     assert_eq!(
-        (census.letters, census.read, census.complete),
+        (stats.letters, stats.read, stats.complete),
         (1000, 1000, true)
     );
-    let counts: Vec<_> = census
+    let counts: Vec<_> = stats
         .reasons
         .iter()
         .map(|it| (&*it.reason, it.letters))
         .collect();
     assert_eq!(counts, [("error", 500), ("reject", 500)]);
     assert_eq!(
-        census.first_failed_at.as_deref(),
+        stats.first_failed_at.as_deref(),
         Some("2026-11-22T23:32:03.123Z")
     );
     let one = Selection::Ids(vec!["order-999".parse().unwrap()]);
@@ -151,15 +160,15 @@ async fn looking_gives_everything_back_in_order_however_many_pages_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_walk_holds_no_more_than_its_bounds_say() {
-    let (transport, letters) = bench(500).await;
+async fn a_scan_holds_no_more_letters_and_bytes_than_its_bounds_allow() {
+    let (transport, letters) = stock(500).await;
     let few = Bounds {
         letters: 130,
         ..Bounds::default()
     };
-    let census = letters.census("stock", few).await.unwrap();
+    let stats = letters.stats("stock", few).await.unwrap();
     assert_eq!(
-        (census.letters, census.read, census.complete),
+        (stats.letters, stats.read, stats.complete),
         (500, 130, false)
     );
     let bytes = letter(0).size() * 10;
@@ -167,11 +176,11 @@ async fn a_walk_holds_no_more_than_its_bounds_say() {
         bytes,
         ..Bounds::default()
     };
-    let census = letters.census("stock", small).await.unwrap();
-    assert!((10..=11).contains(&census.read), "{}", census.read);
-    assert!(!census.complete);
-    // What goes isn't held: there the bounds are no limit.
-    let mut all = removal(Selection::All);
+    let stats = letters.stats("stock", small).await.unwrap();
+    assert!((10..=11).contains(&stats.read), "{}", stats.read);
+    assert!(!stats.complete);
+    // Removed letters are not held, so the bounds don't limit them.
+    let mut all = options(Selection::All);
     all.bounds = few;
     let outcome = letters
         .replay("stock", &Destination::Original, &all, pending())
@@ -182,10 +191,10 @@ async fn a_walk_holds_no_more_than_its_bounds_say() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_is_selected_goes_and_a_dry_run_changes_nothing() {
-    let (transport, letters) = bench(10).await;
+async fn only_selected_letters_are_removed_and_a_dry_run_changes_nothing() {
+    let (transport, letters) = stock(10).await;
     let queue = QueueId::dead_letters("stock");
-    let mut rejected = removal(Selection::Reason(Reason::Reject));
+    let mut rejected = options(Selection::Reason(Reason::Reject));
     rejected.dry_run = true;
     let outcome = letters
         .replay("stock", &Destination::Original, &rejected, pending())
@@ -207,7 +216,7 @@ async fn only_what_is_selected_goes_and_a_dry_run_changes_nothing() {
     let outcome = letters
         .discard(
             "stock",
-            &removal(Selection::Reason(Reason::Error)),
+            &options(Selection::Reason(Reason::Error)),
             pending(),
         )
         .await
@@ -218,10 +227,10 @@ async fn only_what_is_selected_goes_and_a_dry_run_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replay_keeps_its_pace_and_stops_when_it_is_told_to() {
-    let (transport, letters) = bench(100).await;
-    let mut slow = removal(Selection::All);
-    slow.pace = RateLimit::per_second(10.0).unwrap();
+async fn a_replay_keeps_its_rate_and_stops_when_asked() {
+    let (transport, letters) = stock(100).await;
+    let mut slow = options(Selection::All);
+    slow.rate = RateLimit::per_second(10.0).unwrap();
     let stop = tokio::time::sleep(Duration::from_millis(2050));
     let outcome = letters
         .replay("stock", &Destination::Original, &slow, stop)
@@ -235,22 +244,22 @@ async fn a_replay_keeps_its_pace_and_stops_when_it_is_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_given_up_again_meanwhile_is_not_replayed_twice() {
-    let (transport, letters) = bench(20).await;
+async fn a_message_that_is_given_up_again_during_a_replay_is_not_replayed_twice() {
+    let (transport, letters) = stock(20).await;
     let failing = transport.clone();
-    // A service that gives everything up at once.
+    // A service that dead-letters every message at once.
     let service = tokio::spawn(async move {
         let mut consumer = failing.consume(&input(), 4).await.unwrap();
         let mut taken = std::collections::VecDeque::new();
         while take(&mut *consumer, &mut taken, 4).await.is_ok() {
             for delivery in taken.drain(..) {
-                let letter = Box::new(why(Reason::Error));
+                let letter = Box::new(record(Reason::Error));
                 delivery.settle(crate::Settlement::DeadLetter(letter));
             }
         }
     });
-    let mut all = removal(Selection::All);
-    all.pace = RateLimit::per_second(100.0).unwrap();
+    let mut all = options(Selection::All);
+    all.rate = RateLimit::per_second(100.0).unwrap();
     let outcome = letters
         .replay("stock", &Destination::Original, &all, pending())
         .await
@@ -266,35 +275,35 @@ async fn a_message_that_is_given_up_again_meanwhile_is_not_replayed_twice() {
     service.abort();
 }
 
-/// A letter of this error, given up at this second.
+/// A letter with this error, given up at this second.
 fn failed(number: u32, error: String, second: u64) -> Outgoing {
-    let why = DeadLetter {
+    let record = DeadLetter {
         error,
         failed_at_ms: second * 1000,
-        ..why(Reason::Error)
+        ..record(Reason::Error)
     };
     let mut envelope = letter(number).edit();
     envelope.headers.clear();
     Outgoing {
         queue: Some(QueueId::dead_letters("stock")),
-        ..why.letter(&envelope.into()).into()
+        ..record.letter(&envelope.into()).into()
     }
 }
 
 async fn publish(transport: &dyn Transport, batch: Vec<Outgoing>) {
     let (done, outcome) = Completion::channel();
     transport.publish(batch, done);
-    outcome.await.expect("they are there");
+    outcome.await.expect("published");
 }
 
 #[tokio::test(start_paused = true)]
-async fn letters_that_failed_alike_are_one_group_with_its_first_and_last() {
-    let (transport, letters) = bench(0).await;
+async fn letters_with_the_same_failure_form_a_group_with_its_first_and_last_time() {
+    let (transport, letters) = stock(0).await;
     let mut batch: Vec<Outgoing> = (0..50)
         .map(|n| failed(n, format!("order {n}: no stock"), 100 - u64::from(n)))
         .collect();
     batch.extend((50..60).map(|n| failed(n, format!("can't reach 10.0.0.{n}"), 7)));
-    // One that somebody else put there.
+    // A message that another program put in the queue.
     let mut foreign = Envelope::new("order", "{}");
     foreign.id = "foreign".parse().unwrap();
     batch.push(Outgoing {
@@ -307,7 +316,7 @@ async fn letters_that_failed_alike_are_one_group_with_its_first_and_last() {
     let groups = letters.groups("stock", Bounds::default()).await.unwrap();
     assert_eq!((groups.letters, groups.read, groups.others), (61, 61, 0));
     assert!(groups.complete);
-    let told: Vec<_> = groups
+    let shown: Vec<_> = groups
         .groups
         .iter()
         .map(|group| {
@@ -316,7 +325,7 @@ async fn letters_that_failed_alike_are_one_group_with_its_first_and_last() {
         })
         .collect();
     assert_eq!(
-        told,
+        shown,
         [
             (50, "error", "order 0: [redacted]", "order-0"),
             (10, "error", "can't reach 10.0.0.50", "order-50"),
@@ -332,14 +341,13 @@ async fn letters_that_failed_alike_are_one_group_with_its_first_and_last() {
         )
     );
     assert_eq!(groups.groups[2].first_failed_at, None);
-    // A group is what is selected by its fingerprint, and nothing else.
+    // A fingerprint selects the letters of its group.
     for group in &groups.groups {
         let one = Selection::Group(group.fingerprint.clone());
         let found = letters.find("stock", &one, 100, Bounds::default());
         assert_eq!(found.await.unwrap().letters.len() as u64, group.letters);
     }
-    let smallest = Selection::Group(groups.groups[1].fingerprint.clone());
-    let smallest = removal(smallest);
+    let smallest = options(Selection::Group(groups.groups[1].fingerprint.clone()));
     let discarded = letters.discard("stock", &smallest, pending());
     assert_eq!(discarded.await.unwrap().removed, 10);
     assert_eq!(
@@ -351,8 +359,8 @@ async fn letters_that_failed_alike_are_one_group_with_its_first_and_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn groups_are_bounded_and_what_is_in_none_is_counted() {
-    let (transport, letters) = bench(0).await;
+async fn groups_are_limited_and_the_letters_of_further_groups_are_counted() {
+    let (transport, letters) = stock(0).await;
     let word = |mut n: u32| -> String {
         let mut word = String::new();
         while n > 0 {
@@ -370,8 +378,8 @@ async fn groups_are_bounded_and_what_is_in_none_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replay_may_go_to_another_input_and_to_none_that_is_not_there() {
-    let (transport, letters) = bench(3).await;
+async fn a_replay_may_go_to_another_input_of_the_app_but_to_no_other_queue() {
+    let (transport, letters) = stock(3).await;
     let other = QueueId::new("audit", "in");
     let mut topology = letters.topology.clone();
     topology.queues.push(QueueSpec {
@@ -382,7 +390,7 @@ async fn a_replay_may_go_to_another_input_and_to_none_that_is_not_there() {
         .await
         .unwrap();
     let nowhere = Destination::Input(QueueId::new("audit", "on"));
-    let all = removal(Selection::All);
+    let all = options(Selection::All);
     let refused = letters.replay("stock", &nowhere, &all, pending()).await;
     assert!(matches!(refused, Err(TransportError::NoQueue(_))));
     let to = Destination::Input(other.clone());
@@ -396,15 +404,15 @@ async fn a_replay_may_go_to_another_input_and_to_none_that_is_not_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_walk_that_is_dropped_in_the_middle_gives_everything_back() {
-    let (transport, letters) = bench(1000).await;
+async fn a_replay_that_is_dropped_requeues_the_remaining_letters() {
+    let (transport, letters) = stock(1000).await;
     let queue = QueueId::dead_letters("stock");
     let before = ids(&*transport, &queue).await;
-    let mut slow = removal(Selection::Reason(Reason::Error));
-    slow.pace = RateLimit::per_second(100.0).unwrap();
+    let mut slow = options(Selection::Reason(Reason::Error));
+    slow.rate = RateLimit::per_second(100.0).unwrap();
     let replay = letters.replay("stock", &Destination::Original, &slow, pending());
     let cut = tokio::time::timeout(Duration::from_secs(2), replay).await;
-    assert!(cut.is_err(), "it was still at it");
+    assert!(cut.is_err(), "the replay was not over");
     let replayed = ids(&*transport, &input()).await;
     assert!((190..=210).contains(&replayed.len()), "{}", replayed.len());
     let left = ids(&*transport, &queue).await;
@@ -413,14 +421,14 @@ async fn a_walk_that_is_dropped_in_the_middle_gives_everything_back() {
     assert_eq!(left, kept.collect::<Vec<_>>());
 }
 
-/// Whoever uses the library may do so on any thread.
+/// The futures are `Send`.
 #[test]
-fn work_on_letters_can_be_spawned() {
-    fn spawned(letters: &'static DeadLetters, removal: &'static RemoveOptions) {
+fn work_on_letters_can_be_spawned_on_any_thread() {
+    fn spawned(letters: &'static DeadLetters, options: &'static RemoveOptions) {
         fn can(_: impl Future + Send + 'static) {}
         let to = &Destination::Original;
-        can(letters.replay("stock", to, removal, pending()));
-        can(letters.discard("stock", removal, pending()));
+        can(letters.replay("stock", to, options, pending()));
+        can(letters.discard("stock", options, pending()));
         can(letters.groups("stock", Bounds::default()));
     }
     let _it_compiles: fn(_, _) = spawned;

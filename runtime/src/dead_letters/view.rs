@@ -1,5 +1,5 @@
-//! A letter for people and programs to look at, and to keep: without secrets, and with a
-//! payload that is there byte for byte, unless it was to be cut.
+//! A letter to show or to export: without secrets, with a payload that keeps every byte unless
+//! it is cut.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,83 +15,82 @@ use crate::clock::Rfc3339;
 use crate::dead_letter::Reason;
 use crate::redact::Redactor;
 
-/// A letter for people and programs to look at.
+/// A letter to show or to export.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LetterView {
     /// The message's id.
     pub id: String,
-    /// The service whose dead letter it is.
+    /// The label of the service that gave the message up.
     pub service: String,
-    /// The input that gave it up; of a letter that doesn't say which, the only one that
-    /// there is.
+    /// The input that gave it up. For a letter without a record, the service's only input, if
+    /// it has one.
     pub input: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: Option<Reason>,
-    /// The last failure's text.
+    /// The text of the last failure.
     pub error: Option<String>,
-    /// How many attempts were made.
+    /// The number of attempts.
     pub attempts: Option<u32>,
-    /// When it was given up (RFC 3339).
+    /// When the message was given up (RFC 3339).
     pub failed_at: Option<String>,
-    /// How often it was replayed before.
+    /// The number of replays before.
     pub replays: u32,
-    /// The same for letters that failed alike.
+    /// The fingerprint of the letter's group.
     pub fingerprint: String,
-    /// The topic that it was published to.
+    /// The topic that the message was published to.
     pub topic: String,
-    /// What it is.
+    /// The message's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Who made it.
+    /// The message's source.
     pub source: String,
-    /// What it is about, if its maker said.
+    /// The message's subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// When it was made (RFC 3339).
+    /// When the message was created (RFC 3339).
     pub time: String,
-    /// The form of the payload, if its maker said.
+    /// The payload's media type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
-    /// The customer on whose behalf it travels.
+    /// The customer that the message belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// The message whose handling led to it.
+    /// The id of the message that led to this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// The trace that it belongs to.
+    /// The message's trace.
     pub trace_id: String,
-    /// Its own headers, without those of a letter.
+    /// The message's headers, without those of the record.
     pub headers: BTreeMap<String, String>,
-    /// How many bytes it carries.
+    /// The size of the payload, in bytes.
     pub payload_bytes: usize,
-    /// How [`payload`](Self::payload) is to be read.
+    /// The encoding of [`payload`](Self::payload).
     pub encoding: Encoding,
-    /// What it carries: JSON as it came, or a text.
+    /// The payload: its JSON, or a JSON string.
     pub payload: Box<RawValue>,
-    /// Whether the payload is only the beginning, as text.
+    /// Whether the payload is cut; then it is a text.
     pub truncated: bool,
 }
 
-/// How a payload is written down.
+/// The encoding of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
-    /// As the JSON that it is.
+    /// The payload is JSON.
     Json,
-    /// As a text in UTF-8, which it is.
+    /// The payload is UTF-8 text.
     Text,
-    /// As a text in base64 (RFC 4648, section 4).
+    /// The payload is in base64 (RFC 4648, section 4).
     Base64,
 }
 
 impl Letter {
-    /// For people and programs to look at, without secrets, and with a payload of at most
-    /// so many bytes.
+    /// The letter to show or to export, without secrets. The payload is cut to this many bytes.
     pub fn view(&self, service: &str, payload_bytes_max: usize, redactor: &Redactor) -> LetterView {
         let time = |unix_ms| Rfc3339 { unix_ms }.to_string();
         let clean = |text: &str| redactor.clean(text).into_owned();
         let message = &self.message;
-        let why = self.why.as_ref();
+        let record = self.dead_letter.as_ref();
         let headers = message.headers.iter();
         let headers = headers
             .filter(|(name, _)| self.is_own(name))
@@ -101,16 +100,16 @@ impl Letter {
         let truncated = bytes.len() > payload_bytes_max;
         let (encoding, payload) = match truncated {
             true => text(&String::from_utf8_lossy(&bytes[..payload_bytes_max])),
-            false => written(&bytes),
+            false => encode(&bytes),
         };
         LetterView {
             id: clean(&message.id.to_string()),
             service: service.to_owned(),
-            input: why.map(|why| why.input.to_string()),
-            reason: why.map(|why| why.reason),
-            error: why.map(|why| clean(&why.error)),
-            attempts: why.map(|why| why.attempts),
-            failed_at: why.map(|why| time(why.failed_at_ms)),
+            input: record.map(|record| record.input.to_string()),
+            reason: record.map(|record| record.reason),
+            error: record.map(|record| clean(&record.error)),
+            attempts: record.map(|record| record.attempts),
+            failed_at: record.map(|record| time(record.failed_at_ms)),
             replays: self.replays(),
             fingerprint: self.fingerprint(service),
             topic: clean(&message.topic),
@@ -120,10 +119,7 @@ impl Letter {
             time: time(message.time_ms),
             content_type: message.content_type.as_deref().map(clean),
             tenant: message.tenant.as_deref().map(clean),
-            parent: message
-                .parent
-                .as_ref()
-                .map(|parent| clean(&parent.to_string())),
+            parent: message.parent.as_ref().map(|id| clean(&id.to_string())),
             trace_id: format!("{:032x}", message.trace().trace_id),
             headers,
             payload_bytes: message.payload.len(),
@@ -135,21 +131,21 @@ impl Letter {
 }
 
 impl LetterView {
-    /// The payload as a text: JSON as it came, or the text itself.
+    /// The payload as text, in its [encoding](Self::encoding).
     pub fn payload_text(&self) -> Cow<'_, str> {
         let raw = self.payload.get();
         match self.encoding {
             Encoding::Json => raw.into(),
             Encoding::Text | Encoding::Base64 => match serde_json::from_str::<String>(raw) {
                 Ok(text) => text.into(),
-                // Somebody else wrote it.
+                // Another program wrote the view.
                 Err(_) => raw.into(),
             },
         }
     }
 }
 
-/// Cuts secrets out of bytes that may be anything: secrets are text.
+/// Removes secrets from bytes that need not be text.
 fn clean_bytes<'a>(bytes: &'a [u8], redactor: &Redactor) -> Cow<'a, [u8]> {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return match redactor.clean(text) {
@@ -165,14 +161,14 @@ fn clean_bytes<'a>(bytes: &'a [u8], redactor: &Redactor) -> Cow<'a, [u8]> {
     clean.into()
 }
 
-/// The form that keeps every byte, but for white space that JSON doesn't need.
-fn written(bytes: &[u8]) -> (Encoding, Box<RawValue>) {
+/// The payload in the first encoding that keeps every byte. JSON loses its white space.
+fn encode(bytes: &[u8]) -> (Encoding, Box<RawValue>) {
     let Ok(whole) = std::str::from_utf8(bytes) else {
         return (Encoding::Base64, raw(&BASE64_STANDARD.encode(bytes)));
     };
-    // As a value first: one that is nested too deep for readers is a text.
+    // JSON that is nested too deep for readers counts as text.
     if serde_json::from_str::<Value>(whole).is_ok()
-        && let Ok(json) = RawValue::from_string(on_one_line(whole))
+        && let Ok(json) = RawValue::from_string(compact(whole))
     {
         return (Encoding::Json, json);
     }
@@ -184,21 +180,21 @@ fn text(text: &str) -> (Encoding, Box<RawValue>) {
 }
 
 fn raw(text: &str) -> Box<RawValue> {
-    to_raw_value(text).expect("a text is JSON")
+    to_raw_value(text).expect("a string is valid JSON")
 }
 
-/// JSON without the white space between its parts; numbers and strings stay as they are.
-fn on_one_line(json: &str) -> String {
+/// JSON without white space between tokens. Numbers and strings keep every character.
+fn compact(json: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
-    let stays = |c: &char| -> bool {
-        let stays = in_string || !matches!(c, ' ' | '\t' | '\n' | '\r');
+    let is_kept = |c: &char| -> bool {
+        let is_kept = in_string || !matches!(c, ' ' | '\t' | '\n' | '\r');
         if *c == '"' && !escaped {
             in_string = !in_string;
         }
         escaped = in_string && *c == '\\' && !escaped;
-        stays
+        is_kept
     };
-    json.chars().filter(stays).collect()
+    json.chars().filter(is_kept).collect()
 }
 
 #[cfg(test)]
@@ -213,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_written_down_so_that_every_byte_can_be_had_again() {
+    fn an_encoded_payload_keeps_every_byte() {
         let deep = "[".repeat(1000) + &"]".repeat(1000);
         for (payload, encoding, written) in [
             (
@@ -242,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_in_it_also_not_the_beginning_of_one() {
+    fn a_view_has_no_secret_and_no_part_of_one() {
         const SECRET: &str = "hunter2-is-secret";
         for payload in [
             &b"{\"key\":\"hunter2-is-secret\"}"[..],
@@ -260,7 +256,7 @@ mod tests {
                 }
             }
         }
-        // A number may be a secret, too: what is left isn't JSON any more.
+        // A number can be a secret, too: the rest is no JSON any more.
         let number = view(b"{\"pin\":12345678}", usize::MAX, &["12345678"]);
         assert_eq!(number.encoding, Encoding::Text);
         assert_eq!(number.payload_text(), "{\"pin\":[redacted]}");

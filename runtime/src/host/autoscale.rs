@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::actor::{Scale, ServiceActor};
 use super::service_run::ServiceRun;
-use crate::supervision::{Autoscaler, LOOK_EVERY, Load};
+use crate::supervision::{Autoscaler, CHECK_INTERVAL, Load};
 
 /// Follows the load until the service closes.
 pub(super) fn follow(env: &Arc<ServiceRun>, actor: Addr<ServiceActor>) {
@@ -19,13 +19,13 @@ pub(super) fn follow(env: &Arc<ServiceRun>, actor: Addr<ServiceActor>) {
     let env: Weak<ServiceRun> = Arc::downgrade(env);
     tokio::task::spawn_local(async move {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let Some(env) = env.upgrade() else { return };
             if env.is_closing() {
                 return;
             }
             let before = elastic.wanted();
-            let wanted = elastic.look(env.load());
+            let wanted = elastic.check(env.load());
             if wanted != before {
                 info!(service = %env.label, before, wanted, "instances follow the load");
             }

@@ -163,7 +163,9 @@ impl InstanceLoop {
                 None => result,
             };
             let step = AttemptRecord::new(message, input, attempt, Outcome::Ok, ended);
-            let step = step.took(share).emitting(Emitted::of(&held));
+            let step = step
+                .took(share)
+                .emitting(Emitted::on(held.iter().map(|it| it.output)));
             if result.is_ok() && !held.is_empty() {
                 let hand = &self.hand;
                 if !self.env.succeed(held, None, step, || hand.take_one()).await {
@@ -178,7 +180,7 @@ impl InstanceLoop {
             };
             match result {
                 Ok(()) => {
-                    self.env.trail.keep(step);
+                    self.env.history.add(step);
                     self.env.meters.handled(input, Outcome::Ok);
                     self.history.success();
                     delivery.ack();

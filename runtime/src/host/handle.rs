@@ -92,14 +92,14 @@ impl InstanceLoop {
                 (AttemptFailure::from(abandoned()), None)
             }
             HandlerOutcome::Done(Ok(reply)) => {
-                let emitted = Emitted::of(&self.cx.held);
+                let emitted = Emitted::on(self.cx.held.iter().map(|it| it.output));
                 let step = AttemptRecord::new(&message, input, self.cx.attempt(), Outcome::Ok, end);
                 let step = step.took(took).emitting(emitted);
                 if self.cx.held.is_empty() {
                     let Some(delivery) = self.hand.take_one() else {
                         return Err(fenced());
                     };
-                    self.env.trail.keep(step);
+                    self.env.history.add(step);
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 } else {
                     let held = std::mem::take(&mut self.cx.held);
@@ -153,7 +153,7 @@ impl InstanceLoop {
         let (message, now) = (delivery.message(), Instant::now());
         let step = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
         let emitted = Emitted::UNKNOWN;
-        self.env.trail.keep(step.took(took).emitting(emitted));
+        self.env.history.add(step.took(took).emitting(emitted));
         let id = delivery.message().id.clone();
         let asked = delivery.message().reply_to.is_some();
         let (crash, given) = match handled {
@@ -211,7 +211,7 @@ impl InstanceLoop {
             let (input, attempt) = (delivery.input(), delivery.attempt());
             let now = Instant::now();
             let step = AttemptRecord::new(message, input, attempt, Outcome::Expired, now);
-            self.env.trail.keep(step);
+            self.env.history.add(step);
             delivery.ack();
             return None;
         }

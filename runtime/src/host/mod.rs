@@ -16,6 +16,7 @@ mod in_flight;
 mod input_consumer;
 mod instance;
 mod liveness;
+mod local_service;
 mod log_throttle;
 mod mailbox;
 pub mod panic;

@@ -16,7 +16,7 @@ use crate::dead_letter::Reason;
 use crate::failure::Failure;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
-use crate::message_trace::History;
+use crate::message_trace::AttemptHistory;
 use crate::metrics::{AskOutcome, Cause, Durations, Meters};
 use crate::names::QueueId;
 use crate::redact::Redactor;
@@ -71,7 +71,7 @@ pub(crate) struct ServiceShared {
     source: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) state: ServiceState,
-    pub(crate) trail: History,
+    pub(crate) history: AttemptHistory,
     /// Permits for publications that aren't confirmed yet.
     pub(crate) window: Arc<Semaphore>,
     /// Of its position, if it is a source.
@@ -93,7 +93,7 @@ impl ServiceShared {
             source: format!("/{}/{}", setup.app, setup.label).into(),
             meters: Meters::new(setup.inputs.len(), setup.outputs.len()),
             state: ServiceState::default(),
-            trail: History::default(),
+            history: AttemptHistory::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
             saves: PositionFence::default(),
             store: OnceCell::new(),

@@ -114,7 +114,7 @@ impl ServiceRun {
                     for (output, count) in counts {
                         environment.meters.emitted(output, count);
                     }
-                    environment.trail.keep(step);
+                    environment.history.add(step);
                     delivery.settle(Settlement::Ack(reply.map(Ok)));
                 }
                 Err(error) => environment.not_published(delivery, step, &error),
@@ -151,8 +151,8 @@ impl ServiceRun {
         // asked in a tight loop.
         let after = self.settings.retry.backoff.delay(0, fastrand::f64());
         let after = after.max(NOT_PUBLISHED_WAIT_MIN);
-        self.trail
-            .keep(step.undone(&RetryDecision::Retry { after, attempt }));
+        self.history
+            .add(step.unconfirmed(&RetryDecision::Retry { after, attempt }));
         delivery.settle(Settlement::Retry { after, attempt });
     }
 
@@ -165,7 +165,7 @@ impl ServiceRun {
         let fate = self
             .settings
             .retry
-            .fate(failed.attempt, attempt, fastrand::f64());
+            .decide(failed.attempt, attempt, fastrand::f64());
         match fate {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {
@@ -182,7 +182,7 @@ impl ServiceRun {
             failed.outcome(),
             Instant::now(),
         );
-        self.trail.keep(step.took(failed.took).then(&fate));
+        self.history.add(step.took(failed.took).then(&fate));
         self.state.failed(LastFailure {
             time_ms: self.clock.unix_ms(),
             what: Outcome::NAMES[failed.outcome() as usize].into(),

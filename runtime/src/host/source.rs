@@ -132,7 +132,7 @@ struct Held {
 impl Held {
     fn new(lease: Lease, env: &Arc<ServiceRun>) -> Self {
         Self {
-            _hook: env.on_abandoned(lease.let_go_from_elsewhere()),
+            _hook: env.on_abandoned(lease.release_handle()),
             lease,
         }
     }
@@ -142,7 +142,7 @@ impl Held {
 async fn hold(env: &Arc<ServiceRun>, source: &dyn Run) -> Option<Held> {
     if !source.is_single() {
         let (lease, keeper) = Lease::new();
-        keeper.for_good();
+        keeper.grant_for_good();
         return Some(Held::new(lease, env));
     }
     let granted = async {

@@ -1,4 +1,4 @@
-//! `[app]` and `[admin]`.
+//! Reads `[app]` and `[admin]`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::app::LogSettings;
 use crate::names::check_name;
 use crate::transport::{Transports, scheme_of};
 
-/// More threads than any machine that this runs on has cores.
+/// Maximum worker threads: more than any supported machine has cores.
 const WORKERS_MAX: u64 = 1024;
 const MESSAGE_BYTES_DEFAULT: u64 = 1 << 20;
-/// What brokers take at most is less.
+/// Brokers accept less than this.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 const ADMIN: SocketAddr =
@@ -31,7 +31,7 @@ const LEVELS: [(&str, tracing::Level); 5] = [
     ("trace", tracing::Level::TRACE),
 ];
 
-/// What `[app]` says.
+/// The values of `[app]`.
 pub(super) struct App {
     pub(super) name: Arc<str>,
     pub(super) transport: String,
@@ -62,7 +62,7 @@ pub(super) fn read_app(
     let data = match app.text("data", out) {
         Some((text, entry)) => {
             if text.is_empty() {
-                app.bad(entry, "must name a folder", out);
+                app.bad(entry, "must name a folder, and is empty", out);
             }
             files[entry.node.span.file].folder.join(text)
         }
@@ -134,14 +134,14 @@ fn transport(
             };
             let schemes: Vec<String> = transports.schemes().map(|s| format!("{s}:")).collect();
             let schemes = list(schemes.iter().map(String::as_str));
-            let help = Some(format!("the schemes that there are: {schemes}"));
+            let help = Some(format!("the schemes of this program: {schemes}"));
             out.add(codes::UNKNOWN_SCHEME, span, message, help);
         }
     }
     url.to_owned()
 }
 
-/// Whether it has the form of a URL scheme, and isn't a password by its length.
+/// Returns whether a text looks like a URL scheme. A longer text may be a password.
 fn is_scheme(text: &str) -> bool {
     (1..=12).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphabetic() || b == b'+')
 }
@@ -172,7 +172,7 @@ pub(super) fn read_admin(top: &Section<'_>, out: &mut Problems) -> Option<Socket
             "`admin.listen`: {} is not an address with a port",
             quote(text)
         );
-        let help = Some(format!("write it like \"{ADMIN}\", or \"off\""));
+        let help = Some(format!("write an address such as \"{ADMIN}\", or \"off\""));
         out.add(codes::BAD_VALUE, entry.node.span, message, help);
     }
     address

@@ -1,11 +1,10 @@
-//! The codes of problems: stable names that documents and programs can refer to.
+//! Error codes: stable names for documents and programs.
 
 macro_rules! codes {
     ($($name:ident = $code:literal, $meaning:literal;)*) => {
         $(pub(super) const $name: &str = $code;)*
 
-        /// Every code that a report may hold, with its meaning. A code is never used
-        /// again for something else.
+        /// Every code of a report with its meaning. A code never gets another meaning.
         pub const CODES: &[(&str, &str)] = &[$(($code, $meaning)),*];
     };
 }
@@ -14,21 +13,21 @@ codes! {
     UNREADABLE = "E001", "a file can't be read";
     SYNTAX = "E002", "the file is not TOML";
     VARIABLE = "E003", "a ${...} can't be filled in";
-    UNKNOWN_KEY = "E010", "no key has this name";
+    UNKNOWN_KEY = "E010", "unknown key";
     MISSING_KEY = "E011", "a required key is missing";
     WRONG_TYPE = "E012", "the value has the wrong type";
-    BAD_VALUE = "E013", "the value is out of range, or not one of those allowed";
-    BAD_NAME = "E014", "not a label, port or topic";
+    BAD_VALUE = "E013", "the value is out of range or not allowed";
+    BAD_NAME = "E014", "not a valid label, port or topic";
     UNSUPPORTED = "E015", "not supported yet by this version";
-    NOT_FOR_SOURCES = "E016", "the key means nothing for a source";
+    NOT_FOR_SOURCES = "E016", "the key has no effect on a source";
     UNKNOWN_SCHEME = "E020", "no transport has this URL scheme";
     BAD_URL = "E021", "the transport refuses the URL";
-    NEEDS_TRANSPORT = "E022", "the transport doesn't do what this needs";
+    NEEDS_TRANSPORT = "E022", "the transport lacks a guarantee that this needs";
     UNKNOWN_TYPE = "E030", "no service type has this name";
     BAD_CONFIG = "E031", "the service type refuses its config";
     UNKNOWN_SERVICE = "E032", "no service has this label";
     REPEATED_SERVICE = "E033", "a service is named twice, or in two groups";
-    NEEDS_STORE = "E034", "the service keeps data and has no store";
+    NEEDS_STORE = "E034", "the service type needs a store, and the service has none";
     UNKNOWN_PORT = "E040", "the service has no port of this name";
     UNWIRED_PORT = "E041", "a port is connected to no topic";
     SHORT_FORM = "E042", "the short form of wiring needs exactly one port";
@@ -38,8 +37,8 @@ codes! {
     REPEATED_TOPIC = "E046", "a port names the same topic twice";
     UNUSED_TOPIC = "E047", "no service uses this topic";
     BLOCKING_CYCLE = "E048", "queues that reject can block each other";
-    FOREIGN_QUEUE = "E049", "a foreign queue has one input, which reads nothing else";
-    FOREIGN_DATA = "E050", "the data folder holds the positions of another app";
+    EXTERNAL_QUEUE = "E049", "an external queue feeds one input, which reads nothing else";
+    OTHER_APPS_DATA = "E050", "the data folder holds the positions of another app";
 }
 
 #[cfg(test)]

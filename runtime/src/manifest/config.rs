@@ -1,5 +1,5 @@
-//! `services.S.config`: handed to the service type, whose complaints are put where they
-//! belong.
+//! Reads `services.S.config`: gives it to the service type and reports each error at the
+//! place of the wrong value.
 
 use std::sync::Arc;
 
@@ -14,20 +14,20 @@ use super::spanned_toml::{Entry, Node, Value};
 use super::suggest;
 use crate::service::{ConfigError, ConfiguredType, ServiceType};
 
-/// A service's config, while it is read.
+/// Reads the config of one service.
 pub(super) struct ConfigReader<'a> {
     pub(super) label: &'a str,
-    /// Where to point if there is no config.
+    /// Place for reports if there is no config.
     pub(super) place: Span,
     pub(super) files: &'a [SourceFile],
     pub(super) masks: &'a mut Redactions,
-    /// Secrets that were found.
+    /// Receives the secrets of the config.
     pub(super) secrets: &'a mut Vec<String>,
     pub(super) out: &'a mut Problems,
 }
 
 impl ConfigReader<'_> {
-    /// Configures a service type; `None` if its config is wrong, or partly unknown.
+    /// Configures a service type. Returns `None` if the config is wrong or a part was broken.
     pub(super) fn read(
         mut self,
         service_type: &ServiceType,
@@ -65,10 +65,10 @@ impl ConfigReader<'_> {
             Ok(blueprint) => (!broken && !unreadable).then_some(blueprint),
             Err(errors) => {
                 for error in errors {
-                    // What is broken was left out, and is not missing.
+                    // A broken value was removed, so serde reports it as missing.
                     let known = broken || unreadable;
                     if !(known && error.text.starts_with("missing field")) {
-                        self.complain(error, entry.as_ref(), &schema, &secret_places);
+                        self.report(error, entry.as_ref(), &schema, &secret_places);
                     }
                 }
                 None
@@ -76,7 +76,7 @@ impl ConfigReader<'_> {
         }
     }
 
-    /// Joins paths to the folder of their file, and collects secrets.
+    /// Joins paths to the folder of their file and collects secrets.
     fn resolve(&mut self, schema: &ConfigSchema, node: &mut Node, places: &mut Vec<Span>) {
         let (files, masks, secrets) = (self.files, &mut *self.masks, &mut *self.secrets);
         let out = &mut *self.out;
@@ -93,7 +93,7 @@ impl ConfigReader<'_> {
                 let Value::String(text) = &mut node.value else {
                     return;
                 };
-                // An empty one stays so: it is for the service type to refuse.
+                // An empty path stays empty, so that the service type can refuse it.
                 if !text.is_empty() {
                     let joined = files[node.span.file].folder.join(&*text);
                     match joined.into_os_string().into_string() {
@@ -110,7 +110,7 @@ impl ConfigReader<'_> {
         });
     }
 
-    /// A value as JSON, without what is broken.
+    /// Converts a value to JSON, without broken parts.
     fn json(&mut self, node: &Node) -> Option<Json> {
         Some(match &node.value {
             Value::String(text) | Value::Datetime(text) => Json::String(text.clone()),
@@ -126,7 +126,7 @@ impl ConfigReader<'_> {
                 Some(number) => Json::Number(number),
                 None => return self.no_number(node),
             },
-            // An item that is left out would move the others.
+            // A broken item becomes null, so that the other items keep their index.
             Value::Array(items) => items
                 .iter()
                 .map(|item| self.json(item).unwrap_or_default())
@@ -150,8 +150,8 @@ impl ConfigReader<'_> {
         None
     }
 
-    /// Reports what the service type says, at the place that it means.
-    fn complain(
+    /// Reports an error of the service type at the place that the error names.
+    fn report(
         &mut self,
         error: ConfigError,
         config: Option<&Entry>,
@@ -164,7 +164,7 @@ impl ConfigReader<'_> {
             Some(place) => (place.span, place.key_span, Some(place.value)),
             None => (self.place, self.place, None),
         };
-        // It was reported, and is null to the service type only to keep its place.
+        // The value was reported. It is null only to keep the index of the others.
         if value.is_some_and(|node| matches!(node.value, Value::Broken)) {
             return;
         }
@@ -178,7 +178,7 @@ impl ConfigReader<'_> {
             .map(|(field, _)| field);
         let (span, text, help) = match unknown {
             Some(field) => {
-                // It may be a secret with a wrong name.
+                // The value may be a secret under a misspelt name.
                 if let Some(value) = value {
                     self.out.hide(value);
                 }
@@ -210,7 +210,7 @@ impl ConfigReader<'_> {
     }
 }
 
-/// A path that is left out is relative to the manifest, as one that is written there.
+/// Adds default paths, so that they are relative to the manifest like written paths.
 fn add_default_paths(schema: &ConfigSchema, config: &mut Node) {
     let span = config.span;
     let Value::Table(table) = &mut config.value else {
@@ -228,18 +228,18 @@ fn add_default_paths(schema: &ConfigSchema, config: &mut Node) {
     }
 }
 
-/// What serde says of a wrong value, without the value.
+/// Removes the value from a serde error.
 fn without_value(text: &str) -> String {
     match (text.split_once(": "), text.rsplit_once(", expected ")) {
-        (Some((what @ ("invalid type" | "invalid value"), _)), Some((_, expected))) => {
-            format!("{what}, expected {expected}")
+        (Some((problem @ ("invalid type" | "invalid value"), _)), Some((_, expected))) => {
+            format!("{problem}, expected {expected}")
         }
-        _ if text.starts_with("unknown variant") => "it is not one of those allowed".into(),
+        _ if text.starts_with("unknown variant") => "it is not one of the allowed values".into(),
         _ => text.to_owned(),
     }
 }
 
-/// What serde says, in the manifest's words rather than Rust's.
+/// Rewrites a serde error with the terms of TOML instead of those of Rust.
 fn in_plain_words(text: &str) -> String {
     const GOT: [(&str, &str); 3] = [("sequence", "list"), ("map", "table"), ("null", "nothing")];
     const EXPECTED: [(&str, &str); 14] = [
@@ -285,7 +285,7 @@ struct Place<'a> {
     value: &'a Node,
 }
 
-/// The deepest part of a config that a path leads to. Keys may hold dots.
+/// Returns the deepest existing part of a config along a path. Keys may contain dots.
 fn locate<'a>(config: &'a Entry, path: &[&str]) -> Place<'a> {
     let mut place = Place {
         span: config.place(),

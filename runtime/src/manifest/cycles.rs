@@ -1,7 +1,7 @@
-//! Cycles of queues that reject: a way round on which, once all are full, none can empty.
+//! Finds cycles of queues that all reject messages above their limit.
 //!
-//! A message stays in its queue until what came of it was taken over. Where every queue
-//! of a cycle may refuse that, all can wait for each other for ever.
+//! A message stays in its queue until its outputs are confirmed. If every queue of a cycle
+//! may refuse those outputs, all queues can be full and wait for each other for ever.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -14,7 +14,7 @@ use super::table_reader::Section;
 use crate::app::ServicePlan;
 use crate::transport::Overflow;
 
-/// Reports each cycle once, where the first of its services says `reject`.
+/// Reports each cycle once, at `overflow = "reject"` of its first service.
 pub(super) fn check(top: &Section<'_>, services: &[ServicePlan], out: &mut Problems) {
     let fed = fed(services);
     let mut known = vec![false; services.len()];
@@ -22,22 +22,22 @@ pub(super) fn check(top: &Section<'_>, services: &[ServicePlan], out: &mut Probl
         if known[start] || !rejects(&services[start]) {
             continue;
         }
-        let Some(cycle) = way_round(start, &fed) else {
+        let Some(cycle) = cycle_through(start, &fed) else {
             continue;
         };
         for &service in &cycle {
             known[service] = true;
         }
         let labels = cycle.iter().chain([&start]);
-        let way: Vec<String> = labels
+        let path: Vec<String> = labels
             .map(|&index| format!("`{}`", services[index].label))
             .collect();
         let message = format!(
-            "messages can go round ({}), and every queue on the way rejects: when all are full, \
-             none can empty",
-            way.join(" → ")
+            "the queues of a cycle all reject above their limits: {}; once all are full, none \
+             can empty",
+            path.join(" → ")
         );
-        let help = "let one of them dead-letter what comes beyond its limit, or have none: ";
+        let help = "set `overflow = \"dead-letter\"` for one of them, or remove its `limit`: ";
         let help = help.to_owned() + &list(cycle.iter().map(|&index| &*services[index].label));
         let place = place(top, &services[start].label).unwrap_or(top.place);
         out.add(codes::BLOCKING_CYCLE, place, message, Some(help));
@@ -48,8 +48,8 @@ fn rejects(service: &ServicePlan) -> bool {
     service.settings.queue.limit.is_some() && service.settings.queue.overflow == Overflow::Reject
 }
 
-/// Which services that reject each service feeds. What one asks is no output: if it can't
-/// be asked, the handler fails and its message has had an attempt.
+/// Returns, for each service, the rejecting services that it feeds. Asks do not count: an
+/// ask that is refused fails the handler, and the attempt counts.
 fn fed(services: &[ServicePlan]) -> Vec<BTreeSet<usize>> {
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, service) in services.iter().enumerate().filter(|(_, s)| rejects(s)) {
@@ -68,17 +68,17 @@ fn fed(services: &[ServicePlan]) -> Vec<BTreeSet<usize>> {
     services.iter().map(fed_by).collect()
 }
 
-/// The shortest way from a service back to itself.
-fn way_round(start: usize, fed: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
+/// Returns the shortest cycle through a service.
+fn cycle_through(start: usize, fed: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
     let mut came_from: Vec<Option<usize>> = vec![None; fed.len()];
     let mut next = VecDeque::from([start]);
     while let Some(from) = next.pop_front() {
         if fed[from].contains(&start) {
-            // The start came from nowhere: there the way back ends.
-            let way = std::iter::successors(Some(from), |&service| came_from[service]);
-            let mut way: Vec<usize> = way.collect();
-            way.reverse();
-            return Some(way);
+            // The start has no predecessor, so the walk back ends there.
+            let path = std::iter::successors(Some(from), |&service| came_from[service]);
+            let mut path: Vec<usize> = path.collect();
+            path.reverse();
+            return Some(path);
         }
         for &to in &fed[from] {
             if came_from[to].is_none() {
@@ -90,7 +90,7 @@ fn way_round(start: usize, fed: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
     None
 }
 
-/// Where a service says `queue.overflow`.
+/// Returns the place of a service's `queue.overflow`.
 fn place(top: &Section<'_>, label: &str) -> Option<Span> {
     let mut entry: Option<&Entry> = None;
     let mut table = top.table;

@@ -1,8 +1,7 @@
-//! `topics."T".from`: a queue or an exchange that isn't the app's, and feeds a topic.
+//! Reads `topics."T".from`: an external queue or exchange that feeds a topic.
 //!
-//! Reads it, and refuses what could not do what it says: a queue hands each message to
-//! one reader, so one input reads it; and what comes out of it has one topic, so that
-//! input reads nothing else.
+//! A queue gives each message to one consumer, so exactly one input may read the topic of an
+//! external queue. All its messages have one topic, so that input may read no other topic.
 
 use std::sync::Arc;
 
@@ -14,18 +13,18 @@ use super::table_reader::Section;
 use crate::app::ServicePlan;
 use crate::transport::{ExternalBinding, ExternalSource};
 
-/// The longest name and routing key, in bytes: those of AMQP.
+/// Maximum length of a name and of a routing key in AMQP, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
 const KEYS: [&str; 3] = ["queue", "exchange", "key"];
 
-/// A feed, and where it is named.
+/// An external feed and its place in the manifest.
 pub(super) struct FeedAt {
     pub(super) feed: ExternalBinding,
     span: Span,
 }
 
-/// Reads `from` of a topic; `feeds` says whether programs outside are to feed it.
+/// Reads `from` of a topic. `feeds` tells whether `external` lets programs feed the topic.
 pub(super) fn read(
     topic: &Section<'_>,
     name: &Arc<str>,
@@ -35,8 +34,8 @@ pub(super) fn read(
 ) -> Option<FeedAt> {
     let entry = topic.table.get("from")?;
     if !feeds {
-        let why = "names what feeds the topic from outside, but `external` says `out`";
-        topic.bad(entry, format!("{why}: it must be `in` or `both`"), out);
+        let why = "names an external feed, but `external` is `out`";
+        topic.bad(entry, format!("{why}: set it to `in` or `both`"), out);
     }
     let from = topic.section("from", out);
     if from.table.entries.is_empty() {
@@ -49,7 +48,7 @@ pub(super) fn read(
     from.check_keys(&KEYS, &[], out);
     let mut entries = from.table.entries.iter();
     if entries.any(|entry| !KEYS.contains(&entry.key.as_str())) {
-        // What seems to be missing may be misspelt.
+        // A key that seems missing may be the misspelt one.
         return None;
     }
     let (queue, exchange, key) = (
@@ -64,15 +63,15 @@ pub(super) fn read(
             return None;
         }
         (Some(_), None, Some(extra)) => {
-            from.bad(extra, "a queue has no key: leave it out", out);
+            from.bad(extra, "a queue has no routing key: remove it", out);
             return None;
         }
         (None, Some(_), None) => {
-            let help = "say which messages: `key = \"#\"` is all of them";
+            let help = "add a routing key; `key = \"#\"` takes all messages";
             from.missing("key", help, out);
         }
         (None, None, Some(_)) => {
-            from.missing("exchange", "say to which exchange the key belongs", out);
+            from.missing("exchange", "name the exchange of the key", out);
         }
         _ => {}
     }
@@ -83,7 +82,7 @@ pub(super) fn read(
             let key = text(&from, "key", 0, out);
             let (name, entry) = exchange?;
             if &*name == app {
-                let why = "this is the app's own exchange: leave `from` out";
+                let why = "this is the app's own exchange: remove `from`";
                 from.bad(entry, why, out);
                 return None;
             }
@@ -99,7 +98,7 @@ pub(super) fn read(
     })
 }
 
-/// A name on the broker.
+/// Reads a name or a routing key of the broker.
 fn text<'a>(
     from: &Section<'a>,
     key: &str,
@@ -117,7 +116,7 @@ fn text<'a>(
     Some((text.into(), entry))
 }
 
-/// Checks that each foreign queue has one reader, which reads nothing else.
+/// Checks that exactly one input reads each external queue, and no other topic.
 pub(super) fn check(feeds: &[FeedAt], services: &[ServicePlan], out: &mut Problems) {
     for (index, FeedAt { feed, span }) in feeds.iter().enumerate() {
         let ExternalSource::Queue(queue) = &feed.from else {
@@ -126,12 +125,12 @@ pub(super) fn check(feeds: &[FeedAt], services: &[ServicePlan], out: &mut Proble
         let mut before = feeds[..index].iter().map(|before| &before.feed);
         if let Some(before) = before.find(|before| before.from == feed.from) {
             let message = format!(
-                "the queue `{queue}` feeds the topic `{}` already",
+                "the queue `{queue}` already feeds the topic `{}`",
                 before.topic
             );
-            let help = Some("leave one out: each message would have one topic or the other");
+            let help = Some("remove one: each message would reach only one of the topics");
             out.add(
-                codes::FOREIGN_QUEUE,
+                codes::EXTERNAL_QUEUE,
                 *span,
                 message,
                 help.map(str::to_owned),
@@ -145,24 +144,24 @@ pub(super) fn check(feeds: &[FeedAt], services: &[ServicePlan], out: &mut Proble
             .collect();
         if let [(one, input), (other, second), ..] = readers[..] {
             let message = format!(
-                "`{}.{}` and `{}.{}` read `{}`, but the queue `{queue}` hands each message to one \
-                 of them",
+                "`{}.{}` and `{}.{}` read `{}`, but the queue `{queue}` gives each message to only \
+                 one of them",
                 one.label, input.name, other.label, second.name, feed.topic
             );
-            let help = "let one service read it and pass on what comes, or read the exchange that \
+            let help = "let one service read it and pass the messages on, or read the exchange that \
                         feeds the queue: `from = { exchange = \"NAME\", key = \"KEY\" }`";
-            out.add(codes::FOREIGN_QUEUE, *span, message, Some(help.to_owned()));
+            out.add(codes::EXTERNAL_QUEUE, *span, message, Some(help.to_owned()));
             continue;
         }
         for (service, input) in readers {
             if let Some(other) = input.topics.iter().find(|topic| **topic != feed.topic) {
                 let (label, port) = (&service.label, &input.name);
                 let message = format!(
-                    "`{label}.{port}` reads the queue `{queue}` for `{}`, and `{other}` as well",
+                    "`{label}.{port}` reads the queue `{queue}` for `{}`, and also `{other}`",
                     feed.topic
                 );
-                let help = "let another input read the rest";
-                out.add(codes::FOREIGN_QUEUE, *span, message, Some(help.to_owned()));
+                let help = "read the other topics with another input";
+                out.add(codes::EXTERNAL_QUEUE, *span, message, Some(help.to_owned()));
             }
         }
     }

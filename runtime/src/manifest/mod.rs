@@ -1,11 +1,15 @@
-//! The manifest: from TOML files to a checked [`Plan`], or to a [`Report`] of everything
-//! that is wrong.
+//! The manifest: turns TOML files into a checked [`Plan`], or into a [`Report`] of all
+//! problems.
 //!
-//! Nothing is started, connected or created here. The way of a manifest: every file is
-//! parsed into a tree that knows its places (`tree`), overlays are laid over, variables
-//! filled in (`variables`), and the tree is read section by section, on past every
-//! mistake (`app`, `service`, `config`, `wiring`, `topics`, `foreign`, `cycles`, `supervision`). What a report may not show is
-//! found on the way (`secrets`, `mask`).
+//! Nothing is started, connected or created here. The steps:
+//!
+//! 1. Each file is parsed into a tree with source positions (`spanned_toml`).
+//! 2. Overlays are merged into the manifest; variables are filled in (`variables`).
+//! 3. Secrets are found (`secrets`), so that no report shows them (`redaction`).
+//! 4. Each section is read and checked. Reading continues after a problem (`app`, `service`,
+//!    `settings`, `config`, `wiring`, `supervision`).
+//! 5. Rules over the whole app are checked (`topics`, `external_feeds`, `cycles`,
+//!    `selection`, `position_owner`).
 //!
 //! ```
 //! use brickwork::{Catalog, manifest, transport::Transports};
@@ -64,24 +68,24 @@ use source::{SourceFile, Span};
 use spanned_toml::{Entry, Node, Table, Value};
 use table_reader::Section;
 
-/// What the transport's URL is called in a report if it doesn't come from a file.
+/// Name of the transport's URL in a report if the URL does not come from a file.
 const TRANSPORT_OPTION: &str = "--transport or BRICKWORK_TRANSPORT";
 
-/// Looks a variable up by its name.
+/// Returns the value of a variable, or `None` if it is not set.
 pub type Lookup = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// What there is besides the manifest.
+/// Inputs besides the manifest file.
 pub struct Options {
-    /// Files laid over the manifest, in order.
+    /// Overlay files, merged into the manifest in this order.
     pub overlays: Vec<PathBuf>,
-    /// The transport's URL, in place of the manifest's. Nothing is filled in inside it.
+    /// Transport URL that replaces the manifest's. Variables in it stay as they are.
     pub transport: Option<String>,
-    /// The labels of the services that this process is to run; none means all of them.
+    /// Labels of the services that this process runs; empty means all.
     pub only: Vec<String>,
-    /// Whether the plan is to be started: then the data folder must not hold what another
-    /// app left. True by default.
+    /// Whether the plan will be started. If so, the data folder must not hold positions of
+    /// another app. True by default.
     pub starts: bool,
-    /// What `${NAME}` stands for. By default, the variables of the process.
+    /// Value of `${NAME}`. By default, the environment of the process.
     pub env: Lookup,
 }
 
@@ -97,10 +101,11 @@ impl Default for Options {
     }
 }
 
-/// Reads a manifest and checks everything that can be known without running it.
+/// Reads a manifest and checks all that can be checked without running it.
 ///
 /// # Errors
-/// Everything that is wrong with it. If a file can't be read or isn't TOML, only that.
+/// Returns all problems of the manifest. If a file can't be read or is not TOML, only
+/// those problems.
 pub fn load(
     path: &Path,
     options: &Options,
@@ -145,13 +150,13 @@ struct Loader {
     files: Vec<SourceFile>,
     trees: Vec<Table>,
     masks: Redactions,
-    /// The files of `${file:PATH}`.
+    /// Files that `${file:PATH}` names.
     named: Vec<PathBuf>,
     problems: Problems,
 }
 
 impl Loader {
-    /// Reads every file and lays one over the other.
+    /// Reads every file and merges the overlays into the manifest.
     fn read(&mut self, path: &Path, options: &Options) -> Table {
         let paths = std::iter::once(path).chain(options.overlays.iter().map(PathBuf::as_path));
         for (index, path) in paths.enumerate() {
@@ -178,14 +183,14 @@ impl Loader {
         }
         let mut merged = Table::default();
         for tree in &self.trees {
-            forget_configs_of_other_types(&mut merged, tree);
-            merged.lay_over(tree.clone());
+            drop_configs_of_replaced_types(&mut merged, tree);
+            merged.merge(tree.clone());
         }
         merged
     }
 
-    /// Makes a source of a URL that is given in the manifest's stead, and takes the
-    /// manifest's away: what is wrong with it is of no concern.
+    /// Adds the transport URL of the options as a source of its own, and removes the
+    /// manifest's URL, which is not checked.
     fn override_transport(&mut self, merged: &mut Table, url: &str) {
         set_transport(merged, "", self.files.len());
         self.files.push(SourceFile {
@@ -195,7 +200,7 @@ impl Loader {
         });
     }
 
-    /// Reads the whole tree. The plan counts only if there is no problem.
+    /// Reads the whole tree. The plan is valid only if there are no problems.
     fn plan(
         &mut self,
         merged: &Table,
@@ -266,10 +271,9 @@ impl Loader {
     }
 }
 
-/// Sets `app.transport`, if there is an `app` to set it in.
-/// A service that becomes one of another type starts with no config: what was said to
-/// the other type means nothing to it.
-fn forget_configs_of_other_types(merged: &mut Table, over: &Table) {
+/// Removes the config of each service whose type an overlay replaces: it belongs to the
+/// former type.
+fn drop_configs_of_replaced_types(merged: &mut Table, over: &Table) {
     fn type_of(service: &Table) -> Option<&str> {
         match &service.get("use")?.node.value {
             Value::String(name) => Some(name),
@@ -297,6 +301,7 @@ fn forget_configs_of_other_types(merged: &mut Table, over: &Table) {
     }
 }
 
+/// Sets `app.transport` if there is a table `app`.
 fn set_transport(merged: &mut Table, url: &str, file: usize) {
     let app = merged.entries.iter_mut().find(|entry| entry.key == "app");
     let Some(Value::Table(app)) = app.map(|entry| &mut entry.node.value) else {

@@ -1,5 +1,5 @@
-//! Whose the positions in the data folder are: an app must not go on from where another one
-//! stopped.
+//! Checks that the positions in the data folder belong to this app. An app must not
+//! continue from the position of another app.
 
 use super::codes;
 use super::report::Problems;
@@ -10,7 +10,7 @@ use crate::app::Plan;
 use crate::host::position::Positions;
 use crate::service::Kind;
 
-/// Reports positions of another app, if this one would use them: if it keeps any.
+/// Reports positions of another app in the data folder, if this app keeps positions.
 pub(super) fn check(
     top: &Section<'_>,
     plan: &Plan,
@@ -27,13 +27,13 @@ pub(super) fn check(
         Ok(None) => {}
         Ok(Some(owner)) => {
             let (refusal, help) = positions.refusal(&owner);
-            out.add(codes::FOREIGN_DATA, place(top), refusal, Some(help));
+            out.add(codes::OTHER_APPS_DATA, place(top), refusal, Some(help));
         }
         Err(error) => out.add(codes::UNREADABLE, place(top), error.to_string(), None),
     }
 }
 
-/// Where the folder is named, or whoever uses the one that nobody named.
+/// Returns the place of `app.data`, or of `app.name` if the folder is the default.
 fn place(top: &Section<'_>) -> Span {
     let app = top.table.get("app").map(|entry| &entry.node);
     let key = |key: &str| match &app?.value {

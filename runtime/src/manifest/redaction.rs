@@ -1,9 +1,13 @@
-//! What of the sources and of error texts must not be shown.
+//! Hides secrets in manifest lines and error texts.
 //!
-//! Three nets, one behind the other: places known to hold a secret, texts known to be
-//! one, and what looks like one by its key or as a URL's password. The last is nearly all
-//! that there is for a file that can't be parsed. Rather too much is hidden than too
-//! little; a secret of under four bytes is hidden only where it is known to stand.
+//! Three rules apply, one after the other:
+//!
+//! 1. places that hold a secret according to the config schema;
+//! 2. texts that are known secrets, wherever they occur;
+//! 3. values that look like a secret by their key, and passwords in URLs.
+//!
+//! A file that can't be parsed has few known places, so the third rule covers it. In doubt a
+//! value is hidden. A secret of less than four bytes is hidden only at its known place.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -12,8 +16,8 @@ use super::source::{SourceFile, Span};
 use super::suggest::nearest;
 use crate::redact::REDACTED;
 
-/// A key with one of these in its name holds a secret, whatever it belongs to.
-const TELLING: [&str; 6] = [
+/// A key that contains one of these words holds a secret, in any table.
+const SECRET_WORDS: [&str; 6] = [
     "secret",
     "passw",
     "token",
@@ -21,46 +25,46 @@ const TELLING: [&str; 6] = [
     "api-key",
     "api_key",
 ];
-/// A shorter secret is cut out only where it is known to stand.
+/// A shorter secret is hidden only at its known place.
 const SECRET_BYTES_MIN: usize = 4;
 
-/// Knows what to hide.
+/// Known places, texts and keys of secrets.
 #[derive(Default)]
 pub(super) struct Redactions {
     places: Vec<Span>,
     secrets: BTreeSet<String>,
     keys: BTreeSet<String>,
-    /// A file can't be parsed, so that places in it are guessed.
+    /// A file can't be parsed, so secrets in it are found by their keys.
     pub(super) broken: bool,
 }
 
 impl Redactions {
-    /// A secret stands there.
+    /// Adds the place of a secret.
     pub(super) fn place(&mut self, span: Span) {
         self.places.push(span);
     }
 
-    /// This is a secret, wherever it stands.
+    /// Adds the text of a secret, to be hidden wherever it occurs.
     pub(super) fn secret(&mut self, text: &str) {
         if !text.is_empty() {
             self.secrets.insert(text.to_owned());
-            // As errors quote it.
+            // Error texts quote the escaped form.
             let quoted = text.escape_debug().to_string();
             self.secrets.insert(quoted);
         }
     }
 
-    /// Values of this key are secrets.
+    /// Adds a key whose values are secrets.
     pub(super) fn key(&mut self, key: &str) {
         self.keys.insert(key.to_owned());
     }
 
-    /// An error text without secrets.
+    /// Returns an error text without secrets of `SECRET_BYTES_MIN` or more.
     pub(super) fn clean(&self, text: &str) -> String {
         self.replace(text, SECRET_BYTES_MIN)
     }
 
-    /// An error text about a secret, without secrets of any length.
+    /// Returns an error text without secrets of any length.
     pub(super) fn clean_of_all(&self, text: &str) -> String {
         self.replace(text, 1)
     }
@@ -71,7 +75,7 @@ impl Redactions {
             .iter()
             .filter(|secret| secret.len() >= bytes_min)
             .collect();
-        // The longest first: one may contain another.
+        // The longest first, since a secret may contain another.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         let mut text = secrets.iter().fold(text.to_owned(), |text, secret| {
             text.replace(secret.as_str(), REDACTED)
@@ -84,7 +88,7 @@ impl Redactions {
         text
     }
 
-    /// The text of a file fit to be shown, and where a place of it is now.
+    /// Returns the text of a file without secrets, and the new range of a place in it.
     pub(super) fn apply(&self, index: usize, file: &SourceFile, span: Span) -> RedactedSource {
         let mut text = String::with_capacity(file.text.len());
         let (mut start, mut end) = (span.start, span.end);
@@ -94,7 +98,7 @@ impl Redactions {
             let new = text.len();
             text.push_str(REDACTED);
             let moved = text.len();
-            // A place inside what is hidden becomes all of the replacement.
+            // A place inside a hidden range becomes the whole replacement.
             if span.start >= range.end {
                 start = moved + (span.start - range.end);
             } else if span.start >= range.start {
@@ -114,7 +118,7 @@ impl Redactions {
         }
     }
 
-    /// What of a file is hidden: in order, not overlapping.
+    /// Returns the hidden ranges of a file, in order and without overlaps.
     fn ranges(&self, index: usize, file: &SourceFile) -> Vec<Range<usize>> {
         let text = &file.text;
         let mut found: Vec<Range<usize>> = Vec::new();
@@ -137,11 +141,11 @@ impl Redactions {
         merged(found)
     }
 
-    /// Values whose key says that they are secret.
+    /// Finds values whose key names a secret.
     fn by_key(&self, text: &str, found: &mut Vec<Range<usize>>) {
         for (at, _) in text.match_indices('=') {
             let (before, after) = (&text[..at], &text[at + 1..]);
-            // A comparison in an expression.
+            // This `=` is a comparison in an expression.
             if after.starts_with('=') || before.ends_with(['=', '!', '<', '>']) {
                 continue;
             }
@@ -153,9 +157,9 @@ impl Redactions {
                     other + before[other..].chars().next().map_or(1, char::len_utf8)
                 });
             let key = &before[key_start..];
-            if self.tells(key) || (self.broken && self.nearly_tells(key)) {
+            if self.is_secret_key(key) || (self.broken && self.is_like_secret_key(key)) {
                 let start = text.len() - after.trim_start_matches([' ', '\t']).len();
-                // Where other values end is known by their places, or can't be.
+                // Other values of a file that was parsed have known places.
                 if !self.broken && !text[start..].starts_with(['"', '\'']) {
                     continue;
                 }
@@ -167,19 +171,19 @@ impl Redactions {
         }
     }
 
-    /// Whether a key says that its value is secret.
-    pub(super) fn tells(&self, key: &str) -> bool {
+    /// Returns whether a key names a secret.
+    pub(super) fn is_secret_key(&self, key: &str) -> bool {
         let lower = key.to_ascii_lowercase();
-        self.keys.contains(key) || TELLING.iter().any(|word| lower.contains(word))
+        self.keys.contains(key) || SECRET_WORDS.iter().any(|word| lower.contains(word))
     }
 
-    /// Whether such a key may have been meant.
-    pub(super) fn nearly_tells(&self, key: &str) -> bool {
+    /// Returns whether a key is similar to one that names a secret.
+    pub(super) fn is_like_secret_key(&self, key: &str) -> bool {
         !key.is_empty() && nearest(key, self.keys.iter().map(String::as_str)).is_some()
     }
 }
 
-/// Ranges in order, none overlapping.
+/// Returns the ranges in order, with overlapping ones merged.
 fn merged(mut found: Vec<Range<usize>>) -> Vec<Range<usize>> {
     found.sort_by_key(|range| (range.start, range.end));
     let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -192,13 +196,13 @@ fn merged(mut found: Vec<Range<usize>>) -> Vec<Range<usize>> {
     ranges
 }
 
-/// A source without secrets, and where the place is in it.
+/// The text of a file without secrets, and the range of the requested place in it.
 pub(super) struct RedactedSource {
     pub(super) text: String,
     pub(super) range: Range<usize>,
 }
 
-/// How long a TOML value is, roughly, even if it is broken: then to the line's end.
+/// Estimates the length of a TOML value. A malformed value ends with its line.
 fn value_length(text: &str) -> usize {
     let line = text.find(['\n', '\r']).unwrap_or(text.len());
     for quotes in ["\"\"\"", "'''"] {
@@ -221,7 +225,7 @@ fn value_length(text: &str) -> usize {
     }
 }
 
-/// Whether a value, as written, only names a variable or file: that is no secret.
+/// Returns whether a value, as written, only names a variable or a file. A name is no secret.
 fn is_reference(raw: &str) -> bool {
     let inner = raw.trim().trim_matches(['"', '\'']);
     inner
@@ -250,7 +254,7 @@ fn passwords_in_urls(text: &str, found: &mut Vec<Range<usize>>) {
     }
 }
 
-/// The password in a text that may be a URL or may be meant as one.
+/// Returns the password of a URL, or of a text that may be a malformed URL.
 pub(super) fn password_of_anything(url: &str) -> Option<&str> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (user, _) = rest.rsplit_once('@')?;
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_secret_is_hidden_even_in_a_broken_file() {
+    fn a_value_that_looks_like_a_secret_is_hidden_even_in_a_malformed_file() {
         let mut masks = Redactions {
             broken: true,
             ..Redactions::default()
@@ -304,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn known_secrets_are_hidden_wherever_they_stand() {
+    fn a_known_secret_is_hidden_wherever_it_occurs() {
         let mut masks = Redactions::default();
         masks.secret("hunter2");
         masks.secret("abc");
@@ -321,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_moves_with_what_is_hidden_before_it() {
+    fn a_place_moves_with_the_hidden_text_before_it() {
         let mut masks = Redactions::default();
         masks.secret("hunter2-hunter2");
         let file = SourceFile {

@@ -1,4 +1,4 @@
-//! The report: everything that is wrong with a manifest, for people and for programs.
+//! The report: all problems of a manifest, for people and for programs.
 
 use std::fmt;
 
@@ -10,31 +10,31 @@ use super::redaction::Redactions;
 use super::source::{SourceFile, Span};
 use super::spanned_toml::{Node, Value};
 
-/// Everything that is wrong with a manifest, in the order of its files and lines.
+/// All problems of a manifest, in the order of its files and lines.
 ///
-/// It holds no secret: neither its texts nor the lines that it shows.
+/// A report shows no secret, neither in its texts nor in the manifest lines it quotes.
 #[derive(Serialize)]
 pub struct Report {
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
-    /// Its code, one of [`CODES`](super::CODES).
+    /// One of [`CODES`](super::CODES).
     pub code: &'static str,
-    /// The file in which it is, as it was named.
+    /// Path of the file, as given by the user.
     pub file: String,
-    /// Its line, from 1.
+    /// Line, from 1.
     pub line: usize,
-    /// Its column in characters, from 1.
+    /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong.
+    /// Description of the problem.
     pub message: String,
-    /// What to do about it.
+    /// Advice on how to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
-    /// The lines around it and the bytes to mark there; none if nothing could be read.
+    /// The manifest line and the bytes to mark in it; `None` if the file is empty.
     #[serde(skip)]
     snippet: Option<Excerpt>,
 }
@@ -51,7 +51,7 @@ impl Excerpt {
     }
 }
 
-/// What is found, before it is sorted and cleaned.
+/// Collects problems; [`into_report`](Self::into_report) sorts them and hides secrets.
 #[derive(Default)]
 pub(super) struct Problems {
     found: Vec<Found>,
@@ -89,7 +89,7 @@ impl Problems {
         self.found.is_empty()
     }
 
-    /// Doesn't show the texts in a value: nobody knows what they are.
+    /// Hides the texts of a value: they may be secrets.
     pub(super) fn hide(&mut self, node: &Node) {
         match &node.value {
             Value::String(_) => self.hidden.push(node.span),
@@ -103,7 +103,7 @@ impl Problems {
         }
     }
 
-    /// Sorts them and cuts secrets out.
+    /// Sorts the problems and hides secrets.
     pub(super) fn into_report(mut self, files: &[SourceFile], masks: &mut Redactions) -> Report {
         for span in self.hidden.drain(..) {
             masks.place(span);
@@ -129,7 +129,7 @@ impl Problems {
     }
 }
 
-/// The line of a problem, as it may be shown.
+/// Returns the line of a problem with its secrets hidden.
 fn excerpt(file: &SourceFile, masks: &Redactions, span: Span) -> Option<Excerpt> {
     if file.text.trim().is_empty() {
         return None;
@@ -143,7 +143,7 @@ fn excerpt(file: &SourceFile, masks: &Redactions, span: Span) -> Option<Excerpt>
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
     let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
     let line = text[line_start..line_end].trim_end_matches('\r');
-    // Of what goes over several lines the first is marked.
+    // If the place spans several lines, only the first is marked.
     let mut end = shown
         .range
         .end
@@ -158,12 +158,12 @@ fn excerpt(file: &SourceFile, masks: &Redactions, span: Span) -> Option<Excerpt>
 }
 
 impl Report {
-    /// Every problem, sorted by file and place.
+    /// Returns the problems, sorted by file and place.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// The report as text for people; `color` is for terminals.
+    /// Formats the report for people; `color` adds terminal colours.
     pub fn render(&self, color: bool) -> String {
         let renderer = match color {
             true => Renderer::styled(),
@@ -203,7 +203,7 @@ impl Problem {
             group = group.element(Level::HELP.message(&**help));
         }
         let text = renderer.render(&[group]);
-        // What is hidden moves columns: the place is that in the file.
+        // Hidden secrets shift columns in the quoted line. The position is that of the file.
         let (file, line) = (&self.file, self.line);
         match &self.snippet {
             Some(excerpt) if excerpt.column() != self.column => text.replacen(

@@ -1,4 +1,4 @@
-//! What a manifest needs of its transport beyond what every transport does.
+//! Guarantees that a manifest needs and that not every transport gives.
 
 use super::codes;
 use super::report::Problems;
@@ -6,11 +6,11 @@ use super::source::Span;
 use super::suggest::list;
 use crate::transport::{Guarantees, Transports, scheme_of};
 
-/// The transport that the manifest names, and those that it could name.
+/// Compares needs of the manifest with the guarantees of its transport.
 pub(super) struct RequiredGuarantees<'a> {
     transports: &'a Transports,
     scheme: &'a str,
-    /// `None` if there is no such transport; that was reported.
+    /// `None` if the transport is unknown, which has been reported.
     guarantees: Option<Guarantees>,
 }
 
@@ -25,27 +25,27 @@ impl<'a> RequiredGuarantees<'a> {
         }
     }
 
-    /// Whether what is sent outlives the process.
+    /// Returns whether messages outlive the process.
     pub(super) fn is_durable(&self) -> bool {
         self.guarantees.is_some_and(|g| g.durable)
     }
 
-    /// `what` needs a transport that crosses processes.
-    pub(super) fn crossing(&self, what: &str, span: Span, out: &mut Problems) {
+    /// Reports `subject` if the transport does not connect processes.
+    pub(super) fn crossing(&self, subject: &str, span: Span, out: &mut Problems) {
         if self.guarantees.is_some_and(|g| !g.crosses_processes) {
             let message = format!(
-                "{what} needs a transport that crosses processes, `{}:` doesn't",
+                "{subject} needs a transport that connects processes, and `{}:` does not",
                 self.scheme
             );
             self.report(message, |g| g.crosses_processes, span, out);
         }
     }
 
-    /// `what` needs a transport that keeps limits.
-    pub(super) fn limits(&self, what: &str, span: Span, out: &mut Problems) {
+    /// Reports `subject` if the transport does not enforce queue limits.
+    pub(super) fn limits(&self, subject: &str, span: Span, out: &mut Problems) {
         if self.guarantees.is_some_and(|g| !g.limits) {
             let message = format!(
-                "{what} is not supported yet by the transport `{}:`",
+                "{subject} is not supported yet by the transport `{}:`",
                 self.scheme
             );
             self.report(message, |g| g.limits, span, out);
@@ -68,9 +68,9 @@ impl<'a> RequiredGuarantees<'a> {
             })
             .collect();
         let help = match fitting.as_slice() {
-            [] => "leave it out: none of this program's transports could".to_owned(),
+            [] => "remove it: no transport of this program supports it".to_owned(),
             _ => format!(
-                "the transports that could: {}",
+                "transports that support it: {}",
                 list(fitting.iter().map(String::as_str))
             ),
         };

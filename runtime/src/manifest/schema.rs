@@ -1,22 +1,22 @@
-//! What a service type's config schema says of parts of a config: which are paths, which
-//! are secrets, which fields there are.
+//! Finds paths, secrets and fields of a config by the JSON Schema of its service type.
 //!
-//! It follows references and every branch of a choice; it doesn't validate, serde does.
+//! References and every branch of a choice are followed. Serde validates the config, not this
+//! module.
 
 use serde_json::{Map, Value as Json};
 
 use super::spanned_toml::{Node, Value};
 use crate::config::{PATH_FORMAT, SECRET_FORMAT};
 
-/// No real schema refers on for longer without going deeper into the value.
+/// Maximum references in a row without a step into the value. It ends circular references.
 const DEPTH_MAX: usize = 32;
-/// Choices inside choices multiply: more of them than this say nothing new.
+/// Maximum branches at one place. Choices inside choices multiply.
 const BRANCHES_MAX: usize = 1_000;
 
 /// A config's JSON Schema.
 pub(super) struct ConfigSchema(Json);
 
-/// What a value is, by its schema.
+/// The format of a value according to its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Path,
@@ -30,7 +30,7 @@ impl ConfigSchema {
         Self(schema.as_value().clone())
     }
 
-    /// The schemas that apply at a place: this one, what it refers to, its choices.
+    /// Returns the schemas that apply at a place: this one, its references and its choices.
     fn flat<'a>(&'a self, schema: &'a Json) -> Vec<&'a Object> {
         let mut found = Vec::new();
         self.flatten(schema, 0, &mut found);
@@ -65,7 +65,7 @@ impl ConfigSchema {
         }
     }
 
-    /// Walks a config along its schema and shows every value that has a format.
+    /// Visits every value of a config that has a format.
     pub(super) fn walk(&self, node: &mut Node, visit: &mut dyn FnMut(Format, &mut Node)) {
         self.walk_at(&[&self.0], node, visit);
     }
@@ -81,7 +81,7 @@ impl ConfigSchema {
             .flat_map(|schema| self.flat(schema))
             .collect();
         let has = |format: &str| flat.iter().any(|s| s.get("format") == Some(&format.into()));
-        // What may be a secret is one, of whatever type the value is.
+        // If one branch is a secret, the value is hidden, whatever its type.
         if has(SECRET_FORMAT) {
             visit(Format::Secret, node);
             return;
@@ -91,7 +91,7 @@ impl ConfigSchema {
         }
         match &mut node.value {
             Value::Table(table) => {
-                // A choice by a tag; of a wrong tag each could be meant.
+                // The tag selects the branch. With a wrong tag, every branch applies.
                 let any = flat.iter().any(|s| fits(s, table) == Some(true));
                 let branches: Vec<&&Object> = flat
                     .iter()
@@ -120,7 +120,7 @@ impl ConfigSchema {
         }
     }
 
-    /// The paths that fields at the top have when they are left out, by field.
+    /// Returns the default path of each top-level field that is a path.
     pub(super) fn default_paths(&self) -> Vec<(String, String)> {
         let properties = self.0.get("properties").and_then(Json::as_object);
         let paths = properties
@@ -134,7 +134,7 @@ impl ConfigSchema {
         paths.collect()
     }
 
-    /// The names of the fields at a path; empty if any name will do there.
+    /// Returns the field names at a path; empty if any name is allowed.
     pub(super) fn fields(&self, path: &[&str]) -> Vec<String> {
         let mut schemas = vec![&self.0];
         for segment in path {
@@ -155,7 +155,7 @@ impl ConfigSchema {
         fields
     }
 
-    /// The names of fields that are secrets, anywhere in it.
+    /// Returns the names of all secret fields, at any depth.
     pub(super) fn secret_fields(&self) -> Vec<String> {
         let mut found = Vec::new();
         collect_secret_fields(self, &self.0, &mut found);
@@ -168,7 +168,7 @@ fn collect_secret_fields(schema: &ConfigSchema, at: &Json, found: &mut Vec<Strin
         Json::Object(object) => {
             if let Some(Json::Object(properties)) = object.get("properties") {
                 for (name, property) in properties {
-                    // Also a list or a map of secrets.
+                    // The field may be a list or a map of secrets.
                     let mut parts = vec![property];
                     parts.extend(
                         ["items", "additionalProperties"]
@@ -197,7 +197,7 @@ fn collect_secret_fields(schema: &ConfigSchema, at: &Json, found: &mut Vec<Strin
     }
 }
 
-/// Whether a branch is meant, by its constant fields; `None` if it has none.
+/// Returns whether the constant fields of a branch match; `None` if it has none.
 fn fits(schema: &Object, table: &super::spanned_toml::Table) -> Option<bool> {
     let properties = schema.get("properties")?.as_object()?;
     let mut tags = properties
@@ -215,7 +215,7 @@ fn of_key<'a>(schema: &'a Object, key: &str) -> Option<&'a Json> {
     if let Some(property) = schema.get("properties").and_then(|all| all.get(key)) {
         return Some(property);
     }
-    // Patterns aren't matched: one that has some is of a map, whose values are alike.
+    // Patterns are not matched: a schema with patterns is a map, whose values share a schema.
     schema
         .get("patternProperties")
         .and_then(Json::as_object)
@@ -247,7 +247,7 @@ mod tests {
     #[derive(JsonSchema)]
     #[allow(dead_code, reason = "only its schema is used")]
     struct Nested {
-        /// Documented.
+        /// A documented field.
         token: Option<Secret>,
         file: Option<ManifestPath>,
         inner: Option<Box<Nested>>,
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_is_made_by_its_tag() {
+    fn the_tag_selects_the_branch_of_a_choice() {
         assert_eq!(found("choice = { kind = 'open', value = 'v' }"), []);
         for secret in ["kind = 'locked', ", "kind = 'lokced', ", ""] {
             let found = found(&format!("choice = {{ {secret}value = 'v' }}"));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_may_be_left_out_are_known_with_their_defaults() {
+    fn optional_paths_are_known_with_their_defaults() {
         #[derive(JsonSchema)]
         #[allow(dead_code, reason = "only its schema is used")]
         struct Paths {

@@ -1,4 +1,4 @@
-//! Where secrets stand in the files, before anything else is known of them.
+//! Finds secrets in the files before anything else is read, so that no report shows them.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use super::spanned_toml::{Node, Table, Value};
 use crate::redact::password_of;
 use crate::service::Catalog;
 
-/// Finds what must not be shown of files, also of what is overlaid later. `merged` says
-/// of which type services are.
+/// Hides the secrets of every file, including values that an overlay replaces. `merged`
+/// gives the type of each service.
 pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &mut Redactions) {
     let mut schemas = BTreeMap::new();
     for service_type in catalog.iter() {
@@ -20,7 +20,7 @@ pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &m
         schemas.insert(service_type.name(), schema);
     }
     for tree in trees {
-        hide_telling(tree, false, masks);
+        hide_by_key(tree, false, masks);
         if let Some(url) = node(tree, &["app", "transport"]) {
             of_url(url, masks);
         }
@@ -39,26 +39,26 @@ pub(super) fn find(trees: &[Table], merged: &Table, catalog: &Catalog, masks: &m
                         hide(node, masks);
                     }
                 }),
-                // Nobody knows what is secret in it.
+                // The type is unknown, so any part of its config may be a secret.
                 None => hide_places(node, masks),
             }
         }
     }
 }
 
-/// Hides what a key says to be secret, or in a config nearly says.
-fn hide_telling(table: &Table, in_config: bool, masks: &mut Redactions) {
+/// Hides values whose key names a secret. In a config, a similar key is enough.
+fn hide_by_key(table: &Table, in_config: bool, masks: &mut Redactions) {
     for entry in &table.entries {
-        if masks.tells(&entry.key) || (in_config && masks.nearly_tells(&entry.key)) {
+        if masks.is_secret_key(&entry.key) || (in_config && masks.is_like_secret_key(&entry.key)) {
             hide_places(&entry.node, masks);
         }
         if let Value::Table(table) = &entry.node.value {
-            hide_telling(table, in_config || entry.key == "config", masks);
+            hide_by_key(table, in_config || entry.key == "config", masks);
         }
     }
 }
 
-/// Hides a secret, and what it says wherever that stands.
+/// Hides a secret at its place, and its text wherever it occurs.
 fn hide(node: &Node, masks: &mut Redactions) {
     hide_places(node, masks);
     node.scalars(&mut |_, text| {
@@ -69,14 +69,14 @@ fn hide(node: &Node, masks: &mut Redactions) {
 }
 
 fn hide_places(node: &Node, masks: &mut Redactions) {
-    // A table's own place may be just its header.
+    // The place of a table may be its header alone.
     if !matches!(node.value, Value::Table(_)) {
         masks.place(node.span);
     }
     node.scalars(&mut |span, _| masks.place(span));
 }
 
-/// Hides the password of the transport, also if it is no real URL.
+/// Hides the password of the transport, even if the text is not a valid URL.
 fn of_url(node: &Node, masks: &mut Redactions) {
     let Value::String(url) = &node.value else {
         return hide_places(node, masks);
@@ -91,7 +91,7 @@ fn of_url(node: &Node, masks: &mut Redactions) {
     }
 }
 
-/// The secrets of a transport's URL: its password as written, and decoded.
+/// Returns the secrets of a transport's URL: its password as written and decoded.
 pub(super) fn of_transport(url: &str) -> Vec<String> {
     let mut secrets = Vec::new();
     for password in [password_of(url), password_of_anything(url)]

@@ -1,6 +1,6 @@
-//! `--only`: which services this process runs.
+//! Applies `--only`, which selects the services of this process.
 //!
-//! The plan keeps them all: every process declares the whole topology.
+//! The plan keeps all services, since every process declares the whole topology.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use super::source::{SourceFile, Span};
 use super::supervision::is_service;
 use crate::app::Plan;
 
-/// What it is called in a report.
+/// Name of the option in a report.
 const OPTION: &str = "--only";
 
-/// Marks the services that run here. `files` gets what was asked for as one more source.
+/// Marks the services that run here. Adds the value of the option to `files` for reports.
 pub(super) fn apply(
     only: &[String],
     labels: &[&str],
@@ -48,7 +48,7 @@ pub(super) fn apply(
             start: 0,
             end,
         };
-        needs.crossing("running a part of the app", place, out);
+        needs.crossing("`--only` with a part of the services", place, out);
     }
     files.push(SourceFile {
         name: OPTION.into(),

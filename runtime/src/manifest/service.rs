@@ -1,4 +1,4 @@
-//! `[services.S]`.
+//! Reads `[services.S]`: type, wiring, config and settings of each service.
 
 use super::codes;
 use super::config::ConfigReader;
@@ -19,7 +19,7 @@ use crate::service::{Catalog, ConfiguredType, Kind, ServiceType};
 /// The keys of `[services.S]` that are no settings.
 const OWN_KEYS: [&str; 4] = ["use", "in", "out", "config"];
 
-/// What reading services needs and gathers.
+/// Inputs for reading services, and the topics and secrets found while reading.
 pub(super) struct Services<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) files: &'a [SourceFile],
@@ -29,7 +29,7 @@ pub(super) struct Services<'a> {
     pub(super) needs: &'a RequiredGuarantees<'a>,
 }
 
-/// The labels of every service, in the manifest's order.
+/// Returns the labels of all services, in the order of the manifest.
 pub(super) fn labels(merged: &Table) -> Vec<&str> {
     let Some(Value::Table(services)) = merged.get("services").map(|entry| &entry.node.value) else {
         return Vec::new();
@@ -55,7 +55,7 @@ impl Services<'_> {
             .collect()
     }
 
-    /// `None` if it can't be run; why was reported.
+    /// Reads one service. Reports its problems and returns `None` if it can't run.
     fn service(
         &mut self,
         services: &Section<'_>,
@@ -91,7 +91,7 @@ impl Services<'_> {
         let (service_type, blueprint) = (service_type?, blueprint?);
         check_ports(&service, &*blueprint, entry, out);
         if matches!(blueprint.role(), Kind::Source(_)) {
-            refuse_mailbox(&service, label, out);
+            refuse_mailbox_keys(&service, label, out);
         }
         check_store(&service, label, &*blueprint, settings.store, out);
         Some(ServicePlan {
@@ -145,21 +145,21 @@ fn check_label(entry: &Entry, out: &mut Problems) {
     }
 }
 
-/// A source has no mailbox: what sets one would be ignored.
-fn refuse_mailbox(service: &Section<'_>, label: &str, out: &mut Problems) {
+/// Reports keys of the mailbox on a source, which has no mailbox.
+fn refuse_mailbox_keys(service: &Section<'_>, label: &str, out: &mut Problems) {
     for key in MAILBOX_KEYS {
         if let Some(entry) = service.table.get(key) {
             let message = format!(
-                "`{}` means nothing: `{label}` is a source",
+                "`{}` has no effect: `{label}` is a source",
                 service.name(key)
             );
-            let help = Some("leave it out: a source takes no messages".to_owned());
+            let help = Some("remove it: a source takes no messages".to_owned());
             out.add(codes::NOT_FOR_SOURCES, entry.key_span, message, help);
         }
     }
 }
 
-/// A service that keeps data needs somewhere to keep it.
+/// Reports a service that has no store although its type needs one.
 fn check_store(
     service: &Section<'_>,
     label: &str,
@@ -175,13 +175,14 @@ fn check_store(
             .table
             .get("store")
             .map_or(service.place, Entry::place);
-        let message = format!("`{label}` keeps data in a store, and has none");
+        let message =
+            format!("the service type of `{label}` needs a store, and `{label}` has none");
         let help = Some(format!("add `store = true` to [services.{label}]"));
         out.add(codes::NEEDS_STORE, place, message, help);
     }
 }
 
-/// Ports whose names come from the config may have wrong ones.
+/// Checks port names, which may come from the config.
 fn check_ports(
     service: &Section<'_>,
     blueprint: &dyn ConfiguredType,
@@ -199,7 +200,7 @@ fn check_ports(
         for (index, name) in names.iter().enumerate() {
             let why = match check_name(name) {
                 Err(why) => why.to_string(),
-                Ok(()) if names[..index].contains(name) => "there are two of this name".into(),
+                Ok(()) if names[..index].contains(name) => "another port has this name".into(),
                 Ok(()) => continue,
             };
             let message = format!(
@@ -207,7 +208,7 @@ fn check_ports(
                 entry.key,
                 quote(name)
             );
-            let help = Some("its ports come from its config".to_owned());
+            let help = Some("the port names come from the config: change them there".to_owned());
             out.add(codes::BAD_NAME, place, message, help);
         }
     }

@@ -1,31 +1,31 @@
-//! The files that a manifest is made of, and places in them.
+//! The files of a manifest, and places in them.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// No manifest is larger, in bytes; nor a file that `${file:PATH}` names.
+/// Maximum size of a manifest file and of a file named by `${file:PATH}`, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// A file that was read, or something given in a file's stead.
+/// A file, or a command-line value that is reported like a file.
 pub(super) struct SourceFile {
-    /// As it was given.
+    /// Path as given by the user.
     pub(super) name: String,
-    /// What relative paths in it are relative to.
+    /// Base of the relative paths in the file.
     pub(super) folder: PathBuf,
     pub(super) text: String,
 }
 
-/// A place: bytes of a file.
+/// A byte range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
-    /// The index of the file.
+    /// Index of the file.
     pub(super) file: usize,
     pub(super) start: usize,
     pub(super) end: usize,
 }
 
 impl Span {
-    /// The beginning of a file.
+    /// The start of a file.
     pub(super) fn top(file: usize) -> Self {
         Self {
             file,
@@ -36,7 +36,7 @@ impl Span {
 }
 
 impl SourceFile {
-    /// Reads a file; if that fails, the text is empty and the reason is returned.
+    /// Reads a file. On failure the text is empty, and the second value is the reason.
     pub(super) fn read(path: &Path) -> (Self, Option<String>) {
         let (text, error) = match read_text(path) {
             Ok(text) => (text, None),
@@ -50,7 +50,7 @@ impl SourceFile {
         (file, error)
     }
 
-    /// The line and column, from 1, of a byte; columns count characters.
+    /// Returns line and column of a byte, both from 1. Columns count characters.
     pub(super) fn position(&self, at: usize) -> (usize, usize) {
         let mut at = at.min(self.text.len());
         while !self.text.is_char_boundary(at) {
@@ -62,13 +62,13 @@ impl SourceFile {
         (line, before[line_start..].chars().count() + 1)
     }
 
-    /// What stands there; empty if the place isn't in this file's text.
+    /// Returns the text at a place, or an empty text if the place is outside this file.
     pub(super) fn slice(&self, span: Span) -> &str {
         self.text.get(span.start..span.end).unwrap_or("")
     }
 }
 
-/// Reads a text file of bounded size.
+/// Reads a text file of at most `FILE_BYTES_MAX`.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_text_is_refused() {
+    fn a_file_that_is_not_utf_8_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.toml");
         std::fs::write(&path, [0xff, 0xfe]).unwrap();

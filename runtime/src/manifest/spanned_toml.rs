@@ -1,7 +1,7 @@
-//! The manifest as a tree in which every key and value knows where it stands, and the
-//! laying of one tree over another.
+//! A TOML tree in which every key and value has its source position, and the merge of an
+//! overlay into a tree.
 //!
-//! It knows TOML, and nothing of what keys mean.
+//! This module does not know the meaning of any key.
 
 use toml::de::{DeTable, DeValue};
 
@@ -23,11 +23,11 @@ pub(super) enum Value {
     Datetime(String),
     Array(Vec<Node>),
     Table(Table),
-    /// It was wrong, and that was reported: nothing more is to be said of it.
+    /// A wrong value that has been reported. Readers skip it without a second report.
     Broken,
 }
 
-/// Keys in the order in which they were written.
+/// Keys in the order of the file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
     pub(super) entries: Vec<Entry>,
@@ -41,7 +41,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Where to point for the whole of it: the key of a table, otherwise the value.
+    /// Returns the place of an entry in a report: the key of a table, otherwise the value.
     pub(super) fn place(&self) -> Span {
         match self.node.value {
             Value::Table(_) => self.key_span,
@@ -55,7 +55,7 @@ impl Table {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    /// Reads what the TOML parser made of a file.
+    /// Converts a parsed file.
     pub(super) fn from_toml(file: usize, table: &DeTable<'_>) -> Self {
         let mut entries: Vec<Entry> = table
             .iter()
@@ -69,15 +69,15 @@ impl Table {
         Self { entries }
     }
 
-    /// Lays another table over this one: tables merge, values replace.
-    pub(super) fn lay_over(&mut self, over: Self) {
+    /// Merges an overlay into this table: tables merge, other values replace.
+    pub(super) fn merge(&mut self, over: Self) {
         for entry in over.entries {
             let Some(mine) = self.entries.iter_mut().find(|mine| mine.key == entry.key) else {
                 self.entries.push(entry);
                 continue;
             };
             match (&mut mine.node.value, entry.node.value) {
-                (Value::Table(mine), Value::Table(over)) => mine.lay_over(over),
+                (Value::Table(mine), Value::Table(over)) => mine.merge(over),
                 (_, value) => {
                     mine.key_span = entry.key_span;
                     mine.node = Node {
@@ -97,7 +97,7 @@ impl Node {
             DeValue::Integer(integer) => {
                 match i128::from_str_radix(integer.as_str(), integer.radix()) {
                     Ok(integer) => Value::Integer(integer),
-                    // Beyond every range: the nearest that is beyond it as well.
+                    // The number exceeds every range a key allows, and so does this one.
                     Err(_) if integer.as_str().starts_with('-') => Value::Integer(i128::MIN),
                     Err(_) => Value::Integer(i128::MAX),
                 }
@@ -119,7 +119,7 @@ impl Node {
         }
     }
 
-    /// What it is, in words.
+    /// Returns the name of the value's type for an error text.
     pub(super) fn kind(&self) -> &'static str {
         match self.value {
             Value::String(_) => "a string",
@@ -133,7 +133,7 @@ impl Node {
         }
     }
 
-    /// Whether a part of it is broken.
+    /// Returns whether any part is broken.
     pub(super) fn has_broken(&self) -> bool {
         match &self.value {
             Value::Broken => true,
@@ -143,7 +143,7 @@ impl Node {
         }
     }
 
-    /// Every scalar in it, as texts with their places.
+    /// Visits every scalar, as a text with its place.
     pub(super) fn scalars(&self, visit: &mut dyn FnMut(Span, String)) {
         match &self.value {
             Value::String(text) | Value::Datetime(text) => visit(self.span, text.clone()),
@@ -199,9 +199,9 @@ mod tests {
     }
 
     #[test]
-    fn over_a_table_tables_merge_and_values_replace() {
+    fn an_overlay_merges_tables_and_replaces_values() {
         let mut base = table(0, "a = 1\nlist = [1, 2]\n[t]\nx = 1\ny = 2\n");
-        base.lay_over(table(
+        base.merge(table(
             1,
             "list = [3]\nnew = true\n[t]\ny = 'other'\n[a]\nb = 1\n",
         ));

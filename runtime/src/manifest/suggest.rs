@@ -1,11 +1,11 @@
-//! Did you mean: the nearest of the names that there are.
+//! Suggestions for misspelt names.
 
-/// The name that was probably meant, if one is near enough.
+/// Returns the most similar name, if one is similar enough.
 pub(super) fn nearest<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    /// Comparing longer ones takes long and helps nobody.
+    /// Longer names are not compared: that takes long.
     const BYTES_MAX: usize = 256;
     if wrong.len() > BYTES_MAX {
         return None;
@@ -15,13 +15,13 @@ pub(super) fn nearest<'a>(
         .filter(|name| *name != wrong && name.len() <= BYTES_MAX)
         .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
         .filter(|(distance, name)| *distance <= wrong.len().max(name.len()).div_ceil(3))
-        // Nothing in common but the length.
+        // The names have nothing in common but their length.
         .filter(|(distance, name)| *distance < name.len())
         .min()
         .map(|(_, name)| name)
 }
 
-/// `did you mean ...?`, or what there is.
+/// Returns `did you mean ...?`, or the list of names.
 pub(crate) fn help<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str> + Clone,
@@ -34,13 +34,13 @@ pub(crate) fn help<'a>(
     (!names.is_empty()).then(|| format!("{there_are}: {names}"))
 }
 
-/// Names in quotes, as a list.
+/// Returns the names in quotes, separated by commas.
 pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let quoted: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
 }
 
-/// What the manifest says, in quotes, fit to be shown.
+/// Returns a text of the manifest in quotes, escaped and shortened.
 pub(crate) fn quote(text: &str) -> String {
     const CHARACTERS_MAX: usize = 80;
     let mut shown: String = text.chars().take(CHARACTERS_MAX).collect();
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_near_is_suggested() {
+    fn only_a_similar_name_is_suggested() {
         let keys = ["mailbox", "instances", "use"];
         assert_eq!(nearest("instance", keys), Some("instances"));
         assert_eq!(nearest("uses", keys), Some("use"));

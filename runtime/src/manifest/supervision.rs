@@ -1,4 +1,4 @@
-//! `[supervision]`, `[groups.G]`, and what `restart` says of one service.
+//! Reads `[supervision]`, `[groups.G]` and `services.S.restart`.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ pub(super) fn read_root(top: &Section<'_>, out: &mut Problems) -> SupervisorPlan
     supervisor(&root, ROOT, out)
 }
 
-/// Reads the groups. `labels` are those of every service, also of one that is wrong.
+/// Reads the groups. `labels` holds every service, including services with problems.
 pub(super) fn read_groups(
     top: &Section<'_>,
     labels: &[&str],
@@ -82,7 +82,7 @@ pub(super) fn read_groups(
     out: &mut Problems,
 ) -> Vec<GroupPlan> {
     let groups = top.section("groups", out);
-    // Who is in a group, and in which.
+    // Services that are in a group, and the group.
     let mut taken: Vec<(&str, &str)> = Vec::new();
     let mut plans = Vec::new();
     for entry in &groups.table.entries {
@@ -116,10 +116,10 @@ pub(super) fn read_groups(
     plans
 }
 
-/// The labels that a group names, as far as there are such services.
+/// Returns the labels that a group names. Leaves unknown services out and reports them.
 fn members<'a>(group: &Section<'a>, labels: &[&str], out: &mut Problems) -> Vec<(&'a str, Span)> {
     let Some(entry) = group.table.get("services") else {
-        let help = "say whom it supervises: `services = [\"LABEL\", ...]`";
+        let help = "list the services of the group: `services = [\"LABEL\", ...]`";
         group.missing("services", help, out);
         return Vec::new();
     };
@@ -151,7 +151,7 @@ fn label<'a>(
     is_service(label, item.span, labels, out).then_some(label)
 }
 
-/// Reports a label that no service has.
+/// Returns whether a service has this label; reports the label if not.
 pub(super) fn is_service(label: &str, span: Span, labels: &[&str], out: &mut Problems) -> bool {
     let known = labels.contains(&label);
     if !known {
@@ -172,13 +172,10 @@ fn repeated(
 ) {
     let services = group.name("services");
     let (message, help) = match other == name {
-        true => (
-            format!("`{services}` names `{label}` twice"),
-            "leave one out",
-        ),
+        true => (format!("`{services}` names `{label}` twice"), "remove one"),
         false => (
             format!("`{services}`: `{label}` is in the group `{other}` already"),
-            "a service has one supervisor: leave it out of one of them",
+            "a service has one supervisor: remove it from one of the groups",
         ),
     };
     out.add(codes::REPEATED_SERVICE, span, message, Some(help.into()));

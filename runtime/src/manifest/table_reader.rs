@@ -1,7 +1,7 @@
-//! A table of the manifest while it is read: its keys by type, every mistake reported.
+//! Typed access to a table of the manifest.
 //!
-//! A value that is absent or wrong is `None`; wrong ones were reported, so the caller
-//! goes on with the default.
+//! A value that is absent or wrong is `None`. A wrong value is reported here, so the caller
+//! continues with the default.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -18,12 +18,12 @@ static EMPTY: Table = Table {
     entries: Vec::new(),
 };
 
-/// A table and its name.
+/// A table and its path.
 pub(super) struct Section<'a> {
-    /// Keys from the top, joined by dots; empty for the top.
+    /// Path of the table, with dots; empty for the root.
     path: String,
     pub(super) table: &'a Table,
-    /// Where to point for all of it.
+    /// Place of the table, for reports.
     pub(super) place: Span,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The name of a key, in full.
+    /// Returns the full path of a key.
     pub(super) fn name(&self, key: &str) -> String {
         match self.path.as_str() {
             "" => key.to_owned(),
@@ -44,7 +44,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reports the keys that are none of these; `later` ones are known, but not built.
+    /// Reports keys that are not in `known`. Keys in `later` are reported as not supported yet.
     pub(super) fn check_keys(&self, known: &[&str], later: &[&str], out: &mut Problems) {
         for entry in &self.table.entries {
             let key = entry.key.as_str();
@@ -53,7 +53,7 @@ impl<'a> Section<'a> {
             } else if !known.contains(&key) {
                 let message = format!("unknown key {}", quote(&self.name(key)));
                 let names = known.iter().chain(later).copied();
-                // It may be a secret in the wrong place.
+                // The value may be a secret in the wrong place.
                 out.hide(&entry.node);
                 let help = suggest::help(key, names, "the keys here");
                 out.add(codes::UNKNOWN_KEY, entry.key_span, message, help);
@@ -66,11 +66,11 @@ impl<'a> Section<'a> {
             "`{}` is not supported yet by this version",
             self.name(&entry.key)
         );
-        let help = Some("leave it out".to_owned());
+        let help = Some("remove it".to_owned());
         out.add(codes::UNSUPPORTED, entry.key_span, message, help);
     }
 
-    /// A table in this one; an empty one if there is none.
+    /// Returns an inner table, or an empty one if the key is absent.
     pub(super) fn section(&self, key: &str, out: &mut Problems) -> Section<'a> {
         let (table, place) = match self.table.get(key) {
             None => (&EMPTY, self.place),
@@ -118,7 +118,7 @@ impl<'a> Section<'a> {
         out.add(codes::BAD_VALUE, entry.place(), message, None);
     }
 
-    /// A text, and its entry.
+    /// Reads a string and returns it with its entry.
     pub(super) fn text(&self, key: &str, out: &mut Problems) -> Option<(&'a str, &'a Entry)> {
         self.text_of(key, "a string", out)
     }
@@ -139,7 +139,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub(super) fn boolean(&self, key: &str, out: &mut Problems) -> Option<bool> {
         let entry = self.table.get(key)?;
         match entry.node.value {
@@ -176,7 +176,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A number from 0 to 1.
+    /// Reads a number from 0 to 1.
     pub(super) fn share(&self, key: &str, out: &mut Problems) -> Option<f64> {
         let entry = self.table.get(key)?;
         let number = match entry.node.value {
@@ -194,7 +194,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// A duration, at least this long.
+    /// Reads a duration of at least `min`.
     pub(super) fn duration(
         &self,
         key: &str,
@@ -214,7 +214,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// A size in bytes.
+    /// Reads a size in bytes.
     pub(super) fn size(
         &self,
         key: &str,
@@ -234,7 +234,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// One of a few texts: its index.
+    /// Reads one of `texts` and returns its index.
     pub(super) fn one_of(&self, key: &str, texts: &[&str], out: &mut Problems) -> Option<usize> {
         let (text, entry) = self.text(key, out)?;
         let found = texts.iter().position(|known| *known == text);

@@ -1,4 +1,4 @@
-//! What a right manifest comes to: every value as written, every default as documented.
+//! Valid manifests: every value arrives as written, every default as documented.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::transport::{
     Backpressure, Connector, Guarantees, Overflow, Transport, TransportError, Transports,
 };
 
-/// A source that has kept the configs that it was given.
+/// A source that records its configs.
 struct Feed;
 
 static SEEN: Mutex<BTreeMap<String, FeedConfig>> = Mutex::new(BTreeMap::new());
@@ -29,7 +29,7 @@ static SEEN: Mutex<BTreeMap<String, FeedConfig>> = Mutex::new(BTreeMap::new());
 #[derive(Debug, Default, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct FeedConfig {
-    /// Under which it is kept.
+    /// Key of the record.
     name: String,
     path: Option<ManifestPath>,
     more: Vec<ManifestPath>,
@@ -109,7 +109,7 @@ fn plan_with(
     load(&path, &options, &catalog, transports).unwrap_or_else(|report| panic!("{report}"))
 }
 
-/// A transport that keeps what it has in a folder.
+/// A durable transport that stores its data in a folder.
 struct Kept;
 
 impl Connector for Kept {
@@ -142,7 +142,7 @@ impl Connector for Kept {
 }
 
 #[test]
-fn a_program_that_has_a_durable_transport_keeps_messages_in_the_data_folder() {
+fn with_a_durable_transport_in_the_program_messages_are_kept_in_the_data_folder() {
     let folder = tempfile::tempdir().unwrap();
     let transports = Transports::new().with(Kept);
     let plan = plan_with(&folder, MINIMAL, None, &transports);
@@ -189,7 +189,7 @@ larger.external = "out"
 "#;
 
 #[test]
-fn what_is_left_out_takes_its_documented_default() {
+fn an_absent_key_takes_its_documented_default() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan_of(&folder, MINIMAL, None);
     assert_eq!(plan.name(), "small");
@@ -262,7 +262,7 @@ fn intensity(max_restarts: u32, seconds: u64) -> Intensity {
 }
 
 #[test]
-fn supervision_arrives_as_it_is_written() {
+fn supervision_settings_arrive_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = format!(
         r#"{MINIMAL}
@@ -336,7 +336,7 @@ fn services_and_wiring_keep_the_order_of_the_manifest_and_of_the_ports() {
 }
 
 #[test]
-fn every_value_arrives_as_it_is_written() {
+fn every_value_arrives_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = r#"
         [app]
@@ -414,7 +414,7 @@ fn every_value_arrives_as_it_is_written() {
 }
 
 #[test]
-fn a_service_that_becomes_another_type_keeps_its_wiring_and_no_config() {
+fn a_service_whose_type_is_replaced_keeps_its_wiring_and_loses_its_config() {
     let folder = tempfile::tempdir().unwrap();
     let base = MINIMAL.replace(
         "[services.feed]",
@@ -426,7 +426,7 @@ fn a_service_that_becomes_another_type_keeps_its_wiring_and_no_config() {
 }
 
 #[test]
-fn an_overlay_changes_what_it_names_and_its_paths_are_its_own() {
+fn an_overlay_replaces_the_values_it_names_and_its_paths_are_relative_to_itself() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("deploy")).unwrap();
     fs::write(folder.path().join("deploy/key"), "from-the-file\n").unwrap();

@@ -1,6 +1,7 @@
-//! Topics of the whole app: each must be fed and read, by a service or from outside.
+//! Checks the topics of the whole app: each needs a publisher and a reader, which may be
+//! external.
 //!
-//! The commonest mistake in a manifest is a misspelt topic; this is what finds it.
+//! This finds misspelt topics, the most common mistake in a manifest.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,13 +13,14 @@ use super::suggest::nearest;
 use super::table_reader::Section;
 use super::wiring::{Side, TopicAt, is_topic};
 
-/// What services do with topics.
+/// Topics that services publish to and read.
 #[derive(Default)]
 pub(super) struct TopicUsage {
     fed: Vec<TopicAt>,
     read: Vec<TopicAt>,
-    /// Not all that are fed, or read, are known: what is missing may be among them.
+    /// An output had an invalid topic, so `fed` is incomplete.
     fed_unsure: bool,
+    /// An input had an invalid topic, so `read` is incomplete.
     read_unsure: bool,
 }
 
@@ -30,11 +32,11 @@ struct External {
     from: Option<FeedAt>,
 }
 
-/// What programs outside have to do with the app's topics.
+/// Topics that external programs feed or read.
 pub(super) struct ExternalAccess {
-    /// The topics that they feed or read.
+    /// The topics.
     pub(super) external: Vec<Arc<str>>,
-    /// From where some of those are fed.
+    /// External queues and exchanges that feed some of them.
     pub(super) feeds: Vec<FeedAt>,
 }
 
@@ -46,7 +48,7 @@ impl TopicUsage {
         self.fed_unsure |= outputs.broken;
     }
 
-    /// Checks every topic of the app of this name.
+    /// Reads `[topics]` and checks every topic. `app` is the name of the app.
     pub(super) fn check(&self, top: &Section<'_>, app: &str, out: &mut Problems) -> ExternalAccess {
         let externals = read_externals(top, app, out);
         let outside = |wanted: fn(&External) -> bool| {
@@ -102,7 +104,7 @@ fn read_externals(top: &Section<'_>, app: &str, out: &mut Problems) -> Vec<Exter
             Some(1) => (false, true),
             Some(_) => (true, true),
             None if topic.table.get("external").is_some() => {
-                // It is external somehow: nothing is missing there.
+                // The value is wrong and was reported. The topic counts as external both ways.
                 (true, true)
             }
             None if topic.table.get("from").is_some() => {
@@ -130,7 +132,7 @@ fn unfed(topic: &TopicAt, fed: &BTreeSet<Arc<str>>, out: &mut Problems) {
     let help = match nearest(name, fed.iter().map(|topic| &**topic)) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!(
-            "let an output feed it; if a program outside does, say so: \
+            "connect an output to it, or, if an external program feeds it, add \
              `topics.\"{name}\".external = \"in\"`"
         ),
     };
@@ -143,7 +145,7 @@ fn unread(topic: &TopicAt, read: &BTreeSet<Arc<str>>, out: &mut Problems) {
     let help = match nearest(name, read.iter().map(|topic| &**topic)) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!(
-            "let an input read it; if a program outside does, say so: \
+            "connect an input to it, or, if an external program reads it, add \
              `topics.\"{name}\".external = \"out\"`"
         ),
     };
@@ -155,7 +157,7 @@ fn unused<'a>(topic: &TopicAt, used: impl Iterator<Item = &'a Arc<str>>, out: &m
     let name = &topic.name;
     let help = match nearest(name, used.map(|topic| &**topic)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => "leave it out".to_owned(),
+        None => "remove it".to_owned(),
     };
     let message = format!("no service uses the topic `{name}`");
     out.add(codes::UNUSED_TOPIC, topic.span, message, Some(help));

@@ -1,6 +1,6 @@
-//! `${NAME}`, `${NAME:-default}` and `${file:PATH}` in strings; `$${` is a plain `${`.
+//! Fills in `${NAME}`, `${NAME:-default}` and `${file:PATH}` in strings; `$${` is a plain `${`.
 //!
-//! A default is taken as it is written: nothing is filled in inside it.
+//! A default is literal text: variables inside it stay as they are.
 
 use std::path::PathBuf;
 
@@ -10,11 +10,11 @@ use super::source::{SourceFile, Span, read_text};
 use super::spanned_toml::{Node, Value};
 use super::suggest::quote;
 
-/// Looks a name up, as the environment does.
+/// Returns the value of a variable.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Fills in every string of a tree. One that can't be is reported and broken. `named`
-/// gets the files of `${file:PATH}`.
+/// Fills in every string of a tree. Reports a string that can't be filled in and marks it
+/// as broken. Appends the paths of `${file:PATH}` to `named`.
 pub(super) fn fill(
     node: &mut Node,
     env: Lookup<'_>,
@@ -28,7 +28,7 @@ pub(super) fn fill(
                 Ok(filled) => *text = filled,
                 Err(errors) => {
                     for error in errors {
-                        let span = place_of(&error.what, node.span, files);
+                        let span = place_of(&error.source, node.span, files);
                         out.add(codes::VARIABLE, span, error.message, error.help);
                     }
                     node.value = Value::Broken;
@@ -50,18 +50,18 @@ pub(super) fn fill(
 }
 
 struct Error {
-    /// As it is written, for finding it.
-    what: String,
+    /// The variable as written in the manifest, to find its place.
+    source: String,
     message: String,
     help: Option<String>,
 }
 
-/// The place of a variable in the string that holds it.
-fn place_of(what: &str, span: Span, files: &[SourceFile]) -> Span {
-    match files[span.file].slice(span).find(what) {
+/// Returns the place of a variable inside its string.
+fn place_of(variable: &str, span: Span, files: &[SourceFile]) -> Span {
+    match files[span.file].slice(span).find(variable) {
         Some(at) => Span {
             start: span.start + at,
-            end: span.start + at + what.len(),
+            end: span.start + at + variable.len(),
             ..span
         },
         None => span,
@@ -87,8 +87,8 @@ fn fill_text(
         filled.push_str(&rest[..at]);
         let Some(end) = rest[at..].find('}') else {
             errors.push(Error {
-                what: "${".into(),
-                message: "`${` is not closed by `}`".into(),
+                source: "${".into(),
+                message: "`${` has no closing `}`".into(),
                 help: Some("write `$${` for a plain `${`".into()),
             });
             return Err(errors);
@@ -96,7 +96,7 @@ fn fill_text(
         match value_of(&rest[at + 2..at + end], env, file, named) {
             Ok(value) => filled.push_str(&value),
             Err((message, help)) => errors.push(Error {
-                what: rest[at..=at + end].to_owned(),
+                source: rest[at..=at + end].to_owned(),
                 message,
                 help,
             }),
@@ -121,7 +121,9 @@ fn value_of(
         let joined = file.folder.join(path);
         named.push(joined.clone());
         let mut text = read_text(&joined).map_err(|error| {
-            let help = Some("the path is relative to the file that names it".to_owned());
+            let help = Some(
+                "the path is relative to the folder of the manifest file that names it".to_owned(),
+            );
             (
                 format!("can't read the file {}: {error}", quote(path)),
                 help,
@@ -144,7 +146,7 @@ fn value_of(
         .next()
         .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !starts || !characters.all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        let message = format!("{} is not the name of a variable", quote(name));
+        let message = format!("{} is not a variable name", quote(name));
         let help =
             "write `${NAME}`, `${NAME:-default}` or `${file:PATH}`, and `$${` for a plain `${`";
         return Err((message, Some(help.into())));
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_missing_is_an_error() {
+    fn a_missing_or_malformed_variable_is_an_error() {
         assert_eq!(
             filled("${A} ${HOST} ${B}").unwrap_err(),
             ["the variable `A` is not set", "the variable `B` is not set"]

@@ -1,4 +1,4 @@
-//! `in` and `out`: which topics the ports of one service are connected to.
+//! Reads `in` and `out`: the topics of the ports of one service.
 
 use std::sync::Arc;
 
@@ -12,21 +12,21 @@ use crate::app::WiredPort;
 use crate::names::{InvalidName, check_topic};
 use crate::service::ConfiguredType;
 
-/// A topic where it is named.
+/// A topic and its place in the manifest.
 #[derive(Debug, Clone)]
 pub(super) struct TopicAt {
     pub(super) name: Arc<str>,
     pub(super) span: Span,
 }
 
-/// One side of a service, as it is written.
+/// One side of a service, as written in the manifest.
 pub(super) struct Side {
     /// `in` or `out`.
     pub(super) key: &'static str,
     form: Form,
-    /// Some topics are unknown, because they are wrong.
+    /// Whether a topic was invalid, so that the list is incomplete.
     pub(super) broken: bool,
-    /// Where to point for all of it.
+    /// The place of the whole side, for reports.
     place: Span,
 }
 
@@ -45,11 +45,11 @@ struct Named {
 /// A port of a configured service.
 pub(super) struct Port<'a> {
     name: &'a Arc<str>,
-    /// It goes to exactly one topic.
+    /// Whether the port asks for replies and so has exactly one topic.
     request: bool,
 }
 
-/// The inputs of a configured service.
+/// Returns the inputs of a configured service.
 pub(super) fn inputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
     let inputs = blueprint.ports().inputs.iter();
     inputs
@@ -60,7 +60,7 @@ pub(super) fn inputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
         .collect()
 }
 
-/// The outputs of a configured service.
+/// Returns the outputs of a configured service.
 pub(super) fn outputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
     let outputs = blueprint.ports().outputs.iter();
     outputs
@@ -71,13 +71,13 @@ pub(super) fn outputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
         .collect()
 }
 
-/// Reports a text that is no topic.
+/// Returns whether a text is a valid topic; reports it if not.
 pub(super) fn is_topic(text: &str, span: Span, out: &mut Problems) -> bool {
     let Err(why) = check_topic(text) else {
         return true;
     };
     let why = match why {
-        InvalidName::Empty if !text.is_empty() => "a part of it is empty".to_owned(),
+        InvalidName::Empty if !text.is_empty() => "it has an empty part between dots".to_owned(),
         why => why.to_string(),
     };
     let message = format!("{} is not a topic: {why}", quote(text));
@@ -115,7 +115,7 @@ impl Side {
         side
     }
 
-    /// A topic, or a list of them.
+    /// Reads a topic or a list of topics.
     fn topics(
         &mut self,
         service: &Section<'_>,
@@ -135,7 +135,7 @@ impl Side {
             };
             if topics.iter().any(|known| known.name == topic.name) {
                 let message = format!("`{}` names `{}` twice", service.name(name), topic.name);
-                let help = Some("leave one out".to_owned());
+                let help = Some("remove one".to_owned());
                 out.add(codes::REPEATED_TOPIC, topic.span, message, help);
                 continue;
             }
@@ -165,7 +165,7 @@ impl Side {
         })
     }
 
-    /// Every topic that is named.
+    /// Returns the topics of all ports.
     pub(super) fn all(&self) -> Vec<TopicAt> {
         match &self.form {
             Form::Absent => Vec::new(),
@@ -174,7 +174,7 @@ impl Side {
         }
     }
 
-    /// Connects the ports of a service, each of which must be, and no other.
+    /// Connects the ports of a service. Reports ports without a topic and unknown ports.
     pub(super) fn connect(
         &self,
         label: &str,
@@ -182,8 +182,8 @@ impl Side {
         out: &mut Problems,
     ) -> Vec<WiredPort> {
         let names: Vec<&str> = ports.iter().map(|port| &**port.name).collect();
-        // Ports that something was said of already.
-        let mut excused: Vec<&str> = Vec::new();
+        // Ports of an earlier report: a second report would repeat it.
+        let mut reported: Vec<&str> = Vec::new();
         match &self.form {
             Form::Absent => {}
             Form::Short(_) if ports.len() == 1 => {}
@@ -194,7 +194,7 @@ impl Side {
             Form::Named(named) => {
                 for named in named {
                     if !names.contains(&named.port.as_str()) {
-                        excused.extend(self.unknown(label, named, &names, out));
+                        reported.extend(self.unknown(label, named, &names, out));
                     }
                 }
             }
@@ -202,16 +202,16 @@ impl Side {
         let mut wired = Vec::new();
         for port in ports {
             let topics = self.topics_of(port.name);
-            if topics.is_empty() && !self.broken && !excused.contains(&&**port.name) {
+            if topics.is_empty() && !self.broken && !reported.contains(&&**port.name) {
                 self.unwired(label, port.name, ports.len() == 1, out);
             }
             if port.request && topics.len() > 1 {
                 let message = format!(
-                    "the output `{}` of `{label}` asks for replies, so it goes to exactly one \
-                     topic",
-                    port.name
+                    "the output `{}` of `{label}` asks for replies and needs exactly one topic, not {}",
+                    port.name,
+                    topics.len()
                 );
-                let help = Some("leave the others out".to_owned());
+                let help = Some("keep one and remove the others".to_owned());
                 out.add(codes::ONE_TOPIC, topics[1].span, message, help);
             }
             wired.push(WiredPort {
@@ -244,12 +244,12 @@ impl Side {
         let (key, word) = (self.key, self.word());
         let Some(first) = names.first() else {
             let message = format!("`{label}` has no {word}s");
-            let help = Some(format!("leave `{key}` out"));
+            let help = Some(format!("remove `{key}`"));
             out.add(codes::UNKNOWN_PORT, self.place, message, help);
             return;
         };
         let message = format!(
-            "`{label}` has {} {word}s: `{key}` must say which is meant",
+            "`{label}` has {} {word}s, and `{key}` names none of them",
             names.len()
         );
         let help = format!("write `{key}.{first} = \"TOPIC\"`; its {word}s: ");
@@ -257,7 +257,7 @@ impl Side {
         out.add(codes::SHORT_FORM, self.place, message, help);
     }
 
-    /// Returns the port that was probably meant.
+    /// Reports an unknown port. Returns the port with the most similar name, if there is one.
     fn unknown<'a>(
         &self,
         label: &str,
@@ -271,7 +271,7 @@ impl Side {
         let near = nearest(port, names.iter().copied());
         let help = match (near, names) {
             (Some(near), _) => format!("did you mean `{near}`?"),
-            (None, []) => format!("it has no {word}s: leave `{}` out", self.key),
+            (None, []) => format!("it has no {word}s: remove `{}`", self.key),
             (None, _) => format!("its {word}s: {}", list(names.iter().copied())),
         };
         out.add(codes::UNKNOWN_PORT, named.key_span, message, Some(help));

@@ -1,353 +1,277 @@
-//! Gathering what is known: from a running app, or from what one left behind.
+//! Reads every place that knows something about a message, in a running app or in the files of
+//! a stopped one.
 //!
-//! Queues are looked at first, then hands, then trails: whatever moves on meanwhile is seen
-//! where it came to.
+//! Order: queues first, then messages in flight, then histories, then stores. A message that
+//! moves on meanwhile is seen where it arrived.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::descendants::Descendants;
-use super::findings::{Findings, Holding};
-use super::history::{ClockPair, KEPT};
-use super::port_graph::Wiring;
-use super::query::TraceQuery;
+use super::findings::Findings;
+use super::history::{AttemptHistory, ClockPair, KEPT};
+use super::links::Links;
+use super::port_graph::PortGraph;
+use super::query::{TraceQuery, root_of};
 use super::report::Trace;
 use super::stores::Stores;
-use super::tree::{TreeBounds, build};
-use crate::app::AppStatus;
+use super::tree::build;
 use crate::clock::{Clock, Rfc3339, unix_ms};
 use crate::dead_letters::{Bounds, DeadLetters};
-use crate::host::ServiceHandle;
+use crate::delivery::Delivery;
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::transport::{
     Connector, SearchBounds, SearchQuery, SearchResult, Transport, TransportError,
 };
 
-/// So often what was found may name a trace that was not looked for yet.
+/// Searches with the traces that the search before found.
 const PASSES: usize = 3;
-/// So many ids are looked up in inboxes.
-const LOOKED_UP_MAX: usize = 50_000;
-/// So many services are named in one line.
+/// Maximum ids of possible messages.
+const DERIVED_IDS_MAX: usize = 50_000;
+/// Maximum services named in one line.
 const NAMED_MAX: usize = 10;
 
-/// Where an app's messages can be looked for.
+/// A service of this process, as a trace reads it.
+pub(crate) trait LocalService: Send + Sync {
+    fn label(&self) -> &str;
+    /// Whether a child process runs the service. Its history and its messages in flight are
+    /// in that process.
+    fn is_remote(&self) -> bool;
+    fn input(&self, number: usize) -> &Arc<str>;
+    fn output(&self, number: usize) -> &Arc<str>;
+    fn clock(&self) -> &Clock;
+    fn history(&self) -> &AttemptHistory;
+    /// Calls `visit` with each delivery in the mailbox (`false`) and in a handler (`true`).
+    fn each_in_flight(&self, visit: &mut dyn FnMut(&Delivery, bool));
+}
+
+/// The services that this process runs.
+pub(crate) struct RunningServices {
+    pub(crate) since: SystemTime,
+    pub(crate) services: Vec<Arc<dyn LocalService>>,
+}
+
+/// Traces messages of one app.
 pub(crate) struct TraceCollector {
-    pub(crate) wiring: Wiring,
-    /// The data folder of the app, where its stores are.
+    pub(crate) graph: PortGraph,
+    /// The data folder of the app, with its stores.
     pub(crate) data: PathBuf,
     pub(crate) redactor: Arc<Redactor>,
-    /// The app, if this process runs it.
-    pub(crate) view: Option<Arc<AppStatus>>,
+    /// Missing if this process doesn't run the app.
+    pub(crate) running: Option<RunningServices>,
     pub(crate) queues: QueueAccess,
 }
 
-/// How the queues can be reached.
+/// How the queues are read.
 pub(crate) enum QueueAccess {
-    /// By the transport; dead letters also where queues can't be searched.
+    /// Over the transport. Where a transport has no search, dead letters are read.
     Live(Arc<dyn Transport>, DeadLetters),
-    /// By what was left in files.
-    Left,
-    /// Not at all, and why.
-    Nowhere(String),
+    /// From the files of a stopped app.
+    Offline,
+    /// The queues can't be read; the text says why.
+    Unavailable(String),
 }
 
 impl TraceCollector {
-    /// One that looks at services alone, which have no wires.
+    /// A collector that has nothing to read.
     #[cfg(test)]
-    pub(crate) fn of(view: Arc<AppStatus>) -> Arc<Self> {
+    pub(crate) fn empty() -> Arc<Self> {
         Arc::new(Self {
-            wiring: Wiring::default(),
+            graph: PortGraph::default(),
             data: PathBuf::new(),
             redactor: Arc::default(),
-            view: Some(view),
-            queues: QueueAccess::Nowhere("the queues".into()),
+            running: None,
+            queues: QueueAccess::Unavailable("queues: a test has none".into()),
         })
     }
 
-    /// Follows a message. `left` is who made the transport, and its URL: of an app that
-    /// doesn't run, whose queues are [`QueueAccess::Left`].
+    /// Traces a message. `offline` is the connector and the URL of a stopped app's transport,
+    /// for [`QueueAccess::Offline`].
     pub(crate) async fn trace(
         &self,
-        question: &TraceQuery,
-        left: Option<(&dyn Connector, &str)>,
+        query: &TraceQuery,
+        offline: Option<(&dyn Connector, &str)>,
     ) -> Trace {
-        let mut wanted = question.wanted();
-        let mut evidence = Findings::default();
+        let mut wanted = query.wanted();
+        let mut findings = Findings::default();
         for _ in 0..PASSES {
-            evidence = Findings::default();
-            evidence.looked_ms = Clock::SYSTEM.unix_ms();
-            self.look_at_queues(&wanted, left, &mut evidence).await;
-            self.look_at_services(&wanted, &mut evidence);
-            let more = evidence.traces(wanted.ids.iter());
-            let known = wanted.traces.len();
-            wanted.traces.extend(more);
-            if wanted.traces.len() == known {
+            findings = Findings::default();
+            findings.queues_read_ms = Clock::SYSTEM.unix_ms();
+            self.read_queues(&wanted, offline, &mut findings).await;
+            self.read_services(&wanted, &mut findings);
+            let traces_before = wanted.traces.len();
+            wanted.traces.extend(findings.traces(wanted.ids.iter()));
+            if wanted.traces.len() == traces_before {
                 break;
             }
         }
-        let mut evidence = self.look_at_stores(wanted, evidence).await;
-        self.say_what_is_missing(&mut evidence);
-        let trace = build(question, &evidence, &self.wiring, TreeBounds::default());
+        self.report_unread_services(&mut findings);
+        let (graph, data, asked) = (self.graph.clone(), self.data.clone(), query.clone());
+        // Reading stores blocks the thread.
+        let built = tokio::task::spawn_blocking(move || {
+            let stores = Stores::open(&graph, &data, &mut findings);
+            stores.read_outboxes(&wanted, &mut findings);
+            let ids = [asked.id().clone()].into_iter();
+            let ids = ids.chain(asked.trace_id().map(root_of));
+            let read = |ids: &[_], findings: &mut _| stores.read_inboxes(ids, findings);
+            let links = Links::find(&mut findings, &graph, ids, DERIVED_IDS_MAX, read);
+            build(&asked, &findings, &links, &graph)
+        });
+        let trace = built.await.unwrap_or_else(|error| {
+            let mut findings = Findings::default();
+            findings.miss(format!("everything: {error}"));
+            build(query, &findings, &Links::default(), &self.graph)
+        });
         trace.clean(&self.redactor)
     }
 
-    async fn look_at_queues(
+    async fn read_queues(
         &self,
         wanted: &SearchQuery,
-        left: Option<(&dyn Connector, &str)>,
-        evidence: &mut Findings,
+        offline: Option<(&dyn Connector, &str)>,
+        findings: &mut Findings,
     ) {
         let bounds = SearchBounds::default();
-        let searched = match (&self.queues, left) {
-            (QueueAccess::Live(transport, _), _) => transport.find(wanted, bounds).await,
-            (QueueAccess::Left, Some((connector, url))) => {
+        let result = match (&self.queues, offline) {
+            (QueueAccess::Live(transport, letters), _) => {
+                let result = transport.find(wanted, bounds).await;
+                if let Err(TransportError::Unsupported(_)) = result {
+                    let scheme = transport.scheme();
+                    findings.miss(format!(
+                        "queues: those of {scheme}: can't be searched, only its dead-letter \
+                         queues"
+                    ));
+                    return read_dead_letters(letters, wanted, findings).await;
+                }
+                result
+            }
+            (QueueAccess::Offline, Some((connector, url))) => {
                 connector.search_offline(url, wanted, bounds).await
             }
-            (QueueAccess::Nowhere(why), _) => return evidence.missed(why.clone()),
-            (QueueAccess::Left, None) => Ok(SearchResult::default()),
+            (QueueAccess::Offline, None) => Ok(SearchResult::default()),
+            (QueueAccess::Unavailable(reason), _) => return findings.miss(reason.clone()),
         };
-        match (searched, &self.queues) {
-            (Ok(searched), _) => {
-                let text = "every queue: what waits, what waits for its time, dead letters";
-                evidence.looked_at.push(text.into());
-                evidence.searched = searched.missed.is_empty();
-                searched
-                    .missed
-                    .into_iter()
-                    .for_each(|it| evidence.missed(it));
-                searched
-                    .messages
-                    .into_iter()
-                    .for_each(|it| evidence.found(it));
+        match result {
+            Ok(result) => {
+                let text = "all queues: ready, in flight, delayed and dead-lettered messages";
+                findings.looked_at.push(text.into());
+                findings.all_queues_read = result.missed.is_empty();
+                result.missed.into_iter().for_each(|it| findings.miss(it));
+                let messages = result.messages.into_iter();
+                messages.for_each(|it| findings.add_queued(it));
             }
-            (Err(TransportError::Unsupported(_)), QueueAccess::Live(transport, letters)) => {
-                let scheme = transport.scheme();
-                evidence.missed(format!(
-                    "what waits in queues: those of {scheme}: can't be searched, only its \
-                     dead-letter queues"
-                ));
-                look_at_letters(letters, wanted, evidence).await;
-            }
-            (Err(error), _) => evidence.missed(format!("the queues: {error}")),
+            Err(error) => findings.miss(format!("queues: {error}")),
         }
     }
 
-    /// What services of this process have in hand, and what they handled last.
-    fn look_at_services(&self, wanted: &SearchQuery, evidence: &mut Findings) {
-        let Some(view) = &self.view else { return };
-        let here = view.services.iter().map(|service| &service.hosted);
-        let here: Vec<_> = here.filter(|hosted| !hosted.is_apart()).collect();
-        for hosted in &here {
-            look_in_hands(hosted, wanted, evidence);
-        }
-        let mut forgotten = Vec::new();
-        for hosted in &here {
-            let now = ClockPair::now(&hosted.clock);
-            let steps = hosted.trail.find(|step| {
-                wanted.ids.contains(&step.id) || wanted.traces.contains(&step.trace_id())
+    /// Reads the messages in flight and the histories of this process's services.
+    fn read_services(&self, wanted: &SearchQuery, findings: &mut Findings) {
+        let Some(running) = &self.running else { return };
+        let local = running.services.iter().filter(|it| !it.is_remote());
+        let local: Vec<&dyn LocalService> = local.map(|service| &**service).collect();
+        for service in &local {
+            service.each_in_flight(&mut |delivery, handled| {
+                let message = delivery.message();
+                if wanted.covers(message) {
+                    let at = QueueId::new(service.label(), service.input(delivery.input()));
+                    findings.add_in_flight(message, at, handled, delivery.attempt());
+                }
             });
-            for step in &steps {
-                let output = |number: usize| hosted.outputs[number].name.clone();
-                evidence.tried(step, step.at_ms(now), &hosted.label, &hosted.inputs, output);
+        }
+        let mut limited = Vec::new();
+        for service in &local {
+            let now = ClockPair::now(service.clock());
+            let records = service.history().find(|record| {
+                wanted.ids.contains(&record.id) || wanted.traces.contains(&record.trace_id())
+            });
+            for record in &records {
+                let at = QueueId::new(service.label(), service.input(record.input.into()));
+                let output = |number| service.output(number).clone();
+                findings.add_attempt(record, record.ended_ms(now), at, output);
             }
-            if let Some(unix_ms) = hosted.trail.since_ms(now) {
-                forgotten.push(format!("of {} since {}", hosted.label, Rfc3339 { unix_ms }));
+            if let Some(unix_ms) = service.history().oldest_if_full(now) {
+                limited.push(format!("{} since {}", service.label(), Rfc3339 { unix_ms }));
             }
         }
-        let started = Rfc3339 {
-            unix_ms: unix_ms(view.started),
-        };
+        let unix_ms = unix_ms(running.since);
         let mut text = format!(
-            "what each service handled last, up to {KEPT} attempts, since the app started at \
-             {started}"
+            "the last {KEPT} attempts of each service, since the app started at {}",
+            Rfc3339 { unix_ms }
         );
-        let more = forgotten.len().saturating_sub(NAMED_MAX);
-        for since in forgotten.iter().take(NAMED_MAX) {
-            text.push_str(&format!(", {since}"));
+        if !limited.is_empty() {
+            text.push_str(&format!("; of {}", listed(&limited)));
         }
-        if more > 0 {
-            text.push_str(&format!(", and of {more} others not all of it"));
-        }
-        evidence.looked_at.push(text);
+        findings.looked_at.push(text);
     }
 
-    /// Outboxes, and, generation after generation, inboxes: they know ids alone.
-    async fn look_at_stores(&self, wanted: SearchQuery, mut evidence: Findings) -> Findings {
-        if !self.wiring.services.iter().any(|it| it.has_store) {
-            return evidence;
-        }
-        let (wiring, data) = (self.wiring.clone(), self.data.clone());
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let looking = tokio::task::spawn_blocking(move || {
-            let stores = Stores::open(&wiring, &data, &mut evidence);
-            if !stores.is_empty() {
-                stores.outboxes(&wanted, &mut evidence);
-                look_at_inboxes(&stores, &wiring, &wanted, &mut evidence);
-            }
-            // Who asked is still there: this is awaited.
-            let _told = tell.send(evidence);
-        });
-        let ended = looking.await;
-        match (ended, told.await) {
-            (Ok(()), Ok(evidence)) => evidence,
-            _ => {
-                let mut evidence = Findings::default();
-                evidence.missed("everything: there is no thread to look");
-                evidence
-            }
-        }
-    }
-
-    fn say_what_is_missing(&self, evidence: &mut Findings) {
-        if self.view.is_none() {
-            let data = self.data.display();
-            evidence.missed(format!(
-                "no app runs with the data folder {data}: what its services handled is known \
-                 from their stores alone"
+    /// Names the services whose history this process doesn't have.
+    fn report_unread_services(&self, findings: &mut Findings) {
+        let Some(running) = &self.running else {
+            findings.miss(format!(
+                "no app runs with the data folder {}: attempts are not known, only stores",
+                self.data.display()
             ));
             return;
-        }
-        let named = |labels: Vec<&str>| match labels.len() {
-            count if count > NAMED_MAX => {
-                let more = count - NAMED_MAX;
-                format!("{} and {more} others", labels[..NAMED_MAX].join(", "))
-            }
-            _ => labels.join(", "),
         };
-        let services = self
-            .wiring
+        let remote = running.services.iter().filter(|it| it.is_remote());
+        let remote: Vec<&str> = remote.map(|service| service.label()).collect();
+        let handles = self
+            .graph
             .services
             .iter()
             .filter(|it| !it.inputs.is_empty());
-        let (here, elsewhere): (Vec<_>, Vec<_>) = services.partition(|it| it.runs_here);
-        let apart = here
-            .iter()
-            .filter(|it| it.apart && self.is_apart(&it.label));
-        let apart: Vec<&str> = apart.map(|it| &*it.label).collect();
-        if !apart.is_empty() {
-            let apart = named(apart);
-            evidence.missed(format!(
-                "what {apart} handled: they run in processes of their own, which aren't asked"
-            ));
-        }
-        let elsewhere: Vec<&str> = elsewhere.iter().map(|it| &*it.label).collect();
-        if !elsewhere.is_empty() {
-            let elsewhere = named(elsewhere);
-            evidence.missed(format!(
-                "what {elsewhere} handled: other processes run them"
-            ));
-        }
-    }
-
-    fn is_apart(&self, label: &str) -> bool {
-        let view = self.view.iter();
-        let mut services = view.flat_map(|view| &view.services);
-        services.any(|it| *it.hosted.label == *label && it.hosted.is_apart())
-    }
-}
-
-fn look_in_hands(hosted: &ServiceHandle, wanted: &SearchQuery, evidence: &mut Findings) {
-    let env = hosted.env();
-    let mut held = Vec::new();
-    env.mailbox.each(|delivery| {
-        if wanted.covers(delivery.message()) {
-            held.push((
-                delivery.message().clone(),
-                delivery.attempt(),
-                delivery.input(),
-                false,
-            ));
-        }
-    });
-    for hand in &*env.hands.lock() {
-        hand.each(|delivery| {
-            if wanted.covers(delivery.message()) {
-                held.push((
-                    delivery.message().clone(),
-                    delivery.attempt(),
-                    delivery.input(),
-                    true,
-                ));
+        let (here, elsewhere): (Vec<_>, Vec<_>) = handles.partition(|it| it.runs_here);
+        let in_children = here.into_iter().filter(|it| remote.contains(&&*it.label));
+        for (services, place) in [
+            (in_children.collect(), "in child processes"),
+            (elsewhere, "in other processes"),
+        ] {
+            let labels: Vec<String> = services.iter().map(|it| it.label.to_string()).collect();
+            if !labels.is_empty() {
+                let labels = listed(&labels);
+                findings.miss(format!("attempts of {labels}: they run {place}"));
             }
-        });
-    }
-    for (message, attempt, input, handled) in held {
-        let at = QueueId::new(&hosted.label, &hosted.inputs[input]);
-        let holding = Holding {
-            at,
-            attempt,
-            handled,
-        };
-        evidence.holds(&message, holding);
+        }
     }
 }
 
-async fn look_at_letters(letters: &DeadLetters, wanted: &SearchQuery, evidence: &mut Findings) {
+/// The names, or the first of many.
+fn listed(names: &[String]) -> String {
+    let shown = names[..names.len().min(NAMED_MAX)].join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} others"),
+    }
+}
+
+async fn read_dead_letters(letters: &DeadLetters, wanted: &SearchQuery, findings: &mut Findings) {
     let services: Vec<String> = letters.services().map(str::to_owned).collect();
-    let mut looked = Vec::new();
-    let mut rest = services.into_iter();
-    while let Some(service) = rest.next() {
-        match letters.search(&service, wanted, Bounds::default()).await {
+    let mut read = Vec::new();
+    for (number, service) in services.iter().enumerate() {
+        match letters.search(service, wanted, Bounds::default()).await {
             Ok(found) => {
                 if found.more {
-                    evidence.missed(format!("not all dead letters of {service}: too many"));
+                    findings.miss(format!(
+                        "some dead letters of {service}: there are too many"
+                    ));
                 }
                 for letter in found.letters {
-                    evidence.letter(&service, letter);
+                    findings.add_dead_letter(service, letter);
                 }
-                looked.push(service);
+                read.push(service.clone());
             }
             Err(TransportError::NoQueue(_)) => {}
             Err(error) => {
-                evidence.missed(format!("the dead letters of {service}: {error}"));
-                // The next ones would fail alike.
-                let rest: Vec<String> = rest.by_ref().collect();
-                if !rest.is_empty() {
-                    evidence.missed(format!("the dead letters of {}", rest.join(", ")));
-                }
+                // The other queues would fail the same way.
+                let unread = listed(&services[number..]);
+                findings.miss(format!("dead letters of {unread}: {error}"));
+                break;
             }
         }
     }
-    if !looked.is_empty() {
-        let text = format!("the dead letters of {}", looked.join(", "));
-        evidence.looked_at.push(text);
-    }
-}
-
-fn look_at_inboxes(
-    stores: &Stores,
-    wiring: &Wiring,
-    wanted: &SearchQuery,
-    evidence: &mut Findings,
-) {
-    let mut asked = BTreeSet::new();
-    let mut next: BTreeSet<_> = evidence.ids().chain(&wanted.ids).cloned().collect();
-    let bounds = TreeBounds::default();
-    loop {
-        let mut family = Descendants::new(evidence, wiring, bounds.ids);
-        let mut parents = BTreeMap::new();
-        for id in &next {
-            let children = family.candidates(id).into_iter();
-            parents.extend(children.map(|child| (child, id.clone())));
-        }
-        let ids: Vec<_> = next
-            .iter()
-            .chain(parents.keys())
-            .filter(|id| asked.insert((*id).clone()))
-            .cloned()
-            .collect();
-        if asked.len() > LOOKED_UP_MAX {
-            evidence.missed(format!("inboxes: more than {LOOKED_UP_MAX} ids to look up"));
-            return;
-        }
-        let found = stores.inboxes(&ids, evidence);
-        if found.is_empty() {
-            return;
-        }
-        // Of whom some children are known now there may be more.
-        let again = found.iter().filter_map(|id| parents.get(id).cloned());
-        next = again.chain(found.iter().cloned()).collect();
+    if !read.is_empty() {
+        let text = format!("dead letters of {}", listed(&read));
+        findings.looked_at.push(text);
     }
 }

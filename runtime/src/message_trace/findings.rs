@@ -1,13 +1,14 @@
-//! What is known of messages, wherever it was found: plain data, by message.
+//! The facts that were found about messages, by message id: plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::history::AttemptRecord;
+use super::report::{Attempt, MessageState, Outboxed};
+use crate::clock::Rfc3339;
 use crate::dead_letters::Letter;
 use crate::id::MessageId;
-use crate::message::{Envelope, Message};
+use crate::message::Envelope;
 use crate::names::QueueId;
 use crate::transport::{FoundMessage, QueueSection};
 
@@ -15,28 +16,28 @@ use crate::transport::{FoundMessage, QueueSection};
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     messages: BTreeMap<MessageId, MessageFindings>,
-    /// When the queues were looked at, in milliseconds since 1970-01-01 UTC.
-    pub(super) looked_ms: u64,
-    /// Everything in the queues was looked at.
-    pub(super) searched: bool,
+    /// When reading the queues started, in milliseconds since 1970-01-01 UTC.
+    pub(super) queues_read_ms: u64,
+    /// Every message in the queues was read.
+    pub(super) all_queues_read: bool,
     pub(super) looked_at: Vec<String>,
     pub(super) missed: Vec<String>,
 }
 
-/// What is known of one message.
+/// The facts about one message.
 #[derive(Debug, Default)]
 pub(super) struct MessageFindings {
     pub(super) trace_id: Option<u128>,
-    pub(super) about: Option<MessageInfo>,
-    pub(super) tries: Vec<AttemptInfo>,
-    pub(super) entries: Vec<Entry>,
-    pub(super) queued: Vec<Queued>,
-    pub(super) held: Vec<Holding>,
-    pub(super) letters: Vec<DeadLetterInfo>,
-    pub(super) outbox: Vec<Outboxed>,
+    /// Missing if only the id was recorded, as in an inbox.
+    pub(super) info: Option<MessageInfo>,
+    pub(super) attempts: Vec<AttemptInfo>,
+    /// Entries in inboxes: the input, and the time in milliseconds since 1970-01-01 UTC.
+    pub(super) inbox_entries: Vec<(QueueId, u64)>,
+    pub(super) sightings: Vec<Sighting>,
+    pub(super) outboxes: Vec<Outboxed>,
 }
 
-/// What a message says of itself.
+/// Fields of the message itself.
 #[derive(Debug, Clone)]
 pub(super) struct MessageInfo {
     pub(super) parent: Option<MessageId>,
@@ -45,67 +46,40 @@ pub(super) struct MessageInfo {
     pub(super) source: Arc<str>,
 }
 
-/// An attempt, in the trail of a service.
+/// One attempt, from the history of a service.
 #[derive(Debug, Clone)]
 pub(super) struct AttemptInfo {
     pub(super) at: QueueId,
-    pub(super) attempt: u32,
-    pub(super) outcome: &'static str,
-    pub(super) at_ms: u64,
-    pub(super) took: Duration,
-    pub(super) again_at_ms: Option<u64>,
-    pub(super) gave_up: bool,
-    /// How many messages it emitted, by output.
+    pub(super) ended_ms: u64,
+    /// When the next attempt is due, if the message is retried.
+    pub(super) retry_at_ms: Option<u64>,
+    pub(super) dead_lettered: bool,
+    /// The number of messages emitted, by output.
     pub(super) emitted: Vec<(Arc<str>, u32)>,
-    /// It may have emitted more.
-    pub(super) more: bool,
+    /// More messages may have been emitted.
+    pub(super) may_have_more: bool,
+    pub(super) shown: Attempt,
 }
 
-/// An entry in the inbox of a store.
+/// A copy of the message in a queue, a mailbox, a handler or a dead-letter queue.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct Sighting {
     pub(super) at: QueueId,
-    pub(super) at_ms: u64,
+    pub(super) state: MessageState,
+    /// The attempt that a copy in the input's queue waits for. Such a copy may be acked already,
+    /// with the ack not yet written.
+    pub(super) unacked_attempt: Option<u32>,
 }
 
-/// A copy in a queue.
-#[derive(Debug, Clone)]
-pub(super) struct Queued {
-    pub(super) at: QueueId,
-    pub(super) place: QueueSection,
-    pub(super) attempt: u32,
-}
-
-/// A copy that a process has taken.
-#[derive(Debug, Clone)]
-pub(super) struct Holding {
-    pub(super) at: QueueId,
-    pub(super) attempt: u32,
-    /// An instance has it; otherwise it waits in the mailbox.
-    pub(super) handled: bool,
-}
-
-/// A dead letter.
-#[derive(Debug, Clone)]
-pub(super) struct DeadLetterInfo {
-    pub(super) service: Box<str>,
-    pub(super) letter: Letter,
-}
-
-/// A copy in the outbox of a store.
-#[derive(Debug, Clone)]
-pub(super) struct Outboxed {
-    pub(super) service: Arc<str>,
-    pub(super) topic: Arc<str>,
-    pub(super) due_ms: Option<u64>,
-    pub(super) refused: Option<String>,
+/// A time of day, as the answer shows it.
+pub(super) fn time(unix_ms: u64) -> String {
+    Rfc3339 { unix_ms }.to_string()
 }
 
 impl MessageFindings {
-    fn hear(&mut self, message: &Envelope) {
+    fn read_envelope(&mut self, message: &Envelope) {
         self.trace_id = Some(message.trace().trace_id);
-        // What is kept as a letter says the same, and no more.
-        self.about.get_or_insert_with(|| MessageInfo {
+        self.info.get_or_insert_with(|| MessageInfo {
             parent: message.parent.clone(),
             kind: message.kind.clone(),
             topic: message.topic.clone(),
@@ -113,134 +87,145 @@ impl MessageFindings {
         });
     }
 
-    /// The services of which something is known, each with its input.
-    pub(super) fn hops(&self) -> BTreeSet<QueueId> {
-        let tries = self.tries.iter().map(|it| &it.at);
-        let entries = self.entries.iter().map(|it| &it.at);
-        let queued = self.queued.iter().map(|it| &it.at);
-        let held = self.held.iter().map(|it| &it.at);
-        let inputs = tries.chain(entries).chain(queued).chain(held).cloned();
-        inputs
-            .chain(self.letters.iter().map(DeadLetterInfo::at))
-            .collect()
+    /// The inputs where something about the message is recorded.
+    pub(super) fn inputs(&self) -> BTreeSet<QueueId> {
+        let attempts = self.attempts.iter().map(|it| &it.at);
+        let entries = self.inbox_entries.iter().map(|(at, _)| at);
+        let sightings = self.sightings.iter().map(|it| &it.at);
+        attempts.chain(entries).chain(sightings).cloned().collect()
     }
-}
 
-impl DeadLetterInfo {
-    /// The input that gave it up; of one that doesn't say, the dead-letter queue itself.
-    pub(super) fn at(&self) -> QueueId {
-        match &self.letter.why {
-            Some(why) => QueueId::new(&self.service, &why.input),
-            None => QueueId::dead_letters(&self.service),
-        }
+    pub(super) fn parent(&self) -> Option<&MessageId> {
+        self.info.as_ref()?.parent.as_ref()
     }
 }
 
 impl Findings {
-    pub(super) fn of(&self, id: &MessageId) -> Option<&MessageFindings> {
+    pub(super) fn get(&self, id: &MessageId) -> Option<&MessageFindings> {
         self.messages.get(id)
-    }
-
-    pub(super) fn knows(&self, id: &MessageId) -> bool {
-        self.messages.contains_key(id)
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = &MessageId> {
-        self.messages.keys()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&MessageId, &MessageFindings)> {
         self.messages.iter()
     }
 
-    /// The traces that some messages belong to, as far as that is known.
+    /// The traces that these messages belong to, as far as that is recorded.
     pub(super) fn traces<'a>(&self, ids: impl Iterator<Item = &'a MessageId>) -> Vec<u128> {
-        ids.filter_map(|id| self.of(id)?.trace_id).collect()
+        ids.filter_map(|id| self.get(id)?.trace_id).collect()
     }
 
-    pub(super) fn missed(&mut self, what: impl Into<String>) {
-        let what = what.into();
-        if !self.missed.contains(&what) {
-            self.missed.push(what);
+    /// Records a place that could not be read.
+    pub(super) fn miss(&mut self, place: impl Into<String>) {
+        let place = place.into();
+        if !self.missed.contains(&place) {
+            self.missed.push(place);
         }
     }
 
-    fn known(&mut self, id: &MessageId) -> &mut MessageFindings {
+    fn entry(&mut self, id: &MessageId) -> &mut MessageFindings {
         self.messages.entry(id.clone()).or_default()
     }
 
-    /// An attempt that the trail of a service has.
-    pub(super) fn tried(
+    /// Adds an attempt from the history of a service.
+    pub(super) fn add_attempt(
         &mut self,
-        step: &AttemptRecord,
-        at_ms: u64,
-        service: &str,
-        inputs: &[Arc<str>],
+        record: &AttemptRecord,
+        ended_ms: u64,
+        at: QueueId,
         output: impl Fn(usize) -> Arc<str>,
     ) {
-        let Some(input) = inputs.get(usize::from(step.input)) else {
-            return;
-        };
-        let known = self.known(&step.id);
-        known.trace_id = Some(step.trace_id());
-        let emitted = step.emitted.counts();
-        known.tries.push(AttemptInfo {
-            at: QueueId::new(service, input),
-            attempt: step.attempt,
-            outcome: step.outcome(),
-            at_ms,
-            took: step.duration(),
-            again_at_ms: step.again_ms().map(|again| at_ms + again),
-            gave_up: step.gave_up(),
+        let message = self.entry(&record.id);
+        message.trace_id = Some(record.trace_id());
+        let emitted = record.emitted.counts();
+        message.attempts.push(AttemptInfo {
+            at,
+            ended_ms,
+            retry_at_ms: record.retry_after_ms().map(|after| ended_ms + after),
+            dead_lettered: record.is_dead_lettered(),
             emitted: emitted.map(|(it, count)| (output(it), count)).collect(),
-            more: step.emitted.more,
+            may_have_more: record.emitted.may_have_more,
+            shown: Attempt {
+                attempt: record.attempt,
+                outcome: record.outcome().to_owned(),
+                at: time(ended_ms),
+                took_us: record.duration().as_micros() as u64,
+            },
         });
     }
 
-    /// A message that a process has taken.
-    pub(super) fn holds(&mut self, message: &Message, holding: Holding) {
-        let known = self.known(&message.id);
-        known.hear(message);
-        known.held.push(holding);
+    /// Adds a delivery in a mailbox or, with `handled`, in a handler.
+    pub(super) fn add_in_flight(
+        &mut self,
+        message: &Envelope,
+        at: QueueId,
+        handled: bool,
+        attempt: u32,
+    ) {
+        let found = self.entry(&message.id);
+        found.read_envelope(message);
+        found.sightings.push(Sighting {
+            at,
+            state: MessageState::InFlight { handled, attempt },
+            unacked_attempt: None,
+        });
     }
 
-    /// A message in a queue.
-    pub(super) fn found(&mut self, found: FoundMessage) {
-        let known = self.known(&found.message.id);
-        known.hear(&found.message);
+    /// Adds a message in a queue.
+    pub(super) fn add_queued(&mut self, found: FoundMessage) {
         if found.queue == QueueId::dead_letters(&found.queue.service) {
-            known.letters.push(DeadLetterInfo {
-                service: found.queue.service,
-                letter: Letter::new(found.message),
-            });
-            return;
+            return self.add_dead_letter(&found.queue.service, Letter::new(found.message));
         }
-        known.queued.push(Queued {
+        let attempt = found.attempt;
+        let message = self.entry(&found.message.id);
+        message.read_envelope(&found.message);
+        let (state, unacked_attempt) = match found.place {
+            QueueSection::Ready { ahead } => (MessageState::Waiting { ahead }, Some(attempt)),
+            QueueSection::InHand => {
+                let handled = false;
+                (MessageState::InFlight { handled, attempt }, Some(attempt))
+            }
+            QueueSection::Delayed { due_ms, .. } => {
+                let until = time(due_ms);
+                (MessageState::Delayed { until, attempt }, None)
+            }
+            QueueSection::Suspect => (MessageState::Suspect { attempt }, None),
+        };
+        message.sightings.push(Sighting {
             at: found.queue,
-            place: found.place,
-            attempt: found.attempt,
+            state,
+            unacked_attempt,
         });
     }
 
-    /// A dead letter.
-    pub(super) fn letter(&mut self, service: &str, letter: Letter) {
-        let known = self.known(&letter.message.id);
-        known.hear(&letter.message);
-        known.letters.push(DeadLetterInfo {
-            service: service.into(),
-            letter,
+    /// Adds a dead letter. One without a record counts for the dead-letter queue itself.
+    pub(super) fn add_dead_letter(&mut self, service: &str, letter: Letter) {
+        let message = self.entry(&letter.message.id);
+        message.read_envelope(&letter.message);
+        let record = letter.dead_letter.as_ref();
+        message.sightings.push(Sighting {
+            at: match record {
+                Some(record) => QueueId::new(service, &record.input),
+                None => QueueId::dead_letters(service),
+            },
+            state: MessageState::DeadLettered {
+                reason: record.map(|it| it.reason),
+                error: record.map(|it| it.error.clone()),
+                attempts: record.map(|it| it.attempts),
+                at: record.map(|it| time(it.failed_at_ms)),
+            },
+            unacked_attempt: None,
         });
     }
 
-    /// A message in an outbox.
-    pub(super) fn outboxed(&mut self, message: &Envelope, outboxed: Outboxed) {
-        let known = self.known(&message.id);
-        known.hear(message);
-        known.outbox.push(outboxed);
+    /// Adds a message in an outbox.
+    pub(super) fn add_outboxed(&mut self, message: &Envelope, outboxed: Outboxed) {
+        let found = self.entry(&message.id);
+        found.read_envelope(message);
+        found.outboxes.push(outboxed);
     }
 
-    /// An entry in an inbox.
-    pub(super) fn entered(&mut self, id: &MessageId, entry: Entry) {
-        self.known(id).entries.push(entry);
+    /// Adds an inbox entry.
+    pub(super) fn add_inbox_entry(&mut self, id: &MessageId, at: QueueId, at_ms: u64) {
+        self.entry(id).inbox_entries.push((at, at_ms));
     }
 }

@@ -1,9 +1,9 @@
-//! What a service handled last: a ring of fixed size, written on the way of every message.
+//! The last attempts of one service: a ring buffer of fixed size, written for every message.
 //!
-//! One service's instances share a thread, so nobody waits for the lock; a record is some
-//! 100 bytes, copied, and nothing is allocated for it once the ring has grown to its size: a
-//! few dozen nanoseconds, half of them for the lock. What can be reckoned later, such as the
-//! time of day, is. A service that is idle has no ring.
+//! The instances of a service share a thread, so nothing waits for the lock. A record has about
+//! 100 bytes and allocates nothing once the buffer has its full size: a few dozen nanoseconds
+//! per attempt, half of them for the lock. Values that can be computed later, such as the time
+//! of day, are. The buffer of an idle service takes no memory.
 
 use std::time::Duration;
 
@@ -14,30 +14,30 @@ use crate::clock::Clock;
 use crate::id::MessageId;
 use crate::message::Envelope;
 use crate::metrics::Outcome;
-use crate::service::PendingEmit;
 use crate::supervision::RetryDecision;
+use crate::trace_context::TraceContext;
 
-/// So many attempts of a service are kept.
+/// Attempts kept per service.
 pub(crate) const KEPT: usize = 1024;
-/// The first piece of memory; it doubles until it has [`KEPT`].
+/// Records in the first allocation; the buffer doubles up to [`KEPT`].
 const FIRST: usize = 16;
-/// On how many outputs one message emitted is counted; of one that emitted on more, the rest
-/// is looked for.
+/// Outputs whose messages are counted per attempt. Messages of further outputs are searched.
 const COUNTED: usize = 4;
-/// The last attempts of one service, the newest last.
+
+/// The last attempts of one service.
 #[derive(Default)]
-pub(crate) struct History(Mutex<HistoryBuffer>);
+pub(crate) struct AttemptHistory(Mutex<HistoryBuffer>);
 
 #[derive(Default)]
 struct HistoryBuffer {
-    steps: Vec<AttemptRecord>,
-    /// Where the next one goes: after the newest, over the oldest.
+    records: Vec<AttemptRecord>,
+    /// The place of the next record: behind the newest, over the oldest.
     next: usize,
-    /// Older ones have gone.
-    lost: bool,
+    /// Records were overwritten.
+    is_full: bool,
 }
 
-/// A moment by both clocks.
+/// The same moment on the monotonic clock and on the clock of the app.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClockPair {
     instant: Instant,
@@ -52,7 +52,7 @@ impl ClockPair {
         }
     }
 
-    /// The time of day that it was then.
+    /// The time of day of an earlier moment.
     fn unix_ms(&self, then: Instant) -> u64 {
         let since = self.instant.saturating_duration_since(then).as_millis();
         self.unix_ms.saturating_sub(since as u64)
@@ -63,50 +63,43 @@ impl ClockPair {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AttemptRecord {
     pub(crate) id: MessageId,
-    /// High and low half; 0 if the message has a trace of its own.
+    /// High and low half of the trace id; 0 if the message starts its trace.
     trace: [u64; 2],
     ended: Instant,
     took: Duration,
-    again_ms: u32,
+    retry_after_ms: u32,
     pub(crate) attempt: u32,
     pub(crate) input: u16,
     outcome: u8,
-    fate: Next,
+    next: Next,
     pub(crate) emitted: Emitted,
 }
 
-/// What was decided about the message.
+/// The decision about the message after the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// Done.
-    Nothing,
-    /// To be tried again.
-    Again,
-    /// Given up.
+    Done,
+    Retry,
     DeadLetter,
 }
 
-/// How many messages were emitted, by output.
+/// The number of emitted messages, by output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Emitted {
     counts: [(u16, u16); COUNTED],
-    /// There may be more than that.
-    pub(crate) more: bool,
+    /// More messages may have been emitted than are counted.
+    pub(crate) may_have_more: bool,
 }
 
 impl Emitted {
-    /// Nobody counted.
+    /// The messages were not counted.
     pub(crate) const UNKNOWN: Self = Self {
         counts: [(0, 0); COUNTED],
-        more: true,
+        may_have_more: true,
     };
 
-    /// What a handler holds for its message.
-    pub(crate) fn of(held: &[PendingEmit]) -> Self {
-        Self::of_outputs(held.iter().map(|held| held.output))
-    }
-
-    pub(super) fn of_outputs(outputs: impl IntoIterator<Item = usize>) -> Self {
+    /// Counts messages by the numbers of their outputs.
+    pub(crate) fn on(outputs: impl IntoIterator<Item = usize>) -> Self {
         let mut emitted = Self::default();
         outputs.into_iter().for_each(|it| emitted.count(it));
         emitted
@@ -114,9 +107,9 @@ impl Emitted {
 
     fn count(&mut self, output: usize) {
         let output = output as u16;
-        let mut places = self.counts.iter_mut();
-        match places.find(|(number, count)| *count == 0 || *number == output) {
-            Some((_, u16::MAX)) | None => self.more = true,
+        let mut counts = self.counts.iter_mut();
+        match counts.find(|(number, count)| *count == 0 || *number == output) {
+            Some((_, u16::MAX)) | None => self.may_have_more = true,
             Some((number, count)) => {
                 *number = output;
                 *count += 1;
@@ -124,7 +117,7 @@ impl Emitted {
         }
     }
 
-    /// The outputs, with how many were emitted on each.
+    /// The number of messages by output number.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (usize, u32)> {
         let counted = self.counts.iter().filter(|(_, count)| *count > 0);
         counted.map(|(output, count)| (usize::from(*output), u32::from(*count)))
@@ -132,7 +125,7 @@ impl Emitted {
 }
 
 impl AttemptRecord {
-    /// An attempt that has ended.
+    /// The record of an attempt that has ended.
     pub(crate) fn new(
         message: &Envelope,
         input: usize,
@@ -146,11 +139,11 @@ impl AttemptRecord {
             trace: [(trace >> 64) as u64, trace as u64],
             ended,
             took: Duration::ZERO,
-            again_ms: 0,
+            retry_after_ms: 0,
             attempt,
             input: input as u16,
             outcome: outcome as u8,
-            fate: Next::Nothing,
+            next: Next::Done,
             emitted: Emitted::default(),
         }
     }
@@ -165,29 +158,30 @@ impl AttemptRecord {
         self
     }
 
-    /// What it emitted was not taken over.
-    pub(crate) fn undone(mut self, fate: &RetryDecision) -> Self {
+    /// Turns the record into that of a deferred attempt: the transport did not confirm the
+    /// emitted messages.
+    pub(crate) fn unconfirmed(mut self, decision: &RetryDecision) -> Self {
         self.outcome = Outcome::Defer as u8;
         self.emitted = Emitted::default();
-        self.then(fate)
+        self.then(decision)
     }
 
-    pub(crate) fn then(mut self, fate: &RetryDecision) -> Self {
-        match fate {
+    pub(crate) fn then(mut self, decision: &RetryDecision) -> Self {
+        match decision {
             RetryDecision::Ack => {}
             RetryDecision::Retry { after, .. } => {
-                self.fate = Next::Again;
-                self.again_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+                self.next = Next::Retry;
+                self.retry_after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
             }
-            RetryDecision::DeadLetter(_) => self.fate = Next::DeadLetter,
+            RetryDecision::DeadLetter(_) => self.next = Next::DeadLetter,
         }
         self
     }
 
-    /// The trace of the message.
+    /// The trace id of the message.
     pub(crate) fn trace_id(&self) -> u128 {
         match self.trace {
-            [0, 0] => super::trace_of(&self.id),
+            [0, 0] => TraceContext::root(&self.id).trace_id,
             [high, low] => (u128::from(high) << 64) | u128::from(low),
         }
     }
@@ -196,64 +190,64 @@ impl AttemptRecord {
         Outcome::NAMES[usize::from(self.outcome)]
     }
 
-    /// How long the handler took.
+    /// The duration of the handler.
     pub(crate) fn duration(&self) -> Duration {
         self.took
     }
 
-    /// When it ended, in milliseconds since 1970-01-01 UTC.
-    pub(crate) fn at_ms(&self, now: ClockPair) -> u64 {
+    /// The end of the attempt, in milliseconds since 1970-01-01 UTC.
+    pub(crate) fn ended_ms(&self, now: ClockPair) -> u64 {
         now.unix_ms(self.ended)
     }
 
-    /// How much later it was to be tried again, in milliseconds, if it was.
-    pub(crate) fn again_ms(&self) -> Option<u64> {
-        (self.fate == Next::Again).then_some(self.again_ms.into())
+    /// The delay before the next attempt, in milliseconds, if the message is retried.
+    pub(crate) fn retry_after_ms(&self) -> Option<u64> {
+        (self.next == Next::Retry).then_some(self.retry_after_ms.into())
     }
 
-    /// Whether it was given up.
-    pub(crate) fn gave_up(&self) -> bool {
-        self.fate == Next::DeadLetter
+    pub(crate) fn is_dead_lettered(&self) -> bool {
+        self.next == Next::DeadLetter
     }
 }
 
-impl History {
-    /// Keeps an attempt.
-    pub(crate) fn keep(&self, step: AttemptRecord) {
-        let mut ring = self.0.lock();
-        let ring = &mut *ring;
-        let kept = ring.steps.len();
-        match ring.steps.get_mut(ring.next) {
+impl AttemptHistory {
+    /// Adds an attempt, over the oldest one if the buffer is full.
+    pub(crate) fn add(&self, record: AttemptRecord) {
+        let mut buffer = self.0.lock();
+        let buffer = &mut *buffer;
+        let length = buffer.records.len();
+        match buffer.records.get_mut(buffer.next) {
             Some(oldest) => {
-                *oldest = step;
-                ring.lost = true;
+                *oldest = record;
+                buffer.is_full = true;
             }
             None => {
-                if kept == ring.steps.capacity() {
-                    // Not more than is ever used.
-                    let more = kept.clamp(FIRST, KEPT - kept);
-                    ring.steps.reserve_exact(more);
+                if length == buffer.records.capacity() {
+                    // Never more than KEPT.
+                    let more = length.clamp(FIRST, KEPT - length);
+                    buffer.records.reserve_exact(more);
                 }
-                ring.steps.push(step);
+                buffer.records.push(record);
             }
         }
-        ring.next = (ring.next + 1) % KEPT;
+        buffer.next = (buffer.next + 1) % KEPT;
     }
 
-    /// Those of the kept attempts that are wanted, the oldest first.
-    pub(crate) fn find(&self, wanted: impl Fn(&AttemptRecord) -> bool) -> Vec<AttemptRecord> {
-        let ring = self.0.lock();
-        let (newer, older) = ring.steps.split_at(ring.next.min(ring.steps.len()));
-        let steps = older.iter().chain(newer);
-        steps.filter(|step| wanted(step)).cloned().collect()
+    /// The kept attempts that are wanted, the oldest first.
+    pub(crate) fn find(&self, is_wanted: impl Fn(&AttemptRecord) -> bool) -> Vec<AttemptRecord> {
+        let buffer = self.0.lock();
+        let records = &buffer.records;
+        let (newer, older) = records.split_at(buffer.next.min(records.len()));
+        let records = older.iter().chain(newer);
+        records.filter(|it| is_wanted(it)).cloned().collect()
     }
 
-    /// When the oldest of them ended, in milliseconds since 1970-01-01 UTC, if there were
-    /// older ones.
-    pub(crate) fn since_ms(&self, now: ClockPair) -> Option<u64> {
-        let ring = self.0.lock();
-        let oldest = ring.steps.get(ring.next).filter(|_| ring.lost);
-        oldest.map(|step| step.at_ms(now))
+    /// When the oldest kept attempt ended, in milliseconds since 1970-01-01 UTC, if older ones
+    /// were overwritten.
+    pub(crate) fn oldest_if_full(&self, now: ClockPair) -> Option<u64> {
+        let buffer = self.0.lock();
+        let oldest = buffer.records.get(buffer.next);
+        oldest.filter(|_| buffer.is_full).map(|it| it.ended_ms(now))
     }
 }
 
@@ -261,60 +255,56 @@ impl History {
 mod tests {
     use super::*;
 
-    fn step(number: u32) -> AttemptRecord {
-        let id: MessageId = format!("order-{number}").parse().unwrap();
+    fn record(number: u32) -> AttemptRecord {
         let mut envelope = Envelope::new("order", "{}");
-        envelope.id = id;
+        envelope.id = format!("order-{number}").parse().unwrap();
         AttemptRecord::new(&envelope, 0, number, Outcome::Ok, Instant::now())
     }
 
     #[test]
-    fn a_trail_keeps_the_last_ones_in_memory_that_is_bounded_and_an_idle_one_none() {
-        let trail = History::default();
-        assert_eq!(trail.0.lock().steps.capacity(), 0);
+    fn a_history_keeps_the_last_attempts_in_bounded_memory_and_takes_none_when_idle() {
+        let history = AttemptHistory::default();
+        assert_eq!(history.0.lock().records.capacity(), 0);
         let now = ClockPair::now(&Clock::SYSTEM);
         for number in 0..5000 {
-            trail.keep(step(number));
+            history.add(record(number));
             if number == 10 {
-                assert_eq!(trail.0.lock().steps.capacity(), FIRST);
-                assert_eq!(trail.since_ms(now), None);
+                assert_eq!(history.0.lock().records.capacity(), FIRST);
+                assert_eq!(history.oldest_if_full(now), None);
             }
         }
-        assert_eq!(trail.0.lock().steps.capacity(), KEPT);
-        let kept = trail.find(|_| true);
-        let attempts: Vec<u32> = kept.iter().map(|step| step.attempt).collect();
+        assert_eq!(history.0.lock().records.capacity(), KEPT);
+        let kept = history.find(|_| true);
+        let attempts: Vec<u32> = kept.iter().map(|record| record.attempt).collect();
         assert!(attempts.iter().copied().eq(5000 - KEPT as u32..5000));
-        assert!(trail.since_ms(now).is_some());
-        assert!(
-            size_of::<AttemptRecord>() <= 104,
-            "{}",
-            size_of::<AttemptRecord>()
-        );
+        assert!(history.oldest_if_full(now).is_some());
+        let bytes = size_of::<AttemptRecord>();
+        assert!(bytes <= 104, "{bytes}");
     }
 
     #[test]
-    fn a_step_tells_when_it_ended_and_when_it_is_tried_again() {
+    fn a_record_has_the_time_of_its_end_and_of_the_retry() {
         let now = ClockPair::now(&Clock::SYSTEM);
-        let again = RetryDecision::Retry {
+        let retry = RetryDecision::Retry {
             after: Duration::from_secs(3),
             attempt: 2,
         };
-        let mut step = step(1).then(&again);
-        step.ended = now.instant.checked_sub(Duration::from_millis(250)).unwrap();
-        assert_eq!(step.at_ms(now), now.unix_ms - 250);
-        assert_eq!(step.again_ms(), Some(3000));
-        step.ended = now.instant + Duration::from_secs(1);
-        assert_eq!(step.at_ms(now), now.unix_ms, "not later than now");
+        let mut record = record(1).then(&retry);
+        record.ended = now.instant.checked_sub(Duration::from_millis(250)).unwrap();
+        assert_eq!(record.ended_ms(now), now.unix_ms - 250);
+        assert_eq!(record.retry_after_ms(), Some(3000));
+        record.ended = now.instant + Duration::from_secs(1);
+        assert_eq!(record.ended_ms(now), now.unix_ms, "not later than now");
     }
 
     #[test]
-    fn what_was_emitted_is_counted_by_output_and_too_much_is_said() {
-        let mut emitted = Emitted::of_outputs([7, 2, 7, 7, 3, 4]);
+    fn emitted_messages_are_counted_for_the_first_outputs() {
+        let mut emitted = Emitted::on([7, 2, 7, 7, 3, 4]);
         let counts: Vec<_> = emitted.counts().collect();
         assert_eq!(counts, [(7, 3), (2, 1), (3, 1), (4, 1)]);
-        assert!(!emitted.more);
+        assert!(!emitted.may_have_more);
         emitted.count(5);
-        assert!(emitted.more);
+        assert!(emitted.may_have_more);
         assert_eq!(emitted.counts().count(), COUNTED);
     }
 }

@@ -1,41 +1,44 @@
-//! The trail of a message: where it went in an app, what became of it there, what it led to,
-//! and where all of that is now.
+//! Traces one message through an app: the services that handled it, how each attempt ended, the
+//! messages that it led to, and where all of them are now.
 //!
-//! Nobody follows messages while they go. Their ids are enough: what a handler emits has an
-//! id that is made of its parent's, so a message's way can be found afterwards, from what is
-//! known of each: what services handled last (their trails, in memory), what is in queues and in
-//! hands, dead letters, inboxes and outboxes of stores.
+//! The runtime keeps no trace records of its own. A trace is put together afterwards, from
+//! facts that exist anyway: the last attempts of each service, queues, messages in flight, dead
+//! letters, and the inboxes and outboxes of stores. A message is found by its id or its trace
+//! id. It is linked to its parent by the parent id that it carries, or because its own id is
+//! derived from the parent's ([`MessageId::child`]).
 //!
-//! Refuses to guess: what isn't known is said to be so, with what was looked at and what
-//! couldn't be. Nothing is changed by looking; everything has bounds.
+//! Rules:
+//! - A trace states facts. It says `unknown` where nothing is recorded, and lists the places
+//!   that could not be read.
+//! - Tracing changes nothing and has bounds: time, messages, ids.
 //!
-//! | where | what |
+//! | file | content |
 //! | --- | --- |
-//! | `ring` | what one service handled last |
-//! | `question`, `report` | what is asked, what is answered |
-//! | `gather`, `stores`, `evidence` | looking; what was found |
-//! | `wiring`, `family`, `tree` | who reads what; what led to what; from what was found to the way |
-//! | `words` | the same for people |
+//! | `history` | the last attempts of one service, recorded while it runs |
+//! | `query`, `report` | the question and the answer |
+//! | `collect`, `stores`, `findings` | reads every place; the facts that were found, by message |
+//! | `port_graph`, `links` | which service reads which topic; which message led to which |
+//! | `tree`, `text` | builds the answer from the facts; prints it |
 //!
 //! ```
 //! use brickwork::App;
-//! use brickwork::message_trace::{Question, Whereabouts};
+//! use brickwork::message_trace::{MessageState, TraceQuery};
 //!
-//! /// Where a message stands with each service that it came to.
-//! async fn where_is(app: &App, id: &str) -> Vec<(String, Whereabouts)> {
-//!     let Ok(question) = id.parse::<Question>() else {
+//! /// The state of a message at each service that it came to.
+//! async fn states(app: &App, id: &str) -> Vec<(String, MessageState)> {
+//!     let Ok(query) = id.parse::<TraceQuery>() else {
 //!         return Vec::new();
 //!     };
-//!     let trace = app.trace(&question).await;
+//!     let trace = app.trace(&query).await;
 //!     let hops = trace.messages.into_iter().flat_map(|message| message.hops);
 //!     hops.map(|hop| (hop.service, hop.now)).collect()
 //! }
 //! ```
 
 mod collect;
-mod descendants;
 mod findings;
 mod history;
+mod links;
 mod port_graph;
 mod query;
 mod report;
@@ -43,16 +46,11 @@ mod stores;
 mod text;
 mod tree;
 
+#[cfg(doc)]
 use crate::id::MessageId;
-use crate::trace_context::TraceContext;
 
-pub(crate) use collect::{QueueAccess, TraceCollector};
-pub(crate) use history::{AttemptRecord, Emitted, History};
-pub(crate) use port_graph::Wiring;
+pub(crate) use collect::{LocalService, QueueAccess, RunningServices, TraceCollector};
+pub(crate) use history::{AttemptHistory, AttemptRecord, Emitted};
+pub(crate) use port_graph::{GraphPort, GraphService, PortGraph};
 pub use query::TraceQuery;
 pub use report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};
-
-/// The trace of a message that begins one.
-fn trace_of(id: &MessageId) -> u128 {
-    TraceContext::root(id).trace_id
-}

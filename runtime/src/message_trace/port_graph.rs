@@ -1,76 +1,62 @@
-//! Who emits what, and who reads it: as much of a plan as a message's way needs.
+//! The services of an app with their ports and topics: which service may have emitted a
+//! message, and which ones read it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::app::{Plan, WiredPort};
 use crate::names::QueueId;
-use crate::settings::Isolation;
 
-/// The services of an app.
+/// The services of an app and the topics that connect them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wiring {
-    pub(super) app: Arc<str>,
-    pub(super) services: Vec<Wired>,
+pub(crate) struct PortGraph {
+    pub(crate) app: Arc<str>,
+    pub(crate) services: Vec<GraphService>,
 }
 
 /// One service.
 #[derive(Debug, Clone)]
-pub(super) struct Wired {
-    pub(super) label: Arc<str>,
-    pub(super) inputs: Vec<WiredPort>,
-    pub(super) outputs: Vec<WiredPort>,
-    pub(super) has_store: bool,
-    /// Whether this process runs it, itself or by a child.
-    pub(super) runs_here: bool,
-    /// Whether a child process does.
-    pub(super) apart: bool,
+pub(crate) struct GraphService {
+    pub(crate) label: Arc<str>,
+    pub(crate) inputs: Vec<GraphPort>,
+    pub(crate) outputs: Vec<GraphPort>,
+    pub(crate) has_store: bool,
+    /// Whether this process runs the service, itself or in a child process.
+    pub(crate) runs_here: bool,
 }
 
-impl Wiring {
-    pub(crate) fn of(plan: &Plan) -> Self {
-        let services = plan.services.iter().map(|service| Wired {
-            label: service.label.clone(),
-            inputs: service.inputs.clone(),
-            outputs: service.outputs.clone(),
-            has_store: service.settings.store,
-            runs_here: service.runs_here,
-            apart: service.settings.isolation == Isolation::Process,
-        });
-        Self {
-            app: plan.name.clone(),
-            services: services.collect(),
-        }
+/// A port and its topics.
+#[derive(Debug, Clone)]
+pub(crate) struct GraphPort {
+    pub(crate) name: Arc<str>,
+    pub(crate) topics: Vec<Arc<str>>,
+}
+
+impl PortGraph {
+    /// The topics that an output publishes to.
+    pub(super) fn topics_of_output(&self, service: &str, output: &str) -> Vec<Arc<str>> {
+        let services = self.services.iter().filter(|it| *it.label == *service);
+        let mut outputs = services.flat_map(|it| &it.outputs);
+        let port = outputs.find(|port| *port.name == *output);
+        port.map(|port| port.topics.clone()).unwrap_or_default()
     }
 
-    pub(super) fn service(&self, label: &str) -> Option<&Wired> {
-        self.services
-            .iter()
-            .find(|service| *service.label == *label)
+    /// The topics that any of these inputs reads.
+    pub(super) fn topics_of_inputs(&self, inputs: &BTreeSet<QueueId>) -> Vec<Arc<str>> {
+        let ports = self.inputs().filter(|(id, _)| inputs.contains(id));
+        ports.flat_map(|(_, port)| port.topics.clone()).collect()
     }
 
-    /// The topics that some inputs read.
-    pub(super) fn topics_of(&self, inputs: &BTreeSet<QueueId>) -> Vec<Arc<str>> {
-        let ports = inputs.iter().filter_map(|at| {
-            let mut ports = self.service(&at.service)?.inputs.iter();
-            ports.find(|port| *port.name == *at.input)
-        });
-        ports.flat_map(|port| port.topics.iter().cloned()).collect()
-    }
-
-    /// The inputs that read any of some topics, each once.
+    /// The inputs that read any of these topics.
     pub(super) fn readers(&self, topics: &[Arc<str>]) -> Vec<QueueId> {
-        let inputs = self.services.iter().flat_map(|service| {
-            let reads = |input: &&WiredPort| input.topics.iter().any(|it| topics.contains(it));
-            let inputs = service.inputs.iter().filter(reads);
-            inputs.map(|input| QueueId::new(&service.label, &input.name))
-        });
-        inputs.collect()
+        let reads = |port: &GraphPort| port.topics.iter().any(|it| topics.contains(it));
+        let readers = self.inputs().filter(|(_, port)| reads(port));
+        readers.map(|(id, _)| id).collect()
     }
-}
 
-impl Wired {
-    pub(super) fn output(&self, name: &str) -> Option<&WiredPort> {
-        self.outputs.iter().find(|output| *output.name == *name)
+    fn inputs(&self) -> impl Iterator<Item = (QueueId, &GraphPort)> {
+        self.services.iter().flat_map(|service| {
+            let inputs = service.inputs.iter();
+            inputs.map(|port| (QueueId::new(&service.label, &port.name), port))
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! What is asked: a message by its id, or all of a trace.
+//! The question: the id of a message, or of a trace.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 use crate::id::{InvalidId, MessageId};
 use crate::transport::SearchQuery;
 
-/// A message, or a trace, whose way is asked for.
+/// The id of a message or of a trace. A text of 32 hexadecimal digits may be either.
 ///
 /// ```
-/// use brickwork::message_trace::Question;
+/// use brickwork::message_trace::TraceQuery;
 ///
-/// let order: Question = "order-17".parse().unwrap();
+/// let order: TraceQuery = "order-17".parse().unwrap();
 /// assert_eq!(order.to_string(), "order-17");
-/// assert!("".parse::<Question>().is_err());
+/// assert!("".parse::<TraceQuery>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TraceQuery {
     id: MessageId,
-    /// The text is also a trace's id: 32 hexadecimal digits.
+    /// The same text as a trace id.
     trace: Option<u128>,
 }
 
 impl TraceQuery {
-    /// The message that is meant, if it is one.
+    /// The text as the id of a message.
     pub fn id(&self) -> &MessageId {
         &self.id
     }
 
-    /// The trace that is meant, if the text can be one.
+    /// The text as the id of a trace, if it is 32 hexadecimal digits.
     pub fn trace_id(&self) -> Option<u128> {
         self.trace
     }
@@ -70,8 +70,8 @@ impl TryFrom<String> for TraceQuery {
 }
 
 impl From<TraceQuery> for String {
-    fn from(question: TraceQuery) -> Self {
-        question.to_string()
+    fn from(query: TraceQuery) -> Self {
+        query.to_string()
     }
 }
 
@@ -88,12 +88,13 @@ fn trace_in(text: &str) -> Option<u128> {
     trace.filter(|trace| *trace != 0)
 }
 
-/// The message that a trace begins with, if it began here with an id that was made here.
+/// The first message of a trace, if it has a UUID made by the runtime: the trace id has the same
+/// digits.
 pub(super) fn root_of(trace: u128) -> MessageId {
     let digits = format!("{trace:032x}");
     let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| &digits[group]);
     let id = groups.join("-").parse();
-    id.expect("hexadecimal digits are no control characters")
+    id.expect("a UUID is a valid message id")
 }
 
 #[cfg(test)]
@@ -102,22 +103,22 @@ mod tests {
     use crate::trace_context::TraceContext;
 
     #[test]
-    fn a_trace_names_the_message_that_it_begins_with() {
+    fn a_trace_id_gives_the_id_of_its_first_message() {
         let id = MessageId::new();
         let trace = TraceContext::root(&id).trace_id;
         assert_eq!(root_of(trace), id);
-        let question: TraceQuery = format!("{trace:032x}").parse().unwrap();
-        assert_eq!(question.trace_id(), Some(trace));
-        assert!(question.wanted().ids.contains(&id));
+        let query: TraceQuery = format!("{trace:032x}").parse().unwrap();
+        assert_eq!(query.trace_id(), Some(trace));
+        assert!(query.wanted().ids.contains(&id));
     }
 
     #[test]
-    fn what_can_be_no_trace_is_an_id_alone() {
+    fn a_text_that_is_not_32_lower_case_hexadecimal_digits_is_a_message_id_only() {
         let zero = "0".repeat(32);
         for text in ["order-17", "4BF92F3577B34DA6A3CE929D0E0E4736", &zero] {
-            let question: TraceQuery = text.parse().unwrap();
-            assert_eq!(question.trace_id(), None, "{text}");
-            assert_eq!(question.to_string(), text);
+            let query: TraceQuery = text.parse().unwrap();
+            assert_eq!(query.trace_id(), None, "{text}");
+            assert_eq!(query.to_string(), text);
         }
         assert!("a\nb".parse::<TraceQuery>().is_err());
     }

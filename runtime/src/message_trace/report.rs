@@ -1,32 +1,33 @@
-//! A message's way, as plain data: what `brickwork trace --json` prints.
+//! The answer as plain data: `brickwork trace --json` prints it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::dead_letter::Reason;
 
-/// The way of a message through an app, and of everything that it led to.
+/// A message's way through an app, with the messages that it led to.
 ///
-/// Times are RFC 3339, in UTC. What isn't known is left out.
+/// Times are RFC 3339, in UTC. Unknown values are left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trace {
-    /// The app.
+    /// The name of the app.
     pub app: String,
     /// The id that was asked for.
     pub asked: String,
-    /// Whether anything is known of it.
+    /// Whether anything is recorded about it.
     pub found: bool,
-    /// The trace that it belongs to, in 32 hexadecimal digits.
+    /// The id of its trace: 32 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
-    /// The messages that it came of, as far as that is known: its parent first.
+    /// The ids of its known ancestors, its parent first.
     pub came_of: Vec<String>,
-    /// The message that was asked for; of a trace, every message that it begins with.
+    /// The message that was asked for; for a trace id, every first message of the trace.
     pub messages: Vec<TracedMessage>,
-    /// What was looked at.
+    /// The places that were read.
     pub looked_at: Vec<String>,
-    /// What wasn't, and why: what was handled there isn't known here.
+    /// The places that could not be read, with the reason. Attempts and copies there are not in
+    /// this answer.
     pub missed: Vec<String>,
-    /// Why there may be more than is shown.
+    /// Why the answer is cut, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<String>,
 }
@@ -34,37 +35,37 @@ pub struct Trace {
 /// One message.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TracedMessage {
-    /// Its id.
+    /// The message's id.
     pub id: String,
-    /// The service that emitted it while it handled the message above.
+    /// The output that emitted the message, for a message that another one led to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<EmittedBy>,
-    /// What it is.
+    /// The message's type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// The topics that it was published to.
+    /// The topics that the message was published to.
     pub topics: Vec<String>,
-    /// The inputs that it came to, or should come to.
+    /// The inputs that the message came to, or should come to.
     pub hops: Vec<Hop>,
-    /// The outboxes that it is still in.
+    /// The outboxes that still hold the message.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outboxes: Vec<Outboxed>,
-    /// What it led to.
+    /// The messages that this one led to.
     pub led_to: Vec<TracedMessage>,
-    /// It is shown in another place, with all that it led to.
+    /// The message stands elsewhere in this answer, with everything that it led to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shown_before: bool,
 }
 
-/// Where in a service a message came from.
+/// The output that emitted a message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EmittedBy {
-    /// The service.
+    /// The label of the service.
     pub service: String,
-    /// The output, if it is known.
+    /// The name of the output, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
-    /// Its number among those that were emitted there for the same message, from 0.
+    /// The number of the message among those emitted there for the same parent, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u32>,
 }
@@ -72,102 +73,102 @@ pub struct EmittedBy {
 /// A message at one input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hop {
-    /// The service.
+    /// The label of the service.
     pub service: String,
-    /// The input.
+    /// The name of the input.
     pub input: String,
-    /// The attempts that are still known, the first one first.
+    /// The recorded attempts, the first one first.
     pub attempts: Vec<Attempt>,
-    /// When it was entered in the inbox of the service's store.
+    /// When the message was entered in the inbox of the service's store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_at: Option<String>,
-    /// Where it is now.
+    /// The present state.
     pub now: MessageState,
 }
 
 /// One attempt of a service at a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Its number, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// How it ended: `ok`, `retry`, `reject`, `panic`, `timeout`, `defer` or `expired`, as in
+    /// The outcome: `ok`, `retry`, `reject`, `panic`, `timeout`, `defer` or `expired`, as in
     /// the metrics.
     pub outcome: String,
-    /// When it ended.
+    /// When the attempt ended.
     pub at: String,
-    /// How long the handler took, in microseconds.
+    /// The duration of the handler, in microseconds.
     pub took_us: u64,
 }
 
-/// Where a message is, as seen from one input.
+/// The state of a message at one input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum MessageState {
-    /// It was handled, and is done with: an attempt, an inbox, or what came of it says so.
+    /// Handled successfully: an attempt, an inbox entry or an emitted message says so.
     Done,
-    /// It was handled at least once, since something came of it; whether it comes again can't
-    /// be seen.
+    /// Handled at least once, since the message led to another one. The queues can't be
+    /// searched, so it may come again.
     Handled,
-    /// It was too late: nobody waited for its answer any more.
+    /// Dropped, because its deadline had passed.
     Expired,
-    /// It waits in the input's queue.
+    /// In the input's queue.
     Waiting {
-        /// How many are before it.
+        /// The number of messages before it.
         #[serde(skip_serializing_if = "Option::is_none")]
         ahead: Option<u64>,
     },
-    /// A process has taken it.
-    InHand {
-        /// An instance handles it; otherwise it waits for one.
+    /// Taken from the queue and not settled.
+    #[serde(alias = "in-hand")]
+    InFlight {
+        /// Whether a handler works on it; otherwise it waits for an instance.
         handled: bool,
-        /// Which attempt this is.
+        /// The number of the present attempt.
         attempt: u32,
     },
-    /// It was in hand when a process died, and waits to be tried by itself.
+    /// In quarantine: it was in flight during crashes of its process, and is retried alone.
     Suspect {
-        /// Which attempt that will be.
+        /// The number of the next attempt.
         attempt: u32,
     },
-    /// It waits for its time.
+    /// Delayed by a retry or by its sender.
     Delayed {
-        /// Until then.
+        /// The end of the delay.
         until: String,
-        /// Which attempt that will be.
+        /// The number of the next attempt.
         attempt: u32,
     },
-    /// It was given up.
+    /// In the dead-letter queue.
     DeadLettered {
-        /// Why.
+        /// The reason.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<Reason>,
-        /// The last failure's text.
+        /// The text of the last failure.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
-        /// How many attempts were made.
+        /// The number of attempts.
         #[serde(skip_serializing_if = "Option::is_none")]
         attempts: Option<u32>,
-        /// When.
+        /// When the message was given up.
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<String>,
     },
-    /// It was given up, and its letter is not in the dead-letter queue: it was taken out
-    /// since, or could not be looked for.
+    /// Dead-lettered, but its dead letter was removed or could not be read.
     GivenUp,
-    /// There is no trace of it: it was handled longer ago than what is kept, or never came.
+    /// Nothing is recorded: the records are gone already, or the message never came.
     Unknown,
 }
 
-/// A message in an outbox: committed, and not yet taken over by the transport.
+/// A message in an outbox: committed, and not yet confirmed by the transport.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outboxed {
-    /// The service whose store it is.
+    /// The label of the service that owns the store.
     pub service: String,
-    /// The topic that it is to be published to.
+    /// The topic that the message will be published to.
     pub topic: String,
-    /// When it is to be delivered, if later.
+    /// When the message is to be delivered, if it is delayed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// Why it can't be published, ever.
+    /// Why the message can never be published, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }

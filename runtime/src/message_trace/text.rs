@@ -1,63 +1,53 @@
-//! A message's way for people: a line for each message and each input that it came to.
-
-use std::fmt::Write as _;
+//! Prints a trace for people: a line for each message and for each input that it came to.
 
 use super::report::{Attempt, Hop, MessageState, Outboxed, Trace, TracedMessage};
 use crate::log::push_visible;
 use crate::redact::Redactor;
 
-/// After so many messages from one output of which nothing is known, the rest is counted.
-const ALIKE_MAX: usize = 3;
+/// Messages of one output without any record that are printed; the others are counted.
+const UNKNOWN_SHOWN_MAX: usize = 3;
 
 impl Trace {
-    /// Without secrets, wherever they may be.
+    /// The same without secrets.
     pub(super) fn clean(mut self, redactor: &Redactor) -> Self {
         let clean = |text: &mut String| *text = redactor.clean(text).into_owned();
         clean(&mut self.asked);
         let texts = self.came_of.iter_mut().chain(&mut self.looked_at);
         texts.chain(&mut self.missed).for_each(clean);
-        for message in &mut self.messages {
-            message.clean(&clean);
-        }
+        self.messages.iter_mut().for_each(|it| it.clean(&clean));
         self
     }
 
-    /// For people: a line for each message and each input that it came to. Whatever an id or
-    /// a text holds, it does nothing to a terminal.
+    /// The trace for people. Control characters in ids and errors are escaped.
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |it: &str| {
-            push_visible(&mut text, it);
-            text.push('\n');
-        };
+        let mut lines = Vec::new();
         if !self.found {
-            line(&format!("{}: no trace of {}", self.app, self.asked));
-            line("  it was handled longer ago than what is kept, or never came here");
+            lines.push(format!("{}: no trace of {}", self.app, self.asked));
+            lines.push("  its records are gone already, or it never came here".into());
         }
         if let Some(trace) = self.trace_id.as_ref().filter(|_| self.found) {
-            line(&format!("trace {trace}"));
+            lines.push(format!("trace {trace}"));
         }
         if !self.came_of.is_empty() {
-            line(&format!(
-                "came of {}",
-                self.came_of.join(", which came of ")
-            ));
+            let ancestors = self.came_of.join(", which came of ");
+            lines.push(format!("came of {ancestors}"));
         }
         for message in &self.messages {
-            message.lines(0, &mut line);
+            message.lines(0, &mut lines);
         }
         if let Some(cut) = &self.cut {
-            line(&format!("there is more: {cut}"));
+            lines.push(format!("there is more: {cut}"));
         }
-        // When everything is known, it doesn't matter from where.
+        // The sources matter only where something is unknown.
         if !self.found || self.messages.iter().any(TracedMessage::has_gaps) {
-            self.looked_at
-                .iter()
-                .for_each(|it| line(&format!("looked at {it}")));
+            lines.extend(self.looked_at.iter().map(|it| format!("looked at {it}")));
         }
-        self.missed
-            .iter()
-            .for_each(|it| line(&format!("not looked at: {it}")));
+        lines.extend(self.missed.iter().map(|it| format!("not looked at: {it}")));
+        let mut text = String::new();
+        for line in lines {
+            push_visible(&mut text, &line);
+            text.push('\n');
+        }
         text
     }
 }
@@ -76,11 +66,11 @@ impl TracedMessage {
         self.led_to.iter_mut().for_each(|it| it.clean(clean));
     }
 
-    /// Whether anything isn't known.
+    /// Whether the state of this message, or of one that it led to, is not known.
     fn has_gaps(&self) -> bool {
         let gaps = [MessageState::Unknown, MessageState::Handled];
-        let unknown = self.hops.iter().any(|hop| gaps.contains(&hop.now));
-        unknown || self.led_to.iter().any(Self::has_gaps)
+        let has_gap = self.hops.iter().any(|hop| gaps.contains(&hop.now));
+        has_gap || self.led_to.iter().any(Self::has_gaps)
     }
 
     fn is_unknown(&self) -> bool {
@@ -88,49 +78,41 @@ impl TracedMessage {
         unknown && self.outboxes.is_empty() && self.led_to.is_empty() && !self.shown_before
     }
 
-    fn lines(&self, depth: usize, line: &mut dyn FnMut(&str)) {
-        let indent = "  ".repeat(depth * 2);
-        let mut head = format!("{indent}{}", self.heading());
+    fn lines(&self, depth: usize, lines: &mut Vec<String>) {
+        let indent = "    ".repeat(depth);
+        let mut heading = format!("{indent}{}", self.heading());
         if self.shown_before {
-            head.push_str(": shown above");
-            return line(&head);
+            heading.push_str(": shown above");
+            return lines.push(heading);
         }
         if self.hops.is_empty() && self.outboxes.is_empty() {
-            match (
-                &*self.topics,
-                self.by.as_ref().and_then(|by| by.output.as_ref()),
-            ) {
-                ([], None) => head.push_str(": known only from what it led to"),
-                _ => head.push_str(": no service of this app reads it"),
-            }
-        }
-        line(&head);
-        for hop in &self.hops {
-            line(&format!("{indent}  {}", of_hop(hop)));
-        }
-        for outbox in &self.outboxes {
-            line(&format!("{indent}  {}", of_outbox(outbox)));
-        }
-        let mut alike = 0;
-        let mut last = None;
-        let count = self.led_to.len();
-        for (number, child) in self.led_to.iter().enumerate() {
-            let port = child.by.as_ref().map(|by| (&by.service, &by.output));
-            alike = match child.is_unknown() {
-                true if port == last => alike + 1,
-                true => 1,
-                false => 0,
-            };
-            last = port;
-            if alike <= ALIKE_MAX {
-                child.lines(depth + 1, line);
-            }
-            let goes_on = self.led_to.get(number + 1).is_some_and(|next| {
-                next.is_unknown() && next.by.as_ref().map(|by| (&by.service, &by.output)) == last
+            heading.push_str(match self.topics.is_empty() {
+                true => ": known only from the messages that it led to",
+                false => ": no service of this app reads it",
             });
-            if alike > ALIKE_MAX && (!goes_on || number + 1 == count) {
-                let more = alike - ALIKE_MAX;
-                line(&format!("{indent}    {more} more like this"));
+        }
+        lines.push(heading);
+        let hops = self
+            .hops
+            .iter()
+            .map(|hop| format!("{indent}  {}", hop_text(hop)));
+        lines.extend(hops);
+        let outboxes = self.outboxes.iter();
+        lines.extend(outboxes.map(|it| format!("{indent}  {}", outbox_text(it))));
+        let output = |child: &Self| {
+            let by = child.by.as_ref();
+            by.map(|by| (by.service.clone(), by.output.clone()))
+        };
+        let is_alike =
+            |a: &Self, b: &Self| a.is_unknown() && b.is_unknown() && output(a) == output(b);
+        for alike in self.led_to.chunk_by(is_alike) {
+            let shown = alike.len().min(UNKNOWN_SHOWN_MAX);
+            alike[..shown]
+                .iter()
+                .for_each(|it| it.lines(depth + 1, lines));
+            if alike.len() > shown {
+                let more = alike.len() - shown;
+                lines.push(format!("{indent}    {more} more like this"));
             }
         }
     }
@@ -138,85 +120,86 @@ impl TracedMessage {
     fn heading(&self) -> String {
         let mut text = String::new();
         if let Some(by) = &self.by {
-            // Writing to a string can't fail.
-            let _infallible = match (&by.output, by.index) {
-                (Some(output), Some(index)) => {
-                    write!(text, "{}.{output} {index} -> ", by.service)
-                }
-                _ => write!(text, "{} -> ", by.service),
-            };
+            text.push_str(&by.service);
+            if let (Some(output), Some(index)) = (&by.output, by.index) {
+                text.push_str(&format!(".{output} {index}"));
+            }
+            text.push_str(" -> ");
         }
         text.push_str(&self.id);
         if let Some(kind) = &self.kind {
-            let _infallible = write!(text, " ({kind})");
+            text.push_str(&format!(" ({kind})"));
         }
         if !self.topics.is_empty() {
-            let _infallible = write!(text, " on {}", self.topics.join(", "));
+            text.push_str(&format!(" on {}", self.topics.join(", ")));
         }
         text
     }
 }
 
-fn of_hop(hop: &Hop) -> String {
-    let place = match hop.now {
+fn hop_text(hop: &Hop) -> String {
+    let state = match hop.now {
         MessageState::Unknown if !hop.attempts.is_empty() => {
-            "not seen since its last attempt".to_owned()
+            "unknown since its last attempt".to_owned()
         }
-        ref now => of_place(now),
+        ref now => state_text(now),
     };
-    let mut text = format!("{}.{}: {place}", hop.service, hop.input);
+    let mut text = format!("{}.{}: {state}", hop.service, hop.input);
     if let Some((last, before)) = hop.attempts.split_last() {
-        let _infallible = write!(text, "; {}", of_attempt(last));
+        text.push_str(&format!("; {}", attempt_text(last)));
+        let before = before.iter();
+        let before: Vec<String> = before
+            .map(|it| format!("{} on {}", it.outcome, it.attempt))
+            .collect();
         if !before.is_empty() {
-            let before: Vec<String> = before
-                .iter()
-                .map(|it| format!("{} on {}", it.outcome, it.attempt))
-                .collect();
-            let _infallible = write!(text, ", before that {}", before.join(", "));
+            text.push_str(&format!(", before that {}", before.join(", ")));
         }
     }
     if let Some(at) = &hop.stored_at {
-        let _infallible = write!(text, "; in its inbox since {at}");
+        text.push_str(&format!("; in its inbox since {at}"));
     }
     text
 }
 
-fn of_attempt(it: &Attempt) -> String {
-    let Attempt {
-        attempt,
-        outcome,
-        at,
-        took_us,
-    } = it;
-    let took = match took_us {
+fn attempt_text(it: &Attempt) -> String {
+    let took = match it.took_us {
         0 => String::new(),
         us @ ..1_000 => format!(", took {us}us"),
         us @ ..1_000_000 => format!(", took {}.{}ms", us / 1_000, us % 1_000 / 100),
         us => format!(", took {}.{}s", us / 1_000_000, us % 1_000_000 / 100_000),
     };
+    let Attempt {
+        attempt,
+        outcome,
+        at,
+        ..
+    } = it;
     format!("{outcome} on attempt {attempt} at {at}{took}")
 }
 
-fn of_place(place: &MessageState) -> String {
-    match place {
+fn state_text(state: &MessageState) -> String {
+    match state {
         MessageState::Done => "done".into(),
         MessageState::Handled => {
-            "handled at least once, since something came of it: whether it comes again can't be seen"
+            "handled at least once, since it led to a message; the queues can't be read, so it \
+             may come again"
                 .into()
         }
-        MessageState::Expired => "too late, nobody waited for its answer any more".into(),
+        MessageState::Expired => "expired: its deadline passed before it was handled".into(),
         MessageState::Waiting { ahead: Some(ahead) } => format!("waiting, {ahead} before it"),
         MessageState::Waiting { ahead: None } => "waiting".into(),
-        MessageState::InHand {
+        MessageState::InFlight {
             handled: true,
             attempt,
         } => format!("being handled, attempt {attempt}"),
-        MessageState::InHand {
+        MessageState::InFlight {
             handled: false,
             attempt,
-        } => format!("in hand, for attempt {attempt}"),
+        } => format!("in flight, for attempt {attempt}"),
         MessageState::Suspect { attempt } => {
-            format!("was in hand when a process died, waits to be tried alone, attempt {attempt}")
+            format!(
+                "suspect: in flight when a process died, will be retried alone, attempt {attempt}"
+            )
         }
         MessageState::Delayed { until, attempt } => {
             format!("waits until {until} for attempt {attempt}")
@@ -229,38 +212,30 @@ fn of_place(place: &MessageState) -> String {
         } => {
             let mut text = "dead-lettered".to_owned();
             if let Some(reason) = reason {
-                let _infallible = write!(text, ": {reason}");
+                text.push_str(&format!(": {reason}"));
             }
             if let Some(error) = error {
-                let _infallible = write!(text, ": {error}");
+                text.push_str(&format!(": {error}"));
             }
             if let (Some(attempts), Some(at)) = (attempts, at) {
-                let _infallible = write!(text, " (after attempt {attempts}, at {at})");
+                text.push_str(&format!(" (after attempt {attempts}, at {at})"));
             }
             text
         }
         MessageState::GivenUp => {
-            "given up, and its letter isn't found: taken out since, or not looked for".into()
+            "dead-lettered, but its dead letter was removed or could not be read".into()
         }
-        MessageState::Unknown => {
-            "no trace of it: handled longer ago than what is kept, or never came".into()
-        }
+        MessageState::Unknown => "unknown: its records are gone, or it never came".into(),
     }
 }
 
-fn of_outbox(outbox: &Outboxed) -> String {
-    let Outboxed {
-        service,
-        topic,
-        until,
-        refused,
-    } = outbox;
-    let mut text = format!("in the outbox of {service}, for {topic}");
-    if let Some(until) = until {
-        let _infallible = write!(text, ", to be delivered at {until}");
+fn outbox_text(outbox: &Outboxed) -> String {
+    let mut text = format!("in the outbox of {}, for {}", outbox.service, outbox.topic);
+    if let Some(until) = &outbox.until {
+        text.push_str(&format!(", to be delivered at {until}"));
     }
-    if let Some(refused) = refused {
-        let _infallible = write!(text, ", which can't be published: {refused}");
+    if let Some(refused) = &outbox.refused {
+        text.push_str(&format!(", can't be published: {refused}"));
     }
     text
 }

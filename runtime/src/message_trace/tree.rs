@@ -1,168 +1,104 @@
-//! From what is known of messages to their way: a function over values.
+//! Builds the answer from the facts: a tree of messages, and the state of each at every input.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::descendants::{Child, Descendants};
-use super::findings::{AttemptInfo, Findings, MessageFindings};
-use super::port_graph::Wiring;
+use super::findings::{AttemptInfo, Findings, MessageFindings, time};
+use super::links::Links;
+use super::port_graph::PortGraph;
 use super::query::{TraceQuery, root_of};
-use super::report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};
-use crate::clock::Rfc3339;
+use super::report::{EmittedBy, Hop, MessageState, Trace, TracedMessage};
 use crate::id::MessageId;
 use crate::names::QueueId;
 use crate::trace_context::TraceContext;
-use crate::transport::QueueSection;
 
-/// How much is shown, and tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TreeBounds {
-    pub(super) messages: usize,
-    pub(super) depth: usize,
-    /// Ids that are made.
-    pub(super) ids: usize,
-}
+/// Maximum messages in an answer.
+const MESSAGES_MAX: usize = 1_000;
+/// Maximum generations in an answer. JSON readers limit the nesting, too.
+const DEPTH_MAX: usize = 50;
+/// A transport may write an ack this much later. Until then the acked message can still be seen
+/// in its queue.
+const ACK_DELAY_MS: u64 = 2_000;
 
-impl Default for TreeBounds {
-    fn default() -> Self {
-        Self {
-            messages: 1_000,
-            // What is read as JSON may not be nested much deeper.
-            depth: 50,
-            ids: 200_000,
-        }
-    }
-}
-
-/// What is settled is on its way to the disk for a moment: so long after an attempt, a copy
-/// that is still seen there is taken for the same.
-const SETTLING_MS: u64 = 2_000;
-
-/// Puts the way together.
+/// Builds the answer.
 pub(super) fn build(
-    question: &TraceQuery,
-    evidence: &Findings,
-    wiring: &Wiring,
-    bounds: TreeBounds,
+    query: &TraceQuery,
+    findings: &Findings,
+    links: &Links,
+    graph: &PortGraph,
 ) -> Trace {
-    let mut family = Descendants::new(evidence, wiring, bounds.ids);
-    let parents = parents(&mut family, bounds);
-    let mut asked = Vec::new();
-    if let Some(trace) = question.trace_id() {
-        asked = beginnings(evidence, &parents, trace);
-        let root = root_of(trace);
-        if asked.is_empty() && family.by_parent.contains_key(&root) {
-            asked.push(root);
-        }
-    }
-    if family.knows(question.id()) || !family.children(question.id()).is_empty() {
-        asked.retain(|id| id != question.id());
-        asked.insert(0, question.id().clone());
-    }
-    let mut builder = Builder {
-        family,
-        evidence,
-        wiring,
-        bounds,
+    let mut builder = TreeBuilder {
+        findings,
+        links,
+        graph,
         shown: BTreeSet::new(),
-        cut: None,
+        cut: links
+            .is_cut
+            .then(|| "too many ids to look up: messages may be missing".to_owned()),
     };
-    let messages: Vec<TracedMessage> = asked
+    let messages: Vec<TracedMessage> = roots(query, findings, links)
         .iter()
         .filter_map(|id| builder.message(id, None, 0))
         .collect();
-    let cut = match builder.family.is_spent() {
-        true => Some(format!("stopped after {} ids were tried", bounds.ids)),
-        false => builder.cut,
-    };
-    let trace_id = question
-        .trace_id()
-        .filter(|_| !evidence.knows(question.id()))
-        .or_else(|| evidence.of(question.id())?.trace_id)
-        .or_else(|| (!messages.is_empty()).then(|| TraceContext::root(question.id()).trace_id));
+    let own_trace = findings.get(query.id()).and_then(|it| it.trace_id);
+    let trace_id = own_trace
+        .or_else(|| query.trace_id())
+        .or_else(|| (!messages.is_empty()).then(|| TraceContext::root(query.id()).trace_id));
+    let ancestors = std::iter::successors(links.parent(query.id()), |id| links.parent(id));
     Trace {
-        app: wiring.app.to_string(),
-        asked: question.to_string(),
+        app: graph.app.to_string(),
+        asked: query.to_string(),
         found: !messages.is_empty(),
         trace_id: trace_id.map(|trace| format!("{trace:032x}")),
-        came_of: ancestors(question.id(), &parents, bounds.depth),
+        came_of: ancestors.take(DEPTH_MAX).map(ToString::to_string).collect(),
         messages,
-        looked_at: evidence.looked_at.clone(),
-        missed: evidence.missed.clone(),
-        cut,
+        looked_at: findings.looked_at.clone(),
+        missed: findings.missed.clone(),
+        cut: builder.cut,
     }
 }
 
-/// Of which message each known one came.
-fn parents(family: &mut Descendants<'_>, bounds: TreeBounds) -> BTreeMap<MessageId, MessageId> {
-    let mut parents = BTreeMap::new();
-    let mentioned = family.by_parent.keys().copied();
-    let known: BTreeSet<&MessageId> = family.evidence.ids().chain(mentioned).collect();
-    for parent in known {
-        if family.ids_left < bounds.ids / 2 {
-            // The rest is for what is shown.
-            break;
-        }
-        for child in family.children(parent) {
-            parents.insert(child.id, parent.clone());
-        }
+/// The messages at the top of the answer: the one that is asked for, and the first messages of
+/// the trace that is asked for, the earliest first.
+fn roots(query: &TraceQuery, findings: &Findings, links: &Links) -> Vec<MessageId> {
+    let mut roots = Vec::new();
+    let id = query.id();
+    if findings.get(id).is_some() || links.has_children(id) {
+        roots.push(id.clone());
     }
-    parents
+    let Some(trace) = query.trace_id() else {
+        return roots;
+    };
+    let mut first: BTreeMap<MessageId, u64> = BTreeMap::new();
+    for (id, message) in findings.iter().filter(|(_, it)| it.trace_id == Some(trace)) {
+        let above = std::iter::successors(Some(id), |id| links.parent(id));
+        let top = above.take(DEPTH_MAX).last().unwrap_or(id);
+        let earliest = message.attempts.iter().map(|it| it.ended_ms).min();
+        let earliest = earliest.unwrap_or(u64::MAX);
+        let since = first.entry(top.clone()).or_insert(earliest);
+        *since = earliest.min(*since);
+    }
+    let root = root_of(trace);
+    if first.is_empty() && links.has_children(&root) {
+        first.insert(root, 0);
+    }
+    first.remove(id);
+    let mut first: Vec<(u64, MessageId)> = first.into_iter().map(|(id, at)| (at, id)).collect();
+    first.sort();
+    roots.extend(first.into_iter().map(|(_, id)| id));
+    roots
 }
 
-fn ancestors(
-    id: &MessageId,
-    parents: &BTreeMap<MessageId, MessageId>,
-    depth: usize,
-) -> Vec<String> {
-    let mut above = Vec::new();
-    let mut at = id;
-    while let Some(parent) = parents.get(at).filter(|_| above.len() < depth) {
-        above.push(parent.to_string());
-        at = parent;
-    }
-    above
-}
-
-/// The messages that a trace begins with, as far as it is known: the earliest first.
-fn beginnings(
-    evidence: &Findings,
-    parents: &BTreeMap<MessageId, MessageId>,
-    trace: u128,
-) -> Vec<MessageId> {
-    let of_trace = evidence
-        .iter()
-        .filter(|(_, known)| known.trace_id == Some(trace));
-    let mut first: BTreeSet<(u64, MessageId)> = BTreeSet::new();
-    for (id, known) in of_trace {
-        let mut top = id;
-        let mut height = 0;
-        while let Some(parent) = parents.get(top).filter(|_| height < 64) {
-            top = parent;
-            height += 1;
-        }
-        let times = known.tries.iter().map(|it| it.at_ms);
-        first.insert((times.min().unwrap_or(u64::MAX), top.clone()));
-    }
-    let mut ids: Vec<MessageId> = Vec::new();
-    for (_, id) in first {
-        if !ids.contains(&id) {
-            ids.push(id);
-        }
-    }
-    ids
-}
-
-struct Builder<'a> {
-    family: Descendants<'a>,
-    evidence: &'a Findings,
-    wiring: &'a Wiring,
-    bounds: TreeBounds,
+struct TreeBuilder<'a> {
+    findings: &'a Findings,
+    links: &'a Links,
+    graph: &'a PortGraph,
     shown: BTreeSet<MessageId>,
+    /// Why the answer is not complete.
     cut: Option<String>,
 }
 
-impl Builder<'_> {
+impl TreeBuilder<'_> {
     /// A message with all that it led to; `None` when there are too many.
     fn message(
         &mut self,
@@ -170,209 +106,148 @@ impl Builder<'_> {
         by: Option<EmittedBy>,
         depth: usize,
     ) -> Option<TracedMessage> {
-        if self.shown.len() >= self.bounds.messages {
+        if self.shown.len() >= MESSAGES_MAX {
             self.cut = Some(format!(
-                "stopped after {} messages: ask for one of those below by its id",
-                self.bounds.messages
+                "stopped after {MESSAGES_MAX} messages: trace one of those below by its id"
             ));
             return None;
         }
-        let known = self.evidence.of(id);
-        let about = known.and_then(|known| known.about.as_ref());
-        let topics = match (&by, about) {
-            (Some(by), _) if by.output.is_some() => self.topics(by),
-            (_, Some(about)) => vec![about.topic.clone()],
-            _ => Vec::new(),
+        let found = self.findings.get(id);
+        let info = found.and_then(|found| found.info.as_ref());
+        let output = by.as_ref().and_then(|by| by.output.as_deref());
+        let topics = match (&by, output) {
+            (Some(by), Some(output)) => self.graph.topics_of_output(&by.service, output),
+            _ => info.map(|info| info.topic.clone()).into_iter().collect(),
         };
-        let mut tracked = TracedMessage {
+        let mut message = TracedMessage {
             id: id.to_string(),
             by,
-            kind: about.map(|about| about.kind.to_string()),
+            kind: info.map(|info| info.kind.to_string()),
             topics: topics.iter().map(ToString::to_string).collect(),
             ..TracedMessage::default()
         };
         if !self.shown.insert(id.clone()) {
-            tracked.shown_before = true;
-            return Some(tracked);
+            message.shown_before = true;
+            return Some(message);
         }
-        let outbox = known.map_or(&[][..], |known| &known.outbox);
-        tracked.outboxes = outbox.iter().map(outboxed).collect();
-        let mut hops = known.map(MessageFindings::hops).unwrap_or_default();
-        // What is still in an outbox has come to nobody.
-        let published = topics
-            .iter()
-            .filter(|topic| !outbox.iter().any(|it| it.topic == **topic))
-            .cloned();
-        let published: Vec<Arc<str>> = published.collect();
-        hops.extend(self.wiring.readers(&published));
-        let hops = hops.into_iter();
-        tracked.hops = hops
-            .map(|at| hop(&at, known, self.evidence.looked_ms))
-            .collect();
-        let children = self.family.children(id);
-        self.conclude(&mut tracked.hops, &children);
-        if depth >= self.bounds.depth && !children.is_empty() {
+        message.outboxes = found.map(|it| it.outboxes.clone()).unwrap_or_default();
+        let children = self.links.children(id);
+        message.hops = self.hops(found, &topics, &children);
+        if depth >= DEPTH_MAX && !children.is_empty() {
             self.cut = Some(format!("stopped {depth} messages deep"));
-            return Some(tracked);
+            return Some(message);
         }
-        for child in children {
-            match self.message(&child.id, Some(child.by), depth + 1) {
-                Some(child) => tracked.led_to.push(child),
+        for (child, by) in children {
+            match self.message(&child, Some(by), depth + 1) {
+                Some(child) => message.led_to.push(child),
                 None => break,
             }
         }
-        Some(tracked)
+        Some(message)
     }
 
-    /// An id that is made of a message's proves that it was handled. Whether it is done with
-    /// is known where it would be seen otherwise, or where what came of it was committed.
-    fn conclude(&self, hops: &mut [Hop], children: &[Child]) {
-        let inputs: Vec<String> = hops.iter().map(|hop| hop.service.clone()).collect();
-        let unknown = hops
-            .iter_mut()
-            .filter(|hop| hop.now == MessageState::Unknown);
-        for hop in unknown {
-            // Of a service that reads it on several inputs nobody knows which one it was.
-            if inputs.iter().filter(|it| **it == hop.service).count() > 1 {
-                continue;
+    /// The state of the message at every input that has a record of it or reads its topic.
+    fn hops(
+        &self,
+        found: Option<&MessageFindings>,
+        topics: &[Arc<str>],
+        children: &[(MessageId, EmittedBy)],
+    ) -> Vec<Hop> {
+        let mut inputs = found.map(MessageFindings::inputs).unwrap_or_default();
+        // A message in an outbox has not reached the readers yet.
+        let outboxes = found.map_or(&[][..], |found| &found.outboxes);
+        let is_published = |topic: &&Arc<str>| !outboxes.iter().any(|it| it.topic == ***topic);
+        let published: Vec<Arc<str>> = topics.iter().filter(is_published).cloned().collect();
+        inputs.extend(self.graph.readers(&published));
+        let mut hops: Vec<Hop> = inputs.iter().map(|at| self.hop(at, found)).collect();
+        let services: Vec<String> = hops.iter().map(|hop| hop.service.clone()).collect();
+        for hop in &mut hops {
+            // A child shows that the service handled the message; at which of several inputs
+            // is not known.
+            let is_only_input = services.iter().filter(|it| **it == hop.service).count() == 1;
+            let has_child = children.iter().any(|(_, by)| by.service == hop.service);
+            if hop.now == MessageState::Unknown && is_only_input && has_child {
+                // A message that is to come again would have been seen in a queue.
+                hop.now = match self.findings.all_queues_read {
+                    true => MessageState::Done,
+                    false => MessageState::Handled,
+                };
             }
-            let mut proofs = children
-                .iter()
-                .filter(|child| child.by.output.is_some() && child.by.service == hop.service)
-                .peekable();
-            if proofs.peek().is_none() {
-                continue;
-            }
-            let committed = |child: &Child| {
-                let known = self.evidence.of(&child.id);
-                known.is_some_and(|known| known.outbox.iter().any(|it| *it.service == hop.service))
-            };
-            hop.now = match self.evidence.searched || proofs.any(committed) {
-                true => MessageState::Done,
-                false => MessageState::Handled,
-            };
         }
+        hops
     }
 
-    fn topics(&self, by: &EmittedBy) -> Vec<Arc<str>> {
-        let output = by.output.as_deref().unwrap_or_default();
-        let service = self.wiring.service(&by.service);
-        let port = service.and_then(|service| service.output(output));
-        port.map(|port| port.topics.clone()).unwrap_or_default()
-    }
-}
-
-fn time(unix_ms: u64) -> String {
-    Rfc3339 { unix_ms }.to_string()
-}
-
-fn outboxed(it: &super::findings::Outboxed) -> Outboxed {
-    Outboxed {
-        service: it.service.to_string(),
-        topic: it.topic.to_string(),
-        until: it.due_ms.map(time),
-        refused: it.refused.clone(),
-    }
-}
-
-/// A message at an input.
-fn hop(at: &QueueId, known: Option<&MessageFindings>, looked_ms: u64) -> Hop {
-    let mut hop = Hop {
-        service: at.service.to_string(),
-        input: at.input.to_string(),
-        attempts: Vec::new(),
-        stored_at: None,
-        now: MessageState::Unknown,
-    };
-    let Some(known) = known else { return hop };
-    let mut tries: Vec<&AttemptInfo> = known.tries.iter().filter(|it| it.at == *at).collect();
-    tries.sort_by_key(|it| it.at_ms);
-    let attempts = tries.iter().map(|it| Attempt {
-        attempt: it.attempt,
-        outcome: it.outcome.to_owned(),
-        at: time(it.at_ms),
-        took_us: it.took.as_micros() as u64,
-    });
-    hop.attempts = attempts.collect();
-    let mut entries = known.entries.iter().filter(|it| it.at == *at);
-    hop.stored_at = entries.next().map(|entry| time(entry.at_ms));
-    hop.now = whereabouts(at, known, tries.last().copied(), looked_ms);
-    if hop.now == MessageState::Unknown && hop.stored_at.is_some() {
-        hop.now = MessageState::Done;
-    }
-    hop
-}
-
-/// Where a message is: in a queue or in hand, if it is seen there, unless it has gone on
-/// since; else where its last attempt has left it.
-fn whereabouts(
-    at: &QueueId,
-    known: &MessageFindings,
-    last: Option<&AttemptInfo>,
-    looked_ms: u64,
-) -> MessageState {
-    // Queues were looked at first: what came later counts.
-    let since = last.filter(|it| it.at_ms >= looked_ms);
-    if since.is_none() {
-        if let Some(dead) = known.letters.iter().find(|dead| dead.at() == *at) {
-            let why = dead.letter.why.as_ref();
-            return MessageState::DeadLettered {
-                reason: why.map(|why| why.reason),
-                error: why.map(|why| why.error.clone()),
-                attempts: why.map(|why| why.attempts),
-                at: why.map(|why| time(why.failed_at_ms)),
-            };
-        }
-        let mut held: Vec<_> = known.held.iter().filter(|it| it.at == *at).collect();
-        held.sort_by_key(|it| it.handled);
-        if let Some(held) = held.last() {
-            return MessageState::InHand {
-                handled: held.handled,
-                attempt: held.attempt,
-            };
-        }
-        // It is done, and the disk doesn't know yet.
-        let settling = |attempt: u32| {
-            last.is_some_and(|it| {
-                it.again_at_ms.is_none()
-                    && it.attempt >= attempt
-                    && it.at_ms + SETTLING_MS >= looked_ms
-            })
+    fn hop(&self, at: &QueueId, found: Option<&MessageFindings>) -> Hop {
+        let mut hop = Hop {
+            service: at.service.to_string(),
+            input: at.input.to_string(),
+            attempts: Vec::new(),
+            stored_at: None,
+            now: MessageState::Unknown,
         };
-        for queued in known.queued.iter().filter(|it| it.at == *at) {
-            let attempt = queued.attempt;
-            match queued.place {
-                QueueSection::Delayed { due_ms, .. } => {
-                    return MessageState::Delayed {
-                        until: time(due_ms),
-                        attempt,
-                    };
-                }
-                QueueSection::Suspect => return MessageState::Suspect { attempt },
-                _ if settling(attempt) => {}
-                QueueSection::InHand => {
-                    return MessageState::InHand {
-                        handled: false,
-                        attempt,
-                    };
-                }
-                QueueSection::Ready { ahead } => return MessageState::Waiting { ahead },
-            }
-        }
+        let Some(found) = found else { return hop };
+        let mut attempts: Vec<&AttemptInfo> =
+            found.attempts.iter().filter(|it| it.at == *at).collect();
+        attempts.sort_by_key(|it| it.ended_ms);
+        hop.attempts = attempts.iter().map(|it| it.shown.clone()).collect();
+        let mut entries = found.inbox_entries.iter().filter(|(input, _)| input == at);
+        hop.stored_at = entries.next().map(|(_, at_ms)| time(*at_ms));
+        let last = attempts.last().copied();
+        let read_ms = self.findings.queues_read_ms;
+        hop.now = seen_state(at, found, last, read_ms)
+            .or_else(|| last.and_then(|last| state_after(last, read_ms)))
+            .or_else(|| hop.stored_at.is_some().then_some(MessageState::Done))
+            .unwrap_or(MessageState::Unknown);
+        hop
     }
-    match last {
-        None => MessageState::Unknown,
-        Some(it) if it.gave_up => MessageState::GivenUp,
-        Some(it) => match (it.outcome, it.again_at_ms) {
-            ("ok", _) => MessageState::Done,
-            ("expired", _) => MessageState::Expired,
-            // Where the queues can't be searched, this is all that is known.
-            (outcome, Some(due_ms)) if due_ms + SETTLING_MS >= looked_ms => MessageState::Delayed {
-                until: time(due_ms),
-                attempt: it.attempt + u32::from(outcome != "defer"),
-            },
-            _ => MessageState::Unknown,
-        },
+}
+
+/// The state of a copy that was seen; `None` if there is none, or if the last attempt ended
+/// afterwards.
+fn seen_state(
+    at: &QueueId,
+    found: &MessageFindings,
+    last: Option<&AttemptInfo>,
+    read_ms: u64,
+) -> Option<MessageState> {
+    // Queues are read first: a later attempt is newer.
+    if last.is_some_and(|last| last.ended_ms >= read_ms) {
+        return None;
+    }
+    let is_acked = |attempt: u32| {
+        last.is_some_and(|last| {
+            last.retry_at_ms.is_none()
+                && last.shown.attempt >= attempt
+                && last.ended_ms + ACK_DELAY_MS >= read_ms
+        })
+    };
+    let seen = found.sightings.iter().filter(|it| it.at == *at);
+    let unacked = seen.filter(|it| !it.unacked_attempt.is_some_and(is_acked));
+    let rank = |state: &MessageState| match state {
+        MessageState::DeadLettered { .. } => 3,
+        MessageState::InFlight { handled: true, .. } => 2,
+        MessageState::InFlight { .. } => 1,
+        _ => 0,
+    };
+    let best = unacked.max_by_key(|it| rank(&it.state));
+    best.map(|it| it.state.clone())
+}
+
+/// The state that the last attempt left the message in.
+fn state_after(last: &AttemptInfo, read_ms: u64) -> Option<MessageState> {
+    if last.dead_lettered {
+        return Some(MessageState::GivenUp);
+    }
+    let outcome = &*last.shown.outcome;
+    match (outcome, last.retry_at_ms) {
+        ("ok", _) => Some(MessageState::Done),
+        ("expired", _) => Some(MessageState::Expired),
+        // The queues could not be read; the retry is still to come.
+        (_, Some(due_ms)) if due_ms + ACK_DELAY_MS >= read_ms => Some(MessageState::Delayed {
+            until: time(due_ms),
+            attempt: last.shown.attempt + u32::from(outcome != "defer"),
+        }),
+        _ => None,
     }
 }
 

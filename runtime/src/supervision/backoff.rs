@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-/// How long to wait: doubling from `min` to `max`, less a random part.
+/// Waits that double from `min` to `max`, each shortened by a random part.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     /// The first wait.
     pub min: Duration,
     /// The longest wait.
     pub max: Duration,
-    /// The part of a wait, 0 to 1, of which a random share is taken off, so that those
-    /// who failed together don't come back together. No wait is ever above `max`.
+    /// The share of a wait, 0 to 1, of which a random part is subtracted, so that children
+    /// that failed together do not restart together.
     pub jitter: f64,
 }
 
 impl Backoff {
-    /// The `nth` wait, from 0; `random` is between 0 and 1.
+    /// Returns the `nth` wait, counted from 0. `random` is between 0 and 1.
     ///
     /// ```
     /// use std::time::Duration;
@@ -44,7 +44,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_wait_stays_inside_its_cap_and_never_shrinks_but_by_jitter(
+        fn a_wait_is_at_most_max_and_grows_except_by_jitter(
             min_ms in 1u64..10_000,
             max_ms in 1u64..1_000_000,
             jitter in 0.0f64..=1.0,

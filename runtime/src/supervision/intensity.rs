@@ -1,25 +1,27 @@
-//! Counting restarts in a sliding window.
+//! Restart intensity: counts restarts in a sliding window.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Intensity;
 
-/// The restarts that still count. Times are counted from any fixed point.
+/// The restarts within the window of an [`Intensity`].
+///
+/// Times count from any fixed point of the caller's choice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RestartWindow(VecDeque<Duration>);
 
 impl RestartWindow {
-    /// Counts a restart at `now` and says whether that many are borne.
+    /// Counts a restart at `now`. Returns false if there are too many in the window.
     ///
-    /// As in OTP, one that is exactly `within` old still counts.
+    /// As in OTP, a restart that is exactly `within` old still counts.
     ///
     /// ```
     /// use std::time::Duration;
-    /// use brickwork::supervision::{Intensity, Window};
+    /// use brickwork::supervision::{Intensity, RestartWindow};
     ///
     /// let intensity = Intensity { max_restarts: 1, within: Duration::from_secs(5) };
-    /// let mut window = Window::default();
+    /// let mut window = RestartWindow::default();
     /// assert!(window.restart(&intensity, Duration::from_secs(0)));
     /// assert!(window.restart(&intensity, Duration::from_secs(6)));
     /// assert!(!window.restart(&intensity, Duration::from_secs(11)));
@@ -28,7 +30,7 @@ impl RestartWindow {
         self.0.push_back(now);
         while let Some(oldest) = self.0.front() {
             let old = now.saturating_sub(*oldest) > intensity.within;
-            // Not more is kept than it takes to know.
+            // One more than the maximum is enough to decide.
             if old || self.0.len() > intensity.max_restarts as usize + 1 {
                 self.0.pop_front();
             } else {
@@ -38,12 +40,12 @@ impl RestartWindow {
         self.0.len() <= intensity.max_restarts as usize
     }
 
-    /// How many restarts count at the moment of the last one.
+    /// Number of restarts in the window, as of the last call of [`restart`](Self::restart).
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether none counts.
+    /// Whether no restart is in the window.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -57,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_gives_up_exactly_when_a_window_holds_too_many(
+        fn it_refuses_exactly_when_the_window_holds_too_many(
             gaps in prop::collection::vec(0u64..3_000, 1..200),
             max_restarts in 0u32..10,
             within_ms in 1u64..10_000,
@@ -69,8 +71,8 @@ mod tests {
                 let now = all.last().copied().unwrap_or(0) + gap;
                 all.push(now);
                 let counted = all.iter().filter(|at| now - **at <= within_ms).count();
-                let borne = window.restart(&intensity, Duration::from_millis(now));
-                prop_assert_eq!(borne, counted <= max_restarts as usize);
+                let allowed = window.restart(&intensity, Duration::from_millis(now));
+                prop_assert_eq!(allowed, counted <= max_restarts as usize);
                 prop_assert!(window.len() <= max_restarts as usize + 1);
             }
         }

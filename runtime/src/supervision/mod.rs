@@ -1,6 +1,18 @@
-//! Decisions of supervision, as functions over values.
+//! Supervision policies: decisions about restart, retry, scaling and quarantine, as functions
+//! over values.
 //!
-//! Nothing here waits, counts time or logs: whoever carries a decision out does.
+//! No function here waits, reads a clock, draws random numbers or logs: the caller passes the
+//! time and a random number in, and carries the decision out.
+//!
+//! | policy | decides |
+//! | --- | --- |
+//! | [`Supervisor`] | which children to stop and start after one has ended |
+//! | [`RestartWindow`] | whether there were too many restarts |
+//! | [`History`] | when a failed child starts again |
+//! | [`RetryPolicy`] | the fate of a message after an attempt |
+//! | [`Backoff`] | the length of a wait |
+//! | [`Autoscaler`] | how many instances a service has |
+//! | [`quarantine`] | which messages are suspected of crashes, and which is retried alone |
 
 mod backoff;
 mod elastic;
@@ -12,7 +24,7 @@ mod spec;
 mod strategy;
 
 pub use backoff::Backoff;
-pub use elastic::{Autoscaler, Instances, LOOK_EVERY, Load};
+pub use elastic::{Autoscaler, CHECK_INTERVAL, Instances, Load};
 pub use intensity::RestartWindow;
 pub use restart::{History, Restart, RestartPolicy};
 pub use retry::{Attempt, RetryDecision, RetryPolicy};

@@ -1,41 +1,52 @@
-//! Whether and when something that failed is started again.
+//! Restart delay: when a failed child starts again.
 //!
-//! The first restart is at once: most failures don't repeat. From the second in a row
-//! each waits, longer and longer, until there is a success or a quiet time.
+//! The first restart is immediate, since most failures do not repeat. Further restarts in a row
+//! wait longer and longer, until there is a success or a quiet time.
 
 use std::time::Duration;
 
 use super::Backoff;
 
-/// How a service's instances are started again.
+/// The delays between restarts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RestartPolicy {
-    /// The waits from the second restart in a row.
+    /// Waits before the second and later restarts in a row.
     pub backoff: Backoff,
-    /// After this long without a failure, the next one is the first again.
+    /// Time without a failure after which the next failure counts as the first.
     pub reset_after: Duration,
 }
 
-/// What happened so far. Times are counted from any fixed point.
+/// The failures so far. Times count from any fixed point of the caller's choice.
+///
+/// ```
+/// use std::time::Duration;
+/// use brickwork::supervision::{DEFAULT_RESTART, History, Restart};
+///
+/// let history = History::default();
+/// let (first, history) = history.failure(&DEFAULT_RESTART, Duration::from_secs(1), 0.0);
+/// let (second, _) = history.failure(&DEFAULT_RESTART, Duration::from_secs(2), 0.0);
+/// assert_eq!(first, Restart::Now);
+/// assert_eq!(second, Restart::After(Duration::from_millis(100)));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct History {
-    /// Failures without a success or a quiet time in between.
+    /// Failures since the last success or quiet time.
     pub in_a_row: u32,
-    /// When the last failure was.
+    /// Time of the last failure.
     pub last_failure: Option<Duration>,
 }
 
-/// What is to be done.
+/// When to restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
-    /// Start it again at once.
+    /// At once.
     Now,
-    /// Start it again after this time.
+    /// After this time.
     After(Duration),
 }
 
 impl Restart {
-    /// How long to wait before.
+    /// The delay; zero for [`Now`](Self::Now).
     pub fn wait(self) -> Duration {
         match self {
             Self::Now => Duration::ZERO,
@@ -45,12 +56,12 @@ impl Restart {
 }
 
 impl History {
-    /// After something went well.
+    /// Resets the count: the next failure is the first again.
     pub fn success(&mut self) {
         self.in_a_row = 0;
     }
 
-    /// Decides after a failure at `now`; `random` is between 0 and 1.
+    /// Decides after a failure at `now`. `random` is between 0 and 1.
     #[must_use]
     pub fn failure(self, policy: &RestartPolicy, now: Duration, random: f64) -> (Restart, Self) {
         let quiet = self
@@ -90,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_restart_is_at_once_and_the_next_ones_back_off() {
+    fn the_first_restart_is_immediate_and_the_next_ones_back_off() {
         let mut history = History::default();
         let mut restarts = Vec::new();
         for second in 0..5 {
@@ -106,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_or_a_quiet_time_makes_the_next_failure_the_first_again() {
+    fn after_a_success_or_a_quiet_time_the_next_failure_counts_as_the_first() {
         let (_, mut history) = History::default().failure(&policy(), SECOND, 0.5);
         history.success();
         let (restart, history) = history.failure(&policy(), 2 * SECOND, 0.5);

@@ -1,4 +1,4 @@
-//! What happens to a message after an attempt to handle it.
+//! Retry policy: the fate of a message after an attempt to handle it.
 
 use std::time::Duration;
 
@@ -6,12 +6,26 @@ use super::Backoff;
 use crate::dead_letter::Reason;
 use crate::failure::FailureKind;
 
-/// How often, and when, a failed message is tried again.
+/// How often a failed message is retried, and after which waits.
+///
+/// ```
+/// use std::time::Duration;
+/// use brickwork::{FailureKind, Reason};
+/// use brickwork::supervision::{Attempt, Backoff, RetryDecision, RetryPolicy};
+///
+/// let second = Duration::from_secs(1);
+/// let backoff = Backoff { min: second, max: 60 * second, jitter: 0.0 };
+/// let policy = RetryPolicy { attempts: 2, backoff };
+/// let failed = Attempt::Failed(FailureKind::Retry);
+/// let retry = RetryDecision::Retry { after: second, attempt: 2 };
+/// assert_eq!(policy.decide(failed, 1, 0.0), retry);
+/// assert_eq!(policy.decide(failed, 2, 0.0), RetryDecision::DeadLetter(Reason::Error));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// After this many attempts it is dead-lettered.
+    /// Maximum attempts; a message that fails the last one is dead-lettered.
     pub attempts: u32,
-    /// The waits between them.
+    /// Waits between attempts.
     pub backoff: Backoff,
 }
 
@@ -28,25 +42,27 @@ pub enum Attempt {
     TimedOut,
 }
 
-/// What happens to the message.
+/// The fate of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// It is done.
+    /// The message is acked.
     Ack,
-    /// It is delivered again, as this attempt.
+    /// The message is delivered again.
     Retry {
-        /// After this time.
+        /// Delay of the delivery.
         after: Duration,
-        /// The number of the next attempt.
+        /// Number of the next attempt.
         attempt: u32,
     },
-    /// It is given up.
+    /// The message is dead-lettered.
     DeadLetter(Reason),
 }
 
 impl RetryPolicy {
-    /// Decides about attempt number `attempt` (from 1); `random` is between 0 and 1.
-    pub fn fate(&self, outcome: Attempt, attempt: u32, random: f64) -> RetryDecision {
+    /// Decides after attempt number `attempt`, counted from 1. `random` is between 0 and 1.
+    ///
+    /// A deferred message is delivered again with the same attempt number.
+    pub fn decide(&self, outcome: Attempt, attempt: u32, random: f64) -> RetryDecision {
         let (wait, reason) = match outcome {
             Attempt::Ok => return RetryDecision::Ack,
             Attempt::Failed(FailureKind::Reject) => {
@@ -102,15 +118,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_message_ends_after_its_attempts_and_deferring_costs_none(
+        fn every_message_ends_within_its_attempts_and_a_deferral_costs_none(
             attempts in 1u32..20,
             outcomes in prop::collection::vec(outcomes(), 0..100),
         ) {
             let policy = policy(attempts);
             let mut attempt = 1;
             for outcome in outcomes {
-                match policy.fate(outcome, attempt, 0.5) {
-                    RetryDecision::Ack => prop_assert!(false, "a failure is no success"),
+                match policy.decide(outcome, attempt, 0.5) {
+                    RetryDecision::Ack => prop_assert!(false, "a failed attempt is not acked"),
                     RetryDecision::Retry { attempt: next, .. } => {
                         let deferred = matches!(outcome, Attempt::Failed(FailureKind::Defer(_)));
                         prop_assert_eq!(next, if deferred { attempt } else { attempt + 1 });
@@ -127,8 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_message_is_given_up_at_once() {
-        let fate = policy(5).fate(Attempt::Failed(FailureKind::Reject), 1, 0.0);
-        assert_eq!(fate, RetryDecision::DeadLetter(Reason::Reject));
+    fn a_rejected_message_is_dead_lettered_at_once() {
+        let decision = policy(5).decide(Attempt::Failed(FailureKind::Reject), 1, 0.0);
+        assert_eq!(decision, RetryDecision::DeadLetter(Reason::Reject));
     }
 }

@@ -1,28 +1,28 @@
-//! What a manifest says of supervision, as plain values.
+//! The supervision settings of a manifest, as plain values.
 //!
-//! The words and their meaning are those of Erlang/OTP's `supervisor` (Design Principles,
-//! "Supervisor Behaviour"), but for what [`GiveUpPolicy`] adds.
+//! Words and meaning are those of Erlang/OTP's `supervisor` (Design Principles, "Supervisor
+//! Behaviour"), except [`GiveUpPolicy`].
 
 use std::time::Duration;
 
-/// Who is restarted when a child has failed.
+/// Which children are restarted when one has failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// Only that child.
+    /// Only the failed child.
     #[default]
     OneForOne,
-    /// All children: the others are stopped first.
+    /// All children; the running ones are stopped first.
     OneForAll,
-    /// That child and those that stand after it in the manifest.
+    /// The failed child and those after it in the manifest.
     RestForOne,
 }
 
-/// How many restarts are too many: more than `max_restarts` in any stretch of `within`.
+/// Restart intensity: at most `max_restarts` in any period of length `within`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intensity {
-    /// So many are borne.
+    /// Maximum restarts in the window.
     pub max_restarts: u32,
-    /// The length of the sliding window.
+    /// Length of the sliding window.
     pub within: Duration,
 }
 
@@ -32,19 +32,19 @@ pub enum RestartType {
     /// Always.
     #[default]
     Permanent,
-    /// When it failed, not when it came to its end.
+    /// When it failed; not when it reached its end.
     Transient,
-    /// Never, also not when a strategy restarts those around it.
+    /// Never, not even when a strategy restarts its siblings.
     Temporary,
 }
 
-/// What happens when a service fails more often than its intensity allows.
+/// The consequence when a service fails more often than its intensity allows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GiveUpPolicy {
-    /// The service is down and tried again now and then; its messages wait in its queue,
-    /// the others go on.
+    /// The service is stopped and started again after a while. Its messages wait in its
+    /// queues; other services continue.
     #[default]
     Isolate,
-    /// It has failed: its parent's strategy applies.
+    /// The service counts as failed, and its parent's strategy applies.
     Escalate,
 }

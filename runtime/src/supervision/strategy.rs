@@ -1,30 +1,28 @@
-//! What a supervisor does when one of its children has ended.
+//! The decision of a supervisor after one of its children has ended.
 //!
-//! The rules are those of OTP's `supervisor`. Carrying a decision out, and waiting, is
-//! for whoever asks. Where it concerns several children, what ends meanwhile is asked about
-//! afterwards, as an exit signal waits in a supervisor's mailbox while it restarts others.
+//! The rules are those of OTP's `supervisor`. The caller carries a decision out, including the
+//! wait. While it stops and starts several children, it must keep further exits waiting, as
+//! exit signals wait in the mailbox of a supervisor.
 
 use std::time::Duration;
 
-use super::{
-    Backoff, History, Intensity, Restart, RestartPolicy, RestartType, RestartWindow, Strategy,
-};
+use super::{Backoff, History, Intensity, RestartPolicy, RestartType, RestartWindow, Strategy};
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// It came to its end.
+    /// It reached its end.
     Normal,
-    /// It gave up.
+    /// It failed.
     Failed,
 }
 
-/// What a supervisor knows of a child.
+/// The settings of a child.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChildSpec {
-    /// Whether it is started again.
+    /// Whether the child is restarted.
     pub restart: RestartType,
-    /// The waits before restarts, from the second in a row.
+    /// Delays before its restarts.
     pub policy: RestartPolicy,
 }
 
@@ -32,12 +30,26 @@ pub struct ChildSpec {
 struct Child {
     spec: ChildSpec,
     running: bool,
-    /// Never started again: a temporary child that ended or was stopped with others.
+    /// Never started again: a temporary child that ended or was stopped with its siblings.
     gone: bool,
     history: History,
 }
 
-/// A supervisor's rules and what they depend on.
+/// A supervisor's settings and the state of its children. Children are numbered from 0.
+///
+/// ```
+/// use std::time::Duration;
+/// use brickwork::supervision::{
+///     ChildSpec, DEFAULT_RESTART, Decision, Exit, Intensity, RestartType, Strategy, Supervisor,
+/// };
+///
+/// let child = ChildSpec { restart: RestartType::Permanent, policy: DEFAULT_RESTART };
+/// let intensity = Intensity { max_restarts: 3, within: Duration::from_secs(10) };
+/// let mut supervisor = Supervisor::new(Strategy::RestForOne, intensity, vec![child; 3]);
+/// let decision = supervisor.ended(1, Exit::Failed, Duration::ZERO, 0.0);
+/// let expected = Decision::Restart { stop: vec![2], wait: Duration::ZERO, start: vec![1, 2] };
+/// assert_eq!(decision, expected);
+/// ```
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     strategy: Strategy,
@@ -46,29 +58,29 @@ pub struct Supervisor {
     window: RestartWindow,
 }
 
-/// What is to be done.
+/// The decision after a child has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The child stays down; the others go on.
+    /// The child stays down; the others continue.
     Leave,
-    /// Stop these, wait, start those.
+    /// Some children are stopped; after a wait, some are started.
     Restart {
-        /// Children to be stopped, in this order: the last one first.
+        /// Children to stop, in this order: the last one first.
         stop: Vec<usize>,
-        /// How long to wait then.
+        /// Wait between stop and start.
         wait: Duration,
-        /// Children to be started, in this order.
+        /// Children to start, in this order.
         start: Vec<usize>,
     },
-    /// Too many restarts: stop these, in this order; the supervisor itself has failed.
+    /// Too many restarts: the supervisor itself has failed.
     GiveUp {
-        /// The children that still run, the last one first.
+        /// Children to stop, in this order: the last one first.
         stop: Vec<usize>,
     },
 }
 
 impl Supervisor {
-    /// A supervisor of children in the manifest's order, all of them running.
+    /// A supervisor of running children, in the manifest's order.
     pub fn new(strategy: Strategy, intensity: Intensity, children: Vec<ChildSpec>) -> Self {
         let children = children.into_iter().map(|spec| Child {
             spec,
@@ -84,10 +96,14 @@ impl Supervisor {
         }
     }
 
-    /// Decides about a child that has ended at `now`; `random` is between 0 and 1.
+    /// Decides about a child that ended at `now`, counted from any fixed point. `random` is
+    /// between 0 and 1.
     ///
-    /// The decision counts as carried out: the children that it names for a start are
+    /// The supervisor assumes that the decision is carried out: children in `start` count as
     /// running afterwards.
+    ///
+    /// # Panics
+    /// If there is no child with this number.
     pub fn ended(&mut self, child: usize, exit: Exit, now: Duration, random: f64) -> Decision {
         self.children[child].running = false;
         let again = match (self.children[child].spec.restart, exit) {
@@ -123,17 +139,14 @@ impl Supervisor {
         let Child { spec, history, .. } = &mut self.children[child];
         let (restart, next) = history.failure(&spec.policy, now, random);
         *history = next;
-        let wait = match restart {
-            Restart::Now => Duration::ZERO,
-            Restart::After(wait) => wait,
-        };
+        let wait = restart.wait();
         Decision::Restart { stop, wait, start }
     }
 
-    /// Everything is as it was in the beginning: its own parent starts it again.
+    /// Resets everything: the supervisor's own parent restarts it. Returns the children to
+    /// start, in order.
     ///
-    /// Returns the children to be started, in order. As in OTP, a supervisor that is
-    /// restarted starts all that its specification names.
+    /// As in OTP, a restarted supervisor starts all children, including temporary ones.
     pub fn restarted(&mut self) -> Vec<usize> {
         self.window = RestartWindow::default();
         for child in &mut self.children {
@@ -147,7 +160,7 @@ impl Supervisor {
         (0..self.children.len()).collect()
     }
 
-    /// The children of a range that run, the last one first.
+    /// The running children of a range, the last one first.
     fn running(&self, range: std::ops::Range<usize>) -> Vec<usize> {
         range
             .rev()
@@ -155,13 +168,13 @@ impl Supervisor {
             .collect()
     }
 
-    /// How many restarts count at the moment, and how many are borne.
+    /// The number of restarts in the window, and the intensity that limits it.
     pub fn restarts(&self) -> (usize, Intensity) {
         (self.window.len(), self.intensity)
     }
 }
 
-/// The waits of children that have no back-off of their own.
+/// Restart delays of children without a back-off of their own.
 pub const DEFAULT_RESTART: RestartPolicy = RestartPolicy {
     backoff: Backoff {
         min: Duration::from_millis(100),
@@ -200,7 +213,7 @@ mod tests {
     use RestartType::{Permanent, Temporary, Transient};
 
     #[test]
-    fn each_strategy_stops_backwards_and_starts_forwards() {
+    fn each_strategy_stops_in_reverse_order_and_starts_in_order() {
         let three = [Permanent; 3];
         for (strategy, expected) in [
             (Strategy::OneForOne, restart(&[], &[1])),
@@ -213,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_types_are_those_of_otp() {
+    fn restart_types_follow_otp() {
         for (restart_type, exit, again) in [
             (Permanent, Exit::Normal, true),
             (Permanent, Exit::Failed, true),
@@ -233,19 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_child_that_goes_down_with_others_does_not_come_back() {
+    fn a_temporary_child_that_is_stopped_with_its_siblings_does_not_come_back() {
         let mut all = supervisor(Strategy::OneForAll, &[Permanent, Temporary, Permanent]);
         let decision = all.ended(0, Exit::Failed, Duration::ZERO, 0.0);
         assert_eq!(decision, restart(&[2, 1], &[0, 2]));
         assert_eq!(
             all.restarted(),
             [0, 1, 2],
-            "but with its supervisor it does"
+            "a restarted supervisor starts it again"
         );
     }
 
     #[test]
-    fn too_many_restarts_stop_all_and_fail_the_supervisor() {
+    fn too_many_restarts_stop_all_children_and_fail_the_supervisor() {
         let mut one = supervisor(Strategy::OneForOne, &[Permanent, Permanent]);
         for second in 0..2 {
             let now = Duration::from_secs(second);
@@ -259,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_restart_of_a_child_is_at_once_and_the_second_in_a_row_waits() {
+    fn the_first_restart_of_a_child_is_immediate_and_the_second_in_a_row_waits() {
         let mut one = supervisor(Strategy::OneForOne, &[Permanent]);
         let mut waits = Vec::new();
         for second in 0..2 {

@@ -1,60 +1,59 @@
-//! One child process of a service, as its supervisor has it: looked at, and ended.
+//! One child process of a service, as its supervisor sees it: polled and stopped.
 //!
-//! What its silence or its end means is for the supervisor to decide.
+//! The supervisor decides about silence and exit.
 
 use std::io;
 use std::time::Duration;
 
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tracing::{error, warn};
+use tracing::warn;
 
-use crate::child_process::{
-    Answer, GRACE, Link, Process, ProcessExit, RespawnCommand, Stats, StatsMirror,
-};
+use crate::child_process::{Answer, GRACE, Link, RespawnCommand, Stats, StatsMirror};
 use crate::clock::later;
 use crate::host::{ServiceHandle, Stopped};
 use crate::metrics::Outcome;
+use crate::process::{ProcessExit, ProcessGroup};
 
-/// How often it is looked at.
-const EVERY: Duration = Duration::from_millis(500);
-/// How often while it starts.
-const EVERY_AT_START: Duration = Duration::from_millis(20);
-/// An answer takes moments. After so long it is missed, but the process is not given up.
-pub(super) const LOOK_WITHIN: Duration = Duration::from_secs(1);
-/// A process that has not connected to its transport by then hangs. It may have to wait
-/// for one before it to stop, and for that gets more.
-const START_WITHIN: Duration = Duration::from_secs(120);
+/// Time between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two polls until the service has started.
+const POLL_INTERVAL_AT_START: Duration = Duration::from_millis(20);
+/// Time for one answer; a healthy process needs moments. A missed answer counts as silence.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Time for a new process to connect to its transport. It may have to wait for the process
+/// before it to stop: the time for that stop is added.
+const OPEN_WITHIN: Duration = Duration::from_secs(120);
 
-/// A process that runs. Dropping it kills it.
+/// A running process. Dropping it kills the process group.
 pub(super) struct ChildProcess {
-    process: Process,
+    process: ProcessGroup,
     link: Link,
     mirror: StatsMirror,
-    /// Messages that were handled well at the last look.
+    /// Messages handled successfully up to the last poll, over all processes of the service.
     pub(super) handled: u64,
-    look_at: Instant,
-    /// For how long it has not answered.
-    silent: Duration,
-    /// When it must have opened its app, if it has not.
+    poll_at: Instant,
+    /// Time without an answer.
+    silence: Duration,
+    /// Deadline for opening the app, until it is open.
     open_by: Option<Instant>,
-    /// Whether its service has been started, well or not.
+    /// Whether the start of its service has ended, successfully or not.
     pub(super) started: bool,
 }
 
-/// What a look gave.
+/// The result of one poll.
 pub(super) enum PollResult {
-    Seen(Box<Answer>),
+    Answered(Box<Answer>),
     /// No answer in time.
     Silent,
-    /// The conversation is broken: the process is ending, or talks nonsense.
+    /// The link is broken: the process is exiting or breaks the protocol.
     Broken(String),
 }
 
 impl From<Result<io::Result<Answer>, Elapsed>> for PollResult {
     fn from(answer: Result<io::Result<Answer>, Elapsed>) -> Self {
         match answer {
-            Ok(Ok(answer)) => Self::Seen(Box::new(answer)),
+            Ok(Ok(answer)) => Self::Answered(Box::new(answer)),
             Ok(Err(error)) => Self::Broken(error.to_string()),
             Err(_) => Self::Silent,
         }
@@ -63,80 +62,85 @@ impl From<Result<io::Result<Answer>, Elapsed>> for PollResult {
 
 impl ChildProcess {
     /// Starts a process for a service.
-    pub(super) fn begin(
+    pub(super) fn spawn(
         program: &RespawnCommand,
         hosted: &ServiceHandle,
         stop_within: Duration,
     ) -> io::Result<Self> {
-        let (process, link) = program.start(&hosted.label)?;
+        let (process, link) = program.spawn(&hosted.label)?;
         Ok(Self {
             process,
             link,
             mirror: StatsMirror::default(),
             handled: hosted.meters.outcome_total(Outcome::Ok),
-            look_at: Instant::now(),
-            silent: Duration::ZERO,
-            open_by: Some(later(START_WITHIN.saturating_add(stop_within))),
+            poll_at: Instant::now(),
+            silence: Duration::ZERO,
+            open_by: Some(later(OPEN_WITHIN.saturating_add(stop_within))),
             started: false,
         })
     }
 
-    /// The number of the process.
+    /// The process id.
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Resolves when the process has ended.
-    pub(super) fn ended(&self) -> impl Future<Output = ProcessExit> + use<> {
-        self.process.ended()
+    /// Resolves when the process has exited.
+    pub(super) fn exited(&self) -> impl Future<Output = ProcessExit> + use<> {
+        self.process.exited()
     }
 
-    /// Looks when it is time to. May be dropped and called again.
-    pub(super) async fn look(&mut self) -> PollResult {
-        sleep_until(self.look_at).await;
-        timeout(LOOK_WITHIN, self.link.figures()).await.into()
+    /// Polls the statistics when the next poll is due. Cancel safe.
+    pub(super) async fn poll(&mut self) -> PollResult {
+        sleep_until(self.poll_at).await;
+        timeout(ANSWER_WITHIN, self.link.stats()).await.into()
     }
 
-    /// Looks now, and asks whether there is nothing left to do.
-    pub(super) async fn is_idle(&mut self) -> PollResult {
-        timeout(LOOK_WITHIN, self.link.idle()).await.into()
+    /// Polls now, and asks whether the service is idle.
+    pub(super) async fn poll_idle(&mut self) -> PollResult {
+        timeout(ANSWER_WITHIN, self.link.idle()).await.into()
     }
 
-    /// It has answered: the next look is later.
-    pub(super) fn answered(&mut self) {
-        self.silent = Duration::ZERO;
-        self.look_at = Instant::now() + if self.started { EVERY } else { EVERY_AT_START };
+    /// Ends the silence and schedules the next poll.
+    pub(super) fn on_answer(&mut self) {
+        self.silence = Duration::ZERO;
+        let interval = match self.started {
+            true => POLL_INTERVAL,
+            false => POLL_INTERVAL_AT_START,
+        };
+        self.poll_at = Instant::now() + interval;
     }
 
-    /// It has not answered: the next look is at once. Returns for how long it has not.
+    /// Counts a missed answer and schedules the next poll at once. Returns the length of the
+    /// silence.
     ///
-    /// Only time in which this process ran counts: if the whole machine, or this process,
-    /// was stopped for a while, nobody is to blame.
-    pub(super) fn missed(&mut self) -> Duration {
-        self.silent += LOOK_WITHIN;
-        self.look_at = Instant::now();
-        self.silent
+    /// The silence is counted in polls, not by the clock: time in which the whole machine or
+    /// this process stood still is not the fault of the child.
+    pub(super) fn on_silence(&mut self) -> Duration {
+        self.silence += ANSWER_WITHIN;
+        self.poll_at = Instant::now();
+        self.silence
     }
 
-    /// Whether it should have opened its app by now, and hasn't.
+    /// Whether the process has missed the deadline for opening its app.
     pub(super) fn is_late(&self) -> bool {
         self.open_by.is_some_and(|by| by <= Instant::now())
     }
 
-    /// Shows figures as those of the service. Says whether they were ones of it.
-    pub(super) fn show(&mut self, figures: Stats, hosted: &ServiceHandle) -> bool {
+    /// Publishes the child's statistics as those of the service. Returns false if they
+    /// belong to another service.
+    pub(super) fn apply(&mut self, stats: Stats, hosted: &ServiceHandle) -> bool {
         self.open_by = None;
-        self.mirror.show(figures, hosted)
+        self.mirror.apply(stats, hosted)
     }
 
-    /// Kills it with everything that it started.
+    /// Kills the process group and waits for the exit.
     pub(super) async fn kill(&self) {
-        kill(&self.process).await;
+        self.process.kill_and_wait().await;
     }
 
-    /// Has it stop in order by the deadline, and kills it if it doesn't: either way it is
-    /// gone completely, with everything that it started.
-    pub(super) async fn end(self, hosted: &ServiceHandle, by: Instant) -> Stopped {
+    /// Stops the process gracefully by the deadline, and kills its group otherwise.
+    pub(super) async fn stop(self, hosted: &ServiceHandle, by: Instant) -> Stopped {
         let mut stopped = Stopped::default();
         let (service, id) = (&hosted.label, self.id());
         let Self {
@@ -149,35 +153,28 @@ impl ChildProcess {
         let gone_by = Instant::now() + within + GRACE;
         match timeout_at(gone_by, link.stop(within)).await {
             Ok(Ok(answer)) => {
-                if let Some(figures) = answer.figures {
-                    // What it says last can't be asked about any more.
-                    let _nonsense = mirror.show(figures, hosted);
+                if let Some(stats) = answer.stats {
+                    // The process is stopping: wrong statistics have no consequence.
+                    let _fits = mirror.apply(stats, hosted);
                 }
                 stopped.abandoned = answer.abandoned;
             }
-            // It is ending already.
+            // The process is exiting already.
             Ok(Err(error)) => {
-                warn!(%service, process = id, %error, "a child process said no last word");
+                warn!(%service, process = id, %error, "child process sent no final answer");
             }
             Err(_) => {}
         }
-        // The end of the conversation tells it to stop, too.
+        // A closed link tells the process to stop, too.
         drop(link);
-        if timeout_at(gone_by, process.ended()).await.is_err() {
-            error!(%service, process = id, "a child process did not stop in time and is killed");
-            kill(&process).await;
+        let remaining = gone_by.saturating_duration_since(Instant::now());
+        if !process.stop(None, remaining).await {
             let in_flight = hosted.figures().in_flight;
             if in_flight > 0 {
-                let what = format!("{in_flight} in hand of the process {id}, which was killed");
-                stopped.abandoned.push(what);
+                let lost = format!("{in_flight} messages in flight in the killed process {id}");
+                stopped.abandoned.push(lost);
             }
         }
         stopped
     }
-}
-
-async fn kill(process: &Process) {
-    process.kill();
-    // It is gone in moments, but for one that the system itself holds up.
-    let _held_up = timeout(GRACE, process.ended()).await;
 }

@@ -1,4 +1,4 @@
-//! What becomes of a service that failed more often than its intensity bears.
+//! The give-up policy of a service that failed more often than its intensity allows.
 
 use tokio::time::Instant;
 use tracing::error;
@@ -8,14 +8,16 @@ use crate::config::HumanDuration;
 use crate::host::{ServiceHandle, Standing};
 use crate::supervision::{Exit, GiveUpPolicy, RestartType};
 
-/// Carries its policy out, once its life has been ended. Returns when it is to be tried
-/// again, if its supervisor doesn't decide about that.
+/// Applies the give-up policy after the service's run was ended. Returns the time of the next
+/// start if the service is isolated; otherwise its supervisor decides.
+///
+/// `requeued` is the number of deliveries that went back to their queues.
 pub(super) fn give_up(
     hosted: &ServiceHandle,
-    up: &ParentLink,
+    parent: &ParentLink,
     epoch: u64,
     why: String,
-    given_back: usize,
+    requeued: usize,
 ) -> Option<Instant> {
     let service = &hosted.label;
     let state = &hosted.state;
@@ -24,16 +26,16 @@ pub(super) fn give_up(
         hosted.settings.restart.give_up,
     ) {
         (RestartType::Temporary, _) => {
-            error!(%service, why, given_back, "the service is down for good: it is temporary");
+            error!(%service, why, requeued, "temporary service failed and is down for good");
             state.stand(Standing::Gone { why: why.clone() });
-            up.tell(epoch, Exit::Failed, why);
+            parent.report(epoch, Exit::Failed, why);
             None
         }
         (_, GiveUpPolicy::Isolate) => {
             let wait = hosted.settings.restart.policy.backoff.max;
             let since_ms = hosted.clock.unix_ms();
-            let again = HumanDuration(wait);
-            error!(%service, why, given_back, %again, "the service is isolated: its messages wait, the others go on");
+            let retry_after = HumanDuration(wait);
+            error!(%service, why, requeued, %retry_after, "service isolated, its messages wait");
             state.stand(Standing::Isolated {
                 why,
                 since_ms,
@@ -42,9 +44,9 @@ pub(super) fn give_up(
             Some(crate::clock::later(wait))
         }
         (_, GiveUpPolicy::Escalate) => {
-            error!(%service, why, given_back, "the service has failed: its supervisor decides");
+            error!(%service, why, requeued, "service failed, its supervisor decides");
             state.stand(Standing::Stopped);
-            up.tell(epoch, Exit::Failed, why);
+            parent.report(epoch, Exit::Failed, why);
             None
         }
     }

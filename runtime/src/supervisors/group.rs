@@ -1,9 +1,9 @@
 //! The supervisor of a group, or of the whole app: applies its strategy.
 //!
-//! While it restarts several children, what ends meanwhile waits, as an exit signal waits in
-//! the mailbox of OTP's `supervisor`. Children that have nothing to do with each other
-//! (`one_for_one`) don't wait for each other: OTP knows no back-off, here one may last half a
-//! minute, and a child that fails for the first time is started again at once.
+//! While it restarts several children, further exits wait in its channel, as exit signals
+//! wait in the mailbox of OTP's `supervisor`. With `one_for_one` the children do not wait for
+//! each other. OTP has no back-off; here a back-off may last half a minute, and another child
+//! that fails for the first time is restarted at once.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -22,16 +22,16 @@ use crate::config::HumanDuration;
 use crate::host::Stopped;
 use crate::supervision::{ChildSpec, Decision, Exit, Intensity, Strategy, Supervisor};
 
-/// Why the app has failed, once it has.
+/// Set to the reason when the app has failed.
 pub(crate) type Failed = watch::Sender<Option<String>>;
 
-/// A child and what its supervisor is to know of it.
+/// A child and its specification.
 pub(crate) struct GroupChild {
     pub(crate) child: Rc<dyn Child>,
     pub(crate) spec: ChildSpec,
 }
 
-/// The handle to a supervisor of several children.
+/// Handle to the supervisor of several children.
 pub(crate) struct Group {
     name: Arc<str>,
     commands: mpsc::Sender<Command>,
@@ -44,38 +44,38 @@ enum Command {
     Stop(Instant, oneshot::Sender<Stopped>),
 }
 
-/// Whom a supervisor tells that it has failed.
+/// The receiver of a supervisor's own failure.
 pub(crate) enum Parent {
     Supervisor(ParentLink),
     App(Failed),
 }
 
-/// What a group is.
+/// The settings of a group.
 pub(crate) struct GroupPolicy {
     pub(crate) name: Arc<str>,
     pub(crate) strategy: Strategy,
     pub(crate) intensity: Intensity,
-    /// How long its children may take to stop.
+    /// Time for each child to stop.
     pub(crate) stop_within: Duration,
 }
 
 impl Group {
     /// Supervises children that run already, as a task of the current thread.
     pub(crate) fn new(
-        rules: GroupPolicy,
+        policy: GroupPolicy,
         members: Vec<GroupChild>,
-        ended: mpsc::Receiver<ChildExit>,
+        exits: mpsc::Receiver<ChildExit>,
         parent: Parent,
     ) -> Self {
         let (commands, received) = mpsc::channel(4);
         let epoch = Rc::new(Cell::new(0));
         let (children, specs) = members.into_iter().map(|m| (m.child, m.spec)).unzip();
-        let name = rules.name.clone();
-        let keeper = Keeper {
-            supervisor: Supervisor::new(rules.strategy, rules.intensity, specs),
-            rules,
+        let name = policy.name.clone();
+        let task = GroupTask {
+            supervisor: Supervisor::new(policy.strategy, policy.intensity, specs),
+            policy,
             children,
-            ended,
+            exits,
             commands: received,
             parent,
             epoch: epoch.clone(),
@@ -86,11 +86,11 @@ impl Group {
             name,
             commands,
             epoch,
-            task: tokio::task::spawn_local(keeper.run()),
+            task: tokio::task::spawn_local(task.run()),
         }
     }
 
-    /// Ceases to supervise: its children stay as they are.
+    /// Ends the supervision; the children stay as they are.
     pub(crate) fn cease(&self) {
         self.task.abort();
     }
@@ -102,15 +102,12 @@ impl Child for Group {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, Command::Start)
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        command(&self.commands, (), Command::Start)
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        command(&self.commands, move |done| Command::Stop(by, done))
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
     }
 
     fn epoch(&self) -> u64 {
@@ -118,48 +115,49 @@ impl Child for Group {
     }
 }
 
-struct Keeper {
-    rules: GroupPolicy,
+struct GroupTask {
+    policy: GroupPolicy,
     supervisor: Supervisor,
     children: Vec<Rc<dyn Child>>,
-    ended: mpsc::Receiver<ChildExit>,
+    exits: mpsc::Receiver<ChildExit>,
     commands: mpsc::Receiver<Command>,
     parent: Parent,
     epoch: Rc<Cell<u64>>,
-    /// Children that are restarted each by itself, beside everything else.
+    /// Restarts of single children under `one_for_one`, in parallel.
     restarting: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     origin: Instant,
 }
 
-impl Keeper {
+impl GroupTask {
     async fn run(mut self) {
         loop {
-            let ended = tokio::select! {
+            let exit = tokio::select! {
                 biased;
                 Some(command) = self.commands.recv() => {
-                    self.obey(command).await;
+                    self.execute(command).await;
                     continue;
                 }
                 Some(()) = self.restarting.next() => continue,
-                Some(ended) = self.ended.recv() => ended,
+                Some(exit) = self.exits.recv() => exit,
                 else => return,
             };
-            if ended.epoch != self.children[ended.child].epoch() {
-                // It was stopped, and perhaps started again, since.
+            if exit.epoch != self.children[exit.child].epoch() {
+                // The child was stopped since, and perhaps started again.
                 continue;
             }
             let now = self.origin.elapsed();
-            let (child, exit) = (ended.child, ended.exit);
-            let decision = self.supervisor.ended(child, exit, now, fastrand::f64());
-            self.say(&ended, &decision);
+            let decision = self
+                .supervisor
+                .ended(exit.child, exit.exit, now, fastrand::f64());
+            self.log(&exit, &decision);
             let gives_up = matches!(decision, Decision::GiveUp { .. });
             let carried_out =
-                carry_out(self.children.clone(), decision, self.rules.stop_within).boxed_local();
-            if !gives_up && self.rules.strategy == Strategy::OneForOne {
+                carry_out(self.children.clone(), decision, self.policy.stop_within).boxed_local();
+            if !gives_up && self.policy.strategy == Strategy::OneForOne {
                 self.restarting.push(carried_out);
                 continue;
             }
-            // What is to be stopped is not to be started.
+            // A pending restart must not start a child that this decision stops.
             self.restarting.clear();
             let command = tokio::select! {
                 biased;
@@ -167,15 +165,15 @@ impl Keeper {
                 () = carried_out => None,
             };
             match command {
-                // Children that were told to stop do so all the same.
-                Some(command) => self.obey(command).await,
-                None if gives_up => self.fail(&ended),
+                // Children with a stop command stop even though `carried_out` was dropped.
+                Some(command) => self.execute(command).await,
+                None if gives_up => self.fail(&exit),
                 None => {}
             }
         }
     }
 
-    async fn obey(&mut self, command: Command) {
+    async fn execute(&mut self, command: Command) {
         self.restarting.clear();
         self.epoch.set(self.epoch.get() + 1);
         match command {
@@ -187,7 +185,7 @@ impl Keeper {
             }
             Command::Stop(by, done) => {
                 let mut stopped = Stopped::default();
-                // In reverse order, each completely before the next.
+                // In reverse order, one after the other.
                 for child in self.children.iter().rev() {
                     stopped.add(child.stop(by).await);
                 }
@@ -196,24 +194,24 @@ impl Keeper {
         }
     }
 
-    /// Says what was decided.
-    fn say(&self, ended: &ChildExit, decision: &Decision) {
+    fn log(&self, exit: &ChildExit, decision: &Decision) {
         let names = |children: &[usize]| {
             let names = children.iter().map(|child| self.children[*child].name());
             names.collect::<Vec<_>>().join(", ")
         };
-        let (supervisor, why) = (&self.rules.name, &ended.why);
-        let child = self.children[ended.child].name();
+        let (supervisor, why) = (&self.policy.name, &exit.why);
+        let child = self.children[exit.child].name();
         match decision {
-            Decision::Leave => warn!(%supervisor, child, why, "stays down"),
+            Decision::Leave => warn!(%supervisor, child, why, "child ended and stays down"),
             Decision::Restart { stop, wait, start } => warn!(
-                %supervisor, child, why, ?wait,
+                %supervisor, child, why, after = ?wait,
                 stop = names(stop), start = names(start),
-                "restarts"
+                "child ended, restarting"
             ),
-            Decision::GiveUp { stop } => {
-                error!(%supervisor, child, why, stop = names(stop), "gives up");
-            }
+            Decision::GiveUp { stop } => error!(
+                %supervisor, child, why, stop = names(stop),
+                "child ended too often, the supervisor gives up"
+            ),
         }
     }
 
@@ -226,7 +224,7 @@ impl Keeper {
             last.why
         );
         match &self.parent {
-            Parent::Supervisor(up) => up.tell(self.epoch.get(), Exit::Failed, why),
+            Parent::Supervisor(parent) => parent.report(self.epoch.get(), Exit::Failed, why),
             Parent::App(failed) => {
                 failed.send_replace(Some(format!("services {why}")));
             }
@@ -234,7 +232,7 @@ impl Keeper {
     }
 }
 
-/// Stops, waits, starts: each child completely before the next.
+/// Stops children, waits, and starts children, one after the other.
 async fn carry_out(children: Vec<Rc<dyn Child>>, decision: Decision, within: Duration) {
     let (stop, wait, start) = match decision {
         Decision::Leave => return,

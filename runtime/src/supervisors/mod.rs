@@ -1,15 +1,15 @@
-//! The tree of supervisors: app → groups → services.
+//! The supervision tree of an app: app → groups → services.
 //!
 //! ```text
-//! app ──┬── group ──┬── service ── actor on a worker ── instances, bridges
+//! app ──┬── group ──┬── service ── actor on a worker thread ── instances, bridges
 //!       │           └── service
-//!       └── service ── child process ── an app of this service alone
+//!       └── service ── child process ── an app with this service alone
 //! ```
 //!
-//! A service's supervisor keeps one life of it running; a group's, and the app's, apply
-//! their strategy when a child of theirs has failed. What to do is decided by functions
-//! over values in [`crate::supervision`]; here it is carried out. All of it runs on the
-//! app's own thread, which runs no handlers: nothing that a service does can block it.
+//! A service's supervisor keeps one run of the service going. The supervisor of a group, or
+//! of the app, applies its strategy when a child has failed. Functions over values in
+//! [`crate::supervision`] make the decisions; this module carries them out. The supervisors
+//! run on the app's main thread. That thread runs no handlers, so no service can block it.
 
 mod child_process;
 mod give_up;
@@ -36,59 +36,67 @@ pub(crate) use worker_threads::Threads;
 use crate::host::{ServiceHandle, Stopped};
 use crate::supervision::Exit;
 
-/// What a supervisor starts and stops.
+/// A service or a group, as its supervisor starts and stops it.
 pub(crate) trait Child {
     /// The service's label or the group's name.
     fn name(&self) -> &str;
 
-    /// Starts it; resolves when it has been tried. Does nothing to one that runs.
+    /// Starts the child; resolves when the start has succeeded or failed. Does nothing if
+    /// the child runs.
     fn start(&self) -> LocalBoxFuture<'_, ()>;
 
-    /// Stops it by the deadline; resolves when it has stopped completely. Does nothing
-    /// to one that doesn't run.
+    /// Stops the child by the deadline; resolves when it has stopped completely. Does nothing
+    /// if the child does not run.
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped>;
 
-    /// Changes with every start and stop: an end that is reported from an earlier life
-    /// is none of the present one.
+    /// Number that changes with every start and stop. A [`ChildExit`] with an older number
+    /// concerns an earlier run.
     fn epoch(&self) -> u64;
 }
 
-/// What an app needs of a service's supervisor, wherever the service runs.
+/// The supervisor of a service, in this process or in a child process.
 pub(crate) trait Supervised: Child {
     /// The service.
     fn hosted(&self) -> &Arc<ServiceHandle>;
 
-    /// Takes no more and finishes what is in hand, by the deadline. Says whether its
-    /// thread turns.
+    /// Stops consuming and finishes the messages in flight by the deadline. Returns false if
+    /// the service's thread is blocked.
     fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool>;
 
-    /// Whether a service in another process has nothing left to do, as of now; false for
-    /// one that runs here.
+    /// Whether a service in a child process is idle now; false for a service in this process.
     fn is_idle(&self) -> LocalBoxFuture<'_, bool>;
 }
 
-/// Commands a supervisor, and waits for its answer; nothing if it is gone, or drops the
-/// question.
-async fn command<C, T>(
-    commands: &mpsc::Sender<C>,
-    command: impl FnOnce(oneshot::Sender<T>) -> C,
-) -> Option<T> {
-    let (done, answer) = oneshot::channel();
-    commands.send(command(done)).await.ok()?;
-    answer.await.ok()
+/// Sends a command to a supervisor and waits for the answer. Resolves with `missing` if the
+/// supervisor has ended or drops the command.
+fn command<'a, C, T>(
+    commands: &'a mpsc::Sender<C>,
+    missing: T,
+    command: impl FnOnce(oneshot::Sender<T>) -> C + 'a,
+) -> LocalBoxFuture<'a, T>
+where
+    T: 'a,
+{
+    Box::pin(async move {
+        let (done, answer) = oneshot::channel();
+        match commands.send(command(done)).await {
+            Ok(()) => answer.await.unwrap_or(missing),
+            Err(_) => missing,
+        }
+    })
 }
 
-/// A child tells its supervisor that it has ended by itself.
+/// The message of a child that ended by itself, to its supervisor.
 #[derive(Debug)]
 pub(crate) struct ChildExit {
-    /// Its number among the supervisor's children.
+    /// The child's index among the supervisor's children.
     pub(crate) child: usize,
     pub(crate) epoch: u64,
     pub(crate) exit: Exit,
     pub(crate) why: String,
 }
 
-/// The way from a child up to its supervisor.
+/// The channel from a child to its supervisor.
 #[derive(Debug, Clone)]
 pub(crate) struct ParentLink {
     pub(crate) child: usize,
@@ -96,15 +104,15 @@ pub(crate) struct ParentLink {
 }
 
 impl ParentLink {
-    /// Tells. A child ends once in a life, and there is room for one end of each: if
-    /// nobody takes it, the app is stopping.
-    pub(crate) fn tell(&self, epoch: u64, exit: Exit, why: String) {
-        let ended = ChildExit {
+    /// Reports that the child ended. A child ends once per run, and the channel has room for
+    /// one exit of each child: it is closed only while the app stops.
+    pub(crate) fn report(&self, epoch: u64, exit: Exit, why: String) {
+        let exit = ChildExit {
             child: self.child,
             epoch,
             exit,
             why,
         };
-        let _stopping = self.sender.try_send(ended);
+        let _stopping = self.sender.try_send(exit);
     }
 }

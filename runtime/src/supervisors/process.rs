@@ -1,33 +1,36 @@
 //! The supervisor of a service that runs in a child process: keeps one process running.
 //!
-//! Inside of it, the service's failures are dealt with as anywhere; what counts here is
-//! that the process ended, or was silent for too long and was killed. That is a failure
-//! without a message in hand, by the same intensity and back-off. A service that gave up
-//! inside ends its process, and the policy is carried out here.
+//! The child process handles the failures of its messages and instances itself. This
+//! supervisor counts process failures: a process that exits, falls silent or breaks the
+//! protocol. Such a failure blames no message; the service's intensity and back-off apply. A
+//! service that gives up inside its process reports that, and the supervisor applies the
+//! give-up policy here.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{FutureExt, LocalBoxFuture, pending};
+use futures_util::future::{LocalBoxFuture, pending};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::child_process::{ChildProcess, LOOK_WITHIN, PollResult};
+use super::child_process::{ANSWER_WITHIN, ChildProcess, PollResult};
 use super::give_up::give_up;
 use super::{Child, ParentLink, Supervised, command};
-use crate::child_process::{Answer, ProcessExit, RespawnCommand, StatsMirror};
+use crate::child_process::{Answer, RespawnCommand, StatsMirror};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::host::{ServiceHandle, Standing, Stopped};
 use crate::metrics::{Cause, Outcome};
-use crate::supervision::{History, Restart};
+use crate::process::ProcessExit;
+use crate::supervision::History;
 
-/// Shorter than this a machine may stall by itself.
-const SILENT_MIN: Duration = Duration::from_secs(5);
-/// The handle to the supervisor of a process.
+/// Shortest silence that gets a process killed: a busy machine may stall for less.
+const SILENCE_MIN: Duration = Duration::from_secs(5);
+
+/// Handle to the supervisor of a service in a child process.
 pub(crate) struct ProcessSupervisor {
     hosted: Arc<ServiceHandle>,
     commands: mpsc::Sender<Command>,
@@ -36,36 +39,37 @@ pub(crate) struct ProcessSupervisor {
 
 enum Command {
     Start(oneshot::Sender<()>),
-    Drain(Instant, oneshot::Sender<()>),
+    Drain(Instant, oneshot::Sender<bool>),
     Stop(Instant, oneshot::Sender<Stopped>),
     IsIdle(oneshot::Sender<bool>),
 }
 
 impl ProcessSupervisor {
-    /// A supervisor of a service that doesn't run yet, as a task of the current thread.
+    /// Spawns the supervisor of a service that does not run yet, as a task of the current
+    /// thread.
     pub(crate) fn new(
         hosted: Arc<ServiceHandle>,
         program: Rc<RespawnCommand>,
         stop_within: Duration,
-        up: ParentLink,
+        parent: ParentLink,
     ) -> Rc<Self> {
         let (commands, received) = mpsc::channel(8);
         let epoch = Rc::new(Cell::new(0));
-        let keeper = Keeper {
+        let task = ProcessTask {
             hosted: hosted.clone(),
             program,
             stop_within,
-            up,
+            parent,
             commands: received,
             epoch: epoch.clone(),
-            runs: false,
-            life: None,
-            next: None,
+            enabled: false,
+            process: None,
+            scheduled: None,
             history: History::default(),
-            waiting: Vec::new(),
-            left: Stopped::default(),
+            starting: Vec::new(),
+            unreported: Stopped::default(),
         };
-        tokio::task::spawn_local(keeper.run());
+        tokio::task::spawn_local(task.run());
         Rc::new(Self {
             hosted,
             commands,
@@ -80,15 +84,12 @@ impl Child for ProcessSupervisor {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, Command::Start)
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        command(&self.commands, (), Command::Start)
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        command(&self.commands, move |done| Command::Stop(by, done))
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
     }
 
     fn epoch(&self) -> u64 {
@@ -102,147 +103,140 @@ impl Supervised for ProcessSupervisor {
     }
 
     fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
-        // Its threads are its process's own: nothing here waits for them.
-        command(&self.commands, move |done| Command::Drain(by, done))
-            .map(|_| true)
-            .boxed_local()
+        // A blocked thread of the child process blocks no thread of this process.
+        command(&self.commands, true, move |done| Command::Drain(by, done))
     }
 
     fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
-        command(&self.commands, Command::IsIdle)
-            .map(|idle| idle == Some(true))
-            .boxed_local()
+        command(&self.commands, false, Command::IsIdle)
     }
 }
 
-/// What is to be done when there is no process.
-enum Next {
-    /// Start one in its stead.
+/// The next step while no process runs.
+enum Scheduled {
+    /// Replace the failed process.
     Restart(Instant),
     /// Try the isolated service again.
-    Again(Instant),
+    EndIsolation(Instant),
 }
 
-struct Keeper {
+struct ProcessTask {
     hosted: Arc<ServiceHandle>,
     program: Rc<RespawnCommand>,
     stop_within: Duration,
-    up: ParentLink,
+    parent: ParentLink,
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
-    /// Whether there is to be a process, now or after a back-off.
-    runs: bool,
-    life: Option<ChildProcess>,
-    next: Option<Next>,
+    /// Whether the service should have a process, now or after a back-off.
+    enabled: bool,
+    process: Option<ChildProcess>,
+    scheduled: Option<Scheduled>,
     history: History,
-    /// They wait until the service has been tried.
-    waiting: Vec<oneshot::Sender<()>>,
-    /// What draining left, until it is stopped.
-    left: Stopped,
+    /// Callers of `start`, until the first process has started its service or failed.
+    starting: Vec<oneshot::Sender<()>>,
+    /// Result of a drain or a give-up, until a stop reports it.
+    unreported: Stopped,
 }
 
 enum Event {
     Command(Command),
-    Ended(ProcessExit),
-    Look(PollResult),
+    Exited(ProcessExit),
+    Polled(PollResult),
     GaveUp(String),
     Restart,
-    Again,
+    EndIsolation,
 }
 
-impl Keeper {
+impl ProcessTask {
     async fn run(mut self) {
-        while let Some(event) = self.event().await {
+        while let Some(event) = self.next_event().await {
             match event {
-                Event::Command(command) => self.obey(command).await,
-                Event::Ended(how) => {
-                    let process = self.life.as_ref().map_or(0, |life| life.id());
-                    self.lost(format!("the process {process} ended: {how}"));
-                }
-                Event::Look(look) => self.looked(look).await,
-                Event::GaveUp(why) => self.gave_up(why).await,
+                Event::Command(command) => self.execute(command).await,
+                Event::Exited(exit) => self.on_exit(&exit),
+                Event::Polled(result) => self.on_poll(result).await,
+                Event::GaveUp(why) => self.on_give_up(why).await,
                 Event::Restart => {
                     self.hosted.meters.restarted(Cause::Process);
                     self.spawn();
                 }
-                Event::Again => {
-                    info!(service = %self.hosted.label, "the isolated service is tried again");
-                    self.begin();
+                Event::EndIsolation => {
+                    info!(service = %self.hosted.label, "starting the isolated service again");
+                    self.start();
                 }
             }
         }
     }
 
-    async fn event(&mut self) -> Option<Event> {
+    async fn next_event(&mut self) -> Option<Event> {
         let env = self.hosted.env();
-        let life = &mut self.life;
-        let living = async {
-            match life {
+        let process = &mut self.process;
+        let of_process = async {
+            match process {
                 None => pending().await,
-                Some(life) => {
-                    let ended = life.ended();
+                Some(process) => {
+                    let exited = process.exited();
                     tokio::select! {
                         biased;
-                        how = ended => Event::Ended(how),
-                        look = life.look() => Event::Look(look),
+                        exit = exited => Event::Exited(exit),
+                        result = process.poll() => Event::Polled(result),
                     }
                 }
             }
         };
-        let next = async {
-            match self.next {
+        let scheduled = async {
+            match self.scheduled {
                 None => pending().await,
-                Some(Next::Restart(at)) => {
+                Some(Scheduled::Restart(at)) => {
                     sleep_until(at).await;
                     Event::Restart
                 }
-                Some(Next::Again(at)) => {
+                Some(Scheduled::EndIsolation(at)) => {
                     sleep_until(at).await;
-                    Event::Again
+                    Event::EndIsolation
                 }
             }
         };
         tokio::select! {
             biased;
             command = self.commands.recv() => command.map(Event::Command),
-            why = env.given_up(), if self.runs => Some(Event::GaveUp(why)),
-            event = living => Some(event),
-            event = next => Some(event),
+            why = env.given_up(), if self.enabled => Some(Event::GaveUp(why)),
+            event = of_process => Some(event),
+            event = scheduled => Some(event),
         }
     }
 
-    async fn obey(&mut self, command: Command) {
-        // Whoever asked may have stopped waiting for the answer.
+    /// Executes a command and answers it; the caller may have stopped waiting.
+    async fn execute(&mut self, command: Command) {
         match command {
             Command::Start(done) => {
-                if !self.runs {
+                if !self.enabled {
                     if self.epoch.get() > 0 {
                         self.hosted.meters.restarted(Cause::Supervisor);
                     }
-                    self.begin();
+                    self.start();
                 }
-                match &self.life {
-                    Some(life) if !life.started => self.waiting.push(done),
+                match &self.process {
+                    Some(process) if !process.started => self.starting.push(done),
                     Some(_) | None => drop(done.send(())),
                 }
             }
             Command::Drain(by, done) => {
                 self.hosted.env().close();
-                let left = self.end(by).await;
-                self.left.add(left);
-                let _gone = done.send(());
+                let stopped = self.stop_process(by).await;
+                self.unreported.add(stopped);
+                let _gone = done.send(true);
             }
             Command::Stop(by, done) => {
                 self.hosted.env().close();
                 self.epoch.set(self.epoch.get() + 1);
-                let left = self.end(by).await;
-                self.left.add(left);
+                let stopped = self.stop_process(by).await;
+                self.unreported.add(stopped);
                 if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
                     self.hosted.state.stand(Standing::Stopped);
                 }
-                if let Err(left) = done.send(std::mem::take(&mut self.left)) {
-                    // Whoever asked has stopped waiting; another one may ask.
-                    self.left = left;
+                if let Err(stopped) = done.send(std::mem::take(&mut self.unreported)) {
+                    // The caller stopped waiting: the next stop reports it.
+                    self.unreported = stopped;
                 }
             }
             Command::IsIdle(done) => {
@@ -252,130 +246,136 @@ impl Keeper {
         }
     }
 
-    /// The service begins anew, with a clean slate.
-    fn begin(&mut self) {
+    /// Starts the service with a new failure history.
+    fn start(&mut self) {
         self.epoch.set(self.epoch.get() + 1);
-        self.left = Stopped::default();
-        // No thread of this process runs it.
+        self.unreported = Stopped::default();
+        // No worker thread of this process runs the service.
         self.hosted.begin(Arc::default(), Vec::new());
         self.hosted.state.stand(Standing::Supervised);
         self.history = History::default();
-        self.runs = true;
+        self.enabled = true;
         self.spawn();
     }
 
     /// Starts a process.
     fn spawn(&mut self) {
-        self.next = None;
+        self.scheduled = None;
         let service = &self.hosted.label;
-        match ChildProcess::begin(&self.program, &self.hosted, self.stop_within) {
-            Ok(life) => {
-                info!(%service, process = life.id(), "runs in a process of its own");
-                self.life = Some(life);
+        match ChildProcess::spawn(&self.program, &self.hosted, self.stop_within) {
+            Ok(process) => {
+                info!(%service, process = process.id(), "runs in a process of its own");
+                self.process = Some(process);
             }
-            Err(error) => self.lost(format!("the process can't be started: {error}")),
+            Err(error) => self.on_failure(format!("the process can't be started: {error}")),
         }
     }
 
-    async fn looked(&mut self, look: PollResult) {
-        let patience = self.hosted.settings.handler_timeout.max(SILENT_MIN);
-        let Some(life) = &mut self.life else { return };
-        let process = life.id();
-        match look {
-            PollResult::Seen(answer) => {
-                if !self.show(*answer) {
-                    let why = format!("the process {process} talks nonsense");
+    fn on_exit(&mut self, exit: &ProcessExit) {
+        let id = self.process.as_ref().map_or(0, ChildProcess::id);
+        self.on_failure(format!("the process {id} ended: {exit}"));
+    }
+
+    async fn on_poll(&mut self, result: PollResult) {
+        let silence_max = self.hosted.settings.handler_timeout.max(SILENCE_MIN);
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let id = process.id();
+        match result {
+            PollResult::Answered(answer) => {
+                if !self.apply(*answer) {
+                    let why = format!("the process {id} sent statistics of another service");
                     return self.kill(why).await;
                 }
-                if self.life.as_ref().is_some_and(ChildProcess::is_late) {
-                    let why = format!("the process {process} did not start in time");
+                if self.process.as_ref().is_some_and(ChildProcess::is_late) {
+                    let why = format!("the process {id} did not start in time");
                     self.kill(why).await;
                 }
             }
             PollResult::Silent => {
-                let silent = life.missed();
-                if silent >= patience {
-                    let silent = HumanDuration(silent);
-                    let why = format!("the process {process} did not answer for {silent}");
+                let silence = process.on_silence();
+                if silence >= silence_max {
+                    let silence = HumanDuration(silence);
+                    let why = format!("the process {id} did not answer for {silence}");
                     self.kill(why).await;
                 }
             }
-            PollResult::Broken(error) => {
-                let how = timeout(LOOK_WITHIN, life.ended()).await;
-                match how {
-                    Ok(how) => self.lost(format!("the process {process} ended: {how}")),
-                    Err(_) => {
-                        let why = format!("the process {process} talks nonsense: {error}");
-                        self.kill(why).await;
-                    }
+            PollResult::Broken(error) => match timeout(ANSWER_WITHIN, process.exited()).await {
+                Ok(exit) => self.on_exit(&exit),
+                Err(_) => {
+                    let why = format!("the process {id} broke the protocol: {error}");
+                    self.kill(why).await;
                 }
-            }
+            },
         }
     }
 
-    /// Shows what the process told. Says whether that made sense.
-    fn show(&mut self, answer: Answer) -> bool {
-        let Some(life) = &mut self.life else {
+    /// Applies an answer of the process. Returns false if its statistics do not fit the
+    /// service.
+    fn apply(&mut self, answer: Answer) -> bool {
+        let Some(process) = &mut self.process else {
             return true;
         };
-        life.answered();
-        let Some(figures) = answer.figures else {
+        process.on_answer();
+        let Some(stats) = answer.stats else {
             return true;
         };
-        let (started, gave_up) = (figures.started, figures.gave_up.clone());
-        if !life.show(figures, &self.hosted) {
+        let (started, gave_up) = (stats.started, stats.gave_up.clone());
+        if !process.apply(stats, &self.hosted) {
             return false;
         }
         let handled = self.hosted.meters.outcome_total(Outcome::Ok);
-        if handled > std::mem::replace(&mut life.handled, handled) {
+        if handled > std::mem::replace(&mut process.handled, handled) {
             self.history.success();
         }
-        if started && !std::mem::replace(&mut life.started, true) {
-            self.tried();
+        if started && !std::mem::replace(&mut process.started, true) {
+            self.answer_starts();
         }
         if let Some(why) = gave_up {
-            // That is the next event.
+            // `next_event` returns this as `Event::GaveUp`.
             self.hosted.env().give_up(why);
         }
         true
     }
 
     async fn is_idle(&mut self) -> bool {
-        let Some(life) = &mut self.life else {
+        let Some(process) = &mut self.process else {
             return false;
         };
-        let look = life.is_idle().await;
-        let idle = matches!(&look, PollResult::Seen(answer) if answer.idle);
-        // It may be asked so often that there is no other look.
-        self.looked(look).await;
+        let result = process.poll_idle().await;
+        let idle = matches!(&result, PollResult::Answered(answer) if answer.idle);
+        // Frequent questions of this kind may leave no time for other polls.
+        self.on_poll(result).await;
         idle
     }
 
-    /// Who waits for the service to be tried needn't any more.
-    fn tried(&mut self) {
-        for waiting in self.waiting.drain(..) {
-            let _gone = waiting.send(());
+    /// Answers the callers of `start`: the service has started or failed to.
+    fn answer_starts(&mut self) {
+        for done in self.starting.drain(..) {
+            let _gone = done.send(());
         }
     }
 
-    /// Ends a process that is not worth keeping.
+    /// Kills a failed process.
     async fn kill(&mut self, why: String) {
-        if let Some(life) = &self.life {
-            life.kill().await;
+        if let Some(process) = &self.process {
+            process.kill().await;
         }
-        self.lost(format!("{why}, and was killed"));
+        self.on_failure(format!("{why}, and was killed"));
     }
 
-    /// There is no process any more, though there should be.
-    fn lost(&mut self, why: String) {
-        self.life = None;
-        StatsMirror::hide(&self.hosted);
-        self.tried();
+    /// Counts the failure of the process and schedules the next one, unless the service has
+    /// failed too often.
+    fn on_failure(&mut self, why: String) {
+        self.process = None;
+        StatsMirror::clear(&self.hosted);
+        self.answer_starts();
         let service = &self.hosted.label;
         self.hosted.note(Cause::Process, &why);
         if !self.hosted.env().charge(Cause::Process, &why) {
-            // It has given up, which is the next event.
-            warn!(%service, why, "a child process is gone");
+            // The service gives up: `next_event` returns `Event::GaveUp`.
+            warn!(%service, why, "child process failed");
             return;
         }
         let (now, random) = (self.hosted.env().origin.elapsed(), fastrand::f64());
@@ -383,33 +383,30 @@ impl Keeper {
             self.history
                 .failure(&self.hosted.settings.restart.policy, now, random);
         self.history = history;
-        let wait = match restart {
-            Restart::Now => Duration::ZERO,
-            Restart::After(wait) => wait,
-        };
-        warn!(%service, why, ?wait, "a child process is gone: another one is started");
-        self.next = Some(Next::Restart(later(wait)));
+        let after = restart.wait();
+        warn!(%service, why, ?after, "child process failed, restarting");
+        self.scheduled = Some(Scheduled::Restart(later(after)));
     }
 
-    async fn gave_up(&mut self, why: String) {
+    async fn on_give_up(&mut self, why: String) {
         let epoch = self.epoch.get();
-        let stopped = self.end(later(self.stop_within)).await;
-        // The app may stop before the next process begins, or be stopping already.
-        self.left.abandoned.extend(stopped.abandoned);
-        let again = give_up(&self.hosted, &self.up, epoch, why, 0);
-        self.next = again.map(Next::Again);
+        let stopped = self.stop_process(later(self.stop_within)).await;
+        // The app may stop before the next process starts: that stop reports these.
+        self.unreported.abandoned.extend(stopped.abandoned);
+        let again = give_up(&self.hosted, &self.parent, epoch, why, 0);
+        self.scheduled = again.map(Scheduled::EndIsolation);
     }
 
-    /// Ends the process that there is, completely, with everything that it started.
-    async fn end(&mut self, by: Instant) -> Stopped {
-        self.runs = false;
-        self.next = None;
-        self.tried();
-        let Some(life) = self.life.take() else {
+    /// Stops the process, if one runs, and everything that it started.
+    async fn stop_process(&mut self, by: Instant) -> Stopped {
+        self.enabled = false;
+        self.scheduled = None;
+        self.answer_starts();
+        let Some(process) = self.process.take() else {
             return Stopped::default();
         };
-        let stopped = life.end(&self.hosted, by).await;
-        StatsMirror::hide(&self.hosted);
+        let stopped = process.stop(&self.hosted, by).await;
+        StatsMirror::clear(&self.hosted);
         stopped
     }
 }

@@ -1,8 +1,8 @@
-//! The supervisor of a service: keeps one life of it running.
+//! The supervisor of a service: keeps one run of it going.
 //!
-//! Instances, the source and bridges are built anew inside of a life, by their own
-//! loops, as often as the service's intensity bears. When it doesn't, this supervisor
-//! ends the life, and isolates the service or tells its own supervisor.
+//! Within a run, the loops of instances, sources and bridges restart themselves, as often as
+//! the service's intensity allows. Beyond that the service gives up: this supervisor ends the
+//! run, and isolates the service or reports to its own supervisor.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -26,11 +26,10 @@ use crate::host::{
 use crate::metrics::Cause;
 use crate::supervision::RestartWindow;
 
-/// What a thread gets, beyond a deadline that its actors keep themselves, before it
-/// counts as blocked.
+/// Time that a thread gets beyond the deadline of its actors before it counts as blocked.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The handle to a service's supervisor.
+/// Handle to the supervisor of a service.
 pub(crate) struct ServiceSupervisor {
     pub(crate) hosted: Arc<ServiceHandle>,
     commands: mpsc::Sender<Command>,
@@ -41,23 +40,23 @@ enum Command {
     Start(oneshot::Sender<()>),
     Drain(Instant, oneshot::Sender<bool>),
     Stop(Instant, oneshot::Sender<Stopped>),
-    /// The thread was given up: go on with another one.
-    Move(ThreadReplaced),
+    /// The service's thread was replaced: start a new run on the new thread.
+    ReplaceThread(ThreadReplaced),
 }
 
-/// What there is to know of a thread that was given up.
+/// Notice that the thread of a service was blocked and replaced.
 pub(crate) struct ThreadReplaced {
-    /// The life that ended there: if another one has begun since, that one goes on.
+    /// The run on the old thread. If another run has started since, it continues.
     pub(crate) env: Arc<ServiceRun>,
-    /// The first instance is to handle these one at a time before anything else.
+    /// Deliveries that the first instance handles one at a time, before all others.
     pub(crate) trials: Vec<Delivery>,
-    /// The service blocked the thread with no message in hand: its own failure.
+    /// The service blocked the thread without a message in flight: its own failure.
     pub(crate) charged: bool,
 }
 
 impl ThreadReplaced {
-    /// A life that is to be followed by another one, and that's all.
-    pub(crate) fn of(env: Arc<ServiceRun>) -> Self {
+    /// A notice without trials and charge.
+    pub(crate) fn new(env: Arc<ServiceRun>) -> Self {
         Self {
             env,
             trials: Vec::new(),
@@ -67,30 +66,31 @@ impl ThreadReplaced {
 }
 
 impl ServiceSupervisor {
-    /// A supervisor of a service that doesn't run yet, as a task of the current thread.
+    /// Spawns the supervisor of a service that does not run yet, as a task of the current
+    /// thread.
     pub(crate) fn new(
         hosted: Arc<ServiceHandle>,
         threads: Rc<Threads>,
         stop_within: Duration,
-        up: ParentLink,
+        parent: ParentLink,
     ) -> Rc<Self> {
         let (commands, received) = mpsc::channel(8);
         let epoch = Rc::new(Cell::new(0));
-        let keeper = SupervisorTask {
+        let task = ServiceTask {
             hosted: hosted.clone(),
             threads,
             stop_within,
-            up,
+            parent,
             commands: received,
             epoch: epoch.clone(),
-            life: None,
-            again_at: None,
+            run: None,
+            start_at: None,
             draining: false,
-            left: Stopped::default(),
+            unreported: Stopped::default(),
             blocks: RestartWindow::default(),
             origin: Instant::now(),
         };
-        tokio::task::spawn_local(keeper.run());
+        tokio::task::spawn_local(task.run());
         Rc::new(Self {
             hosted,
             commands,
@@ -98,10 +98,10 @@ impl ServiceSupervisor {
         })
     }
 
-    /// Goes on with another thread, as this one was given up.
-    pub(crate) async fn move_on(&self, how: ThreadReplaced) {
-        // Who is gone needs no thread.
-        let _gone = self.commands.send(Command::Move(how)).await;
+    /// Tells the supervisor that the service's thread was replaced.
+    pub(crate) async fn replace_thread(&self, notice: ThreadReplaced) {
+        // A supervisor that has ended needs no thread.
+        let _gone = self.commands.send(Command::ReplaceThread(notice)).await;
     }
 }
 
@@ -111,15 +111,12 @@ impl Child for ServiceSupervisor {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, Command::Start)
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        command(&self.commands, (), Command::Start)
     }
 
     fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        command(&self.commands, move |done| Command::Stop(by, done))
-            .map(Option::unwrap_or_default)
-            .boxed_local()
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
     }
 
     fn epoch(&self) -> u64 {
@@ -133,10 +130,8 @@ impl Supervised for ServiceSupervisor {
     }
 
     fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
-        // One that doesn't run answers nothing.
-        command(&self.commands, move |done| Command::Drain(by, done))
-            .map(|turns| turns.unwrap_or(true))
-            .boxed_local()
+        // A service that does not run drops the command: its thread is not blocked.
+        command(&self.commands, true, move |done| Command::Drain(by, done))
     }
 
     fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
@@ -144,28 +139,28 @@ impl Supervised for ServiceSupervisor {
     }
 }
 
-/// One life of a service.
+/// One run of a service.
 struct Run {
     env: Arc<ServiceRun>,
     actor: Addr<ServiceActor>,
 }
 
-struct SupervisorTask {
+struct ServiceTask {
     hosted: Arc<ServiceHandle>,
     threads: Rc<Threads>,
     stop_within: Duration,
-    up: ParentLink,
+    parent: ParentLink,
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
-    life: Option<Run>,
-    /// When a service that is isolated, or has blocked its thread, is started again.
-    again_at: Option<Instant>,
-    /// It is about to be stopped: no other life begins.
+    run: Option<Run>,
+    /// Next start of a service that is isolated or has blocked its thread.
+    start_at: Option<Instant>,
+    /// The service is about to be stopped: no other run starts.
     draining: bool,
-    /// What the last life left, as far as nobody was told.
-    left: Stopped,
-    /// The times that it blocked its thread with no message in hand: each ends a life,
-    /// and they count over lives.
+    /// Result of the last run, until a stop reports it.
+    unreported: Stopped,
+    /// Times at which the service blocked its thread without a message in flight. Each ends
+    /// a run, so they are counted across runs.
     blocks: RestartWindow,
     origin: Instant,
 }
@@ -173,42 +168,42 @@ struct SupervisorTask {
 enum Event {
     Command(Command),
     GaveUp(String),
-    Again,
+    StartDue,
 }
 
-impl SupervisorTask {
+impl ServiceTask {
     async fn run(mut self) {
-        while let Some(event) = self.next().await {
+        while let Some(event) = self.next_event().await {
             match event {
                 Event::Command(Command::Start(done)) => self.start(Some(done)),
                 Event::Command(Command::Drain(by, done)) => self.drain(by, done),
                 Event::Command(Command::Stop(by, done)) => {
                     let stopped = self.stop(by).await;
                     if let Err(stopped) = done.send(stopped) {
-                        // Whoever asked has stopped waiting; another one may ask.
-                        self.left.add(stopped);
+                        // The caller stopped waiting: the next stop reports it.
+                        self.unreported.add(stopped);
                     }
                 }
-                Event::Command(Command::Move(how)) => self.move_on(how),
-                Event::GaveUp(why) => self.gave_up(why).await,
-                Event::Again => {
-                    info!(service = %self.hosted.label, "the service is started again");
+                Event::Command(Command::ReplaceThread(notice)) => self.on_thread_replaced(notice),
+                Event::GaveUp(why) => self.on_give_up(why).await,
+                Event::StartDue => {
+                    info!(service = %self.hosted.label, "starting the service again");
                     self.start(None);
                 }
             }
         }
     }
 
-    async fn next(&mut self) -> Option<Event> {
-        let env = self.life.as_ref().map(|life| life.env.clone());
+    async fn next_event(&mut self) -> Option<Event> {
+        let env = self.run.as_ref().map(|run| run.env.clone());
         let gave_up = async {
             match &env {
                 Some(env) => env.given_up().await,
                 None => std::future::pending().await,
             }
         };
-        let again = async {
-            match self.again_at {
+        let start_due = async {
+            match self.start_at {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -216,28 +211,27 @@ impl SupervisorTask {
         tokio::select! {
             biased;
             command = self.commands.recv() => command.map(Event::Command),
-            // One that gives up while it drains goes on draining, and is stopped: its end
-            // is not cut short, and nothing begins again.
+            // A service that gives up while it drains goes on draining and is stopped after.
             why = gave_up, if !self.draining => Some(Event::GaveUp(why)),
-            () = again => Some(Event::Again),
+            () = start_due => Some(Event::StartDue),
         }
     }
 
     fn start(&mut self, done: Option<oneshot::Sender<()>>) {
-        if self.life.is_none() {
+        if self.run.is_none() {
             if self.epoch.get() > 0 {
                 self.hosted.meters.restarted(Cause::Supervisor);
             }
-            self.begin(Vec::new(), done);
+            self.start_run(Vec::new(), done);
         }
-        // One that runs already has been tried.
+        // The drop of `done` answers for a service that runs already.
     }
 
-    /// Begins a life. `done` is told when it has been tried.
-    fn begin(&mut self, trials: Vec<Delivery>, done: Option<oneshot::Sender<()>>) {
-        self.again_at = None;
+    /// Starts a run. Answers `done` when the start has succeeded or failed.
+    fn start_run(&mut self, trials: Vec<Delivery>, done: Option<oneshot::Sender<()>>) {
+        self.start_at = None;
         self.draining = false;
-        self.left = Stopped::default();
+        self.unreported = Stopped::default();
         self.epoch.set(self.epoch.get() + 1);
         let worker = self.hosted.worker;
         let env = self.hosted.begin(self.threads.worker(worker), trials);
@@ -247,14 +241,14 @@ impl SupervisorTask {
             Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter, move |_| actor),
         };
         self.hosted.state.stand(Standing::Supervised);
-        self.life = Some(Run {
+        self.run = Some(Run {
             env: env.clone(),
             actor: actor.clone(),
         });
-        // It may take long: commands needn't wait for it.
+        // A start may take long, so commands do not wait for it.
         tokio::task::spawn_local(async move {
-            // On a thread that is blocked it doesn't start: that is given up, which closes
-            // this life, and the service begins again on another one.
+            // On a blocked thread the actor never starts. The watchdog replaces the thread,
+            // which closes this run, and another run starts on the new thread.
             tokio::select! {
                 _gone = actor.send(Start) => {}
                 () = env.closed() => {}
@@ -267,50 +261,50 @@ impl SupervisorTask {
 
     fn drain(&mut self, by: Instant, done: oneshot::Sender<bool>) {
         self.draining = true;
-        self.again_at = None;
-        if let Some(life) = &self.life {
-            let (env, actor) = (life.env.clone(), life.actor.clone());
+        self.start_at = None;
+        if let Some(run) = &self.run {
+            let (env, actor) = (run.env.clone(), run.actor.clone());
             tokio::task::spawn_local(async move {
-                let turns = tokio::select! {
-                    // One whose thread is blocked is dealt with when it is to stop.
+                let responsive = tokio::select! {
+                    // A blocked thread is handled by the stop that follows.
                     drained = timeout_at(by + PATIENCE, actor.send(Drain(by))) => drained.is_ok(),
-                    // It has another thread, and nothing in hand any more.
+                    // The thread was replaced: nothing is in flight any more.
                     () = env.fenced() => true,
                 };
-                let _gone = done.send(turns);
+                let _gone = done.send(responsive);
             });
         }
     }
 
     async fn stop(&mut self, by: Instant) -> Stopped {
-        self.again_at = None;
+        self.start_at = None;
         self.epoch.set(self.epoch.get() + 1);
-        let mut stopped = self.end(by).await;
-        stopped.add(std::mem::take(&mut self.left));
+        let mut stopped = self.stop_run(by).await;
+        stopped.add(std::mem::take(&mut self.unreported));
         if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
             self.hosted.state.stand(Standing::Stopped);
         }
         stopped
     }
 
-    /// Ends the life that there is, completely.
-    async fn end(&mut self, by: Instant) -> Stopped {
-        let Some(Run { env, actor }) = self.life.take() else {
+    /// Ends the run, if there is one, completely.
+    async fn stop_run(&mut self, by: Instant) -> Stopped {
+        let Some(Run { env, actor }) = self.run.take() else {
             return Stopped::default();
         };
-        // The actor keeps the deadline itself; this is for a thread that doesn't turn.
+        // The actor keeps the deadline itself; this one finds a blocked thread.
         let patience = by.max(Instant::now()) + PATIENCE;
         let mut stopped = Stopped::default();
-        let in_order = tokio::select! {
+        let graceful = tokio::select! {
             answer = timeout_at(patience, actor.send(StopBy(by))) => {
                 stopped.stuck = answer.is_err();
                 answer.ok().and_then(Result::ok)
             }
-            // The thread was given up meanwhile, or before.
+            // The thread was replaced.
             () = env.fenced() => None,
         };
-        if let Some(in_order) = in_order {
-            stopped = in_order;
+        if let Some(graceful) = graceful {
+            stopped = graceful;
             stopped.abandoned = env.abandoned();
             return stopped;
         }
@@ -320,29 +314,28 @@ impl SupervisorTask {
         }
         stopped.abandoned = env.abandoned();
         for id in &stopped.abandoned {
-            warn!(service = %env.label, id, "abandoned: its thread is blocked");
+            warn!(service = %env.label, id, "message abandoned: its thread is blocked");
         }
         stopped
     }
 
-    fn move_on(&mut self, how: ThreadReplaced) {
+    fn on_thread_replaced(&mut self, notice: ThreadReplaced) {
         let ThreadReplaced {
             env,
             trials,
             charged,
-        } = how;
+        } = notice;
         if self.draining {
-            // What is about to stop needn't start again. What its life has left is told
-            // when it stops.
+            // The service is about to stop; the stop reports the leftovers of the run.
             return;
         }
-        let Some(life) = self.life.take_if(|life| Arc::ptr_eq(&life.env, &env)) else {
-            // It was stopped, and perhaps started again, since. The trials are dropped, and
-            // so given back.
+        let Some(run) = self.run.take_if(|run| Arc::ptr_eq(&run.env, &env)) else {
+            // The run was stopped since, and perhaps another one started. Dropping the
+            // trials requeues them.
             return;
         };
-        if *life.env.pulse.ended.borrow() {
-            // What has ended mustn't start again.
+        if *run.env.pulse.ended.borrow() {
+            // A service that has reached its end does not start again.
             return;
         }
         if charged {
@@ -356,10 +349,11 @@ impl SupervisorTask {
                 let why = format!("blocked its thread {count} times within {within}");
                 self.blocks = RestartWindow::default();
                 let epoch = self.epoch.get();
-                self.again_at = give_up(&self.hosted, &self.up, epoch, why, 0);
+                self.start_at = give_up(&self.hosted, &self.parent, epoch, why, 0);
                 return;
             }
-            // Those who shared the thread get theirs before it may be blocked again.
+            // A back-off, so that other services of the thread get to run before it may be
+            // blocked again.
             let nth = self.blocks.len() as u32 - 1;
             let wait = self
                 .hosted
@@ -368,17 +362,17 @@ impl SupervisorTask {
                 .policy
                 .backoff
                 .delay(nth, fastrand::f64());
-            self.again_at = Some(later(wait));
+            self.start_at = Some(later(wait));
             return;
         }
-        self.begin(trials, None);
+        self.start_run(trials, None);
     }
 
-    async fn gave_up(&mut self, why: String) {
+    async fn on_give_up(&mut self, why: String) {
         let epoch = self.epoch.get();
-        let stopped = self.end(Instant::now() + self.stop_within).await;
-        self.again_at = give_up(&self.hosted, &self.up, epoch, why, stopped.given_back);
-        // The app may stop before the next life begins, or be stopping already.
-        self.left.abandoned.extend(stopped.abandoned);
+        let stopped = self.stop_run(Instant::now() + self.stop_within).await;
+        self.start_at = give_up(&self.hosted, &self.parent, epoch, why, stopped.given_back);
+        // The app may stop before the next run starts: that stop reports these.
+        self.unreported.abandoned.extend(stopped.abandoned);
     }
 }

@@ -1,4 +1,4 @@
-//! What a service's supervisor is told while other things are under way.
+//! Commands that reach a service's supervisor while it is busy.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::{Child, ParentLink, ServiceSupervisor, ThreadReplaced, Threads};
 use crate::app::fixtures;
 
-/// Has a future send its command, and doesn't wait for the answer.
-async fn begin<T>(asking: &mut LocalBoxFuture<'_, T>) {
+/// Lets a future send its command, without waiting for the answer.
+async fn send_command<T>(asking: &mut LocalBoxFuture<'_, T>) {
     poll_fn(|cx| {
         let _answer = asking.as_mut().poll(cx);
         Poll::Ready(())
@@ -23,48 +23,47 @@ async fn begin<T>(asking: &mut LocalBoxFuture<'_, T>) {
 }
 
 #[test]
-fn a_life_that_began_since_goes_on_when_the_thread_of_the_one_before_is_given_up() {
+fn a_run_that_started_since_continues_when_the_thread_of_an_earlier_run_is_replaced() {
     actix::System::new().block_on(async {
         let hosted = fixtures::app().await.view.services[1].hosted.clone();
         let workers = Rc::new(Threads::new(1));
-        // Nothing starts on it: it is blocked until the test is over.
-        let (free, held) = threads::channel::<()>();
+        // The worker thread is blocked until the test is over: no actor starts on it.
+        let (release, released) = threads::channel::<()>();
         let arbiter = workers.arbiter(0).expect("there is one");
         arbiter.spawn_fn(move || {
-            let _over = held.recv();
+            let _over = released.recv();
         });
-        let (sender, _ended) = mpsc::channel(1);
-        let up = ParentLink { child: 0, sender };
-        let service = ServiceSupervisor::new(hosted.clone(), workers, Duration::from_secs(1), up);
+        let (sender, _exits) = mpsc::channel(1);
+        let parent = ParentLink { child: 0, sender };
+        let service =
+            ServiceSupervisor::new(hosted.clone(), workers, Duration::from_secs(1), parent);
 
         let mut first = service.start();
         while service.epoch() == 0 {
-            begin(&mut first).await;
+            send_command(&mut first).await;
             tokio::task::yield_now().await;
         }
         let before = hosted.env();
         drop(before.fence());
         first.await;
         service.stop(Instant::now()).await;
-        // It is to start already when it is told of the thread.
+        // The start command reaches the supervisor before the notice.
         let mut second = service.start();
-        begin(&mut second).await;
-        service.move_on(ThreadReplaced::of(before.clone())).await;
+        send_command(&mut second).await;
+        let notice = ThreadReplaced::new(before.clone());
+        service.replace_thread(notice).await;
         while Arc::ptr_eq(&before, &hosted.env()) {
             tokio::task::yield_now().await;
         }
         let present = hosted.env();
         let stopped = service.stop(Instant::now()).await;
-        assert!(
-            stopped.stuck,
-            "the one that is told to stop is on the thread"
-        );
+        assert!(stopped.stuck, "the second run is on the blocked thread");
         assert!(
             Arc::ptr_eq(&present, &hosted.env()) && present.is_closing(),
-            "no life beside it"
+            "the notice started no third run"
         );
         assert_eq!(service.epoch(), 4, "two starts, two stops");
         second.await;
-        drop(free);
+        drop(release);
     });
 }

@@ -1,8 +1,9 @@
-//! The watchdog: gives up threads that don't turn.
+//! The watchdog: replaces worker threads that are blocked by a handler.
 //!
-//! It looks from the app's own thread, which runs no handlers. A worker whose thread
-//! hasn't turned for as long as the handler that blocks it may take gets another thread;
-//! its services begin there anew, and what happens on the old one no longer counts.
+//! The watchdog runs on the app's main thread, which runs no handlers. When a handler has
+//! blocked its worker thread for longer than the service's handler timeout, the worker gets
+//! a new thread. The worker's services start again there, and effects of the old thread no
+//! longer count.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,49 +17,52 @@ use crate::delivery::Delivery;
 use crate::host::{AttemptFailure as FailedAttempt, ServiceRun};
 use crate::metrics::{Cause, Who};
 
-/// How often it looks.
-const EVERY: Duration = Duration::from_millis(100);
-/// Shorter than this a machine may stall by itself.
-const PATIENCE_MIN: Duration = Duration::from_secs(1);
-/// A thread that is late by less is turning.
-const LATE: Duration = Duration::from_millis(50);
-/// With so many threads that never came back, the process is not worth keeping: more
-/// than a message that blocks on each of its attempts costs by default.
-const BLOCKED_MAX: usize = 8;
+/// Time between two checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Shortest block that gets a thread replaced: a busy machine may stall for less.
+const BLOCKED_MIN: Duration = Duration::from_secs(1);
+/// Lateness below which a thread counts as responsive.
+const LATENESS_MIN: Duration = Duration::from_millis(50);
+/// Number of blocked threads at which the app fails. A message that blocks on each of its
+/// attempts blocks fewer by default.
+const BLOCKED_THREADS_MAX: usize = 8;
 
-/// Watches the workers until it is dropped.
+/// Watches the worker threads until it is dropped.
 pub(crate) async fn watch(
     threads: Rc<Threads>,
     services: Rc<[Rc<ServiceSupervisor>]>,
     failed: Failed,
 ) {
-    // How long each worker hasn't turned, and how many turns of services it had taken.
+    // For each worker: how long it has been late, and how many turns it had taken before.
     let mut late: Vec<(Duration, u64)> = vec![(Duration::ZERO, 0); threads.len()];
     let mut last = Instant::now();
     loop {
-        sleep(EVERY).await;
+        sleep(CHECK_INTERVAL).await;
         let now = Instant::now();
-        // When the whole process was stopped for a while, nobody is to blame: time counts
-        // only as far as this thread itself was turning.
-        let passed = now.duration_since(last).min(2 * EVERY);
+        // Time counts only while this thread itself was running: if the whole process was
+        // stopped, no handler is to blame.
+        let passed = now.duration_since(last).min(2 * CHECK_INTERVAL);
         last = now;
         let overdue: Vec<Duration> = threads.lag.overdue().collect();
         for (worker, ((late, turns), overdue)) in late.iter_mut().zip(overdue).enumerate() {
-            let (who, now_turns) = threads.lag.worker(worker).running();
-            // Many short pieces of work are a busy thread, not a blocked one.
-            if overdue < LATE || now_turns != *turns {
+            let (running, now_turns) = threads.lag.worker(worker).running();
+            // Many short turns mean a busy thread, not a blocked one.
+            if overdue < LATENESS_MIN || now_turns != *turns {
                 (*late, *turns) = (Duration::ZERO, now_turns);
                 continue;
             }
             *late += passed;
-            let Some(culprit) = services.iter().find(|s| s.hosted.number == who.service) else {
+            let culprit = services
+                .iter()
+                .find(|service| service.hosted.number == running.service);
+            let Some(culprit) = culprit else {
                 continue;
             };
-            let patience = culprit.hosted.settings.handler_timeout.max(PATIENCE_MIN);
-            if *late >= patience {
+            let blocked_max = culprit.hosted.settings.handler_timeout.max(BLOCKED_MIN);
+            if *late >= blocked_max {
                 *late = Duration::ZERO;
-                give_up(&threads, &services, worker, who).await;
-                if threads.blocked() >= BLOCKED_MAX {
+                replace_thread(&threads, &services, worker, running).await;
+                if threads.blocked() >= BLOCKED_THREADS_MAX {
                     let blocked = threads.blocked();
                     let service = &culprit.hosted.label;
                     let why = format!(
@@ -72,60 +76,68 @@ pub(crate) async fn watch(
     }
 }
 
-/// Moves the services of a worker to a fresh thread.
-async fn give_up(threads: &Threads, services: &[Rc<ServiceSupervisor>], worker: usize, who: Who) {
-    let mut moves = Vec::new();
+/// Replaces the thread of a worker and restarts its services on the new thread. `running`
+/// blocks the old thread.
+async fn replace_thread(
+    threads: &Threads,
+    services: &[Rc<ServiceSupervisor>],
+    worker: usize,
+    running: Who,
+) {
+    let mut notices = Vec::new();
     for service in services.iter().filter(|s| s.hosted.worker == worker) {
         let env = service.hosted.env();
-        let blocks = service.hosted.number == who.service;
+        let blocks = service.hosted.number == running.service;
         let seized = env.fence();
-        let how = if blocks {
+        let notice = if blocks {
             error!(
-                service = %env.label, worker, instance = who.instance,
-                "a handler blocks its thread: the thread is given up, another one takes its place"
+                service = %env.label, worker, instance = running.instance,
+                "a handler blocks its thread, replacing the thread"
             );
             env.meters.restarted(Cause::Timeout);
-            blame(env, who.instance, seized)
+            settle_blocked(env, running.instance, seized)
         } else {
-            warn!(service = %env.label, worker, "goes on with another thread");
+            warn!(service = %env.label, worker, "restarting on another thread");
             env.meters.restarted(Cause::Supervisor);
-            // Dropped, and so given back.
+            // The drop requeues them.
             drop(seized);
-            ThreadReplaced::of(env)
+            ThreadReplaced::new(env)
         };
-        moves.push((service, how));
+        notices.push((service, notice));
     }
     threads.replace(worker);
-    for (service, how) in moves {
-        service.move_on(how).await;
+    for (service, notice) in notices {
+        service.replace_thread(notice).await;
     }
 }
 
-/// Settles what was in the hand that blocked the thread: a message by itself has timed
-/// out; of several, each gets a trial of its own; without any, the failure is the
-/// service's own. All else goes back.
-fn blame(
+/// Settles the deliveries of a service that blocked its thread.
+///
+/// If the blocking instance had one message in flight, that message has timed out. If it had
+/// several, each becomes a trial. If it had none, the failure is charged to the service. The
+/// deliveries of other instances are requeued.
+fn settle_blocked(
     env: Arc<ServiceRun>,
     instance: u32,
     seized: Vec<(Option<u32>, Delivery)>,
 ) -> ThreadReplaced {
-    let (mut blamed, others): (Vec<_>, Vec<_>) = seized
+    let (mut in_flight, others): (Vec<_>, Vec<_>) = seized
         .into_iter()
         .partition(|(number, _)| *number == Some(instance));
     drop(others);
-    if blamed.len() != 1 {
-        let charged = blamed.is_empty();
-        let trials = blamed.into_iter().map(|(_, delivery)| delivery).rev();
+    if in_flight.len() != 1 {
+        let charged = in_flight.is_empty();
+        let trials = in_flight.into_iter().map(|(_, delivery)| delivery).rev();
         return ThreadReplaced {
             trials: trials.collect(),
             charged,
             env,
         };
     }
-    if let Some((_, delivery)) = blamed.pop() {
+    if let Some((_, delivery)) = in_flight.pop() {
         let failed = FailedAttempt::timeout(&env);
         env.meters.handled(delivery.input(), failed.outcome());
         env.fail(delivery, &failed);
     }
-    ThreadReplaced::of(env)
+    ThreadReplaced::new(env)
 }

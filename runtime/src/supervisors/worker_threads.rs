@@ -1,4 +1,4 @@
-//! The threads that services run on: an arbiter for each worker.
+//! The worker threads of an app: one actix arbiter per worker.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::metrics::{Worker, WorkerLag};
 
-/// How long threads that have been told to end may take.
+/// Time for stopped threads to end.
 const JOIN_WITHIN: Duration = Duration::from_secs(5);
 
-/// The workers of an app; without any, services run on the current thread.
+/// The workers of an app. Without any, services run on the current thread.
 pub(crate) struct Threads {
     arbiters: RefCell<Vec<Arbiter>>,
     pub(crate) lag: Arc<WorkerLag>,
-    /// Threads that were given up and have not come back.
+    /// Number of replaced threads that are still blocked.
     blocked: Arc<AtomicUsize>,
 }
 
@@ -30,29 +30,29 @@ impl Threads {
             blocked: Arc::default(),
         };
         for worker in 0..workers {
-            let arbiter = threads.begin(threads.lag.worker(worker));
+            let arbiter = threads.start(threads.lag.worker(worker));
             threads.arbiters.borrow_mut().push(arbiter);
         }
         threads
     }
 
-    fn begin(&self, worker: Arc<Worker>) -> Arbiter {
+    fn start(&self, worker: Arc<Worker>) -> Arbiter {
         let arbiter = Arbiter::new();
         arbiter.spawn(self.lag.clone().measure(worker));
         arbiter
     }
 
-    /// How many there are.
+    /// The number of workers.
     pub(crate) fn len(&self) -> usize {
         self.arbiters.borrow().len()
     }
 
-    /// The arbiter of a worker; `None` means the current one.
+    /// The arbiter of a worker; `None` means the current thread.
     pub(crate) fn arbiter(&self, worker: usize) -> Option<ArbiterHandle> {
         self.arbiters.borrow().get(worker).map(Arbiter::handle)
     }
 
-    /// Where what runs on a worker says so.
+    /// The record of the work that runs on a worker.
     pub(crate) fn worker(&self, worker: usize) -> Arc<Worker> {
         if self.len() == 0 {
             Arc::default()
@@ -61,35 +61,36 @@ impl Threads {
         }
     }
 
-    /// Gives a worker's thread up and starts another one. The old one ends by itself
-    /// when what blocks it ends.
+    /// Starts another thread for a worker. The old thread ends when its handler returns.
     pub(crate) fn replace(&self, worker: usize) {
-        let fresh = self.begin(self.lag.replace(worker));
+        let fresh = self.start(self.lag.replace(worker));
         let old = std::mem::replace(&mut self.arbiters.borrow_mut()[worker], fresh);
         old.stop();
         self.blocked.fetch_add(1, Relaxed);
         let blocked = self.blocked.clone();
-        // It waits for as long as the thread is blocked: perhaps for ever.
+        // The join lasts as long as the thread is blocked, perhaps for ever.
         let waiting = std::thread::Builder::new()
-            .name("given-up-worker".into())
+            .name("blocked-worker".into())
             .spawn(move || {
-                // What panicked there was logged there.
+                // A panic of the thread was logged there.
                 let _logged = old.join();
                 blocked.fetch_sub(1, Relaxed);
             });
         if let Err(error) = waiting {
-            tracing::warn!(%error, "nobody waits for the thread that was given up");
+            tracing::warn!(%error, "no thread can wait for the blocked thread");
         }
     }
 
-    /// How many threads were given up and have not come back.
+    /// The number of replaced threads that are still blocked.
     pub(crate) fn blocked(&self) -> usize {
         self.blocked.load(Relaxed)
     }
 
-    /// Joins the threads that can be; returns how many can't. `stuck` are those that are
-    /// known to be blocked; one of them that was given up since is counted as that, and
-    /// its worker's new thread is joined. Nobody may give up a thread any more.
+    /// Joins the threads and returns how many can't be joined.
+    ///
+    /// `stuck` are the workers whose threads are known to be blocked. A thread of these that
+    /// was replaced since counts once, as a blocked thread; the worker's new thread is joined.
+    /// No thread may be replaced after this call.
     pub(crate) async fn join(&self, stuck: &[Arc<Worker>]) -> usize {
         let arbiters = self.arbiters.take();
         let by = Instant::now() + JOIN_WITHIN;
@@ -120,24 +121,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_is_given_up_after_it_was_known_to_be_stuck_counts_once() {
+    fn a_replaced_thread_that_was_known_to_be_stuck_counts_once() {
         actix::System::new().block_on(async {
             let threads = Threads::new(2);
-            let (free, held) = mpsc::channel::<()>();
-            let (tell, told) = mpsc::channel();
+            let (release, released) = mpsc::channel::<()>();
+            let (started, has_started) = mpsc::channel();
             threads
                 .arbiter(0)
                 .expect("there are two")
                 .spawn_fn(move || {
-                    tell.send(()).expect("it is waited for");
-                    // Until the test is over.
-                    let _over = held.recv();
+                    started.send(()).expect("the test waits for it");
+                    // Blocks until the test is over.
+                    let _over = released.recv();
                 });
-            told.recv().expect("it runs");
+            has_started.recv().expect("it runs");
             let stuck = [threads.worker(0), threads.worker(0)];
             threads.replace(0);
             assert_eq!(threads.join(&stuck).await, 1);
-            drop(free);
+            drop(release);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The app under test: what a test says to it and hears from it.
+//! `TestApp`: sends messages to the app under test and expects messages from it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::fault::{Fault, FaultScript};
 use super::folder::Folder;
-use super::instance_tracking::Census;
+use super::instance_tracking::LiveInstances;
 use super::letters::{Letter, Letters};
 use super::pending_ask::{Question, answering, decode};
 use super::ports::{Asks, Gives, Takes, shown};
@@ -23,37 +23,39 @@ use crate::message::{Envelope, Message};
 use crate::service::{Catalog, MessageBuilder, Payload, Service, Source};
 use crate::transport::{AskError, Completion, Outgoing, Transport};
 
-/// How long a test waits for something, in virtual time.
+/// Virtual time that an expectation waits before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// An app in the test's own process, on the test's thread, with a time of its own.
+/// An app that runs on the test's own thread, with a clock of its own.
 ///
-/// Services work, and time passes, only inside the methods of this type. Time jumps when
-/// nobody works, so an hour takes no time. Work on another thread isn't seen, so that time
-/// jumps past it, unless tokio knows of it (`spawn_blocking`); nor is a wait for the
-/// network. Its methods block: a test that uses them is no `async` one.
+/// Services run, and time passes, only inside the methods of this type. When no task can run,
+/// the clock jumps to the next timer, so a wait of an hour takes no real time. The clock does
+/// not know of work on other threads (except tokio's `spawn_blocking`) nor of network waits,
+/// and jumps past them. The methods block: call them from a plain `#[test]`, not an `async`
+/// one.
 ///
-/// Every message that a service publishes is kept until it is expected, or to the end.
+/// Every message that a service publishes is kept until the test expects it, or to the end.
 ///
-/// Stopping it, or dropping it, fails the test if something is left behind: see
-/// [`stop`](TestApp::stop). The [module](crate::testing) has an example.
+/// [`stop`](TestApp::stop), or the drop, fails the test if something is left behind. The
+/// [module](crate::testing) has an example.
 pub struct TestApp {
-    /// `None` once it has stopped. Goes before the universe that it lives in.
+    /// `None` once stopped. Declared first, so that it is dropped before `runtime`.
+    /// `None` once it has stopped. Goes before the runtime that it lives in.
     pub(super) app: Option<App>,
-    pub(super) beneath: Arc<dyn Transport>,
-    pub(super) desk: Arc<Recorder>,
+    pub(super) inner: Arc<dyn Transport>,
+    pub(super) recorder: Arc<Recorder>,
     pub(super) letters: Letters,
     pub(super) script: Arc<FaultScript>,
-    pub(super) census: Arc<Census>,
+    pub(super) live: Arc<LiveInstances>,
     pub(super) routes: Routes,
     pub(super) clock: Clock,
     pub(super) leftover_tasks: bool,
-    pub(super) universe: SimRuntime,
+    pub(super) runtime: SimRuntime,
     pub(super) folder: Folder,
 }
 
 impl TestApp {
-    /// Starts one service, with every port connected to the topic of its name.
+    /// Starts one service. Each port is connected to the topic of its name.
     ///
     /// # Panics
     /// If the service type refuses the config.
@@ -62,7 +64,7 @@ impl TestApp {
         Setup::of::<S>(config).start()
     }
 
-    /// Starts one source, with every port connected to the topic of its name.
+    /// Starts one source. Each port is connected to the topic of its name.
     ///
     /// # Panics
     /// If the source type refuses the config.
@@ -71,34 +73,34 @@ impl TestApp {
         Setup::of_source::<S>(config).start()
     }
 
-    /// Starts a whole app from a manifest's text; its transport is `memory:`, whatever
-    /// the manifest says. Names are topics now.
+    /// Starts a whole app from the text of a manifest. Its transport is `memory:`, regardless
+    /// of the manifest. The names of ports are topics.
     ///
     /// # Panics
-    /// If there is something wrong with the manifest: with the report of it.
+    /// If the manifest is invalid, with its report.
     #[track_caller]
     pub fn of_manifest(text: &str, catalog: Catalog) -> Self {
         Setup::of_manifest(text, catalog).start()
     }
 
-    /// Starts a whole app from a manifest's file. Mind that paths in it are relative to the
-    /// file, so that what its services write is written there.
+    /// Starts a whole app from a manifest file. Paths in it are relative to the file, so
+    /// services write there.
     ///
     /// # Panics
-    /// If there is something wrong with the manifest: with the report of it.
+    /// If the manifest is invalid, with its report.
     #[track_caller]
     pub fn of_file(path: impl AsRef<std::path::Path>, catalog: Catalog) -> Self {
         Setup::of_file(path, catalog).start()
     }
 
-    /// Sends a message, from outside, and returns it.
+    /// Sends a message from outside of the app, and returns it.
     ///
-    /// The value is of the input's type, or JSON; a [`MessageBuilder`] says more of it, such as
-    /// its id, a header, or a delay. To send what a service can't read, use an
+    /// The value is of the input's type, or JSON. A [`MessageBuilder`] also sets the id, a
+    /// header, a delay and more. To send a payload that the service can't decode, use an
     /// `Input<Raw>` of the input's name.
     ///
     /// # Panics
-    /// If nobody reads there, or the value can't be written.
+    /// If no service reads there, or the value can't be encoded.
     #[track_caller]
     pub fn send<P: Takes + ?Sized>(
         &self,
@@ -107,13 +109,13 @@ impl TestApp {
     ) -> Message {
         let sent = self.outgoing::<P>(to, value.into()).and_then(|outgoing| {
             let message = outgoing.message.clone();
-            let confirmed = self.universe.run(async {
+            let confirmed = self.runtime.run(async {
                 let (done, confirmed) = Completion::channel();
-                self.beneath.publish(vec![outgoing], done);
+                self.inner.publish(vec![outgoing], done);
                 confirmed.await
             });
             confirmed.map_err(|error| error.to_string())?;
-            self.desk.sent(&message);
+            self.recorder.sent(&message);
             Ok(message)
         });
         match sent {
@@ -122,10 +124,10 @@ impl TestApp {
         }
     }
 
-    /// Asks a service and returns its answer.
+    /// Asks a service and returns its reply.
     ///
     /// # Panics
-    /// If there is none within [`PATIENCE`], or a failure instead.
+    /// If the service fails the request, or does not reply within [`PATIENCE`].
     #[track_caller]
     pub fn ask<P: Takes + ?Sized>(
         &self,
@@ -138,10 +140,10 @@ impl TestApp {
         }
     }
 
-    /// Asks a service, and returns its answer or why there is none.
+    /// Asks a service. Returns its reply, or why there is none.
     ///
     /// # Errors
-    /// The service gave the question up, or didn't answer within [`PATIENCE`].
+    /// The service failed the request, or did not reply within [`PATIENCE`].
     ///
     /// # Panics
     /// As [`send`](TestApp::send).
@@ -157,11 +159,11 @@ impl TestApp {
         };
         let mut envelope = outgoing.message.edit();
         envelope.deadline_ms = Some(envelope.time_ms + PATIENCE.as_millis() as u64);
-        let question = Message::from(envelope);
-        self.desk.sent(&question);
+        let request = Message::from(envelope);
+        self.recorder.sent(&request);
         let reply = self
-            .universe
-            .run(async { self.beneath.ask(question, PATIENCE).await })?;
+            .runtime
+            .run(async { self.inner.ask(request, PATIENCE).await })?;
         P::Reply::decode(&reply).map_err(|error| AskError::Decode(error.to_string()))
     }
 
@@ -191,11 +193,11 @@ impl TestApp {
         })
     }
 
-    /// Waits for the next message there, in the order in which they came.
+    /// Waits for the next message on an output, in the order of publication.
     ///
     /// # Panics
-    /// If none comes within [`PATIENCE`], or it isn't of the output's type: with what
-    /// happened instead.
+    /// If none comes within [`PATIENCE`], or it is not of the output's type. The panic lists the
+    /// events so far.
     #[track_caller]
     pub fn expect<P: Gives + ?Sized>(&self, from: &P) -> P::Value {
         match self
@@ -207,8 +209,7 @@ impl TestApp {
         }
     }
 
-    /// As [`expect`](TestApp::expect), with all that is known of the message: its id,
-    /// type, headers.
+    /// As [`expect`](TestApp::expect), but returns the whole message: id, type, headers.
     ///
     /// # Panics
     /// If none comes within [`PATIENCE`].
@@ -222,27 +223,27 @@ impl TestApp {
 
     fn expected<P: Gives + ?Sized>(&self, from: &P) -> Result<Message, String> {
         let topic = self.routes.gives(from.name())?;
-        let next = async { self.desk.next(&topic, later(PATIENCE)).await };
+        let next = async { self.recorder.next(&topic, later(PATIENCE)).await };
         let nothing = || format!("no message came on `{}` within {PATIENCE:?}", from.name());
-        self.universe.run(next).ok_or_else(nothing)
+        self.runtime.run(next).ok_or_else(nothing)
     }
 
-    /// Lets everything be done ([`idle`](TestApp::idle)), and then expects that nothing
-    /// came there but what was expected before.
+    /// Waits until the app is [`idle`](TestApp::idle), then checks that no message came on an
+    /// output, except those that were expected before.
     ///
     /// # Panics
-    /// If something came.
+    /// If another message came.
     #[track_caller]
     pub fn expect_nothing<P: Gives + ?Sized>(&self, from: &P) {
         let unexpected = self.routes.gives(from.name()).and_then(|topic| {
             self.wait_until_idle()?;
-            match self.desk.unread(&topic) {
+            match self.recorder.unread(&topic) {
                 came if came.is_empty() => Ok(()),
                 came => {
                     let came: Vec<String> = came.iter().map(shown).collect();
                     let (name, came) = (from.name(), came.join("\n  "));
                     Err(format!(
-                        "nothing was expected on `{name}`, there came\n  {came}"
+                        "no message was expected on `{name}`, these came:\n  {came}"
                     ))
                 }
             }
@@ -252,18 +253,18 @@ impl TestApp {
         }
     }
 
-    /// Waits for the next question that a service asks there: reply to it. In a whole app
-    /// only questions come here that no service of it reads.
+    /// Waits for the next request that a service asks the test; reply to it. In a whole app,
+    /// only requests that no service of the app reads come here.
     ///
     /// # Panics
-    /// If none is asked within [`PATIENCE`], or it isn't of the request's type.
+    /// If none comes within [`PATIENCE`], or it is not of the request's type.
     #[track_caller]
     pub fn expect_ask<P: Asks + ?Sized>(&self, from: &P) -> Question<P::Value, P::Reply> {
         let name = from.name();
         let question = self.routes.gives(name).and_then(|topic| {
-            let next = async { self.desk.next_question(&topic, later(PATIENCE)).await };
-            let nothing = || format!("no question came on `{name}` within {PATIENCE:?}");
-            let asked = self.universe.run(next).ok_or_else(nothing)?;
+            let next = async { self.recorder.next_request(&topic, later(PATIENCE)).await };
+            let nothing = || format!("no request came on `{name}` within {PATIENCE:?}");
+            let asked = self.runtime.run(next).ok_or_else(nothing)?;
             Question::new(name, asked)
         });
         match question {
@@ -272,8 +273,8 @@ impl TestApp {
         }
     }
 
-    /// From now on, questions that services ask there are answered so; also those that
-    /// another service of the app would answer.
+    /// Replies to all further requests of services on a port. Takes precedence over a service
+    /// of the app that would reply.
     ///
     /// # Panics
     /// If no service asks there.
@@ -284,31 +285,31 @@ impl TestApp {
         answer: impl FnMut(P::Value) -> P::Reply + Send + 'static,
     ) {
         match self.routes.gives(from.name()) {
-            Ok(topic) => self.desk.answer(&topic, answering::<P>(answer)),
+            Ok(topic) => self.recorder.answer(&topic, answering::<P>(answer)),
             Err(text) => panic!("{text}"),
         }
     }
 
-    /// Something is to go wrong.
+    /// Injects a fault.
     pub fn inject(&self, fault: Fault) {
         self.script.add(fault);
     }
 
-    /// Lets time pass, and what is due be done.
+    /// Lets time pass, and everything run that becomes due.
     pub fn advance(&self, duration: Duration) {
-        self.universe.advance(duration);
+        self.runtime.advance(duration);
     }
 
-    /// The time by the clock that services see.
+    /// The time of the clock that services see.
     pub fn now(&self) -> SystemTime {
-        self.universe.run(async { self.clock.now() })
+        self.runtime.run(async { self.clock.now() })
     }
 
-    /// Waits until every source that ends has ended and nothing is queued, in hand or
+    /// Waits until every finite source has ended and no message is queued, in flight or
     /// scheduled.
     ///
     /// # Panics
-    /// If that isn't so within [`PATIENCE`].
+    /// If the app is not idle within [`PATIENCE`].
     #[track_caller]
     pub fn idle(&self) {
         if let Err(text) = self.wait_until_idle() {
@@ -319,47 +320,46 @@ impl TestApp {
     fn wait_until_idle(&self) -> Result<(), String> {
         let idle = async {
             self.app().idle().await;
-            // What is scheduled for a topic that no service reads, only the desk knows.
-            while let Some(at) = self.desk.last_scheduled() {
+            // Only the recorder knows of messages scheduled for topics that no service reads.
+            while let Some(at) = self.recorder.last_scheduled() {
                 sleep_until(at).await;
                 self.app().idle().await;
             }
         };
         let idle = async { timeout(PATIENCE, idle).await };
-        let busy = |_| format!("there is still something to do after {PATIENCE:?}");
-        self.universe.run(idle).map_err(busy)
+        let busy = |_| format!("the app is not idle after {PATIENCE:?}");
+        self.runtime.run(idle).map_err(busy)
     }
 
-    /// Waits for the next message that is given up, in the order in which they were.
+    /// Waits for the next dead letter, in order.
     ///
     /// # Panics
-    /// If none is given up within [`PATIENCE`].
+    /// If no message is dead-lettered within [`PATIENCE`].
     #[track_caller]
     pub fn expect_dead_letter(&self) -> Letter {
         let next = async { self.letters.next(later(PATIENCE)).await };
-        match self.universe.run(next) {
+        match self.runtime.run(next) {
             Some(letter) => letter,
             None => panic!(
-                "no message was given up within {PATIENCE:?}{}",
+                "no message was dead-lettered within {PATIENCE:?}{}",
                 self.report()
             ),
         }
     }
 
-    /// The dead letters of a service so far, also those that were expected before.
+    /// All dead letters of a service so far, including those that were expected before.
     pub fn dead_letters(&self, service: &str) -> Vec<Letter> {
         let mut letters = self.letters.all();
-        letters.retain(|letter| *letter.why.service == *service);
+        letters.retain(|letter| *letter.dead_letter.service == *service);
         letters
     }
 
-    /// What the app has done so far.
+    /// The figures of each service so far.
     pub fn summary(&self) -> Summary {
         self.app().summary()
     }
 
-    /// A folder of this test: that of the manifest, if it was given as text. Goes with the
-    /// test.
+    /// A directory of this test, deleted with it. A manifest given as text lies in it.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -368,9 +368,9 @@ impl TestApp {
         self.app.as_ref().expect("it is there until it is stopped")
     }
 
-    /// What happened so far, for the messages of panics.
+    /// The events so far, for a panic.
     fn report(&self) -> String {
-        report::render(self.app(), &self.desk, &self.letters.all())
+        report::render(self.app(), &self.recorder, &self.letters.all())
     }
 }
 

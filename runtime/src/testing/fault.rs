@@ -1,7 +1,8 @@
-//! Faults: what is to go wrong, where, and how often.
+//! Fault injection: which fault strikes, where, and how often.
 //!
-//! Owns the script of faults that a test injects. Carrying a fault out is for those who
-//! stand at its point: [`instances`](super::instance_tracking) and [`transport`](super::transport).
+//! Owns the faults that a test injects. The decorators in
+//! [`instance_tracking`](super::instance_tracking) and [`transport`](super::transport) carry
+//! them out.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,52 +11,52 @@ use parking_lot::Mutex;
 
 use crate::failure::Failure;
 
-/// A named point at which a fault can strike.
+/// A point at which a fault can strike.
 ///
-/// | point | what is struck | [fail](Fault::fail) | [panic](Fault::panic) | [hang](Fault::hang) |
+/// | point | operation | [fail](Fault::fail) | [panic](Fault::panic) | [hang](Fault::hang) |
 /// | --- | --- | --- | --- | --- |
-/// | `Start` | starting an instance | it fails | it panics | never done, until `handler_timeout` |
-/// | `Handle` | a message or a batch, before its handler sees it | the failure is its outcome | it panics | never done, until `handler_timeout` |
-/// | `Handled` | the same, after its handler returned `Ok` | as above: nothing it emitted is published | as above | as above |
-/// | `Tick` | a tick, before the service sees it | it fails | it panics | never done, until `handler_timeout` |
-/// | `Stop` | stopping an instance in order | it fails | it panics | never done, until `handler_timeout` |
+/// | `Start` | starting an instance | it fails | it panics | until `handler_timeout` |
+/// | `Handle` | a message or a batch, before its handler | the attempt fails | it panics | until `handler_timeout` |
+/// | `Handled` | the same, after its handler returned `Ok` | the attempt fails, nothing is published | it panics | until `handler_timeout` |
+/// | `Tick` | a tick, before the service sees it | it fails | it panics | until `handler_timeout` |
+/// | `Stop` | stopping an instance gracefully | it fails | it panics | until `handler_timeout` |
 /// | `Drop` | dropping an instance | – | it panics | – |
-/// | `Run` | running a source | it fails | it panics | it sends nothing more, until it is stopped |
-/// | `Publish` | a publication of outputs | refused: none of it arrives | – | none arrives, and no word about it |
-/// | `Confirm` | the confirm of a publication that arrived | it is lost: unconfirmed | – | no word about it |
-/// | `Ask` | a question of a service | it gets a failure for an answer | – | no answer in time |
-/// | `Consume` | taking a delivery from a queue | the consumer has ended, its connection lost | – | – |
-/// | `Settle` | an ack, a retry or a dead-lettering on its way to the transport | it is lost: the same delivery comes again | – | – |
+/// | `Run` | running a source | it fails | it panics | sends nothing until it is stopped |
+/// | `Publish` | publishing outputs | refused: no message arrives | – | no message arrives, no confirm |
+/// | `Confirm` | the confirm of outputs that arrived | lost: unconfirmed | – | no confirm |
+/// | `Ask` | a request of a service | it gets a failure | – | no reply in time |
+/// | `Consume` | taking a delivery from a queue | the consumer ends: connection lost | – | – |
+/// | `Settle` | an ack, retry or dead-lettering on its way to the transport | lost: redelivered | – | – |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultPoint {
     /// Starting an instance.
     Start,
-    /// A message or a batch, before its handler sees it.
+    /// A message or a batch, before its handler.
     Handle,
-    /// A message or a batch, after its handler returned `Ok`, before what it emitted is
+    /// A message or a batch, after its handler returned `Ok` and before its outputs are
     /// published.
     Handled,
     /// A tick, before the service sees it.
     Tick,
-    /// Stopping an instance in order.
+    /// Stopping an instance gracefully.
     Stop,
     /// Dropping an instance.
     Drop,
     /// Running a source, before it sends anything.
     Run,
-    /// A publication of outputs: what one message, batch or tick led to.
+    /// Publishing the outputs of one message, batch or tick.
     Publish,
-    /// The confirm of a publication that arrived.
+    /// The confirm of outputs that arrived.
     Confirm,
-    /// A question that a service asks.
+    /// A request that a service asks.
     Ask,
     /// Taking a delivery from a queue.
     Consume,
-    /// An ack, a retry or a dead-lettering, on its way to the transport.
+    /// An ack, retry or dead-lettering, on its way to the transport.
     Settle,
 }
 
-/// How a fault shows.
+/// The kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FaultKind {
     Fail(Failure),
@@ -73,31 +74,31 @@ impl FaultKind {
     }
 }
 
-/// Something that is to go wrong: once, at the next occasion, unless it says otherwise.
+/// A fault. Strikes once, at the next occasion, unless configured otherwise.
 ///
 /// ```
 /// use brickwork::Failure;
-/// use brickwork::testing::{Fault, Point};
+/// use brickwork::testing::{Fault, FaultPoint};
 ///
-/// Fault::fail(Point::Publish);                             // the next one is refused
-/// Fault::panic(Point::Handle).times(2);                    // the next two panic
-/// Fault::hang(Point::Start).of("stock");                   // only that service
-/// Fault::with(Point::Handle, Failure::reject("no")).after(3); // the fourth message
+/// Fault::fail(FaultPoint::Publish);              // refuses the next publication
+/// Fault::panic(FaultPoint::Handle).times(2);     // panics twice
+/// Fault::hang(FaultPoint::Start).of("stock");    // strikes only this service
+/// Fault::with(FaultPoint::Handle, Failure::reject("no")).after(3); // the fourth message
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "a fault strikes when it is injected"]
+#[must_use = "a fault strikes only after it is injected"]
 pub struct Fault {
     point: FaultPoint,
-    how: FaultKind,
+    kind: FaultKind,
     service: Option<Arc<str>>,
     skip: u64,
-    /// `None` for always.
+    /// `None` means always.
     times: Option<u64>,
     struck: u64,
 }
 
 impl Fault {
-    /// A failure that is worth another try.
+    /// A failure that may be retried.
     ///
     /// # Panics
     /// If the point can't fail: see [`FaultPoint`].
@@ -106,8 +107,7 @@ impl Fault {
         Self::with(point, Failure::retry(injected(point)))
     }
 
-    /// A failure of the test's choice. Where the transport fails, or a question, only its
-    /// text counts.
+    /// A given failure. At points of the transport, and for requests, only its text counts.
     ///
     /// # Panics
     /// If the point can't fail: see [`FaultPoint`].
@@ -119,34 +119,34 @@ impl Fault {
     /// A panic.
     ///
     /// # Panics
-    /// If nothing can panic at this point: see [`FaultPoint`].
+    /// If the point can't panic: see [`FaultPoint`].
     #[track_caller]
     pub fn panic(point: FaultPoint) -> Self {
         Self::new(point, FaultKind::Panic)
     }
 
-    /// Something that never ends, until its time is over.
+    /// A hang: the operation does not end before its time-out.
     ///
     /// # Panics
-    /// If nothing can hang at this point: see [`FaultPoint`].
+    /// If the point can't hang: see [`FaultPoint`].
     #[track_caller]
     pub fn hang(point: FaultPoint) -> Self {
         Self::new(point, FaultKind::Hang)
     }
 
     #[track_caller]
-    fn new(point: FaultPoint, how: FaultKind) -> Self {
+    fn new(point: FaultPoint, kind: FaultKind) -> Self {
         use FaultPoint::{Ask, Confirm, Consume, Drop, Publish, Settle};
-        let possible = match how {
+        let possible = match kind {
             FaultKind::Fail(_) => point != Drop,
             FaultKind::Panic => !matches!(point, Publish | Confirm | Ask | Consume | Settle),
             FaultKind::Hang => !matches!(point, Drop | Consume | Settle),
         };
-        let how_name = how.as_str();
-        assert!(possible, "nothing can {how_name} at Point::{point:?}");
+        let name = kind.as_str();
+        assert!(possible, "nothing can {name} at FaultPoint::{point:?}");
         Self {
             point,
-            how,
+            kind,
             service: None,
             skip: 0,
             times: Some(1),
@@ -154,31 +154,31 @@ impl Fault {
         }
     }
 
-    /// Strikes so many times.
+    /// Strikes this many times.
     pub fn times(mut self, times: u64) -> Self {
         self.times = Some(times);
         self
     }
 
-    /// Strikes every time.
+    /// Strikes at every occasion.
     pub fn always(mut self) -> Self {
         self.times = None;
         self
     }
 
-    /// Lets so many occasions pass first.
+    /// Skips this many occasions first.
     pub fn after(mut self, occasions: u64) -> Self {
         self.skip = occasions;
         self
     }
 
-    /// Strikes only the service of this label.
+    /// Strikes only the service with this label.
     pub fn of(mut self, service: &str) -> Self {
         self.service = Some(service.into());
         self
     }
 
-    /// Whether it strikes here and now; an occasion that it lets pass is counted.
+    /// Whether the fault strikes now. Counts a skipped occasion.
     fn strikes(&mut self, point: FaultPoint, service: &str) -> bool {
         let spent = self.times.is_some_and(|times| self.struck >= times);
         let elsewhere = self.service.as_ref().is_some_and(|of| **of != *service);
@@ -200,8 +200,8 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (how, point) = (self.how.as_str(), self.point);
-        write!(f, "Fault::{how}(Point::{point:?})")?;
+        let (kind, point) = (self.kind.as_str(), self.point);
+        write!(f, "Fault::{kind}(FaultPoint::{point:?})")?;
         if let Some(service) = &self.service {
             write!(f, " of {service}")?;
         }
@@ -212,12 +212,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What an injected fault says of itself.
+/// The failure text of an injected fault.
 pub(super) fn injected(point: FaultPoint) -> String {
-    format!("injected at Point::{point:?}")
+    format!("injected at FaultPoint::{point:?}")
 }
 
-/// The faults of one app, in the order in which they were injected.
+/// The faults of one app, in the order of injection.
 #[derive(Debug, Default)]
 pub(super) struct FaultScript(Mutex<Vec<Fault>>);
 
@@ -226,14 +226,14 @@ impl FaultScript {
         self.0.lock().push(fault);
     }
 
-    /// How the occasion is struck, if it is.
+    /// The fault that strikes at this occasion, if any.
     pub(super) fn strike(&self, point: FaultPoint, service: &str) -> Option<FaultKind> {
         let mut faults = self.0.lock();
-        let struck = |fault: &mut Fault| fault.strikes(point, service).then(|| fault.how.clone());
+        let struck = |fault: &mut Fault| fault.strikes(point, service).then(|| fault.kind.clone());
         faults.iter_mut().find_map(struck)
     }
 
-    /// Faults that had no occasion to strike as often as they were to.
+    /// Faults that did not strike as often as configured.
     pub(super) fn unmet(&self) -> Vec<String> {
         let faults = self.0.lock();
         let unmet = faults.iter().filter(|fault| !fault.is_spent());

@@ -1,14 +1,14 @@
-//! A folder for one test, gone when the test is.
+//! A temporary directory for one test.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Deleted with everything in it when it is dropped.
+/// A directory that is deleted with its content on drop.
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
     /// # Panics
-    /// If it can't be made.
+    /// If the directory can't be created.
     pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         loop {
@@ -17,9 +17,9 @@ impl Folder {
             let path = std::env::temp_dir().join(name);
             match std::fs::create_dir(&path) {
                 Ok(()) => return Self(path),
-                // What is there already is left alone.
+                // Left over from another process with the same id.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => panic!("can't make the folder {}: {error}", path.display()),
+                Err(error) => panic!("can't create the directory {}: {error}", path.display()),
             }
         }
     }
@@ -31,7 +31,7 @@ impl Folder {
     /// Writes a file and returns its path.
     ///
     /// # Panics
-    /// If it can't be written.
+    /// If the file can't be written.
     pub(super) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         match std::fs::write(&path, text) {
@@ -43,7 +43,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A folder that stays behind is no reason to fail.
+        // A directory that stays behind is no reason to fail.
         let _left = std::fs::remove_dir_all(&self.0);
     }
 }

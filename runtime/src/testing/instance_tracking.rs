@@ -1,6 +1,6 @@
-//! Instances under test: blueprints that count what is alive, and let faults strike.
+//! Decorators of service types: count live instances, and let faults strike.
 //!
-//! A decorator round each service's blueprint, so that production knows nothing of it.
+//! They wrap the service types of the app under test, so production code has no test hooks.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -18,21 +18,22 @@ use crate::service::{
 };
 use crate::sqlite::Migration;
 
-/// How many instances of each service are alive.
+/// Number of live instances of each service.
 #[derive(Debug, Default)]
-pub(super) struct Census(Mutex<BTreeMap<Arc<str>, usize>>);
+pub(super) struct LiveInstances(Mutex<BTreeMap<Arc<str>, usize>>);
 
-impl Census {
-    pub(super) fn born(self: &Arc<Self>, service: &Arc<str>) -> Life {
+impl LiveInstances {
+    /// Counts an instance until the guard is dropped.
+    pub(super) fn count(self: &Arc<Self>, service: &Arc<str>) -> InstanceGuard {
         *self.0.lock().entry(service.clone()).or_default() += 1;
-        Life {
-            census: self.clone(),
+        InstanceGuard {
+            counts: self.clone(),
             service: service.clone(),
         }
     }
 
-    /// Services of which something is alive, and how much.
-    pub(super) fn alive(&self) -> Vec<(Arc<str>, usize)> {
+    /// Services with live instances, and how many.
+    pub(super) fn all(&self) -> Vec<(Arc<str>, usize)> {
         let counts = self.0.lock();
         let alive = counts.iter().filter(|(_, count)| **count > 0);
         alive
@@ -41,51 +42,51 @@ impl Census {
     }
 }
 
-/// One instance, or the run of a source, as long as it lives.
-pub(super) struct Life {
-    census: Arc<Census>,
+/// A live instance, or the running source.
+pub(super) struct InstanceGuard {
+    counts: Arc<LiveInstances>,
     service: Arc<str>,
 }
 
-impl Drop for Life {
+impl Drop for InstanceGuard {
     fn drop(&mut self) {
-        if let Some(count) = self.census.0.lock().get_mut(&self.service) {
+        if let Some(count) = self.counts.0.lock().get_mut(&self.service) {
             *count -= 1;
         }
     }
 }
 
-/// A blueprint under test.
-pub(super) struct Watched {
+/// A service type under test.
+pub(super) struct TestedType {
     inner: Arc<dyn ConfiguredType>,
-    watch: Watch,
+    hooks: TestHooks,
 }
 
 #[derive(Clone)]
-struct Watch {
+struct TestHooks {
     service: Arc<str>,
     script: Arc<FaultScript>,
-    census: Arc<Census>,
+    live: Arc<LiveInstances>,
 }
 
-impl Watched {
+impl TestedType {
     pub(super) fn new(
         inner: Arc<dyn ConfiguredType>,
         service: Arc<str>,
         script: Arc<FaultScript>,
-        census: Arc<Census>,
+        live: Arc<LiveInstances>,
     ) -> Self {
-        let watch = Watch {
+        let hooks = TestHooks {
             service,
             script,
-            census,
+            live,
         };
-        Self { inner, watch }
+        Self { inner, hooks }
     }
 }
 
-impl Watch {
-    /// Passes a point, unless a fault strikes there.
+impl TestHooks {
+    /// Lets a fault strike at a point, if there is one.
     async fn pass(&self, point: FaultPoint) -> Result<(), Failure> {
         match self.script.strike(point, &self.service) {
             None => Ok(()),
@@ -96,7 +97,7 @@ impl Watch {
     }
 }
 
-impl ConfiguredType for Watched {
+impl ConfiguredType for TestedType {
     fn ports(&self) -> &PortTable {
         self.inner.ports()
     }
@@ -109,7 +110,7 @@ impl ConfiguredType for Watched {
     }
 }
 
-impl InstanceFactory for Watched {
+impl InstanceFactory for TestedType {
     fn concurrency(&self) -> usize {
         self.factory().concurrency()
     }
@@ -124,18 +125,18 @@ impl InstanceFactory for Watched {
     ) -> LocalBoxFuture<'a, Result<Box<dyn Instance>, Failure>> {
         let inner = self.factory();
         Box::pin(async move {
-            self.watch.pass(FaultPoint::Start).await?;
+            self.hooks.pass(FaultPoint::Start).await?;
             let inner = inner.start(cx).await?;
-            Ok(Box::new(WatchedInstance {
+            Ok(Box::new(TestedInstance {
                 inner: Some(inner),
-                _life: self.watch.census.born(&self.watch.service),
-                watch: self.watch.clone(),
+                _guard: self.hooks.live.count(&self.hooks.service),
+                hooks: self.hooks.clone(),
             }) as Box<dyn Instance>)
         })
     }
 }
 
-impl Run for Watched {
+impl Run for TestedType {
     fn ends(&self) -> bool {
         self.source().ends()
     }
@@ -150,13 +151,13 @@ impl Run for Watched {
 
     fn run<'a>(&'a self, out: &'a mut SourceContext) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let _life = self.watch.census.born(&self.watch.service);
+            let _guard = self.hooks.live.count(&self.hooks.service);
             match self
-                .watch
+                .hooks
                 .script
-                .strike(FaultPoint::Run, &self.watch.service)
+                .strike(FaultPoint::Run, &self.hooks.service)
             {
-                // As one that waits for work: it ends when it is told to.
+                // Like a source that waits for work.
                 Some(FaultKind::Hang) => {
                     out.stopping().await;
                     return Ok(());
@@ -170,7 +171,7 @@ impl Run for Watched {
     }
 }
 
-impl Watched {
+impl TestedType {
     fn factory(&self) -> &dyn InstanceFactory {
         let Kind::Service(inner) = self.inner.role() else {
             unreachable!("a source starts no instances")
@@ -186,20 +187,20 @@ impl Watched {
     }
 }
 
-struct WatchedInstance {
-    /// `None` while dropping.
+struct TestedInstance {
+    /// `None` during the drop.
     inner: Option<Box<dyn Instance>>,
-    watch: Watch,
-    _life: Life,
+    hooks: TestHooks,
+    _guard: InstanceGuard,
 }
 
-impl WatchedInstance {
+impl TestedInstance {
     fn inner(&mut self) -> &mut dyn Instance {
         &mut **self.inner.as_mut().expect("it is there until the drop")
     }
 }
 
-impl Instance for WatchedInstance {
+impl Instance for TestedInstance {
     fn handle<'a>(
         &'a mut self,
         input: usize,
@@ -207,9 +208,9 @@ impl Instance for WatchedInstance {
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
         Box::pin(async move {
-            self.watch.pass(FaultPoint::Handle).await?;
+            self.hooks.pass(FaultPoint::Handle).await?;
             let reply = self.inner().handle(input, message, cx).await?;
-            self.watch.pass(FaultPoint::Handled).await?;
+            self.hooks.pass(FaultPoint::Handled).await?;
             Ok(reply)
         })
     }
@@ -222,11 +223,11 @@ impl Instance for WatchedInstance {
     ) -> LocalBoxFuture<'a, Vec<Result<(), Failure>>> {
         Box::pin(async move {
             let all = |failure| vec![Err(failure); messages.len()];
-            if let Err(failure) = self.watch.pass(FaultPoint::Handle).await {
+            if let Err(failure) = self.hooks.pass(FaultPoint::Handle).await {
                 return all(failure);
             }
             let results = self.inner().handle_batch(input, messages, cx).await;
-            match self.watch.pass(FaultPoint::Handled).await {
+            match self.hooks.pass(FaultPoint::Handled).await {
                 Ok(()) => results,
                 Err(failure) => all(failure),
             }
@@ -239,27 +240,27 @@ impl Instance for WatchedInstance {
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            self.watch.pass(FaultPoint::Tick).await?;
+            self.hooks.pass(FaultPoint::Tick).await?;
             self.inner().tick(tick, cx).await
         })
     }
 
     fn stop<'a>(&'a mut self, cx: &'a mut Context) -> LocalBoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            self.watch.pass(FaultPoint::Stop).await?;
+            self.hooks.pass(FaultPoint::Stop).await?;
             self.inner().stop(cx).await
         })
     }
 }
 
-impl Drop for WatchedInstance {
+impl Drop for TestedInstance {
     fn drop(&mut self) {
         drop(self.inner.take());
         let struck = self
-            .watch
+            .hooks
             .script
-            .strike(FaultPoint::Drop, &self.watch.service);
-        // A panic while another one unwinds would end the process.
+            .strike(FaultPoint::Drop, &self.hooks.service);
+        // A second panic during unwinding would abort the process.
         if struck.is_some() && !std::thread::panicking() {
             panic!("{}", injected(FaultPoint::Drop));
         }

@@ -1,4 +1,4 @@
-//! Dead letters, read from the queues in which they are kept.
+//! Dead letters of the app under test, read from their queues.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::message::Message;
 use crate::names::QueueId;
 use crate::transport::{Consumer, Transport, TransportError};
 
-/// A message that was given up, and why.
+/// A dead-lettered message.
 #[derive(Debug, Clone)]
 pub struct Letter {
-    /// Why, by whom, after how many attempts.
-    pub why: DeadLetter,
-    /// The message, as it is kept.
+    /// The reason, the service, the number of attempts.
+    pub dead_letter: DeadLetter,
+    /// The message as stored in the dead-letter queue.
     pub message: Message,
 }
 
@@ -29,14 +29,14 @@ pub(super) struct Letters(Mutex<State>);
 struct State {
     queues: Vec<Box<dyn Consumer>>,
     letters: Vec<Letter>,
-    /// They stay where they are kept.
+    /// Kept unsettled, so that the letters stay in their queues.
     deliveries: Vec<Delivery>,
-    /// How many were expected one by one.
+    /// Number of letters that the test has expected.
     read: usize,
 }
 
 impl Letters {
-    /// Opens the dead-letter queues of these services.
+    /// Consumes the dead-letter queues of these services.
     pub(super) async fn open(
         transport: &Arc<dyn Transport>,
         services: &[Arc<str>],
@@ -54,7 +54,7 @@ impl Letters {
         })))
     }
 
-    /// The next one that was not expected yet, if it comes by `deadline`.
+    /// The next letter that was not expected before, if it comes by `deadline`.
     pub(super) async fn next(&self, deadline: Instant) -> Option<Letter> {
         let next = poll_fn(|cx| {
             let mut state = self.0.lock();
@@ -70,7 +70,7 @@ impl Letters {
         timeout_at(deadline, next).await.ok()
     }
 
-    /// All so far.
+    /// All letters so far.
     pub(super) fn all(&self) -> Vec<Letter> {
         let mut state = self.0.lock();
         state.fetch(&mut Context::from_waker(Waker::noop()));
@@ -79,21 +79,24 @@ impl Letters {
 }
 
 impl State {
-    /// Takes what there is, in the order in which it was given up.
+    /// Takes new letters, in the order of their failures.
     fn fetch(&mut self, cx: &mut Context<'_>) {
         let mut taken = VecDeque::new();
         for queue in &mut self.queues {
-            // A queue that has ended with its app has no more letters.
+            // After the stop of the app, a queue has ended and has no more letters.
             while let Poll::Ready(Ok(())) = queue.poll_take(cx, &mut taken, usize::MAX) {}
         }
         let known = self.letters.len();
         for delivery in taken {
             let message = delivery.message().clone();
-            if let Some(why) = DeadLetter::of(&message) {
-                self.letters.push(Letter { why, message });
+            if let Some(dead_letter) = DeadLetter::from_letter(&message) {
+                self.letters.push(Letter {
+                    dead_letter,
+                    message,
+                });
             }
             self.deliveries.push(delivery);
         }
-        self.letters[known..].sort_by_key(|letter| letter.why.failed_at_ms);
+        self.letters[known..].sort_by_key(|letter| letter.dead_letter.failed_at_ms);
     }
 }

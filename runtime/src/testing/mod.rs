@@ -1,10 +1,11 @@
-//! Testing services and apps: in the test's process and thread, with a time of its own.
+//! Test kit for services and apps: everything runs in the test's process and thread, with a
+//! clock of its own.
 //!
-//! A test reads like a conversation: it sends, and expects. Nothing is asynchronous in it,
-//! and nothing sleeps: time jumps when nobody works, and so does the wall clock that
-//! services see. What is left behind (an instance, a task, an unsettled delivery) fails
-//! the test. Behind the feature `testing`, for `[dev-dependencies]`: it switches on tokio's
-//! clock for tests, which an app in production has no use for.
+//! A test sends messages and expects messages. Its code is not asynchronous and never sleeps:
+//! the clock jumps to the next timer when no task can run, and so does the wall clock that
+//! services see. An instance, a task or an unsettled delivery that is left behind fails the
+//! test. The kit needs the feature `testing`, for `[dev-dependencies]`: the feature enables
+//! tokio's test clock, which has no place in production.
 //!
 //! ```
 //! # use brickwork::prelude::*;
@@ -36,10 +37,11 @@
 //! stock.send(&REQUESTS, Reserve { quantity: 3 });
 //! assert_eq!(stock.expect(&RESERVED).left, 97);
 //! stock.send(&REQUESTS, Reserve { quantity: 98 });
-//! assert_eq!(stock.expect_dead_letter().why.error, "not that many left");
+//! assert_eq!(stock.expect_dead_letter().dead_letter.error, "not that many left");
 //! ```
 //!
-//! A whole app is tested over its topics, in JSON or with typed ports of the topics' names:
+//! A whole app is tested through its topics, with JSON or with typed ports named like the
+//! topics:
 //!
 //! ```
 //! # use brickwork::prelude::*;
@@ -57,7 +59,7 @@
 //! #         cx.emit(&DOUBLES, 2 * n)
 //! #     }
 //! # }
-//! use brickwork::testing::{Fault, Point, TestApp};
+//! use brickwork::testing::{Fault, FaultPoint, TestApp};
 //!
 //! let app = TestApp::of_manifest(
 //!     r#"
@@ -72,7 +74,7 @@
 //!     "#,
 //!     Catalog::new().with::<Double>(),
 //! );
-//! app.inject(Fault::fail(Point::Publish).of("double"));
+//! app.inject(Fault::fail(FaultPoint::Publish).of("double"));
 //! app.send("small", serde_json::json!(21));
 //! assert_eq!(app.expect("big"), 42);
 //! app.stop();
@@ -80,15 +82,15 @@
 //!
 //! # Map
 //!
-//! | where | what |
+//! | module | content |
 //! | --- | --- |
-//! | `setup` | [`Setup`]: a plan with the decorators below put in |
-//! | `app`, `question`, `ending` | [`TestApp`]: sending and expecting, being asked, stopping |
-//! | `desk`, `letters` | what came on topics, what was asked, what was given up |
-//! | `transport`, `instances` | decorators: the test looks on, faults strike |
+//! | `setup` | [`Setup`]: builds the app, with the decorators below |
+//! | `app`, `pending_ask`, `teardown` | [`TestApp`]: send, expect, reply, stop |
+//! | `recorder`, `letters` | messages on topics, requests to the test, dead letters |
+//! | `transport`, `instance_tracking` | decorators: record events, let faults strike |
 //! | `fault` | [`Fault`], and the [`FaultPoint`]s where one can strike |
-//! | `universe` | the thread, its system and its time |
-//! | `report` | what a failed expectation tells |
+//! | `sim_runtime` | the test's runtime and its virtual time |
+//! | `report` | the events that a failed expectation prints |
 
 mod app;
 mod fault;

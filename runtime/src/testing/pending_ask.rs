@@ -1,4 +1,4 @@
-//! Questions that services ask the test.
+//! Requests that services ask the test.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,13 +11,13 @@ use crate::delivery::Reply;
 use crate::message::Message;
 use crate::service::Payload;
 
-/// A question that a service asked the test, and waits for the answer.
+/// A request that a service asked the test. The service waits for the reply.
 ///
-/// If it is dropped, there is no answer: the asker's time runs out.
+/// If it is dropped, the service gets no reply and runs into its time-out.
 pub struct Question<M, R> {
-    /// What it asks.
+    /// The decoded request.
     pub value: M,
-    /// All that is known of it.
+    /// The whole message.
     pub message: Message,
     reply: oneshot::Sender<Reply>,
     answer: PhantomData<fn(R)>,
@@ -39,27 +39,27 @@ impl<M: Payload, R: Payload> Question<M, R> {
         })
     }
 
-    /// Answers it.
+    /// Replies.
     ///
     /// # Panics
-    /// If the answer can't be written.
+    /// If the reply can't be encoded.
     #[track_caller]
     pub fn reply(self, answer: R) {
         match answer.into_bytes() {
-            // An asker that has stopped waiting needs no answer.
+            // The service may have stopped waiting.
             Ok(bytes) => drop(self.reply.send(Ok(bytes))),
             Err(error) => panic!("{error}"),
         }
     }
 
-    /// Fails it, as a service does that gives a question up.
+    /// Fails the request, as a service does that dead-letters it.
     pub fn refuse(self, text: impl Into<String>) {
-        // An asker that has stopped waiting needs no answer.
+        // The service may have stopped waiting.
         let _gone = self.reply.send(Err(text.into()));
     }
 }
 
-/// An answer over bytes, from one over values.
+/// Wraps a reply function over values as one over bytes.
 pub(super) fn answering<P: Asks + ?Sized>(
     mut answer: impl FnMut(P::Value) -> P::Reply + Send + 'static,
 ) -> Answer {
@@ -71,8 +71,12 @@ pub(super) fn answering<P: Asks + ?Sized>(
     })
 }
 
-/// A value, or a text that says why there is none, and shows what came.
+/// Decodes a message. The error text shows the payload.
 pub(super) fn decode<T: Payload>(name: &str, message: &Message) -> Result<T, String> {
-    T::decode(message)
-        .map_err(|error| format!("what came on `{name}`: {error}: {}", shown(message)))
+    T::decode(message).map_err(|error| {
+        format!(
+            "can't decode the message on `{name}`: {error}: {}",
+            shown(message)
+        )
+    })
 }

@@ -1,4 +1,4 @@
-//! Where a test sends and expects: typed ports, or topics with JSON.
+//! Ports of a test: typed ports, or topic names with JSON.
 
 use serde_json::Value;
 
@@ -11,29 +11,29 @@ mod sealed {
 
 use sealed::Sealed;
 
-/// Where a test sends to and asks: an [`Input`] with its type, or a name with JSON.
+/// A port that a test sends to or asks: an [`Input`] with its type, or a name with JSON.
 pub trait Takes: Sealed {
-    /// What it takes.
+    /// The message.
     type Value: Payload;
-    /// What it answers.
+    /// The reply.
     type Reply: Payload;
     /// The name of an input of the service under test; in a whole app, a topic.
     fn name(&self) -> &str;
 }
 
-/// Where a test expects something: an [`Output`] with its type, or a name with JSON.
+/// A port that a test expects messages on: an [`Output`] with its type, or a name with JSON.
 pub trait Gives: Sealed {
-    /// What comes out.
+    /// The message.
     type Value: Payload;
     /// The name of an output of the service under test; in a whole app, a topic.
     fn name(&self) -> &str;
 }
 
-/// Where a test is asked: a [`Request`] with its types, or a name with JSON.
+/// A port on which services ask the test: a [`Request`] with its types, or a name with JSON.
 pub trait Asks: Sealed {
-    /// The question.
+    /// The request.
     type Value: Payload;
-    /// The answer.
+    /// The reply.
     type Reply: Payload;
     /// The name of a request of the service under test; in a whole app, a topic.
     fn name(&self) -> &str;
@@ -99,7 +99,7 @@ impl Asks for str {
     }
 }
 
-/// A payload for people: its text, cut short.
+/// The text of a payload, cut short, for error texts.
 pub(super) fn shown(message: &Message) -> String {
     const CHARACTERS_MAX: usize = 200;
     let text = String::from_utf8_lossy(&message.payload);

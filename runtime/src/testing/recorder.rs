@@ -1,8 +1,8 @@
-//! The test's desk: what came on every topic, what services asked, what they have in
-//! hand.
+//! Records the traffic of the app under test: messages on topics, requests to the test, and
+//! deliveries in flight.
 //!
-//! The transport writes here, the test reads. Owns no message's duty to be settled; that
-//! is between services and the transport.
+//! The transport decorator writes here, the test reads. Settling messages stays between
+//! services and transport.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::message::Message;
 use crate::names::QueueId;
 use crate::transport::Completion;
 
-/// Answers the questions of one topic for the test.
+/// Replies to the requests on one topic.
 pub(super) type Answer = Box<dyn FnMut(&Message) -> Reply + Send>;
 
-/// What a test can see of an app from outside.
+/// The recorded traffic of one app.
 #[derive(Default)]
 pub(super) struct Recorder {
     state: Mutex<State>,
-    /// Something came.
+    /// Notified after each new message or request.
     changed: Notify,
 }
 
@@ -33,24 +33,24 @@ pub(super) struct Recorder {
 struct State {
     topics: BTreeMap<Arc<str>, Topic>,
     answers: BTreeMap<Arc<str>, Answer>,
-    /// What is in the hands of services, by a number of its own.
+    /// Deliveries in flight, by a number of their own.
     deliveries: BTreeMap<u64, Taken>,
     next: u64,
-    /// Publications without a word about them.
-    silent: Vec<Completion>,
+    /// Publications that a fault leaves without a confirm.
+    unanswered: Vec<Completion>,
 }
 
-/// What came on one topic.
+/// The traffic on one topic.
 #[derive(Default)]
 struct Topic {
-    /// What nobody expected yet, by when it is there and the order in which it came.
+    /// Messages that the test has not expected yet, by due time and order.
     unread: BTreeMap<(Instant, u64), Message>,
-    questions: VecDeque<Asked>,
+    requests: VecDeque<Asked>,
     count: u64,
     last: Option<Message>,
 }
 
-/// A question on the test's desk.
+/// A request that waits for the test's reply.
 pub(super) struct Asked {
     pub(super) message: Message,
     pub(super) reply: oneshot::Sender<Reply>,
@@ -61,33 +61,33 @@ struct Taken {
     message: Message,
 }
 
-/// What came on a topic, for people.
+/// Summary of a topic, for reports.
 pub(super) struct TopicSummary {
     pub(super) topic: Arc<str>,
     pub(super) count: u64,
     pub(super) last: Option<Message>,
-    pub(super) questions: usize,
+    pub(super) requests: usize,
 }
 
 impl Recorder {
-    /// Notes what services published, to be there after its delay.
+    /// Records messages that services published, each due after its delay.
     pub(super) fn published(&self, messages: Vec<(Message, Duration)>) {
         let mut state = self.state.lock();
         for (message, delay) in messages {
-            let place = state.number();
+            let number = state.number();
             let topic = state.topics.entry(message.topic.clone()).or_default();
-            topic.note(&message);
-            topic.unread.insert((later(delay), place), message);
+            topic.record(&message);
+            topic.unread.insert((later(delay), number), message);
         }
         drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Notes what the test sent itself.
+    /// Records a message that the test sent.
     pub(super) fn sent(&self, message: &Message) {
         let mut state = self.state.lock();
         let topic = state.topics.entry(message.topic.clone()).or_default();
-        topic.note(message);
+        topic.record(message);
     }
 
     /// The next message of a topic, if it comes by `deadline`.
@@ -105,7 +105,7 @@ impl Recorder {
         .await
     }
 
-    /// What came on a topic and nobody expected.
+    /// The messages on a topic that the test has not expected.
     pub(super) fn unread(&self, topic: &str) -> Vec<Message> {
         let state = self.state.lock();
         let topic = state.topics.get(topic).into_iter();
@@ -114,7 +114,7 @@ impl Recorder {
             .collect()
     }
 
-    /// When the last message that is scheduled for later will be there.
+    /// The due time of the last message that is scheduled for later.
     pub(super) fn last_scheduled(&self) -> Option<Instant> {
         let state = self.state.lock();
         let topics = state.topics.values();
@@ -124,27 +124,27 @@ impl Recorder {
             .max()
     }
 
-    /// The next question on a topic, if one comes by `deadline`.
-    pub(super) async fn next_question(&self, topic: &str, deadline: Instant) -> Option<Asked> {
+    /// The next request on a topic, if one comes by `deadline`.
+    pub(super) async fn next_request(&self, topic: &str, deadline: Instant) -> Option<Asked> {
         self.wait(deadline, |state| {
             let topic = state.topics.get_mut(topic);
             topic
-                .and_then(|topic| topic.questions.pop_front())
+                .and_then(|topic| topic.requests.pop_front())
                 .ok_or(None)
         })
         .await
     }
 
-    /// Waits until `look` finds something, or until `deadline`. What it doesn't find may
-    /// be there at a time that it knows.
+    /// Waits until `find` succeeds, at most until `deadline`. An error may hold the time at
+    /// which to try again.
     async fn wait<T>(
         &self,
         deadline: Instant,
-        mut look: impl FnMut(&mut State) -> Result<T, Option<Instant>>,
+        mut find: impl FnMut(&mut State) -> Result<T, Option<Instant>>,
     ) -> Option<T> {
         loop {
             let changed = self.changed.notified();
-            let again = match look(&mut self.state.lock()) {
+            let again = match find(&mut self.state.lock()) {
                 Ok(found) => return Some(found),
                 Err(at) => at.map_or(deadline, |at| at.min(deadline)),
             };
@@ -156,20 +156,20 @@ impl Recorder {
         }
     }
 
-    /// Notes a question, and answers it if the test said how. The answer, or where it
-    /// will come from.
+    /// Records a request, and replies if the test has set a reply function. Returns the
+    /// channel of the reply.
     pub(super) fn asked(&self, message: Message) -> oneshot::Receiver<Reply> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         let state = &mut *state;
         let topic = state.topics.entry(message.topic.clone()).or_default();
-        topic.note(&message);
+        topic.record(&message);
         match state.answers.get_mut(&message.topic) {
             Some(answer) => {
-                // The receiver is at hand.
+                // The receiver is alive: it is returned below.
                 let _sent = sender.send(answer(&message));
             }
-            None => topic.questions.push_back(Asked {
+            None => topic.requests.push_back(Asked {
                 message,
                 reply: sender,
             }),
@@ -178,12 +178,12 @@ impl Recorder {
         receiver
     }
 
-    /// From now on questions on this topic, also those that wait, are answered so.
+    /// Sets the reply function of a topic, and replies to the requests that wait there.
     pub(super) fn answer(&self, topic: &str, mut answer: Answer) {
         let mut state = self.state.lock();
         let waiting = state.topics.get_mut(topic);
-        for Asked { message, reply } in waiting.into_iter().flat_map(|t| t.questions.drain(..)) {
-            // Who has stopped waiting needs no answer.
+        for Asked { message, reply } in waiting.into_iter().flat_map(|t| t.requests.drain(..)) {
+            // The service may have stopped waiting.
             let _gone = reply.send(answer(&message));
         }
         state.answers.insert(topic.into(), answer);
@@ -193,7 +193,7 @@ impl Recorder {
         self.state.lock().answers.contains_key(topic)
     }
 
-    /// Notes a delivery, and returns its number.
+    /// Records a delivery, and returns its number.
     pub(super) fn taken(&self, queue: &QueueId, message: &Message) -> u64 {
         let mut state = self.state.lock();
         let number = state.number();
@@ -209,7 +209,7 @@ impl Recorder {
         self.state.lock().deliveries.remove(&number);
     }
 
-    /// Deliveries that are not settled, as text.
+    /// Unsettled deliveries, as text.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let state = self.state.lock();
         let unsettled = state.deliveries.values();
@@ -218,26 +218,26 @@ impl Recorder {
             .collect()
     }
 
-    /// Keeps a publication without a word about it, until the app has stopped.
-    pub(super) fn silence(&self, done: Completion) {
-        self.state.lock().silent.push(done);
+    /// Keeps a publication without confirm until the app has stopped.
+    pub(super) fn leave_unanswered(&self, done: Completion) {
+        self.state.lock().unanswered.push(done);
     }
 
-    /// Lets go of publications without a word about them: they are unconfirmed.
-    pub(super) fn end_silence(&self) {
-        // Outside the lock: each is told by its drop.
-        let silent = std::mem::take(&mut self.state.lock().silent);
-        drop(silent);
+    /// Drops the publications without confirm: they complete as unconfirmed.
+    pub(super) fn drop_unanswered(&self) {
+        // Outside of the lock, since the drop calls the completions.
+        let unanswered = std::mem::take(&mut self.state.lock().unanswered);
+        drop(unanswered);
     }
 
-    /// What came on every topic, for people.
+    /// Summaries of all topics.
     pub(super) fn topics(&self) -> Vec<TopicSummary> {
         let state = self.state.lock();
         let topics = state.topics.iter().map(|(topic, it)| TopicSummary {
             topic: topic.clone(),
             count: it.count,
             last: it.last.clone(),
-            questions: it.questions.len(),
+            requests: it.requests.len(),
         });
         topics.collect()
     }
@@ -251,7 +251,7 @@ impl State {
 }
 
 impl Topic {
-    fn note(&mut self, message: &Message) {
+    fn record(&mut self, message: &Message) {
         self.count += 1;
         self.last = Some(message.clone());
     }

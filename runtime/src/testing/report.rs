@@ -1,4 +1,4 @@
-//! What happened so far, for a test whose expectation failed.
+//! The events so far, for the panic of a failed expectation.
 
 use std::fmt::Write;
 
@@ -8,38 +8,37 @@ use super::recorder::Recorder;
 use crate::app::App;
 use crate::host::LastFailure;
 
-/// All that may explain why something didn't happen; each line is there only if it says
-/// something.
-pub(super) fn render(app: &App, desk: &Recorder, letters: &[Letter]) -> String {
+/// Renders everything that may explain a missing event. Empty figures are left out.
+pub(super) fn render(app: &App, recorder: &Recorder, letters: &[Letter]) -> String {
     let mut text = String::new();
     let mut line = |line: String| {
         writeln!(text, "  {line}").expect("writing to a string succeeds");
     };
-    for topic in desk.topics() {
+    for topic in recorder.topics() {
         let last = topic.last.as_ref().map(shown).unwrap_or_default();
         let messages = counted(topic.count, "message");
         line(format!("on `{}`: {messages}, the last {last}", topic.topic));
-        if topic.questions > 0 {
+        if topic.requests > 0 {
             line(format!(
-                "on `{}`: {} unanswered",
-                topic.topic, topic.questions
+                "on `{}`: {} requests without a reply",
+                topic.topic, topic.requests
             ));
         }
     }
     for row in app.summary().services {
         let counts = [
             (row.ok, "ok"),
-            (row.retry, "to be tried again"),
+            (row.retry, "to be retried"),
             (row.panic, "panicked"),
-            (row.timeout, "out of time"),
+            (row.timeout, "timed out"),
             (row.reject, "rejected"),
-            (row.defer, "put off"),
+            (row.defer, "deferred"),
             (row.expired, "expired"),
             (row.restarts, "restarts"),
         ];
         let counts = counts.iter().filter(|(count, _)| *count > 0);
         let counts: Vec<String> = counts
-            .map(|(count, what)| format!("{count} {what}"))
+            .map(|(count, label)| format!("{count} {label}"))
             .collect();
         let attempts = counted(row.attempts, "attempt");
         let counts = match counts.is_empty() {
@@ -61,18 +60,18 @@ pub(super) fn render(app: &App, desk: &Recorder, letters: &[Letter]) -> String {
         }
     }
     for letter in letters {
-        let why = &letter.why;
-        let attempts = counted(why.attempts.into(), "attempt");
+        let dead_letter = &letter.dead_letter;
+        let attempts = counted(dead_letter.attempts.into(), "attempt");
         line(format!(
-            "{} gave up {} after {attempts} ({}: {})",
-            why.service,
+            "{} dead-lettered {} after {attempts} ({}: {})",
+            dead_letter.service,
             shown(&letter.message),
-            why.reason,
-            why.error
+            dead_letter.reason,
+            dead_letter.error
         ));
     }
-    for delivery in desk.unsettled() {
-        line(format!("in hand: {delivery}"));
+    for delivery in recorder.unsettled() {
+        line(format!("in flight: {delivery}"));
     }
     for reason in app.not_ready() {
         line(format!("not ready: {reason}"));
@@ -83,15 +82,15 @@ pub(super) fn render(app: &App, desk: &Recorder, letters: &[Letter]) -> String {
     }
 }
 
-fn counted(count: u64, what: &str) -> String {
+fn counted(count: u64, noun: &str) -> String {
     match count {
-        0 => format!("no {what}s"),
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
+        0 => format!("no {noun}s"),
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
     }
 }
 
-/// The last failures of a service, the newest last.
+/// The last failures of a service, newest last.
 fn last_failures(app: &App, service: &str) -> Vec<LastFailure> {
     let mut services = app.services.iter();
     let found = services.find(|it| *it.hosted().label == *service);
@@ -100,7 +99,7 @@ fn last_failures(app: &App, service: &str) -> Vec<LastFailure> {
         .unwrap_or_default()
 }
 
-/// Lines, and how often each comes in a row.
+/// Collapses equal lines in a row, each with its count.
 fn in_a_row(lines: impl Iterator<Item = String>) -> Vec<(String, usize)> {
     let mut counted: Vec<(String, usize)> = Vec::new();
     for line in lines {

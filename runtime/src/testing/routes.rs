@@ -1,4 +1,4 @@
-//! Routes: which topic a name means, and whether anybody is at its other end.
+//! The names that a test may use, and their topics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::app::Plan;
 use crate::service::PortTable;
 
-/// The names that a test may use, each with its topic.
+/// The port names of a test, each with its topic.
 #[derive(Clone)]
 pub(super) struct Routes {
-    /// Who the names belong to, for people.
+    /// The owner of the names, for error texts.
     owner: Owner,
     takes: BTreeMap<Arc<str>, Arc<str>>,
     gives: BTreeMap<Arc<str>, Arc<str>>,
@@ -24,8 +24,8 @@ enum Owner {
 }
 
 impl Routes {
-    /// An input reads the topic of its name, and an output feeds the topic of its name;
-    /// if both have one name, the output's topic is another, or it would feed itself.
+    /// Each port of the service is connected to the topic of its name. If an input and an
+    /// output share a name, the output gets another topic: otherwise it would feed the input.
     pub(super) fn of_service(label: &str, ports: &PortTable) -> Self {
         let inputs = ports.inputs.iter().map(|input| input.name.clone());
         let takes: BTreeMap<_, _> = inputs.map(|name| (name.clone(), name)).collect();
@@ -43,7 +43,7 @@ impl Routes {
         }
     }
 
-    /// A whole app's names are its topics.
+    /// The names of a whole app are its topics.
     pub(super) fn of_app(plan: &Plan) -> Self {
         let services = || plan.services.iter();
         let topics = |ports: &[crate::app::WiredPort]| -> Vec<(Arc<str>, Arc<str>)> {
@@ -57,7 +57,7 @@ impl Routes {
         }
     }
 
-    /// The wiring of a service under test, as a piece of manifest.
+    /// The wiring of a service under test, as a part of a manifest.
     pub(super) fn wiring(&self) -> String {
         let mut text = String::new();
         for (side, routes) in [("in", &self.takes), ("out", &self.gives)] {
@@ -85,7 +85,7 @@ impl Routes {
         })
     }
 
-    /// The topic where something comes out.
+    /// The topic to expect from.
     pub(super) fn gives(&self, name: &str) -> Result<Arc<str>, String> {
         self.gives.get(name).cloned().ok_or_else(|| {
             self.unknown(
@@ -115,7 +115,7 @@ impl Routes {
         }
     }
 
-    /// Topics that services read.
+    /// The topics that services read.
     pub(super) fn read(&self) -> BTreeSet<Arc<str>> {
         self.takes.values().cloned().collect()
     }

@@ -1,7 +1,7 @@
-//! Setting a test up: what runs, with which settings, from when on.
+//! Builder of an app under test.
 //!
-//! Every app under test is a manifest, also the one of a single service: so its settings
-//! have the manifest's words and defaults, and a wrong one is reported as there.
+//! Every app under test is described by a manifest, also that of a single service. So all
+//! settings have the manifest's names and defaults, and its error reports.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::fault::{Fault, FaultScript};
 use super::folder::Folder;
-use super::instance_tracking::{Census, Watched};
+use super::instance_tracking::{LiveInstances, TestedType};
 use super::letters::Letters;
 use super::ports::Asks;
 use super::recorder::{Answer, Recorder};
@@ -27,12 +27,10 @@ use crate::service::{
 };
 use crate::transport::Transports;
 
-/// The time at which tests begin: 2026-01-01T00:00:00Z.
+/// Start of the virtual clock: 2026-01-01T00:00:00Z.
 const START: Duration = Duration::from_secs(1_767_225_600);
 
-/// An app to be tested, before it starts.
-///
-/// [`TestApp`] starts one at once; this is for what must be there before.
+/// Builder of a [`TestApp`], for settings, faults and replies that must exist before the start.
 ///
 /// ```
 /// # use brickwork::prelude::*;
@@ -43,28 +41,28 @@ const START: Duration = Duration::from_secs(1_767_225_600);
 /// #     fn ports(_: &NoConfig, _: &mut Ports<Self>) {}
 /// #     async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> { Ok(Self) }
 /// # }
-/// use brickwork::testing::{Fault, Point, Setup};
+/// use brickwork::testing::{Fault, FaultPoint, Setup};
 ///
 /// let stock = Setup::of::<Stock>(NoConfig {})
 ///     .with("services.stock.instances = 3")
-///     .inject(Fault::fail(Point::Start).times(2))
+///     .inject(Fault::fail(FaultPoint::Start).times(2))
 ///     .start();
 /// stock.stop();
 /// ```
-#[must_use = "nothing happens until it starts"]
+#[must_use = "call start"]
 pub struct Setup {
     manifest: Manifest,
     catalog: Catalog,
-    /// Pieces of manifest that are laid over it.
+    /// Manifests laid over it.
     overlays: Vec<String>,
     variables: BTreeMap<String, String>,
     start: SystemTime,
     data: Option<PathBuf>,
     script: Arc<FaultScript>,
-    desk: Arc<Recorder>,
+    recorder: Arc<Recorder>,
     answers: Vec<(String, Answer)>,
     leftover_tasks: bool,
-    /// Of a service that is tested alone.
+    /// Set for a service that is tested alone.
     routes: Option<Routes>,
 }
 
@@ -74,7 +72,7 @@ enum Manifest {
 }
 
 impl Setup {
-    /// One service, with every port connected to the topic of its name.
+    /// One service. Each port is connected to the topic of its name.
     ///
     /// # Panics
     /// If the service type refuses the config.
@@ -85,7 +83,7 @@ impl Setup {
         Self::one(S::NAME, "service", blueprint)
     }
 
-    /// One source, with every port connected to the topic of its name.
+    /// One source. Each port is connected to the topic of its name.
     ///
     /// # Panics
     /// If the source type refuses the config.
@@ -103,12 +101,12 @@ impl Setup {
             Kind::Service(factory) => !factory.migrations().is_empty(),
             Kind::Source(_) => false,
         };
-        // A source can't have one, not even none.
+        // A source has no store key.
         let store = if store { "store = true\n" } else { "" };
         let text = format!(
             "[app]\nname = \"test\"\ntransport = \"memory:\"\n[services.{name}]\n{store}{wiring}"
         );
-        let facts = TypeMetadata {
+        let metadata = TypeMetadata {
             name,
             role,
             summary: "",
@@ -116,22 +114,22 @@ impl Setup {
             example: "",
             single: false,
         };
-        // Its config is a value already: the manifest has none.
+        // The config is a value already, so the manifest has none.
         let configured = move |_: NoConfig| blueprint.clone();
-        let catalog = Catalog::new().add(ServiceType::new(facts, |_| Ok(()), configured));
+        let catalog = Catalog::new().add(ServiceType::new(metadata, |_| Ok(()), configured));
         Self {
             routes: Some(routes),
             ..Self::new(Manifest::Text(text), catalog)
         }
     }
 
-    /// A whole app, from a manifest's text. What is relative in it is relative to a folder
-    /// of this test, which goes with it.
+    /// A whole app from the text of a manifest. Paths in it are relative to the directory of
+    /// this test, which is deleted with the test.
     pub fn of_manifest(text: &str, catalog: Catalog) -> Self {
         Self::new(Manifest::Text(text.to_owned()), catalog)
     }
 
-    /// A whole app, from a manifest's file. Mind that paths in it are relative to the file.
+    /// A whole app from a manifest file. Paths in it are relative to the file.
     pub fn of_file(path: impl AsRef<Path>, catalog: Catalog) -> Self {
         Self::new(Manifest::File(path.as_ref().to_owned()), catalog)
     }
@@ -145,47 +143,46 @@ impl Setup {
             start: SystemTime::UNIX_EPOCH + START,
             data: None,
             script: Arc::default(),
-            desk: Arc::default(),
+            recorder: Arc::default(),
             answers: Vec::new(),
             leftover_tasks: false,
             routes: None,
         }
     }
 
-    /// Lays a piece of manifest over it: tables merge, values replace. A service that is
-    /// tested alone goes by its type's name.
+    /// Lays another manifest over it: tables merge, values replace. A service that is tested
+    /// alone has its type's name as label.
     pub fn with(mut self, manifest: &str) -> Self {
         self.overlays.push(manifest.to_owned());
         self
     }
 
-    /// What `${NAME}` stands for in the manifest. Those of the process aren't seen.
+    /// Sets the value of `${NAME}` in the manifest. Variables of the process are not used.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// When it begins, by the clock that services see; by default
-    /// 2026-01-01T00:00:00Z.
+    /// Sets the start of the clock that services see; by default 2026-01-01T00:00:00Z.
     pub fn at(mut self, start: SystemTime) -> Self {
         self.start = start;
         self
     }
 
-    /// Where its stores and positions are: so that it goes on with what an app before it has
-    /// left there. By default in the test's own folder.
+    /// Sets the directory of stores and positions, to continue with those of an earlier app.
+    /// By default it is in the test's own directory.
     pub fn data(mut self, folder: impl AsRef<Path>) -> Self {
         self.data = Some(folder.as_ref().to_owned());
         self
     }
 
-    /// Something is to go wrong, perhaps while it starts.
+    /// Injects a fault, which may strike during the start.
     pub fn inject(self, fault: Fault) -> Self {
         self.script.add(fault);
         self
     }
 
-    /// Questions are answered so, also those that are asked while it starts.
+    /// Replies to requests on a port, including those that come during the start.
     pub fn answer<P: Asks + ?Sized>(
         mut self,
         port: &P,
@@ -196,17 +193,17 @@ impl Setup {
         self
     }
 
-    /// Tasks that services spawned may outlive the stop without failing the test: such as
-    /// those of plain actix actors with intervals, which nobody can stop.
+    /// Allows tasks of services to outlive the stop without failing the test, such as those
+    /// of plain actix actors with intervals, which can't be stopped.
     pub fn allow_leftover_tasks(mut self) -> Self {
         self.leftover_tasks = true;
         self
     }
 
-    /// Starts it: services, then sources.
+    /// Starts services, then sources.
     ///
     /// # Panics
-    /// If there is something wrong with the manifest: with the report of it.
+    /// If the manifest is invalid, with its report.
     #[track_caller]
     pub fn start(self) -> TestApp {
         match self.try_start() {
@@ -215,54 +212,54 @@ impl Setup {
         }
     }
 
-    /// Starts it, unless there is something wrong with the manifest.
+    /// Starts the app, unless the manifest is invalid.
     fn try_start(self) -> Result<TestApp, String> {
         let folder = Folder::new();
         let (mut plan, routes) = self.plan(&folder)?;
-        let census: Arc<Census> = Arc::default();
+        let live: Arc<LiveInstances> = Arc::default();
         for service in &mut plan.services {
-            service.blueprint = Arc::new(Watched::new(
+            service.blueprint = Arc::new(TestedType::new(
                 service.blueprint.clone(),
                 service.label.clone(),
                 self.script.clone(),
-                census.clone(),
+                live.clone(),
             ));
         }
         for (name, answer) in self.answers {
-            self.desk.answer(&routes.gives(&name)?, answer);
+            self.recorder.answer(&routes.gives(&name)?, answer);
         }
-        let beneath = Arc::new(OnceLock::new());
+        let inner = Arc::new(OnceLock::new());
         let transports = Transports::new().with(TestConnector {
-            desk: self.desk.clone(),
+            recorder: self.recorder.clone(),
             script: self.script.clone(),
             read: routes.read(),
-            beneath: beneath.clone(),
+            inner: inner.clone(),
         });
         let readers = plan
             .services
             .iter()
             .filter(|service| !service.inputs.is_empty());
         let readers: Vec<Arc<str>> = readers.map(|service| service.label.clone()).collect();
-        let universe = SimRuntime::new();
-        let started = universe.run(async {
+        let runtime = SimRuntime::new();
+        let started = runtime.run(async {
             let clock = Clock::virtual_from(self.start);
             let app = App::start(plan, &transports, Workers::Here, clock).await?;
-            let beneath = beneath.get().expect("the app has connected").clone();
-            let letters = Letters::open(&beneath, &readers).await?;
-            Ok::<_, StartError>((app, clock, beneath, letters))
+            let inner = inner.get().expect("the app has connected").clone();
+            let letters = Letters::open(&inner, &readers).await?;
+            Ok::<_, StartError>((app, clock, inner, letters))
         });
-        let (app, clock, beneath, letters) = started.map_err(|error| error.to_string())?;
+        let (app, clock, inner, letters) = started.map_err(|error| error.to_string())?;
         Ok(TestApp {
             app: Some(app),
-            beneath,
-            desk: self.desk,
+            inner,
+            recorder: self.recorder,
             letters,
             script: self.script,
-            census,
+            live,
             routes,
             clock,
             leftover_tasks: self.leftover_tasks,
-            universe,
+            runtime,
             folder,
         })
     }
@@ -285,7 +282,7 @@ impl Setup {
         let mut plan = manifest::load(&file, &options, &self.catalog, &transports)
             .map_err(|report| report.render(false))?;
         plan.transport = transport::URL.into();
-        // Nothing that a test does stays behind.
+        // A test leaves nothing behind.
         let data = || folder.path().join("data");
         plan.data = self.data.clone().unwrap_or_else(data);
         let routes = match &self.routes {

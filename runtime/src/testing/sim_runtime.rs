@@ -1,8 +1,7 @@
-//! The universe of one test: an actix system on the test's thread, whose time jumps when
-//! nobody works.
+//! The runtime of one test: an actix system on the test's thread with a virtual clock. The clock
+//! jumps to the next timer when no task can run.
 //!
-//! Owns the threads' rules: everything runs inside [`SimRuntime::run`], and nothing while the
-//! test itself does something else. Knows nothing of apps.
+//! Tasks run only inside of [`SimRuntime::run`].
 
 use std::time::Duration;
 
@@ -11,20 +10,20 @@ use tokio::runtime::{Builder, Handle};
 use tokio::task::{LocalSet, yield_now};
 use tokio::time::timeout;
 
-/// What is due at the same moment is done in so many turns, or needs more time.
+/// Turns given to tasks that become due at the same moment.
 const TURNS: u32 = 256;
 
-/// A system with a clock of its own.
+/// An actix system with a clock of its own.
 pub(super) struct SimRuntime {
-    /// Apart from the system's own, so that its end can be waited for. `None` while
-    /// dropping.
+    /// Separate from the system's own tasks, so that the kit can wait for their end. `None`
+    /// during the drop.
     tasks: Option<LocalSet>,
     runner: SystemRunner,
 }
 
 impl SimRuntime {
     pub(super) fn new() -> Self {
-        // The jitter of back-offs comes from here: the same in every run.
+        // Back-off jitter: the same in every run.
         fastrand::seed(0);
         let runner = System::with_tokio_rt(|| {
             Builder::new_current_thread()
@@ -39,13 +38,13 @@ impl SimRuntime {
         }
     }
 
-    /// Lets time pass and everybody work until `future` is done.
+    /// Runs all tasks, and lets time pass, until `future` is done.
     pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let tasks = self.tasks.as_ref().expect("it is there until the drop");
         self.runner.block_on(tasks.run_until(future))
     }
 
-    /// Lets time pass, and what is due at its end be done.
+    /// Lets time pass, then gives due tasks their turns.
     pub(super) fn advance(&self, duration: Duration) {
         self.run(async {
             tokio::time::sleep(duration).await;
@@ -55,14 +54,15 @@ impl SimRuntime {
         });
     }
 
-    /// Whether every task that was spawned ends within this time.
-    pub(super) fn ends(&mut self, within: Duration) -> bool {
+    /// Waits for the end of every spawned task. Returns false if one still runs after this
+    /// time.
+    pub(super) fn tasks_end(&mut self, within: Duration) -> bool {
         let tasks = self.tasks.as_mut().expect("it is there until the drop");
         self.runner.block_on(async {
             if timeout(within, tasks).await.is_err() {
                 return false;
             }
-            // Those that may move between threads are the runtime's own.
+            // Tasks that may move between threads belong to the tokio runtime.
             let alive = || Handle::current().metrics().num_alive_tasks() > 0;
             let ended = async {
                 while alive() {
@@ -76,7 +76,7 @@ impl SimRuntime {
 
 impl Drop for SimRuntime {
     fn drop(&mut self) {
-        // Inside the runtime: what is dropped may want to speak to its timers.
+        // Inside of the runtime: destructors of tasks may use its timers.
         let tasks = self.tasks.take();
         self.runner.block_on(async move { drop(tasks) });
     }

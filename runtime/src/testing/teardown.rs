@@ -1,30 +1,30 @@
-//! The end of a test: the app stops in order, and nothing may be left behind.
+//! The end of a test: a graceful stop, and the check that nothing is left behind.
 
 use super::app::{PATIENCE, TestApp};
 use crate::app::StopReport;
 
 impl TestApp {
-    /// Stops the app in order, and looks whether anything is left behind.
+    /// Stops the app gracefully, and checks that nothing is left behind.
     ///
     /// # Panics
-    /// If an instance is still alive, a task that a service spawned still runs, a
-    /// delivery was never settled, or a fault had no occasion to strike.
+    /// If an instance is still alive, a spawned task still runs, a delivery was never settled,
+    /// or a fault never struck.
     #[track_caller]
     pub fn stop(mut self) -> StopReport {
-        match self.end() {
+        match self.stop_and_check() {
             Ok(report) => report,
             Err(text) => panic!("{text}"),
         }
     }
 
-    /// Stops and looks; the app is gone then, however it went.
-    fn end(&mut self) -> Result<StopReport, String> {
+    /// Stops the app and checks. The app is gone afterwards, even if a check fails.
+    fn stop_and_check(&mut self) -> Result<StopReport, String> {
         let Some(app) = self.app.take() else {
             return Ok(StopReport::default());
         };
-        let report = self.universe.run(app.stop());
+        let report = self.runtime.run(app.stop());
         let mut left = Vec::new();
-        let tasks_ended = self.universe.ends(PATIENCE);
+        let tasks_ended = self.runtime.tasks_end(PATIENCE);
         if !tasks_ended && !self.leftover_tasks {
             left.push(
                 "a task that a service spawned still runs: keep its handle, and abort it \
@@ -32,21 +32,18 @@ impl TestApp {
                     .to_owned(),
             );
         }
-        for (service, count) in self.census.alive() {
+        for (service, count) in self.live.all() {
             left.push(match count {
                 1 => format!("{service} has 1 instance that is still alive"),
                 count => format!("{service} has {count} instances that are still alive"),
             });
         }
-        for delivery in self.desk.unsettled() {
+        for delivery in self.recorder.unsettled() {
             left.push(format!("a delivery was never settled: {delivery}"));
         }
         let unmet = self.script.unmet();
         if !unmet.is_empty() {
-            left.push(format!(
-                "faults were injected in vain: {}",
-                unmet.join(", ")
-            ));
+            left.push(format!("faults never struck: {}", unmet.join(", ")));
         }
         match left.is_empty() {
             true => Ok(report),
@@ -57,12 +54,11 @@ impl TestApp {
 
 impl Drop for TestApp {
     fn drop(&mut self) {
-        // A test that has failed already is told that once; and a panic here would end
-        // the process.
+        // The test has failed already, and a second panic would abort the process.
         if std::thread::panicking() {
             return;
         }
-        if let Err(text) = self.end() {
+        if let Err(text) = self.stop_and_check() {
             panic!("{text}");
         }
     }
@@ -106,17 +102,17 @@ mod tests {
         payload.downcast_ref::<String>().unwrap().clone()
     }
 
-    // The host lets go of every instance and delivery: so here the kit itself keeps one.
+    // The host releases every instance and delivery, so these tests keep one themselves.
 
     #[test]
     fn an_instance_that_is_still_alive_fails_the_test() {
         let app = TestApp::of::<Sink>(NoConfig {});
-        assert_eq!(app.census.alive(), [("sink".into(), 1)]);
-        let _kept = app.census.born(&"sink".into());
-        let told = panic_of(|| drop(app));
+        assert_eq!(app.live.all(), [("sink".into(), 1)]);
+        let _kept = app.live.count(&"sink".into());
+        let panic = panic_of(|| drop(app));
         assert!(
-            told.contains("sink has 1 instance that is still alive"),
-            "{told}"
+            panic.contains("sink has 1 instance that is still alive"),
+            "{panic}"
         );
     }
 
@@ -125,9 +121,10 @@ mod tests {
         let app = TestApp::of::<Sink>(NoConfig {});
         let message = app.send(&NUMBERS, 1);
         app.idle();
-        app.desk.taken(&QueueId::new("sink", "numbers"), &message);
-        let told = panic_of(|| drop(app.stop()));
+        app.recorder
+            .taken(&QueueId::new("sink", "numbers"), &message);
+        let panic = panic_of(|| drop(app.stop()));
         let expected = format!("never settled: {} from sink.numbers", message.id);
-        assert!(told.contains(&expected), "{told}");
+        assert!(panic.contains(&expected), "{panic}");
     }
 }

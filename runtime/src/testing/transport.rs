@@ -1,8 +1,7 @@
-//! The transport under test: `memory:`, with the test looking on, and faults.
+//! The transport of the app under test: `memory:` with a recorder and faults.
 //!
-//! A decorator: what is published is noted on the [`Recorder`], questions that no service
-//! answers come to it, and every delivery that is handed out is on its books until it is
-//! settled.
+//! A decorator: the [`Recorder`] gets every publication, every request that no service reads,
+//! and every delivery until it is settled.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -26,18 +25,18 @@ use crate::transport::{
     SearchBounds, SearchQuery, SearchResult, Status, Topology, Transport, TransportError,
 };
 
-/// What stands in a plan instead of the transport's URL.
+/// Stands in the plan for the transport's URL.
 pub(super) const URL: &str = "testing:";
 
-/// Makes the one transport of an app under test.
+/// Creates the transport of an app under test.
 pub(super) struct TestConnector {
-    pub(super) desk: Arc<Recorder>,
+    pub(super) recorder: Arc<Recorder>,
     pub(super) script: Arc<FaultScript>,
     /// Topics that services read.
     pub(super) read: BTreeSet<Arc<str>>,
-    /// The transport beneath, once it is there: what the test itself sends goes past the
-    /// faults.
-    pub(super) beneath: Arc<OnceLock<Arc<dyn Transport>>>,
+    /// The decorated transport, once it is connected. The test itself sends through it, past
+    /// the faults.
+    pub(super) inner: Arc<OnceLock<Arc<dyn Transport>>>,
 }
 
 impl Connector for TestConnector {
@@ -60,11 +59,11 @@ impl Connector for TestConnector {
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
             let memory: Arc<dyn Transport> = Arc::new(Memory::new(pressure));
-            let beneath = self.beneath.get_or_init(|| memory).clone();
+            let inner = self.inner.get_or_init(|| memory).clone();
             Ok(Arc::new(TestTransport {
-                beneath,
+                inner,
                 common: Arc::new(Common {
-                    desk: self.desk.clone(),
+                    recorder: self.recorder.clone(),
                     script: self.script.clone(),
                 }),
                 read: self.read.clone(),
@@ -74,43 +73,43 @@ impl Connector for TestConnector {
 }
 
 struct TestTransport {
-    beneath: Arc<dyn Transport>,
+    inner: Arc<dyn Transport>,
     common: Arc<Common>,
     read: BTreeSet<Arc<str>>,
 }
 
 struct Common {
-    desk: Arc<Recorder>,
+    recorder: Arc<Recorder>,
     script: Arc<FaultScript>,
 }
 
-/// The label of the service that made a message: the last part of its source.
+/// The label of the service that published a message: the last part of its source.
 fn maker(message: &Message) -> &str {
     message.source.rsplit('/').next().unwrap_or_default()
 }
 
 impl Transport for TestTransport {
     fn scheme(&self) -> &'static str {
-        self.beneath.scheme()
+        self.inner.scheme()
     }
 
     fn guarantees(&self) -> Guarantees {
-        self.beneath.guarantees()
+        self.inner.guarantees()
     }
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
-        self.beneath.declare(topology)
+        self.inner.declare(topology)
     }
 
     fn publish(&self, batch: Vec<Outgoing>, done: Completion) {
-        let (desk, script) = (self.common.desk.clone(), &self.common.script);
+        let (recorder, script) = (self.common.recorder.clone(), &self.common.script);
         let service = batch.first().map_or("", |first| maker(&first.message));
         match script.strike(FaultPoint::Publish, service) {
             Some(FaultKind::Fail(failure)) => {
                 let refused = TransportError::Refused(failure.text().to_owned());
                 return done.complete(Err(refused));
             }
-            Some(FaultKind::Hang | FaultKind::Panic) => return desk.silence(done),
+            Some(FaultKind::Hang | FaultKind::Panic) => return recorder.leave_unanswered(done),
             None => {}
         }
         let confirm = script.strike(FaultPoint::Confirm, service);
@@ -118,17 +117,17 @@ impl Transport for TestTransport {
             .iter()
             .map(|outgoing| (outgoing.message.clone(), outgoing.delay));
         let copies: Vec<(Message, Duration)> = copies.collect();
-        let noted = Completion::new(move |outcome| {
+        let recorded = Completion::new(move |outcome| {
             if outcome.is_ok() {
-                desk.published(copies);
+                recorder.published(copies);
             }
             match confirm {
                 None => done.complete(outcome),
                 Some(FaultKind::Fail(_)) => done.complete(Err(TransportError::Unconfirmed)),
-                Some(FaultKind::Hang | FaultKind::Panic) => desk.silence(done),
+                Some(FaultKind::Hang | FaultKind::Panic) => recorder.leave_unanswered(done),
             }
         });
-        self.beneath.publish(batch, noted);
+        self.inner.publish(batch, recorded);
     }
 
     fn consume<'a>(
@@ -138,7 +137,7 @@ impl Transport for TestTransport {
     ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>> {
         Box::pin(async move {
             Ok(Box::new(TestConsumer {
-                beneath: self.beneath.consume(queue, bound).await?,
+                inner: self.inner.consume(queue, bound).await?,
                 queue: queue.clone(),
                 common: self.common.clone(),
                 ended: None,
@@ -164,16 +163,16 @@ impl Transport for TestTransport {
             }
             None => {}
         }
-        let desk = &self.common.desk;
-        if self.read.contains(&request.topic) && !desk.answers(&request.topic) {
-            return self.beneath.ask(request, within);
+        let recorder = &self.common.recorder;
+        if self.read.contains(&request.topic) && !recorder.answers(&request.topic) {
+            return self.inner.ask(request, within);
         }
-        let answer = desk.asked(request.clone());
+        let answer = recorder.asked(request.clone());
         let deadline = later(within);
         Box::pin(async move {
             let reply = match timeout_at(deadline, answer).await {
                 Ok(Ok(reply)) => reply,
-                // A question that the test dropped: nobody will answer it.
+                // The test dropped the request: no reply will come.
                 Ok(Err(_)) => {
                     sleep_until(deadline).await;
                     return Err(AskError::Timeout(within));
@@ -187,15 +186,15 @@ impl Transport for TestTransport {
     }
 
     fn late_replies(&self) -> u64 {
-        self.beneath.late_replies()
+        self.inner.late_replies()
     }
 
     fn overflowed(&self, queue: &QueueId) -> u64 {
-        self.beneath.overflowed(queue)
+        self.inner.overflowed(queue)
     }
 
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
-        self.beneath.depth(queue)
+        self.inner.depth(queue)
     }
 
     fn find<'a>(
@@ -203,30 +202,30 @@ impl Transport for TestTransport {
         wanted: &'a SearchQuery,
         bounds: SearchBounds,
     ) -> BoxFuture<'a, Result<SearchResult, TransportError>> {
-        self.beneath.find(wanted, bounds)
+        self.inner.find(wanted, bounds)
     }
 
     fn status(&self) -> watch::Receiver<Status> {
-        self.beneath.status()
+        self.inner.status()
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>> {
-        self.beneath.flush()
+        self.inner.flush()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            self.common.desk.end_silence();
-            self.beneath.close().await;
+            self.common.recorder.drop_unanswered();
+            self.inner.close().await;
         })
     }
 }
 
 struct TestConsumer {
-    beneath: Box<dyn Consumer>,
+    inner: Box<dyn Consumer>,
     queue: QueueId,
     common: Arc<Common>,
-    /// A fault that struck, for good.
+    /// The text of a fault that has ended this consumer.
     ended: Option<String>,
 }
 
@@ -241,67 +240,63 @@ impl Consumer for TestConsumer {
             return Poll::Ready(Err(TransportError::Lost(text.clone())));
         }
         let mut taken = VecDeque::new();
-        let outcome = self.beneath.poll_take(cx, &mut taken, max);
+        let outcome = self.inner.poll_take(cx, &mut taken, max);
         for _ in &taken {
             let struck = self
                 .common
                 .script
                 .strike(FaultPoint::Consume, &self.queue.service);
             if let Some(FaultKind::Fail(failure)) = struck {
-                // What was taken goes back by its drop.
-                self.beneath.stop();
+                // The drop of `taken` requeues the deliveries.
+                self.inner.stop();
                 let text = failure.text().to_owned();
                 self.ended = Some(text.clone());
                 return Poll::Ready(Err(TransportError::Lost(text)));
             }
         }
-        into.extend(
-            taken
-                .into_iter()
-                .map(|delivery| self.on_the_books(delivery)),
-        );
+        into.extend(taken.into_iter().map(|delivery| self.record(delivery)));
         outcome
     }
 
     fn stop(&mut self) {
-        self.beneath.stop();
+        self.inner.stop();
     }
 }
 
 impl TestConsumer {
-    fn on_the_books(&self, delivery: Delivery) -> Delivery {
+    fn record(&self, delivery: Delivery) -> Delivery {
         let (message, taken) = (delivery.message().clone(), delivery.taken());
-        let parcel = DeliveryParts {
+        let parts = DeliveryParts {
             attempt: delivery.attempt(),
             crashes: delivery.crashes(),
             tag: 0,
             message,
         };
         let settler = Arc::new(TestSettler {
-            number: self.common.desk.taken(&self.queue, &parcel.message),
+            number: self.common.recorder.taken(&self.queue, &parts.message),
             queue: self.queue.clone(),
-            beneath: Mutex::new(Some(delivery)),
+            inner: Mutex::new(Some(delivery)),
             common: self.common.clone(),
         });
-        Delivery::taken_at(parcel, settler, taken)
+        Delivery::taken_at(parts, settler, taken)
     }
 }
 
-/// The way back of one delivery.
+/// Settles one delivery with the decorated transport.
 struct TestSettler {
     number: u64,
     queue: QueueId,
-    /// `None` once it is settled.
-    beneath: Mutex<Option<Delivery>>,
+    /// `None` once settled.
+    inner: Mutex<Option<Delivery>>,
     common: Arc<Common>,
 }
 
 impl Settle for TestSettler {
     fn settle(&self, _: DeliveryParts, settlement: Settlement) {
-        let Some(delivery) = self.beneath.lock().take() else {
+        let Some(delivery) = self.inner.lock().take() else {
             return;
         };
-        self.common.desk.settled(self.number);
+        self.common.recorder.settled(self.number);
         if !matches!(settlement, Settlement::Requeue)
             && self
                 .common

@@ -1,31 +1,31 @@
-//! What a publisher is told: once, on whichever thread learns it.
+//! Completions: report the outcome of a publication, once, from any thread.
 
 use std::fmt;
 
 use super::TransportError;
 
-/// What is called, once, when a publication is confirmed or has failed.
+/// Callback for the outcome of a publication.
 ///
-/// A transport that drops it unused has reported [`TransportError::Unconfirmed`].
+/// A transport that drops it without calling it reports [`TransportError::Unconfirmed`].
 pub struct Completion(Option<Callback>);
 
 type Callback = Box<dyn FnOnce(Result<(), TransportError>) + Send>;
 
 impl Completion {
-    /// Calls `callback` with the outcome, on whichever thread learns it: it must be
-    /// short and must not block.
+    /// Creates a completion that calls `callback` once, on any thread. The callback must be short
+    /// and must not block.
     pub fn new(callback: impl FnOnce(Result<(), TransportError>) + Send + 'static) -> Self {
         Self(Some(Box::new(callback)))
     }
 
-    /// A completion, and the future that it resolves.
+    /// Creates a completion and the future that it resolves.
     pub fn channel() -> (
         Self,
         impl Future<Output = Result<(), TransportError>> + Send + 'static,
     ) {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let completion = Self::new(move |outcome| {
-            // Whoever waited may have gone; that is its right.
+            // The receiver may be dropped.
             let _gone = sender.send(outcome);
         });
         (completion, async move {

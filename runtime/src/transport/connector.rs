@@ -1,4 +1,4 @@
-//! From a URL to a transport: what a program is built with.
+//! Connectors: create transports from URLs. A program lists the connectors that it is built with.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,43 +11,40 @@ use super::{
     Topology, Transport, TransportError,
 };
 
-/// Makes transports of one or more URL schemes.
+/// Creates transports for one or more URL schemes.
 ///
-/// A program hands the ones that it has to [`crate::cli::main`], by scheme; the runtime
-/// itself brings `memory:`.
+/// A program passes its connectors to [`crate::cli::main`]. The runtime itself has `memory:`.
 pub trait Connector: Send + Sync {
-    /// The schemes that it answers to, such as `["amqp", "amqps"]`.
+    /// Returns the URL schemes, such as `["amqp", "amqps"]`.
     fn schemes(&self) -> &'static [&'static str];
 
-    /// What transports of a scheme promise, known before connecting.
+    /// Returns the promises of transports of a scheme, before connecting.
     fn guarantees(&self, scheme: &str) -> Guarantees;
 
-    /// The URL with the relative paths in it, if there can be any, joined to `folder`:
-    /// that of the manifest that names them.
+    /// Returns the URL with its relative paths joined to `folder`, which is the folder of the
+    /// manifest.
     fn resolve(&self, url: &str, folder: &Path) -> String {
         let _ = folder;
         url.to_owned()
     }
 
-    /// The URL of an app that names none, with this folder for its data: for a transport
-    /// that needs nothing else. The first connector that has one decides; without any it is
-    /// `memory:`.
+    /// Returns the URL for an app that names none and keeps its data in this folder. The first
+    /// connector that returns one decides; without any the URL is `memory:`.
     fn default_url(&self, data: &Path) -> Option<String> {
         let _ = data;
         None
     }
 
-    /// Says what is wrong with a URL, and with the files that it names, without
-    /// connecting.
+    /// Validates a URL and the files that it names, without connecting.
     ///
     /// # Errors
-    /// What is wrong, in words, without secrets.
+    /// A description of the problem, without secrets.
     fn check(&self, url: &str) -> Result<(), String>;
 
-    /// Looks at what is there before an app of this topology runs, and changes nothing.
+    /// Inspects the queues and bindings before an app with this topology runs, and changes nothing.
     ///
     /// # Errors
-    /// It can't be reached, or refused to let us in.
+    /// The broker can't be reached or refuses access.
     fn inspect<'a>(
         &'a self,
         url: &'a str,
@@ -57,11 +54,11 @@ pub trait Connector: Send + Sync {
         Box::pin(async move { Ok(Inspection::nothing_to_ask(scheme_of(url))) })
     }
 
-    /// Finds what earlier manifests of the app left there, and removes what nothing needs,
-    /// if that is wanted. Touches nothing of other apps.
+    /// Finds queues and bindings that earlier manifests of the app left behind. Removes the
+    /// unneeded ones if `how` says so. Leaves other apps alone.
     ///
     /// # Errors
-    /// It can't be reached, or refused to let us in.
+    /// The broker can't be reached or refuses access.
     fn prune<'a>(
         &'a self,
         url: &'a str,
@@ -70,7 +67,7 @@ pub trait Connector: Send + Sync {
     ) -> BoxFuture<'a, Result<Pruned, TransportError>> {
         let _ = (topology, how);
         let scheme = scheme_of(url);
-        let note = format!("{scheme}: goes with its process, and leaves nothing over");
+        let note = format!("{scheme}: ends with its process and leaves nothing over");
         Box::pin(async move {
             Ok(Pruned {
                 notes: vec![note],
@@ -79,12 +76,11 @@ pub trait Connector: Send + Sync {
         })
     }
 
-    /// Looks for messages in the queues that an app left behind, while nobody uses them, and
-    /// changes nothing there.
+    /// Searches the queues of an app that is not running, and changes nothing.
     ///
     /// # Errors
-    /// There is nothing to look at, or it can't be read; [`TransportError::Unsupported`]
-    /// where there is nothing to look at without connecting.
+    /// There are no queues, or they can't be read. [`TransportError::Unsupported`] if they can't be
+    /// read without connecting.
     fn search_offline<'a>(
         &'a self,
         url: &'a str,
@@ -103,7 +99,7 @@ pub trait Connector: Send + Sync {
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>>;
 }
 
-/// The transports that a program has, by URL scheme.
+/// The connectors of a program, by URL scheme.
 #[derive(Clone)]
 pub struct Transports(Vec<Arc<dyn Connector>>);
 
@@ -114,7 +110,7 @@ impl Default for Transports {
 }
 
 impl Transports {
-    /// Only `memory:`.
+    /// Returns the connector for `memory:` alone.
     pub fn new() -> Self {
         Self::default()
     }
@@ -126,7 +122,7 @@ impl Transports {
         self
     }
 
-    /// The connector for a URL, by its scheme.
+    /// Returns the connector for a URL.
     pub fn for_url(&self, url: &str) -> Option<&dyn Connector> {
         let scheme = scheme_of(url);
         self.0
@@ -135,19 +131,19 @@ impl Transports {
             .map(|c| &**c)
     }
 
-    /// The URL of an app that names none, with this folder for its data.
+    /// Returns the URL for an app that names none and keeps its data in this folder.
     pub(crate) fn default_url(&self, data: &Path) -> String {
         let mut own = self.0.iter().filter_map(|c| c.default_url(data));
         own.next().unwrap_or_else(|| "memory:".to_owned())
     }
 
-    /// Every scheme that can be used.
+    /// Returns every supported scheme.
     pub fn schemes(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.0.iter().flat_map(|c| c.schemes().iter().copied())
     }
 }
 
-/// The part of a URL before the first colon.
+/// Returns the part of a URL before the first colon.
 pub fn scheme_of(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }

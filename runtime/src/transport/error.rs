@@ -1,79 +1,79 @@
-//! What a transport can't do, and why an ask got no answer.
+//! Errors of transports and of asks.
 
 use std::time::Duration;
 
 use crate::names::QueueId;
 
-/// What a transport can't do.
+/// An error of a transport.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TransportError {
-    /// It was closed, by this side.
+    /// The transport was closed by this process.
     #[error("the transport is closed")]
     Closed,
-    /// The connection is gone.
+    /// The connection is lost.
     #[error("the connection is lost: {0}")]
     Lost(String),
-    /// It can't be reached, or refused to let us in.
+    /// The broker can't be reached or refuses access.
     #[error("can't connect to {url}: {why}")]
     Connect {
-        /// Where, without secrets.
+        /// The URL, without secrets.
         url: String,
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// A queue or exchange can't be made as it must be.
+    /// A queue or exchange can't be declared as required.
     #[error("can't declare {what}: {why}")]
     Declare {
-        /// Its name there.
+        /// Its name on the broker.
         what: String,
-        /// Why not, and what to do.
+        /// The reason, and the remedy.
         why: String,
     },
-    /// Something of somebody else that the manifest names can't be used.
+    /// An external queue or exchange that the manifest names can't be used.
     #[error("can't use {what}: {why}")]
     OwnedByAnother {
-        /// Its name there.
+        /// Its name on the broker.
         what: String,
-        /// Why not, and what to do.
+        /// The reason, and the remedy.
         why: String,
     },
-    /// There is no such queue: it was not declared.
+    /// The queue was not declared.
     #[error("there is no queue {0}: declare the topology first")]
     NoQueue(QueueId),
-    /// Publications were not confirmed: they may or may not have arrived.
+    /// Publications were not confirmed: the messages may or may not have arrived.
     #[error("the publication was not confirmed")]
     Unconfirmed,
-    /// The broker refused a publication, or a queue is full and rejects.
+    /// The broker refused a publication, or a full queue rejected it.
     #[error("the publication was refused: {0}")]
     Refused(String),
-    /// A message that can't be published, now or later.
+    /// The message can't be published, now or later.
     #[error("the message can't be published: {0}")]
     Unpublishable(String),
-    /// Something that this transport doesn't do.
+    /// The transport does not support the operation.
     #[error("{0} is not supported by this transport")]
     Unsupported(&'static str),
 }
 
 impl TransportError {
-    /// Whether trying the same again can't help.
+    /// Returns whether the same operation would fail again.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Unpublishable(_) | Self::Unsupported(_))
     }
 }
 
-/// Why an ask got no answer.
+/// The reason why a request has no reply.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AskError {
-    /// Nobody answered in time.
+    /// No reply came in time.
     #[error("no reply within {0:?}")]
     Timeout(Duration),
-    /// The other side gave the request up.
+    /// The handler failed or the message was given up.
     #[error("the request failed: {0}")]
     Failed(String),
-    /// The request could not be sent, or the way back is gone.
+    /// The request could not be published, or the reply can't arrive.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The reply isn't what was expected.
+    /// The reply does not have the expected form.
     #[error("the reply can't be read: {0}")]
     Decode(String),
 }

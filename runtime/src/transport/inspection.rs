@@ -1,53 +1,53 @@
-//! What a transport says of itself and of an app's queues, before the app runs.
+//! Inspections: the state of a transport and of an app's queues before the app runs.
 //!
-//! Plain data: transports find it out, the command line prints it.
+//! Plain data: transports collect it, the command line prints it.
 
 use serde::Serialize;
 
 use super::StaleResource;
 
-/// What was found where an app's messages are to go.
+/// Result of inspecting the transport of an app.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Inspection {
-    /// Who answered, such as `RabbitMQ`; `None` if it doesn't say, or nobody had to.
+    /// Name of the broker, such as `RabbitMQ`. `None` if there is no broker or it does not say.
     pub product: Option<String>,
-    /// In which version.
+    /// Version of the broker.
     pub version: Option<String>,
-    /// What follows from that, and what can't be found out.
+    /// Remarks, and checks that were not possible.
     pub notes: Vec<String>,
-    /// What is there as it must be.
+    /// Resources that exist as required.
     pub there: Vec<String>,
-    /// What isn't there and would be made.
+    /// Resources that don't exist and would be created.
     pub missing: Vec<String>,
-    /// What earlier manifests of the app left there, as far as that is known.
+    /// Resources that earlier manifests of the app left behind, as far as they are known.
     pub leftovers: Vec<StaleResource>,
-    /// What is in the way: the app would not run, or not well.
+    /// Problems that keep the app from running, or from running well.
     pub problems: Vec<InspectionProblem>,
 }
 
-/// Something that is in an app's way on its transport.
+/// A problem with one resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InspectionProblem {
-    /// The queue, exchange or other thing.
+    /// The queue, exchange or other resource.
     pub what: String,
-    /// What is wrong with it.
+    /// The problem.
     pub why: String,
-    /// What to do.
+    /// The remedy.
     pub help: String,
-    /// What the broker has, where that differs.
+    /// The property on the broker, if it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub theirs: Option<String>,
-    /// What the app needs, where that differs.
+    /// The property that the app needs, if it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ours: Option<String>,
 }
 
 impl Inspection {
-    /// Of a transport that has nobody to ask.
+    /// Returns the inspection of a transport without a broker.
     pub fn nothing_to_ask(scheme: &str) -> Self {
         Self {
             notes: vec![format!(
-                "{scheme}: is made when the app starts: there is nobody to ask before"
+                "{scheme}: created when the app starts: there is nothing to inspect before"
             )],
             ..Self::default()
         }

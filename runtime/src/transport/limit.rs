@@ -1,21 +1,21 @@
-//! The limit of a queue, and what is said of what comes beyond it.
+//! Queue limits, for transports that enforce them.
 
 use super::{Overflow, QueueSpec, TransportError};
 use crate::clock::Clock;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::names::QueueId;
 
-/// How much a queue holds at most: for transports that keep limits.
+/// The limit of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// In messages.
+    /// Maximum messages.
     pub messages: u64,
-    /// What becomes of what comes beyond.
+    /// Policy for messages beyond the limit.
     pub overflow: Overflow,
 }
 
 impl Limit {
-    /// That of a queue, if it has one.
+    /// Returns the limit of a queue, if it has one.
     pub fn of(spec: &QueueSpec) -> Option<Self> {
         spec.limit.map(|messages| Self {
             messages,
@@ -23,12 +23,12 @@ impl Limit {
         })
     }
 
-    /// Whether what comes beyond it is rejected.
+    /// Returns whether messages beyond the limit are rejected.
     pub fn rejects(&self) -> bool {
         self.overflow == Overflow::Reject
     }
 
-    /// Why a message was given up that came to a full queue.
+    /// Returns the dead letter for a message to a full queue.
     pub fn letter(self, queue: &QueueId) -> DeadLetter {
         DeadLetter {
             reason: Reason::Overflow,
@@ -40,7 +40,7 @@ impl Limit {
         }
     }
 
-    /// Why a publication is refused that came to a full queue which rejects.
+    /// Returns the error for a publication to a full queue that rejects.
     pub fn refusal(self, queue: &QueueId) -> TransportError {
         let limit = self.messages;
         TransportError::Refused(format!("the queue {queue} is full: its limit is {limit}"))

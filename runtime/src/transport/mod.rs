@@ -1,7 +1,7 @@
-//! The transport contract: what moves messages, and what it promises.
+//! The transport contract: the interface of everything that moves messages.
 //!
-//! These comments are the specification. The conformance suite (`tests/`) checks each
-//! law on every transport that claims it. Knows no broker.
+//! These comments are the specification. The conformance suite in `tests/` checks each law on
+//! every transport that claims it. This module knows no broker.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -42,65 +42,64 @@ pub use replies::{Replies, Waiting};
 pub use search::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
 pub use topology::{ExternalBinding, ExternalSource, Overflow, QueueSpec, Topology};
 
-/// What moves messages between services.
+/// Moves messages between services.
 ///
 /// # Contract
-/// - **Threading.** Every method may be called from any thread, at any time between
-///   connecting and closing. None blocks its caller; a transport with work of its own
-///   does it on threads or tasks of its own.
-/// - **Cancellation.** A future returned here may be dropped at any point: either
-///   nothing happened, or it happened completely.
-/// - **Ordering.** If [`Guarantees::ordered`]: messages of one publisher to one queue
-///   are delivered in the order in which they were published, as long as none is
-///   delayed, given back or retried.
-/// - **Copies.** Queues that read the same topic each get a copy. Consumers of one
-///   queue compete: each message goes to one of them.
-/// - **Taken over.** A message whose publication was confirmed is in every queue that
-///   read its topic at that time, and stays until it is acked, dead-lettered or, for a
-///   transport that isn't [`Guarantees::durable`], the process ends.
-/// - **Limits.** If [`Guarantees::limits`]: a queue that holds as many messages as its
-///   [`QueueSpec::limit`] (ready, in hand, or waiting for another attempt) is full. What is
-///   published by topic is then dealt with as its [`Overflow`] says: the message goes to the
-///   service's dead-letter queue with the reason `overflow`, its asker is told, and the
-///   publisher isn't troubled; or the whole batch fails with [`TransportError::Refused`]
-///   and nothing of it was published. A batch is let in whole by a queue that isn't full
-///   and rejects, however large it is. What was taken over before is never too much (a
-///   retry, what is given back, what was scheduled), nor is a message to one queue alone.
-/// - **Names.** Ids, types, sources, times, headers, payload bytes and the trace
-///   arrive as they were sent.
+/// - **Threading.** Every method may be called from any thread, at any time between connecting
+///   and closing. No method blocks its caller: a transport runs its own work on its own threads
+///   or tasks.
+/// - **Cancellation.** A future returned here may be dropped at any point. Its operation is then
+///   either complete or has not happened.
+/// - **Ordering.** If [`Guarantees::ordered`]: messages of one publisher to one queue are
+///   delivered in the order in which they were published, unless a message is delayed, requeued
+///   or retried.
+/// - **Copies.** Queues that read the same topic get a copy each. Consumers of one queue compete:
+///   each message goes to one of them.
+/// - **Confirmed.** A message whose publication was confirmed is in every queue that read its
+///   topic at that time. It stays there until it is acked or dead-lettered. Without
+///   [`Guarantees::durable`] it is lost when the process ends.
+/// - **Limits.** If [`Guarantees::limits`]: a queue is full when it holds as many messages as its
+///   [`QueueSpec::limit`] (ready, in flight, or waiting for a retry). A message that is published
+///   by topic to a full queue is handled by its [`Overflow`] policy. Either the message goes to
+///   the dead-letter queue of the service with the reason `overflow`, its asker gets an error,
+///   and the publication succeeds; or the whole batch fails with [`TransportError::Refused`] and
+///   nothing of it is published. A queue that rejects and is not full accepts a batch of any
+///   size. Limits do not apply to messages that were confirmed before (retries, requeued and
+///   scheduled messages), and not to messages to one queue.
+/// - **Names.** Ids, types, sources, times, headers, payload bytes and the trace arrive as they
+///   were sent.
 pub trait Transport: Send + Sync + 'static {
-    /// Its URL scheme, such as `memory`: the label `transport` of metrics.
+    /// Returns the URL scheme, such as `memory`: the metric label `transport`.
     fn scheme(&self) -> &'static str;
 
-    /// What it promises.
+    /// Returns the promises of this transport beyond the contract.
     fn guarantees(&self) -> Guarantees;
 
-    /// Makes every queue of the app, with its dead-letter queues, and binds them.
+    /// Creates every queue of the app, with its dead-letter queues, and binds them.
     ///
-    /// Declaring the same again changes nothing. Must be done before anything is
-    /// published or consumed; a queue gets no messages from before it was declared.
+    /// Declaring the same topology again changes nothing. Declare before publishing or consuming: a
+    /// queue gets no messages that were published before it was declared.
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>>;
 
-    /// Knows every queue of an app without making any: for tools that work with what is
-    /// there. A queue that isn't there is [`TransportError::NoQueue`] when it is used.
-    /// Where nothing outlives the process, there is no difference to
-    /// [`declare`](Transport::declare).
+    /// Registers the queues of an app without creating any, for tools that work with existing
+    /// queues. Using a queue that does not exist fails with [`TransportError::NoQueue`]. On a
+    /// transport that is not durable this is the same as [`declare`](Transport::declare).
     fn attach<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), TransportError>> {
         self.declare(topology)
     }
 
-    /// Publishes messages, in order, and reports once on all of them.
+    /// Publishes messages in order and completes `done` once for all of them.
     ///
-    /// Returns at once; the caller bounds how much it has under way. `done` is called
-    /// from any thread, perhaps before this returns: with `Ok` when every message was
-    /// taken over, with an error when any may not have been (some may have been
-    /// nevertheless: publishing again under the same ids is right). A delayed message
-    /// counts as taken over when its wait is.
+    /// Returns at once: the caller bounds the number of publications in flight. `done` is called
+    /// from any thread, perhaps before this returns. It gets `Ok` when every message is confirmed,
+    /// and an error when any message may not be. Some may have been published nevertheless, so
+    /// publish the batch again under the same ids. A delayed message is confirmed when its delay is
+    /// stored.
     ///
-    /// Never waits for room in a queue: a cycle of services can't deadlock.
+    /// Publishing never waits for space in a queue, so a cycle of services can't deadlock.
     fn publish(&self, batch: Vec<Outgoing>, done: Completion);
 
-    /// Starts taking messages from a queue, at most `bound` unsettled at a time.
+    /// Starts to consume a queue, with at most `bound` unsettled deliveries.
     ///
     /// While the transport is down ([`Status::down`]) this waits until it works again.
     fn consume<'a>(
@@ -109,58 +108,58 @@ pub trait Transport: Send + Sync + 'static {
         bound: usize,
     ) -> BoxFuture<'a, Result<Box<dyn Consumer>, TransportError>>;
 
-    /// Waits to have a [`Lease`]: to be the one that runs a source of which one process at a
-    /// time runs one ([`Topology::single`]).
+    /// Waits for a [`Lease`]: the right to run a source that only one process runs at a time
+    /// ([`Topology::single`]).
     ///
-    /// It is granted to one of those who wait, anew when the one who has it lets it go, dies,
-    /// or loses the transport, which it learns by [`Lease::lost`]. A process that is cut off,
-    /// or frozen, may have it for as long as it hasn't noticed: what it publishes then fails.
-    /// Granted at once, for good, by a transport that processes don't share.
+    /// The transport grants it to one of the waiting processes. When the holder releases it,
+    /// crashes or loses the transport ([`Lease::lost`]), another process gets it. A holder that
+    /// is cut off or frozen keeps the lease until it notices; its publications fail meanwhile. A
+    /// transport that belongs to one process grants it at once and for good.
     ///
-    /// Who drops its [`Lease`], or lets it go, doesn't wait any more either.
+    /// Dropping the [`Lease`] ends the wait.
     fn lease<'a>(
         &'a self,
         source: &'a str,
         keeper: LeaseKeeper,
     ) -> BoxFuture<'a, Result<(), TransportError>> {
         let _ = source;
-        keeper.for_good();
+        keeper.grant_for_good();
         Box::pin(async { Ok(()) })
     }
 
     /// Publishes a request and waits for the first reply, at most `within`.
     ///
-    /// The transport fills in where the reply goes. A reply that comes later is
-    /// dropped, and counted in [`Transport::late_replies`].
+    /// The transport sets the reply address. A reply that comes later is dropped and counted in
+    /// [`Transport::late_replies`].
     fn ask(
         &self,
         request: Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>>;
 
-    /// How many replies came for askers that had stopped waiting.
+    /// Returns the number of replies whose askers had stopped waiting.
     fn late_replies(&self) -> u64;
 
-    /// How many messages this transport has put with the dead letters because this queue
-    /// was full. Nothing, where limits aren't kept.
+    /// Returns the number of messages that this transport dead-lettered because the queue was full.
+    /// 0 without [`Guarantees::limits`].
     fn overflowed(&self, queue: &QueueId) -> u64 {
         let _ = queue;
         0
     }
 
-    /// How much is in a queue. Where the broker can't tell what is in hand or waiting
-    /// for its time, those are what this process knows of.
+    /// Counts the messages of a queue. If the broker can't count messages in flight or delayed,
+    /// those of this process are counted.
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>>;
 
-    /// Looks for messages in the queues of the app, where they are, and changes nothing.
+    /// Searches the queues of the app for messages and changes nothing.
     ///
-    /// If [`Guarantees::searches`]: of what is wanted it finds every message that is ready,
-    /// waits for its time, or is a dead letter, and none that has been acked for good; or it
-    /// says what it didn't look at ([`SearchResult::missed`]). What is in hand it need not find:
-    /// whoever has it knows. It takes no longer than the bounds say, and holds up nobody.
+    /// If [`Guarantees::searches`]: the result has every message of the query that is ready,
+    /// delayed or a dead letter, and none that was acked; or it says which part was not searched
+    /// ([`SearchResult::missed`]). Messages in flight may be missing: their consumer knows them.
+    /// A search ends within its bounds and delays no other work.
     ///
     /// # Errors
-    /// It can't be done: [`TransportError::Unsupported`] where queues can't be searched.
+    /// [`TransportError::Unsupported`] if the queues can't be searched.
     fn find<'a>(
         &'a self,
         wanted: &'a SearchQuery,
@@ -170,53 +169,50 @@ pub trait Transport: Send + Sync + 'static {
         Box::pin(async { Err(TransportError::Unsupported("searching queues")) })
     }
 
-    /// Whether it works now; changes are seen by whoever holds the receiver.
+    /// Watches whether the transport works.
     ///
-    /// A transport that is down tries by itself to work again. Until it does, publications
-    /// and asks fail, and its [`Backpressure`] is high, so that sources wait. One that has lost
-    /// its broker can't consume either: consumers have ended, and settlements of what was
-    /// taken before are dropped (it is delivered again). One that has no room for more goes
-    /// on with what it has: consumers stay, and what is settled is kept until it can be
-    /// written.
+    /// A transport that is down tries by itself to work again. Until then publications and asks
+    /// fail, and its [`Backpressure`] is high, so that sources wait. If it lost its broker,
+    /// consumers end and settlements of earlier deliveries are dropped: those messages are
+    /// redelivered. If its disk is full, consumers go on, and settlements are kept until they can
+    /// be written.
     fn status(&self) -> tokio::sync::watch::Receiver<Status>;
 
-    /// Waits until everything that was handed over before (publications, settlements)
-    /// is done or has failed.
+    /// Waits until all publications and settlements made before are complete or have failed.
     fn flush(&self) -> BoxFuture<'_, Result<(), TransportError>>;
 
-    /// Flushes, then lets go of everything. Consumers end; what was in hand is
-    /// delivered again, to whoever consumes next, if the transport can.
+    /// Flushes and closes the transport. Consumers end. Messages in flight are redelivered to the
+    /// next consumer if the transport [`redelivers`](Guarantees::redelivers).
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
-/// What a transport promises, beyond the contract that holds for all.
+/// Promises of a transport beyond the contract that holds for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guarantees {
-    /// What was confirmed outlives this process.
+    /// Confirmed messages outlive the process.
     pub durable: bool,
-    /// What was taken and not settled is delivered again, also after a crash.
+    /// Deliveries that were not settled are redelivered, even after a crash.
     pub redelivers: bool,
-    /// One publisher's messages to one queue arrive in order.
+    /// Messages of one publisher to one queue arrive in order.
     pub ordered: bool,
-    /// Processes may share it.
+    /// Several processes may share the transport.
     pub crosses_processes: bool,
     /// Messages can be delivered later.
     pub delays: bool,
-    /// Queues keep their limits ([`QueueSpec::limit`]).
+    /// Queues enforce their limits ([`QueueSpec::limit`]).
     pub limits: bool,
     /// Queues can be searched ([`Transport::find`]).
     pub searches: bool,
 }
 
-/// The consuming end of one queue.
+/// Consumes one queue.
 pub trait Consumer: Send {
-    /// Takes up to `max` deliveries and appends them to `into`; `Ready(Ok)` means that
-    /// there was at least one.
+    /// Takes up to `max` deliveries and appends them to `into`. `Ready(Ok)` means at least one.
     ///
-    /// Nothing is lost when the poll is pending or is not repeated.
+    /// A pending poll that is not repeated loses nothing.
     ///
     /// # Errors
-    /// The consumer has ended, and what is wrong. It stays so: consume again.
+    /// The consumer has ended, and stays so: consume again.
     fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
@@ -224,15 +220,15 @@ pub trait Consumer: Send {
         max: usize,
     ) -> Poll<Result<(), TransportError>>;
 
-    /// Stops taking. What was fetched ahead and not yet handed out is given back; what
-    /// was handed out can still be settled.
+    /// Stops consuming. Prefetched messages are requeued. Deliveries that were taken can still be
+    /// settled.
     fn stop(&mut self);
 }
 
 /// Waits for deliveries: the async form of [`Consumer::poll_take`].
 ///
 /// # Errors
-/// As [`Consumer::poll_take`].
+/// The same as [`Consumer::poll_take`].
 pub async fn take(
     consumer: &mut dyn Consumer,
     into: &mut VecDeque<Delivery>,
@@ -241,14 +237,14 @@ pub async fn take(
     poll_fn(|cx| consumer.poll_take(cx, into, max)).await
 }
 
-/// A message on its way out.
+/// A message to publish.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The message; its topic says where it goes.
+    /// The message, with its topic.
     pub message: Message,
-    /// To this queue alone, past all topics (a replayed dead letter).
+    /// Publishes to this queue only and not to the topic: for replayed dead letters.
     pub queue: Option<QueueId>,
-    /// To be delivered after this time; [`Duration::ZERO`] means now.
+    /// Delay before delivery. [`Duration::ZERO`] delivers at once.
     pub delay: Duration,
 }
 
@@ -262,36 +258,37 @@ impl From<Message> for Outgoing {
     }
 }
 
-/// How much is in a queue, in messages.
+/// Numbers of messages in a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Depth {
-    /// Ready to be taken.
+    /// Ready to be delivered.
     pub ready: u64,
-    /// Taken and not settled.
+    /// Delivered and not settled.
+    #[serde(alias = "in_hand")]
     pub in_flight: u64,
-    /// Waiting for its time.
+    /// Waiting for a retry or for a scheduled time.
     pub delayed: u64,
 }
 
 impl Depth {
-    /// All of it.
+    /// Returns the sum.
     pub fn total(self) -> u64 {
         self.ready + self.in_flight + self.delayed
     }
 }
 
-/// Whether a transport works.
+/// State of a transport.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// What is wrong, while something is.
+    /// The problem, while the transport is down.
     pub down: Option<String>,
-    /// Why it takes over only what services publish, while sources wait: there is little
-    /// room, and working off what is there makes more.
+    /// The reason why only services may publish and sources wait: disk space is low, and consuming
+    /// the queues frees some.
     pub scarce: Option<String>,
-    /// Since when it is down, or short of room.
+    /// The time since which the transport is down or short of space.
     pub since: Option<SystemTime>,
-    /// It was closed, by this side: it won't work again.
+    /// The transport was closed by this process and won't work again.
     pub ended: bool,
-    /// How often it has connected again.
+    /// Number of times it has reconnected.
     pub reconnects: u64,
 }

@@ -1,30 +1,29 @@
-//! What earlier manifests of an app left on its transport: found, judged, removed.
+//! Pruning: finds and removes the queues and bindings that earlier manifests of an app left behind.
 //!
-//! Plain data: transports find it out, the command line prints it. What may be removed is
-//! decided here, as functions over values.
+//! Plain data: transports collect it, the command line prints it. The rules for removal are
+//! functions over values ([`judge`]).
 
 use serde::Serialize;
 
 use crate::names::QueueId;
 
-/// Something that an earlier manifest of the app made there, and the one of now doesn't
-/// name.
+/// A resource that an earlier manifest of the app created and the current manifest does not name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StaleResource {
-    /// The queue, or the binding.
+    /// The queue or the binding.
     pub what: String,
-    /// How many messages are ready in the queue.
+    /// Number of ready messages in the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<u64>,
-    /// How many consumers the queue has.
+    /// Number of consumers of the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consumers: Option<u64>,
-    /// What becomes of it, or would.
+    /// The action for it, taken or proposed.
     #[serde(flatten)]
     pub fate: PruneAction,
 }
 
-/// What becomes of a leftover.
+/// The action for a stale resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "fate", content = "why", rename_all = "lowercase")]
 pub enum PruneAction {
@@ -32,47 +31,47 @@ pub enum PruneAction {
     Removable,
     /// It was removed.
     Removed,
-    /// It stays, and why.
+    /// It stays, for this reason.
     Kept(String),
-    /// It could not be removed, and why not.
+    /// Removing it failed with this error.
     Failed(String),
 }
 
-/// How to prune.
+/// Options for pruning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Prune {
-    /// Remove; otherwise only say what would be.
+    /// Removes resources; otherwise only reports them.
     pub remove: bool,
-    /// Also queues that have messages, and the messages with them.
+    /// Includes queues with messages, and removes the messages with them.
     pub with_messages: bool,
 }
 
-/// What pruning found and did.
+/// Result of pruning.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// What there is to know beside.
+    /// Remarks.
     pub notes: Vec<String>,
-    /// What was left over.
+    /// The stale resources.
     pub leftovers: Vec<StaleResource>,
 }
 
-/// A queue that the manifest doesn't name, as it was found.
+/// A queue that the manifest does not name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleQueue {
-    /// Whose it was.
+    /// Its service and input.
     pub id: QueueId,
-    /// How many messages are ready in it.
+    /// Number of ready messages.
     pub messages: u64,
-    /// How many consumers it has.
+    /// Number of consumers.
     pub consumers: u64,
 }
 
-/// Says for each queue whether it can be removed, in order: [`PruneAction::Removable`] or
+/// Returns for each queue, in order, whether it can be removed: [`PruneAction::Removable`] or
 /// [`PruneAction::Kept`].
 ///
-/// A service's queues that nobody names any more are consumed by an older version that
-/// still runs, or by nobody: one consumer keeps them all. A dead-letter queue, and a suspect
-/// queue, stay as long as a queue whose messages may end there. A lease has a message always.
+/// One consumer keeps all queues of its service: an older version of the app still runs. A
+/// dead-letter queue and a queue of suspects stay as long as a queue whose messages may end there.
+/// The message of a lease keeps no queue.
 pub fn judge(queues: &[StaleQueue], with_messages: bool) -> Vec<PruneAction> {
     let siblings = |queue: &StaleQueue| {
         let service = queue.id.service.clone();
@@ -92,14 +91,14 @@ pub fn judge(queues: &[StaleQueue], with_messages: bool) -> Vec<PruneAction> {
             }
             if full(queue) {
                 return PruneAction::Kept(format!(
-                    "it holds {} messages, which would go with it",
+                    "it holds {} messages, which would be removed with it",
                     queue.messages
                 ));
             }
             let feeds = |other: &&StaleQueue| !other.id.is_auxiliary() && full(other);
             match siblings(queue).find(feeds) {
                 Some(kept) if queue.id.is_auxiliary() => {
-                    PruneAction::Kept(format!("what {} holds may end there", kept.id))
+                    PruneAction::Kept(format!("messages of {} may end there", kept.id))
                 }
                 _ => PruneAction::Removable,
             }
@@ -120,21 +119,21 @@ mod tests {
     }
 
     fn kept(queues: &[StaleQueue], with_messages: bool) -> Vec<bool> {
-        let fates = judge(queues, with_messages);
-        let kept = fates
+        let actions = judge(queues, with_messages);
+        let kept = actions
             .iter()
-            .map(|fate| matches!(fate, PruneAction::Kept(_)));
+            .map(|action| matches!(action, PruneAction::Kept(_)));
         kept.collect()
     }
 
     #[test]
-    fn what_is_empty_and_unused_can_be_removed() {
+    fn an_empty_and_unused_queue_can_be_removed() {
         let queues = [queue("old", "in", 0, 0), queue("old", "dlq", 0, 0)];
         assert_eq!(kept(&queues, false), [false, false]);
     }
 
     #[test]
-    fn one_consumer_keeps_all_of_its_service_and_nothing_else() {
+    fn one_consumer_keeps_all_queues_of_its_service_and_no_others() {
         let queues = [
             queue("old", "in", 0, 1),
             queue("old", "dlq", 0, 0),
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_keep_their_queue_and_where_they_may_end() {
+    fn messages_keep_their_queue_and_the_queues_that_they_may_move_to() {
         let queues = [
             queue("old", "in", 2, 0),
             queue("old", "more", 0, 0),
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_of_a_lease_is_nobodys() {
+    fn the_message_of_a_lease_keeps_no_queue() {
         assert_eq!(kept(&[queue("old", "lease", 3, 0)], false), [false]);
         assert_eq!(kept(&[queue("old", "lease", 0, 1)], true), [true]);
     }

@@ -1,4 +1,4 @@
-//! Askers who wait for a reply within this process: for transports that it doesn't share.
+//! Pending requests of one process, for transports that belong to one process.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,17 +15,17 @@ use crate::id::MessageId;
 use crate::message::{Envelope, Message, ReplyTo};
 use crate::transport::{AskError, TransportError};
 
-/// Who waits for which reply.
+/// The requests that wait for a reply.
 pub struct Replies {
-    /// Where its askers are: what a former process asked is nobody's any more.
+    /// The reply address of this process. Requests of an earlier process have another one.
     address: Arc<str>,
     waiting: Mutex<HashMap<MessageId, oneshot::Sender<Result<Message, String>>>>,
     late: AtomicU64,
 }
 
 impl Replies {
-    /// Nobody waits yet. The address is put on requests; it is another one in each process
-    /// if requests outlive it.
+    /// Creates an empty set. Requests get this reply address. If requests outlive the process, the
+    /// address must differ in each process.
     pub fn new(address: impl Into<Arc<str>>) -> Self {
         Self {
             address: address.into(),
@@ -34,10 +34,10 @@ impl Replies {
         }
     }
 
-    /// The request as it is to be published, and the wait for its reply.
+    /// Returns the request with its reply address, and the wait for the reply.
     ///
     /// # Errors
-    /// A request with this id, which its asker chose, waits already.
+    /// Another request with the same id waits already.
     pub fn expect(self: &Arc<Self>, request: Message) -> Result<(Message, Waiting), AskError> {
         let mut request = request.edit();
         request.reply_to = Some(ReplyTo {
@@ -61,7 +61,7 @@ impl Replies {
         Ok((request, waiting))
     }
 
-    /// Answers whoever asked this, if anybody did and still waits.
+    /// Sends a reply to the asker of this request, if the asker still waits.
     pub fn answer(&self, request: &Message, reply: Reply) {
         let Some(reply_to) = &request.reply_to else {
             return;
@@ -82,19 +82,19 @@ impl Replies {
         }
     }
 
-    /// Tells everyone who waits that no reply will come.
+    /// Ends every wait without a reply.
     pub fn close(&self) {
-        // They learn by the drop.
+        // Each wait ends when its sender is dropped.
         self.waiting.lock().clear();
     }
 
-    /// How many replies came for askers that had stopped waiting.
+    /// Returns the number of replies whose askers had stopped waiting.
     pub fn late(&self) -> u64 {
         self.late.load(Relaxed)
     }
 }
 
-/// An asker's wait; dropping it ends it.
+/// A wait for a reply. Dropping it ends the wait.
 pub struct Waiting {
     id: MessageId,
     receiver: oneshot::Receiver<Result<Message, String>>,

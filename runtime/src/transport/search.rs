@@ -1,6 +1,6 @@
-//! Looking for messages in queues: what is wanted, how hard to look, and what was found.
+//! Searching queues: the query, its bounds and the result.
 //!
-//! Plain data: transports find them, [`trail`](crate::message_trace) makes a message's way of it.
+//! Plain data: transports search, [`message_trace`](crate::message_trace) builds a trace from it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use crate::message::{Envelope, Message};
 use crate::names::QueueId;
 use crate::trace_context::TraceContext;
 
-/// Which messages are wanted: some by their ids, and all of some traces.
+/// A query for messages: by id, and by trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchQuery {
-    /// These messages.
+    /// Ids of messages.
     pub ids: BTreeSet<MessageId>,
-    /// Every message of these traces: [`TraceContext::trace_id`].
+    /// Traces, with all their messages: [`TraceContext::trace_id`].
     pub traces: BTreeSet<u128>,
 }
 
-/// How hard to look.
+/// Bounds of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SearchBounds {
-    /// No more messages than this.
+    /// Maximum messages in the result.
     pub messages: usize,
-    /// No longer than this.
+    /// Maximum duration.
     pub within: Duration,
 }
 
@@ -37,51 +37,51 @@ impl Default for SearchBounds {
     }
 }
 
-/// What was found.
+/// Result of a search.
 #[derive(Debug, Clone, Default)]
 pub struct SearchResult {
-    /// The messages, a copy in a queue each.
+    /// The messages. Each copy in a queue is one entry.
     pub messages: Vec<FoundMessage>,
-    /// What wasn't looked at, and why; nothing if everything was.
+    /// The parts that were not searched, with reasons. Empty if all were.
     pub missed: Vec<String>,
 }
 
 /// A message in a queue.
 #[derive(Debug, Clone)]
 pub struct FoundMessage {
-    /// The queue: an input's, or a service's dead letters.
+    /// The queue of an input, or of dead letters.
     pub queue: QueueId,
-    /// Where it is there.
+    /// Its section of the queue.
     pub place: QueueSection,
-    /// Which attempt the next one, or the present one, is.
+    /// Number of the current or next attempt.
     pub attempt: u32,
-    /// The message. Its payload may be missing.
+    /// The message, perhaps without its payload.
     pub message: Message,
 }
 
-/// Where in a queue a message is.
+/// Section of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueSection {
-    /// It is ready to be taken.
+    /// Ready to be delivered.
     Ready {
-        /// How many are before it, where that is known.
+        /// Number of messages before it, if known.
         ahead: Option<u64>,
     },
-    /// It was taken, and not settled; or nobody is there any more who had taken it.
+    /// Delivered and not settled, perhaps to a consumer that is gone.
     InHand,
-    /// It waits for its time.
+    /// Waiting for its time.
     Delayed {
-        /// Until then, in milliseconds since 1970-01-01 UTC.
+        /// The time, in milliseconds since 1970-01-01 UTC.
         due_ms: u64,
-        /// For another attempt; otherwise it was published for later.
+        /// The message waits for a retry. Otherwise it was published with a delay.
         retry: bool,
     },
-    /// It was in hand when a process died, and is tried by itself.
+    /// In quarantine: it was in flight during crashes of its process.
     Suspect,
 }
 
 impl SearchQuery {
-    /// One message, and all of its trace if that begins with it.
+    /// Returns the query for one message, and for its whole trace if the trace begins with it.
     pub fn id(id: MessageId) -> Self {
         Self {
             traces: BTreeSet::from([TraceContext::root(&id).trace_id]),
@@ -89,7 +89,7 @@ impl SearchQuery {
         }
     }
 
-    /// Whether a message is wanted.
+    /// Returns whether a message matches.
     pub fn covers(&self, message: &Envelope) -> bool {
         let trace = || match &message.trace {
             Some(trace) => trace.trace_id,
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_wanted_by_its_id_or_by_its_trace() {
+    fn a_message_matches_by_its_id_or_by_its_trace() {
         let first = Envelope::new("order", "{}");
         let mut second = Envelope::new("reserved", "{}");
         second.trace = Some(first.trace().child(&second.id));

@@ -1,65 +1,63 @@
-//! Which queues an app has, and what they read.
+//! The topology of an app: its queues and the topics that they read.
 
 use std::sync::Arc;
 
 use crate::names::QueueId;
 
-/// All queues of an app. Every process that runs a part of it declares the whole.
+/// All queues of an app. Every process that runs a part of the app declares all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Topology {
-    /// The app's name: the first part of every queue's name on a shared broker.
+    /// The app's name: the first part of every queue name on a shared broker.
     pub app: Arc<str>,
     /// The queue of each input.
     pub queues: Vec<QueueSpec>,
-    /// Sources of which one process at a time runs each ([`Transport::lease`]).
+    /// Sources that only one process runs at a time ([`Transport::lease`]).
     ///
     /// [`Transport::lease`]: super::Transport::lease
     pub single: Vec<Arc<str>>,
-    /// Topics that programs outside read: publishing there without a reader is fine.
+    /// Topics that programs outside the app read. Publishing to them without a reader is no error.
     pub external: Vec<Arc<str>>,
 }
 
-/// The queue in front of one input.
+/// The queue of one input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueSpec {
-    /// Whose it is.
+    /// Its service and input.
     pub id: QueueId,
     /// The topics that it reads.
     pub topics: Vec<Arc<str>>,
-    /// Above this many messages, sources pause until it has halved.
+    /// Above this number of messages sources pause, until half of it is reached.
     pub high_water: u64,
-    /// What it holds at most, in messages. A transport that doesn't keep limits
-    /// ([`Guarantees::limits`]) refuses to declare such a queue.
+    /// Maximum messages. A transport without [`Guarantees::limits`] refuses to declare a queue
+    /// with a limit.
     ///
     /// [`Guarantees::limits`]: super::Guarantees::limits
     pub limit: Option<u64>,
-    /// What becomes of what comes beyond the limit.
+    /// Policy for messages beyond the limit.
     pub overflow: Overflow,
-    /// One process at a time gets its messages; another one takes over when that is gone.
-    /// For services whose state is on one machine.
+    /// One process at a time consumes it; when that process is gone, another one does. For services
+    /// whose state is on one machine.
     pub single_active: bool,
-    /// Where some of its topics are also fed from, outside the app. A transport that has
-    /// no such things ignores them: nothing comes from there.
+    /// External queues and exchanges that feed its topics. A transport without such things ignores
+    /// them.
     pub feeds: Vec<ExternalBinding>,
 }
 
-/// Something outside that feeds a topic.
+/// An external resource that feeds a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalBinding {
-    /// The topic that its messages have here, whatever they had there.
+    /// The topic that its messages get, whatever their routing keys.
     pub topic: Arc<str>,
-    /// What feeds it.
+    /// The queue or exchange.
     pub from: ExternalSource,
 }
 
-/// A part of a broker that isn't the app's: it is used, and never made, changed or
-/// removed. If it isn't there, or may not be used, that is
-/// [`TransportError::OwnedByAnother`](super::TransportError::Foreign), when the topology is
-/// declared and when the queue is consumed.
+/// A queue or exchange of another program. The app uses it and never creates, changes or removes
+/// it. If it is missing or access is refused, declaring the topology and consuming the queue fail
+/// with [`TransportError::OwnedByAnother`](super::TransportError::OwnedByAnother).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExternalSource {
-    /// A queue, of this name. It is consumed beside the app's own, which keeps what is
-    /// tried again.
+    /// A queue of this name. It is consumed beside the app's own queue, which holds the retries.
     Queue(Arc<str>),
     /// An exchange. The app's own queue is bound to it.
     Exchange {
@@ -70,10 +68,10 @@ pub enum ExternalSource {
     },
 }
 
-/// What becomes of a message that is published to a queue which is full.
+/// Policy for a message that is published to a full queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Overflow {
-    /// It goes to the service's dead-letter queue; the publisher isn't troubled.
+    /// The message goes to the dead-letter queue of the service. The publication succeeds.
     #[default]
     DeadLetter,
     /// The publication fails.
@@ -81,7 +79,7 @@ pub enum Overflow {
 }
 
 impl Topology {
-    /// The services that have queues, each once, in order.
+    /// Returns the services that have queues, each once, in order.
     pub fn services(&self) -> impl Iterator<Item = &str> {
         let mut last = None;
         self.queues.iter().filter_map(move |queue| {

@@ -56,7 +56,7 @@ pub async fn a_dead_letter_outlives_the_transport(subject: &Subject) -> Verdict 
     let mut letters = app.consume("stock.dlq", 1).await;
     let kept = letters.one().await;
     assert_eq!(number(kept.message()), 0);
-    assert_eq!(DeadLetter::of(kept.message()), Some(letter));
+    assert_eq!(DeadLetter::from_letter(kept.message()), Some(letter));
     assert_eq!(app.depth("stock.requests").await, Depth::default());
     app.close().await;
     Verdict::Kept

@@ -57,7 +57,7 @@ fn what_a_service_asks_is_answered_by_the_test() {
     assert_eq!(stock.expect(&RESERVED).left, 99);
     stock.answer("prices", |_| json!(11));
     stock.send(&REQUESTS, reserve(1));
-    assert_eq!(stock.expect_dead_letter().why.error, "too dear");
+    assert_eq!(stock.expect_dead_letter().dead_letter.error, "too dear");
 
     let stock = TestApp::of::<Stock>(config());
     stock.send(&REQUESTS, reserve(1));
@@ -199,7 +199,7 @@ fn what_is_too_much_for_a_queue_is_a_dead_letter_like_any_other() {
         stock.send(&REQUESTS, reserve(quantity));
     }
     let letter = stock.expect_dead_letter();
-    assert_eq!(letter.why.reason, Reason::Overflow);
+    assert_eq!(letter.dead_letter.reason, Reason::Overflow);
     stock.idle();
     assert_eq!(stock.dead_letters("stock").len(), 1);
     assert_eq!([0; 2].map(|_| stock.expect(&RESERVED).left), [99, 97]);
@@ -258,7 +258,10 @@ fn a_whole_app_is_tested_over_its_topics() {
     shop.expect_nothing("orders.small");
     // Also what one service hands to another.
     assert_eq!(shop.expect("orders.reserved")["left"], 3);
-    assert_eq!(shop.dead_letters("stock")[0].why.reason, Reason::Reject);
+    assert_eq!(
+        shop.dead_letters("stock")[0].dead_letter.reason,
+        Reason::Reject
+    );
     assert!(shop.dead_letters("echo").is_empty());
     assert_eq!(shop.summary().dead_letters(), 1);
     assert!(shop.stop().is_clean());
@@ -318,7 +321,7 @@ fn ready_made_sources_and_plain_actors_are_tested_with_the_rest() {
     assert_eq!(app.expect("numbers")["n"], 1);
     let letter = app.expect_dead_letter();
     assert_eq!(
-        (letter.why.attempts, &letter.message.payload[..]),
+        (letter.dead_letter.attempts, &letter.message.payload[..]),
         (5, &br#"{"n": -1}"#[..])
     );
     app.stop();

@@ -75,7 +75,7 @@ fn a_fault_that_had_no_occasion_to_strike_fails_the_test() {
     stock.expect(&RESERVED);
     assert_says(
         &panic_of(|| drop(stock.stop())),
-        &["in vain: Fault::panic(Point::Tick) of stock struck 0 of 3 times"],
+        &["never struck: Fault::panic(FaultPoint::Tick) of stock struck 0 of 3 times"],
     );
 }
 
@@ -90,10 +90,10 @@ fn an_expectation_that_fails_tells_what_happened_instead() {
         &[
             "no message came on `reserved` within 3600s; so far:",
             r#"on `requests`: 1 message, the last {"sku":"a","quantity":1000}"#,
-            "stock: 2 attempts (1 to be tried again, 1 rejected)",
-            "retry at attempt 1: injected at Point::Handle",
+            "stock: 2 attempts (1 to be retried, 1 rejected)",
+            "retry at attempt 1: injected at FaultPoint::Handle",
             "reject at attempt 2: not that many left",
-            r#"stock gave up {"sku":"a","quantity":1000} after 2 attempts (reject: not that many left)"#,
+            r#"stock dead-lettered {"sku":"a","quantity":1000} after 2 attempts (reject: not that many left)"#,
         ],
     );
     assert!(PATIENCE == HOUR);
@@ -110,7 +110,7 @@ fn an_expectation_that_fails_tells_why_a_service_does_not_work() {
     assert_says(
         &told,
         &[
-            "start: injected at Point::Start (10 times)",
+            "start: injected at FaultPoint::Start (10 times)",
             "not ready: service stock is isolated",
         ],
     );
@@ -124,7 +124,7 @@ fn what_comes_unexpectedly_or_unreadably_is_shown() {
     assert_says(
         &told,
         &[
-            "nothing was expected on `reserved`, there came",
+            "no message was expected on `reserved`, these came:",
             r#""left":99"#,
         ],
     );
@@ -133,12 +133,12 @@ fn what_comes_unexpectedly_or_unreadably_is_shown() {
     assert_says(
         &told,
         &[
-            "what came on `reserved`: the payload is not a valid uint32",
+            "can't decode the message on `reserved`: the payload is not a valid uint32",
             "99",
         ],
     );
     let told = panic_of(|| drop(stock.expect_dead_letter()));
-    assert_says(&told, &["no message was given up within 3600s"]);
+    assert_says(&told, &["no message was dead-lettered within 3600s"]);
 }
 
 #[test]
@@ -183,11 +183,11 @@ fn a_wrong_config_setting_or_manifest_is_reported_as_it_is_elsewhere() {
 #[test]
 fn a_fault_that_can_not_be_is_refused() {
     let told = panic_of(|| drop(Fault::panic(FaultPoint::Settle)));
-    assert_eq!(told, "nothing can panic at Point::Settle");
+    assert_eq!(told, "nothing can panic at FaultPoint::Settle");
     let told = panic_of(|| drop(Fault::hang(FaultPoint::Consume)));
-    assert_eq!(told, "nothing can hang at Point::Consume");
+    assert_eq!(told, "nothing can hang at FaultPoint::Consume");
     let told = panic_of(|| drop(Fault::fail(FaultPoint::Drop)));
-    assert_eq!(told, "nothing can fail at Point::Drop");
+    assert_eq!(told, "nothing can fail at FaultPoint::Drop");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn a_failure_of_the_tests_choice_is_that_of_the_handler() {
     }
     let letter = stock.expect_dead_letter();
     assert_eq!(
-        (letter.why.reason, &*letter.why.error),
+        (letter.dead_letter.reason, &*letter.dead_letter.error),
         (Reason::Reject, "no")
     );
     assert_eq!([0; 2].map(|_| stock.expect(&RESERVED).left), [99, 98]);
@@ -242,7 +242,10 @@ fn a_fault_of_one_service_spares_the_others() {
         .start();
     shop.send("orders.placed", json!({"sku": "a", "quantity": 4}));
     let letter = shop.expect_dead_letter();
-    assert_eq!((&*letter.why.service, letter.why.attempts), ("echo", 5));
-    assert_eq!(letter.why.error, "injected at Point::Handle");
+    assert_eq!(
+        (&*letter.dead_letter.service, letter.dead_letter.attempts),
+        ("echo", 5)
+    );
+    assert_eq!(letter.dead_letter.error, "injected at FaultPoint::Handle");
     assert!(shop.dead_letters("stock").is_empty());
 }

@@ -26,6 +26,8 @@ const RUNTIME: Layers = Layers {
             "id",
             "lock",
             "names",
+            "process",
+            "rate_limit",
             "redact",
             "service_thread",
         ],
@@ -46,11 +48,7 @@ const RUNTIME: Layers = Layers {
     ],
     exceptions: &[
         ("admin", "app"),
-        ("child_process", "app"),
-        ("control", "app"),
         ("log", "app"),
-        ("message_trace", "app"),
-        ("message_trace", "host"),
         ("metrics", "app"),
         ("service", "host"),
         ("sqlite", "host"),
@@ -68,7 +66,7 @@ const BRIDGES: Layers = Layers {
 const ACTORS: Layers = Layers {
     folder: "actors/src",
     layers: &[
-        &["expression", "json", "ports"],
+        &["batch", "config_errors", "expression", "json", "ports"],
         &["key", "log"],
         &[
             "aggregate",

@@ -184,7 +184,7 @@ fn what_cannot_be_in_a_group_is_given_up_and_harms_no_other() {
         "1024 are allowed",
     ] {
         let letter = app.expect_dead_letter();
-        assert!(letter.why.error.contains(expected), "{letter:?}");
+        assert!(letter.dead_letter.error.contains(expected), "{letter:?}");
     }
     expect_group(
         &app,

@@ -130,7 +130,7 @@ fn a_message_without_a_key_is_given_up() {
     app.send(&IN, json!({"k": 1}));
     for expected in ["not JSON", "\"k\" is missing", "is null"] {
         let letter = app.expect_dead_letter();
-        assert!(letter.why.error.contains(expected), "{letter:?}");
+        assert!(letter.dead_letter.error.contains(expected), "{letter:?}");
     }
     assert_eq!(app.expect(&OUT)["k"], 1);
     app.stop();

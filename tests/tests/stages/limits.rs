@@ -56,7 +56,7 @@ fn a_message_that_fits_into_no_group_is_given_up() {
     app.send(&IN, json!("x".repeat(1900)));
     let letter = app.expect_dead_letter();
     assert!(
-        letter.why.error.contains("max_message allows 2000"),
+        letter.dead_letter.error.contains("max_message allows 2000"),
         "{letter:?}"
     );
     app.stop();
@@ -143,7 +143,7 @@ fn what_is_wrong_in_a_manifest_is_reported_before_anything_runs() {
         .replace("msg.last = true", "msg.last")
         .replace("config.as = \"table\"", "");
     let text = report(&less).expect("it is wrong");
-    for part in ["remembered for some time", "must be more than 0"] {
+    for part in ["it is zero: set a time", "must be more than 0"] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
     let less = less

@@ -44,7 +44,7 @@ fn what_fails_inside_its_transaction_changes_and_emits_nothing() {
     for then in ["fail inside", "panic inside"] {
         till.send(&PAYMENTS, pay_then(5, then));
         let letter = till.expect_dead_letter();
-        assert!(letter.why.error.contains(&then[..4]), "{letter:?}");
+        assert!(letter.dead_letter.error.contains(&then[..4]), "{letter:?}");
     }
     till.expect_nothing(&PAID);
     till.expect_nothing(&NOTES);
@@ -58,7 +58,7 @@ fn a_constraint_that_does_not_hold_is_a_failure_of_the_message_alone() {
     let till = till();
     till.send(&PAYMENTS, pay(-1));
     let letter = till.expect_dead_letter();
-    assert!(letter.why.error.contains("CHECK"), "{letter:?}");
+    assert!(letter.dead_letter.error.contains("CHECK"), "{letter:?}");
     till.send(&PAYMENTS, pay(1));
     assert_eq!(till.expect(&PAID), Paid { total: 1 });
     till.stop();

@@ -447,3 +447,25 @@ fn a_message_that_amqp_cannot_carry_is_refused_before_publishing() {
     let error = encode(&envelope.into(), to_topic).unwrap_err();
     assert!(error.to_string().contains("too large"), "{error}");
 }
+
+#[test]
+fn a_suspect_keeps_its_crashes_and_a_publisher_to_a_topic_can_not_set_them() {
+    let message = Message::from(Envelope::new("order", "{}"));
+    let record = CrashRecord {
+        deaths: 4,
+        crashes: 1,
+        attempt: 3,
+    };
+    let route = Route {
+        attempt: record.attempt,
+        suspect: Some(("requests", record)),
+        ..ROUTE
+    };
+    let properties = encode(&message, route).unwrap();
+    let decoded = super::decode(TopicSource::Queue("q"), &properties, Vec::new());
+    assert_eq!(decoded.suspect.as_deref(), Some("requests"));
+    assert_eq!(decoded.crash_record, record);
+    assert_eq!(decoded.message.headers, message.headers);
+    let decoded = super::decode(TopicSource::Topic("orders"), &properties, Vec::new());
+    assert_eq!(decoded.crash_record, CrashRecord::suspect(1));
+}

@@ -1,4 +1,4 @@
-//! Which letters are meant, and how far is looked for them: arguments that verbs share.
+//! Arguments that several verbs share: which letters, how many to read, what to print.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
@@ -11,13 +11,13 @@ use crate::dead_letter::Reason;
 use crate::dead_letters::{Bounds, Selection};
 use crate::id::MessageId;
 
-/// How far to look.
+/// Limits of reading a queue.
 #[derive(clap::Args)]
 pub(super) struct BoundArgs {
-    /// Hold no more than so many letters of a service while looking through its queue
+    /// Read at most this many letters of a service (not counting those removed)
     #[arg(long, value_name = "N", default_value_t = Bounds::default().letters)]
     scan: usize,
-    /// Nor more than so many bytes of them
+    /// Read at most this much of a service's letters, such as 64MiB
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "64MiB")]
     scan_bytes: usize,
 }
@@ -31,23 +31,22 @@ impl BoundArgs {
     }
 }
 
-/// What to look over, all letters of it.
+/// Arguments of verbs about all letters.
 #[derive(clap::Args)]
 pub(super) struct OverviewArgs {
     #[command(flatten)]
     pub(super) manifest: ManifestArgs,
-    /// Only this service's
+    /// Only this service
     #[arg(long, value_name = "LABEL")]
     pub(super) service: Option<String>,
     #[command(flatten)]
     pub(super) bounds: BoundArgs,
-    /// Print for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 impl OverviewArgs {
-    /// Prints what was found, for whom it is.
     pub(super) fn print<T: Serialize>(
         &self,
         plan: &Plan,
@@ -61,17 +60,17 @@ impl OverviewArgs {
     }
 }
 
-/// Which letters, if not all.
+/// Selects letters; by default all.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub(super) struct PickArgs {
     /// Only the letters of this message; may be repeated
     #[arg(long, value_name = "ID")]
     id: Vec<MessageId>,
-    /// Only the letters of this group: its fingerprint, as `dlq groups` shows it
+    /// Only the letters of this group: its fingerprint, as printed by `dlq groups`
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     group: Option<String>,
-    /// Only the letters that were given up for this reason
+    /// Only the letters with this reason
     #[arg(long, value_parser = reason())]
     reason: Option<Reason>,
 }
@@ -82,17 +81,17 @@ impl PickArgs {
     }
 }
 
-/// Which letters; all of them only if that is said.
+/// Selects letters; all only with `--all`.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct SelectionArgs {
     /// The letters of this message; may be repeated
     #[arg(long, value_name = "ID")]
     id: Vec<MessageId>,
-    /// The letters of this group: its fingerprint, as `dlq groups` shows it
+    /// The letters of this group: its fingerprint, as printed by `dlq groups`
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     group: Option<String>,
-    /// The letters that were given up for this reason
+    /// The letters with this reason
     #[arg(long, value_parser = reason())]
     reason: Option<Reason>,
     /// All letters of the service
@@ -115,8 +114,8 @@ fn selection(ids: &[MessageId], group: Option<&String>, reason: Option<Reason>) 
     }
 }
 
-/// What was looked for and isn't there, if it should be.
-pub(super) fn missing(selection: &Selection) -> Option<&'static str> {
+/// The error text when no letter was found, for a selection that names letters.
+pub(super) fn not_found(selection: &Selection) -> Option<&'static str> {
     match selection {
         Selection::Ids(_) => Some("no letter of this message was found"),
         Selection::Group(_) => Some("no letter of this group was found"),
@@ -127,10 +126,9 @@ pub(super) fn missing(selection: &Selection) -> Option<&'static str> {
 fn reason() -> impl TypedValueParser<Value = Reason> {
     let names = Reason::ALL.map(Reason::as_str);
     PossibleValuesParser::new(names).map(|name| {
-        let named = Reason::ALL
-            .into_iter()
-            .find(|reason| reason.as_str() == name);
-        named.expect("only these names are let in")
+        let mut reasons = Reason::ALL.into_iter();
+        let reason = reasons.find(|reason| reason.as_str() == name);
+        reason.expect("the parser accepts these names only")
     })
 }
 

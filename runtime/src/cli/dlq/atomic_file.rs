@@ -1,5 +1,4 @@
-//! A file that is there whole or not at all, for its owner alone: letters are somebody's
-//! data.
+//! Writes a file completely or not at all, readable by its owner only: letters are private data.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -9,78 +8,66 @@ use std::path::{Path, PathBuf};
 
 use super::Problem;
 
-/// A file that is to be.
+/// A file to be written.
 #[derive(Debug)]
-pub(super) struct NewFile<'a> {
+pub(super) struct AtomicFile<'a> {
     path: &'a Path,
     replace: bool,
-    /// What is written first, beside it.
+    /// The file that is written first, in the same folder.
     draft: PathBuf,
 }
 
-/// One at this path. With `replace` another file may be there already.
-pub(super) fn new(path: &Path, replace: bool) -> Result<NewFile<'_>, Problem> {
-    let Some(name) = path.file_name() else {
-        let text = format!("--out {}: that is no file's name", path.display());
-        return Err(Problem::wrong(text));
-    };
-    let mut draft = OsString::from(".");
-    draft.push(name);
-    draft.push(format!(".{}.new", std::process::id()));
-    let file = NewFile {
-        path,
-        replace,
-        draft: path.with_file_name(draft),
-    };
-    file.check()?;
-    Ok(file)
-}
+impl<'a> AtomicFile<'a> {
+    /// Prepares writing. With `replace`, the file may exist already.
+    pub(super) fn new(path: &'a Path, replace: bool) -> Result<Self, Problem> {
+        let Some(name) = path.file_name() else {
+            let text = format!("--out {}: not the name of a file", path.display());
+            return Err(Problem::wrong(text));
+        };
+        let mut draft = OsString::from(".");
+        draft.push(name);
+        draft.push(format!(".{}.new", std::process::id()));
+        let file = Self {
+            path,
+            replace,
+            draft: path.with_file_name(draft),
+        };
+        file.check()?;
+        Ok(file)
+    }
 
-impl NewFile<'_> {
     pub(super) fn path(&self) -> &Path {
         self.path
     }
 
-    /// Writes it, and puts it in its place.
+    /// Writes the file.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<(), Problem> {
-        let written = self.put(bytes).map_err(|error| {
+        let failed = |error: io::Error| {
             let text = format!("can't write {}: {error}", self.path.display());
             Problem::failed(text)
-        });
-        written.and_then(|()| {
-            let placed = self.check().and_then(|()| {
-                fs::rename(&self.draft, self.path).map_err(|error| {
-                    let text = format!("can't write {}: {error}", self.path.display());
-                    Problem::failed(text)
-                })
-            });
-            if placed.is_err() {
-                // It is of no use to anybody.
-                let _gone = fs::remove_file(&self.draft);
-            }
-            placed
-        })
-    }
-
-    fn put(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new()
+        };
+        let mut draft = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(&self.draft)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        if written.is_err() {
-            // Nor is a part of it.
-            let _gone = fs::remove_file(&self.draft);
+            .open(&self.draft)
+            .map_err(failed)?;
+        let written = draft.write_all(bytes).and_then(|()| draft.sync_all());
+        let placed = written
+            .map_err(failed)
+            .and_then(|()| self.check())
+            .and_then(|()| fs::rename(&self.draft, self.path).map_err(failed));
+        if placed.is_err() {
+            let _removed = fs::remove_file(&self.draft);
         }
-        written
+        placed
     }
 
     fn check(&self) -> Result<(), Problem> {
         match self.replace || fs::symlink_metadata(self.path).is_err() {
             true => Ok(()),
             false => Err(Problem::failed(format!(
-                "{} is there already: --force replaces it",
+                "{} exists already: --force replaces it",
                 self.path.display()
             ))),
         }
@@ -94,27 +81,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_there_whole_and_another_one_is_replaced_only_if_that_is_wanted() {
+    fn a_file_is_written_completely_and_an_existing_one_is_replaced_only_on_request() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("letters.jsonl");
-        new(&path, false).unwrap().write(b"one").unwrap();
+        AtomicFile::new(&path, false)
+            .unwrap()
+            .write(b"one")
+            .unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"one");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let refused = new(&path, false).unwrap_err();
+        let refused = AtomicFile::new(&path, false).unwrap_err();
         assert!(refused.text.contains("--force"), "{}", refused.text);
-        new(&path, true).unwrap().write(b"two").unwrap();
+        AtomicFile::new(&path, true).unwrap().write(b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
 
-        // One that came meanwhile is left alone, and no draft is left behind.
+        // A file that appeared meanwhile is not changed, and no draft is left.
         let late = folder.path().join("late.jsonl");
-        let file = new(&late, false).unwrap();
-        fs::write(&late, "somebody's").unwrap();
+        let file = AtomicFile::new(&late, false).unwrap();
+        fs::write(&late, "another").unwrap();
         assert!(file.write(b"ours").is_err());
-        assert_eq!(fs::read(&late).unwrap(), b"somebody's");
+        assert_eq!(fs::read(&late).unwrap(), b"another");
         let nowhere = folder.path().join("nowhere/letters.jsonl");
-        assert!(new(&nowhere, false).unwrap().write(b"x").is_err());
-        assert!(new(Path::new("/"), false).is_err());
+        assert!(
+            AtomicFile::new(&nowhere, false)
+                .unwrap()
+                .write(b"x")
+                .is_err()
+        );
+        assert!(AtomicFile::new(Path::new("/"), false).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

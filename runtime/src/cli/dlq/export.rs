@@ -1,34 +1,34 @@
-//! `dlq export`: letters for programs, a line of JSON each, or as test cases. They stay in
-//! their queues.
+//! `dlq export`: writes letters as lines of JSON or as test cases. The letters stay in their
+//! queues.
 
 use super::access::DlqAccess;
-use super::args::{BoundArgs, PickArgs, missing};
-use super::atomic_file::{self, NewFile};
+use super::args::{BoundArgs, PickArgs, not_found};
+use super::atomic_file::AtomicFile;
 use super::{Problem, print_clean};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
-use crate::dead_letters::{LetterView, TestCase, TestCases};
+use crate::dead_letters::{DlqAction, DlqReport, LetterView, TestCase, TestCases};
 
 #[derive(clap::Args)]
 pub(super) struct Export {
     #[command(flatten)]
     pub(super) manifest: ManifestArgs,
-    /// Only this service's
+    /// Only this service
     #[arg(long, value_name = "LABEL")]
     pub(super) service: Option<String>,
     #[command(flatten)]
     pick: PickArgs,
-    /// At most so many letters of a service
+    /// Export at most this many letters of a service [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Write test cases, in TOML: the message, what happened, and what is expected, for you
-    /// to complete
+    /// Write test cases in TOML: the message, its failure, and the expected result, which you
+    /// fill in
     #[arg(long)]
     as_test: bool,
-    /// Write to this file, which is there whole or not at all, and not to standard output
+    /// Write to this file, completely or not at all [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<std::path::PathBuf>,
-    /// With --out: replace a file that is there
+    /// With --out: replace an existing file
     #[arg(long, requires = "out")]
     force: bool,
     #[command(flatten)]
@@ -36,26 +36,24 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
-        // Before anything is looked at.
-        let file = self
-            .out
-            .as_deref()
-            .map(|path| atomic_file::new(path, self.force));
+    pub(super) async fn run(&self, access: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
+        // Before reading any letter.
+        let out = self.out.as_deref();
+        let file = out.map(|path| AtomicFile::new(path, self.force));
         let file = file.transpose()?;
         let selection = self.pick.selection();
         let limit = self.limit.unwrap_or(usize::MAX);
         let mut letters = Vec::new();
         let mut cut = Vec::new();
-        for service in bench.services(self.service.as_deref()) {
-            let bounds = self.bounds.bounds();
-            let whole = usize::MAX;
-            let found = bench.find(&service, &selection, limit, whole, bounds).await;
-            let found = match found {
-                Ok(found) => found,
-                // Nothing was ever given up there.
-                Err(problem) if problem.no_queue && self.service.is_none() => continue,
-                Err(problem) => return Err(problem),
+        let find = DlqAction::Find {
+            selection: selection.clone(),
+            limit,
+            payload_bytes_max: usize::MAX,
+            bounds: self.bounds.bounds(),
+        };
+        for (service, report) in access.read_each(self.service.as_deref(), &find).await? {
+            let DlqReport::Found(found) = report else {
+                return Err(Problem::wrong_report());
             };
             if found.more && found.letters.len() < limit {
                 cut.push(service);
@@ -67,12 +65,12 @@ impl Export {
             false => lines(&letters),
         };
         self.write(plan, file, &text, letters.len())?;
-        let missing = missing(&selection).filter(|_| letters.is_empty());
+        let missing = not_found(&selection).filter(|_| letters.is_empty());
         if let Some(missing) = missing {
             eprintln!("error: {missing}");
         }
         for service in &cut {
-            eprintln!("error: {service}: not all letters were looked at: see --scan");
+            eprintln!("error: {service}: not all letters were read: see --scan");
         }
         let failed = missing.is_some() || !cut.is_empty();
         Ok(if failed { FAILED } else { DONE })
@@ -81,7 +79,7 @@ impl Export {
     fn write(
         &self,
         plan: &Plan,
-        file: Option<NewFile<'_>>,
+        file: Option<AtomicFile<'_>>,
         text: &str,
         letters: usize,
     ) -> Result<(), Problem> {
@@ -99,13 +97,13 @@ impl Export {
 fn lines(letters: &[LetterView]) -> String {
     let mut text = String::new();
     for letter in letters {
-        text.push_str(&serde_json::to_string(letter).expect("what is shown is plain data"));
+        text.push_str(&serde_json::to_string(letter).expect("a view is plain data"));
         text.push('\n');
     }
     text
 }
 
 fn cases(letters: &[LetterView]) -> String {
-    let cases = letters.iter().map(TestCase::of).collect();
+    let cases = letters.iter().map(TestCase::from_letter).collect();
     TestCases { cases }.to_string()
 }

@@ -1,4 +1,4 @@
-//! `dlq groups`: letters that failed alike, together.
+//! `dlq groups`: groups letters with the same failure.
 
 use std::fmt::Write;
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::access::DlqAccess;
 use super::args::OverviewArgs;
-use super::{Problem, line};
+use super::{Problem, one_line};
 use crate::app::Plan;
 use crate::cli::DONE;
-use crate::dead_letters::{Group, Groups};
+use crate::dead_letters::{DlqAction, DlqReport, Group, Groups};
 
-/// An error is cut to so many characters for people.
+/// Maximum length of a printed error, in characters.
 const ERROR_CHARS_MAX: usize = 200;
 
 #[derive(clap::Args)]
@@ -27,18 +27,18 @@ struct Grouped<'a> {
 }
 
 impl GroupsArgs {
-    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, access: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let mut grouped = Grouped {
             app: plan.name(),
             services: Vec::new(),
         };
-        for service in bench.services(self.over.service.as_deref()) {
-            match bench.groups(&service, self.over.bounds.bounds()).await {
-                Ok(groups) => grouped.services.push(groups),
-                // Nothing was ever given up there.
-                Err(problem) if problem.no_queue && self.over.service.is_none() => {}
-                Err(problem) => return Err(problem),
-            }
+        let action = DlqAction::Groups(self.over.bounds.bounds());
+        let named = self.over.service.as_deref();
+        for (_, report) in access.read_each(named, &action).await? {
+            let DlqReport::Groups(groups) = report else {
+                return Err(Problem::wrong_report());
+            };
+            grouped.services.push(groups);
         }
         self.over.print(plan, &grouped, text_of);
         Ok(DONE)
@@ -48,7 +48,6 @@ impl GroupsArgs {
 fn text_of(grouped: &Grouped<'_>) -> String {
     let services = &grouped.services;
     let mut groups: Vec<&Group> = services.iter().flat_map(|it| &it.groups).collect();
-    // Each service's are in this order already.
     groups.sort_by_key(|group| std::cmp::Reverse(group.letters));
     let names = groups.iter().map(|group| group.service.len());
     let width = names.max().unwrap_or(0).max("service".len());
@@ -78,14 +77,14 @@ fn text_of(grouped: &Grouped<'_>) -> String {
         if let Some(error) = &group.error {
             let cut: String = error.chars().take(ERROR_CHARS_MAX).collect();
             let more = if cut.len() < error.len() { "…" } else { "" };
-            put(format!("    {}{more}", line(&cut)));
+            put(format!("    {}{more}", one_line(&cut)));
         }
-        put(format!("    message {}", line(&group.example)));
+        put(format!("    message {}", one_line(&group.example)));
     }
     for it in services {
         if it.others > 0 {
             put(format!(
-                "{}: {} letters are in further groups",
+                "{}: {} letters are in groups that are not listed",
                 it.service, it.others
             ));
         }

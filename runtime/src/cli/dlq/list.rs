@@ -1,13 +1,13 @@
-//! `dlq list`: how many letters there are.
+//! `dlq list`: counts letters.
 
 use serde::Serialize;
 
 use super::access::DlqAccess;
 use super::args::OverviewArgs;
-use super::{Problem, line};
+use super::{Problem, one_line};
 use crate::app::Plan;
 use crate::cli::DONE;
-use crate::dead_letters::DlqStats;
+use crate::dead_letters::{DlqAction, DlqReport, DlqStats};
 
 #[derive(clap::Args)]
 pub(super) struct List {
@@ -19,20 +19,22 @@ pub(super) struct List {
 struct Listed<'a> {
     app: &'a str,
     services: Vec<DlqStats>,
-    /// Services whose queue isn't on the transport yet.
+    /// Services whose queue is not on the transport yet.
     without_queue: Vec<String>,
 }
 
 impl List {
-    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, access: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let mut listed = Listed {
             app: plan.name(),
             services: Vec::new(),
             without_queue: Vec::new(),
         };
-        for service in bench.services(self.over.service.as_deref()) {
-            match bench.census(&service, self.over.bounds.bounds()).await {
-                Ok(census) => listed.services.push(census),
+        for service in access.services(self.over.service.as_deref()) {
+            let stats = DlqAction::Stats(self.over.bounds.bounds());
+            match access.read(&service, stats).await {
+                Ok(DlqReport::Stats(stats)) => listed.services.push(stats),
+                Ok(_) => return Err(Problem::wrong_report()),
                 Err(problem) if problem.no_queue => listed.without_queue.push(service),
                 Err(problem) => return Err(problem),
             }
@@ -43,7 +45,7 @@ impl List {
 }
 
 fn text_of(listed: &Listed<'_>) -> String {
-    let names = listed.services.iter().map(|census| census.service.len());
+    let names = listed.services.iter().map(|stats| stats.service.len());
     let width = names.max().unwrap_or(0).max("service".len());
     let mut text = String::new();
     if !listed.services.is_empty() {
@@ -52,29 +54,25 @@ fn text_of(listed: &Listed<'_>) -> String {
             "service", "letters", "first", "last"
         ));
     }
-    for census in &listed.services {
+    for stats in &listed.services {
         let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".into());
-        let reasons = census.reasons.iter();
+        let reasons = stats.reasons.iter();
         let reasons: Vec<String> = reasons
             .map(|count| format!("{} {}", count.reason, count.letters))
             .collect();
         let row = format!(
             "{:<width$}  {:>8}  {:<24}  {:<24}  {}",
-            census.service,
-            census.letters,
-            time(&census.first_failed_at),
-            time(&census.last_failed_at),
+            stats.service,
+            stats.letters,
+            time(&stats.first_failed_at),
+            time(&stats.last_failed_at),
             reasons.join(", ")
         );
-        text.push_str(line(&row).trim_end());
+        text.push_str(one_line(&row).trim_end());
         text.push('\n');
     }
-    for census in listed.services.iter().filter(|census| !census.complete) {
-        text.push_str(&super::not_all(
-            &census.service,
-            census.read,
-            census.letters,
-        ));
+    for stats in listed.services.iter().filter(|stats| !stats.complete) {
+        text.push_str(&super::not_all(&stats.service, stats.read, stats.letters));
         text.push('\n');
     }
     for service in &listed.without_queue {

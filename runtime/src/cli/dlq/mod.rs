@@ -1,9 +1,9 @@
-//! `dlq`: dead letters, looked at, kept and taken out.
+//! `dlq`: lists, shows, exports, replays and discards dead letters.
 //!
-//! Prints what [`crate::dead_letters`] finds and does: over the manifest's transport, or,
-//! where only the app reaches its letters, in the running app. Makes nothing on a broker.
+//! The verbs build requests and print the reports of [`crate::dead_letters`]. Declares nothing on
+//! a broker.
 
-use super::{FAILED, ManifestArgs, WRONG, print, print_report};
+use super::{FAILED, ManifestArgs, WRONG, block_on, one_line, print, print_report, to_json};
 use crate::app::Plan;
 use crate::manifest::suggest;
 use crate::service::Catalog;
@@ -20,7 +20,7 @@ mod show;
 
 use access::DlqAccess;
 
-/// What is to be done with dead letters.
+/// Arguments of `dlq`.
 #[derive(clap::Args)]
 pub(super) struct Dlq {
     #[command(subcommand)]
@@ -29,27 +29,34 @@ pub(super) struct Dlq {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// How many letters each service has, why, and since when
+    /// Count dead letters by service and reason
     List(list::List),
-    /// Letters that failed alike, together: how many, since when, with an example
+    /// Group dead letters with the same failure, with an example of each group
     ///
-    /// Alike are letters of one service with one reason, whose errors are the same but for
-    /// numbers, ids, quoted values, paths and addresses. The fingerprint of a group selects
-    /// its letters in the other verbs.
+    /// A group has letters of one service with one reason, whose errors differ only in numbers,
+    /// ids, quoted values, paths and addresses. Use the group's fingerprint as --group of the
+    /// other verbs.
     Groups(groups::GroupsArgs),
-    /// Show letters: why, after how many attempts, headers, payload
+    /// Show dead letters: reason, attempts, headers, payload
     Show(show::Show),
-    /// Have messages handled again, under the same ids
+    /// Replay dead letters: publish their messages again, under the same ids
     ///
-    /// A message is published to the input that gave it up, or to another one, and its
-    /// letter goes once that is confirmed: whatever dies in between, the message is there at
-    /// least once. Ctrl-C stops in order; what was replayed until then is said.
+    /// A message goes to the input that gave it up, or to the one of --to. Its letter is removed
+    /// after the publisher confirm, so a crash in between loses no message. Ctrl-C stops in
+    /// order and prints the number of replayed letters.
+    ///
+    /// Example: brickwork dlq replay app.toml --service stock --reason timeout --rate 50/s
+    #[command(verbatim_doc_comment)]
     Replay(remove::Replay),
-    /// Remove letters for good
-    Discard(remove::Discard),
-    /// Write letters down: as lines of JSON, or as test cases
+    /// Remove dead letters for good
     ///
-    /// The letters stay in their queues. Secrets of the manifest are cut out.
+    /// Example: brickwork dlq discard app.toml --group 0f3c5a7e9b1d2f40 --dry-run
+    Discard(remove::Discard),
+    /// Export dead letters as lines of JSON, or as test cases
+    ///
+    /// The letters stay in their queues. Secrets of the manifest are removed from the output.
+    ///
+    /// Example: brickwork dlq export app.toml --service stock --as-test --out cases.toml
     Export(export::Export),
 }
 
@@ -77,12 +84,13 @@ impl Verb {
     }
 }
 
-/// Why a verb didn't do what it was to do, with the exit code.
+/// Why a verb failed.
 #[derive(Debug)]
 struct Problem {
+    /// The exit code.
     code: u8,
     text: String,
-    /// A queue isn't there.
+    /// Whether the reason is that a queue does not exist.
     no_queue: bool,
 }
 
@@ -109,9 +117,9 @@ impl Problem {
         }
     }
 
-    /// The app answered something else than it was asked.
-    fn odd() -> Self {
-        Self::failed("the app's answer is none to this question: is it another version?")
+    /// The report does not belong to the request.
+    fn wrong_report() -> Self {
+        Self::failed("the app's answer does not fit the command: is it another version?")
     }
 }
 
@@ -122,14 +130,8 @@ impl Dlq {
             Ok(plan) => plan,
         };
         crate::log::init(plan.log, plan.redactor.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let outcome = match runtime {
-            Err(error) => Err(Problem::failed(format!("no runtime: {error}"))),
-            Ok(runtime) => runtime.block_on(self.run(&plan, transports)),
-        };
-        match outcome {
+        let outcome = block_on(self.run(&plan, transports));
+        match outcome.unwrap_or_else(|error| Err(Problem::failed(error.to_string()))) {
             Ok(code) => code,
             Err(problem) => {
                 eprintln!("error: {}", plan.redactor.clean(&problem.text));
@@ -140,21 +142,21 @@ impl Dlq {
 
     async fn run(&self, plan: &Plan, transports: &Transports) -> Result<u8, Problem> {
         self.check_names(plan)?;
-        let bench = DlqAccess::open(plan, transports).await?;
+        let access = DlqAccess::open(plan, transports).await?;
         let outcome = match &self.verb {
-            Verb::List(list) => list.run(&bench, plan).await,
-            Verb::Groups(groups) => groups.run(&bench, plan).await,
-            Verb::Show(show) => show.run(&bench, plan).await,
-            Verb::Replay(replay) => replay.run(&bench, plan).await,
-            Verb::Discard(discard) => discard.run(&bench, plan).await,
-            Verb::Export(export) => export.run(&bench, plan).await,
+            Verb::List(list) => list.run(&access, plan).await,
+            Verb::Groups(groups) => groups.run(&access, plan).await,
+            Verb::Show(show) => show.run(&access, plan).await,
+            Verb::Replay(replay) => replay.run(&access, plan).await,
+            Verb::Discard(discard) => discard.run(&access, plan).await,
+            Verb::Export(export) => export.run(&access, plan).await,
         };
-        bench.close().await;
+        access.close().await;
         outcome
     }
 
-    /// Before anything is connected: the service that is named has dead letters, and the
-    /// input is there.
+    /// Checks, before connecting, that the named service has dead letters and that the named
+    /// input exists.
     fn check_names(&self, plan: &Plan) -> Result<(), Problem> {
         if let Verb::Replay(replay) = &self.verb {
             replay.check_input(plan)?;
@@ -169,7 +171,7 @@ impl Dlq {
         let labels = plan.services.iter().map(|service| &*service.label);
         if labels.clone().any(|label| label == named) {
             return Err(Problem::wrong(format!(
-                "`{named}` has no inputs, and so no dead letters"
+                "`{named}` has no inputs, so it has no dead letters"
             )));
         }
         let services: Vec<&str> = topology.services().collect();
@@ -177,31 +179,23 @@ impl Dlq {
     }
 }
 
-/// Nothing is called so; what may have been meant.
-fn unknown(what: &str, named: &str, names: Vec<&str>) -> Problem {
+/// The problem of an unknown name, with suggestions.
+fn unknown(kind: &str, named: &str, names: Vec<&str>) -> Problem {
     let help = suggest::help(named, names, "there are");
     let help = help.map_or(String::new(), |help| format!("; {help}"));
-    Problem::wrong(format!("no {what} {}{help}", suggest::quote(named)))
+    Problem::wrong(format!("no {kind} {}{help}", suggest::quote(named)))
 }
 
-/// What is said when a bound was reached.
+/// The note that a limit of reading was reached.
 fn not_all(service: &str, read: u64, letters: u64) -> String {
     format!("{service}: only the first {read} of {letters} letters were read: see --scan")
 }
 
-/// Prints without secrets.
+/// Prints a text without secrets.
 fn print_clean(plan: &Plan, text: &str) {
     print(&plan.redactor.clean(text));
 }
 
 fn print_clean_json(plan: &Plan, value: &impl serde::Serialize) {
-    let text = serde_json::to_string_pretty(value).expect("what is printed is plain data");
-    print_clean(plan, &format!("{text}\n"));
-}
-
-/// A text as one line that does nothing to a terminal.
-fn line(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    crate::log::push_visible(&mut out, text);
-    out
+    print_clean(plan, &to_json(value));
 }

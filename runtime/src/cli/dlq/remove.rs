@@ -1,26 +1,25 @@
-//! `dlq replay` and `dlq discard`: letters are taken out.
+//! `dlq replay` and `dlq discard`: remove letters.
 
-use std::pin::{Pin, pin};
-
-use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use std::pin::pin;
 
 use super::access::DlqAccess;
-use super::args::{BoundArgs, SelectionArgs, missing};
-use super::{Problem, line, print_clean, print_clean_json};
+use super::args::{BoundArgs, SelectionArgs, not_found};
+use super::{Problem, one_line, print_clean, print_clean_json};
 use crate::app::Plan;
+use crate::cli::signals::StopSignals;
 use crate::cli::{DONE, FAILED, ManifestArgs};
-use crate::dead_letters::{Destination, Outcome, RateLimit, RemoveOptions};
+use crate::dead_letters::{Destination, DlqAction, DlqReport, Outcome, RateLimit, RemoveOptions};
 use crate::names::QueueId;
+use serde::Serialize;
 
-/// Ids that a dry run names for people.
+/// Maximum ids that a dry run prints.
 const NAMED_MAX: usize = 20;
 
 #[derive(clap::Args)]
 pub(super) struct Replay {
     #[command(flatten)]
     pub(super) remove: Remove,
-    /// Replay to this input, and not to those that gave the messages up
+    /// Replay to this input [default: the input that gave the message up]
     #[arg(long, value_name = "SERVICE.INPUT", value_parser = input)]
     to: Option<QueueId>,
 }
@@ -35,35 +34,35 @@ pub(super) struct Discard {
 pub(super) struct Remove {
     #[command(flatten)]
     pub(super) manifest: ManifestArgs,
-    /// The service whose letters these are; letters of a message or a group are looked for
-    /// with all services if none is named
+    /// The service whose letters to remove. Optional with --id and --group, which then search
+    /// all services
     #[arg(long, value_name = "LABEL", required_unless_present_any = ["id", "group"])]
     pub(super) service: Option<String>,
     #[command(flatten)]
     selection: SelectionArgs,
-    /// At most so many letters
+    /// Remove at most this many letters [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// At most so many a second: 50, or 50/s
+    /// Remove at most this many letters per second, such as 50 or 50/s [default: no limit]
     #[arg(long, value_name = "N", value_parser = per_second)]
     rate: Option<RateLimit>,
-    /// Say what would be done, and change nothing
+    /// Print what would be removed, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     bounds: BoundArgs,
-    /// Print for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What is done with letters.
-enum Action {
+/// The verb.
+enum Verb {
     Replay(Destination),
     Discard,
 }
 
-/// What became of the letters of the services that were looked at.
+/// The outcome for all services.
 #[derive(Default, Serialize)]
 struct Removed {
     #[serde(flatten)]
@@ -84,7 +83,7 @@ struct ServiceResult {
 fn per_second(text: &str) -> Result<RateLimit, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     let number = number.parse().ok().and_then(RateLimit::per_second);
-    number.ok_or_else(|| "not a positive number of letters a second, such as 50 or 50/s".into())
+    number.ok_or_else(|| "not a positive number of letters per second, such as 50 or 50/s".into())
 }
 
 fn input(text: &str) -> Result<QueueId, String> {
@@ -96,13 +95,13 @@ fn input(text: &str) -> Result<QueueId, String> {
 }
 
 impl Replay {
-    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, access: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let to = self.to.clone();
         let to = to.map_or(Destination::Original, Destination::Input);
-        self.remove.run(bench, plan, &Action::Replay(to)).await
+        self.remove.run(access, plan, &Verb::Replay(to)).await
     }
 
-    /// The input that is named is one.
+    /// Checks that the input of `--to` exists.
     pub(super) fn check_input(&self, plan: &Plan) -> Result<(), Problem> {
         let topology = plan.topology();
         let mut inputs = topology.queues.iter().map(|queue| &queue.id);
@@ -119,70 +118,73 @@ impl Replay {
 }
 
 impl Discard {
-    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
-        self.remove.run(bench, plan, &Action::Discard).await
+    pub(super) async fn run(&self, access: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
+        self.remove.run(access, plan, &Verb::Discard).await
     }
 }
 
 impl Remove {
-    async fn run(&self, bench: &DlqAccess, plan: &Plan, deed: &Action) -> Result<u8, Problem> {
-        let mut stop = pin!(asked_to_stop()?);
+    async fn run(&self, access: &DlqAccess, plan: &Plan, verb: &Verb) -> Result<u8, Problem> {
+        let mut signals = StopSignals::listen()
+            .map_err(|error| Problem::failed(format!("can't listen for signals: {error}")))?;
+        let mut stop = pin!(signals.next());
         let mut removed = Removed::default();
-        for service in bench.services(self.service.as_deref()) {
-            let removal = self.removal(removed.total.selected);
-            let outcome = match deed.to(bench, &service, removal, stop.as_mut()).await {
-                Ok(outcome) => outcome,
-                // Nothing was ever given up there.
+        for service in access.services(self.service.as_deref()) {
+            let action = verb.action(self.options(removed.total.selected));
+            let outcome = match access.perform(&service, action, stop.as_mut()).await {
+                Ok(DlqReport::Removed(outcome)) => outcome,
+                Ok(_) => return Err(Problem::wrong_report()),
+                // The service has never given up a message.
                 Err(problem) if problem.no_queue && self.service.is_none() => continue,
                 Err(problem) if removed.total.removed == 0 => return Err(problem),
                 Err(problem) => {
-                    // What was done with others' letters is said all the same.
+                    // Report the letters of other services that were removed.
                     removed.total.error = Some(problem.text);
                     break;
                 }
             };
             removed.add(service, outcome);
             let total = &removed.total;
-            if total.stopped || total.error.is_some() || self.is_reached(total.selected) {
+            if total.stopped || total.error.is_some() || self.limit_is_reached(total.selected) {
                 break;
             }
         }
-        Ok(self.report(plan, deed, &removed))
+        Ok(self.report(plan, verb, &removed))
     }
 
-    fn is_reached(&self, selected: u64) -> bool {
+    fn limit_is_reached(&self, selected: u64) -> bool {
         self.limit.is_some_and(|limit| selected >= limit)
     }
 
-    /// What is left to do when so many were selected.
-    fn removal(&self, selected: u64) -> RemoveOptions {
+    /// The options for the next service, after this many letters were selected.
+    fn options(&self, selected: u64) -> RemoveOptions {
         RemoveOptions {
             selection: self.selection.selection(),
             limit: self.limit.unwrap_or(u64::MAX).saturating_sub(selected),
             dry_run: self.dry_run,
-            pace: self.rate.unwrap_or_default(),
+            rate: self.rate.unwrap_or_default(),
             bounds: self.bounds.bounds(),
         }
     }
 
-    /// Says what was done; the exit code.
-    fn report(&self, plan: &Plan, deed: &Action, removed: &Removed) -> u8 {
+    /// Prints the outcome and returns the exit code.
+    fn report(&self, plan: &Plan, verb: &Verb, removed: &Removed) -> u8 {
         let total = &removed.total;
         if self.json {
             print_clean_json(plan, removed);
         } else {
-            print_clean(plan, &self.text_of(deed.done(), removed));
+            print_clean(plan, &self.text_of(verb.done(), removed));
         }
         if let Some(error) = &total.error {
             eprintln!(
-                "error: {}; its letter and those after it stay",
+                "error: {}; this letter and those after it stay",
                 plan.redactor.clean(error)
             );
         }
         if total.stopped {
             eprintln!("stopped: the other letters stay");
         }
-        let missing = missing(&self.selection.selection())
+        let missing = not_found(&self.selection.selection())
             .filter(|_| total.selected == 0 && total.error.is_none() && !total.stopped);
         if let Some(missing) = missing {
             eprintln!("error: {missing}");
@@ -198,9 +200,9 @@ impl Remove {
     fn text_of(&self, done: &str, removed: &Removed) -> String {
         let would = if self.dry_run { "would be " } else { "" };
         let mut text = String::new();
-        // Where none was meant there is nothing to tell, unless that service was named.
-        let told = |it: &&ServiceResult| self.service.is_some() || it.selected > 0;
-        for of in removed.services.iter().filter(told) {
+        // Services without selected letters are not listed, except a named one.
+        let is_listed = |it: &&ServiceResult| self.service.is_some() || it.selected > 0;
+        for of in removed.services.iter().filter(is_listed) {
             let ServiceResult {
                 service,
                 letters,
@@ -213,7 +215,7 @@ impl Remove {
         }
         let ids = &removed.total.ids;
         for id in ids.iter().take(NAMED_MAX) {
-            text.push_str(&format!("  {}\n", line(id)));
+            text.push_str(&format!("  {}\n", one_line(id)));
         }
         if ids.len() > NAMED_MAX {
             text.push_str(&format!("  and {} more\n", ids.len() - NAMED_MAX));
@@ -223,15 +225,15 @@ impl Remove {
             let service = &of.service;
             if of.without_input > 0 {
                 text.push_str(&format!(
-                    "{service}: {} can't be replayed, since no input of the manifest is the one \
-                     that gave them up: --to replays them to another one\n",
+                    "{service}: {} can't be replayed, since the input that gave them up is not in \
+                     the manifest: --to replays them to another one\n",
                     of.without_input
                 ));
             }
             selected += of.selected;
-            if of.more && !self.is_reached(selected) {
+            if of.more && !self.limit_is_reached(selected) {
                 text.push_str(&format!(
-                    "{service}: not all letters were looked at: see --scan\n"
+                    "{service}: not all letters were read: see --scan\n"
                 ));
             }
         }
@@ -239,17 +241,14 @@ impl Remove {
     }
 }
 
-impl Action {
-    async fn to(
-        &self,
-        bench: &DlqAccess,
-        service: &str,
-        removal: RemoveOptions,
-        stop: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Outcome, Problem> {
+impl Verb {
+    fn action(&self, options: RemoveOptions) -> DlqAction {
         match self {
-            Self::Replay(to) => bench.replay(service, to, removal, stop).await,
-            Self::Discard => bench.discard(service, removal, stop).await,
+            Self::Replay(to) => DlqAction::Replay {
+                to: to.clone(),
+                options,
+            },
+            Self::Discard => DlqAction::Discard(options),
         }
     }
 
@@ -273,15 +272,4 @@ impl Removed {
         });
         self.total.add(outcome);
     }
-}
-
-/// Resolves at Ctrl-C or SIGTERM: what is under way is finished then.
-fn asked_to_stop() -> Result<impl Future<Output = ()>, Problem> {
-    let listen = |kind| {
-        let failed = |error| Problem::failed(format!("can't listen for signals: {error}"));
-        signal(kind).map_err(failed)
-    };
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    Ok(async move { crate::cli::run::either(&mut terminate, &mut interrupt).await })
 }

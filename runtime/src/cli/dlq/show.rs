@@ -1,4 +1,4 @@
-//! `dlq show`: letters, with everything that is known of them.
+//! `dlq show`: prints letters.
 
 use std::fmt::Write;
 
@@ -6,31 +6,31 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::access::DlqAccess;
-use super::args::{BoundArgs, PickArgs, missing};
-use super::{Problem, line, print_clean, print_clean_json};
+use super::args::{BoundArgs, PickArgs, not_found};
+use super::{Problem, one_line, print_clean, print_clean_json};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
 use crate::dead_letter::Reason;
-use crate::dead_letters::{Encoding, LetterView, Selection};
+use crate::dead_letters::{DlqAction, DlqReport, Encoding, LetterView, Selection};
 
 #[derive(clap::Args)]
 pub(super) struct Show {
     #[command(flatten)]
     pub(super) manifest: ManifestArgs,
-    /// Only this service's
+    /// Only this service
     #[arg(long, value_name = "LABEL")]
     pub(super) service: Option<String>,
     #[command(flatten)]
     pick: PickArgs,
-    /// At most so many letters of a service
+    /// Show at most this many letters of a service
     #[arg(long, value_name = "N", default_value_t = 10)]
     limit: usize,
-    /// At most so many bytes of a payload
+    /// Show at most this many bytes of a payload
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     payload_max: usize,
     #[command(flatten)]
     bounds: BoundArgs,
-    /// Print for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -39,25 +39,27 @@ pub(super) struct Show {
 struct Shown<'a> {
     app: &'a str,
     letters: Vec<LetterView>,
-    /// Services that may have more.
+    /// Services that may have more letters.
     more: Vec<String>,
 }
 
 impl Show {
-    pub(super) async fn run(&self, bench: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
+    pub(super) async fn run(&self, access: &DlqAccess, plan: &Plan) -> Result<u8, Problem> {
         let selection = self.pick.selection();
         let mut shown = Shown {
             app: plan.name(),
             letters: Vec::new(),
             more: Vec::new(),
         };
-        for service in bench.services(self.service.as_deref()) {
-            let (limit, most, bounds) = (self.limit, self.payload_max, self.bounds.bounds());
-            let found = match bench.find(&service, &selection, limit, most, bounds).await {
-                Ok(found) => found,
-                // Nothing was ever given up there.
-                Err(problem) if problem.no_queue && self.service.is_none() => continue,
-                Err(problem) => return Err(problem),
+        let find = DlqAction::Find {
+            selection: selection.clone(),
+            limit: self.limit,
+            payload_bytes_max: self.payload_max,
+            bounds: self.bounds.bounds(),
+        };
+        for (service, report) in access.read_each(self.service.as_deref(), &find).await? {
+            let DlqReport::Found(found) = report else {
+                return Err(Problem::wrong_report());
             };
             shown.letters.extend(found.letters);
             if found.more {
@@ -69,8 +71,8 @@ impl Show {
         } else {
             print_clean(plan, &text_of(&shown, &selection));
         }
-        let missing = shown.letters.is_empty() && missing(&selection).is_some();
-        Ok(if missing { FAILED } else { DONE })
+        let is_missing = shown.letters.is_empty() && not_found(&selection).is_some();
+        Ok(if is_missing { FAILED } else { DONE })
     }
 }
 
@@ -78,7 +80,7 @@ fn text_of(shown: &Shown<'_>, selection: &Selection) -> String {
     let letters: Vec<String> = shown.letters.iter().map(letter_text).collect();
     let mut text = letters.join("\n");
     if letters.is_empty() {
-        text.push_str(missing(selection).unwrap_or("no letters"));
+        text.push_str(not_found(selection).unwrap_or("no letters"));
         text.push('\n');
     }
     for service in &shown.more {
@@ -90,16 +92,16 @@ fn text_of(shown: &Shown<'_>, selection: &Selection) -> String {
 }
 
 fn letter_text(view: &LetterView) -> String {
-    let mut text = format!("{}\n", line(&view.id));
+    let mut text = format!("{}\n", one_line(&view.id));
     let mut field = |name: &str, value: &str| {
-        writeln!(text, "  {name:<12} {}", line(value)).expect("writing to a string succeeds");
+        writeln!(text, "  {name:<12} {}", one_line(value)).expect("writing to a string succeeds");
     };
     let input = view.input.as_deref().unwrap_or("?");
     field("given up by", &format!("{}.{input}", view.service));
     field(
         "reason",
         view.reason.map_or(
-            "unknown: the runtime didn't write this letter",
+            "unknown: another program put it in the queue",
             Reason::as_str,
         ),
     );
@@ -133,7 +135,7 @@ fn letter_text(view: &LetterView) -> String {
         field("header", &format!("{name}: {value}"));
     }
     let how = match (view.truncated, view.encoding) {
-        (true, _) => ", the beginning",
+        (true, _) => ", cut",
         (false, Encoding::Base64) => ", in base64",
         (false, Encoding::Json | Encoding::Text) => "",
     };
@@ -144,12 +146,12 @@ fn letter_text(view: &LetterView) -> String {
         Encoding::Text | Encoding::Base64 => payload.into_owned(),
     };
     for payload_line in payload.lines() {
-        text.push_str(&format!("    {}\n", line(payload_line)));
+        text.push_str(&format!("    {}\n", one_line(payload_line)));
     }
     text
 }
 
-/// JSON on lines, for people.
+/// Indented JSON.
 fn pretty(json: &str) -> String {
     let value: Option<Value> = serde_json::from_str(json).ok();
     let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok());

@@ -1,4 +1,4 @@
-//! Both sides in one process, on a clock of the test's own.
+//! Client and app in one process, on a paused clock.
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -9,18 +9,21 @@ use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::super::{ControlTargets, TIMEOUT, server, socket_path};
+use super::super::tests::targets_of;
+use super::super::{TIMEOUT, is_running, server, socket_path};
 use super::*;
 use crate::app::fixtures::{Fake, SECRET, app};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::dead_letters::{Bounds, Destination, Outcome, RateLimit, RemoveOptions, Selection};
+use crate::dead_letters::{
+    Bounds, Destination, DlqAction, Outcome, RateLimit, RemoveOptions, Selection,
+};
 use crate::message::Envelope;
-use crate::message_trace::TraceCollector;
+use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::service_thread::StopSignal;
 use crate::transport::{Completion, Outgoing};
 
-/// An app that nobody runs, with letters, and its control socket.
+/// An app that does not run, with letters, and its control socket.
 struct Shop {
     app: Fake,
     data: TempDir,
@@ -41,14 +44,9 @@ impl Shop {
         let listener = server::listen(&socket_path(data.path())).unwrap();
         let (stop, stopping) = StopSignal::by_hand();
         let redactor = Arc::new(Redactor::new([SECRET.to_owned()]));
-        let reach = ControlTargets {
-            view: app.view.clone(),
-            letters: DeadLetters::of(app.transport.clone(), app.topology.clone())
-                .redacting(redactor),
-            tracer: TraceCollector::of(app.view.clone()),
-            stop: Box::new(|| {}),
-        };
-        tokio::spawn(server::serve(listener, reach, stopping));
+        let mut targets = targets_of(&app, || {});
+        targets.letters = targets.letters.redacting(redactor);
+        tokio::spawn(server::serve(listener, targets, stopping));
         Self {
             app,
             data,
@@ -60,8 +58,8 @@ impl Shop {
         self.data.path().to_owned()
     }
 
-    async fn look(&self, task: Task) -> Report {
-        perform(&self.data(), &task, pending()).await.unwrap()
+    async fn perform(&self, request: DlqRequest) -> DlqReport {
+        perform(&self.data(), &request, pending()).await.unwrap()
     }
 
     async fn ready(&self, queue: QueueId) -> u64 {
@@ -82,7 +80,7 @@ fn letter(number: usize) -> crate::Message {
     let mut envelope = Envelope::new("order", payload);
     envelope.id = format!("order-{number}").parse().unwrap();
     envelope.topic = "orders".into();
-    let why = DeadLetter {
+    let record = DeadLetter {
         reason: Reason::Error,
         error: format!("order {number}: no stock"),
         service: "stock".into(),
@@ -90,59 +88,58 @@ fn letter(number: usize) -> crate::Message {
         attempts: 5,
         failed_at_ms: 1_795_390_323_123,
     };
-    why.letter(&envelope.into())
+    record.letter(&envelope.into())
 }
 
-/// Ten a second.
-fn slowly(selection: Selection) -> Task {
-    Task::Replay {
-        service: "stock".into(),
-        to: Destination::Original,
-        removal: RemoveOptions {
-            selection,
-            limit: u64::MAX,
-            dry_run: false,
-            pace: RateLimit::per_second(10.0).unwrap(),
-            bounds: Bounds::default(),
-        },
-    }
+/// Replays ten letters per second.
+fn replay_slowly(selection: Selection, to: Destination) -> DlqRequest {
+    let options = RemoveOptions {
+        selection,
+        limit: u64::MAX,
+        dry_run: false,
+        rate: RateLimit::per_second(10.0).unwrap(),
+        bounds: Bounds::default(),
+    };
+    DlqRequest::new("stock", DlqAction::Replay { to, options })
 }
 
-fn find(limit: usize) -> Task {
-    Task::Find {
-        service: "stock".into(),
+fn replay_all() -> DlqRequest {
+    replay_slowly(Selection::All, Destination::Original)
+}
+
+fn find(limit: usize) -> DlqRequest {
+    let find = DlqAction::Find {
         selection: Selection::All,
         limit,
         payload_bytes_max: usize::MAX,
         bounds: Bounds::default(),
-    }
+    };
+    DlqRequest::new("stock", find)
 }
 
-fn outcome(report: Report) -> Outcome {
+fn outcome(report: DlqReport) -> Outcome {
     match report {
-        Report::Removed(outcome) => outcome,
+        DlqReport::Removed(outcome) => outcome,
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_asked_over_the_socket_is_what_the_app_itself_would_say() {
+async fn a_request_over_the_socket_has_the_same_result_as_in_the_app() {
     let shop = Shop::with(300).await;
-    let here = DeadLetters::of(shop.app.transport.clone(), shop.app.topology.clone());
-    let (service, bounds) = (String::from("stock"), Bounds::default());
-    let census = Task::DlqStats {
-        service: service.clone(),
-        bounds,
-    };
-    let Report::DlqStats(census) = shop.look(census).await else {
+    let local = DeadLetters::new(shop.app.transport.clone(), shop.app.topology.clone());
+    let bounds = Bounds::default();
+    let stats = DlqRequest::new("stock", DlqAction::Stats(bounds));
+    let DlqReport::Stats(stats) = shop.perform(stats).await else {
         panic!()
     };
-    assert_eq!(census, here.census("stock", bounds).await.unwrap());
-    let Report::Groups(groups) = shop.look(Task::Groups { service, bounds }).await else {
+    assert_eq!(stats, local.stats("stock", bounds).await.unwrap());
+    let groups = DlqRequest::new("stock", DlqAction::Groups(bounds));
+    let DlqReport::Groups(groups) = shop.perform(groups).await else {
         panic!()
     };
-    assert_eq!(groups, here.groups("stock", bounds).await.unwrap());
-    let Report::Found(found) = shop.look(find(250)).await else {
+    assert_eq!(groups, local.groups("stock", bounds).await.unwrap());
+    let DlqReport::Found(found) = shop.perform(find(250)).await else {
         panic!()
     };
     assert_eq!((found.letters.len(), found.more), (250, true));
@@ -153,20 +150,20 @@ async fn what_is_asked_over_the_socket_is_what_the_app_itself_would_say() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_may_take_longer_than_an_answer_may() {
+async fn a_request_may_take_longer_than_the_time_for_one_line() {
     let shop = Shop::with(300).await;
-    let began = Instant::now();
-    let report = shop.look(slowly(Selection::All)).await;
-    assert!(began.elapsed() > 5 * TIMEOUT);
+    let started = Instant::now();
+    let report = shop.perform(replay_all()).await;
+    assert!(started.elapsed() > 5 * TIMEOUT);
     assert_eq!(outcome(report).removed, 300);
     assert_eq!((shop.letters().await, shop.replayed().await), (0, 300));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_stops_is_told_what_was_done_until_then() {
+async fn a_client_that_stops_gets_the_result_so_far() {
     let shop = Shop::with(300).await;
     let stop = sleep(Duration::from_millis(8050));
-    let report = perform(&shop.data(), &slowly(Selection::All), stop).await;
+    let report = perform(&shop.data(), &replay_all(), stop).await;
     let outcome = outcome(report.unwrap());
     assert!(outcome.stopped);
     assert!((75..=85).contains(&outcome.removed), "{}", outcome.removed);
@@ -175,19 +172,16 @@ async fn a_client_that_stops_is_told_what_was_done_until_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_gone_stops_its_task_and_no_letter_is_lost() {
+async fn a_client_that_is_gone_stops_its_request_and_no_letter_is_lost() {
     let shop = Shop::with(300).await;
     let data = shop.data();
-    let client = tokio::spawn(async move {
-        let task = slowly(Selection::All);
-        perform(&data, &task, pending()).await
-    });
+    let client = tokio::spawn(async move { perform(&data, &replay_all(), pending()).await });
     while shop.replayed().await < 20 {
         sleep(Duration::from_millis(10)).await;
     }
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled());
-    // Whatever it held is given back when it ends, and only then.
+    // The letters that it held are requeued at its end.
     while shop.letters().await + shop.replayed().await < 300 {
         sleep(Duration::from_millis(10)).await;
     }
@@ -195,69 +189,60 @@ async fn a_client_that_is_gone_stops_its_task_and_no_letter_is_lost() {
     assert!((20..30).contains(&replayed), "{replayed}");
     sleep(Duration::from_secs(20)).await;
     assert_eq!(shop.replayed().await, replayed);
-    let report = shop.look(slowly(Selection::All)).await;
+    let report = shop.perform(replay_all()).await;
     assert_eq!(outcome(report).removed, 300 - replayed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_work_at_a_time_and_the_others_are_told_so() {
+async fn a_limited_number_of_clients_work_at_a_time_and_others_are_refused() {
     let shop = Shop::with(1000).await;
-    // Enough for all: each fetches some ahead.
+    // Enough letters for all clients: each fetches some ahead.
     let mut busy = Vec::new();
-    let (tell, told) = watch::channel(false);
+    let (end, ended) = watch::channel(false);
     for _ in 0..4 {
-        let (data, mut told) = (shop.data(), told.clone());
-        let (begun, beginning) = oneshot::channel();
+        let (data, mut ended) = (shop.data(), ended.clone());
+        let (start, started) = oneshot::channel();
         busy.push(tokio::spawn(async move {
-            let begun = &mut Some(begun);
+            let start = &mut Some(start);
             let stop = async {
-                // Polled first when the request is on its way.
-                let _gone = begun.take().map(|begun| begun.send(()));
-                let _gone = told.wait_for(|told| *told).await;
+                // First polled when the request has been sent.
+                let _sent = start.take().map(|start| start.send(()));
+                let _ended = ended.wait_for(|ended| *ended).await;
             };
-            perform(&data, &slowly(Selection::All), stop).await
+            perform(&data, &replay_all(), stop).await
         }));
-        beginning.await.unwrap();
+        started.await.unwrap();
     }
-    // Each has been read when the app answers the next one.
+    // The app has read all of them when it answers the next one.
     let refused = perform(&shop.data(), &find(1), pending()).await;
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("several others"), "{text}");
     assert!(is_running(&shop.data()).await.unwrap());
-    tell.send(true).unwrap();
+    end.send(true).unwrap();
     let mut removed = 0;
-    for task in busy {
-        removed += outcome(task.await.unwrap().unwrap()).removed;
+    for client in busy {
+        removed += outcome(client.await.unwrap().unwrap()).removed;
     }
     assert_eq!(shop.replayed().await, removed);
     assert_eq!(shop.letters().await, 1000 - removed);
-    shop.look(find(1)).await;
+    shop.perform(find(1)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_done_is_said() {
+async fn failures_are_reported_by_kind() {
     let shop = Shop::with(1).await;
-    let census = Task::DlqStats {
-        service: "wether".into(),
-        bounds: Bounds::default(),
-    };
-    let error = perform(&shop.data(), &census, pending()).await.unwrap_err();
+    let stats = DlqRequest::new("wether", DlqAction::Stats(Bounds::default()));
+    let error = perform(&shop.data(), &stats, pending()).await.unwrap_err();
     assert!(matches!(error, ControlError::NoQueue(_)), "{error}");
-    let elsewhere = Task::Replay {
-        service: "stock".into(),
-        to: Destination::Input(QueueId::new("stock", "request")),
-        removal: match slowly(Selection::All) {
-            Task::Replay { removal, .. } => removal,
-            other => panic!("{other:?}"),
-        },
-    };
+    let unknown = Destination::Input(QueueId::new("stock", "request"));
+    let elsewhere = replay_slowly(Selection::All, unknown);
     let error = perform(&shop.data(), &elsewhere, pending())
         .await
         .unwrap_err();
     assert!(matches!(error, ControlError::NoQueue(_)), "{error}");
     assert_eq!(shop.letters().await, 1);
     let id: crate::MessageId = "x".repeat(255).parse().unwrap();
-    let many = slowly(Selection::Ids(vec![id; 300]));
+    let many = replay_slowly(Selection::Ids(vec![id; 300]), Destination::Original);
     let error = perform(&shop.data(), &many, pending()).await.unwrap_err();
     assert!(matches!(error, ControlError::TooLong), "{error}");
     let empty = tempfile::tempdir().unwrap();

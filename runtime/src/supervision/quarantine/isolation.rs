@@ -66,15 +66,21 @@ impl<Q: Eq + Hash + Clone> Isolation<Q> {
     /// Opens the queues that a handler asks. Returns whether the suspect has dependents from
     /// now on; store that before any of these queues can hand out the request.
     #[must_use]
-    pub fn ask(&mut self, queues: &[Q]) -> bool {
+    pub fn ask<'a>(&mut self, queues: impl IntoIterator<Item = &'a Q>) -> bool
+    where
+        Q: 'a,
+    {
         for queue in queues {
             *self.asked.entry(queue.clone()).or_default() += 1;
         }
-        !queues.is_empty() && std::mem::take(&mut self.is_alone)
+        !self.asked.is_empty() && std::mem::take(&mut self.is_alone)
     }
 
     /// Closes the queues of a request that is answered or no longer waited for.
-    pub fn answered(&mut self, queues: &[Q]) {
+    pub fn answered<'a>(&mut self, queues: impl IntoIterator<Item = &'a Q>)
+    where
+        Q: 'a,
+    {
         for queue in queues {
             if let Some(open) = self.asked.get_mut(queue) {
                 *open -= 1;

@@ -1,21 +1,22 @@
-//! Which way is taken to the letters, by what a transport promises.
+//! Where dead letters are read, by the guarantees of the transport and whether the app runs.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::app::fixtures::app;
-use crate::control::{Control, ControlTargets};
+use crate::control::Control;
+use crate::control::tests::targets_of;
 use crate::manifest::{Options, load};
-use crate::message_trace::TraceCollector;
 use crate::prelude::*;
 use crate::service::Catalog;
 use crate::transport::memory::Memory;
-use crate::transport::{Connector, Guarantees};
+use crate::transport::{Backpressure, Connector, Guarantees};
 
-/// A service with letters.
+/// A service with dead letters.
 struct Stock;
 
 impl Service for Stock {
@@ -47,7 +48,7 @@ external = "in"
 in = "orders"
 "#;
 
-/// Queues in memory that promise something else, and count who connects.
+/// Queues in memory with other guarantees, and the number of connections.
 struct Pretended(Guarantees, Arc<AtomicUsize>);
 
 impl Connector for Pretended {
@@ -73,7 +74,7 @@ impl Connector for Pretended {
     }
 }
 
-/// What opening comes to: where the letters are, and how often somebody connected.
+/// Opens the dead letters. Returns whether they are in the app, and the number of connections.
 async fn opened(folder: &Path, durable: bool, shared: bool) -> (Result<bool, Problem>, usize) {
     let connected: Arc<AtomicUsize> = Arc::default();
     let guarantees = Guarantees {
@@ -91,24 +92,24 @@ async fn opened(folder: &Path, durable: bool, shared: bool) -> (Result<bool, Pro
     let catalog = Catalog::new().with::<Stock>();
     let plan = load(&file, &Options::default(), &catalog, &transports);
     let plan = plan.unwrap_or_else(|report| panic!("{}", report.render(false)));
-    let bench = DlqAccess::open(&plan, &transports).await;
-    let there = bench.map(|bench| matches!(bench.place, Place::There(_)));
-    (there, connected.load(SeqCst))
+    let access = DlqAccess::open(&plan, &transports).await;
+    let is_remote = access.map(|access| matches!(access.location, Location::Remote(_)));
+    (is_remote, connected.load(SeqCst))
 }
 
 #[tokio::test]
-async fn without_an_app_letters_are_reached_where_they_outlive_it() {
+async fn without_an_app_letters_are_read_over_a_shared_or_durable_transport() {
     let folder = tempfile::tempdir().unwrap();
     for (durable, shared) in [(true, true), (true, false), (false, true)] {
-        let (there, connected) = opened(folder.path(), durable, shared).await;
+        let (is_remote, connected) = opened(folder.path(), durable, shared).await;
         assert_eq!(
-            (there.unwrap(), connected),
+            (is_remote.unwrap(), connected),
             (false, 1),
             "{durable} {shared}"
         );
     }
-    let (there, connected) = opened(folder.path(), false, false).await;
-    let problem = there.unwrap_err();
+    let (is_remote, connected) = opened(folder.path(), false, false).await;
+    let problem = is_remote.unwrap_err();
     assert!(
         problem.text.contains("no app is running"),
         "{}",
@@ -118,20 +119,15 @@ async fn without_an_app_letters_are_reached_where_they_outlive_it() {
 }
 
 #[tokio::test]
-async fn a_running_app_is_asked_where_it_alone_reaches_its_letters() {
+async fn a_running_app_is_asked_if_its_transport_is_not_shared() {
     let folder = tempfile::tempdir().unwrap();
     let app = app().await;
-    let reach = ControlTargets {
-        view: app.view.clone(),
-        tracer: TraceCollector::of(app.view),
-        letters: DeadLetters::of(app.transport, app.topology),
-        stop: Box::new(|| {}),
-    };
-    let _control = Control::start(&folder.path().join("data"), reach).unwrap();
+    let targets = targets_of(&app, || {});
+    let _control = Control::start(&folder.path().join("data"), targets).unwrap();
     for durable in [true, false] {
-        let (there, connected) = opened(folder.path(), durable, false).await;
-        assert_eq!((there.unwrap(), connected), (true, 0), "{durable}");
-        let (there, connected) = opened(folder.path(), durable, true).await;
-        assert_eq!((there.unwrap(), connected), (false, 1), "{durable}");
+        let (is_remote, connected) = opened(folder.path(), durable, false).await;
+        assert_eq!((is_remote.unwrap(), connected), (true, 0), "{durable}");
+        let (is_remote, connected) = opened(folder.path(), durable, true).await;
+        assert_eq!((is_remote.unwrap(), connected), (false, 1), "{durable}");
     }
 }

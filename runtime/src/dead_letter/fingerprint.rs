@@ -1,16 +1,30 @@
-//! The shape of an error's text: what is left of it without what differs from one message
-//! to the next. Letters of one shape failed alike.
+//! Fingerprints of errors: letters with the same failure get the same one.
 //!
-//! It is a heuristic that errs towards too few groups: numbers, ids, quoted values, paths
-//! and addresses become `#`; words and quoted phrases stay. Knows no language.
+//! The shape of an error is its text without the parts that differ between messages: numbers,
+//! ids, quoted values, paths and addresses become `#`. Words and quoted phrases stay. This is a
+//! heuristic for any language; it prefers too few groups to too many.
 
-/// A quoted text that is longer is no value.
+use sha2::{Digest, Sha256};
+
+/// Maximum length of a quoted value. A longer quoted text stays.
 const VALUE_BYTES_MAX: usize = 512;
-/// A word of so many hexadecimal digits is an id, also if all of them are letters.
+/// Minimum length of a hexadecimal id without digits from 0 to 9.
 const HEX_ID_BYTES_MIN: usize = 8;
 
+/// The fingerprint of an error: 16 hexadecimal digits.
+pub(crate) fn fingerprint(service: &str, reason: &str, error: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [service, reason, &shape_of(error)] {
+        hash.update(part.as_bytes());
+        hash.update([0xff]);
+    }
+    let digest = hash.finalize();
+    let digits = digest[..8].iter().map(|byte| format!("{byte:02x}"));
+    digits.collect()
+}
+
 /// The text without numbers, ids, quoted values, paths and addresses.
-pub(super) fn shape_of(error: &str) -> String {
+fn shape_of(error: &str) -> String {
     let mut shape = Shape(String::with_capacity(error.len()));
     let mut before = None;
     let mut rest = error;
@@ -21,18 +35,18 @@ pub(super) fn shape_of(error: &str) -> String {
             .or_else(|| word(before, rest));
         let length = match token {
             Some(Token::Value(length)) => {
-                shape.blank();
+                shape.placeholder();
                 length
             }
             Some(Token::Quoted(length)) => {
                 shape.0.push(next);
-                shape.blank();
+                shape.placeholder();
                 shape.0.push(next);
                 length
             }
             Some(Token::Path(length)) => {
                 shape.0.push('/');
-                shape.blank();
+                shape.placeholder();
                 length
             }
             Some(Token::Word(length)) => {
@@ -40,7 +54,7 @@ pub(super) fn shape_of(error: &str) -> String {
                 length
             }
             None => {
-                shape.mark(next);
+                shape.punctuation(next);
                 next.len_utf8()
             }
         };
@@ -50,24 +64,24 @@ pub(super) fn shape_of(error: &str) -> String {
     shape.0
 }
 
-/// What stands at the beginning of a text, with its length in bytes.
+/// The token at the start of a text, with its length in bytes.
 enum Token {
-    /// Differs from message to message.
+    /// A number, an id or an address.
     Value(usize),
-    /// The same, in quotes.
+    /// A value in quotes.
     Quoted(usize),
-    /// The same, and begins with a slash.
+    /// A path, with its slash.
     Path(usize),
-    /// Stays.
+    /// A word that stays.
     Word(usize),
 }
 
 struct Shape(String);
 
 impl Shape {
-    /// Something that differs. Parts of one number, one time or one list are one: how many
-    /// there are differs, too.
-    fn blank(&mut self) {
+    /// Adds `#` for a value. The parts of a number, a time or a list share one `#`, since their
+    /// count differs, too.
+    fn placeholder(&mut self) {
         const BETWEEN: [&str; 6] = ["#.", "#,", "#:", "#/", "#-", "#, "];
         match BETWEEN.iter().find(|end| self.0.ends_with(**end)) {
             Some(end) => self.0.truncate(self.0.len() - end.len() + 1),
@@ -75,8 +89,8 @@ impl Shape {
         }
     }
 
-    /// Something between words.
-    fn mark(&mut self, mark: char) {
+    /// Adds a character between words. Several white spaces become one.
+    fn punctuation(&mut self, mark: char) {
         match mark.is_whitespace() {
             true if self.0.ends_with(' ') => {}
             true => self.0.push(' '),
@@ -85,19 +99,19 @@ impl Shape {
     }
 }
 
-fn is_of_word(c: char) -> bool {
+fn is_word_character(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '_')
 }
 
-/// How many bytes at the beginning fulfil this.
-fn span(text: &str, of: impl Fn(char) -> bool) -> usize {
-    text.find(|c| !of(c)).unwrap_or(text.len())
+/// The length in bytes of the longest start with such characters.
+fn span(text: &str, is_part: impl Fn(char) -> bool) -> usize {
+    text.find(|c| !is_part(c)).unwrap_or(text.len())
 }
 
-/// `"abc"` or `'abc'`. A phrase in quotes says what is wrong: its words stay.
+/// `"abc"` or `'abc'`. The words of a quoted phrase stay, since they tell the failure.
 fn value_in_quotes(before: Option<char>, text: &str) -> Option<Token> {
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-    // An apostrophe is none.
+    // An apostrophe is no quote.
     if before.is_some_and(char::is_alphanumeric) {
         return None;
     }
@@ -118,27 +132,27 @@ fn value_in_quotes(before: Option<char>, text: &str) -> Option<Token> {
 
 /// `ada@example.com`.
 fn address(text: &str) -> Option<Token> {
-    let of_name = |c: char| is_of_word(c) || matches!(c, '.' | '+');
+    let is_name = |c: char| is_word_character(c) || matches!(c, '.' | '+');
     text.starts_with(char::is_alphanumeric).then_some(())?;
-    let name = span(text, of_name);
+    let name = span(text, is_name);
     let host = text[name..].strip_prefix('@')?;
     host.starts_with(char::is_alphanumeric).then_some(())?;
-    // A full stop at the end is the sentence's.
-    let host = host[..span(host, of_name)].trim_end_matches('.');
+    // A full stop at the end belongs to the sentence.
+    let host = host[..span(host, is_name)].trim_end_matches('.');
     Some(Token::Value(name + 1 + host.len()))
 }
 
-/// `/data/in/a.json`, also the one at the end of a URL: which host it was stays.
+/// `/data/in/a.json`, or the path of a URL, whose host stays.
 fn path(before: Option<char>, text: &str) -> Option<Token> {
-    let in_word = before.is_some_and(|c| is_of_word(c) && !c.is_numeric());
-    let of_path = |c: char| !c.is_whitespace() && !"\"'`<>()[]{},;:|".contains(c);
+    let in_word = before.is_some_and(|c| is_word_character(c) && !c.is_numeric());
+    let is_path = |c: char| !c.is_whitespace() && !"\"'`<>()[]{},;:|".contains(c);
     let rest = text.strip_prefix('/')?;
-    // `read/write` is none; `http://host` has two, and none of them begins one.
-    let begins = |c: char| of_path(c) && c != '/';
-    if !rest.starts_with(begins) || before == Some('/') {
+    // `read/write` is no path, and the slashes of `http://host` start none.
+    let starts_path = |c: char| is_path(c) && c != '/';
+    if !rest.starts_with(starts_path) || before == Some('/') {
         return None;
     }
-    let length = 1 + span(rest, of_path);
+    let length = 1 + span(rest, is_path);
     let segments = text[..length].matches('/').count();
     (!in_word || segments > 1).then_some(Token::Path(length))
 }
@@ -149,12 +163,12 @@ fn word(before: Option<char>, text: &str) -> Option<Token> {
     let sign = text.len() - unsigned.len();
     if sign > 0 {
         let number = unsigned.starts_with(char::is_numeric);
-        (number && !before.is_some_and(is_of_word)).then_some(())?;
+        (number && !before.is_some_and(is_word_character)).then_some(())?;
     }
     unsigned
-        .starts_with(|c| is_of_word(c) && c != '-')
+        .starts_with(|c| is_word_character(c) && c != '-')
         .then_some(())?;
-    let length = span(unsigned, is_of_word);
+    let length = span(unsigned, is_word_character);
     let word = &unsigned[..length];
     let digits = word.trim_matches('-').replace('-', "");
     let is_hex = digits.len() >= HEX_ID_BYTES_MIN && digits.bytes().all(|c| c.is_ascii_hexdigit());
@@ -169,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_from_message_to_message_is_left_out() {
+    fn a_shape_leaves_out_numbers_ids_quoted_values_paths_and_addresses() {
         for (error, shape) in [
             ("no stock", "no stock"),
             (
@@ -223,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_is_its_own_shape() {
+    fn the_shape_of_a_shape_is_the_same() {
         for error in ["order 17: no stock", "at 10.0.0.1:80 \"x\" /a/b y@z.de"] {
             let shape = shape_of(error);
             assert_eq!(shape_of(&shape), shape);
@@ -232,9 +246,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_has_one_and_it_is_hardly_longer(error in "\\PC{0,200}") {
+        fn any_text_has_a_shape_that_is_at_most_twice_as_long(error in "\\PC{0,200}") {
             let shape = shape_of(&error);
-            // A slash may be put before what stands for a path, never more.
+            // A path becomes `/#`.
             proptest::prop_assert!(shape.len() <= 2 * error.len());
         }
     }
