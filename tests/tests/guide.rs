@@ -233,6 +233,9 @@ fn every_manifest_of_the_guide_has_nothing_wrong_but_the_one_that_shows_a_mistak
                     if !manifest.contains("[app]") {
                         manifest.insert_str(0, "[app]\nname = \"guide\"\n\n");
                     }
+                    if !manifest.contains("[services.") {
+                        manifest.push_str("\n[services.watch]\nuse = \"log\"\nin = \"guide\"\n");
+                    }
                     std::fs::write(&file, manifest).expect("the file can be written");
                     let is_part = !note.starts_with("file: ");
                     for code in problems(&file) {
