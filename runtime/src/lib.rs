@@ -42,6 +42,8 @@ pub mod dead_letters;
 mod delivery;
 mod envelope_json;
 mod failure;
+#[cfg(not(doctest))]
+pub mod guide;
 mod host;
 mod id;
 mod lock;
