@@ -209,7 +209,11 @@ fn a_folder_is_described_in_every_state_and_stays_unchanged() {
     assert_eq!(transport["missing"], queues);
     assert_eq!(transport["there"], none);
     assert_eq!(transport["problems"], none);
-    assert!(transport["notes"].to_string().contains("the app makes it when it starts"));
+    assert!(
+        transport["notes"]
+            .to_string()
+            .contains("the app makes it when it starts")
+    );
     assert!(!site.queues().exists(), "nothing was made");
 
     // After a graceful stop.

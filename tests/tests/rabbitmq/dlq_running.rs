@@ -395,11 +395,7 @@ fn check_exports(name: &str, transport: &str) {
     assert!(shown.contains("expect = \"ok\""), "{shown}");
 
     // An incomplete export is reported as a failure.
-    shop.says(
-        &["export", "--scan", "4"],
-        1,
-        "not all letters were read",
-    );
+    shop.says(&["export", "--scan", "4"], 1, "not all letters were read");
     shop.says(
         &["export", "--scan-bytes", "1B"],
         1,
