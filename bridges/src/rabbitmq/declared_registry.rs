@@ -15,9 +15,9 @@
 //!
 //! - Names are relative to the app, so a ledger can't name another app's queues.
 //! - A ledger only grows, except by pruning. A process that declares reads it first. If a line
-//! is missing, the process publishes a complete message, confirmed, and then acks the old ones.
+//!   is missing, the process publishes a complete message, confirmed, and then acks the old ones.
 //! - Two processes at a time, or one killed in between, leave several messages. A reader merges
-//! them, and the next writer replaces them by one.
+//!   them, and the next writer replaces them by one.
 //! - Unknown lines, written by later versions, are kept; so are messages that are no ledger.
 
 use std::collections::BTreeSet;
