@@ -1,22 +1,21 @@
-//! Bridges: what carries messages between mailboxes and the queues of brokers.
+//! Bridges: the transports that carry messages between mailboxes and durable queues.
 //!
 //! # Map
 //!
-//! | where | what |
+//! | item | content |
 //! | --- | --- |
-//! | [`all`] | every transport of this crate, for `main` |
+//! | [`all`] | every transport, for `main` |
 //! | [`embedded`] | `embedded:` |
 //! | [`rabbitmq`] | `amqp:` and `amqps:` |
 //!
-//! The contract that they keep is [`brickwork::transport`]; nothing of a service is
-//! known here.
+//! Both keep the contract of [`brickwork::transport`] and know nothing about services.
 
 use brickwork::transport::Transports;
 
 pub mod embedded;
 pub mod rabbitmq;
 
-/// Every transport that there is: `memory:`, which the runtime brings, and this crate's.
+/// Returns every transport: `memory:` of the runtime, and those of this crate.
 pub fn all() -> Transports {
     Transports::new()
         .with(embedded::Embedded)

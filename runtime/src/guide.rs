@@ -13,7 +13,7 @@
 //! | [sources](mod@sources) | Messages from outside |
 //! | [manifest](mod@manifest) | Every key of the manifest |
 //! | [expressions](mod@expressions) | Conditions and mappings in CEL |
-//! | [delivery](mod@delivery) | What happens to a message |
+//! | [delivery](mod@delivery) | From queue to ack; retries, dead letters, outages |
 //! | [supervision](mod@supervision) | Restarts, groups, giving up, stopping |
 //! | [transports](mod@transports) | `memory:`, `embedded:`, RabbitMQ; leftovers |
 //! | [rabbitmq](mod@rabbitmq) | Topology, wire format, external queues |
@@ -22,7 +22,7 @@
 //! | [process-protocol](mod@process_protocol) | Services in any language |
 //! | [many-processes](mod@many_processes) | One manifest on many machines |
 //! | [metrics](mod@metrics) | Metrics, health and alerts |
-//! | [security](mod@security) | What is closed by default |
+//! | [security](mod@security) | Defaults, limits, secrets |
 //! | [testing](mod@testing) | The test kit |
 //! | [benchmarks](mod@benchmarks) | Figures, with their commands |
 //! | [architecture](mod@architecture) | Two walks through the code |

@@ -52,7 +52,7 @@ pub(crate) struct QueueSettings {
     pub(crate) high_water: u64,
     /// Maximum messages in the queue; `None` is no limit.
     pub(crate) limit: Option<u64>,
-    /// What happens to a message that exceeds `limit`.
+    /// Fate of a message that exceeds `limit`.
     pub(crate) overflow: Overflow,
 }
 

@@ -1,33 +1,33 @@
-//! What tests that cross crates share.
+//! Shared parts of tests that cross crates.
 //!
-//! | where | what |
+//! | module | content |
 //! | --- | --- |
-//! | [`answerer`] | a service that answers questions, some late, and one that asks |
+//! | [`answerer`] | a service that answers requests, some late, and a service that asks |
 //! | [`app`] | an app in the test's process, with virtual time |
-//! | [`binary`] | the shipped binary, as fresh as the sources |
+//! | [`binary`] | the shipped binary, built from the current sources |
 //! | [`broker`] | a private RabbitMQ |
 //! | [`certificates`] | authorities and certificates for TLS |
-//! | [`checker`] | what came of messages: lost, unexpected, again, dead-lettered |
-//! | [`cluster`] | three RabbitMQ nodes that are one cluster |
+//! | [`checker`] | accounts of messages: lost, unexpected, duplicated, dead-lettered |
+//! | [`cluster`] | a RabbitMQ cluster of three nodes |
 //! | [`conformance`] | the laws of the transport contract, one function each |
-//! | [`disk`] | a small disk that can be filled, or not be written |
-//! | [`feeder`] | a program outside that publishes until all is accepted |
-//! | [`http`] | a very small HTTP client |
-//! | [`kept`] | what lies in the folder of an `embedded:` transport |
+//! | [`disk`] | a small disk that can be full or read-only |
+//! | [`feeder`] | a publisher outside the app that repeats until all is confirmed |
+//! | [`http`] | a small HTTP client |
+//! | [`kept`] | the queue file of an `embedded:` transport |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
-//! | [`polyglot`] | an app among programs in other languages |
-//! | [`numbers`] | a database, as little as it takes to see what was written |
+//! | [`numbers`] | a small database that shows which writes arrived |
 //! | [`pair`] | a service with two inputs |
-//! | [`parts`] | parts of manifests, and starting what they make |
-//! | [`process`] | processes that tests start: private, bounded, stopped by process id |
-//! | [`proxy`] | a network between app and broker that fails as told |
-//! | [`puppet`] | a service that does what messages tell it to |
-//! | [`raw`] | AMQP as bytes, for what no client library would send |
-//! | [`seed`] | what a run draws at random, and how it is run again |
-//! | [`subject`] | a service that fails when its test says so |
-//! | [`syscalls`] | what a process asked of the system, in order |
-//! | [`tally`] | a service that counts in its store how often it has done something |
-//! | [`watch`] | what an app said of itself, and whether it worked, over time |
+//! | [`parts`] | parts of manifests, and starting an app of them |
+//! | [`polyglot`] | an app among programs in other languages |
+//! | [`process`] | processes of tests: private, with time limits, stopped by process id |
+//! | [`proxy`] | a TCP proxy that injects network faults |
+//! | [`puppet`] | a service that does as each message tells it |
+//! | [`raw`] | AMQP as bytes, for messages that no client library would send |
+//! | [`seed`] | the seed of a random run, to repeat it |
+//! | [`subject`] | a service that fails when its test tells it to |
+//! | [`syscalls`] | the system calls of a process, in order |
+//! | [`tally`] | a service that counts in its store how often it handled each message |
+//! | [`watch`] | the reported readiness of an app and its real progress, over time |
 
 pub mod answerer;
 pub mod app;
