@@ -31,9 +31,6 @@ const RARE_PERCENT_MAX: usize = 2;
 /// Offenders that a failure prints.
 const PRINTED_MAX: usize = 20;
 
-/// Rooms whose prose is done. The others are not held against the rule yet.
-const DONE: [&str; 3] = ["bridges", "actors", "tests"];
-
 /// Comment lines and texts of a room, held against the rule.
 #[derive(Default)]
 struct Findings {
@@ -149,9 +146,7 @@ fn comments_and_texts_name_their_subject() {
             findings.rare_words.len(),
             findings.rare_words_max(),
         );
-        if DONE.contains(&room) {
-            report.extend(findings.problems(room));
-        }
+        report.extend(findings.problems(room));
     }
     assert!(report.is_empty(), "\n{report}");
 }
