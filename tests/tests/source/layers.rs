@@ -23,6 +23,7 @@ const RUNTIME: Layers = Layers {
         &[
             "clock",
             "failure",
+            "guide",
             "id",
             "lock",
             "log_throttle",
