@@ -29,11 +29,25 @@ fn open(folder: &TempDir) -> Database {
 }
 
 fn open_as(folder: &TempDir, owner: &str, steps: &[Migration]) -> Result<Database, SqliteError> {
-    let path = folder.path().join("some/where.sqlite");
+    open_with(folder, owner, steps, Options::default())
+}
+
+/// Opens a database whose jobs have 300 ms, for tests of slow statements.
+fn open_impatient(folder: &TempDir) -> Database {
     let options = Options {
         job_max: Duration::from_millis(300),
         ..Options::default()
     };
+    open_with(folder, "me", STEPS, options).expect("it opens")
+}
+
+fn open_with(
+    folder: &TempDir,
+    owner: &str,
+    steps: &[Migration],
+    options: Options,
+) -> Result<Database, SqliteError> {
+    let path = folder.path().join("some/where.sqlite");
     Database::open(&path, &schema(owner, steps), options, &WriterPool::new(2))
 }
 
@@ -143,7 +157,7 @@ async fn jobs_submitted_together_share_a_commit() {
 #[tokio::test]
 async fn a_slow_statement_is_interrupted_and_other_jobs_go_on() {
     let folder = TempDir::new().unwrap();
-    let database = open(&folder);
+    let database = open_impatient(&folder);
     let slow = database.write("ledger", |tx| {
         insert(tx, 1)?;
         let endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)
@@ -191,7 +205,7 @@ const ENDLESS_INSERT: &str = "INSERT INTO number
 #[tokio::test]
 async fn an_interrupted_writing_statement_is_blamed_on_its_own_job_alone() {
     let folder = TempDir::new().unwrap();
-    let database = open(&folder);
+    let database = open_impatient(&folder);
     let outcomes = in_one_commit(
         &database,
         [
@@ -219,7 +233,7 @@ async fn an_interrupted_writing_statement_is_blamed_on_its_own_job_alone() {
 #[tokio::test]
 async fn a_job_that_continues_after_a_rollback_of_sqlite_writes_nothing() {
     let folder = TempDir::new().unwrap();
-    let database = open(&folder);
+    let database = open_impatient(&folder);
     let outcomes = in_one_commit(
         &database,
         [
