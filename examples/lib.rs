@@ -1,8 +1,8 @@
-//! Demo applications, each a folder with its manifest and a README.
+//! Example applications. Each folder has a manifest and a README.
 //!
-//! | folder | what it shows |
+//! | folder | shows |
 //! | --- | --- |
-//! | `1-hello` | a typed service of one's own, and a plain actix actor (start here) |
-//! | `2-github-alerts` | an application of ready-made parts, by a manifest alone |
-//! | `4-polyglot` | an app among programs in Node and Python, over RabbitMQ |
-//! | `3-shop` | typed services, each with a store: money and goods are conserved, whatever is killed |
+//! | `1-hello` | a typed service and a plain actix actor (start here) |
+//! | `2-github-alerts` | an application built from ready-made services, by a manifest alone |
+//! | `3-shop` | typed services with a store each: crashes never lose or duplicate money and goods |
+//! | `4-polyglot` | an app that works with programs in Node and Python, over RabbitMQ |

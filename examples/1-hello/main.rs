@@ -1,4 +1,4 @@
-//! A typed service of one's own and a plain actix actor, joined by a manifest.
+//! A typed service and a plain actix actor, connected by a manifest.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ struct Person {
     name: String,
 }
 
-/// What the greeter says; an actix message as well, so that a plain actor can take it.
+/// The greeter's output. Also an actix message, so that a plain actor can receive it.
 #[derive(actix::Message, Serialize, Deserialize, JsonSchema)]
 #[rtype(result = "()")]
 struct Greeting {
@@ -23,7 +23,7 @@ struct Greeting {
 const PEOPLE: Input<Person> = Input::new("people");
 const GREETINGS: Output<Greeting> = Output::new("greetings");
 
-/// A service: it knows its ports, not who is at the other end.
+/// Greets people. A service knows only its ports; the manifest connects them to topics.
 struct Greeter {
     greeted: u32,
 }
@@ -45,7 +45,7 @@ impl Service for Greeter {
 impl Handle<Person> for Greeter {
     async fn handle(&mut self, person: Person, cx: &mut Context) -> Result<(), Failure> {
         if person.name.is_empty() {
-            return Err(Failure::reject("nobody has an empty name"));
+            return Err(Failure::reject("the name is empty"));
         }
         self.greeted += 1;
         let text = format!("Hello, {}! You are number {}.", person.name, self.greeted);
@@ -53,7 +53,7 @@ impl Handle<Person> for Greeter {
     }
 }
 
-/// A plain actix actor: it has never heard of Brickwork.
+/// A plain actix actor without any Brickwork code.
 struct Printer;
 
 impl Actor for Printer {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_are_greeted_and_counted() {
+    fn each_greeting_has_the_name_and_a_running_number() {
         let greeter = TestApp::of::<Greeter>(NoConfig {});
         for (name, text) in [
             ("Ada", "Hello, Ada! You are number 1."),
@@ -94,11 +94,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_an_empty_name() {
+    fn an_empty_name_is_rejected() {
         let greeter = TestApp::of::<Greeter>(NoConfig {});
         greeter.send(&PEOPLE, Person { name: "".into() });
         let letter = greeter.expect_dead_letter();
-        assert_eq!(letter.dead_letter.error, "nobody has an empty name");
+        assert_eq!(letter.dead_letter.error, "the name is empty");
         greeter.expect_nothing(&GREETINGS);
     }
 }

@@ -1,17 +1,17 @@
-//! The example does what its README says.
+//! Runs the example and checks the output that its README promises.
 
 use std::process::Command;
 
 #[test]
-fn three_people_are_greeted_and_the_one_without_a_name_is_dead_lettered() {
-    let folder = tempfile::tempdir().expect("a folder can be made");
+fn three_people_are_greeted_and_the_empty_name_is_dead_lettered() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/1-hello/");
     for file in ["app.toml", "names.jsonl"] {
         let copy = folder.path().join(file);
-        std::fs::copy(format!("{example}{file}"), copy).expect("it can be copied");
+        std::fs::copy(format!("{example}{file}"), copy).expect("the file is copied");
     }
     let overlay = folder.path().join("test.toml");
-    std::fs::write(&overlay, "[admin]\nlisten = \"off\"\n").expect("it can be written");
+    std::fs::write(&overlay, "[admin]\nlisten = \"off\"\n").expect("the overlay is written");
     let output = Command::new(env!("CARGO_BIN_EXE_hello"))
         .args(["run", "app.toml", "--with", "test.toml", "--until-idle"])
         .current_dir(folder.path())
@@ -33,7 +33,7 @@ fn three_people_are_greeted_and_the_one_without_a_name_is_dead_lettered() {
         ]
     );
     assert!(
-        log.contains("nobody has an empty name") && log.contains("dead-lettered"),
+        log.contains("the name is empty") && log.contains("dead-lettered"),
         "{log}"
     );
 }

@@ -1,15 +1,15 @@
-//! `auditor`: hears all that the others tell, and says what can't be.
+//! `auditor`: reads the messages of all other services and reports violations.
 //!
-//! Its knowledge is always behind, comes in any order, and some of it more than once. So at
-//! any time it can say only that *so far nothing impossible has happened*: what it knows of
-//! each order may still become one of the [histories](crate::histories), nothing was done
-//! twice, and the entries of the [books](crate::book) that it knows fit each other. When all
-//! histories are complete and no book has a gap, it can say that *all is balanced*, to the
-//! cent and to the piece.
+//! The messages reach the auditor late, in any order, and some of them twice. While messages
+//! are in flight, its verdict is at best *so far nothing impossible has happened*: the known
+//! facts of each order can still become one of the [histories](crate::histories), nothing was
+//! done twice, and the known entries of each [book](crate::book) fit each other. When all
+//! histories are complete and no book has a gap, the verdict is *all is balanced*: to the cent
+//! and to the piece.
 //!
-//! It goes without its inbox, on purpose: it mustn't trust what it is there to check. A fact
-//! that comes again says the same as before, and changes nothing. If it says something else,
-//! something was done twice.
+//! The auditor doesn't use its inbox, because it must not depend on the feature that it
+//! checks. A redelivered fact equals the known one and changes nothing. A fact that differs
+//! proves that something was done twice.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const VIOLATIONS: Output<Violation> = Output::new("violations");
 const REPORTS: Output<Report> = Output::new("reports");
 const REPORT: Tick = Tick::new("report");
 
-/// Something that can't be.
+/// A contradiction between facts or entries.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Violation {
     pub(crate) text: String,
@@ -43,7 +43,7 @@ pub(crate) struct Auditor {
 
 impl Service for Auditor {
     const NAME: &'static str = "auditor";
-    const SUMMARY: &'static str = "says what can't be";
+    const SUMMARY: &'static str = "reports violations";
     const STORE: &'static [Migration] = evidence::TABLES;
     type Config = NoConfig;
 
@@ -80,26 +80,26 @@ impl Service for Auditor {
         if cx.instance() == 0 {
             let report = cx.store()?.read(evidence::report).await?;
             match report.verdict {
-                Verdict::Violated => error!("the auditor's last word: {report:?}"),
-                _ => info!("the auditor's last word: {report:?}"),
+                Verdict::Violated => error!("final audit: {report:?}"),
+                _ => info!("final audit: {report:?}"),
             }
         }
         Ok(())
     }
 }
 
-/// Everything that anybody tells is looked at in the same way.
+/// Every message becomes a sighting and is checked in the same way.
 impl<M: Into<Sighting>> Handle<M> for Auditor {
     async fn handle(&mut self, message: M, cx: &mut Context) -> Result<(), Failure> {
         let sighting = message.into();
-        let look = move |tx: &mut Tx<'_>| {
-            for text in evidence::look(tx, &sighting)? {
+        let record = move |tx: &mut Tx<'_>| {
+            for text in evidence::record(tx, &sighting)? {
                 error!("{text}");
                 tx.emit(&VIOLATIONS, Violation { text })?;
             }
             Ok(())
         };
-        cx.store()?.without_inbox().transact(look).await
+        cx.store()?.without_inbox().transact(record).await
     }
 }
 
@@ -145,15 +145,15 @@ mod tests {
         }
     }
 
-    /// The verdict of the next report.
+    /// Returns the verdict of the next report.
     fn verdict(auditor: &TestApp) -> Verdict {
         auditor.advance(Duration::from_secs(1));
         auditor.expect(&REPORTS).verdict
     }
 
-    /// All that there is to know of an order that goes well, each of it twice, the last first.
+    /// Sends all messages of a successful order, each twice, the last one first.
     #[test]
-    fn what_comes_in_any_order_and_again_is_balanced_when_nothing_is_missing() {
+    fn complete_facts_are_balanced_in_any_order_and_with_duplicates() {
         let auditor = TestApp::of::<Auditor>(NoConfig {});
         for _ in 0..2 {
             let (order, outcome) = (order(), Outcome::Shipped);
@@ -166,7 +166,7 @@ mod tests {
                 booked(Booking::Deposit, "customers", ("deposits", 1)),
             );
         }
-        assert_eq!(verdict(&auditor), Verdict::SoFarSoGood);
+        assert_eq!(verdict(&auditor), Verdict::Consistent);
         for _ in 0..2 {
             let parcel = ShippingAnswer::Shipped {
                 order: order(),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_is_told_at_once() {
+    fn a_violation_is_reported_at_once() {
         let auditor = TestApp::of::<Auditor>(NoConfig {});
         auditor.send(&PAYMENTS, charged(1, 698));
         auditor.send(&PAYMENTS, charged(2, 1396));
@@ -195,13 +195,13 @@ mod tests {
         assert_eq!(text, "Charged order-1 twice: till 1 and 2");
         auditor.send(&PAYMENTS, PaymentAnswer::Refused { order: order() });
         let text = auditor.expect(&VIOLATIONS).text;
-        assert_eq!(text, "order-1 can't be Refused after all");
+        assert_eq!(text, "order-1: Refused contradicts the other facts");
         assert_eq!(verdict(&auditor), Verdict::Violated);
         auditor.stop();
     }
 
     #[test]
-    fn a_cent_that_is_missing_in_a_book_is_found_when_its_neighbour_is_known() {
+    fn a_missing_cent_is_found_when_the_neighbouring_entry_is_known() {
         let auditor = TestApp::of::<Auditor>(NoConfig {});
         auditor.send(&PAYMENTS, charged(2, 1395));
         auditor.expect_nothing(&VIOLATIONS);
@@ -213,7 +213,7 @@ mod tests {
         };
         auditor.send(&PAYMENTS, first);
         let text = auditor.expect(&VIOLATIONS).text;
-        assert!(text.contains("till 1 doesn't fit the one after"), "{text}");
+        assert!(text.contains("till 1 doesn't fit the next entry"), "{text}");
         auditor.stop();
     }
 }

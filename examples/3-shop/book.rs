@@ -1,17 +1,17 @@
-//! Books: numbered entries, each with what is there after it.
+//! Books: append-only journals of numbered entries, each with the balance after it.
 //!
-//! A service that moves goods or money writes down each move, in the same transaction, and
-//! shows the entry in its answer. Whoever sees the entries can tell whether one is missing,
-//! is there twice, or doesn't add up: without a look into the service's store.
+//! A service that moves goods or money records an entry for each move, in the same transaction,
+//! and adds the entry to its answer. So the entries alone show whether one of them is missing,
+//! exists twice or doesn't add up: the reader needs no access to the service's store.
 //!
-//! Nothing here makes sure that a move is written down only once. That is the inbox's.
+//! This module doesn't prevent two entries for one move. The inbox does.
 
 use brickwork::prelude::*;
 use brickwork::sqlite::rusqlite::{Connection, OptionalExtension};
 
 use crate::messages::Entry;
 
-/// The table; every service that keeps books has one of its own.
+/// Table of entries. Every service with books has this table in its own store.
 pub(crate) const BOOKS: Migration = Migration::new(
     "books",
     "CREATE TABLE entry (
@@ -25,14 +25,14 @@ pub(crate) const BOOKS: Migration = Migration::new(
     CREATE INDEX entry_of_order ON entry (order_id);",
 );
 
-/// Opens a book with something in it, unless it is open.
+/// Opens a book with an initial balance. Does nothing if the book is open.
 pub(crate) fn open(db: &Connection, book: &str, balance: i64) -> Result<(), Failure> {
     let sql = "INSERT INTO entry VALUES (?1, 0, '', ?2, ?2) ON CONFLICT DO NOTHING";
     db.prepare_cached(sql)?.execute((book, balance))?;
     Ok(())
 }
 
-/// The number of a book's last entry, and what is there.
+/// Returns the number of a book's last entry and the balance; both are 0 for a new book.
 pub(crate) fn last(db: &Connection, book: &str) -> Result<(i64, i64), Failure> {
     let sql = "SELECT n, balance FROM entry WHERE book = ?1 ORDER BY n DESC LIMIT 1";
     let mut last = db.prepare_cached(sql)?;
@@ -40,7 +40,7 @@ pub(crate) fn last(db: &Connection, book: &str) -> Result<(i64, i64), Failure> {
     Ok(last.optional()?.unwrap_or((0, 0)))
 }
 
-/// Writes down a move.
+/// Appends an entry for a move, and returns it.
 pub(crate) fn enter(
     db: &Connection,
     book: &str,
@@ -59,7 +59,7 @@ pub(crate) fn enter(
     Ok(entry)
 }
 
-/// Whether there is an entry for an order.
+/// Whether a book has an entry for an order.
 pub(crate) fn has(db: &Connection, book: &str, order: &str) -> Result<bool, Failure> {
     let mut find = db.prepare_cached("SELECT 1 FROM entry WHERE order_id = ?1 AND book = ?2")?;
     Ok(find.exists((order, book))?)

@@ -1,13 +1,13 @@
-//! Which facts there may be of an order, and which are all that there will ever be.
+//! Valid histories of an order: each is the full set of facts of one possible course.
 //!
-//! An auditor hears of them in any order, and of some never if something is wrong. But as
-//! long as everything is right, what it knows of an order is a part of one of these
-//! [histories](HISTORIES): a set that is part of none can't become right any more, whatever
-//! comes. And when nothing is under way, it is one of them as a whole.
+//! The auditor learns facts in any order. While no rule is violated, the known facts of an
+//! order are a subset of one of the [histories](HISTORIES). Facts that fit no history are a
+//! violation that no later fact can repair. When no message is in flight, the facts of each
+//! order equal a history.
 
 use crate::messages::Outcome;
 
-/// Something that is known of an order.
+/// A fact about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fact {
     Wanted,
@@ -20,15 +20,17 @@ pub(crate) enum Fact {
     NotCharged,
     Shipped,
     Undeliverable,
-    /// In the ledger.
+    /// The ledger recorded a deposit.
     Deposit,
+    /// The ledger recorded a sale.
     Sale,
+    /// The ledger recorded a return.
     Return,
     Closed(Outcome),
 }
 
 impl Fact {
-    /// A set of facts is the sum of theirs.
+    /// Bit of this fact in a set of facts.
     pub(crate) const fn bit(self) -> u32 {
         let place = match self {
             Self::Wanted => 0,
@@ -54,7 +56,7 @@ impl Fact {
     }
 }
 
-/// All that can become of an order.
+/// All valid histories.
 const HISTORIES: &[&[Fact]] = {
     use Fact::*;
     &[
@@ -86,7 +88,7 @@ const HISTORIES: &[&[Fact]] = {
             Released,
             Closed(Outcome::Undeliverable),
         ],
-        // The bank was too slow, but has taken the money…
+        // Overdue: the bank took the money late, and the shop refunded it.
         &[
             Wanted,
             Reserved,
@@ -97,7 +99,7 @@ const HISTORIES: &[&[Fact]] = {
             Released,
             Closed(Outcome::Overdue),
         ],
-        // …or it hadn't, and was told not to do it any more.
+        // Overdue: the refund came before the charge, and the charge was refused.
         &[
             Wanted,
             Reserved,
@@ -113,12 +115,12 @@ fn set(history: &[Fact]) -> u32 {
     history.iter().fold(0, |set, fact| set | fact.bit())
 }
 
-/// Whether it can still become right.
+/// Whether the facts are part of a valid history.
 pub(crate) fn is_possible(facts: u32) -> bool {
     HISTORIES.iter().any(|history| facts & !set(history) == 0)
 }
 
-/// Whether nothing is missing.
+/// Whether the facts are a whole valid history.
 pub(crate) fn is_complete(facts: u32) -> bool {
     HISTORIES.iter().any(|history| facts == set(history))
 }
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_so_far_is_possible_in_whatever_order_it_came() {
+    fn every_part_of_a_valid_history_is_possible() {
         assert!(is_possible(set(&[Fact::Shipped])));
         assert!(is_possible(set(&[Fact::Released, Fact::Charged])));
         assert!(!is_complete(set(&[Fact::Shipped, Fact::Charged])));
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_become_right_is_impossible_at_once() {
+    fn contradictory_facts_are_impossible() {
         let shipped = Fact::Closed(Outcome::Shipped);
         for wrong in [
             [Fact::Shipped, Fact::Refused],

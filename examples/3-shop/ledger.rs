@@ -1,7 +1,8 @@
-//! `ledger`: whose money it is. Three accounts, each a [book](mod@crate::book), together always 0.
+//! `ledger`: double-entry accounts. Each of the three accounts is a [book](mod@crate::book), and
+//! the sum of their balances is always 0.
 //!
-//! It hears of money and parcels from those who move them, in any order: an account may be
-//! below 0 for a moment, when the refund is heard of before the payment.
+//! The answers of `payments` and `shipping` arrive in any order. So an account may be below 0
+//! for a moment, for example when a refund arrives before its payment.
 
 use brickwork::prelude::*;
 

@@ -1,8 +1,8 @@
-//! Luck that can be repeated: the same for the same words, in every run and process.
+//! Deterministic pseudo-random numbers: the same words give the same number in every process.
 
-/// A number that looks as if it came by chance.
+/// Returns a pseudo-random number that depends only on `words`.
 pub(crate) fn number(words: &[&str]) -> u64 {
-    // FNV-1a, with a last stir (from SplitMix64): its low bits alone are not wild enough.
+    // FNV-1a, with the finalizer of SplitMix64, because the low bits of FNV-1a are weak.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for word in words {
         for byte in word.bytes().chain([0]) {
@@ -13,7 +13,7 @@ pub(crate) fn number(words: &[&str]) -> u64 {
     hash ^ (hash >> 32)
 }
 
-/// Whether this befalls an order; `share` is how many of 1 it befalls.
-pub(crate) fn strikes(what: &str, order: &str, share: f64) -> bool {
-    (number(&[what, order]) % 10_000) < (share * 10_000.0) as u64
+/// Whether `event` happens to an order. `share` is the share of affected orders, from 0 to 1.
+pub(crate) fn happens(event: &str, order: &str, share: f64) -> bool {
+    (number(&[event, order]) % 10_000) < (share * 10_000.0) as u64
 }

@@ -1,7 +1,7 @@
-//! A shop of small services, each with a store of its own; an auditor watches them.
+//! A shop of small services with a private store each, and an auditor that checks them.
 //!
-//! Read [`messages`] first, then [`orders`]: it decides what is to be done for an order, and
-//! the others do it. [`auditor`] is how one knows that it works.
+//! Read [`messages`] first, then [`orders`]: `orders` decides the next step of each order, and
+//! the other services carry the steps out. [`auditor`] proves that the result is right.
 
 mod auditor;
 mod book;

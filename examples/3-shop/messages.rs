@@ -1,10 +1,10 @@
-//! What the services tell each other: commands from `orders`, and the answers to them.
+//! The messages of the shop: commands from `orders`, and the answers to them.
 //!
-//! Every message carries the whole order, so that nobody has to ask anybody for it.
+//! Every message carries the whole order, so that no service has to request it.
 
 use brickwork::prelude::*;
 
-/// What a customer wants. Money is in cents.
+/// An order of a customer. Money is in cents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Order {
     pub(crate) id: String,
@@ -14,46 +14,46 @@ pub(crate) struct Order {
     pub(crate) cents: i64,
 }
 
-/// A customer orders.
+/// A customer places an order.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Wanted(pub(crate) Order);
 
-/// Take it from the shelf.
+/// Command: take the goods from the shelf.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Reserve(pub(crate) Order);
 
-/// Put it back on the shelf.
+/// Command: put the goods back on the shelf.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Release(pub(crate) Order);
 
-/// Take the customer's money.
+/// Command: take the customer's money.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Charge(pub(crate) Order);
 
-/// Give the money back, or don't take it any more.
+/// Command: refund the money if it was taken; otherwise never take it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Refund(pub(crate) Order);
 
-/// Send it to the customer.
+/// Command: send the goods to the customer.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Ship(pub(crate) Order);
 
-/// What `orders` tells itself, later: by now it should be paid.
+/// Delayed message of `orders` to itself: the time for the payment is over.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Overdue(pub(crate) Order);
 
-/// A line of a service's [book](mod@crate::book): proof of what it did.
+/// Entry of a service's [book](mod@crate::book): proves that the service moved money or goods.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Entry {
     pub(crate) book: String,
-    /// From 1, without gaps.
+    /// Number of the entry in its book: from 1, without gaps.
     pub(crate) n: i64,
     pub(crate) change: i64,
-    /// What is there after it.
+    /// Balance of the book after this entry.
     pub(crate) balance: i64,
 }
 
-/// What `stock` did.
+/// Answer of `stock`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "did", rename_all = "kebab-case")]
 pub(crate) enum StockAnswer {
@@ -62,7 +62,7 @@ pub(crate) enum StockAnswer {
     Released { order: Order, entry: Entry },
 }
 
-/// What `payments` did.
+/// Answer of `payments`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "did", rename_all = "kebab-case")]
 pub(crate) enum PaymentAnswer {
@@ -77,13 +77,13 @@ pub(crate) enum PaymentAnswer {
         order: Order,
         entry: Entry,
     },
-    /// There was nothing to give back, and there won't be.
+    /// The money was not taken, and never will be.
     NotCharged {
         order: Order,
     },
 }
 
-/// What `shipping` did.
+/// Answer of `shipping`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "did", rename_all = "kebab-case")]
 pub(crate) enum ShippingAnswer {
@@ -91,7 +91,7 @@ pub(crate) enum ShippingAnswer {
     Undeliverable { order: Order },
 }
 
-/// What `ledger` booked: the same money, out of one account and into another.
+/// Transfer that `ledger` recorded: the same amount out of one account and into another.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Booked {
     pub(crate) what: Booking,
@@ -100,32 +100,32 @@ pub(crate) struct Booked {
     pub(crate) to: Entry,
 }
 
-/// Why money moves.
+/// Reason of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Booking {
-    /// The customer has paid for what isn't sent yet.
+    /// The customer has paid and the goods are not sent yet.
     Deposit,
-    /// It is sent: the money is the shop's.
+    /// The goods are sent: the money belongs to the shop.
     Sale,
-    /// It won't be sent: the money is the customer's.
+    /// The goods won't be sent: the money goes back to the customer.
     Return,
 }
 
-/// How an order ends.
+/// Final result of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
     Shipped,
     SoldOut,
-    /// The payment was refused.
+    /// The bank refused the payment.
     Refused,
     /// The payment took too long.
     Overdue,
     Undeliverable,
 }
 
-/// An order is done with.
+/// An order has reached its final result.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Closed {
     pub(crate) order: Order,

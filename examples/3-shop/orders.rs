@@ -1,9 +1,9 @@
-//! `orders`: decides what is to be done for each order, step by step, and undoes what was
-//! done when it can't be finished.
+//! `orders`: decides the next step of each order, and compensates the earlier steps when an
+//! order can't be fulfilled.
 //!
-//! The way of an order is [`next`], a function over values. Around it is one transaction for
-//! each message that comes: look up the order's state, change it, and say what is to be done
-//! now. Either all of that happens, and once, or nothing.
+//! The state machine is [`next`], a pure function. The handler runs one transaction for each
+//! message: it reads the order's state, stores the next state and emits its messages.
+//! All of that takes effect exactly once, or not at all.
 
 use std::time::Duration;
 
@@ -27,21 +27,21 @@ const SHIP: Output<Ship> = Output::new("ship");
 const REMIND: Output<Overdue> = Output::new("remind");
 const CLOSED: Output<Closed> = Output::new("closed");
 
-/// How far an order is. What is to be done for it follows from that.
+/// State of an order. `orders` emits the messages of a state when an order enters it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
     Reserving,
     Paying,
     Shipping,
-    /// It can't be finished, for this reason: first the money goes back…
+    /// The order failed with this outcome: the money is going back to the customer.
     Refunding(Outcome),
-    /// …then the goods.
+    /// The customer has the money; the goods are going back to the shelf.
     Releasing(Outcome),
     Closed(Outcome),
 }
 
-/// What `orders` hears.
+/// Kind of a message that `orders` receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     Wanted,
@@ -50,14 +50,14 @@ enum Event {
     Released,
     Charged,
     Refused,
-    /// The customer has the money, whether it was taken before or not.
+    /// The customer has the money: it was refunded, or never taken.
     MoneyIsBack,
     Shipped,
     Undeliverable,
     Overdue,
 }
 
-/// The state that comes next; none if nothing changes.
+/// Returns the next state, or `None` if the event changes nothing.
 fn next(state: Option<State>, event: Event) -> Option<State> {
     use State::*;
     match (state, event) {
@@ -71,7 +71,7 @@ fn next(state: Option<State>, event: Event) -> Option<State> {
         (Some(Shipping), Event::Undeliverable) => Some(Refunding(Outcome::Undeliverable)),
         (Some(Refunding(why)), Event::MoneyIsBack) => Some(Releasing(why)),
         (Some(Releasing(why)), Event::Released) => Some(Closed(why)),
-        // Too late: a reminder of what was paid, or an answer that nobody waits for any more.
+        // Too late: a time-out after the payment, or an answer after the time-out.
         _ => None,
     }
 }
@@ -80,7 +80,7 @@ fn next(state: Option<State>, event: Event) -> Option<State> {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct OrdersConfig {
-    /// How long a payment may take.
+    /// Maximum time for a payment.
     patience: HumanDuration,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Orders {
 
 impl Service for Orders {
     const NAME: &'static str = "orders";
-    const SUMMARY: &'static str = "decides what is to be done for each order";
+    const SUMMARY: &'static str = "decides the next step of each order";
     const STORE: &'static [Migration] = &[Migration::new(
         "orders",
         "CREATE TABLE orders (id TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT, WITHOUT ROWID",
@@ -127,10 +127,10 @@ impl Service for Orders {
     }
 }
 
-/// Every message that comes is news of an order.
-impl<M: Into<News>> Handle<M> for Orders {
+/// Every message is an event of an order.
+impl<M: Into<OrderEvent>> Handle<M> for Orders {
     async fn handle(&mut self, message: M, cx: &mut Context) -> Result<(), Failure> {
-        let News(event, order) = message.into();
+        let OrderEvent(event, order) = message.into();
         let patience = self.patience;
         let work = move |tx: &mut Tx<'_>| match next(state_of(tx, &order.id)?, event) {
             Some(state) => enter(tx, state, order, patience),
@@ -148,7 +148,7 @@ fn state_of(tx: &Tx<'_>, id: &str) -> Result<Option<State>, Failure> {
         .transpose()?)
 }
 
-/// Puts an order into a state, and says what is to be done in it.
+/// Stores the state of an order and emits the messages of that state.
 fn enter(tx: &mut Tx<'_>, state: State, order: Order, patience: Duration) -> Result<(), Failure> {
     let sql = "INSERT INTO orders VALUES (?1, ?2) ON CONFLICT DO UPDATE SET state = excluded.state";
     tx.prepare_cached(sql)?
@@ -166,22 +166,22 @@ fn enter(tx: &mut Tx<'_>, state: State, order: Order, patience: Duration) -> Res
     }
 }
 
-/// What has happened, and to which order.
-struct News(Event, Order);
+/// An event and its order.
+struct OrderEvent(Event, Order);
 
-impl From<Wanted> for News {
+impl From<Wanted> for OrderEvent {
     fn from(Wanted(order): Wanted) -> Self {
         Self(Event::Wanted, order)
     }
 }
 
-impl From<Overdue> for News {
+impl From<Overdue> for OrderEvent {
     fn from(Overdue(order): Overdue) -> Self {
         Self(Event::Overdue, order)
     }
 }
 
-impl From<StockAnswer> for News {
+impl From<StockAnswer> for OrderEvent {
     fn from(answer: StockAnswer) -> Self {
         match answer {
             StockAnswer::Reserved { order, .. } => Self(Event::Reserved, order),
@@ -191,7 +191,7 @@ impl From<StockAnswer> for News {
     }
 }
 
-impl From<PaymentAnswer> for News {
+impl From<PaymentAnswer> for OrderEvent {
     fn from(answer: PaymentAnswer) -> Self {
         match answer {
             PaymentAnswer::Charged { order, .. } => Self(Event::Charged, order),
@@ -203,7 +203,7 @@ impl From<PaymentAnswer> for News {
     }
 }
 
-impl From<ShippingAnswer> for News {
+impl From<ShippingAnswer> for OrderEvent {
     fn from(answer: ShippingAnswer) -> Self {
         match answer {
             ShippingAnswer::Shipped { order, .. } => Self(Event::Shipped, order),
@@ -237,7 +237,7 @@ mod tests {
         }
     }
 
-    /// As far as the payment.
+    /// Starts `orders` with one order that waits for its payment.
     fn paying() -> TestApp {
         let orders = TestApp::of::<Orders>(OrdersConfig::default());
         orders.send(&WANTED, Wanted(order()));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn when_payment_is_refused_the_goods_go_back() {
+    fn a_refused_payment_releases_the_goods() {
         let orders = paying();
         orders.send(&PAYMENTS, PaymentAnswer::Refused { order: order() });
         let (Release(order), entry) = (orders.expect(&RELEASE), entry("shelf/tea", 2));
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn when_a_parcel_comes_back_so_do_money_and_goods() {
+    fn an_undeliverable_parcel_refunds_the_money_and_releases_the_goods() {
         let orders = paying();
         let (order, money) = (order(), entry("till", 698));
         orders.send(
@@ -298,12 +298,12 @@ mod tests {
         orders.stop();
     }
 
-    /// The time of a test is its own: nobody waits three seconds here.
+    /// The test runs in virtual time: the three seconds pass at once.
     #[test]
-    fn a_payment_that_takes_too_long_is_called_off_and_not_shipped_when_it_comes() {
+    fn an_overdue_payment_is_refunded_and_the_order_is_never_shipped() {
         let orders = paying();
         orders.advance(Duration::from_secs(3));
-        // The topic's other end is the service itself; a test plays that.
+        // In the manifest the service reads its own output; here the test passes the message on.
         let overdue = orders.expect(&REMIND);
         orders.send(&OVERDUE, overdue);
         let Refund(order) = orders.expect(&REFUND);

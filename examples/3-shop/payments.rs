@@ -1,7 +1,7 @@
-//! `payments`: takes customers' money, and gives it back. The till is a [book](mod@crate::book).
+//! `payments`: takes and refunds customers' money. The till is a [book](mod@crate::book).
 //!
-//! A bank refuses some payments, and of some it says only later that they went well: when
-//! `orders` may have lost its patience.
+//! The simulated bank refuses some payments and confirms others late, possibly after the
+//! time-out of `orders`.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ const TILL: &str = "till";
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PaymentsConfig {
-    /// Which part of all payments is refused, from 0 to 1.
+    /// Share of payments that the bank refuses, from 0 to 1.
     refused: f64,
-    /// Which part of all payments is answered late.
+    /// Share of payments that the bank confirms late, from 0 to 1.
     late: f64,
-    /// How late.
+    /// Delay of a late confirmation.
     late_by: HumanDuration,
-    /// Without its inbox, a message that comes again is a new one: to see what it is for.
+    /// Whether the inbox filters redelivered messages. `false` shows the effect of duplicates.
     inbox: bool,
 }
 
@@ -59,12 +59,15 @@ impl Payments {
 
 impl Service for Payments {
     const NAME: &'static str = "payments";
-    const SUMMARY: &'static str = "takes money, and gives it back";
+    const SUMMARY: &'static str = "takes and refunds money";
     const STORE: &'static [Migration] = &[
         book::BOOKS,
-        // Orders that must not be paid any more.
+        // Orders that must never be charged.
         Migration::new("void", "CREATE TABLE void (order_id TEXT NOT NULL) STRICT"),
-        Migration::new("find void", "CREATE INDEX void_order ON void (order_id)"),
+        Migration::new(
+            "index of void",
+            "CREATE INDEX void_order ON void (order_id)",
+        ),
     ];
     type Config = PaymentsConfig;
 
@@ -80,8 +83,8 @@ impl Service for Payments {
 
 impl Handle<Charge> for Payments {
     async fn handle(&mut self, Charge(order): Charge, cx: &mut Context) -> Result<(), Failure> {
-        let refused = luck::strikes("refused", &order.id, self.config.refused);
-        let late = luck::strikes("late", &order.id, self.config.late);
+        let refused = luck::happens("refused", &order.id, self.config.refused);
+        let late = luck::happens("late", &order.id, self.config.late);
         let delay = if late {
             self.config.late_by.0
         } else {
@@ -108,7 +111,7 @@ impl Handle<Refund> for Payments {
                 let entry = book::enter(tx, TILL, &order.id, -order.cents)?;
                 return tx.emit(&ANSWERS, PaymentAnswer::Refunded { order, entry });
             }
-            // Messages don't come in order: the charge may still be on its way.
+            // Messages may arrive out of order: the charge may still be in flight.
             tx.prepare_cached("INSERT INTO void VALUES (?1)")?
                 .execute([&order.id])?;
             tx.emit(&ANSWERS, PaymentAnswer::NotCharged { order })
@@ -143,25 +146,25 @@ mod tests {
         })
     }
 
-    fn till(answer: PaymentAnswer) -> Entry {
+    fn till_entry(answer: PaymentAnswer) -> Entry {
         match answer {
             PaymentAnswer::Charged { entry, .. } | PaymentAnswer::Refunded { entry, .. } => entry,
-            other => panic!("nothing was moved: {other:?}"),
+            other => panic!("no entry: {other:?}"),
         }
     }
 
     #[test]
-    fn what_was_taken_is_given_back() {
+    fn a_refund_pays_back_the_charged_amount() {
         let payments = payments(0.0, true);
         payments.send(&CHARGE, Charge(order()));
-        assert_eq!(till(payments.expect(&ANSWERS)).balance, 698);
+        assert_eq!(till_entry(payments.expect(&ANSWERS)).balance, 698);
         payments.send(&REFUND, Refund(order()));
-        assert_eq!(till(payments.expect(&ANSWERS)).balance, 0);
+        assert_eq!(till_entry(payments.expect(&ANSWERS)).balance, 0);
         payments.stop();
     }
 
     #[test]
-    fn a_payment_that_was_called_off_before_it_came_is_not_taken() {
+    fn a_charge_after_its_refund_is_refused() {
         let payments = payments(0.0, true);
         payments.send(&REFUND, Refund(order()));
         let answer = payments.expect(&ANSWERS);
@@ -172,9 +175,9 @@ mod tests {
         payments.stop();
     }
 
-    /// Nothing in the code above looks whether a charge was there before: the inbox does.
+    /// The handlers above never check for duplicates: the inbox does.
     #[test]
-    fn a_charge_that_comes_twice_is_taken_once_with_the_inbox_and_twice_without() {
+    fn a_duplicate_charge_counts_once_with_the_inbox_and_twice_without() {
         for (inbox, balances) in [(true, [698].as_slice()), (false, &[698, 1396])] {
             let payments = payments(0.0, inbox);
             for _ in 0..2 {
@@ -182,7 +185,7 @@ mod tests {
                 payments.send(&CHARGE, charge);
             }
             for balance in balances {
-                assert_eq!(till(payments.expect(&ANSWERS)).balance, *balance);
+                assert_eq!(till_entry(payments.expect(&ANSWERS)).balance, *balance);
             }
             payments.expect_nothing(&ANSWERS);
             payments.stop();

@@ -1,4 +1,4 @@
-//! `shipping`: sends parcels. How many pieces have left the house is a [book](mod@crate::book).
+//! `shipping`: sends parcels. A [book](mod@crate::book) counts the pieces sent.
 
 use brickwork::prelude::*;
 
@@ -12,7 +12,7 @@ const ANSWERS: Output<ShippingAnswer> = Output::new("answers");
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ShippingConfig {
-    /// Which part of all orders goes to nowhere, from 0 to 1.
+    /// Share of orders that can't be delivered, from 0 to 1.
     undeliverable: f64,
 }
 
@@ -46,9 +46,9 @@ impl Service for Shipping {
 
 impl Handle<Ship> for Shipping {
     async fn handle(&mut self, Ship(order): Ship, cx: &mut Context) -> Result<(), Failure> {
-        let nowhere = luck::strikes("undeliverable", &order.id, self.config.undeliverable);
+        let undeliverable = luck::happens("undeliverable", &order.id, self.config.undeliverable);
         let ship = move |tx: &mut Tx<'_>| {
-            if nowhere {
+            if undeliverable {
                 return tx.emit(&ANSWERS, ShippingAnswer::Undeliverable { order });
             }
             let entry = book::enter(tx, "parcels", &order.id, order.quantity)?;

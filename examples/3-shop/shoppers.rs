@@ -1,8 +1,8 @@
-//! `shoppers`: customers who order, so many and at such a rate.
+//! `shoppers`: a source of orders at a fixed rate.
 //!
-//! What the nth order is depends on the seed and `n` only, and so does its id. When the app
-//! is killed, the source goes on from the position that it saved last; what it sends a second
-//! time has the same id, and whoever keeps an inbox knows it.
+//! The seed and `n` alone determine the content and the id of the nth order. After a crash the
+//! source continues from its last saved position. An order that it sends again has the same id,
+//! so the inbox of the receiver recognises the duplicate.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::luck;
 use crate::messages::{Order, Wanted};
 
 const ORDERS: Output<Wanted> = Output::new("orders");
-/// The position is saved after so many.
-const TURN: u64 = 25;
+/// Orders between two saves of the position.
+const SAVE_EVERY: u64 = 25;
 
 /// Config of `shoppers`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ShoppersConfig {
-    /// How many orders there are.
+    /// Number of orders.
     orders: u64,
-    /// How many a second.
+    /// Orders per second.
     rate: f64,
-    /// Another seed, other orders.
+    /// Seed of the orders. Another seed gives other orders.
     seed: u64,
-    /// How many customers there are.
+    /// Number of customers.
     customers: u64,
-    /// What there is, and what it costs, in cents.
+    /// Price of each item, in cents.
     prices: BTreeMap<String, i64>,
 }
 
@@ -53,7 +53,7 @@ impl ShoppersConfig {
             .prices
             .iter()
             .nth(draw("item") as usize % self.prices.len())
-            .expect("there is something to buy: it was checked");
+            .expect("`check` refuses an empty price list");
         let quantity = 1 + (draw("quantity") % 3) as i64;
         Order {
             customer: (draw("customer") % self.customers) as u32,
@@ -65,7 +65,7 @@ impl ShoppersConfig {
     }
 }
 
-/// How far it has come.
+/// Saved position: the number of the next order.
 #[derive(Serialize, Deserialize)]
 struct Position {
     seed: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Shoppers;
 
 impl Source for Shoppers {
     const NAME: &'static str = "shoppers";
-    const SUMMARY: &'static str = "customers who order";
+    const SUMMARY: &'static str = "emits orders of customers at a fixed rate";
     type Config = ShoppersConfig;
 
     fn ports(_: &ShoppersConfig, ports: &mut SourcePorts) {
@@ -84,14 +84,23 @@ impl Source for Shoppers {
     }
 
     fn check(config: &ShoppersConfig) -> Result<(), Vec<ConfigError>> {
-        let wrong = [
-            ("rate", config.rate <= 0.0 || !config.rate.is_finite()),
-            ("customers", config.customers == 0),
-            ("prices", config.prices.is_empty()),
+        let rules = [
+            (
+                "rate",
+                config.rate > 0.0 && config.rate.is_finite(),
+                "must be a finite number over 0",
+            ),
+            ("customers", config.customers > 0, "must be at least 1"),
+            (
+                "prices",
+                !config.prices.is_empty(),
+                "must list at least one item",
+            ),
         ];
-        let wrong = wrong.iter().filter(|(_, is_wrong)| *is_wrong);
-        let errors: Vec<_> = wrong
-            .map(|(name, _)| ConfigError::new(*name, "say more than nothing"))
+        let errors: Vec<_> = rules
+            .iter()
+            .filter(|(_, holds, _)| !holds)
+            .map(|(name, _, rule)| ConfigError::new(*name, *rule))
             .collect();
         if errors.is_empty() {
             Ok(())
@@ -108,26 +117,26 @@ impl Source for Shoppers {
         let saved: Option<Position> = out.position()?;
         let saved = saved.filter(|saved| saved.seed == config.seed);
         let first = saved.map_or(0, |saved| saved.next);
-        let began = Instant::now();
+        let started = Instant::now();
         let mut next = first;
         while next < config.orders {
-            let mut under_way = Vec::new();
-            for n in next..config.orders.min(next + TURN) {
+            let mut in_flight = Vec::new();
+            for n in next..config.orders.min(next + SAVE_EVERY) {
                 let due = Duration::from_secs_f64((n - first) as f64 / config.rate);
-                if out.or_stop(sleep_until(began + due)).await.is_err() {
-                    // What is under way is sent again next time.
+                if out.or_stop(sleep_until(started + due)).await.is_err() {
+                    // The next run sends the orders in flight again.
                     return Ok(());
                 }
                 let order = config.order(n);
                 let id = order.id.parse()?;
-                let draft = MessageBuilder::new(Wanted(order)).id(id);
-                under_way.push(out.submit(&ORDERS, draft).await?);
+                let message = MessageBuilder::new(Wanted(order)).id(id);
+                in_flight.push(out.submit(&ORDERS, message).await?);
             }
-            next += under_way.len() as u64;
-            for taken_over in under_way {
-                taken_over.await?;
+            next += in_flight.len() as u64;
+            for confirm in in_flight {
+                confirm.await?;
             }
-            // Never sooner: what is before the position isn't sent again.
+            // Only after all confirms: orders before the position are never sent again.
             let seed = config.seed;
             out.save_position(&Position { seed, next }).await?;
         }

@@ -1,18 +1,18 @@
-//! What the auditor makes of a message: which fact it is of which order, and its proof.
+//! Sightings: translates each message into a fact about an order, with the entries that prove it.
 
 use crate::histories::Fact;
 use crate::messages::*;
 
-/// What is seen in a message.
+/// A fact that a message states about an order.
 pub(crate) struct Sighting {
     pub(crate) fact: Fact,
     pub(crate) order: Order,
-    /// Entries of books that prove it, each with how much it should have moved.
+    /// Entries that prove the fact, each with the change that it must have.
     pub(crate) entries: Vec<(Entry, i64)>,
 }
 
-/// Nothing was moved.
-fn word(fact: Fact, order: Order) -> Sighting {
+/// Returns a fact without entries: no money or goods moved.
+fn without_entry(fact: Fact, order: Order) -> Sighting {
     Sighting {
         fact,
         order,
@@ -20,8 +20,8 @@ fn word(fact: Fact, order: Order) -> Sighting {
     }
 }
 
-/// So much was moved.
-fn deed(fact: Fact, order: Order, entry: Entry, change: i64) -> Sighting {
+/// Returns a fact that an entry with this change proves.
+fn with_entry(fact: Fact, order: Order, entry: Entry, change: i64) -> Sighting {
     Sighting {
         fact,
         order,
@@ -31,13 +31,13 @@ fn deed(fact: Fact, order: Order, entry: Entry, change: i64) -> Sighting {
 
 impl From<Wanted> for Sighting {
     fn from(Wanted(order): Wanted) -> Self {
-        word(Fact::Wanted, order)
+        without_entry(Fact::Wanted, order)
     }
 }
 
 impl From<Closed> for Sighting {
     fn from(Closed { order, outcome }: Closed) -> Self {
-        word(Fact::Closed(outcome), order)
+        without_entry(Fact::Closed(outcome), order)
     }
 }
 
@@ -46,12 +46,12 @@ impl From<StockAnswer> for Sighting {
         match answer {
             StockAnswer::Reserved { order, entry } => {
                 let change = -order.quantity;
-                deed(Fact::Reserved, order, entry, change)
+                with_entry(Fact::Reserved, order, entry, change)
             }
-            StockAnswer::SoldOut { order } => word(Fact::SoldOut, order),
+            StockAnswer::SoldOut { order } => without_entry(Fact::SoldOut, order),
             StockAnswer::Released { order, entry } => {
                 let change = order.quantity;
-                deed(Fact::Released, order, entry, change)
+                with_entry(Fact::Released, order, entry, change)
             }
         }
     }
@@ -62,14 +62,14 @@ impl From<PaymentAnswer> for Sighting {
         match answer {
             PaymentAnswer::Charged { order, entry } => {
                 let change = order.cents;
-                deed(Fact::Charged, order, entry, change)
+                with_entry(Fact::Charged, order, entry, change)
             }
-            PaymentAnswer::Refused { order } => word(Fact::Refused, order),
+            PaymentAnswer::Refused { order } => without_entry(Fact::Refused, order),
             PaymentAnswer::Refunded { order, entry } => {
                 let change = -order.cents;
-                deed(Fact::Refunded, order, entry, change)
+                with_entry(Fact::Refunded, order, entry, change)
             }
-            PaymentAnswer::NotCharged { order } => word(Fact::NotCharged, order),
+            PaymentAnswer::NotCharged { order } => without_entry(Fact::NotCharged, order),
         }
     }
 }
@@ -79,9 +79,9 @@ impl From<ShippingAnswer> for Sighting {
         match answer {
             ShippingAnswer::Shipped { order, entry } => {
                 let change = order.quantity;
-                deed(Fact::Shipped, order, entry, change)
+                with_entry(Fact::Shipped, order, entry, change)
             }
-            ShippingAnswer::Undeliverable { order } => word(Fact::Undeliverable, order),
+            ShippingAnswer::Undeliverable { order } => without_entry(Fact::Undeliverable, order),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `stock`: what is on the shelves, a [book](mod@crate::book) for each.
+//! `stock`: goods on shelves. Each item has a shelf, and each shelf is a [book](mod@crate::book).
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const ANSWERS: Output<StockAnswer> = Output::new("answers");
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct StockConfig {
-    /// How much of each item there is at the beginning.
+    /// Initial quantity of each item.
     shelves: BTreeMap<String, i64>,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct Stock;
 
 impl Service for Stock {
     const NAME: &'static str = "stock";
-    const SUMMARY: &'static str = "takes goods from the shelves, and puts them back";
+    const SUMMARY: &'static str = "reserves and releases goods";
     const STORE: &'static [Migration] = &[book::BOOKS];
     type Config = StockConfig;
 
@@ -50,8 +50,8 @@ impl Handle<Reserve> for Stock {
     async fn handle(&mut self, Reserve(order): Reserve, cx: &mut Context) -> Result<(), Failure> {
         let reserve = move |tx: &mut Tx<'_>| {
             let shelf = shelf(&order.item);
-            let (_, there) = book::last(tx, &shelf)?;
-            let answer = if there < order.quantity {
+            let (_, available) = book::last(tx, &shelf)?;
+            let answer = if available < order.quantity {
                 StockAnswer::SoldOut { order }
             } else {
                 let entry = book::enter(tx, &shelf, &order.id, -order.quantity)?;

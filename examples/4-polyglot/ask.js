@@ -1,4 +1,5 @@
-// Asks an app, or tells it something: node ask.js TOPIC JSON [--tell]
+// Sends a request to an app and prints the reply. With --tell, only publishes a message.
+// Usage: node ask.js TOPIC JSON [--tell]
 const amqp = require('amqplib');
 const { randomBytes, randomUUID } = require('crypto');
 
@@ -17,10 +18,11 @@ async function main() {
   const properties = { persistent: true, contentType: 'application/json', messageId: id, headers };
   const answered = new Promise((resolve, reject) => {
     if (tell) return resolve();
-    // The broker hands replies to the channel that asked: no queue is needed for them.
+    // Direct reply-to: the broker sends replies to this channel, without a queue.
     channel.consume('amq.rabbitmq.reply-to', resolve, { noAck: true });
     Object.assign(properties, { replyTo: 'amq.rabbitmq.reply-to', correlationId: id });
-    headers['brickwork-deadline'] = Date.now() + 10000; // later nobody need answer
+    // Unix time in ms. No reply is needed after it.
+    headers['brickwork-deadline'] = Date.now() + 10000;
     setTimeout(() => reject(new Error('no answer within 10 s')), 10000).unref();
   });
   channel.publish(APP, topic, Buffer.from(json), properties);
@@ -28,7 +30,7 @@ async function main() {
   const answer = await answered;
   const error = answer?.properties.headers['brickwork-error'];
   if (error) throw new Error(error);
-  console.log(tell ? `told ${headers.traceparent}` : answer.content.toString());
+  console.log(tell ? `published ${headers.traceparent}` : answer.content.toString());
   await connection.close();
 }
 

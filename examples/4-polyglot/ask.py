@@ -1,4 +1,5 @@
-# Asks an app, or tells it something: python ask.py TOPIC JSON [--tell]
+# Sends a request to an app and prints the reply. With --tell, only publishes a message.
+# Usage: python ask.py TOPIC JSON [--tell]
 import asyncio, os, secrets, sys, time, uuid
 from datetime import datetime, timezone
 import aio_pika
@@ -23,13 +24,14 @@ async def main(topic, payload, tell=None):
             delivery_mode=2)
         if tell:
             await exchange.publish(message, routing_key=topic)
-            return print("told", headers["traceparent"])
-        # The broker hands replies to the channel that asked: no queue is needed for them.
+            return print("published", headers["traceparent"])
+        # Direct reply-to: the broker sends replies to this channel, without a queue.
         replies = await channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
         answered = asyncio.get_running_loop().create_future()
         await replies.consume(answered.set_result, no_ack=True)
         message.reply_to, message.correlation_id = "amq.rabbitmq.reply-to", id
-        headers["brickwork-deadline"] = int(time.time() * 1000) + 10000  # later nobody need answer
+        # Unix time in ms. No reply is needed after it.
+        headers["brickwork-deadline"] = int(time.time() * 1000) + 10000
         message.headers = headers
         await exchange.publish(message, routing_key=topic)
         answer = await asyncio.wait_for(answered, timeout=10)

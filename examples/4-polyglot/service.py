@@ -1,5 +1,5 @@
-# A service of an app, in plain Python: it reads topics, publishes on another what comes of
-# each message, and answers those who ask. It knows the broker and the names of the topics.
+# A service in plain Python: consumes topics and publishes a result for each message to another
+# topic. It replies to requests. It knows only the broker and the topic names.
 import asyncio, json, os, secrets
 from datetime import datetime, timezone
 import aio_pika
@@ -17,24 +17,24 @@ def work(order):
 
 async def main():
     connection = await aio_pika.connect_robust(URL)
-    channel = await connection.channel()  # in confirm mode, as aio-pika has it
+    channel = await connection.channel()  # aio-pika uses publisher confirms
     await channel.set_qos(prefetch_count=16)
-    exchange = await channel.get_exchange(APP)  # the app's; its topics are the keys
+    exchange = await channel.get_exchange(APP)  # topic = routing key
     arguments = {"x-queue-type": "quorum"}
-    # Our own queue: the app neither makes it nor knows it.
+    # This program's queue, unknown to the app.
     queue = await channel.declare_queue(NAME, durable=True, arguments=arguments)
     for topic in IN:
         await queue.bind(exchange, topic)
     print("ready", flush=True)
     async with queue.iterator() as deliveries:
         async for delivery in deliveries:
-            # Acked at the end of the block: when the broker has what came of it.
+            # Acks at the end of the block, after the broker has confirmed the result.
             async with delivery.process(requeue=True, ignore_processed=True):
                 await handle(channel, exchange, delivery)
 
 
 async def handle(channel, exchange, delivery):
-    id = f"{delivery.message_id}/{NAME}"  # done twice, it's the same message twice
+    id = f"{delivery.message_id}/{NAME}"  # stable: a duplicate has the same id
     trace = str(delivery.headers.get("traceparent", "")).split("-")[1:2] or [secrets.token_hex(16)]
     now = datetime.now(timezone.utc).isoformat()
     event = {"specversion": "1.0", "id": id, "type": OUT, "source": f"/{NAME}", "time": now}
@@ -45,8 +45,8 @@ async def handle(channel, exchange, delivery):
         result = work(json.loads(delivery.body))
     except Exception as error:
         if not delivery.reply_to:
-            return await delivery.reject(requeue=False)  # hopeless: not again
-        headers["brickwork-error"] = f"{type(error).__name__}: {error}"  # what the asker is told
+            return await delivery.reject(requeue=False)  # drop it: a retry can't help
+        headers["brickwork-error"] = f"{type(error).__name__}: {error}"  # for the requester
     message = aio_pika.Message(
         json.dumps(result).encode(), content_type="application/json", type=OUT, message_id=id,
         correlation_id=delivery.correlation_id, headers=headers, delivery_mode=2)

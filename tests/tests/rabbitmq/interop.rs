@@ -29,8 +29,8 @@ async fn node_and_python_programs_work_between_services_of_the_app() {
         // Every fourth order comes from outside, half of those from Python.
         let order = json!({ "n": n, "quantity": n + 1 }).to_string();
         match n % 8 {
-            0 => told(app.run("ask.js", &["orders.placed", &order, "--tell"])),
-            4 => told(app.run("ask.py", &["orders.placed", &order, "--tell"])),
+            0 => published(app.run("ask.js", &["orders.placed", &order, "--tell"])),
+            4 => published(app.run("ask.py", &["orders.placed", &order, "--tell"])),
             _ => {
                 let posted = http::post(app.door, "/orders", &[JSON], order.as_bytes());
                 assert_eq!(posted.expect("it answers").code, 202);
@@ -87,9 +87,9 @@ async fn node_and_python_programs_work_between_services_of_the_app() {
     assert_eq!(anonymous, 0.0);
 }
 
-fn told((code, said): (i32, String)) {
+fn published((code, said): (i32, String)) {
     assert_eq!(code, 0, "{said}");
-    assert!(said.starts_with("told 00-"), "{said}");
+    assert!(said.starts_with("published 00-"), "{said}");
 }
 
 #[test]
