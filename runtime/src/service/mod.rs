@@ -46,7 +46,7 @@ pub(crate) use catalog::TypeMetadata;
 pub use catalog::{Catalog, ServiceType};
 pub use config::{Config, ConfigError, NoConfig};
 pub use context::Context;
-pub(crate) use context::Work;
+pub(crate) use context::{TxState, Work};
 pub use descriptor::{Descriptor, PortDescriptor};
 pub(crate) use erased::{ConfiguredType, Instance, InstanceFactory, Kind, Run};
 #[cfg(feature = "testing")]
@@ -66,5 +66,4 @@ pub use source::{Source, SourcePorts};
 pub use source_context::{SendHandle, SourceContext, TrySubmitError};
 pub use store_access::Store;
 pub use traits::{Handle, HandleBatch, Service};
-pub(crate) use transaction::TxState;
 pub use tx::Tx;
