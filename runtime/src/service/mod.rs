@@ -34,9 +34,12 @@ mod run_control;
 mod shared_values;
 mod source;
 mod source_context;
+#[cfg(feature = "store")]
 mod store_access;
 mod traits;
+#[cfg(feature = "store")]
 mod transaction;
+#[cfg(feature = "store")]
 mod tx;
 
 pub use abandon_hooks::AbandonHook;
@@ -64,6 +67,8 @@ pub(crate) use publisher::{Publisher, WiredOutput};
 pub(crate) use run_control::{Pause, RunControl};
 pub use source::{Source, SourcePorts};
 pub use source_context::{SendHandle, SourceContext, TrySubmitError};
+#[cfg(feature = "store")]
 pub use store_access::Store;
 pub use traits::{Handle, HandleBatch, Service};
+#[cfg(feature = "store")]
 pub use tx::Tx;
