@@ -29,10 +29,34 @@
 //!
 //! A message passes these stations: queue, consumer, mailbox, instance (`host::instance`); then its
 //! outputs are published and confirmed, and it is acked.
+//!
+//! # Features
+//!
+//! A library of services needs none of them: `default-features = false` builds without axum,
+//! clap and SQLite. In such a build each missing part is a stub (`absent.rs`) behind the same
+//! module name.
+//!
+//! | feature | default | content | dependency |
+//! | --- | --- | --- | --- |
+//! | `admin` | yes | the admin endpoint: health, metrics, status page | axum |
+//! | `cli` | yes | `cli`: the command line | clap |
+//! | `store` | yes | [`Store`] and [`sqlite`] | rusqlite, which builds SQLite |
+//! | `testing` | no | `testing`: the test kit, for dev-dependencies | |
 
+// Code that only a missing feature calls stays compiled, so that the borders stay few.
+#![cfg_attr(
+    not(all(feature = "admin", feature = "cli", feature = "store")),
+    allow(dead_code, unused_imports)
+)]
+
+#[cfg(feature = "admin")]
+mod admin;
+#[cfg(not(feature = "admin"))]
+#[path = "admin/absent.rs"]
 mod admin;
 mod app;
 mod child_process;
+#[cfg(feature = "cli")]
 pub mod cli;
 mod clock;
 pub mod config;
@@ -63,7 +87,15 @@ mod redact;
 mod service;
 mod service_thread;
 mod settings;
+#[cfg(feature = "store")]
 pub mod sqlite;
+#[cfg(not(feature = "store"))]
+#[path = "sqlite/absent.rs"]
+pub mod sqlite;
+#[cfg(feature = "store")]
+mod store;
+#[cfg(not(feature = "store"))]
+#[path = "store/absent.rs"]
 mod store;
 pub mod supervision;
 mod supervisors;
@@ -91,6 +123,8 @@ pub use service::{
     AbandonHook, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle,
     HandleBatch, Input, MessageBuilder, NoConfig, Outcome, Output, Payload, PendingWorkGuard,
     PortDescriptor, Ports, Raw, Request, SendHandle, Service, ServiceType, Source, SourceContext,
-    SourcePorts, Store, Tick, TrySubmitError, Tx,
+    SourcePorts, Tick, TrySubmitError,
 };
+#[cfg(feature = "store")]
+pub use service::{Store, Tx};
 pub use trace_context::{InvalidTraceParent, TraceContext};

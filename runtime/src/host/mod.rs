@@ -29,6 +29,10 @@ mod instance;
 mod liveness;
 mod local_service;
 mod mailbox;
+#[cfg(feature = "store")]
+mod relay;
+#[cfg(not(feature = "store"))]
+#[path = "relay/absent.rs"]
 mod relay;
 mod remote_stats;
 mod service_handle;

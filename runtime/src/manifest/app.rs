@@ -161,7 +161,7 @@ pub(super) fn read_admin(top: &Section<'_>, out: &mut Problems) -> Option<Socket
     let admin = top.section("admin", out);
     admin.check_keys(&["listen"], &[], out);
     let Some((text, entry)) = admin.text("listen", out) else {
-        return Some(ADMIN);
+        return cfg!(feature = "admin").then_some(ADMIN);
     };
     if text == "off" {
         return None;

@@ -18,7 +18,7 @@ codes! {
     WRONG_TYPE = "E012", "the value has the wrong type";
     BAD_VALUE = "E013", "the value is out of range or not allowed";
     BAD_NAME = "E014", "not a valid label, port or topic";
-    UNSUPPORTED = "E015", "not supported yet by this version";
+    UNSUPPORTED = "E015", "not supported by this version or build";
     NOT_FOR_SOURCES = "E016", "the key has no effect on a source";
     UNKNOWN_SCHEME = "E020", "no transport has this URL scheme";
     BAD_URL = "E021", "the transport refuses the URL";

@@ -53,7 +53,7 @@ pub(super) fn read(
         restart: read_restart(service, default.restart, out),
         queue: queue(service, needs, out),
         isolation: isolation(service, needs, out).unwrap_or(default.isolation),
-        store: service.boolean("store", out).unwrap_or(default.store),
+        store: store(service, out).unwrap_or(default.store),
     }
 }
 
@@ -139,6 +139,22 @@ fn queue(
             _ => default.overflow,
         },
     }
+}
+
+fn store(service: &Section<'_>, out: &mut Problems) -> Option<bool> {
+    let store = service.boolean("store", out)?;
+    if let Some(entry) = service.table.get("store")
+        && store
+        && !cfg!(feature = "store")
+    {
+        let message = format!(
+            "`{}`: this program was built without the feature `store` of brickwork",
+            service.name("store")
+        );
+        let help = Some("build the program with the feature, or remove the key".to_owned());
+        out.add(codes::UNSUPPORTED, entry.place(), message, help);
+    }
+    Some(store)
 }
 
 fn isolation(

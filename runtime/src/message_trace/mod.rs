@@ -42,6 +42,10 @@ mod links;
 mod port_graph;
 mod query;
 mod report;
+#[cfg(feature = "store")]
+mod stores;
+#[cfg(not(feature = "store"))]
+#[path = "stores/absent.rs"]
 mod stores;
 mod text;
 mod tree;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::abandon_hooks::AbandonHook;
@@ -16,7 +17,6 @@ use super::pending_work::PendingWorkGuard;
 use super::port::{Output, Request};
 use super::publisher::Publisher;
 use super::run_control::RunControl;
-use super::transaction::TxState;
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::store::OpenStore;
@@ -65,6 +65,17 @@ pub(crate) enum Work {
     /// Messages of a batch and their attempts.
     Batch(Vec<(Message, u32)>),
     Tick,
+}
+
+/// The state of a message's transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TxState {
+    /// Submitted; its result is not known yet.
+    Submitted,
+    /// Committed, with the stored reply.
+    Committed(Option<Bytes>),
+    /// The inbox has the message from an earlier transaction, with the stored reply.
+    AlreadyDone(Option<Bytes>),
 }
 
 impl Context {

@@ -34,9 +34,12 @@ mod run_control;
 mod shared_values;
 mod source;
 mod source_context;
+#[cfg(feature = "store")]
 mod store_access;
 mod traits;
+#[cfg(feature = "store")]
 mod transaction;
+#[cfg(feature = "store")]
 mod tx;
 
 pub use abandon_hooks::AbandonHook;
@@ -46,7 +49,7 @@ pub(crate) use catalog::TypeMetadata;
 pub use catalog::{Catalog, ServiceType};
 pub use config::{Config, ConfigError, NoConfig};
 pub use context::Context;
-pub(crate) use context::Work;
+pub(crate) use context::{TxState, Work};
 pub use descriptor::{Descriptor, PortDescriptor};
 pub(crate) use erased::{ConfiguredType, Instance, InstanceFactory, Kind, Run};
 #[cfg(feature = "testing")]
@@ -64,7 +67,8 @@ pub(crate) use publisher::{Publisher, WiredOutput};
 pub(crate) use run_control::{Pause, RunControl};
 pub use source::{Source, SourcePorts};
 pub use source_context::{SendHandle, SourceContext, TrySubmitError};
+#[cfg(feature = "store")]
 pub use store_access::Store;
 pub use traits::{Handle, HandleBatch, Service};
-pub(crate) use transaction::TxState;
+#[cfg(feature = "store")]
 pub use tx::Tx;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tracing::warn;
 
-use super::context::{Context, Work};
-use super::transaction::{TxJob, TxResult, TxState, store_closed};
+use super::context::{Context, TxState, Work};
+use super::transaction::{TxJob, TxResult, store_closed};
 use super::tx::{Tx, TxInput};
 use crate::failure::Failure;
 use crate::sqlite::{Job, SqliteError};

@@ -15,17 +15,6 @@ use crate::store::{Entry, OpenStore, Row, inbox};
 /// Delay before a message is retried whose transaction could not be written.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The state of a message's transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TxState {
-    /// Submitted; its result is not known yet.
-    Submitted,
-    /// Committed, with the stored reply.
-    Committed(Option<Bytes>),
-    /// The inbox has the message from an earlier transaction, with the stored reply.
-    AlreadyDone(Option<Bytes>),
-}
-
 /// The result of a transaction.
 pub(super) enum TxResult<R> {
     /// Committed, with the stored reply.
