@@ -210,7 +210,7 @@ fn a_backlog_costs_disk_and_not_memory_and_is_consumed_in_order() {
     let filled = site.watch("the backlog grows", &app, &tier, |backlog| backlog);
     // Once the position is saved, the source will not send these lines again.
     until("its position is saved", tier.patience, || {
-        let ended = app.stderr().contains("has come to its end");
+        let ended = app.stderr().contains("source has ended");
         ended.then_some(()).ok_or_else(|| app.stderr())
     });
     // Kills the app.
@@ -270,7 +270,7 @@ fn disk_space_is_freed_also_under_a_steady_flow() {
     let (app, _) = site.start("fills");
     site.watch("the backlog grows", &app, &tier, |backlog| backlog);
     until("its position is saved", tier.patience, || {
-        let ended = app.stderr().contains("has come to its end");
+        let ended = app.stderr().contains("source has ended");
         ended.then_some(()).ok_or_else(|| app.stderr())
     });
     app.stop();

@@ -175,7 +175,7 @@ fn a_channel_that_refuses_every_publication_is_replaced() {
     assert_eq!(kept.missing(0..lines), [] as [u64; 0], "lost");
     assert_eq!(kept.unexpected(&(0..lines)), [] as [u64; 0]);
     kept.again(&["first", "second"]);
-    assert!(log.contains("by another channel"), "{log}");
+    assert!(log.contains("replacing the channel"), "{log}");
 }
 
 #[test]

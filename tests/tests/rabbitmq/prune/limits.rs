@@ -49,7 +49,7 @@ fn missing_permissions_are_named_and_the_rest_is_removed() {
     assert!(!said(&prune).contains("hunter2"), "{}", said(&prune));
     let log = site.run("v2.toml", &[]);
     assert!(
-        log.contains("the ledger of what the app declares can't be kept"),
+        log.contains("declarations were not recorded in the ledger"),
         "{log}"
     );
     // With all permissions, prune removes everything.
