@@ -316,7 +316,7 @@ fn a_refused_user_learns_why_without_the_password() {
     let output = check(&folder, "memory:", false);
     assert!(output.status.success(), "{}", said(&output));
     assert!(
-        said(&output).contains("no broker to ask"),
+        said(&output).contains("nothing to inspect"),
         "{}",
         said(&output)
     );
