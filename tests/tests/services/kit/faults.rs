@@ -29,7 +29,7 @@ fn a_message_that_fails_panics_or_hangs_is_retried() {
         for (fault, outcome) in [
             (Fault::fail(point), "1 to be retried"),
             (Fault::panic(point), "1 panicked"),
-            (Fault::hang(point), "1 out of time"),
+            (Fault::hang(point), "1 timed out"),
         ] {
             let stock = TestApp::of::<Stock>(of_100());
             stock.inject(fault);
@@ -175,7 +175,7 @@ fn outputs_without_a_confirm_are_abandoned_with_their_message() {
         stock.inject(Fault::hang(point));
         stock.send(&REQUESTS, reserve(1));
         let told = panic_of(|| stock.idle());
-        assert_says(&told, &["the app is not idle", "in hand"]);
+        assert_says(&told, &["the app is not idle", "in flight"]);
         let arrived = catch_unwind(AssertUnwindSafe(|| stock.expect(&RESERVED))).is_ok();
         assert_eq!(arrived, point == FaultPoint::Confirm);
         let report = stock.stop();
