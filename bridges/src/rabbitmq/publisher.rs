@@ -3,15 +3,9 @@
 //! Only one task publishes on a channel, because concurrent publishers mix up their confirms
 //! (lapin 4.12). The task keeps at most [`WINDOW`] messages unconfirmed, and reports a batch as
 //! failed if it isn't confirmed within [`CONFIRM_TIMEOUT`]. `confirm_window` keeps the books.
-//!
-//! A message wakes the task twice: when its frames are written, and when it is confirmed. Only
-//! the confirm matters. While many messages are in flight, the task therefore doesn't wait for
-//! a new message at once, but after the next confirm or [`REGISTER_WAIT`]: its frames are
-//! written by then.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,7 +19,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::warn;
 
 use super::channel_replacement::{REFUSED_FOR, ReplacementPolicy};
@@ -47,10 +41,6 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const STALLED_MAX: Duration = Duration::from_secs(120);
 /// Maximum commands that are handled before the task looks at confirms.
 const COMMANDS_MAX: usize = 64;
-/// With fewer confirms awaited, the task waits for a new message at once.
-const REGISTER_AT_ONCE_BELOW: usize = 16;
-/// Maximum time in which the task doesn't wait for a new message's confirm.
-const REGISTER_WAIT: Duration = Duration::from_millis(1);
 /// Time limit to open a new channel.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -107,8 +97,6 @@ impl Publisher {
             max_message_size: max_message_size.clone(),
             unsent: VecDeque::new(),
             window: ConfirmWindow::default(),
-            unregistered: Vec::new(),
-            register_due: Box::pin(sleep(Duration::ZERO)),
             confirms: FuturesUnordered::new(),
             last_answer: Instant::now(),
             is_stalled: false,
@@ -187,11 +175,7 @@ struct PublisherTask {
     /// Batches with unsent messages, in order.
     unsent: VecDeque<(u64, std::vec::IntoIter<Publication>)>,
     window: ConfirmWindow,
-    /// Confirms that the task doesn't wait for yet.
-    unregistered: Vec<BoxFuture<'static, Confirm>>,
-    /// When to wait for them at the latest.
-    register_due: Pin<Box<Sleep>>,
-    /// Confirms that the task waits for.
+    /// Confirms of the sent messages.
     confirms: FuturesUnordered<BoxFuture<'static, Confirm>>,
     last_answer: Instant,
     /// Nothing was confirmed for [`STALLED_AFTER`], and the status reports it.
@@ -326,34 +310,18 @@ impl PublisherTask {
         // The first poll hands the message to the connection, so messages leave in order.
         match (&mut confirm).now_or_never() {
             Some((number, answer)) => self.on_confirm(number, answer),
-            None if self.confirms.len() < REGISTER_AT_ONCE_BELOW => self.confirms.push(confirm),
-            None => {
-                if self.unregistered.is_empty() {
-                    let due = Instant::now() + REGISTER_WAIT;
-                    self.register_due.as_mut().reset(due);
-                }
-                self.unregistered.push(confirm);
-            }
+            None => self.confirms.push(confirm),
         }
     }
 
     /// Number of messages that the broker hasn't answered.
     fn awaited(&self) -> usize {
-        self.confirms.len() + self.unregistered.len()
+        self.confirms.len()
     }
 
     /// Ready after at least one confirm.
     fn poll_confirms(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.unregistered.is_empty() && self.register_due.as_mut().poll(cx).is_ready() {
-            self.confirms.extend(self.unregistered.drain(..));
-        }
         let mut any = self.drain_confirms(cx);
-        if any || self.window.held_back() > 0 {
-            // A return can have arrived with any of these confirms, so no success may be
-            // released before they are looked at.
-            self.confirms.extend(self.unregistered.drain(..));
-            any |= self.drain_confirms(cx);
-        }
         while self.window.held_back() > 0 {
             any = true;
             let held_back = self.window.held_back();

@@ -85,7 +85,8 @@ fn a_command_reports_that_its_app_has_ended_or_does_not_run() {
 
 #[test]
 fn the_test_case_in_the_guide_is_read() {
-    let readme = std::fs::read_to_string(workspace().join("runtime/guide/dead-letters.md")).expect("it is there");
+    let readme = std::fs::read_to_string(workspace().join("runtime/guide/dead-letters.md"))
+        .expect("it is there");
     let blocks = readme.split("```toml\n").skip(1);
     let mut blocks = blocks.filter_map(|rest| rest.split("```").next());
     let case = blocks.find(|block| block.starts_with("[[case]]"));
