@@ -18,7 +18,7 @@ use brickwork_tests::watch::{Seen, Watch};
 use tempfile::TempDir;
 
 /// Time limit for an event that must happen; far longer than it takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(360);
 /// Maximum time from a working broker and network to the next written line. Half a second on an
 /// idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
