@@ -43,6 +43,8 @@
 //! | `store` | yes | [`Store`] and [`sqlite`] | rusqlite, which builds SQLite |
 //! | `testing` | no | `testing`: the test kit, for dev-dependencies | |
 
+// A `print` waits for its reader, and panics without one.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 // Code that only a missing feature calls stays compiled, so that the borders stay few.
 #![cfg_attr(
     not(all(feature = "admin", feature = "cli", feature = "store")),
@@ -92,6 +94,7 @@ pub mod sqlite;
 #[cfg(not(feature = "store"))]
 #[path = "sqlite/absent.rs"]
 pub mod sqlite;
+mod stderr;
 #[cfg(feature = "store")]
 mod store;
 #[cfg(not(feature = "store"))]

@@ -42,7 +42,7 @@ fn log(info: &PanicHookInfo<'_>, with_backtrace: bool) {
     }
     // Without a log subscriber the panic would leave no trace.
     if !tracing::dispatcher::has_been_set() && std::thread::panicking() {
-        eprintln!("panicked at {file}:{line}: {text}");
+        crate::stderr::error_line!("panicked at {file}:{line}: {text}");
     }
 }
 

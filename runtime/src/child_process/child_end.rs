@@ -132,7 +132,7 @@ impl Server {
         self.shared.stop.send_replace(Some(within));
         if timeout(patience, stopping.asked()).await.is_err() {
             error!("the process did not stop in time and exits");
-            std::process::exit(1);
+            crate::stderr::exit(1);
         }
         if let Some(number) = number {
             let answer = Answer {

@@ -5,6 +5,7 @@ use crate::app::Plan;
 use crate::log::push_visible;
 use crate::redact::without_password;
 use crate::service::Catalog;
+use crate::stderr::error_line;
 use crate::transport::{Inspection, TransportError, Transports};
 
 #[derive(clap::Args)]
@@ -40,7 +41,7 @@ impl Check {
         }
         match asked {
             Some(Err(error)) => {
-                eprintln!("error: {}", plan.redactor.clean(&error.to_string()));
+                error_line!("error: {}", plan.redactor.clean(&error.to_string()));
                 FAILED
             }
             Some(Ok(inspection)) if !inspection.problems.is_empty() => FAILED,

@@ -10,6 +10,7 @@ use crate::app::{App, Plan};
 use crate::child_process::{GRACE, ParentConnection};
 use crate::control::{lock_path, taken};
 use crate::lock::Lock;
+use crate::stderr;
 use crate::transport::Transports;
 
 /// The end of the process.
@@ -46,7 +47,7 @@ pub(super) async fn run(plan: Plan, transports: &Transports) -> u8 {
     parent.finish(abandoned);
     if stuck {
         // A blocked thread can't be joined.
-        std::process::exit(i32::from(code));
+        stderr::exit(code);
     }
     code
 }

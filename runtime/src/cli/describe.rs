@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{DONE, WRONG, print, print_json};
 use crate::manifest::suggest;
 use crate::service::{Catalog, Descriptor, PortDescriptor};
+use crate::stderr::error_line;
 
 #[derive(clap::Args)]
 pub(super) struct Describe {
@@ -24,7 +25,7 @@ impl Describe {
             let names = catalog.iter().map(|entry| entry.name());
             let help = suggest::help(&self.name, names.collect::<Vec<_>>(), "there are");
             let help = help.map_or(String::new(), |help| format!("; {help}"));
-            eprintln!("no service type {}{help}", suggest::quote(&self.name));
+            error_line!("no service type {}{help}", suggest::quote(&self.name));
             return WRONG;
         };
         let descriptor = entry.describe();

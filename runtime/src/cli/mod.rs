@@ -5,12 +5,15 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::child_process::RespawnCommand;
 use crate::manifest;
 use crate::service::Catalog;
+use crate::stderr::{self, error_line};
 use crate::transport::Transports;
 
 mod check;
@@ -190,19 +193,32 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
         Verb::Prune(prune) => prune.execute(&catalog, &transports),
         Verb::Stop(stop) => stop.execute(&catalog, &transports),
     };
-    ExitCode::from(code)
+    crate::stderr::flush();
+    let lost = code == DONE && OUTPUT_IS_LOST.load(Relaxed);
+    ExitCode::from(if lost { FAILED } else { code })
 }
 
-/// Writes to standard output. A closed reader, as in `brickwork list | head -1`, is no error.
+/// Whether standard output can no longer be written.
+static STDOUT_IS_GONE: AtomicBool = AtomicBool::new(false);
+/// Whether output was lost that a reader may still expect.
+static OUTPUT_IS_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Writes to standard output. After a first failure, later texts are skipped. A closed reader, as
+/// in `brickwork list | head -1`, is no error; any other failure makes the exit code [`FAILED`]
+/// in place of [`DONE`].
 fn print(text: &str) {
     use std::io::Write;
+    if STDOUT_IS_GONE.load(Relaxed) {
+        return;
+    }
     let mut out = std::io::stdout().lock();
-    if out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_err()
-    {
-        std::process::exit(i32::from(DONE));
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = written {
+        STDOUT_IS_GONE.store(true, Relaxed);
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            OUTPUT_IS_LOST.store(true, Relaxed);
+            error_line!("error: can't write to standard output: {error}");
+        }
     }
 }
 
@@ -235,7 +251,7 @@ fn print_report(report: &manifest::Report, json: bool) -> u8 {
     if json {
         print_json(report);
     } else {
-        eprint!("{}", report.render(std::io::stderr().is_terminal()));
+        stderr::write(&report.render(std::io::stderr().is_terminal()));
     }
     WRONG
 }

@@ -7,6 +7,7 @@ use crate::app::Plan;
 use crate::log::push_visible;
 use crate::redact::without_password;
 use crate::service::Catalog;
+use crate::stderr::error_line;
 use crate::transport::{self, PruneAction, Pruned, StaleResource, TransportError, Transports};
 
 #[derive(clap::Args)]
@@ -34,7 +35,7 @@ impl Prune {
         let pruned = match self.prune(&plan, transports) {
             Ok(pruned) => pruned,
             Err(error) => {
-                eprintln!("error: {}", plan.redactor.clean(&error.to_string()));
+                error_line!("error: {}", plan.redactor.clean(&error.to_string()));
                 return FAILED;
             }
         };

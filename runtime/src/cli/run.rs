@@ -12,6 +12,7 @@ use super::{DONE, FAILED, ManifestArgs, OnlyArgs, child, print, print_json, prin
 use crate::app::{App, Plan, StopReport};
 use crate::child_process::RespawnCommand;
 use crate::service::Catalog;
+use crate::stderr::{self, error_line};
 use crate::transport::Transports;
 
 #[derive(clap::Args)]
@@ -121,7 +122,7 @@ impl Run {
             (true, false) => print(&format!("\n{}", report.summary.table())),
             (false, _) => {}
         }
-        eprint!("{}", leftovers(&report, durable));
+        stderr::write(&leftovers(&report, durable));
         let mut code = match end {
             End::Failed(why) => failed(&redactor.clean(&why)),
             End::Asked if !has_started => stopped_early(),
@@ -142,7 +143,7 @@ impl Run {
         }
         if report.is_stuck() {
             // A blocked thread can't be joined.
-            std::process::exit(i32::from(code));
+            stderr::exit(code);
         }
         code
     }
@@ -194,17 +195,17 @@ impl Run {
 }
 
 fn stopped_at_once() -> ! {
-    eprintln!("stopped at once: messages in flight were abandoned");
-    std::process::exit(i32::from(FAILED));
+    error_line!("stopped at once: messages in flight were abandoned");
+    stderr::exit(FAILED)
 }
 
 fn stopped_early() -> u8 {
-    eprintln!("stopped while starting");
+    error_line!("stopped while starting");
     DONE
 }
 
 pub(super) fn failed(text: &str) -> u8 {
-    eprintln!("error: {text}");
+    error_line!("error: {text}");
     FAILED
 }
 

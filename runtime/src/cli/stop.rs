@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{DONE, FAILED, ManifestArgs, block_on, print, print_report};
 use crate::control;
 use crate::service::Catalog;
+use crate::stderr::error_line;
 use crate::transport::Transports;
 
 /// Time beyond `app.shutdown_timeout` that the end of an app may take.
@@ -32,7 +33,7 @@ impl Stop {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        eprintln!("{}: {failure}", plan.name());
+        error_line!("{}: {failure}", plan.name());
         FAILED
     }
 }

@@ -10,6 +10,7 @@ use crate::control;
 use crate::id::ID_BYTES_MAX;
 use crate::message_trace::{QueueAccess, Trace, TraceCollector, TraceQuery};
 use crate::service::Catalog;
+use crate::stderr::error_line;
 use crate::transport::{Transports, scheme_of};
 
 #[derive(clap::Args)]
@@ -27,7 +28,7 @@ pub(super) struct TraceArgs {
 impl TraceArgs {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
         let Ok(query) = self.id.parse::<TraceQuery>() else {
-            eprintln!(
+            error_line!(
                 "error: ID must be the id of a message (1 to {ID_BYTES_MAX} bytes, no control \
                  characters) or of a trace (32 hexadecimal digits)"
             );
@@ -42,7 +43,7 @@ impl TraceArgs {
         let trace = match traced.map_err(|error| error.to_string()).flatten() {
             Ok(trace) => trace,
             Err(text) => {
-                eprintln!("error: {}", one_line(&plan.redactor.clean(&text)));
+                error_line!("error: {}", one_line(&plan.redactor.clean(&text)));
                 return FAILED;
             }
         };

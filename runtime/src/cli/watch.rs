@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::child_process::RespawnCommand;
 use crate::process::ProcessGroup;
+use crate::stderr::{self, error_line};
 
 /// Interval of polling.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -104,13 +105,13 @@ pub(super) async fn restart_needed(
         let changed = watch.changed().await.join(", ");
         match check(program, only).await {
             Ok(true) => {
-                eprintln!("changed: {changed}; the app restarts");
+                error_line!("changed: {changed}; the app restarts");
                 return;
             }
             Ok(false) => {
-                eprintln!("changed: {changed}; the manifest is wrong, the app goes on unchanged")
+                error_line!("changed: {changed}; the manifest is wrong, the app goes on unchanged")
             }
-            Err(error) => eprintln!(
+            Err(error) => error_line!(
                 "changed: {changed}; can't run {}: {error}; the app goes on unchanged",
                 program.path().display()
             ),
@@ -133,6 +134,7 @@ async fn check(program: &RespawnCommand, only: &[String]) -> io::Result<bool> {
 /// Replaces this process by the changed program, with the same arguments. Returns only on
 /// failure.
 pub(super) fn restart(program: &Path) -> io::Error {
+    stderr::flush();
     let mut arguments = std::env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = arguments.next() {

@@ -12,7 +12,6 @@ mod fields;
 mod line;
 
 use std::cell::Cell;
-use std::io::{self, Write};
 use std::sync::Arc;
 
 use tracing::span::{Attributes, Id, Record};
@@ -27,6 +26,7 @@ use self::line::Line;
 use crate::app::LogSettings;
 use crate::clock::Clock;
 use crate::redact::Redactor;
+use crate::stderr;
 
 /// Largest line buffer that a thread keeps for its next line, in bytes.
 const BUFFER_BYTES_KEPT: usize = 16 * 1024;
@@ -42,10 +42,7 @@ pub(crate) fn push_visible(buffer: &mut String, text: &str) {
 
 /// Installs this log, on stderr, unless the process already has a subscriber.
 pub(crate) fn init(settings: LogSettings, redactor: Arc<Redactor>) {
-    let log = subscriber(settings, redactor, |line: &[u8]| {
-        // If stderr is closed, there is no place to report that.
-        let _gone = io::stderr().lock().write_all(line);
-    });
+    let log = subscriber(settings, redactor, stderr::write);
     // An earlier subscriber stays.
     let _set_before = tracing::subscriber::set_global_default(log);
 }
@@ -54,7 +51,7 @@ pub(crate) fn init(settings: LogSettings, redactor: Arc<Redactor>) {
 pub(crate) fn subscriber(
     settings: LogSettings,
     redactor: Arc<Redactor>,
-    write: impl Fn(&[u8]) + Send + Sync + 'static,
+    write: impl Fn(&str) + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync {
     let lines = Lines {
         json: settings.json,
@@ -79,7 +76,7 @@ struct Lines<W> {
 impl<S, W> Layer<S> for Lines<W>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    W: Fn(&[u8]) + Send + Sync + 'static,
+    W: Fn(&str) + Send + Sync + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
@@ -121,7 +118,7 @@ where
             line.field(name, value);
         }
         line.finish();
-        (self.write)(buffer.as_bytes());
+        (self.write)(&buffer);
         if buffer.capacity() <= BUFFER_BYTES_KEPT {
             // A thread that is ending has no thread-locals left.
             let _ending = BUFFER.try_with(|kept| kept.set(buffer));

@@ -22,10 +22,8 @@ fn logged(json: bool, work: impl FnOnce()) -> Vec<String> {
         json,
     };
     let redactor = Arc::new(Redactor::new([SECRET.to_owned()]));
-    let log = subscriber(settings, redactor, move |line: &[u8]| {
-        written
-            .lock()
-            .push(String::from_utf8(line.to_vec()).unwrap());
+    let log = subscriber(settings, redactor, move |line: &str| {
+        written.lock().push(line.to_owned());
     });
     tracing::subscriber::with_default(log, work);
     Arc::into_inner(lines)

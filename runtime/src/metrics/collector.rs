@@ -13,6 +13,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use super::family::{Family, Spec};
 use super::meters::{Cause, Outcome};
 use crate::app::{AppStatus, ServiceStatus, State};
+use crate::stderr;
 
 const COUNTER: MetricType = MetricType::COUNTER;
 const GAUGE: MetricType = MetricType::GAUGE;
@@ -74,6 +75,8 @@ metrics! {
         "Requests that the service made, by outcome.";
     WORKER_LAG = "worker_lag_seconds" GAUGE ["worker"]
         "Greatest delay of a worker thread in the last 10 to 20 seconds.";
+    LOG_LINES_DROPPED = "log_lines_dropped_total" COUNTER []
+        "Log lines that were dropped since stderr was not read in time.";
     BUILD_INFO = "build_info" GAUGE ["version"]
         "1, with the running version as label.";
 }
@@ -121,9 +124,11 @@ impl Collector for AppCollector {
         for (worker, lag) in view.workers.recent().enumerate() {
             lags.add(&[&worker.to_string()], lag.as_secs_f64());
         }
+        let mut dropped = Family::new(&LOG_LINES_DROPPED);
+        dropped.add(&[], stderr::lines_dropped() as f64);
         let mut build = Family::new(&BUILD_INFO);
         build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
-        families.extend([lags, build]);
+        families.extend([lags, dropped, build]);
         families.into_iter().map(Family::done).collect()
     }
 }

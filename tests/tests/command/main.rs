@@ -12,6 +12,7 @@
 //! | `killed`, `replayed` | `kill -9` at random moments |
 //! | `moments` | `kill -9` at chosen system calls |
 //! | `manifests` | wrong manifests and their reports |
+//! | `outputs` | a stdout or stderr that can't be written |
 //! | `process` | services as child programs in other languages |
 //! | `prometheus` | metrics and alert rules, read by Prometheus |
 //! | `room`, `store_room` | a full disk |
@@ -28,6 +29,7 @@ mod http_reply;
 mod killed;
 mod manifests;
 mod moments;
+mod outputs;
 mod process;
 mod prometheus;
 mod replayed;

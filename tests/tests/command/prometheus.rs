@@ -74,6 +74,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("transport_reconnects_total", "counter", &["transport"]),
     ("asks_total", "counter", &["service", "outcome"]),
     ("worker_lag_seconds", "gauge", &["worker"]),
+    ("log_lines_dropped_total", "counter", &[]),
     ("build_info", "gauge", &["version"]),
 ];
 

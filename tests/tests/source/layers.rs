@@ -34,6 +34,7 @@ const RUNTIME: Layers = Layers {
             "rate_limit",
             "redact",
             "service_thread",
+            "stderr",
         ],
         &["config", "trace_context"],
         &["message"],

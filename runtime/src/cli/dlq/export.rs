@@ -8,6 +8,7 @@ use super::{Problem, print_clean};
 use crate::app::Plan;
 use crate::cli::{DONE, FAILED, ManifestArgs};
 use crate::dead_letters::{DlqAction, DlqReport, LetterView, TestCase, TestCases};
+use crate::stderr::error_line;
 
 #[derive(clap::Args)]
 pub(super) struct Export {
@@ -67,10 +68,10 @@ impl Export {
         self.write(plan, file, &text, letters.len())?;
         let missing = not_found(&selection).filter(|_| letters.is_empty());
         if let Some(missing) = missing {
-            eprintln!("error: {missing}");
+            error_line!("error: {missing}");
         }
         for service in &cut {
-            eprintln!("error: {service}: not all letters were read: see --scan");
+            error_line!("error: {service}: not all letters were read: see --scan");
         }
         let failed = missing.is_some() || !cut.is_empty();
         Ok(if failed { FAILED } else { DONE })
@@ -89,7 +90,7 @@ impl Export {
         };
         let path = file.path().display().to_string();
         file.write(plan.redactor.clean(text).as_bytes())?;
-        eprintln!("{path}: {letters} letters");
+        error_line!("{path}: {letters} letters");
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use super::{FAILED, ManifestArgs, WRONG, block_on, one_line, print, print_report
 use crate::app::Plan;
 use crate::manifest::suggest;
 use crate::service::Catalog;
+use crate::stderr::error_line;
 use crate::transport::Transports;
 
 mod access;
@@ -133,7 +134,7 @@ impl Dlq {
         match outcome.unwrap_or_else(|error| Err(Problem::failed(error.to_string()))) {
             Ok(code) => code,
             Err(problem) => {
-                eprintln!("error: {}", plan.redactor.clean(&problem.text));
+                error_line!("error: {}", plan.redactor.clean(&problem.text));
                 problem.code
             }
         }

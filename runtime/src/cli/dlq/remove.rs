@@ -10,6 +10,7 @@ use crate::cli::signals::StopSignals;
 use crate::cli::{DONE, FAILED, ManifestArgs};
 use crate::dead_letters::{Destination, DlqAction, DlqReport, Outcome, RateLimit, RemoveOptions};
 use crate::names::QueueId;
+use crate::stderr::error_line;
 use serde::Serialize;
 
 /// Maximum ids that a dry run prints.
@@ -176,18 +177,18 @@ impl Remove {
             print_clean(plan, &self.text_of(verb.done(), removed));
         }
         if let Some(error) = &total.error {
-            eprintln!(
+            error_line!(
                 "error: {}; this letter and those after it stay",
                 plan.redactor.clean(error)
             );
         }
         if total.stopped {
-            eprintln!("stopped: the other letters stay");
+            error_line!("stopped: the other letters stay");
         }
         let missing = not_found(&self.selection.selection())
             .filter(|_| total.selected == 0 && total.error.is_none() && !total.stopped);
         if let Some(missing) = missing {
-            eprintln!("error: {missing}");
+            error_line!("error: {missing}");
         }
         let failed = total.error.is_some() || total.stopped || total.without_input > 0;
         if failed || missing.is_some() {
