@@ -113,9 +113,8 @@ impl InstanceLoop {
         let Some(deadline_ms) = message.deadline_ms else {
             return limit;
         };
-        let left = deadline_ms.saturating_sub(self.env.clock.unix_ms());
-        let left = Duration::from_millis(left).saturating_add(CLOCK_TOLERANCE);
-        now.checked_add(left)
+        let left_ms = with_tolerance(deadline_ms).saturating_sub(self.env.clock.unix_ms());
+        now.checked_add(Duration::from_millis(left_ms))
             .map_or(limit, |deadline| deadline.min(limit))
     }
 
@@ -247,8 +246,7 @@ impl InstanceLoop {
             self.env.meters.anonymous.add(1);
         }
         if let Some(deadline_ms) = message.deadline_ms
-            && self.env.clock.unix_ms()
-                > deadline_ms.saturating_add(CLOCK_TOLERANCE.as_millis() as u64)
+            && self.env.clock.unix_ms() >= with_tolerance(deadline_ms)
         {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
             let (input, attempt) = (delivery.input(), delivery.attempt());
@@ -285,4 +283,9 @@ pub(super) fn outputs_of(emits: &[PendingEmit]) -> Emitted {
 /// The handler returned before its transaction had a result.
 pub(super) fn transaction_not_awaited() -> Failure {
     Failure::retry("the handler didn't wait for its transaction")
+}
+
+/// Returns the time at which a deadline has passed on every machine.
+fn with_tolerance(deadline_ms: u64) -> u64 {
+    deadline_ms.saturating_add(CLOCK_TOLERANCE.as_millis() as u64)
 }

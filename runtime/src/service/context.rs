@@ -285,7 +285,8 @@ impl Context {
     /// Sends a request to another service and waits for the reply.
     ///
     /// The request is sent at once, before this handler has succeeded. It carries the deadline
-    /// of this handler: the other service drops a request whose deadline has passed.
+    /// of this handler, or that of the handled message if it is earlier: the other service drops
+    /// a request whose deadline has passed.
     ///
     /// ```
     /// # use brickwork::prelude::*;
@@ -305,8 +306,21 @@ impl Context {
         let within = self.remaining().unwrap_or_default();
         let parent = self.message();
         self.publisher
-            .ask(request, value.into(), within, parent)
+            .ask(request, value.into(), within, parent, self.deadline_ms())
             .await
+    }
+
+    /// Returns the deadline of the handled message; of a batch, the latest one, if all have one.
+    fn deadline_ms(&self) -> Option<u64> {
+        match &self.work {
+            Work::Message(message, _) => message.deadline_ms,
+            Work::Batch(messages) => {
+                let mut deadlines = messages.iter().map(|(message, _)| message.deadline_ms);
+                let first = deadlines.next()??;
+                deadlines.try_fold(first, |latest, it| Some(latest.max(it?)))
+            }
+            Work::None | Work::Tick => None,
+        }
     }
 
     /// Pauses the service: none of its instances takes a message for this long. The handled

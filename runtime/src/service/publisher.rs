@@ -168,7 +168,8 @@ impl Publisher {
         self.transport.publish(batch, done);
     }
 
-    /// Sends a request and waits for the reply, at most `within`.
+    /// Sends a request and waits for the reply, at most `within`. The request carries the end of
+    /// that time, or the deadline of the handled message if that is earlier.
     ///
     /// # Errors
     /// No reply in time, the other service gave up, or the request can't be sent.
@@ -178,6 +179,7 @@ impl Publisher {
         mut builder: MessageBuilder<M>,
         within: Duration,
         parent: Option<&Message>,
+        inherited_deadline_ms: Option<u64>,
     ) -> Result<R, AskError> {
         let failed = |failure: Failure| AskError::Failed(failure.text().to_owned());
         let number = self.output(request.name()).map_err(failed)?;
@@ -187,7 +189,8 @@ impl Publisher {
             .envelope(number, builder, id, parent, now_ms)
             .map_err(AskError::Failed)?;
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        envelope.deadline_ms = Some(now_ms.saturating_add(within_ms));
+        let end_ms = now_ms.saturating_add(within_ms);
+        envelope.deadline_ms = Some(inherited_deadline_ms.map_or(end_ms, |it| it.min(end_ms)));
         let reply = self.transport.ask(envelope.into(), within).await;
         self.meters.asked(match &reply {
             Ok(_) => AskOutcome::Ok,

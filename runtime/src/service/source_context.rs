@@ -228,7 +228,7 @@ impl SourceContext {
         within: Duration,
     ) -> Result<R, AskError> {
         self.publisher
-            .ask(request, value.into(), within, None)
+            .ask(request, value.into(), within, None, None)
             .await
     }
 

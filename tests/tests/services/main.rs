@@ -3,6 +3,7 @@
 //! | module | promises on |
 //! | --- | --- |
 //! | `abuse` | services that panic in every hook or block their thread |
+//! | `asks` | requests between services |
 //! | `edges` | extreme values: infinite durations, slow ticks |
 //! | `elastic` | autoscaling |
 //! | `held` | the outbox while a queue is full |
@@ -18,6 +19,7 @@
 //! | `tree` | supervision, against a model |
 
 mod abuse;
+mod asks;
 mod edges;
 mod elastic;
 mod held;
