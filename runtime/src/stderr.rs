@@ -1,6 +1,6 @@
 //! Standard error, written by a thread of its own.
 //!
-//! Whoever logs does not wait for a reader of stderr: a pipe that is full and that no process
+//! Logging does not wait for a reader of stderr: a pipe that is full and that no process
 //! reads would otherwise stop handlers and the stop of the app. Lines without room are dropped
 //! and counted.
 

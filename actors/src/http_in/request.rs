@@ -148,8 +148,8 @@ impl RequestHandler {
         if self.out.is_stopping() {
             return Err(Refusal::busy("the app is stopping"));
         }
-        if self.out.is_paused() {
-            return Err(Refusal::busy("the app has too much to do"));
+        if let Some(reasons) = self.out.paused_because() {
+            return Err(Refusal::busy(reasons));
         }
         Ok(())
     }

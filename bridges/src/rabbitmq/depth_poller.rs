@@ -23,7 +23,7 @@ pub(super) fn start(
     let gauges: Vec<(Arc<Queue>, DepthGauge)> = queues
         .into_iter()
         .map(|queue| {
-            let gauge = pressure.gauge(queue.high_water);
+            let gauge = pressure.gauge(&queue.id, queue.high_water);
             (queue, gauge)
         })
         .collect();

@@ -64,10 +64,14 @@ fn write_state(page: &mut String, app: &Snapshot<'_>) -> fmt::Result {
     )?;
     if app.ready {
         page.push_str("<p>ready</p>\n");
+    } else {
+        page.push_str("<p class=\"not\">not ready</p>\n");
+    }
+    if app.reasons.len() + app.notes.len() == 0 {
         return Ok(());
     }
-    page.push_str("<p class=\"not\">not ready</p>\n<ul>\n");
-    for reason in &app.reasons {
+    page.push_str("<ul>\n");
+    for reason in app.reasons.iter().chain(&app.notes) {
         writeln!(page, "<li>{}</li>", Escaped(reason))?;
     }
     page.push_str("</ul>\n");

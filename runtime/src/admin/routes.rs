@@ -103,22 +103,36 @@ async fn metrics(State(sources): State<Arc<Sources>>) -> Response {
 struct Health {
     status: &'static str,
     reasons: Vec<String>,
+    /// Sources that wait.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 async fn live(State(sources): State<Arc<Sources>>) -> Response {
-    health("live", "stuck", sources.view.liveness())
+    health("live", "stuck", sources.view.liveness(), Vec::new())
 }
 
 async fn ready(State(sources): State<Arc<Sources>>) -> Response {
-    health("ready", "not ready", sources.view.readiness())
+    let view = &sources.view;
+    health("ready", "not ready", view.readiness(), view.notes())
 }
 
-fn health(good: &'static str, bad: &'static str, (well, reasons): (bool, Vec<String>)) -> Response {
+fn health(
+    good: &'static str,
+    bad: &'static str,
+    (well, reasons): (bool, Vec<String>),
+    notes: Vec<String>,
+) -> Response {
     let (code, status) = match well {
         true => (StatusCode::OK, good),
         false => (StatusCode::SERVICE_UNAVAILABLE, bad),
     };
-    json(code, &Health { status, reasons })
+    let health = Health {
+        status,
+        reasons,
+        notes,
+    };
+    json(code, &health)
 }
 
 async fn app(State(sources): State<Arc<Sources>>) -> Response {

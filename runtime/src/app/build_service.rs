@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::plan::ServicePlan;
+use super::reach::Reach;
 use super::status::{SOURCE, ServiceStatus};
 use crate::clock::Clock;
 use crate::host::{ServiceHandle, ServiceSetup};
@@ -13,13 +14,14 @@ use crate::service::{Kind, WiredOutput};
 use crate::settings::Isolation;
 use crate::store::Stores;
 use crate::supervision::Instances;
-use crate::transport::{Backpressure, Transport};
+use crate::transport::{Backpressure, SourcePressure, Transport};
 
 /// The parts that all services of an app share.
 pub(super) struct BuildContext {
     pub(super) app: Arc<str>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) pressure: Arc<Backpressure>,
+    pub(super) reach: Reach,
     pub(super) clock: Clock,
     pub(super) redactor: Arc<crate::redact::Redactor>,
     pub(super) message_bytes_max: usize,
@@ -66,12 +68,15 @@ pub(super) fn build(
     let apart = processes && plan.settings.isolation == Isolation::Process;
     let setup = ServiceSetup {
         app: common.app.clone(),
-        label: plan.label,
+        label: plan.label.clone(),
         number: number as u32,
         inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
         outputs: outputs.collect(),
         transport: common.transport.clone(),
-        pressure: common.pressure.clone(),
+        pressure: SourcePressure::new(
+            common.pressure.clone(),
+            common.reach.get(&*plan.label).cloned().unwrap_or_default(),
+        ),
         clock: common.clock,
         redactor: common.redactor.clone(),
         loops: Instances {

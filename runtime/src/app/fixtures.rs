@@ -22,7 +22,7 @@ use crate::settings::ServiceSettings;
 use crate::store::Stores;
 use crate::supervision::Instances;
 use crate::transport::memory::Memory;
-use crate::transport::{Backpressure, Overflow, QueueSpec, Topology, Transport};
+use crate::transport::{Backpressure, Overflow, QueueSpec, SourcePressure, Topology, Transport};
 
 /// A secret that no output may show.
 pub(crate) const SECRET: &str = "hunter2-is-secret";
@@ -83,7 +83,6 @@ pub(crate) async fn app() -> Fake {
         "shop <&>".into(),
         services,
         transport.clone(),
-        pressure.clone(),
         redactor,
         WorkerLag::new(2),
     );
@@ -150,7 +149,7 @@ fn setup(
         inputs: inputs.iter().map(|port| port.name.clone()).collect(),
         outputs: outputs.iter().map(wired).collect(),
         transport: transport.clone(),
-        pressure: pressure.clone(),
+        pressure: SourcePressure::new(pressure.clone(), ["stock".into()].into()),
         clock: Clock::SYSTEM,
         redactor: redactor.clone(),
         number: 0,

@@ -7,6 +7,7 @@ pub(crate) mod fixtures;
 mod idle;
 mod plan;
 mod port_graph;
+mod reach;
 mod run;
 mod snapshot;
 mod status;

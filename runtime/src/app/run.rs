@@ -208,13 +208,14 @@ impl App {
             Workers::Threads => plan.workers.max(1),
         }));
         let tree_plan = TreePlan::of(&plan);
-        let (graph, topology) = (plan.port_graph(), plan.topology());
+        let (graph, topology, reach) = (plan.port_graph(), plan.topology(), plan.reach());
         let common = BuildContext {
             confirms: transport.guarantees().durable.then(Arc::default),
             stores: Stores::new(plan.name.clone(), &plan.data),
             app: plan.name,
             transport: transport.clone(),
-            pressure: pressure.clone(),
+            pressure,
+            reach,
             clock,
             redactor: plan.redactor.clone(),
             message_bytes_max: plan.message_bytes_max,
@@ -243,7 +244,6 @@ impl App {
             common.app,
             views,
             transport.clone(),
-            pressure,
             plan.redactor,
             threads.lag.clone(),
         );

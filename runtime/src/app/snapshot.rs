@@ -10,7 +10,7 @@ use crate::clock::{Rfc3339, unix_ms};
 use crate::host::LastFailure;
 use crate::metrics::{InputMeter, Outcome};
 use crate::names::QueueId;
-use crate::transport::Depth;
+use crate::transport::{Depth, WaitReason};
 
 /// An app at one moment.
 #[derive(Debug, Serialize)]
@@ -24,6 +24,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) ready: bool,
     /// Reasons why the app is not ready.
     pub(crate) reasons: Vec<String>,
+    /// Sources that wait, and the queues that they wait for.
+    pub(crate) notes: Vec<String>,
     pub(crate) transport: TransportSnapshot,
     /// Number of sources that wait because a queue is above its high-water mark.
     sources_paused: usize,
@@ -64,6 +66,9 @@ pub(crate) struct ServiceSnapshot<'a> {
     /// Rest of the pause that the service asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_seconds: Option<f64>,
+    /// Queues that the source waits for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waits_for: Vec<FullQueue>,
     pub(crate) instances: Instances,
     pub(crate) mailbox: Mailbox,
     in_flight: usize,
@@ -95,6 +100,35 @@ pub(crate) struct Instances {
 pub(crate) struct Mailbox {
     pub(crate) messages: usize,
     capacity: usize,
+}
+
+/// A queue above its high-water mark.
+#[derive(Debug, Serialize)]
+struct FullQueue {
+    queue: String,
+    messages: u64,
+    high_water: u64,
+    seconds: u64,
+}
+
+impl FullQueue {
+    /// `None` if the transport is down, which the status of the transport tells.
+    fn of(reason: &WaitReason) -> Option<Self> {
+        match reason {
+            WaitReason::TransportDown { .. } => None,
+            WaitReason::QueueFull {
+                queue,
+                messages,
+                high_water,
+                since,
+            } => Some(Self {
+                queue: queue.to_string(),
+                messages: *messages,
+                high_water: *high_water,
+                seconds: since.elapsed().as_secs(),
+            }),
+        }
+    }
 }
 
 /// An input and its topics.
@@ -197,6 +231,7 @@ impl AppStatus {
                 reconnects: status.reconnects,
                 late_replies: self.transport.late_replies(),
             },
+            notes: self.notes(),
             sources_paused: self.sources_paused(),
             worker_lag_seconds: self.workers.recent().map(|lag| lag.as_secs_f64()).collect(),
             services: self.services.iter().map(|s| self.service(s)).collect(),
@@ -225,6 +260,11 @@ impl AppStatus {
             process: service.hosted.seen().map(|seen| seen.process),
             gave_up: service.gave_up(),
             paused_seconds: figures.paused.map(|left| left.as_secs_f64()),
+            waits_for: service
+                .waits_for()
+                .iter()
+                .filter_map(FullQueue::of)
+                .collect(),
             instances: Instances {
                 wanted: service.instances_wanted(),
                 min: service.hosted.loops.min,

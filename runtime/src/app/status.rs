@@ -9,13 +9,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tracing::{info, warn};
 
 use super::plan::WiredPort;
 use crate::host::{ServiceHandle, ServiceRun, Standing};
 use crate::metrics::WorkerLag;
 use crate::names::QueueId;
 use crate::redact::Redactor;
-use crate::transport::{Backpressure, Depth, Status, Transport};
+use crate::transport::{Depth, Status, Transport, WaitReason};
 
 /// Interval at which queue depths are read.
 const DEPTHS_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +24,8 @@ const DEPTHS_EVERY: Duration = Duration::from_secs(1);
 const DEPTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// An older depth is not shown: no number is better than a wrong one.
 const DEPTH_AGE_MAX: Duration = Duration::from_secs(15);
+/// A source that waits for a full queue for this long is logged.
+const LONG_WAIT: Duration = Duration::from_secs(10);
 /// A worker thread that is blocked for this long is considered stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
@@ -34,7 +37,6 @@ pub(crate) struct AppStatus {
     pub(crate) services: Vec<ServiceStatus>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) workers: Arc<WorkerLag>,
-    pressure: Arc<Backpressure>,
     redactor: Arc<Redactor>,
     depths: Mutex<HashMap<QueueId, (Instant, Depth)>>,
     phase: AtomicU8,
@@ -116,7 +118,6 @@ impl AppStatus {
         name: Arc<str>,
         services: Vec<ServiceStatus>,
         transport: Arc<dyn Transport>,
-        pressure: Arc<Backpressure>,
         redactor: Arc<Redactor>,
         workers: Arc<WorkerLag>,
     ) -> Arc<Self> {
@@ -126,7 +127,6 @@ impl AppStatus {
             services,
             transport,
             workers,
-            pressure,
             redactor,
             depths: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
@@ -154,13 +154,19 @@ impl AppStatus {
 
     /// Returns the number of sources that wait because a queue is above its high-water mark.
     pub(crate) fn sources_paused(&self) -> usize {
-        if !self.pressure.is_high() {
-            return 0;
-        }
-        let running = |service: &&ServiceStatus| {
-            service.is_source() && matches!(service.state(), State::Up | State::Paused)
-        };
-        self.services.iter().filter(running).count()
+        let waits = |service: &&ServiceStatus| !service.waits_for().is_empty();
+        self.services.iter().filter(waits).count()
+    }
+
+    /// Returns a text for each source that waits. Such an app is ready: the queue keeps what was
+    /// accepted, and the source goes on by itself.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let notes = self.services.iter().flat_map(|service| {
+            let label = &service.hosted.label;
+            let reasons = service.waits_for().into_iter();
+            reasons.map(move |reason| format!("the source {label} waits: {reason}"))
+        });
+        notes.collect()
     }
 
     /// Returns the depth of a queue, if a recent one is known.
@@ -201,9 +207,37 @@ impl AppStatus {
 
     /// Reads queue depths periodically until it is dropped.
     pub(crate) async fn keep_depths(self: Arc<Self>) {
+        let mut logged = HashMap::new();
         loop {
             self.poll_depths().await;
+            self.log_waiting_sources(&mut logged);
             tokio::time::sleep(DEPTHS_EVERY).await;
+        }
+    }
+
+    /// Logs each source that waits for long, once, and its end.
+    fn log_waiting_sources(&self, logged: &mut HashMap<Arc<str>, tokio::time::Instant>) {
+        for service in &self.services {
+            let label = &service.hosted.label;
+            let reasons = service.waits_for();
+            let full = reasons
+                .iter()
+                .find(|reason| matches!(reason, WaitReason::QueueFull { .. }));
+            match full {
+                None => {
+                    if let Some(since) = logged.remove(label) {
+                        let seconds = since.elapsed().as_secs();
+                        info!(service = %label, seconds, "the source goes on");
+                    }
+                }
+                Some(reason) if reason.since().elapsed() >= LONG_WAIT => {
+                    logged.entry(label.clone()).or_insert_with(|| {
+                        warn!(service = %label, %reason, "the source waits");
+                        reason.since()
+                    });
+                }
+                Some(_) => {}
+            }
         }
     }
 
@@ -318,6 +352,14 @@ impl ServiceStatus {
         } else {
             State::Up
         }
+    }
+
+    /// Returns the reasons why the source waits, if it runs.
+    pub(crate) fn waits_for(&self) -> Vec<WaitReason> {
+        if !self.is_source() || !matches!(self.state(), State::Up | State::Paused) {
+            return Vec::new();
+        }
+        self.env().pressure.reasons()
     }
 
     fn not_ready(&self) -> Option<String> {

@@ -20,7 +20,7 @@ use crate::settings::ServiceSettings;
 use crate::sqlite::Migration;
 use crate::store::{OpenStore, Stores};
 use crate::supervision::Instances;
-use crate::transport::{Backpressure, Transport};
+use crate::transport::{SourcePressure, Transport};
 
 /// Maximum unconfirmed publications of one service.
 pub(crate) const WINDOW: usize = 256;
@@ -34,7 +34,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) inputs: Vec<Arc<str>>,
     pub(crate) outputs: Vec<WiredOutput>,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) pressure: Arc<Backpressure>,
+    pub(crate) pressure: SourcePressure,
     pub(crate) clock: Clock,
     pub(crate) redactor: Arc<Redactor>,
     /// Settings from the manifest.
@@ -131,7 +131,7 @@ impl ServiceShared {
         };
         let open = async || {
             let opened = stores.open(&self.label, migrations).await?;
-            opened.outbox.connect(&self.pressure);
+            opened.outbox.connect(&self.label, self.pressure.all());
             Ok(Arc::new(opened))
         };
         self.store.get_or_try_init(open).await.cloned()

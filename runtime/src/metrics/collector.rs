@@ -59,6 +59,8 @@ metrics! {
         "Messages that became dead letters, by reason.";
     QUEUE = "queue_messages" GAUGE ["service", "input"]
         "Messages in the queue of an input: ready, in flight or delayed. Dead letters have the input dlq.";
+    QUEUE_HIGH_WATER = "queue_high_water_messages" GAUGE ["service", "input"]
+        "The queue's high-water mark: sources that lead to it wait while it is above.";
     OUTBOX = "outbox_messages" GAUGE ["service"]
         "Messages that a service committed to its outbox and the transport has not confirmed.";
     REPEATED = "messages_repeated_total" COUNTER ["service"]
@@ -143,6 +145,7 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     let mut up = Family::new(&SERVICE_UP);
     let mut letters = Family::new(&DEAD_LETTERS);
     let mut queues = Family::new(&QUEUE);
+    let mut marks = Family::new(&QUEUE_HIGH_WATER);
     let mut asks = Family::new(&ASKS);
     let mut outbox = Family::new(&OUTBOX);
     let mut repeated = Family::new(&REPEATED);
@@ -183,6 +186,9 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
             letters.add(&[label, reason], count as f64);
         }
         for queue in service.queues() {
+            if !queue.is_auxiliary() {
+                marks.add(&[label, &queue.input], env.settings.queue.high_water as f64);
+            }
             if let Some(depth) = view.depth(&queue) {
                 queues.add(&[label, &queue.input], depth.total() as f64);
             }
@@ -195,7 +201,7 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     } = messages;
     vec![
         handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, letters,
-        queues, asks, outbox, repeated,
+        queues, marks, asks, outbox, repeated,
     ]
 }
 

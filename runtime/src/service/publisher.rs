@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::id::MessageId;
 use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Durations, Meters};
-use crate::transport::{AskError, Backpressure, Completion, Outgoing, Transport};
+use crate::transport::{AskError, Completion, Outgoing, SourcePressure, Transport};
 
 /// An output and the topics that it publishes to.
 pub(crate) struct WiredOutput {
@@ -39,7 +39,8 @@ pub(crate) struct Publisher {
     pub(crate) outputs: Vec<WiredOutput>,
     pub(crate) message_bytes_max: usize,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) pressure: Arc<Backpressure>,
+    /// The reasons for which this service waits, if it is a source.
+    pub(crate) pressure: SourcePressure,
     pub(crate) clock: Clock,
     pub(crate) meters: Meters,
     /// Confirm latencies; `None` if the transport confirms at once.

@@ -53,9 +53,10 @@ pub struct SourceContext {
 /// The reason why [`SourceContext::try_submit`] can't submit a message now.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TrySubmitError {
-    /// The app is under backpressure: a queue is too full.
-    #[error("the app is under pressure")]
-    Paused,
+    /// The source is under backpressure: a queue that its messages can reach is too full, or the
+    /// transport is down. The text has the reasons.
+    #[error("{0}")]
+    Paused(String),
     /// The maximum number of messages is in flight.
     #[error("too many messages are in flight")]
     Full,
@@ -123,7 +124,7 @@ impl SourceContext {
     }
 
     /// Submits a message and returns a handle that resolves when the transport has confirmed
-    /// it. Waits while too many messages are in flight and while the app is under
+    /// it. Waits while too many messages are in flight and while the source is under
     /// backpressure. Messages arrive in the order in which they were submitted.
     ///
     /// # Errors
@@ -164,8 +165,8 @@ impl SourceContext {
         if self.is_stopping() {
             return Err(TrySubmitError::Stopping);
         }
-        if self.is_paused() {
-            return Err(TrySubmitError::Paused);
+        if let Some(reasons) = self.paused_because() {
+            return Err(TrySubmitError::Paused(reasons));
         }
         let permit = self.window.clone().try_acquire_owned();
         let permit = permit.map_err(|_| TrySubmitError::Full)?;
@@ -238,9 +239,18 @@ impl SourceContext {
         let _all = self.window.acquire_many(all).await;
     }
 
-    /// Returns whether the app is under backpressure, so that sending would wait.
+    /// Returns whether the source is under backpressure, so that sending would wait.
     pub fn is_paused(&self) -> bool {
         self.publisher.pressure.is_high()
+    }
+
+    /// Returns the reasons of the backpressure: each queue that is too full, with its depth, its
+    /// high-water mark and the time since when, or that the transport is down. `None` if sending
+    /// would not wait.
+    pub fn paused_because(&self) -> Option<String> {
+        let reasons = self.publisher.pressure.reasons();
+        let texts: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
     }
 
     /// Returns the maximum size of a payload in bytes: `app.max_message`.

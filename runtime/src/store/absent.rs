@@ -51,7 +51,7 @@ impl Database {
 pub(crate) enum Outbox {}
 
 impl Outbox {
-    pub(crate) fn connect(&self, _: &Arc<Backpressure>) {
+    pub(crate) fn connect(&self, _: &str, _: &Arc<Backpressure>) {
         match *self {}
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::envelope_json::{read_head, write_head};
 use crate::message::Message;
+use crate::names::QueueId;
 use crate::sqlite::{Database, Job, SqliteError, Transaction};
 use crate::transport::{Backpressure, DepthGauge, Outgoing};
 
@@ -116,8 +117,10 @@ impl Outbox {
     }
 
     /// Connects the outbox to the app's backpressure. Call before the first write.
-    pub(crate) fn connect(&self, pressure: &Arc<Backpressure>) {
-        self.gauge.get_or_init(|| pressure.gauge(HIGH_WATER));
+    pub(crate) fn connect(&self, service: &str, pressure: &Arc<Backpressure>) {
+        let queue = QueueId::new(service, "outbox");
+        self.gauge
+            .get_or_init(|| pressure.gauge(&queue, HIGH_WATER));
         self.update_limits();
     }
 

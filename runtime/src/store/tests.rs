@@ -109,7 +109,7 @@ async fn sources_pause_above_the_high_water_mark_and_a_full_outbox_defers_messag
     let folder = TempDir::new().unwrap();
     let pressure = std::sync::Arc::new(Backpressure::default());
     let till = stores(&folder, "shop").open("till", STEPS).await.unwrap();
-    till.outbox.connect(&pressure);
+    till.outbox.connect("till", &pressure);
     let state = || (pressure.is_high(), till.outbox.is_full());
     let mut numbers = emit(&till, 10_000).await;
     assert_eq!(state(), (false, false));
@@ -136,6 +136,6 @@ async fn sources_pause_above_the_high_water_mark_and_a_full_outbox_defers_messag
         "a closed outbox causes no backpressure"
     );
     let till = stores(&folder, "shop").open("till", STEPS).await.unwrap();
-    till.outbox.connect(&pressure);
+    till.outbox.connect("till", &pressure);
     assert!(pressure.is_high());
 }

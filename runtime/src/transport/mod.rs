@@ -28,7 +28,8 @@ mod replies;
 mod search;
 mod topology;
 
-pub use backpressure::{Backpressure, DepthGauge, OutageGauge};
+pub(crate) use backpressure::SourcePressure;
+pub use backpressure::{Backpressure, DepthGauge, OutageGauge, WaitReason};
 pub use completion::Completion;
 pub use connector::{Connector, Transports, scheme_of};
 pub use error::{AskError, TransportError};

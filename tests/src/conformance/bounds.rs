@@ -92,15 +92,14 @@ pub async fn pressure_rises_above_the_mark_and_clears_at_half(subject: &Subject)
     assert!(!app.pressure.is_high());
     app.send(ORDERS, 0..30).await;
     // A transport that polls the depth sees the change a little later.
-    timeout(SOON, async {
-        while !app.pressure.is_high() {
+    let until = async |high: bool| {
+        while app.pressure.is_high() != high {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    })
-    .await
-    .expect("pressure rises");
+    };
+    timeout(SOON, until(true)).await.expect("pressure rises");
     let mut taker = app.consume("stock.requests", 1).await;
-    let mut cleared = pin!(app.pressure.clear());
+    let mut cleared = pin!(until(false));
     for left in (0..30).rev() {
         assert!(
             left <= MARK / 2 || cleared.as_mut().now_or_never().is_none(),

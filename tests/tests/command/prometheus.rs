@@ -60,6 +60,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ),
     ("wait_duration_seconds", "histogram", &["service", "input"]),
     ("messages_anonymous_total", "counter", &["service"]),
+    ("queue_high_water_messages", "gauge", &["service", "input"]),
     ("outbox_messages", "gauge", &["service"]),
     ("messages_repeated_total", "counter", &["service"]),
     ("messages_emitted_total", "counter", &["service", "output"]),

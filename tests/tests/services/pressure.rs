@@ -17,6 +17,7 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 mod flooded;
+mod wiring;
 
 use flooded::Bouncer;
 

@@ -20,6 +20,7 @@ struct Layers {
 const RUNTIME: Layers = Layers {
     folder: "runtime/src",
     layers: &[
+        &["stderr"],
         &[
             "clock",
             "failure",
@@ -34,7 +35,6 @@ const RUNTIME: Layers = Layers {
             "rate_limit",
             "redact",
             "service_thread",
-            "stderr",
         ],
         &["config", "trace_context"],
         &["message"],

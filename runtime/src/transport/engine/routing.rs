@@ -54,7 +54,7 @@ impl RoutingTable {
             if !self.queues.contains_key(&id)
                 && let Some((number, start)) = known(&id)
             {
-                let gauge = pressure.gauge(DEAD_LETTERS_HIGH_WATER);
+                let gauge = pressure.gauge(&id, DEAD_LETTERS_HIGH_WATER);
                 let queue = Queue::new(id, number, start, gauge, None, None, shared.clone());
                 self.add(queue);
             }
@@ -69,7 +69,7 @@ impl RoutingTable {
                     spec.id.clone(),
                     number,
                     start,
-                    pressure.gauge(spec.high_water),
+                    pressure.gauge(&spec.id, spec.high_water),
                     Limit::of(spec),
                     Some(dead_letters.clone()),
                     shared.clone(),

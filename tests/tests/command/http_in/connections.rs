@@ -158,19 +158,21 @@ fn the_memory_of_all_bodies_together_has_a_bound() {
 fn a_slow_service_causes_503_and_accepted_messages_are_handled() {
     let app = App::start("", &slow(1, 4));
     let mut accepted = Vec::new();
-    let mut refused = 0;
+    let (mut refused, mut full) = (0, 0);
     while accepted.len() < 30 || refused < 30 {
         let answer = app.post(&[JSON], b"{}");
         match answer.code {
             202 => accepted.push(answer.json()["id"].as_str().expect("an id").to_owned()),
             503 => {
                 assert_eq!(answer.header("retry-after"), Some("5"));
-                error_of(&answer);
+                let error = error_of(&answer);
+                full += u32::from(error.contains("the queue work.in has "));
                 refused += 1;
             }
             other => panic!("{other}: {}", answer.body),
         }
     }
+    assert!(full > 0, "the answer names the queue that is too full");
     assert_eq!(app.kept(accepted.len()).len(), accepted.len());
 }
 
