@@ -26,21 +26,11 @@ const NO_STORED_REPLY: &str = "the message was done before, and its reply was no
 pub(super) type Handled = HandlerOutcome<Result<Option<Reply>, Failure>>;
 
 impl InstanceLoop {
-    /// Handles one delivery. `now` is the end of the previous work, and becomes the end of
-    /// this one.
-    pub(super) async fn handle(
-        &mut self,
-        value: &mut dyn Instance,
-        delivery: Delivery,
-        now: &mut Instant,
-    ) -> Result<(), End> {
-        match self.admit(delivery) {
-            Some(delivery) => self.handle_admitted(value, delivery, now).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Handles one admitted delivery.
+    /// Handles one admitted delivery. `now` is the end of the previous work, and becomes the end
+    /// of this one.
+    ///
+    /// Every message passes here: the delivery is moved, and its message is cloned, as seldom as
+    /// possible.
     pub(super) async fn handle_admitted(
         &mut self,
         value: &mut dyn Instance,
@@ -50,11 +40,8 @@ impl InstanceLoop {
         let (input, attempt) = (delivery.input(), delivery.attempt());
         let wait = now.saturating_duration_since(delivery.taken());
         self.env.meters.inputs[input].wait.record(wait);
-        let message = delivery.message().clone();
-        let deadline = self.deadline(&message, *now);
-        let work = Work::Message(message.clone(), attempt);
-        self.cx.start_work(work, input, deadline);
-        self.in_flight.put(delivery);
+        let message = delivery.message();
+        let deadline = self.deadline(message, *now);
         let span = info_span!(
             "handle",
             service = %self.env.label,
@@ -62,7 +49,10 @@ impl InstanceLoop {
             id = %message.id,
             trace = %message.trace(),
         );
-        let future = value.handle(input, &message, &mut self.cx);
+        let work = Work::Message(message.clone(), attempt);
+        self.cx.start_work(work, input, deadline);
+        self.in_flight.put(delivery);
+        let future = value.handle(input, &mut self.cx);
         let guard = HandlerGuard::new(future, &mut self.timer, deadline);
         let handled = if span.is_disabled() {
             guard.await
@@ -80,14 +70,14 @@ impl InstanceLoop {
             (handled, Some(TxState::Committed(_) | TxState::AlreadyDone(_))) => {
                 self.finish_transaction(handled, 0, input, took)
             }
+            (HandlerOutcome::Done(Ok(reply)), None) if self.cx.emits.is_empty() => {
+                self.ack(end, took, reply)
+            }
             (HandlerOutcome::Done(Ok(reply)), None) => {
-                let record = AttemptRecord::new(&message, input, attempt, Outcome::Ok, end);
+                let message = self.cx.handled_message();
+                let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, end);
                 let record = record.took(took).emitting(outputs_of(&self.cx.emits));
-                if self.cx.emits.is_empty() {
-                    self.ack(record, reply)
-                } else {
-                    self.publish_and_ack(record, reply, now).await
-                }
+                self.publish_and_ack(record, reply, now).await
             }
             (HandlerOutcome::Done(Ok(_)), Some(TxState::Submitted)) => {
                 let failed = AttemptFailure::from(transaction_not_awaited());
@@ -119,12 +109,15 @@ impl InstanceLoop {
     }
 
     /// Acks a message whose handler returned `Ok` and emitted nothing.
-    fn ack(&mut self, record: AttemptRecord, reply: Option<Reply>) -> Result<(), End> {
+    fn ack(&mut self, ended: Instant, took: Duration, reply: Option<Reply>) -> Result<(), End> {
         let Some(delivery) = self.in_flight.take_one() else {
             return Err(End::revoked());
         };
-        self.env.meters.handled(delivery.input(), Outcome::Ok);
-        self.env.history.add(record);
+        let (message, input, attempt) = (delivery.message(), delivery.input(), delivery.attempt());
+        self.env.meters.handled(input, Outcome::Ok);
+        self.env
+            .history
+            .add_done(message, input, attempt, ended, took);
         delivery.settle(Settlement::Ack(reply.map(Ok)));
         self.history.success();
         Ok(())

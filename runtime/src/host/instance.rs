@@ -272,7 +272,9 @@ impl InstanceLoop {
         let mut ticked = false;
         // Messages of a crashed batch and suspects: each alone, so that only one is blamed.
         while let Some(delivery) = self.in_flight.take_one() {
-            if let Err(end) = self.handle(value, delivery, &mut now).await {
+            if let Some(delivery) = self.admit(delivery)
+                && let Err(end) = self.handle_admitted(value, delivery, &mut now).await
+            {
                 return end;
             }
         }
@@ -311,7 +313,10 @@ impl InstanceLoop {
                     crashed
                 }
                 Next::Delivery(delivery) => match table.inputs[delivery.input()].batch {
-                    None => self.handle(value, delivery, &mut now).await,
+                    None => match self.admit(delivery) {
+                        Some(delivery) => self.handle_admitted(value, delivery, &mut now).await,
+                        None => Ok(()),
+                    },
                     Some(batch) => {
                         let crashed = Box::pin(self.handle_batch(value, delivery, batch)).await;
                         now = Instant::now();

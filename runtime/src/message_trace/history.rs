@@ -133,10 +133,9 @@ impl AttemptRecord {
         outcome: Outcome,
         ended: Instant,
     ) -> Self {
-        let trace = message.trace.as_ref().map_or(0, |trace| trace.trace_id);
         Self {
             id: message.id.clone(),
-            trace: [(trace >> 64) as u64, trace as u64],
+            trace: trace_of(message),
             ended,
             took: Duration::ZERO,
             retry_after_ms: 0,
@@ -210,27 +209,71 @@ impl AttemptRecord {
     }
 }
 
+/// Returns the halves of the trace id; 0 if the message starts its trace.
+fn trace_of(message: &Envelope) -> [u64; 2] {
+    let trace = message.trace.as_ref().map_or(0, |trace| trace.trace_id);
+    [(trace >> 64) as u64, trace as u64]
+}
+
+impl HistoryBuffer {
+    /// Returns the oldest record of a full buffer, to be overwritten.
+    fn oldest(&mut self) -> Option<&mut AttemptRecord> {
+        let oldest = self.records.get_mut(self.next)?;
+        self.next = (self.next + 1) % KEPT;
+        self.is_full = true;
+        Some(oldest)
+    }
+
+    /// Adds a record to a buffer that is not full.
+    fn push(&mut self, record: AttemptRecord) {
+        let length = self.records.len();
+        if length == self.records.capacity() {
+            // Never more than KEPT.
+            let more = length.clamp(FIRST, KEPT - length);
+            self.records.reserve_exact(more);
+        }
+        self.records.push(record);
+        self.next = self.records.len() % KEPT;
+    }
+}
+
 impl AttemptHistory {
     /// Adds an attempt, over the oldest one if the buffer is full.
     pub(crate) fn add(&self, record: AttemptRecord) {
         let mut buffer = self.0.lock();
-        let buffer = &mut *buffer;
-        let length = buffer.records.len();
-        match buffer.records.get_mut(buffer.next) {
-            Some(oldest) => {
-                *oldest = record;
-                buffer.is_full = true;
-            }
-            None => {
-                if length == buffer.records.capacity() {
-                    // Never more than KEPT.
-                    let more = length.clamp(FIRST, KEPT - length);
-                    buffer.records.reserve_exact(more);
-                }
-                buffer.records.push(record);
-            }
+        match buffer.oldest() {
+            Some(oldest) => *oldest = record,
+            None => buffer.push(record),
         }
-        buffer.next = (buffer.next + 1) % KEPT;
+    }
+
+    /// Adds the attempt of a handler that succeeded and emitted nothing.
+    ///
+    /// The fields are written one by one in their place: a copy of a record that was just put
+    /// together stalls the processor.
+    pub(crate) fn add_done(
+        &self,
+        message: &Envelope,
+        input: usize,
+        attempt: u32,
+        ended: Instant,
+        took: Duration,
+    ) {
+        let mut buffer = self.0.lock();
+        let Some(oldest) = buffer.oldest() else {
+            let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, ended);
+            return buffer.push(record.took(took));
+        };
+        oldest.id.clone_from(&message.id);
+        oldest.trace = trace_of(message);
+        oldest.ended = ended;
+        oldest.took = took;
+        oldest.retry_after_ms = 0;
+        oldest.attempt = attempt;
+        oldest.input = input as u16;
+        oldest.outcome = Outcome::Ok as u8;
+        oldest.next = Next::Done;
+        oldest.emitted = Emitted::default();
     }
 
     /// The kept attempts that are wanted, the oldest first.

@@ -208,10 +208,10 @@ where
     fn handle<'a>(
         &'a mut self,
         _: usize,
-        message: &'a Message,
-        _: &'a mut Context,
+        cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
         Box::pin(async move {
+            let message = cx.handled_message();
             let value = M::decode(message).map_err(Failure::reject)?;
             let answer = match self.0.send(value).await {
                 Ok(result) => result.outcome()?,

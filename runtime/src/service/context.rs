@@ -140,6 +140,16 @@ impl Context {
         }
     }
 
+    /// Returns the message of a handler that handles one.
+    pub(crate) fn handled_message(&self) -> &Message {
+        match &self.work {
+            Work::Message(message, _) => message,
+            Work::None | Work::Batch(_) | Work::Tick => {
+                unreachable!("the host starts this work with a message")
+            }
+        }
+    }
+
     /// Returns the attempt at the handled message, from 1; 1 if there is no message.
     pub fn attempt(&self) -> u32 {
         match &self.work {

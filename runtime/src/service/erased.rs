@@ -62,10 +62,10 @@ pub(crate) trait Run {
 
 /// One instance of a service.
 pub(crate) trait Instance {
+    /// Handles the message of the context.
     fn handle<'a>(
         &'a mut self,
         input: usize,
-        message: &'a Message,
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>>;
 
@@ -143,15 +143,15 @@ impl<S: Service> Instance for Erased<S> {
     fn handle<'a>(
         &'a mut self,
         input: usize,
-        message: &'a Message,
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
         match &self.handlers[input] {
-            Handler::One(handle) => handle(&mut self.service, message, cx),
+            Handler::One(handle) => handle(&mut self.service, cx),
             Handler::Batch(handle) => {
-                let batch = handle(&mut self.service, std::slice::from_ref(message), cx);
+                let (handle, message) = (*handle, cx.handled_message().clone());
                 Box::pin(async move {
-                    let result = batch.await.pop().unwrap_or(Ok(()));
+                    let mut results = handle(&mut self.service, &[message], cx).await;
+                    let result = results.pop().unwrap_or(Ok(()));
                     result.map(|()| None)
                 })
             }

@@ -54,13 +54,12 @@ impl<S: 'static> Ports<S> {
 
 fn handle_one<'a, S: Handle<M, R>, M: Payload, R: Payload>(
     service: &'a mut S,
-    message: &'a Message,
     cx: &'a mut Context,
 ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
     Box::pin(async move {
-        let value = M::decode(message).map_err(Failure::reject)?;
+        let value = M::decode(cx.handled_message()).map_err(Failure::reject)?;
         let answer = service.handle(value, cx).await?;
-        if message.reply_to.is_none() {
+        if cx.handled_message().reply_to.is_none() {
             return Ok(None);
         }
         answer.into_bytes().map(Some).map_err(Failure::reject)

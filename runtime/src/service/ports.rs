@@ -71,11 +71,8 @@ pub(super) enum Handler<S> {
     Batch(HandleMany<S>),
 }
 
-type HandleOne<S> = for<'a> fn(
-    &'a mut S,
-    &'a Message,
-    &'a mut Context,
-) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>>;
+type HandleOne<S> =
+    for<'a> fn(&'a mut S, &'a mut Context) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>>;
 
 type HandleMany<S> =
     for<'a> fn(&'a mut S, &'a [Message], &'a mut Context) -> LocalBoxFuture<'a, BatchResults>;

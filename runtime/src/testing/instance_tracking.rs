@@ -204,12 +204,11 @@ impl Instance for TestedInstance {
     fn handle<'a>(
         &'a mut self,
         input: usize,
-        message: &'a Message,
         cx: &'a mut Context,
     ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
         Box::pin(async move {
             self.hooks.pass(FaultPoint::Handle).await?;
-            let reply = self.inner().handle(input, message, cx).await?;
+            let reply = self.inner().handle(input, cx).await?;
             self.hooks.pass(FaultPoint::Handled).await?;
             Ok(reply)
         })
