@@ -1,8 +1,8 @@
-//! Standard error, written by a thread of its own.
+//! Standard error, without waiting for its reader.
 //!
 //! Logging does not wait for a reader of stderr: a pipe that is full and that no process
-//! reads would otherwise stop handlers and the stop of the app. Lines without room are dropped
-//! and counted.
+//! reads would otherwise stop handlers and the stop of the app. Lines that can't be written at
+//! once are left to a thread; lines without room there are dropped and counted.
 
 use std::io::{self, Write};
 use std::process;
@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::warn;
 
 /// Bytes that wait for the thread. A longer line is taken if no other line waits.
@@ -21,8 +22,11 @@ const ROOM_TIMEOUT: Duration = Duration::from_millis(20);
 /// Time that the end of the process waits for the lines before it.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A pipe that is writable takes this many bytes at once: `PIPE_BUF` of Linux.
+const AT_ONCE_BYTES_MAX: usize = 4096;
+
 static STDERR: LazyLock<Queue> = LazyLock::new(|| {
-    let queue = Queue::default();
+    let queue = Queue::new(write_at_once);
     let thread = thread::Builder::new().name("stderr".to_owned());
     // Without a thread, lines are dropped once the queue is full.
     let _no_thread = thread.spawn(|| STDERR.write_to(io::stderr()));
@@ -58,9 +62,22 @@ pub(crate) fn exit(code: u8) -> ! {
     process::exit(i32::from(code))
 }
 
-/// Lines on their way to the thread that writes them.
-#[derive(Default)]
+/// Writes to stderr if that needs no wait. Returns the number of bytes written.
+fn write_at_once(lines: &[u8]) -> usize {
+    let stderr = io::stderr();
+    let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+    let is_writable = poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        && polled[0].revents().contains(PollFlags::OUT);
+    if lines.len() > AT_ONCE_BYTES_MAX || !is_writable {
+        return 0;
+    }
+    stderr.lock().write(lines).unwrap_or(0)
+}
+
+/// Lines on their way to stderr.
 struct Queue {
+    /// Writes the beginning of some lines without waiting, and returns its length.
+    write_at_once: fn(&[u8]) -> usize,
     waiting: Mutex<Waiting>,
     changed: Condvar,
 }
@@ -82,8 +99,22 @@ impl Waiting {
 }
 
 impl Queue {
-    fn push(&self, lines: &[u8]) {
+    fn new(write_at_once: fn(&[u8]) -> usize) -> Self {
+        Self {
+            write_at_once,
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn push(&self, mut lines: &[u8]) {
         let mut waiting = self.waiting.lock();
+        if waiting.text.is_empty() && !waiting.writing {
+            lines = &lines[(self.write_at_once)(lines)..];
+            if lines.is_empty() {
+                return;
+            }
+        }
         if !waiting.is_stuck {
             let is_full = |waiting: &mut Waiting| !waiting.has_room(lines.len());
             self.changed
@@ -162,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_stops_delays_no_writer_and_costs_counted_lines() {
-        let queue: &Queue = Box::leak(Box::default());
+        let queue: &Queue = Box::leak(Box::new(Queue::new(|_| 0)));
         let (read, reads) = sync_channel(16);
         let (to_test, written) = sync_channel(16);
         thread::spawn(move || queue.write_to(Slow(reads, to_test)));
@@ -189,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_flush_ends_after_the_last_line() {
-        let queue: &Queue = Box::leak(Box::default());
+        let queue: &Queue = Box::leak(Box::new(Queue::new(|_| 0)));
         let (read, reads) = sync_channel(16);
         let (to_test, written) = sync_channel(16);
         thread::spawn(move || queue.write_to(Slow(reads, to_test)));
