@@ -57,6 +57,19 @@ fn long(text: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), text].concat()
 }
 
+/// A header whose value is an array in an array, and so on.
+pub fn nested_header(name: &str, depth: usize) -> Vec<u8> {
+    let value = (0..depth).fold(b"V".to_vec(), |inner, _| {
+        [b"A".to_vec(), long(&inner)].concat()
+    });
+    [short(name.as_bytes()), value].concat()
+}
+
+/// A header with a text.
+pub fn text_header(name: &[u8], text: &[u8]) -> Vec<u8> {
+    [short(name), vec![b'S'], long(text)].concat()
+}
+
 impl Raw {
     /// Connects to a broker on this machine as `guest`.
     ///
@@ -100,13 +113,6 @@ impl Raw {
         bytes: &[u8],
         payload: &[u8],
     ) {
-        let parts = [
-            vec![0, 0],
-            short(exchange.as_bytes()),
-            short(key.as_bytes()),
-            vec![0],
-        ];
-        self.method(1, 60, 40, &parts.concat());
         let has = |place: Place| places.contains(&place);
         let mut table = Vec::new();
         if has(Place::HeaderName) {
@@ -119,11 +125,37 @@ impl Raw {
             let inner = [short(bytes), vec![b'S'], long(bytes)].concat();
             table.extend([short(b"table"), vec![b'F'], long(&inner)].concat());
         }
-        // In the order of the specification, each with its flag bit.
         let text = |place: Place| has(place).then(|| short(bytes));
+        self.send(exchange, key, &table, text, payload);
+    }
+
+    /// Publishes a message with these bytes as table of headers, and waits for its confirm.
+    ///
+    /// # Panics
+    /// If the broker does not confirm it.
+    pub fn publish_headers(&mut self, exchange: &str, key: &str, table: &[u8], payload: &[u8]) {
+        self.send(exchange, key, table, |_| None, payload);
+    }
+
+    fn send(
+        &mut self,
+        exchange: &str,
+        key: &str,
+        table: &[u8],
+        text: impl Fn(Place) -> Option<Vec<u8>>,
+        payload: &[u8],
+    ) {
+        let parts = [
+            vec![0, 0],
+            short(exchange.as_bytes()),
+            short(key.as_bytes()),
+            vec![0],
+        ];
+        self.method(1, 60, 40, &parts.concat());
+        // In the order of the specification, each with its flag bit.
         let properties = [
             (15, text(Place::ContentType)),
-            (13, (!table.is_empty()).then(|| long(&table))),
+            (13, (!table.is_empty()).then(|| long(table))),
             (12, Some(vec![2])),
             (10, text(Place::CorrelationId)),
             (7, text(Place::MessageId)),

@@ -1,11 +1,14 @@
-//! Repairs invalid UTF-8 in incoming frames.
+//! Repairs incoming frames: invalid UTF-8, and headers that are nested too deep.
 //!
 //! AMQP's short strings (header names, ids, types, routing keys) are UTF-8 by specification,
 //! but the broker carries any bytes that a publisher wrote, and lapin 4.12 takes invalid UTF-8
 //! for a broken connection. One such message would be delivered, end the connection, be
 //! redelivered, and so on forever. So this stream checks incoming bytes before the library sees
-//! them and replaces every byte that is part of no character by `?`. Lengths don't change, and
-//! nothing else does.
+//! them and replaces every byte that is part of no character by `?`.
+//!
+//! The library also reads nested headers by recursion, so that a deep one, or a broken one, ends
+//! the process or the connection. A table or array that is too deep or broken becomes a byte
+//! array with the same bytes. Lengths don't change, and nothing else does.
 //!
 //! Owns the necessary part of the AMQP 0-9-1 framing (section 4.2). Bodies and unknown content
 //! pass unchanged: rejecting them is up to the library.
@@ -24,8 +27,10 @@ const CONTENT_HEADER: u8 = 2;
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes per read.
 const CHUNK_BYTES: usize = 32 * 1024;
-/// Nested tables below this depth pass unchecked.
-const DEPTH_MAX: usize = 64;
+/// Maximum depth of nested tables and arrays. The headers of brokers have three levels.
+const DEPTH_MAX: usize = 32;
+/// Type of a value that holds any bytes.
+const BYTE_ARRAY: u8 = b'x';
 
 /// A stream whose incoming short strings are valid UTF-8.
 #[derive(Debug)]
@@ -193,19 +198,38 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    fn table(&mut self, depth: usize) -> Option<()> {
+    /// Repairs the headers of a message. A broken table becomes one byte array.
+    fn headers(&mut self) -> Option<()> {
         let length = self.long_number()?;
-        let mut entries = Cursor(self.take(length)?);
-        while !entries.0.is_empty() {
-            entries.short_string()?;
-            entries.value(depth)?;
+        let table = self.take(length)?;
+        if Cursor(table).entries(0).is_none() {
+            replace_by_bytes(table);
         }
         Some(())
     }
 
-    /// Skips or repairs a value of one of RabbitMQ's types.
+    /// Repairs the entries of a table.
+    fn entries(&mut self, depth: usize) -> Option<()> {
+        while !self.0.is_empty() {
+            self.short_string()?;
+            self.value(depth)?;
+        }
+        Some(())
+    }
+
+    /// Repairs the values of an array.
+    fn values(&mut self, depth: usize) -> Option<()> {
+        while !self.0.is_empty() {
+            self.value(depth)?;
+        }
+        Some(())
+    }
+
+    /// Skips or repairs a value of one of RabbitMQ's types. A table or array that is too deep or
+    /// broken becomes a byte array.
     fn value(&mut self, depth: usize) -> Option<()> {
-        let count = match self.byte()? {
+        let kind = self.take(1)?;
+        let count = match kind[0] {
             b't' | b'b' | b'B' => 1,
             b's' | b'U' | b'u' => 2,
             b'I' | b'i' | b'f' => 4,
@@ -213,13 +237,17 @@ impl<'a> Cursor<'a> {
             b'D' => 5,
             b'V' => 0,
             // These may hold any bytes.
-            b'S' | b'x' => self.long_number()?,
-            b'F' if depth < DEPTH_MAX => return self.table(depth + 1),
-            b'A' if depth < DEPTH_MAX => {
+            b'S' | BYTE_ARRAY => self.long_number()?,
+            b'F' | b'A' => {
                 let length = self.long_number()?;
-                let mut values = Cursor(self.take(length)?);
-                while !values.0.is_empty() {
-                    values.value(depth + 1)?;
+                let mut content = Cursor(self.take(length)?);
+                let repaired = match kind[0] {
+                    _ if depth == DEPTH_MAX => None,
+                    b'F' => content.entries(depth + 1),
+                    _ => content.values(depth + 1),
+                };
+                if repaired.is_none() {
+                    kind[0] = BYTE_ARRAY;
                 }
                 return Some(());
             }
@@ -251,7 +279,7 @@ fn repair_content_header(frame: &mut [u8]) -> Option<()> {
     // The properties of the class `basic`, in their order.
     for flag in (2..16).rev().filter(|flag| flags & (1 << flag) != 0) {
         match flag {
-            13 => rest.table(0)?,
+            13 => rest.headers()?,
             // Delivery mode and priority; the timestamp.
             11 | 12 => drop(rest.take(1)?),
             6 => drop(rest.take(8)?),
@@ -259,6 +287,21 @@ fn repair_content_header(frame: &mut [u8]) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// Turns a broken table into one with a single nameless entry, which holds the bytes.
+fn replace_by_bytes(table: &mut [u8]) {
+    const NAME_TYPE_LENGTH: usize = 1 + 1 + 4;
+    let length = table.len();
+    if let Some(bytes) = length.checked_sub(NAME_TYPE_LENGTH) {
+        table[..2].copy_from_slice(&[0, BYTE_ARRAY]);
+        table[2..NAME_TYPE_LENGTH].copy_from_slice(&(bytes as u32).to_be_bytes());
+    } else if length >= 2 {
+        // Too short for bytes: a name and no value.
+        table.fill(b'?');
+        table[0] = (length - 2) as u8;
+        table[length - 1] = b'V';
+    }
 }
 
 /// Replaces the bytes that are part of no character.
@@ -399,6 +442,49 @@ mod tests {
             ];
             assert_eq!(read(&sent, &[usize::MAX], 4096), expected.concat());
         }
+    }
+
+    /// Returns the headers of a frame that passed the repair.
+    fn repaired_headers(table: &[u8]) -> Vec<u8> {
+        let start = [&[0, 60, 0, 0][..], &[0; 8], &(1u16 << 13).to_be_bytes()].concat();
+        let sent = frame(CONTENT_HEADER, &[&start[..], &long(table)].concat());
+        let got = read(&sent, &[usize::MAX], 4096);
+        assert_eq!(got.len(), sent.len(), "lengths don't change");
+        got[FRAME_START_BYTES + start.len() + 4..got.len() - 1].to_vec()
+    }
+
+    fn nested(depth: usize, innermost: &[u8]) -> Vec<u8> {
+        let values = (0..depth).fold(innermost.to_vec(), |inner, _| {
+            [b"A".to_vec(), long(&inner)].concat()
+        });
+        [short(b"deep"), values].concat()
+    }
+
+    #[test]
+    fn a_value_that_is_nested_too_deep_or_broken_becomes_bytes_and_the_rest_is_repaired() {
+        let next = |text: &[u8]| [short(text), b"V".to_vec()].concat();
+        let cut = |depth: usize| {
+            let inner = nested(depth, b"V")[5 + 5 * DEPTH_MAX..].to_vec();
+            let bytes = [&[BYTE_ARRAY][..], &inner[1..]].concat();
+            nested(DEPTH_MAX, &bytes)
+        };
+        assert_eq!(
+            repaired_headers(&nested(DEPTH_MAX, b"V")),
+            nested(DEPTH_MAX, b"V")
+        );
+        for depth in [DEPTH_MAX + 1, 100, 4000] {
+            let table = [nested(depth, b"V"), next(b"caf\xe9")].concat();
+            let expected = [cut(depth), next(b"caf?")].concat();
+            assert_eq!(repaired_headers(&table), expected, "{depth}");
+        }
+        // A type that does not exist.
+        let broken = [nested(1, b"?"), next(b"caf\xe9")].concat();
+        let bytes = [short(b"deep"), b"x".to_vec(), long(b"?"), next(b"caf?")].concat();
+        assert_eq!(repaired_headers(&broken), bytes);
+        // The table itself is broken.
+        let table = b"\x04name?text";
+        assert_eq!(repaired_headers(table), b"\0x\0\0\0\x04text");
+        assert_eq!(repaired_headers(b"\xff\xff\xff"), b"\x01?V");
     }
 
     #[test]

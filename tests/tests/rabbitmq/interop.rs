@@ -8,7 +8,7 @@ use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
 use brickwork_tests::http;
 use brickwork_tests::polyglot::{Polyglot, Seen, Stranger};
-use brickwork_tests::raw::{Place, Raw};
+use brickwork_tests::raw::{Place, Raw, nested_header, text_header};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
@@ -193,6 +193,29 @@ async fn invalid_utf8_in_any_field_does_no_harm() {
         .publish(&app.name, "orders.taxed", br#"{"n":99}"#, properties)
         .await;
     app.keeps(sent + 1);
+    let reconnects = r#"brickwork_transport_reconnects_total{transport="amqp"}"#;
+    assert_eq!(app.metric(reconnects), 0.0);
+}
+
+/// Any publisher may nest headers: a reader that recurses without bound ends its process.
+#[tokio::test]
+async fn headers_that_are_nested_too_deep_do_no_harm() {
+    let broker = Broker::start();
+    let app = Polyglot::start_on(&broker, &brickwork(), "poly-deep", "");
+    let mut raw = Raw::connect(broker.port());
+    let not_text = text_header(b"caf\xe9", b"value");
+    for (sent, table) in [
+        nested_header("deep", 10),
+        nested_header("deep", 20_000),
+        [nested_header("deep", 100), not_text].concat(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let order = json!({ "n": sent, "price": 5 }).to_string();
+        raw.publish_headers(&app.name, "orders.taxed", &table, order.as_bytes());
+        assert_eq!(app.keeps(sent + 1).len(), sent + 1);
+    }
     let reconnects = r#"brickwork_transport_reconnects_total{transport="amqp"}"#;
     assert_eq!(app.metric(reconnects), 0.0);
 }
