@@ -30,7 +30,7 @@ pub use expression::{Condition, Expression, Scope};
 pub use file_in::{FileIn, FileInConfig};
 pub use file_out::{FileOut, FileOutConfig};
 pub use filter::{Filter, FilterConfig};
-pub use http_in::{HttpIn, HttpInConfig};
+pub use http_in::{HttpIn, HttpInConfig, SignatureScheme};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
 pub use map::{Map, MapConfig};

@@ -10,6 +10,7 @@ use hyper::http::HeaderName;
 use serde::Deserialize;
 
 use super::content::ContentTypes;
+use super::signature::{SignatureCheck, SignatureScheme};
 
 /// Maximum of `body_max`: 1 GiB.
 const BODY_BYTES_MAX: u64 = 1 << 30;
@@ -42,10 +43,17 @@ pub struct HttpInConfig {
     /// Request header with the message type, such as `X-GitHub-Event`. A request without it
     /// is answered with 400. By default the type is `request`.
     pub type_header: Option<String>,
-    /// Secret shared with the sender. Requests must be signed as GitHub does it:
-    /// `X-Hub-Signature-256: sha256=` and the HMAC-SHA256 of the body in hexadecimal digits.
-    /// Others are answered with 401.
+    /// Secret shared with the sender. Requests must be signed with it, in the format of
+    /// `signature`; others are answered with 401. Without a secret, headers with signatures are
+    /// passed on, so that a service can check them.
     pub secret: Option<Secret>,
+    /// The secret before the last change: signatures made with it are accepted, too.
+    pub previous_secret: Option<Secret>,
+    /// Format of the signature: that of the sender, or `standard` for Standard Webhooks.
+    pub signature: SignatureScheme,
+    /// Maximum difference between the time that the sender signed and the time here, for the
+    /// formats that sign a time.
+    pub signature_tolerance: HumanDuration,
     /// Whether the caller waits for a service's reply. Then `out` is a request; the reply is
     /// returned as JSON with 200. 502 means that the service failed, 504 that the reply did
     /// not come in time.
@@ -82,6 +90,9 @@ impl Default for HttpInConfig {
             id_header: None,
             type_header: None,
             secret: None,
+            previous_secret: None,
+            signature: SignatureScheme::default(),
+            signature_tolerance: seconds(300),
             reply: false,
             reply_timeout: seconds(30),
             in_flight: 256,
@@ -95,6 +106,18 @@ impl Default for HttpInConfig {
 }
 
 impl HttpInConfig {
+    /// The check of signatures; `None` without a secret.
+    ///
+    /// # Errors
+    /// A secret does not fit the format.
+    pub(super) fn signature_check(&self) -> Result<Option<SignatureCheck>, &'static str> {
+        if self.secret.is_none() {
+            return Ok(None);
+        }
+        let secrets = self.secret.iter().chain(&self.previous_secret);
+        SignatureCheck::new(self.signature, secrets, self.signature_tolerance.0).map(Some)
+    }
+
     /// Validates the config.
     pub(super) fn check(&self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
@@ -123,9 +146,19 @@ impl HttpInConfig {
                 wrong(key, format!("{name:?} can't be the name of a header"));
             }
         }
-        if self.secret.as_ref().is_some_and(|s| s.reveal().is_empty()) {
-            let text = "it is empty: anyone could sign with it";
-            wrong("secret", text.to_owned());
+        for (key, secret) in [
+            ("secret", &self.secret),
+            ("previous_secret", &self.previous_secret),
+        ] {
+            if let Some(secret) = secret
+                && let Err(text) = self.signature.key_of(secret)
+            {
+                wrong(key, text.to_owned());
+            }
+        }
+        if self.previous_secret.is_some() && self.secret.is_none() {
+            let text = "it has no effect without secret";
+            wrong("previous_secret", text.to_owned());
         }
         for (key, number, max) in [
             ("in_flight", self.in_flight, IN_FLIGHT_MAX),

@@ -1,6 +1,6 @@
 //! The headers of a request: message id, message type, and the headers passed on.
 //!
-//! Headers with credentials are not passed on.
+//! Headers with credentials are not passed on. Signatures are, unless they are checked here.
 
 use brickwork::{Headers, ID_BYTES_MAX, MessageId};
 use hyper::HeaderMap;
@@ -28,16 +28,18 @@ const TRANSFER_HEADERS: [&str; 12] = [
 ];
 
 /// Parts of names of headers that may contain credentials.
-const CREDENTIALS: [&str; 8] = [
+const CREDENTIALS: [&str; 7] = [
     "api-key",
     "apikey",
     "authorization",
     "cookie",
     "password",
     "secret",
-    "signature",
     "token",
 ];
+
+/// Parts of names of headers with signatures. A token of GitLab serves as one.
+const SIGNATURES: [&str; 3] = ["hmac", "signature", "x-gitlab-token"];
 
 /// Prefix of headers with a meaning to the runtime.
 const RESERVED: &str = "brickwork-";
@@ -106,14 +108,15 @@ fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str
 }
 
 /// The headers of the message: those of the request, with lower-case names, except
-/// credentials, headers about the transfer, and values that are not text.
+/// credentials, headers about the transfer, and values that are not text. Signatures that were
+/// checked are left out.
 ///
 /// Hyper bounds their number and size when it reads the head.
-pub(super) fn passed_on(headers: &HeaderMap) -> Headers {
+pub(super) fn passed_on(headers: &HeaderMap, signature_is_checked: bool) -> Headers {
     let mut passed = Headers::new();
     for name in headers.keys() {
         let text = name.as_str();
-        if !passes(text) {
+        if !passes(text, signature_is_checked) {
             continue;
         }
         let mut values = headers.get_all(name).iter();
@@ -134,10 +137,15 @@ pub(super) fn passed_on(headers: &HeaderMap) -> Headers {
     passed
 }
 
-fn passes(name: &str) -> bool {
-    !TRANSFER_HEADERS.contains(&name)
-        && !name.starts_with(RESERVED)
-        && !CREDENTIALS.iter().any(|part| name.contains(part))
+fn passes(name: &str, signature_is_checked: bool) -> bool {
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    if TRANSFER_HEADERS.contains(&name) || name.starts_with(RESERVED) {
+        return false;
+    }
+    if has(&SIGNATURES) {
+        return !signature_is_checked;
+    }
+    !has(&CREDENTIALS)
 }
 
 #[cfg(test)]
@@ -155,12 +163,13 @@ mod tests {
 
     #[test]
     fn headers_are_passed_on_with_lower_case_names() {
-        let passed = passed_on(&headers(&[
+        let pairs = headers(&[
             ("X-GitHub-Event", b"issues"),
             ("Accept", b"a"),
             ("accept", b"b"),
             ("X-Name", "Zoë".as_bytes()),
-        ]));
+        ]);
+        let passed = passed_on(&pairs, false);
         let passed: Vec<(&str, &str)> = passed.iter().map(|(k, v)| (&**k, &**v)).collect();
         assert_eq!(
             passed,
@@ -174,7 +183,7 @@ mod tests {
 
     #[test]
     fn credentials_and_reserved_headers_are_not_passed_on() {
-        let passed = passed_on(&headers(&[
+        let pairs = headers(&[
             ("Authorization", b"Basic x"),
             ("Proxy-Authorization", b"x"),
             ("Cookie", b"x"),
@@ -186,8 +195,16 @@ mod tests {
             ("Connection", b"close"),
             ("Brickwork-Reason", b"x"),
             ("X-Odd", b"\xff"),
-        ]));
+        ]);
+        let passed = passed_on(&pairs, true);
         assert!(passed.is_empty(), "{passed:?}");
+        // A service can check a signature that is not checked here.
+        let passed = passed_on(&pairs, false);
+        let names: Vec<&str> = passed.keys().map(|name| &**name).collect();
+        assert_eq!(
+            names,
+            ["x-gitlab-token", "x-hub-signature", "x-hub-signature-256"]
+        );
     }
 
     #[test]

@@ -30,6 +30,7 @@ use brickwork::prelude::*;
 use crate::ports::OUT;
 pub use config::HttpInConfig;
 use request::ASK;
+pub use signature::SignatureScheme;
 
 /// Emits the body of each request that is posted to it.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Handles one request: validates it, submits or asks, and maps the outcome to a response.
 //!
 //! The checks run in a fixed order, and the first failed one is answered: path (404), method
-//! (405), content type (415), announced length (413), missing signature (401), backpressure
+//! (405), content type and encoding (415), announced length (413), missing signature (401), backpressure
 //! or stop (503). Then the body is read: 408, 413, 503; then signature (401), id, type and
 //! JSON (400). 202 is sent only after the transport has confirmed the message.
 
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use brickwork::prelude::*;
 use brickwork::transport::AskError;
-use brickwork::{MessageId, TrySubmitError};
+use brickwork::{Clock, MessageId, TrySubmitError};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
-use hyper::header::EXPECT;
+use hyper::header::{CONTENT_ENCODING, EXPECT};
 use hyper::http::request::Parts;
 use hyper::{Method, Request as HttpRequest, StatusCode};
 use tokio::sync::Semaphore;
@@ -24,7 +24,7 @@ use super::answer::{self, Answer, Refusal};
 use super::body::{self, BodyError, MemoryBudget, Reservation};
 use super::content::{ContentTypes, Form};
 use super::headers::{Names, passed_on};
-use super::signature::{HmacKey, SignatureHeader};
+use super::signature::{SignatureCheck, Signed};
 use crate::json::JsonText;
 use crate::ports::OUT;
 
@@ -39,7 +39,7 @@ pub(super) struct RequestHandler {
     body_bytes_max: usize,
     body_timeout: Duration,
     memory: MemoryBudget,
-    key: Option<HmacKey>,
+    signatures: Option<SignatureCheck>,
     names: Names,
     /// Permits for requests that wait for a reply; `None` without `reply`.
     asks: Option<Semaphore>,
@@ -56,7 +56,7 @@ impl RequestHandler {
             body_bytes_max: body_max.min(out.payload_bytes_max()),
             body_timeout: config.body_timeout.0,
             memory: MemoryBudget::new(config.memory_max.0),
-            key: config.secret.as_ref().map(HmacKey::new),
+            signatures: config.signature_check().map_err(Failure::reject)?,
             names: Names::new(config.id_header.as_deref(), config.type_header.as_deref()),
             asks: config.reply.then(|| Semaphore::new(config.in_flight)),
             reply_timeout: config.reply_timeout.0,
@@ -92,8 +92,8 @@ impl RequestHandler {
         self.check_ready()?;
         let mut memory = self.memory.reserve_nothing();
         let payload = self.read(body, &mut memory).await?;
-        if let (Some(key), Some(signature)) = (&self.key, signature)
-            && !key.matches(&payload, &signature)
+        if let (Some(check), Some(signed)) = (&self.signatures, signature)
+            && !check.matches(&payload, &signed)
         {
             return Err(Refusal::new(
                 StatusCode::UNAUTHORIZED,
@@ -114,7 +114,7 @@ impl RequestHandler {
         &self,
         parts: &Parts,
         body: &Incoming,
-    ) -> Result<(Form, Option<SignatureHeader>), Refusal> {
+    ) -> Result<(Form, Option<Signed>), Refusal> {
         if parts.uri.path() != self.path {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here"));
         }
@@ -128,17 +128,22 @@ impl RequestHandler {
             let text = format!("the content type is not one of: {}", self.content_types);
             Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
         })?;
+        if let Some(coding) = parts.headers.get(CONTENT_ENCODING)
+            && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
+        {
+            let text = "a body with a Content-Encoding isn't decoded here: send it without";
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
+        }
         if body::length(body).is_some_and(|length| length > self.body_bytes_max as u64) {
             return Err(self.too_large());
         }
-        let signature = match self.key {
+        let signature = match &self.signatures {
             None => None,
-            Some(_) => Some(SignatureHeader::read(&parts.headers).ok_or_else(|| {
-                Refusal::new(
-                    StatusCode::UNAUTHORIZED,
-                    "a signature is needed: X-Hub-Signature-256: sha256=HEX",
-                )
-            })?),
+            Some(check) => {
+                let now_s = Clock::SYSTEM.unix_ms() / 1000;
+                let signed = check.read(&parts.headers, now_s);
+                Some(signed.map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))?)
+            }
         };
         Ok((form, signature))
     }
@@ -185,7 +190,7 @@ impl RequestHandler {
         }
         let mut raw = Raw::bytes(kind, payload);
         raw.content_type = form.content_type;
-        raw.headers = passed_on(&parts.headers);
+        raw.headers = passed_on(&parts.headers, self.signatures.is_some());
         Ok((id, raw))
     }
 

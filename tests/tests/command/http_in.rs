@@ -202,6 +202,12 @@ fn each_problem_of_a_request_has_its_status_and_remedy() {
         (404, "/hook/", &[JSON, id], b"{}"),
         (415, "/hook", &[id], b"{}"),
         (415, "/hook", &[("Content-Type", "text/plain"), id], b"{}"),
+        (
+            415,
+            "/hook",
+            &[JSON, id, ("Content-Encoding", "gzip")],
+            b"\x1f",
+        ),
         (413, "/hook", &[JSON, id], &large),
         (400, "/hook", &[JSON], b"{}"),
         (400, "/hook", &[JSON, ("X-Id", "a\tb")], b"{}"),
