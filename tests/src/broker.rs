@@ -125,6 +125,7 @@ impl Broker {
         }
         fs::write(folder.join("rabbitmq.conf"), configuration).expect("a file in it");
         fs::write(folder.join("plugins"), settings.plugins()).expect("a file in it");
+        fs::write(folder.join("advanced.config"), settings::ADVANCED).expect("a file in it");
         // Nodes admit each peer that knows the cookie.
         let mut cookie_file = fs::OpenOptions::new();
         cookie_file.write(true).create_new(true).mode(0o400);
@@ -143,6 +144,7 @@ impl Broker {
             ("RABBITMQ_LOGS", "-".into()),
             ("RABBITMQ_ENABLED_PLUGINS_FILE", path("plugins")),
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced.config")),
             ("RABBITMQ_PID_FILE", path("pid")),
             // Ignores the settings of the machine.
             ("RABBITMQ_CONF_ENV_FILE", "/dev/null".into()),

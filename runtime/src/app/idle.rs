@@ -18,7 +18,8 @@ const IDLE_CHECKS_SHARED: u32 = 25;
 
 impl App {
     /// Resolves when every source that ends has ended and no message is queued, in flight,
-    /// delayed or unconfirmed. Work of services that are down for good does not count.
+    /// delayed or unconfirmed. Work of services that are down for good does not count. RabbitMQ
+    /// can't tell which messages another process has delayed: these do not count either.
     pub async fn idle(&self) {
         let shared = self.transport.guarantees().crosses_processes;
         let needed = if shared { IDLE_CHECKS_SHARED } else { 1 };

@@ -3,6 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+/// Content of `advanced.config`, in milliseconds: how soon the broker tries again to move a delayed
+/// message that found no way to its queue (the guide's chapter on RabbitMQ advises a shorter time
+/// than the 3 minutes of the broker), and how often it counts the messages of a quorum queue.
+pub(super) const ADVANCED: &str = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 1000}, {quorum_tick_interval, 1000}]}].\n";
+
 /// Differences from a broker with default settings.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {

@@ -31,7 +31,7 @@ async fn connect(url: &str) -> Result<Arc<dyn Transport>, TransportError> {
 }
 
 /// Connects an app with one queue, `stock.requests`, that reads `orders`.
-async fn shop(broker: &Broker, app: &str) -> Arc<dyn Transport> {
+pub(super) async fn shop(broker: &Broker, app: &str) -> Arc<dyn Transport> {
     let transport = connect(&broker.url()).await.expect("it connects");
     transport
         .declare(&topology(app))
@@ -57,17 +57,17 @@ fn topology(app: &str) -> Topology {
     }
 }
 
-fn requests() -> QueueId {
+pub(super) fn requests() -> QueueId {
     QueueId::new("stock", "requests")
 }
 
-fn order(payload: &str) -> Message {
+pub(super) fn order(payload: &str) -> Message {
     let mut envelope = Envelope::new("order", payload.to_owned());
     envelope.topic = "orders".into();
     envelope.into()
 }
 
-async fn publish(
+pub(super) async fn publish(
     transport: &dyn Transport,
     outgoing: impl Into<Outgoing>,
 ) -> Result<(), TransportError> {
@@ -76,7 +76,7 @@ async fn publish(
     timeout(SOON, outcome).await.expect("a completion comes")
 }
 
-async fn one(consumer: &mut dyn Consumer) -> Result<Delivery, TransportError> {
+pub(super) async fn one(consumer: &mut dyn Consumer) -> Result<Delivery, TransportError> {
     let mut taken = VecDeque::new();
     let took = timeout(SOON, take(consumer, &mut taken, 1)).await;
     took.expect("an outcome comes")
@@ -84,7 +84,7 @@ async fn one(consumer: &mut dyn Consumer) -> Result<Delivery, TransportError> {
 }
 
 /// Connects an AMQP client outside the app.
-async fn stranger(broker: &Broker) -> (Connection, Channel) {
+pub(super) async fn stranger(broker: &Broker) -> (Connection, Channel) {
     let properties = ConnectionProperties::default();
     let connection = Connection::connect(&broker.url(), properties).await;
     let connection = connection.expect("it connects");

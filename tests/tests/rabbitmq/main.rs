@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `amqp` | the transport `amqp:` itself |
 //! | `check_connect` | `check --connect` |
+//! | `delays` | delayed messages without a queue |
 //! | `dlq`, `dlq_running` | dead letters: list, replay, discard, export |
 //! | `foreign` | external queues and exchanges |
 //! | `interop` | programs that speak AMQP without Brickwork |
@@ -20,6 +21,7 @@
 
 mod amqp;
 mod check_connect;
+mod delays;
 mod dlq;
 mod dlq_running;
 mod foreign;

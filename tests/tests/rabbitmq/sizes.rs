@@ -248,7 +248,7 @@ async fn a_message_too_large_for_the_broker_is_dead_lettered_alone() {
     assert!(
         errors
             .iter()
-            .all(|error| error.contains("the broker takes at most 1048576 bytes")),
+            .all(|error| error.contains("the broker accepts at most 1048576 bytes")),
         "{errors:?}"
     );
     let log = app.stderr();
