@@ -43,8 +43,8 @@ pub struct Dedup {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DedupConfig {
-    /// An expression over `msg` and `meta`: messages with equal values are duplicates. A
-    /// missing field dead-letters the message. By default the message's id; a message that
+    /// An expression over `msg` and `meta`: messages with equal values are duplicates; `1` and
+    /// `1.0` are equal. A missing field dead-letters the message. By default the message's id; a message that
     /// came without an id is then always passed on.
     pub key: Option<Expression>,
     /// How long a key is remembered, counted from the message that was passed on.
@@ -80,6 +80,7 @@ config.key = "[msg.customer, msg.order]"
 config.within = "1d"
 "#;
     const FAILURES: &'static [&'static str] = &[
+        "dead-letters a message on which an expression takes too many steps or too much memory",
         "dead-letters a message whose payload is not JSON, if the key uses msg",
         "dead-letters a message whose key is null, or that lacks a field that has() doesn't guard",
         "passes a duplicate on when more than `keys` other keys came in between",

@@ -31,6 +31,7 @@ out = "issues.opened"
 config.when = "meta.type == 'issues' && msg.action == 'opened'"
 "#;
     const FAILURES: &'static [&'static str] = &[
+        "dead-letters a message on which an expression takes too many steps or too much memory",
         "dead-letters a message whose payload is not JSON, if the condition uses msg",
         "dead-letters a message if the value of the condition is neither true nor false, or if it compares values of types that can't be compared",
     ];

@@ -11,7 +11,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-/// Maximum nesting. Readers that build values, such as `serde_json`, have the same limit.
+use crate::json_reader::Reader;
+
+/// Maximum nesting of a payload that only passes through.
 const DEPTH_MAX: usize = 128;
 
 /// A text that is one valid JSON value.
@@ -34,6 +36,21 @@ impl<'a> JsonText<'a> {
             return Err(format!("the JSON is nested deeper than {DEPTH_MAX}"));
         }
         Ok(Self(text))
+    }
+
+    /// Checks that bytes are one JSON value that every service can read: within the limits of
+    /// nesting, with numbers in the range of a double, without halves of surrogate pairs.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), or a part can't be read.
+    pub(crate) fn check_readable(bytes: &'a [u8]) -> Result<Self, String> {
+        let json = Self::check(bytes)?;
+        let mut reader = Reader::new(json.0);
+        reader
+            .skip()
+            .and_then(|()| reader.end())
+            .map_err(|error| format!("it can't be read: {}", error.describe(json.0)))?;
+        Ok(json)
     }
 
     /// Whether the value may be nested this many levels deep in another value.
@@ -249,6 +266,27 @@ mod tests {
         }
         // A raw line break inside a string would split the line.
         assert!(JsonText::check(b"\"a\nb\"").is_err());
+    }
+
+    #[test]
+    fn json_that_no_service_could_read_is_refused_where_messages_come_in() {
+        let deep = format!("{}{}", "[".repeat(128), "]".repeat(128));
+        for (text, reason) in [
+            ("[1e400]", "number out of range"),
+            ("\"\\ud83d\"", "unexpected end of hex escape"),
+            (&deep, "recursion limit exceeded"),
+            ("[1", "not JSON"),
+        ] {
+            let error = JsonText::check_readable(text.as_bytes()).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+        for text in [
+            "[1e300, \"\\ud83d\\ude00\"]",
+            &deep[1..255],
+            "18446744073709551617",
+        ] {
+            assert!(JsonText::check_readable(text.as_bytes()).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Keys of messages, for `aggregate` and `dedup`.
 //!
 //! A key is the value of an expression, of any type but null, as JSON: `1` and `"1"` are
-//! different keys.
+//! different keys, `1` and `1.0` are the same.
 
 use brickwork::Failure;
 
@@ -12,13 +12,12 @@ use crate::expression::{Expression, Scope};
 /// # Errors
 /// A reject, if the expression fails or its value is null.
 pub(crate) fn key_of(expression: &Expression, scope: &mut Scope<'_>) -> Result<String, Failure> {
-    match expression.value(scope)? {
-        serde_json::Value::Null => Err(Failure::reject(format!(
-            "the key {:?} is null",
-            expression.source()
-        ))),
-        value => Ok(value.to_string()),
+    let key = expression.key(scope)?;
+    if key == "null" {
+        let text = format!("the key {:?} is null", expression.source());
+        return Err(Failure::reject(text));
     }
+    Ok(key)
 }
 
 #[cfg(test)]

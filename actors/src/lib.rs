@@ -14,6 +14,7 @@ mod file_out;
 mod filter;
 mod http_in;
 mod json;
+mod json_reader;
 mod key;
 mod log;
 mod map;

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use brickwork::Message;
 use brickwork::prelude::*;
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::expression::{Expression, Scope};
 use crate::ports::{IN, current_message};
@@ -96,10 +95,10 @@ fn text(
     let Some(expression) = expression else {
         return Ok(shown(&message.payload, TEXT_BYTES_MAX));
     };
-    Ok(match expression.value(&mut Scope::new(message, attempt))? {
-        Value::String(text) => shown(text.as_bytes(), TEXT_BYTES_MAX),
-        other => shown(other.to_string().as_bytes(), TEXT_BYTES_MAX),
-    })
+    let json = expression.json(&mut Scope::new(message, attempt))?;
+    // A text is shown without quotes.
+    let text = serde_json::from_str::<String>(&json).unwrap_or(json);
+    Ok(shown(text.as_bytes(), TEXT_BYTES_MAX))
 }
 
 /// Bytes as one line of text, cut to `bytes_max`. Control characters are escaped, so that

@@ -8,7 +8,7 @@ use brickwork::{JSON, Message};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::expression::{Expression, Scope};
+use crate::expression::{Expression, Reads, Scope};
 use crate::ports::{IN, OUT, current_message};
 
 /// Emits each message with a payload made by expressions; headers and subject stay.
@@ -36,7 +36,10 @@ pub struct MapConfig {
 /// How the payload is made.
 #[derive(Debug)]
 enum Form {
-    Fields(Vec<(String, Expression)>),
+    Fields {
+        fields: Vec<(String, Expression)>,
+        reads: Arc<Reads>,
+    },
     Whole(Expression),
 }
 
@@ -44,20 +47,31 @@ impl Form {
     fn new(config: &MapConfig) -> Self {
         match &config.value {
             Some(value) => Self::Whole(value.clone()),
-            None => Self::Fields(config.to.clone().into_iter().collect()),
+            None => Self::Fields {
+                fields: config.to.clone().into_iter().collect(),
+                reads: Expression::reads(config.to.values()),
+            },
         }
     }
 
-    fn apply(&self, message: &Message, attempt: u32) -> Result<Value, Failure> {
-        let scope = &mut Scope::new(message, attempt);
+    /// The new payload, as JSON.
+    fn apply(&self, message: &Message, attempt: u32) -> Result<String, Failure> {
+        let mut scope = Scope::new(message, attempt);
         match self {
-            Self::Whole(expression) => expression.value(scope),
-            Self::Fields(fields) => {
-                let mut object = serde_json::Map::new();
-                for (name, expression) in fields {
-                    object.insert(name.clone(), expression.value(scope)?);
+            Self::Whole(expression) => expression.json(&mut scope),
+            Self::Fields { fields, reads } => {
+                let mut scope = scope.planned(reads);
+                let mut object = "{".to_owned();
+                for (nth, (name, expression)) in fields.iter().enumerate() {
+                    if nth > 0 {
+                        object.push(',');
+                    }
+                    object.push_str(&Value::from(name.as_str()).to_string());
+                    object.push(':');
+                    object.push_str(&expression.json(&mut scope)?);
                 }
-                Ok(object.into())
+                object.push('}');
+                Ok(object)
             }
         }
     }
@@ -76,6 +90,7 @@ to.title = "msg.issue.title"
 to.labels = "has(msg.issue.labels) ? msg.issue.labels.map(l, l.name) : []"
 "#;
     const FAILURES: &'static [&'static str] = &[
+        "dead-letters a message on which an expression takes too many steps or too much memory",
         "dead-letters a message whose payload is not JSON, if an expression uses msg",
         "dead-letters a message without a field that an expression needs and has() doesn't guard",
     ];
@@ -106,7 +121,7 @@ impl Handle<Raw> for Map {
     async fn handle(&mut self, mut raw: Raw, cx: &mut Context) -> Result<(), Failure> {
         let (message, attempt) = current_message(cx);
         let value = self.form.apply(message, attempt)?;
-        raw.payload = serde_json::to_vec(&value)?.into();
+        raw.payload = value.into();
         // The new payload is plain JSON, not a special form such as application/problem+json.
         raw.content_type = raw.content_type.and(Some(JSON.into()));
         if let Some(kind) = &self.kind {
@@ -126,7 +141,8 @@ mod tests {
     fn apply(config: Value, payload: &'static str) -> Result<Value, Failure> {
         let config: MapConfig = serde_json::from_value(config).unwrap();
         Map::check(&config).unwrap();
-        Form::new(&config).apply(&Envelope::new("issues", payload).into(), 1)
+        let json = Form::new(&config).apply(&Envelope::new("issues", payload).into(), 1)?;
+        Ok(serde_json::from_str(&json)?)
     }
 
     #[test]

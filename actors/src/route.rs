@@ -2,11 +2,13 @@
 //!
 //! The config names the outputs; several rules may name the same one.
 
-use brickwork::check_name;
+use std::sync::Arc;
+
 use brickwork::prelude::*;
+use brickwork::{Message, check_name};
 use serde::Deserialize;
 
-use crate::expression::{Condition, Scope};
+use crate::expression::{Condition, Expression, Reads, Scope};
 use crate::ports::{IN, current_message};
 
 /// Sends each message, unchanged, to the outputs of the rules that match it.
@@ -57,6 +59,7 @@ pub enum Mode {
 #[derive(Debug)]
 struct Table {
     rules: Vec<(Condition, usize)>,
+    reads: Arc<Reads>,
     mode: Mode,
     otherwise: Option<usize>,
 }
@@ -74,13 +77,15 @@ impl Table {
                 .iter()
                 .map(|rule| (rule.when.clone(), number(&rule.to)))
                 .collect(),
+            reads: Expression::reads(config.rules.iter().map(|rule| rule.when.expression())),
             mode: config.mode,
             otherwise: config.otherwise.as_deref().map(number),
         }
     }
 
     /// The outputs for a message, without duplicates.
-    fn decide(&self, scope: &mut Scope<'_>) -> Result<Vec<usize>, Failure> {
+    fn decide(&self, message: &Message, attempt: u32) -> Result<Vec<usize>, Failure> {
+        let scope = &mut Scope::new(message, attempt).planned(&self.reads);
         let mut chosen = Vec::new();
         for (when, to) in &self.rules {
             if chosen.contains(to) || !when.holds(scope)? {
@@ -123,6 +128,7 @@ rules = [{ when = "msg.total > 1000", to = "large" }]
 otherwise = "rest"
 "#;
     const FAILURES: &'static [&'static str] = &[
+        "dead-letters a message on which an expression takes too many steps or too much memory",
         "dead-letters a message whose payload is not JSON, if a rule uses msg",
         "dead-letters a message if the value of a rule is neither true nor false, or if it compares values of types that can't be compared",
     ];
@@ -172,7 +178,7 @@ otherwise = "rest"
 impl Handle<Raw> for Route {
     async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
         let (message, attempt) = current_message(cx);
-        let chosen = self.table.decide(&mut Scope::new(message, attempt))?;
+        let chosen = self.table.decide(message, attempt)?;
         for number in chosen {
             cx.emit(&self.outputs[number], raw.clone())?;
         }
@@ -182,7 +188,7 @@ impl Handle<Raw> for Route {
 
 #[cfg(test)]
 mod tests {
-    use brickwork::{Envelope, FailureKind, Message};
+    use brickwork::{Envelope, FailureKind};
     use serde_json::{Value, json};
 
     use super::*;
@@ -193,7 +199,7 @@ mod tests {
 
     fn decide(config: &RouteConfig, payload: &'static str) -> Result<Vec<String>, Failure> {
         let message: Message = Envelope::new("order", payload).into();
-        let chosen = Table::new(config).decide(&mut Scope::new(&message, 1))?;
+        let chosen = Table::new(config).decide(&message, 1)?;
         let names = output_names(config);
         Ok(chosen.into_iter().map(|n| names[n].to_owned()).collect())
     }

@@ -54,7 +54,10 @@ fn the_rules_and_mappings_of_the_example_give_the_expected_alerts() {
         let alert: serde_json::Map<String, Value> = map
             .to
             .iter()
-            .map(|(field, expression)| (field.clone(), expression.value(&mut scope).unwrap()))
+            .map(|(field, expression)| {
+                let json = expression.json(&mut scope).unwrap();
+                (field.clone(), serde_json::from_str(&json).unwrap())
+            })
             .collect();
         let alert = Value::from(alert).to_string();
         alerts.entry(name).or_default().push(alert);

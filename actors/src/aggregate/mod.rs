@@ -152,7 +152,7 @@ impl Aggregate {
             )));
         }
         let body = match &self.each {
-            Some(each) => serde_json::to_vec(&each.value(scope)?)?,
+            Some(each) => each.json(scope)?.into_bytes(),
             None => compact(&message.payload)?,
         };
         let is_last = match &self.until {

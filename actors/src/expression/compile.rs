@@ -11,6 +11,8 @@ use cel::parser::ParseError;
 use cel::{Env, Program, extensions};
 
 use super::names::Names;
+use super::reads::Reads;
+use super::{functions, header_names, operators, rewrite};
 
 /// Maximum bytes of an expression.
 const SOURCE_BYTES_MAX: usize = 4 * 1024;
@@ -25,8 +27,11 @@ const PARSER_STACK_BYTES: usize = 32 << 20;
 /// A compiled expression, and which variables it uses.
 pub(super) struct Compiled {
     pub(super) source: Box<str>,
-    pub(super) program: Program,
+    /// With our operators in place of the crate's.
+    pub(super) expression: IdedExpr,
     pub(super) uses_msg: bool,
+    /// The parts of `msg` that it reads.
+    pub(super) reads: Arc<Reads>,
     pub(super) uses_meta: bool,
 }
 
@@ -36,6 +41,8 @@ pub(super) fn environment() -> Arc<Env> {
         let mut env = Env::stdlib();
         env.add_extension(extensions::strings)
             .expect("the strings extension declares nothing that is there already");
+        operators::declare(&mut env).expect("no source can name our operators");
+        functions::declare(&mut env).expect("no source can name our functions");
         Arc::new(env)
     });
     LANGUAGE.clone()
@@ -58,10 +65,15 @@ pub(super) fn compile(source: &str) -> Result<Compiled, String> {
     let env = environment();
     let program = parse(&env, source)?;
     let [uses_msg, uses_meta] = Names::new(env, source, &program).resolve()?;
+    let mut expression = program.expression().clone();
+    let reads = Arc::new(Reads::of(&expression));
+    header_names::ignore_case(&mut expression);
+    rewrite::rewrite(&mut expression);
     Ok(Compiled {
         source: source.into(),
-        program,
+        expression,
         uses_msg,
+        reads,
         uses_meta,
     })
 }

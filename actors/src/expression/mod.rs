@@ -4,10 +4,18 @@
 //! `type`, `source`, `time`, `topic`, `attempt`, `headers`). Expressions are compiled, and
 //! their names looked up, when the config is read, so a wrong expression is a config error. The
 //! language is that of the `cel` crate with its strings extension (`lowerAscii`, `split`,
-//! `join`, `replace`, …).
+//! `join`, `replace`, …), whose operators and some functions are replaced: numbers keep their
+//! value, and an evaluation has a bound.
 
+mod budget;
 mod compile;
+mod functions;
+mod header_names;
 mod names;
+mod numbers;
+mod operators;
+mod reads;
+mod rewrite;
 mod values;
 
 use std::borrow::Cow;
@@ -17,12 +25,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use brickwork::{Failure, Message};
 use cel::common::types::CelBool;
-use cel::common::value::CowVal;
+use cel::common::value::{CowVal, Val};
 use cel::{ExecutionError, Value};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 use compile::Compiled;
+pub(crate) use reads::Reads;
 
 /// `format` of expressions in a JSON Schema.
 const EXPRESSION_FORMAT: &str = "cel";
@@ -35,7 +44,7 @@ const EXPRESSION_FORMAT: &str = "cel";
 ///
 /// let message: Message = Envelope::new("order", r#"{"items": [1, 2]}"#).into();
 /// let size = Expression::compile("size(msg.items)").unwrap();
-/// assert_eq!(size.value(&mut Scope::new(&message, 1)).unwrap(), 2);
+/// assert_eq!(size.json(&mut Scope::new(&message, 1)).unwrap(), "2");
 /// ```
 #[derive(Clone)]
 pub struct Expression(Arc<Compiled>);
@@ -48,12 +57,15 @@ pub struct Condition {
 }
 
 /// The variables of one message. Payload and envelope are converted when an expression first
-/// uses them, once for all expressions.
+/// uses them; of the payload, only the parts that expressions read.
 pub struct Scope<'m> {
     context: cel::Context<'m, 'm>,
     message: &'m Message,
     attempt: u32,
-    has_msg: bool,
+    /// The parts of the payload that all expressions of a service read.
+    planned: Option<Arc<Reads>>,
+    /// The parts of the payload that were converted.
+    read: Option<Arc<Reads>>,
     has_meta: bool,
 }
 
@@ -64,16 +76,34 @@ impl<'m> Scope<'m> {
             context: cel::Context::with_env(compile::environment()),
             message,
             attempt,
-            has_msg: false,
+            planned: None,
+            read: None,
             has_meta: false,
         }
     }
 
+    /// Converts these parts of the payload at once, for expressions that share the scope.
+    pub(crate) fn planned(self, reads: &Arc<Reads>) -> Self {
+        Self {
+            planned: Some(reads.clone()),
+            ..self
+        }
+    }
+
     fn provide(&mut self, expression: &Compiled) -> Result<(), Failure> {
-        if expression.uses_msg && !self.has_msg {
-            let value = values::payload(&self.message.payload).map_err(Failure::reject)?;
+        let is_read = |read: &Arc<Reads>| read.covers(&expression.reads);
+        if expression.uses_msg && !self.read.as_ref().is_some_and(is_read) {
+            let reads = match (&self.read, &self.planned) {
+                (None, None) => expression.reads.clone(),
+                (None, Some(planned)) if is_read(planned) => planned.clone(),
+                (read, _) => {
+                    let read = read.as_deref().cloned().unwrap_or_else(Reads::nothing);
+                    Arc::new(read.and(&expression.reads))
+                }
+            };
+            let value = values::payload(&self.message.payload, &reads).map_err(Failure::reject)?;
             self.context.add_variable_as_val("msg", value);
-            self.has_msg = true;
+            self.read = Some(reads);
         }
         if expression.uses_meta && !self.has_meta {
             let value = values::envelope(self.message, self.attempt);
@@ -98,27 +128,60 @@ impl Expression {
         &self.0.source
     }
 
-    /// Evaluates the expression for a message. Returns the value as JSON.
+    /// Evaluates the expression for a message. Returns the value as JSON without whitespace.
+    /// The names of objects are sorted; numbers of the payload keep their value.
     ///
     /// # Errors
     /// A reject, if the payload is not JSON, a field is missing that `has()` does not guard,
     /// or an operation does not fit its types.
-    pub fn value(&self, scope: &mut Scope<'_>) -> Result<serde_json::Value, Failure> {
+    pub fn json(&self, scope: &mut Scope<'_>) -> Result<String, Failure> {
+        self.write(scope, values::write_json)
+    }
+
+    /// Evaluates the expression for a message. Values that are equal in the language, such as
+    /// `1` and `1.0`, have equal texts.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json).
+    pub(crate) fn key(&self, scope: &mut Scope<'_>) -> Result<String, Failure> {
+        self.write(scope, values::write_key)
+    }
+
+    /// The parts of the payload that some expressions read.
+    pub(crate) fn reads<'e>(expressions: impl IntoIterator<Item = &'e Self>) -> Arc<Reads> {
+        let reads = expressions
+            .into_iter()
+            .map(|expression| &expression.0.reads);
+        Arc::new(reads.fold(Reads::nothing(), |all, reads| all.and(reads)))
+    }
+
+    fn write(
+        &self,
+        scope: &mut Scope<'_>,
+        write: fn(&dyn Val) -> Result<String, String>,
+    ) -> Result<String, Failure> {
         scope.provide(&self.0)?;
-        let value = self.evaluate(scope).map_err(|error| {
+        let value = self.evaluate(scope)?.map_err(|error| {
             Failure::reject(match missing(&error) {
                 Some(missing) => format!("{missing}, in {:?}: guard it with has()", self.source()),
                 None => self.failed(&error),
             })
         })?;
-        let value = Value::try_from(value.as_ref())
-            .map_err(|error| Failure::reject(self.failed(&error)))?;
-        values::to_json(&value)
+        write(value.as_ref())
             .map_err(|text| Failure::reject(format!("the value of {:?} {text}", self.source())))
     }
 
-    fn evaluate<'e>(&'e self, scope: &'e Scope<'_>) -> Result<CowVal<'e, 'e>, ExecutionError> {
-        Value::resolve_val(self.0.program.expression(), &scope.context)
+    /// Evaluates the expression.
+    ///
+    /// # Errors
+    /// A reject, if the evaluation would take too long or too much memory. The inner error is
+    /// that of the evaluation.
+    fn evaluate<'e>(
+        &'e self,
+        scope: &'e Scope<'_>,
+    ) -> Result<Result<CowVal<'e, 'e>, ExecutionError>, Failure> {
+        budget::bounded(|| Value::resolve_val(&self.0.expression, &scope.context))
+            .map_err(|spent| Failure::reject(format!("{:?} is given up: {spent}", self.source())))
     }
 
     fn failed(&self, error: &ExecutionError) -> String {
@@ -147,6 +210,10 @@ impl Condition {
         self.expression.source()
     }
 
+    pub(crate) fn expression(&self) -> &Expression {
+        &self.expression
+    }
+
     /// Whether the message satisfies the condition.
     ///
     /// # Errors
@@ -154,7 +221,7 @@ impl Condition {
     /// is neither true nor false.
     pub fn holds(&self, scope: &mut Scope<'_>) -> Result<bool, Failure> {
         scope.provide(&self.expression.0)?;
-        match self.expression.evaluate(scope) {
+        match self.expression.evaluate(scope)? {
             Ok(value) => match value.downcast_ref::<CelBool>() {
                 Some(yes) => Ok(*yes.inner()),
                 None => Err(Failure::reject(format!(
@@ -199,19 +266,10 @@ fn missing(error: &ExecutionError) -> Option<Cow<'static, str>> {
 /// Describes an error without the values, which may be large or confidential.
 fn describe(error: &ExecutionError) -> String {
     match error {
-        ExecutionError::ValuesNotComparable(left, right) => {
-            format!(
-                "{} can't be compared to {}",
-                left.type_of(),
-                right.type_of()
-            )
-        }
-        ExecutionError::UnsupportedBinaryOperator(operator, left, right) => {
-            format!(
-                "no {operator:?} of {} and {}",
-                left.type_of(),
-                right.type_of()
-            )
+        ExecutionError::NoSuchOverload(overload) => {
+            let name = overload.function().trim_matches(['_', '@']);
+            let types = overload.argument_types().join(" and ");
+            format!("there is no {name} for {types}")
         }
         ExecutionError::UnsupportedIndex(index, of) => {
             format!("{} is not an index of {}", index.type_of(), of.type_of())
@@ -301,187 +359,4 @@ impl JsonSchema for Condition {
 }
 
 #[cfg(test)]
-mod tests {
-    use brickwork::Envelope;
-    use brickwork::FailureKind;
-    use serde_json::json;
-
-    use super::*;
-
-    fn message(payload: &str) -> Message {
-        let mut envelope = Envelope::new("issues", payload.to_owned());
-        envelope.id = "d-1".parse().unwrap();
-        envelope.source = "/github/intake".into();
-        envelope.topic = "github.deliveries".into();
-        envelope.time_ms = 1_500;
-        envelope.headers.insert("x-hub".into(), "abc".into());
-        envelope.into()
-    }
-
-    fn holds(condition: &Condition, payload: &str) -> Result<bool, Failure> {
-        condition.holds(&mut Scope::new(&message(payload), 2))
-    }
-
-    fn value(expression: &str, payload: &str) -> Result<serde_json::Value, Failure> {
-        let message = message(payload);
-        Expression::compile(expression)
-            .unwrap()
-            .value(&mut Scope::new(&message, 2))
-    }
-
-    #[test]
-    fn a_condition_sees_payload_and_envelope() {
-        let yes = [
-            "meta.type == 'issues' && msg.action == 'opened'",
-            "meta.id == 'd-1' && meta.source == '/github/intake' && meta.attempt == 2",
-            "meta.topic.startsWith('github.') && meta.headers['x-hub'] == 'abc'",
-            "meta.time == timestamp('1970-01-01T00:00:01.5Z')",
-            "msg.n == 3 && msg.n > 2 && msg.n + 1 == 4 && msg.f > 1.0 && msg.n < 3.5",
-            "msg.labels.exists(l, l.name == 'bug') && size(msg.labels) == 2",
-            "has(msg.action) && !has(msg.nothing)",
-            "msg.title.matches('^Sp.*r$') && msg.title.lowerAscii().contains('spell')",
-            "msg.none == null",
-            "true",
-        ];
-        let payload = r#"{"action":"opened","n":3,"f":1.5,"title":"Spell \"err\" or",
-            "labels":[{"name":"a"},{"name":"bug"}],"none":null}"#;
-        for source in yes {
-            let condition = Condition::compile(source).unwrap();
-            assert_eq!(holds(&condition, payload), Ok(true), "{source}");
-            assert_eq!(condition.missing(), 0, "{source}");
-        }
-    }
-
-    #[test]
-    fn a_missing_field_makes_a_condition_false_and_is_counted() {
-        for (source, payload) in [
-            ("msg.a.b == 1", r#"{}"#),
-            ("msg.a.b == 1", r#"{"a":{}}"#),
-            ("msg.a.b == 1", r#"{"a":null}"#),
-            ("msg.a.b == 1", r#"{"a":7}"#),
-            ("msg.a[0] == 1", r#"{"a":[]}"#),
-            ("msg['a'] == 1", r#"{}"#),
-            ("meta.headers.nothing == 'x'", "{}"),
-            ("!(msg.a == 1)", "{}"),
-            ("msg.a == 1", "[]"),
-        ] {
-            let condition = Condition::compile(source).unwrap();
-            assert_eq!(
-                holds(&condition, payload),
-                Ok(false),
-                "{source} on {payload}"
-            );
-            assert_eq!(condition.missing(), 1, "{source} on {payload}");
-        }
-        // The result does not depend on the missing field.
-        let either = Condition::compile("msg.a == 1 || msg.b == 2").unwrap();
-        assert_eq!(holds(&either, r#"{"b":2}"#), Ok(true));
-        assert_eq!(either.missing(), 0);
-    }
-
-    #[test]
-    fn a_condition_without_a_boolean_value_rejects_the_message_with_the_reason() {
-        for (source, payload, expected) in [
-            (
-                "msg.a",
-                r#"{"a":"x"}"#,
-                "has type string, it is not true or false",
-            ),
-            ("msg.a > 1", r#"{"a":"x"}"#, "can't be evaluated"),
-            ("msg.a == 1", "", "the payload is empty, JSON was expected"),
-            (
-                "msg.a == 1",
-                "nonsense",
-                "the payload is not JSON: expected ident at line 1",
-            ),
-            (
-                "msg.a == 1",
-                "{} x",
-                "the payload is not JSON: trailing characters",
-            ),
-        ] {
-            let condition = Condition::compile(source).unwrap();
-            let failure = holds(&condition, payload).unwrap_err();
-            assert_eq!(failure.kind(), FailureKind::Reject);
-            assert!(failure.text().contains(expected), "{source}: {failure}");
-        }
-    }
-
-    #[test]
-    fn an_error_contains_no_values_of_the_message() {
-        let condition = Condition::compile("msg.card - msg.pin > 1").unwrap();
-        let failure = holds(&condition, r#"{"card":"4111","pin":"0000"}"#).unwrap_err();
-        assert!(!failure.text().contains("4111"), "{failure}");
-        let condition = Condition::compile("msg.card < msg.pin").unwrap();
-        let failure = holds(&condition, r#"{"card":"4111","pin":{}}"#).unwrap_err();
-        assert!(!failure.text().contains("4111"), "{failure}");
-    }
-
-    #[test]
-    fn a_payload_that_no_expression_uses_may_be_anything() {
-        let condition = Condition::compile("meta.type == 'issues'").unwrap();
-        assert_eq!(holds(&condition, "\u{0}not json"), Ok(true));
-    }
-
-    #[test]
-    fn a_payload_that_is_nested_too_deep_is_rejected_without_a_stack_overflow() {
-        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        let condition = Condition::compile("msg == 1").unwrap();
-        let failure = holds(&condition, &deep).unwrap_err();
-        assert!(failure.text().contains("recursion limit"), "{failure}");
-    }
-
-    #[test]
-    fn a_value_is_converted_to_json() {
-        let payload = r#"{"n":3,"f":1.0,"big":18446744073709551615,"s":"x","l":[1,null],
-            "o":{"b":true}}"#;
-        for (source, expected) in [
-            ("msg.n", json!(3)),
-            ("msg.f", json!(1.0)),
-            ("msg.big", json!(18446744073709551615u64)),
-            ("msg.l", json!([1, null])),
-            ("msg.o", json!({"b": true})),
-            ("msg.s + '-' + string(msg.n)", json!("x-3")),
-            ("{'b': 1, 'a': [msg.s]}", json!({"a": ["x"], "b": 1})),
-            ("has(msg.none) ? msg.none : 'default'", json!("default")),
-            ("meta.time", json!("1970-01-01T00:00:01.500Z")),
-            ("meta.headers", json!({"x-hub": "abc"})),
-            ("msg.l.map(x, x == null)", json!([false, true])),
-        ] {
-            assert_eq!(value(source, payload), Ok(expected), "{source}");
-        }
-    }
-
-    #[test]
-    fn a_missing_field_rejects_the_message_and_is_named() {
-        let failure = value("msg.issue.title", r#"{"issue":{}}"#).unwrap_err();
-        assert_eq!(failure.kind(), FailureKind::Reject);
-        assert_eq!(
-            failure.text(),
-            "the field \"title\" is missing, in \"msg.issue.title\": guard it with has()"
-        );
-    }
-
-    #[test]
-    fn the_deepest_allowed_expression_can_be_evaluated() {
-        let chain = |terms: usize| format!("1{}", " + 1".repeat(terms - 1));
-        let deepest = compile::DEPTH_MAX;
-        assert!(Expression::compile(&chain(deepest + 1)).is_err());
-        // Smaller than the default stack, in a debug build, whose frames are the largest.
-        let thread = std::thread::Builder::new().stack_size(1_500 << 10);
-        let evaluated = thread.spawn(move || value(&chain(deepest), "{}")).unwrap();
-        assert_eq!(evaluated.join().unwrap(), Ok(json!(deepest)));
-        // Operands of the same operator do not nest.
-        let many = vec!["msg.a == 1"; 200].join(" || ");
-        assert_eq!(value(&many, r#"{"a":2}"#), Ok(json!(false)));
-    }
-
-    #[test]
-    fn configs_contain_expressions_as_strings() {
-        let condition: Condition = serde_json::from_str("\"msg.a == 1\"").unwrap();
-        assert_eq!(condition.source(), "msg.a == 1");
-        let error = serde_json::from_str::<Condition>("\"msg.a = 1\"").unwrap_err();
-        assert!(error.to_string().contains("=="), "{error}");
-        assert!(serde_json::from_str::<Expression>("17").is_err());
-    }
-}
+mod tests;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::{Env, ExecutionError, Program, Value};
 
+use super::functions;
+
 /// The variables of every expression.
 const VARIABLES: [&str; 2] = ["msg", "meta"];
 /// The fields of the envelope.
@@ -124,6 +126,12 @@ impl<'a> Names<'a> {
 
     fn call(&mut self, call: &'a CallExpr, id: u64) -> Result<(), String> {
         self.check_all(&call.args)?;
+        if call.func_name == "matches"
+            && let Some(pattern) = call.args.last()
+        {
+            let wrong = |text: String| self.error(&text, pattern.id, "see the syntax of RE2");
+            functions::check_pattern(pattern).map_err(wrong)?;
+        }
         let Some(target) = &call.target else {
             return self.function(call, None, id);
         };

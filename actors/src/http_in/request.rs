@@ -186,7 +186,7 @@ impl RequestHandler {
         let id = self.names.id(&parts.headers).map_err(bad)?;
         let kind = self.names.kind(&parts.headers).map_err(bad)?;
         if form.is_json {
-            JsonText::check(&payload).map_err(|text| bad(format!("the body: {text}")))?;
+            JsonText::check_readable(&payload).map_err(|text| bad(format!("the body: {text}")))?;
         }
         let mut raw = Raw::bytes(kind, payload);
         raw.content_type = form.content_type;

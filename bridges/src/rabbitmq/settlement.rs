@@ -83,7 +83,7 @@ impl Settler {
         let topic_source = self.source.topic_source(exchange, key);
         let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
         let (queue, message) = (&self.source.queue.id, &decoded.message);
-        info!(%queue, message = %message.id, "message was in flight during two crashes, moving it to quarantine");
+        info!(%queue, id = %message.id, "message was in flight during two crashes, moving it to quarantine");
         let sent = self
             .router
             .to_suspects(queue, message, decoded.crash_record);
@@ -101,7 +101,7 @@ impl Settler {
         };
         if self.session_state.check().is_ok() {
             let (queue, id) = (&self.source.queue.id, &message.id);
-            warn!(%queue, message = %id, %error, "settlement failed, requeueing the message");
+            warn!(%queue, %id, %error, "settlement failed, requeueing the message");
             tokio::time::sleep(REFUSED_PAUSE).await;
         }
         BrokerAction::Requeue
@@ -112,7 +112,7 @@ impl Settler {
         match self.router.reply(request, reply).await {
             Err(TransportError::Refused(why)) => {
                 // The next attempt would fail, too.
-                warn!(message = %request.id, error = why, "reply was not sent");
+                warn!(id = %request.id, error = why, "reply was not sent");
                 Ok(())
             }
             outcome => outcome,

@@ -373,7 +373,7 @@ type = "order"
 topic = "orders"
 source = "/shop/front"
 tenant = "Ada & Söhne"
-payload = '{"sku":"a","n":0.10}'
+payload = '{"sku": "a", "n": 0.10}'
 
 [case.message.headers]
 "x.y z" = "it's\n\"so\""

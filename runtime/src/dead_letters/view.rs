@@ -161,14 +161,16 @@ fn clean_bytes<'a>(bytes: &'a [u8], redactor: &Redactor) -> Cow<'a, [u8]> {
     clean.into()
 }
 
-/// The payload in the first encoding that keeps every byte. JSON loses its white space.
+/// The payload in the first encoding that keeps every byte on one line. JSON that is written on
+/// several lines, or nested too deep for readers, counts as text.
 fn encode(bytes: &[u8]) -> (Encoding, Box<RawValue>) {
     let Ok(whole) = std::str::from_utf8(bytes) else {
         return (Encoding::Base64, raw(&BASE64_STANDARD.encode(bytes)));
     };
-    // JSON that is nested too deep for readers counts as text.
-    if serde_json::from_str::<Value>(whole).is_ok()
-        && let Ok(json) = RawValue::from_string(compact(whole))
+    let is_line = !whole.contains(['\n', '\r']) && whole.trim() == whole;
+    if is_line
+        && serde_json::from_str::<Value>(whole).is_ok()
+        && let Ok(json) = RawValue::from_string(whole.to_owned())
     {
         return (Encoding::Json, json);
     }
@@ -181,20 +183,6 @@ fn text(text: &str) -> (Encoding, Box<RawValue>) {
 
 fn raw(text: &str) -> Box<RawValue> {
     to_raw_value(text).expect("a string is valid JSON")
-}
-
-/// JSON without white space between tokens. Numbers and strings keep every character.
-fn compact(json: &str) -> String {
-    let (mut in_string, mut escaped) = (false, false);
-    let is_kept = |c: &char| -> bool {
-        let is_kept = in_string || !matches!(c, ' ' | '\t' | '\n' | '\r');
-        if *c == '"' && !escaped {
-            in_string = !in_string;
-        }
-        escaped = in_string && *c == '\\' && !escaped;
-        is_kept
-    };
-    json.chars().filter(is_kept).collect()
 }
 
 #[cfg(test)]
@@ -213,11 +201,12 @@ mod tests {
         let deep = "[".repeat(1000) + &"]".repeat(1000);
         for (payload, encoding, written) in [
             (
-                &b"{ \"b\" : 0.10,\n\t\"a\": [1, \" \\\" \\\\\"] , \"n\":12345678901234567890123 }"
-                    [..],
+                &br#"{ "b" : 0.10, "a": [1, " \" \\"] , "b":12345678901234567890123 }"#[..],
                 Encoding::Json,
-                r#"{"b":0.10,"a":[1," \" \\"],"n":12345678901234567890123}"#,
+                r#"{ "b" : 0.10, "a": [1, " \" \\"] , "b":12345678901234567890123 }"#,
             ),
+            (b"{\n  \"a\": 1\n}\n", Encoding::Text, "{\n  \"a\": 1\n}\n"),
+            (b" 1", Encoding::Text, " 1"),
             (b"\"text\"", Encoding::Json, "\"text\""),
             (b"", Encoding::Text, ""),
             (b"hello\nyou", Encoding::Text, "hello\nyou"),

@@ -62,7 +62,8 @@ impl Fields {
 
     /// Removes a value, so that a value recorded repeatedly takes no more memory.
     fn remove(&mut self, name: &str) {
-        let Some(place) = self.entries.iter().position(|entry| entry.name == name) else {
+        let is_field = |entry: &Entry| entry.name == name && !entry.message;
+        let Some(place) = self.entries.iter().position(is_field) else {
             return;
         };
         let removed = self.entries.remove(place);
@@ -72,6 +73,10 @@ impl Fields {
             entry.start -= bytes;
             entry.end -= bytes;
         }
+    }
+
+    fn has_message(&self) -> bool {
+        self.entries.iter().any(|entry| entry.message)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -108,7 +113,12 @@ impl<'a> Recorder<'a> {
 
     fn put(&mut self, field: &Field, value: fmt::Arguments<'_>, literal: bool) {
         let name = field.name();
-        self.fields.remove(name);
+        // The text of an event comes first. A later field of the same name must not replace it:
+        // its value may be foreign, such as the id of a message.
+        let message = self.of_event && name == MESSAGE && !self.fields.has_message();
+        if !message {
+            self.fields.remove(name);
+        }
         let Fields { text, entries } = &mut *self.fields;
         let start = text.len();
         if text.write_fmt(value).is_err() {
@@ -126,7 +136,7 @@ impl<'a> Recorder<'a> {
             start,
             end: text.len(),
             literal,
-            message: self.of_event && name == MESSAGE,
+            message,
         });
     }
 }

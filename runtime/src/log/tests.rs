@@ -97,6 +97,19 @@ fn a_field_of_the_event_replaces_that_of_a_span_and_the_last_record_wins() {
 }
 
 #[test]
+fn a_field_named_message_stands_beside_the_text_of_its_line() {
+    let work = || info!(message = "the disk is full", attempt = 2, "message arrived");
+    assert_eq!(
+        line(work),
+        "INFO  message arrived message=\"the disk is full\" attempt=2\n"
+    );
+    let logged = object(work);
+    assert_eq!(logged["message"], "message arrived");
+    assert_eq!(logged["fields"]["message"], "the disk is full");
+    assert_eq!(line(|| info!(message = "alone")), "INFO  alone\n");
+}
+
+#[test]
 fn a_value_can_t_forge_a_line_or_hide_text() {
     let forged = "x\n2026-11-22T23:32:03.123Z ERROR all is lost\r\u{1b}[2K\u{202e}\u{2028}";
     let text = line(|| info!(error = forged, "{forged}"));

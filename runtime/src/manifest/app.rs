@@ -112,7 +112,11 @@ fn transport(
     out: &mut Problems,
 ) -> String {
     let Some((url, entry)) = app.text("transport", out) else {
-        return transports.default_url(data);
+        return match app.table.get("transport") {
+            // A wrong value was reported. No transport, so no need is held against one.
+            Some(_) => String::new(),
+            None => transports.default_url(data),
+        };
     };
     let span = entry.node.span;
     match transports.for_url(url) {

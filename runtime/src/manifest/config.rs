@@ -65,9 +65,11 @@ impl ConfigReader<'_> {
             Ok(blueprint) => (!broken && !unreadable).then_some(blueprint),
             Err(errors) => {
                 for error in errors {
-                    // A broken value was removed, so serde reports it as missing.
-                    let known = broken || unreadable;
-                    if !(known && error.text.starts_with("missing field")) {
+                    // A broken value was removed, so serde reports it as missing, and the type
+                    // checks a config without it.
+                    let is_doubtful =
+                        error.path.is_empty() || error.text.starts_with("missing field");
+                    if !((broken || unreadable) && is_doubtful) {
                         self.report(error, entry.as_ref(), &schema, &secret_places);
                     }
                 }
@@ -81,6 +83,7 @@ impl ConfigReader<'_> {
         let (files, masks, secrets) = (self.files, &mut *self.masks, &mut *self.secrets);
         let out = &mut *self.out;
         schema.walk(node, &mut |format, node| match format {
+            Format::Literal => node.read_variable(),
             Format::Secret => {
                 node.scalars(&mut |span, text| {
                     places.push(span);
@@ -222,7 +225,7 @@ fn add_default_paths(schema: &ConfigSchema, config: &mut Node) {
             table.entries.push(Entry {
                 key,
                 key_span: span,
-                node: Node { span, value },
+                node: Node::new(span, value),
             });
         }
     }

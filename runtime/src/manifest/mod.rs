@@ -316,9 +316,6 @@ fn set_transport(merged: &mut Table, url: &str, file: usize) {
     app.entries.push(Entry {
         key: "transport".into(),
         key_span: span,
-        node: Node {
-            span,
-            value: Value::String(url.to_owned()),
-        },
+        node: Node::new(span, Value::String(url.to_owned())),
     });
 }

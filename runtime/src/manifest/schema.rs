@@ -21,6 +21,8 @@ pub(super) struct ConfigSchema(Json);
 pub(super) enum Format {
     Path,
     Secret,
+    /// A number or a boolean, given by a variable.
+    Literal,
 }
 
 type Object = Map<String, Json>;
@@ -85,6 +87,9 @@ impl ConfigSchema {
         if has(SECRET_FORMAT) {
             visit(Format::Secret, node);
             return;
+        }
+        if node.is_variable && !flat.is_empty() && !flat.iter().any(|schema| is_text(schema)) {
+            visit(Format::Literal, node);
         }
         if has(PATH_FORMAT) && matches!(node.value, Value::String(_)) {
             visit(Format::Path, node);
@@ -211,6 +216,19 @@ fn fits(schema: &Object, table: &super::spanned_toml::Table) -> Option<bool> {
     }))
 }
 
+/// Returns whether a schema allows a text.
+fn is_text(schema: &Object) -> bool {
+    let is_string = |name: &Json| name == "string";
+    match schema.get("type") {
+        Some(Json::Array(types)) => types.iter().any(is_string),
+        Some(name) => is_string(name),
+        // A schema without a type allows everything, unless it only names others.
+        None => ["$ref", "anyOf", "oneOf", "allOf"]
+            .iter()
+            .all(|key| !schema.contains_key(*key)),
+    }
+}
+
 fn of_key<'a>(schema: &'a Object, key: &str) -> Option<&'a Json> {
     if let Some(property) = schema.get("properties").and_then(|all| all.get(key)) {
         return Some(property);
@@ -266,10 +284,8 @@ mod tests {
 
     fn found(text: &str) -> Vec<(Format, String)> {
         let (parsed, _) = DeTable::parse_recoverable(text);
-        let mut node = Node {
-            span: Span::top(0),
-            value: Value::Table(Table::from_toml(0, parsed.get_ref())),
-        };
+        let table = Value::Table(Table::from_toml(0, parsed.get_ref()));
+        let mut node = Node::new(Span::top(0), table);
         let mut found = Vec::new();
         ConfigSchema::new(&schema_for!(Nested)).walk(&mut node, &mut |format, node| {
             node.scalars(&mut |_, text| found.push((format, text)));

@@ -170,11 +170,10 @@ fn check_store(
     let Kind::Service(factory) = blueprint.role() else {
         return;
     };
-    if !has && !factory.migrations().is_empty() {
-        let place = service
-            .table
-            .get("store")
-            .map_or(service.place, Entry::place);
+    let entry = service.table.get("store");
+    let is_known = entry.is_none_or(|entry| !entry.node.has_broken());
+    if !has && is_known && !factory.migrations().is_empty() {
+        let place = entry.map_or(service.place, Entry::place);
         let message =
             format!("the service type of `{label}` needs a store, and `{label}` has none");
         let help = Some(format!("add `store = true` to [services.{label}]"));

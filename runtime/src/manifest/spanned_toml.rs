@@ -12,6 +12,8 @@ use super::source::Span;
 pub(super) struct Node {
     pub(super) span: Span,
     pub(super) value: Value,
+    /// Whether the value is the text of a variable, which may stand for another type.
+    pub(super) is_variable: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -80,10 +82,7 @@ impl Table {
                 (Value::Table(mine), Value::Table(over)) => mine.merge(over),
                 (_, value) => {
                     mine.key_span = entry.key_span;
-                    mine.node = Node {
-                        span: entry.node.span,
-                        value,
-                    };
+                    mine.node = Node::new(entry.node.span, value);
                 }
             }
         }
@@ -91,6 +90,39 @@ impl Table {
 }
 
 impl Node {
+    pub(super) fn new(span: Span, value: Value) -> Self {
+        Self {
+            span,
+            value,
+            is_variable: false,
+        }
+    }
+
+    /// Makes the text of a variable a number or a boolean if it is one. Called where the
+    /// manifest has no text.
+    pub(super) fn read_variable(&mut self) {
+        self.value = self.literal();
+    }
+
+    /// The value where the manifest has a number or a boolean: that of a variable is read.
+    pub(super) fn literal(&self) -> Value {
+        let Value::String(text) = &self.value else {
+            return self.value.clone();
+        };
+        let text = text.trim();
+        let is_decimal = |c: char| c.is_ascii_digit() || matches!(c, '-' | '.' | 'e' | 'E' | '+');
+        match text {
+            _ if !self.is_variable => self.value.clone(),
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            _ => match (text.parse(), text.parse()) {
+                (Ok(integer), _) => Value::Integer(integer),
+                (_, Ok(float)) if text.chars().all(is_decimal) => Value::Float(float),
+                _ => self.value.clone(),
+            },
+        }
+    }
+
     fn from_toml(file: usize, value: &DeValue<'_>, range: std::ops::Range<usize>) -> Self {
         let value = match value {
             DeValue::String(text) => Value::String(text.to_string()),
@@ -113,10 +145,7 @@ impl Node {
             ),
             DeValue::Table(table) => Value::Table(Table::from_toml(file, table)),
         };
-        Self {
-            span: span(file, range),
-            value,
-        }
+        Self::new(span(file, range), value)
     }
 
     /// Returns the name of the value's type for an error text.

@@ -142,7 +142,7 @@ impl<'a> Section<'a> {
     /// Reads `true` or `false`.
     pub(super) fn boolean(&self, key: &str, out: &mut Problems) -> Option<bool> {
         let entry = self.table.get(key)?;
-        match entry.node.value {
+        match entry.node.literal() {
             Value::Bool(value) => Some(value),
             _ => {
                 self.wrong_type(entry, "true or false", out);
@@ -158,7 +158,7 @@ impl<'a> Section<'a> {
         out: &mut Problems,
     ) -> Option<u64> {
         let entry = self.table.get(key)?;
-        let Value::Integer(integer) = entry.node.value else {
+        let Value::Integer(integer) = entry.node.literal() else {
             self.wrong_type(entry, "an integer", out);
             return None;
         };
@@ -179,7 +179,7 @@ impl<'a> Section<'a> {
     /// Reads a number from 0 to 1.
     pub(super) fn share(&self, key: &str, out: &mut Problems) -> Option<f64> {
         let entry = self.table.get(key)?;
-        let number = match entry.node.value {
+        let number = match entry.node.literal() {
             Value::Float(float) => float,
             Value::Integer(integer) => integer as f64,
             _ => {

@@ -103,7 +103,16 @@ fn plan_with(
         transport: None,
         only: Vec::new(),
         starts: true,
-        env: Box::new(|name| (name == "SECRET").then(|| "hunter2".to_owned())),
+        env: Box::new(|name| {
+            let known = [
+                ("SECRET", "hunter2"),
+                ("N", "3"),
+                ("RATE", "0.5"),
+                ("YES", "true"),
+            ];
+            let value = known.iter().find(|(known, _)| *known == name);
+            value.map(|(_, value)| (*value).to_owned())
+        }),
     };
     let catalog = Catalog::new().with_source::<Feed>().with::<Join>();
     load(&path, &options, &catalog, transports).unwrap_or_else(|report| panic!("{report}"))
@@ -156,6 +165,22 @@ fn with_a_durable_transport_in_the_program_messages_are_kept_in_the_data_folder(
     let plan = plan_with(&folder, &named, None, &transports);
     assert_eq!(plan.transport, "memory:");
     assert_eq!(plan.services[1].settings.queue.high_water, 10_000);
+}
+
+#[test]
+fn numbers_and_booleans_may_come_from_variables() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = MINIMAL.replace(
+        "[services.join]",
+        "[services.feed.config]\nname = \"${N}\"\nrate = \"${RATE}\"\nday = \"${NONE:-${YES}}\"\n\
+         [services.join]\nmailbox = \"${N}\"\nretry.attempts = \"${NONE:-7}\"\nstore = \"${YES}\"",
+    );
+    let plan = plan_with(&folder, &text, None, &Transports::new());
+    let settings = &plan.services[1].settings;
+    assert_eq!((settings.mailbox, settings.retry.attempts), (3, 7));
+    assert!(settings.store);
+    let seen = SEEN.lock().unwrap()["3"].clone();
+    assert_eq!((seen.rate, &*seen.day), (0.5, "true"));
 }
 
 fn wired(ports: &[WiredPort]) -> Vec<(&str, Vec<&str>)> {

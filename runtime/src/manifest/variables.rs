@@ -1,6 +1,7 @@
 //! Fills in `${NAME}`, `${NAME:-default}` and `${file:PATH}` in strings; `$${` is a plain `${`.
 //!
-//! A default is literal text: variables inside it stay as they are.
+//! A default may contain variables, which are looked up only if it is needed. The value of a
+//! variable is literal text.
 
 use std::path::PathBuf;
 
@@ -24,6 +25,7 @@ pub(super) fn fill(
 ) {
     match &mut node.value {
         Value::String(text) if text.contains("${") => {
+            node.is_variable = is_one_variable(text);
             match fill_text(text, env, &files[node.span.file], named) {
                 Ok(filled) => *text = filled,
                 Err(errors) => {
@@ -85,7 +87,7 @@ fn fill_text(
             continue;
         }
         filled.push_str(&rest[..at]);
-        let Some(end) = rest[at..].find('}') else {
+        let Some(end) = closing(&rest[at..]) else {
             errors.push(Error {
                 source: "${".into(),
                 message: "`${` has no closing `}`".into(),
@@ -93,13 +95,9 @@ fn fill_text(
             });
             return Err(errors);
         };
-        match value_of(&rest[at + 2..at + end], env, file, named) {
+        match value_of(&rest[at..=at + end], env, file, named) {
             Ok(value) => filled.push_str(&value),
-            Err((message, help)) => errors.push(Error {
-                source: rest[at..=at + end].to_owned(),
-                message,
-                help,
-            }),
+            Err(mut inner) => errors.append(&mut inner),
         }
         rest = &rest[at + end + 1..];
     }
@@ -111,23 +109,54 @@ fn fill_text(
     }
 }
 
+/// Returns the index of the bracket that closes the variable at the start of a text.
+fn closing(text: &str) -> Option<usize> {
+    let (mut depth, mut at) = (0usize, 0);
+    loop {
+        at += text[at..].find(['$', '}'])?;
+        if text[at..].starts_with("$${") {
+            at += 3;
+        } else if text[at..].starts_with("${") {
+            depth += 1;
+            at += 2;
+        } else if text[at..].starts_with('}') {
+            depth -= 1;
+            if depth == 0 {
+                return Some(at);
+            }
+            at += 1;
+        } else {
+            at += 1;
+        }
+    }
+}
+
+/// Returns whether a text is a variable and nothing else.
+fn is_one_variable(text: &str) -> bool {
+    text.starts_with("${") && closing(text) == Some(text.len() - 1)
+}
+
+/// Returns the value of a variable, written `${…}`.
 fn value_of(
-    inside: &str,
+    variable: &str,
     env: Lookup<'_>,
     file: &SourceFile,
     named: &mut Vec<PathBuf>,
-) -> Result<String, (String, Option<String>)> {
+) -> Result<String, Vec<Error>> {
+    let inside = &variable[2..variable.len() - 1];
+    let error = |message: String, help: &str| {
+        vec![Error {
+            source: variable.to_owned(),
+            message,
+            help: Some(help.to_owned()),
+        }]
+    };
     if let Some(path) = inside.strip_prefix("file:") {
         let joined = file.folder.join(path);
         named.push(joined.clone());
-        let mut text = read_text(&joined).map_err(|error| {
-            let help = Some(
-                "the path is relative to the folder of the manifest file that names it".to_owned(),
-            );
-            (
-                format!("can't read the file {}: {error}", quote(path)),
-                help,
-            )
+        let mut text = read_text(&joined).map_err(|why| {
+            let help = "the path is relative to the folder of the manifest file that names it";
+            error(format!("can't read the file {}: {why}", quote(path)), help)
         })?;
         if text.ends_with('\n') {
             text.pop();
@@ -149,14 +178,14 @@ fn value_of(
         let message = format!("{} is not a variable name", quote(name));
         let help =
             "write `${NAME}`, `${NAME:-default}` or `${file:PATH}`, and `$${` for a plain `${`";
-        return Err((message, Some(help.into())));
+        return Err(error(message, help));
     }
     match (env(name), default) {
         (Some(value), _) if !value.is_empty() || default.is_none() => Ok(value),
-        (_, Some(default)) => Ok(default.to_owned()),
-        _ => Err((
+        (_, Some(default)) => fill_text(default, env, file, named),
+        _ => Err(error(
             format!("the variable `{name}` is not set"),
-            Some(format!("set it, or give a default: `${{{name}:-default}}`")),
+            &format!("set it, or give a default: `${{{name}:-default}}`"),
         )),
     }
 }
@@ -198,6 +227,12 @@ mod tests {
             ("${file:key}", "from a file\n"),
             ("$${HOST} costs $5", "${HOST} costs $5"),
             ("${TRICKY}", "${HOST}"),
+            ("${A:-${HOST}}", "broker"),
+            ("${A:-x${B:-${HOST}}y}z", "xbrokeryz"),
+            ("${HOST:-${B}}", "broker"),
+            ("${A:-${TRICKY}}", "${HOST}"),
+            ("${A:-{}}", "{}"),
+            ("${A:-$${B}}", "${B}"),
         ] {
             assert_eq!(filled(text).as_deref(), Ok(expected), "{text}");
         }
@@ -209,6 +244,10 @@ mod tests {
             filled("${A} ${HOST} ${B}").unwrap_err(),
             ["the variable `A` is not set", "the variable `B` is not set"]
         );
+        assert_eq!(
+            filled("${A:-${B}}").unwrap_err(),
+            ["the variable `B` is not set"]
+        );
         for wrong in [
             "${",
             "${HOST",
@@ -217,6 +256,8 @@ mod tests {
             "${1}",
             "${file:none}",
             "${file:}",
+            "${A:-${HOST}",
+            "${A:-${}}",
         ] {
             assert!(filled(wrong).is_err(), "{wrong}");
         }

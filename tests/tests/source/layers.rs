@@ -63,7 +63,8 @@ const BRIDGES: Layers = Layers {
 const ACTORS: Layers = Layers {
     folder: "actors/src",
     layers: &[
-        &["batch", "config_errors", "expression", "json", "ports"],
+        &["batch", "config_errors", "json_reader", "ports"],
+        &["expression", "json"],
         &["key", "log"],
         &[
             "aggregate",

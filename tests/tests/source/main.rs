@@ -5,6 +5,7 @@
 //! | `words` | comments and texts name their subject |
 //! | `layers` | modules import only modules of lower layers |
 //! | `length` | no file has more than 500 lines |
+//! | `log_fields` | no log line has a field named `message` |
 //! | `packages` | the crates can be packaged |
 //! | `files` | the source files of each room |
 //! | `lexer` | splits Rust into code, comments and string literals |
@@ -17,5 +18,6 @@ mod imports;
 mod layers;
 mod length;
 mod lexer;
+mod log_fields;
 mod packages;
 mod words;

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::access::DlqAccess;
 use super::args::{BoundArgs, PickArgs, not_found};
@@ -140,20 +139,8 @@ fn letter_text(view: &LetterView) -> String {
         (false, Encoding::Json | Encoding::Text) => "",
     };
     field("payload", &format!("{} bytes{how}", view.payload_bytes));
-    let payload = view.payload_text();
-    let payload = match view.encoding {
-        Encoding::Json => pretty(&payload),
-        Encoding::Text | Encoding::Base64 => payload.into_owned(),
-    };
-    for payload_line in payload.lines() {
+    for payload_line in view.payload_text().lines() {
         text.push_str(&format!("    {}\n", one_line(payload_line)));
     }
     text
-}
-
-/// Indented JSON.
-fn pretty(json: &str) -> String {
-    let value: Option<Value> = serde_json::from_str(json).ok();
-    let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok());
-    pretty.unwrap_or_else(|| json.to_owned())
 }
