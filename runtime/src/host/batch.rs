@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, info_span};
 
 use super::guard::{HandlerGuard, HandlerOutcome};
-use super::handle::{outputs_of, transaction_not_awaited};
+use super::handle::transaction_not_awaited;
 use super::instance::{End, InstanceLoop};
 use super::mailbox::Pulled;
 use super::settlement::AttemptFailure;
@@ -156,7 +156,7 @@ impl InstanceLoop {
                 None => result,
             };
             let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, ended);
-            let record = record.took(share).emitting(outputs_of(&emits));
+            let record = record.took(share).emitting(emits.len());
             if result.is_ok() && !emits.is_empty() {
                 let in_flight = &self.in_flight;
                 let publishing = self

@@ -11,9 +11,9 @@ use super::settlement::AttemptFailure;
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
 use crate::message::Message;
-use crate::message_trace::{AttemptRecord, Emitted};
+use crate::message_trace::AttemptRecord;
 use crate::metrics::{Cause, Outcome};
-use crate::service::{Instance, PendingEmit, Reply, TxState, Work};
+use crate::service::{Instance, Reply, TxState, Work};
 use crate::supervision::quarantine::is_given_up;
 
 /// Maximum clock difference between machines that does not affect deadlines.
@@ -76,7 +76,7 @@ impl InstanceLoop {
             (HandlerOutcome::Done(Ok(reply)), None) => {
                 let message = self.cx.handled_message();
                 let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, end);
-                let record = record.took(took).emitting(outputs_of(&self.cx.emits));
+                let record = record.took(took).emitting(self.cx.emits.len());
                 self.publish_and_ack(record, reply, now).await
             }
             (HandlerOutcome::Done(Ok(_)), Some(TxState::Submitted)) => {
@@ -183,8 +183,7 @@ impl InstanceLoop {
         };
         let (message, now) = (delivery.message(), Instant::now());
         let record = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
-        let emitted = Emitted::UNKNOWN;
-        self.env.history.add(record.took(took).emitting(emitted));
+        self.env.history.add(record.took(took));
         let (crash, result) = match handled {
             HandlerOutcome::Done(result) => (None, result),
             HandlerOutcome::Panicked(text) => {
@@ -266,11 +265,6 @@ impl InstanceLoop {
         }
         Some(delivery)
     }
-}
-
-/// Counts emitted messages by output.
-pub(super) fn outputs_of(emits: &[PendingEmit]) -> Emitted {
-    Emitted::on(emits.iter().map(|emit| emit.output))
 }
 
 /// The handler returned before its transaction had a result.

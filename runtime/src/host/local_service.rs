@@ -1,11 +1,10 @@
 //! The view of a service for message traces: see [`LocalService`].
 
-use std::sync::Arc;
-
 use super::service_handle::ServiceHandle;
-use crate::clock::Clock;
 use crate::delivery::Delivery;
-use crate::message_trace::{AttemptHistory, LocalService};
+use crate::message_trace::{Findings, LocalService};
+use crate::names::QueueId;
+use crate::transport::SearchQuery;
 
 impl LocalService for ServiceHandle {
     fn label(&self) -> &str {
@@ -16,27 +15,25 @@ impl LocalService for ServiceHandle {
         self.is_apart()
     }
 
-    fn input(&self, number: usize) -> &Arc<str> {
-        &self.inputs[number]
-    }
-
-    fn output(&self, number: usize) -> &Arc<str> {
-        &self.outputs[number].name
-    }
-
-    fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    fn history(&self) -> &AttemptHistory {
-        &self.history
-    }
-
-    fn each_in_flight(&self, visit: &mut dyn FnMut(&Delivery, bool)) {
+    fn find(&self, wanted: &SearchQuery, findings: &mut Findings) {
+        let at = |input: usize| QueueId::new(&self.label, &self.inputs[input]);
         let run = self.env();
-        run.mailbox.each(|delivery| visit(delivery, false));
+        let mut add = |delivery: &Delivery, handled| {
+            let message = delivery.message();
+            if wanted.covers(message) {
+                findings.add_in_flight(message, at(delivery.input()), handled, delivery.attempt());
+            }
+        };
+        run.mailbox.each(|delivery| add(delivery, false));
         for in_flight in &*run.in_flight.lock() {
-            in_flight.each(|delivery| visit(delivery, true));
+            in_flight.each(|delivery| add(delivery, true));
+        }
+        let attempts = self.history.find(|record| {
+            wanted.ids.contains(&record.id) || wanted.traces.contains(&record.trace_id())
+        });
+        for record in attempts {
+            let (ended_ms, input) = (record.ended_ms(&self.clock), record.input.into());
+            findings.add_attempt(record, ended_ms, at(input));
         }
     }
 }

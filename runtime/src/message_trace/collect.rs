@@ -9,17 +9,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::findings::Findings;
-use super::history::{AttemptHistory, ClockPair, KEPT};
-use super::links::Links;
+use super::history::KEPT;
 use super::port_graph::PortGraph;
-use super::query::{TraceQuery, root_of};
+use super::query::TraceQuery;
 use super::report::Trace;
 use super::stores::Stores;
 use super::tree::build;
 use crate::clock::{Clock, Rfc3339, unix_ms};
 use crate::dead_letters::{Bounds, DeadLetters};
-use crate::delivery::Delivery;
-use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::transport::{
     Connector, SearchBounds, SearchQuery, SearchResult, Transport, TransportError,
@@ -27,10 +24,6 @@ use crate::transport::{
 
 /// Searches with the traces that the search before found.
 const PASSES: usize = 3;
-/// Maximum ids of possible messages.
-const DERIVED_IDS_MAX: usize = 50_000;
-/// Maximum services named in one line.
-const NAMED_MAX: usize = 10;
 
 /// A service of this process, as a trace reads it.
 pub(crate) trait LocalService: Send + Sync {
@@ -38,12 +31,8 @@ pub(crate) trait LocalService: Send + Sync {
     /// Whether a child process runs the service. Its history and its messages in flight are
     /// in that process.
     fn is_remote(&self) -> bool;
-    fn input(&self, number: usize) -> &Arc<str>;
-    fn output(&self, number: usize) -> &Arc<str>;
-    fn clock(&self) -> &Clock;
-    fn history(&self) -> &AttemptHistory;
-    /// Calls `visit` with each delivery in the mailbox (`false`) and in a handler (`true`).
-    fn each_in_flight(&self, visit: &mut dyn FnMut(&Delivery, bool));
+    /// Adds the messages in flight, then the attempts.
+    fn find(&self, wanted: &SearchQuery, findings: &mut Findings);
 }
 
 /// The services that this process runs.
@@ -94,14 +83,15 @@ impl TraceCollector {
         offline: Option<(&dyn Connector, &str)>,
     ) -> Trace {
         let mut wanted = query.wanted();
-        let mut findings = Findings::default();
+        let mut findings = Findings::new(self.redactor.clone());
         for _ in 0..PASSES {
-            findings = Findings::default();
+            findings = Findings::new(self.redactor.clone());
             findings.queues_read_ms = Clock::SYSTEM.unix_ms();
             self.read_queues(&wanted, offline, &mut findings).await;
             self.read_services(&wanted, &mut findings);
             let traces_before = wanted.traces.len();
-            wanted.traces.extend(findings.traces(wanted.ids.iter()));
+            let found = wanted.ids.iter().filter_map(|id| findings.messages.get(id));
+            wanted.traces.extend(found.filter_map(|it| it.trace_id));
             if wanted.traces.len() == traces_before {
                 break;
             }
@@ -109,21 +99,12 @@ impl TraceCollector {
         self.report_unread_services(&mut findings);
         let (graph, data, asked) = (self.graph.clone(), self.data.clone(), query.clone());
         // Reading stores blocks the thread.
-        let built = tokio::task::spawn_blocking(move || {
+        let building = tokio::task::spawn_blocking(move || {
             let stores = Stores::open(&graph, &data, &mut findings);
             stores.read_outboxes(&wanted, &mut findings);
-            let ids = [asked.id().clone()].into_iter();
-            let ids = ids.chain(asked.trace_id().map(root_of));
-            let read = |ids: &[_], findings: &mut _| stores.read_inboxes(ids, findings);
-            let links = Links::find(&mut findings, &graph, ids, DERIVED_IDS_MAX, read);
-            build(&asked, &findings, &links, &graph)
+            build(&asked, findings, &stores, &graph)
         });
-        let trace = built.await.unwrap_or_else(|error| {
-            let mut findings = Findings::default();
-            findings.miss(format!("everything: {error}"));
-            build(query, &findings, &Links::default(), &self.graph)
-        });
-        trace.clean(&self.redactor)
+        building.await.expect("building a trace does not panic")
     }
 
     async fn read_queues(
@@ -156,7 +137,6 @@ impl TraceCollector {
             Ok(result) => {
                 let text = "all queues: ready, in flight, delayed and dead-lettered messages";
                 findings.looked_at.push(text.into());
-                findings.all_queues_read = result.missed.is_empty();
                 result.missed.into_iter().for_each(|it| findings.miss(it));
                 let messages = result.messages.into_iter();
                 messages.for_each(|it| findings.add_queued(it));
@@ -168,110 +148,58 @@ impl TraceCollector {
     /// Reads the messages in flight and the histories of this process's services.
     fn read_services(&self, wanted: &SearchQuery, findings: &mut Findings) {
         let Some(running) = &self.running else { return };
-        let local = running.services.iter().filter(|it| !it.is_remote());
-        let local: Vec<&dyn LocalService> = local.map(|service| &**service).collect();
-        for service in &local {
-            service.each_in_flight(&mut |delivery, handled| {
-                let message = delivery.message();
-                if wanted.covers(message) {
-                    let at = QueueId::new(service.label(), service.input(delivery.input()));
-                    findings.add_in_flight(message, at, handled, delivery.attempt());
-                }
-            });
-        }
-        let mut limited = Vec::new();
-        for service in &local {
-            let now = ClockPair::now(service.clock());
-            let records = service.history().find(|record| {
-                wanted.ids.contains(&record.id) || wanted.traces.contains(&record.trace_id())
-            });
-            for record in &records {
-                let at = QueueId::new(service.label(), service.input(record.input.into()));
-                let output = |number| service.output(number).clone();
-                findings.add_attempt(record, record.ended_ms(now), at, output);
-            }
-            if let Some(unix_ms) = service.history().oldest_if_full(now) {
-                limited.push(format!("{} since {}", service.label(), Rfc3339 { unix_ms }));
-            }
+        for service in running.services.iter().filter(|it| !it.is_remote()) {
+            service.find(wanted, findings);
         }
         let unix_ms = unix_ms(running.since);
-        let mut text = format!(
+        findings.looked_at.push(format!(
             "the last {KEPT} attempts of each service, since the app started at {}",
             Rfc3339 { unix_ms }
-        );
-        if !limited.is_empty() {
-            text.push_str(&format!("; of {}", listed(&limited)));
-        }
-        findings.looked_at.push(text);
+        ));
     }
 
     /// Names the services whose history this process doesn't have.
     fn report_unread_services(&self, findings: &mut Findings) {
         let Some(running) = &self.running else {
-            findings.miss(format!(
+            return findings.miss(format!(
                 "no app runs with the data folder {}: attempts are not known, only stores",
                 self.data.display()
             ));
-            return;
         };
-        let remote = running.services.iter().filter(|it| it.is_remote());
-        let remote: Vec<&str> = remote.map(|service| service.label()).collect();
-        let handles = self
-            .graph
-            .services
-            .iter()
-            .filter(|it| !it.inputs.is_empty());
-        let (here, elsewhere): (Vec<_>, Vec<_>) = handles.partition(|it| it.runs_here);
-        let in_children = here.into_iter().filter(|it| remote.contains(&&*it.label));
-        for (services, place) in [
-            (in_children.collect(), "in child processes"),
-            (elsewhere, "in other processes"),
-        ] {
-            let labels: Vec<String> = services.iter().map(|it| it.label.to_string()).collect();
-            if !labels.is_empty() {
-                let labels = listed(&labels);
-                findings.miss(format!("attempts of {labels}: they run {place}"));
+        let is_remote = |label: &str| {
+            let mut services = running.services.iter();
+            services.any(|service| service.label() == label && service.is_remote())
+        };
+        let handlers = self.graph.services.iter();
+        for service in handlers.filter(|it| !it.inputs.is_empty()) {
+            let label = &service.label;
+            if !service.runs_here {
+                findings.miss(format!("attempts of {label}: it runs in another process"));
+            } else if is_remote(label) {
+                findings.miss(format!("attempts of {label}: it runs in a child process"));
             }
         }
-    }
-}
-
-/// The names, or the first of many.
-fn listed(names: &[String]) -> String {
-    let shown = names[..names.len().min(NAMED_MAX)].join(", ");
-    match names.len().saturating_sub(NAMED_MAX) {
-        0 => shown,
-        more => format!("{shown} and {more} others"),
     }
 }
 
 async fn read_dead_letters(letters: &DeadLetters, wanted: &SearchQuery, findings: &mut Findings) {
-    let services: Vec<String> = letters.services().map(str::to_owned).collect();
-    let mut read = Vec::new();
-    for (number, service) in services.iter().enumerate() {
+    for service in letters.services() {
         match letters.search(service, wanted, Bounds::default()).await {
             Ok(found) => {
+                let text = format!("dead letters of {service}");
                 if found.more {
-                    findings.miss(format!(
-                        "some dead letters of {service}: there are too many"
-                    ));
+                    findings.miss(format!("some {text}: there are too many"));
                 }
                 for letter in found.letters {
                     findings.add_dead_letter(service, letter);
                 }
-                read.push(service.clone());
+                findings.looked_at.push(text);
             }
             Err(TransportError::NoQueue(_)) => {}
+            // The other queues would fail the same way.
             Err(error) => {
-                // The other queues would fail the same way.
-                let unread = listed(&services[number..]);
-                findings.miss(format!("dead letters of {unread}: {error}"));
-                break;
+                return findings.miss(format!("dead letters of {service} and others: {error}"));
             }
         }
-    }
-    if !read.is_empty() {
-        let text = format!("dead letters of {}", listed(&read));
-        findings.looked_at.push(text);
     }
 }

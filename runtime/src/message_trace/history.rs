@@ -21,8 +21,6 @@ use crate::trace_context::TraceContext;
 pub(crate) const KEPT: usize = 1024;
 /// Records in the first allocation; the buffer doubles up to [`KEPT`].
 const FIRST: usize = 16;
-/// Outputs whose messages are counted per attempt. Messages of further outputs are searched.
-const COUNTED: usize = 4;
 
 /// The last attempts of one service.
 #[derive(Default)]
@@ -33,95 +31,31 @@ struct HistoryBuffer {
     records: Vec<AttemptRecord>,
     /// The place of the next record: behind the newest, over the oldest.
     next: usize,
-    /// Records were overwritten.
-    is_full: bool,
-}
-
-/// The same moment on the monotonic clock and on the clock of the app.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ClockPair {
-    instant: Instant,
-    unix_ms: u64,
-}
-
-impl ClockPair {
-    pub(crate) fn now(clock: &Clock) -> Self {
-        Self {
-            instant: Instant::now(),
-            unix_ms: clock.unix_ms(),
-        }
-    }
-
-    /// The time of day of an earlier moment.
-    fn unix_ms(&self, then: Instant) -> u64 {
-        let since = self.instant.saturating_duration_since(then).as_millis();
-        self.unix_ms.saturating_sub(since as u64)
-    }
 }
 
 /// One attempt at one message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct AttemptRecord {
     pub(crate) id: MessageId,
+    pub(crate) parent: Option<MessageId>,
     /// High and low half of the trace id; 0 if the message starts its trace.
     trace: [u64; 2],
     ended: Instant,
-    took: Duration,
-    retry_after_ms: u32,
+    took_us: u32,
     pub(crate) attempt: u32,
+    pub(crate) next: Next,
+    /// The number of messages that the handler emitted outside of a transaction.
+    pub(crate) emitted: u16,
     pub(crate) input: u16,
-    outcome: u8,
-    next: Next,
-    pub(crate) emitted: Emitted,
+    pub(crate) outcome: Outcome,
 }
 
 /// The decision about the message after the attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Next {
     Done,
-    Retry,
+    Retry { after_ms: u32 },
     DeadLetter,
-}
-
-/// The number of emitted messages, by output.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Emitted {
-    counts: [(u16, u16); COUNTED],
-    /// More messages may have been emitted than are counted.
-    pub(crate) may_have_more: bool,
-}
-
-impl Emitted {
-    /// The messages were not counted.
-    pub(crate) const UNKNOWN: Self = Self {
-        counts: [(0, 0); COUNTED],
-        may_have_more: true,
-    };
-
-    /// Counts messages by the numbers of their outputs.
-    pub(crate) fn on(outputs: impl IntoIterator<Item = usize>) -> Self {
-        let mut emitted = Self::default();
-        outputs.into_iter().for_each(|it| emitted.count(it));
-        emitted
-    }
-
-    fn count(&mut self, output: usize) {
-        let output = output as u16;
-        let mut counts = self.counts.iter_mut();
-        match counts.find(|(number, count)| *count == 0 || *number == output) {
-            Some((_, u16::MAX)) | None => self.may_have_more = true,
-            Some((number, count)) => {
-                *number = output;
-                *count += 1;
-            }
-        }
-    }
-
-    /// The number of messages by output number.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (usize, u32)> {
-        let counted = self.counts.iter().filter(|(_, count)| *count > 0);
-        counted.map(|(output, count)| (usize::from(*output), u32::from(*count)))
-    }
 }
 
 impl AttemptRecord {
@@ -135,45 +69,44 @@ impl AttemptRecord {
     ) -> Self {
         Self {
             id: message.id.clone(),
+            parent: message.parent.clone(),
             trace: trace_of(message),
             ended,
-            took: Duration::ZERO,
-            retry_after_ms: 0,
+            took_us: 0,
             attempt,
-            input: input as u16,
-            outcome: outcome as u8,
             next: Next::Done,
-            emitted: Emitted::default(),
+            emitted: 0,
+            input: input as u16,
+            outcome,
         }
     }
 
     pub(crate) fn took(mut self, took: Duration) -> Self {
-        self.took = took;
+        self.took_us = micros(took);
         self
     }
 
-    pub(crate) fn emitting(mut self, emitted: Emitted) -> Self {
-        self.emitted = emitted;
+    pub(crate) fn emitting(mut self, messages: usize) -> Self {
+        self.emitted = u16::try_from(messages).unwrap_or(u16::MAX);
         self
     }
 
     /// Turns the record into that of a deferred attempt: the transport did not confirm the
     /// emitted messages.
     pub(crate) fn unconfirmed(mut self, decision: &RetryDecision) -> Self {
-        self.outcome = Outcome::Defer as u8;
-        self.emitted = Emitted::default();
+        self.outcome = Outcome::Defer;
+        self.emitted = 0;
         self.then(decision)
     }
 
     pub(crate) fn then(mut self, decision: &RetryDecision) -> Self {
-        match decision {
-            RetryDecision::Ack => {}
-            RetryDecision::Retry { after, .. } => {
-                self.next = Next::Retry;
-                self.retry_after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
-            }
-            RetryDecision::DeadLetter(_) => self.next = Next::DeadLetter,
-        }
+        self.next = match decision {
+            RetryDecision::Ack => Next::Done,
+            RetryDecision::Retry { after, .. } => Next::Retry {
+                after_ms: u32::try_from(after.as_millis()).unwrap_or(u32::MAX),
+            },
+            RetryDecision::DeadLetter(_) => Next::DeadLetter,
+        };
         self
     }
 
@@ -185,27 +118,15 @@ impl AttemptRecord {
         }
     }
 
-    pub(crate) fn outcome(&self) -> &'static str {
-        Outcome::NAMES[usize::from(self.outcome)]
-    }
-
     /// The duration of the handler.
     pub(crate) fn duration(&self) -> Duration {
-        self.took
+        Duration::from_micros(self.took_us.into())
     }
 
     /// The end of the attempt, in milliseconds since 1970-01-01 UTC.
-    pub(crate) fn ended_ms(&self, now: ClockPair) -> u64 {
-        now.unix_ms(self.ended)
-    }
-
-    /// The delay before the next attempt, in milliseconds, if the message is retried.
-    pub(crate) fn retry_after_ms(&self) -> Option<u64> {
-        (self.next == Next::Retry).then_some(self.retry_after_ms.into())
-    }
-
-    pub(crate) fn is_dead_lettered(&self) -> bool {
-        self.next == Next::DeadLetter
+    pub(crate) fn ended_ms(&self, clock: &Clock) -> u64 {
+        let since_ms = self.ended.elapsed().as_millis() as u64;
+        clock.unix_ms().saturating_sub(since_ms)
     }
 }
 
@@ -215,12 +136,15 @@ fn trace_of(message: &Envelope) -> [u64; 2] {
     [(trace >> 64) as u64, trace as u64]
 }
 
+fn micros(took: Duration) -> u32 {
+    u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
+}
+
 impl HistoryBuffer {
     /// Returns the oldest record of a full buffer, to be overwritten.
     fn oldest(&mut self) -> Option<&mut AttemptRecord> {
         let oldest = self.records.get_mut(self.next)?;
         self.next = (self.next + 1) % KEPT;
-        self.is_full = true;
         Some(oldest)
     }
 
@@ -265,15 +189,15 @@ impl AttemptHistory {
             return buffer.push(record.took(took));
         };
         oldest.id.clone_from(&message.id);
+        oldest.parent.clone_from(&message.parent);
         oldest.trace = trace_of(message);
         oldest.ended = ended;
-        oldest.took = took;
-        oldest.retry_after_ms = 0;
+        oldest.took_us = micros(took);
         oldest.attempt = attempt;
-        oldest.input = input as u16;
-        oldest.outcome = Outcome::Ok as u8;
         oldest.next = Next::Done;
-        oldest.emitted = Emitted::default();
+        oldest.emitted = 0;
+        oldest.input = input as u16;
+        oldest.outcome = Outcome::Ok;
     }
 
     /// The kept attempts that are wanted, the oldest first.
@@ -284,70 +208,39 @@ impl AttemptHistory {
         let records = older.iter().chain(newer);
         records.filter(|it| is_wanted(it)).cloned().collect()
     }
-
-    /// When the oldest kept attempt ended, in milliseconds since 1970-01-01 UTC, if older ones
-    /// were overwritten.
-    pub(crate) fn oldest_if_full(&self, now: ClockPair) -> Option<u64> {
-        let buffer = self.0.lock();
-        let oldest = buffer.records.get(buffer.next);
-        oldest.filter(|_| buffer.is_full).map(|it| it.ended_ms(now))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record(number: u32) -> AttemptRecord {
-        let mut envelope = Envelope::new("order", "{}");
-        envelope.id = format!("order-{number}").parse().unwrap();
-        AttemptRecord::new(&envelope, 0, number, Outcome::Ok, Instant::now())
-    }
-
     #[test]
     fn a_history_keeps_the_last_attempts_in_bounded_memory_and_takes_none_when_idle() {
         let history = AttemptHistory::default();
         assert_eq!(history.0.lock().records.capacity(), 0);
-        let now = ClockPair::now(&Clock::SYSTEM);
         for number in 0..5000 {
-            history.add(record(number));
+            let message = Envelope::new("order", "{}");
+            let now = Instant::now();
+            history.add(AttemptRecord::new(&message, 0, number, Outcome::Ok, now));
             if number == 10 {
                 assert_eq!(history.0.lock().records.capacity(), FIRST);
-                assert_eq!(history.oldest_if_full(now), None);
             }
         }
         assert_eq!(history.0.lock().records.capacity(), KEPT);
         let kept = history.find(|_| true);
         let attempts: Vec<u32> = kept.iter().map(|record| record.attempt).collect();
         assert!(attempts.iter().copied().eq(5000 - KEPT as u32..5000));
-        assert!(history.oldest_if_full(now).is_some());
         let bytes = size_of::<AttemptRecord>();
         assert!(bytes <= 104, "{bytes}");
     }
 
-    #[test]
-    fn a_record_has_the_time_of_its_end_and_of_the_retry() {
-        let now = ClockPair::now(&Clock::SYSTEM);
-        let retry = RetryDecision::Retry {
-            after: Duration::from_secs(3),
-            attempt: 2,
-        };
-        let mut record = record(1).then(&retry);
-        record.ended = now.instant.checked_sub(Duration::from_millis(250)).unwrap();
-        assert_eq!(record.ended_ms(now), now.unix_ms - 250);
-        assert_eq!(record.retry_after_ms(), Some(3000));
-        record.ended = now.instant + Duration::from_secs(1);
-        assert_eq!(record.ended_ms(now), now.unix_ms, "not later than now");
-    }
-
-    #[test]
-    fn emitted_messages_are_counted_for_the_first_outputs() {
-        let mut emitted = Emitted::on([7, 2, 7, 7, 3, 4]);
-        let counts: Vec<_> = emitted.counts().collect();
-        assert_eq!(counts, [(7, 3), (2, 1), (3, 1), (4, 1)]);
-        assert!(!emitted.may_have_more);
-        emitted.count(5);
-        assert!(emitted.may_have_more);
-        assert_eq!(emitted.counts().count(), COUNTED);
+    #[tokio::test(start_paused = true)]
+    async fn a_record_has_the_time_of_its_end() {
+        let ended = Instant::now();
+        let record = AttemptRecord::new(&Envelope::new("a", ""), 0, 1, Outcome::Ok, ended);
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        let ended_ms = record.ended_ms(&Clock::SYSTEM);
+        let now_ms = Clock::SYSTEM.unix_ms();
+        assert!(now_ms.abs_diff(ended_ms + 3_600_000) < 60_000);
     }
 }

@@ -5,7 +5,8 @@
 //! facts that exist anyway: the last attempts of each service, queues, messages in flight, dead
 //! letters, and the inboxes and outboxes of stores. A message is found by its id or its trace
 //! id. It is linked to its parent by the parent id that it carries, or because its own id is
-//! derived from the parent's ([`MessageId::child`]).
+//! derived from the parent's ([`MessageId::child`]). The newest record of a message at an input
+//! is its state there.
 //!
 //! Rules:
 //! - A trace states facts. It says `unknown` where nothing is recorded, and lists the places
@@ -16,9 +17,9 @@
 //! | --- | --- |
 //! | `history` | the last attempts of one service, recorded while it runs |
 //! | `query`, `report` | the question and the answer |
-//! | `collect`, `stores`, `findings` | reads every place; the facts that were found, by message |
-//! | `port_graph`, `links` | which service reads which topic; which message led to which |
-//! | `tree`, `text` | builds the answer from the facts; prints it |
+//! | `collect`, `stores`, `findings` | reads every place; the records that were found |
+//! | `port_graph` | which service reads which topic |
+//! | `tree`, `text` | builds the answer from the records; prints it |
 //!
 //! ```
 //! use brickwork::App;
@@ -38,7 +39,6 @@
 mod collect;
 mod findings;
 mod history;
-mod links;
 mod port_graph;
 mod query;
 mod report;
@@ -54,7 +54,8 @@ mod tree;
 use crate::id::MessageId;
 
 pub(crate) use collect::{LocalService, QueueAccess, RunningServices, TraceCollector};
-pub(crate) use history::{AttemptHistory, AttemptRecord, Emitted};
+pub(crate) use findings::Findings;
+pub(crate) use history::{AttemptHistory, AttemptRecord};
 pub(crate) use port_graph::{GraphPort, GraphService, PortGraph};
 pub use query::TraceQuery;
 pub use report::{Attempt, EmittedBy, Hop, MessageState, Outboxed, Trace, TracedMessage};

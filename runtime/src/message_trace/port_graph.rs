@@ -1,7 +1,6 @@
 //! The services of an app with their ports and topics: which service may have emitted a
 //! message, and which ones read it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::names::QueueId;
@@ -40,23 +39,14 @@ impl PortGraph {
         port.map(|port| port.topics.clone()).unwrap_or_default()
     }
 
-    /// The topics that any of these inputs reads.
-    pub(super) fn topics_of_inputs(&self, inputs: &BTreeSet<QueueId>) -> Vec<Arc<str>> {
-        let ports = self.inputs().filter(|(id, _)| inputs.contains(id));
-        ports.flat_map(|(_, port)| port.topics.clone()).collect()
-    }
-
     /// The inputs that read any of these topics.
     pub(super) fn readers(&self, topics: &[Arc<str>]) -> Vec<QueueId> {
-        let reads = |port: &GraphPort| port.topics.iter().any(|it| topics.contains(it));
-        let readers = self.inputs().filter(|(_, port)| reads(port));
-        readers.map(|(id, _)| id).collect()
-    }
-
-    fn inputs(&self) -> impl Iterator<Item = (QueueId, &GraphPort)> {
-        self.services.iter().flat_map(|service| {
-            let inputs = service.inputs.iter();
-            inputs.map(|port| (QueueId::new(&service.label, &port.name), port))
-        })
+        let reads = |port: &&GraphPort| port.topics.iter().any(|it| topics.contains(it));
+        let services = self.services.iter();
+        let readers = services.flat_map(|service| {
+            let inputs = service.inputs.iter().filter(reads);
+            inputs.map(|port| QueueId::new(&service.label, &port.name))
+        });
+        readers.collect()
     }
 }

@@ -50,11 +50,8 @@ pub struct TracedMessage {
     /// The outboxes that still hold the message.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outboxes: Vec<Outboxed>,
-    /// The messages that this one led to.
+    /// The messages that this one led to, each once in the answer.
     pub led_to: Vec<TracedMessage>,
-    /// The message stands elsewhere in this answer, with everything that it led to.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub shown_before: bool,
 }
 
 /// The output that emitted a message.
@@ -98,6 +95,9 @@ pub struct Attempt {
     pub at: String,
     /// The duration of the handler, in microseconds.
     pub took_us: u64,
+    /// The number of messages that the handler emitted. Those of a transaction are not counted.
+    #[serde(default)]
+    pub emitted: u32,
 }
 
 /// The state of a message at one input.
@@ -105,10 +105,8 @@ pub struct Attempt {
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum MessageState {
     /// Handled successfully: an attempt, an inbox entry or an emitted message says so.
+    #[serde(alias = "handled")]
     Done,
-    /// Handled at least once, since the message led to another one. The queues can't be
-    /// searched, so it may come again.
-    Handled,
     /// Dropped, because its deadline had passed.
     Expired,
     /// In the input's queue.
@@ -137,7 +135,8 @@ pub enum MessageState {
         /// The number of the next attempt.
         attempt: u32,
     },
-    /// In the dead-letter queue.
+    /// Given up. Without details, its dead letter was removed, or could not be read.
+    #[serde(alias = "given-up")]
     DeadLettered {
         /// The reason.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,10 +151,20 @@ pub enum MessageState {
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<String>,
     },
-    /// Dead-lettered, but its dead letter was removed or could not be read.
-    GivenUp,
     /// Nothing is recorded: the records are gone already, or the message never came.
     Unknown,
+}
+
+impl MessageState {
+    /// The state of a dead-lettered message without a readable record.
+    pub(super) fn dead_lettered() -> Self {
+        Self::DeadLettered {
+            reason: None,
+            error: None,
+            attempts: None,
+            at: None,
+        }
+    }
 }
 
 /// A message in an outbox: committed, and not yet confirmed by the transport.

@@ -94,24 +94,16 @@ impl Store {
     fn read_inbox(
         &self,
         connection: &Connection,
-        ids: &[MessageId],
-        deadline: Instant,
+        id: &MessageId,
         findings: &mut Findings,
     ) -> Result<(), SqliteError> {
-        let mut select =
-            connection.prepare("SELECT input, at_ms FROM brickwork_inbox WHERE id = ?1")?;
-        for (number, id) in ids.iter().enumerate() {
-            if number % ROWS_PER_CLOCK == ROWS_PER_CLOCK - 1 && Instant::now() >= deadline {
-                let service = &self.service;
-                findings.miss(format!("part of the inbox of {service}: it took too long"));
-                break;
-            }
-            let mut rows = select.query([id.to_string()])?;
-            while let Some(row) = rows.next()? {
-                let (input, at_ms): (String, i64) = (row.get(0)?, row.get(1)?);
-                let at = QueueId::new(&self.service, &input);
-                findings.add_inbox_entry(id, at, at_ms.max(0) as u64);
-            }
+        let sql = "SELECT input, at_ms FROM brickwork_inbox WHERE id = ?1";
+        let mut select = connection.prepare_cached(sql)?;
+        let mut rows = select.query([id.to_string()])?;
+        while let Some(row) = rows.next()? {
+            let (input, at_ms): (String, i64) = (row.get(0)?, row.get(1)?);
+            let at = QueueId::new(&self.service, &input);
+            findings.add_inbox_entry(id, at, at_ms.max(0) as u64);
         }
         Ok(())
     }
@@ -152,14 +144,17 @@ impl Stores {
         }
     }
 
-    /// Adds the inbox entries of some messages.
-    pub(super) fn read_inboxes(&self, ids: &[MessageId], findings: &mut Findings) {
+    /// Adds the inbox entries of a message.
+    pub(super) fn read_inboxes(&self, id: &MessageId, findings: &mut Findings) {
         for store in &self.stores {
-            let read = store
-                .database
-                .read(|connection| store.read_inbox(connection, ids, self.deadline, findings));
-            if let Err(error) = read {
-                findings.miss(format!("the inbox of {}: {error}", store.service));
+            let service = &store.service;
+            if Instant::now() >= self.deadline {
+                findings.miss(format!("part of the inbox of {service}: it took too long"));
+                continue;
+            }
+            let read = |connection: &Connection| store.read_inbox(connection, id, findings);
+            if let Err(error) = store.database.read(read) {
+                findings.miss(format!("the inbox of {service}: {error}"));
             }
         }
     }

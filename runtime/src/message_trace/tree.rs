@@ -1,13 +1,17 @@
-//! Builds the answer from the facts: a tree of messages, and the state of each at every input.
+//! Builds the answer from the records: a tree of messages, and the state of each at every input.
+//!
+//! A message carries the id of its parent, and an attempt records it. Inboxes record ids alone.
+//! But the id of an emitted message is derived from its parent's id, the service, the output and
+//! a number: the ids that children of a message would have are computed and looked up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::findings::{AttemptInfo, Findings, MessageFindings, time};
-use super::links::Links;
+use super::findings::{Findings, MessageFindings, time};
 use super::port_graph::PortGraph;
 use super::query::{TraceQuery, root_of};
 use super::report::{EmittedBy, Hop, MessageState, Trace, TracedMessage};
+use super::stores::Stores;
 use crate::id::MessageId;
 use crate::names::QueueId;
 use crate::trace_context::TraceContext;
@@ -16,41 +20,52 @@ use crate::trace_context::TraceContext;
 const MESSAGES_MAX: usize = 1_000;
 /// Maximum generations in an answer. JSON readers limit the nesting, too.
 const DEPTH_MAX: usize = 50;
-/// A transport may write an ack this much later. Until then the acked message can still be seen
-/// in its queue.
-const ACK_DELAY_MS: u64 = 2_000;
+/// Maximum ids of possible children.
+const DERIVED_IDS_MAX: usize = 50_000;
+/// Numbers tried beyond the known children of a message.
+const GAP: usize = 8;
 
 /// Builds the answer.
 pub(super) fn build(
     query: &TraceQuery,
-    findings: &Findings,
-    links: &Links,
+    findings: Findings,
+    stores: &Stores,
     graph: &PortGraph,
 ) -> Trace {
+    let mut named: BTreeMap<MessageId, Vec<MessageId>> = BTreeMap::new();
+    for (id, message) in &findings.messages {
+        if let Some(parent) = &message.parent {
+            named.entry(parent.clone()).or_default().push(id.clone());
+        }
+    }
     let mut builder = TreeBuilder {
         findings,
-        links,
+        stores,
         graph,
+        named,
+        looked_up: BTreeSet::new(),
         shown: BTreeSet::new(),
-        cut: links
-            .is_cut
-            .then(|| "too many ids to look up: messages may be missing".to_owned()),
+        cut: None,
     };
-    let messages: Vec<TracedMessage> = roots(query, findings, links)
-        .iter()
-        .filter_map(|id| builder.message(id, None, 0))
-        .collect();
-    let own_trace = findings.get(query.id()).and_then(|it| it.trace_id);
+    let mut messages = Vec::new();
+    for id in builder.roots(query) {
+        let is_known = builder.is_known(&id);
+        let message = builder.message(&id, None, 0);
+        messages.extend(message.filter(|message| is_known || !message.led_to.is_empty()));
+    }
+    let own_trace = builder.findings.messages.get(query.id());
     let trace_id = own_trace
+        .and_then(|found| found.trace_id)
         .or_else(|| query.trace_id())
         .or_else(|| (!messages.is_empty()).then(|| TraceContext::root(query.id()).trace_id));
-    let ancestors = std::iter::successors(links.parent(query.id()), |id| links.parent(id));
+    let findings = &builder.findings;
+    let ancestors = builder.line_of(query.id()).skip(1);
     Trace {
         app: graph.app.to_string(),
-        asked: query.to_string(),
+        asked: findings.clean(query),
         found: !messages.is_empty(),
         trace_id: trace_id.map(|trace| format!("{trace:032x}")),
-        came_of: ancestors.take(DEPTH_MAX).map(ToString::to_string).collect(),
+        came_of: ancestors.map(|id| findings.clean(id)).collect(),
         messages,
         looked_at: findings.looked_at.clone(),
         missed: findings.missed.clone(),
@@ -58,48 +73,57 @@ pub(super) fn build(
     }
 }
 
-/// The messages at the top of the answer: the one that is asked for, and the first messages of
-/// the trace that is asked for, the earliest first.
-fn roots(query: &TraceQuery, findings: &Findings, links: &Links) -> Vec<MessageId> {
-    let mut roots = Vec::new();
-    let id = query.id();
-    if findings.get(id).is_some() || links.has_children(id) {
-        roots.push(id.clone());
-    }
-    let Some(trace) = query.trace_id() else {
-        return roots;
-    };
-    let mut first: BTreeMap<MessageId, u64> = BTreeMap::new();
-    for (id, message) in findings.iter().filter(|(_, it)| it.trace_id == Some(trace)) {
-        let above = std::iter::successors(Some(id), |id| links.parent(id));
-        let top = above.take(DEPTH_MAX).last().unwrap_or(id);
-        let earliest = message.attempts.iter().map(|it| it.ended_ms).min();
-        let earliest = earliest.unwrap_or(u64::MAX);
-        let since = first.entry(top.clone()).or_insert(earliest);
-        *since = earliest.min(*since);
-    }
-    let root = root_of(trace);
-    if first.is_empty() && links.has_children(&root) {
-        first.insert(root, 0);
-    }
-    first.remove(id);
-    let mut first: Vec<(u64, MessageId)> = first.into_iter().map(|(id, at)| (at, id)).collect();
-    first.sort();
-    roots.extend(first.into_iter().map(|(_, id)| id));
-    roots
-}
-
 struct TreeBuilder<'a> {
-    findings: &'a Findings,
-    links: &'a Links,
+    findings: Findings,
+    stores: &'a Stores,
     graph: &'a PortGraph,
+    /// The messages that name a message as their parent.
+    named: BTreeMap<MessageId, Vec<MessageId>>,
+    /// The ids that were looked up in the inboxes.
+    looked_up: BTreeSet<MessageId>,
     shown: BTreeSet<MessageId>,
     /// Why the answer is not complete.
     cut: Option<String>,
 }
 
 impl TreeBuilder<'_> {
-    /// A message with all that it led to; `None` when there are too many.
+    /// The messages at the top of the answer: the one that is asked for, and the first messages
+    /// of the trace that is asked for, the earliest first.
+    fn roots(&self, query: &TraceQuery) -> Vec<MessageId> {
+        let mut first: BTreeMap<MessageId, u64> = BTreeMap::new();
+        let is_asked = |found: &MessageFindings| {
+            found.trace_id.is_some() && found.trace_id == query.trace_id()
+        };
+        let messages = self.findings.messages.iter();
+        for (id, message) in messages.filter(|(_, found)| is_asked(found)) {
+            let attempts = message.inputs.values().flat_map(|input| &input.attempts);
+            let earliest = attempts.map(|(ended_ms, _)| *ended_ms).min();
+            let top = self.line_of(id).last().unwrap_or(id);
+            let since = first.entry(top.clone()).or_insert(u64::MAX);
+            *since = (*since).min(earliest.unwrap_or(u64::MAX));
+        }
+        let mut first: Vec<(u64, MessageId)> = first.into_iter().map(|(id, at)| (at, id)).collect();
+        first.sort();
+        let asked = [Some(query.id().clone()), query.trace_id().map(root_of)];
+        let first = first.into_iter().map(|(_, id)| id);
+        asked.into_iter().flatten().chain(first).collect()
+    }
+
+    /// A message and its known ancestors, its parent first.
+    fn line_of<'a>(&'a self, id: &'a MessageId) -> impl Iterator<Item = &'a MessageId> {
+        let parent = |id: &&MessageId| self.findings.messages.get(*id)?.parent.as_ref();
+        std::iter::successors(Some(id), parent).take(DEPTH_MAX)
+    }
+
+    /// Whether anything is recorded of a message, in inboxes or elsewhere.
+    fn is_known(&mut self, id: &MessageId) -> bool {
+        if self.looked_up.insert(id.clone()) {
+            self.stores.read_inboxes(id, &mut self.findings);
+        }
+        self.findings.messages.contains_key(id) || self.named.contains_key(id)
+    }
+
+    /// A message with all that it led to; `None` if the answer has it already, or is full.
     fn message(
         &mut self,
         id: &MessageId,
@@ -112,142 +136,130 @@ impl TreeBuilder<'_> {
             ));
             return None;
         }
-        let found = self.findings.get(id);
-        let info = found.and_then(|found| found.info.as_ref());
-        let output = by.as_ref().and_then(|by| by.output.as_deref());
-        let topics = match (&by, output) {
-            (Some(by), Some(output)) => self.graph.topics_of_output(&by.service, output),
-            _ => info.map(|info| info.topic.clone()).into_iter().collect(),
+        if !self.shown.insert(id.clone()) {
+            return None;
+        }
+        let nothing = MessageFindings::default();
+        let found = self.findings.messages.get(id).unwrap_or(&nothing);
+        let output = by
+            .as_ref()
+            .and_then(|by| Some((&by.service, by.output.as_ref()?)));
+        let topics = match (output, &found.message) {
+            (Some((service, output)), _) => self.graph.topics_of_output(service, output),
+            (None, Some(message)) => vec![message.topic.clone()],
+            (None, None) => Vec::new(),
         };
         let mut message = TracedMessage {
-            id: id.to_string(),
+            id: self.findings.clean(id),
             by,
-            kind: info.map(|info| info.kind.to_string()),
+            kind: found
+                .message
+                .as_ref()
+                .map(|it| self.findings.clean(&it.kind)),
             topics: topics.iter().map(ToString::to_string).collect(),
-            ..TracedMessage::default()
+            hops: self.hops(found, &topics),
+            outboxes: found.outboxes.clone(),
+            led_to: Vec::new(),
         };
-        if !self.shown.insert(id.clone()) {
-            message.shown_before = true;
-            return Some(message);
-        }
-        message.outboxes = found.map(|it| it.outboxes.clone()).unwrap_or_default();
-        let children = self.links.children(id);
-        message.hops = self.hops(found, &topics, &children);
+        let children = self.children(id, &topics, &message.hops);
+        mark_handled(&mut message.hops, &children);
         if depth >= DEPTH_MAX && !children.is_empty() {
             self.cut = Some(format!("stopped {depth} messages deep"));
             return Some(message);
         }
-        for (child, by) in children {
-            match self.message(&child, Some(by), depth + 1) {
-                Some(child) => message.led_to.push(child),
-                None => break,
-            }
-        }
+        let children = children.into_iter();
+        let children = children.filter_map(|(by, child)| self.message(&child, by, depth + 1));
+        message.led_to = children.collect();
         Some(message)
     }
 
     /// The state of the message at every input that has a record of it or reads its topic.
-    fn hops(
-        &self,
-        found: Option<&MessageFindings>,
-        topics: &[Arc<str>],
-        children: &[(MessageId, EmittedBy)],
-    ) -> Vec<Hop> {
-        let mut inputs = found.map(MessageFindings::inputs).unwrap_or_default();
+    fn hops(&self, found: &MessageFindings, topics: &[Arc<str>]) -> Vec<Hop> {
+        let mut inputs: BTreeSet<QueueId> = found.inputs.keys().cloned().collect();
         // A message in an outbox has not reached the readers yet.
-        let outboxes = found.map_or(&[][..], |found| &found.outboxes);
-        let is_published = |topic: &&Arc<str>| !outboxes.iter().any(|it| it.topic == ***topic);
-        let published: Vec<Arc<str>> = topics.iter().filter(is_published).cloned().collect();
-        inputs.extend(self.graph.readers(&published));
-        let mut hops: Vec<Hop> = inputs.iter().map(|at| self.hop(at, found)).collect();
-        let services: Vec<String> = hops.iter().map(|hop| hop.service.clone()).collect();
-        for hop in &mut hops {
-            // A child shows that the service handled the message; at which of several inputs
-            // is not known.
-            let is_only_input = services.iter().filter(|it| **it == hop.service).count() == 1;
-            let has_child = children.iter().any(|(_, by)| by.service == hop.service);
-            if hop.now == MessageState::Unknown && is_only_input && has_child {
-                // A message that is to come again would have been seen in a queue.
-                hop.now = match self.findings.all_queues_read {
-                    true => MessageState::Done,
-                    false => MessageState::Handled,
-                };
+        let is_outboxed = |topic: &str| found.outboxes.iter().any(|it| it.topic == topic);
+        let published = topics.iter().filter(|topic| !is_outboxed(topic)).cloned();
+        inputs.extend(self.graph.readers(&published.collect::<Vec<_>>()));
+        let hops = inputs.into_iter().map(|at| {
+            let records = found.inputs.get(&at);
+            let state = records.map(|it| it.state(self.findings.queues_read_ms));
+            Hop {
+                service: at.service.into(),
+                input: at.input.into(),
+                attempts: records.map(|it| it.attempts()).unwrap_or_default(),
+                stored_at: records.and_then(|it| it.stored_ms).map(time),
+                now: state.unwrap_or(MessageState::Unknown),
+            }
+        });
+        hops.collect()
+    }
+
+    /// The known messages that this one led to, by service, output and number.
+    fn children(
+        &mut self,
+        id: &MessageId,
+        topics: &[Arc<str>],
+        hops: &[Hop],
+    ) -> Vec<(Option<EmittedBy>, MessageId)> {
+        let named = self.named.get(id).cloned().unwrap_or_default();
+        let tried = named.len() + GAP;
+        let mut children: BTreeMap<MessageId, Option<EmittedBy>> = BTreeMap::new();
+        for child in named {
+            let message = self.findings.messages.get(&child);
+            let source = message
+                .and_then(|it| it.message.as_ref())
+                .map(|it| &it.source);
+            let by = source.map(|source| EmittedBy {
+                service: source.rsplit('/').next().unwrap_or_default().to_owned(),
+                output: None,
+                index: None,
+            });
+            children.insert(child, by);
+        }
+        let graph = self.graph;
+        let handles = |label: &str| hops.iter().any(|hop| hop.service == label);
+        // Without a record of its topic, any service may have handled the message.
+        let handlers = graph.services.iter().filter(|it| !it.inputs.is_empty());
+        for service in handlers.filter(|it| topics.is_empty() || handles(&it.label)) {
+            for output in &service.outputs {
+                let mut index = 0;
+                let mut end = tried;
+                while index < end {
+                    if self.looked_up.len() >= DERIVED_IDS_MAX {
+                        let text = "too many ids to look up: messages may be missing";
+                        self.cut = Some(text.into());
+                        break;
+                    }
+                    let child = id.child(&service.label, &output.name, index as u32);
+                    if self.is_known(&child) {
+                        let by = EmittedBy {
+                            service: service.label.to_string(),
+                            output: Some(output.name.to_string()),
+                            index: Some(index as u32),
+                        };
+                        children.insert(child, Some(by));
+                        end = end.max(index + 1 + GAP);
+                    }
+                    index += 1;
+                }
             }
         }
-        hops
-    }
-
-    fn hop(&self, at: &QueueId, found: Option<&MessageFindings>) -> Hop {
-        let mut hop = Hop {
-            service: at.service.to_string(),
-            input: at.input.to_string(),
-            attempts: Vec::new(),
-            stored_at: None,
-            now: MessageState::Unknown,
-        };
-        let Some(found) = found else { return hop };
-        let mut attempts: Vec<&AttemptInfo> =
-            found.attempts.iter().filter(|it| it.at == *at).collect();
-        attempts.sort_by_key(|it| it.ended_ms);
-        hop.attempts = attempts.iter().map(|it| it.shown.clone()).collect();
-        let mut entries = found.inbox_entries.iter().filter(|(input, _)| input == at);
-        hop.stored_at = entries.next().map(|(_, at_ms)| time(*at_ms));
-        let last = attempts.last().copied();
-        let read_ms = self.findings.queues_read_ms;
-        hop.now = seen_state(at, found, last, read_ms)
-            .or_else(|| last.and_then(|last| state_after(last, read_ms)))
-            .or_else(|| hop.stored_at.is_some().then_some(MessageState::Done))
-            .unwrap_or(MessageState::Unknown);
-        hop
+        let mut children: Vec<_> = children.into_iter().map(|(id, by)| (by, id)).collect();
+        children.sort();
+        children
     }
 }
 
-/// The state of a copy that was seen; `None` if there is none, or if the last attempt ended
-/// afterwards.
-fn seen_state(
-    at: &QueueId,
-    found: &MessageFindings,
-    last: Option<&AttemptInfo>,
-    read_ms: u64,
-) -> Option<MessageState> {
-    // Queues are read first: a later attempt is newer.
-    if last.is_some_and(|last| last.ended_ms >= read_ms) {
-        return None;
-    }
-    let is_acked = |attempt: u32| {
-        last.is_some_and(|last| {
-            last.retry_at_ms.is_none()
-                && last.shown.attempt >= attempt
-                && last.ended_ms + ACK_DELAY_MS >= read_ms
-        })
-    };
-    let seen = found.sightings.iter().filter(|it| it.at == *at);
-    let unacked = seen.filter(|it| !it.unacked_attempt.is_some_and(is_acked));
-    let rank = |state: &MessageState| match state {
-        MessageState::DeadLettered { .. } => 3,
-        MessageState::InFlight { handled: true, .. } => 2,
-        MessageState::InFlight { .. } => 1,
-        _ => 0,
-    };
-    let best = unacked.max_by_key(|it| rank(&it.state));
-    best.map(|it| it.state.clone())
-}
-
-/// The state that the last attempt left the message in.
-fn state_after(last: &AttemptInfo, read_ms: u64) -> Option<MessageState> {
-    if last.dead_lettered {
-        return Some(MessageState::GivenUp);
-    }
-    let outcome = &*last.shown.outcome;
-    match (outcome, last.retry_at_ms) {
-        ("ok", _) => Some(MessageState::Done),
-        ("expired", _) => Some(MessageState::Expired),
-        // The queues could not be read; the retry is still to come.
-        (_, Some(due_ms)) if due_ms + ACK_DELAY_MS >= read_ms => Some(MessageState::Delayed {
-            until: time(due_ms),
-            attempt: last.shown.attempt + u32::from(outcome != "defer"),
-        }),
-        _ => None,
+/// A message that a service emitted shows that the service handled the one before. At which of
+/// several inputs is not known.
+fn mark_handled(hops: &mut [Hop], children: &[(Option<EmittedBy>, MessageId)]) {
+    for (by, _) in children {
+        let is_of = |hop: &&mut Hop| by.as_ref().is_some_and(|by| by.service == hop.service);
+        if let [hop] = &mut hops.iter_mut().filter(is_of).collect::<Vec<_>>()[..]
+            && hop.now == MessageState::Unknown
+        {
+            hop.now = MessageState::Done;
+        }
     }
 }
 

@@ -17,5 +17,5 @@ impl Stores {
 
     pub(super) fn read_outboxes(&self, _: &SearchQuery, _: &mut Findings) {}
 
-    pub(super) fn read_inboxes(&self, _: &[MessageId], _: &mut Findings) {}
+    pub(super) fn read_inboxes(&self, _: &MessageId, _: &mut Findings) {}
 }
