@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::status::{AppStatus, Phase, ServiceStatus, State};
 use crate::clock::{Rfc3339, unix_ms};
-use crate::host::LastFailure;
+use crate::host::{BreakerStatus, LastFailure};
 use crate::metrics::{InputMeter, Outcome};
 use crate::names::QueueId;
 use crate::transport::Depth;
@@ -64,6 +64,9 @@ pub(crate) struct ServiceSnapshot<'a> {
     /// Rest of the pause that the service asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused_seconds: Option<f64>,
+    /// State of the circuit breaker; `None` if it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<BreakerSnapshot>,
     pub(crate) instances: Instances,
     pub(crate) mailbox: Mailbox,
     in_flight: usize,
@@ -95,6 +98,29 @@ pub(crate) struct Instances {
 pub(crate) struct Mailbox {
     pub(crate) messages: usize,
     capacity: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct BreakerSnapshot {
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_try_seconds: Option<f64>,
+}
+
+impl From<BreakerStatus> for BreakerSnapshot {
+    fn from(breaker: BreakerStatus) -> Self {
+        let since = breaker.since_ms.map(|unix_ms| Rfc3339 { unix_ms });
+        Self {
+            state: breaker.state,
+            since: since.map(|since| since.to_string()),
+            why: breaker.why,
+            next_try_seconds: breaker.next_try.map(|wait| wait.as_secs_f64()),
+        }
+    }
 }
 
 /// An input and its topics.
@@ -225,6 +251,7 @@ impl AppStatus {
             process: service.hosted.seen().map(|seen| seen.process),
             gave_up: service.gave_up(),
             paused_seconds: figures.paused.map(|left| left.as_secs_f64()),
+            breaker: figures.breaker.map(BreakerSnapshot::from),
             instances: Instances {
                 wanted: service.instances_wanted(),
                 min: service.hosted.loops.min,

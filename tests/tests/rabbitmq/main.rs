@@ -3,6 +3,7 @@
 //! | module | promises on |
 //! | --- | --- |
 //! | `amqp` | the transport `amqp:` itself |
+//! | `breaker` | circuit breakers |
 //! | `check_connect` | `check --connect` |
 //! | `dlq`, `dlq_running` | dead letters: list, replay, discard, export |
 //! | `foreign` | external queues and exchanges |
@@ -19,6 +20,7 @@
 //! | `trace` | the history of a message |
 
 mod amqp;
+mod breaker;
 mod check_connect;
 mod dlq;
 mod dlq_running;

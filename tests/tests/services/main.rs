@@ -3,6 +3,7 @@
 //! | module | promises on |
 //! | --- | --- |
 //! | `abuse` | services that panic in every hook or block their thread |
+//! | `breaker` | circuit breakers, and failures that count against no service |
 //! | `edges` | extreme values: infinite durations, slow ticks |
 //! | `elastic` | autoscaling |
 //! | `held` | the outbox while a queue is full |
@@ -18,6 +19,7 @@
 //! | `tree` | supervision, against a model |
 
 mod abuse;
+mod breaker;
 mod edges;
 mod elastic;
 mod held;
