@@ -38,6 +38,8 @@ pub enum FailureKind {
     After(Duration),
     /// Retry after this delay. Does not count as an attempt.
     Defer(Duration),
+    /// Retry after the service's back-off, and rebuild the instance. Counts as an attempt.
+    Restart,
     /// Dead-letter the message now: it can never succeed.
     Reject,
 }
@@ -65,6 +67,26 @@ impl Failure {
     /// A remote system named the delay of the retry. Counts as an attempt.
     pub fn after(delay: Duration, text: impl fmt::Display) -> Self {
         Self::new(FailureKind::After(delay), text)
+    }
+
+    /// The instance is broken, for example because a connection that `start` made is lost: retry
+    /// the message after the service's back-off, which counts as an attempt, and rebuild the
+    /// instance by [`start`](crate::Service::start).
+    ///
+    /// ```
+    /// use brickwork::{Failure, FailureKind};
+    ///
+    /// fn answer(received: std::io::Result<usize>) -> Result<usize, Failure> {
+    ///     match received {
+    ///         Ok(0) => Err(Failure::restart("the server has closed the connection")),
+    ///         Ok(bytes) => Ok(bytes),
+    ///         Err(error) => Err(Failure::restart(error)),
+    ///     }
+    /// }
+    /// assert_eq!(answer(Ok(0)).unwrap_err().kind(), FailureKind::Restart);
+    /// ```
+    pub fn restart(text: impl fmt::Display) -> Self {
+        Self::new(FailureKind::Restart, text)
     }
 
     /// The message is not to blame (a circuit breaker is open, a quota is used up): retry after a

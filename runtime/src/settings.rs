@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use crate::supervision::{
-    Backoff, GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy,
+    Backoff, BreakerPolicy, GiveUpPolicy, Instances, Intensity, OnPanic, RestartPolicy,
+    RestartType, RetryPolicy,
 };
 use crate::transport::Overflow;
 
@@ -22,6 +23,8 @@ pub(crate) struct ServiceSettings {
     pub(crate) handler_timeout: Duration,
     /// `retry`: attempts per message and the waits between them.
     pub(crate) retry: RetryPolicy,
+    /// `breaker`: the circuit breaker of the service; `None` is off.
+    pub(crate) breaker: Option<BreakerPolicy>,
     /// `restart`: restarts of the service and of its instances.
     pub(crate) restart: RestartSettings,
     /// `queue`: bounds of each input queue.
@@ -43,6 +46,8 @@ pub(crate) struct RestartSettings {
     pub(crate) intensity: Intensity,
     /// `on_give_up`: the consequence of more failures than that.
     pub(crate) give_up: GiveUpPolicy,
+    /// `on_panic`: whether a panic in a handler is a failure of the service.
+    pub(crate) on_panic: OnPanic,
 }
 
 /// `[services.S.queue]`.
@@ -80,6 +85,7 @@ impl Default for ServiceSettings {
                     jitter: 0.2,
                 },
             },
+            breaker: Some(BreakerPolicy::default()),
             restart: RestartSettings::default(),
             queue: QueueSettings::new(false, None),
             isolation: Isolation::default(),
@@ -105,6 +111,7 @@ impl Default for RestartSettings {
                 within: Duration::from_secs(10),
             },
             give_up: GiveUpPolicy::default(),
+            on_panic: OnPanic::default(),
         }
     }
 }

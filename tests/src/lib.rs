@@ -16,6 +16,7 @@
 //! | [`kept`] | the queue file of an `embedded:` transport |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
 //! | [`numbers`] | a small database that shows which writes arrived |
+//! | [`outside`] | a service that calls an outside system, which its test switches |
 //! | [`pair`] | a service with two inputs |
 //! | [`parts`] | parts of manifests, and starting an app of them |
 //! | [`polyglot`] | an app among programs in other languages |
@@ -43,6 +44,7 @@ pub mod http;
 pub mod kept;
 pub mod leaky;
 pub mod numbers;
+pub mod outside;
 pub mod pair;
 pub mod parts;
 pub mod polyglot;

@@ -15,7 +15,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { padding: .35rem .8rem .35rem 0; text-align: left; border-bottom: 1px solid #8885; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .down, .not { color: #c22; font-weight: 600; }
-.starting, .paused, .stopping { color: #a60; font-weight: 600; }
+.starting, .paused, .stopping, .breaker { color: #a60; font-weight: 600; }
 ";
 
 /// Renders the page.

@@ -18,8 +18,9 @@ const IDLE_CHECKS_SHARED: u32 = 25;
 
 impl App {
     /// Resolves when every source that ends has ended and no message is queued, in flight,
-    /// delayed or unconfirmed. Work of services that are down for good does not count. RabbitMQ
-    /// can't tell which messages another process has delayed: these do not count either.
+    /// delayed or unconfirmed. Work of services that are down for good, or whose circuit breaker
+    /// has been open for five times its longest pause, does not count. RabbitMQ can't tell which
+    /// messages another process has delayed: these do not count either.
     pub async fn idle(&self) {
         let shared = self.transport.guarantees().crosses_processes;
         let needed = if shared { IDLE_CHECKS_SHARED } else { 1 };
@@ -106,8 +107,12 @@ async fn is_idle(service: &ServiceHandle, transport: &dyn Transport) -> bool {
     true
 }
 
-/// Returns whether a service is down for good, or was isolated at least twice.
+/// Returns whether a service is down for good, was isolated at least twice, or has a circuit
+/// breaker that has been open for long.
 fn is_hopeless(service: &ServiceHandle) -> bool {
+    if service.is_breaker_hopeless() {
+        return true;
+    }
     match service.state.standing() {
         Standing::Gone { .. } => true,
         Standing::Isolated { .. } => service.state.isolations() > 1,

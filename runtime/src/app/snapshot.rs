@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::status::{AppStatus, Phase, ServiceStatus, State};
 use crate::clock::{Rfc3339, unix_ms};
-use crate::host::LastFailure;
+use crate::host::{BreakerStatus, LastFailure};
 use crate::metrics::{InputMeter, Outcome};
 use crate::names::QueueId;
 use crate::transport::{Depth, WaitReason};
@@ -69,6 +69,9 @@ pub(crate) struct ServiceSnapshot<'a> {
     /// Queues that the source waits for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waits_for: Vec<FullQueue>,
+    /// State of the circuit breaker; `None` if it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<BreakerSnapshot>,
     pub(crate) instances: Instances,
     pub(crate) mailbox: Mailbox,
     in_flight: usize,
@@ -127,6 +130,29 @@ impl FullQueue {
                 high_water: *high_water,
                 seconds: since.elapsed().as_secs(),
             }),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct BreakerSnapshot {
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_try_seconds: Option<f64>,
+}
+
+impl From<BreakerStatus> for BreakerSnapshot {
+    fn from(breaker: BreakerStatus) -> Self {
+        let since = breaker.since_ms.map(|unix_ms| Rfc3339 { unix_ms });
+        Self {
+            state: breaker.state,
+            since: since.map(|since| since.to_string()),
+            why: breaker.why,
+            next_try_seconds: breaker.next_try.map(|wait| wait.as_secs_f64()),
         }
     }
 }
@@ -265,6 +291,7 @@ impl AppStatus {
                 .iter()
                 .filter_map(FullQueue::of)
                 .collect(),
+            breaker: figures.breaker.map(BreakerSnapshot::from),
             instances: Instances {
                 wanted: service.instances_wanted(),
                 min: service.hosted.loops.min,

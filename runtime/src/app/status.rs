@@ -12,6 +12,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::plan::WiredPort;
+use crate::clock::Rfc3339;
 use crate::host::{ServiceHandle, ServiceRun, Standing};
 use crate::metrics::WorkerLag;
 use crate::names::QueueId;
@@ -75,6 +76,9 @@ pub(crate) enum State {
     Down,
     /// The service takes no messages during a pause that it asked for.
     Paused,
+    /// The circuit breaker is open or tries one message.
+    #[serde(rename = "breaker open")]
+    BreakerOpen,
     /// Another process runs this source; this one is ready to replace it.
     #[serde(rename = "standing by")]
     StandingBy,
@@ -104,6 +108,7 @@ impl State {
             Self::Up => "up",
             Self::Down => "down",
             Self::Paused => "paused",
+            Self::BreakerOpen => "breaker open",
             Self::StandingBy => "standing by",
             Self::Ended => "ended",
             Self::Stopping => "stopping",
@@ -341,6 +346,9 @@ impl ServiceStatus {
             State::Stopping
         } else if env.liveness.standing_by.load(Relaxed) {
             State::StandingBy
+        } else if self.is_breaker_open() && env.liveness.is_ready() {
+            // The bridges have no consumers meanwhile.
+            State::BreakerOpen
         } else if !works(&env) {
             if self.restarts() == 0 {
                 State::Starting
@@ -362,12 +370,29 @@ impl ServiceStatus {
         self.env().pressure.reasons()
     }
 
+    fn is_breaker_open(&self) -> bool {
+        let breaker = self.hosted.breaker_status();
+        breaker.is_some_and(|breaker| breaker.degraded)
+    }
+
+    /// Returns a text about an open circuit breaker.
+    fn breaker_reason(&self) -> Option<String> {
+        let breaker = self.hosted.breaker_status()?;
+        let (since, why) = (breaker.since_ms?, breaker.why?);
+        let since = Rfc3339 { unix_ms: since };
+        Some(format!("since {since}; last failure: {why}"))
+    }
+
     fn not_ready(&self) -> Option<String> {
         let label = &self.hosted.label;
         let env = self.env();
         let state = self.state();
         let what = match state {
             State::Up | State::Paused | State::StandingBy | State::Ended => return None,
+            State::BreakerOpen => {
+                let reason = self.breaker_reason().unwrap_or_default();
+                format!("takes no messages, its circuit breaker is open {reason}")
+            }
             State::Starting => "is starting".to_owned(),
             State::Stopping => "is stopping".to_owned(),
             State::Isolated => "is isolated".to_owned(),

@@ -120,6 +120,7 @@ impl Handler<Start> for ServiceActor {
                     let running = self.add_instance();
                     self.loops.push(running);
                 }
+                tokio::task::spawn_local(super::breaker::follow(env.clone()));
                 if env.loops.max > instances {
                     super::autoscale::follow(&env, cx.address().recipient());
                 }

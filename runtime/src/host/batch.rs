@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, info_span};
 
+use super::breaker::Permit;
 use super::guard::{HandlerGuard, HandlerOutcome};
 use super::handle::transaction_not_awaited;
 use super::instance::{End, InstanceLoop};
@@ -21,6 +22,7 @@ use crate::message::Message;
 use crate::message_trace::AttemptRecord;
 use crate::metrics::{Cause, Outcome};
 use crate::service::{Batch, Instance, PendingEmit, TxState, Work};
+use crate::supervision::Verdict;
 
 impl InstanceLoop {
     /// Handles a message together with those of the same input that follow soon.
@@ -31,6 +33,16 @@ impl InstanceLoop {
         batch: Batch,
     ) -> Result<(), End> {
         let input = first.input();
+        if !self.env.breaker_is_closed() {
+            // One message at a time.
+            return match self.admit(first) {
+                Some(first) => {
+                    self.handle_admitted(value, first, &mut Instant::now())
+                        .await
+                }
+                None => Ok(()),
+            };
+        }
         // Collected deliveries are in flight at once, so that a revocation can take them
         // while this waits for more.
         self.collect(first);
@@ -80,6 +92,10 @@ impl InstanceLoop {
             return self.handle_admitted(value, only, &mut now).await;
         }
         let started = Instant::now();
+        let Some(permit) = self.env.begin_attempt(started) else {
+            deliveries.into_iter().for_each(Delivery::nack_requeue);
+            return Ok(());
+        };
         let deadline = started + self.env.settings.handler_timeout;
         let messages: Vec<_> = deliveries.iter().map(|d| d.message().clone()).collect();
         let attempts: Vec<_> = deliveries.iter().map(Delivery::attempt).collect();
@@ -110,22 +126,23 @@ impl InstanceLoop {
         if deliveries.len() != messages.len() {
             return Err(End::revoked());
         }
-        let tried_before = deliveries.iter().all(|delivery| delivery.attempt() > 1);
         // `take_one` takes the last delivery: reversed, the first message is the next one.
         deliveries.reverse();
         self.in_flight.put_all(deliveries);
         let (cause, failed) = match handled {
             HandlerOutcome::Done(results) => {
                 let tried = messages.iter().zip(attempts);
-                return self.settle_batch(input, tried, results, share).await;
+                return self
+                    .settle_batch(input, tried, results, permit, share)
+                    .await;
             }
             HandlerOutcome::Panicked(text) => (Cause::Panic, AttemptFailure::panic(text)),
             HandlerOutcome::TimedOut => (Cause::Timeout, AttemptFailure::timeout(&self.env)),
         };
+        self.env.end_failed_attempt(permit, &messages[0], &failed);
         // The deliveries stay in flight: a new instance tries each of them alone before any
         // attempt counts, since one unknown message of the batch is to blame.
-        self.tried_before = tried_before;
-        Err(End::Crashed(cause, failed.text))
+        Err(End::Broken(cause, failed.text))
     }
 
     /// Settles each message of a batch. Those that wait for their turn stay in flight, where a
@@ -135,8 +152,10 @@ impl InstanceLoop {
         input: usize,
         tried: impl Iterator<Item = (&Message, u32)>,
         results: Vec<Result<(), Failure>>,
+        permit: Permit,
         share: Duration,
     ) -> Result<(), End> {
+        let mut broken = None;
         let ended = Instant::now();
         let mut emits: Vec<Vec<PendingEmit>> = Vec::new();
         emits.resize_with(results.len(), Vec::new);
@@ -150,11 +169,20 @@ impl InstanceLoop {
                 Some(TxState::Submitted) => result.and(Err(transaction_not_awaited())),
                 Some(_) => {
                     let handled = HandlerOutcome::Done(result.map(|()| None));
-                    self.finish_transaction(handled, index, input, share)?;
+                    match self.finish_transaction(handled, index, input, permit, share) {
+                        // The other messages have their results, too.
+                        Err(End::Broken(cause, text)) if !self.env.is_revoked() => {
+                            broken = Some((cause, text));
+                        }
+                        finished => finished?,
+                    }
                     continue;
                 }
                 None => result,
             };
+            if result.is_ok() {
+                self.env.end_attempt(permit, Verdict::Success, ended);
+            }
             let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, ended);
             let record = record.took(share).emitting(emits.len());
             if result.is_ok() && !emits.is_empty() {
@@ -181,11 +209,20 @@ impl InstanceLoop {
                 }
                 Err(failure) => {
                     let failed = AttemptFailure::from(failure).taking(share);
+                    let failed = failed.of_attempt(permit);
+                    self.env.end_failed_attempt(permit, message, &failed);
                     self.env.meters.handled(input, failed.outcome());
                     self.env.fail(delivery, &failed);
+                    broken = failed
+                        .rebuilds()
+                        .map(|cause| (cause, failed.text))
+                        .or(broken);
                 }
             }
         }
-        Ok(())
+        match broken {
+            Some((cause, text)) => Err(End::Broken(cause, text)),
+            None => Ok(()),
+        }
     }
 }

@@ -3,6 +3,9 @@
 //! When the consumer ends, for any reason, the bridge consumes again: after a back-off, or as
 //! soon as a transport that was down works again. Such a failure is the transport's and does
 //! not count against the service.
+//!
+//! While the circuit breaker is open, the bridge has no consumer, and the messages that it has
+//! taken go back to their queue. While it is half-open, the bridge takes one message at a time.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -24,7 +27,7 @@ use crate::delivery::Delivery;
 use crate::metrics::Cause;
 use crate::names::QueueId;
 use crate::panic::panic_text;
-use crate::supervision::History;
+use crate::supervision::{BreakerPhase, History};
 use crate::transport::TransportError;
 
 /// Maximum deliveries taken at once; they share the cost of one wake-up.
@@ -66,6 +69,7 @@ impl Actor for InboundBridge {
     fn started(&mut self, _: &mut Context<Self>) {
         let (env, input, done) = (self.env.clone(), self.input, self.done.clone());
         let consume_loop = ConsumeLoop {
+            breaker: env.breaker_changes(),
             env,
             input,
             stop: self.stop.subscribe(),
@@ -97,6 +101,17 @@ struct ConsumeLoop {
     env: Arc<ServiceRun>,
     input: u16,
     stop: watch::Receiver<bool>,
+    /// `None` without a circuit breaker.
+    breaker: Option<watch::Receiver<BreakerPhase>>,
+}
+
+/// The reason for the end of a consumer.
+enum Ended {
+    /// The bridge stops.
+    Stopped,
+    /// The breaker has opened or closed: the consumer needs another bound.
+    Breaker,
+    Failed(TransportError),
 }
 
 impl ConsumeLoop {
@@ -105,8 +120,16 @@ impl ConsumeLoop {
         let mut history = History::default();
         let queue = QueueId::new(&self.env.label, &self.env.inputs[usize::from(self.input)]);
         while !*self.stop.borrow() {
-            let bound = self.env.unsettled_max();
             let mut stop = self.stop.clone();
+            let is_closed = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                is_closed = self.breaker_admits() => is_closed,
+            };
+            let bound = match is_closed {
+                true => self.env.unsettled_max(),
+                false => 1,
+            };
             let consumer = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -120,7 +143,7 @@ impl ConsumeLoop {
                     env.liveness.consuming.send_modify(|count| *count += 1);
                     let began = origin.elapsed();
                     // A panic of the transport must not end the bridge.
-                    let ended = AssertUnwindSafe(self.consume(consumer_slot))
+                    let ended = AssertUnwindSafe(self.consume(consumer_slot, is_closed))
                         .catch_unwind()
                         .await;
                     env.liveness.consuming.send_modify(|count| *count -= 1);
@@ -130,12 +153,16 @@ impl ConsumeLoop {
                     consumer_slot.close();
                     ended.unwrap_or_else(|payload| {
                         let text = format!("panicked: {}", panic_text(payload));
-                        Some(TransportError::Lost(text))
+                        Ended::Failed(TransportError::Lost(text))
                     })
                 }
-                Err(error) => Some(error),
+                Err(error) => Ended::Failed(error),
             };
-            let Some(error) = ended else { return };
+            let error = match ended {
+                Ended::Stopped => return,
+                Ended::Breaker => continue,
+                Ended::Failed(error) => error,
+            };
             if self.env.transport_is_down() {
                 // `consume` waits until the transport works; it logs its failure itself.
                 self.note(&error);
@@ -158,6 +185,25 @@ impl ConsumeLoop {
         }
     }
 
+    /// Waits until the breaker is not open. Returns whether it is closed; otherwise it is
+    /// half-open.
+    async fn breaker_admits(&mut self) -> bool {
+        let Some(breaker) = &mut self.breaker else {
+            return true;
+        };
+        if *breaker.borrow() == BreakerPhase::Open {
+            // This bridge has no consumer now, so the messages don't come back to it at once.
+            for delivery in self.env.mailbox.take_all() {
+                delivery.nack_requeue();
+            }
+        }
+        // Never an error: the service holds the sender.
+        let admits = breaker.wait_for(|phase| *phase != BreakerPhase::Open);
+        admits
+            .await
+            .is_ok_and(|phase| *phase == BreakerPhase::Closed)
+    }
+
     fn report(&self, queue: &QueueId, error: &TransportError, wait: Duration) {
         let text = self.note(error);
         warn!(%queue, error = %text, ?wait, "consumer ended, consuming again");
@@ -170,13 +216,14 @@ impl ConsumeLoop {
         text
     }
 
-    /// Moves deliveries until the bridge stops (`None`) or the consumer ends.
+    /// Moves deliveries until the bridge stops, the breaker changes, or the consumer ends.
     ///
     /// One hand-written future, because every message passes here.
-    async fn consume(&mut self, consumer: &InputConsumer) -> Option<TransportError> {
+    async fn consume(&mut self, consumer: &InputConsumer, breaker_is_closed: bool) -> Ended {
         let mut taken: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
+        let mut breaker_changed = pin!(leaves(self.breaker.clone(), breaker_is_closed));
         let mut listening = false;
         let mut rounds = 0;
         poll_fn(|cx| {
@@ -184,7 +231,13 @@ impl ConsumeLoop {
             if (!listening || self.stop.has_changed().unwrap_or(true))
                 && stopped.as_mut().poll(cx).is_ready()
             {
-                return Poll::Ready(None);
+                return Poll::Ready(Ended::Stopped);
+            }
+            let has_changed = |breaker: &watch::Receiver<_>| breaker.has_changed().unwrap_or(true);
+            if (!listening || self.breaker.as_ref().is_some_and(has_changed))
+                && breaker_changed.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Ended::Breaker);
             }
             listening = true;
             loop {
@@ -192,7 +245,7 @@ impl ConsumeLoop {
                 // another thread can take them.
                 let room = match self.env.mailbox.poll_room(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(0) => return Poll::Ready(None),
+                    Poll::Ready(0) => return Poll::Ready(Ended::Stopped),
                     Poll::Ready(room) => room,
                 };
                 rounds += 1;
@@ -202,8 +255,8 @@ impl ConsumeLoop {
                 }
                 match consumer.poll_take(cx, &mut taken, room.min(GROUP)) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
-                    Poll::Ready(Ok(false)) => return Poll::Ready(None),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Ended::Failed(error)),
+                    Poll::Ready(Ok(false)) => return Poll::Ready(Ended::Stopped),
                     Poll::Ready(Ok(true)) => {
                         for delivery in &mut taken {
                             delivery.set_input(self.input);
@@ -212,7 +265,7 @@ impl ConsumeLoop {
                             || !taken.is_empty()
                         {
                             // The mailbox was closed: the rest is requeued by its drop.
-                            return Poll::Ready(None);
+                            return Poll::Ready(Ended::Stopped);
                         }
                     }
                 }
@@ -220,6 +273,20 @@ impl ConsumeLoop {
         })
         .await
     }
+}
+
+/// Resolves when the breaker is no longer closed, or no longer half-open.
+async fn leaves(breaker: Option<watch::Receiver<BreakerPhase>>, closed: bool) {
+    let Some(mut breaker) = breaker else {
+        return std::future::pending().await;
+    };
+    let left = breaker.wait_for(|phase| match phase {
+        BreakerPhase::Open => true,
+        BreakerPhase::Closed => !closed,
+        BreakerPhase::HalfOpen | BreakerPhase::Probing => closed,
+    });
+    // Never an error: the service holds the sender.
+    let _changed = left.await;
 }
 
 impl ServiceRun {

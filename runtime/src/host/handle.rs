@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, info_span, warn};
 
+use super::breaker::Permit;
 use super::guard::{HandlerGuard, HandlerOutcome};
 use super::instance::{End, InstanceLoop};
 use super::settlement::AttemptFailure;
@@ -12,8 +13,9 @@ use crate::delivery::{Delivery, Settlement};
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::message_trace::AttemptRecord;
-use crate::metrics::{Cause, Outcome};
+use crate::metrics::Outcome;
 use crate::service::{Instance, Reply, TxState, Work};
+use crate::supervision::Verdict;
 use crate::supervision::quarantine::is_given_up;
 
 /// Maximum clock difference between machines that does not affect deadlines.
@@ -37,6 +39,10 @@ impl InstanceLoop {
         delivery: Delivery,
         now: &mut Instant,
     ) -> Result<(), End> {
+        let Some(permit) = self.env.begin_attempt(*now) else {
+            delivery.nack_requeue();
+            return Ok(());
+        };
         let (input, attempt) = (delivery.input(), delivery.attempt());
         let wait = now.saturating_duration_since(delivery.taken());
         self.env.meters.inputs[input].wait.record(wait);
@@ -68,12 +74,14 @@ impl InstanceLoop {
         *now = end;
         match (handled, self.cx.transaction(0)) {
             (handled, Some(TxState::Committed(_) | TxState::AlreadyDone(_))) => {
-                self.finish_transaction(handled, 0, input, took)
+                self.finish_transaction(handled, 0, input, permit, took)
             }
             (HandlerOutcome::Done(Ok(reply)), None) if self.cx.emits.is_empty() => {
+                self.env.end_attempt(permit, Verdict::Success, end);
                 self.ack(end, took, reply)
             }
             (HandlerOutcome::Done(Ok(reply)), None) => {
+                self.env.end_attempt(permit, Verdict::Success, end);
                 let message = self.cx.handled_message();
                 let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, end);
                 let record = record.took(took).emitting(self.cx.emits.len());
@@ -81,17 +89,16 @@ impl InstanceLoop {
             }
             (HandlerOutcome::Done(Ok(_)), Some(TxState::Submitted)) => {
                 let failed = AttemptFailure::from(transaction_not_awaited());
-                self.settle_failure(failed, None, took)
+                self.settle_failure(failed, permit, took)
             }
             (HandlerOutcome::Done(Err(failure)), _) => {
-                self.settle_failure(AttemptFailure::from(failure), None, took)
+                self.settle_failure(AttemptFailure::from(failure), permit, took)
             }
             (HandlerOutcome::Panicked(text), _) => {
-                self.settle_failure(AttemptFailure::panic(text), Some(Cause::Panic), took)
+                self.settle_failure(AttemptFailure::panic(text), permit, took)
             }
             (HandlerOutcome::TimedOut, _) => {
-                let failed = AttemptFailure::timeout(&self.env);
-                self.settle_failure(failed, Some(Cause::Timeout), took)
+                self.settle_failure(AttemptFailure::timeout(&self.env), permit, took)
             }
         }
     }
@@ -149,22 +156,24 @@ impl InstanceLoop {
         Ok(())
     }
 
-    /// Settles a message whose attempt failed. With a `crash` the instance ends.
+    /// Settles a message whose attempt failed. After a panic, a timeout and on request the
+    /// instance ends.
     fn settle_failure(
         &mut self,
         failed: AttemptFailure,
-        crash: Option<Cause>,
+        permit: Permit,
         took: Duration,
     ) -> Result<(), End> {
         let Some(delivery) = self.in_flight.take_one() else {
             return Err(End::revoked());
         };
-        self.tried_before = delivery.attempt() > 1;
+        self.env
+            .end_failed_attempt(permit, delivery.message(), &failed);
         self.env.meters.handled(delivery.input(), failed.outcome());
-        let failed = failed.taking(took);
+        let failed = failed.taking(took).of_attempt(permit);
         self.env.fail(delivery, &failed);
-        match crash {
-            Some(cause) => Err(End::Crashed(cause, failed.text)),
+        match failed.rebuilds() {
+            Some(cause) => Err(End::Broken(cause, failed.text)),
             None => Ok(()),
         }
     }
@@ -176,6 +185,7 @@ impl InstanceLoop {
         handled: Handled,
         index: usize,
         input: usize,
+        permit: Permit,
         took: Duration,
     ) -> Result<(), End> {
         let Some(delivery) = self.in_flight.take_one() else {
@@ -184,28 +194,27 @@ impl InstanceLoop {
         let (message, now) = (delivery.message(), Instant::now());
         let record = AttemptRecord::new(message, input, delivery.attempt(), Outcome::Ok, now);
         self.env.history.add(record.took(took));
-        let (crash, result) = match handled {
-            HandlerOutcome::Done(result) => (None, result),
-            HandlerOutcome::Panicked(text) => {
-                let failed = AttemptFailure::panic(text);
-                (
-                    Some((Cause::Panic, failed.text.clone())),
-                    Err(Failure::retry(failed.text)),
-                )
-            }
-            HandlerOutcome::TimedOut => {
-                let failed = AttemptFailure::timeout(&self.env);
-                (
-                    Some((Cause::Timeout, failed.text.clone())),
-                    Err(Failure::retry(failed.text)),
-                )
-            }
+        let result = match handled {
+            HandlerOutcome::Done(Ok(reply)) => Ok(reply),
+            HandlerOutcome::Done(Err(failure)) => Err(AttemptFailure::from(failure)),
+            HandlerOutcome::Panicked(text) => Err(AttemptFailure::panic(text)),
+            HandlerOutcome::TimedOut => Err(AttemptFailure::timeout(&self.env)),
         };
+        let broken = result.as_ref().err().filter(|it| it.rebuilds().is_some());
+        match (broken, self.cx.transaction(index)) {
+            (Some(failed), _) => self.env.end_failed_attempt(permit, message, failed),
+            // A message that was done before proves nothing.
+            (None, Some(TxState::AlreadyDone(_))) => {
+                self.env.end_attempt(permit, Verdict::Nothing, now);
+            }
+            (None, _) => self.env.end_attempt(permit, Verdict::Success, now),
+        }
+        let broken = broken.and_then(|failed| Some((failed.rebuilds()?, failed.text.clone())));
         let (service, id) = (&*self.env.label, &message.id);
         let reply = match (self.cx.transaction(index), result) {
             (Some(TxState::Committed(stored)), Ok(reply)) => reply.or_else(|| stored.clone()),
-            (Some(TxState::Committed(stored)), Err(failure)) => {
-                let error = self.env.redactor.clean(failure.text());
+            (Some(TxState::Committed(stored)), Err(failed)) => {
+                let error = self.env.redactor.clean(&failed.text);
                 warn!(service, %id, %error, "handler failed after its transaction: the message is done");
                 stored.clone()
             }
@@ -221,8 +230,8 @@ impl InstanceLoop {
         let reply = asked.then(|| reply.ok_or_else(|| NO_STORED_REPLY.to_owned()));
         delivery.settle(Settlement::Ack(reply));
         self.env.meters.handled(input, Outcome::Ok);
-        match crash {
-            Some((cause, text)) => Err(End::Crashed(cause, text)),
+        match broken {
+            Some((cause, text)) => Err(End::Broken(cause, text)),
             None => {
                 self.history.success();
                 Ok(())

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, error, info_span, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::guard::{HandlerGuard, HandlerOutcome, Timer};
 use super::in_flight::InFlight;
@@ -27,7 +27,7 @@ use crate::panic::{catch_panic, panic_text};
 use crate::service::{
     ConfiguredType, Context, Instance, InstanceFactory, Kind, PendingEmit, Tick, Work,
 };
-use crate::supervision::{History, Restart};
+use crate::supervision::{History, OnPanic};
 use crate::transport::Completion;
 
 /// Maximum messages per turn.
@@ -44,8 +44,6 @@ pub(crate) struct InstanceLoop {
     pub(super) cx: Context,
     pub(super) timer: Timer,
     pub(super) history: History,
-    /// The messages in flight at the last crash had been tried before.
-    pub(super) tried_before: bool,
 }
 
 /// The next work of an instance.
@@ -61,14 +59,16 @@ pub(super) enum End {
     Closed,
     /// The service scales down.
     Retired,
-    /// The value must be created again.
+    /// The instance failed by itself: its value must be created again.
     Crashed(Cause, String),
+    /// A message failed in a way that breaks the value: it must be created again.
+    Broken(Cause, String),
 }
 
 impl End {
     /// Another thread took the delivery of this instance: its results no longer count.
     pub(super) fn revoked() -> Self {
-        Self::Crashed(Cause::Timeout, "its delivery was taken away".into())
+        Self::Broken(Cause::Timeout, "its delivery was taken away".into())
     }
 }
 
@@ -110,7 +110,6 @@ impl InstanceLoop {
             blueprint,
             number,
             history: History::default(),
-            tried_before: false,
         }
     }
 
@@ -155,7 +154,17 @@ impl InstanceLoop {
                     if env.is_revoked() {
                         break None;
                     }
-                    Box::pin(self.wait_for_restart(cause, text)).await;
+                    let text = env.redactor.clean(&text).into_owned();
+                    env.note(cause, &text);
+                    Box::pin(self.wait_for_restart(cause, &text)).await;
+                }
+                End::Broken(cause, text) => {
+                    // The panic hook has logged a panic of the drop.
+                    let _logged = catch_panic(move || drop(value));
+                    if env.is_revoked() {
+                        break None;
+                    }
+                    Box::pin(self.rebuild(cause, text)).await;
                 }
             }
         };
@@ -217,29 +226,37 @@ impl InstanceLoop {
         }
     }
 
-    /// Records the failure and waits as the restart policy says, or until the service stops.
-    async fn wait_for_restart(&mut self, cause: Cause, text: String) {
+    /// Prepares a new instance after a failed message. The failure is the message's, and its
+    /// retries wait without holding up others, so the next instance starts at once, unless the
+    /// service has chosen that a panic is its own failure.
+    async fn rebuild(&mut self, cause: Cause, text: String) {
+        if self.env.settings.restart.on_panic == OnPanic::Service {
+            let text = self.env.redactor.clean(&text).into_owned();
+            return self.wait_for_restart(cause, &text).await;
+        }
+        self.env.meters.restarted(cause);
+        self.env.mailbox.pass_on(self.number as usize, false);
+        debug!(
+            service = %self.env.label,
+            instance = self.number,
+            cause = cause.as_str(),
+            "rebuilding instance"
+        );
+    }
+
+    /// Records a failure of the instance and waits as the restart policy says, or until the
+    /// service stops.
+    async fn wait_for_restart(&mut self, cause: Cause, text: &str) {
         let env = self.env.clone();
-        let text = env.redactor.clean(&text).into_owned();
         env.meters.restarted(cause);
         env.mailbox.pass_on(self.number as usize, false);
-        // A crash with a message in flight is a failure of that message, and its retries wait
-        // without holding up others. Only when several messages in a row fail, without a
-        // success between them, is it a failure of the instance.
-        let with_message = matches!(cause, Cause::Panic | Cause::Timeout);
-        let (mut counts, mut wait) = (!with_message, Duration::ZERO);
-        if !with_message || !self.tried_before {
-            let now = env.origin.elapsed();
-            let (restart, history) =
-                self.history
-                    .failure(&env.settings.restart.policy, now, fastrand::f64());
-            self.history = history;
-            counts |= history.in_a_row > 1;
-            if let Restart::After(time) = restart {
-                wait = time;
-            }
-        }
-        let goes_on = !counts || env.record_failure(cause, &text);
+        let now = env.origin.elapsed();
+        let (restart, history) =
+            self.history
+                .failure(&env.settings.restart.policy, now, fastrand::f64());
+        self.history = history;
+        let wait = restart.wait();
+        let goes_on = env.record_failure(cause, text);
         if goes_on {
             warn!(
                 service = %env.label,
@@ -249,10 +266,6 @@ impl InstanceLoop {
                 ?wait,
                 "restarting instance"
             );
-        }
-        if !with_message {
-            // A failure with a message is recorded when the message is settled.
-            env.note(cause, &text);
         }
         if !goes_on {
             env.closed().await;

@@ -11,6 +11,7 @@
 //! | `actor`, `autoscale`, `liveness`, `status` | start, stop, scaling, and the state for operators |
 //! | `bridge`, `input_consumer`, `mailbox` | from the queue to an instance |
 //! | `instance`, `handle`, `batch`, `tick`, `guard`, `in_flight` | the handler loop |
+//! | `breaker` | the circuit breaker of a service |
 //! | `settlement` | from an outcome to ack, retry or dead letter |
 //! | `source` | the loop of a source |
 //! | `relay` | publishes the outbox of a service with a store |
@@ -20,6 +21,7 @@
 mod actor;
 mod autoscale;
 mod batch;
+mod breaker;
 mod bridge;
 mod guard;
 mod handle;
@@ -43,6 +45,7 @@ mod source;
 mod status;
 mod tick;
 
+pub(crate) use self::breaker::BreakerStatus;
 pub(crate) use self::service_state::ServiceSetup;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub use handle::CLOCK_TOLERANCE;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::breaker::BreakerStatus;
 use crate::transport::Depth;
 
 /// The last statistics that a child process has sent.
@@ -23,6 +24,9 @@ pub(crate) struct RemoteStats {
     pub(crate) repeated: u64,
     /// Rest of the pause that the service asked for.
     pub(crate) paused: Option<Duration>,
+    /// State of the circuit breaker, if there is one.
+    #[serde(default)]
+    pub(crate) breaker: Option<BreakerStatus>,
     /// Depth of each input queue, if the child process knows it.
     pub(crate) depths: Vec<Option<Depth>>,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::breaker::{BreakerStatus, ServiceBreaker};
 use super::remote_stats::RemoteStats;
 use super::service_run::ServiceRun;
 use super::service_state::{ServiceSetup, ServiceShared};
@@ -96,6 +97,7 @@ impl ServiceHandle {
             outbox: env.outbox(),
             repeated: env.store().map_or(0, |store| store.repeated.get()),
             paused: env.paused_for(),
+            breaker: self.service.breaker.as_ref().map(ServiceBreaker::status),
             depths: Vec::new(),
         }
     }
@@ -114,6 +116,20 @@ impl ServiceHandle {
             true => self.seen()?.paused,
             false => self.env().paused_for(),
         }
+    }
+
+    /// Returns the state of the circuit breaker, if there is one.
+    pub(crate) fn breaker_status(&self) -> Option<BreakerStatus> {
+        match self.is_apart() {
+            true => self.seen()?.breaker,
+            false => self.service.breaker.as_ref().map(ServiceBreaker::status),
+        }
+    }
+
+    /// Whether an app that runs until it is idle waits no longer for the breaker to close.
+    pub(crate) fn is_breaker_hopeless(&self) -> bool {
+        let breaker = self.service.breaker.as_ref();
+        breaker.is_some_and(ServiceBreaker::is_hopeless)
     }
 
     /// Returns the present run, or the last one.

@@ -20,7 +20,7 @@ use crate::config::HumanDuration;
 use crate::delivery::Delivery;
 use crate::metrics::{Cause, Worker};
 use crate::service::{Pause, RunControl};
-use crate::supervision::RestartWindow;
+use crate::supervision::{RestartType, RestartWindow};
 
 /// One run of a service, shared by its actor, instances and bridges.
 pub(crate) struct ServiceRun {
@@ -67,7 +67,7 @@ impl ServiceRun {
         let inputs = service.inputs.len();
         let in_flight = InFlight::default();
         in_flight.put_all(suspects);
-        Arc::new_cyclic(|run| Self {
+        let run = Arc::new_cyclic(|run| Self {
             control: Arc::new(RunControl::new(pause_of(run))),
             mailbox: Mailbox::new(service.settings.mailbox),
             in_flight: Mutex::new(vec![Arc::new(in_flight)]),
@@ -81,12 +81,18 @@ impl ServiceRun {
             origin: Instant::now(),
             gave_up: watch::Sender::new(None),
             service,
-        })
+        });
+        run.adopt_breaker();
+        run
     }
 
     /// Records a failure of the service itself. Returns whether the service goes on; if not,
-    /// it has given up and will be stopped.
+    /// it has given up and will be stopped. A temporary service is never restarted.
     pub(crate) fn record_failure(&self, cause: Cause, text: &str) -> bool {
+        if self.settings.restart.restart_type == RestartType::Temporary {
+            self.give_up(format!("failed ({}): {text}", cause.as_str()));
+            return false;
+        }
         let (within_intensity, count) = {
             let mut failures = self.failures.lock();
             let within_intensity =

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
+use super::breaker::ServiceBreaker;
 use super::status::{LastFailure, ServiceState};
 use crate::clock::Clock;
 use crate::dead_letter::Reason;
@@ -63,6 +64,8 @@ pub(crate) struct ServiceShared {
     pub(crate) lanes: usize,
     pub(crate) batch_max: usize,
     pub(crate) state: ServiceState,
+    /// The circuit breaker, unless it is off or the service has no inputs.
+    pub(crate) breaker: Option<ServiceBreaker>,
     pub(crate) history: AttemptHistory,
     /// A permit for each publication that may be unconfirmed.
     pub(crate) window: Arc<Semaphore>,
@@ -82,6 +85,7 @@ impl std::ops::Deref for ServiceShared {
 
 impl ServiceShared {
     pub(crate) fn new(setup: ServiceSetup) -> Arc<Self> {
+        let breaker = setup.settings.breaker.filter(|_| !setup.inputs.is_empty());
         let position = SourcePosition::new(&setup.data, &setup.app, &setup.label);
         let publisher = Publisher {
             source: format!("/{}/{}", setup.app, setup.label).into(),
@@ -100,6 +104,7 @@ impl ServiceShared {
             publisher: Arc::new(publisher),
             number: setup.number,
             redactor: setup.redactor,
+            breaker: breaker.map(ServiceBreaker::new),
             settings: setup.settings,
             loops: setup.loops,
             lanes: setup.lanes,

@@ -6,19 +6,23 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::breaker::Permit;
 use super::service_run::ServiceRun;
 use super::status::LastFailure;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::delivery::{Delivery, Settlement};
 use crate::failure::{Failure, FailureKind};
 use crate::message_trace::AttemptRecord;
-use crate::metrics::Outcome;
+use crate::metrics::{Cause, Outcome};
 use crate::service::{PendingEmit, Reply};
-use crate::supervision::{Attempt, RetryDecision};
+use crate::supervision::{Attempt, RetryDecision, Verdict};
 use crate::transport::{Completion, TransportError};
 
 /// Minimum delay after the transport refused emitted messages.
 pub(super) const PUBLISH_RETRY_MIN: Duration = Duration::from_millis(10);
+
+/// Minimum delay after a failed probe.
+const PROBE_RETRY_MIN: Duration = Duration::from_millis(10);
 
 /// A failed attempt, with the text of its failure.
 pub(crate) struct AttemptFailure {
@@ -26,6 +30,8 @@ pub(crate) struct AttemptFailure {
     pub(crate) text: String,
     /// Run time of the handler; zero if no handler ran.
     pub(crate) took: Duration,
+    /// The attempt was the probe of a half-open circuit breaker, so it must not be the last.
+    pub(crate) spares_message: bool,
 }
 
 impl From<Failure> for AttemptFailure {
@@ -34,6 +40,7 @@ impl From<Failure> for AttemptFailure {
             attempt: Attempt::Failed(failure.kind()),
             text: failure.text().to_owned(),
             took: Duration::ZERO,
+            spares_message: false,
         }
     }
 }
@@ -41,6 +48,35 @@ impl From<Failure> for AttemptFailure {
 impl AttemptFailure {
     pub(crate) fn taking(self, took: Duration) -> Self {
         Self { took, ..self }
+    }
+
+    /// Notes whether the failure must not use up the last attempt.
+    pub(super) fn of_attempt(self, permit: Permit) -> Self {
+        Self {
+            spares_message: permit.spares_message(),
+            ..self
+        }
+    }
+
+    /// Returns the cause for which the instance is rebuilt after the attempt, if it is.
+    pub(super) fn rebuilds(&self) -> Option<Cause> {
+        match self.attempt {
+            Attempt::Panicked => Some(Cause::Panic),
+            Attempt::TimedOut => Some(Cause::Timeout),
+            Attempt::Failed(FailureKind::Restart) => Some(Cause::Requested),
+            Attempt::Ok | Attempt::Failed(_) => None,
+        }
+    }
+
+    /// Returns the result of the attempt for the circuit breaker.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self.attempt {
+            Attempt::Ok => Verdict::Success,
+            Attempt::Failed(FailureKind::Reject | FailureKind::Defer(_)) => Verdict::Nothing,
+            Attempt::Failed(FailureKind::Retry | FailureKind::After(_) | FailureKind::Restart)
+            | Attempt::Panicked
+            | Attempt::TimedOut => Verdict::Failure,
+        }
     }
 
     pub(crate) fn panic(text: String) -> Self {
@@ -51,6 +87,7 @@ impl AttemptFailure {
                 .text()
                 .to_owned(),
             took: Duration::ZERO,
+            spares_message: false,
         }
     }
 
@@ -59,13 +96,16 @@ impl AttemptFailure {
             attempt: Attempt::TimedOut,
             text: format!("not done within {:?}", run.settings.handler_timeout),
             took: Duration::ZERO,
+            spares_message: false,
         }
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
         match self.attempt {
             Attempt::Ok => Outcome::Ok,
-            Attempt::Failed(FailureKind::Retry | FailureKind::After(_)) => Outcome::Retry,
+            Attempt::Failed(FailureKind::Retry | FailureKind::After(_) | FailureKind::Restart) => {
+                Outcome::Retry
+            }
             Attempt::Failed(FailureKind::Defer(_)) => Outcome::Defer,
             Attempt::Failed(FailureKind::Reject) => Outcome::Reject,
             Attempt::Panicked => Outcome::Panic,
@@ -154,10 +194,11 @@ impl ServiceRun {
         let text = self.redactor.clean(&failed.text);
         let (service, input) = (&*self.label, &*self.inputs[delivery.input()]);
         let id = &delivery.message().id;
-        let decision = self
-            .settings
-            .retry
-            .decide(failed.attempt, attempt, fastrand::f64());
+        let (retry, random) = (&self.settings.retry, fastrand::f64());
+        let decision = match failed.spares_message {
+            false => retry.decide(failed.attempt, attempt, random),
+            true => retry.decide_sparing(failed.attempt, attempt, random),
+        };
         match decision {
             RetryDecision::Ack => unreachable!("a failed attempt is not acked"),
             RetryDecision::Retry { after, .. } => {
@@ -185,6 +226,11 @@ impl ServiceRun {
         match decision {
             RetryDecision::Ack => {}
             RetryDecision::Retry { after, attempt } => {
+                // A message that waits goes behind the others, so that each is tried in turn.
+                let after = match failed.spares_message {
+                    true => after.max(PROBE_RETRY_MIN),
+                    false => after,
+                };
                 delivery.settle(Settlement::Retry { after, attempt });
             }
             RetryDecision::DeadLetter(reason) => {

@@ -10,15 +10,16 @@ use super::supervision::read_restart;
 use super::table_reader::Section;
 use crate::config::HumanDuration;
 use crate::settings::{Isolation, QueueSettings, ServiceSettings};
-use crate::supervision::{Backoff, Instances, RetryPolicy};
+use crate::supervision::{Backoff, BreakerPolicy, Instances, RetryPolicy};
 use crate::transport::Overflow;
 
 /// Keys that set something of the mailbox or the queues. A source has neither.
-pub(super) const MAILBOX_KEYS: [&str; 6] = [
+pub(super) const MAILBOX_KEYS: [&str; 7] = [
     "instances",
     "mailbox",
     "handler_timeout",
     "retry",
+    "breaker",
     "queue",
     "store",
 ];
@@ -32,6 +33,7 @@ const INSTANCES_MAX: u64 = 100_000;
 /// The prefetch of a queue follows the mailbox, and AMQP counts it in 16 bits.
 const MAILBOX_MAX: u64 = 65_535;
 const ATTEMPTS_MAX: u64 = 1_000_000;
+const MIN_MESSAGES_MAX: u64 = 1_000_000;
 
 /// Reads and checks the settings of one service. A value that is absent or wrong takes its
 /// default.
@@ -50,6 +52,7 @@ pub(super) fn read(
             .duration("handler_timeout", DURATION_MIN, out)
             .unwrap_or(default.handler_timeout),
         retry: retry(service, default.retry, out),
+        breaker: breaker(service, out).unwrap_or(default.breaker),
         restart: read_restart(service, default.restart, out),
         queue: queue(service, needs, out),
         isolation: isolation(service, needs, out).unwrap_or(default.isolation),
@@ -99,6 +102,53 @@ fn retry(service: &Section<'_>, default: RetryPolicy, out: &mut Problems) -> Ret
         attempts: attempts.map_or(default.attempts, |attempts| attempts as u32),
         backoff: backoff(&waits, default.backoff, Duration::ZERO, out),
     }
+}
+
+/// Reads `"off"`, or the settings of the circuit breaker.
+fn breaker(service: &Section<'_>, out: &mut Problems) -> Option<Option<BreakerPolicy>> {
+    const FORMS: &str = "`\"off\"` or a table such as `{ failure_rate = 0.5, min_messages = 20 }`";
+    let entry = service.table.get("breaker")?;
+    match &entry.node.value {
+        Value::String(text) if text == "off" => return Some(None),
+        Value::Table(_) => {}
+        Value::String(_) => {
+            service.bad(entry, format!("must be {FORMS}"), out);
+            return None;
+        }
+        _ => {
+            service.wrong_type(entry, FORMS, out);
+            return None;
+        }
+    }
+    let default = BreakerPolicy::default();
+    let breaker = service.section("breaker", out);
+    let known = ["failure_rate", "min_messages", "within", "pause"];
+    breaker.check_keys(&known, &[], out);
+    let failure_rate = breaker.share("failure_rate", out);
+    if let Some(entry) = breaker.table.get("failure_rate")
+        && failure_rate == Some(0.0)
+    {
+        let why = "must be above 0: the breaker opens when this share of the attempts fails";
+        breaker.bad(entry, why, out);
+    }
+    let min_messages = breaker.integer("min_messages", 1..=MIN_MESSAGES_MAX, out);
+    let pause = breaker.section("pause", out);
+    pause.check_keys(&["min", "max"], &[], out);
+    let pauses = Backoff {
+        min: default.pause_min,
+        max: default.pause_max,
+        jitter: 0.0,
+    };
+    let pause = backoff(&pause, pauses, DURATION_MIN, out);
+    Some(Some(BreakerPolicy {
+        failure_rate: failure_rate.unwrap_or(default.failure_rate),
+        min_messages: min_messages.map_or(default.min_messages, |min| min as u32),
+        within: breaker
+            .duration("within", DURATION_MIN, out)
+            .unwrap_or(default.within),
+        pause_min: pause.min,
+        pause_max: pause.max,
+    }))
 }
 
 fn queue(

@@ -12,7 +12,7 @@ use super::table_reader::Section;
 use crate::app::{GroupPlan, ServicePlan, SupervisorPlan};
 use crate::names::check_name;
 use crate::settings::RestartSettings;
-use crate::supervision::{GiveUpPolicy, Intensity, RestartPolicy, RestartType, Strategy};
+use crate::supervision::{GiveUpPolicy, Intensity, OnPanic, RestartPolicy, RestartType, Strategy};
 
 const RESTARTS_MAX: u64 = 1_000_000;
 const STRATEGIES: [(&str, Strategy); 3] = [
@@ -45,11 +45,19 @@ pub(super) fn read_restart(
     out: &mut Problems,
 ) -> RestartSettings {
     let restart = service.section("restart", out);
-    let known = ["policy", "max_restarts", "within", "backoff", "on_give_up"];
+    let known = [
+        "policy",
+        "max_restarts",
+        "within",
+        "backoff",
+        "on_give_up",
+        "on_panic",
+    ];
     restart.check_keys(&known, &[], out);
     let waits = restart.section("backoff", out);
     waits.check_keys(&["min", "max", "jitter", "reset_after"], &[], out);
     let give_up = restart.one_of("on_give_up", &["isolate", "escalate"], out);
+    let on_panic = restart.one_of("on_panic", &["instance", "service"], out);
     RestartSettings {
         policy: RestartPolicy {
             backoff: backoff(&waits, default.policy.backoff, DURATION_MIN, out),
@@ -64,6 +72,10 @@ pub(super) fn read_restart(
         give_up: match give_up {
             Some(1) => GiveUpPolicy::Escalate,
             _ => default.give_up,
+        },
+        on_panic: match on_panic {
+            Some(1) => OnPanic::Service,
+            _ => default.on_panic,
         },
     }
 }

@@ -55,6 +55,8 @@ metrics! {
         "Restarts of instances, sources and bridges, by reason.";
     SERVICE_UP = "service_up" GAUGE ["service"]
         "1 if the service is ready and consumes all its inputs, or is a source that has ended.";
+    BREAKER = "breaker_state" GAUGE ["service"]
+        "State of the circuit breaker: 0 closed, 1 open, 2 half-open.";
     DEAD_LETTERS = "dead_letters_total" COUNTER ["service", "reason"]
         "Messages that became dead letters, by reason.";
     QUEUE = "queue_messages" GAUGE ["service", "input"]
@@ -143,6 +145,7 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     let mut instances = Family::new(&INSTANCES);
     let mut restarts = Family::new(&RESTARTS);
     let mut up = Family::new(&SERVICE_UP);
+    let mut breakers = Family::new(&BREAKER);
     let mut letters = Family::new(&DEAD_LETTERS);
     let mut queues = Family::new(&QUEUE);
     let mut marks = Family::new(&QUEUE_HIGH_WATER);
@@ -180,6 +183,9 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
             outbox.add(&[label], figures.outbox as f64);
             repeated.add(&[label], figures.repeated as f64);
         }
+        if let Some(breaker) = service.hosted.breaker_status() {
+            breakers.add(&[label], breaker.metric());
+        }
         anonymous.add(&[label], meters.anonymous.get() as f64);
         mailbox.add(&[label], service.hosted.waiting() as f64);
         for (reason, count) in service.hosted.dead_letters() {
@@ -200,8 +206,8 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
         wait,
     } = messages;
     vec![
-        handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, letters,
-        queues, marks, asks, outbox, repeated,
+        handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, breakers,
+        letters, queues, marks, asks, outbox, repeated,
     ]
 }
 

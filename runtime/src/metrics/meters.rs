@@ -119,10 +119,12 @@ pub(crate) enum Cause {
     Process,
     /// The relay of the outbox has failed.
     Relay,
+    /// A handler asked for a new instance.
+    Requested,
 }
 
 impl Cause {
-    pub(crate) const NAMES: [&'static str; 9] = [
+    pub(crate) const NAMES: [&'static str; 10] = [
         "panic",
         "timeout",
         "start",
@@ -132,6 +134,7 @@ impl Cause {
         "supervisor",
         "process",
         "relay",
+        "requested",
     ];
 
     pub(crate) fn as_str(self) -> &'static str {

@@ -10,11 +10,13 @@
 //! | [`RestartWindow`] | whether there were too many restarts |
 //! | [`History`] | when a failed child starts again |
 //! | [`RetryPolicy`] | the fate of a message after an attempt |
+//! | [`Breaker`] | whether a service may take messages while most attempts fail |
 //! | [`Backoff`] | the length of a wait |
 //! | [`Autoscaler`] | how many instances a service has |
 //! | [`quarantine`] | which messages are suspected of crashes, and which is retried alone |
 
 mod backoff;
+mod breaker;
 mod elastic;
 mod intensity;
 pub mod quarantine;
@@ -24,9 +26,10 @@ mod spec;
 mod strategy;
 
 pub use backoff::Backoff;
+pub use breaker::{Breaker, BreakerPhase, BreakerPolicy, OUTAGE_SHARE, Ticket, Verdict};
 pub use elastic::{Autoscaler, CHECK_INTERVAL, Instances, Load};
 pub use intensity::RestartWindow;
 pub use restart::{History, Restart, RestartPolicy};
 pub use retry::{Attempt, RetryDecision, RetryPolicy};
-pub use spec::{GiveUpPolicy, Intensity, RestartType, Strategy};
+pub use spec::{GiveUpPolicy, Intensity, OnPanic, RestartType, Strategy};
 pub use strategy::{ChildSpec, DEFAULT_RESTART, Decision, Exit, Supervisor};

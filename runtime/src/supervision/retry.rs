@@ -72,7 +72,7 @@ impl RetryPolicy {
                 return RetryDecision::Retry { after, attempt };
             }
             Attempt::Failed(FailureKind::After(after)) => (Some(after), Reason::Error),
-            Attempt::Failed(FailureKind::Retry) => (None, Reason::Error),
+            Attempt::Failed(FailureKind::Retry | FailureKind::Restart) => (None, Reason::Error),
             Attempt::Panicked => (None, Reason::Panic),
             Attempt::TimedOut => (None, Reason::Timeout),
         };
@@ -83,6 +83,21 @@ impl RetryPolicy {
         RetryDecision::Retry {
             after: wait,
             attempt: attempt + 1,
+        }
+    }
+
+    /// Decides as [`decide`](Self::decide), except that an error, a panic or a timeout does not use
+    /// up the last attempt. So decides the probe of a circuit breaker: most messages fail, so the
+    /// failure is hardly the fault of this one.
+    pub fn decide_sparing(&self, outcome: Attempt, attempt: u32, random: f64) -> RetryDecision {
+        match self.decide(outcome, attempt, random) {
+            RetryDecision::DeadLetter(Reason::Error | Reason::Panic | Reason::Timeout) => {
+                RetryDecision::Retry {
+                    after: self.backoff.delay(attempt.saturating_sub(1), random),
+                    attempt,
+                }
+            }
+            decision => decision,
         }
     }
 }
@@ -109,6 +124,7 @@ mod tests {
         let wait = Duration::from_secs(3);
         prop_oneof![
             Just(Attempt::Failed(FailureKind::Retry)),
+            Just(Attempt::Failed(FailureKind::Restart)),
             Just(Attempt::Failed(FailureKind::After(wait))),
             Just(Attempt::Failed(FailureKind::Defer(wait))),
             Just(Attempt::Panicked),
@@ -145,6 +161,23 @@ mod tests {
     #[test]
     fn a_rejected_message_is_dead_lettered_at_once() {
         let decision = policy(5).decide(Attempt::Failed(FailureKind::Reject), 1, 0.0);
+        assert_eq!(decision, RetryDecision::DeadLetter(Reason::Reject));
+    }
+    #[test]
+    fn a_sparing_decision_differs_at_the_last_attempt_only() {
+        let policy = policy(3);
+        let panicked = Attempt::Panicked;
+        for attempt in 1..3 {
+            let decision = policy.decide_sparing(panicked, attempt, 0.0);
+            assert_eq!(decision, policy.decide(panicked, attempt, 0.0));
+        }
+        let last = policy.decide_sparing(panicked, 3, 0.0);
+        assert!(
+            matches!(last, RetryDecision::Retry { attempt: 3, .. }),
+            "{last:?}"
+        );
+        let reject = Attempt::Failed(FailureKind::Reject);
+        let decision = policy.decide_sparing(reject, 3, 0.0);
         assert_eq!(decision, RetryDecision::DeadLetter(Reason::Reject));
     }
 }

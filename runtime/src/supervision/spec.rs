@@ -48,3 +48,13 @@ pub enum GiveUpPolicy {
     /// The service counts as failed, and its parent's strategy applies.
     Escalate,
 }
+
+/// The consequence of a panic in a handler for its service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnPanic {
+    /// The instance is rebuilt at once, and nothing counts against the service.
+    #[default]
+    Instance,
+    /// The panic counts as a failure of the service, as in OTP.
+    Service,
+}

@@ -24,7 +24,7 @@ use crate::host::{
     Drain, ServiceActor, ServiceHandle, ServiceRun, Standing, Start, StopBy, Stopped,
 };
 use crate::metrics::Cause;
-use crate::supervision::RestartWindow;
+use crate::supervision::{RestartType, RestartWindow};
 
 /// Time that a thread gets beyond the deadline of its actors before it counts as blocked.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -340,13 +340,14 @@ impl ServiceTask {
         }
         if charged {
             let now = self.origin.elapsed();
-            if !self
-                .blocks
-                .restart(&self.hosted.settings.restart.intensity, now)
-            {
-                let within = HumanDuration(self.hosted.settings.restart.intensity.within);
-                let count = self.blocks.len();
-                let why = format!("blocked its thread {count} times within {within}");
+            let restart = self.hosted.settings.restart;
+            let is_temporary = restart.restart_type == RestartType::Temporary;
+            if !self.blocks.restart(&restart.intensity, now) || is_temporary {
+                let within = HumanDuration(restart.intensity.within);
+                let why = match self.blocks.len() {
+                    1 => "blocked its thread".to_owned(),
+                    count => format!("blocked its thread {count} times within {within}"),
+                };
                 self.blocks = RestartWindow::default();
                 let epoch = self.epoch.get();
                 self.start_at = give_up(&self.hosted, &self.parent, epoch, why, 0);

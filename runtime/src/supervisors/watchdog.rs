@@ -136,6 +136,7 @@ fn settle_blocked(
     }
     if let Some((_, delivery)) = in_flight.pop() {
         let failed = FailedAttempt::timeout(&env);
+        env.end_lost_attempt(delivery.message(), &failed);
         env.meters.handled(delivery.input(), failed.outcome());
         env.fail(delivery, &failed);
     }

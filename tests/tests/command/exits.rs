@@ -172,14 +172,14 @@ fn until_idle_ends_with_exit_code_1_while_a_service_is_isolated_and_0_once_it_wo
 
 #[test]
 fn until_idle_ends_with_exit_code_1_also_if_the_isolated_service_recovered() {
-    // Each message panics once: the second panic in a row exceeds the limit.
+    // Each message panics once, and panics count: the second exceeds the limit.
     let broken = r#"
         [services.broken]
         use = "chaos"
         in = "lines"
         out = "never"
         retry.attempts = 1
-        restart = { max_restarts = 0, backoff = { min = "10ms", max = "100ms" } }
+        restart = { on_panic = "service", max_restarts = 1, backoff = { min = "10ms", max = "100ms" } }
         config.panic = 1.0
         [topics.never]
         external = "out"

@@ -53,6 +53,7 @@ const OLD: &str = r#"
     in = "numbers"
     out = "through"
     retry.attempts = 1
+    breaker = "off"
     config.fail = 1.0
 "#;
 

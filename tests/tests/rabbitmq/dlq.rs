@@ -52,6 +52,7 @@ impl Shop {
             mailbox = 256
             config = {{ {fault} = 1.0 }}
             retry.attempts = 1
+            breaker = "off"
             [services.keep]
             use = "file-out"
             in = "through"

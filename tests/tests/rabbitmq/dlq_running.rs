@@ -78,6 +78,7 @@ impl Shop {
             mailbox = 256
             config.fail = 1.0
             retry.attempts = 1
+            breaker = "off"
             [services.door]
             use = "http-in"
             out = "priced"

@@ -40,6 +40,7 @@ impl App {
                 in = "orders"
                 out = "through"
                 mailbox = 4
+                breaker = "off"
                 retry = {{ attempts = 20, backoff = {{ min = "100ms", max = "200ms" }} }}
                 config = {{ {fault} }}
                 [services.keep]

@@ -3,6 +3,7 @@
 //! | module | promises on |
 //! | --- | --- |
 //! | `amqp` | the transport `amqp:` itself |
+//! | `breaker` | circuit breakers |
 //! | `check_connect` | `check --connect` |
 //! | `delays` | delayed messages without a queue |
 //! | `dlq`, `dlq_running` | dead letters: list, replay, discard, export |
@@ -20,6 +21,7 @@
 //! | `trace` | the history of a message |
 
 mod amqp;
+mod breaker;
 mod check_connect;
 mod delays;
 mod dlq;

@@ -71,12 +71,14 @@ impl Shop {
             in = "priced"
             out = "settled"
             config.fail = 0.6
+            breaker = "off"
             retry = {{ attempts = 100, backoff = {{ min = "5ms", max = "5ms" }} }}
             [services.later]
             use = "chaos"
             in = "priced"
             out = "settled"
             config.fail = 1.0
+            breaker = "off"
             retry.backoff = {{ min = "1h", max = "1h", jitter = 0.0 }}
             "#
         );

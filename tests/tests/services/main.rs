@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `abuse` | services that panic in every hook or block their thread |
 //! | `asks` | requests between services |
+//! | `breaker` | circuit breakers, and failures that count against no service |
 //! | `edges` | extreme values: infinite durations, slow ticks |
 //! | `elastic` | autoscaling |
 //! | `held` | the outbox while a queue is full |
@@ -20,6 +21,7 @@
 
 mod abuse;
 mod asks;
+mod breaker;
 mod edges;
 mod elastic;
 mod held;

@@ -146,8 +146,8 @@ impl Handle<Item> for Sleeper {
 #[test]
 fn a_service_that_gives_up_during_the_stop_finishes_its_messages_and_stays_down() {
     virtually(async {
-        // The second failure in a row of an instance counts against the service and exceeds its
-        // limit. An isolated service would be retried after a second.
+        // Panics count against the service, and the second exceeds its limit. An isolated service
+        // would be retried after a second.
         let services = r#"
             [app]
             name = "gives-up-in-stop"
@@ -163,7 +163,7 @@ fn a_service_that_gives_up_during_the_stop_finishes_its_messages_and_stays_down(
             in = "items"
             instances = 2
             retry.attempts = 1
-            restart = { max_restarts = 0, within = "1m", backoff = { min = "1ms", max = "1s" } }
+            restart = { on_panic = "service", max_restarts = 1, within = "1m", backoff = { min = "1ms", max = "1s" } }
             [services.slow]
             use = "sleeper"
             in = "others"

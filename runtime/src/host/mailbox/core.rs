@@ -1,6 +1,6 @@
 //! The mailbox: a bounded queue from which free instances pull.
 //!
-//! Owns the bound, the order of waiting instances, pause and close. Any thread may use it. An
+//! Owns the bound, the order of waiting instances, pause, hold and close. Any thread may use it. An
 //! instance that is woken and does not pull passes the wake-up on, so that none is lost.
 
 use std::collections::VecDeque;
@@ -23,6 +23,8 @@ struct State<T> {
     /// Instances with this number or a higher one retire.
     limit: usize,
     paused: bool,
+    /// The circuit breaker admits no attempt.
+    held: bool,
     closed: bool,
 }
 
@@ -86,12 +88,24 @@ impl<T> State<T> {
         }
     }
 
+    fn blocked(&self) -> bool {
+        self.paused || self.held
+    }
+
     fn ready(&self) -> bool {
-        !self.paused && !self.queue.is_empty()
+        !self.blocked() && !self.queue.is_empty()
+    }
+
+    fn wake_for_queue(&mut self) {
+        if !self.blocked() {
+            for _ in 0..self.queue.len() {
+                self.wake_one();
+            }
+        }
     }
 
     fn pop(&mut self) -> Option<T> {
-        if self.paused {
+        if self.blocked() {
             return None;
         }
         let item = self.queue.pop_front()?;
@@ -114,6 +128,7 @@ impl<T> Mailbox<T> {
             pushers: Vec::new(),
             limit: usize::MAX,
             paused: false,
+            held: false,
             closed: false,
         }))
     }
@@ -160,7 +175,7 @@ impl<T> Mailbox<T> {
                 return Poll::Ready(());
             };
             state.queue.push_back(item);
-            if !state.paused {
+            if !state.blocked() {
                 state.wake_one();
             }
         }
@@ -254,11 +269,23 @@ impl<T> Mailbox<T> {
     pub(crate) fn resume(&self) {
         let mut state = self.0.lock();
         if std::mem::take(&mut state.paused) {
-            let waiting = state.queue.len();
-            for _ in 0..waiting {
-                state.wake_one();
-            }
+            state.wake_for_queue();
         }
+    }
+
+    /// Stops pulls, or allows them again. Independent of [`pause`](Self::pause).
+    pub(crate) fn hold(&self, held: bool) {
+        let mut state = self.0.lock();
+        if std::mem::replace(&mut state.held, held) && !held {
+            state.wake_for_queue();
+        }
+    }
+
+    /// Takes all waiting items out.
+    pub(crate) fn take_all(&self) -> VecDeque<T> {
+        let mut state = self.0.lock();
+        state.wake_pushers();
+        std::mem::take(&mut state.queue)
     }
 
     /// Retires the instances with this number or a higher one; the others may pull. A retiring
