@@ -13,9 +13,9 @@ use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
 use super::address::{Address, Host};
+use super::frame_repair::FrameRepairStream;
 use super::lapin_runtime;
 use super::tls::{NO_TLS, Tls};
-use super::utf8_repair::Utf8RepairStream;
 
 /// The first bytes of an AMQP 0-9-1 client.
 pub(super) const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
@@ -66,7 +66,7 @@ impl Socket {
             let runtime = default_runtime()?;
             let stream = socket.secured(socket.bare.connect_async(&runtime)).await?;
             // UTF-8 repair runs on the decrypted stream.
-            Ok(AsyncTcpStream::Plain(Utf8RepairStream::new(stream)))
+            Ok(AsyncTcpStream::Plain(FrameRepairStream::new(stream)))
         };
         Connection::connector(self.uri.clone(), lapin_runtime::current(), open, properties).await
     }

@@ -1,5 +1,5 @@
 //! The runtime for the client library: tokio, with connections that repair invalid UTF-8
-//! (`utf8_repair`).
+//! (`frame_repair`).
 //!
 //! lapin takes a runtime kit so that it runs on any executor. This kit only wraps the
 //! connections; everything else is tokio's own.
@@ -15,7 +15,7 @@ use futures_util::Stream;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::tcp::AsyncTcpStream;
 
-use super::utf8_repair::Utf8RepairStream;
+use super::frame_repair::FrameRepairStream;
 
 type PlainStream = AsyncTcpStream<<TokioRuntime as Reactor>::TcpStream>;
 
@@ -53,7 +53,7 @@ impl Executor for LapinRuntime {
 }
 
 impl Reactor for LapinRuntime {
-    type TcpStream = Utf8RepairStream<PlainStream>;
+    type TcpStream = FrameRepairStream<PlainStream>;
     type Sleep = <TokioRuntime as Reactor>::Sleep;
 
     /// The library registers no open sockets.
@@ -78,7 +78,7 @@ impl Reactor for LapinRuntime {
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
         async move {
-            Ok(Utf8RepairStream::new(AsyncTcpStream::Plain(
+            Ok(FrameRepairStream::new(AsyncTcpStream::Plain(
                 connecting.await?,
             )))
         }

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_trial` | small data structures and policies |
 //! | wire format | `topology`, `delay_count`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
-//! | connecting | `tls`, `address`, `utf8_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
+//! | connecting | `tls`, `address`, `frame_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
 //! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `prune`, `inspection` | declaring, checking and pruning queues |
 //! | publishing | `confirm_window`, `publisher`, `router`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
@@ -51,6 +51,7 @@ mod delay_count;
 mod depth_poller;
 mod exclusive_trial;
 mod flushes;
+mod frame_repair;
 mod health;
 mod inspection;
 mod lapin_runtime;
@@ -77,7 +78,6 @@ mod suspect_task;
 mod suspects;
 mod tls;
 mod topology;
-mod utf8_repair;
 
 use address::Address;
 use connection::{Worker, connect_error};
