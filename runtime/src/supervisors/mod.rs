@@ -28,8 +28,8 @@ use tokio::time::Instant;
 
 pub(crate) use group::{Failed, Group, GroupChild, GroupPolicy, Parent};
 pub(crate) use process::supervise_apart;
-pub(crate) use service::{ThreadReplaced, supervise_here};
-pub(crate) use supervised::Supervised;
+pub(crate) use service::supervise_here;
+pub(crate) use supervised::{Supervised, ThreadReplaced};
 pub(crate) use watchdog::watch;
 pub(crate) use worker_threads::Threads;
 

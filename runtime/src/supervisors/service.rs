@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::give_up::give_up;
-use super::supervised::{Command, TaskLink};
+use super::supervised::{Command, TaskLink, ThreadReplaced};
 use super::{ParentLink, Supervised, Threads};
 use crate::clock::later;
 use crate::config::HumanDuration;
@@ -28,27 +28,6 @@ use crate::supervision::RestartWindow;
 
 /// Time that a thread gets beyond the deadline of its actors before it counts as blocked.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Notice that the thread of a service was blocked and replaced.
-pub(crate) struct ThreadReplaced {
-    /// The run on the old thread. If another run has started since, it continues.
-    pub(crate) env: Arc<ServiceRun>,
-    /// Deliveries that the first instance handles one at a time, before all others.
-    pub(crate) trials: Vec<Delivery>,
-    /// The service blocked the thread without a message in flight: its own failure.
-    pub(crate) charged: bool,
-}
-
-impl ThreadReplaced {
-    /// A notice without trials and charge.
-    pub(crate) fn new(env: Arc<ServiceRun>) -> Self {
-        Self {
-            env,
-            trials: Vec::new(),
-            charged: false,
-        }
-    }
-}
 
 /// Spawns the supervisor of a service that does not run yet, as a task of the current thread.
 pub(crate) fn supervise_here(

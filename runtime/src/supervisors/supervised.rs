@@ -1,5 +1,5 @@
-//! The handle of a service's supervisor. The supervisor is a task: of [`super::service`] for a
-//! service in this process, or of [`super::process`] for one in a child process.
+//! The handle of a service's supervisor. The supervisor is a task: of `service` for a
+//! service in this process, or of `process` for one in a child process.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,8 +9,9 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Child, ThreadReplaced, command};
-use crate::host::{ServiceHandle, Stopped};
+use super::{Child, command};
+use crate::delivery::Delivery;
+use crate::host::{ServiceHandle, ServiceRun, Stopped};
 
 /// Handle to the supervisor of a service.
 pub(crate) struct Supervised {
@@ -32,6 +33,27 @@ pub(super) enum Command {
 pub(super) struct TaskLink {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) epoch: Rc<Cell<u64>>,
+}
+
+/// Notice that the thread of a service was blocked and replaced.
+pub(crate) struct ThreadReplaced {
+    /// The run on the old thread. If another run has started since, it continues.
+    pub(crate) env: Arc<ServiceRun>,
+    /// Deliveries that the first instance handles one at a time, before all others.
+    pub(crate) trials: Vec<Delivery>,
+    /// The service blocked the thread without a message in flight: its own failure.
+    pub(crate) charged: bool,
+}
+
+impl ThreadReplaced {
+    /// A notice without trials and charge.
+    pub(crate) fn new(env: Arc<ServiceRun>) -> Self {
+        Self {
+            env,
+            trials: Vec::new(),
+            charged: false,
+        }
+    }
 }
 
 impl Supervised {
