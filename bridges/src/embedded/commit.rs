@@ -17,8 +17,8 @@ use super::statements::{Corruption, DueRow, Statements, StoredSuspect};
 use super::write_op::{CommitGroup, PendingMessage, WriteOp};
 use super::write_queue::COMMIT_MAX_BYTES;
 
-/// Maximum delayed messages that one commit moves to their queues.
-pub(super) const DUE_MAX: usize = 256;
+/// Maximum delayed messages that one commit looks up.
+const DUE_MAX: usize = 256;
 
 /// State of the journal that a commit reads.
 pub(super) struct CommitContext<'a> {
@@ -42,6 +42,8 @@ pub(super) struct CommitOutcome {
     pub(super) unreadable: Vec<DueRow>,
     pub(super) suspect: Option<StoredSuspect>,
     pub(super) due_ms: Vec<u64>,
+    /// Delayed messages that are due.
+    pub(super) due: Vec<DueRow>,
     /// Whether more messages are due.
     pub(super) more_due: bool,
     /// Result of a probe.
@@ -72,6 +74,7 @@ pub(super) fn execute(
         statements: Statements(tx),
         outcome: CommitOutcome::default(),
         last: 0,
+        promoted_bytes: 0,
     };
     for op in &group.ops {
         builder.execute(op)?;
@@ -93,6 +96,8 @@ struct CommitBuilder<'a> {
     outcome: CommitOutcome,
     /// Position of the last used queue in `outcome.changes`.
     last: usize,
+    /// Bytes of the delayed messages that were moved.
+    promoted_bytes: usize,
 }
 
 impl CommitBuilder<'_> {
@@ -127,7 +132,7 @@ impl CommitBuilder<'_> {
                 None => {}
             },
             WriteOp::PromoteDue => self.promote_due()?,
-            WriteOp::PromoteRow { row, copy } => drop(self.promote(*row, *copy)?),
+            WriteOp::PromoteRow { row, copy } => self.promote(*row, *copy)?,
             WriteOp::RecordCorruption(damage) => {
                 let mut damage = damage.iter();
                 damage.try_for_each(|it| self.statements.record_corruption(it))?;
@@ -255,33 +260,31 @@ impl CommitBuilder<'_> {
         Ok(())
     }
 
-    /// Moves delayed messages that are due to their queues.
+    /// Looks up the delayed messages that are due: later commands move each of them.
     fn promote_due(&mut self) -> Result<(), SqliteError> {
         let now = Clock::SYSTEM.unix_ms();
         let unreadable = self.context.unreadable;
         let max = DUE_MAX + unreadable.len();
         let rows = self.statements.due_rows(now, max)?;
-        self.outcome.more_due = rows.len() == max;
-        let mut bytes = 0;
-        for row in rows
-            .into_iter()
-            .filter(|it| !unreadable.contains_key(&it.row))
-        {
-            bytes += self.promote(row, false)?;
-            if bytes >= COMMIT_MAX_BYTES {
-                self.outcome.more_due = true;
-                break;
-            }
-        }
+        self.outcome.more_due |= rows.len() == max;
+        let rows = rows.into_iter();
+        let rows = rows.filter(|it| !unreadable.contains_key(&it.row));
+        self.outcome.due.extend(rows);
         let next = self.statements.next_due_ms(now)?;
         self.outcome.due_ms.extend(next);
         Ok(())
     }
 
-    /// Moves one delayed message to its queue, or copies it, and returns its size in bytes.
-    fn promote(&mut self, row: DueRow, copy: bool) -> Result<usize, SqliteError> {
-        if self.outcome.unreadable.contains(&row) {
-            return Ok(0);
+    /// Moves a delayed message to its queue, unless the commit is large already.
+    fn promote(&mut self, row: DueRow, copy: bool) -> Result<(), SqliteError> {
+        let is_excluded = self.context.unreadable.contains_key(&row.row)
+            || self.outcome.unreadable.contains(&row);
+        if !copy && is_excluded {
+            return Ok(());
+        }
+        if !copy && self.promoted_bytes >= COMMIT_MAX_BYTES {
+            self.outcome.more_due = true;
+            return Ok(());
         }
         let due = match self.statements.delayed(row.row)? {
             Some(Ok(due)) => due,
@@ -292,11 +295,11 @@ impl CommitBuilder<'_> {
                 let change = &mut self.queue_change(row.queue).change;
                 change.due += 1;
                 change.due_retrying += u64::from(row.retry);
-                return Ok(0);
+                return Ok(());
             }
-            None => return Ok(0),
+            None => return Ok(()),
         };
-        let bytes = due.record.head.len() + due.message.payload.len();
+        self.promoted_bytes += due.record.head.len() + due.message.payload.len();
         let sequence = self.next_sequence(due.queue);
         let id = Id::new(due.queue, sequence);
         self.statements
@@ -315,7 +318,7 @@ impl CommitBuilder<'_> {
             stats.retrying = stats.retrying.saturating_sub(retry);
             self.statements.delete_delayed(row.row)?;
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Makes half of the reserve and writes. Space is normal if all of the reserve fits, and

@@ -34,26 +34,25 @@ impl Journal {
         };
         let reads = single.ops.iter().any(WriteOp::reads);
         if outage && (error.is_full() || !reads) {
-            let error = self.record_outage(error);
-            self.queue.fail_one(single, &error);
+            self.continue_outage(single, true, error);
         } else {
             self.report_failure(single, error);
         }
     }
 
-    /// Begins an outage, or continues it, with a group that could not be written.
+    /// Begins an outage with a group that could not be written.
     pub(super) fn start_outage(&self, group: CommitGroup, error: &SqliteError) {
-        let error = self.record_outage(error);
-        self.queue.on_write_failure(group, &error);
+        self.continue_outage(group, false, error);
     }
 
-    fn record_outage(&self, error: &SqliteError) -> TransportError {
+    fn continue_outage(&self, group: CommitGroup, is_single: bool, error: &SqliteError) {
         if error.is_full() {
             self.reserve.release();
         }
         let text = error.to_string();
         self.health.down(&text);
-        TransportError::Lost(text)
+        let error = TransportError::Lost(text);
+        self.queue.on_write_failure(group, is_single, &error);
     }
 
     /// Gives up a single command that fails by itself.
@@ -94,9 +93,17 @@ impl Journal {
                     self.changed(id.queue(), change);
                 }
                 WriteOp::DeadLetter { id, .. } => self.dead_letter_failed(id, &text),
-                WriteOp::PromoteDue if is_damage(error) => self.promote_around_damage(),
                 WriteOp::PromoteRow { row, copy: false } if is_damage(error) => {
-                    self.promote_copy(row);
+                    self.promote_copy(row, &text);
+                }
+                WriteOp::PromoteRow { row, copy: true } if is_damage(error) => {
+                    self.record_corruption(vec![Corruption::new("delayed", row.row, &*text)]);
+                    let change = Change {
+                        due: 1,
+                        due_retrying: u64::from(row.retry),
+                        ..Change::default()
+                    };
+                    self.changed(row.queue, change);
                 }
                 WriteOp::PromoteDue | WriteOp::PromoteRow { .. } => {
                     error!(
@@ -106,7 +113,7 @@ impl Journal {
                     self.delays.add(due_ms(RETRY_AFTER));
                 }
                 WriteOp::LoadSuspect { id, .. } if is_damage(error) => {
-                    self.record_corruption(vec![Corruption::of_suspect(id, text.clone())]);
+                    self.record_corruption(vec![Corruption::new("suspect", id.row(), &*text)]);
                 }
                 WriteOp::SetAttempt { .. }
                 | WriteOp::AckSuspect { .. }

@@ -88,7 +88,7 @@ fn read(
             found.problems.extend(contents.damage.map(|why| {
                 let help = "unreadable messages stay in the file, and the others are served: to \
                             get all of them, put a copy of the file back";
-                problem(path.display().to_string(), why, help)
+                InspectionProblem::new(path.display().to_string(), why, help)
             }));
             found.leftovers = contents.stale;
             contents.made
@@ -139,18 +139,8 @@ impl Contents {
     }
 }
 
-fn problem(what: String, why: String, help: impl Into<String>) -> InspectionProblem {
-    InspectionProblem {
-        what,
-        why,
-        help: help.into(),
-        theirs: None,
-        ours: None,
-    }
-}
-
 fn folder_problem(folder: &Path, why: String, help: impl Into<String>) -> InspectionProblem {
-    problem(format!("folder {}", folder.display()), why, help)
+    InspectionProblem::new(format!("folder {}", folder.display()), why, help)
 }
 
 /// Returns the queues of a topology, each once.

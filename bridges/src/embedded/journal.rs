@@ -33,11 +33,10 @@ use super::commit::{self, CommitContext, CommitOutcome};
 use super::delays::Delays;
 use super::disk_space::ReserveFile;
 use super::health::Health;
-use super::probe_backoff::PROBE_INTERVAL;
 use super::schema::Id;
 use super::statements::DueRow;
 use super::write_op::{CommitGroup, KnownQueues, WriteOp};
-use super::write_queue::{Step, WriteQueue};
+use super::write_queue::{PROBE_INTERVAL, Step, WriteQueue};
 
 /// Time in which acks gather.
 const ACKS_WAIT: Duration = Duration::from_millis(10);
@@ -214,6 +213,9 @@ impl Journal {
             && let Some(events) = self.events()
         {
             events.resumed();
+        }
+        for row in outcome.due {
+            self.push(WriteOp::PromoteRow { row, copy: false });
         }
         if outcome.more_due {
             self.push(WriteOp::PromoteDue);

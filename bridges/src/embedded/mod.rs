@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `address` | URLs |
 //! | `schema`, `record`, `statements` | tables, encoding of a message, SQL statements |
-//! | `disk_space`, `probe_backoff`, `health`, `delays` | free space, probes of a full disk, status, timer |
+//! | `disk_space`, `health`, `delays` | free space, status, timer |
 //! | `in_flight_log` | messages in flight, for the next process |
 //! | `catalog` | queues and their owner in the file |
 //! | `write_op`, `write_state`, `write_queue` | commands; which can be written at present; the mailbox of the journal |
@@ -62,7 +62,6 @@ mod in_flight_log;
 mod inspection;
 mod journal;
 mod open;
-mod probe_backoff;
 mod prune;
 mod read_only;
 mod record;

@@ -5,13 +5,13 @@
 //! that updates the counts of the queue; the last one removes the queue itself. After a crash,
 //! or when the disk is full, pruning starts again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use brickwork::sqlite::rusqlite::{Connection, Params};
 use brickwork::sqlite::{Database, SqliteError, Transaction, WriterPool};
 use brickwork::transport::{
-    Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, judge,
+    Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, judge, next_to_remove,
 };
 use brickwork::{Lock, QueueId};
 
@@ -70,13 +70,6 @@ impl QueueContents {
     }
 }
 
-/// A queue that the manifest does not have.
-struct ClassifiedQueue {
-    number: u32,
-    queue: StaleQueue,
-    action: PruneAction,
-}
-
 /// Finds stale queues, and changes nothing.
 ///
 /// # Errors
@@ -86,47 +79,42 @@ pub(super) fn find(
     topology: &Topology,
     with_messages: bool,
 ) -> Result<Vec<StaleResource>, SqliteError> {
-    let stale = classify(connection, topology, with_messages)?;
+    let (stale, _) = classify(connection, topology, with_messages)?;
     Ok(stale.into_iter().map(into_resource).collect())
 }
 
+/// Returns the queues that the manifest does not have, and the numbers of all queues.
 fn classify(
     connection: &Connection,
     topology: &Topology,
     with_messages: bool,
-) -> Result<Vec<ClassifiedQueue>, SqliteError> {
-    let QueueIndex { numbers, stats } = QueueIndex::load(connection)?;
+) -> Result<(Vec<StaleQueue>, HashMap<QueueId, u32>), SqliteError> {
+    let index = QueueIndex::load(connection)?;
     let required: HashSet<QueueId> = required_queues(topology).collect();
     let mut stale = Vec::new();
-    for (id, number) in numbers {
-        if required.contains(&id) {
-            continue;
-        }
-        let stats = stats.get(&number).copied().unwrap_or_default();
-        let queue = StaleQueue {
-            id,
-            messages: QueueContents::count(connection, number, &stats)?.total(),
+    for (id, number) in index
+        .numbers
+        .iter()
+        .filter(|(id, _)| !required.contains(id))
+    {
+        let stats = index.stats(*number);
+        stale.push(StaleQueue {
+            id: id.clone(),
+            messages: QueueContents::count(connection, *number, &stats)?.total(),
             // No other process has the folder.
             consumers: 0,
-        };
-        stale.push((number, queue));
+            action: PruneAction::Removable,
+        });
     }
-    stale.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
-    let queues: Vec<_> = stale.iter().map(|(_, queue)| queue.clone()).collect();
-    let actions = judge(&queues, with_messages);
-    let classified = stale.into_iter().zip(actions);
-    let classified = classified.map(|((number, queue), action)| ClassifiedQueue {
-        number,
-        queue,
-        action,
-    });
-    Ok(classified.collect())
+    stale.sort_by(|one, other| one.id.cmp(&other.id));
+    judge(&mut stale, with_messages);
+    Ok((stale, index.numbers))
 }
 
-fn into_resource(stale: ClassifiedQueue) -> StaleResource {
+fn into_resource(stale: StaleQueue) -> StaleResource {
     StaleResource {
-        what: format!("queue {}", stale.queue.id),
-        messages: Some(stale.queue.messages),
+        what: format!("queue {}", stale.id),
+        messages: Some(stale.messages),
         consumers: None,
         fate: stale.action,
     }
@@ -211,7 +199,7 @@ fn check_owner(folder: &Path, owner: &str, topology: &Topology) -> Result<(), Op
     )))
 }
 
-/// Removes the removable queues: dead-letter queues last, since messages may still go there.
+/// Removes the removable queues.
 async fn remove_all(
     folder: &Path,
     topology: Topology,
@@ -231,27 +219,12 @@ async fn remove_all(
             Ok::<_, OpenError>(classify(tx, &topology, with_messages)?)
         }
     };
-    let mut stale = database.write("prune", classifying).await?;
-    for auxiliary in [false, true] {
-        for at in 0..stale.len() {
-            let (number, id) = (stale[at].number, stale[at].queue.id.clone());
-            if id.is_auxiliary() != auxiliary || stale[at].action != PruneAction::Removable {
-                continue;
-            }
-            let failed = |other: &&ClassifiedQueue| {
-                other.queue.id.service == id.service
-                    && matches!(other.action, PruneAction::Failed(_))
-            };
-            stale[at].action = match stale.iter().find(failed) {
-                Some(stays) => {
-                    PruneAction::Kept(format!("messages of {} may end there", stays.queue.id))
-                }
-                None => match remove(&database, number, &reserve).await {
-                    Ok(()) => PruneAction::Removed,
-                    Err(error) => PruneAction::Failed(error.of(&path).to_string()),
-                },
-            };
-        }
+    let (mut stale, numbers) = database.write("prune", classifying).await?;
+    while let Some(queue) = next_to_remove(&mut stale) {
+        queue.action = match remove(&database, numbers[&queue.id], &reserve).await {
+            Ok(()) => PruneAction::Removed,
+            Err(error) => PruneAction::Failed(error.of(&path).to_string()),
+        };
     }
     let mut notes = Vec::new();
     if let Err(error) = shrink(&database).await {

@@ -5,20 +5,16 @@
 //! one on another connection. Readable messages are served. Unreadable rows stay in the file,
 //! are logged, and are listed in the table `damaged`; put a copy of the file back to get them.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brickwork::Clock;
+use brickwork::sqlite::SqliteError;
 use brickwork::sqlite::rusqlite::Connection;
-use brickwork::sqlite::{Database, SqliteError};
 use brickwork::transport::engine::{Change, Loaded, WINDOW, WINDOW_BYTES};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
-use super::commit::DUE_MAX;
-use super::delays::due_ms;
 use super::journal::Journal;
 use super::schema::Id;
 use super::statements::{Corruption, DueRow, Statements, is_damage};
@@ -34,8 +30,11 @@ impl Journal {
     /// thread: the index then agrees with the engine.
     pub(super) fn load_around_damage(self: &Arc<Self>, queue: u32, after: u64) {
         let before = self.index.lock().stats(queue).next_sequence;
+        let Some(database) = self.database() else {
+            return;
+        };
         let journal = self.clone();
-        self.spawn_with_database(async move |database| {
+        self.runtime.spawn(async move {
             let read = move |connection: &Connection| {
                 load_one_by_one(&Statements(connection), queue, after, before)
             };
@@ -72,71 +71,20 @@ impl Journal {
         });
     }
 
-    /// Moves the readable messages that are due, each in a command of its own: a page beside
-    /// it may be damaged.
-    pub(super) fn promote_around_damage(self: &Arc<Self>) {
-        let journal = self.clone();
-        self.spawn_with_database(async move |database| {
-            let known = journal.unreadable.lock().clone();
-            let read =
-                move |connection: &Connection| partition_readable(&Statements(connection), &known);
-            let DueRows {
-                readable,
-                unreadable,
-            } = match database.read("due messages around damage", read).await {
-                Ok(due) => due,
-                Err(SqliteError::Closed) => return,
-                Err(error) => {
-                    error!(%error, "delayed messages could not be read, trying again");
-                    return journal.delays.add(due_ms(RETRY_AFTER));
-                }
-            };
-            if readable.is_empty() && unreadable.is_empty() {
-                error!(
-                    "delayed messages could not be found, since the file is damaged; trying again"
-                );
-                return journal.delays.add(due_ms(RETRY_AFTER));
-            }
-            for (row, _) in &unreadable {
-                journal.exclude_unreadable(*row);
-            }
-            let damage = unreadable.into_iter().map(|(_, damage)| damage);
-            journal.record_corruption(damage.collect());
-            for row in readable {
-                journal.push(WriteOp::PromoteRow { row, copy: false });
-            }
-            journal.push(WriteOp::PromoteDue);
-        });
-    }
-
-    /// Serves a delayed message that cannot be deleted beside a damaged page. It comes again
-    /// after a restart.
-    pub(super) fn promote_copy(self: &Arc<Self>, row: DueRow) {
+    /// Serves a delayed message beside a damaged page: its row may be readable, although it
+    /// can't be deleted.
+    pub(super) fn promote_copy(self: &Arc<Self>, row: DueRow, error: &str) {
         warn!(
             row = row.row,
-            "a delayed message could not be deleted beside a damaged page; it is served now, and \
-             again after a restart"
+            error,
+            "a delayed message could not be moved beside a damaged page: if it is readable, it \
+             is served now, and again after a restart"
         );
         // Several commands may have met this row.
         let first = self.unreadable.lock().insert(row.row, row).is_none();
         if first {
             self.push(WriteOp::PromoteRow { row, copy: true });
         }
-    }
-
-    /// Stops counting an unreadable row as delayed.
-    fn exclude_unreadable(&self, row: DueRow) {
-        // Locked until the change is applied: see `with_known_queues`.
-        let mut unreadable = self.unreadable.lock();
-        if unreadable.insert(row.row, row).is_some() {
-            return;
-        }
-        let change = Change {
-            due: 1,
-            due_retrying: u64::from(row.retry),
-            ..Change::default()
-        };
-        self.changed(row.queue, change);
     }
 
     /// Logs unreadable rows and stores their list in the file.
@@ -150,17 +98,6 @@ impl Journal {
         }
         if !damage.is_empty() {
             self.push(WriteOp::RecordCorruption(damage));
-        }
-    }
-
-    /// Runs a task beside the writer thread, while the file is open.
-    fn spawn_with_database<W, F>(&self, work: W)
-    where
-        W: FnOnce(Database) -> F,
-        F: Future<Output = ()> + Send + 'static,
-    {
-        if let Some(database) = self.database() {
-            self.runtime.spawn(work(database));
         }
     }
 }
@@ -224,30 +161,4 @@ impl DamagedRanges {
             why,
         })
     }
-}
-
-/// The next rows that are due.
-#[derive(Default)]
-struct DueRows {
-    readable: Vec<DueRow>,
-    unreadable: Vec<(DueRow, Corruption)>,
-}
-
-fn partition_readable(
-    statements: &Statements<'_>,
-    known: &HashMap<i64, DueRow>,
-) -> Result<DueRows, SqliteError> {
-    let rows = statements.due_rows(Clock::SYSTEM.unix_ms(), DUE_MAX + known.len())?;
-    let mut due = DueRows::default();
-    for row in rows.into_iter().filter(|it| !known.contains_key(&it.row)) {
-        match statements.delayed(row.row) {
-            Err(error) if is_damage(&error) => {
-                let corruption = Corruption::of_delayed(row.row, error.to_string());
-                due.unreadable.push((row, corruption));
-            }
-            // The command that moves the row checks its content.
-            found => due.readable.extend(found?.map(|_| row)),
-        }
-    }
-    Ok(due)
 }

@@ -26,24 +26,10 @@ pub(super) struct Corruption {
 }
 
 impl Corruption {
-    pub(super) fn of_message(id: Id, why: String) -> Self {
+    pub(super) fn new(table: &str, row: i64, why: impl Into<String>) -> Self {
         Self {
-            place: format!("message {}", id.row()),
-            why,
-        }
-    }
-
-    pub(super) fn of_delayed(row: i64, why: String) -> Self {
-        Self {
-            place: format!("delayed {row}"),
-            why,
-        }
-    }
-
-    pub(super) fn of_suspect(id: Id, why: String) -> Self {
-        Self {
-            place: format!("suspect {}", id.row()),
-            why,
+            place: format!("{table} {row}"),
+            why: why.into(),
         }
     }
 }
@@ -212,7 +198,7 @@ impl Statements<'_> {
                     bytes += entry.message.size();
                     loaded.entries.push(entry);
                 }
-                Err(why) => damage.push(Corruption::of_message(id, why)),
+                Err(why) => damage.push(Corruption::new("message", id.row(), why)),
             }
         }
         loaded.damaged = (damage.len() - damaged_before) as u64;
@@ -229,7 +215,7 @@ impl Statements<'_> {
             .prepare_cached("SELECT head, payload, sum, id, attempt FROM message WHERE id = ?1")?;
         let mut rows = select.query([id.row()])?;
         let row = rows.next()?;
-        Ok(row.map(|row| entry(row, id).map_err(|why| Corruption::of_message(id, why))))
+        Ok(row.map(|row| entry(row, id).map_err(|why| Corruption::new("message", id.row(), why))))
     }
 
     /// Reads a suspect by its id.
@@ -252,7 +238,7 @@ impl Statements<'_> {
         };
         let mut rows = select.query([id.row()])?;
         let row = rows.next()?;
-        Ok(row.map(|row| read(row).map_err(|why| Corruption::of_suspect(id, why))))
+        Ok(row.map(|row| read(row).map_err(|why| Corruption::new("suspect", id.row(), why))))
     }
 
     /// Returns the rows that are due, by their times. Reads the index alone.
@@ -297,7 +283,7 @@ impl Statements<'_> {
         };
         let mut rows = select.query([row])?;
         let found = rows.next()?;
-        Ok(found.map(|it| read(it).map_err(|why| Corruption::of_delayed(row, why))))
+        Ok(found.map(|it| read(it).map_err(|why| Corruption::new("delayed", row, why))))
     }
 
     pub(super) fn delete_delayed(&self, row: i64) -> Result<(), SqliteError> {

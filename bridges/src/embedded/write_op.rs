@@ -99,9 +99,9 @@ pub(super) enum WriteOp {
         id: Id,
         reply: oneshot::Sender<Option<StoredSuspect>>,
     },
-    /// Moves delayed messages that are due to their queues.
+    /// Looks up the delayed messages that are due.
     PromoteDue,
-    /// Moves one delayed row. `copy` leaves the row in place: it cannot be deleted.
+    /// Moves a delayed message to its queue. `copy` leaves the row in place: it cannot be deleted.
     PromoteRow { row: DueRow, copy: bool },
     /// Lists the queues of a topology, and makes the missing ones if `make` is set.
     Declare {
@@ -151,6 +151,7 @@ impl WriteOp {
             self,
             Self::LoadWindow { .. }
                 | Self::LoadSuspect { .. }
+                | Self::PromoteDue
                 | Self::Flush { .. }
                 | Self::Probe
                 | Self::Vacuum

@@ -16,11 +16,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::disk_space::SpaceLevel;
-use super::probe_backoff::ProbeBackoff;
 use super::schema::Id;
 use super::write_op::{CommitGroup, WriteOp};
 use super::write_state::WriteState;
 
+/// Interval of probes while the disk is full or almost full.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum messages per commit.
 const COMMIT_MAX_MESSAGES: usize = 1024;
 /// Maximum bytes of messages per commit, unless one command has more.
@@ -55,7 +56,7 @@ struct Mailbox {
     bisected: VecDeque<CommitGroup>,
     /// Whether rows were written since the last vacuum.
     dirty: bool,
-    probe_backoff: ProbeBackoff,
+    last_probe: Option<Instant>,
 }
 
 /// Next step of the journal's background task.
@@ -119,8 +120,10 @@ impl Mailbox {
     fn next_step(&self, now: Instant) -> Step {
         let until_probe = match self.state {
             WriteState::Blocked => return Step::RetrySettlements,
-            WriteState::Full => Some(self.probe_backoff.until_probe(now)),
-            WriteState::LowSpace => Some(self.probe_backoff.until_check(now)),
+            WriteState::Full | WriteState::LowSpace => {
+                let since = self.last_probe.map(|last| now.duration_since(last));
+                Some(PROBE_INTERVAL.saturating_sub(since.unwrap_or_default()))
+            }
             WriteState::Normal | WriteState::Closed => None,
         };
         match until_probe {
@@ -263,23 +266,42 @@ impl WriteQueue {
     }
 
     /// Begins an outage, or continues it: `group` could not be written. Settlements are kept;
-    /// publications fail.
-    pub(super) fn on_write_failure(&self, mut group: CommitGroup, error: &TransportError) {
+    /// publications fail. Commands other than a single one may succeed: they stay apart from it.
+    pub(super) fn on_write_failure(
+        &self,
+        mut group: CommitGroup,
+        is_single: bool,
+        error: &TransportError,
+    ) {
+        // A failed probe says nothing about settlements; any other failure blocks them.
+        let is_probe = |op: &WriteOp| matches!(op, WriteOp::Probe);
+        let only_probe =
+            !group.is_empty() && group.acks.is_empty() && group.ops.iter().all(is_probe);
         // A declaration fails, although it might need no space: it is rare.
+        let is_maintenance = |op: &WriteOp| matches!(op, WriteOp::Probe | WriteOp::Vacuum);
         let (mut failed, others): (VecDeque<_>, _) = std::mem::take(&mut group.ops)
             .into_iter()
+            .filter(|op| !is_maintenance(op))
             .partition(|op| matches!(op, WriteOp::Declare { .. }));
         group.ops = others;
         {
             let mut mailbox = self.mailbox.lock();
-            Self::fail_state(&mut mailbox, &group, true);
-            while let Some(half) = mailbox.bisected.pop_back() {
-                mailbox.push_front(half);
+            if !mailbox.state.is_outage() {
+                mailbox.last_probe = Some(Instant::now());
             }
-            mailbox.push_front(group);
+            mailbox.state = mailbox.state.after_failure(only_probe);
+            if is_single {
+                mailbox.acks.append(&mut group.acks);
+                mailbox.ops.append(&mut group.ops);
+            } else {
+                while let Some(half) = mailbox.bisected.pop_back() {
+                    mailbox.push_front(half);
+                }
+                mailbox.push_front(group);
+                mailbox.ops.retain(|op| !is_maintenance(op));
+            }
             let (fails, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut mailbox.ops)
                 .into_iter()
-                .filter(|op| !matches!(op, WriteOp::Probe | WriteOp::Vacuum))
                 .partition(WriteOp::fails_at_once);
             mailbox.immediate = kept.iter().filter(|op| !op.is_settlement()).count();
             mailbox.ops = kept;
@@ -288,45 +310,6 @@ impl WriteQueue {
         }
         self.later.notify_one();
         failed.into_iter().for_each(|op| op.fail(error));
-    }
-
-    /// Keeps or fails a single command that could not be written during an outage. Other
-    /// commands may succeed.
-    pub(super) fn fail_one(&self, single: CommitGroup, error: &TransportError) {
-        let mut failed = VecDeque::new();
-        {
-            let mut mailbox = self.mailbox.lock();
-            Self::fail_state(&mut mailbox, &single, false);
-            let CommitGroup { ops, mut acks } = single;
-            mailbox.acks.append(&mut acks);
-            for op in ops {
-                match op {
-                    WriteOp::Probe | WriteOp::Vacuum => {}
-                    WriteOp::Publish { .. } | WriteOp::Flush { .. } | WriteOp::Declare { .. } => {
-                        failed.push_back(op);
-                    }
-                    op => {
-                        mailbox.immediate += usize::from(!op.is_settlement());
-                        mailbox.ops.push_back(op);
-                    }
-                }
-            }
-            self.update_backlog(&mailbox);
-        }
-        self.later.notify_one();
-        failed.into_iter().for_each(|op| op.fail(error));
-    }
-
-    /// A failed probe says nothing about settlements; any other failure blocks them. An empty
-    /// group blocks them if `empty_blocks`.
-    fn fail_state(mailbox: &mut Mailbox, group: &CommitGroup, empty_blocks: bool) {
-        let only_probe = group.acks.is_empty()
-            && group.ops.iter().all(|op| matches!(op, WriteOp::Probe))
-            && !(empty_blocks && group.ops.is_empty());
-        if !mailbox.state.is_outage() {
-            mailbox.probe_backoff.down(Instant::now());
-        }
-        mailbox.state = mailbox.state.after_failure(only_probe);
     }
 
     /// Whether publications fail at present.
@@ -351,9 +334,6 @@ impl WriteQueue {
     /// Records a probe that succeeded.
     pub(super) fn up(&self, space: SpaceLevel) {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.state.is_outage() {
-            mailbox.probe_backoff.up(Instant::now());
-        }
         mailbox.state = mailbox.state.after_probe(space);
     }
 
@@ -368,7 +348,7 @@ impl WriteQueue {
         let mut mailbox = self.mailbox.lock();
         let step = mailbox.next_step(now);
         if step == Step::Probe {
-            mailbox.probe_backoff.probed(now);
+            mailbox.last_probe = Some(now);
         }
         step
     }

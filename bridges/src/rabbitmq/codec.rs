@@ -26,6 +26,14 @@ use table::{Table, short, text};
 /// The error text of a failed reply or of a dead letter.
 pub(super) const ERROR: &str = "brickwork-error";
 
+/// Attributes of CloudEvents, with both prefixes that it allows.
+const VERSION: [&str; 2] = ["cloudEvents_specversion", "cloudEvents:specversion"];
+const ID: [&str; 2] = ["cloudEvents_id", "cloudEvents:id"];
+const TYPE: [&str; 2] = ["cloudEvents_type", "cloudEvents:type"];
+const SOURCE: [&str; 2] = ["cloudEvents_source", "cloudEvents:source"];
+const TIME: [&str; 2] = ["cloudEvents_time", "cloudEvents:time"];
+const SUBJECT: [&str; 2] = ["cloudEvents_subject", "cloudEvents:subject"];
+
 const ATTEMPT: &str = "brickwork-attempt";
 const PARENT: &str = "brickwork-parent";
 const DEADLINE: &str = "brickwork-deadline";
@@ -135,15 +143,15 @@ fn our_headers(
     id: &str,
     route: Route<'_>,
 ) -> Result<(), TransportError> {
-    headers.text("cloudEvents_specversion", "1.0")?;
-    headers.text("cloudEvents_id", id)?;
-    headers.text("cloudEvents_type", &message.kind)?;
-    headers.text("cloudEvents_time", &rfc3339::format(message.time_ms))?;
+    headers.text(VERSION[0], "1.0")?;
+    headers.text(ID[0], id)?;
+    headers.text(TYPE[0], &message.kind)?;
+    headers.text(TIME[0], &rfc3339::format(message.time_ms))?;
     if !message.source.is_empty() {
-        headers.text("cloudEvents_source", &message.source)?;
+        headers.text(SOURCE[0], &message.source)?;
     }
     if let Some(subject) = &message.subject {
-        headers.text("cloudEvents_subject", subject)?;
+        headers.text(SUBJECT[0], subject)?;
     }
     // Also for a message that starts a trace: other programs can't derive the trace from the
     // id.
@@ -206,41 +214,39 @@ pub(super) fn decode(
 ) -> Decoded {
     let text_of = |property: &Option<ShortString>| property.as_ref().map(|s| Arc::from(s.as_str()));
     let arc = |text: Option<Cow<'_, str>>| text.map(Arc::<str>::from);
-    let (known, headers) = read_headers(properties);
-    let id = known.id.or_else(|| message_id(properties));
+    let known = |name: &str| known(properties, name);
+    let attribute = |names| attribute(properties, names);
+    let id = attribute(ID).or_else(|| message_id(properties));
     let id = id.and_then(|id| id.parse::<MessageId>().ok());
-    let kind = arc(known.kind).or_else(|| text_of(properties.kind()));
-    let time_ms = known
-        .time
+    let kind = arc(attribute(TYPE)).or_else(|| text_of(properties.kind()));
+    let time_ms = attribute(TIME)
         .and_then(|time| rfc3339::parse(&time))
         .or_else(|| properties.timestamp().and_then(rfc3339::from_seconds));
     let (topic, attempt) = match topic_source {
         TopicSource::Topic(topic) => (Arc::from(topic), None),
         TopicSource::Queue(name) => (
-            arc(known.topic).unwrap_or_else(|| Arc::from(name)),
-            known.attempt.and_then(|attempt| attempt.parse().ok()),
+            arc(known(TOPIC)).unwrap_or_else(|| Arc::from(name)),
+            known(ATTEMPT).and_then(|attempt| attempt.parse().ok()),
         ),
     };
     // AMQP headers hold signed numbers only.
-    let deadline = known.deadline.and_then(|text| text.parse::<i64>().ok());
-    let trace = known
-        .trace_parent
-        .and_then(|parent| parent.parse::<TraceContext>().ok());
+    let deadline = known(DEADLINE).and_then(|text| text.parse::<i64>().ok());
+    let trace = known(TRACE_PARENT).and_then(|parent| parent.parse::<TraceContext>().ok());
     let envelope = Envelope {
         anonymous: id.is_none(),
         id: id.unwrap_or_default(),
         kind: kind.unwrap_or_else(|| Arc::from("")),
-        source: arc(known.source).unwrap_or_else(|| Arc::from("")),
-        subject: arc(known.subject),
+        source: arc(attribute(SOURCE)).unwrap_or_else(|| Arc::from("")),
+        subject: arc(attribute(SUBJECT)),
         time_ms: time_ms.unwrap_or_else(|| Clock::SYSTEM.unix_ms()),
         topic,
         content_type: text_of(properties.content_type()).filter(|form| &**form != JSON),
-        headers,
+        headers: read_headers(properties),
         payload: Bytes::from(payload),
-        parent: known.parent.and_then(|parent| parent.parse().ok()),
-        tenant: arc(known.tenant),
+        parent: known(PARENT).and_then(|parent| parent.parse().ok()),
+        tenant: arc(known(TENANT)),
         trace: trace.map(|trace| TraceContext {
-            state: arc(known.trace_state),
+            state: arc(known(TRACE_STATE)),
             ..trace
         }),
         deadline_ms: deadline.and_then(|deadline| u64::try_from(deadline).ok()),
@@ -259,48 +265,40 @@ pub(super) fn decode(
     Decoded {
         message: envelope.into(),
         attempt,
-        suspect: known.suspect.map(Cow::into_owned),
+        suspect: known(SUSPECT).map(Cow::into_owned),
         crash_record: CrashRecord {
-            deaths: number(known.deaths).unwrap_or(0).max(new.deaths),
-            crashes: number(known.crashes).unwrap_or(0),
+            deaths: number(known(SUSPECT_DEATHS)).unwrap_or(0).max(new.deaths),
+            crashes: number(known(SUSPECT_CRASHES)).unwrap_or(0),
             attempt,
         },
     }
 }
 
-/// Separates the reserved headers from the user's.
-fn read_headers(properties: &BasicProperties) -> (KnownHeaders<'_>, Headers) {
-    let mut known = KnownHeaders::default();
+/// Returns the headers of the message itself.
+fn read_headers(properties: &BasicProperties) -> Headers {
     let mut headers = Headers::new();
     let table = properties.headers().as_ref();
     for (name, value) in table.into_iter().flatten() {
         let name = name.as_str();
-        if let Some(field) = known.field(name) {
-            *field = Some(text(value)).filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX);
-        } else if let Some(name) = name.strip_prefix(ESCAPE) {
+        if let Some(name) = name.strip_prefix(ESCAPE) {
             headers.insert(name.into(), text(value).into());
-        } else if !is_broker_header(name) {
+        } else if !is_known(name) && !is_broker_header(name) {
             headers.insert(name.into(), text(value).into());
         }
     }
     if headers.contains_key(REASON) {
-        for (name, value) in [(ATTEMPT, &known.attempt), (TOPIC, &known.topic)] {
-            if let Some(value) = value {
-                headers.insert(name.into(), (&**value).into());
+        for name in [ATTEMPT, TOPIC] {
+            if let Some(value) = known(properties, name) {
+                headers.insert(name.into(), value.into());
             }
         }
     }
-    (known, headers)
+    headers
 }
 
 /// Returns the id of a message, if it has a valid one.
 pub(super) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
-    let headers = properties.headers().as_ref();
-    let named = ["cloudEvents_id", "cloudEvents:id"];
-    let mut ids = named
-        .iter()
-        .filter_map(|name| headers?.inner().get(*name).map(text));
-    let id = ids.next().or_else(|| message_id(properties));
+    let id = attribute(properties, ID).or_else(|| message_id(properties));
     id?.parse().ok()
 }
 
@@ -325,60 +323,43 @@ pub(super) fn was_suspected(properties: &BasicProperties) -> bool {
     headers.is_some_and(|headers| headers.inner().contains_key(SUSPECT))
 }
 
-/// The values of the reserved headers, as text.
-#[derive(Default)]
-struct KnownHeaders<'a> {
-    id: Option<Cow<'a, str>>,
-    kind: Option<Cow<'a, str>>,
-    source: Option<Cow<'a, str>>,
-    time: Option<Cow<'a, str>>,
-    subject: Option<Cow<'a, str>>,
-    version: Option<Cow<'a, str>>,
-    trace_parent: Option<Cow<'a, str>>,
-    trace_state: Option<Cow<'a, str>>,
-    attempt: Option<Cow<'a, str>>,
-    parent: Option<Cow<'a, str>>,
-    deadline: Option<Cow<'a, str>>,
-    tenant: Option<Cow<'a, str>>,
-    topic: Option<Cow<'a, str>>,
-    suspect: Option<Cow<'a, str>>,
-    deaths: Option<Cow<'a, str>>,
-    crashes: Option<Cow<'a, str>>,
+/// Returns the text of a header, unless it is too long.
+fn known<'a>(properties: &'a BasicProperties, name: &str) -> Option<Cow<'a, str>> {
+    let headers = properties.headers().as_ref()?;
+    let value = headers.inner().get(name).map(text);
+    value.filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX)
 }
 
-impl<'a> KnownHeaders<'a> {
-    fn field(&mut self, name: &str) -> Option<&mut Option<Cow<'a, str>>> {
-        // CloudEvents allows both prefixes.
-        let attribute = name
-            .strip_prefix("cloudEvents_")
-            .or_else(|| name.strip_prefix("cloudEvents:"));
-        Some(match (attribute, name) {
-            (Some("specversion"), _) => &mut self.version,
-            (Some("id"), _) => &mut self.id,
-            (Some("type"), _) => &mut self.kind,
-            (Some("source"), _) => &mut self.source,
-            (Some("time"), _) => &mut self.time,
-            (Some("subject"), _) => &mut self.subject,
-            (_, TRACE_PARENT) => &mut self.trace_parent,
-            (_, TRACE_STATE) => &mut self.trace_state,
-            (_, ATTEMPT) => &mut self.attempt,
-            (_, PARENT) => &mut self.parent,
-            (_, DEADLINE) => &mut self.deadline,
-            (_, TENANT) => &mut self.tenant,
-            (_, TOPIC) => &mut self.topic,
-            (_, SUSPECT) => &mut self.suspect,
-            (_, SUSPECT_DEATHS) => &mut self.deaths,
-            (_, SUSPECT_CRASHES) => &mut self.crashes,
-            _ => return None,
-        })
-    }
+/// Returns an attribute of CloudEvents.
+fn attribute<'a>(properties: &'a BasicProperties, names: [&str; 2]) -> Option<Cow<'a, str>> {
+    known(properties, names[0]).or_else(|| known(properties, names[1]))
+}
+
+/// Whether a header is a field of the message.
+fn is_known(name: &str) -> bool {
+    const OWN: [&str; 10] = [
+        TRACE_PARENT,
+        TRACE_STATE,
+        ATTEMPT,
+        PARENT,
+        DEADLINE,
+        TENANT,
+        TOPIC,
+        SUSPECT,
+        SUSPECT_DEATHS,
+        SUSPECT_CRASHES,
+    ];
+    OWN.contains(&name)
+        || [VERSION, ID, TYPE, SOURCE, TIME, SUBJECT]
+            .iter()
+            .any(|it| it.contains(&name))
 }
 
 /// Returns whether a user header of this name must be escaped.
 fn is_reserved(name: &str) -> bool {
     // The headers `CC` and `BCC` make the broker route copies; if their value isn't a list, the
     // broker closes the channel.
-    KnownHeaders::default().field(name).is_some()
+    is_known(name)
         || is_broker_header(name)
         || matches!(name, "CC" | "BCC")
         || name.starts_with(ESCAPE)

@@ -106,13 +106,11 @@ impl Inspector<'_> {
             ),
         ] {
             if !server_properties.can(capability) {
-                self.found.problems.push(InspectionProblem {
-                    what: "the broker".into(),
-                    why: format!("it doesn't offer {capability}: {use_of_it}"),
-                    help: "use a RabbitMQ 3.10 or later".into(),
-                    theirs: None,
-                    ours: None,
-                });
+                self.found.problems.push(InspectionProblem::new(
+                    "the broker",
+                    format!("it doesn't offer {capability}: {use_of_it}"),
+                    "use a RabbitMQ 3.10 or later",
+                ));
             }
         }
         self.found.product = server_properties.product;
@@ -177,16 +175,14 @@ impl Inspector<'_> {
     ) -> Result<(), ProbeFailure> {
         match self.probe(Probe::Passive(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
-            Answer::Refused(code, text) => self.found.problems.push(InspectionProblem {
-                what,
-                why: match code {
-                    404 => "it isn't there, and the app doesn't create it".into(),
-                    _ => without_code(&text).to_owned(),
-                },
-                help: EXTERNAL_HELP.into(),
-                theirs: None,
-                ours: None,
-            }),
+            Answer::Refused(code, text) => {
+                let why = match code {
+                    404 => "it isn't there, and the app doesn't create it",
+                    _ => without_code(&text),
+                };
+                let problem = InspectionProblem::new(what, why, EXTERNAL_HELP);
+                self.found.problems.push(problem);
+            }
         }
         Ok(())
     }
@@ -300,16 +296,10 @@ impl Inspector<'_> {
     }
 
     fn report_missing_right(&mut self, right: &str, what: &str, text: &str) {
-        let problem = InspectionProblem {
-            what: what.to_owned(),
-            why: format!(
-                "the user lacks the right to {right} it ({})",
-                without_code(text)
-            ),
-            help: format!("give the user {right} rights on it: rabbitmqctl set_permissions"),
-            theirs: None,
-            ours: None,
-        };
+        let said = without_code(text);
+        let why = format!("the user lacks the right to {right} it ({said})");
+        let help = format!("give the user {right} rights on it: rabbitmqctl set_permissions");
+        let problem = InspectionProblem::new(what, why, help);
         if !self.found.problems.contains(&problem) {
             self.found.problems.push(problem);
         }
@@ -354,15 +344,12 @@ fn version_notes(server_properties: &ServerProperties) -> (Vec<String>, Option<I
     };
     match (major, minor) {
         (..=2, _) | (3, ..=9) => {
-            let old = InspectionProblem {
-                what: format!("RabbitMQ {major}.{minor}"),
-                why: "quorum queues that expire messages, and move them at least once, came with \
-                      3.10: retries and dead letters could be lost"
-                    .into(),
-                help: "use a RabbitMQ 3.10 or later".into(),
-                theirs: None,
-                ours: None,
-            };
+            let old = InspectionProblem::new(
+                format!("RabbitMQ {major}.{minor}"),
+                "quorum queues that expire messages, and move them at least once, came with 3.10: \
+                 retries and dead letters could be lost",
+                "use a RabbitMQ 3.10 or later",
+            );
             (Vec::new(), Some(old))
         }
         (3, _) => {

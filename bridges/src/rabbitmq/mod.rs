@@ -20,13 +20,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{
     AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
-    LeaseKeeper, Outgoing, Prune, Pruned, Status, Topology, Transport, TransportError,
+    LeaseKeeper, Outgoing, Prune, Pruned, Replies, Status, Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -85,6 +83,7 @@ use health::Health;
 use max_message_size::MaxMessageSize;
 use non_crash_redeliveries::NonCrashRedeliveries;
 use recovery::Recovery;
+use request_reply::REPLY_TO;
 use routing::DeclaredTopology;
 use session::SharedAcrossSessions;
 
@@ -163,7 +162,7 @@ impl Connector for RabbitMq {
                 topology: Arc::<DeclaredTopology>::default(),
                 non_crash_redeliveries: Arc::<NonCrashRedeliveries>::default(),
                 max_message_size: Arc::<MaxMessageSize>::default(),
-                late_replies: Arc::<AtomicU64>::default(),
+                replies: Arc::new(Replies::new(REPLY_TO)),
             };
             let recovery = run_on_worker(&handle, Recovery::start(shared)).await;
             let recovery = recovery.unwrap_or_else(|| Err(failed("the thread is gone".into())))?;
@@ -300,7 +299,7 @@ impl Transport for Amqp {
     }
 
     fn late_replies(&self) -> u64 {
-        self.recovery.shared.late_replies.load(Relaxed)
+        self.recovery.shared.replies.late()
     }
 
     /// The broker counts ready messages. In-flight and delayed messages are those of this

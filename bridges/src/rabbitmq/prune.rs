@@ -14,6 +14,7 @@ use std::sync::Arc;
 use brickwork::QueueId;
 use brickwork::transport::{
     Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, TransportError, judge,
+    next_to_remove,
 };
 use lapin::Connection;
 use lapin::options::QueueDeleteOptions;
@@ -129,8 +130,6 @@ struct StaleScan<'a> {
     /// The ledger's content afterwards.
     remaining: Entries,
     queues: Vec<StaleQueue>,
-    /// The action for each queue.
-    actions: Vec<PruneAction>,
     /// Stale bindings of queues that the manifest names.
     bindings: Vec<(Binding, PruneAction)>,
 }
@@ -155,7 +154,6 @@ impl<'a> StaleScan<'a> {
             app,
             remaining: ledger.lines.clone(),
             queues: Vec::new(),
-            actions: Vec::new(),
             bindings: Vec::new(),
             ledger,
         };
@@ -173,7 +171,7 @@ impl<'a> StaleScan<'a> {
             .filter(|binding| named.contains(&binding.queue) && !needed.contains(binding))
             .map(|binding| (binding, PruneAction::Removable))
             .collect();
-        scan.actions = judge(&scan.queues, with_messages);
+        judge(&mut scan.queues, with_messages);
         Ok(Some(scan))
     }
 
@@ -200,7 +198,7 @@ impl<'a> StaleScan<'a> {
                 continue;
             }
             if let Some(why) = self.unbind_one(&binding).await? {
-                self.actions[number] = PruneAction::Failed(why);
+                self.queues[number].action = PruneAction::Failed(why);
             }
         }
         Ok(())
@@ -236,59 +234,36 @@ impl<'a> StaleScan<'a> {
     async fn reassess(&mut self, with_messages: bool) -> lapin::Result<()> {
         for number in 0..self.queues.len() {
             let id = self.queues[number].id.clone();
-            if let Some(queue) = self.count(&id).await? {
-                self.queues[number] = queue;
+            if let Some(now) = self.count(&id).await? {
+                let action = self.queues[number].action.clone();
+                self.queues[number] = StaleQueue { action, ..now };
             }
         }
-        let actions = judge(&self.queues, with_messages);
-        for (action, now) in self.actions.iter_mut().zip(actions) {
-            if !matches!(action, PruneAction::Failed(_)) {
-                *action = now;
-            }
-        }
+        judge(&mut self.queues, with_messages);
         Ok(())
     }
 
-    /// Deletes the removable queues. Queues that may receive messages of others come last.
+    /// Deletes the removable queues.
     async fn delete(&mut self) -> lapin::Result<()> {
-        for auxiliary in [false, true] {
-            for number in 0..self.queues.len() {
-                let id = self.queues[number].id.clone();
-                if id.is_auxiliary() != auxiliary || self.actions[number] != PruneAction::Removable
-                {
-                    continue;
+        while let Some(queue) = next_to_remove(&mut self.queues) {
+            let channel = self.connection.create_channel().await?;
+            let options = QueueDeleteOptions::default();
+            let deleted = channel
+                .queue_delete(name(self.app, &queue.id), options)
+                .await;
+            queue.action = match deleted {
+                Ok(_) => {
+                    channel.close(200, "done".into()).await?;
+                    self.remaining.remove_queue(&queue.id);
+                    PruneAction::Removed
                 }
-                if let Some(stays) = self.failed_sibling(&id) {
-                    let why = format!("messages of {stays} may end there");
-                    self.actions[number] = PruneAction::Kept(why);
-                    continue;
-                }
-                let channel = self.connection.create_channel().await?;
-                let options = QueueDeleteOptions::default();
-                match channel.queue_delete(name(self.app, &id), options).await {
-                    Ok(_) => {
-                        channel.close(200, "done".into()).await?;
-                        self.remaining.remove_queue(&id);
-                        self.actions[number] = PruneAction::Removed;
-                    }
-                    Err(error) => match refusal(&error) {
-                        Some((_, text)) => {
-                            self.actions[number] = PruneAction::Failed(text.to_owned())
-                        }
-                        None => return Err(error),
-                    },
-                }
-            }
+                Err(error) => match refusal(&error) {
+                    Some((_, text)) => PruneAction::Failed(text.to_owned()),
+                    None => return Err(error),
+                },
+            };
         }
         Ok(())
-    }
-
-    /// Returns a queue of the same service that could not be removed.
-    fn failed_sibling(&self, id: &QueueId) -> Option<&QueueId> {
-        let queues = self.queues.iter().zip(&self.actions);
-        let mut siblings = queues.filter(|(queue, _)| queue.id.service == id.service);
-        let failed = siblings.find(|(_, action)| matches!(action, PruneAction::Failed(_)));
-        failed.map(|(queue, _)| &queue.id)
     }
 
     async fn count(&self, id: &QueueId) -> lapin::Result<Option<StaleQueue>> {
@@ -297,6 +272,7 @@ impl<'a> StaleScan<'a> {
             id: id.clone(),
             messages,
             consumers,
+            action: PruneAction::Removable,
         }))
     }
 
@@ -320,12 +296,11 @@ impl<'a> StaleScan<'a> {
             ));
         }
         let app = self.app;
-        let queues = self.queues.iter().zip(&self.actions);
-        let queues = queues.map(|(queue, action)| StaleResource {
+        let queues = self.queues.iter().map(|queue| StaleResource {
             what: format!("queue {app}.{}", queue.id),
             messages: Some(queue.messages),
             consumers: Some(queue.consumers),
-            fate: action.clone(),
+            fate: queue.action.clone(),
         });
         let bindings = self.bindings.iter().map(|(binding, action)| StaleResource {
             what: match &binding.exchange {

@@ -1,22 +1,18 @@
 //! Requests and replies over the broker's direct reply-to: without a queue for replies, the
 //! broker sends them to the channel that published the request.
 //!
-//! Owns the pending requests. Replies without a pending request are counted.
+//! Owns the channel of the requests. A reply names its request by the correlation id.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use brickwork::transport::{AskError, Completion, TransportError};
-use brickwork::{Message, ReplyTo};
+use brickwork::Message;
+use brickwork::transport::{AskError, Completion, Replies, TransportError};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, Either, select};
 use lapin::Channel;
 use lapin::options::BasicConsumeOptions;
-use lapin::types::FieldTable;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use lapin::types::{FieldTable, ShortString};
 use tokio::time::timeout;
 
 use super::codec::{self, TopicSource};
@@ -26,25 +22,23 @@ use super::router::Router;
 use super::session_state::SessionState;
 
 /// The broker's name for the channel that published the request.
-const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// The requesting side of one session.
 pub(super) struct RequestReply {
     publisher: Publisher,
     session_state: Arc<SessionState>,
-    pending: Mutex<HashMap<u64, oneshot::Sender<Result<Message, String>>>>,
-    next: AtomicU64,
-    late_replies: Arc<AtomicU64>,
+    /// Outlives the session.
+    replies: Arc<Replies>,
 }
 
 impl RequestReply {
-    /// Starts on a channel in confirm mode, on the current runtime. Counts late replies in
-    /// `late_replies`.
+    /// Starts on a channel in confirm mode, on the current runtime.
     pub(super) async fn start(
         channel: Channel,
         session_state: Arc<SessionState>,
         max_message_size: Arc<MaxMessageSize>,
-        late_replies: Arc<AtomicU64>,
+        replies: Arc<Replies>,
     ) -> lapin::Result<Arc<Self>> {
         // The broker can't store replies, so they need no acks. The pending requests bound
         // their number.
@@ -52,7 +46,7 @@ impl RequestReply {
             no_ack: true,
             ..Default::default()
         };
-        let mut replies = channel
+        let mut arriving = channel
             .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
             .await?;
         // The replies arrive on this channel, so it can't be replaced alone.
@@ -60,16 +54,14 @@ impl RequestReply {
         let request_reply = Arc::new(Self {
             publisher,
             session_state,
-            pending: Mutex::default(),
-            next: AtomicU64::new(0),
-            late_replies,
+            replies,
         });
         let receiver = request_reply.clone();
         tokio::spawn(async move {
-            let error = loop {
+            loop {
                 tokio::select! {
-                    error = receiver.session_state.ended() => break error,
-                    reply = replies.next() => match reply {
+                    _error = receiver.session_state.ended() => break,
+                    reply = arriving.next() => match reply {
                         Some(Ok(delivery)) => receiver.received(delivery),
                         Some(Err(error)) => {
                             receiver.session_state.fail(format!("replies: {error}"));
@@ -77,10 +69,8 @@ impl RequestReply {
                         None => receiver.session_state.fail("replies: the broker cancelled them"),
                     },
                 }
-            };
-            // Dropping the senders ends every pending request.
-            receiver.pending.lock().clear();
-            drop(error);
+            }
+            receiver.replies.close();
         });
         Ok(request_reply)
     }
@@ -96,94 +86,61 @@ impl RequestReply {
         request: &Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
-        let number = self.next.fetch_add(1, Relaxed);
-        let mut asking = request.edit();
-        asking.reply_to = Some(ReplyTo {
-            address: REPLY_TO.into(),
-            correlation: Some(number.to_string().into()),
-        });
-        let publication = match router.to_topic(&router.routing_table(), &asking.into()) {
-            Ok(publication) => Publication {
+        let expected = self.replies.expect(request.clone());
+        let expected = expected.and_then(|(request, waiting)| {
+            let publication = router.to_topic(&router.routing_table(), &request)?;
+            let too_long = |_| TransportError::Unpublishable("its id is too long".into());
+            let correlation = ShortString::try_new(request.id.to_string()).map_err(too_long)?;
+            let publication = Publication {
                 mandatory: true,
+                properties: publication.properties.with_correlation_id(correlation),
                 ..publication
-            },
-            Err(error) => return Box::pin(async move { Err(error.into()) }),
+            };
+            Ok((publication, waiting))
+        });
+        let (publication, waiting) = match expected {
+            Ok(expected) => expected,
+            Err(error) => return Box::pin(async move { Err(error) }),
         };
-        let pending = self.register(number);
         if let Err(error) = self.session_state.check() {
             return Box::pin(async move { Err(error.into()) });
         }
         let (done, published) = Completion::channel();
         self.publisher.publish(vec![publication], done);
+        let session_state = self.session_state.clone();
         Box::pin(async move {
-            let answered = pending.reply(published);
-            match timeout(within, answered).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(AskError::Timeout(within)),
-            }
+            let answered = async {
+                let published = std::pin::pin!(published);
+                let reply = match select(waiting, published).await {
+                    Either::Left((reply, _)) => reply,
+                    Either::Right((Ok(()), waiting)) => waiting.await,
+                    Either::Right((Err(TransportError::Refused(why)), _)) => {
+                        Err(AskError::Failed(why))
+                    }
+                    Either::Right((Err(error), _)) => Err(error.into()),
+                };
+                match reply {
+                    // The session has ended.
+                    Err(AskError::Transport(TransportError::Closed)) => {
+                        Err(session_state.error().into())
+                    }
+                    reply => reply,
+                }
+            };
+            let outcome = timeout(within, answered).await;
+            outcome.unwrap_or(Err(AskError::Timeout(within)))
         })
-    }
-
-    fn register(self: &Arc<Self>, number: u64) -> PendingReply {
-        let (sender, receiver) = oneshot::channel();
-        self.pending.lock().insert(number, sender);
-        PendingReply {
-            number,
-            receiver,
-            request_reply: self.clone(),
-        }
     }
 
     fn received(&self, delivery: lapin::message::Delivery) {
         let correlation = delivery.properties.correlation_id().as_ref();
-        let number = correlation.and_then(|text| text.as_str().parse::<u64>().ok());
-        let pending = number.and_then(|number| self.pending.lock().remove(&number));
+        let request = correlation.and_then(|text| text.as_str().parse().ok());
         let message =
             codec::decode(TopicSource::Queue(""), &delivery.properties, delivery.data).message;
         let reply = match message.headers.get(codec::ERROR) {
             Some(error) => Err(error.to_string()),
             None => Ok(message),
         };
-        match pending.map(|asker| asker.send(reply)) {
-            Some(Ok(())) => {}
-            None | Some(Err(_)) => {
-                self.late_replies.fetch_add(1, Relaxed);
-            }
-        }
-    }
-}
-
-/// A pending request. Dropping it removes the request.
-struct PendingReply {
-    number: u64,
-    receiver: oneshot::Receiver<Result<Message, String>>,
-    request_reply: Arc<RequestReply>,
-}
-
-impl PendingReply {
-    /// Waits for the reply, which may arrive before the confirm.
-    async fn reply(
-        mut self,
-        published: impl Future<Output = Result<(), TransportError>>,
-    ) -> Result<Message, AskError> {
-        let published = std::pin::pin!(published);
-        let reply = match select(&mut self.receiver, published).await {
-            Either::Left((reply, _)) => reply,
-            Either::Right((Ok(()), _)) => (&mut self.receiver).await,
-            Either::Right((Err(TransportError::Refused(why)), _)) => {
-                return Err(AskError::Failed(why));
-            }
-            Either::Right((Err(error), _)) => return Err(error.into()),
-        };
-        match reply {
-            Ok(reply) => reply.map_err(AskError::Failed),
-            Err(_) => Err(self.request_reply.session_state.error().into()),
-        }
-    }
-}
-
-impl Drop for PendingReply {
-    fn drop(&mut self) {
-        self.request_reply.pending.lock().remove(&self.number);
+        self.replies.deliver(request.as_ref(), reply);
     }
 }

@@ -3,10 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use brickwork::transport::{AskError, Consumer, Depth, TransportError};
+use brickwork::transport::{AskError, Consumer, Depth, Replies, TransportError};
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
 use lapin::types::ShortString;
@@ -53,8 +52,8 @@ pub(super) struct SharedAcrossSessions {
     /// Redeliveries that weren't caused by a crash.
     pub(super) non_crash_redeliveries: Arc<NonCrashRedeliveries>,
     pub(super) max_message_size: Arc<MaxMessageSize>,
-    /// Replies that arrived after their request had timed out.
-    pub(super) late_replies: Arc<AtomicU64>,
+    /// The requests that wait for a reply.
+    pub(super) replies: Arc<Replies>,
 }
 
 /// An open session.
@@ -119,7 +118,7 @@ impl Session {
                 confirm_channel(publishing).await?,
                 session_state.clone(),
                 shared.max_message_size.clone(),
-                shared.late_replies.clone(),
+                shared.replies.clone(),
             )
             .await?;
             Ok((channel, request_reply))

@@ -43,13 +43,13 @@ impl App {
     }
 
     async fn is_idle(&self) -> bool {
-        let services = || self.services.iter().map(|service| service.hosted());
+        let services = || self.services.iter().map(|service| &service.hosted);
         if services().any(|service| service.is_unfinished_source() && !is_hopeless(service)) {
             return false;
         }
         // A child process reports its own work.
-        for service in self.services.iter().filter(|s| s.hosted().is_apart()) {
-            if !is_hopeless(service.hosted()) && !service.is_idle().await {
+        for service in self.services.iter().filter(|s| s.hosted.is_apart()) {
+            if !is_hopeless(&service.hosted) && !service.is_idle().await {
                 return false;
             }
         }
@@ -61,7 +61,7 @@ impl App {
         self.services
             .iter()
             .map(|service| {
-                let meters = &service.hosted().meters;
+                let meters = &service.hosted.meters;
                 let handled: u64 = (0..Outcome::NAMES.len())
                     .map(|outcome| {
                         meters

@@ -31,7 +31,7 @@ use crate::message_trace::{
 use crate::names::QueueId;
 use crate::panic;
 use crate::store::Stores;
-use crate::supervisors::{Failed, Supervised, Threads, watch};
+use crate::supervisors::{Child, Failed, Supervised, Threads, watch};
 use crate::transport::{Backpressure, Transport, TransportError, Transports};
 
 /// Sources start after this time even if not every input is consumed.
@@ -74,7 +74,7 @@ pub enum StartError {
 /// A running app. [`App::stop`] stops it in order; dropping it does not.
 pub struct App {
     /// In the order of the manifest.
-    pub(crate) services: Rc<[Rc<dyn Supervised>]>,
+    pub(crate) services: Rc<[Rc<Supervised>]>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(super) view: Arc<AppStatus>,
     tracer: Arc<TraceCollector>,
@@ -238,7 +238,7 @@ impl App {
             program,
             stop_within: plan.shutdown_timeout,
         };
-        let (planned, here) = tree_plan.with(hosted, &places);
+        let planned = tree_plan.with(hosted, &places);
         let failed = Failed::new(None);
         let view = AppStatus::new(
             common.app,
@@ -270,7 +270,11 @@ impl App {
             Workers::Here => Vec::new(),
             Workers::Threads => vec![
                 tokio::task::spawn_local(view.clone().keep_depths()),
-                tokio::task::spawn_local(watch(threads.clone(), here, failed.clone())),
+                tokio::task::spawn_local(watch(
+                    threads.clone(),
+                    planned.services(),
+                    failed.clone(),
+                )),
             ],
         };
         let app = Self {
@@ -295,10 +299,10 @@ impl App {
         let (sources, services): (Vec<_>, Vec<_>) = self
             .services
             .iter()
-            .partition(|service| service.hosted().is_source());
+            .partition(|service| service.hosted.is_source());
         join_all(services.iter().map(|service| service.start())).await;
         let consuming = join_all(services.iter().map(|service| async {
-            let env = service.hosted().env();
+            let env = service.hosted.env();
             let mut consuming = env.liveness.consuming.subscribe();
             let inputs = env.inputs.len();
             // `env` holds the sender, so it is not gone. The supervisor handles a service that
@@ -373,7 +377,7 @@ impl App {
 
     /// Returns the services that were isolated or given up for good since the start.
     pub fn gave_up(&self) -> Vec<String> {
-        let services = self.services.iter().map(|service| service.hosted());
+        let services = self.services.iter().map(|service| &service.hosted);
         let gave_up = services.filter(|s| {
             s.state.isolations() > 0 || matches!(s.state.standing(), Standing::Gone { .. })
         });
@@ -392,7 +396,7 @@ impl App {
     pub(crate) async fn stop_within(self, within: Duration) -> StopReport {
         let deadline = crate::clock::later(within);
         // A slow source must not use up the time of the services.
-        let services_come = self.services.iter().any(|s| !s.hosted().is_source());
+        let services_come = self.services.iter().any(|s| !s.hosted.is_source());
         let sources_within = if services_come { within / 2 } else { within };
         let sources_by = crate::clock::later(sources_within);
         self.view.set_phase(Phase::Stopping);
@@ -404,7 +408,7 @@ impl App {
             .services
             .iter()
             .rev()
-            .partition(|service| service.hosted().is_source());
+            .partition(|service| service.hosted.is_source());
         let mut stuck = Vec::new();
         for (group, by) in [(sources, sources_by), (services, deadline)] {
             // All finish their messages in flight together, then stop in reverse order.
@@ -424,9 +428,9 @@ impl App {
             stopped.extend(late.into_iter().zip(ends));
             for (service, stopped) in stopped {
                 if stopped.stuck {
-                    stuck.push(service.hosted().env().worker.clone());
+                    stuck.push(service.hosted.env().worker.clone());
                 }
-                let label = service.hosted().label.to_string();
+                let label = service.hosted.label.to_string();
                 let named = stopped.abandoned.into_iter();
                 report
                     .abandoned
@@ -438,7 +442,7 @@ impl App {
             .services
             .iter()
             .flat_map(|service| {
-                let hosted = service.hosted();
+                let hosted = &service.hosted;
                 let inputs = hosted.inputs.iter();
                 inputs.map(|input| QueueId::new(&hosted.label, input))
             })
@@ -462,7 +466,7 @@ impl App {
             report.unclosed.push("the transport".to_owned());
         }
         // Stores close after all their users, and before another process may open them.
-        let closing = self.services.iter().map(|s| close_store(s.hosted()));
+        let closing = self.services.iter().map(|s| close_store(&s.hosted));
         let unclosed = join_all(closing).await.into_iter().flatten();
         report.unclosed.extend(unclosed);
         // The watchdog must not take a thread that ends for a blocked one.

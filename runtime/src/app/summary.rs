@@ -47,10 +47,10 @@ impl App {
     /// Returns the totals since the start.
     pub fn summary(&self) -> Summary {
         let services = self.services.iter().map(|service| {
-            let meters = &service.hosted().meters;
+            let meters = &service.hosted.meters;
             let of = |outcome| meters.outcome_total(outcome);
             let row = ServiceSummary {
-                service: service.hosted().label.to_string(),
+                service: service.hosted.label.to_string(),
                 attempts: 0,
                 ok: of(Outcome::Ok),
                 retry: of(Outcome::Retry),
@@ -60,11 +60,7 @@ impl App {
                 defer: of(Outcome::Defer),
                 expired: of(Outcome::Expired),
                 emitted: meters.outputs().sum(),
-                dead_letters: service
-                    .hosted()
-                    .dead_letters()
-                    .map(|(_, count)| count)
-                    .sum(),
+                dead_letters: service.hosted.dead_letters().map(|(_, count)| count).sum(),
                 restarts: meters.restarts().map(|(_, count)| count).sum(),
             };
             let attempts =

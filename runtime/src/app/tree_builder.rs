@@ -11,8 +11,8 @@ use crate::child_process::RespawnCommand;
 use crate::host::ServiceHandle;
 use crate::supervision::{ChildSpec, DEFAULT_RESTART, RestartType};
 use crate::supervisors::{
-    Child, ChildExit, Failed, Group, GroupChild, GroupPolicy, Parent, ParentLink,
-    ProcessSupervisor, ServiceSupervisor, Supervised, Threads,
+    Child, ChildExit, Failed, Group, GroupChild, GroupPolicy, Parent, ParentLink, Supervised,
+    Threads, supervise_apart, supervise_here,
 };
 
 /// The supervisors above the services.
@@ -79,7 +79,7 @@ pub(super) struct TreePlan {
 /// The tree with its services, before its supervisors exist.
 pub(super) struct PlannedTree {
     plan: TreePlan,
-    services: Rc<[Rc<dyn Supervised>]>,
+    services: Rc<[Rc<Supervised>]>,
     stop_within: Duration,
 }
 
@@ -135,13 +135,8 @@ impl TreePlan {
         }
     }
 
-    /// Adds the services, which are not started. Also returns the supervisors of the services
-    /// that run in this process.
-    pub(super) fn with(
-        self,
-        hosted: Vec<Arc<ServiceHandle>>,
-        places: &NodeIndex,
-    ) -> (PlannedTree, Rc<[Rc<ServiceSupervisor>]>) {
+    /// Adds the services, which are not started.
+    pub(super) fn with(self, hosted: Vec<Arc<ServiceHandle>>, places: &NodeIndex) -> PlannedTree {
         let mut parents: Vec<Option<ParentLink>> = vec![None; hosted.len()];
         for node in self.groups.iter().chain([&self.root]) {
             for (child, entry) in node.children.iter().enumerate() {
@@ -150,38 +145,27 @@ impl TreePlan {
                 }
             }
         }
-        let mut here = Vec::new();
         let stop_within = places.stop_within;
-        let services: Rc<[Rc<dyn Supervised>]> = hosted
-            .into_iter()
-            .zip(parents)
-            .map(|(hosted, up)| -> Rc<dyn Supervised> {
-                let up = up.expect("every service has a place in the tree");
-                match &places.program {
-                    Some(program) if hosted.is_apart() => {
-                        ProcessSupervisor::new(hosted, program.clone(), stop_within, up)
-                    }
-                    Some(_) | None => {
-                        let threads = places.threads.clone();
-                        let service = ServiceSupervisor::new(hosted, threads, stop_within, up);
-                        here.push(service.clone());
-                        service
-                    }
+        let services = hosted.into_iter().zip(parents).map(|(hosted, up)| {
+            let up = up.expect("every service has a place in the tree");
+            match &places.program {
+                Some(program) if hosted.is_apart() => {
+                    supervise_apart(hosted, program.clone(), stop_within, up)
                 }
-            })
-            .collect();
-        let shape = PlannedTree {
+                _ => supervise_here(hosted, places.threads.clone(), stop_within, up),
+            }
+        });
+        PlannedTree {
+            services: services.collect(),
             plan: self,
-            services,
             stop_within,
-        };
-        (shape, here.into())
+        }
     }
 }
 
 impl PlannedTree {
     /// Returns the supervisors of all services, in the order of the manifest.
-    pub(super) fn services(&self) -> Rc<[Rc<dyn Supervised>]> {
+    pub(super) fn services(&self) -> Rc<[Rc<Supervised>]> {
         self.services.clone()
     }
 
@@ -198,10 +182,10 @@ impl PlannedTree {
         };
         let of_service = |service: usize| {
             let service = services[service].clone();
-            let hosted = service.hosted();
+            let restart = &service.hosted.settings.restart;
             let spec = ChildSpec {
-                restart: hosted.settings.restart.restart_type,
-                policy: hosted.settings.restart.policy,
+                restart: restart.restart_type,
+                policy: restart.policy,
             };
             GroupChild {
                 child: service,

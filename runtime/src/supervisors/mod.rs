@@ -16,24 +16,24 @@ mod give_up;
 mod group;
 mod process;
 mod service;
+mod supervised;
 #[cfg(test)]
 mod tests;
 mod watchdog;
 mod worker_threads;
-
-use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use group::{Failed, Group, GroupChild, GroupPolicy, Parent};
-pub(crate) use process::ProcessSupervisor;
-pub(crate) use service::{ServiceSupervisor, ThreadReplaced};
+pub(crate) use process::supervise_apart;
+pub(crate) use service::supervise_here;
+pub(crate) use supervised::{Supervised, ThreadReplaced};
 pub(crate) use watchdog::watch;
 pub(crate) use worker_threads::Threads;
 
-use crate::host::{ServiceHandle, Stopped};
+use crate::host::Stopped;
 use crate::supervision::Exit;
 
 /// A service or a group, as its supervisor starts and stops it.
@@ -52,19 +52,6 @@ pub(crate) trait Child {
     /// Number that changes with every start and stop. A [`ChildExit`] with an older number
     /// concerns an earlier run.
     fn epoch(&self) -> u64;
-}
-
-/// The supervisor of a service, in this process or in a child process.
-pub(crate) trait Supervised: Child {
-    /// The service.
-    fn hosted(&self) -> &Arc<ServiceHandle>;
-
-    /// Stops consuming and finishes the messages in flight by the deadline. Returns false if
-    /// the service's thread is blocked.
-    fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool>;
-
-    /// Whether a service in a child process is idle now; false for a service in this process.
-    fn is_idle(&self) -> LocalBoxFuture<'_, bool>;
 }
 
 /// Sends a command to a supervisor and waits for the answer. Resolves with `missing` if the

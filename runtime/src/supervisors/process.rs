@@ -11,14 +11,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{LocalBoxFuture, pending};
+use futures_util::future::pending;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::child_process::{ANSWER_WITHIN, ChildProcess, PollResult};
 use super::give_up::give_up;
-use super::{Child, ParentLink, Supervised, command};
+use super::supervised::{Command, TaskLink};
+use super::{ParentLink, Supervised};
 use crate::child_process::{Answer, RespawnCommand, StatsMirror};
 use crate::clock::later;
 use crate::config::HumanDuration;
@@ -30,86 +31,30 @@ use crate::supervision::History;
 /// Shortest silence that gets a process killed: a busy machine may stall for less.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
 
-/// Handle to the supervisor of a service in a child process.
-pub(crate) struct ProcessSupervisor {
+/// Spawns the supervisor of a service that does not run yet, as a task of the current thread.
+pub(crate) fn supervise_apart(
     hosted: Arc<ServiceHandle>,
-    commands: mpsc::Sender<Command>,
-    epoch: Rc<Cell<u64>>,
-}
-
-enum Command {
-    Start(oneshot::Sender<()>),
-    Drain(Instant, oneshot::Sender<bool>),
-    Stop(Instant, oneshot::Sender<Stopped>),
-    IsIdle(oneshot::Sender<bool>),
-}
-
-impl ProcessSupervisor {
-    /// Spawns the supervisor of a service that does not run yet, as a task of the current
-    /// thread.
-    pub(crate) fn new(
-        hosted: Arc<ServiceHandle>,
-        program: Rc<RespawnCommand>,
-        stop_within: Duration,
-        parent: ParentLink,
-    ) -> Rc<Self> {
-        let (commands, received) = mpsc::channel(8);
-        let epoch = Rc::new(Cell::new(0));
-        let task = ProcessTask {
-            hosted: hosted.clone(),
-            program,
-            stop_within,
-            parent,
-            commands: received,
-            epoch: epoch.clone(),
-            enabled: false,
-            process: None,
-            scheduled: None,
-            history: History::default(),
-            starting: Vec::new(),
-            unreported: Stopped::default(),
-        };
-        tokio::task::spawn_local(task.run());
-        Rc::new(Self {
-            hosted,
-            commands,
-            epoch,
-        })
-    }
-}
-
-impl Child for ProcessSupervisor {
-    fn name(&self) -> &str {
-        &self.hosted.label
-    }
-
-    fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, (), Command::Start)
-    }
-
-    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        let nothing = Stopped::default();
-        command(&self.commands, nothing, move |done| Command::Stop(by, done))
-    }
-
-    fn epoch(&self) -> u64 {
-        self.epoch.get()
-    }
-}
-
-impl Supervised for ProcessSupervisor {
-    fn hosted(&self) -> &Arc<ServiceHandle> {
-        &self.hosted
-    }
-
-    fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
-        // A blocked thread of the child process blocks no thread of this process.
-        command(&self.commands, true, move |done| Command::Drain(by, done))
-    }
-
-    fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
-        command(&self.commands, false, Command::IsIdle)
-    }
+    program: Rc<RespawnCommand>,
+    stop_within: Duration,
+    parent: ParentLink,
+) -> Rc<Supervised> {
+    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone());
+    let task = ProcessTask {
+        hosted,
+        program,
+        stop_within,
+        parent,
+        commands,
+        epoch,
+        enabled: false,
+        process: None,
+        scheduled: None,
+        history: History::default(),
+        starting: Vec::new(),
+        unreported: Stopped::default(),
+    };
+    tokio::task::spawn_local(task.run());
+    handle
 }
 
 /// The next step while no process runs.
@@ -224,6 +169,7 @@ impl ProcessTask {
                 self.hosted.env().close();
                 let stopped = self.stop_process(by).await;
                 self.unreported.add(stopped);
+                // A blocked thread of the child process blocks no thread of this process.
                 let _gone = done.send(true);
             }
             Command::Stop(by, done) => {
@@ -243,6 +189,8 @@ impl ProcessTask {
                 let idle = self.is_idle().await;
                 let _gone = done.send(idle);
             }
+            // No thread of this process runs the service.
+            Command::ReplaceThread(_) => {}
         }
     }
 

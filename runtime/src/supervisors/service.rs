@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use futures_util::future::{FutureExt, LocalBoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::give_up::give_up;
-use super::{Child, ParentLink, Supervised, Threads, command};
+use super::supervised::{Command, TaskLink, ThreadReplaced};
+use super::{ParentLink, Supervised, Threads};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::delivery::Delivery;
@@ -29,114 +29,30 @@ use crate::supervision::{RestartType, RestartWindow};
 /// Time that a thread gets beyond the deadline of its actors before it counts as blocked.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Handle to the supervisor of a service.
-pub(crate) struct ServiceSupervisor {
-    pub(crate) hosted: Arc<ServiceHandle>,
-    commands: mpsc::Sender<Command>,
-    epoch: Rc<Cell<u64>>,
-}
-
-enum Command {
-    Start(oneshot::Sender<()>),
-    Drain(Instant, oneshot::Sender<bool>),
-    Stop(Instant, oneshot::Sender<Stopped>),
-    /// The service's thread was replaced: start a new run on the new thread.
-    ReplaceThread(ThreadReplaced),
-}
-
-/// Notice that the thread of a service was blocked and replaced.
-pub(crate) struct ThreadReplaced {
-    /// The run on the old thread. If another run has started since, it continues.
-    pub(crate) env: Arc<ServiceRun>,
-    /// Deliveries that the first instance handles one at a time, before all others.
-    pub(crate) trials: Vec<Delivery>,
-    /// The service blocked the thread without a message in flight: its own failure.
-    pub(crate) charged: bool,
-}
-
-impl ThreadReplaced {
-    /// A notice without trials and charge.
-    pub(crate) fn new(env: Arc<ServiceRun>) -> Self {
-        Self {
-            env,
-            trials: Vec::new(),
-            charged: false,
-        }
-    }
-}
-
-impl ServiceSupervisor {
-    /// Spawns the supervisor of a service that does not run yet, as a task of the current
-    /// thread.
-    pub(crate) fn new(
-        hosted: Arc<ServiceHandle>,
-        threads: Rc<Threads>,
-        stop_within: Duration,
-        parent: ParentLink,
-    ) -> Rc<Self> {
-        let (commands, received) = mpsc::channel(8);
-        let epoch = Rc::new(Cell::new(0));
-        let task = ServiceTask {
-            hosted: hosted.clone(),
-            threads,
-            stop_within,
-            parent,
-            commands: received,
-            epoch: epoch.clone(),
-            run: None,
-            start_at: None,
-            draining: false,
-            unreported: Stopped::default(),
-            blocks: RestartWindow::default(),
-            origin: Instant::now(),
-        };
-        tokio::task::spawn_local(task.run());
-        Rc::new(Self {
-            hosted,
-            commands,
-            epoch,
-        })
-    }
-
-    /// Tells the supervisor that the service's thread was replaced.
-    pub(crate) async fn replace_thread(&self, notice: ThreadReplaced) {
-        // A supervisor that has ended needs no thread.
-        let _gone = self.commands.send(Command::ReplaceThread(notice)).await;
-    }
-}
-
-impl Child for ServiceSupervisor {
-    fn name(&self) -> &str {
-        &self.hosted.label
-    }
-
-    fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, (), Command::Start)
-    }
-
-    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        let nothing = Stopped::default();
-        command(&self.commands, nothing, move |done| Command::Stop(by, done))
-    }
-
-    fn epoch(&self) -> u64 {
-        self.epoch.get()
-    }
-}
-
-impl Supervised for ServiceSupervisor {
-    fn hosted(&self) -> &Arc<ServiceHandle> {
-        &self.hosted
-    }
-
-    fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
-        // A service that does not run drops the command: its thread is not blocked.
-        command(&self.commands, true, move |done| Command::Drain(by, done))
-    }
-
-    fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
-        async { false }.boxed_local()
-    }
+/// Spawns the supervisor of a service that does not run yet, as a task of the current thread.
+pub(crate) fn supervise_here(
+    hosted: Arc<ServiceHandle>,
+    threads: Rc<Threads>,
+    stop_within: Duration,
+    parent: ParentLink,
+) -> Rc<Supervised> {
+    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone());
+    let task = ServiceTask {
+        hosted,
+        threads,
+        stop_within,
+        parent,
+        commands,
+        epoch,
+        run: None,
+        start_at: None,
+        draining: false,
+        unreported: Stopped::default(),
+        blocks: RestartWindow::default(),
+        origin: Instant::now(),
+    };
+    tokio::task::spawn_local(task.run());
+    handle
 }
 
 /// One run of a service.
@@ -184,6 +100,8 @@ impl ServiceTask {
                         self.unreported.add(stopped);
                     }
                 }
+                // Idleness is asked of child processes.
+                Event::Command(Command::IsIdle(done)) => drop(done.send(false)),
                 Event::Command(Command::ReplaceThread(notice)) => self.on_thread_replaced(notice),
                 Event::GaveUp(why) => self.on_give_up(why).await,
                 Event::StartDue => {

@@ -10,7 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Child, ParentLink, ServiceSupervisor, ThreadReplaced, Threads};
+use super::{Child, ParentLink, ThreadReplaced, Threads, supervise_here};
 use crate::app::fixtures;
 
 /// Lets a future send its command, without waiting for the answer.
@@ -35,8 +35,7 @@ fn a_run_that_started_since_continues_when_the_thread_of_an_earlier_run_is_repla
         });
         let (sender, _exits) = mpsc::channel(1);
         let parent = ParentLink { child: 0, sender };
-        let service =
-            ServiceSupervisor::new(hosted.clone(), workers, Duration::from_secs(1), parent);
+        let service = supervise_here(hosted.clone(), workers, Duration::from_secs(1), parent);
 
         let mut first = service.start();
         while service.epoch() == 0 {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
-use super::{Failed, ServiceSupervisor, ThreadReplaced, Threads};
+use super::{Failed, Supervised, ThreadReplaced, Threads};
 use crate::delivery::Delivery;
 use crate::host::{AttemptFailure as FailedAttempt, ServiceRun};
 use crate::metrics::{Cause, InstanceRef};
@@ -28,11 +28,7 @@ const LATENESS_MIN: Duration = Duration::from_millis(50);
 const BLOCKED_THREADS_MAX: usize = 8;
 
 /// Watches the worker threads until it is dropped.
-pub(crate) async fn watch(
-    threads: Rc<Threads>,
-    services: Rc<[Rc<ServiceSupervisor>]>,
-    failed: Failed,
-) {
+pub(crate) async fn watch(threads: Rc<Threads>, services: Rc<[Rc<Supervised>]>, failed: Failed) {
     // For each worker: how long it has been late, and how many turns it had taken before.
     let mut late: Vec<(Duration, u64)> = vec![(Duration::ZERO, 0); threads.len()];
     let mut last = Instant::now();
@@ -80,12 +76,13 @@ pub(crate) async fn watch(
 /// blocks the old thread.
 async fn replace_thread(
     threads: &Threads,
-    services: &[Rc<ServiceSupervisor>],
+    services: &[Rc<Supervised>],
     worker: usize,
     running: InstanceRef,
 ) {
     let mut notices = Vec::new();
-    for service in services.iter().filter(|s| s.hosted.worker == worker) {
+    let here = services.iter().filter(|it| !it.hosted.is_apart());
+    for service in here.filter(|it| it.hosted.worker == worker) {
         let env = service.hosted.env();
         let blocks = service.hosted.number == running.service;
         let seized = env.revoke();

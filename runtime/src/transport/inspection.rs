@@ -42,6 +42,19 @@ pub struct InspectionProblem {
     pub ours: Option<String>,
 }
 
+impl InspectionProblem {
+    /// Returns a problem without a differing property.
+    pub fn new(what: impl Into<String>, why: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            why: why.into(),
+            help: help.into(),
+            theirs: None,
+            ours: None,
+        }
+    }
+}
+
 impl Inspection {
     /// Returns the inspection of a transport without a broker.
     pub fn nothing_to_ask(scheme: &str) -> Self {

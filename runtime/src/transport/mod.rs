@@ -36,7 +36,7 @@ pub use error::{AskError, TransportError};
 pub use inspection::{Inspection, InspectionProblem};
 pub use lease::{Lease, LeaseKeeper};
 pub use limit::Limit;
-pub use prune::{Prune, PruneAction, Pruned, StaleQueue, StaleResource, judge};
+pub use prune::{Prune, PruneAction, Pruned, StaleQueue, StaleResource, judge, next_to_remove};
 pub use replies::{Replies, Waiting};
 pub use search::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
 pub use topology::{ExternalBinding, ExternalSource, Overflow, QueueSpec, Topology};

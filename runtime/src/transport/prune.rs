@@ -64,46 +64,68 @@ pub struct StaleQueue {
     pub messages: u64,
     /// Number of consumers.
     pub consumers: u64,
+    /// The action for it.
+    pub action: PruneAction,
 }
 
-/// Returns for each queue, in order, whether it can be removed: [`PruneAction::Removable`] or
-/// [`PruneAction::Kept`].
+/// Decides for each queue whether it can be removed: [`PruneAction::Removable`] or
+/// [`PruneAction::Kept`]. A failed queue stays failed.
 ///
 /// One consumer keeps all queues of its service: an older version of the app still runs. A
 /// dead-letter queue and a queue of suspects stay as long as a queue whose messages may end there.
 /// The message of a lease keeps no queue.
-pub fn judge(queues: &[StaleQueue], with_messages: bool) -> Vec<PruneAction> {
-    let siblings = |queue: &StaleQueue| {
-        let service = queue.id.service.clone();
-        queues
-            .iter()
-            .filter(move |other| other.id.service == service)
-    };
+pub fn judge(queues: &mut [StaleQueue], with_messages: bool) {
     let full = |queue: &StaleQueue| queue.messages > 0 && !with_messages && !queue.id.is_lease();
-    queues
-        .iter()
-        .map(|queue| {
-            if let Some(used) = siblings(queue).find(|other| other.consumers > 0) {
-                return PruneAction::Kept(format!(
-                    "{} is consumed: an older version of the app runs",
-                    used.id
-                ));
+    for at in 0..queues.len() {
+        let queue = &queues[at];
+        let siblings = || {
+            let service = &queue.id.service;
+            queues.iter().filter(move |it| it.id.service == *service)
+        };
+        let feeds = |other: &&StaleQueue| !other.id.is_auxiliary() && full(other);
+        let why = if let Some(used) = siblings().find(|other| other.consumers > 0) {
+            let used = &used.id;
+            format!("{used} is consumed: an older version of the app runs")
+        } else if full(queue) {
+            let messages = queue.messages;
+            format!("it holds {messages} messages, which would be removed with it")
+        } else if let (true, Some(fed)) = (queue.id.is_auxiliary(), siblings().find(feeds)) {
+            may_end_there(&fed.id)
+        } else {
+            String::new()
+        };
+        if !matches!(queue.action, PruneAction::Failed(_)) {
+            queues[at].action = match why.is_empty() {
+                true => PruneAction::Removable,
+                false => PruneAction::Kept(why),
+            };
+        }
+    }
+}
+
+/// Returns the next queue to remove; the caller sets its action. Queues that may receive messages
+/// of others come last, and stay if another queue of their service could not be removed.
+pub fn next_to_remove(queues: &mut [StaleQueue]) -> Option<&mut StaleQueue> {
+    for auxiliary in [false, true] {
+        for at in 0..queues.len() {
+            let StaleQueue { id, action, .. } = &queues[at];
+            if id.is_auxiliary() != auxiliary || *action != PruneAction::Removable {
+                continue;
             }
-            if full(queue) {
-                return PruneAction::Kept(format!(
-                    "it holds {} messages, which would be removed with it",
-                    queue.messages
-                ));
+            let has_failed = |other: &&StaleQueue| {
+                other.id.service == id.service && matches!(other.action, PruneAction::Failed(_))
+            };
+            match queues.iter().find(has_failed) {
+                Some(stays) => queues[at].action = PruneAction::Kept(may_end_there(&stays.id)),
+                None => return queues.get_mut(at),
             }
-            let feeds = |other: &&StaleQueue| !other.id.is_auxiliary() && full(other);
-            match siblings(queue).find(feeds) {
-                Some(kept) if queue.id.is_auxiliary() => {
-                    PruneAction::Kept(format!("messages of {} may end there", kept.id))
-                }
-                _ => PruneAction::Removable,
-            }
-        })
-        .collect()
+        }
+    }
+    None
+}
+
+fn may_end_there(id: &QueueId) -> String {
+    format!("messages of {id} may end there")
 }
 
 #[cfg(test)]
@@ -115,15 +137,37 @@ mod tests {
             id: QueueId::new(service, input),
             messages,
             consumers,
+            action: PruneAction::Removable,
         }
     }
 
     fn kept(queues: &[StaleQueue], with_messages: bool) -> Vec<bool> {
-        let actions = judge(queues, with_messages);
-        let kept = actions
+        let mut queues = queues.to_vec();
+        judge(&mut queues, with_messages);
+        let kept = queues
             .iter()
-            .map(|action| matches!(action, PruneAction::Kept(_)));
+            .map(|queue| matches!(queue.action, PruneAction::Kept(_)));
         kept.collect()
+    }
+
+    #[test]
+    fn queues_that_get_messages_of_others_go_last_and_stay_beside_a_failure() {
+        let mut queues = [
+            queue("old", "dlq", 0, 0),
+            queue("old", "in", 0, 0),
+            queue("other", "dlq", 0, 0),
+            queue("other", "in", 0, 0),
+        ];
+        let mut order = Vec::new();
+        while let Some(next) = next_to_remove(&mut queues) {
+            order.push(next.id.to_string());
+            next.action = match &*next.id.service {
+                "old" => PruneAction::Failed("no right".into()),
+                _ => PruneAction::Removed,
+            };
+        }
+        assert_eq!(order, ["old.in", "other.in", "other.dlq"]);
+        assert!(matches!(queues[0].action, PruneAction::Kept(_)));
     }
 
     #[test]

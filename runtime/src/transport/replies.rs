@@ -1,4 +1,4 @@
-//! Pending requests of one process, for transports that belong to one process.
+//! Pending requests of one process.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -67,14 +67,18 @@ impl Replies {
             return;
         };
         let ours = reply_to.address == self.address;
-        let waiting = ours.then(|| self.waiting.lock().remove(&request.id));
-        let waiting = waiting.flatten();
         let reply = reply.map(|payload| {
             let mut envelope = Envelope::new("reply", payload);
             envelope.parent = Some(request.id.clone());
             envelope.into()
         });
-        match waiting.map(|asker| asker.send(reply)) {
+        self.deliver(ours.then_some(&request.id), reply);
+    }
+
+    /// Delivers a reply to the asker of the request with this id, if the asker still waits.
+    pub fn deliver(&self, request: Option<&MessageId>, reply: Result<Message, String>) {
+        let asker = request.and_then(|id| self.waiting.lock().remove(id));
+        match asker.map(|asker| asker.send(reply)) {
             Some(Ok(())) => {}
             None | Some(Err(_)) => {
                 self.late.fetch_add(1, Relaxed);

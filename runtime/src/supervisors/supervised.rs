@@ -1,0 +1,107 @@
+//! The handle of a service's supervisor. The supervisor is a task: of `service` for a
+//! service in this process, or of `process` for one in a child process.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{Child, command};
+use crate::delivery::Delivery;
+use crate::host::{ServiceHandle, ServiceRun, Stopped};
+
+/// Handle to the supervisor of a service.
+pub(crate) struct Supervised {
+    pub(crate) hosted: Arc<ServiceHandle>,
+    commands: mpsc::Sender<Command>,
+    epoch: Rc<Cell<u64>>,
+}
+
+pub(super) enum Command {
+    Start(oneshot::Sender<()>),
+    Drain(Instant, oneshot::Sender<bool>),
+    Stop(Instant, oneshot::Sender<Stopped>),
+    IsIdle(oneshot::Sender<bool>),
+    /// The service's thread was replaced: start a new run on the new thread.
+    ReplaceThread(ThreadReplaced),
+}
+
+/// The task's end of the handle.
+pub(super) struct TaskLink {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) epoch: Rc<Cell<u64>>,
+}
+
+/// Notice that the thread of a service was blocked and replaced.
+pub(crate) struct ThreadReplaced {
+    /// The run on the old thread. If another run has started since, it continues.
+    pub(crate) env: Arc<ServiceRun>,
+    /// Deliveries that the first instance handles one at a time, before all others.
+    pub(crate) trials: Vec<Delivery>,
+    /// The service blocked the thread without a message in flight: its own failure.
+    pub(crate) charged: bool,
+}
+
+impl ThreadReplaced {
+    /// A notice without trials and charge.
+    pub(crate) fn new(env: Arc<ServiceRun>) -> Self {
+        Self {
+            env,
+            trials: Vec::new(),
+            charged: false,
+        }
+    }
+}
+
+impl Supervised {
+    pub(super) fn new(hosted: Arc<ServiceHandle>) -> (Rc<Self>, TaskLink) {
+        let (sender, commands) = mpsc::channel(8);
+        let epoch = Rc::new(Cell::new(0));
+        let handle = Self {
+            hosted,
+            commands: sender,
+            epoch: epoch.clone(),
+        };
+        (Rc::new(handle), TaskLink { commands, epoch })
+    }
+
+    /// Stops consuming and finishes the messages in flight by the deadline. Returns false if
+    /// the service's thread is blocked. A service that does not run drops the command: its
+    /// thread is not blocked.
+    pub(crate) fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
+        command(&self.commands, true, move |done| Command::Drain(by, done))
+    }
+
+    /// Whether a service in a child process is idle now; false for a service in this process.
+    pub(crate) fn is_idle(&self) -> LocalBoxFuture<'_, bool> {
+        command(&self.commands, false, Command::IsIdle)
+    }
+
+    /// Tells the supervisor that the service's thread was replaced.
+    pub(crate) async fn replace_thread(&self, notice: ThreadReplaced) {
+        // A supervisor that has ended needs no thread.
+        let _gone = self.commands.send(Command::ReplaceThread(notice)).await;
+    }
+}
+
+impl Child for Supervised {
+    fn name(&self) -> &str {
+        &self.hosted.label
+    }
+
+    fn start(&self) -> LocalBoxFuture<'_, ()> {
+        command(&self.commands, (), Command::Start)
+    }
+
+    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+}
