@@ -174,8 +174,8 @@ impl Expression {
     /// Evaluates the expression.
     ///
     /// # Errors
-    /// A reject, if the evaluation would take too long or too much memory. The inner error is
-    /// that of the evaluation.
+    /// A reject, if the evaluation would take too long or too much memory. The inner result is
+    /// the evaluation's own.
     fn evaluate<'e>(
         &'e self,
         scope: &'e Scope<'_>,
