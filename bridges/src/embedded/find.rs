@@ -117,7 +117,7 @@ impl Search<'_> {
         let mut rows = select.query([])?;
         let (mut before, mut ahead) = (0, 0);
         while let Some(row) = rows.next()? {
-            let late = self.rows % ROWS == 0 && self.began.elapsed() >= self.bounds.within;
+            let late = self.rows.is_multiple_of(ROWS) && self.began.elapsed() >= self.bounds.within;
             if late || self.result.messages.len() >= self.bounds.messages {
                 return Ok(false);
             }
