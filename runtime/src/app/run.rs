@@ -306,9 +306,10 @@ impl App {
             let mut consuming = env.liveness.consuming.subscribe();
             let inputs = env.inputs.len();
             // `env` holds the sender, so it is not gone. The supervisor handles a service that
-            // has given up.
+            // has given up. A service whose messages of the last run fail consumes nothing.
             tokio::select! {
                 _ = consuming.wait_for(|count| *count >= inputs) => {}
+                () = env.breaker_opened() => {}
                 _ = env.given_up() => {}
                 () = env.closed() => {}
             }

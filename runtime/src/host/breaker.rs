@@ -155,6 +155,19 @@ impl ServiceShared {
         Some(self.breaker.as_ref()?.changes.subscribe())
     }
 
+    /// Resolves when the breaker is not closed.
+    pub(crate) async fn breaker_opened(&self) {
+        match self.breaker_changes() {
+            Some(mut changes) => {
+                // Never an error: the service holds the sender.
+                let _open = changes
+                    .wait_for(|phase| *phase != BreakerPhase::Closed)
+                    .await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
     /// Whether every message may be tried.
     pub(super) fn breaker_is_closed(&self) -> bool {
         self.breaker.as_ref().is_none_or(ServiceBreaker::is_closed)
