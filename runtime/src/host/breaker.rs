@@ -6,6 +6,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use super::service_run::ServiceRun;
 use super::service_state::ServiceShared;
 use super::settlement::AttemptFailure;
 use crate::message::Message;
+use crate::metrics::Counter;
 use crate::supervision::{Breaker, BreakerPhase, BreakerPolicy, Ticket, Verdict};
 
 /// Time beyond the handler timeout after which a probe counts as failed without a result.
@@ -40,12 +42,30 @@ const HALF_OPEN: &str = "half-open";
 pub(crate) struct ServiceBreaker {
     policy: BreakerPolicy,
     origin: Instant,
+    fast: FastPath,
     state: Mutex<State>,
     changes: watch::Sender<BreakerPhase>,
 }
 
+/// The usual case without a lock: the breaker is closed and a handler succeeds.
+///
+/// The instances of a service share a thread, so the counters have one writer.
+#[derive(Default)]
+struct FastPath {
+    /// One more than the generation of the closed breaker; 0 while it is not closed.
+    closed: AtomicU64,
+    /// Successes since the start of the process.
+    successes: Counter,
+    /// Time of the last one, and the end of the part of the window in which it lies, in
+    /// nanoseconds since the origin.
+    last_ns: AtomicU64,
+    part_end_ns: AtomicU64,
+}
+
 struct State {
     breaker: Breaker,
+    /// Successes of the fast path that the breaker knows.
+    known: u64,
     /// Time at which the breaker opened, in milliseconds since 1970-01-01 UTC.
     since_ms: u64,
     /// The last failure that opened it.
@@ -100,9 +120,14 @@ impl ServiceBreaker {
         Self {
             policy,
             origin: Instant::now(),
+            fast: FastPath {
+                closed: AtomicU64::new(breaker.generation() + 1),
+                ..FastPath::default()
+            },
             changes: watch::Sender::new(breaker.phase()),
             state: Mutex::new(State {
                 breaker,
+                known: 0,
                 since_ms: 0,
                 why: String::new(),
             }),
@@ -149,6 +174,40 @@ impl ServiceBreaker {
     }
 }
 
+impl FastPath {
+    /// Counts a success, if it belongs to the present closed state and to the part of the window
+    /// of the successes before.
+    fn count(&self, ticket: Ticket, at: Duration) -> bool {
+        let at_ns = at.as_nanos() as u64;
+        let is_current = self.closed.load(Relaxed) == ticket.generation() + 1
+            && at_ns < self.part_end_ns.load(Relaxed);
+        if is_current {
+            self.successes.add(1);
+            self.last_ns.store(at_ns, Relaxed);
+        }
+        is_current
+    }
+
+    /// Hands the counted successes over to the breaker.
+    fn hand_over(&self, state: &mut State) {
+        let successes = self.successes.get();
+        let at = Duration::from_nanos(self.last_ns.load(Relaxed));
+        state.breaker.record_successes(successes - state.known, at);
+        state.known = successes;
+    }
+
+    /// Follows a change of the breaker.
+    fn follow(&self, breaker: &Breaker, now: Duration) {
+        let closed = match breaker.phase() {
+            BreakerPhase::Closed => breaker.generation() + 1,
+            BreakerPhase::Open | BreakerPhase::HalfOpen | BreakerPhase::Probing => 0,
+        };
+        self.closed.store(closed, Relaxed);
+        self.part_end_ns
+            .store(breaker.part_end(now).as_nanos() as u64, Relaxed);
+    }
+}
+
 impl ServiceShared {
     /// Watches the phase of the breaker; `None` if the service has none.
     pub(super) fn breaker_changes(&self) -> Option<watch::Receiver<BreakerPhase>> {
@@ -177,6 +236,10 @@ impl ServiceShared {
 impl ServiceRun {
     /// Begins an attempt; `None` if the breaker doesn't admit it: the message goes back.
     pub(super) fn begin_attempt(&self, now: Instant) -> Option<Permit> {
+        let closed = self.breaker.as_ref().map(|it| it.fast.closed.load(Relaxed));
+        if let Some(generation) = closed.and_then(|closed| closed.checked_sub(1)) {
+            return Some(Permit(Some(Ticket::of_closed(generation))));
+        }
         let within = self.settings.handler_timeout.saturating_add(PROBE_GRACE);
         let admitted = self.with_breaker("", |breaker| {
             let at = self.breaker_time(now);
@@ -190,10 +253,14 @@ impl ServiceRun {
 
     /// Records an attempt that succeeded, or that proves nothing.
     pub(super) fn end_attempt(&self, permit: Permit, verdict: Verdict, now: Instant) {
-        if let Some(ticket) = permit.0 {
-            let at = self.breaker_time(now);
-            self.with_breaker("", |breaker| breaker.record(ticket, 0, verdict, at));
+        let (Some(ticket), Some(breaker)) = (permit.0, &self.breaker) else {
+            return;
+        };
+        let at = breaker.time_of(now);
+        if verdict == Verdict::Success && breaker.fast.count(ticket, at) {
+            return;
         }
+        self.with_breaker("", |breaker| breaker.record(ticket, 0, verdict, at));
     }
 
     /// Records the result of an attempt that did not succeed.
@@ -245,8 +312,11 @@ impl ServiceRun {
         let mut state = service_breaker.state.lock();
         let before = state.breaker.phase();
         let outage = state.breaker.outage();
+        service_breaker.fast.hand_over(&mut state);
         let result = act(&mut state.breaker);
         let after = state.breaker.phase();
+        let now = service_breaker.time_of(Instant::now());
+        service_breaker.fast.follow(&state.breaker, now);
         if before == after {
             return Some(result);
         }
@@ -265,7 +335,6 @@ impl ServiceRun {
         let (failures, of) = state.breaker.counts();
         let due = state.breaker.due().unwrap_or_default();
         drop(state);
-        let now = service_breaker.time_of(Instant::now());
         let pause = in_tenths(due.saturating_sub(now));
         let service = &*self.label;
         match (before, after) {

@@ -6,5 +6,7 @@ mod meters;
 mod worker_lag;
 
 pub(crate) use collector::register;
-pub(crate) use meters::{AskOutcome, Cause, Durations, InputMeter, Meters, Outcome, SharedCounter};
+pub(crate) use meters::{
+    AskOutcome, Cause, Counter, Durations, InputMeter, Meters, Outcome, SharedCounter,
+};
 pub(crate) use worker_lag::{InstanceRef, Worker, WorkerLag};

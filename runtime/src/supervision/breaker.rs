@@ -158,6 +158,20 @@ impl Default for BreakerPolicy {
 }
 
 impl Ticket {
+    /// The permission that a closed breaker of this generation gives to every attempt.
+    pub fn of_closed(generation: u64) -> Self {
+        Self {
+            generation,
+            probe: false,
+            spares: false,
+        }
+    }
+
+    /// Returns the generation of the breaker that gave the permission.
+    pub fn generation(self) -> u64 {
+        self.generation
+    }
+
     /// Whether the attempt is the probe of a half-open breaker.
     pub fn is_probe(self) -> bool {
         self.probe
@@ -220,8 +234,7 @@ impl Breaker {
         }
         match (self.state, verdict) {
             (State::Closed, Verdict::Success) => {
-                self.window.add(false, now, self.policy.within);
-                self.failures_in_a_row = 0;
+                self.record_successes(1, now);
             }
             (State::Closed, Verdict::Failure) => self.failed(message, now),
             (State::HalfOpen { .. }, Verdict::Success) => self.change(State::Closed),
@@ -229,6 +242,27 @@ impl Breaker {
             (State::HalfOpen { .. }, Verdict::Nothing) => self.release(now),
             (State::Closed, Verdict::Nothing) | (State::Open { .. }, _) => {}
         }
+    }
+
+    /// Records successes of a closed breaker that were counted elsewhere. They belong to the part
+    /// of the window that ends with [`part_end`](Self::part_end).
+    pub fn record_successes(&mut self, count: u64, at: Duration) {
+        if count > 0 && matches!(self.state, State::Closed) {
+            self.window.add(0, count, at, self.policy.within);
+            self.failures_in_a_row = 0;
+        }
+    }
+
+    /// Returns the end of the part of the window in which a time lies. All results of one part
+    /// leave the window together, so a caller may count successes until then.
+    pub fn part_end(&self, now: Duration) -> Duration {
+        let length = part_length(self.policy.within);
+        Duration::from_nanos((nanos(now) / length + 1).saturating_mul(length))
+    }
+
+    /// Returns the number by which [`admit`](Self::admit) marks the attempts of the present state.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Records a failure whose ticket is lost with its thread. It is the result of the probe, if
@@ -330,7 +364,7 @@ impl Breaker {
             self.failed.pop_front();
         }
         self.failed.push_back(message);
-        self.window.add(true, now, self.policy.within);
+        self.window.add(1, 1, now, self.policy.within);
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let min = self.policy.min_messages;
         let (failures, results) = self.window.counts();
@@ -373,12 +407,19 @@ struct Bucket {
     results: u64,
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns the length of a bucket, in nanoseconds.
+fn part_length(within: Duration) -> u64 {
+    (nanos(within) / BUCKETS).max(1)
+}
+
 impl Window {
-    fn add(&mut self, failed: bool, now: Duration, within: Duration) {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let length = (nanos(within) / BUCKETS).max(1);
+    fn add(&mut self, failures: u64, results: u64, now: Duration, within: Duration) {
         // Time never goes back, but threads may report in another order than they read the clock.
-        self.latest = self.latest.max(nanos(now) / length);
+        self.latest = self.latest.max(nanos(now) / part_length(within));
         let number = self.latest;
         let bucket = &mut self.buckets[(number % BUCKETS) as usize];
         if bucket.number != number {
@@ -387,8 +428,8 @@ impl Window {
                 ..Bucket::default()
             };
         }
-        bucket.results += 1;
-        bucket.failures += u64::from(failed);
+        bucket.results += results;
+        bucket.failures += failures;
     }
 
     fn counts(&self) -> (u64, u64) {
