@@ -93,9 +93,9 @@ fn counted(count: u64, noun: &str) -> String {
 /// The last failures of a service, newest last.
 fn last_failures(app: &App, service: &str) -> Vec<LastFailure> {
     let mut services = app.services.iter();
-    let found = services.find(|it| *it.hosted().label == *service);
+    let found = services.find(|it| *it.hosted.label == *service);
     found
-        .map(|it| it.hosted().state.failures())
+        .map(|it| it.hosted.state.failures())
         .unwrap_or_default()
 }
 
