@@ -75,6 +75,7 @@ pub(super) fn execute(
         outcome: CommitOutcome::default(),
         last: 0,
         promoted_bytes: 0,
+        follows_clock: false,
     };
     for op in &group.ops {
         builder.execute(op)?;
@@ -98,6 +99,8 @@ struct CommitBuilder<'a> {
     last: usize,
     /// Bytes of the delayed messages that were moved.
     promoted_bytes: usize,
+    /// Whether this commit has followed the clock.
+    follows_clock: bool,
 }
 
 impl CommitBuilder<'_> {
@@ -191,6 +194,7 @@ impl CommitBuilder<'_> {
             reserved,
         } = row;
         if let Some(due_ms) = *due_ms {
+            self.follow_clock()?;
             self.statements.schedule(*number, due_ms, message, record)?;
             let queue = self.queue_change(*number);
             queue.stats.delayed += 1;
@@ -218,6 +222,7 @@ impl CommitBuilder<'_> {
         due_ms: u64,
         attempt: u32,
     ) -> Result<(), SqliteError> {
+        self.follow_clock()?;
         let moved = self.statements.delay(id, suspect, due_ms, attempt)?;
         if moved {
             self.delete_one(id, suspect)?;
@@ -260,8 +265,17 @@ impl CommitBuilder<'_> {
         Ok(())
     }
 
+    /// Once per commit, before its first due time.
+    fn follow_clock(&mut self) -> Result<(), SqliteError> {
+        if !std::mem::replace(&mut self.follows_clock, true) {
+            self.statements.follow_clock(Clock::SYSTEM.unix_ms())?;
+        }
+        Ok(())
+    }
+
     /// Looks up the delayed messages that are due: later commands move each of them.
     fn promote_due(&mut self) -> Result<(), SqliteError> {
+        self.follow_clock()?;
         let now = Clock::SYSTEM.unix_ms();
         let unreadable = self.context.unreadable;
         let max = DUE_MAX + unreadable.len();

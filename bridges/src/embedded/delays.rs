@@ -12,6 +12,8 @@ use tokio::time::sleep;
 
 /// Longest sleep between two looks at the wall clock.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// A clock that goes back by more than this was set.
+pub(super) const CLOCK_STEP_MS: u64 = 1000;
 
 /// Due time of the next message.
 #[derive(Default)]
@@ -39,12 +41,19 @@ impl Delays {
         }
     }
 
-    /// Waits until a message is due. The caller then adds the next due time.
+    /// Waits until a message is due, or the clock was set back. The caller then adds the next due
+    /// time.
     pub(super) async fn due(&self) {
+        let mut seen_ms = 0;
         loop {
             let wait = {
                 let mut next = self.next_ms.lock();
                 let now = Clock::SYSTEM.unix_ms();
+                if now + CLOCK_STEP_MS < seen_ms {
+                    *next = None;
+                    return;
+                }
+                seen_ms = now;
                 match *next {
                     Some(due) if due <= now => {
                         *next = None;

@@ -110,8 +110,9 @@ pub(super) async fn open(
     })?;
     in_flight_log::remove_stale(&folder, found.generation);
     let delays = Delays::default();
-    if let Some(due_ms) = found.due_ms {
-        delays.add(due_ms);
+    if found.due_ms.is_some() {
+        // At once: the clock may have been set back while the file was closed.
+        delays.add(0);
     }
     let health = Health::new(&pressure);
     let journal = Arc::new(Journal::new(database, found.index, reserve, health, delays));

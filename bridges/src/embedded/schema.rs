@@ -119,6 +119,9 @@ const INDEX_OF_OWNERS: &str = "
     CREATE INDEX delayed_due ON delayed (due_ms, queue, retry);
 ";
 
+/// `clock_ms` is the clock when a due time was last written: see `follow_clock`.
+const CLOCK: &str = "ALTER TABLE app ADD COLUMN clock_ms INTEGER NOT NULL DEFAULT 0;";
+
 pub(super) fn schema() -> Schema {
     Schema {
         owner: OWNER.to_owned(),
@@ -127,6 +130,7 @@ pub(super) fn schema() -> Schema {
             steps: vec![
                 Migration::new("queues", TABLES),
                 Migration::new("whose what waits is", INDEX_OF_OWNERS),
+                Migration::new("the clock of due times", CLOCK),
             ],
         }],
     }

@@ -10,7 +10,9 @@ use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::engine::{Entry, LoadRequest, Loaded, WINDOW_BYTES};
 use brickwork::{Clock, Message};
 use bytes::Bytes;
+use tracing::warn;
 
+use super::delays::CLOCK_STEP_MS;
 use super::record::{self, EncodedRecord};
 use super::schema::Id;
 
@@ -239,6 +241,39 @@ impl Statements<'_> {
         let mut rows = select.query([id.row()])?;
         let row = rows.next()?;
         Ok(row.map(|row| read(row).map_err(|why| Corruption::new("suspect", id.row(), why))))
+    }
+
+    /// Follows the clock. Due times are times of day: if the clock was set back since the last one
+    /// was written, all are moved by as much, so that no message waits longer than it was asked
+    /// to.
+    pub(super) fn follow_clock(&self, now_ms: u64) -> Result<(), SqliteError> {
+        let mut select = self.0.prepare_cached("SELECT clock_ms FROM app")?;
+        let clock_ms: i64 = select.query_row([], |row| row.get(0))?;
+        let passed_ms = now_ms as i64 - clock_ms;
+        if passed_ms.unsigned_abs() < CLOCK_STEP_MS {
+            return Ok(());
+        }
+        if passed_ms < 0 {
+            let mut shift = self
+                .0
+                .prepare_cached("UPDATE delayed SET due_ms = due_ms + ?1")?;
+            let seconds = passed_ms.unsigned_abs() / 1000;
+            match shift.execute([passed_ms]) {
+                Ok(messages) => {
+                    warn!(
+                        seconds,
+                        messages, "the clock was set back, delayed messages follow it"
+                    );
+                }
+                // A damaged page must not keep the other messages back.
+                Err(error) => {
+                    warn!(seconds, %error, "the clock was set back, delayed messages can't follow it");
+                }
+            }
+        }
+        let mut update = self.0.prepare_cached("UPDATE app SET clock_ms = ?1")?;
+        update.execute([now_ms as i64])?;
+        Ok(())
     }
 
     /// Returns the rows that are due, by their times. Reads the index alone.

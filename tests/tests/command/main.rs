@@ -3,6 +3,7 @@
 //! | module | promises on |
 //! | --- | --- |
 //! | `accepted` | an HTTP answer 202 comes after the message is on the disk |
+//! | `clock` | a clock that is set back |
 //! | `backlog` | a backlog larger than the memory |
 //! | `damage` | damaged files of an `embedded:` transport |
 //! | `disk` | the order of SQLite's writes and syncs |
@@ -20,6 +21,7 @@
 
 mod accepted;
 mod backlog;
+mod clock;
 mod damage;
 mod disk;
 mod exits;
