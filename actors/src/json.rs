@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::json_reader::Reader;
+use crate::json_reader::{Reader, Unreadable};
 
 /// Maximum nesting of a payload that only passes through.
 const DEPTH_MAX: usize = 128;
@@ -30,6 +30,9 @@ impl<'a> JsonText<'a> {
             return Err("it is empty, JSON was expected".to_owned());
         }
         let text = std::str::from_utf8(bytes).map_err(|error| format!("not JSON: {error}"))?;
+        if read(text).is_ok() {
+            return Ok(Self(text));
+        }
         let _: IgnoredAny =
             serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
         if depth(text.as_bytes()) > DEPTH_MAX {
@@ -45,12 +48,9 @@ impl<'a> JsonText<'a> {
     /// As [`check`](Self::check), or a part can't be read.
     pub(crate) fn check_readable(bytes: &'a [u8]) -> Result<Self, String> {
         let json = Self::check(bytes)?;
-        let mut reader = Reader::new(json.0);
-        reader
-            .skip()
-            .and_then(|()| reader.end())
-            .map_err(|error| format!("it can't be read: {}", error.describe(json.0)))?;
-        Ok(json)
+        let unreadable =
+            |error: Unreadable| format!("it can't be read: {}", error.describe(json.0));
+        read(json.0).map(|()| json).map_err(unreadable)
     }
 
     /// Whether the value may be nested this many levels deep in another value.
@@ -62,19 +62,19 @@ impl<'a> JsonText<'a> {
     /// line, since a JSON string contains no raw line break.
     pub(crate) fn compact_into(self, line: &mut Vec<u8>) {
         let bytes = self.0.as_bytes();
-        let mut at = 0;
+        let (mut from, mut at) = (0, 0);
         while at < bytes.len() {
-            let from = at;
             match bytes[at] {
                 b'"' => at = string_end(bytes, at),
                 b' ' | b'\t' | b'\r' | b'\n' => {
+                    line.extend_from_slice(&bytes[from..at]);
                     at += 1;
-                    continue;
+                    from = at;
                 }
                 _ => at += 1,
             }
-            line.extend_from_slice(&bytes[from..at]);
         }
+        line.extend_from_slice(&bytes[from..]);
     }
 
     /// The range of the value that a pointer names. Of repeated keys the last one counts, as
@@ -149,6 +149,13 @@ impl JsonSchema for JsonPointer {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "json-pointer" })
     }
+}
+
+/// Reads a text to its end, more strictly than the grammar of JSON.
+fn read(text: &str) -> Result<(), Unreadable> {
+    let mut reader = Reader::new(text);
+    reader.skip()?;
+    reader.end()
 }
 
 /// A JSON string without its quotes and escapes.

@@ -283,7 +283,7 @@ impl<'a> Reader<'a> {
         let unit = digits.and_then(|digits| {
             digits
                 .iter()
-                .try_fold(0, |unit, byte| Some(unit << 4 | digit(byte)?))
+                .try_fold(0, |unit, byte| Some((unit << 4) | digit(byte)?))
         });
         self.at += 6;
         unit.ok_or_else(|| self.unreadable("an escape can't be read"))

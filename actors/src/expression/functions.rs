@@ -25,6 +25,8 @@ type Outcome<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
 pub(super) const UTC: &str = "@utc";
 /// Prepares an argument of a function: pays for reading it, turns a long decimal into a double.
 pub(super) const ARGUMENT: &str = "@argument";
+/// As [`ARGUMENT`], for `string`: a long number becomes its text.
+pub(super) const DIGITS: &str = "@digits";
 /// Pays for a copy of a value that is about to be kept.
 pub(super) const COPY: &str = "@copy";
 /// Pays for a value that a function or a list has made.
@@ -79,9 +81,10 @@ pub(super) fn own_function(name: &str) -> Option<&'static str> {
 /// Declares the functions.
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     let text = || STRING_TYPE;
-    let functions: [(&str, &str, Vec<Type>, Function); 21] = [
+    let functions: [(&str, &str, Vec<Type>, Function); 22] = [
         (UTC, "utc", vec![DYN_TYPE], utc),
         (ARGUMENT, "argument", vec![DYN_TYPE], argument),
+        (DIGITS, "digits", vec![DYN_TYPE], digits),
         (COPY, "copy", vec![DYN_TYPE], copy),
         (MADE, "made", vec![DYN_TYPE], made),
         (ROUND, "round", vec![DYN_TYPE, INT_TYPE], round),
@@ -181,6 +184,14 @@ fn argument<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
         Some(long) if !long.is_integer() => CowVal::owned(CelDouble::from(long.nearest())),
         _ => value,
     })
+}
+
+fn digits<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let long = args[0].downcast_ref::<LongNumber>();
+    match long.map(|long| CelString::from(long.text().to_owned())) {
+        Some(digits) => Ok(CowVal::owned(digits)),
+        None => argument(args),
+    }
 }
 
 fn copy<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {

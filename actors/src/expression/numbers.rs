@@ -103,10 +103,8 @@ impl Decimal {
             Some(end) => all[zeros..=end].into(),
             None => [].into(),
         };
-        let power = power.parse::<i64>().unwrap_or_else(|_| {
-            // Only a number that is as good as zero has an exponent of so many digits.
-            i64::MIN / 2
-        });
+        // Only a number that is as good as zero has an exponent of so many digits.
+        let power = power.parse::<i64>().unwrap_or(i64::MIN / 2);
         Self {
             is_negative,
             exponent: match digits.is_empty() {

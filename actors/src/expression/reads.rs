@@ -25,9 +25,7 @@ impl Reads {
         let mut reads = Self::nothing();
         // A variable of a loop may have the name of the payload.
         let hides_msg = any(expression, &|part| match part {
-            Expr::Comprehension(each) => {
-                [&each.iter_var, &each.accu_var].contains(&&"msg".to_owned())
-            }
+            Expr::Comprehension(each) => each.iter_var == "msg" || each.accu_var == "msg",
             _ => false,
         });
         match hides_msg {

@@ -12,7 +12,7 @@ use cel::common::ast::{
 };
 
 use super::functions::{
-    ARGUMENT, COPY, FORMAT, GOES_ON, KEY, LITERAL_MATCHES, MADE, ROUND, UTC, own_function,
+    ARGUMENT, COPY, DIGITS, FORMAT, GOES_ON, KEY, LITERAL_MATCHES, MADE, ROUND, UTC, own_function,
 };
 use super::operators::own_operator;
 
@@ -132,8 +132,11 @@ impl Rewriter {
                 wrap(FORMAT, target);
             }
         }
-        let copies = matches!(call.func_name.as_str(), "format" | "of" | "ofNonZeroValue");
-        let prepare = if copies { COPY } else { ARGUMENT };
+        let prepare = match call.func_name.as_str() {
+            "format" | "of" | "ofNonZeroValue" => COPY,
+            "string" => DIGITS,
+            _ => ARGUMENT,
+        };
         call.args.iter_mut().for_each(|arg| wrap(prepare, arg));
         let function = call.func_name.clone();
         if let Some(own) = own_function(&function)

@@ -20,14 +20,13 @@ fn offenders(source: &str) -> Vec<usize> {
         .collect();
     let is = |at: usize, text: &str| tokens.get(at).is_some_and(|token| token.text == text);
     let mut found = Vec::new();
-    for at in 0..tokens.len() {
-        let is_macro = MACROS.contains(&tokens[at].text) && is(at + 1, "!") && is(at + 2, "(");
+    for (at, token) in tokens.iter().enumerate() {
+        let is_macro = MACROS.contains(&token.text) && is(at + 1, "!") && is(at + 2, "(");
         if !is_macro {
             continue;
         }
         let mut depth = 0;
-        for inner in at + 2..tokens.len() {
-            let token = tokens[inner];
+        for (inner, token) in tokens.iter().enumerate().skip(at + 2) {
             match token.text {
                 "(" if token.kind == Kind::Sign => depth += 1,
                 ")" if token.kind == Kind::Sign => depth -= 1,

@@ -26,6 +26,11 @@ fn a_number_is_copied_as_it_was_sent() {
         let payload = format!("{{\"x\":{number}}}");
         assert_eq!(text("msg.x", &payload).as_deref(), Ok(number));
         assert_eq!(text("msg", &payload), Ok(payload.clone()));
+        // The language writes other doubles in its own way.
+        if !number.contains('e') && number != "-0.0" {
+            let digits = text("string(msg.x)", &payload);
+            assert_eq!(digits, Ok(format!("\"{number}\"")));
+        }
         assert_eq!(text("[msg.x][0]", &payload).as_deref(), Ok(number));
         assert_eq!(text("msg.x == msg.x", &payload).as_deref(), Ok("true"));
     }
