@@ -5,6 +5,7 @@
 //! | `accepted` | an HTTP answer 202 comes after the message is on the disk |
 //! | `clock` | a clock that is set back |
 //! | `backlog` | a backlog larger than the memory |
+//! | `breaker` | an open circuit breaker is seen |
 //! | `damage` | damaged files of an `embedded:` transport |
 //! | `disk` | the order of SQLite's writes and syncs |
 //! | `exits` | exit codes and last output of `run` |
@@ -21,6 +22,7 @@
 
 mod accepted;
 mod backlog;
+mod breaker;
 mod clock;
 mod damage;
 mod disk;

@@ -68,6 +68,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("instances", "gauge", &["service"]),
     ("restarts_total", "counter", &["service", "reason"]),
     ("service_up", "gauge", &["service"]),
+    ("breaker_state", "gauge", &["service"]),
     ("dead_letters_total", "counter", &["service", "reason"]),
     ("queue_messages", "gauge", &["service", "input"]),
     ("sources_paused", "gauge", &[]),
