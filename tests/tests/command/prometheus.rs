@@ -105,6 +105,7 @@ const VALUES: &[(&str, &[&str])] = &[
             "supervisor",
             "process",
             "relay",
+            "requested",
         ],
     ),
     ("transport", &["memory"]),
