@@ -107,6 +107,7 @@ const VALUES: &[(&str, &[&str])] = &[
             "supervisor",
             "process",
             "relay",
+            "requested",
         ],
     ),
     ("transport", &["memory"]),
