@@ -146,6 +146,7 @@ impl Broker {
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
             ("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced.config")),
             ("RABBITMQ_PID_FILE", path("pid")),
+            ("ERL_CRASH_DUMP", path("erl_crash.dump")),
             // Ignores the settings of the machine.
             ("RABBITMQ_CONF_ENV_FILE", "/dev/null".into()),
         ];
