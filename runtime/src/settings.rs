@@ -44,8 +44,9 @@ pub(crate) struct RestartSettings {
     pub(crate) policy: RestartPolicy,
     /// `max_restarts` and `within`: the number of failures that the service may have.
     pub(crate) intensity: Intensity,
-    /// `on_give_up`: the consequence of more failures than that.
-    pub(crate) give_up: GiveUpPolicy,
+    /// `on_give_up`: the consequence of more failures than that. The reader of the manifest fills
+    /// it in for members of groups; `None` is the default of other services.
+    pub(crate) give_up: Option<GiveUpPolicy>,
     /// `on_panic`: whether a panic in a handler is a failure of the service.
     pub(crate) on_panic: OnPanic,
 }
@@ -110,7 +111,7 @@ impl Default for RestartSettings {
                 max_restarts: 5,
                 within: Duration::from_secs(10),
             },
-            give_up: GiveUpPolicy::default(),
+            give_up: None,
             on_panic: OnPanic::default(),
         }
     }

@@ -236,6 +236,10 @@ impl RequestHandler {
                 StatusCode::GATEWAY_TIMEOUT,
                 "no reply came in time",
             )),
+            Err(AskError::Unavailable(why)) => {
+                warn!(%id, why, "no service can answer the request");
+                Err(Refusal::busy("no service can answer now"))
+            }
             Err(AskError::Transport(error)) => {
                 warn!(%id, %error, "request could not be sent");
                 Err(Refusal::busy("the request couldn't be sent"))

@@ -51,6 +51,8 @@ const REASON: &str = "brickwork-reason";
 const ESCAPE: &str = "brickwork-header-";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
+/// The header of a message that is AMQP's property of this name.
+const CONTENT_ENCODING: &str = "content-encoding";
 
 /// Number of headers that were left out because all together were too large.
 const LEFT_OUT: &str = "brickwork-headers-left-out";
@@ -91,11 +93,14 @@ pub(super) fn encode(
     let mut headers = Table::default();
     our_headers(&mut headers, message, &id, route)?;
     let is_letter = message.headers.contains_key(REASON);
+    let encoding = message.headers.get(CONTENT_ENCODING);
+    let encoding = encoding.and_then(|it| ShortString::try_new(&**it).ok());
     let user_headers = message
         .headers
         .iter()
         // A dead letter has these two among the reserved headers, with the same value.
         .filter(|(name, _)| !(is_letter && matches!(&***name, ATTEMPT | TOPIC)))
+        .filter(|(name, _)| encoding.is_none() || &***name != CONTENT_ENCODING)
         .map(|(name, value)| match is_reserved(name) {
             true => (Cow::Owned(format!("{ESCAPE}{name}")), &**value),
             false => (Cow::Borrowed(&**name), &**value),
@@ -119,6 +124,9 @@ pub(super) fn encode(
         .with_content_type(short("content type", content_type)?)
         .with_message_id(short("message id", &id)?)
         .with_timestamp(message.time_ms / 1000);
+    if let Some(encoding) = encoding {
+        properties = properties.with_content_encoding(encoding);
+    }
     // For other programs only: the headers carry both, too.
     if let Ok(kind) = ShortString::try_new(&*message.kind) {
         properties = properties.with_type(kind);
@@ -285,6 +293,9 @@ fn read_headers(properties: &BasicProperties) -> Headers {
         } else if !is_known(name) && !is_broker_header(name) {
             headers.insert(name.into(), text(value).into());
         }
+    }
+    if let Some(encoding) = properties.content_encoding() {
+        headers.insert(CONTENT_ENCODING.into(), encoding.as_str().into());
     }
     if headers.contains_key(REASON) {
         for name in [ATTEMPT, TOPIC] {

@@ -1,6 +1,7 @@
 //! Builds a service from its plan, ready to be started.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -10,7 +11,7 @@ use super::status::{SOURCE, ServiceStatus};
 use crate::clock::Clock;
 use crate::host::{ServiceHandle, ServiceSetup};
 use crate::metrics::Durations;
-use crate::service::{Kind, WiredOutput};
+use crate::service::{Answerer, Answerers, Kind, WiredOutput};
 use crate::settings::Isolation;
 use crate::store::Stores;
 use crate::supervision::Instances;
@@ -22,12 +23,32 @@ pub(super) struct BuildContext {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) pressure: Arc<Backpressure>,
     pub(super) reach: Reach,
+    pub(super) answerers: Arc<Answerers>,
     pub(super) clock: Clock,
     pub(super) redactor: Arc<crate::redact::Redactor>,
     pub(super) message_bytes_max: usize,
     pub(super) data: std::path::PathBuf,
     pub(super) confirms: Option<Arc<Mutex<Durations>>>,
     pub(super) stores: Arc<Stores>,
+}
+
+impl BuildContext {
+    /// Tells every service which services of this process answer requests. If processes share
+    /// the transport, another one may answer, so nothing is known.
+    pub(super) fn connect_answerers(&self, services: &[ServiceStatus]) {
+        if self.transport.guarantees().crosses_processes {
+            return;
+        }
+        let mut readers: HashMap<Arc<str>, Vec<Weak<dyn Answerer>>> = HashMap::new();
+        for service in services {
+            let reader: Arc<dyn Answerer> = service.hosted.clone();
+            for topic in service.inputs.iter().flat_map(|input| &input.topics) {
+                let readers = readers.entry(topic.clone()).or_default();
+                readers.push(Arc::downgrade(&reader));
+            }
+        }
+        self.answerers.set(readers);
+    }
 }
 
 /// Builds a service that is not started.
@@ -77,6 +98,7 @@ pub(super) fn build(
             common.pressure.clone(),
             common.reach.get(&*plan.label).cloned().unwrap_or_default(),
         ),
+        answerers: common.answerers.clone(),
         clock: common.clock,
         redactor: common.redactor.clone(),
         loops: Instances {

@@ -150,6 +150,7 @@ fn setup(
         outputs: outputs.iter().map(wired).collect(),
         transport: transport.clone(),
         pressure: SourcePressure::new(pressure.clone(), ["stock".into()].into()),
+        answerers: Arc::default(),
         clock: Clock::SYSTEM,
         redactor: redactor.clone(),
         number: 0,

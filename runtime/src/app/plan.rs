@@ -102,7 +102,7 @@ impl Plan {
         for service in self.services.iter_mut().filter(|service| service.runs_here) {
             service.settings.isolation = Isolation::Shared;
             // If the child gives up, the parent ends the process and applies the real policy.
-            service.settings.restart.give_up = GiveUpPolicy::Isolate;
+            service.settings.restart.give_up = Some(GiveUpPolicy::Isolate);
         }
     }
 

@@ -216,6 +216,7 @@ impl App {
             transport: transport.clone(),
             pressure,
             reach,
+            answerers: Arc::default(),
             clock,
             redactor: plan.redactor.clone(),
             message_bytes_max: plan.message_bytes_max,
@@ -232,6 +233,7 @@ impl App {
                 program.is_some(),
             ));
         }
+        common.connect_answerers(&views);
         let hosted = views.iter().map(|view| view.hosted.clone()).collect();
         let places = NodeIndex {
             threads: threads.clone(),

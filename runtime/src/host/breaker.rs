@@ -168,6 +168,11 @@ impl ServiceBreaker {
         outage.is_some_and(|began| self.time_of(Instant::now()).saturating_sub(began) > max)
     }
 
+    /// Whether the breaker admits no attempt before the end of its pause.
+    pub(super) fn is_open(&self) -> bool {
+        *self.changes.borrow() == BreakerPhase::Open
+    }
+
     /// Whether the breaker is closed.
     pub(super) fn is_closed(&self) -> bool {
         *self.changes.borrow() == BreakerPhase::Closed

@@ -11,9 +11,10 @@ use super::breaker::{BreakerStatus, ServiceBreaker};
 use super::remote_stats::RemoteStats;
 use super::service_run::ServiceRun;
 use super::service_state::{ServiceSetup, ServiceShared};
+use super::status::Standing;
 use crate::delivery::Delivery;
 use crate::metrics::Worker;
-use crate::service::{ConfiguredType, Kind};
+use crate::service::{Answerer, ConfiguredType, Kind};
 
 /// A service of an app, as its supervisor and the status views hold it.
 pub(crate) struct ServiceHandle {
@@ -31,6 +32,21 @@ impl Deref for ServiceHandle {
 
     fn deref(&self) -> &ServiceShared {
         &self.service
+    }
+}
+
+impl Answerer for ServiceHandle {
+    fn unavailable(&self) -> Option<String> {
+        let label = &self.label;
+        match self.state.standing() {
+            Standing::Isolated { why, .. } => Some(format!("service {label} is isolated: {why}")),
+            Standing::Gone { why } => Some(format!("service {label} is down for good: {why}")),
+            Standing::Stopped | Standing::Supervised => self
+                .breaker
+                .as_ref()
+                .filter(|breaker| breaker.is_open())
+                .map(|_| format!("the circuit breaker of service {label} is open")),
+        }
     }
 }
 

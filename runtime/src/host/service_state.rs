@@ -16,7 +16,7 @@ use crate::metrics::{Cause, Durations, Meters};
 use crate::names::QueueId;
 use crate::position::SourcePosition;
 use crate::redact::Redactor;
-use crate::service::{Publisher, WiredOutput};
+use crate::service::{Answerers, Publisher, WiredOutput};
 use crate::settings::ServiceSettings;
 use crate::sqlite::Migration;
 use crate::store::{OpenStore, Stores};
@@ -36,6 +36,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) outputs: Vec<WiredOutput>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) pressure: SourcePressure,
+    pub(crate) answerers: Arc<Answerers>,
     pub(crate) clock: Clock,
     pub(crate) redactor: Arc<Redactor>,
     /// Settings from the manifest.
@@ -97,6 +98,7 @@ impl ServiceShared {
             message_bytes_max: setup.message_bytes_max,
             transport: setup.transport,
             pressure: setup.pressure,
+            answerers: setup.answerers,
             clock: setup.clock,
             confirms: setup.confirms,
         };

@@ -226,7 +226,7 @@ impl Loader {
         }
         let mut uses = topics::TopicUsage::default();
         let needs = RequiredGuarantees::new(&app.transport, transports);
-        let services = service::Services {
+        let mut services = service::Services {
             catalog,
             files: &self.files,
             masks: &mut self.masks,
@@ -239,6 +239,7 @@ impl Loader {
         let outside = uses.check(&top, &app.name, out);
         external_feeds::check(&outside.feeds, &services, out);
         let labels = service::labels(merged);
+        let groups = supervision::read_groups(&top, &labels, &mut services, out);
         let mut plan = Plan {
             name: app.name,
             transport: app.transport.clone(),
@@ -252,7 +253,7 @@ impl Loader {
             feeds: outside.feeds.into_iter().map(|it| it.feed).collect(),
             redactor: Arc::new(Redactor::new(secrets)),
             supervision: supervision::read_root(&top, out),
-            groups: supervision::read_groups(&top, &labels, &services, out),
+            groups,
             services,
             named: std::mem::take(&mut self.named),
         };

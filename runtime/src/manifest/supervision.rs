@@ -70,8 +70,9 @@ pub(super) fn read_restart(
             .map_or(default.restart_type, |index| TYPES[index].1),
         intensity: intensity(&restart, default.intensity, out),
         give_up: match give_up {
-            Some(1) => GiveUpPolicy::Escalate,
-            _ => default.give_up,
+            Some(0) => Some(GiveUpPolicy::Isolate),
+            Some(_) => Some(GiveUpPolicy::Escalate),
+            None => default.give_up,
         },
         on_panic: match on_panic {
             Some(1) => OnPanic::Service,
@@ -86,11 +87,13 @@ pub(super) fn read_root(top: &Section<'_>, out: &mut Problems) -> SupervisorPlan
     supervisor(&root, ROOT, out)
 }
 
-/// Reads the groups. `labels` holds every service, including services with problems.
+/// Reads the groups. `labels` holds every service, including services with problems. A group has
+/// its members in the order of its list, and a member that gives up escalates by default: an
+/// isolated one would leave the group half alive.
 pub(super) fn read_groups(
     top: &Section<'_>,
     labels: &[&str],
-    services: &[ServicePlan],
+    services: &mut [ServicePlan],
     out: &mut Problems,
 ) -> Vec<GroupPlan> {
     let groups = top.section("groups", out);
@@ -110,18 +113,23 @@ pub(super) fn read_groups(
         let known = ["services", "strategy", "max_restarts", "within"];
         group.check_keys(&known, &[], out);
         let supervisor = supervisor(&group, GROUP, out);
+        let mut listed = Vec::new();
         for (label, span) in members(&group, labels, out) {
             match taken.iter().find(|(member, _)| *member == label) {
                 Some((_, other)) => repeated(&group, label, other, name, span, out),
-                None => taken.push((label, name)),
+                None => {
+                    taken.push((label, name));
+                    listed.extend(services.iter().position(|it| *it.label == *label));
+                }
             }
         }
-        let is_member = |service: &ServicePlan| taken.contains(&(&*service.label, name));
+        for member in &listed {
+            let restart = &mut services[*member].settings.restart;
+            restart.give_up.get_or_insert(GiveUpPolicy::Escalate);
+        }
         plans.push(GroupPlan {
             name: name.into(),
-            services: (0..services.len())
-                .filter(|index| is_member(&services[*index]))
-                .collect(),
+            services: listed,
             supervisor,
         });
     }

@@ -264,7 +264,7 @@ fn an_absent_key_takes_its_documented_default() {
     assert_eq!(join.settings.restart.policy, expected);
     assert_eq!(join.settings.restart.restart_type, RestartType::Permanent);
     assert_eq!(join.settings.restart.intensity, intensity(5, 10));
-    assert_eq!(join.settings.restart.give_up, GiveUpPolicy::Isolate);
+    assert_eq!(join.settings.restart.give_up, None);
     assert_eq!(
         (join.settings.queue.limit, join.settings.queue.overflow),
         (None, Overflow::DeadLetter)
@@ -315,7 +315,7 @@ fn supervision_settings_arrive_as_written() {
     assert_eq!(plan.supervision, root);
     let whole = GroupPlan {
         name: "whole".into(),
-        services: vec![0, 1],
+        services: vec![1, 0],
         supervisor: SupervisorPlan {
             strategy: Strategy::OneForOne,
             intensity: Intensity {
@@ -324,16 +324,19 @@ fn supervision_settings_arrive_as_written() {
             },
         },
     };
-    assert_eq!(plan.groups, [whole], "in the order of the services");
+    assert_eq!(plan.groups, [whole], "in the order of the group's list");
     let feed = &plan.services[0];
     assert_eq!(feed.settings.restart.restart_type, RestartType::Transient);
     assert_eq!(feed.settings.restart.intensity, intensity(7, 3));
-    assert_eq!(feed.settings.restart.give_up, GiveUpPolicy::Escalate);
+    assert_eq!(feed.settings.restart.give_up, Some(GiveUpPolicy::Escalate));
 
     let manifest = format!("{MINIMAL}[groups.half]\nservices = [\"join\"]\n");
     let plan = plan_of(&folder, &manifest, None);
     let half = &plan.groups[0];
     assert_eq!(half.services, [1]);
+    let give_up = |index: usize| plan.services[index].settings.restart.give_up;
+    assert_eq!(give_up(1), Some(GiveUpPolicy::Escalate), "in a group");
+    assert_eq!(give_up(0), None, "outside of a group");
     let default = SupervisorPlan {
         strategy: Strategy::OneForAll,
         intensity: intensity(5, 60),

@@ -17,6 +17,7 @@
 
 mod abandon_hooks;
 mod actor;
+mod answerers;
 mod catalog;
 mod config;
 mod context;
@@ -44,6 +45,7 @@ mod tx;
 
 pub use abandon_hooks::AbandonHook;
 pub use actor::Outcome;
+pub(crate) use answerers::{Answerer, Answerers};
 #[cfg(feature = "testing")]
 pub(crate) use catalog::TypeMetadata;
 pub use catalog::{Catalog, ServiceType};

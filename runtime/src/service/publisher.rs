@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::answerers::Answerers;
 use super::message_builder::MessageBuilder;
 use super::payload::Payload;
 use super::port::Request;
@@ -41,6 +42,8 @@ pub(crate) struct Publisher {
     pub(crate) transport: Arc<dyn Transport>,
     /// The reasons for which this service waits, if it is a source.
     pub(crate) pressure: SourcePressure,
+    /// The services that may answer requests.
+    pub(crate) answerers: Arc<Answerers>,
     pub(crate) clock: Clock,
     pub(crate) meters: Meters,
     /// Confirm latencies; `None` if the transport confirms at once.
@@ -184,6 +187,10 @@ impl Publisher {
     ) -> Result<R, AskError> {
         let failed = |failure: Failure| AskError::Failed(failure.text().to_owned());
         let number = self.output(request.name()).map_err(failed)?;
+        if let Some(why) = self.answerers.unavailable(&self.outputs[number].topics[0]) {
+            self.meters.asked(AskOutcome::Failed);
+            return Err(AskError::Unavailable(why));
+        }
         let now_ms = self.clock.unix_ms();
         let id = builder.id.take().unwrap_or_default();
         let mut envelope = self

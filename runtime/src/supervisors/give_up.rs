@@ -23,7 +23,7 @@ pub(super) fn give_up(
     let state = &hosted.state;
     match (
         hosted.settings.restart.restart_type,
-        hosted.settings.restart.give_up,
+        hosted.settings.restart.give_up.unwrap_or_default(),
     ) {
         (RestartType::Temporary, _) => {
             error!(%service, why, requeued, "temporary service failed and is down for good");

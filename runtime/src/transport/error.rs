@@ -67,6 +67,10 @@ pub enum AskError {
     /// No reply came in time.
     #[error("no reply within {0:?}")]
     Timeout(Duration),
+    /// No service can answer now: each one was given up, or its circuit breaker is open. Known at
+    /// once on transports that processes don't share.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
     /// The handler failed or the message was given up.
     #[error("the request failed: {0}")]
     Failed(String),

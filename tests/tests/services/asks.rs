@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use brickwork::Catalog;
 use brickwork::prelude::*;
+use brickwork::transport::AskError;
 use brickwork_tests::app::{TestApp, virtually};
 use serde_json::json;
 
@@ -66,5 +67,92 @@ fn asks_that_follow_from_one_another_have_no_more_time_than_the_first() {
         assert!(early.attempts > 0, "{early:?}");
         assert_eq!(early.attempts, late.attempts);
         app.idle().await;
+    });
+}
+
+/// Never starts.
+struct Down;
+
+impl Service for Down {
+    const NAME: &'static str = "down";
+    type Config = NoConfig;
+
+    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+        ports.input(&ITEMS);
+    }
+
+    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+        Err(Failure::retry("no connection"))
+    }
+}
+
+impl Handle<Item, Item> for Down {
+    async fn handle(&mut self, item: Item, _: &mut Context) -> Result<Item, Failure> {
+        Ok(item)
+    }
+}
+
+/// Emits the error of each of its requests.
+struct Asker;
+
+const WORK: Input<Item> = Input::new("in");
+const ERRORS: Output<String> = Output::new("errors");
+
+impl Service for Asker {
+    const NAME: &'static str = "asker";
+    type Config = NoConfig;
+
+    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+        ports.input(&WORK).request(&NEXT).output(&ERRORS);
+    }
+
+    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+}
+
+impl Handle<Item> for Asker {
+    async fn handle(&mut self, item: Item, cx: &mut Context) -> Result<(), Failure> {
+        let error = match cx.ask(&NEXT, item).await {
+            Err(AskError::Unavailable(why)) => why,
+            other => format!("{other:?}"),
+        };
+        cx.emit(&ERRORS, error)
+    }
+}
+
+#[test]
+fn an_ask_to_a_service_that_was_given_up_fails_at_once() {
+    virtually(async {
+        let manifest = r#"
+            [app]
+            name = "asks"
+            transport = "memory:"
+            workers = 1
+            [admin]
+            listen = "off"
+            [topics]
+            items.external = "in"
+            errors.external = "out"
+            [services.asker]
+            in = "items"
+            out.next = "queries"
+            out.errors = "errors"
+            [services.down]
+            in = "queries"
+            restart = { max_restarts = 0, backoff = { min = "1m", max = "1m" } }
+        "#;
+        let catalog = Catalog::new().with::<Asker>().with::<Down>();
+        let app = TestApp::start(manifest, &catalog).await;
+        let mut errors = app.probe("errors").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = tokio::time::Instant::now();
+        app.send("items", json!({ "n": 1 })).await;
+        let error = errors.next_json().await;
+        let error = error.as_str().expect("a text");
+        assert!(error.contains("service down is isolated"), "{error}");
+        assert!(error.contains("no connection"), "{error}");
+        assert!(asked.elapsed() < Duration::from_secs(1));
+        app.stop().await;
     });
 }

@@ -133,12 +133,17 @@ fn manifest(name: &str, plan: &Plan) -> String {
         let rules = rules(of);
         writeln!(text, "[groups.g{group}]\nservices = [{members}]\n{rules}").unwrap();
     }
-    for (service, (kind, _)) in plan.services.iter().enumerate() {
+    for (service, (kind, group)) in plan.services.iter().enumerate() {
         let kind = TYPES[*kind];
+        // It is the default in a group.
+        let give_up = match group {
+            Some(_) => "",
+            None => "on_give_up = 'escalate', ",
+        };
         writeln!(
             text,
             "[services.s{service}]\nuse = 'subject'\nin = 'work'\nconfig.script = '{name}'\n\
-             restart = {{ policy = '{kind}', max_restarts = 0, on_give_up = 'escalate', \
+             restart = {{ policy = '{kind}', max_restarts = 0, {give_up}\
              backoff = {{ min = '1ms', max = '1ms', jitter = 0 }} }}"
         )
         .unwrap();

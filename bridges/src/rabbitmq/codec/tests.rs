@@ -322,6 +322,7 @@ fn plain_properties_are_understood_without_headers() {
         .with_message_id("order-17".into())
         .with_type("order".into())
         .with_content_type("text/plain".into())
+        .with_content_encoding("gzip".into())
         .with_timestamp(1_700_000_000);
     let (message, _) = decode(TopicSource::Topic("orders"), &properties, Vec::new());
     assert!(!message.anonymous);
@@ -329,6 +330,11 @@ fn plain_properties_are_understood_without_headers() {
     assert_eq!(&*message.kind, "order");
     assert_eq!(message.content_type.as_deref(), Some("text/plain"));
     assert_eq!(message.time_ms, 1_700_000_000_000);
+    assert_eq!(&*message.headers["content-encoding"], "gzip");
+    let again = encode(&message, ROUTE).unwrap();
+    let encoding = again.content_encoding().as_ref();
+    assert_eq!(encoding.map(ShortString::as_str), Some("gzip"));
+    assert!(round_trip(&message, ROUTE).0.headers == message.headers);
 }
 
 #[test]
