@@ -50,7 +50,13 @@ impl ExclusiveMode {
     /// mode in which the suspect is handed out.
     pub(super) async fn drained(&self, in_flight: impl Fn() -> u64) -> DeliveryMode {
         let drained = async {
-            while !self.isolation.lock().is_drained(in_flight()) {
+            loop {
+                // Counted before the lock is taken: a consumer that holds its own lock waits for
+                // this one.
+                let in_flight = in_flight();
+                if self.isolation.lock().is_drained(in_flight) {
+                    break;
+                }
                 self.settled.notified().await;
             }
         };
@@ -74,5 +80,33 @@ impl ExclusiveMode {
     pub(super) fn answered(&self, queues: &[QueueId]) {
         self.isolation.lock().answered(queues);
         self.on_settled();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A consumer asks whether its queue is blocked while it holds the lock of its buffer, and
+    /// counting what is in flight takes that lock.
+    #[test]
+    fn messages_in_flight_are_counted_without_the_lock_that_consumers_wait_for() {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build();
+            let mode = ExclusiveMode::default();
+            mode.start();
+            let queue = QueueId::new("stock", "in");
+            let in_flight = || u64::from(!mode.blocks(&queue));
+            let drained = runtime.unwrap().block_on(mode.drained(in_flight));
+            sender.send(drained).unwrap();
+        });
+        let drained = receiver.recv_timeout(Duration::from_secs(10));
+        assert!(drained.is_ok(), "the trial waits for its own lock");
     }
 }
