@@ -37,10 +37,11 @@ pub(super) struct Extracted {
 }
 
 impl<'a> Extractor<'a> {
-    pub(super) fn new(config: &'a FileInConfig, service: &str) -> Self {
+    /// `key` tells the file apart from others of its name.
+    pub(super) fn new(config: &'a FileInConfig, service: &str, key: &str) -> Self {
         Self {
             config,
-            place: place(service, &config.path),
+            place: place(service, &config.path, key),
             kind: KIND.into(),
         }
     }
@@ -109,7 +110,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// The id of a line: the same on every machine and each time that the line is read.
+    /// The id of a line: the same each time that the line is read.
     fn id_of_place(&self, offset: u64, round: u64) -> MessageId {
         let text = match round {
             0 => format!("{}:{offset}", self.place),
@@ -120,13 +121,13 @@ impl<'a> Extractor<'a> {
     }
 }
 
-/// The common beginning of ids: the service, whose label is unique in the app, and the name of
-/// the file. Not its directory, which differs between machines.
-fn place(service: &str, path: &std::path::Path) -> String {
+/// The common beginning of ids: the service, whose label is unique in the app, the name of the
+/// file and its key.
+fn place(service: &str, path: &std::path::Path, key: &str) -> String {
     /// Two numbers with their colons.
     const NUMBERS_BYTES_MAX: usize = 42;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let place = format!("{service}/{name}");
+    let place = format!("{service}/{name}:{key}");
     if place.len() + NUMBERS_BYTES_MAX <= ID_BYTES_MAX && !place.chars().any(char::is_control) {
         return place;
     }
@@ -162,7 +163,7 @@ mod tests {
             text: None,
         };
         let text = Bytes::from(text.to_owned());
-        Extractor::new(&config, "intake").extract(&line, &text, round)
+        Extractor::new(&config, "intake", "key").extract(&line, &text, round)
     }
 
     fn extract(config: serde_json::Value, text: &str) -> Extracted {
@@ -173,7 +174,7 @@ mod tests {
     fn without_pointers_a_line_is_the_payload_unchanged() {
         let extracted = extract(json!({"path": "/tmp/a/data.jsonl"}), "{\"a\": 1.0} ");
         assert_eq!(&extracted.raw.payload[..], b"{\"a\": 1.0} ");
-        assert_eq!(extracted.id.to_string(), "intake/data.jsonl:17");
+        assert_eq!(extracted.id.to_string(), "intake/data.jsonl:key:17");
         assert_eq!(&*extracted.raw.kind, "line");
         // A line that is not JSON is no error either: consumers dead-letter it.
         let extracted = extract(json!({"path": "data.jsonl"}), "nonsense");
@@ -211,7 +212,7 @@ mod tests {
             let reason = &*extracted.raw.headers[ERROR_HEADER];
             assert!(reasons.iter().all(|part| reason.contains(part)), "{reason}");
             assert_eq!(extracted.error.as_deref(), Some(reason));
-            assert_eq!(extracted.id.to_string(), "intake/d:17");
+            assert_eq!(extracted.id.to_string(), "intake/d:key:17");
             assert_eq!(&*extracted.raw.kind, "line");
         }
         assert_eq!(&extract(config, "nonsense").raw.payload[..], b"nonsense");
@@ -224,7 +225,7 @@ mod tests {
                 path: ManifestPath(name.clone().into()),
                 ..FileInConfig::default()
             };
-            let extractor = Extractor::new(&config, "intake");
+            let extractor = Extractor::new(&config, "intake", "key");
             let id = extractor.id_of_place(u64::MAX, u64::MAX);
             assert_ne!(id, extractor.id_of_place(u64::MAX, 1), "{name:?}");
         }

@@ -42,11 +42,18 @@ pub(super) struct LineReader<R = File> {
     chunk_bytes: u64,
     line_bytes_max: usize,
     ended: bool,
+    /// Whether the end of the file ends its last line, too.
+    takes_unterminated: bool,
 }
 
 impl LineReader {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self::new(File::open(path)?))
+    }
+
+    /// Takes the end of the file as the end of its last line, though it has no line break.
+    pub(super) fn take_unterminated(&mut self) {
+        self.takes_unterminated = true;
     }
 
     pub(super) fn file(&self) -> &File {
@@ -65,7 +72,13 @@ impl<R: Read + Seek> LineReader<R> {
             chunk_bytes: CHUNK_BYTES as u64,
             line_bytes_max: LINE_BYTES_MAX,
             ended: false,
+            takes_unterminated: false,
         }
+    }
+
+    /// Whether bytes without a line break are left at the end of the file.
+    pub(super) fn is_torn(&self) -> bool {
+        self.ended && (self.skipped > 0 || !self.buffer.iter().all(u8::is_ascii_whitespace))
     }
 
     /// Continues at an offset at which a line starts.
@@ -82,8 +95,7 @@ impl<R: Read + Seek> LineReader<R> {
         self.ended
     }
 
-    /// Returns the lines that end in the next chunk; there may be none. The last line of a
-    /// file needs no line break.
+    /// Returns the lines that end in the next chunk; there may be none.
     pub(super) fn read(&mut self) -> io::Result<Vec<Line>> {
         let mut lines = Vec::new();
         let mut chunk = (&mut self.file).take(self.chunk_bytes);
@@ -97,7 +109,7 @@ impl<R: Read + Seek> LineReader<R> {
         }
         self.buffer = buffer;
         self.buffer.drain(..from);
-        if self.ended {
+        if self.ended && self.takes_unterminated {
             let rest = std::mem::take(&mut self.buffer);
             lines.extend(self.line(&rest, 0));
         } else if self.buffer.len() > self.line_bytes_max {
@@ -143,6 +155,13 @@ mod tests {
         LineReader::new(Cursor::new(content.to_vec()))
     }
 
+    /// A file that is complete without a line break at its end.
+    fn complete(content: &[u8]) -> LineReader<Memory> {
+        let mut reader = reader(content);
+        reader.takes_unterminated = true;
+        reader
+    }
+
     fn rest(reader: &mut LineReader<Memory>) -> Vec<(u64, u64, Option<String>)> {
         let mut all = Vec::new();
         while !reader.is_ended() {
@@ -166,7 +185,7 @@ mod tests {
     fn every_line_but_blank_ones_is_read_with_its_offsets() {
         // The same for every position of the chunk boundaries.
         for chunk_bytes in 1..30 {
-            let mut reader = reader(b"\xef\xbb\xbf{}\n\n  \r\nb\r\n\xc3\xa4\n last");
+            let mut reader = complete(b"\xef\xbb\xbf{}\n\n  \r\nb\r\n\xc3\xa4\n last");
             reader.chunk_bytes = chunk_bytes;
             assert_eq!(
                 rest(&mut reader),
@@ -178,8 +197,21 @@ mod tests {
                 ]
             );
         }
-        assert!(rest(&mut self::reader(b"")).is_empty());
-        assert!(rest(&mut self::reader(b"\n\n")).is_empty());
+        assert!(rest(&mut complete(b"")).is_empty());
+        assert!(rest(&mut complete(b"\n\n")).is_empty());
+    }
+
+    #[test]
+    fn a_line_without_its_line_break_waits_for_it() {
+        for chunk_bytes in 1..10 {
+            let mut reader = reader(b"one\ntw");
+            reader.chunk_bytes = chunk_bytes;
+            assert_eq!(rest(&mut reader), [(0, 4, some("one"))]);
+            assert!(reader.is_torn());
+        }
+        let mut reader = reader(b"one\n \n ");
+        assert_eq!(rest(&mut reader), [(0, 4, some("one"))]);
+        assert!(!reader.is_torn(), "blanks are no line");
     }
 
     #[test]
@@ -197,7 +229,7 @@ mod tests {
     fn a_line_longer_than_a_chunk_is_read_whole() {
         let long = "x".repeat(CHUNK_BYTES * 3 + 7);
         let content = format!("a\n{long}\nb\n{long}");
-        let lines = rest(&mut reader(content.as_bytes()));
+        let lines = rest(&mut complete(content.as_bytes()));
         let texts: Vec<String> = lines.into_iter().filter_map(|line| line.2).collect();
         assert_eq!(texts.join("\n"), content);
     }
@@ -207,7 +239,7 @@ mod tests {
         let huge = "x".repeat(CHUNK_BYTES * 5);
         for ending in ["", "\n"] {
             let content = format!("a\n{huge}\nb\n{huge}{ending}");
-            let mut reader = reader(content.as_bytes());
+            let mut reader = complete(content.as_bytes());
             reader.line_bytes_max = CHUNK_BYTES;
             let mut lines = Vec::new();
             while !reader.is_ended() {

@@ -24,7 +24,7 @@ use crate::ports::OUT;
 use extract::Extractor;
 use in_flight::{InFlight, LinePosition};
 use lines::{Line, LineReader};
-use position::{Head, Position};
+use position::{Identity, Position};
 
 /// Maximum messages in flight.
 const IN_FLIGHT: usize = 256;
@@ -46,8 +46,13 @@ pub struct FileInConfig {
     /// skipped.
     ///
     /// On a durable transport, reading continues after the saved position. A replaced file
-    /// (shorter than the position, or with another beginning) is read from its start.
+    /// (shorter than the position, with another beginning, or with other bytes before the
+    /// position) is read from its start. A pipe, such as `/dev/stdin`, is read to its end.
     pub path: ManifestPath,
+    /// Treatment of a last line without a line break. It may still be written, so by default it
+    /// waits until it has one.
+    #[serde(default)]
+    pub unterminated: Unterminated,
     /// Maximum messages per second; by default as fast as the app takes them.
     #[serde(default)]
     pub rate: Option<f64>,
@@ -60,12 +65,24 @@ pub struct FileInConfig {
     #[serde(default)]
     pub payload: Option<JsonPointer>,
     /// JSON pointer to the message id in a line. By default the id consists of the service's
-    /// label, the file's name and the line's offset: the same each time.
+    /// label, the file's name, a key that tells the file apart from others of its name (a hash of
+    /// its inode and first line), and the line's offset: the same each time.
     #[serde(default)]
     pub id: Option<JsonPointer>,
     /// JSON pointer to the message type in a line; by default the type is `line`.
     #[serde(default, rename = "type")]
     pub kind: Option<JsonPointer>,
+}
+
+/// Treatment of a last line without a line break.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unterminated {
+    /// It is emitted when it has its line break, after another start of the source.
+    #[default]
+    Wait,
+    /// The file is complete: it is emitted.
+    Emit,
 }
 
 fn once() -> u64 {
@@ -76,6 +93,7 @@ impl Default for FileInConfig {
     fn default() -> Self {
         Self {
             path: ManifestPath::default(),
+            unterminated: Unterminated::default(),
             rate: None,
             repeat: once(),
             payload: None,
@@ -98,6 +116,7 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
         "emits a line that isn't JSON unchanged: its consumers dead-letter it",
         "skips a message larger than app.max_message, with an error in the log",
         "reads a replaced file from its start, with a warning in the log",
+        "leaves a last line without a line break until it has one, with a warning in the log",
     ];
     type Config = FileInConfig;
 
@@ -135,21 +154,25 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
 
     async fn run(config: &FileInConfig, out: &mut SourceContext) -> Result<(), Failure> {
         let saved: Option<Position> = out.position()?;
-        let Some((reader, head, start)) = on_disk(config, out, {
-            let path = config.path.0.clone();
-            move || open(&path, saved.as_ref())
+        let Some((reader, identity, start)) = on_disk(config, out, {
+            let (path, unterminated) = (config.path.0.clone(), config.unterminated);
+            move || open(&path, unterminated, saved.as_ref())
         })
         .await?
         else {
             return Ok(());
         };
+        // What comes through a pipe can't be read again.
+        let key = identity
+            .as_ref()
+            .map_or_else(|| brickwork::MessageId::new().to_string(), Identity::key);
         let mut run = Run {
             config,
             out,
-            extractor: Extractor::new(config, out.service()),
+            extractor: Extractor::new(config, out.service(), &key),
             rate: rate_limiter(config.rate),
             in_flight: InFlight::new(start),
-            head,
+            identity,
             malformed: 0,
             skipped: 0,
         };
@@ -172,19 +195,28 @@ fn rate_limiter(rate: Option<f64>) -> RateLimiter {
     RateLimiter::new(interval, CATCH_UP)
 }
 
-/// Opens the file at the position to continue from.
+/// Opens the file at the position to continue from. A pipe has no identity.
 fn open(
     path: &Path,
+    unterminated: Unterminated,
     saved: Option<&Position>,
-) -> std::io::Result<(LineReader, Head, LinePosition)> {
+) -> std::io::Result<(LineReader, Option<Identity>, LinePosition)> {
     const START: LinePosition = LinePosition {
         round: 0,
         offset: 0,
     };
     let mut reader = LineReader::open(path)?;
-    let head = Head::read(reader.file())?;
-    let length = reader.file().metadata()?.len();
-    let position = match saved.map(|saved| saved.in_file(&head, length)) {
+    let metadata = reader.file().metadata()?;
+    if unterminated == Unterminated::Emit || !metadata.is_file() {
+        reader.take_unterminated();
+    }
+    if !metadata.is_file() {
+        return Ok((reader, None, START));
+    }
+    let mut identity = Identity::of(reader.file())?;
+    let length = metadata.len();
+    let resumed = saved.map(|saved| identity.resume(saved)).transpose()?;
+    let position = match resumed {
         Some(Some(position)) => position,
         Some(None) => {
             warn!(path = %path.display(), "file was replaced, reading it from its start");
@@ -204,7 +236,7 @@ fn open(
         }
     }
     reader.seek(position.offset)?;
-    Ok((reader, head, position))
+    Ok((reader, Some(identity), position))
 }
 
 /// Runs file access on a thread that may block. Returns `None` if the source stops before it
@@ -234,7 +266,8 @@ struct Run<'a> {
     extractor: Extractor<'a>,
     rate: RateLimiter,
     in_flight: InFlight<SendHandle>,
-    head: Head,
+    /// `None` for a pipe.
+    identity: Option<Identity>,
     /// Lines without a value at a configured pointer.
     malformed: u64,
     /// Lines that are too large for a message.
@@ -270,8 +303,12 @@ impl Run<'_> {
             if !reader.is_ended() {
                 continue;
             }
+            if reader.is_torn() {
+                let path = self.config.path.display();
+                warn!(%path, "the last line has no line break and waits for it: see config.unterminated");
+            }
             round += 1;
-            if round < self.config.repeat {
+            if round < self.config.repeat && self.identity.is_some() {
                 reader.seek(0)?;
             }
         }
@@ -376,10 +413,9 @@ impl Run<'_> {
     }
 
     async fn save(&mut self) -> Result<(), Failure> {
-        if let Some(position) = self.in_flight.unsaved() {
-            self.out
-                .save_position(&self.head.position(position))
-                .await?;
+        if let (Some(position), Some(identity)) = (self.in_flight.unsaved(), &self.identity) {
+            let saved = identity.position(position)?;
+            self.out.save_position(&saved).await?;
             self.in_flight.saved(position);
         }
         Ok(())
@@ -413,18 +449,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, "1\n2\n3\n").unwrap();
-        let (mut reader, head, start) = open(&path, None).unwrap();
+        let open = |saved: Option<&Position>| open(&path, Unterminated::Wait, saved).unwrap();
+        let (mut reader, identity, start) = open(None);
         assert_eq!(reader.read().unwrap().len(), 3);
         assert_eq!(start.offset, 0);
-        let saved = head.position(LinePosition {
+        let second = LinePosition {
             round: 0,
             offset: 4,
-        });
-        let (mut reader, _, start) = open(&path, Some(&saved)).unwrap();
+        };
+        let saved = identity.unwrap().position(second).unwrap();
+        let (mut reader, _, start) = open(Some(&saved));
         assert_eq!((reader.read().unwrap().len(), start.offset), (1, 4));
         // A replaced file is read from its start.
         std::fs::write(&path, "7\n8\n9\n").unwrap();
-        let (mut reader, _, start) = open(&path, Some(&saved)).unwrap();
+        let (mut reader, _, start) = open(Some(&saved));
         assert_eq!((reader.read().unwrap().len(), start.offset), (3, 0));
     }
 }

@@ -1,7 +1,6 @@
 //! Builds a service from its plan, ready to be started.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -11,7 +10,7 @@ use super::status::{SOURCE, ServiceStatus};
 use crate::clock::Clock;
 use crate::host::{ServiceHandle, ServiceSetup};
 use crate::metrics::Durations;
-use crate::service::{Answerer, Answerers, Kind, WiredOutput};
+use crate::service::{Answerer, Answerers, Kind, Readers, WiredOutput};
 use crate::settings::Isolation;
 use crate::store::Stores;
 use crate::supervision::Instances;
@@ -39,7 +38,7 @@ impl BuildContext {
         if self.transport.guarantees().crosses_processes {
             return;
         }
-        let mut readers: HashMap<Arc<str>, Vec<Weak<dyn Answerer>>> = HashMap::new();
+        let mut readers = Readers::new();
         for service in services {
             let reader: Arc<dyn Answerer> = service.hosted.clone();
             for topic in service.inputs.iter().flat_map(|input| &input.topics) {

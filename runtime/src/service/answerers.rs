@@ -10,13 +10,16 @@ pub(crate) trait Answerer: Send + Sync {
     fn unavailable(&self) -> Option<String>;
 }
 
+/// The services that read each topic.
+pub(crate) type Readers = HashMap<Arc<str>, Vec<Weak<dyn Answerer>>>;
+
 /// The readers of each topic. Filled in when all services of an app exist, and only if no other
 /// process may read the topics.
 #[derive(Default)]
-pub(crate) struct Answerers(OnceLock<HashMap<Arc<str>, Vec<Weak<dyn Answerer>>>>);
+pub(crate) struct Answerers(OnceLock<Readers>);
 
 impl Answerers {
-    pub(crate) fn set(&self, readers: HashMap<Arc<str>, Vec<Weak<dyn Answerer>>>) {
+    pub(crate) fn set(&self, readers: Readers) {
         // Called once for each app.
         let _set_before = self.0.set(readers);
     }

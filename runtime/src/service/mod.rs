@@ -45,7 +45,7 @@ mod tx;
 
 pub use abandon_hooks::AbandonHook;
 pub use actor::Outcome;
-pub(crate) use answerers::{Answerer, Answerers};
+pub(crate) use answerers::{Answerer, Answerers, Readers};
 #[cfg(feature = "testing")]
 pub(crate) use catalog::TypeMetadata;
 pub use catalog::{Catalog, ServiceType};

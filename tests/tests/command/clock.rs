@@ -15,6 +15,8 @@ fn a_retry_that_was_put_off_while_the_clock_was_ahead_comes_in_time() {
         r#"
         [app]
         name = "clock"
+        [admin]
+        listen = "off"
         {LINES}
         [services.work]
         use = "chaos"

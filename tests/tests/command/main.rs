@@ -9,6 +9,7 @@
 //! | `damage` | damaged files of an `embedded:` transport |
 //! | `disk` | the order of SQLite's writes and syncs |
 //! | `exits` | exit codes and last output of `run` |
+//! | `files` | files that are written, replaced or piped |
 //! | `folder` | `check --connect` and `prune` of an `embedded:` folder |
 //! | `http_in`, `http_reply` | the HTTP server |
 //! | `killed`, `replayed` | `kill -9` at random moments |
@@ -27,6 +28,7 @@ mod clock;
 mod damage;
 mod disk;
 mod exits;
+mod files;
 mod folder;
 mod http_in;
 mod http_reply;

@@ -78,7 +78,8 @@ fn an_app_runs_to_its_end_without_a_standard_output() {
     // `… | head -1` closes the pipe early on purpose, a full disk loses a part of the output.
     for (stdout, code) in [(closed().into(), 0), (Stdio::from(full_disk()), 1)] {
         let folder = tempfile::tempdir().expect("a folder can be made");
-        let manifest = format!("[app]\nname = \"outputs\"\n{LINES}\n{COPY}");
+        let app = "[app]\nname = \"outputs\"\n[admin]\nlisten = \"off\"\n";
+        let manifest = format!("{app}{LINES}\n{COPY}");
         parts::write(folder.path(), &manifest, parts::numbers(10));
         let arguments = ["run", "app.toml", "--until-idle"];
         let mut app = Running::start(folder.path(), &arguments, stdout, Stdio::null());

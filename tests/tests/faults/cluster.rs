@@ -131,7 +131,7 @@ fn prepare(folder: &Path, url: &str, lines: u64, rate: u64) {
 
 #[test]
 fn an_app_survives_the_death_of_the_node_that_it_is_connected_to() {
-    let mut load = Load::start(if is_full() { 20_000 } else { 8_000 }, 500);
+    let mut load = Load::start(if is_full() { 20_000 } else { 14_000 }, 500);
     // The queue was declared on that node.
     let place = load.connected(0);
     assert_eq!(load.cluster.leader(place, "cluster.first.in"), place);

@@ -267,7 +267,7 @@ fn the_text_output_shows_the_same_as_the_json_output() {
         "error        panicked: chaos: panicked on purpose",
         "attempts     1",
         "replays      0",
-        "\"n\": 1",
+        "{\"n\":1}",
     ] {
         assert!(shown.contains(part), "{part}\n{shown}");
     }

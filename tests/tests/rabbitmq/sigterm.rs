@@ -37,7 +37,7 @@ fn prepare(folder: &Path, transport: &str, lines: usize, stall: &str, timeout: &
         [services.lines]
         use = "file-in"
         out = "lines"
-        config.path = "lines.jsonl"
+        config = {{ path = "lines.jsonl", id = "/n" }}
         [services.weather]
         use = "chaos"
         in = "lines"
@@ -45,9 +45,6 @@ fn prepare(folder: &Path, transport: &str, lines: usize, stall: &str, timeout: &
         instances = 8
         config = {{ fail = 0.01, panic = 0.01, stall = 0.1, for = "{stall}", seed = 7 }}
         retry.backoff = {{ min = "10ms", max = "50ms" }}
-        # Of so many messages a few fail twice in a row by chance, and more than a few in
-        # ten seconds.
-        restart.max_restarts = 1000
         [services.keep]
         use = "file-out"
         in = "through"
@@ -65,11 +62,8 @@ fn line(n: usize) -> String {
 
 /// Returns the ids of each number in the app: of its line and of the message made from it.
 fn ids(lines: usize) -> Vec<[MessageId; 2]> {
-    let mut offset = 0;
     let ids = (0..lines).map(|n| {
-        let id = format!("lines/lines.jsonl:{offset}").parse();
-        let id: MessageId = id.expect("it is an id");
-        offset += line(n).len();
+        let id: MessageId = n.to_string().parse().expect("it is an id");
         let through = id.child("weather", "out", 0);
         [id, through]
     });
