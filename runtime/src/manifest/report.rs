@@ -16,6 +16,16 @@ use super::spanned_toml::{Node, Value};
 #[derive(Serialize)]
 pub struct Report {
     problems: Vec<Problem>,
+    /// Number of further problems.
+    #[serde(skip_serializing_if = "is_zero")]
+    more: usize,
+}
+
+/// Maximum problems that a report describes. Each one costs a look through its file.
+const DESCRIBED_MAX: usize = 200;
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// One problem.
@@ -110,6 +120,8 @@ impl Problems {
         }
         self.found
             .sort_by(|a, b| (a.span, a.code, &a.message).cmp(&(b.span, b.code, &b.message)));
+        let more = self.found.len().saturating_sub(DESCRIBED_MAX);
+        self.found.truncate(DESCRIBED_MAX);
         let problems = self.found.into_iter().map(|found| {
             let file = &files[found.span.file];
             let (line, column) = file.position(found.span.start);
@@ -125,6 +137,7 @@ impl Problems {
         });
         Report {
             problems: problems.collect(),
+            more,
         }
     }
 }
@@ -158,7 +171,7 @@ fn excerpt(file: &SourceFile, masks: &Redactions, span: Span) -> Option<Excerpt>
 }
 
 impl Report {
-    /// Returns the problems, sorted by file and place.
+    /// Returns the problems, sorted by file and place; the first ones if there are very many.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -175,9 +188,11 @@ impl Report {
             text.push_str(&problem.render(&renderer));
             text.push_str("\n\n");
         }
-        text.push_str(&match self.problems.len() {
-            1 => "1 problem".to_owned(),
-            count => format!("{count} problems"),
+        let shown = self.problems.len();
+        text.push_str(&match (shown, self.more) {
+            (1, 0) => "1 problem".to_owned(),
+            (shown, 0) => format!("{shown} problems"),
+            (shown, more) => format!("{} problems, the first {shown} are shown", shown + more),
         });
         text.push('\n');
         text
@@ -229,3 +244,28 @@ impl fmt::Debug for Report {
 }
 
 impl std::error::Error for Report {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_describes_the_first_of_very_many_problems_and_counts_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.toml");
+        std::fs::write(&path, "[app]\n").unwrap();
+        for (found, last) in [
+            (DESCRIBED_MAX, "200 problems"),
+            (DESCRIBED_MAX + 7, "207 problems, the first 200 are shown"),
+        ] {
+            let mut problems = Problems::default();
+            for number in 0..found {
+                let message = format!("problem {number:03}");
+                problems.add("E000", Span::top(0), message, None);
+            }
+            let report = problems.into_report(&[SourceFile::read(&path).0], &mut <_>::default());
+            assert_eq!(report.problems().len(), DESCRIBED_MAX);
+            assert_eq!(report.render(false).lines().last(), Some(last));
+        }
+    }
+}
