@@ -66,7 +66,8 @@ pub struct FileInConfig {
     pub payload: Option<JsonPointer>,
     /// JSON pointer to the message id in a line. By default the id consists of the service's
     /// label, the file's name, a key that tells the file apart from others of its name (a hash of
-    /// its inode and first line), and the line's offset: the same each time.
+    /// its first line and the number of files before it), and the line's offset: the same each
+    /// time, also for a copy on another machine.
     #[serde(default)]
     pub id: Option<JsonPointer>,
     /// JSON pointer to the message type in a line; by default the type is `line`.
@@ -162,7 +163,7 @@ config = { path = "deliveries.jsonl", payload = "/payload", type = "/event" }
         else {
             return Ok(());
         };
-        // What comes through a pipe can't be read again.
+        // A pipe can't be read again.
         let key = identity
             .as_ref()
             .map_or_else(|| brickwork::MessageId::new().to_string(), Identity::key);
