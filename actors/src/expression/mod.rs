@@ -181,7 +181,7 @@ impl Expression {
         scope: &'e Scope<'_>,
     ) -> Result<Result<CowVal<'e, 'e>, ExecutionError>, Failure> {
         budget::bounded(|| Value::resolve_val(&self.0.expression, &scope.context))
-            .map_err(|spent| Failure::reject(format!("{:?} is given up: {spent}", self.source())))
+            .map_err(|spent| Failure::reject(format!("{:?} is stopped: {spent}", self.source())))
     }
 
     fn failed(&self, error: &ExecutionError) -> String {

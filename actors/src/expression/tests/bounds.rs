@@ -9,7 +9,7 @@ fn large(items: usize) -> String {
 }
 
 #[test]
-fn an_evaluation_that_takes_too_long_or_too_much_memory_is_given_up_with_a_reason() {
+fn an_evaluation_that_takes_too_long_or_too_much_memory_is_stopped_with_a_reason() {
     let payload = large(8_000);
     for source in [
         "msg.items.exists(a, msg.items.exists(b, a + b == 1))",
@@ -39,7 +39,7 @@ fn an_evaluation_that_takes_too_long_or_too_much_memory_is_given_up_with_a_reaso
         let failure = text(source, &payload).expect_err(source);
         assert_eq!(failure.kind(), FailureKind::Reject);
         assert!(
-            failure.text().contains("is given up: it"),
+            failure.text().contains("is stopped: it"),
             "{source}: {failure}"
         );
         let elapsed = started.elapsed();
