@@ -1,4 +1,4 @@
-//! `file-in` on files that are written, replaced or piped while nobody waits for it.
+//! `file-in` on files that are written or replaced between two runs, and on pipes.
 
 use std::fs::{self, File};
 use std::io::Write;
