@@ -10,6 +10,7 @@ use lapin::runtime::default_runtime;
 use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::address::{Address, Host};
@@ -21,6 +22,8 @@ use super::tls::{NO_TLS, Tls};
 pub(super) const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 /// Time limit for the second attempt that finds out why the peer hung up.
 const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the library to report an error after its thread has ended.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(200);
 /// First byte of a TLS alert.
 const TLS_ALERT: u8 = 0x15;
 /// The explanation if the peer expects TLS.
@@ -62,13 +65,26 @@ impl Socket {
         properties: ConnectionProperties,
     ) -> lapin::Result<Connection> {
         let socket = self.clone();
+        let (alive, mut thread_ended) = oneshot::channel::<()>();
         let open = async move |_, _| {
+            let _held_by_the_thread = &alive;
             let runtime = default_runtime()?;
             let stream = socket.secured(socket.bare.connect_async(&runtime)).await?;
             // UTF-8 repair runs on the decrypted stream.
             Ok(AsyncTcpStream::Plain(FrameRepairStream::new(stream)))
         };
-        Connection::connector(self.uri.clone(), lapin_runtime::current(), open, properties).await
+        let connecting =
+            Connection::connector(self.uri.clone(), lapin_runtime::current(), open, properties);
+        tokio::pin!(connecting);
+        tokio::select! {
+            biased;
+            connected = &mut connecting => return connected,
+            _ = &mut thread_ended => {}
+        }
+        // lapin 4.12 waits forever if the peer hangs up while the library prepares its answer to
+        // a step of the login: its thread has ended, and the answer is never sent.
+        let reported = timeout(REPORT_TIMEOUT, connecting).await;
+        reported.unwrap_or_else(|_| Err(io::Error::from(ErrorKind::ConnectionAborted).into()))
     }
 
     /// Opens a stream, on the current runtime.
@@ -141,6 +157,52 @@ impl Socket {
                 .explain(&error)
                 .or_else(|| (error.kind() == ErrorKind::UnexpectedEof).then(|| NO_TLS.to_owned())),
             (Err(_), None) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// `Connection.Start` of a broker without properties.
+    const START: &[u8] =
+        b"\x01\0\0\0\0\0\x1c\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x05PLAIN\0\0\0\x05en_US\xce";
+    /// `Connection.Tune` without limits.
+    const TUNE: &[u8] = b"\x01\0\0\0\0\0\x0c\0\x0a\0\x1e\0\0\0\0\0\0\0\0\xce";
+
+    /// A broker that answers the first steps of each login with `steps` and then hangs up.
+    async fn hangs_up_after(steps: &'static [&'static [u8]]) -> Socket {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("it listens");
+        let url = format!("amqp://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut received = [0; 4096];
+                for step in steps {
+                    let _count = stream.read(&mut received).await;
+                    let _written = stream.write_all(step).await;
+                }
+            }
+        });
+        let address = Address::parse(&url).expect("a URL");
+        Socket::new(&address, &address.hosts[0], None)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_hangs_up_during_the_login_is_an_error_at_once() {
+        for steps in [&[START][..], &[START, TUNE], &[START, TUNE, b""]] {
+            let socket = Arc::new(hangs_up_after(steps).await);
+            for attempt in 0..5 {
+                let connecting = socket.connect(ConnectionProperties::default());
+                let connected = timeout(Duration::from_secs(10), connecting).await;
+                let connected = connected.unwrap_or_else(|_| {
+                    panic!("attempt {attempt} hangs after {} steps", steps.len())
+                });
+                assert!(connected.is_err());
+            }
         }
     }
 }

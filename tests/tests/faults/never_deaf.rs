@@ -152,7 +152,12 @@ impl Load {
         assert!(before < self.lines, "the fault came after the load");
         self.until_written(before + 1);
         let deaf = back.elapsed();
-        assert!(deaf < SOON, "deaf for {deaf:?} with a broker that works");
+        let log = || self.app.stderr();
+        assert!(
+            deaf < SOON,
+            "deaf for {deaf:?} with a broker that works:\n{}",
+            log()
+        );
         self.until_ready_says(true, "");
         let reconnects = self.api()["transport"]["reconnects"].as_u64();
         let reconnects = reconnects.expect("a count");
