@@ -35,7 +35,7 @@ fn an_app_that_is_killed_repeatedly_loses_nothing_and_blames_no_message() {
     let (count, times) = if is_full() {
         (100_000, 60)
     } else {
-        (20_000, 8)
+        (10_000, 6)
     };
     let mut load = start("killed", count);
     let mut killed = 0;
@@ -58,7 +58,7 @@ fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
     let (count, times) = if is_full() {
         (60_000, 60)
     } else {
-        (10_000, 12)
+        (5_000, 8)
     };
     let mut load = start("hardly", count);
     for _ in 0..times {
@@ -76,7 +76,7 @@ fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
 fn a_crash_during_recovery_loses_nothing() {
     let seed = Seed::or(3);
     let mut random = seed.random();
-    let (count, rounds) = if is_full() { (100_000, 8) } else { (20_000, 1) };
+    let (count, rounds) = if is_full() { (100_000, 8) } else { (10_000, 1) };
     let mut load = start("twice", count);
     for _ in 0..rounds {
         // The app is killed while it reconnects or shortly after.

@@ -168,7 +168,7 @@ fn run(seed: &Seed, count: u64, per_second: u64, faults: usize) {
 #[test]
 fn a_network_with_every_fault_loses_nothing_and_readiness_reports_it() {
     if !is_full() {
-        return run(&Seed::or(1), 20_000, 1_000, 7);
+        return run(&Seed::or(1), 10_000, 500, 7);
     }
     for seed in Seed::each(1..=10) {
         run(&seed, 60_000, 700, 21);

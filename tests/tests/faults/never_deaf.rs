@@ -74,7 +74,7 @@ struct Watching {
 impl Load {
     /// Starts the app and waits until it is under load.
     fn start(more_url: &str) -> Self {
-        let lines = if is_full() { 60_000 } else { 20_000 };
+        let lines = if is_full() { 60_000 } else { 8_000 };
         let broker = Broker::start();
         let folder = tempfile::tempdir().expect("a folder can be made");
         let (admin, door) = (free_address(), free_address());

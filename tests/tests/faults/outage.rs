@@ -167,7 +167,7 @@ fn a_service_in_a_child_process_resumes_when_the_broker_is_back() {
     let url = broker.url();
     let shape = Shape {
         name: "apart",
-        count: 20_000,
+        count: if is_full() { 20_000 } else { 8_000 },
         per_second: 2_000,
         second: "isolation = \"process\"",
         more: "",

@@ -83,7 +83,7 @@ fn survive(transport: &str, seed: Seed) -> String {
     let mut random = seed.random();
     let (count, kills) = match std::env::var_os("BRICKWORK_FULL") {
         Some(_) => (100_000, 80),
-        None => (10_000, 8),
+        None => (6_000, 5),
     };
     let folder = tempfile::tempdir().expect("a folder can be made");
     prepare(folder.path(), transport, count);

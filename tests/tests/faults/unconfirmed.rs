@@ -10,7 +10,7 @@ use super::load::{IS_LOST, Load, SOON, Shape, is_full};
 fn shape(name: &str) -> Shape<'_> {
     Shape {
         name,
-        count: 20_000,
+        count: if is_full() { 20_000 } else { 8_000 },
         per_second: 1_000,
         second: "",
         more: "",
