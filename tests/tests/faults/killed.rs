@@ -55,11 +55,7 @@ fn an_app_that_is_killed_repeatedly_loses_nothing_and_blames_no_message() {
 fn an_app_that_is_killed_before_it_has_started_loses_nothing() {
     let seed = Seed::or(2);
     let mut random = seed.random();
-    let (count, times) = if is_full() {
-        (60_000, 60)
-    } else {
-        (5_000, 8)
-    };
+    let (count, times) = if is_full() { (60_000, 60) } else { (5_000, 8) };
     let mut load = start("hardly", count);
     for _ in 0..times {
         load.kill_app();

@@ -25,7 +25,7 @@ impl Tier {
     pub(crate) fn now() -> Self {
         let (orders, rate, kills) = match std::env::var_os("BRICKWORK_FULL") {
             Some(_) => (24_000, 100, 80),
-            None => (1_600, 130, 3),
+            None => (2_400, 130, 4),
         };
         Self {
             orders,

@@ -22,6 +22,8 @@ pub(crate) struct Storm {
     pub(crate) kills: usize,
     restarts: usize,
     broker_kills: usize,
+    /// The app had done all its work before a kill.
+    is_over: bool,
     began: Instant,
 }
 
@@ -32,6 +34,7 @@ impl Storm {
             kills: 0,
             restarts: 0,
             broker_kills: 0,
+            is_over: false,
             began: Instant::now(),
         }
     }
@@ -53,9 +56,10 @@ impl Storm {
         std::thread::sleep(Duration::from_millis(life));
     }
 
-    /// Kills the app `kills` times, sometimes after the broker.
+    /// Kills the app `kills` times, sometimes after the broker. On a busy machine the work may be
+    /// done before, but not before the app was killed half as often.
     pub(crate) fn rage(&mut self, site: &Site, ground: &mut Ground, kills: usize) {
-        while self.kills < kills {
+        while self.kills < kills && !self.is_over {
             match &mut ground.broker {
                 Some(broker) if self.kills % BROKER_EVERY == BROKER_EVERY / 2 => {
                     let app = self.live(site, &ground.url, true);
@@ -64,6 +68,7 @@ impl Storm {
                 _ => self.kill(site, &ground.url),
             }
         }
+        assert!(self.kills >= kills / 2, "the work was done after {self}");
     }
 
     /// Starts the app and kills it.
@@ -74,7 +79,7 @@ impl Storm {
     }
 
     /// Stops the broker; some apps die before it is back, some see it return.
-    fn take_away(&mut self, broker: &mut Broker, mut app: Process) {
+    fn take_away(&mut self, broker: &mut Broker, app: Process) {
         if self.random.bool() {
             broker.stop();
             self.restarts += 1;
@@ -88,24 +93,22 @@ impl Storm {
             broker.start_again();
         } else {
             broker.start_again();
-            assert!(
-                !app.has_ended(),
-                "it waits for its broker: {}",
-                app.stderr()
-            );
             self.wait();
             self.end(app);
         }
     }
 
     fn end(&mut self, mut app: Process) {
-        assert!(
-            !app.has_ended(),
-            "it ended before it was killed: {}",
-            app.stderr()
-        );
-        app.stop();
-        self.kills += 1;
+        match app.has_ended() {
+            true => {
+                assert_eq!(app.exit_code(START_MAX), Some(0), "{}", app.stderr());
+                self.is_over = true;
+            }
+            false => {
+                app.stop();
+                self.kills += 1;
+            }
+        }
     }
 }
 
