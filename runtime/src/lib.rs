@@ -107,6 +107,8 @@ pub mod testing;
 mod trace_context;
 pub mod transport;
 
+pub use brickwork_macros::{config, message, service};
+
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
@@ -123,11 +125,17 @@ pub use names::{
 pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
-    AbandonHook, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle,
-    HandleBatch, Input, MessageBuilder, NoConfig, Outcome, Output, Payload, PendingWorkGuard,
-    PortDescriptor, Ports, Raw, Request, SendHandle, Service, ServiceType, Source, SourceContext,
-    SourcePorts, Tick, TrySubmitError,
+    AbandonHook, Ask, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle,
+    HandleBatch, Input, MessageBuilder, Meta, NoConfig, Out, Outcome, Output, Payload,
+    PendingWorkGuard, PortDescriptor, Ports, Raw, Request, SendHandle, Service, ServiceType,
+    Source, SourceContext, SourcePorts, Tick, TrySubmitError,
 };
 #[cfg(feature = "store")]
 pub use service::{Store, Tx};
+/// Names that the attributes of `brickwork_macros` write.
+#[doc(hidden)]
+pub mod __macros {
+    pub use crate::service::{BatchReturn, HandlerReturn};
+    pub use {schemars, serde};
+}
 pub use trace_context::{InvalidTraceParent, TraceContext};

@@ -159,7 +159,7 @@ impl InstanceLoop {
         let ended = Instant::now();
         let mut emits: Vec<Vec<PendingEmit>> = Vec::new();
         emits.resize_with(results.len(), Vec::new);
-        for emit in std::mem::take(&mut self.cx.emits) {
+        for emit in self.cx.emits.take() {
             emits[emit.message].push(emit);
         }
         let settled = results.into_iter().zip(emits).zip(tried).enumerate();

@@ -76,7 +76,7 @@ impl InstanceLoop {
             (handled, Some(TxState::Committed(_) | TxState::AlreadyDone(_))) => {
                 self.finish_transaction(handled, 0, input, permit, took)
             }
-            (HandlerOutcome::Done(Ok(reply)), None) if self.cx.emits.is_empty() => {
+            (HandlerOutcome::Done(Ok(reply)), None) if self.cx.emits.get_mut().is_empty() => {
                 self.env.end_attempt(permit, Verdict::Success, end);
                 self.ack(end, took, reply)
             }
@@ -84,7 +84,7 @@ impl InstanceLoop {
                 self.env.end_attempt(permit, Verdict::Success, end);
                 let message = self.cx.handled_message();
                 let record = AttemptRecord::new(message, input, attempt, Outcome::Ok, end);
-                let record = record.took(took).emitting(self.cx.emits.len());
+                let record = record.took(took).emitting(self.cx.emits.get_mut().len());
                 self.publish_and_ack(record, reply, now).await
             }
             (HandlerOutcome::Done(Ok(_)), Some(TxState::Submitted)) => {
@@ -140,7 +140,7 @@ impl InstanceLoop {
         let input = usize::from(record.input);
         let in_flight = &self.in_flight;
         let waits = self.env.window.available_permits() == 0;
-        let emits = self.cx.emits.drain(..);
+        let emits = self.cx.emits.get_mut().drain(..);
         let publishing = self
             .env
             .publish_and_ack(emits, reply, record, || in_flight.take_one());

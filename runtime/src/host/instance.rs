@@ -363,7 +363,7 @@ impl InstanceLoop {
         match self.flatten(outcome) {
             Ok(()) => {
                 self.history.success();
-                let emits = std::mem::take(&mut self.cx.emits);
+                let emits = self.cx.emits.take();
                 self.publish_tick(emits).await
             }
             Err(text) => Err(End::Crashed(Cause::Tick, text)),

@@ -3,6 +3,7 @@
 //!
 //! Holds emitted messages until the handler returns `Ok`; the host publishes them then.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -46,12 +47,12 @@ pub struct Context {
     /// End of the time that the hook has.
     deadline: Option<Instant>,
     /// Wall-clock time, read once per hook.
-    now_ms: Option<u64>,
-    pub(crate) emits: Vec<PendingEmit>,
+    now_ms: Cell<Option<u64>>,
+    pub(crate) emits: RefCell<Vec<PendingEmit>>,
     /// Index of the message behind each value that a batch handler gets.
     pub(super) batch: Vec<usize>,
     /// Transactions of the handled messages, by message index.
-    pub(super) transactions: Vec<(usize, TxState)>,
+    pub(super) transactions: RefCell<Vec<(usize, TxState)>>,
 }
 
 /// The work of an instance.
@@ -88,10 +89,10 @@ impl Context {
             work: Work::None,
             input: 0,
             deadline: None,
-            now_ms: None,
-            emits: Vec::new(),
+            now_ms: Cell::default(),
+            emits: RefCell::default(),
             batch: Vec::new(),
-            transactions: Vec::new(),
+            transactions: RefCell::default(),
         }
     }
 
@@ -105,10 +106,10 @@ impl Context {
         self.work = work;
         self.input = input;
         self.deadline = Some(deadline);
-        self.now_ms = None;
-        self.emits.clear();
+        self.now_ms = Cell::default();
+        self.emits.get_mut().clear();
         self.batch.clear();
-        self.transactions.clear();
+        self.transactions.get_mut().clear();
     }
 
     /// Sets the index of the message behind each value of a batch.
@@ -148,6 +149,12 @@ impl Context {
                 unreachable!("the host starts this work with a message")
             }
         }
+    }
+
+    /// Returns the name of the input of the handled messages.
+    pub(super) fn input_name(&self) -> Arc<str> {
+        let input = self.publisher.inputs.get(self.input).cloned();
+        input.unwrap_or_else(|| "".into())
     }
 
     /// Returns the attempt at the handled message, from 1; 1 if there is no message.
@@ -203,7 +210,7 @@ impl Context {
     /// message had its transaction already; or the hook is `start`, `stop` or a batch handler
     /// (use [`emit_for`](Context::emit_for) there).
     pub fn emit<T: Payload>(
-        &mut self,
+        &self,
         output: &Output<T>,
         value: impl Into<MessageBuilder<T>>,
     ) -> Result<(), Failure> {
@@ -219,7 +226,7 @@ impl Context {
     /// # Errors
     /// As [`emit`](Context::emit).
     pub fn emit_after<T: Payload>(
-        &mut self,
+        &self,
         output: &Output<T>,
         value: impl Into<MessageBuilder<T>>,
         delay: Duration,
@@ -233,7 +240,7 @@ impl Context {
     /// # Errors
     /// As [`emit`](Context::emit), and if the batch has no such value.
     pub fn emit_for<T: Payload>(
-        &mut self,
+        &self,
         index: usize,
         output: &Output<T>,
         value: impl Into<MessageBuilder<T>>,
@@ -246,7 +253,7 @@ impl Context {
     }
 
     fn add_emit<T: Payload>(
-        &mut self,
+        &self,
         output: &Output<T>,
         builder: MessageBuilder<T>,
         message: usize,
@@ -259,23 +266,24 @@ impl Context {
                 "the message has had its transaction: emit within that, with Tx::emit",
             ));
         }
-        let now_ms = self.now_ms();
         let emit = PendingEmit::new(
             &self.publisher,
             output.name(),
             builder,
             self.message_at(message),
             message,
-            &self.emits,
-            now_ms,
+            &self.emits.borrow(),
+            self.now_ms(),
         )?;
-        self.emits.push(emit);
+        self.emits.borrow_mut().push(emit);
         Ok(())
     }
 
-    pub(super) fn now_ms(&mut self) -> u64 {
-        let clock = &self.publisher.clock;
-        *self.now_ms.get_or_insert_with(|| clock.unix_ms())
+    pub(super) fn now_ms(&self) -> u64 {
+        let now_ms = self.now_ms.get();
+        let now_ms = now_ms.unwrap_or_else(|| self.publisher.clock.unix_ms());
+        self.now_ms.set(Some(now_ms));
+        now_ms
     }
 
     pub(super) fn message_at(&self, index: usize) -> Option<&Message> {
@@ -287,9 +295,10 @@ impl Context {
     }
 
     /// Returns the state of a message's transaction, if it has one.
-    pub(crate) fn transaction(&self, message: usize) -> Option<&TxState> {
-        let mut transactions = self.transactions.iter();
-        transactions.find_map(|(index, state)| (*index == message).then_some(state))
+    pub(crate) fn transaction(&self, message: usize) -> Option<TxState> {
+        let transactions = self.transactions.borrow();
+        let mut transactions = transactions.iter();
+        transactions.find_map(|(index, state)| (*index == message).then(|| state.clone()))
     }
 
     /// Sends a request to another service and waits for the reply.
@@ -335,7 +344,7 @@ impl Context {
 
     /// Pauses the service: none of its instances takes a message for this long. The handled
     /// messages are finished.
-    pub fn pause(&mut self, duration: Duration) {
+    pub fn pause(&self, duration: Duration) {
         self.control.pause(duration);
     }
 

@@ -20,6 +20,15 @@ impl<S: 'static> Ports<S> {
     where
         S: Handle<M, R>,
     {
+        self.input_as::<(), M, R>(input)
+    }
+
+    /// Adds an input that the handler for `P` handles. The type `P` is a name: it tells inputs
+    /// with messages of one type apart.
+    pub fn input_as<P: 'static, M: Payload, R: Payload>(&mut self, input: &Input<M, R>) -> &mut Self
+    where
+        S: Handle<M, R, P>,
+    {
         let has_reply = TypeId::of::<R>() != TypeId::of::<()>();
         self.table.inputs.push(InputSpec {
             name: input.name().into(),
@@ -27,7 +36,7 @@ impl<S: 'static> Ports<S> {
             reply: has_reply.then_some(R::schema as SchemaOf),
             batch: None,
         });
-        self.handlers.push(Handler::One(handle_one::<S, M, R>));
+        self.handlers.push(Handler::One(handle_one::<S, M, R, P>));
         self
     }
 
@@ -38,6 +47,14 @@ impl<S: 'static> Ports<S> {
     where
         S: HandleBatch<M>,
     {
+        self.batch_as::<(), M>(input, batch)
+    }
+
+    /// Adds an input that the batch handler for `P` handles, as [`input_as`](Self::input_as).
+    pub fn batch_as<P: 'static, M: Payload>(&mut self, input: &Input<M>, batch: Batch) -> &mut Self
+    where
+        S: HandleBatch<M, P>,
+    {
         self.table.inputs.push(InputSpec {
             name: input.name().into(),
             schema: M::schema,
@@ -47,12 +64,12 @@ impl<S: 'static> Ports<S> {
                 ..batch
             }),
         });
-        self.handlers.push(Handler::Batch(handle_batch::<S, M>));
+        self.handlers.push(Handler::Batch(handle_batch::<S, M, P>));
         self
     }
 }
 
-fn handle_one<'a, S: Handle<M, R>, M: Payload, R: Payload>(
+fn handle_one<'a, S: Handle<M, R, P>, M: Payload, R: Payload, P: 'static>(
     service: &'a mut S,
     cx: &'a mut Context,
 ) -> LocalBoxFuture<'a, Result<Option<Reply>, Failure>> {
@@ -66,7 +83,7 @@ fn handle_one<'a, S: Handle<M, R>, M: Payload, R: Payload>(
     })
 }
 
-fn handle_batch<'a, S: HandleBatch<M>, M: Payload>(
+fn handle_batch<'a, S: HandleBatch<M, P>, M: Payload, P: 'static>(
     service: &'a mut S,
     messages: &'a [Message],
     cx: &'a mut Context,

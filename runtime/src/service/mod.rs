@@ -10,6 +10,7 @@
 //! | `port`, `ports`, `handlers` | typed ports, their table, and the erased handlers |
 //! | `payload`, `message_builder` | from values to messages |
 //! | `context`, `source_context` | the arguments of hooks |
+//! | `parameters` | the parameters of handlers that are written with `#[service]` |
 //! | `store_access`, `transaction`, `tx` | transactions on the service's own database |
 //! | `publisher`, `pending_emit`, `run_control` | the port between a service and its host |
 //! | `catalog`, `config`, `descriptor` | service types by name, with config and description |
@@ -25,6 +26,7 @@ mod descriptor;
 mod erased;
 mod handlers;
 mod message_builder;
+mod parameters;
 mod payload;
 mod pending_emit;
 mod pending_work;
@@ -57,6 +59,7 @@ pub(crate) use erased::{ConfiguredType, Instance, InstanceFactory, Kind, Run};
 #[cfg(feature = "testing")]
 pub(crate) use erased::{ServiceBlueprint, SourceBlueprint};
 pub use message_builder::MessageBuilder;
+pub use parameters::{Ask, BatchReturn, HandlerReturn, Meta, Out};
 pub use payload::{CodecError, Payload, Raw};
 pub(crate) use pending_emit::PendingEmit;
 pub use pending_work::PendingWorkGuard;

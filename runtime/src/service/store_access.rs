@@ -1,5 +1,6 @@
 //! Access to the service's own database, from a handler.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ const OUTBOX_FULL_PAUSE: Duration = Duration::from_secs(1);
 /// ```
 pub struct Store<'a> {
     opened: Arc<OpenStore>,
-    cx: &'a mut Context,
+    cx: &'a Context,
     uses_inbox: bool,
 }
 
@@ -72,7 +73,7 @@ impl Context {
     ///
     /// # Errors
     /// A [`Failure::reject`] if the service has no store.
-    pub fn store(&mut self) -> Result<Store<'_>, Failure> {
+    pub fn store(&self) -> Result<Store<'_>, Failure> {
         match self.store.clone() {
             Some(opened) => Ok(Store {
                 opened,
@@ -112,7 +113,7 @@ impl Store<'_> {
     ///   sends the stored reply, whatever the handler returns, so return the error with `?`.
     /// - The message had its transaction already.
     pub async fn transact<R: Send + 'static>(
-        mut self,
+        self,
         work: impl FnOnce(&mut Tx<'_>) -> Result<R, Failure> + Send + 'static,
     ) -> Result<R, Failure> {
         if !self.cx.batch.is_empty() {
@@ -133,7 +134,7 @@ impl Store<'_> {
     /// Each result has the errors of [`transact`](Store::transact), and one for an index that
     /// the batch does not have.
     pub async fn transact_each<R, F>(
-        mut self,
+        self,
         works: impl IntoIterator<Item = (usize, F)>,
     ) -> Vec<(usize, Result<R, Failure>)>
     where
@@ -189,7 +190,7 @@ impl Store<'_> {
 
     /// Returns the job of a message's transaction, and the future of its result.
     fn prepare<R, F>(
-        &mut self,
+        &self,
         message: usize,
         work: F,
     ) -> Result<PreparedTx<impl Future<Output = TxResult<R>> + use<R, F>>, Failure>
@@ -204,7 +205,7 @@ impl Store<'_> {
     }
 
     /// Records the result of a message's transaction in the context.
-    fn finish<R>(&mut self, message: usize, result: TxResult<R>) -> Result<R, Failure> {
+    fn finish<R>(&self, message: usize, result: TxResult<R>) -> Result<R, Failure> {
         let (state, result) = match result {
             TxResult::Committed(value, reply) => (Some(TxState::Committed(reply)), Ok(value)),
             TxResult::AlreadyDone(reply) => {
@@ -214,7 +215,7 @@ impl Store<'_> {
             TxResult::OutboxFull => (None, Err(self.outbox_full())),
             TxResult::Failed(failure) => (None, Err(failure)),
         };
-        let transactions = &mut self.cx.transactions;
+        let mut transactions = self.cx.transactions.borrow_mut();
         let entry = transactions.iter().position(|(index, _)| *index == message);
         if let Some(entry) = entry {
             match state {
@@ -256,26 +257,26 @@ impl Context {
     }
 
     /// Returns the input of a message's transaction, with the emits of the handler so far.
-    fn tx_input(&mut self, message: usize) -> Result<TxInput, Failure> {
+    fn tx_input(&self, message: usize) -> Result<TxInput, Failure> {
         if self.transaction(message).is_some() {
             return Err(Failure::reject("a message has one transaction"));
         }
-        let now_ms = self.now_ms();
-        let emits = self.emits.extract_if(.., |emit| emit.message == message);
-        let emits = emits.collect();
+        let mut emits = self.emits.borrow_mut();
+        let emits = emits.extract_if(.., |emit| emit.message == message);
+        let emits = RefCell::new(emits.collect());
         if !matches!(self.work, Work::None | Work::Tick) {
-            self.transactions.push((message, TxState::Submitted));
+            let submitted = (message, TxState::Submitted);
+            self.transactions.borrow_mut().push(submitted);
         }
-        let input = self.publisher.inputs.get(self.input).cloned();
         Ok(TxInput {
             message: self.message_at(message).cloned(),
             publisher: self.publisher.clone(),
-            input: input.unwrap_or_else(|| "".into()),
+            input: self.input_name(),
             index: message,
             emits,
             may_emit: !matches!(self.work, Work::None),
-            now_ms,
-            reply: None,
+            now_ms: self.now_ms(),
+            reply: RefCell::default(),
         })
     }
 }

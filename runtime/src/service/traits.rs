@@ -117,9 +117,12 @@ pub trait Service: Sized + 'static {
 
 /// Handles messages of type `M`; a caller that asked gets the reply `R`.
 ///
+/// A service with several inputs for messages of one type names a type of its own as `P` for each
+/// of them, and declares them with [`Ports::input_as`].
+///
 /// An example stands at [`Service`].
 #[allow(async_fn_in_trait, reason = "futures of services stay on their thread")]
-pub trait Handle<M, R = ()>: Service {
+pub trait Handle<M, R = (), P = ()>: Service {
     /// Handles one message. The host publishes the emitted messages after `Ok`, and acks the
     /// message when they are confirmed.
     ///
@@ -153,7 +156,7 @@ pub trait Handle<M, R = ()>: Service {
 /// }
 /// ```
 #[allow(async_fn_in_trait, reason = "futures of services stay on their thread")]
-pub trait HandleBatch<M>: Service {
+pub trait HandleBatch<M, P = ()>: Service {
     /// Handles a batch and returns one outcome for each message, in order.
     ///
     /// Emit with [`Context::emit_for`], which names the message. If the handler panics or runs

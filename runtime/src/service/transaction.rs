@@ -75,7 +75,7 @@ where
             return Ok(TxResult::AlreadyDone(reply.map(Bytes::from)));
         }
         let work = self.work.take().expect("a job runs once");
-        let input = &mut self.input;
+        let input = &self.input;
         let value = tx.restricted(|connection| work(&mut Tx::new(connection, input)));
         if tx.is_autocommit() {
             // SQLite itself rolled the transaction back, because of a full or failing disk.
@@ -88,7 +88,7 @@ where
             Err(failure) => return Ok(TxResult::Failed(failure)),
         };
         // A tick can't be deferred, so its emits may exceed the limit.
-        let adds = self.input.message.is_some() && !self.input.emits.is_empty();
+        let adds = self.input.message.is_some() && !self.input.emits.get_mut().is_empty();
         if adds && self.store.outbox.is_full() {
             return Ok(TxResult::OutboxFull);
         }
@@ -102,7 +102,7 @@ where
 
     fn insert_emits(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
         let publisher = &self.input.publisher;
-        for emit in std::mem::take(&mut self.input.emits) {
+        for emit in self.input.emits.take() {
             let delay = emit.delay;
             let due_ms = (!delay.is_zero()).then(|| due_ms(self.input.now_ms, delay));
             let output = &publisher.outputs[emit.output].name;

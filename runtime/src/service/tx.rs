@@ -1,5 +1,6 @@
 //! The argument of a transaction's closure, and the input that it works on.
 
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::message_builder::MessageBuilder;
+use super::parameters::{Outs, TxOuts};
 use super::payload::Payload;
 use super::pending_emit::PendingEmit;
 use super::port::Output;
@@ -25,12 +27,35 @@ pub(super) struct TxInput {
     /// Index of the message in its batch.
     pub(super) index: usize,
     /// Messages that the handler emitted before the transaction, then those of the closure.
-    pub(super) emits: Vec<PendingEmit>,
+    pub(super) emits: RefCell<Vec<PendingEmit>>,
     /// Whether the hook may emit.
     pub(super) may_emit: bool,
     pub(super) now_ms: u64,
     /// The reply to store in the inbox.
-    pub(super) reply: Option<Bytes>,
+    pub(super) reply: RefCell<Option<Bytes>>,
+}
+
+impl TxInput {
+    pub(super) fn emit<T: Payload>(
+        &self,
+        output: &Output<T>,
+        builder: MessageBuilder<T>,
+    ) -> Result<(), Failure> {
+        if !self.may_emit {
+            return Err(Failure::reject("nothing can be emitted in start or stop"));
+        }
+        let emit = PendingEmit::new(
+            &self.publisher,
+            output.name(),
+            builder,
+            self.message.as_ref(),
+            self.index,
+            &self.emits.borrow(),
+            self.now_ms,
+        )?;
+        self.emits.borrow_mut().push(emit);
+        Ok(())
+    }
 }
 
 /// An open transaction on the service's own tables, for one message.
@@ -43,12 +68,29 @@ pub(super) struct TxInput {
 /// An example stands at [`Store`](crate::Store).
 pub struct Tx<'a> {
     connection: &'a Connection,
-    input: &'a mut TxInput,
+    input: &'a TxInput,
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn new(connection: &'a Connection, input: &'a mut TxInput) -> Self {
+    pub(super) fn new(connection: &'a Connection, input: &'a TxInput) -> Self {
         Self { connection, input }
+    }
+
+    #[doc(hidden)]
+    pub fn outs(&self) -> Outs<'a> {
+        Outs::Tx(TxOuts(self.input))
+    }
+
+    /// Keeps the reply of a handler for a caller, as [`reply`](Self::reply) does, and returns it.
+    #[doc(hidden)]
+    pub fn keep_reply<R: Payload + Clone>(&mut self, reply: R) -> Result<R, Failure> {
+        let is_asked = self
+            .message()
+            .is_some_and(|message| message.reply_to.is_some());
+        if is_asked {
+            self.reply(&reply)?;
+        }
+        Ok(reply)
     }
 
     /// Returns the handled message; `None` in a tick and in `start`.
@@ -72,20 +114,7 @@ impl<'a> Tx<'a> {
         output: &Output<T>,
         value: impl Into<MessageBuilder<T>>,
     ) -> Result<(), Failure> {
-        if !self.input.may_emit {
-            return Err(Failure::reject("nothing can be emitted in start or stop"));
-        }
-        let emit = PendingEmit::new(
-            &self.input.publisher,
-            output.name(),
-            value.into(),
-            self.input.message.as_ref(),
-            self.input.index,
-            &self.input.emits,
-            self.input.now_ms,
-        )?;
-        self.input.emits.push(emit);
-        Ok(())
+        self.input.emit(output, value.into())
     }
 
     /// Emits a message that is delivered after `delay`.
@@ -108,7 +137,7 @@ impl<'a> Tx<'a> {
     /// A [`Failure::reject`] if the reply can't be encoded.
     pub fn reply<R: Payload + Clone>(&mut self, reply: &R) -> Result<(), Failure> {
         let bytes = reply.clone().into_bytes().map_err(Failure::reject)?;
-        self.input.reply = Some(bytes);
+        self.input.reply.replace(Some(bytes));
         Ok(())
     }
 }

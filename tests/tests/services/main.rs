@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `abuse` | services that panic in every hook or block their thread |
 //! | `asks` | requests between services |
+//! | `attributes` | services that are written with attributes |
 //! | `breaker` | circuit breakers, and failures that count against no service |
 //! | `edges` | extreme values: infinite durations, slow ticks |
 //! | `elastic` | autoscaling |
@@ -21,6 +22,7 @@
 
 mod abuse;
 mod asks;
+mod attributes;
 mod breaker;
 mod edges;
 mod elastic;

@@ -1,0 +1,184 @@
+//! The arguments of the attributes.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::{Attribute, Error, Expr, ExprLit, Ident, Lit, LitInt, LitStr, Result, Token, Type};
+
+use crate::names::checked;
+
+/// # Errors
+/// There are arguments.
+pub(crate) fn no_arguments(arguments: &TokenStream, attribute: &str) -> Result<()> {
+    match arguments.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new_spanned(
+            arguments,
+            format!("`#[{attribute}]` takes no arguments"),
+        )),
+    }
+}
+
+/// The arguments of `#[service(…)]`.
+#[derive(Default)]
+pub(crate) struct ServiceArguments {
+    pub(crate) name: Option<String>,
+    pub(crate) summary: Option<LitStr>,
+    pub(crate) config: Option<Type>,
+    /// A constant with migrations, or a folder of numbered SQL files.
+    pub(crate) store: Option<Expr>,
+    pub(crate) example: Option<Expr>,
+    pub(crate) failures: Option<Expr>,
+}
+
+impl ServiceArguments {
+    pub(crate) fn parse(arguments: TokenStream) -> Result<Self> {
+        let parser = |input: ParseStream<'_>| {
+            let mut all = Self::default();
+            while !input.is_empty() {
+                all.add(input)?;
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+            }
+            Ok(all)
+        };
+        parser.parse2(arguments)
+    }
+
+    fn add(&mut self, input: ParseStream<'_>) -> Result<()> {
+        let key: Ident = input.parse()?;
+        input
+            .parse::<Token![=]>()
+            .map_err(|error| Error::new(error.span(), format!("write a value: `{key} = …`")))?;
+        match key.to_string().as_str() {
+            "name" => self.name = Some(checked(&input.parse()?)?),
+            "summary" => self.summary = Some(input.parse()?),
+            "config" => self.config = Some(input.parse()?),
+            "store" => self.store = Some(input.parse()?),
+            "example" => self.example = Some(input.parse()?),
+            "failures" => self.failures = Some(input.parse()?),
+            other => {
+                let text = format!(
+                    "`#[service]` has no argument `{other}`: there are name, summary, config, \
+                     store, example and failures"
+                );
+                return Err(Error::new(key.span(), text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The arguments of `#[input(…)]`.
+#[derive(Default)]
+pub(crate) struct InputArguments {
+    pub(crate) name: Option<String>,
+    /// Maximum messages of a batch.
+    pub(crate) batch: Option<LitInt>,
+    /// Maximum wait for a batch.
+    pub(crate) within: Option<LitStr>,
+}
+
+impl InputArguments {
+    pub(crate) fn parse(attribute: &Attribute) -> Result<Self> {
+        let mut all = Self::default();
+        if matches!(attribute.meta, syn::Meta::Path(_)) {
+            return Ok(all);
+        }
+        attribute.parse_args_with(|input: ParseStream<'_>| {
+            while !input.is_empty() {
+                all.add(input)?;
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+            }
+            Ok(())
+        })?;
+        if let (Some(within), None) = (&all.within, &all.batch) {
+            return Err(Error::new(
+                within.span(),
+                "`within` is the wait for a batch: add `batch = 100`",
+            ));
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, input: ParseStream<'_>) -> Result<()> {
+        if input.peek(LitStr) {
+            self.name = Some(checked(&input.parse()?)?);
+            return Ok(());
+        }
+        let key: Ident = input.parse().map_err(|error| {
+            Error::new(error.span(), "write `#[input]`, `#[input(\"name\")]` or `#[input(batch = 100, within = \"1s\")]`")
+        })?;
+        input.parse::<Token![=]>()?;
+        match key.to_string().as_str() {
+            "batch" => self.batch = Some(input.parse()?),
+            "within" => self.within = Some(input.parse()?),
+            other => {
+                let text = format!(
+                    "`#[input]` has no argument `{other}`: there are a name, batch and within"
+                );
+                return Err(Error::new(key.span(), text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The interval of `#[tick(…)]`: a duration as text, or an expression over `config`.
+pub(crate) struct Interval(pub(crate) TokenStream);
+
+impl Interval {
+    pub(crate) fn parse(attribute: &Attribute) -> Result<Self> {
+        if matches!(attribute.meta, syn::Meta::Path(_)) {
+            return Err(Error::new_spanned(
+                attribute,
+                "write the interval: `#[tick(\"10s\")]` or `#[tick(config.interval)]`",
+            ));
+        }
+        attribute.parse_args()
+    }
+}
+
+impl Parse for Interval {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        match input.parse::<Expr>()? {
+            Expr::Lit(ExprLit {
+                lit: Lit::Str(text),
+                ..
+            }) => Ok(Self(duration(&text)?)),
+            expression => Ok(Self(quote!(::core::time::Duration::from(#expression)))),
+        }
+    }
+}
+
+/// Returns the duration that a text such as `"10s"` means.
+///
+/// # Errors
+/// The text has no unit of ms, s, m or h, or no number.
+pub(crate) fn duration(text: &LitStr) -> Result<TokenStream> {
+    let value = text.value();
+    let digits = value.find(|char: char| !char.is_ascii_digit());
+    let (number, unit) = value.split_at(digits.unwrap_or(value.len()));
+    let factor = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number: Option<u64> = number.parse().ok();
+    let ms = number
+        .zip(factor)
+        .and_then(|(number, factor): (u64, u64)| number.checked_mul(factor))
+        .filter(|ms| *ms > 0);
+    match ms {
+        Some(ms) => Ok(quote!(::core::time::Duration::from_millis(#ms))),
+        None => Err(Error::new(
+            text.span(),
+            format!("{value:?} is no duration: write a number with ms, s, m or h, such as \"10s\""),
+        )),
+    }
+}

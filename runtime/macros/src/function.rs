@@ -1,0 +1,77 @@
+//! `#[service]` on a function: a service type with one input, `in`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Error, ItemFn, Result, Type};
+
+use crate::attributes::{InputArguments, ServiceArguments};
+use crate::handler::Handler;
+use crate::names::type_name;
+use crate::parameters::{Parameter, write_lifetimes};
+use crate::service::{Parts, docs, summary};
+
+pub(crate) fn expand(arguments: &ServiceArguments, mut item: ItemFn) -> Result<TokenStream> {
+    let (signature, ident, visibility) = (item.sig.clone(), item.sig.ident.clone(), &item.vis);
+    if let Some(receiver) = signature.receiver() {
+        return Err(Error::new_spanned(
+            receiver,
+            "methods are handlers of an `impl` block: put `#[service]` on the block",
+        ));
+    }
+    let input = InputArguments::default();
+    let handler = Handler::input(&signature, input, Some("in".to_owned()), quote!(#ident))?;
+    let mut configs = handler
+        .parameters
+        .iter()
+        .filter_map(|parameter| match parameter {
+            Parameter::Config(ty) => Some(ty),
+            _ => None,
+        });
+    let config = configs.next().cloned();
+    if let Some(second) = configs.next() {
+        return Err(Error::new_spanned(
+            second,
+            "a service has one config; the message is taken by value",
+        ));
+    }
+    let (fields, start) = match &config {
+        Some(config) => (
+            quote!({ config: #config }),
+            quote!(Ok(Self {
+                config: ::core::clone::Clone::clone(config)
+            })),
+        ),
+        None => (quote!({}), quote!(Ok(Self {}))),
+    };
+    let service: Type = syn::parse_quote!(#ident);
+    let name = arguments.name.clone().unwrap_or_else(|| type_name(&ident));
+    write_lifetimes(&mut item.sig);
+    let parts = Parts {
+        service: &service,
+        name,
+        summary: summary(arguments, &item.attrs),
+        config: arguments.config.clone().or(config),
+        arguments,
+        start: quote! {
+            let _ = cx;
+            #start
+        },
+        handlers: &[handler],
+        others: TokenStream::new(),
+    };
+    let implementation = parts.expand()?;
+    let docs = docs(&item.attrs);
+    let docs = match docs.is_empty() {
+        true => quote!(#[allow(missing_docs)]),
+        false => quote!(#(#[doc = #docs])*),
+    };
+    Ok(quote! {
+        #item
+
+        #docs
+        #[allow(non_camel_case_types)]
+        #visibility struct #ident #fields
+
+        #implementation
+    })
+}

@@ -1,0 +1,158 @@
+//! The attributes of the crate `brickwork`, which exports them.
+//!
+//! Each attribute writes the code that a person would write over the public traits, and keeps
+//! the bodies of functions as they are. A mistake is an error at the tokens of the user.
+
+mod attributes;
+mod data;
+mod function;
+mod handler;
+mod names;
+mod parameters;
+mod service;
+
+use proc_macro::TokenStream;
+
+/// Makes a struct or an enum a message: a payload that is JSON on the wire, with a schema.
+///
+/// Derives `Debug`, `Clone`, `Serialize`, `Deserialize` and `JsonSchema`, each unless the item
+/// derives it itself. Attributes of serde and schemars work as usual. Doc comments become
+/// descriptions in the schema.
+///
+/// ```
+/// use brickwork::prelude::*;
+///
+/// #[message]
+/// #[serde(rename_all = "camelCase")]
+/// struct Reserve {
+///     /// Number on the package.
+///     sku: String,
+///     quantity: u32,
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn message(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    finish(data::message(arguments.into(), item.into()))
+}
+
+/// Makes a struct the config of a service type: each field is a setting, and a setting that the
+/// manifest doesn't know is an error there.
+///
+/// A field without a value in the manifest has that of `#[default(…)]`, or of its type's
+/// `Default`. A struct that derives `Default` keeps that. On an enum, for a setting with several
+/// forms, there is no default.
+///
+/// ```
+/// use brickwork::prelude::*;
+///
+/// #[config]
+/// struct StockConfig {
+///     /// Pieces on the shelf when the service starts.
+///     #[default(10)]
+///     pieces: u32,
+///     shelf: Option<String>,
+/// }
+///
+/// assert_eq!(StockConfig::default().pieces, 10);
+/// ```
+#[proc_macro_attribute]
+pub fn config(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    finish(data::config(arguments.into(), item.into()))
+}
+
+/// Makes an `impl` block, or a function, a service type.
+///
+/// ```
+/// use brickwork::prelude::*;
+/// use brickwork::testing::TestApp;
+///
+/// #[message]
+/// struct Reserve { sku: String, quantity: u32 }
+///
+/// #[message]
+/// struct Reserved { sku: String, left: u32 }
+///
+/// struct Stock { left: u32 }
+///
+/// /// Reserves stock.
+/// #[service]
+/// impl Stock {
+///     fn start() -> Result<Self> {
+///         Ok(Self { left: 10 })
+///     }
+///
+///     #[input]
+///     async fn requests(&mut self, wanted: Reserve, reserved: Out<Reserved>) -> Result {
+///         self.left = self.left.checked_sub(wanted.quantity)
+///             .ok_or_else(|| Failure::reject("not that many left"))?;
+///         reserved.emit(Reserved { sku: wanted.sku, left: self.left })
+///     }
+/// }
+///
+/// let app = TestApp::of::<Stock>(NoConfig {});
+/// app.send(&Stock::REQUESTS, Reserve { sku: "tea".into(), quantity: 3 });
+/// assert_eq!(app.expect(&Stock::RESERVED).left, 7);
+/// ```
+///
+/// # Arguments
+///
+/// | argument | meaning | default |
+/// | --- | --- | --- |
+/// | `name = "stock"` | name in catalogs: `use = "stock"` | the type's name with dashes |
+/// | `summary = "…"` | purpose, in one line | first paragraph of the doc comment |
+/// | `config = StockConfig` | the config | that of `start` |
+/// | `store = "migrations"` | folder of SQL files that begin with their number, beside `Cargo.toml`; or a constant with [`Migration`](../brickwork/sqlite/struct.Migration.html)s | no store |
+/// | `example`, `failures` | as in the trait `Service` | none |
+///
+/// # Methods
+///
+/// | method | called |
+/// | --- | --- |
+/// | `#[input]` | for each message of the input with the method's name; `#[input("name")]` gives another name |
+/// | `#[input(batch = 100, within = "1s")]` | for up to 100 messages as a `Vec<T>`; returns `Vec<Result>` |
+/// | `#[tick("10s")]` | at this interval; `#[tick(config.interval)]` takes a duration from the config |
+/// | `start(&Config, &Context)` | for each new instance; both parameters may be left out. Without it the type needs `Default` |
+/// | `stop(&mut self, &Context)` | when an instance ends in a graceful stop |
+/// | `check(&Config)`, `concurrency(&Config)` | as in the trait `Service` |
+///
+/// Methods are `async` or not. They return `Result`, or `Result<T>` for a reply of type `T`, or
+/// nothing if they can't fail. Other methods are not changed.
+///
+/// # Parameters
+///
+/// | parameter | meaning |
+/// | --- | --- |
+/// | `order: Order` | the message; `Raw` for any payload |
+/// | `paid: Out<Paid>` | the output `paid` |
+/// | `price: Ask<Query, Price>` | requests to the service that is connected to `price` |
+/// | `meta: Meta` | id, type, headers, time and attempt of the message |
+/// | `cx: &Context` | everything else |
+/// | `tx: &mut Tx` | the transaction of the message: the function has no `self` and no `async`, and what it emits commits with it |
+///
+/// Each port is also a constant of the type: `Stock::REQUESTS`.
+///
+/// # Functions
+///
+/// A function is a service with the one input `in`. It may take its config by reference.
+///
+/// ```
+/// use brickwork::prelude::*;
+///
+/// /// Counts the letters of a name.
+/// #[service]
+/// fn letters(name: String, counts: Out<usize>) -> Result {
+///     counts.emit(name.chars().count())
+/// }
+///
+/// let catalog = Catalog::new().with::<letters>();
+/// ```
+#[proc_macro_attribute]
+pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    finish(service::service(arguments.into(), item.into()))
+}
+
+fn finish(expanded: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
+    expanded
+        .unwrap_or_else(|error| error.into_compile_error())
+        .into()
+}

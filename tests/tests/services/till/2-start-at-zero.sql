@@ -1,0 +1,1 @@
+INSERT INTO till VALUES (0);
