@@ -1,7 +1,8 @@
 //! One handler: a method or function with `#[input]` or `#[tick]`, as code over the traits.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Error, LitInt, LitStr, Result, ReturnType, Signature, Type};
 
 use crate::attributes::{InputArguments, Interval, duration};
@@ -199,11 +200,15 @@ impl Handler {
             Event::Input { name, batch } => {
                 let marker = &self.marker;
                 let constant = constant_name(name, &self.signature.ident);
+                let message = self.messages().remove(0);
                 match batch {
-                    None => quote!(ports.input_as::<#marker, _, _>(&Self::#constant);),
-                    Some(batch) => {
-                        quote!(ports.batch_as::<#marker, _>(&Self::#constant, #batch);)
-                    }
+                    // An error in the type of the message points at it.
+                    None => quote_spanned! {message.span()=>
+                        ports.input_as::<#marker, _, _>(&Self::#constant);
+                    },
+                    Some(batch) => quote_spanned! {message.span()=>
+                        ports.batch_as::<#marker, _>(&Self::#constant, #batch);
+                    },
                 }
             }
             Event::Tick { name, interval } => quote! {

@@ -156,3 +156,73 @@ fn finish(expanded: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
         .unwrap_or_else(|error| error.into_compile_error())
         .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use quote::ToTokens;
+    use syn::{Attribute, Item, Meta};
+
+    use super::*;
+
+    /// Returns the attributes of an item.
+    fn attributes(item: &mut Item) -> Option<&mut Vec<Attribute>> {
+        match item {
+            Item::Const(item) => Some(&mut item.attrs),
+            Item::Enum(item) => Some(&mut item.attrs),
+            Item::Fn(item) => Some(&mut item.attrs),
+            Item::Impl(item) => Some(&mut item.attrs),
+            Item::Struct(item) => Some(&mut item.attrs),
+            _ => None,
+        }
+    }
+
+    /// Expands an item by its first attribute; `None` if that is none of ours.
+    fn expand(mut item: Item) -> Option<syn::Result<proc_macro2::TokenStream>> {
+        let attributes = attributes(&mut item)?;
+        let ours = ["message", "config", "service"];
+        let is_ours = |it: &Attribute| ours.iter().any(|name| it.path().is_ident(name));
+        let index = attributes.iter().position(is_ours)?;
+        let attribute = attributes.remove(index);
+        let arguments = match &attribute.meta {
+            Meta::List(list) => list.tokens.clone(),
+            _ => Default::default(),
+        };
+        let item = item.into_token_stream();
+        Some(match attribute.path().get_ident()?.to_string().as_str() {
+            "message" => data::message(arguments, item),
+            "config" => data::config(arguments, item),
+            _ => service::service(arguments, item),
+        })
+    }
+
+    /// The compiler shows these texts at the user's tokens: see `tests/errors.rs`.
+    #[test]
+    fn a_mistake_is_an_error_that_says_what_to_write() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/errors");
+        let mut cases = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let file = syn::parse_file(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            let expanded = file.items.into_iter().filter_map(expand);
+            let errors = expanded.map(|it| format!("error: {}", it.expect_err("a mistake")));
+            let expected = std::fs::read_to_string(path.with_extension("stderr")).unwrap();
+            let expected: Vec<&str> = expected
+                .lines()
+                .filter(|line| line.starts_with("error: "))
+                .collect();
+            // The folder in this text has another path.
+            let shorten = |text: &str| match text.starts_with("error: can't read ") {
+                true => "error: can't read".to_owned(),
+                false => text.to_owned(),
+            };
+            let texts: Vec<String> = errors.map(|text| shorten(&text)).collect();
+            let expected: Vec<String> = expected.into_iter().map(shorten).collect();
+            assert_eq!(texts, expected, "{}", path.display());
+            cases += texts.len();
+        }
+        assert!(cases >= 40, "{cases} cases");
+    }
+}

@@ -16,6 +16,10 @@ use crate::message::{Envelope, Headers, Message};
 ///
 /// Implemented, as JSON, for every type that is `Serialize`, `DeserializeOwned` and
 /// `JsonSchema`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no message",
+    label = "mark the type with `#[message]`, or derive Serialize, Deserialize and JsonSchema"
+)]
 pub trait Payload: Sized + 'static {
     /// Decodes the payload of a message.
     ///
