@@ -8,48 +8,37 @@ use brickwork::prelude::*;
 use brickwork_actors::catalog;
 
 /// A line of `names.jsonl`.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[message]
 struct Person {
     name: String,
 }
 
 /// The greeter's output. Also an actix message, so that a plain actor can receive it.
-#[derive(actix::Message, Serialize, Deserialize, JsonSchema)]
+#[message]
+#[derive(actix::Message)]
 #[rtype(result = "()")]
 struct Greeting {
     text: String,
 }
 
-const PEOPLE: Input<Person> = Input::new("people");
-const GREETINGS: Output<Greeting> = Output::new("greetings");
-
-/// Greets people. A service knows only its ports; the manifest connects them to topics.
+#[derive(Default)]
 struct Greeter {
     greeted: u32,
 }
 
-impl Service for Greeter {
-    const NAME: &'static str = "greeter";
-    const SUMMARY: &'static str = "greets people by name and counts them";
-    type Config = NoConfig;
-
-    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
-        ports.input(&PEOPLE).output(&GREETINGS);
-    }
-
-    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
-        Ok(Self { greeted: 0 })
-    }
-}
-
-impl Handle<Person> for Greeter {
-    async fn handle(&mut self, person: Person, cx: &mut Context) -> Result<(), Failure> {
+/// Greets people by name and counts them.
+///
+/// A service knows only its ports, `people` and `greetings`; the manifest connects them to topics.
+#[service]
+impl Greeter {
+    #[input]
+    fn people(&mut self, person: Person, greetings: Out<Greeting>) -> Result {
         if person.name.is_empty() {
             return Err(Failure::reject("the name is empty"));
         }
         self.greeted += 1;
         let text = format!("Hello, {}! You are number {}.", person.name, self.greeted);
-        cx.emit(&GREETINGS, Greeting { text })
+        greetings.emit(Greeting { text })
     }
 }
 
@@ -88,17 +77,17 @@ mod tests {
             ("Ada", "Hello, Ada! You are number 1."),
             ("Grace", "Hello, Grace! You are number 2."),
         ] {
-            greeter.send(&PEOPLE, Person { name: name.into() });
-            assert_eq!(greeter.expect(&GREETINGS).text, text);
+            greeter.send(&Greeter::PEOPLE, Person { name: name.into() });
+            assert_eq!(greeter.expect(&Greeter::GREETINGS).text, text);
         }
     }
 
     #[test]
     fn an_empty_name_is_rejected() {
         let greeter = TestApp::of::<Greeter>(NoConfig {});
-        greeter.send(&PEOPLE, Person { name: "".into() });
+        greeter.send(&Greeter::PEOPLE, Person { name: "".into() });
         let letter = greeter.expect_dead_letter();
         assert_eq!(letter.dead_letter.error, "the name is empty");
-        greeter.expect_nothing(&GREETINGS);
+        greeter.expect_nothing(&Greeter::GREETINGS);
     }
 }

@@ -373,7 +373,7 @@ pub(crate) fn ports(handlers: &[Handler]) -> Result<(TokenStream, TokenStream)> 
     for parameter in handlers.iter().flat_map(|handler| &handler.parameters) {
         let (port, answer) = match parameter {
             Parameter::Out(port) => (port, None),
-            Parameter::Ask(port, answer) => (port, Some(answer)),
+            Parameter::Ask(port, answer) => (port, Some(&**answer)),
             _ => continue,
         };
         match seen.iter().find(|(other, _)| other.name == port.name) {

@@ -18,7 +18,7 @@ pub(crate) enum Parameter {
     /// The message, or the list of messages of a batch.
     Message(Type),
     Out(Port),
-    Ask(Port, Type),
+    Ask(Port, Box<Type>),
     Meta(Type),
     Context,
     ContextMut(Type),
@@ -76,7 +76,7 @@ fn parameter(pat: &Pat, ty: &Type) -> Result<Parameter> {
         }
         "Ask" => {
             let [question, answer] = type_arguments(segment, ty, "Ask<Question, Answer>")?;
-            Ok(Parameter::Ask(port(pat, question)?, answer))
+            Ok(Parameter::Ask(port(pat, question)?, Box::new(answer)))
         }
         "Meta" => Ok(Parameter::Meta(ty.clone())),
         "Context" | "Tx" | "Store" => {

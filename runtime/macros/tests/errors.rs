@@ -1,6 +1,5 @@
-//! Mistakes in the use of the attributes: each is an error at the tokens of the user that says
-//! what to write. The expected errors stand beside the cases.
-
+//! Mistakes in the use of the attributes: each is an error at the tokens of the user, with the text
+//! to write instead. The expected errors stand beside the cases.
 //!
 //! Slow, because every case is compiled: the unit tests compare the texts alone.
 

@@ -1,11 +1,11 @@
-//! The three crates can be packaged: metadata, versions of path dependencies, and every included file.
+//! The crates can be packaged: metadata, versions of path dependencies, and every included file.
 
 use std::process::Command;
 
 use brickwork_tests::binary::workspace;
 
 #[test]
-fn the_three_crates_can_be_packaged() {
+fn the_crates_can_be_packaged() {
     let target = tempfile::tempdir().expect("a folder can be made");
     let output = Command::new("cargo")
         .args([
@@ -16,6 +16,8 @@ fn the_three_crates_can_be_packaged() {
             "--quiet",
         ])
         .args([
+            "-p",
+            "brickwork-macros",
             "-p",
             "brickwork",
             "-p",
@@ -30,7 +32,12 @@ fn the_three_crates_can_be_packaged() {
         .expect("cargo runs");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
-    for name in ["brickwork", "brickwork-bridges", "brickwork-actors"] {
+    for name in [
+        "brickwork-macros",
+        "brickwork",
+        "brickwork-bridges",
+        "brickwork-actors",
+    ] {
         let file = target.path().join(format!(
             "package/{name}-{}.crate",
             env!("CARGO_PKG_VERSION")
