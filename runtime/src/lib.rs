@@ -21,7 +21,7 @@
 //! | [`dead_letters`] | listing, replaying and discarding dead letters |
 //! | [`manifest`] | from TOML files to a validated plan, or a report of the errors |
 //! | [`message_trace`] | the path of a message and of its descendants |
-//! | [`config`] | types for service configs |
+//! | [`config`](mod@config) | types for service configs |
 //! | [`Store`] | a service's own database: inbox, state and outbox in one transaction |
 //! | [`sqlite`] | SQLite databases with few writer threads and group commit |
 //! | [`supervision`] | policies for restarts, retries and quarantine, as functions over values |
@@ -107,7 +107,7 @@ pub mod testing;
 mod trace_context;
 pub mod transport;
 
-pub use brickwork_macros::{config, message, service};
+pub use brickwork_macros::{config, message, service, source};
 
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
@@ -125,13 +125,17 @@ pub use names::{
 pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
-    AbandonHook, Ask, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Handle,
-    HandleBatch, Input, MessageBuilder, Meta, NoConfig, Out, Outcome, Output, Payload,
-    PendingWorkGuard, PortDescriptor, Ports, Raw, Request, SendHandle, Service, ServiceType,
-    Source, SourceContext, SourcePorts, Tick, TrySubmitError,
+    AbandonHook, Ask, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Feed,
+    Handle, HandleBatch, Input, MessageBuilder, Meta, NoConfig, Out, Outcome, Output, Payload,
+    PendingWorkGuard, PortDescriptor, Ports, Position, Raw, Request, SendHandle, Service,
+    ServiceType, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
 };
 #[cfg(feature = "store")]
 pub use service::{Store, Tx};
+/// The runtime that services run on, for timers and channels.
+#[doc(no_inline)]
+pub use tokio;
+
 /// Names that the attributes of `brickwork_macros` write.
 #[doc(hidden)]
 pub mod __macros {

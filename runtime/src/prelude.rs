@@ -7,11 +7,12 @@ pub use crate::failure::Failure;
 #[cfg(feature = "store")]
 pub use crate::service::Tx;
 pub use crate::service::{
-    Ask, Batch, Catalog, ConfigError, Context, Handle, HandleBatch, Input, MessageBuilder, Meta,
-    NoConfig, Out, Output, Ports, Raw, Request, Service, Source, SourceContext, SourcePorts, Tick,
+    Ask, Batch, Catalog, ConfigError, Context, Feed, Handle, HandleBatch, Input, MessageBuilder,
+    Meta, NoConfig, Out, Output, Ports, Position, Raw, Request, Service, Source, SourceContext,
+    SourcePorts, Tick,
 };
 pub use crate::sqlite::Migration;
-pub use crate::{config, message, service};
+pub use crate::{config, message, service, source};
 
 /// The result of a handler: `Ok`, with the reply if the service is asked, or a [`Failure`].
 pub type Result<T = (), E = Failure> = std::result::Result<T, E>;

@@ -19,55 +19,116 @@ pub(crate) fn no_arguments(arguments: &TokenStream, attribute: &str) -> Result<(
     }
 }
 
+/// The arguments that describe a service type.
+#[derive(Default)]
+pub(crate) struct Description {
+    pub(crate) name: Option<String>,
+    pub(crate) summary: Option<LitStr>,
+    example: Option<Expr>,
+    failures: Option<Expr>,
+}
+
+impl Description {
+    /// Takes an argument; returns `false` if it is none of these.
+    fn take(&mut self, key: &Ident, input: ParseStream<'_>) -> Result<bool> {
+        match key.to_string().as_str() {
+            "name" => self.name = Some(checked(&input.parse()?)?),
+            "summary" => self.summary = Some(input.parse()?),
+            "example" => self.example = Some(input.parse()?),
+            "failures" => self.failures = Some(input.parse()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Returns the constants `EXAMPLE` and `FAILURES`.
+    pub(crate) fn constants(&self) -> TokenStream {
+        let example = self.example.iter();
+        let failures = self.failures.iter();
+        quote! {
+            #(const EXAMPLE: &'static str = #example;)*
+            #(const FAILURES: &'static [&'static str] = &#failures;)*
+        }
+    }
+}
+
 /// The arguments of `#[service(…)]`.
 #[derive(Default)]
 pub(crate) struct ServiceArguments {
-    pub(crate) name: Option<String>,
-    pub(crate) summary: Option<LitStr>,
+    pub(crate) description: Description,
     pub(crate) config: Option<Type>,
     /// A constant with migrations, or a folder of numbered SQL files.
     pub(crate) store: Option<Expr>,
-    pub(crate) example: Option<Expr>,
-    pub(crate) failures: Option<Expr>,
 }
 
 impl ServiceArguments {
     pub(crate) fn parse(arguments: TokenStream) -> Result<Self> {
-        let parser = |input: ParseStream<'_>| {
-            let mut all = Self::default();
-            while !input.is_empty() {
-                all.add(input)?;
-                if !input.is_empty() {
-                    input.parse::<Token![,]>()?;
-                }
+        let mut all = Self::default();
+        let take = |key: &Ident, input: ParseStream<'_>| {
+            match key.to_string().as_str() {
+                "config" => all.config = Some(input.parse()?),
+                "store" => all.store = Some(input.parse()?),
+                _ => return all.description.take(key, input),
             }
-            Ok(all)
+            Ok(true)
         };
-        parser.parse2(arguments)
+        let known = "name, summary, config, store, example and failures";
+        parse_arguments(arguments, "service", known, take)?;
+        Ok(all)
     }
+}
 
-    fn add(&mut self, input: ParseStream<'_>) -> Result<()> {
-        let key: Ident = input.parse()?;
-        input
-            .parse::<Token![=]>()
-            .map_err(|error| Error::new(error.span(), format!("write a value: `{key} = …`")))?;
-        match key.to_string().as_str() {
-            "name" => self.name = Some(checked(&input.parse()?)?),
-            "summary" => self.summary = Some(input.parse()?),
-            "config" => self.config = Some(input.parse()?),
-            "store" => self.store = Some(input.parse()?),
-            "example" => self.example = Some(input.parse()?),
-            "failures" => self.failures = Some(input.parse()?),
-            other => {
-                let text = format!(
-                    "`#[service]` has no argument `{other}`: there are name, summary, config, \
-                     store, example and failures"
-                );
+/// The arguments of `#[source(…)]`.
+#[derive(Default)]
+pub(crate) struct SourceArguments {
+    pub(crate) description: Description,
+    pub(crate) single: Option<Expr>,
+    pub(crate) ends: Option<Expr>,
+    pub(crate) in_flight: Option<Expr>,
+}
+
+impl SourceArguments {
+    pub(crate) fn parse(arguments: TokenStream) -> Result<Self> {
+        let mut all = Self::default();
+        let take = |key: &Ident, input: ParseStream<'_>| {
+            match key.to_string().as_str() {
+                "single" => all.single = Some(input.parse()?),
+                "ends" => all.ends = Some(input.parse()?),
+                "in_flight" => all.in_flight = Some(input.parse()?),
+                _ => return all.description.take(key, input),
+            }
+            Ok(true)
+        };
+        let known = "name, summary, single, ends, in_flight, example and failures";
+        parse_arguments(arguments, "source", known, take)?;
+        Ok(all)
+    }
+}
+
+/// Parses `key = value, …`. `take` takes a value, or returns `false` for an unknown key.
+fn parse_arguments(
+    arguments: TokenStream,
+    attribute: &str,
+    known: &str,
+    mut take: impl FnMut(&Ident, ParseStream<'_>) -> Result<bool>,
+) -> Result<()> {
+    let parser = |input: ParseStream<'_>| {
+        while !input.is_empty() {
+            let key: Ident = input.parse()?;
+            input
+                .parse::<Token![=]>()
+                .map_err(|error| Error::new(error.span(), format!("write a value: `{key} = …`")))?;
+            if !take(&key, input)? {
+                let text = format!("`#[{attribute}]` has no argument `{key}`: there are {known}");
                 return Err(Error::new(key.span(), text));
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
             }
         }
         Ok(())
-    }
+    };
+    parser.parse2(arguments)
 }
 
 /// The arguments of `#[input(…)]`.

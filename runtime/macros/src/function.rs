@@ -8,7 +8,7 @@ use crate::attributes::{InputArguments, ServiceArguments};
 use crate::handler::Handler;
 use crate::names::type_name;
 use crate::parameters::{Parameter, write_lifetimes};
-use crate::service::{Parts, docs, summary};
+use crate::service::{Parts, documentation, summary};
 
 pub(crate) fn expand(arguments: &ServiceArguments, mut item: ItemFn) -> Result<TokenStream> {
     let (signature, ident, visibility) = (item.sig.clone(), item.sig.ident.clone(), &item.vis);
@@ -44,12 +44,16 @@ pub(crate) fn expand(arguments: &ServiceArguments, mut item: ItemFn) -> Result<T
         None => (quote!({}), quote!(Ok(Self {}))),
     };
     let service: Type = syn::parse_quote!(#ident);
-    let name = arguments.name.clone().unwrap_or_else(|| type_name(&ident));
+    let name = arguments
+        .description
+        .name
+        .clone()
+        .unwrap_or_else(|| type_name(&ident));
     write_lifetimes(&mut item.sig);
     let parts = Parts {
         service: &service,
         name,
-        summary: summary(arguments, &item.attrs),
+        summary: summary(&arguments.description, &item.attrs),
         config: arguments.config.clone().or(config),
         arguments,
         start: quote! {
@@ -60,15 +64,11 @@ pub(crate) fn expand(arguments: &ServiceArguments, mut item: ItemFn) -> Result<T
         others: TokenStream::new(),
     };
     let implementation = parts.expand()?;
-    let docs = docs(&item.attrs);
-    let docs = match docs.is_empty() {
-        true => quote!(#[allow(missing_docs)]),
-        false => quote!(#(#[doc = #docs])*),
-    };
+    let documentation = documentation(&item.attrs);
     Ok(quote! {
         #item
 
-        #docs
+        #documentation
         #[allow(non_camel_case_types)]
         #visibility struct #ident #fields
 

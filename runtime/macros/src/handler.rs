@@ -106,6 +106,14 @@ impl Handler {
             is_async: signature.asyncness.is_some(),
             signature: signature.clone(),
         };
+        for parameter in &handler.parameters {
+            if let Parameter::Feed(_) | Parameter::Position(_) | Parameter::SourceContext =
+                parameter
+            {
+                let text = "only a source sends: a handler emits with `Out<T>`";
+                return Err(Error::new_spanned(parameter.tokens(), text));
+            }
+        }
         handler.check_context()?;
         handler.check_tx()?;
         Ok(handler)
@@ -360,6 +368,10 @@ fn argument(parameter: &Parameter) -> TokenStream {
         Parameter::Context | Parameter::ContextMut(_) => quote!(cx),
         Parameter::Tx(_) => quote!(tx),
         Parameter::Config(_) => quote!(&config),
+        // Refused before.
+        Parameter::Feed(_) | Parameter::Position(_) | Parameter::SourceContext => {
+            TokenStream::new()
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod handler;
 mod names;
 mod parameters;
 mod service;
+mod source;
 
 use proc_macro::TokenStream;
 
@@ -151,6 +152,53 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
     finish(service::service(arguments.into(), item.into()))
 }
 
+/// Makes an `async` function a source: a service type that brings messages in.
+///
+/// The function loops; when the source is to stop, it is dropped where it waits. A function that
+/// returns `Ok` has ended, and one that fails runs again after the restart back-off.
+///
+/// ```
+/// use std::time::Duration;
+/// use brickwork::prelude::*;
+/// use brickwork::tokio::time::sleep;
+///
+/// #[message]
+/// struct Beat { number: u64 }
+///
+/// /// Sends a number every second.
+/// #[source]
+/// async fn clock(beats: Feed<Beat>, mut position: Position<u64>) -> Result {
+///     for number in position.get().unwrap_or(0).. {
+///         beats.send(Beat { number }).await?;
+///         position.save(number + 1).await?;
+///         sleep(Duration::from_secs(1)).await;
+///     }
+///     Ok(())
+/// }
+///
+/// let catalog = Catalog::new().with_source::<clock>();
+/// ```
+///
+/// | argument | meaning | default |
+/// | --- | --- | --- |
+/// | `name`, `summary`, `example`, `failures` | as for [`service`](macro@service) | |
+/// | `ends = true` | the source ends by itself, as a file does | `false` |
+/// | `single = false` | runs in every process of an app | `true` |
+/// | `in_flight = 64` | maximum number of messages sent and not yet confirmed | 256 |
+///
+/// The last three may use `config`.
+///
+/// | parameter | meaning |
+/// | --- | --- |
+/// | `lines: Feed<Line>` | the output `lines` |
+/// | `position: Position<P>` | the place that the source has reached, any serde type |
+/// | `config: &Config` | the config |
+/// | `cx: &SourceContext` | everything else |
+#[proc_macro_attribute]
+pub fn source(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    finish(source::source(arguments.into(), item.into()))
+}
+
 fn finish(expanded: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
     expanded
         .unwrap_or_else(|error| error.into_compile_error())
@@ -179,7 +227,7 @@ mod tests {
     /// Expands an item by its first attribute; `None` if that is none of ours.
     fn expand(mut item: Item) -> Option<syn::Result<proc_macro2::TokenStream>> {
         let attributes = attributes(&mut item)?;
-        let ours = ["message", "config", "service"];
+        let ours = ["message", "config", "service", "source"];
         let is_ours = |it: &Attribute| ours.iter().any(|name| it.path().is_ident(name));
         let index = attributes.iter().position(is_ours)?;
         let attribute = attributes.remove(index);
@@ -191,6 +239,7 @@ mod tests {
         Some(match attribute.path().get_ident()?.to_string().as_str() {
             "message" => data::message(arguments, item),
             "config" => data::config(arguments, item),
+            "source" => source::source(arguments, item),
             _ => service::service(arguments, item),
         })
     }

@@ -25,6 +25,29 @@ pub(crate) enum Parameter {
     Tx(Type),
     /// The config of a function.
     Config(Type),
+    /// An output of a source.
+    Feed(Port),
+    Position(Type),
+    SourceContext,
+}
+
+impl Parameter {
+    /// Returns tokens to point at.
+    pub(crate) fn tokens(&self) -> TokenStream {
+        match self {
+            Self::Message(ty)
+            | Self::Meta(ty)
+            | Self::ContextMut(ty)
+            | Self::Tx(ty)
+            | Self::Config(ty)
+            | Self::Position(ty) => quote!(#ty),
+            Self::Out(port) | Self::Ask(port, _) | Self::Feed(port) => {
+                let ident = &port.ident;
+                quote!(#ident)
+            }
+            Self::Context | Self::SourceContext => TokenStream::new(),
+        }
+    }
 }
 
 /// An output or a request.
@@ -79,6 +102,12 @@ fn parameter(pat: &Pat, ty: &Type) -> Result<Parameter> {
             Ok(Parameter::Ask(port(pat, question)?, Box::new(answer)))
         }
         "Meta" => Ok(Parameter::Meta(ty.clone())),
+        "Feed" => {
+            let [message] = type_arguments(segment, ty, "Feed<T>")?;
+            Ok(Parameter::Feed(port(pat, message)?))
+        }
+        "Position" => Ok(Parameter::Position(ty.clone())),
+        "SourceContext" => Err(Error::new_spanned(ty, "write `&SourceContext`")),
         "Context" | "Tx" | "Store" => {
             let name = &segment.ident;
             let form = if *name == "Context" {
@@ -100,7 +129,8 @@ fn reference_parameter(reference: &TypeReference, ty: &Type) -> Result<Parameter
         (Some("Context"), true) => Ok(Parameter::ContextMut(ty.clone())),
         (Some("Tx"), true) => Ok(Parameter::Tx(ty.clone())),
         (Some("Tx"), false) => Err(Error::new_spanned(ty, "write `&mut Tx`")),
-        (Some("Out" | "Ask" | "Meta"), _) => {
+        (Some("SourceContext"), _) => Ok(Parameter::SourceContext),
+        (Some("Out" | "Ask" | "Meta" | "Feed" | "Position"), _) => {
             Err(Error::new_spanned(ty, "take it by value, without `&`"))
         }
         (_, false) => Ok(Parameter::Config((*reference.elem).clone())),
@@ -139,7 +169,7 @@ pub(crate) fn write_lifetimes(signature: &mut Signature) {
         let Some(segment) = path.path.segments.last_mut() else {
             continue;
         };
-        if !["Out", "Ask", "Tx"]
+        if !["Out", "Ask", "Tx", "Feed", "Position"]
             .iter()
             .any(|name| segment.ident == name)
         {

@@ -10,7 +10,7 @@ use syn::{
     parse2,
 };
 
-use crate::attributes::{InputArguments, Interval, ServiceArguments};
+use crate::attributes::{Description, InputArguments, Interval, ServiceArguments};
 use crate::function;
 use crate::handler::{Event, Handler, ports};
 use crate::names::type_name;
@@ -62,10 +62,7 @@ impl Parts<'_> {
             None => quote!(::brickwork::NoConfig),
         };
         let store = self.arguments.store.as_ref().map(store).transpose()?;
-        let example = self.arguments.example.as_ref();
-        let example = example.map(|it| quote!(const EXAMPLE: &'static str = #it;));
-        let failures = self.arguments.failures.as_ref();
-        let failures = failures.map(|it| quote!(const FAILURES: &'static [&'static str] = &#it;));
+        let constants_of_type = self.arguments.description.constants();
         let declarations = handlers.iter().map(Handler::declaration);
         let (outputs, constants) = ports(handlers)?;
         let inputs = handlers.iter().map(Handler::constant);
@@ -100,8 +97,7 @@ impl Parts<'_> {
                 impl ::brickwork::Service for #service {
                     const NAME: &'static str = #name;
                     const SUMMARY: &'static str = #summary;
-                    #example
-                    #failures
+                    #constants_of_type
                     #store
                     type Config = #config;
 
@@ -142,7 +138,7 @@ fn expand_block(arguments: &ServiceArguments, mut block: ItemImpl) -> Result<Tok
         ));
     }
     let service = (*block.self_ty).clone();
-    let name = match (&arguments.name, &service) {
+    let name = match (&arguments.description.name, &service) {
         (Some(name), _) => name.clone(),
         (None, Type::Path(path)) if path.path.segments.last().is_some() => {
             let segment = path.path.segments.last();
@@ -183,7 +179,7 @@ fn expand_block(arguments: &ServiceArguments, mut block: ItemImpl) -> Result<Tok
     let parts = Parts {
         service: &service,
         name,
-        summary: summary(arguments, &block.attrs),
+        summary: summary(&arguments.description, &block.attrs),
         config: arguments.config.clone().or(hooks.config),
         arguments,
         start,
@@ -409,8 +405,17 @@ fn sql_files(folder: &Path) -> std::result::Result<Vec<PathBuf>, String> {
     }
 }
 
+/// Returns the doc comment of an item, for the type that is made of it.
+pub(crate) fn documentation(attrs: &[Attribute]) -> TokenStream {
+    let docs = docs(attrs);
+    match docs.is_empty() {
+        true => quote!(#[allow(missing_docs)]),
+        false => quote!(#(#[doc = #docs])*),
+    }
+}
+
 /// Returns the lines of the doc comment.
-pub(crate) fn docs(attrs: &[Attribute]) -> Vec<String> {
+fn docs(attrs: &[Attribute]) -> Vec<String> {
     let lines = attrs.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
             Expr::Lit(ExprLit {
@@ -425,7 +430,7 @@ pub(crate) fn docs(attrs: &[Attribute]) -> Vec<String> {
 }
 
 /// Returns the summary: the argument, or the first paragraph of the doc comment.
-pub(crate) fn summary(arguments: &ServiceArguments, attrs: &[Attribute]) -> String {
+pub(crate) fn summary(arguments: &Description, attrs: &[Attribute]) -> String {
     if let Some(summary) = &arguments.summary {
         return summary.value();
     }

@@ -10,7 +10,7 @@
 //! | `port`, `ports`, `handlers` | typed ports, their table, and the erased handlers |
 //! | `payload`, `message_builder` | from values to messages |
 //! | `context`, `source_context` | the arguments of hooks |
-//! | `parameters` | the parameters of handlers that are written with `#[service]` |
+//! | `parameters`, `source_parameters` | the parameters of functions that are written with attributes |
 //! | `store_access`, `transaction`, `tx` | transactions on the service's own database |
 //! | `publisher`, `pending_emit`, `run_control` | the port between a service and its host |
 //! | `catalog`, `config`, `descriptor` | service types by name, with config and description |
@@ -37,6 +37,7 @@ mod run_control;
 mod shared_values;
 mod source;
 mod source_context;
+mod source_parameters;
 #[cfg(feature = "store")]
 mod store_access;
 mod traits;
@@ -72,6 +73,7 @@ pub(crate) use publisher::{Publisher, WiredOutput};
 pub(crate) use run_control::{Pause, RunControl};
 pub use source::{Source, SourcePorts};
 pub use source_context::{SendHandle, SourceContext, TrySubmitError};
+pub use source_parameters::{Feed, Position};
 #[cfg(feature = "store")]
 pub use store_access::Store;
 pub use traits::{Handle, HandleBatch, Service};

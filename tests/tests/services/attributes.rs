@@ -241,3 +241,39 @@ fn a_body_with_a_transaction_commits_with_its_outputs() {
     assert_eq!(app.expect(&Till::PAID).balance, 7);
     app.expect_nothing(&Till::PAID);
 }
+
+#[config]
+struct CountConfig {
+    #[default(3)]
+    last: u32,
+}
+
+/// Counts.
+#[source(ends = config.last > 0)]
+async fn count(config: &CountConfig, numbers: Feed<u32>, mut position: Position<u32>) -> Result {
+    for number in position.get().unwrap_or(0)..config.last {
+        numbers.send(number).await?;
+        position.save(number + 1).await?;
+    }
+    Ok(())
+}
+
+/// Never ends by itself.
+#[source]
+async fn beats(beats: Feed<u32>) -> Result {
+    beats.send(1).await?;
+    std::future::pending().await
+}
+
+#[test]
+fn a_source_is_a_function_that_is_dropped_at_the_stop() {
+    let app = TestApp::of_source::<count>(CountConfig::default());
+    for number in 0..3 {
+        assert_eq!(app.expect(&count::NUMBERS), number);
+    }
+    app.expect_nothing(&count::NUMBERS);
+    let app = TestApp::of_source::<beats>(NoConfig {});
+    assert_eq!(app.expect(&beats::BEATS), 1);
+    let report = app.stop();
+    assert_eq!(report.abandoned, []);
+}
