@@ -21,6 +21,9 @@ pub(crate) struct ServiceSettings {
     pub(crate) mailbox: usize,
     /// `handler_timeout`: maximum run time of a handler for one message.
     pub(crate) handler_timeout: Duration,
+    /// `shutdown_timeout`: maximum time for messages in flight when the service's supervisor
+    /// stops it. When the app stops, the app's time counts.
+    pub(crate) shutdown_timeout: Duration,
     /// `retry`: attempts per message and the waits between them.
     pub(crate) retry: RetryPolicy,
     /// `breaker`: the circuit breaker of the service; `None` is off.
@@ -78,6 +81,7 @@ impl Default for ServiceSettings {
             instances: Instances { min: 1, max: 1 },
             mailbox: 64,
             handler_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(5),
             retry: RetryPolicy {
                 attempts: 5,
                 backoff: Backoff {

@@ -1,10 +1,11 @@
-//! A service that fails when its test tells it to, for tests of supervision.
+//! A service and a source that follow a test's script, for tests of supervision.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use brickwork::prelude::*;
+use tokio::time::{Instant, sleep};
 
 /// Config of a [`Subject`].
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -17,12 +18,26 @@ pub struct SubjectConfig {
 /// Instructions of a test for its subjects, and a log of their events.
 #[derive(Debug, Default, Clone)]
 pub struct Script {
-    /// `start LABEL` and `stop LABEL`, in order.
+    /// `start LABEL` and `stop LABEL`, and `run LABEL` of sources, in order.
     pub log: Vec<String>,
+    /// Time of the first of equal events.
+    pub times: HashMap<String, Instant>,
     /// Labels of subjects that fail at their next tick.
     pub fail: Vec<String>,
     /// Number of further starts that fail, by label.
     pub fail_starts: HashMap<String, u32>,
+    /// Time that a start takes, by label.
+    pub slow_starts: HashMap<String, Duration>,
+    /// Time that a handler takes, by label.
+    pub slow_handlers: HashMap<String, Duration>,
+}
+
+impl Script {
+    fn add(&mut self, event: &str, label: &str) {
+        let event = format!("{event} {label}");
+        self.times.entry(event.clone()).or_insert_with(Instant::now);
+        self.log.push(event);
+    }
 }
 
 static SCRIPTS: LazyLock<Mutex<HashMap<String, Script>>> = LazyLock::new(Mutex::default);
@@ -58,13 +73,17 @@ impl Service for Subject {
 
     async fn start(config: &SubjectConfig, cx: &mut Context) -> Result<Self, Failure> {
         let label = cx.service().to_owned();
-        let fails = script(&config.script, |script| {
-            script.log.push(format!("start {label}"));
+        let (fails, slow) = script(&config.script, |script| {
+            script.add("start", &label);
+            let slow = script.slow_starts.get(&label).copied();
             let left = script.fail_starts.entry(label).or_default();
             let fails = *left > 0;
             *left = left.saturating_sub(1);
-            fails
+            (fails, slow)
         });
+        if let Some(slow) = slow {
+            sleep(slow).await;
+        }
         if fails {
             return Err(Failure::retry("told to fail in start"));
         }
@@ -88,15 +107,53 @@ impl Service for Subject {
 
     async fn stop(&mut self, cx: &mut Context) -> Result<(), Failure> {
         let label = cx.service().to_owned();
-        script(&self.script, |script| {
-            script.log.push(format!("stop {label}"))
-        });
+        script(&self.script, |script| script.add("stop", &label));
         Ok(())
     }
 }
 
 impl Handle<serde_json::Value> for Subject {
-    async fn handle(&mut self, _: serde_json::Value, _: &mut Context) -> Result<(), Failure> {
+    async fn handle(&mut self, _: serde_json::Value, cx: &mut Context) -> Result<(), Failure> {
+        let slow = script(&self.script, |script| {
+            script.add("handle", cx.service());
+            script.slow_handlers.get(cx.service()).copied()
+        });
+        if let Some(slow) = slow {
+            sleep(slow).await;
+        }
         Ok(())
+    }
+}
+
+/// Config of an [`Ending`].
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndingConfig {
+    /// Name of the script that it follows.
+    pub script: String,
+    /// Its label.
+    pub label: String,
+}
+
+const NUMBERS: Output<u32> = Output::new("out");
+
+/// A source that emits one number and ends.
+pub struct Ending;
+
+impl Source for Ending {
+    const NAME: &'static str = "ending";
+    type Config = EndingConfig;
+
+    fn ports(_: &EndingConfig, ports: &mut SourcePorts) {
+        ports.output(&NUMBERS);
+    }
+
+    fn ends(_: &EndingConfig) -> bool {
+        true
+    }
+
+    async fn run(config: &EndingConfig, out: &mut SourceContext) -> Result<(), Failure> {
+        script(&config.script, |script| script.add("run", &config.label));
+        out.send(&NUMBERS, 1).await
     }
 }

@@ -95,6 +95,17 @@ async fn every_route_answers_in_its_format_without_secrets() {
 }
 
 #[tokio::test]
+async fn groups_are_shown_with_strategy_services_and_restarts() {
+    let (_fake, admin) = start().await;
+    let (_, _, body) = get(&admin, "/api/app");
+    let json: Value = serde_json::from_str(&body).unwrap();
+    let expected = serde_json::json!([{
+        "group": "sales", "strategy": "one_for_all", "services": ["stock", "intake"], "restarts": 2,
+    }]);
+    assert_eq!(json["groups"], expected);
+}
+
+#[tokio::test]
 async fn an_app_that_is_not_ready_answers_503_with_the_reasons_as_json() {
     let (fake, admin) = start().await;
     fake.all_ready();

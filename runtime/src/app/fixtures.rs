@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 
 use super::plan::WiredPort;
-use super::status::{AppStatus, Phase, ServiceStatus};
+use super::status::{AppStatus, GroupStatus, Phase, ServiceStatus};
 use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::host::{ServiceHandle, ServiceSetup};
@@ -20,7 +20,7 @@ use crate::service::{
 };
 use crate::settings::ServiceSettings;
 use crate::store::Stores;
-use crate::supervision::Instances;
+use crate::supervision::{Instances, Strategy};
 use crate::transport::memory::Memory;
 use crate::transport::{Backpressure, Overflow, QueueSpec, SourcePressure, Topology, Transport};
 
@@ -79,10 +79,17 @@ pub(crate) async fn app() -> Fake {
             vec![port("reserved", "reservations")],
         ),
     ];
+    let group = GroupStatus {
+        name: "sales".into(),
+        strategy: Strategy::OneForAll,
+        services: vec!["stock".into(), "intake".into()],
+        restarts: Arc::new(2.into()),
+    };
     let view = AppStatus::new(
         "shop <&>".into(),
         services,
         transport.clone(),
+        vec![group],
         redactor,
         WorkerLag::new(2),
     );

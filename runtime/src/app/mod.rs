@@ -11,12 +11,14 @@ mod reach;
 mod run;
 mod snapshot;
 mod status;
+mod stop;
 mod summary;
 mod tree_builder;
 
 pub use plan::Plan;
 pub(crate) use plan::{GroupPlan, LogSettings, ServicePlan, SupervisorPlan, WiredPort};
-pub use run::{App, StartError, StopReport, Workers};
+pub use run::{App, StartError, Workers};
 pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
 pub(crate) use status::{AppStatus, Phase, ServiceStatus, State};
+pub use stop::StopReport;
 pub use summary::{ServiceSummary, Summary};

@@ -1,8 +1,8 @@
-//! A running app: starts a plan's services in order, and stops them in order.
+//! A running app: starts a plan's services in order.
 //!
-//! Services start before sources, so that readers consume before messages arrive. Stopping
-//! has the reverse order, and each stage has a deadline. The admin endpoint and the control
-//! socket open first and close last.
+//! Supervision begins before the first start. A source starts once the services that it leads
+//! to consume, so that messages find readers; nothing else waits for a slow start. The admin
+//! endpoint and the control socket open first and close last.
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -11,37 +11,25 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::build_service::{BuildContext, build};
 use super::plan::Plan;
 use super::status::{AppStatus, Phase};
-use super::summary::Summary;
 use super::tree_builder::{NodeIndex, PlannedTree, SupervisorTree, TreePlan};
 use crate::admin::Admin;
 use crate::child_process::{ParentConnection, RespawnCommand};
 use crate::clock::Clock;
 use crate::control::{Control, ControlTargets};
 use crate::dead_letters::DeadLetters;
-use crate::host::{ServiceHandle, Standing};
+use crate::host::Standing;
 use crate::message_trace::{
     LocalService, QueueAccess, RunningServices, Trace, TraceCollector, TraceQuery,
 };
-use crate::names::QueueId;
 use crate::panic;
 use crate::store::Stores;
-use crate::supervisors::{Child, Failed, Supervised, Threads, watch};
+use crate::supervisors::{Failed, Supervised, Threads, watch};
 use crate::transport::{Backpressure, Transport, TransportError, Transports};
-
-/// Sources start after this time even if not every input is consumed.
-const CONSUMING_WITHIN: Duration = Duration::from_secs(30);
-
-/// Minimum time for a stage of stopping if earlier stages used up the deadline.
-const STAGE_MIN: Duration = Duration::from_millis(500);
-
-/// Maximum time to close the transport, and then all stores together.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The threads of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,46 +66,17 @@ pub struct App {
     pub(crate) transport: Arc<dyn Transport>,
     pub(super) view: Arc<AppStatus>,
     tracer: Arc<TraceCollector>,
-    shutdown_timeout: Duration,
-    threads: Rc<Threads>,
-    /// The supervisors above the services. Set once the services have been started.
-    tree: OnceCell<SupervisorTree>,
+    pub(super) shutdown_timeout: Duration,
+    pub(super) threads: Rc<Threads>,
+    /// The supervisors above the services. Set once the services are started.
+    pub(super) tree: OnceCell<SupervisorTree>,
     planned: RefCell<Option<PlannedTree>>,
     failed: Failed,
     /// Background tasks: queue depths and worker lag.
-    watching: Vec<JoinHandle<()>>,
-    admin: Option<Admin>,
+    pub(super) watching: Vec<JoinHandle<()>>,
+    pub(super) admin: Option<Admin>,
     /// Dropped last: clients wait for its end to learn that the app has stopped.
-    control: Option<Control>,
-}
-
-/// The result of stopping.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct StopReport {
-    /// Messages in flight at the deadline: `(service, message)`.
-    pub abandoned: Vec<(String, String)>,
-    /// Messages left in queues: `(queue, count)`. Without a durable transport they are lost
-    /// with the process.
-    pub left: Vec<(String, u64)>,
-    /// Number of threads that a handler blocked beyond the deadline.
-    pub stuck_threads: usize,
-    /// Transport and stores that did not close in time. They may still be working.
-    pub unclosed: Vec<String>,
-    /// Totals of the app.
-    pub summary: Summary,
-}
-
-impl StopReport {
-    /// Returns whether all started work was finished.
-    pub fn is_clean(&self) -> bool {
-        self.abandoned.is_empty() && !self.is_stuck()
-    }
-
-    /// Returns whether threads are left that may never end. The end of a tokio runtime would
-    /// wait for them for ever, so the process must use [`exit`](std::process::exit).
-    pub fn is_stuck(&self) -> bool {
-        self.stuck_threads > 0 || !self.unclosed.is_empty()
-    }
+    pub(super) control: Option<Control>,
 }
 
 impl App {
@@ -238,7 +197,8 @@ impl App {
         let places = NodeIndex {
             threads: threads.clone(),
             program,
-            stop_within: plan.shutdown_timeout,
+            app_stops_within: plan.shutdown_timeout,
+            reach: common.reach.clone(),
         };
         let planned = tree_plan.with(hosted, &places);
         let failed = Failed::new(None);
@@ -246,6 +206,7 @@ impl App {
             common.app,
             views,
             transport.clone(),
+            planned.groups(),
             plan.redactor,
             threads.lag.clone(),
         );
@@ -296,36 +257,18 @@ impl App {
         Ok((app, registry))
     }
 
-    /// The second half of starting: starts services, waits until they consume, starts sources.
+    /// The second half of starting: starts supervision and all services. Resolves when each
+    /// service has started or failed to, or the root supervisor has given up.
     pub(crate) async fn start_services(&self) {
-        let (sources, services): (Vec<_>, Vec<_>) = self
-            .services
-            .iter()
-            .partition(|service| service.hosted.is_source());
-        join_all(services.iter().map(|service| service.start())).await;
-        let consuming = join_all(services.iter().map(|service| async {
-            let env = service.hosted.env();
-            let mut consuming = env.liveness.consuming.subscribe();
-            let inputs = env.inputs.len();
-            // `env` holds the sender, so it is not gone. The supervisor handles a service that
-            // has given up. A service whose messages of the last run fail consumes nothing.
-            tokio::select! {
-                _ = consuming.wait_for(|count| *count >= inputs) => {}
-                () = env.breaker_opened() => {}
-                _ = env.given_up() => {}
-                () = env.closed() => {}
-            }
-        }));
-        if timeout(CONSUMING_WITHIN, consuming).await.is_err() {
-            warn!("starting sources although not every input is consumed");
-        }
-        join_all(sources.iter().map(|source| source.start())).await;
         if let Some(planned) = self.planned.take() {
             let tree = planned.supervise(self.failed.clone());
-            assert!(
-                self.tree.set(tree).is_ok(),
-                "the planned tree is taken once"
-            );
+            self.tree.get_or_init(|| tree).start().await;
+        }
+        let services = self.services.iter();
+        let started = join_all(services.map(|service| service.hosted.first_start_ended()));
+        tokio::select! {
+            _ = started => {}
+            _ = self.failed() => {}
         }
         self.view.set_phase(Phase::Running);
         info!(app = %self.view.name, services = self.services.len(), "started");
@@ -386,114 +329,4 @@ impl App {
         });
         gave_up.map(|service| service.label.to_string()).collect()
     }
-
-    /// Stops in order: sources stop, services finish their messages in flight within
-    /// `app.shutdown_timeout`, published messages are confirmed, services stop in reverse
-    /// order, and their threads are joined.
-    pub async fn stop(self) -> StopReport {
-        let within = self.shutdown_timeout;
-        self.stop_within(within).await
-    }
-
-    /// Stops like [`stop`](Self::stop), with another time limit for messages in flight.
-    pub(crate) async fn stop_within(self, within: Duration) -> StopReport {
-        let deadline = crate::clock::later(within);
-        // A slow source must not use up the time of the services.
-        let services_come = self.services.iter().any(|s| !s.hosted.is_source());
-        let sources_within = if services_come { within / 2 } else { within };
-        let sources_by = crate::clock::later(sources_within);
-        self.view.set_phase(Phase::Stopping);
-        let mut report = StopReport::default();
-        if let Some(tree) = self.tree.get() {
-            tree.cease();
-        }
-        let (sources, services): (Vec<_>, Vec<_>) = self
-            .services
-            .iter()
-            .rev()
-            .partition(|service| service.hosted.is_source());
-        let mut stuck = Vec::new();
-        for (group, by) in [(sources, sources_by), (services, deadline)] {
-            // All finish their messages in flight together, then stop in reverse order.
-            let turns = join_all(group.iter().map(|service| service.drain(by))).await;
-            let mut stopped = Vec::with_capacity(group.len());
-            let mut late = Vec::new();
-            for (service, turns) in group.iter().zip(turns) {
-                if turns && Instant::now() < by {
-                    stopped.push((service, service.stop(by).await));
-                } else {
-                    late.push(service);
-                }
-            }
-            // Services with a blocked thread or past the deadline stop together, since each would
-            // wait for the same time.
-            let ends = join_all(late.iter().map(|service| service.stop(by))).await;
-            stopped.extend(late.into_iter().zip(ends));
-            for (service, stopped) in stopped {
-                if stopped.stuck {
-                    stuck.push(service.hosted.env().worker.clone());
-                }
-                let label = service.hosted.label.to_string();
-                let named = stopped.abandoned.into_iter();
-                report
-                    .abandoned
-                    .extend(named.map(|text| (label.clone(), text)));
-            }
-        }
-        // Messages left in queues are reported. A durable transport keeps them.
-        let queues: Vec<QueueId> = self
-            .services
-            .iter()
-            .flat_map(|service| {
-                let hosted = &service.hosted;
-                let inputs = hosted.inputs.iter();
-                inputs.map(|input| QueueId::new(&hosted.label, input))
-            })
-            .collect();
-        let depths = queues.iter().map(|queue| self.transport.depth(queue));
-        let depths = join_all(depths.map(|depth| timeout(STAGE_MIN, depth))).await;
-        for (queue, depth) in queues.iter().zip(depths) {
-            if let Ok(Ok(depth)) = depth
-                && depth.total() > 0
-            {
-                report.left.push((queue.to_string(), depth.total()));
-            }
-        }
-        let flush_by = deadline.max(Instant::now() + STAGE_MIN);
-        if timeout_at(flush_by, self.transport.flush()).await.is_err() {
-            warn!("stopped before the transport had confirmed all messages");
-        }
-        let closing = timeout(CLOSE_WITHIN, self.transport.close());
-        if closing.await.is_err() {
-            warn!("transport did not close in time");
-            report.unclosed.push("the transport".to_owned());
-        }
-        // Stores close after all their users, and before another process may open them.
-        let closing = self.services.iter().map(|s| close_store(&s.hosted));
-        let unclosed = join_all(closing).await.into_iter().flatten();
-        report.unclosed.extend(unclosed);
-        // The watchdog must not take a thread that ends for a blocked one.
-        for task in &self.watching {
-            task.abort();
-        }
-        report.stuck_threads = self.threads.join(&stuck).await;
-        report.summary = self.summary();
-        if let Some(admin) = self.admin {
-            admin.stop();
-        }
-        drop(self.control);
-        report
-    }
-}
-
-/// Closes the store of a service, if it has one. Returns its name if that takes too long,
-/// for example because the disk hangs.
-async fn close_store(hosted: &ServiceHandle) -> Option<String> {
-    let store = hosted.store()?;
-    let (service, path) = (&hosted.label, store.database.path().display());
-    let closing = timeout(CLOSE_WITHIN, store.database.close());
-    closing.await.err().map(|_| {
-        warn!(%service, %path, "store did not close in time");
-        format!("the store of {service}")
-    })
 }

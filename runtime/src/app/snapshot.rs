@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use super::status::{AppStatus, Phase, ServiceStatus, State};
+use super::status::{AppStatus, GroupStatus, Phase, ServiceStatus, State};
 use crate::clock::{Rfc3339, unix_ms};
 use crate::host::{BreakerStatus, LastFailure};
 use crate::metrics::{InputMeter, Outcome};
@@ -31,6 +31,7 @@ pub(crate) struct Snapshot<'a> {
     sources_paused: usize,
     /// Greatest lag of each worker thread in the last 10 to 20 seconds.
     worker_lag_seconds: Vec<f64>,
+    groups: Vec<GroupSnapshot<'a>>,
     pub(crate) services: Vec<ServiceSnapshot<'a>>,
 }
 
@@ -47,6 +48,28 @@ pub(crate) struct TransportSnapshot {
     down_since: Option<String>,
     reconnects: u64,
     late_replies: u64,
+}
+
+/// A group of services.
+#[derive(Debug, Serialize)]
+struct GroupSnapshot<'a> {
+    group: &'a str,
+    strategy: &'static str,
+    /// In the order of the group's list.
+    services: Vec<&'a str>,
+    /// Number of times that the group's supervisor restarted services.
+    restarts: u64,
+}
+
+impl<'a> From<&'a GroupStatus> for GroupSnapshot<'a> {
+    fn from(group: &'a GroupStatus) -> Self {
+        Self {
+            group: &group.name,
+            strategy: group.strategy.as_str(),
+            services: group.services.iter().map(|label| &**label).collect(),
+            restarts: group.restarts.load(Relaxed),
+        }
+    }
 }
 
 /// A service at one moment.
@@ -260,6 +283,7 @@ impl AppStatus {
             notes: self.notes(),
             sources_paused: self.sources_paused(),
             worker_lag_seconds: self.workers.recent().map(|lag| lag.as_secs_f64()).collect(),
+            groups: self.groups.iter().map(GroupSnapshot::from).collect(),
             services: self.services.iter().map(|s| self.service(s)).collect(),
         }
     }

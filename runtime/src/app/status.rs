@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use crate::host::{ServiceHandle, ServiceRun, Standing};
 use crate::metrics::WorkerLag;
 use crate::names::QueueId;
 use crate::redact::Redactor;
+use crate::supervision::Strategy;
 use crate::transport::{Depth, Status, Transport, WaitReason};
 
 /// Interval at which queue depths are read.
@@ -36,6 +37,8 @@ pub(crate) struct AppStatus {
     pub(crate) started: SystemTime,
     /// In the order of the manifest.
     pub(crate) services: Vec<ServiceStatus>,
+    /// The groups with services in this process, in the order of the manifest.
+    pub(crate) groups: Vec<GroupStatus>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) workers: Arc<WorkerLag>,
     redactor: Arc<Redactor>,
@@ -51,6 +54,16 @@ pub(crate) struct ServiceStatus {
     pub(crate) role: &'static str,
     pub(crate) inputs: Vec<WiredPort>,
     pub(crate) outputs: Vec<WiredPort>,
+}
+
+/// The status of a group.
+pub(crate) struct GroupStatus {
+    pub(crate) name: Arc<str>,
+    pub(crate) strategy: Strategy,
+    /// Labels of its services in this process, in the order of the group's list.
+    pub(crate) services: Vec<Arc<str>>,
+    /// Number of times that the group's supervisor restarted services.
+    pub(crate) restarts: Arc<AtomicU64>,
 }
 
 /// `role` of a source.
@@ -123,6 +136,7 @@ impl AppStatus {
         name: Arc<str>,
         services: Vec<ServiceStatus>,
         transport: Arc<dyn Transport>,
+        groups: Vec<GroupStatus>,
         redactor: Arc<Redactor>,
         workers: Arc<WorkerLag>,
     ) -> Arc<Self> {
@@ -130,6 +144,7 @@ impl AppStatus {
             name,
             started: SystemTime::now(),
             services,
+            groups,
             transport,
             workers,
             redactor,

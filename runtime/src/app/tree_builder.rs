@@ -2,17 +2,21 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::plan::{Plan, SupervisorPlan};
+use super::reach::Reach;
+use super::status::GroupStatus;
 use crate::child_process::RespawnCommand;
 use crate::host::ServiceHandle;
+use crate::service::Kind;
 use crate::supervision::{ChildSpec, DEFAULT_RESTART, RestartType};
 use crate::supervisors::{
-    Child, ChildExit, Failed, Group, GroupChild, GroupPolicy, Parent, ParentLink, Supervised,
-    Threads, supervise_apart, supervise_here,
+    Child, ChildExit, Failed, Group, GroupChild, GroupPolicy, Parent, ParentLink, StartGate,
+    Supervised, Threads, supervise_apart, supervise_here,
 };
 
 /// The supervisors above the services.
@@ -22,6 +26,12 @@ pub(super) struct SupervisorTree {
 }
 
 impl SupervisorTree {
+    /// Starts all services in order, under supervision. Resolves when the starts have begun; a
+    /// source waits for the services that it leads to.
+    pub(super) async fn start(&self) {
+        self.root.start().await;
+    }
+
     /// Ends supervision; services keep running.
     pub(super) fn cease(&self) {
         self.root.cease();
@@ -37,8 +47,9 @@ struct SupervisorNode {
     plan: SupervisorPlan,
     sender: mpsc::Sender<ChildExit>,
     ended: mpsc::Receiver<ChildExit>,
-    /// In the order of the manifest.
+    /// In the order of the group's list; those of the root in the order of the manifest.
     children: Vec<Node>,
+    restarts: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy)]
@@ -59,6 +70,7 @@ impl SupervisorNode {
             sender,
             ended,
             children,
+            restarts: Arc::default(),
         }
     }
 
@@ -80,7 +92,6 @@ pub(super) struct TreePlan {
 pub(super) struct PlannedTree {
     plan: TreePlan,
     services: Rc<[Rc<Supervised>]>,
-    stop_within: Duration,
 }
 
 /// Threads and processes of the services.
@@ -88,8 +99,10 @@ pub(super) struct NodeIndex {
     pub(super) threads: Rc<Threads>,
     /// Command for child processes of services.
     pub(super) program: Option<Rc<RespawnCommand>>,
-    /// Maximum time for a service to stop.
-    pub(super) stop_within: Duration,
+    /// Time of the app to stop within.
+    pub(super) app_stops_within: Duration,
+    /// The services that a source waits for when the app starts.
+    pub(super) reach: Reach,
 }
 
 impl TreePlan {
@@ -145,20 +158,26 @@ impl TreePlan {
                 }
             }
         }
-        let stop_within = places.stop_within;
-        let services = hosted.into_iter().zip(parents).map(|(hosted, up)| {
+        let gate = |label: &Arc<str>| {
+            let reached = places.reach.get(label);
+            let reached = hosted
+                .iter()
+                .filter(|it| reached.is_some_and(|reached| reached.contains(&*it.label)));
+            StartGate::new(label.clone(), reached.cloned().collect())
+        };
+        let services = hosted.iter().cloned().zip(parents).map(|(hosted, up)| {
             let up = up.expect("every service has a place in the tree");
+            let gate = gate(&hosted.label);
             match &places.program {
                 Some(program) if hosted.is_apart() => {
-                    supervise_apart(hosted, program.clone(), stop_within, up)
+                    supervise_apart(hosted, program.clone(), places.app_stops_within, gate, up)
                 }
-                _ => supervise_here(hosted, places.threads.clone(), stop_within, up),
+                _ => supervise_here(hosted, places.threads.clone(), gate, up),
             }
         });
         PlannedTree {
             services: services.collect(),
             plan: self,
-            stop_within,
         }
     }
 }
@@ -169,22 +188,43 @@ impl PlannedTree {
         self.services.clone()
     }
 
-    /// Starts supervision of services that already run.
+    /// Returns the groups that have services in this process, for operators.
+    pub(super) fn groups(&self) -> Vec<GroupStatus> {
+        let label = |node: &Node| match node {
+            Node::Service(service) => Some(self.services[*service].hosted.label.clone()),
+            Node::Group(_) => None,
+        };
+        let here = self.plan.groups.iter().filter(|it| !it.children.is_empty());
+        let groups = here.map(|group| GroupStatus {
+            name: group.name.clone(),
+            strategy: group.plan.strategy,
+            services: group.children.iter().filter_map(label).collect(),
+            restarts: group.restarts.clone(),
+        });
+        groups.collect()
+    }
+
+    /// Starts supervision. The services don't run yet.
     pub(super) fn supervise(self, failed: Failed) -> SupervisorTree {
         let TreePlan { root, groups } = self.plan;
         let services = self.services;
-        let stop_within = self.stop_within;
         let rules = |node: &SupervisorNode| GroupPolicy {
             name: node.name.clone(),
             strategy: node.plan.strategy,
             intensity: node.plan.intensity,
-            stop_within,
+            restarts: node.restarts.clone(),
         };
         let of_service = |service: usize| {
             let service = services[service].clone();
             let restart = &service.hosted.settings.restart;
             let spec = ChildSpec {
-                restart: restart.restart_type,
+                restart: match (restart.restart_type, service.hosted.blueprint.role()) {
+                    // The end of a source that has one is not a failure.
+                    (RestartType::Permanent, Kind::Source(source)) if source.ends() => {
+                        RestartType::Transient
+                    }
+                    (restart_type, _) => restart_type,
+                },
                 policy: restart.policy,
             };
             GroupChild {

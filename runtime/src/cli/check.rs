@@ -1,11 +1,14 @@
 //! `check`: validates a manifest without running it, and with `--connect` its transport.
 
+use std::io::IsTerminal as _;
+
 use super::{DONE, FAILED, ManifestArgs, OnlyArgs, block_on, print, print_json, print_report};
 use crate::app::Plan;
 use crate::log::push_visible;
+use crate::manifest::Report;
 use crate::redact::without_password;
 use crate::service::Catalog;
-use crate::stderr::error_line;
+use crate::stderr::{self, error_line};
 use crate::transport::{Inspection, TransportError, Transports};
 
 #[derive(clap::Args)]
@@ -24,16 +27,27 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
-        let plan = match self.manifest.load(&self.only.only, catalog, transports) {
+        let loaded = self
+            .manifest
+            .load_with_warnings(&self.only.only, catalog, transports);
+        let (plan, warnings) = match loaded {
             Err(report) => return print_report(&report, self.json),
-            Ok(plan) => plan,
+            Ok(loaded) => loaded,
         };
         let asked = self.connect.then(|| inspect(&plan, transports));
         if self.json {
-            print_json(&json_of(&plan, asked.as_ref()));
+            print_json(&json_of(&plan, &warnings, asked.as_ref()));
         } else {
             let services = plan.services.len();
-            let mut text = format!("{}: {services} services, nothing wrong\n", plan.name());
+            let result = match warnings.problems().is_empty() {
+                true => "nothing wrong".to_owned(),
+                false => {
+                    let color = std::io::stderr().is_terminal();
+                    stderr::write(&warnings.render(color));
+                    warnings.count()
+                }
+            };
+            let mut text = format!("{}: {services} services, {result}\n", plan.name());
             if let Some(Ok(inspection)) = &asked {
                 text.push_str(&text_of(&plan, inspection));
             }
@@ -61,8 +75,15 @@ fn inspect(plan: &Plan, transports: &Transports) -> Result<Inspection, Transport
     block_on(connector.inspect(&plan.transport, &topology)).map_err(failed)?
 }
 
-fn json_of(plan: &Plan, asked: Option<&Result<Inspection, TransportError>>) -> serde_json::Value {
-    let mut value = serde_json::json!({ "app": plan.name(), "problems": [] });
+fn json_of(
+    plan: &Plan,
+    warnings: &Report,
+    asked: Option<&Result<Inspection, TransportError>>,
+) -> serde_json::Value {
+    let warnings = warnings.problems();
+    let mut value = serde_json::json!({
+        "app": plan.name(), "problems": [], "warnings": warnings,
+    });
     match asked {
         None => {}
         Some(Ok(inspection)) => {

@@ -59,7 +59,8 @@ enum Verb {
     Run(run::Run),
     /// Validate a manifest, and optionally its transport, without running it
     ///
-    /// Exit code 0: valid; 1: the transport has problems; 2: the manifest has problems.
+    /// Exit code 0: valid, perhaps with warnings; 1: the transport has problems; 2: the manifest
+    /// has problems.
     ///
     /// Example: brickwork check app.toml --connect
     Check(check::Check),
@@ -133,11 +134,22 @@ impl ManifestArgs {
         catalog: &Catalog,
         transports: &Transports,
     ) -> Result<crate::Plan, manifest::Report> {
+        let loaded = self.load_with_warnings(only, catalog, transports);
+        loaded.map(|(plan, _)| plan)
+    }
+
+    /// Loads the plan of an app to be started, and the warnings.
+    fn load_with_warnings(
+        &self,
+        only: &[String],
+        catalog: &Catalog,
+        transports: &Transports,
+    ) -> Result<(crate::Plan, manifest::Report), manifest::Report> {
         let options = manifest::Options {
             only: only.to_vec(),
             ..self.options()
         };
-        manifest::load(&self.manifest, &options, catalog, transports)
+        manifest::load_with_warnings(&self.manifest, &options, catalog, transports)
     }
 
     /// Loads the plan of an app that this process does not start.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::service_run::ServiceRun;
 use super::service_state::ServiceShared;
@@ -350,7 +350,8 @@ impl ServiceRun {
                 warn!(service, ?pause, %error, "circuit breaker stays open");
             }
             (BreakerPhase::Open, _) => {
-                info!(service, "circuit breaker half-open, trying one message");
+                // The result of the probe is logged.
+                debug!(service, "circuit breaker half-open, trying one message");
             }
             (_, BreakerPhase::Closed) => {
                 let after = in_tenths(now.saturating_sub(outage.unwrap_or(now)));

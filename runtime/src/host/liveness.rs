@@ -60,6 +60,20 @@ impl Liveness {
         let _open = busy.wait_for(|busy| *busy == 0).await;
     }
 
+    /// Resolves when an instance has begun its start, or the source has begun to run.
+    pub(crate) async fn begun(&self) {
+        let mut busy = self.busy.subscribe();
+        // Never an error: `self` owns the sender.
+        let _open = busy.wait_for(|busy| *busy > 0).await;
+    }
+
+    /// Resolves when the source has ended by itself.
+    pub(crate) async fn ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // Never an error: `self` owns the sender.
+        let _open = ended.wait_for(|ended| *ended).await;
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Relaxed) > 0
     }

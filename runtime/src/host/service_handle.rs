@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::breaker::{BreakerStatus, ServiceBreaker};
 use super::remote_stats::RemoteStats;
@@ -25,6 +26,8 @@ pub(crate) struct ServiceHandle {
     /// For a service with a child process: its last statistics, while it runs.
     remote: Option<Mutex<Option<RemoteStats>>>,
     run: Mutex<Arc<ServiceRun>>,
+    /// Whether the first start since the start of the app has ended.
+    first_start_ended: watch::Sender<bool>,
 }
 
 impl Deref for ServiceHandle {
@@ -79,6 +82,7 @@ impl ServiceHandle {
             worker,
             remote,
             run: Mutex::new(not_started),
+            first_start_ended: watch::Sender::new(false),
         }
     }
 
@@ -158,6 +162,18 @@ impl ServiceHandle {
         let env = ServiceRun::new(self.service.clone(), worker, suspects);
         *self.run.lock() = env.clone();
         env
+    }
+
+    /// Records that the first start has ended: with or without success, or by a stop.
+    pub(crate) fn end_first_start(&self) {
+        self.first_start_ended.send_replace(true);
+    }
+
+    /// Resolves when the first start since the start of the app has ended.
+    pub(crate) async fn first_start_ended(&self) {
+        let mut ended = self.first_start_ended.subscribe();
+        // Never an error: `self` owns the sender.
+        let _open = ended.wait_for(|ended| *ended).await;
     }
 
     pub(crate) fn is_source(&self) -> bool {

@@ -1,15 +1,17 @@
 //! Error codes: stable names for documents and programs.
 
 macro_rules! codes {
-    ($($name:ident = $code:literal, $meaning:literal;)*) => {
+    ($(#[$doc:meta])* $list:ident: $($name:ident = $code:literal, $meaning:literal;)*) => {
         $(pub(super) const $name: &str = $code;)*
 
-        /// Every code of a report with its meaning. A code never gets another meaning.
-        pub const CODES: &[(&str, &str)] = &[$(($code, $meaning)),*];
+        $(#[$doc])*
+        pub const $list: &[(&str, &str)] = &[$(($code, $meaning)),*];
     };
 }
 
 codes! {
+    /// Every code of a problem with its meaning. A code never gets another meaning.
+    CODES:
     UNREADABLE = "E001", "a file can't be read";
     SYNTAX = "E002", "the file is not TOML";
     VARIABLE = "E003", "a ${...} can't be filled in";
@@ -41,17 +43,24 @@ codes! {
     OTHER_APPS_DATA = "E050", "the data folder holds the positions of another app";
 }
 
+codes! {
+    /// Every code of a warning with its meaning. A manifest with warnings starts.
+    WARNINGS:
+    NO_EFFECT = "W001", "a setting has no effect";
+    SPLIT_GROUP = "W002", "`--only` splits a group over processes";
+    ASK_RING = "W003", "requests in a ring can wait for each other";
+}
+
 #[cfg(test)]
 mod tests {
-    use super::CODES;
+    use super::{CODES, WARNINGS};
 
     #[test]
     fn codes_are_unique_and_in_order() {
-        assert!(CODES.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert!(
-            CODES
-                .iter()
-                .all(|(code, _)| code.len() == 4 && code.starts_with('E'))
-        );
+        for (codes, letter) in [(CODES, 'E'), (WARNINGS, 'W')] {
+            assert!(codes.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            let fits = |code: &str| code.len() == 4 && code.starts_with(letter);
+            assert!(codes.iter().all(|(code, _)| fits(code)));
+        }
     }
 }

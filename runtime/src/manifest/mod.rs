@@ -10,6 +10,7 @@
 //!    `settings`, `config`, `wiring`, `supervision`).
 //! 5. Rules over the whole app are checked (`topics`, `external_feeds`, `cycles`,
 //!    `selection`, `position_owner`).
+//! 6. A manifest without problems may get warnings (`no_effect`, `cycles`).
 //!
 //! ```
 //! use brickwork::{Catalog, manifest, transport::Transports};
@@ -38,6 +39,7 @@ mod codes;
 mod config;
 mod cycles;
 mod external_feeds;
+mod no_effect;
 mod position_owner;
 mod redaction;
 mod report;
@@ -58,7 +60,7 @@ mod topics;
 mod variables;
 mod wiring;
 
-pub use codes::CODES;
+pub use codes::{CODES, WARNINGS};
 pub use report::{Problem, Report};
 
 use redaction::Redactions;
@@ -112,6 +114,20 @@ pub fn load(
     catalog: &Catalog,
     transports: &Transports,
 ) -> Result<Plan, Report> {
+    load_with_warnings(path, options, catalog, transports).map(|(plan, _)| plan)
+}
+
+/// Like [`load`], and also returns the warnings: settings that can't act, groups that are split
+/// over processes, requests in a ring.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_warnings(
+    path: &Path,
+    options: &Options,
+    catalog: &Catalog,
+    transports: &Transports,
+) -> Result<(Plan, Report), Report> {
     let mut loader = Loader::default();
     let mut merged = loader.read(path, options);
     secrets::find(&loader.trees, &merged, catalog, &mut loader.masks);
@@ -137,7 +153,11 @@ pub fn load(
     }
     let plan = loader.plan(&merged, options, catalog, transports);
     if loader.problems.is_empty() {
-        Ok(plan)
+        let (top, mut warnings) = (Section::top(&merged), Problems::default());
+        no_effect::check(&top, &plan, &mut warnings);
+        cycles::warn_of_asks(&top, &plan.services, &mut warnings);
+        let warnings = warnings.into_warnings(&loader.files, &mut loader.masks);
+        Ok((plan, warnings))
     } else {
         Err(loader
             .problems

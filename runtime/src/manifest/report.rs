@@ -10,7 +10,7 @@ use super::redaction::Redactions;
 use super::source::{SourceFile, Span};
 use super::spanned_toml::{Node, Value};
 
-/// All problems of a manifest, in the order of its files and lines.
+/// All problems, or all warnings, of a manifest, in the order of its files and lines.
 ///
 /// A report shows no secret, neither in its texts nor in the manifest lines it quotes.
 #[derive(Serialize)]
@@ -19,6 +19,8 @@ pub struct Report {
     /// Number of further problems.
     #[serde(skip_serializing_if = "is_zero")]
     more: usize,
+    #[serde(skip)]
+    are_warnings: bool,
 }
 
 /// Maximum problems that a report describes. Each one costs a look through its file.
@@ -31,7 +33,7 @@ fn is_zero(number: &usize) -> bool {
 /// One problem.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
-    /// One of [`CODES`](super::CODES).
+    /// One of [`CODES`](super::CODES) or [`WARNINGS`](super::WARNINGS).
     pub code: &'static str,
     /// Path of the file, as given by the user.
     pub file: String,
@@ -138,6 +140,15 @@ impl Problems {
         Report {
             problems: problems.collect(),
             more,
+            are_warnings: false,
+        }
+    }
+
+    /// Sorts the warnings and hides secrets.
+    pub(super) fn into_warnings(self, files: &[SourceFile], masks: &mut Redactions) -> Report {
+        Report {
+            are_warnings: true,
+            ..self.into_report(files, masks)
         }
     }
 }
@@ -185,23 +196,38 @@ impl Report {
         let renderer = renderer.term_width(DEFAULT_TERM_WIDTH);
         let mut text = String::new();
         for problem in &self.problems {
-            text.push_str(&problem.render(&renderer));
+            text.push_str(&problem.render(&renderer, self.are_warnings));
             text.push_str("\n\n");
         }
+        text.push_str(&self.count());
         let shown = self.problems.len();
-        text.push_str(&match (shown, self.more) {
-            (1, 0) => "1 problem".to_owned(),
-            (shown, 0) => format!("{shown} problems"),
-            (shown, more) => format!("{} problems, the first {shown} are shown", shown + more),
-        });
+        if self.more > 0 {
+            text.push_str(&format!(", the first {shown} are shown"));
+        }
         text.push('\n');
         text
+    }
+
+    /// Returns the number of problems, such as `2 problems`.
+    pub(crate) fn count(&self) -> String {
+        let count = self.problems.len() + self.more;
+        let noun = if self.are_warnings {
+            "warning"
+        } else {
+            "problem"
+        };
+        let s = if count == 1 { "" } else { "s" };
+        format!("{count} {noun}{s}")
     }
 }
 
 impl Problem {
-    fn render(&self, renderer: &Renderer) -> String {
-        let mut group = Level::ERROR
+    fn render(&self, renderer: &Renderer, is_warning: bool) -> String {
+        let level = match is_warning {
+            true => Level::WARNING,
+            false => Level::ERROR,
+        };
+        let mut group = level
             .primary_title(&*self.message)
             .id(self.code)
             .elements(std::iter::empty::<Origin<'_>>());

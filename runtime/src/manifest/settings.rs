@@ -24,7 +24,7 @@ pub(super) const MAILBOX_KEYS: [&str; 7] = [
     "store",
 ];
 /// Keys that every service may have.
-pub(super) const COMMON_KEYS: [&str; 2] = ["restart", "isolation"];
+pub(super) const COMMON_KEYS: [&str; 3] = ["restart", "shutdown_timeout", "isolation"];
 
 /// Shortest duration that a key takes. A wait of zero before restarts would let a service
 /// that can't start use a whole core.
@@ -51,6 +51,9 @@ pub(super) fn read(
         handler_timeout: service
             .duration("handler_timeout", DURATION_MIN, out)
             .unwrap_or(default.handler_timeout),
+        shutdown_timeout: service
+            .duration("shutdown_timeout", Duration::ZERO, out)
+            .unwrap_or(default.shutdown_timeout),
         retry: retry(service, default.retry, out),
         breaker: breaker(service, out).unwrap_or(default.breaker),
         restart: read_restart(service, default.restart, out),

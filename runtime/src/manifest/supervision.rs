@@ -15,11 +15,6 @@ use crate::settings::RestartSettings;
 use crate::supervision::{GiveUpPolicy, Intensity, OnPanic, RestartPolicy, RestartType, Strategy};
 
 const RESTARTS_MAX: u64 = 1_000_000;
-const STRATEGIES: [(&str, Strategy); 3] = [
-    ("one_for_one", Strategy::OneForOne),
-    ("one_for_all", Strategy::OneForAll),
-    ("rest_for_one", Strategy::RestForOne),
-];
 const TYPES: [(&str, RestartType); 3] = [
     ("permanent", RestartType::Permanent),
     ("transient", RestartType::Transient),
@@ -208,8 +203,8 @@ fn supervisor(
 ) -> SupervisorPlan {
     SupervisorPlan {
         strategy: section
-            .one_of("strategy", &STRATEGIES.map(|(name, _)| name), out)
-            .map_or(default.strategy, |index| STRATEGIES[index].1),
+            .one_of("strategy", &Strategy::ALL.map(Strategy::as_str), out)
+            .map_or(default.strategy, |index| Strategy::ALL[index]),
         intensity: intensity(section, default.intensity, out),
     }
 }

@@ -6,6 +6,7 @@
 //! first event would miss that event.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
@@ -53,6 +54,8 @@ metrics! {
         "Instances that have started and can handle messages.";
     RESTARTS = "restarts_total" COUNTER ["service", "reason"]
         "Restarts of instances, sources and bridges, by reason.";
+    GROUP_RESTARTS = "group_restarts_total" COUNTER ["group"]
+        "Times that the supervisor of a group restarted services of it.";
     SERVICE_UP = "service_up" GAUGE ["service"]
         "1 if the service is ready and consumes all its inputs, or is a source that has ended.";
     BREAKER = "breaker_state" GAUGE ["service"]
@@ -124,6 +127,10 @@ impl Collector for AppCollector {
         let view = &*self.view;
         let mut families = service_families(view);
         families.extend(transport_families(view));
+        let mut groups = Family::new(&GROUP_RESTARTS);
+        for group in &view.groups {
+            groups.add(&[&group.name], group.restarts.load(Relaxed) as f64);
+        }
         let mut lags = Family::new(&WORKER_LAG);
         for (worker, lag) in view.workers.recent().enumerate() {
             lags.add(&[&worker.to_string()], lag.as_secs_f64());
@@ -132,7 +139,7 @@ impl Collector for AppCollector {
         dropped.add(&[], stderr::lines_dropped() as f64);
         let mut build = Family::new(&BUILD_INFO);
         build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
-        families.extend([lags, dropped, build]);
+        families.extend([groups, lags, dropped, build]);
         families.into_iter().map(Family::done).collect()
     }
 }

@@ -32,4 +32,4 @@ pub use intensity::RestartWindow;
 pub use restart::{History, Restart, RestartPolicy};
 pub use retry::{Attempt, RetryDecision, RetryPolicy};
 pub use spec::{GiveUpPolicy, Intensity, OnPanic, RestartType, Strategy};
-pub use strategy::{ChildSpec, DEFAULT_RESTART, Decision, Exit, Supervisor};
+pub use strategy::{ChildSpec, DEFAULT_RESTART, Decision, Exit, Steps, Supervisor};

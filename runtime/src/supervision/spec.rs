@@ -13,8 +13,22 @@ pub enum Strategy {
     OneForOne,
     /// All children; the running ones are stopped first.
     OneForAll,
-    /// The failed child and those after it in the manifest.
+    /// The failed child and those after it.
     RestForOne,
+}
+
+impl Strategy {
+    /// All strategies.
+    pub const ALL: [Self; 3] = [Self::OneForOne, Self::OneForAll, Self::RestForOne];
+
+    /// Returns the name of the strategy in a manifest.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OneForOne => "one_for_one",
+            Self::OneForAll => "one_for_all",
+            Self::RestForOne => "rest_for_one",
+        }
+    }
 }
 
 /// Restart intensity: at most `max_restarts` in any period of length `within`.

@@ -1,8 +1,9 @@
 //! The decision of a supervisor after one of its children has ended.
 //!
-//! The rules are those of OTP's `supervisor`. The caller carries a decision out, including the
-//! wait. While it stops and starts several children, it must keep further exits waiting, as
-//! exit signals wait in the mailbox of a supervisor.
+//! The rules are those of OTP's `supervisor`, with a back-off before a restart. The caller
+//! carries a decision out, including the wait. The siblings of the failed child run on during
+//! the wait. While the caller stops and starts several children, it must keep further exits
+//! waiting, as exit signals wait in the mailbox of a supervisor.
 
 use std::time::Duration;
 
@@ -30,8 +31,13 @@ pub struct ChildSpec {
 struct Child {
     spec: ChildSpec,
     running: bool,
-    /// Never started again: a temporary child that ended or was stopped with its siblings.
+    /// Not started again with its siblings: a temporary child that ended or was stopped with
+    /// them.
     gone: bool,
+    /// Never started again: a child that reached its end.
+    done: bool,
+    /// The child ended and waits for its restart.
+    waiting: bool,
     history: History,
 }
 
@@ -40,15 +46,16 @@ struct Child {
 /// ```
 /// use std::time::Duration;
 /// use brickwork::supervision::{
-///     ChildSpec, DEFAULT_RESTART, Decision, Exit, Intensity, RestartType, Strategy, Supervisor,
+///     ChildSpec, DEFAULT_RESTART, Decision, Exit, Intensity, RestartType, Steps, Strategy,
+///     Supervisor,
 /// };
 ///
 /// let child = ChildSpec { restart: RestartType::Permanent, policy: DEFAULT_RESTART };
 /// let intensity = Intensity { max_restarts: 3, within: Duration::from_secs(10) };
 /// let mut supervisor = Supervisor::new(Strategy::RestForOne, intensity, vec![child; 3]);
 /// let decision = supervisor.ended(1, Exit::Failed, Duration::ZERO, 0.0);
-/// let expected = Decision::Restart { stop: vec![2], wait: Duration::ZERO, start: vec![1, 2] };
-/// assert_eq!(decision, expected);
+/// assert_eq!(decision, Decision::Restart { wait: Duration::ZERO });
+/// assert_eq!(supervisor.restart(1), Steps { stop: vec![2], start: vec![1, 2] });
 /// ```
 #[derive(Debug, Clone)]
 pub struct Supervisor {
@@ -63,14 +70,13 @@ pub struct Supervisor {
 pub enum Decision {
     /// The child stays down; the others continue.
     Leave,
-    /// Some children are stopped; after a wait, some are started.
+    /// The child is restarted together with a sibling that waits for its restart. This does not
+    /// count as a restart.
+    Join,
+    /// The child is restarted after a wait: see [`Supervisor::restart`].
     Restart {
-        /// Children to stop, in this order: the last one first.
-        stop: Vec<usize>,
-        /// Wait between stop and start.
+        /// Time in which the siblings run on.
         wait: Duration,
-        /// Children to start, in this order.
-        start: Vec<usize>,
     },
     /// Too many restarts: the supervisor itself has failed.
     GiveUp {
@@ -79,13 +85,24 @@ pub enum Decision {
     },
 }
 
+/// The steps of a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steps {
+    /// Children to stop, in this order: the last one first.
+    pub stop: Vec<usize>,
+    /// Children to start then, in this order.
+    pub start: Vec<usize>,
+}
+
 impl Supervisor {
-    /// A supervisor of running children, in the manifest's order.
+    /// A supervisor of running children, in the group's order.
     pub fn new(strategy: Strategy, intensity: Intensity, children: Vec<ChildSpec>) -> Self {
         let children = children.into_iter().map(|spec| Child {
             spec,
             running: true,
             gone: false,
+            done: false,
+            waiting: false,
             history: History::default(),
         });
         Self {
@@ -99,65 +116,101 @@ impl Supervisor {
     /// Decides about a child that ended at `now`, counted from any fixed point. `random` is
     /// between 0 and 1.
     ///
-    /// The supervisor assumes that the decision is carried out: children in `start` count as
-    /// running afterwards.
-    ///
     /// # Panics
     /// If there is no child with this number.
     pub fn ended(&mut self, child: usize, exit: Exit, now: Duration, random: f64) -> Decision {
-        self.children[child].running = false;
-        let again = match (self.children[child].spec.restart, exit) {
+        let ended = &mut self.children[child];
+        ended.running = false;
+        let again = match (ended.spec.restart, exit) {
             (RestartType::Temporary, _) => {
-                self.children[child].gone = true;
+                ended.gone = true;
                 false
             }
             (RestartType::Transient, Exit::Normal) => false,
             (RestartType::Permanent, _) | (RestartType::Transient, Exit::Failed) => true,
         };
         if !again {
+            ended.done = exit == Exit::Normal;
             return Decision::Leave;
+        }
+        let waits =
+            |sibling: usize| self.children[sibling].waiting && self.scope(sibling).contains(&child);
+        if (0..self.children.len()).any(waits) {
+            return Decision::Join;
         }
         if !self.window.restart(&self.intensity, now) {
             let stop = self.running(0..self.children.len());
             for child in &mut self.children {
-                child.running = false;
+                (child.running, child.waiting) = (false, false);
             }
             return Decision::GiveUp { stop };
         }
-        let scope = match self.strategy {
-            Strategy::OneForOne => child..child + 1,
-            Strategy::OneForAll => 0..self.children.len(),
-            Strategy::RestForOne => child..self.children.len(),
-        };
+        let child = &mut self.children[child];
+        let (restart, next) = child.history.failure(&child.spec.policy, now, random);
+        (child.history, child.waiting) = (next, true);
+        Decision::Restart {
+            wait: restart.wait(),
+        }
+    }
+
+    /// Returns the steps by which a child that ended is restarted. The supervisor assumes that
+    /// they are carried out.
+    ///
+    /// # Panics
+    /// If there is no child with this number.
+    pub fn restart(&mut self, child: usize) -> Steps {
+        let scope = self.scope(child);
         let stop = self.running(scope.clone());
         for index in scope.clone() {
             let child = &mut self.children[index];
             child.gone |= child.spec.restart == RestartType::Temporary;
-            child.running = !child.gone;
+            child.running = !child.gone && !child.done;
+            child.waiting = false;
         }
-        let start = scope.filter(|index| !self.children[*index].gone).collect();
-        let Child { spec, history, .. } = &mut self.children[child];
-        let (restart, next) = history.failure(&spec.policy, now, random);
-        *history = next;
-        let wait = restart.wait();
-        Decision::Restart { stop, wait, start }
+        let start = scope.filter(|index| self.children[*index].running);
+        Steps {
+            stop,
+            start: start.collect(),
+        }
+    }
+
+    /// Returns the children that a restart of a child concerns.
+    pub fn scope(&self, child: usize) -> std::ops::Range<usize> {
+        match self.strategy {
+            Strategy::OneForOne => child..child + 1,
+            Strategy::OneForAll => 0..self.children.len(),
+            Strategy::RestForOne => child..self.children.len(),
+        }
     }
 
     /// Resets everything: the supervisor's own parent restarts it. Returns the children to
     /// start, in order.
     ///
-    /// As in OTP, a restarted supervisor starts all children, including temporary ones.
+    /// As in OTP, a restarted supervisor starts all children, including temporary ones that
+    /// failed. A child that reached its end stays there.
     pub fn restarted(&mut self) -> Vec<usize> {
         self.window = RestartWindow::default();
         for child in &mut self.children {
             *child = Child {
                 spec: child.spec,
-                running: true,
+                running: !child.done,
                 gone: false,
+                done: child.done,
+                waiting: false,
                 history: History::default(),
             };
         }
-        (0..self.children.len()).collect()
+        let mut start = self.running(0..self.children.len());
+        start.reverse();
+        start
+    }
+
+    /// Returns the children to stop, in this order, when the supervisor's own parent stops it.
+    /// A child that reached its end stays as it is.
+    pub fn to_stop(&self) -> Vec<usize> {
+        let all = (0..self.children.len()).rev();
+        let stop = all.filter(|child| !self.children[*child].done);
+        stop.collect()
     }
 
     /// The running children of a range, the last one first.
@@ -202,26 +255,29 @@ mod tests {
         Supervisor::new(strategy, INTENSITY, children)
     }
 
-    fn restart(stop: &[usize], start: &[usize]) -> Decision {
-        Decision::Restart {
-            stop: stop.to_vec(),
-            wait: Duration::ZERO,
-            start: start.to_vec(),
-        }
+    const NOW: Decision = Decision::Restart {
+        wait: Duration::ZERO,
+    };
+
+    /// Lets a child fail that is restarted at once, and returns the steps.
+    fn fail(supervisor: &mut Supervisor, child: usize) -> (Vec<usize>, Vec<usize>) {
+        let decision = supervisor.ended(child, Exit::Failed, Duration::ZERO, 0.0);
+        assert_eq!(decision, NOW);
+        let Steps { stop, start } = supervisor.restart(child);
+        (stop, start)
     }
 
     use RestartType::{Permanent, Temporary, Transient};
 
     #[test]
     fn each_strategy_stops_in_reverse_order_and_starts_in_order() {
-        let three = [Permanent; 3];
-        for (strategy, expected) in [
-            (Strategy::OneForOne, restart(&[], &[1])),
-            (Strategy::OneForAll, restart(&[2, 0], &[0, 1, 2])),
-            (Strategy::RestForOne, restart(&[2], &[1, 2])),
+        for (strategy, stop, start) in [
+            (Strategy::OneForOne, vec![], vec![1]),
+            (Strategy::OneForAll, vec![2, 0], vec![0, 1, 2]),
+            (Strategy::RestForOne, vec![2], vec![1, 2]),
         ] {
-            let decision = supervisor(strategy, &three).ended(1, Exit::Failed, Duration::ZERO, 0.0);
-            assert_eq!(decision, expected, "{strategy:?}");
+            let steps = fail(&mut supervisor(strategy, &[Permanent; 3]), 1);
+            assert_eq!(steps, (stop, start), "{strategy:?}");
         }
     }
 
@@ -248,8 +304,7 @@ mod tests {
     #[test]
     fn a_temporary_child_that_is_stopped_with_its_siblings_does_not_come_back() {
         let mut all = supervisor(Strategy::OneForAll, &[Permanent, Temporary, Permanent]);
-        let decision = all.ended(0, Exit::Failed, Duration::ZERO, 0.0);
-        assert_eq!(decision, restart(&[2, 1], &[0, 2]));
+        assert_eq!(fail(&mut all, 0), (vec![2, 1], vec![0, 2]));
         assert_eq!(
             all.restarted(),
             [0, 1, 2],
@@ -258,14 +313,39 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_ends_while_its_group_waits_for_a_restart_joins_it() {
+        let mut rest = supervisor(Strategy::RestForOne, &[Permanent; 3]);
+        let wait = Decision::Restart {
+            wait: Duration::from_millis(100),
+        };
+        assert_eq!(fail(&mut rest, 1), (vec![2], vec![1, 2]));
+        assert_eq!(rest.ended(1, Exit::Failed, Duration::ZERO, 0.0), wait);
+        let joins = rest.ended(2, Exit::Failed, Duration::ZERO, 0.0);
+        assert_eq!((joins, rest.restarts().0), (Decision::Join, 2));
+        let Steps { stop, start } = rest.restart(1);
+        assert_eq!((stop, start), (vec![], vec![1, 2]));
+    }
+
+    #[test]
+    fn a_child_that_reached_its_end_is_neither_stopped_nor_started_with_its_siblings() {
+        let mut all = supervisor(Strategy::OneForAll, &[Permanent, Transient, Temporary]);
+        for child in [1, 2] {
+            let decision = all.ended(child, Exit::Normal, Duration::ZERO, 0.0);
+            assert_eq!(decision, Decision::Leave);
+        }
+        assert_eq!(fail(&mut all, 0), (vec![], vec![0]));
+        assert_eq!(all.to_stop(), [0]);
+        assert_eq!(all.restarted(), [0]);
+    }
+
+    #[test]
     fn too_many_restarts_stop_all_children_and_fail_the_supervisor() {
         let mut one = supervisor(Strategy::OneForOne, &[Permanent, Permanent]);
         for second in 0..2 {
             let now = Duration::from_secs(second);
-            assert!(matches!(
-                one.ended(0, Exit::Failed, now, 0.0),
-                Decision::Restart { .. }
-            ));
+            let decision = one.ended(0, Exit::Failed, now, 0.0);
+            assert!(matches!(decision, Decision::Restart { .. }));
+            one.restart(0);
         }
         let decision = one.ended(0, Exit::Failed, Duration::from_secs(2), 0.0);
         assert_eq!(decision, Decision::GiveUp { stop: vec![1] });
@@ -277,9 +357,10 @@ mod tests {
         let mut waits = Vec::new();
         for second in 0..2 {
             match one.ended(0, Exit::Failed, Duration::from_secs(second), 0.0) {
-                Decision::Restart { wait, .. } => waits.push(wait),
+                Decision::Restart { wait } => waits.push(wait),
                 other => panic!("{other:?}"),
             }
+            one.restart(0);
         }
         assert_eq!(waits, [Duration::ZERO, Duration::from_millis(100)]);
     }

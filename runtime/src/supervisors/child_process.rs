@@ -61,7 +61,7 @@ impl From<Result<io::Result<Answer>, Elapsed>> for PollResult {
 }
 
 impl ChildProcess {
-    /// Starts a process for a service.
+    /// Starts a process for a service. A process before it may take `stop_within` to stop.
     pub(super) fn spawn(
         program: &RespawnCommand,
         hosted: &ServiceHandle,

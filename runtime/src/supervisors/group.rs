@@ -1,26 +1,30 @@
 //! The supervisor of a group, or of the whole app: applies its strategy.
 //!
-//! While it restarts several children, further exits wait in its channel, as exit signals
-//! wait in the mailbox of OTP's `supervisor`. With `one_for_one` the children do not wait for
-//! each other. OTP has no back-off; here a back-off may last half a minute, and another child
-//! that fails for the first time is restarted at once.
+//! While it stops and starts children, further exits wait in its channel, as exit signals wait
+//! in the mailbox of OTP's `supervisor`. Children start in order, but none waits until the
+//! start of another one has ended. OTP has no back-off; here a back-off may last half a minute.
+//! Meanwhile the siblings run on, and another child that fails is restarted.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::{FutureExt, LocalBoxFuture};
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, warn};
 
 use super::{Child, ChildExit, ParentLink, command};
+use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::host::Stopped;
 use crate::supervision::{ChildSpec, Decision, Exit, Intensity, Strategy, Supervisor};
+
+/// Maximum time for all children that start together to begin their starts one after the
+/// other. Only a blocked thread takes longer, and the children after it must not wait for it.
+const BEGIN_WITHIN: Duration = Duration::from_millis(100);
 
 /// Set to the reason when the app has failed.
 pub(crate) type Failed = watch::Sender<Option<String>>;
@@ -41,7 +45,7 @@ pub(crate) struct Group {
 
 enum Command {
     Start(oneshot::Sender<()>),
-    Stop(Instant, oneshot::Sender<Stopped>),
+    Stop(oneshot::Sender<Stopped>),
 }
 
 /// The receiver of a supervisor's own failure.
@@ -55,12 +59,12 @@ pub(crate) struct GroupPolicy {
     pub(crate) name: Arc<str>,
     pub(crate) strategy: Strategy,
     pub(crate) intensity: Intensity,
-    /// Time for each child to stop.
-    pub(crate) stop_within: Duration,
+    /// Number of restarts so far, for operators.
+    pub(crate) restarts: Arc<AtomicU64>,
 }
 
 impl Group {
-    /// Supervises children that run already, as a task of the current thread.
+    /// Supervises children that don't run yet, as a task of the current thread.
     pub(crate) fn new(
         policy: GroupPolicy,
         members: Vec<GroupChild>,
@@ -79,7 +83,7 @@ impl Group {
             commands: received,
             parent,
             epoch: epoch.clone(),
-            restarting: FuturesUnordered::new(),
+            waiting: Vec::new(),
             origin: Instant::now(),
         };
         Self {
@@ -105,9 +109,8 @@ impl Child for Group {
         command(&self.commands, (), Command::Start)
     }
 
-    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        let nothing = Stopped::default();
-        command(&self.commands, nothing, move |done| Command::Stop(by, done))
+    fn stop(&self) -> LocalBoxFuture<'_, Stopped> {
+        command(&self.commands, Stopped::default(), Command::Stop)
     }
 
     fn epoch(&self) -> u64 {
@@ -123,71 +126,109 @@ struct GroupTask {
     commands: mpsc::Receiver<Command>,
     parent: Parent,
     epoch: Rc<Cell<u64>>,
-    /// Restarts of single children under `one_for_one`, in parallel.
-    restarting: FuturesUnordered<LocalBoxFuture<'static, ()>>,
+    /// Children that wait for their restart, and its time.
+    waiting: Vec<(usize, Instant)>,
     origin: Instant,
+}
+
+enum Event {
+    Command(Command),
+    RestartDue(usize),
+    Exit(ChildExit),
 }
 
 impl GroupTask {
     async fn run(mut self) {
-        loop {
-            let exit = tokio::select! {
-                biased;
-                Some(command) = self.commands.recv() => {
-                    self.execute(command).await;
-                    continue;
-                }
-                Some(()) = self.restarting.next() => continue,
-                Some(exit) = self.exits.recv() => exit,
-                else => return,
-            };
-            if exit.epoch != self.children[exit.child].epoch() {
+        while let Some(event) = self.next_event().await {
+            match event {
+                Event::Command(command) => self.execute(command).await,
+                Event::RestartDue(child) => self.restart(child).await,
                 // The child was stopped since, and perhaps started again.
-                continue;
-            }
-            let now = self.origin.elapsed();
-            let decision = self
-                .supervisor
-                .ended(exit.child, exit.exit, now, fastrand::f64());
-            self.log(&exit, &decision);
-            let gives_up = matches!(decision, Decision::GiveUp { .. });
-            let carried_out =
-                carry_out(self.children.clone(), decision, self.policy.stop_within).boxed_local();
-            if !gives_up && self.policy.strategy == Strategy::OneForOne {
-                self.restarting.push(carried_out);
-                continue;
-            }
-            // A pending restart must not start a child that this decision stops.
-            self.restarting.clear();
-            let command = tokio::select! {
-                biased;
-                Some(command) = self.commands.recv() => Some(command),
-                () = carried_out => None,
-            };
-            match command {
-                // Children with a stop command stop even though `carried_out` was dropped.
-                Some(command) => self.execute(command).await,
-                None if gives_up => self.fail(&exit),
-                None => {}
+                Event::Exit(exit) if exit.epoch != self.children[exit.child].epoch() => {}
+                Event::Exit(exit) => self.on_exit(exit).await,
             }
         }
     }
 
+    async fn next_event(&mut self) -> Option<Event> {
+        let due = self.waiting.iter().min_by_key(|(_, at)| *at).copied();
+        let restart_due = async {
+            match due {
+                Some((child, at)) => {
+                    sleep_until(at).await;
+                    child
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => command.map(Event::Command),
+            child = restart_due => Some(Event::RestartDue(child)),
+            Some(exit) = self.exits.recv() => Some(Event::Exit(exit)),
+        }
+    }
+
+    async fn on_exit(&mut self, exit: ChildExit) {
+        let now = self.origin.elapsed();
+        let decision = self
+            .supervisor
+            .ended(exit.child, exit.exit, now, fastrand::f64());
+        self.log(&exit, &decision);
+        match decision {
+            Decision::Leave | Decision::Join => {}
+            Decision::Restart { wait } if wait.is_zero() => self.restart(exit.child).await,
+            Decision::Restart { wait } => self.waiting.push((exit.child, later(wait))),
+            Decision::GiveUp { stop } => self.give_up(&exit, stop).await,
+        }
+    }
+
+    async fn restart(&mut self, child: usize) {
+        let steps = self.supervisor.restart(child);
+        // These children start now, whatever they waited for.
+        self.waiting
+            .retain(|(child, _)| !steps.start.contains(child));
+        self.policy.restarts.fetch_add(1, Relaxed);
+        self.carry_out(steps.stop, steps.start).await;
+    }
+
+    /// Stops children and starts children, in these orders. Returns false if a command put an
+    /// end to that.
+    async fn carry_out(&mut self, stop: Vec<usize>, start: Vec<usize>) -> bool {
+        let children = self.children.clone();
+        let command = tokio::select! {
+            biased;
+            command = self.commands.recv() => command,
+            () = async {
+                for child in stop {
+                    children[child].stop().await;
+                }
+                start_in_order(&children, start).await;
+            } => return true,
+        };
+        // Children with a stop command stop even though the future was dropped.
+        if let Some(command) = command {
+            self.execute(command).await;
+        }
+        false
+    }
+
     async fn execute(&mut self, command: Command) {
-        self.restarting.clear();
+        self.waiting.clear();
         self.epoch.set(self.epoch.get() + 1);
         match command {
             Command::Start(done) => {
-                for child in self.supervisor.restarted() {
-                    self.children[child].start().await;
+                if self.epoch.get() > 1 {
+                    self.policy.restarts.fetch_add(1, Relaxed);
                 }
+                let start = self.supervisor.restarted();
+                start_in_order(&self.children, start).await;
                 let _gone = done.send(());
             }
-            Command::Stop(by, done) => {
+            Command::Stop(done) => {
                 let mut stopped = Stopped::default();
-                // In reverse order, one after the other.
-                for child in self.children.iter().rev() {
-                    stopped.add(child.stop(by).await);
+                for child in self.supervisor.to_stop() {
+                    stopped.add(self.children[child].stop().await);
                 }
                 let _gone = done.send(stopped);
             }
@@ -202,12 +243,20 @@ impl GroupTask {
         let (supervisor, why) = (&self.policy.name, &exit.why);
         let child = self.children[exit.child].name();
         match decision {
+            // A child that reached its end has logged it.
+            Decision::Leave if exit.exit == Exit::Normal => {}
             Decision::Leave => warn!(%supervisor, child, why, "child ended and stays down"),
-            Decision::Restart { stop, wait, start } => warn!(
-                %supervisor, child, why, after = ?wait,
-                stop = names(stop), start = names(start),
-                "child ended, restarting"
+            Decision::Join => warn!(
+                %supervisor, child, why,
+                "child ended, restarting it with its group"
             ),
+            Decision::Restart { wait } => {
+                let scope: Vec<usize> = self.supervisor.scope(exit.child).collect();
+                warn!(
+                    %supervisor, child, why, after = ?wait, restart = names(&scope),
+                    "child ended, restarting"
+                );
+            }
             Decision::GiveUp { stop } => error!(
                 %supervisor, child, why, stop = names(stop),
                 "child ended too often, the supervisor gives up"
@@ -215,7 +264,9 @@ impl GroupTask {
         }
     }
 
-    fn fail(&self, last: &ChildExit) {
+    /// Stops the children and reports the failure to the parent. The app learns it first: it
+    /// ends, and that stops all services within its own time.
+    async fn give_up(&mut self, last: &ChildExit, stop: Vec<usize>) {
         let (count, intensity) = self.supervisor.restarts();
         let within = HumanDuration(intensity.within);
         let child = self.children[last.child].name();
@@ -223,29 +274,23 @@ impl GroupTask {
             "failed {count} times within {within}, at last {child}: {}",
             last.why
         );
-        match &self.parent {
-            Parent::Supervisor(parent) => parent.report(self.epoch.get(), Exit::Failed, why),
-            Parent::App(failed) => {
-                failed.send_replace(Some(format!("services {why}")));
-            }
+        // A waiting child must not start any more.
+        self.waiting.clear();
+        if let Parent::App(failed) = &self.parent {
+            failed.send_replace(Some(format!("services {why}")));
+        }
+        if self.carry_out(stop, Vec::new()).await
+            && let Parent::Supervisor(parent) = &self.parent
+        {
+            parent.report(self.epoch.get(), Exit::Failed, why);
         }
     }
 }
 
-/// Stops children, waits, and starts children, one after the other.
-async fn carry_out(children: Vec<Rc<dyn Child>>, decision: Decision, within: Duration) {
-    let (stop, wait, start) = match decision {
-        Decision::Leave => return,
-        Decision::Restart { stop, wait, start } => (stop, wait, start),
-        Decision::GiveUp { stop } => (stop, Duration::ZERO, Vec::new()),
-    };
-    for child in stop {
-        children[child].stop(Instant::now() + within).await;
-    }
-    if !wait.is_zero() {
-        sleep(wait).await;
-    }
+/// Begins the starts of children, one after the other.
+async fn start_in_order(children: &[Rc<dyn Child>], start: Vec<usize>) {
+    let by = Instant::now() + BEGIN_WITHIN;
     for child in start {
-        children[child].start().await;
+        let _begun = timeout_at(by, children[child].start()).await;
     }
 }

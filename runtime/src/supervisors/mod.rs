@@ -16,6 +16,7 @@ mod give_up;
 mod group;
 mod process;
 mod service;
+mod start_gate;
 mod supervised;
 #[cfg(test)]
 mod tests;
@@ -24,11 +25,11 @@ mod worker_threads;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 pub(crate) use group::{Failed, Group, GroupChild, GroupPolicy, Parent};
 pub(crate) use process::supervise_apart;
 pub(crate) use service::supervise_here;
+pub(crate) use start_gate::StartGate;
 pub(crate) use supervised::{Supervised, ThreadReplaced};
 pub(crate) use watchdog::watch;
 pub(crate) use worker_threads::Threads;
@@ -41,13 +42,12 @@ pub(crate) trait Child {
     /// The service's label or the group's name.
     fn name(&self) -> &str;
 
-    /// Starts the child; resolves when the start has succeeded or failed. Does nothing if
-    /// the child runs.
+    /// Starts the child; resolves when its start has begun. Does nothing if the child runs.
     fn start(&self) -> LocalBoxFuture<'_, ()>;
 
-    /// Stops the child by the deadline; resolves when it has stopped completely. Does nothing
-    /// if the child does not run.
-    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped>;
+    /// Stops the child within its own `shutdown_timeout`; resolves when it has stopped
+    /// completely. Does nothing if the child does not run.
+    fn stop(&self) -> LocalBoxFuture<'_, Stopped>;
 
     /// Number that changes with every start and stop. A [`ChildExit`] with an older number
     /// concerns an earlier run.

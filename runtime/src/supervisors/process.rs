@@ -12,21 +12,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::pending;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::child_process::{ANSWER_WITHIN, ChildProcess, PollResult};
 use super::give_up::give_up;
 use super::supervised::{Command, TaskLink};
-use super::{ParentLink, Supervised};
+use super::{ParentLink, StartGate, Supervised};
 use crate::child_process::{Answer, RespawnCommand, StatsMirror};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::host::{ServiceHandle, Standing, Stopped};
 use crate::metrics::{Cause, Outcome};
 use crate::process::ProcessExit;
-use crate::supervision::History;
+use crate::supervision::{Exit, History};
 
 /// Shortest silence that gets a process killed: a busy machine may stall for less.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
@@ -35,14 +35,15 @@ const SILENCE_MIN: Duration = Duration::from_secs(5);
 pub(crate) fn supervise_apart(
     hosted: Arc<ServiceHandle>,
     program: Rc<RespawnCommand>,
-    stop_within: Duration,
+    app_stops_within: Duration,
+    gate: StartGate,
     parent: ParentLink,
 ) -> Rc<Supervised> {
-    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone());
+    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone(), gate);
     let task = ProcessTask {
         hosted,
         program,
-        stop_within,
+        app_stops_within,
         parent,
         commands,
         epoch,
@@ -50,7 +51,7 @@ pub(crate) fn supervise_apart(
         process: None,
         scheduled: None,
         history: History::default(),
-        starting: Vec::new(),
+        end_reported: false,
         unreported: Stopped::default(),
     };
     tokio::task::spawn_local(task.run());
@@ -68,7 +69,8 @@ enum Scheduled {
 struct ProcessTask {
     hosted: Arc<ServiceHandle>,
     program: Rc<RespawnCommand>,
-    stop_within: Duration,
+    /// Time of the app to stop within: a child of an app that crashed may need that long.
+    app_stops_within: Duration,
     parent: ParentLink,
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
@@ -77,8 +79,8 @@ struct ProcessTask {
     process: Option<ChildProcess>,
     scheduled: Option<Scheduled>,
     history: History,
-    /// Callers of `start`, until the first process has started its service or failed.
-    starting: Vec<oneshot::Sender<()>>,
+    /// The supervisor above knows that the source has reached its end.
+    end_reported: bool,
     /// Result of a drain or a give-up, until a stop reports it.
     unreported: Stopped,
 }
@@ -88,6 +90,7 @@ enum Event {
     Exited(ProcessExit),
     Polled(PollResult),
     GaveUp(String),
+    ReachedEnd,
     Restart,
     EndIsolation,
 }
@@ -100,6 +103,7 @@ impl ProcessTask {
                 Event::Exited(exit) => self.on_exit(&exit),
                 Event::Polled(result) => self.on_poll(result).await,
                 Event::GaveUp(why) => self.on_give_up(why).await,
+                Event::ReachedEnd => self.on_end(),
                 Event::Restart => {
                     self.hosted.meters.restarted(Cause::Process);
                     self.spawn();
@@ -145,6 +149,7 @@ impl ProcessTask {
             biased;
             command = self.commands.recv() => command.map(Event::Command),
             why = env.given_up(), if self.enabled => Some(Event::GaveUp(why)),
+            () = env.liveness.ended(), if self.enabled && !self.end_reported => Some(Event::ReachedEnd),
             event = of_process => Some(event),
             event = scheduled => Some(event),
         }
@@ -160,10 +165,8 @@ impl ProcessTask {
                     }
                     self.start();
                 }
-                match &self.process {
-                    Some(process) if !process.started => self.starting.push(done),
-                    Some(_) | None => drop(done.send(())),
-                }
+                // The process has begun to start.
+                let _gone = done.send(());
             }
             Command::Drain(by, done) => {
                 self.hosted.env().close();
@@ -175,6 +178,7 @@ impl ProcessTask {
             Command::Stop(by, done) => {
                 self.hosted.env().close();
                 self.epoch.set(self.epoch.get() + 1);
+                let by = by.unwrap_or_else(|| self.own_deadline());
                 let stopped = self.stop_process(by).await;
                 self.unreported.add(stopped);
                 if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
@@ -202,6 +206,7 @@ impl ProcessTask {
         self.hosted.begin(Arc::default(), Vec::new());
         self.hosted.state.stand(Standing::Supervised);
         self.history = History::default();
+        self.end_reported = false;
         self.enabled = true;
         self.spawn();
     }
@@ -210,7 +215,7 @@ impl ProcessTask {
     fn spawn(&mut self) {
         self.scheduled = None;
         let service = &self.hosted.label;
-        match ChildProcess::spawn(&self.program, &self.hosted, self.stop_within) {
+        match ChildProcess::spawn(&self.program, &self.hosted, self.app_stops_within) {
             Ok(process) => {
                 info!(%service, process = process.id(), "runs in a process of its own");
                 self.process = Some(process);
@@ -278,7 +283,7 @@ impl ProcessTask {
             self.history.success();
         }
         if started && !std::mem::replace(&mut process.started, true) {
-            self.answer_starts();
+            self.hosted.end_first_start();
         }
         if let Some(why) = gave_up {
             // `next_event` returns this as `Event::GaveUp`.
@@ -289,7 +294,7 @@ impl ProcessTask {
 
     async fn is_idle(&mut self) -> bool {
         let Some(process) = &mut self.process else {
-            return false;
+            return self.has_ended();
         };
         let result = process.poll_idle().await;
         let idle = matches!(&result, PollResult::Answered(answer) if answer.idle);
@@ -298,11 +303,20 @@ impl ProcessTask {
         idle
     }
 
-    /// Answers the callers of `start`: the service has started or failed to.
-    fn answer_starts(&mut self) {
-        for done in self.starting.drain(..) {
-            let _gone = done.send(());
-        }
+    /// Whether the service is a source that has reached its end.
+    fn has_ended(&self) -> bool {
+        *self.hosted.env().liveness.ended.borrow()
+    }
+
+    fn on_end(&mut self) {
+        self.end_reported = true;
+        let why = "reached its end".to_owned();
+        self.parent.report(self.epoch.get(), Exit::Normal, why);
+    }
+
+    /// Returns the deadline of a stop that begins now.
+    fn own_deadline(&self) -> Instant {
+        later(self.hosted.settings.shutdown_timeout)
     }
 
     /// Kills a failed process.
@@ -318,8 +332,12 @@ impl ProcessTask {
     fn on_failure(&mut self, why: String) {
         self.process = None;
         StatsMirror::clear(&self.hosted);
-        self.answer_starts();
+        self.hosted.end_first_start();
         let service = &self.hosted.label;
+        if self.has_ended() {
+            info!(%service, why, "child process ended after its source had ended");
+            return;
+        }
         self.hosted.note(Cause::Process, &why);
         if !self.hosted.env().record_failure(Cause::Process, &why) {
             // The service gives up: `next_event` returns `Event::GaveUp`.
@@ -338,7 +356,7 @@ impl ProcessTask {
 
     async fn on_give_up(&mut self, why: String) {
         let epoch = self.epoch.get();
-        let stopped = self.stop_process(later(self.stop_within)).await;
+        let stopped = self.stop_process(self.own_deadline()).await;
         // The app may stop before the next process starts: that stop reports these.
         self.unreported.abandoned.extend(stopped.abandoned);
         let again = give_up(&self.hosted, &self.parent, epoch, why, 0);
@@ -349,7 +367,7 @@ impl ProcessTask {
     async fn stop_process(&mut self, by: Instant) -> Stopped {
         self.enabled = false;
         self.scheduled = None;
-        self.answer_starts();
+        self.hosted.end_first_start();
         let Some(process) = self.process.take() else {
             return Stopped::default();
         };

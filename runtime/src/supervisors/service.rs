@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::give_up::give_up;
 use super::supervised::{Command, TaskLink, ThreadReplaced};
-use super::{ParentLink, Supervised, Threads};
+use super::{ParentLink, StartGate, Supervised, Threads};
 use crate::clock::later;
 use crate::config::HumanDuration;
 use crate::delivery::Delivery;
@@ -24,7 +24,7 @@ use crate::host::{
     Drain, ServiceActor, ServiceHandle, ServiceRun, Standing, Start, StopBy, Stopped,
 };
 use crate::metrics::Cause;
-use crate::supervision::{RestartType, RestartWindow};
+use crate::supervision::{Exit, RestartType, RestartWindow};
 
 /// Time that a thread gets beyond the deadline of its actors before it counts as blocked.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -33,14 +33,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) fn supervise_here(
     hosted: Arc<ServiceHandle>,
     threads: Rc<Threads>,
-    stop_within: Duration,
+    gate: StartGate,
     parent: ParentLink,
 ) -> Rc<Supervised> {
-    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone());
+    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone(), gate);
     let task = ServiceTask {
         hosted,
         threads,
-        stop_within,
         parent,
         commands,
         epoch,
@@ -59,12 +58,13 @@ pub(crate) fn supervise_here(
 struct Run {
     env: Arc<ServiceRun>,
     actor: Addr<ServiceActor>,
+    /// The supervisor above knows that the source has reached its end.
+    end_reported: bool,
 }
 
 struct ServiceTask {
     hosted: Arc<ServiceHandle>,
     threads: Rc<Threads>,
-    stop_within: Duration,
     parent: ParentLink,
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
@@ -84,6 +84,7 @@ struct ServiceTask {
 enum Event {
     Command(Command),
     GaveUp(String),
+    ReachedEnd,
     StartDue,
 }
 
@@ -104,6 +105,7 @@ impl ServiceTask {
                 Event::Command(Command::IsIdle(done)) => drop(done.send(false)),
                 Event::Command(Command::ReplaceThread(notice)) => self.on_thread_replaced(notice),
                 Event::GaveUp(why) => self.on_give_up(why).await,
+                Event::ReachedEnd => self.on_end(),
                 Event::StartDue => {
                     info!(service = %self.hosted.label, "starting the service again");
                     self.start(None);
@@ -120,6 +122,12 @@ impl ServiceTask {
                 None => std::future::pending().await,
             }
         };
+        let reached_end = async {
+            match &self.run {
+                Some(run) if !run.end_reported => run.env.liveness.ended().await,
+                Some(_) | None => std::future::pending().await,
+            }
+        };
         let start_due = async {
             match self.start_at {
                 Some(at) => sleep_until(at).await,
@@ -131,6 +139,7 @@ impl ServiceTask {
             command = self.commands.recv() => command.map(Event::Command),
             // A service that gives up while it drains goes on draining and is stopped after.
             why = gave_up, if !self.draining => Some(Event::GaveUp(why)),
+            () = reached_end => Some(Event::ReachedEnd),
             () = start_due => Some(Event::StartDue),
         }
     }
@@ -145,7 +154,7 @@ impl ServiceTask {
         // The drop of `done` answers for a service that runs already.
     }
 
-    /// Starts a run. Answers `done` when the start has succeeded or failed.
+    /// Starts a run. Answers `done` when the start has begun.
     fn start_run(&mut self, trials: Vec<Delivery>, done: Option<oneshot::Sender<()>>) {
         self.start_at = None;
         self.draining = false;
@@ -162,18 +171,26 @@ impl ServiceTask {
         self.run = Some(Run {
             env: env.clone(),
             actor: actor.clone(),
+            end_reported: false,
         });
+        let hosted = self.hosted.clone();
         // A start may take long, so commands do not wait for it.
         tokio::task::spawn_local(async move {
+            let begun = async {
+                env.liveness.begun().await;
+                if let Some(done) = done {
+                    let _gone = done.send(());
+                }
+                std::future::pending().await
+            };
             // On a blocked thread the actor never starts. The watchdog replaces the thread,
             // which closes this run, and another run starts on the new thread.
             tokio::select! {
                 _gone = actor.send(Start) => {}
                 () = env.closed() => {}
+                () = begun => {}
             }
-            if let Some(done) = done {
-                let _gone = done.send(());
-            }
+            hosted.end_first_start();
         });
     }
 
@@ -194,9 +211,11 @@ impl ServiceTask {
         }
     }
 
-    async fn stop(&mut self, by: Instant) -> Stopped {
+    async fn stop(&mut self, by: Option<Instant>) -> Stopped {
         self.start_at = None;
         self.epoch.set(self.epoch.get() + 1);
+        self.hosted.end_first_start();
+        let by = by.unwrap_or_else(|| self.own_deadline());
         let mut stopped = self.stop_run(by).await;
         stopped.add(std::mem::take(&mut self.unreported));
         if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
@@ -205,9 +224,14 @@ impl ServiceTask {
         stopped
     }
 
+    /// Returns the deadline of a stop that begins now.
+    fn own_deadline(&self) -> Instant {
+        later(self.hosted.settings.shutdown_timeout)
+    }
+
     /// Ends the run, if there is one, completely.
     async fn stop_run(&mut self, by: Instant) -> Stopped {
-        let Some(Run { env, actor }) = self.run.take() else {
+        let Some(Run { env, actor, .. }) = self.run.take() else {
             return Stopped::default();
         };
         // The actor keeps the deadline itself; this one finds a blocked thread.
@@ -287,9 +311,17 @@ impl ServiceTask {
         self.start_run(trials, None);
     }
 
+    fn on_end(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.end_reported = true;
+            let why = "reached its end".to_owned();
+            self.parent.report(self.epoch.get(), Exit::Normal, why);
+        }
+    }
+
     async fn on_give_up(&mut self, why: String) {
         let epoch = self.epoch.get();
-        let stopped = self.stop_run(Instant::now() + self.stop_within).await;
+        let stopped = self.stop_run(self.own_deadline()).await;
         self.start_at = give_up(&self.hosted, &self.parent, epoch, why, stopped.requeued);
         // The app may stop before the next run starts: that stop reports these.
         self.unreported.abandoned.extend(stopped.abandoned);

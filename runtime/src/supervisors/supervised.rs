@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Child, command};
+use super::{Child, StartGate, command};
 use crate::delivery::Delivery;
 use crate::host::{ServiceHandle, ServiceRun, Stopped};
 
@@ -18,12 +19,17 @@ pub(crate) struct Supervised {
     pub(crate) hosted: Arc<ServiceHandle>,
     commands: mpsc::Sender<Command>,
     epoch: Rc<Cell<u64>>,
+    gate: Rc<StartGate>,
+    /// The start that waits at the gate.
+    waiting: Cell<Option<JoinHandle<()>>>,
 }
 
 pub(super) enum Command {
+    /// Answered when the start has begun.
     Start(oneshot::Sender<()>),
     Drain(Instant, oneshot::Sender<bool>),
-    Stop(Instant, oneshot::Sender<Stopped>),
+    /// Without a deadline, the service has its own time.
+    Stop(Option<Instant>, oneshot::Sender<Stopped>),
     IsIdle(oneshot::Sender<bool>),
     /// The service's thread was replaced: start a new run on the new thread.
     ReplaceThread(ThreadReplaced),
@@ -57,13 +63,15 @@ impl ThreadReplaced {
 }
 
 impl Supervised {
-    pub(super) fn new(hosted: Arc<ServiceHandle>) -> (Rc<Self>, TaskLink) {
+    pub(super) fn new(hosted: Arc<ServiceHandle>, gate: StartGate) -> (Rc<Self>, TaskLink) {
         let (sender, commands) = mpsc::channel(8);
         let epoch = Rc::new(Cell::new(0));
         let handle = Self {
             hosted,
             commands: sender,
             epoch: epoch.clone(),
+            gate: Rc::new(gate),
+            waiting: Cell::default(),
         };
         (Rc::new(handle), TaskLink { commands, epoch })
     }
@@ -72,7 +80,26 @@ impl Supervised {
     /// the service's thread is blocked. A service that does not run drops the command: its
     /// thread is not blocked.
     pub(crate) fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
+        self.leave_gate();
         command(&self.commands, true, move |done| Command::Drain(by, done))
+    }
+
+    /// Stops the service by a deadline.
+    pub(crate) fn stop_by(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
+        self.send_stop(Some(by))
+    }
+
+    fn send_stop(&self, by: Option<Instant>) -> LocalBoxFuture<'_, Stopped> {
+        self.leave_gate();
+        let nothing = Stopped::default();
+        command(&self.commands, nothing, move |done| Command::Stop(by, done))
+    }
+
+    /// Cancels a start that waits at the gate.
+    fn leave_gate(&self) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.abort();
+        }
     }
 
     /// Whether a service in a child process is idle now; false for a service in this process.
@@ -93,12 +120,21 @@ impl Child for Supervised {
     }
 
     fn start(&self) -> LocalBoxFuture<'_, ()> {
-        command(&self.commands, (), Command::Start)
+        self.leave_gate();
+        if self.gate.is_passed() {
+            return command(&self.commands, (), Command::Start);
+        }
+        let (gate, commands) = (self.gate.clone(), self.commands.clone());
+        let waiting = tokio::task::spawn_local(async move {
+            gate.pass().await;
+            command(&commands, (), Command::Start).await;
+        });
+        self.waiting.set(Some(waiting));
+        Box::pin(std::future::ready(()))
     }
 
-    fn stop(&self, by: Instant) -> LocalBoxFuture<'_, Stopped> {
-        let nothing = Stopped::default();
-        command(&self.commands, nothing, move |done| Command::Stop(by, done))
+    fn stop(&self) -> LocalBoxFuture<'_, Stopped> {
+        self.send_stop(None)
     }
 
     fn epoch(&self) -> u64 {

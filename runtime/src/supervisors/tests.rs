@@ -4,13 +4,12 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc as threads};
 use std::task::Poll;
-use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Child, ParentLink, ThreadReplaced, Threads, supervise_here};
+use super::{Child, ParentLink, StartGate, ThreadReplaced, Threads, supervise_here};
 use crate::app::fixtures;
 
 /// Lets a future send its command, without waiting for the answer.
@@ -35,7 +34,8 @@ fn a_run_that_started_since_continues_when_the_thread_of_an_earlier_run_is_repla
         });
         let (sender, _exits) = mpsc::channel(1);
         let parent = ParentLink { child: 0, sender };
-        let service = supervise_here(hosted.clone(), workers, Duration::from_secs(1), parent);
+        let gate = StartGate::new(hosted.label.clone(), Vec::new());
+        let service = supervise_here(hosted.clone(), workers, gate, parent);
 
         let mut first = service.start();
         while service.epoch() == 0 {
@@ -45,7 +45,7 @@ fn a_run_that_started_since_continues_when_the_thread_of_an_earlier_run_is_repla
         let before = hosted.env();
         drop(before.revoke());
         first.await;
-        service.stop(Instant::now()).await;
+        service.stop_by(Instant::now()).await;
         // The start command reaches the supervisor before the notice.
         let mut second = service.start();
         send_command(&mut second).await;
@@ -55,7 +55,7 @@ fn a_run_that_started_since_continues_when_the_thread_of_an_earlier_run_is_repla
             tokio::task::yield_now().await;
         }
         let present = hosted.env();
-        let stopped = service.stop(Instant::now()).await;
+        let stopped = service.stop_by(Instant::now()).await;
         assert!(stopped.stuck, "the second run is on the blocked thread");
         assert!(
             Arc::ptr_eq(&present, &hosted.env()) && present.is_closing(),

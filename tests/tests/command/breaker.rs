@@ -58,8 +58,15 @@ fn an_open_breaker_is_seen_in_readiness_metrics_state_page_and_log() {
     assert_eq!(breaker["why"], "chaos: failed on purpose", "{breaker}");
     let page = get("/").expect("it answers").body;
     assert!(page.contains(">breaker open</td>"), "{page}");
-    let log = process.stderr();
+    let log = until("a probe has failed", PATIENCE, || {
+        let log = process.stderr();
+        match log.contains("circuit breaker stays open") {
+            true => Ok(log),
+            false => Err(log),
+        }
+    });
     process.stop();
+    assert!(!log.contains("half-open"), "one line for each probe: {log}");
     let opened = log.matches("circuit breaker opened").count();
     assert_eq!(opened, 1, "{log}");
     assert!(

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod random;
+mod warnings;
 
 /// A source.
 struct Count;

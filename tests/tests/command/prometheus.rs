@@ -41,6 +41,9 @@ use = "file-out"
 in = "numbers.big"
 store = true
 config.path = "big.jsonl"
+
+[groups.numbers]
+services = ["big", "keep"]
 "#;
 
 const SERVICES: &[&str] = &["intake", "big", "keep"];
@@ -67,6 +70,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("mailbox_messages", "gauge", &["service"]),
     ("instances", "gauge", &["service"]),
     ("restarts_total", "counter", &["service", "reason"]),
+    ("group_restarts_total", "counter", &["group"]),
     ("service_up", "gauge", &["service"]),
     ("breaker_state", "gauge", &["service"]),
     ("dead_letters_total", "counter", &["service", "reason"]),
@@ -111,6 +115,7 @@ const VALUES: &[(&str, &[&str])] = &[
         ],
     ),
     ("transport", &["memory"]),
+    ("group", &["numbers"]),
 ];
 
 #[test]

@@ -322,10 +322,8 @@ fn a_child_that_gives_up_for_its_group_ends_the_app_when_the_root_gives_up() {
          at last work: failed 2 times within 1m, at last (process): ";
     assert!(log.contains(blamed), "{log}");
     // With `one_for_all` the group restarted once, with the neighbour.
-    assert!(
-        log.contains("stop=\"keep\"") || log.contains("stop=keep"),
-        "{log}"
-    );
+    let together = "restart=\"work, keep\"";
+    assert!(log.contains(together), "{log}");
 }
 
 #[test]
@@ -466,4 +464,23 @@ fn metrics_and_state_of_a_child_process_look_as_in_the_app_process() {
             .collect::<BTreeSet<String>>()
     };
     assert_eq!(series("process"), series("shared"));
+}
+
+#[test]
+fn a_group_with_a_child_process_restarts_together_except_for_its_source_that_has_ended() {
+    let work = "restart.max_restarts = 0";
+    let more = "[groups.line]\nservices = [\"work\", \"keep\", \"numbers\"]\n";
+    let app = Running::start("isolation-line", 10, work, more);
+    let process = app.child(None);
+    app.complete(10);
+    signal("KILL", process);
+    app.child(Some(process));
+    let state = app.get("/api/app").expect("it answers").json();
+    assert_eq!(state["groups"][0]["restarts"], 1, "{state}");
+    for (label, restarts) in [("work", 1), ("keep", 1), ("numbers", 0)] {
+        let service = app.service(label).expect("it is there");
+        assert_eq!(service["restarts"]["supervisor"], restarts, "{service}");
+    }
+    let numbers = app.service("numbers").expect("it is there");
+    assert_eq!(numbers["state"], "ended", "{numbers}");
 }

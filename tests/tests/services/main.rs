@@ -18,6 +18,7 @@
 //! | `stages` | the service types `dedup` and `aggregate` |
 //! | `stopping` | graceful shutdown and its time limits |
 //! | `store` | a service's own database, with inbox and outbox |
+//! | `supervision` | starts, restarts and stops of services and their groups |
 //! | `tree` | supervision, against a model |
 
 mod abuse;
@@ -36,4 +37,5 @@ mod service_api;
 mod stages;
 mod stopping;
 mod store;
+mod supervision;
 mod tree;

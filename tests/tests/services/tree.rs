@@ -41,14 +41,19 @@ struct Rules {
     strategy: usize,
     max_restarts: usize,
     window: usize,
+    /// A group names its services in the opposite order of the manifest.
+    reversed: bool,
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
-    (0..3usize, 0..4usize, 0..3usize).prop_map(|(strategy, max_restarts, window)| Rules {
-        strategy,
-        max_restarts,
-        window,
-    })
+    (0..3usize, 0..4usize, 0..3usize, any::<bool>()).prop_map(
+        |(strategy, max_restarts, window, reversed)| Rules {
+            strategy,
+            max_restarts,
+            window,
+            reversed,
+        },
+    )
 }
 
 #[derive(Debug, Clone)]
@@ -111,6 +116,7 @@ fn manifest(name: &str, plan: &Plan) -> String {
             strategy,
             max_restarts,
             window,
+            ..
         } = rules;
         let (strategy, within) = (STRATEGIES[*strategy], WINDOWS_S[*window]);
         format!("strategy = '{strategy}'\nmax_restarts = {max_restarts}\nwithin = '{within}s'\n")
@@ -122,12 +128,15 @@ fn manifest(name: &str, plan: &Plan) -> String {
     text.push_str("[topics.work]\nexternal = 'in'\n");
     for (group, of) in plan.groups.iter().enumerate() {
         let members = plan.services.iter().enumerate();
-        let members: Vec<String> = members
+        let mut members: Vec<String> = members
             .filter(|(_, (_, in_group))| *in_group == Some(group))
             .map(|(service, _)| format!("'s{service}'"))
             .collect();
         if members.is_empty() {
             continue;
+        }
+        if of.reversed {
+            members.reverse();
         }
         let members = members.join(", ");
         let rules = rules(of);
@@ -211,6 +220,7 @@ fn a_waiting_service_does_not_start_once_its_supervisor_gives_up() {
         strategy: 0,
         max_restarts,
         window,
+        reversed: false,
     };
     let plan = Plan {
         root: rules(1, 0),
@@ -232,6 +242,7 @@ fn a_cascade_of_failures_reaches_the_root() {
         strategy,
         max_restarts,
         window: 2,
+        reversed: false,
     };
     let plan = Plan {
         root: rules(0, 1),

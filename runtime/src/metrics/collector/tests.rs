@@ -73,6 +73,8 @@ async fn every_metric_of_the_table_exists_from_the_start_with_its_type_and_help(
     ] {
         assert_eq!(samples.get(series), Some(&0.0), "{series}");
     }
+    let group = "brickwork_group_restarts_total{group=\"sales\"}";
+    assert_eq!(samples.get(group), Some(&2.0));
     assert!(text.contains("process_resident_memory_bytes "));
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Child {
     pub(super) up: bool,
     /// A temporary child that ended or was stopped.
     pub(super) gone: bool,
+    /// The child ended and waits for its restart.
+    pub(super) waits: bool,
     /// Number that changes with every start and stop.
     pub(super) life: u32,
     /// Failures in a row: only the first one is followed by an immediate restart.
@@ -65,6 +67,7 @@ impl Model {
             temporary,
             up: true,
             gone: false,
+            waits: false,
             life: 0,
             failures: 0,
         };
@@ -79,6 +82,11 @@ impl Model {
             let node = child(Node::Service(service), *kind == 2);
             supervisors[group.unwrap_or(root)].children.push(node);
         }
+        for (group, rules) in plan.groups.iter().enumerate() {
+            if rules.reversed {
+                supervisors[group].children.reverse();
+            }
+        }
         let mut model = Self {
             supervisors,
             running: vec![true; plan.services.len()],
@@ -88,8 +96,9 @@ impl Model {
             log: Vec::new(),
             failed: false,
         };
-        for service in 0..plan.services.len() {
-            model.log.push(format!("start s{service}"));
+        for child in 0..model.supervisors[root].children.len() {
+            let node = model.supervisors[root].children[child].node;
+            model.start(node);
         }
         model
     }
@@ -130,8 +139,8 @@ impl Model {
                     self.handle(exit.node, now);
                 }
             } else if let Some(waited) = self.waiting.pop_front() {
-                if self.child(waited.node).life == waited.life {
-                    self.start(waited.node);
+                if self.child(waited.node).life == waited.life && self.child(waited.node).waits {
+                    self.restart(waited.node);
                 }
             } else {
                 return;
@@ -148,11 +157,16 @@ impl Model {
             this.children[number].gone = true;
             return;
         }
+        let waits = |sibling: usize| this.children[sibling].waits && covers(this, sibling, number);
+        if (0..this.children.len()).any(waits) {
+            return;
+        }
         let within = WINDOWS_S[this.rules.window];
         this.restarts.push(now);
         this.restarts.retain(|at| now - at <= within);
         if this.restarts.len() > this.rules.max_restarts {
             for child in (0..this.children.len()).rev() {
+                self.supervisors[supervisor].children[child].waits = false;
                 self.stop_child(supervisor, child);
             }
             if is_root {
@@ -164,24 +178,28 @@ impl Model {
         }
         let child = &mut this.children[number];
         child.failures += 1;
-        if STRATEGIES[this.rules.strategy] == "one_for_one" && child.failures > 1 {
-            child.up = true;
+        child.waits = true;
+        if child.failures > 1 {
             let life = child.life;
             self.waiting.push_back(Life { node, life });
-            return;
+        } else {
+            self.restart(node);
         }
-        let last = this.children.len() - 1;
-        let (from, to) = match STRATEGIES[this.rules.strategy] {
-            "one_for_one" => (number, number),
-            "one_for_all" => (0, last),
-            _ => (number, last),
-        };
-        for child in (from..=to).rev() {
-            self.stop_child(supervisor, child);
+    }
+
+    /// Restarts a child that ended, as the strategy of its supervisor says.
+    fn restart(&mut self, node: Node) {
+        let (supervisor, number) = self.place(node);
+        let this = &self.supervisors[supervisor];
+        let all = 0..this.children.len();
+        let scope: Vec<usize> = all.filter(|child| covers(this, number, *child)).collect();
+        for child in scope.iter().rev() {
+            self.stop_child(supervisor, *child);
         }
-        for child in from..=to {
+        for child in scope {
             let child = &mut self.supervisors[supervisor].children[child];
             child.gone |= child.temporary;
+            child.waits = false;
             if !child.gone {
                 child.up = true;
                 let node = child.node;
@@ -232,11 +250,20 @@ impl Model {
                 self.supervisors[group].restarts.clear();
                 for child in 0..self.supervisors[group].children.len() {
                     let child = &mut self.supervisors[group].children[child];
-                    (child.up, child.gone, child.failures) = (true, false, 0);
+                    (child.up, child.gone, child.waits, child.failures) = (true, false, false, 0);
                     let node = child.node;
                     self.start(node);
                 }
             }
         }
+    }
+}
+
+/// Whether the restart of a child concerns another one.
+fn covers(supervisor: &Supervisor, child: usize, other: usize) -> bool {
+    match STRATEGIES[supervisor.rules.strategy] {
+        "one_for_one" => child == other,
+        "one_for_all" => true,
+        _ => child <= other,
     }
 }
