@@ -7,8 +7,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::codes;
 use super::report::Problems;
-use super::source::Span;
-use super::spanned_toml::{Entry, Value};
 use super::suggest::list;
 use super::table_reader::Section;
 use crate::app::ServicePlan;
@@ -39,7 +37,8 @@ pub(super) fn check(top: &Section<'_>, services: &[ServicePlan], out: &mut Probl
         );
         let help = "set `overflow = \"dead-letter\"` for one of them, or remove its `limit`: ";
         let help = help.to_owned() + &list(cycle.iter().map(|&index| &*services[index].label));
-        let place = place(top, &services[start].label).unwrap_or(top.place);
+        let label = &services[start].label;
+        let place = top.place_at(&["services", label, "queue", "overflow"]);
         out.add(codes::BLOCKING_CYCLE, place, message, Some(help));
     }
 }
@@ -88,18 +87,4 @@ fn cycle_through(start: usize, fed: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
         }
     }
     None
-}
-
-/// Returns the place of a service's `queue.overflow`.
-fn place(top: &Section<'_>, label: &str) -> Option<Span> {
-    let mut entry: Option<&Entry> = None;
-    let mut table = top.table;
-    for key in ["services", label, "queue", "overflow"] {
-        let found = table.get(key)?;
-        if let Value::Table(inner) = &found.node.value {
-            table = inner;
-        }
-        entry = Some(found);
-    }
-    entry.map(Entry::place)
 }

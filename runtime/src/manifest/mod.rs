@@ -9,7 +9,7 @@
 //! 4. Each section is read and checked. Reading continues after a problem (`app`, `service`,
 //!    `settings`, `config`, `wiring`, `supervision`).
 //! 5. Rules over the whole app are checked (`topics`, `external_feeds`, `cycles`,
-//!    `selection`, `position_owner`).
+//!    `selection`, `listeners`, `requests`, `position_owner`).
 //!
 //! ```
 //! use brickwork::{Catalog, manifest, transport::Transports};
@@ -38,9 +38,11 @@ mod codes;
 mod config;
 mod cycles;
 mod external_feeds;
+mod listeners;
 mod position_owner;
 mod redaction;
 mod report;
+mod requests;
 mod required_guarantees;
 mod schema;
 mod secrets;
@@ -265,6 +267,8 @@ impl Loader {
             &mut self.files,
             out,
         );
+        listeners::check(&top, &plan, out);
+        requests::check(&top, &plan, out);
         if options.starts {
             position_owner::check(&top, &plan, &needs, out);
         }

@@ -61,6 +61,22 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Returns the place of the value at a path of keys, or of the last key that exists.
+    pub(super) fn place_at(&self, keys: &[&str]) -> Span {
+        let (mut table, mut place) = (self.table, self.place);
+        for key in keys {
+            let Some(entry) = table.get(key) else {
+                break;
+            };
+            place = entry.place();
+            match &entry.node.value {
+                Value::Table(inner) => table = inner,
+                _ => break,
+            }
+        }
+        place
+    }
+
     pub(super) fn unsupported(&self, entry: &Entry, out: &mut Problems) {
         let message = format!(
             "`{}` is not supported yet by this version",

@@ -14,7 +14,9 @@ use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 mod random;
@@ -28,6 +30,7 @@ struct Count;
 struct CountConfig {
     up_to: u64,
     pace: HumanDuration,
+    listen: Option<SocketAddr>,
 }
 
 impl Source for Count {
@@ -36,6 +39,10 @@ impl Source for Count {
 
     fn ports(_: &CountConfig, ports: &mut SourcePorts) {
         ports.output(&Output::<u64>::new("numbers"));
+    }
+
+    fn listens(config: &CountConfig) -> Option<SocketAddr> {
+        config.listen
     }
 
     async fn run(_: &CountConfig, _: &mut SourceContext) -> Result<(), Failure> {
@@ -374,6 +381,30 @@ fn every_file_that_cannot_be_read_is_reported() {
         .collect();
     assert_eq!(codes, ["E001"; 3]);
     assert!(report.render(false).contains("no-such-file"));
+}
+
+#[test]
+fn a_pipe_is_read_and_one_without_a_writer_does_not_hang() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("app.toml");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let report = load(&pipe, Vec::new(), None).err().unwrap();
+    assert_eq!(report.problems()[0].code, "E001");
+    assert!(
+        report.problems()[0]
+            .message
+            .contains("nothing writes to it")
+    );
+    let writer = pipe.clone();
+    std::thread::spawn(move || fs::write(writer, "[app]\nname = \"a b\"\n"));
+    let report = load(&pipe, Vec::new(), None).err().unwrap();
+    assert_ne!(
+        report.problems()[0].code,
+        "E001",
+        "{}",
+        report.render(false)
+    );
 }
 
 #[test]
