@@ -216,6 +216,15 @@ impl HttpInConfig {
         if let Err((key, text)) = self.route_table() {
             wrong("routes", format!("{key:?}: {text}"));
         }
+        let takes_query = |key: &String| key.starts_with("GET ") || key.starts_with("DELETE ");
+        if self.secret.is_some()
+            && !self.signature.covers_query()
+            && self.routes.keys().any(takes_query)
+        {
+            let text = "GET and DELETE take the query as payload, and these signatures don't \
+                        cover it: use another method, or an http-in without a secret";
+            wrong("routes", text.to_owned());
+        }
         for (index, host) in self.hosts.iter().enumerate() {
             if !host.parse().is_ok_and(|it: Authority| it.host() == host) {
                 let text = "it is not the name of a host, without a port".to_owned();
@@ -383,6 +392,20 @@ mod tests {
             assert_eq!(twilio(url), ["public_url"], "{url:?}");
         }
         assert!(twilio(Some("https://hooks.example.com/below/")).is_empty());
+    }
+
+    #[test]
+    fn a_query_that_is_not_signed_is_no_payload_beside_a_secret() {
+        let routes = json!({ "/a": "a", "GET /a": "a" });
+        let config = |more: serde_json::Value| {
+            let mut config = json!({ "routes": routes });
+            let entries = more.as_object().unwrap().clone();
+            config.as_object_mut().unwrap().extend(entries);
+            wrong(config)
+        };
+        assert_eq!(config(json!({ "secret": "x" })), ["routes"]);
+        assert!(config(json!({})).is_empty());
+        assert!(config(json!({ "secret": "x", "signature": "gitlab" })).is_empty());
     }
 
     #[test]

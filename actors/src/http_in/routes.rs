@@ -72,6 +72,8 @@ impl Routes {
             }
             methods.push(route.method.as_str());
         }
+        methods.sort_unstable();
+        methods.dedup();
         match methods.is_empty() {
             true => Err(NoRoute::Path),
             false => Err(NoRoute::Method(methods.join(", "))),
@@ -138,7 +140,7 @@ mod tests {
         }
         assert_eq!(routes.find(&Method::POST, "/b"), Err(NoRoute::Path));
         assert_eq!(routes.find(&Method::POST, "/a%62"), Err(NoRoute::Path));
-        let allowed = NoRoute::Method("POST, PUT, POST".to_owned());
+        let allowed = NoRoute::Method("POST, PUT".to_owned());
         assert_eq!(routes.find(&Method::DELETE, "/a/b/c"), Err(allowed));
     }
 

@@ -139,6 +139,11 @@ impl SignatureScheme {
         }
     }
 
+    /// Whether a request with another query has another signature, or is proven without one.
+    pub(super) fn covers_query(self) -> bool {
+        matches!(self, Self::GitLab | Self::Twilio)
+    }
+
     /// The bytes of a secret's key.
     ///
     /// # Errors
@@ -281,8 +286,11 @@ impl SignatureCheck {
         let fields;
         let body = match (self.scheme, &signed.body_digest) {
             (SignatureScheme::GitLab, _) => &[],
-            (SignatureScheme::Twilio, Some(digest)) if *digest == hex_of(&Sha256::digest(body)) => {
-                &[]
+            (SignatureScheme::Twilio, Some(digest)) => {
+                match *digest == hex_of(&Sha256::digest(body)) {
+                    true => &[],
+                    false => return false,
+                }
             }
             (SignatureScheme::Twilio, None) if is_form => {
                 let Ok(parsed) = forms::parse(body) else {
@@ -291,7 +299,8 @@ impl SignatureCheck {
                 fields = sorted_fields(parsed);
                 fields.as_bytes()
             }
-            (SignatureScheme::Twilio, _) if !body.is_empty() => return false,
+            // Neither the body nor its digest is signed.
+            (SignatureScheme::Twilio, None) if !body.is_empty() => return false,
             _ => body,
         };
         self.keys.iter().any(|key| {

@@ -16,7 +16,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 mod random;
@@ -381,30 +380,6 @@ fn every_file_that_cannot_be_read_is_reported() {
         .collect();
     assert_eq!(codes, ["E001"; 3]);
     assert!(report.render(false).contains("no-such-file"));
-}
-
-#[test]
-fn a_pipe_is_read_and_one_without_a_writer_does_not_hang() {
-    let folder = tempfile::tempdir().unwrap();
-    let pipe = folder.path().join("app.toml");
-    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
-    assert!(made.success());
-    let report = load(&pipe, Vec::new(), None).err().unwrap();
-    assert_eq!(report.problems()[0].code, "E001");
-    assert!(
-        report.problems()[0]
-            .message
-            .contains("nothing writes to it")
-    );
-    let writer = pipe.clone();
-    std::thread::spawn(move || fs::write(writer, "[app]\nname = \"a b\"\n"));
-    let report = load(&pipe, Vec::new(), None).err().unwrap();
-    assert_ne!(
-        report.problems()[0].code,
-        "E001",
-        "{}",
-        report.render(false)
-    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+const CLIENTS: u64 = 4;
 /// Random messages between two harmless ones.
 const EVERY: u64 = 20;
 const APP: &str = "fuzzed";
@@ -250,8 +251,8 @@ fn properties(random: &mut Rng) -> (u16, Vec<u8>) {
             11 => vec![random.u8(..)],
             6 => random.u64(..).to_be_bytes().to_vec(),
             // The broker refuses other users and texts that are no numbers.
-            4 if random.u8(..20) > 0 => short(b"guest"),
-            8 if random.u8(..20) > 0 => short(b"600000"),
+            4 if random.u8(..) > 0 => short(b"guest"),
+            8 if random.u8(..) > 0 => short(b"600000"),
             _ => short(&text(random, 255)),
         };
         flags |= 1 << bit;
@@ -274,6 +275,38 @@ fn payload(random: &mut Rng) -> Vec<u8> {
     }
 }
 
+/// The messages of a client.
+#[derive(Default)]
+struct Sent {
+    tried: u64,
+    confirmed: u64,
+    harmless: u64,
+    /// The number of messages that the broker refused, by reason.
+    refused: BTreeMap<String, u32>,
+}
+
+impl Sent {
+    /// Publishes a random message, to the exchange or to the queue.
+    fn random(&mut self, raw: &mut Raw, port: u16, random: &mut Rng) {
+        let (flags, properties) = properties(random);
+        let payload = payload(random);
+        let input = format!("{APP}.work.in");
+        let (exchange, key) = match random.u8(..4) {
+            0 => ("", input.as_str()),
+            _ => (APP, "raw"),
+        };
+        self.tried += 1;
+        match raw.try_publish(exchange, key, flags, &properties, &payload) {
+            Ok(()) => self.confirmed += 1,
+            Err(reason) => {
+                let start = reason.chars().filter(|it| it.is_ascii_graphic()).take(40);
+                *self.refused.entry(start.collect()).or_default() += 1;
+                *raw = Raw::connect(port);
+            }
+        }
+    }
+}
+
 #[test]
 fn random_messages_of_other_programs_are_handled_or_become_dead_letters() {
     let full = std::env::var_os("BRICKWORK_FULL").is_some();
@@ -282,44 +315,50 @@ fn random_messages_of_other_programs_are_handled_or_become_dead_letters() {
     let mut random = seed.random();
     let broker = Broker::start();
     let app = App::start(&broker);
-    let input = format!("{APP}.work.in");
-    let suspect = format!("{APP}.work.suspect");
-    let mut raw = Raw::connect(broker.port());
     let started = Instant::now();
-    let mut refused: BTreeMap<String, u32> = BTreeMap::new();
-    let (mut random_ones, mut confirmed, mut harmless) = (0_u64, 0_u64, 0_u64);
-    while started.elapsed() < time {
-        let (flags, properties) = properties(&mut random);
-        let payload = payload(&mut random);
-        let (exchange, key) = match random.u8(..20) {
-            0 => ("", suspect.as_str()),
-            1..=5 => ("", input.as_str()),
-            _ => (APP, "raw"),
-        };
-        random_ones += 1;
-        match raw.try_publish(exchange, key, flags, &properties, &payload) {
-            Ok(()) => confirmed += u64::from(key != suspect),
-            Err(reason) => {
-                *refused.entry(reason).or_default() += 1;
-                raw = Raw::connect(broker.port());
+    let port = broker.port();
+    let client = |number: u64, mut random: Rng| {
+        let mut raw = Raw::connect(port);
+        let mut sent = Sent::default();
+        while started.elapsed() < time {
+            sent.random(&mut raw, port, &mut random);
+            if sent.tried.is_multiple_of(EVERY) {
+                let payload = format!("{{\"n\": {}}}", sent.harmless * CLIENTS + number);
+                let published = raw.try_publish(APP, "raw", 0, &[], payload.as_bytes());
+                published.expect("the broker takes it");
+                sent.harmless += 1;
+                sent.confirmed += 1;
             }
         }
-        if random_ones.is_multiple_of(EVERY) {
-            let payload = format!("{{\"n\": {harmless}}}");
-            let published = raw.try_publish(APP, "raw", 0, &[], payload.as_bytes());
-            published.expect("the broker takes it");
-            harmless += 1;
-            confirmed += 1;
-        }
+        sent
+    };
+    let sent: Vec<Sent> = std::thread::scope(|scope| {
+        let clients = (0..CLIENTS).map(|number| {
+            let random = random.fork();
+            scope.spawn(move || client(number, random))
+        });
+        let clients: Vec<_> = clients.collect();
+        let sent = clients.into_iter().map(|client| client.join());
+        sent.map(|sent| sent.expect("no panic")).collect()
+    });
+    let sum = |part: fn(&Sent) -> u64| sent.iter().map(part).sum::<u64>();
+    let (tried, confirmed) = (sum(|it| it.tried), sum(|it| it.confirmed));
+    let numbers = sent
+        .iter()
+        .zip(0..)
+        .flat_map(|(sent, number)| (0..sent.harmless).map(move |nth| nth * CLIENTS + number));
+    let harmless: BTreeSet<u64> = numbers.collect();
+    println!(
+        "{tried} random messages, {confirmed} confirmed, {} harmless",
+        harmless.len()
+    );
+    for sent in &sent {
+        println!("refused by the broker: {:#?}", sent.refused);
     }
-    println!("{random_ones} random messages, {confirmed} confirmed, {harmless} harmless");
-    println!("refused by the broker: {refused:#?}");
-    assert!(harmless > 20, "{harmless}");
+    assert!(harmless.len() > 20, "{harmless:?}");
     until("every harmless message is kept", PATIENCE, || {
-        let missing: Vec<u64> = (0..harmless)
-            .filter(|n| !app.kept().contains(n))
-            .take(3)
-            .collect();
+        let kept = app.kept();
+        let missing: Vec<&u64> = harmless.difference(&kept).take(3).collect();
         match missing.is_empty() {
             true => Ok(()),
             false => Err(format!("missing: {missing:?}")),

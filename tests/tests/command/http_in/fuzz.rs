@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-const CLIENTS: u64 = 6;
+const CLIENTS: u64 = 3;
 /// Time between two harmless requests of a client.
 const EVERY: u32 = 20;
 
@@ -248,7 +248,13 @@ fn storm(app: SocketAddr, random: &mut Rng) -> Vec<u8> {
     let Ok(mut stream) = TcpStream::connect(app) else {
         panic!("the app does not accept a connection");
     };
-    let timeout = Some(Duration::from_millis(random.u64(1..50)));
+    // Some wait for the answer to a request that they don't finish.
+    let patience_ms = if random.u8(..40) == 0 {
+        1000
+    } else {
+        random.u64(1..50)
+    };
+    let timeout = Some(Duration::from_millis(patience_ms));
     stream.set_read_timeout(timeout).expect("it can be set");
     let mut bytes: Vec<u8> = Vec::new();
     for _ in 0..random.usize(1..4) {

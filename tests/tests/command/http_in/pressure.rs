@@ -54,7 +54,7 @@ fn readiness_metric_and_log_name_the_full_queue_that_a_source_waits_for() {
         assert!(notes.contains(part), "{part}: {notes}");
     }
     let metrics = get("/metrics").body;
-    let mark = "brickwork_queue_high_water_messages{input=\"in\",service=\"work\"} 2";
+    let mark = "brickwork_queue_high_water_messages{service=\"work\",input=\"in\"} 2";
     assert!(metrics.contains(mark), "{metrics}");
     let paused = metrics
         .lines()
