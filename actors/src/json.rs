@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::json_reader::{Reader, Unreadable};
+use crate::json_reader::{Reader, Unreadable, plain_until};
 
 /// Maximum nesting of a payload that only passes through.
 const DEPTH_MAX: usize = 128;
@@ -192,10 +192,10 @@ fn depth(bytes: &[u8]) -> usize {
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     loop {
+        at = plain_until(bytes, at);
         match bytes[at] {
             b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
+            _ => at += 2,
         }
     }
 }

@@ -322,7 +322,7 @@ impl Unreadable {
 }
 
 /// The index of the first quote, backslash or control character from `at` on.
-fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+pub(crate) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES * 128;
     // A byte of the result has its high bit set if that byte of the word is zero. Bytes above

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use brickwork::prelude::*;
-use brickwork::{JSON, Message};
+use brickwork::{Headers, JSON, Message};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::expression::{Expression, Reads, Scope};
-use crate::ports::{IN, OUT, current_message};
+use crate::ports::{OUT, current_message};
 
-/// Emits each message with a payload made by expressions; headers and subject stay.
+const IN: Input<Raw, Raw> = Input::new("in");
+
+/// Emits each message with a payload made by expressions; headers and subject stay. A caller
+/// that asked gets the new payload.
 #[derive(Debug)]
 pub struct Map {
     form: Form,
@@ -117,8 +120,8 @@ to.labels = "has(msg.issue.labels) ? msg.issue.labels.map(l, l.name) : []"
     }
 }
 
-impl Handle<Raw> for Map {
-    async fn handle(&mut self, mut raw: Raw, cx: &mut Context) -> Result<(), Failure> {
+impl Handle<Raw, Raw> for Map {
+    async fn handle(&mut self, mut raw: Raw, cx: &mut Context) -> Result<Raw, Failure> {
         let (message, attempt) = current_message(cx);
         let value = self.form.apply(message, attempt)?;
         raw.payload = value.into();
@@ -127,7 +130,15 @@ impl Handle<Raw> for Map {
         if let Some(kind) = &self.kind {
             raw.kind = kind.clone();
         }
-        cx.emit(&OUT, raw)
+        let reply = Raw {
+            kind: raw.kind.clone(),
+            content_type: None,
+            headers: Headers::new(),
+            subject: None,
+            payload: raw.payload.clone(),
+        };
+        cx.emit(&OUT, raw)?;
+        Ok(reply)
     }
 }
 

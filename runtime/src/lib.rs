@@ -18,6 +18,7 @@
 //! | `admin`, `control`, `log`, `metrics` | observing a running app, and its command socket |
 //! | `host` | runs services: actors, mailboxes, instances, consumers |
 //! | `supervisors`, `child_process` | supervisors, and the child processes that some services run in |
+//! | `http` | a server for HTTP/1.1 that no client can exhaust, behind the feature of that name |
 //! | [`dead_letters`] | listing, replaying and discarding dead letters |
 //! | [`manifest`] | from TOML files to a validated plan, or a report of the errors |
 //! | [`message_trace`] | the path of a message and of its descendants |
@@ -39,6 +40,7 @@
 //! | feature | default | content | dependency |
 //! | --- | --- | --- | --- |
 //! | `admin` | yes | the admin endpoint: health, metrics, status page | axum |
+//! | `http` | with `admin` | `http`: a server for sources, such as `http-in` | hyper |
 //! | `cli` | yes | `cli`: the command line | clap |
 //! | `store` | yes | [`Store`] and [`sqlite`] | rusqlite, which builds SQLite |
 //! | `testing` | no | `testing`: the test kit, for dev-dependencies | |
@@ -71,6 +73,8 @@ mod failure;
 #[cfg(not(doctest))]
 pub mod guide;
 mod host;
+#[cfg(feature = "http")]
+pub mod http;
 mod id;
 mod lock;
 mod log;

@@ -1,6 +1,6 @@
 //! AMQP 0-9-1 as bytes: publishes messages that no client library would send.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -137,6 +137,50 @@ impl Raw {
         self.send(exchange, key, table, |_| None, payload);
     }
 
+    /// Publishes a message with these property flags and encoded properties, and waits for its
+    /// confirm.
+    ///
+    /// # Errors
+    /// The broker refused it, and may have closed the channel or the connection.
+    pub fn try_publish(
+        &mut self,
+        exchange: &str,
+        key: &str,
+        flags: u16,
+        properties: &[u8],
+        payload: &[u8],
+    ) -> Result<(), String> {
+        const FRAME_BODY_BYTES: usize = 100_000;
+        let parts = [
+            vec![0, 0],
+            short(exchange.as_bytes()),
+            short(key.as_bytes()),
+            vec![0],
+        ];
+        let publish = [&[0, 60, 0, 40][..], &parts.concat()].concat();
+        let header = [
+            &60u16.to_be_bytes()[..],
+            &[0, 0],
+            &(payload.len() as u64).to_be_bytes(),
+            &flags.to_be_bytes(),
+            properties,
+        ];
+        let mut bytes = [
+            frame(METHOD, 1, &publish),
+            frame(HEADER, 1, &header.concat()),
+        ]
+        .concat();
+        for part in payload.chunks(FRAME_BODY_BYTES) {
+            bytes.extend(frame(BODY, 1, part));
+        }
+        let answered = self.0.write_all(&bytes).and_then(|()| self.read_method());
+        let answer = answered.map_err(|error| error.to_string())?;
+        match answer.starts_with(&[0, 60, 0, 80]) {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&answer).into_owned()),
+        }
+    }
+
     fn send(
         &mut self,
         exchange: &str,
@@ -188,8 +232,7 @@ impl Raw {
     }
 
     fn frame(&mut self, kind: u8, channel: u16, payload: &[u8]) {
-        let start = [&[kind][..], &channel.to_be_bytes()].concat();
-        self.write(&[start, long(payload), vec![0xce]].concat());
+        self.write(&frame(kind, channel, payload));
     }
 
     fn method(&mut self, channel: u16, class: u16, method: u16, arguments: &[u8]) {
@@ -199,13 +242,29 @@ impl Raw {
 
     /// Reads a frame, which must carry this method.
     fn expect(&mut self, class: u16, method: u16) {
-        let mut start = [0; 7];
-        self.0.read_exact(&mut start).expect("the broker answers");
-        let size = u32::from_be_bytes([start[3], start[4], start[5], start[6]]);
-        let mut rest = vec![0; size as usize + 1];
-        self.0.read_exact(&mut rest).expect("the broker answers");
+        let answer = self.read_method().expect("the broker answers");
         let expected = [class.to_be_bytes(), method.to_be_bytes()].concat();
-        let text = String::from_utf8_lossy(&rest);
-        assert!(start[0] == METHOD && rest.starts_with(&expected), "{text}");
+        let text = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&expected), "{text}");
     }
+
+    /// Reads the next frame with a method and returns its content.
+    fn read_method(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let mut start = [0; 7];
+            self.0.read_exact(&mut start)?;
+            let size = u32::from_be_bytes([start[3], start[4], start[5], start[6]]);
+            let mut rest = vec![0; size as usize + 1];
+            self.0.read_exact(&mut rest)?;
+            // The other frames are heartbeats.
+            if start[0] == METHOD {
+                return Ok(rest);
+            }
+        }
+    }
+}
+
+fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let start = [&[kind][..], &channel.to_be_bytes()].concat();
+    [start, long(payload), vec![0xce]].concat()
 }

@@ -4,7 +4,7 @@
 //! without its text and never held in memory.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -102,7 +102,7 @@ impl<R: Read + Seek> LineReader<R> {
         self.ended = chunk.read_to_end(&mut self.buffer)? == 0;
         let buffer = std::mem::take(&mut self.buffer);
         let (mut from, mut at) = (0, self.searched);
-        while let Some(length) = buffer[at..].iter().position(|byte| *byte == b'\n') {
+        while let Some(length) = line_length(&buffer[at..]) {
             let end = at + length;
             lines.extend(self.line(&buffer[from..end], 1));
             (from, at) = (end + 1, end + 1);
@@ -141,6 +141,15 @@ impl<R: Read + Seek> LineReader<R> {
         let text = Some(Bytes::copy_from_slice(text));
         Some(Line { start, end, text })
     }
+}
+
+/// The number of bytes before the first line break.
+fn line_length(bytes: &[u8]) -> Option<usize> {
+    // The standard library's search reads whole words; `position` compares single bytes.
+    let mut rest = bytes;
+    let through = rest.skip_until(b'\n').expect("memory can be read");
+    let length = through.checked_sub(1)?;
+    (bytes[length] == b'\n').then_some(length)
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use brickwork::MessageId;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -13,7 +15,9 @@ pub(super) type Answer = Response<Full<Bytes>>;
 /// Seconds before a caller should retry.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const POST: HeaderValue = HeaderValue::from_static("POST");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// The header with the id of the message that a request became.
+const MESSAGE_ID: HeaderName = HeaderName::from_static("x-message-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Why a request is refused.
@@ -21,12 +25,29 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) text: String,
+    /// The methods that the path has, with 405.
+    allow: Option<String>,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { status, text }
+        let allow = None;
+        Self {
+            status,
+            text,
+            allow,
+        }
+    }
+
+    /// 405: the path has other methods.
+    pub(super) fn method(allow: String) -> Self {
+        let text = format!("this path takes {allow}");
+        let allow = Some(allow);
+        Self {
+            allow,
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, text)
+        }
     }
 
     /// 503: the request is valid, but the app can't take it now.
@@ -42,11 +63,12 @@ impl Refusal {
         let status = self.status;
         let mut answer = json(status, &Body { error: self.text });
         let headers = answer.headers_mut();
-        match status {
-            StatusCode::METHOD_NOT_ALLOWED => headers.insert(ALLOW, POST),
-            StatusCode::SERVICE_UNAVAILABLE => headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS),
-            _ => None,
-        };
+        if let Some(Ok(allow)) = self.allow.map(HeaderValue::try_from) {
+            headers.insert(ALLOW, allow);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
         answer
     }
 }
@@ -64,6 +86,31 @@ pub(super) fn accepted(id: &MessageId) -> Answer {
 /// 200: the unchanged reply of the service.
 pub(super) fn replied(payload: Bytes) -> Answer {
     response(StatusCode::OK, payload)
+}
+
+/// 200: the challenge of Slack.
+pub(super) fn slack_challenge(challenge: String) -> Answer {
+    #[derive(Serialize)]
+    struct Body {
+        challenge: String,
+    }
+    json(StatusCode::OK, &Body { challenge })
+}
+
+/// 200: the challenge of a handshake by GET, as text.
+pub(super) fn challenge(challenge: String) -> Answer {
+    let mut answer = response(StatusCode::OK, challenge.into());
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, TEXT);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// Adds the id of the request's message.
+pub(super) fn set_id(answer: &mut Answer, id: &MessageId) {
+    if let Ok(id) = HeaderValue::from_bytes(id.to_string().as_bytes()) {
+        answer.headers_mut().insert(MESSAGE_ID, id);
+    }
 }
 
 /// Marks the last response of a connection.

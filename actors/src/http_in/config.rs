@@ -1,5 +1,6 @@
 //! Config of `http-in`: defaults and validation.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -7,9 +8,11 @@ use brickwork::ConfigError;
 use brickwork::config::{ByteSize, HumanDuration, Secret};
 use brickwork::prelude::*;
 use hyper::http::HeaderName;
+use hyper::http::uri::Authority;
 use serde::Deserialize;
 
 use super::content::ContentTypes;
+use super::routes::{Routes, check_path};
 use super::signature::{SignatureCheck, SignatureScheme};
 
 /// Maximum of `body_max`: 1 GiB.
@@ -19,6 +22,10 @@ const CONNECTIONS_MAX: usize = 1_000_000;
 /// Maximum of `in_flight`.
 const IN_FLIGHT_MAX: usize = 1_000_000;
 
+const DEFAULT_PATH: &str = "/";
+/// The output without routes.
+const OUTPUT: &str = "out";
+
 /// Config of `http-in`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -26,14 +33,27 @@ pub struct HttpInConfig {
     /// Address to listen on. The default is reachable only from this machine; `0.0.0.0:8080`
     /// listens on all networks.
     pub listen: SocketAddr,
-    /// Path that messages are posted to; other paths are answered with 404.
+    /// Path that messages are posted to; other paths are answered with 404. A path that ends in
+    /// `/*` stands for all paths below it. Expressions read the path of a message as
+    /// `meta.headers['http-path']`, beside `http-method` and `http-query`.
     pub path: String,
+    /// Several paths instead of `path`, each with the output of its messages:
+    /// `{ "/orders" = "orders", "PUT /items/*" = "items" }`. The method is POST unless the key
+    /// names GET, PUT, PATCH or DELETE. The payload of a GET or DELETE without a body is an
+    /// object of its query.
+    pub routes: BTreeMap<String, String>,
+    /// Accepted names in the header Host, besides those of this machine and names without a dot,
+    /// such as that of a reverse proxy; others are answered with 403. By default the host is
+    /// checked on loopback without a secret: so no web page can send by a name that resolves to
+    /// this machine.
+    pub hosts: Vec<String>,
     /// Maximum size of a body, also limited by `app.max_message`; larger ones are answered
     /// with 413.
     pub body_max: ByteSize,
     /// Accepted values of the header Content-Type; others are answered with 415.
     /// `application/json` includes every type that ends in `+json`; such a body must be valid
-    /// JSON. `*/*` accepts any type, and a request without one. Any web page can make its
+    /// JSON. `application/x-www-form-urlencoded` becomes an object of texts; a repeated name has
+    /// a list. `*/*` accepts any type, and a request without one. Any web page can make its
     /// visitors' browsers post `text/plain` and forms, but not JSON: a secret prevents that.
     pub content_types: Vec<String>,
     /// Request header with the message id, such as `X-GitHub-Delivery`. Requests with the
@@ -49,8 +69,15 @@ pub struct HttpInConfig {
     pub secret: Option<Secret>,
     /// The secret before the last change: signatures made with it are accepted, too.
     pub previous_secret: Option<Secret>,
-    /// Format of the signature: that of the sender, or `standard` for Standard Webhooks.
+    /// Format of the signature: that of the sender, or `standard` for Standard Webhooks; Meta
+    /// signs as `github`. With `slack`, the challenge of Slack's handshake is sent back.
     pub signature: SignatureScheme,
+    /// URL by which senders reach this endpoint, without the path, such as
+    /// `https://hooks.example.com`. Twilio signs it.
+    pub public_url: Option<String>,
+    /// Token of the handshake by GET that Meta and WebSub begin with (`hub.verify_token`): the
+    /// challenge of a request with this token is sent back, others are answered with 403.
+    pub verify_token: Option<Secret>,
     /// Maximum difference between the time that the sender signed and the time here, for the
     /// formats that sign a time.
     pub signature_tolerance: HumanDuration,
@@ -84,7 +111,9 @@ impl Default for HttpInConfig {
         }
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
-            path: "/".to_owned(),
+            path: DEFAULT_PATH.to_owned(),
+            routes: BTreeMap::new(),
+            hosts: Vec::new(),
             body_max: ByteSize(1 << 20),
             content_types: vec!["application/json".to_owned()],
             id_header: None,
@@ -92,6 +121,8 @@ impl Default for HttpInConfig {
             secret: None,
             previous_secret: None,
             signature: SignatureScheme::default(),
+            public_url: None,
+            verify_token: None,
             signature_tolerance: seconds(300),
             reply: false,
             reply_timeout: seconds(30),
@@ -115,16 +146,93 @@ impl HttpInConfig {
             return Ok(None);
         }
         let secrets = self.secret.iter().chain(&self.previous_secret);
-        SignatureCheck::new(self.signature, secrets, self.signature_tolerance.0).map(Some)
+        let url = self.public_url.as_deref().unwrap_or_default();
+        SignatureCheck::new(self.signature, secrets, self.signature_tolerance.0, url).map(Some)
+    }
+
+    /// The names of the outputs, in the order of the routes.
+    pub(super) fn outputs(&self) -> Vec<&str> {
+        if self.routes.is_empty() {
+            return vec![OUTPUT];
+        }
+        let mut outputs: Vec<&str> = Vec::new();
+        for output in self.routes.values() {
+            if !outputs.contains(&output.as_str()) {
+                outputs.push(output);
+            }
+        }
+        outputs
+    }
+
+    /// The routes, or the one route of `path`.
+    ///
+    /// # Errors
+    /// The key of a route that is wrong, and the reason.
+    pub(super) fn route_table(&self) -> Result<Routes, (String, String)> {
+        match self.routes.is_empty() {
+            true => Ok(Routes::single(&self.path)),
+            false => Routes::new(&self.routes, &self.outputs()),
+        }
+    }
+
+    /// The paths, for the log.
+    pub(super) fn path_list(&self) -> String {
+        let routes: Vec<&str> = self.routes.keys().map(String::as_str).collect();
+        match routes.is_empty() {
+            true => self.path.clone(),
+            false => routes.join(", "),
+        }
+    }
+
+    /// The names that the header Host may have besides those of loopback; `None` if it may have
+    /// any.
+    pub(super) fn accepted_hosts(&self) -> Option<Vec<String>> {
+        let is_open = self.listen.ip().is_loopback() && self.secret.is_none();
+        (is_open || !self.hosts.is_empty()).then(|| self.hosts.clone())
+    }
+
+    fn check_public_url(&self) -> Result<(), &'static str> {
+        let is_twilio = self.signature == SignatureScheme::Twilio && self.secret.is_some();
+        match self.public_url.as_deref() {
+            None if is_twilio => Err("Twilio signs it: set https://NAME"),
+            Some(_) if !is_twilio => Err("it has no effect without a secret of Twilio"),
+            Some(url) if !is_public_url(url) => {
+                Err("it is https://NAME, without query, fragment or spaces")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Validates the config.
     pub(super) fn check(&self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut wrong = |path: &str, text: String| errors.push(ConfigError::new(path, text));
-        if !is_path(&self.path) {
-            let text = "it must start with /, without query, fragment or spaces";
-            wrong("path", text.to_owned());
+        if let Err(text) = check_path(&self.path) {
+            wrong("path", text);
+        }
+        if !self.routes.is_empty() && self.path != DEFAULT_PATH {
+            wrong("path", "path and routes exclude each other".to_owned());
+        }
+        if let Err((key, text)) = self.route_table() {
+            wrong("routes", format!("{key:?}: {text}"));
+        }
+        let takes_query = |key: &String| key.starts_with("GET ") || key.starts_with("DELETE ");
+        if self.secret.is_some()
+            && !self.signature.covers_query()
+            && self.routes.keys().any(takes_query)
+        {
+            let text = "GET and DELETE take the query as payload, and these signatures don't \
+                        cover it: use another method, or an http-in without a secret";
+            wrong("routes", text.to_owned());
+        }
+        for (index, host) in self.hosts.iter().enumerate() {
+            if !host.parse().is_ok_and(|it: Authority| it.host() == host) {
+                let text = "it is not the name of a host, without a port".to_owned();
+                wrong(&format!("hosts.{index}"), text);
+            }
+        }
+        if let Err(text) = self.check_public_url() {
+            wrong("public_url", text.to_owned());
         }
         if !(1..=BODY_BYTES_MAX).contains(&self.body_max.0) {
             wrong("body_max", "it is from 1B to 1GiB".to_owned());
@@ -156,6 +264,16 @@ impl HttpInConfig {
                 wrong(key, text.to_owned());
             }
         }
+        if self
+            .verify_token
+            .as_ref()
+            .is_some_and(|it| it.reveal().is_empty())
+        {
+            wrong(
+                "verify_token",
+                "it is empty: anyone could send it".to_owned(),
+            );
+        }
         if self.previous_secret.is_some() && self.secret.is_none() {
             let text = "it has no effect without secret";
             wrong("previous_secret", text.to_owned());
@@ -182,9 +300,11 @@ impl HttpInConfig {
     }
 }
 
-fn is_path(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
-    text.starts_with('/') && text.bytes().all(plain)
+fn is_public_url(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or(url.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && check_path(&format!("/{rest}")).is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -238,5 +358,68 @@ mod tests {
             ["body_max"]
         );
         assert!(wrong(json!({"path": "/a/b%20c", "content_types": ["*/*"]})).is_empty());
+        let config = json!({
+            "path": "/a",
+            "routes": { "HEAD /a": "a" },
+            "hosts": ["hooks.example.com", "hooks.example.com:80", ""],
+            "public_url": "https://hooks.example.com",
+            "verify_token": "",
+        });
+        assert_eq!(
+            wrong(config),
+            [
+                "path",
+                "routes",
+                "hosts.1",
+                "hosts.2",
+                "public_url",
+                "verify_token"
+            ]
+        );
+    }
+
+    #[test]
+    fn twilio_needs_the_public_url() {
+        let twilio = |url: Option<&str>| {
+            wrong(json!({ "secret": "x", "signature": "twilio", "public_url": url }))
+        };
+        for url in [
+            None,
+            Some("example.com"),
+            Some("https://"),
+            Some("https://a?b"),
+        ] {
+            assert_eq!(twilio(url), ["public_url"], "{url:?}");
+        }
+        assert!(twilio(Some("https://hooks.example.com/below/")).is_empty());
+    }
+
+    #[test]
+    fn a_query_that_is_not_signed_is_no_payload_beside_a_secret() {
+        let routes = json!({ "/a": "a", "GET /a": "a" });
+        let config = |more: serde_json::Value| {
+            let mut config = json!({ "routes": routes });
+            let entries = more.as_object().unwrap().clone();
+            config.as_object_mut().unwrap().extend(entries);
+            wrong(config)
+        };
+        assert_eq!(config(json!({ "secret": "x" })), ["routes"]);
+        assert!(config(json!({})).is_empty());
+        assert!(config(json!({ "secret": "x", "signature": "gitlab" })).is_empty());
+    }
+
+    #[test]
+    fn the_host_is_checked_on_loopback_without_a_secret_and_wherever_names_are_set() {
+        let hosts = |config: serde_json::Value| {
+            let config: HttpInConfig = serde_json::from_value(config).unwrap();
+            config.accepted_hosts().map(|hosts| hosts.join(","))
+        };
+        let names = Some("a.example".to_owned());
+        assert_eq!(hosts(json!({})), Some(String::new()));
+        assert_eq!(hosts(json!({"secret": "x"})), None);
+        assert_eq!(hosts(json!({"secret": "x", "hosts": ["a.example"]})), names);
+        assert_eq!(hosts(json!({"listen": "0.0.0.0:80"})), None);
+        let open = json!({"listen": "0.0.0.0:80", "hosts": ["a.example"]});
+        assert_eq!(hosts(open), names);
     }
 }

@@ -6,6 +6,7 @@ use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 
 const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
 /// Maximum bytes of a content type in a message (an AMQP short string).
 const TYPE_BYTES_MAX: usize = 255;
 
@@ -17,13 +18,17 @@ pub(super) struct ContentTypes {
     json: bool,
 }
 
-/// The content type of one body.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Form {
-    /// The request declares JSON, so the body must be valid JSON.
-    pub(super) is_json: bool,
-    /// The message's content type; `None` means JSON.
-    pub(super) content_type: Option<Arc<str>>,
+/// The format of one body, as its request declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum BodyFormat {
+    /// The body must be valid JSON. `Some` for another content type than `application/json`.
+    Json(Option<Arc<str>>),
+    /// A form, which becomes a JSON object.
+    Form,
+    /// No body: the query becomes a JSON object.
+    Query,
+    /// The body is not read. Contains the content type.
+    Other(Arc<str>),
 }
 
 impl ContentTypes {
@@ -52,30 +57,26 @@ impl ContentTypes {
         })
     }
 
-    /// The content type of a request, if it is accepted.
-    pub(super) fn form(&self, headers: &HeaderMap) -> Option<Form> {
+    /// The format of a request's body, if its content type is accepted.
+    pub(super) fn format(&self, headers: &HeaderMap) -> Option<BodyFormat> {
         let mut values = headers.get_all(CONTENT_TYPE).iter();
         let value = values.next();
         if values.next().is_some() {
             return None;
         }
         let Some(value) = value else {
-            return self.anything.then(|| Form {
-                is_json: false,
-                content_type: Some("application/octet-stream".into()),
-            });
+            return self
+                .anything
+                .then(|| BodyFormat::Other("application/octet-stream".into()));
         };
         // Fast path for the most common value.
         if self.json && *value == HeaderValue::from_static(JSON) {
-            return Some(Form {
-                is_json: true,
-                content_type: None,
-            });
+            return Some(BodyFormat::Json(None));
         }
         self.other(value.to_str().ok()?)
     }
 
-    fn other(&self, value: &str) -> Option<Form> {
+    fn other(&self, value: &str) -> Option<BodyFormat> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         let essence = essence.to_ascii_lowercase();
         let is_json = essence == JSON || essence.ends_with("+json");
@@ -83,9 +84,11 @@ impl ContentTypes {
         if !accepted || essence.is_empty() || value.len() > TYPE_BYTES_MAX {
             return None;
         }
-        Some(Form {
-            is_json,
-            content_type: (essence != JSON).then(|| value.into()),
+        Some(match essence.as_str() {
+            JSON => BodyFormat::Json(None),
+            FORM => BodyFormat::Form,
+            _ if is_json => BodyFormat::Json(Some(value.into())),
+            _ => BodyFormat::Other(value.into()),
         })
     }
 }
@@ -105,13 +108,13 @@ fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn form(accepted: &[&str], value: Option<&str>) -> Option<Form> {
+    fn format(accepted: &[&str], value: Option<&str>) -> Option<BodyFormat> {
         let accepted: Vec<String> = accepted.iter().map(|text| (*text).to_owned()).collect();
         let mut headers = HeaderMap::new();
         if let Some(value) = value {
             headers.insert(CONTENT_TYPE, value.parse().unwrap());
         }
-        ContentTypes::new(&accepted).unwrap().form(&headers)
+        ContentTypes::new(&accepted).unwrap().format(&headers)
     }
 
     #[test]
@@ -125,9 +128,8 @@ mod tests {
                 Some("application/cloudevents+json; v=1"),
             ),
         ] {
-            let form = form(&["application/json"], Some(value)).unwrap();
-            assert!(form.is_json, "{value}");
-            assert_eq!(form.content_type.as_deref(), kept, "{value}");
+            let expected = BodyFormat::Json(kept.map(Arc::from));
+            assert_eq!(format(&[JSON], Some(value)), Some(expected), "{value}");
         }
     }
 
@@ -136,29 +138,26 @@ mod tests {
         for value in [
             None,
             Some("text/plain"),
-            Some("application/x-www-form-urlencoded"),
+            Some(FORM),
             Some(""),
             Some("application/jsonx"),
         ] {
-            assert_eq!(form(&["application/json"], value), None, "{value:?}");
+            assert_eq!(format(&[JSON], value), None, "{value:?}");
         }
     }
 
     #[test]
-    fn other_types_pass_unchecked_when_the_list_has_them() {
-        let text = form(&["text/plain"], Some("text/plain; charset=utf-8")).unwrap();
-        assert!(!text.is_json);
-        assert_eq!(
-            text.content_type.as_deref(),
-            Some("text/plain; charset=utf-8")
-        );
-        assert_eq!(form(&["text/plain"], Some("application/json")), None);
-        let nothing = form(&["*/*"], None).unwrap();
-        assert_eq!(
-            nothing.content_type.as_deref(),
-            Some("application/octet-stream")
-        );
-        assert!(form(&["*/*"], Some("application/json")).unwrap().is_json);
+    fn a_form_is_recognised_and_other_types_pass_unchecked_when_the_list_has_them() {
+        for value in [FORM, "Application/X-WWW-Form-URLencoded; charset=utf-8"] {
+            assert_eq!(format(&[FORM], Some(value)), Some(BodyFormat::Form));
+            assert_eq!(format(&["*/*"], Some(value)), Some(BodyFormat::Form));
+        }
+        let text = "text/plain; charset=utf-8";
+        let other = |text: &str| Some(BodyFormat::Other(text.into()));
+        assert_eq!(format(&["text/plain"], Some(text)), other(text));
+        assert_eq!(format(&["text/plain"], Some(JSON)), None);
+        assert_eq!(format(&["*/*"], None), other("application/octet-stream"));
+        assert_eq!(format(&["*/*"], Some(JSON)), Some(BodyFormat::Json(None)));
     }
 
     #[test]
@@ -167,6 +166,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(CONTENT_TYPE, JSON.parse().unwrap());
         headers.append(CONTENT_TYPE, "text/plain".parse().unwrap());
-        assert_eq!(types.form(&headers), None);
+        assert_eq!(types.format(&headers), None);
     }
 }

@@ -1,10 +1,12 @@
-//! The headers of a request: message id, message type, and the headers passed on.
+//! The headers of a request: message id, message type, and the headers passed on, with those
+//! for method, path and query.
 //!
-//! Headers with credentials are not passed on. Signatures are, unless they are checked here.
+//! Headers and parameters with credentials are not passed on. Signatures are, unless they are
+//! checked here.
 
 use brickwork::{Headers, ID_BYTES_MAX, MessageId};
-use hyper::HeaderMap;
 use hyper::http::HeaderName;
+use hyper::{HeaderMap, Request};
 
 /// Message type if no header names it.
 const KIND: &str = "request";
@@ -40,6 +42,11 @@ const CREDENTIALS: [&str; 7] = [
 
 /// Parts of names of headers with signatures. A token of GitLab serves as one.
 const SIGNATURES: [&str; 3] = ["hmac", "signature", "x-gitlab-token"];
+
+/// Headers of a message with the method, the path and the query of its request.
+const METHOD_HEADER: &str = "http-method";
+const PATH_HEADER: &str = "http-path";
+const QUERY_HEADER: &str = "http-query";
 
 /// Prefix of headers with a meaning to the runtime.
 const RESERVED: &str = "brickwork-";
@@ -107,12 +114,31 @@ fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str
     std::str::from_utf8(value.as_bytes()).map_err(|_| format!("the header {name} is not text"))
 }
 
-/// The headers of the message: those of the request, with lower-case names, except
-/// credentials, headers about the transfer, and values that are not text. Signatures that were
-/// checked are left out.
+/// The headers of the message: those of the request, and its method, path and query.
+pub(super) fn of_message(request: &Request<()>, signature_is_checked: bool) -> Headers {
+    let mut headers = passed_on(request.headers(), signature_is_checked);
+    headers.insert(METHOD_HEADER.into(), request.method().as_str().into());
+    headers.insert(PATH_HEADER.into(), request.uri().path().into());
+    // The sender does not choose it: a header of this name is replaced or removed.
+    headers.remove(QUERY_HEADER);
+    let pairs = request.uri().query().unwrap_or_default().split('&');
+    let passed = pairs.filter(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        let name = name.to_ascii_lowercase().replace('_', "-");
+        passes(&name, signature_is_checked)
+    });
+    let query = passed.collect::<Vec<_>>().join("&");
+    if !query.is_empty() {
+        headers.insert(QUERY_HEADER.into(), query.into());
+    }
+    headers
+}
+
+/// The headers of the request, with lower-case names, except credentials, headers about the
+/// transfer, and values that are not text. Signatures that were checked are left out.
 ///
 /// Hyper bounds their number and size when it reads the head.
-pub(super) fn passed_on(headers: &HeaderMap, signature_is_checked: bool) -> Headers {
+fn passed_on(headers: &HeaderMap, signature_is_checked: bool) -> Headers {
     let mut passed = Headers::new();
     for name in headers.keys() {
         let text = name.as_str();
@@ -205,6 +231,23 @@ mod tests {
             names,
             ["x-gitlab-token", "x-hub-signature", "x-hub-signature-256"]
         );
+    }
+
+    #[test]
+    fn method_path_and_query_are_headers_without_credentials() {
+        let of = |uri: &str| {
+            let request = Request::put(uri).header("http-query", "forged");
+            of_message(&request.body(()).unwrap(), true)
+        };
+        let headers = of("/a%20b?shop=7&api_key=x&Token=x&x-amz-signature=x&page=2");
+        let pairs: Vec<(&str, &str)> = headers.iter().map(|(k, v)| (&**k, &**v)).collect();
+        let expected = [
+            ("http-method", "PUT"),
+            ("http-path", "/a%20b"),
+            ("http-query", "shop=7&page=2"),
+        ];
+        assert_eq!(pairs, expected);
+        assert_eq!(of("/?token=x").get("http-query"), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `http-in`: emits the body of each request that is posted to it.
+//! `http-in`: emits the body of each request that it accepts.
 //!
 //! Owns one promise: 202 means that the transport has confirmed the message. After another
 //! answer, or none, a caller may send again; with `id_header` it is the same message.
@@ -7,9 +7,9 @@
 //! are refused with 503.
 //!
 //! ```text
-//! server ──▶ connection ──▶ request ──▶ transport
-//! accepts    keeps the      validates,
-//!            deadlines      answers
+//! brickwork::http ──▶ request ──▶ transport
+//! accepts, keeps      validates,
+//! the deadlines       answers
 //! ```
 //!
 //! TLS and HTTP/2 are left to a reverse proxy.
@@ -17,28 +17,29 @@
 mod answer;
 mod body;
 mod config;
-mod connection;
 mod content;
+mod forms;
+mod handshake;
 mod headers;
-mod io_deadline;
 mod request;
+mod routes;
 mod server;
 mod signature;
 
+use std::net::SocketAddr;
+
 use brickwork::prelude::*;
 
-use crate::ports::OUT;
 pub use config::HttpInConfig;
-use request::ASK;
 pub use signature::SignatureScheme;
 
-/// Emits the body of each request that is posted to it.
+/// Emits the body of each request that it accepts.
 #[derive(Debug)]
 pub struct HttpIn;
 
 impl Source for HttpIn {
     const NAME: &'static str = "http-in";
-    const SUMMARY: &'static str = "emits the body of each request that is posted to it";
+    const SUMMARY: &'static str = "emits the body of each HTTP request that it accepts";
     const EXAMPLE: &'static str = r#"[services.intake]
 use = "http-in"
 out = "github.deliveries"
@@ -51,7 +52,7 @@ secret = "${GITHUB_WEBHOOK_SECRET}"
 "#;
     const FAILURES: &'static [&'static str] = &[
         "restarts, with back-off, when it can't listen on the address",
-        "answers invalid requests with 404, 405, 415, 413, 401 or 400, checked in this order, and slow ones with 408",
+        "answers requests for another host with 403, invalid ones with 404, 405, 415, 413, 401 or 400, checked in this order, and slow ones with 408",
         "answers 503 with Retry-After under backpressure, while the app stops, when too much is in flight, and when the transport doesn't confirm a message",
         "with reply: answers 502 when the service fails the request, 504 when no reply comes in time",
         "a caller without an answer can't know whether its message was confirmed: it sends again, with the same id",
@@ -61,15 +62,21 @@ secret = "${GITHUB_WEBHOOK_SECRET}"
     type Config = HttpInConfig;
 
     fn ports(config: &HttpInConfig, ports: &mut SourcePorts) {
-        if config.reply {
-            ports.request(&ASK);
-        } else {
-            ports.output(&OUT);
+        for name in config.outputs() {
+            if config.reply {
+                ports.request(&Request::<Raw, Raw>::named(name));
+            } else {
+                ports.output(&Output::<Raw>::named(name));
+            }
         }
     }
 
     fn check(config: &HttpInConfig) -> Result<(), Vec<ConfigError>> {
         config.check()
+    }
+
+    fn listens(config: &HttpInConfig) -> Option<SocketAddr> {
+        Some(config.listen)
     }
 
     fn in_flight(config: &HttpInConfig) -> usize {

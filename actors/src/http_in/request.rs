@@ -1,20 +1,23 @@
 //! Handles one request: validates it, submits or asks, and maps the outcome to a response.
 //!
-//! The checks run in a fixed order, and the first failed one is answered: path (404), method
-//! (405), content type and encoding (415), announced length (413), missing signature (401), backpressure
-//! or stop (503). Then the body is read: 408, 413, 503; then signature (401), id, type and
-//! JSON (400). 202 is sent only after the transport has confirmed the message.
+//! The checks run in a fixed order, and the first failed one is answered: host (400, 403), path
+//! (404), method (405), content type and encoding (415), announced length (413), missing
+//! signature (401), backpressure or stop (503). Then the body is read: 408, 413, 503; then
+//! signature (401), id, type and JSON (400). 202 is sent only after the transport has confirmed
+//! the message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use brickwork::config::Secret;
+use brickwork::http::{HostProblem, IsAccepted, check_host};
 use brickwork::prelude::*;
 use brickwork::transport::AskError;
 use brickwork::{Clock, MessageId, TrySubmitError};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT};
-use hyper::http::request::Parts;
-use hyper::{Method, Request as HttpRequest, StatusCode};
+use hyper::{Method, Request as HttpRequest, StatusCode, Uri};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -22,19 +25,27 @@ use tracing::{debug, warn};
 use super::HttpInConfig;
 use super::answer::{self, Answer, Refusal};
 use super::body::{self, BodyError, MemoryBudget, Reservation};
-use super::content::{ContentTypes, Form};
-use super::headers::{Names, passed_on};
-use super::signature::{SignatureCheck, Signed};
+use super::content::{BodyFormat, ContentTypes};
+use super::forms;
+use super::handshake::{self, Handshake};
+use super::headers::{Names, of_message};
+use super::routes::{NoRoute, Routes};
+use super::signature::{SignatureCheck, SignatureScheme, Signed};
 use crate::json::JsonText;
-use crate::ports::OUT;
 
-/// The port of requests that wait for a reply.
-pub(super) const ASK: Request<Raw, Raw> = Request::new("out");
+/// The UTF-8 byte order mark, which some senders put before their JSON.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Settings and state for handling requests.
 pub(super) struct RequestHandler {
     out: SourceContext,
-    path: String,
+    /// Accepted names in the header Host; `None` accepts any.
+    hosts: Option<Vec<String>>,
+    routes: Routes,
+    /// The names of the outputs that routes have the numbers of.
+    outputs: Vec<String>,
+    verify_token: Option<Secret>,
+    answers_slack: bool,
     content_types: ContentTypes,
     body_bytes_max: usize,
     body_timeout: Duration,
@@ -50,7 +61,13 @@ impl RequestHandler {
     pub(super) fn new(config: &HttpInConfig, out: &SourceContext) -> Result<Self, Failure> {
         let body_max = usize::try_from(config.body_max.0).unwrap_or(usize::MAX);
         Ok(Self {
-            path: config.path.clone(),
+            hosts: config.accepted_hosts(),
+            routes: config
+                .route_table()
+                .map_err(|(_, text)| Failure::reject(text))?,
+            outputs: config.outputs().into_iter().map(str::to_owned).collect(),
+            verify_token: config.verify_token.clone(),
+            answers_slack: config.signature == SignatureScheme::Slack,
             content_types: ContentTypes::new(&config.content_types).map_err(Failure::reject)?,
             // The runtime refuses larger payloads, so reading them is useless.
             body_bytes_max: body_max.min(out.payload_bytes_max()),
@@ -67,18 +84,14 @@ impl RequestHandler {
     /// Answers a request. The connection can be used again unless the response says close.
     pub(super) async fn answer(&self, request: HttpRequest<Incoming>) -> Answer {
         let (parts, mut body) = request.into_parts();
-        match self.handle(&parts, &mut body).await {
+        let request = HttpRequest::from_parts(parts, ());
+        match self.handle(&request, &mut body).await {
             Ok(answer) => answer,
             Err(refusal) => {
-                debug!(
-                    status = refusal.status.as_u16(),
-                    why = refusal.text,
-                    "request refused"
-                );
                 let late = refusal.status == StatusCode::REQUEST_TIMEOUT;
                 // With `Expect: 100-continue`, the client has not sent the body.
-                let unsent = parts.headers.contains_key(EXPECT);
-                let mut answer = refusal.into_answer();
+                let unsent = request.headers().contains_key(EXPECT);
+                let mut answer = refuse(refusal);
                 if !body.is_end_stream() && (late || unsent || !body::discard(&mut body).await) {
                     answer::close(&mut answer);
                 }
@@ -87,48 +100,105 @@ impl RequestHandler {
         }
     }
 
-    async fn handle(&self, parts: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
-        let (form, signature) = self.check_head(parts, body)?;
+    async fn handle(
+        &self,
+        request: &HttpRequest<()>,
+        body: &mut Incoming,
+    ) -> Result<Answer, Refusal> {
+        self.check_host(request)?;
+        let found = self.routes.find(request.method(), request.uri().path());
+        if found != Err(NoRoute::Path)
+            && let Some(answer) = self.handshake(request)
+        {
+            return answer;
+        }
+        let output = found.map_err(|error| match error {
+            NoRoute::Path => Refusal::new(StatusCode::NOT_FOUND, "there is nothing here"),
+            NoRoute::Method(allow) => Refusal::method(allow),
+        })?;
+        let (format, signature) = self.check_head(request, body)?;
         self.check_ready()?;
         let mut memory = self.memory.reserve_nothing();
         let payload = self.read(body, &mut memory).await?;
+        let is_form = format == BodyFormat::Form;
         if let (Some(check), Some(signed)) = (&self.signatures, signature)
-            && !check.matches(&payload, &signed)
+            && !check.matches(&payload, is_form, &signed)
         {
             return Err(Refusal::new(
                 StatusCode::UNAUTHORIZED,
                 "the signature does not match this body and the secret",
             ));
         }
-        let (id, raw) = self.message(parts, form, payload)?;
+        if self.answers_slack
+            && let Some(challenge) = handshake::slack_challenge(&payload)
+        {
+            return Ok(answer::slack_challenge(challenge));
+        }
+        let (id, raw) = self.message(request, format, payload)?;
+        let output = &self.outputs[output];
         let answer = match &self.asks {
-            None => self.submit(id, raw).await,
-            Some(asks) => self.ask(asks, id, raw).await,
+            None => self.submit(output, id.clone(), raw).await,
+            Some(asks) => self.ask(asks, output, id.clone(), raw).await,
         };
         drop(memory);
-        answer
+        let mut answer = answer.unwrap_or_else(refuse);
+        answer::set_id(&mut answer, &id);
+        Ok(answer)
+    }
+
+    fn check_host(&self, request: &HttpRequest<()>) -> Result<(), Refusal> {
+        let accepted = |name: &str| {
+            let mut hosts = self.hosts.iter().flatten();
+            is_local(name) || hosts.any(|host| host.eq_ignore_ascii_case(name))
+        };
+        let accepted: Option<IsAccepted<'_>> = self.hosts.as_ref().map(|_| &accepted as _);
+        check_host(request, accepted).map_err(|problem| {
+            let text = match problem {
+                HostProblem::Foreign => {
+                    "this host is not one of this endpoint: see config.hosts of http-in"
+                }
+                HostProblem::Missing | HostProblem::Repeated => {
+                    "a request has exactly one header Host"
+                }
+            };
+            Refusal::new(problem.status(), text)
+        })
+    }
+
+    /// Answers a GET that begins a handshake.
+    fn handshake(&self, request: &HttpRequest<()>) -> Option<Result<Answer, Refusal>> {
+        let token = self.verify_token.as_ref()?;
+        if request.method() != Method::GET {
+            return None;
+        }
+        let query = request.uri().query().unwrap_or_default();
+        Some(match handshake::by_get(query, token)? {
+            Handshake::Challenge(challenge) => Ok(answer::challenge(challenge)),
+            Handshake::Refused => {
+                let text =
+                    "the handshake needs hub.verify_token, hub.challenge and the mode subscribe";
+                Err(Refusal::new(StatusCode::FORBIDDEN, text))
+            }
+        })
     }
 
     /// The checks before the body is read.
     fn check_head(
         &self,
-        parts: &Parts,
+        request: &HttpRequest<()>,
         body: &Incoming,
-    ) -> Result<(Form, Option<Signed>), Refusal> {
-        if parts.uri.path() != self.path {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here"));
-        }
-        if parts.method != Method::POST {
-            return Err(Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "messages are posted: use POST",
-            ));
-        }
-        let form = self.content_types.form(&parts.headers).ok_or_else(|| {
+    ) -> Result<(BodyFormat, Option<Signed>), Refusal> {
+        let headers = request.headers();
+        let may_be_query = matches!(*request.method(), Method::GET | Method::DELETE);
+        let format = match may_be_query && body.is_end_stream() {
+            true => Some(BodyFormat::Query),
+            false => self.content_types.format(headers),
+        };
+        let format = format.ok_or_else(|| {
             let text = format!("the content type is not one of: {}", self.content_types);
             Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
         })?;
-        if let Some(coding) = parts.headers.get(CONTENT_ENCODING)
+        if let Some(coding) = headers.get(CONTENT_ENCODING)
             && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
         {
             let text = "a body with a Content-Encoding isn't decoded here: send it without";
@@ -141,11 +211,11 @@ impl RequestHandler {
             None => None,
             Some(check) => {
                 let now_s = Clock::SYSTEM.unix_ms() / 1000;
-                let signed = check.read(&parts.headers, now_s);
+                let signed = check.read(request, now_s);
                 Some(signed.map_err(|text| Refusal::new(StatusCode::UNAUTHORIZED, text))?)
             }
         };
-        Ok((form, signature))
+        Ok((format, signature))
     }
 
     /// Whether the app can take a message now.
@@ -178,28 +248,26 @@ impl RequestHandler {
 
     fn message(
         &self,
-        parts: &Parts,
-        form: Form,
+        request: &HttpRequest<()>,
+        format: BodyFormat,
         payload: Bytes,
     ) -> Result<(MessageId, Raw), Refusal> {
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
-        let id = self.names.id(&parts.headers).map_err(bad)?;
-        let kind = self.names.kind(&parts.headers).map_err(bad)?;
-        if form.is_json {
-            JsonText::check_readable(&payload).map_err(|text| bad(format!("the body: {text}")))?;
-        }
+        let id = self.names.id(request.headers()).map_err(bad)?;
+        let kind = self.names.kind(request.headers()).map_err(bad)?;
+        let (payload, content_type) = payload_of(request.uri(), format, payload).map_err(bad)?;
         let mut raw = Raw::bytes(kind, payload);
-        raw.content_type = form.content_type;
-        raw.headers = passed_on(&parts.headers, self.signatures.is_some());
+        raw.content_type = content_type;
+        raw.headers = of_message(request, self.signatures.is_some());
         Ok((id, raw))
     }
 
     /// Submits the message and waits for the transport's confirm.
-    async fn submit(&self, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
+    async fn submit(&self, output: &str, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
         let message = MessageBuilder::new(raw).id(id.clone());
         let confirm = self
             .out
-            .try_submit(&OUT, message)
+            .try_submit(&Output::named(output), message)
             .map_err(|error| match error {
                 // Raw bytes can only be too large.
                 TrySubmitError::Refused(_) => self.too_large(),
@@ -224,13 +292,20 @@ impl RequestHandler {
     }
 
     /// Asks a service and waits for its reply.
-    async fn ask(&self, asks: &Semaphore, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
+    async fn ask(
+        &self,
+        asks: &Semaphore,
+        output: &str,
+        id: MessageId,
+        raw: Raw,
+    ) -> Result<Answer, Refusal> {
         self.check_ready()?;
         let Ok(_permit) = asks.try_acquire() else {
             return Err(Refusal::busy("too many requests wait for a reply"));
         };
         let message = MessageBuilder::new(raw).id(id.clone());
-        match self.out.ask(&ASK, message, self.reply_timeout).await {
+        let request = Request::<Raw, Raw>::named(output);
+        match self.out.ask(&request, message, self.reply_timeout).await {
             Ok(reply) => Ok(answer::replied(reply.payload)),
             Err(AskError::Timeout(_)) => Err(Refusal::new(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -251,5 +326,44 @@ impl RequestHandler {
                 Err(Refusal::new(StatusCode::BAD_GATEWAY, text))
             }
         }
+    }
+}
+
+/// Whether a name has no dot, as names of containers and of a local network. The owner of a web
+/// page can't have such a name resolve to this machine.
+fn is_local(name: &str) -> bool {
+    !name.contains(['.', ':'])
+}
+
+/// Logs a refusal and turns it into an answer.
+fn refuse(refusal: Refusal) -> Answer {
+    let (status, why) = (refusal.status.as_u16(), &refusal.text);
+    debug!(status, why, "request refused");
+    refusal.into_answer()
+}
+
+/// The payload of a message, and its content type; `None` means JSON.
+///
+/// # Errors
+/// The body is not in its format.
+fn payload_of(
+    uri: &Uri,
+    format: BodyFormat,
+    body: Bytes,
+) -> Result<(Bytes, Option<Arc<str>>), String> {
+    let form = |text: &[u8]| Ok((forms::to_json(forms::parse(text)?), None));
+    match format {
+        BodyFormat::Json(content_type) => {
+            let start = match body.starts_with(BYTE_ORDER_MARK) {
+                true => BYTE_ORDER_MARK.len(),
+                false => 0,
+            };
+            let json = body.slice(start..);
+            JsonText::check_readable(&json).map_err(|text| format!("the body: {text}"))?;
+            Ok((json, content_type))
+        }
+        BodyFormat::Form => form(&body),
+        BodyFormat::Query => form(uri.query().unwrap_or_default().as_bytes()),
+        BodyFormat::Other(content_type) => Ok((body, Some(content_type))),
     }
 }

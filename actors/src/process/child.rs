@@ -21,10 +21,9 @@ use tracing::{info, warn};
 
 use super::crash_attribution::{Verdict, verdict};
 use super::protocol::{self, Answer};
+use super::stderr_log::log_stderr;
 use crate::log::shown;
 
-/// Maximum bytes of a stderr line per log event. A longer line becomes several events.
-const LOG_LINE_BYTES_MAX: usize = 4096;
 /// Time for a child to exit after it has closed a pipe.
 const EXIT_WITHIN: Duration = Duration::from_secs(1);
 /// Time to read the stdout that is left after the exit.
@@ -378,15 +377,5 @@ impl Inner {
         drop(state);
         self.wake_writer.notify_one();
         self.exited.send_replace(true);
-    }
-}
-
-/// Logs every line of the child's stderr.
-async fn log_stderr(options: Arc<SpawnOptions>, pid: u32, stderr: pipe::Receiver) {
-    let mut lines = BoundedLines::new(stderr, LOG_LINE_BYTES_MAX);
-    while let Ok(BoundedLine::Line(line) | BoundedLine::Part(line)) = lines.next().await {
-        info!(service = %options.service, pid, "{}", shown(line, LOG_LINE_BYTES_MAX + 1));
-        // Lines of a busy child must not hold up other tasks of this thread.
-        tokio::task::yield_now().await;
     }
 }

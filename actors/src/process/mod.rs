@@ -20,7 +20,9 @@
 //!
 //! An `emit` answer acks the message and lists the messages to emit, in order; the list may
 //! be empty. An emitted message keeps the headers and the subject of the handled message, and
-//! its type unless `"type"` stands beside `port`. An `error` answer means that the message
+//! its type unless `"type"` stands beside `port`. A caller that asked, such as `http-in` with
+//! `reply`, gets the `"reply"` that stands beside `emit`, or else the payload of the first
+//! emitted message, or `null`. An `error` answer means that the message
 //! failed: it is retried after the service's back-off, or dead-lettered at once with
 //! `"retry":false`. A line on stderr is a log line.
 //!
@@ -52,12 +54,14 @@
 //! | `child` | one child: its pipes, messages in flight, exit |
 //! | `child_manager` | one child after the other, for the slots that share it |
 //! | `crash_attribution` | the verdict on messages in flight after an exit |
+//! | `stderr_log` | the child's stderr in the log, within a budget |
 
 mod child;
 mod child_manager;
 mod config;
 mod crash_attribution;
 mod protocol;
+mod stderr_log;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,12 +72,14 @@ use brickwork::prelude::*;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
-use crate::ports::{IN, current_message};
+use crate::ports::current_message;
 use child::{Outcome, Refused};
 use child_manager::{ChildManager, ChildSlot};
 pub use config::ProcessConfig;
 use crash_attribution::{Suspects, Verdict};
 use protocol::{Answer, Emitted};
+
+const IN: Input<Raw, Raw> = Input::new("in");
 
 /// Delay of a message after another message ended its child.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -81,6 +87,10 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 const BUSY_DELAY: Duration = Duration::from_millis(250);
 /// Time between two checks for the exit of an idle child.
 const EXIT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Type of a reply, and its payload if the child neither replies nor emits.
+const REPLY: &str = "reply";
+const NULL: &str = "null";
 
 const EXIT_CHECK: Tick = Tick::new("alive");
 
@@ -135,6 +145,7 @@ config.command = ["node", "triage.js"]
         "pauses between starts while children exit without an answer",
         "retries a message that the child answers with an error, or dead-letters it with \"retry\":false",
         "dead-letters a message whose payload is not JSON, or for which the child emits more than app.max_message",
+        "leaves out lines of a child that floods its stderr, and logs their number",
     ];
     type Config = ProcessConfig;
 
@@ -198,8 +209,8 @@ config.command = ["node", "triage.js"]
     }
 }
 
-impl Handle<Raw> for Process {
-    async fn handle(&mut self, _: Raw, cx: &mut Context) -> Result<(), Failure> {
+impl Handle<Raw, Raw> for Process {
+    async fn handle(&mut self, _: Raw, cx: &mut Context) -> Result<Raw, Failure> {
         let (message, attempt) = current_message(cx);
         let (message, id) = (message.clone(), message.id.to_string());
         let line = protocol::request(&id, &message, attempt)?;
@@ -266,12 +277,15 @@ impl Process {
         }
     }
 
-    fn apply(&self, answer: Answer, message: &Message, cx: &mut Context) -> Result<(), Failure> {
-        let emitted = match answer {
-            Answer::Done(emitted) => emitted,
+    /// Emits the messages of an answer. Returns the reply for a caller that asked.
+    fn apply(&self, answer: Answer, message: &Message, cx: &mut Context) -> Result<Raw, Failure> {
+        let (emitted, reply) = match answer {
+            Answer::Done { emitted, reply } => (emitted, reply),
             Answer::Failed { text, retry: true } => return Err(Failure::retry(text)),
             Answer::Failed { text, retry: false } => return Err(Failure::reject(text)),
         };
+        let first = emitted.first().map(|first| first.payload.clone());
+        let reply = reply.or(first).unwrap_or_else(|| NULL.into());
         for Emitted {
             output,
             kind,
@@ -287,6 +301,6 @@ impl Process {
             };
             cx.emit(&self.outputs[output], raw)?;
         }
-        Ok(())
+        Ok(Raw::bytes(REPLY, reply))
     }
 }

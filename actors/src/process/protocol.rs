@@ -21,8 +21,11 @@ const SHOWN_BYTES_MAX: usize = 200;
 /// The answer to one message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The message is handled; these messages are emitted.
-    Done(Vec<Emitted>),
+    /// The message is handled: messages to emit, and the reply for a caller that asked.
+    Done {
+        emitted: Vec<Emitted>,
+        reply: Option<Bytes>,
+    },
     /// The message failed.
     Failed { text: String, retry: bool },
 }
@@ -93,6 +96,8 @@ struct Line<'a> {
     id: Cow<'a, str>,
     #[serde(borrow, default)]
     emit: Option<Vec<EmitLine<'a>>>,
+    #[serde(borrow, default)]
+    reply: Option<&'a RawValue>,
     #[serde(default)]
     error: Option<String>,
     #[serde(default)]
@@ -132,12 +137,14 @@ pub(super) fn answer<'a>(
         id: Some(parsed.id.clone().into_owned()),
         text,
     };
+    let reply = parsed.reply.map(payload_of);
     let answer = match (parsed.emit, parsed.error) {
         (Some(emit), None) if parsed.retry.is_none() => {
             let emitted = emit.into_iter().map(|emit| emitted(&emit, outputs));
-            Answer::Done(emitted.collect::<Result<_, _>>().map_err(&broken)?)
+            let emitted = emitted.collect::<Result<_, _>>().map_err(&broken)?;
+            Answer::Done { emitted, reply }
         }
-        (None, Some(text)) => Answer::Failed {
+        (None, Some(text)) if reply.is_none() => Answer::Failed {
             text,
             retry: parsed.retry.unwrap_or(true),
         },
@@ -163,8 +170,12 @@ fn emitted(emit: &EmitLine<'_>, outputs: &[String]) -> Result<Emitted, String> {
     Ok(Emitted {
         output,
         kind: emit.kind.as_deref().map(Arc::from),
-        payload: Bytes::copy_from_slice(emit.msg.get().as_bytes()),
+        payload: payload_of(emit.msg),
     })
+}
+
+fn payload_of(json: &RawValue) -> Bytes {
+    Bytes::copy_from_slice(json.get().as_bytes())
 }
 
 /// The id in a line that is wrong otherwise.
@@ -232,7 +243,17 @@ mod tests {
             emitted(1, None, r#"{"n":1.50}"#),
             emitted(0, Some("t"), "null"),
         ];
-        assert_eq!(answer, Answer::Done(expected));
+        let reply = None;
+        let emitted = expected;
+        assert_eq!(answer, Answer::Done { emitted, reply });
+    }
+
+    #[test]
+    fn a_reply_stands_beside_the_emitted_messages() {
+        let line = br#"{"id":"i","emit":[],"reply":{"n":1.50}}"#;
+        let (_, answer) = answer(line, &outputs()).unwrap();
+        let (emitted, reply) = (Vec::new(), Some(r#"{"n":1.50}"#.into()));
+        assert_eq!(answer, Answer::Done { emitted, reply });
     }
 
     #[test]
@@ -251,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_an_answer_is_refused_with_the_id_of_its_message_if_it_has_one() {
-        let cases: [(&[u8], Option<&str>, &str); 9] = [
+        let cases: [(&[u8], Option<&str>, &str); 10] = [
             (b"ready!", None, "logs belong on stderr"),
             (b"", None, "not an answer"),
             (b"\xff", None, "utf-8"),
@@ -264,6 +285,11 @@ mod tests {
             ),
             (
                 br#"{"id":"i","emit":[],"error":"x"}"#,
+                Some("i"),
+                "without exactly one",
+            ),
+            (
+                br#"{"id":"i","error":"x","reply":1}"#,
                 Some("i"),
                 "without exactly one",
             ),

@@ -1,11 +1,11 @@
 //! The admin endpoint: the state, health and metrics of an app, over HTTP.
 //!
 //! It is read-only; commands go over the control socket. It has its own thread, so that a
-//! blocked worker thread does not block it. Connections, request sizes and times are limited.
+//! blocked worker thread does not block it. Connections, request sizes and times are limited by
+//! [`crate::http`].
 
 mod page;
 mod routes;
-mod same_origin;
 mod server;
 
 use std::io;
@@ -16,6 +16,9 @@ use prometheus::Registry;
 
 use crate::app::AppStatus;
 use crate::service_thread::ServiceThread;
+
+/// Maximum clients that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// The running endpoint. Dropping it stops the endpoint.
 #[derive(Debug)]
@@ -42,6 +45,9 @@ impl Admin {
             io::Error::new(error.kind(), text)
         };
         let listener = TcpListener::bind(listen).map_err(explain)?;
+        // The standard library's queue of waiting clients is short, and without room in it
+        // clients wait for seconds.
+        rustix::net::listen(&listener, BACKLOG)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let router = routes::router(view, registry, address.ip().is_loopback());

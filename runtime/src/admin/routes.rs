@@ -17,8 +17,8 @@ use serde::Serialize;
 use tracing::error;
 
 use super::page;
-use super::same_origin::is_meant_for_loopback;
 use crate::app::AppStatus;
+use crate::http::{HostProblem, IsAccepted, check_host};
 use crate::message::JSON;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -46,6 +46,10 @@ const READ_ONLY: &str = "the admin endpoint is read-only: use GET; \
 const FOREIGN: &str = "this endpoint listens on loopback and answers to localhost, 127.0.0.1 \
                        and [::1] only\n";
 
+/// On loopback no name is accepted besides those of loopback.
+const NO_OTHER: IsAccepted<'static> = &|_| false;
+const ONE_HOST: &str = "a request has exactly one header Host\n";
+
 /// The sources of answers.
 struct Sources {
     view: Arc<AppStatus>,
@@ -55,10 +59,10 @@ struct Sources {
 /// The router. On loopback, it refuses requests that name another host.
 pub(super) fn router(view: Arc<AppStatus>, registry: Registry, on_loopback: bool) -> Router {
     let guard = move |request: Request, next: Next| async move {
-        let mut response = if on_loopback && !is_meant_for_loopback(&request) {
-            text(StatusCode::FORBIDDEN, PLAIN, FOREIGN)
-        } else {
-            next.run(request).await
+        let mut response = match check_host(&request, on_loopback.then_some(NO_OTHER)) {
+            Ok(()) => next.run(request).await,
+            Err(problem @ HostProblem::Foreign) => text(problem.status(), PLAIN, FOREIGN),
+            Err(problem) => text(problem.status(), PLAIN, ONE_HOST),
         };
         response.headers_mut().extend(HEADERS);
         response

@@ -221,6 +221,39 @@ async fn connections_are_limited_and_a_closed_one_makes_room_for_another() {
 }
 
 #[tokio::test]
+async fn two_hundred_clients_that_send_nothing_or_half_a_head_do_not_make_it_deaf() {
+    let (_fake, admin) = start().await;
+    let half_open = |number: usize| {
+        let mut stream = connect(admin.address());
+        if number.is_multiple_of(2) {
+            write!(stream, "GET /health/live HT").unwrap();
+        }
+        stream
+    };
+    let _half_open: Vec<TcpStream> = (0..200).map(half_open).collect();
+    let before = Instant::now();
+    assert_eq!(get(&admin, "/health/live").0, 200);
+    assert!(before.elapsed() < server::HEAD_TIMEOUT, "{before:?}");
+}
+
+#[tokio::test]
+async fn a_request_without_a_host_or_with_two_is_refused_with_400() {
+    let (_fake, admin) = start().await;
+    for hosts in ["", "Host: localhost\r\nHost: localhost\r\n"] {
+        let mut stream = connect(admin.address());
+        write!(
+            stream,
+            "GET /api/app HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{hosts}: {answer}");
+        assert!(answer.contains("exactly one header Host"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn stopping_joins_the_thread_and_frees_the_port_while_clients_are_connected() {
     let (_fake, admin) = start().await;
     let address = admin.address();
@@ -244,15 +277,21 @@ async fn a_client_that_does_not_finish_its_head_is_disconnected() {
     let listener = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_stop, stopping) = crate::service_thread::StopSignal::by_hand();
-    tokio::spawn(server::serve(listener, router, stopping));
     let started = tokio::time::Instant::now();
-    let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
-    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc")
-        .await
-        .unwrap();
-    let mut answer = Vec::new();
-    // With or without an answer.
-    let _closed = slow.read_to_end(&mut answer).await;
+    let client = async {
+        let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc")
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        // With or without an answer.
+        let _closed = slow.read_to_end(&mut answer).await;
+        answer
+    };
+    let answer = tokio::select! {
+        answer = client => answer,
+        () = server::serve(listener, router, stopping) => panic!("the server ended"),
+    };
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
     assert!(started.elapsed() >= server::HEAD_TIMEOUT);
     assert!(started.elapsed() < 2 * server::HEAD_TIMEOUT);

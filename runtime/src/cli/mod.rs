@@ -234,9 +234,11 @@ fn print(text: &str) {
     }
 }
 
-/// A value as indented JSON with a newline at the end.
+/// A value as indented JSON with a newline at the end. Control characters are escaped: texts of
+/// foreign messages may reach a terminal.
 fn to_json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("the values of verbs are plain data") + "\n"
+    let json = serde_json::to_string_pretty(value).expect("the values of verbs are plain data");
+    crate::log::visible_json(&json) + "\n"
 }
 
 fn print_json(value: &impl serde::Serialize) {

@@ -111,7 +111,7 @@ pub(super) fn push_escaped(buffer: &mut String, text: &str, quoted: bool) {
 
 /// Returns whether a character is a control character, a line separator, or a mark that
 /// changes the direction of text.
-fn is_hidden(character: char) -> bool {
+pub(super) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}'

@@ -12,6 +12,7 @@ mod fields;
 mod line;
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use tracing::span::{Attributes, Id, Record};
@@ -38,6 +39,21 @@ thread_local! {
 /// Appends a text with control characters escaped.
 pub(crate) fn push_visible(buffer: &mut String, text: &str) {
     line::push_escaped(buffer, text, false);
+}
+
+/// Returns a JSON text with control characters escaped, except for its line breaks. Other control
+/// characters occur only within strings, where an escape has the same meaning.
+pub(crate) fn visible_json(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if line::is_hidden(character) && character != '\n' {
+            // Each has four hexadecimal digits. Writing to a string can't fail.
+            let _infallible = write!(text, "\\u{:04x}", u32::from(character));
+        } else {
+            text.push(character);
+        }
+    }
+    text
 }
 
 /// Installs this log, on stderr, unless the process already has a subscriber.

@@ -177,3 +177,17 @@ fn a_value_that_logs_while_it_is_printed_does_not_break_the_line() {
     assert!(lines.last().unwrap().ends_with("outside value=talkative\n"));
     assert!(lines.iter().all(|line| line.matches('\n').count() == 1));
 }
+
+#[test]
+fn json_for_a_terminal_has_no_raw_control_or_bidi_character_and_the_same_value() {
+    let value = json!({"a\u{202e}b": "\u{9b}31m\u{7f}\u{2066}\n\u{1b}[0m ü"});
+    let text = super::visible_json(&serde_json::to_string_pretty(&value).unwrap());
+    assert!(
+        !text
+            .chars()
+            .any(|it| super::line::is_hidden(it) && it != '\n'),
+        "{text:?}"
+    );
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    assert!(text.contains('ü'), "{text}");
+}

@@ -41,6 +41,8 @@ codes! {
     BLOCKING_CYCLE = "E048", "queues that reject can block each other";
     EXTERNAL_QUEUE = "E049", "an external queue feeds one input, which reads nothing else";
     OTHER_APPS_DATA = "E050", "the data folder holds the positions of another app";
+    NO_REPLY = "E051", "a request is read by services that never reply";
+    SAME_ADDRESS = "E052", "two listeners have the same address";
 }
 
 codes! {

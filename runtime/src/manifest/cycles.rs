@@ -9,8 +9,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::codes;
 use super::report::Problems;
-use super::source::Span;
-use super::spanned_toml::{Entry, Value};
 use super::suggest::list;
 use super::table_reader::Section;
 use crate::app::ServicePlan;
@@ -42,8 +40,8 @@ pub(super) fn check(top: &Section<'_>, services: &[ServicePlan], out: &mut Probl
         );
         let help = "set `overflow = \"dead-letter\"` for one of them, or remove its `limit`: ";
         let help = help.to_owned() + &list(cycle.iter().map(|&index| &*services[index].label));
-        let label = &*services[start].label;
-        let place = place(top, &["services", label, "queue", "overflow"]).unwrap_or(top.place);
+        let label = &services[start].label;
+        let place = top.place_at(&["services", label, "queue", "overflow"]);
         out.add(codes::BLOCKING_CYCLE, place, message, Some(help));
     }
 }
@@ -87,7 +85,7 @@ pub(super) fn warn_of_asks(top: &Section<'_>, services: &[ServicePlan], out: &mu
             "emit a message in place of a request, or give every service of the ring more \
              `instances` than messages are in the ring at once; `{single}` has one"
         );
-        let place = place(top, &["services", &services[start].label]).unwrap_or(top.place);
+        let place = top.place_at(&["services", &services[start].label]);
         out.add(codes::ASK_RING, place, message, Some(help));
     }
 }
@@ -149,18 +147,4 @@ fn cycle_through(start: usize, fed: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
         }
     }
     None
-}
-
-/// Returns the place of a key.
-pub(super) fn place(top: &Section<'_>, path: &[&str]) -> Option<Span> {
-    let mut entry: Option<&Entry> = None;
-    let mut table = top.table;
-    for key in path {
-        let found = table.get(key)?;
-        if let Value::Table(inner) = &found.node.value {
-            table = inner;
-        }
-        entry = Some(found);
-    }
-    entry.map(Entry::place)
 }

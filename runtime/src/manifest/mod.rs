@@ -9,7 +9,7 @@
 //! 4. Each section is read and checked. Reading continues after a problem (`app`, `service`,
 //!    `settings`, `config`, `wiring`, `supervision`).
 //! 5. Rules over the whole app are checked (`topics`, `external_feeds`, `cycles`,
-//!    `selection`, `position_owner`).
+//!    `selection`, `listeners`, `requests`, `position_owner`).
 //! 6. A manifest without problems may get warnings (`no_effect`, `cycles`).
 //!
 //! ```
@@ -39,10 +39,12 @@ mod codes;
 mod config;
 mod cycles;
 mod external_feeds;
+mod listeners;
 mod no_effect;
 mod position_owner;
 mod redaction;
 mod report;
+mod requests;
 mod required_guarantees;
 mod schema;
 mod secrets;
@@ -285,6 +287,8 @@ impl Loader {
             &mut self.files,
             out,
         );
+        listeners::check(&top, &plan, out);
+        requests::check(&top, &plan, out);
         if options.starts {
             position_owner::check(&top, &plan, &needs, out);
         }

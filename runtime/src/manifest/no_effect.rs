@@ -1,7 +1,6 @@
 //! Warns of settings that can't act, and of groups that `--only` splits over processes.
 
 use super::codes;
-use super::cycles::place;
 use super::report::Problems;
 use super::suggest::list;
 use super::table_reader::Section;
@@ -40,7 +39,7 @@ pub(super) fn check(top: &Section<'_>, plan: &Plan, out: &mut Problems) {
                 list(elsewhere.map(|service| &*service.label)),
             );
             let help = "name all services of the group in `--only`, or none".to_owned();
-            let at = place(top, &["groups", &group.name, "services"]).unwrap_or(top.place);
+            let at = top.place_at(&["groups", &group.name, "services"]);
             out.add(codes::SPLIT_GROUP, at, message, Some(help));
         }
     }
@@ -87,7 +86,7 @@ fn escalates(service: &ServicePlan) -> bool {
 
 /// Warns that a key has no effect, if the manifest has it.
 fn warn(top: &Section<'_>, path: &[&str], why: &str, out: &mut Problems) {
-    if let Some(place) = place(top, path) {
+    if let Some(place) = top.find(path) {
         let message = format!("`{}` has no effect: {why}", path.join("."));
         out.add(
             codes::NO_EFFECT,

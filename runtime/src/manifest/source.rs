@@ -2,9 +2,12 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Maximum size of a manifest file and of a file named by `${file:PATH}`, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Time for the whole content of a pipe.
+const PIPE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A file, or a command-line value that is reported like a file.
 pub(super) struct SourceFile {
@@ -68,8 +71,21 @@ impl SourceFile {
     }
 }
 
-/// Reads a text file of at most `FILE_BYTES_MAX`.
+/// Reads a text file of at most `FILE_BYTES_MAX`, or a pipe such as that of `<(command)`.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if metadata.is_file() {
+        return read(path);
+    }
+    // A pipe may have no writer, and then opening it blocks. The thread ends with the process.
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let path = path.to_owned();
+    std::thread::spawn(move || sender.send(read(&path)));
+    let read = receiver.recv_timeout(PIPE_WITHIN);
+    read.unwrap_or_else(|_| Err("it is no file, and nothing writes to it".to_owned()))
+}
+
+fn read(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1)

@@ -61,6 +61,27 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Returns the place of the value at a path of keys.
+    pub(super) fn find(&self, keys: &[&str]) -> Option<Span> {
+        let (mut table, mut place) = (Some(self.table), None);
+        for key in keys {
+            let entry = table?.get(key)?;
+            place = Some(entry.place());
+            table = match &entry.node.value {
+                Value::Table(inner) => Some(inner),
+                _ => None,
+            };
+        }
+        place
+    }
+
+    /// Returns the place of the value at a path of keys, or of the last key that exists.
+    pub(super) fn place_at(&self, keys: &[&str]) -> Span {
+        let mut shorter = (1..=keys.len()).rev();
+        let place = shorter.find_map(|count| self.find(&keys[..count]));
+        place.unwrap_or(self.place)
+    }
+
     pub(super) fn unsupported(&self, entry: &Entry, out: &mut Problems) {
         let message = format!(
             "`{}` is not supported yet by this version",

@@ -1,5 +1,6 @@
 //! A configured service type with its Rust type erased: the form that the host runs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
@@ -53,6 +54,9 @@ pub(crate) trait Run {
 
     /// Returns whether one process at a time runs the source.
     fn is_single(&self) -> bool;
+
+    /// Returns the address that the source listens on.
+    fn listens(&self) -> Option<SocketAddr>;
 
     /// Returns the maximum number of messages in flight.
     fn in_flight(&self) -> usize;
@@ -218,6 +222,10 @@ impl<S: Source> Run for SourceBlueprint<S> {
 
     fn is_single(&self) -> bool {
         S::SINGLE
+    }
+
+    fn listens(&self) -> Option<SocketAddr> {
+        S::listens(&self.config)
     }
 
     fn in_flight(&self) -> usize {

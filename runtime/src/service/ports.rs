@@ -1,5 +1,6 @@
 //! The ports of a service type: a builder for users, and a table for the host.
 
+use std::any::TypeId;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(crate) struct OutputSpec {
     pub(crate) kind: Option<Arc<str>>,
     pub(crate) schema: SchemaOf,
     pub(crate) reply: Option<SchemaOf>,
+    /// Whether it is a request whose reply has a value. `()` only says that it was handled.
+    pub(crate) awaits_value: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -113,6 +116,7 @@ impl PortTable {
             kind: M::kind(),
             schema: M::schema,
             reply: None,
+            awaits_value: false,
         });
     }
 
@@ -122,6 +126,7 @@ impl PortTable {
             kind: M::kind(),
             schema: M::schema,
             reply: Some(R::schema),
+            awaits_value: TypeId::of::<R>() != TypeId::of::<()>(),
         });
     }
 }

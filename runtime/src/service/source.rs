@@ -1,5 +1,7 @@
 //! Sources: services that bring messages in from outside.
 
+use std::net::SocketAddr;
+
 use super::config::{Config, ConfigError};
 use super::payload::Payload;
 use super::port::{Output, Request};
@@ -66,6 +68,13 @@ pub trait Source: Sized + 'static {
     fn ends(config: &Self::Config) -> bool {
         let _ = config;
         false
+    }
+
+    /// Returns the address that the source listens on. `check` reports an address that two
+    /// listeners of a process have.
+    fn listens(config: &Self::Config) -> Option<SocketAddr> {
+        let _ = config;
+        None
     }
 
     /// Returns the maximum number of messages in flight: sent and not yet confirmed.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
@@ -143,6 +144,10 @@ impl Run for TestedType {
 
     fn is_single(&self) -> bool {
         self.source().is_single()
+    }
+
+    fn listens(&self) -> Option<SocketAddr> {
+        self.source().listens()
     }
 
     fn in_flight(&self) -> usize {

@@ -109,3 +109,34 @@ fn a_pipe_is_read_to_its_end() {
     let status = app.wait().expect("it ends");
     assert_eq!((status.code(), kept(folder.path()).len()), (Some(0), 3));
 }
+
+#[test]
+fn a_manifest_may_be_a_pipe_and_one_that_nothing_writes_to_does_not_hang_check() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let check = |pipe: &str| {
+        let mut command = Command::new("timeout");
+        let command = command.args(["60"]).arg(brickwork()).args(["check", pipe]);
+        let output = command
+            .current_dir(folder.path())
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let pipe = |name: &str| {
+        let path = folder.path().join(name);
+        let made = Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo runs").success());
+        path
+    };
+    pipe("silent.toml");
+    let (code, text) = check("silent.toml");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("nothing writes to it"), "{text}");
+    let path = pipe("app.toml");
+    let writer = std::thread::spawn(move || std::fs::write(path, "[app]\nname = \"a b\"\n"));
+    let (code, text) = check("app.toml");
+    writer.join().expect("no panic").expect("it can be written");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("a b") && !text.contains("E001"), "{text}");
+}

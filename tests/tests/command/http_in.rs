@@ -17,6 +17,11 @@ use tempfile::TempDir;
 
 mod connections;
 mod crowd;
+mod fuzz;
+mod handshakes;
+mod pressure;
+mod senders;
+mod signatures;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -174,6 +179,8 @@ fn a_message_is_accepted_with_its_id_type_and_headers_but_without_credentials() 
         assert_eq!(answer.code, 202, "{}", answer.body);
         assert_eq!(answer.header("content-type"), Some("application/json"));
         assert_eq!(answer.json()["id"], "72d3162e-cc78-11e3-81ab-4c9367dc0958");
+        let id = answer.header("x-message-id");
+        assert_eq!(id, Some("72d3162e-cc78-11e3-81ab-4c9367dc0958"));
     }
     let kept = app.kept(2);
     for message in &kept {
@@ -232,13 +239,16 @@ fn each_problem_of_a_request_has_its_status_and_remedy() {
     assert_eq!((answer.code, answer.header("allow")), (405, Some("POST")));
     // A chunked body has no length in advance: its bytes are counted as they arrive.
     let chunks = format!(
-        "POST /hook HTTP/1.1\r\nHost: h\r\nX-Id: c\r\nContent-Type: application/json\r\n\
+        "POST /hook HTTP/1.1\r\nHost: localhost\r\nX-Id: c\r\nContent-Type: application/json\r\n\
          Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
         format!("100\r\n{}\r\n", " ".repeat(256)).repeat(5)
     );
     assert_eq!(app.exchange(&chunks).code, 413);
     assert_eq!(app.exchange("nonsense\r\n\r\n").code, 400);
-    let head = format!("POST /hook HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    let head = format!(
+        "POST /hook HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "x".repeat(20_000)
+    );
     assert_eq!(app.exchange(&head).code, 431);
     assert_eq!(app.kept(2).len(), 2, "refused messages went nowhere");
 }
@@ -257,7 +267,7 @@ fn of_several_problems_of_a_request_the_first_is_answered() {
     let right = ("X-Hub-Signature-256", right.as_str());
     let mut codes = Vec::new();
     let put = format!(
-        "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 101\r\nConnection: close\r\n\r\n{}",
+        "PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 101\r\nConnection: close\r\n\r\n{}",
         "x".repeat(101)
     );
     codes.push(app.exchange(&put).code);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use brickwork::prelude::*;
 use brickwork_tests::app::{TestApp, really};
 use brickwork_tests::http::{self, Response};
-use brickwork_tests::process::{free_address, until};
+use brickwork_tests::process::{Process, free_address, until};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -211,4 +211,52 @@ fn a_waiting_caller_gets_its_reply_during_the_stop() {
         let answer = asked.await.expect("no panic");
         assert_eq!((answer.code, &answer.json()["twice"]), (200, &json!(6)));
     });
+}
+
+#[test]
+fn a_child_program_and_a_map_reply_to_the_caller() {
+    const CHILD: &str = "import sys, json\nfor line in sys.stdin:\n    m = json.loads(line)\n    \
+        answer = {'id': m['id'], 'emit': [{'port': 'out', 'msg': {'challenge': m['msg']['n']}}]}\n    \
+        if m['msg']['n'] == 2: answer['reply'] = {'own': True}\n    \
+        print(json.dumps(answer), flush=True)\n";
+    for (service, expected) in [
+        (
+            "use = \"process\"\nconfig.command = [\"python3\", \"child.py\"]",
+            [json!({"challenge": 1}), json!({"own": true})],
+        ),
+        (
+            "use = \"map\"\nconfig.to.n = \"msg.n * 10\"",
+            [json!({"n": 10}), json!({"n": 20})],
+        ),
+    ] {
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), free_address());
+        let manifest = format!(
+            "[app]\nname = \"ask\"\n[admin]\nlisten = \"off\"\n[services.front]\n\
+             use = \"http-in\"\nout = \"questions\"\n\
+             config = {{ listen = \"{address}\", reply = true }}\n[services.answers]\n\
+             in = \"questions\"\nout = \"asked\"\n{service}\n\
+             [services.keep]\nuse = \"file-out\"\nin = \"asked\"\nconfig.path = \"asked.jsonl\"\n"
+        );
+        std::fs::write(folder.path().join("app.toml"), manifest).expect("it can be written");
+        std::fs::write(folder.path().join("child.py"), CHILD).expect("it can be written");
+        let mut command = std::process::Command::new(brickwork_tests::binary::brickwork());
+        command.args(["run", "app.toml"]).current_dir(folder.path());
+        let _process = Process::start(command, folder.path(), "it was just built");
+        for (n, expected) in (1..).zip(expected) {
+            let body = json!({ "n": n }).to_string();
+            let answer = until("it listens", PATIENCE, || {
+                let headers = [("Content-Type", "application/json")];
+                let answer = http::post(address, "/", &headers, body.as_bytes());
+                answer.map_err(|error| error.to_string())
+            });
+            assert_eq!(answer.code, 200, "{}", answer.body);
+            assert_eq!(answer.json(), expected);
+            assert!(answer.header("x-message-id").is_some(), "{answer:?}");
+        }
+        let kept = || std::fs::read_to_string(folder.path().join("asked.jsonl"));
+        until("both are emitted, too", PATIENCE, || match kept() {
+            Ok(text) if text.lines().count() == 2 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
 }

@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ struct Count;
 struct CountConfig {
     up_to: u64,
     pace: HumanDuration,
+    listen: Option<SocketAddr>,
 }
 
 impl Source for Count {
@@ -37,6 +39,10 @@ impl Source for Count {
 
     fn ports(_: &CountConfig, ports: &mut SourcePorts) {
         ports.output(&Output::<u64>::new("numbers"));
+    }
+
+    fn listens(config: &CountConfig) -> Option<SocketAddr> {
+        config.listen
     }
 
     async fn run(_: &CountConfig, _: &mut SourceContext) -> Result<(), Failure> {

@@ -8,6 +8,7 @@
 //! | `delays` | delayed messages without a queue |
 //! | `dlq`, `dlq_running` | dead letters: list, replay, discard, export |
 //! | `foreign` | external queues and exchanges |
+//! | `fuzz` | random messages of other programs |
 //! | `interop` | programs that speak AMQP without Brickwork |
 //! | `isolation` | services in child processes |
 //! | `many_processes` | one app in many processes |
@@ -27,6 +28,7 @@ mod delays;
 mod dlq;
 mod dlq_running;
 mod foreign;
+mod fuzz;
 mod interop;
 mod isolation;
 mod many_processes;

@@ -25,6 +25,7 @@ const RUNTIME: Layers = Layers {
             "clock",
             "failure",
             "guide",
+            "http",
             "id",
             "lock",
             "log_throttle",

@@ -8,32 +8,27 @@ fn check(scheme: SignatureScheme, secrets: &[&str]) -> SignatureCheck {
         .iter()
         .map(|secret| serde_json::from_value((*secret).into()).unwrap())
         .collect();
-    SignatureCheck::new(scheme, &secrets, TOLERANCE).unwrap()
+    SignatureCheck::new(scheme, &secrets, TOLERANCE, "https://mycompany.com/").unwrap()
 }
 
-fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn request(uri: &str, pairs: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::post(uri);
     for (name, value) in pairs {
-        let name: hyper::http::HeaderName = name.parse().unwrap();
-        headers.append(name, value.parse().unwrap());
+        request = request.header(*name, *value);
     }
-    headers
+    request.body(()).unwrap()
 }
 
 /// Whether a request with these headers is accepted.
 fn accepts(check: &SignatureCheck, pairs: &[(&str, &str)], body: &[u8], now_s: u64) -> bool {
-    let signed = check.read(&headers(pairs), now_s);
-    signed.is_ok_and(|signed| check.matches(body, &signed))
+    let signed = check.read(&request("/", pairs), now_s);
+    signed.is_ok_and(|signed| check.matches(body, false, &signed))
 }
 
 /// Signs with the crate alone, for schemes whose vendor publishes no example.
-fn sign(secret: &str, parts: &[&[u8]]) -> [u8; BYTES] {
-    let key = Hmac::new_from_slice(secret.as_bytes()).unwrap();
-    mac(&key, parts).finalize().into_bytes().into()
-}
-
-fn digits(bytes: [u8; BYTES]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn sign(secret: &str, parts: &[&[u8]]) -> Vec<u8> {
+    let key = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac(&key, parts).finalize().into_bytes().to_vec()
 }
 
 #[test]
@@ -108,7 +103,7 @@ fn the_example_of_standard_webhooks_matches() {
         ));
     }
     let broken: Secret = serde_json::from_str("\"whsec_?\"").unwrap();
-    assert!(SignatureCheck::new(SignatureScheme::Standard, [&broken], TOLERANCE).is_err());
+    assert!(SignatureCheck::new(SignatureScheme::Standard, [&broken], TOLERANCE, "").is_err());
 }
 
 #[test]
@@ -116,7 +111,7 @@ fn stripe_signs_time_and_body_and_may_send_two_signatures() {
     let check = check(SignatureScheme::Stripe, &["whsec_new", "whsec_old"]);
     let body = br#"{"id":"evt_1"}"#;
     for secret in ["whsec_new", "whsec_old"] {
-        let right = digits(sign(secret, &[b"1000.", body]));
+        let right = hex_of(&sign(secret, &[b"1000.", body]));
         let header = format!("t=1000,v1={},v1={right},v0=00", "0".repeat(64));
         let pairs = [("Stripe-Signature", &*header)];
         assert!(accepts(&check, &pairs, body, 1100));
@@ -129,7 +124,7 @@ fn stripe_signs_time_and_body_and_may_send_two_signatures() {
             1100
         ));
     }
-    let unknown = digits(sign("whsec_other", &[b"1000.", body]));
+    let unknown = hex_of(&sign("whsec_other", &[b"1000.", body]));
     let header = format!("t=1000,v1={unknown}");
     assert!(!accepts(
         &check,
@@ -144,9 +139,9 @@ fn the_other_schemes_sign_the_body_or_send_the_secret() {
     let body = b"body";
     let mac = sign("key", &[body]);
     for (scheme, header) in [
-        (SignatureScheme::PagerDuty, format!("v1={}", digits(mac))),
-        (SignatureScheme::Sentry, digits(mac)),
-        (SignatureScheme::Shopify, STANDARD.encode(mac)),
+        (SignatureScheme::PagerDuty, format!("v1={}", hex_of(&mac))),
+        (SignatureScheme::Sentry, hex_of(&mac)),
+        (SignatureScheme::Shopify, STANDARD.encode(&mac)),
         (SignatureScheme::GitLab, "key".to_owned()),
     ] {
         let right = [(scheme.header(), &*header)];
@@ -159,6 +154,47 @@ fn the_other_schemes_sign_the_body_or_send_the_secret() {
         let cut = [(scheme.header(), &header[1..])];
         assert!(!accepts(&check(scheme, &["key"]), &cut, body, 0));
     }
+}
+
+/// The examples of Twilio's documentation and of its libraries.
+#[test]
+fn the_examples_of_twilio_match() {
+    let check = check(SignatureScheme::Twilio, &["12345"]);
+    let accepts = |uri: &str, signature: &str, body: &[u8], is_form: bool| {
+        let signed = check.read(&request(uri, &[("X-Twilio-Signature", signature)]), 0);
+        signed.is_ok_and(|signed| check.matches(body, is_form, &signed))
+    };
+    let uri = "/myapp.php?foo=1&bar=2";
+    for (from, signature) in [
+        ("%2B12349013030", "0/KCTR6DLpKmkAf8muzZqo1nDgQ="),
+        ("%2B14158675309", "RSOYDt4T1cUTdK1PDd93/VVr8B8="),
+    ] {
+        let body = format!(
+            "To=%2B18005551212&CallSid=CA1234567890ABCDE&Digits=1234&From={from}&Caller={from}"
+        );
+        assert!(accepts(uri, signature, body.as_bytes(), true));
+        let twice = format!("{body}&Digits=1234");
+        assert!(accepts(uri, signature, twice.as_bytes(), true));
+        let more = format!("{body}&Digits=12345");
+        assert!(!accepts(uri, signature, more.as_bytes(), true));
+        assert!(!accepts(
+            "/myapp.php?foo=1",
+            signature,
+            body.as_bytes(),
+            true
+        ));
+        assert!(!accepts(uri, signature, body.as_bytes(), false), "no form");
+        assert!(!accepts(uri, &signature[1..], body.as_bytes(), true));
+    }
+    // A body that is no form is signed by its digest in the query.
+    let body = br#"{"property": "value", "boolean": true}"#;
+    let uri = format!("{uri}&bodySHA256={}", hex_of(&Sha256::digest(body)));
+    let url = format!("https://mycompany.com{uri}");
+    let key = Hmac::<Sha1>::new_from_slice(b"12345").unwrap();
+    let signature = STANDARD.encode(mac(&key, &[url.as_bytes()]).finalize().into_bytes());
+    assert!(accepts(&uri, &signature, body, false));
+    assert!(!accepts(&uri, &signature, b"{}", false));
+    assert!(!accepts(&uri, &signature, b"", false));
 }
 
 #[test]
@@ -175,12 +211,12 @@ fn a_malformed_signature_is_refused_with_the_right_form() {
         &format!("sha256={GITHUB}00"),
         &format!("sha256=+{}", &GITHUB[1..]),
     ] {
-        let error = check.read(&headers(&[("X-Hub-Signature-256", text)]), 0);
+        let error = check.read(&request("/", &[("X-Hub-Signature-256", text)]), 0);
         let error = error.expect_err(text);
         assert!(error.contains("X-Hub-Signature-256: sha256=HEX"), "{error}");
     }
-    assert!(check.read(&HeaderMap::new(), 0).is_err());
+    assert!(check.read(&request("/", &[]), 0).is_err());
     let right = format!("sha256={GITHUB}");
-    let twice = headers(&[("X-Hub-Signature-256", &*right); 2]);
+    let twice = request("/", &[("X-Hub-Signature-256", &*right); 2]);
     assert!(check.read(&twice, 0).is_err(), "two are ambiguous");
 }

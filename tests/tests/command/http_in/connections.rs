@@ -13,7 +13,7 @@ fn slow_heads_and_bodies_get_408_and_idle_connections_are_closed() {
     let mut head = app.connect();
     head.write_all(b"POST /hook HT").expect("it can be written");
     let mut body = app.connect();
-    let whole = "POST /hook HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+    let whole = "POST /hook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                  Content-Length: 2\r\n\r\n{}";
     body.write_all(&whole.as_bytes()[..whole.len() - 1])
         .expect("it can be written");
@@ -64,7 +64,7 @@ fn one_answer(stream: &mut TcpStream) -> (u16, String) {
 
 fn request(body: &str) -> String {
     format!(
-        "POST /hook HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+        "POST /hook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -88,7 +88,7 @@ fn a_connection_is_reused_after_a_refusal_and_for_pipelined_requests() {
     assert_eq!(codes, [202, 400, 202, 404, 202]);
     // A client that sends `Expect: 100-continue` isn't told to continue when its request is
     // refused.
-    let asks = good.replace("Host: h", "Host: h\r\nExpect: 100-continue");
+    let asks = good.replace("Host: localhost", "Host: localhost\r\nExpect: 100-continue");
     let head = asks.trim_end_matches("{}").replace("/hook", "/elsewhere");
     stream.write_all(head.as_bytes()).expect("it is open");
     let (code, head) = one_answer(&mut stream);

@@ -61,7 +61,7 @@ fn words(manner: Manner, number: usize) -> (Vec<u8>, Vec<u8>) {
         _ => format!("Content-Length: {}", body.len()),
     };
     let head = format!(
-        "POST /hook HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nX-Id: {number}\r\n\
+        "POST /hook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Id: {number}\r\n\
          X-Hub-Signature-256: {signed}\r\nConnection: close\r\n{length}\r\n\r\n"
     );
     let mut all = head.into_bytes();

@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 /// Time for the client to read a response.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(10);
-/// Time for which a connection may be idle while others wait to be accepted.
-const CROWDED_IDLE: Duration = Duration::from_secs(1);
+/// Time for which a client may send nothing, or a part of a head, while others wait to be
+/// accepted.
+const CROWDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,27 +38,35 @@ pub(super) enum Phase {
 
 /// Time limits of the phases.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct PhaseLimits {
     pub(super) head: Duration,
     pub(super) idle: Duration,
 }
 
-impl Limits {
+impl PhaseLimits {
     /// The limit of a phase, if it has one.
     fn limit(&self, phase: Phase, crowded: bool) -> Option<Duration> {
-        match phase {
-            Phase::New | Phase::Head => Some(self.head),
-            Phase::Service => None,
-            Phase::Response => Some(RESPONSE_WITHIN),
-            Phase::Idle if crowded => Some(self.idle.min(CROWDED_IDLE)),
-            Phase::Idle => Some(self.idle),
-        }
+        let limit = match phase {
+            Phase::New | Phase::Head => self.head,
+            Phase::Service => return None,
+            Phase::Response => return Some(RESPONSE_WITHIN),
+            Phase::Idle => self.idle,
+        };
+        Some(if crowded {
+            limit.min(CROWDED_WITHIN)
+        } else {
+            limit
+        })
     }
 
     /// The shortest limit: a check this often notices every exceeded one.
     pub(super) fn shortest(&self, crowded: bool) -> Duration {
-        let idle = if crowded { CROWDED_IDLE } else { self.idle };
-        self.head.min(idle).min(RESPONSE_WITHIN)
+        let silent = self.head.min(self.idle).min(RESPONSE_WITHIN);
+        if crowded {
+            silent.min(CROWDED_WITHIN)
+        } else {
+            silent
+        }
     }
 }
 
@@ -88,7 +97,7 @@ impl ConnectionProgress {
     }
 
     /// The end of the current phase's limit.
-    pub(super) fn deadline(&self, limits: &Limits, crowded: bool) -> Option<Instant> {
+    pub(super) fn deadline(&self, limits: &PhaseLimits, crowded: bool) -> Option<Instant> {
         let limit = limits.limit(self.phase.get(), crowded)?;
         Some(self.since.get() + limit)
     }
@@ -186,7 +195,7 @@ impl AsyncWrite for TrackedStream {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: PhaseLimits = PhaseLimits {
         head: Duration::from_secs(10),
         idle: Duration::from_secs(60),
     };
@@ -202,6 +211,7 @@ mod tests {
         let second = || tokio::time::advance(Duration::from_secs(1));
         second().await;
         assert_eq!(left(&progress, false), Some(9));
+        assert_eq!(left(&progress, true), Some(0), "others wait");
         progress.received(1);
         assert_eq!(
             left(&progress, false),

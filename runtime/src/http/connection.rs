@@ -1,12 +1,15 @@
 //! One connection, from its first byte to a close that loses no response.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,8 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::io_deadline::{ConnectionProgress, Limits, Phase, TrackedStream};
-use super::request::RequestHandler;
+use super::io_deadline::{ConnectionProgress, Phase, PhaseLimits, TrackedStream};
 
 /// Maximum bytes of a request's head, and bytes per read.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -41,21 +43,25 @@ pub(super) enum ShutdownState {
     Stopping,
 }
 
-/// Settings that all connections share.
-pub(super) struct ConnectionLimits {
-    pub(super) handler: RequestHandler,
-    pub(super) limits: Limits,
+/// The service, and settings that all connections share.
+pub(super) struct Shared<S> {
+    pub(super) service: S,
+    pub(super) limits: PhaseLimits,
     /// Whether a client that has closed its sending side still gets its response. If not, it
     /// counts as gone, and its request is cancelled.
     pub(super) half_close: bool,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(
+pub(super) async fn serve<S, B>(
     stream: TcpStream,
-    shared: Rc<ConnectionLimits>,
+    shared: Rc<Shared<S>>,
     mut server: watch::Receiver<ShutdownState>,
-) {
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + 'static,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let progress = Rc::new(ConnectionProgress::new());
     let io = TokioIo::new(TrackedStream {
         stream,
@@ -65,9 +71,9 @@ pub(super) async fn serve(
         let (shared, progress) = (shared.clone(), progress.clone());
         progress.request_started();
         async move {
-            let answer = shared.handler.answer(request).await;
+            let answer = shared.service.call(request).await;
             progress.response_ready();
-            Ok::<_, Infallible>(answer)
+            answer
         }
     });
     let mut connection = http1::Builder::new()
