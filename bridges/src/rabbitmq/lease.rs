@@ -1,10 +1,14 @@
 //! Leases: the broker chooses one of the processes that could run a source.
 //!
-//! `APP.SOURCE.lease` is a queue with a single active consumer. Every candidate publishes a
-//! token to it and consumes it. The broker sends all tokens to the active consumer, which
-//! thereby has the lease: it keeps one token unacked for as long as it lives and acks the
-//! others. When its channel or connection ends, the broker activates another consumer and sends
-//! it the token. So no process polls, and the number of tokens doesn't matter.
+//! `APP.SOURCE.lease` is a queue with a single active consumer. Every candidate consumes it, and
+//! publishes a token to it from time to time. The broker sends all tokens to the active consumer,
+//! which thereby has the lease: it keeps the newest token unacked for as long as it lives and acks
+//! the others. When its channel or connection ends, the broker activates another consumer and sends
+//! it the token. So the number of tokens doesn't matter.
+//!
+//! A token may vanish: by a policy that limits deliveries or the time in a queue, or by a purge.
+//! Then the next token, of any candidate, passes the lease on. No token is requeued, and a holder
+//! replaces a token that was delivered before: the broker counts the deaths of holders against it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +16,14 @@ use std::time::Duration;
 use brickwork::Envelope;
 use brickwork::transport::{LeaseKeeper, TransportError};
 use futures_util::StreamExt;
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions};
 use lapin::types::FieldTable;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
 use super::declarer::declare;
@@ -27,9 +32,10 @@ use super::topology::lease_declaration;
 
 /// Prefetch of tokens. More tokens wait on the broker.
 const TOKENS_PREFETCHED: u16 = 16;
-/// Interval at which the token is requeued and received again. The broker closes the channel of
-/// a consumer that holds a message for more than 30 minutes.
-const REQUEUE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Interval at which each candidate publishes a token. It is also the longest time that a lease
+/// can be without a token, and far less than the time for which the broker lets a consumer hold
+/// one (`consumer_timeout`, 30 minutes).
+const TOKEN_INTERVAL: Duration = Duration::from_secs(10);
 
 type Granted = oneshot::Sender<Result<(), TransportError>>;
 
@@ -104,35 +110,43 @@ async fn try_hold(
     let options = BasicConsumeOptions::default();
     let consuming = channel.basic_consume(name.clone(), "".into(), options, FieldTable::default());
     let mut tokens = consuming.await.map_err(lost)?;
-    let token = Envelope::new("lease", "").into();
-    let mut publishing = std::pin::pin!(session.router.send_to_queue(&name, &token, 1));
-    let mut published = false;
-    let mut requeue = interval_at(Instant::now() + REQUEUE_INTERVAL, REQUEUE_INTERVAL);
+    let mut clock = interval(TOKEN_INTERVAL);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut publishing = std::pin::pin!(Fuse::terminated());
+    let mut is_published = false;
     let mut held: Option<Delivery> = None;
     loop {
         tokio::select! {
-            outcome = &mut publishing, if !published => {
-                published = true;
-                outcome?;
+            _ = clock.tick() => if publishing.is_terminated() {
+                let token = Envelope::new("lease", "").into();
+                let (router, name) = (session.router.clone(), name.clone());
+                publishing.set(async move { router.send_to_queue(&name, &token, 1).await }.fuse());
+            },
+            outcome = &mut publishing => {
+                match outcome {
+                    Err(error) if !is_published => return Err(error),
+                    // The next token may arrive.
+                    Err(error) => debug!(%source, %error, "publishing a lease token failed"),
+                    Ok(()) => {}
+                }
+                is_published = true;
             }
             token = tokens.next() => match token {
-                Some(Ok(token)) if held.is_none() => {
-                    held = Some(token);
+                Some(Ok(token)) => {
                     if let Some(granted) = granted.take() {
                         debug!(%source, "lease granted");
                         // A caller that has stopped waiting drops the lease at once.
                         let _gone = granted.send(Ok(()));
                     }
-                }
-                Some(Ok(token)) => {
-                    token.acker.ack(BasicAckOptions::default()).await.map_err(lost)?;
+                    if token.redelivered {
+                        clock.reset_immediately();
+                    }
+                    if let Some(older) = held.replace(token) {
+                        older.acker.ack(BasicAckOptions::default()).await.map_err(lost)?;
+                    }
                 }
                 Some(Err(error)) => return Err(lost(error)),
                 None => return Err(TransportError::Lost("its queue was deleted".into())),
-            },
-            _ = requeue.tick() => if let Some(token) = held.take() {
-                let options = BasicNackOptions { requeue: true, ..Default::default() };
-                token.acker.nack(options).await.map_err(lost)?;
             },
         }
     }

@@ -4,7 +4,8 @@
 //! of [`brickwork::supervision::quarantine`]; this file carries them out. After a crash the
 //! broker redelivers all messages that were in flight, and counts that for each of them. A
 //! consumer moves a suspect to the queue of suspects of its service. There the delivery count is
-//! the number of crashes during trials. The crashes before are headers of the suspect.
+//! the number of crashes during trials, until the suspect is published again. The crashes before
+//! are headers of the suspect.
 //!
 //! A message that returns to the broker without a crash is not to blame: a requeued suspect is
 //! published again, which resets the count, and a lost connection is recorded in
@@ -154,7 +155,29 @@ impl SuspectTask {
 
     /// Takes the oldest suspect of a service from the broker. Returns also the queue that it
     /// was in before.
+    ///
+    /// A suspect that was delivered before is published again first, with the crashes that the
+    /// count stands for: a policy may limit deliveries, and the broker would drop it.
     async fn take(&mut self, service: &str) -> Result<Option<(Suspect, QueueId)>, TransportError> {
+        loop {
+            let Some((suspect, source, redeliveries)) = self.fetch(service).await? else {
+                return Ok(None);
+            };
+            if redeliveries == 0 {
+                return Ok(Some((suspect, source)));
+            }
+            let queue = suspect.queue.clone();
+            if !suspect.send_to(&self.router, &queue, &source).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Fetches a suspect. Returns also how often it was delivered before.
+    async fn fetch(
+        &mut self,
+        service: &str,
+    ) -> Result<Option<(Suspect, QueueId, u64)>, TransportError> {
         let queue = self.router.queue(&QueueId::suspects(service))?;
         let channel = self.channel().await?;
         let got = channel
@@ -184,7 +207,7 @@ impl SuspectTask {
             message: decoded.message,
             tag: delivery.delivery_tag,
         };
-        Ok(Some((suspect, source)))
+        Ok(Some((suspect, source, redeliveries)))
     }
 
     /// Hands a suspect out, and settles it at the broker.
@@ -274,8 +297,9 @@ struct Suspect {
 }
 
 impl Suspect {
-    /// Moves the suspect to another queue, with its record. If that fails it is requeued.
-    async fn send_to(mut self, router: &Router, to: &Queue, source: &QueueId) {
+    /// Publishes the suspect to a queue, with its record. If that fails it is requeued. Returns
+    /// whether it succeeded.
+    async fn send_to(mut self, router: &Router, to: &Queue, source: &QueueId) -> bool {
         let sent = router
             .send_suspect(to, source, &self.message, self.record)
             .await;
@@ -285,6 +309,7 @@ impl Suspect {
         };
         apply(&self.channel, self.tag, action).await;
         self.guard.is_acked = action == BrokerAction::Ack;
+        self.guard.is_acked
     }
 }
 

@@ -221,3 +221,12 @@ fn each_of_several_culprits_is_given_up_for_what_it_did(place: Place) {
     let crashes = run(place, "poison-all", all_at_once, &expected);
     assert!(crashes <= CRASHES_MAX, "{crashes} crashes");
 }
+
+#[test]
+fn a_suspect_is_kept_whatever_delivery_limit_a_policy_sets() {
+    let limit = r#"{"delivery-limit":1}"#;
+    let queue = r"^poison-policy\.work\.suspect$";
+    Broker::shared().ctl(&["set_policy", "poison-policy", queue, limit]);
+    let crashes = run(Place::Amqp, "poison-policy", aborts, &[(200, "crash")]);
+    assert!(crashes <= CRASHES_MAX, "{crashes} crashes");
+}

@@ -67,6 +67,30 @@ fn a_source_with_a_lease_runs_in_one_process_and_another_takes_over_when_it_dies
 }
 
 #[test]
+fn a_lease_passes_on_whatever_delivery_limit_a_policy_sets() {
+    let broker = Broker::shared();
+    for (name, limit) in [("lease-none", 0), ("lease-one", 1)] {
+        let queue = format!(r"^{name}\..*\.lease$");
+        let policy = format!(r#"{{"delivery-limit":{limit}}}"#);
+        broker.ctl(&["set_policy", name, &queue, &policy]);
+        let site = numbers(name, &broker.url(), 100_000, 100);
+        let parts = ["first", "second", "third", "fourth"];
+        let mut parts: Vec<_> = parts
+            .into_iter()
+            .map(|part| site.start(part, "app.toml", "lines"))
+            .collect();
+        while parts.len() > 1 {
+            let holder = until("a process has the lease", Duration::from_secs(15), || {
+                let states: Vec<String> = parts.iter().map(|part| part.state("lines")).collect();
+                let holder = states.iter().position(|state| state == "up");
+                holder.ok_or_else(|| format!("limit {limit}: {states:?}"))
+            });
+            parts.remove(holder).kill();
+        }
+    }
+}
+
+#[test]
 fn a_process_frozen_past_its_heartbeat_loses_its_source_to_another_one() {
     let count = 4_000;
     let mut site = numbers("frozen", &Broker::shared().url(), count, 200);
