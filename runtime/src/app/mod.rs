@@ -11,6 +11,7 @@ mod reach;
 mod run;
 mod snapshot;
 mod status;
+mod stranded;
 mod summary;
 mod tree_builder;
 

@@ -40,6 +40,7 @@ mod cycles;
 mod external_feeds;
 mod position_owner;
 mod redaction;
+mod renewal;
 mod report;
 mod required_guarantees;
 mod schema;
@@ -123,6 +124,7 @@ pub fn load(
     if let Some(url) = &options.transport {
         loader.override_transport(&mut merged, url);
     }
+    let template = renewal::UrlTemplate::find(&merged, &loader.files);
     for entry in &mut merged.entries {
         variables::fill(
             &mut entry.node,
@@ -135,7 +137,9 @@ pub fn load(
     if let Some(url) = &options.transport {
         set_transport(&mut merged, url, loader.files.len() - 1);
     }
-    let plan = loader.plan(&merged, options, catalog, transports);
+    let mut plan = loader.plan(&merged, options, catalog, transports);
+    let redactor = plan.redactor.clone();
+    plan.renew_transport = template.map(|template| template.renew(transports, redactor));
     if loader.problems.is_empty() {
         Ok(plan)
     } else {
@@ -243,6 +247,7 @@ impl Loader {
         let mut plan = Plan {
             name: app.name,
             transport: app.transport.clone(),
+            renew_transport: None,
             data: app.data,
             workers: app.workers,
             shutdown_timeout: app.shutdown_timeout,
