@@ -122,6 +122,7 @@ pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
 pub use host::CLOCK_TOLERANCE;
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
 pub use lock::Lock;
+pub use log_throttle::LogThrottle;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use names::{
     InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,

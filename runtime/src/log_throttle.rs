@@ -10,7 +10,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Decides whether an event that happens often is logged now.
 #[derive(Debug, Default)]
-pub(crate) struct LogThrottle(Mutex<Option<LastLogged>>);
+pub struct LogThrottle(Mutex<Option<LastLogged>>);
 
 #[derive(Debug)]
 struct LastLogged {
@@ -22,7 +22,7 @@ struct LastLogged {
 impl LogThrottle {
     /// Counts an event. Returns `Some` if the event may be logged now, with the number of
     /// events that were not logged before it.
-    pub(crate) fn event(&self) -> Option<u64> {
+    pub fn event(&self) -> Option<u64> {
         let now = Instant::now();
         let mut last = self.0.lock();
         match &mut *last {

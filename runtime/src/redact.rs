@@ -6,6 +6,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 /// Replacement for a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -13,10 +16,13 @@ pub const REDACTED: &str = "[redacted]";
 /// Minimum length of a secret in bytes. Shorter texts occur everywhere and are not replaced.
 const SECRET_BYTES_MIN: usize = 4;
 
-/// The secrets of an app.
+/// The secrets of an app. Clones share them.
 #[derive(Default, Clone)]
-pub struct Redactor {
-    secrets: usize,
+pub struct Redactor(Arc<RwLock<Secrets>>);
+
+#[derive(Default)]
+struct Secrets {
+    count: usize,
     /// All forms of the secrets, the longest first.
     forms: Vec<Box<str>>,
 }
@@ -25,28 +31,32 @@ impl Redactor {
     /// Creates a redactor for these secrets in every form. Secrets under 4 bytes are ignored: they
     /// would be found in any text.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        let mut forms: Vec<Box<str>> = Vec::new();
-        let mut count = 0;
+        let redactor = Self::default();
         for secret in secrets {
-            let secret = secret.trim();
-            if secret.len() >= SECRET_BYTES_MIN {
-                count += 1;
-                forms.extend(forms_of(secret));
-            }
+            redactor.add(&secret);
         }
+        redactor
+    }
+
+    /// Adds a secret that was learnt later.
+    pub fn add(&self, secret: &str) {
+        let secret = secret.trim();
+        if secret.len() < SECRET_BYTES_MIN || self.clean(secret) == REDACTED {
+            return;
+        }
+        let mut secrets = self.0.write();
+        secrets.count += 1;
+        secrets.forms.extend(forms_of(secret));
         // A form may contain another one.
-        forms.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        forms.dedup();
-        Self {
-            secrets: count,
-            forms,
-        }
+        let by_length = |a: &Box<str>, b: &Box<str>| b.len().cmp(&a.len()).then_with(|| a.cmp(b));
+        secrets.forms.sort_by(by_length);
+        secrets.forms.dedup();
     }
 
     /// Returns the text without secrets.
     pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
-        for form in &self.forms {
+        for form in &self.0.read().forms {
             if text.contains(&**form) {
                 text = Cow::Owned(text.replace(&**form, REDACTED));
             }
@@ -139,7 +149,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 
 impl std::fmt::Debug for Redactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Redactor({} secrets)", self.secrets)
+        write!(f, "Redactor({} secrets)", self.0.read().count)
     }
 }
 

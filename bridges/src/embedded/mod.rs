@@ -39,8 +39,8 @@ use std::time::Duration;
 
 use brickwork::transport::{
     AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
-    Outgoing, Prune, Pruned, SearchBounds, SearchQuery, SearchResult, Status, Topology, Transport,
-    TransportError,
+    Outgoing, Prune, Pruned, SearchBounds, SearchQuery, SearchResult, Status, StrandedQueue,
+    Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -284,6 +284,20 @@ impl Transport for Queues {
 
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>> {
         Box::pin(async move { self.state.engine.depth(queue) })
+    }
+
+    fn stranded<'a>(
+        &'a self,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Vec<StrandedQueue>, TransportError>> {
+        let (folder, topology) = (self.folder.clone(), topology.clone());
+        Box::pin(async move {
+            let found = move || prune::stranded(&folder, &topology);
+            match tokio::task::spawn_blocking(found).await {
+                Ok(found) => found.map_err(|error| TransportError::Lost(error.to_string())),
+                Err(_) => Err(TransportError::Closed),
+            }
+        })
     }
 
     fn find<'a>(

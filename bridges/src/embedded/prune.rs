@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use brickwork::sqlite::rusqlite::{Connection, Params};
 use brickwork::sqlite::{Database, SqliteError, Transaction, WriterPool};
 use brickwork::transport::{
-    Prune, PruneAction, Pruned, StaleQueue, StaleResource, Topology, judge, next_to_remove,
+    Prune, PruneAction, Pruned, StaleQueue, StaleResource, StrandedQueue, Topology, judge,
+    next_to_remove,
 };
 use brickwork::{Lock, QueueId};
 
@@ -83,6 +84,25 @@ pub(super) fn find(
     Ok(stale.into_iter().map(into_resource).collect())
 }
 
+/// Finds stale queues with messages, while this process uses the folder.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn stranded(
+    folder: &Path,
+    topology: &Topology,
+) -> Result<Vec<StrandedQueue>, SqliteError> {
+    let view = ReadOnlyFolder::open(folder)?;
+    let stale = view.read(|connection| classify(connection, topology, false))?;
+    let (stale, _) = stale.unwrap_or_default();
+    let full = stale.into_iter().filter(|queue| queue.messages > 0);
+    let stranded = full.map(|StaleQueue { id, messages, .. }| StrandedQueue {
+        queue: id.to_string(),
+        messages,
+    });
+    Ok(stranded.collect())
+}
+
 /// Returns the queues that the manifest does not have, and the numbers of all queues.
 fn classify(
     connection: &Connection,
@@ -101,6 +121,8 @@ fn classify(
         stale.push(StaleQueue {
             id: id.clone(),
             messages: QueueContents::count(connection, *number, &stats)?.total(),
+            // Counted above.
+            delayed: 0,
             // No other process has the folder.
             consumers: 0,
             action: PruneAction::Removable,

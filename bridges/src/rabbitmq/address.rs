@@ -100,6 +100,11 @@ impl Address {
         places.into_iter().map(|place| &self.hosts[place]).collect()
     }
 
+    /// Takes over the host of the last session.
+    pub(super) fn follow(&mut self, former: &Self) {
+        *self.last.get_mut() = *former.last.lock();
+    }
+
     /// Records the host of the new session.
     pub(super) fn connected_to(&self, host: &Host) {
         *self.last.lock() = self.hosts.iter().position(|other| other == host);

@@ -13,7 +13,7 @@ use brickwork::transport::TransportError;
 use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo, TraceContext};
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::rfc3339;
 
@@ -45,6 +45,8 @@ const SUSPECT: &str = "brickwork-suspect";
 const SUSPECT_DEATHS: &str = "brickwork-suspect-deaths";
 /// Crashes that a suspect is blamed for, when it was published. Only suspects have it.
 const SUSPECT_CRASHES: &str = "brickwork-suspect-crashes";
+/// The queue that a delayed message goes to. Only delayed messages have it.
+const TARGET: &str = "brickwork-target";
 /// The reason of a dead letter. Only dead letters have it.
 const REASON: &str = "brickwork-reason";
 /// Prefix for user headers whose name is reserved.
@@ -74,6 +76,8 @@ pub(super) struct Route<'a> {
     pub(super) past_topics: bool,
     /// The input of a suspect, and its crashes.
     pub(super) suspect: Option<(&'a str, CrashRecord)>,
+    /// The queue of a message that is published to a delay step.
+    pub(super) target: Option<&'a str>,
     /// Maximum bytes of the properties: they must fit into a frame.
     pub(super) properties_bytes_max: usize,
 }
@@ -185,6 +189,9 @@ fn our_headers(
         headers.text(SUSPECT, input)?;
         headers.number(SUSPECT_DEATHS, record.deaths.into())?;
         headers.number(SUSPECT_CRASHES, record.crashes.into())?;
+    }
+    if let Some(target) = route.target {
+        headers.text(TARGET, target)?;
     }
     Ok(())
 }
@@ -334,6 +341,37 @@ pub(super) fn was_suspected(properties: &BasicProperties) -> bool {
     headers.is_some_and(|headers| headers.inner().contains_key(SUSPECT))
 }
 
+/// Returns the queue that a delayed message goes to.
+pub(super) fn target(properties: &BasicProperties) -> Option<ShortString> {
+    ShortString::try_new(&*known(properties, TARGET)?).ok()
+}
+
+/// Returns the queue that dead-lettered the message first.
+pub(super) fn first_death_queue(properties: &BasicProperties) -> Option<Cow<'_, str>> {
+    known(properties, "x-first-death-queue")
+}
+
+/// Returns the properties of a delayed message without the headers that belong to its delay. With
+/// the headers of the broker, the broker would take the message for one in a loop.
+pub(super) fn without_delay(properties: &BasicProperties) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in properties.headers().as_ref().into_iter().flatten() {
+        if name.as_str() != TARGET && !is_broker_header(name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    properties.clone().with_headers(headers)
+}
+
+/// Returns the properties of a message without the headers of the broker, with a target.
+pub(super) fn with_target(properties: &BasicProperties, target: &ShortString) -> BasicProperties {
+    let properties = without_delay(properties);
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    let value = AMQPValue::LongString(target.as_str().into());
+    headers.insert(TARGET.into(), value);
+    properties.with_headers(headers)
+}
+
 /// Returns the text of a header, unless it is too long.
 fn known<'a>(properties: &'a BasicProperties, name: &str) -> Option<Cow<'a, str>> {
     let headers = properties.headers().as_ref()?;
@@ -348,7 +386,7 @@ fn attribute<'a>(properties: &'a BasicProperties, names: [&str; 2]) -> Option<Co
 
 /// Whether a header is a field of the message.
 fn is_known(name: &str) -> bool {
-    const OWN: [&str; 10] = [
+    const OWN: [&str; 11] = [
         TRACE_PARENT,
         TRACE_STATE,
         ATTEMPT,
@@ -356,6 +394,7 @@ fn is_known(name: &str) -> bool {
         DEADLINE,
         TENANT,
         TOPIC,
+        TARGET,
         SUSPECT,
         SUSPECT_DEATHS,
         SUSPECT_CRASHES,

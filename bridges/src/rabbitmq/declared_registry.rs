@@ -335,28 +335,33 @@ impl DeclaredRegistry {
         }
     }
 
-    /// Records declarations. A failure is logged only: the app runs without the ledger.
-    pub(super) async fn record(&self, app: &str, all: &[Declaration]) {
+    /// Records declarations. Returns every queue in the ledger. A failure is logged only: the app
+    /// runs without the ledger.
+    pub(super) async fn record(&self, app: &str, all: &[Declaration]) -> BTreeSet<QueueId> {
         let lines = Entries::from_declarations(all, app);
         let recorded = tokio::select! {
             recorded = record(&self.socket, app, &lines) => recorded,
             // The next session records them.
-            _ = self.session_state.ended() => return,
+            _ = self.session_state.ended() => return BTreeSet::new(),
         };
-        if let Err(error) = recorded {
-            warn!(%error, "declarations were not recorded in the ledger, `prune` may miss them");
+        match recorded {
+            Ok(recorded) => recorded.queues(),
+            Err(error) => {
+                warn!(%error, "declarations were not recorded in the ledger, `prune` may miss them");
+                BTreeSet::new()
+            }
         }
     }
 }
 
-/// Records declarations that the ledger lacks.
+/// Records declarations that the ledger lacks. Returns the ledger.
 ///
 /// Uses a connection of its own: reading a queue that another process is creating costs the
 /// connection (an internal error of the broker). Then this tries again.
 ///
 /// # Errors
 /// The reason why recording failed. The app can run without.
-async fn record(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<(), String> {
+async fn record(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<Entries, String> {
     let recording = async {
         let mut tries = 0;
         loop {
@@ -378,7 +383,11 @@ async fn record(socket: &Arc<Socket>, app: &str, lines: &Entries) -> Result<(), 
     recorded.unwrap_or_else(|_| Err(format!("not done within {RECORD_TIMEOUT:?}")))
 }
 
-async fn record_over(connection: &Connection, app: &str, lines: &Entries) -> Result<(), String> {
+async fn record_over(
+    connection: &Connection,
+    app: &str,
+    lines: &Entries,
+) -> Result<Entries, String> {
     let said = |error: lapin::Error| error.to_string();
     let ledger = match LedgerReader::open(connection, app).await.map_err(said)? {
         Some(ledger) => ledger,
@@ -393,9 +402,10 @@ async fn record_over(connection: &Connection, app: &str, lines: &Entries) -> Res
     all.0.extend(lines.0.iter().cloned());
     if ledger.messages.len() == 1 && !ledger.must_rewrite && all == ledger.lines {
         ledger.close().await;
-        return Ok(());
+        return Ok(all);
     }
-    ledger.replace(connection, app, &all).await
+    ledger.replace(connection, app, &all).await?;
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -30,7 +30,14 @@ pub(super) struct Declarer {
 
 enum DeclareCommand {
     Declare(Vec<Declaration>, Answer<()>),
-    Count(ShortString, Answer<Option<u64>>),
+    Look(ShortString, Answer<Option<QueueCounts>>),
+}
+
+/// The counts of a queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QueueCounts {
+    pub(super) ready: u64,
+    pub(super) consumers: u64,
 }
 
 type Answer<T> = oneshot::Sender<Result<T, TransportError>>;
@@ -51,8 +58,8 @@ impl Declarer {
                     DeclareCommand::Declare(all, answer) => {
                         let _gone = answer.send(owner.declare(all).await);
                     }
-                    DeclareCommand::Count(queue, answer) => {
-                        let _gone = answer.send(owner.count(queue).await);
+                    DeclareCommand::Look(queue, answer) => {
+                        let _gone = answer.send(owner.look(queue).await);
                     }
                 }
             }
@@ -77,8 +84,19 @@ impl Declarer {
     /// # Errors
     /// The broker doesn't answer, or the session has ended.
     pub(super) async fn count(&self, queue: ShortString) -> Result<Option<u64>, TransportError> {
-        self.ask(|answer| DeclareCommand::Count(queue, answer))
-            .await
+        let counts = self.look(queue).await?;
+        Ok(counts.map(|counts| counts.ready))
+    }
+
+    /// Returns the counts of a queue, or `None` if there is no such queue.
+    ///
+    /// # Errors
+    /// As of [`count`](Self::count).
+    pub(super) async fn look(
+        &self,
+        queue: ShortString,
+    ) -> Result<Option<QueueCounts>, TransportError> {
+        self.ask(|answer| DeclareCommand::Look(queue, answer)).await
     }
 
     async fn ask<T>(
@@ -129,10 +147,13 @@ impl DeclarerTask {
         Ok(())
     }
 
-    async fn count(&mut self, queue: ShortString) -> Result<Option<u64>, TransportError> {
+    async fn look(&mut self, queue: ShortString) -> Result<Option<QueueCounts>, TransportError> {
         let channel = self.channel().await?;
-        match count_ready(&channel, queue).await {
-            Ok(count) => Ok(Some(count)),
+        match passive_declare(&channel, queue).await {
+            Ok(queue) => Ok(Some(QueueCounts {
+                ready: u64::from(queue.message_count()),
+                consumers: u64::from(queue.consumer_count()),
+            })),
             Err(error) => match refusal(&error) {
                 Some((404, _)) => Ok(None),
                 _ => Err(self.session_state.lost(&error)),
@@ -262,6 +283,14 @@ fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
         return TransportError::OwnedByAnother { what, why };
     }
     let why = match code {
+        // The broker uses the same code for the limit of queues.
+        406 if !text.contains("inequivalent") => match text.contains("queue limit") {
+            true => format!(
+                "{text}: raise the limit (rabbitmqctl set_vhost_limits), or remove queues that \
+                 nobody needs (brickwork prune)"
+            ),
+            false => text.to_owned(),
+        },
         406 => format!(
             "it already exists with other settings ({text}): \
              delete it on the broker once it is empty, or give the app another name"
@@ -297,5 +326,10 @@ mod tests {
         assert!(why.contains("received 'quorum' but current is 'classic'"));
         assert!(why.contains("delete it"));
         assert!(!why.contains("PRECONDITION_FAILED"));
+        let text = "PRECONDITION_FAILED - cannot declare queue 'shop.wait.100': queue limit in \
+                    vhost 'shop' (7) is reached";
+        let why = explain(&queue, 406, text).to_string();
+        assert!(why.contains("is reached: raise the limit"), "{why}");
+        assert!(!why.contains("other settings"), "{why}");
     }
 }

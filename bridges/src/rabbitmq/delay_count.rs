@@ -4,6 +4,7 @@
 //! messages that it sent itself. It counts a message slightly too long rather than too short.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ pub(super) struct DelayCount {
     origin: Instant,
     /// Number of messages by due time (since `origin`).
     until: Mutex<BTreeMap<Duration, u64>>,
+    /// Messages that the relay of this process moves at present.
+    moving: AtomicU64,
 }
 
 impl DelayCount {
@@ -30,6 +33,7 @@ impl DelayCount {
         Self {
             origin: Instant::now(),
             until: Mutex::default(),
+            moving: AtomicU64::new(0),
         }
     }
 
@@ -48,7 +52,13 @@ impl DelayCount {
     pub(super) fn count(&self) -> u64 {
         let mut until = self.until.lock();
         Self::drop_past(&mut until, self.origin.elapsed());
-        until.values().sum()
+        until.values().sum::<u64>() + self.moving.load(Relaxed)
+    }
+
+    /// Counts a message as delayed until the result is dropped.
+    pub(super) fn moving(&self) -> Moving<'_> {
+        self.moving.fetch_add(1, Relaxed);
+        Moving(self)
     }
 
     fn drop_past(until: &mut BTreeMap<Duration, u64>, now: Duration) {
@@ -57,6 +67,15 @@ impl DelayCount {
         {
             first.remove();
         }
+    }
+}
+
+/// A message on its way from `APP.due` to its queue.
+pub(super) struct Moving<'a>(&'a DelayCount);
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.moving.fetch_sub(1, Relaxed);
     }
 }
 

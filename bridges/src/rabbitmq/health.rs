@@ -31,8 +31,23 @@ struct State {
     /// The reason for the same, observed from missing confirms.
     stall: Option<String>,
     outage: OutageGauge,
+    /// Deliveries that could not be settled so far.
+    unsettled: u64,
     /// Reasons for failed reconnects that were logged in this outage.
     logged: Vec<String>,
+}
+
+/// A part of the transport that may fail although the connection works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Degraded {
+    /// Deliveries can't be settled.
+    Settlements,
+    /// A delay step can't be declared.
+    DelayStep,
+    /// The relay of delayed messages can't work.
+    Relay,
+    /// Delayed messages don't arrive in time.
+    Overdue,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +74,7 @@ impl Health {
                 alarm: None,
                 stall: None,
                 outage: pressure.outage(),
+                unsettled: 0,
                 logged: Vec::new(),
             }),
         })
@@ -84,6 +100,11 @@ impl Health {
         let why = why.to_owned();
         state.connection = ConnectionState::Lost { why, since };
         (state.alarm, state.stall) = (None, None);
+        // The next session finds out again.
+        self.status.send_modify(|status| {
+            status.degraded.clear();
+            status.overdue_delays = 0;
+        });
     }
 
     /// Records a failed reconnect. At first an absent broker isn't logged. A long outage, and a
@@ -161,6 +182,37 @@ impl Health {
         }
     }
 
+    /// Records the problem of a part (`Some(why)`) or that it works.
+    pub(super) fn degraded(&self, part: Degraded, why: Option<String>) {
+        let name = part.name();
+        self.status.send_if_modified(|status| {
+            let before = match why.clone() {
+                Some(why) => status.degraded.insert(name, why),
+                None => status.degraded.remove(name),
+            };
+            match (&before, &why) {
+                (None, Some(why)) => warn!(part = name, reason = %why, "transport is degraded"),
+                (Some(_), None) => info!(part = name, "transport is no longer degraded"),
+                _ => {}
+            }
+            before != why
+        });
+    }
+
+    /// Records the number of delays whose messages are overdue.
+    pub(super) fn overdue_delays(&self, count: u64) {
+        self.status.send_if_modified(|status| {
+            let before = std::mem::replace(&mut status.overdue_delays, count);
+            before != count
+        });
+    }
+
+    /// Returns a record of a delivery that can't be settled at first.
+    pub(super) fn settlement_trouble(self: &Arc<Self>) -> SettlementTrouble {
+        self.state.lock().unsettled += 1;
+        SettlementTrouble(self.clone())
+    }
+
     /// Returns whether the broker has blocked publications.
     pub(super) fn is_blocked(&self) -> bool {
         self.state.lock().alarm.is_some()
@@ -212,6 +264,42 @@ impl Health {
             status.reconnects += reconnects;
         });
         state.outage.set(false);
+    }
+}
+
+impl Degraded {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Settlements => "settlements",
+            Self::DelayStep => "delay step",
+            Self::Relay => "relay",
+            Self::Overdue => "delays",
+        }
+    }
+}
+
+/// A delivery that can't be settled so far. The status reports it until this is dropped.
+pub(super) struct SettlementTrouble(Arc<Health>);
+
+impl SettlementTrouble {
+    /// Records a failed attempt to settle the delivery.
+    pub(super) fn failed(&self, error: &TransportError) {
+        let health = &self.0;
+        health
+            .status
+            .send_modify(|status| status.failed_settlements += 1);
+        let why = format!("deliveries can't be settled and are tried again: {error}");
+        health.degraded(Degraded::Settlements, Some(why));
+    }
+}
+
+impl Drop for SettlementTrouble {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.unsettled -= 1;
+        if state.unsettled == 0 {
+            self.0.degraded(Degraded::Settlements, None);
+        }
     }
 }
 

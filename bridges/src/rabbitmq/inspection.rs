@@ -21,7 +21,9 @@ use super::permission_probe::Probe;
 use super::prune;
 use super::server_properties::{ServerProperties, read_server_properties};
 use super::session_state::SessionState;
-use super::topology::{Declaration, Step, declarations, external_declarations, queue_name};
+use super::topology::{
+    Declaration, Step, declarations, due_name, external_declarations, queue_name, unroutable_name,
+};
 
 /// Inspects the broker, on the current runtime.
 ///
@@ -123,10 +125,9 @@ impl Inspector<'_> {
             self.check_declaration(&declaration, true).await?;
         }
         for step in Step::all() {
-            for declaration in step.declarations(&topology.app)? {
-                // Missing delay queues are declared when they are first used.
-                self.check_declaration(&declaration, false).await?;
-            }
+            // Missing delay queues are declared when they are first used.
+            let declaration = step.declaration(&topology.app)?;
+            self.check_declaration(&declaration, false).await?;
         }
         Ok(())
     }
@@ -219,14 +220,11 @@ impl Inspector<'_> {
         let app = &*topology.app;
         let exchange: ShortString = app.into();
         if let Some(step) = Step::all().next() {
-            for declaration in step.declarations(app)? {
-                if let Declaration::Queue { name, .. } = &declaration
-                    && !self.is_there(&declaration).await?
-                {
-                    let what = format!("queue {name}, and those of other delays");
-                    self.check_right("configure", &what, Probe::MayDeclare(declaration))
-                        .await?;
-                }
+            let declaration = step.declaration(app)?;
+            if !self.is_there(&declaration).await? {
+                let what = format!("queue {}, and those of other delays", step.name(app)?);
+                self.check_right("configure", &what, Probe::MayDeclare(declaration))
+                    .await?;
             }
         }
         for (name, what) in [
@@ -239,8 +237,10 @@ impl Inspector<'_> {
         let letters = topology.services().map(QueueId::dead_letters);
         let inputs = topology.queues.iter().map(|queue| queue.id.clone());
         let leases = topology.single.iter().map(|source| QueueId::lease(source));
-        for id in inputs.chain(letters).chain(leases) {
-            let name = queue_name(app, &id)?;
+        let names = inputs.chain(letters).chain(leases);
+        let names = names.map(|id| queue_name(app, &id));
+        for name in names.chain([due_name(app), unroutable_name(app)]) {
+            let name = name?;
             let what = format!("queue {name}");
             self.check_right("read", &what, Probe::Consume(name))
                 .await?;

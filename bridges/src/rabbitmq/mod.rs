@@ -5,13 +5,13 @@
 //! | layer | files | content |
 //! | --- | --- | --- |
 //! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_trial` | small data structures and policies |
-//! | wire format | `topology`, `delay_count`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
+//! | wire format | `topology`, `delay_count`, `delay_flow`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `frame_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
-//! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `prune`, `inspection` | declaring, checking and pruning queues |
-//! | publishing | `confirm_window`, `publisher`, `router`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
+//! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `delayed_messages`, `prune`, `inspection` | declaring, checking and pruning queues |
+//! | publishing | `confirm_window`, `publisher`, `router` with `delay_steps`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
 //! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `suspect_task`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
-//! | session | `session`, `lease`, `recovery`, `depth_poller` | everything over one pair of connections, and its replacement |
+//! | session | `session`, `lease`, `stranded`, `recovery`, `depth_poller`, `delay_probe`, `delay_relay` | everything over one pair of connections, and its replacement |
 //!
 //! A session ends when a connection is lost or a publishing channel fails. `recovery` then
 //! opens a new session and declares everything again. Operations in progress fail, and the
@@ -19,12 +19,13 @@
 //! ends alone doesn't end the session: its reader opens another consumer.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use brickwork::transport::{
     AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
-    LeaseKeeper, Outgoing, Prune, Pruned, Replies, Status, Topology, Transport, TransportError,
+    LeaseKeeper, Outgoing, Prune, Pruned, RenewUrl, Replies, Status, StrandedQueue, Topology,
+    Transport, TransportError,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -46,6 +47,11 @@ mod consumer_task;
 mod declared_registry;
 mod declarer;
 mod delay_count;
+mod delay_flow;
+mod delay_probe;
+mod delay_relay;
+mod delay_steps;
+mod delayed_messages;
 mod depth_poller;
 mod exclusive_trial;
 mod flushes;
@@ -72,6 +78,7 @@ mod session_state;
 mod settlement;
 mod slot_queue;
 mod source_queue;
+mod stranded;
 mod suspect_task;
 mod suspects;
 mod tls;
@@ -79,6 +86,7 @@ mod topology;
 
 use address::Address;
 use connection::{Worker, connect_error};
+use delay_relay::DelayRelay;
 use health::Health;
 use max_message_size::MaxMessageSize;
 use non_crash_redeliveries::NonCrashRedeliveries;
@@ -149,6 +157,15 @@ impl Connector for RabbitMq {
         url: &'a str,
         pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
+        self.connect_renewing(url, None, pressure)
+    }
+
+    fn connect_renewing<'a>(
+        &'a self,
+        url: &'a str,
+        renew: Option<RenewUrl>,
+        pressure: Arc<Backpressure>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
         Box::pin(async move {
             let failed = |why: String| connect_error(url, why);
             let broker = Address::parse(url).map_err(failed)?;
@@ -156,8 +173,9 @@ impl Connector for RabbitMq {
             // Dropping this future drops the worker, and with it the attempt to connect.
             let handle = worker.handle().clone();
             let shared = SharedAcrossSessions {
-                address: broker,
+                address: Mutex::new(Arc::new(broker)),
                 url: url.to_owned(),
+                renew,
                 health: Health::new(&pressure),
                 topology: Arc::<DeclaredTopology>::default(),
                 non_crash_redeliveries: Arc::<NonCrashRedeliveries>::default(),
@@ -171,6 +189,7 @@ impl Connector for RabbitMq {
                 handle,
                 pressure,
                 recovery,
+                relay: Arc::default(),
             }) as Arc<dyn Transport>)
         })
     }
@@ -183,6 +202,8 @@ struct Amqp {
     handle: Handle,
     pressure: Arc<Backpressure>,
     recovery: Arc<Recovery>,
+    /// Started with the first declaration.
+    relay: Arc<OnceLock<DelayRelay>>,
 }
 
 /// Runs `work` on a worker thread that ends afterwards.
@@ -230,10 +251,11 @@ impl Transport for Amqp {
                 return Err(TransportError::Unsupported("a queue's limit"));
             }
             let (recovery, topology) = (self.recovery.clone(), topology.clone());
-            let pressure = self.pressure.clone();
+            let (pressure, relay) = (self.pressure.clone(), self.relay.clone());
             let declaring = async move {
                 let new = recovery.current()?.router.declare(&topology).await?;
-                depth_poller::start(new, &pressure, recovery);
+                depth_poller::start(new, &pressure, recovery.clone());
+                relay.get_or_init(|| DelayRelay::start(recovery));
                 Ok(())
             };
             run_on_worker(&self.handle, declaring)
@@ -308,6 +330,13 @@ impl Transport for Amqp {
         Box::pin(async move { self.recovery.current()?.depth(queue).await })
     }
 
+    fn stranded<'a>(
+        &'a self,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Vec<StrandedQueue>, TransportError>> {
+        Box::pin(async move { stranded::find(&self.recovery.current()?.router, topology).await })
+    }
+
     fn status(&self) -> watch::Receiver<Status> {
         self.recovery.shared.health.status()
     }
@@ -325,8 +354,12 @@ impl Transport for Amqp {
                 return;
             };
             let (recovery, stop) = (self.recovery.clone(), worker.stop());
+            let relay = self.relay.clone();
             // A task of its own: closing completes even if the caller stops waiting.
             let closing = async move {
+                if let Some(relay) = relay.get() {
+                    relay.stop().await;
+                }
                 recovery.close().await;
                 drop(stop);
             };

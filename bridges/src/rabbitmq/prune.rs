@@ -24,9 +24,10 @@ use super::address::Address;
 use super::connection::{Connections, connect_error};
 use super::declared_registry::{Binding, Entries, LedgerReader};
 use super::declarer::{passive_declare, refusal};
+use super::delayed_messages::Delayed;
 use super::health::Health;
 use super::session_state::SessionState;
-use super::topology::{Step, ledger_name, queue_name, with_feeds};
+use super::topology::{ledger_name, queue_name, unroutable_name, with_feeds};
 
 /// Prunes over connections of its own, on the current runtime.
 ///
@@ -72,9 +73,11 @@ async fn report(
     let Some(scan) = StaleScan::run(connection, topology, with_messages).await? else {
         return Ok(without_ledger(&topology.app));
     };
-    let delayed = delayed(connection, &scan).await?;
-    let pruned = scan.result(delayed);
+    let mut pruned = scan.result();
     scan.ledger.close().await;
+    pruned
+        .leftovers
+        .extend(unroutable(connection, &topology.app, false, with_messages).await?);
     Ok(pruned)
 }
 
@@ -86,12 +89,14 @@ async fn remove(
     let Some(mut scan) = StaleScan::run(connection, topology, with_messages).await? else {
         return Ok(without_ledger(&topology.app));
     };
-    let delayed = delayed(connection, &scan).await?;
     scan.unbind().await?;
     // This count includes the messages that arrived before unbinding.
     scan.reassess(with_messages).await?;
     scan.delete().await?;
-    let mut pruned = scan.result(delayed);
+    let mut pruned = scan.result();
+    pruned
+        .leftovers
+        .extend(unroutable(connection, &topology.app, true, with_messages).await?);
     let StaleScan {
         app,
         ledger,
@@ -130,6 +135,8 @@ struct StaleScan<'a> {
     /// The ledger's content afterwards.
     remaining: Entries,
     queues: Vec<StaleQueue>,
+    /// The delayed messages.
+    delayed: Delayed,
     /// Stale bindings of queues that the manifest names.
     bindings: Vec<(Binding, PruneAction)>,
 }
@@ -154,6 +161,7 @@ impl<'a> StaleScan<'a> {
             app,
             remaining: ledger.lines.clone(),
             queues: Vec::new(),
+            delayed: Delayed::default(),
             bindings: Vec::new(),
             ledger,
         };
@@ -171,7 +179,10 @@ impl<'a> StaleScan<'a> {
             .filter(|binding| named.contains(&binding.queue) && !needed.contains(binding))
             .map(|binding| (binding, PruneAction::Removable))
             .collect();
-        judge(&mut scan.queues, with_messages);
+        if !scan.queues.is_empty() {
+            scan.delayed = Delayed::look(connection, app).await?;
+        }
+        scan.assess(with_messages);
         Ok(Some(scan))
     }
 
@@ -239,8 +250,16 @@ impl<'a> StaleScan<'a> {
                 self.queues[number] = StaleQueue { action, ..now };
             }
         }
-        judge(&mut self.queues, with_messages);
+        self.assess(with_messages);
         Ok(())
+    }
+
+    /// Decides on each queue.
+    fn assess(&mut self, with_messages: bool) {
+        for queue in &mut self.queues {
+            queue.delayed = self.delayed.of(&name(self.app, &queue.id));
+        }
+        judge(&mut self.queues, with_messages);
     }
 
     /// Deletes the removable queues.
@@ -271,12 +290,13 @@ impl<'a> StaleScan<'a> {
         Ok(counted.map(|(messages, consumers)| StaleQueue {
             id: id.clone(),
             messages,
+            delayed: 0,
             consumers,
             action: PruneAction::Removable,
         }))
     }
 
-    fn result(&self, delayed: u64) -> Pruned {
+    fn result(&self) -> Pruned {
         let mut notes = Vec::new();
         if self.ledger.is_empty() {
             let ledger = ledger_name(self.app);
@@ -290,11 +310,7 @@ impl<'a> StaleScan<'a> {
                 ledger_name(self.app)
             ));
         }
-        if delayed > 0 && !self.queues.is_empty() {
-            notes.push(format!(
-                "{delayed} messages are delayed: those for a removed queue stay in the delay queues"
-            ));
-        }
+        notes.extend(self.delayed.notes(self.app));
         let app = self.app;
         let queues = self.queues.iter().map(|queue| StaleResource {
             what: format!("queue {app}.{}", queue.id),
@@ -324,20 +340,47 @@ impl<'a> StaleScan<'a> {
     }
 }
 
-/// Counts the messages on the app's delay queues.
-async fn delayed(connection: &Connection, scan: &StaleScan<'_>) -> lapin::Result<u64> {
-    let mut delayed = 0;
-    if scan.queues.is_empty() {
-        return Ok(delayed);
-    }
-    for step in Step::all() {
-        if let Ok(name) = step.name(scan.app)
-            && let Some((messages, _)) = count(connection, name).await?
-        {
-            delayed += messages;
+/// Reports the messages whose queue is gone, and removes them if `remove` and `with_messages`.
+async fn unroutable(
+    connection: &Connection,
+    app: &str,
+    remove: bool,
+    with_messages: bool,
+) -> lapin::Result<Option<StaleResource>> {
+    let Ok(name) = unroutable_name(app) else {
+        return Ok(None);
+    };
+    let (messages, consumers) = match count(connection, name.clone()).await? {
+        None | Some((0, _)) => return Ok(None),
+        Some(counts) => counts,
+    };
+    let fate = match (with_messages, remove) {
+        (false, _) => PruneAction::Kept(
+            "its messages are for queues that are gone: they are delivered when a process declares \
+             their queues again"
+                .into(),
+        ),
+        (true, false) => PruneAction::Removable,
+        (true, true) => {
+            let channel = connection.create_channel().await?;
+            match channel.queue_purge(name.clone(), Default::default()).await {
+                Ok(_) => {
+                    channel.close(200, "done".into()).await?;
+                    PruneAction::Removed
+                }
+                Err(error) => match refusal(&error) {
+                    Some((_, text)) => PruneAction::Failed(text.to_owned()),
+                    None => return Err(error),
+                },
+            }
         }
-    }
-    Ok(delayed)
+    };
+    Ok(Some(StaleResource {
+        what: format!("messages in queue {name}"),
+        messages: Some(messages),
+        consumers: Some(consumers),
+        fate,
+    }))
 }
 
 /// Returns the numbers of ready messages and of consumers of a queue, or `None` if there is no

@@ -79,16 +79,27 @@ impl RequestReply {
         self.publisher.flush().await;
     }
 
-    /// Publishes a request and waits for its reply.
+    /// Publishes a request to its topic and waits for its reply.
     pub(super) fn ask(
         self: &Arc<Self>,
         router: &Router,
         request: &Message,
         within: Duration,
     ) -> BoxFuture<'static, Result<Message, AskError>> {
+        let to_topic = |request: &Message| router.to_topic(&router.routing_table(), request);
+        self.ask_by(to_topic, request, within)
+    }
+
+    /// Publishes a request as `route` says and waits for its reply.
+    pub(super) fn ask_by(
+        self: &Arc<Self>,
+        route: impl FnOnce(&Message) -> Result<Publication, TransportError>,
+        request: &Message,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Message, AskError>> {
         let expected = self.replies.expect(request.clone());
         let expected = expected.and_then(|(request, waiting)| {
-            let publication = router.to_topic(&router.routing_table(), &request)?;
+            let publication = route(&request)?;
             let too_long = |_| TransportError::Unpublishable("its id is too long".into());
             let correlation = ShortString::try_new(request.id.to_string()).map_err(too_long)?;
             let publication = Publication {

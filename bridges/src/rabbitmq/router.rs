@@ -4,21 +4,23 @@
 //! A message to a queue, or to a topic that a queue of the app reads, is mandatory: without a
 //! receiving queue the publication fails.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
 
 use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::{Completion, Outgoing, Topology, TransportError};
 use brickwork::{Envelope, Message, QueueId, Reply};
 use lapin::types::ShortString;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::codec::{self, Route};
 use super::declared_registry::DeclaredRegistry;
 use super::declarer::Declarer;
+use super::delay_steps::DelaySteps;
 use super::publisher::{Publication, Publisher};
 use super::routing::{DeclaredTopology, Queue, RoutingTable};
+use super::session_state::SessionState;
 use super::topology::{Step, external_declarations, with_feeds};
 
 /// Sends the messages of one session.
@@ -28,9 +30,9 @@ pub(super) struct Router {
     pub(super) properties_bytes_max: usize,
     registry: DeclaredRegistry,
     handle: Handle,
-    declared: Arc<DeclaredTopology>,
-    /// Bit set of the delay steps that this session has declared.
-    declared_steps: AtomicU32,
+    pub(super) declared: Arc<DeclaredTopology>,
+    pub(super) session_state: Arc<SessionState>,
+    pub(super) delay_steps: DelaySteps,
 }
 
 /// A routed batch.
@@ -45,6 +47,7 @@ impl Router {
         declarer: Declarer,
         registry: DeclaredRegistry,
         declared: Arc<DeclaredTopology>,
+        session_state: Arc<SessionState>,
         properties_bytes_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -54,8 +57,14 @@ impl Router {
             properties_bytes_max,
             handle: Handle::current(),
             declared,
-            declared_steps: AtomicU32::new(0),
+            session_state,
+            delay_steps: DelaySteps::default(),
         })
+    }
+
+    /// Returns every queue that a process of the app ever declared, as far as it is known.
+    pub(super) fn recorded(&self) -> &Mutex<BTreeSet<QueueId>> {
+        &self.declared.recorded
     }
 
     pub(super) fn routing_table(&self) -> Arc<RoutingTable> {
@@ -64,6 +73,13 @@ impl Router {
 
     pub(super) fn queue(&self, id: &QueueId) -> Result<Arc<Queue>, TransportError> {
         self.declared.queue(id)
+    }
+
+    /// Returns the queue of this name on the broker, if the app has it.
+    pub(super) fn queue_named(&self, name: &ShortString) -> Option<Arc<Queue>> {
+        let routing = self.routing_table();
+        let mut queues = routing.queues.values();
+        queues.find(|queue| queue.name == *name).cloned()
     }
 
     /// Declares a topology on the broker and adds it to the routing table. Returns the new
@@ -75,7 +91,8 @@ impl Router {
         self.check_app(topology)?;
         // Recorded first, so that no queue exists without a record.
         let all = with_feeds(topology)?;
-        self.registry.record(&topology.app, &all).await;
+        let recorded = self.registry.record(&topology.app, &all).await;
+        self.declared.recorded.lock().extend(recorded);
         self.declarer.declare(all).await?;
         self.declared.add(topology)
     }
@@ -116,8 +133,11 @@ impl Router {
         // Recording runs in the background: working again comes first.
         let (registry, app) = (self.registry.clone(), self.routing_table().app.clone());
         let all = self.declared.declarations_with_feeds()?;
-        self.handle
-            .spawn(async move { registry.record(&app, &all).await });
+        let declared = self.declared.clone();
+        self.handle.spawn(async move {
+            let recorded = registry.record(&app, &all).await;
+            declared.recorded.lock().extend(recorded);
+        });
         Ok(())
     }
 
@@ -133,19 +153,12 @@ impl Router {
         if delayed.is_empty() {
             return self.publisher.publish(publications, done);
         }
-        let missing = delayed.iter().fold(0, |bits, (_, step)| {
-            bits | (1 << step.number & !self.declared_steps.load(Relaxed))
-        });
-        let steps: Vec<Step> = delayed
-            .iter()
-            .map(|(_, step)| *step)
-            .filter(|step| missing & (1 << step.number) != 0)
-            .collect();
+        let mut steps: Vec<Step> = delayed.iter().map(|(_, step)| *step).collect();
+        steps.retain(|step| !self.delay_steps.is_declared(*step));
+        let router = self.clone();
         let done = Completion::new(move |outcome| {
-            if outcome.is_ok() {
-                for (queue, step) in delayed {
-                    queue.delayed.add(step);
-                }
+            for (queue, step) in delayed {
+                router.delayed(&queue, step, &outcome);
             }
             done.complete(outcome);
         });
@@ -216,27 +229,6 @@ impl Router {
         Ok(routed)
     }
 
-    /// Delivers a message to one queue after a delay, as the given attempt. The maximum delay
-    /// is a day.
-    pub(super) async fn retry(
-        &self,
-        queue: &Arc<Queue>,
-        message: &Message,
-        attempt: u32,
-        after: Duration,
-    ) -> Result<(), TransportError> {
-        if after.is_zero() {
-            return self.send_to_queue(&queue.name, message, attempt).await;
-        }
-        let step = Step::at_least(after).unwrap_or_else(Step::longest);
-        self.ensure_delay_step(step).await?;
-        let waiting =
-            self.to_delay_queue(&self.routing_table(), step, &queue.name, message, attempt)?;
-        self.publisher.send(waiting).await?;
-        queue.delayed.add(step);
-        Ok(())
-    }
-
     /// Publishes a message to one queue.
     pub(super) async fn send_to_queue(
         &self,
@@ -271,6 +263,7 @@ impl Router {
             attempt: record.attempt,
             past_topics: true,
             suspect: Some((&source.input, record)),
+            target: None,
             properties_bytes_max: self.properties_bytes_max,
         };
         let publication = Publication {
@@ -329,7 +322,7 @@ impl Router {
         Ok(Publication {
             exchange: ShortString::try_new(&*routing.app).map_err(too_long)?,
             key: ShortString::try_new(&*message.topic).map_err(too_long)?,
-            properties: self.encode(message, 1, false)?,
+            properties: self.encode(message, 1, false, None)?,
             payload: message.payload.clone(),
             // Without a reader in the app, external readers bind queues when they like.
             mandatory: routing.readers.contains_key(&message.topic),
@@ -345,49 +338,26 @@ impl Router {
         Ok(Publication {
             exchange: "".into(),
             key: queue.clone(),
-            properties: self.encode(message, attempt, true)?,
+            properties: self.encode(message, attempt, true, None)?,
             payload: message.payload.clone(),
             mandatory: true,
         })
     }
 
-    fn to_delay_queue(
-        &self,
-        routing: &RoutingTable,
-        step: Step,
-        queue: &ShortString,
-        message: &Message,
-        attempt: u32,
-    ) -> Result<Publication, TransportError> {
-        Ok(Publication {
-            exchange: step.name(&routing.app)?,
-            ..self.to_queue(queue, message, attempt)?
-        })
-    }
-
-    fn encode(
+    pub(super) fn encode(
         &self,
         message: &Message,
         attempt: u32,
         past_topics: bool,
+        target: Option<&str>,
     ) -> Result<lapin::BasicProperties, TransportError> {
         let route = Route {
             attempt,
             past_topics,
             suspect: None,
+            target,
             properties_bytes_max: self.properties_bytes_max,
         };
         codec::encode(message, route)
-    }
-
-    /// Declares a delay step, unless this session has done so.
-    async fn ensure_delay_step(&self, step: Step) -> Result<(), TransportError> {
-        let bit = 1 << step.number;
-        if self.declared_steps.load(Relaxed) & bit == 0 {
-            let declarations = step.declarations(&self.routing_table().app)?;
-            self.declarer.declare(declarations).await?;
-            self.declared_steps.fetch_or(bit, Relaxed);
-        }
-        Ok(())
     }
 }

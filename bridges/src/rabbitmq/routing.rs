@@ -2,15 +2,16 @@
 //!
 //! Owns which queues exist and which queues read each topic. Outlives connections.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use brickwork::transport::{ExternalBinding, QueueSpec, Topology, TransportError};
 use brickwork::{Message, QueueId};
 use lapin::types::ShortString;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::delay_count::DelayCount;
+use super::delay_flow::DelayFlow;
 use super::topology::{Declaration, declarations, queue_name, with_feeds};
 
 /// High-water mark of a dead-letter queue. Dead letters stay until a user removes them; this
@@ -25,6 +26,10 @@ const SUSPECTS_HIGH_WATER: u64 = 100_000;
 pub(super) struct DeclaredTopology {
     routing: RwLock<Arc<RoutingTable>>,
     topologies: RwLock<Vec<Topology>>,
+    /// The delay steps with messages whose arrival is not proven.
+    pub(super) delay_flow: DelayFlow,
+    /// Every queue that a process of the app ever declared, as far as it is known.
+    pub(super) recorded: Mutex<BTreeSet<QueueId>>,
 }
 
 /// The queues and readers of an app.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brickwork::transport::{AskError, Consumer, Depth, Replies, TransportError};
+use brickwork::transport::{AskError, Consumer, Depth, RenewUrl, Replies, TransportError};
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
 use lapin::types::ShortString;
@@ -34,6 +34,7 @@ use super::settlement::Settler;
 use super::source_queue::SourceQueue;
 use super::suspect_task;
 use super::suspects::SuspectQueue;
+use super::topology::Step;
 
 /// Upper bound for the bytes of a frame beside a message's properties.
 const FRAME_OVERHEAD_BYTES: usize = 1024;
@@ -45,8 +46,11 @@ const SET_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// State that outlives sessions.
 pub(super) struct SharedAcrossSessions {
-    pub(super) address: Address,
+    /// The address of the last session.
+    pub(super) address: Mutex<Arc<Address>>,
     pub(super) url: String,
+    /// Reads the URL again.
+    pub(super) renew: Option<RenewUrl>,
     pub(super) health: Arc<Health>,
     pub(super) topology: Arc<DeclaredTopology>,
     /// Redeliveries that weren't caused by a crash.
@@ -54,6 +58,25 @@ pub(super) struct SharedAcrossSessions {
     pub(super) max_message_size: Arc<MaxMessageSize>,
     /// The requests that wait for a reply.
     pub(super) replies: Arc<Replies>,
+}
+
+impl SharedAcrossSessions {
+    /// Returns the address for a new session, with the present secrets.
+    fn address(&self) -> Arc<Address> {
+        let mut address = self.address.lock();
+        let renewed = self.renew.as_ref().map(|renew| renew());
+        match renewed.map(|url| url.and_then(|url| Address::parse(&url))) {
+            None => {}
+            Some(Ok(mut renewed)) => {
+                renewed.follow(&address);
+                *address = Arc::new(renewed);
+            }
+            Some(Err(error)) => {
+                warn!(%error, "the transport's URL can't be read again, using the last one");
+            }
+        }
+        address.clone()
+    }
 }
 
 /// An open session.
@@ -83,8 +106,8 @@ impl Session {
     pub(super) async fn open(shared: &SharedAcrossSessions) -> Result<Arc<Self>, TransportError> {
         let session_state = SessionState::new(shared.health.clone());
         let opened = async {
-            let connections =
-                Connections::open(&shared.address, &shared.url, &session_state).await?;
+            let address = shared.address();
+            let connections = Connections::open(&address, &shared.url, &session_state).await?;
             let set_up = Self::set_up(shared, &session_state, connections);
             match timeout(SET_UP_TIMEOUT, set_up).await {
                 Ok(session) => session,
@@ -139,6 +162,7 @@ impl Session {
             Declarer::start(connections.clone(), session_state.clone()),
             DeclaredRegistry::new(connections.socket.clone(), session_state.clone()),
             shared.topology.clone(),
+            session_state.clone(),
             frame_bytes.saturating_sub(FRAME_OVERHEAD_BYTES),
         );
         router.redeclare().await?;
@@ -252,6 +276,17 @@ impl Session {
         })
     }
 
+    /// Sends a request through a delay step and waits for its answer.
+    pub(super) fn probe(
+        &self,
+        step: Step,
+        request: &Message,
+        within: Duration,
+    ) -> BoxFuture<'static, Result<Message, AskError>> {
+        let route = |request: &Message| self.router.to_delay_step(step, request);
+        self.request_reply.ask_by(route, request, within)
+    }
+
     /// Opens a channel on the consuming connection.
     pub(super) async fn channel(&self) -> lapin::Result<lapin::Channel> {
         self.connections.consuming.create_channel().await
@@ -310,6 +345,7 @@ impl Session {
     }
 
     pub(super) async fn flush(&self) -> Result<(), TransportError> {
+        self.session_state.hurry();
         self.router.publisher.flush().await;
         self.request_reply.flush().await;
         self.flush_consumers().await;

@@ -5,16 +5,20 @@
 //! another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use brickwork::transport::TransportError;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
-use super::health::Health;
+use super::health::{Degraded, Health, SettlementTrouble};
 
 /// The state of a session, shared by everything that uses its connections.
 pub(super) struct SessionState {
     health: Arc<Health>,
     end: watch::Sender<Option<End>>,
+    /// Number of flushes. Settlements that fail don't wait any longer when it changes.
+    hurries: watch::Sender<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,6 +41,7 @@ impl SessionState {
         Arc::new(Self {
             health,
             end: watch::Sender::new(None),
+            hurries: watch::Sender::new(0),
         })
     }
 
@@ -66,6 +71,46 @@ impl SessionState {
     pub(super) fn confirms_stalled(&self, why: Option<String>) {
         if self.check().is_ok() {
             self.health.confirms_stalled(why);
+        }
+    }
+
+    /// Records the problem of a part of the transport (`Some(why)`) or that it works.
+    pub(super) fn degraded(&self, part: Degraded, why: Option<String>) {
+        if self.check().is_ok() {
+            self.health.degraded(part, why);
+        }
+    }
+
+    /// Records the number of delays whose messages are overdue.
+    pub(super) fn overdue_delays(&self, count: u64) {
+        if self.check().is_ok() {
+            self.health.overdue_delays(count);
+        }
+    }
+
+    /// Returns a record of a delivery that can't be settled at first.
+    pub(super) fn settlement_trouble(&self) -> SettlementTrouble {
+        self.health.settlement_trouble()
+    }
+
+    /// Ends the pauses of settlements that fail, so that a flush does not wait for them.
+    pub(super) fn hurry(&self) {
+        self.hurries.send_modify(|count| *count += 1);
+    }
+
+    /// Returns the flushes from now on, for [`pause`](Self::pause).
+    pub(super) fn hurries(&self) -> watch::Receiver<u64> {
+        self.hurries.subscribe()
+    }
+
+    /// Waits. Returns `false`, early, if the session ends or was flushed since `hurries` was made.
+    pub(super) async fn pause(&self, time: Duration, hurries: &mut watch::Receiver<u64>) -> bool {
+        tokio::select! {
+            biased;
+            _ended = self.ended() => false,
+            // `self` holds the sender, so this can't fail.
+            _flushed = hurries.changed() => false,
+            () = sleep(time) => true,
         }
     }
 

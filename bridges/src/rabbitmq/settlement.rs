@@ -1,13 +1,15 @@
 //! Carries out the settlement of a delivery: publishes its retry, dead letter or reply,
-//! confirmed, before the ack. If that fails, the delivery is requeued. The owner of the channel
-//! sends the ack or nack.
+//! confirmed, before the ack. If that fails, it is tried again, and the status reports it. The
+//! owner of the channel sends the ack or nack.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use brickwork::supervision::Backoff;
 use brickwork::transport::TransportError;
 use brickwork::{DeliveryParts, Message, Reply, Settlement};
 use lapin::types::ShortString;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::codec;
@@ -15,9 +17,15 @@ use super::router::Router;
 use super::session_state::SessionState;
 use super::source_queue::SourceQueue;
 
-/// Pause before a delivery is requeued because the broker refused the publication. Without a
-/// pause it would circulate in a tight loop.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// Back-off of a settlement that fails.
+const BACKOFF: Backoff = Backoff {
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(30),
+    jitter: 0.2,
+};
+/// Maximum time after which a delivery that can't be settled is requeued. The broker closes the
+/// channel of a consumer that holds a message for 30 minutes.
+const PERSIST_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The command for the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,30 +56,41 @@ impl Settler {
             return BrokerAction::Stale;
         }
         let message = &parts.message;
-        let outcome = match settlement {
-            Settlement::Ack(None) => Ok(()),
-            Settlement::Ack(Some(reply)) => self.reply(message, reply).await,
+        match &settlement {
             Settlement::Requeue => return BrokerAction::Requeue,
-            Settlement::Retry { after, attempt } => {
-                self.router
-                    .retry(&self.source.queue, message, attempt, after)
-                    .await
+            Settlement::DeadLetter(_) if self.dead_letters.is_none() => {
+                return BrokerAction::Requeue;
             }
-            Settlement::DeadLetter(letter) => match &self.dead_letters {
-                Some(dead_letters) => {
+            _ => {}
+        }
+        self.persist(message, || self.publish(message, &settlement))
+            .await
+    }
+
+    /// Publishes the messages that precede the ack.
+    async fn publish(
+        &self,
+        message: &Message,
+        settlement: &Settlement,
+    ) -> Result<(), TransportError> {
+        match settlement {
+            Settlement::Ack(None) | Settlement::Requeue => Ok(()),
+            Settlement::Ack(Some(reply)) => self.reply(message, reply.clone()).await,
+            Settlement::Retry { after, attempt } => {
+                let queue = &self.source.queue;
+                self.router.retry(queue, message, *attempt, *after).await
+            }
+            Settlement::DeadLetter(letter) => {
+                if let Some(dead_letters) = &self.dead_letters {
                     let kept = letter.letter(message);
                     let sent = self
                         .router
                         .send_to_queue(dead_letters, &kept, letter.attempts);
-                    match sent.await {
-                        Ok(()) => self.reply(message, Err(letter.error.clone())).await,
-                        error => error,
-                    }
+                    sent.await?;
                 }
-                None => return BrokerAction::Requeue,
-            },
-        };
-        self.or_requeue(message, outcome).await
+                self.reply(message, Err(letter.error.clone())).await
+            }
+        }
     }
 
     /// Moves a suspect to the quarantine queue.
@@ -84,25 +103,39 @@ impl Settler {
         let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
         let (queue, message) = (&self.source.queue.id, &decoded.message);
         info!(%queue, id = %message.id, "message was in flight during two crashes, moving it to quarantine");
-        let sent = self
-            .router
-            .to_suspects(queue, message, decoded.crash_record);
-        let outcome = sent.await;
-        self.or_requeue(message, outcome).await
+        let sent = || {
+            self.router
+                .to_suspects(queue, message, decoded.crash_record)
+        };
+        self.persist(message, sent).await
     }
 
-    async fn or_requeue(
-        &self,
-        message: &Message,
-        outcome: Result<(), TransportError>,
-    ) -> BrokerAction {
-        let Err(error) = outcome else {
-            return BrokerAction::Ack;
-        };
-        if self.session_state.check().is_ok() {
+    /// Publishes until that succeeds, with back-off. Meanwhile the delivery stays in flight: if it
+    /// were requeued, its handler would run again without an end. It is requeued after
+    /// [`PERSIST_MAX`], and when the transport is flushed.
+    async fn persist<F>(&self, message: &Message, publish: impl Fn() -> F) -> BrokerAction
+    where
+        F: Future<Output = Result<(), TransportError>>,
+    {
+        let mut hurries = self.session_state.hurries();
+        let since = Instant::now();
+        let mut trouble = None;
+        for failures in 0.. {
+            let Err(error) = publish().await else {
+                return BrokerAction::Ack;
+            };
+            if self.session_state.check().is_err() {
+                break;
+            }
+            let trouble = trouble.get_or_insert_with(|| self.session_state.settlement_trouble());
+            trouble.failed(&error);
             let (queue, id) = (&self.source.queue.id, &message.id);
-            warn!(%queue, %id, %error, "settlement failed, requeueing the message");
-            tokio::time::sleep(REFUSED_PAUSE).await;
+            let wait = BACKOFF.delay(failures, fastrand::f64());
+            warn!(%queue, %id, %error, ?wait, "settlement failed, trying again");
+            let in_time = since.elapsed() + wait <= PERSIST_MAX;
+            if !self.session_state.pause(wait, &mut hurries).await || !in_time {
+                break;
+            }
         }
         BrokerAction::Requeue
     }

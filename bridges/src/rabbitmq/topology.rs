@@ -101,6 +101,7 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     for source in &topology.single {
         all.push(lease_declaration(app, source)?.1);
     }
+    all.extend(due_declarations(app)?);
     Ok(all)
 }
 
@@ -168,6 +169,13 @@ impl Step {
         })
     }
 
+    /// Returns the step whose queue has this name.
+    pub(super) fn of_queue(app: &str, name: &str) -> Option<Self> {
+        let ms = name.strip_prefix(app)?.strip_prefix(".wait.")?;
+        let wait = Duration::from_millis(ms.parse().ok()?);
+        Self::at_least(wait).filter(|step| step.wait == wait)
+    }
+
     /// Iterates over all steps, shortest first.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let mut next = Self::at_least(Duration::ZERO);
@@ -183,45 +191,60 @@ impl Step {
         Self::at_least(Duration::from_millis(STEP_MS_MAX)).expect("there is a longest step")
     }
 
-    /// Returns `APP.delay.<ms>`, the name of the step's exchange and queue.
+    /// Returns `APP.wait.<ms>`, the name of the step's queue.
     pub(super) fn name(self, app: &str) -> Result<ShortString, TransportError> {
+        short(format!("{app}.wait.{}", self.wait.as_millis()))
+    }
+
+    /// Returns `APP.delay.<ms>`, the name that earlier versions gave the step's queue. The broker
+    /// moves its messages to their queues itself.
+    pub(super) fn old_name(self, app: &str) -> Result<ShortString, TransportError> {
         short(format!("{app}.delay.{}", self.wait.as_millis()))
     }
 
-    /// Returns the declarations of the step: a queue, and a fanout exchange that fills it. The
-    /// routing key is thereby free to name the target queue.
-    pub(super) fn declarations(self, app: &str) -> Result<Vec<Declaration>, TransportError> {
-        let name = self.name(app)?;
-        Ok(vec![
-            Declaration::Queue {
-                name: name.clone(),
-                arguments: self.arguments(),
-            },
-            Declaration::Exchange {
-                name: name.clone(),
-                kind: ExchangeKind::Fanout,
-            },
-            Declaration::Binding {
-                queue: name.clone(),
-                exchange: name,
-                key: "".into(),
-            },
-        ])
-    }
-
-    /// When the delay is over, the broker moves the message through the default exchange to the
-    /// queue that its routing key names.
+    /// Returns the declaration of the step's queue.
     ///
-    /// It moves the message at least once: it deletes it only after the target queue has stored
-    /// it.
-    fn arguments(self) -> FieldTable {
-        let mut table = quorum();
+    /// When the delay is over, the broker moves the message to `APP.due`, and `delay_relay` moves
+    /// it on to its queue. The broker moves at most 32 messages of a queue at a time: if it moved
+    /// them to their queues itself, 32 messages for a queue that is gone or full would hold up all
+    /// others with the same delay.
+    pub(super) fn declaration(self, app: &str) -> Result<Declaration, TransportError> {
+        let mut arguments = quorum_limited();
         let ms = self.wait.as_millis() as i64;
-        table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ms));
-        table.insert("x-dead-letter-exchange".into(), text(""));
-        dead_letter_at_least_once(&mut table);
-        table
+        arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ms));
+        dead_letter_to(&mut arguments, &due_name(app)?);
+        let name = self.name(app)?;
+        Ok(Declaration::Queue { name, arguments })
     }
+}
+
+/// Returns `APP.due`, the name of the queue of messages whose delay is over.
+pub(super) fn due_name(app: &str) -> Result<ShortString, TransportError> {
+    short(format!("{app}.due"))
+}
+
+/// Returns `APP.unroutable`, the name of the queue of messages whose queue is gone.
+pub(super) fn unroutable_name(app: &str) -> Result<ShortString, TransportError> {
+    short(format!("{app}.unroutable"))
+}
+
+/// Returns the declarations of the queues behind the delay steps.
+fn due_declarations(app: &str) -> Result<[Declaration; 2], TransportError> {
+    let unroutable = unroutable_name(app)?;
+    // Without a route, the broker would drop a message that was delivered too often: a policy may
+    // set a low limit.
+    let mut arguments = quorum_limited();
+    dead_letter_to(&mut arguments, &unroutable);
+    Ok([
+        Declaration::Queue {
+            name: unroutable,
+            arguments: quorum_limited(),
+        },
+        Declaration::Queue {
+            name: due_name(app)?,
+            arguments,
+        },
+    ])
 }
 
 /// Returns `APP.ledger`, the name of the ledger's queue.
@@ -258,12 +281,7 @@ pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, Tran
 /// Arguments of a work queue: a message over the delivery limit goes to the dead-letter queue.
 fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable {
     let mut table = quorum_limited();
-    table.insert("x-dead-letter-exchange".into(), text(""));
-    table.insert(
-        "x-dead-letter-routing-key".into(),
-        text(dead_letters.as_str()),
-    );
-    dead_letter_at_least_once(&mut table);
+    dead_letter_to(&mut table, dead_letters);
     if single_active {
         let name = "x-single-active-consumer".into();
         table.insert(name, AMQPValue::Boolean(true));
@@ -271,10 +289,14 @@ fn work_arguments(dead_letters: &ShortString, single_active: bool) -> FieldTable
     table
 }
 
-/// Arguments of a dead-letter or quarantine queue. The broker moves no message on from there.
+/// Arguments of a queue from which the broker moves no message on, such as a dead-letter queue.
 fn quorum_limited() -> FieldTable {
-    let mut table = quorum();
-    add_delivery_limit(&mut table);
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), text("quorum"));
+    table.insert(
+        "x-delivery-limit".into(),
+        AMQPValue::LongInt(DELIVERIES_MAX),
+    );
     table
 }
 
@@ -285,21 +307,11 @@ fn lease_arguments() -> FieldTable {
     table
 }
 
-fn quorum() -> FieldTable {
-    let mut table = FieldTable::default();
-    table.insert("x-queue-type".into(), text("quorum"));
-    table
-}
-
-fn add_delivery_limit(table: &mut FieldTable) {
-    table.insert(
-        "x-delivery-limit".into(),
-        AMQPValue::LongInt(DELIVERIES_MAX),
-    );
-}
-
-/// Without `reject-publish` the broker silently dead-letters at most once.
-fn dead_letter_at_least_once(table: &mut FieldTable) {
+/// Dead-letters to this queue at least once. Without `reject-publish` the broker silently does so
+/// at most once.
+fn dead_letter_to(table: &mut FieldTable, queue: &ShortString) {
+    table.insert("x-dead-letter-exchange".into(), text(""));
+    table.insert("x-dead-letter-routing-key".into(), text(queue.as_str()));
     table.insert("x-dead-letter-strategy".into(), text("at-least-once"));
     table.insert("x-overflow".into(), text("reject-publish"));
 }
@@ -352,7 +364,7 @@ mod tests {
             "shop.stock.dlq"
         );
         let step = Step::at_least(Duration::from_secs(1)).unwrap();
-        assert_eq!(step.name("shop").unwrap().as_str(), "shop.delay.1600");
+        assert_eq!(step.name("shop").unwrap().as_str(), "shop.wait.1600");
         assert!(step.name(&"x".repeat(250)).is_err());
     }
 }

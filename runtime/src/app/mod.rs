@@ -12,6 +12,7 @@ mod run;
 mod snapshot;
 mod status;
 mod stop;
+mod stranded;
 mod summary;
 mod tree_builder;
 

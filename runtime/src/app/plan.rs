@@ -9,13 +9,15 @@ use crate::redact::Redactor;
 use crate::service::{ConfiguredType, Kind};
 use crate::settings::{Isolation, ServiceSettings};
 use crate::supervision::{GiveUpPolicy, Intensity, Strategy};
-use crate::transport::{ExternalBinding, QueueSpec, Topology};
+use crate::transport::{ExternalBinding, QueueSpec, RenewUrl, Topology};
 
 /// The plan of an app. [`crate::manifest::load`] makes it.
 pub struct Plan {
     pub(crate) name: Arc<str>,
     /// URL of the transport, including secrets.
     pub(crate) transport: String,
+    /// Reads the URL again if it has `${file:PATH}`.
+    pub(crate) renew_transport: Option<RenewUrl>,
     pub(crate) data: PathBuf,
     pub(crate) workers: usize,
     pub(crate) shutdown_timeout: Duration,

@@ -160,7 +160,10 @@ impl App {
         let connector = transports.for_url(&plan.transport).ok_or_else(|| {
             StartError::NoTransport(crate::redact::without_password(&plan.transport))
         })?;
-        let transport = connector.connect(&plan.transport, pressure.clone()).await?;
+        let (url, renew) = (&plan.transport, plan.renew_transport.clone());
+        let transport = connector
+            .connect_renewing(url, renew, pressure.clone())
+            .await?;
         transport.declare(&plan.topology()).await?;
         let threads = Rc::new(Threads::new(match workers {
             Workers::Here => 0,
@@ -223,7 +226,7 @@ impl App {
             }),
             queues: QueueAccess::Live(
                 transport.clone(),
-                DeadLetters::new(transport.clone(), topology),
+                DeadLetters::new(transport.clone(), topology.clone()),
             ),
         };
         let registry = prometheus::Registry::new();
@@ -232,7 +235,7 @@ impl App {
         let watching = match workers {
             Workers::Here => Vec::new(),
             Workers::Threads => vec![
-                tokio::task::spawn_local(view.clone().keep_depths()),
+                tokio::task::spawn_local(view.clone().watch_queues(topology)),
                 tokio::task::spawn_local(watch(
                     threads.clone(),
                     planned.services(),

@@ -18,7 +18,7 @@ use crate::metrics::WorkerLag;
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::supervision::Strategy;
-use crate::transport::{Depth, Status, Transport, WaitReason};
+use crate::transport::{Depth, Status, StrandedQueue, Transport, WaitReason};
 
 /// Interval at which queue depths are read.
 const DEPTHS_EVERY: Duration = Duration::from_secs(1);
@@ -43,6 +43,8 @@ pub(crate) struct AppStatus {
     pub(crate) workers: Arc<WorkerLag>,
     redactor: Arc<Redactor>,
     depths: Mutex<HashMap<QueueId, (Instant, Depth)>>,
+    /// Queues whose messages no service reads.
+    pub(super) stranded: Mutex<Vec<StrandedQueue>>,
     phase: AtomicU8,
 }
 
@@ -149,6 +151,7 @@ impl AppStatus {
             workers,
             redactor,
             depths: Mutex::default(),
+            stranded: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
         })
     }
@@ -166,7 +169,8 @@ impl AppStatus {
     pub(crate) fn transport_status(&self) -> Status {
         let mut status = self.transport.status().borrow().clone();
         let texts = [&mut status.down, &mut status.scarce];
-        for text in texts.into_iter().flatten() {
+        let texts = texts.into_iter().flatten();
+        for text in texts.chain(status.degraded.values_mut()) {
             *text = self.redactor.clean(text).into_owned();
         }
         status
@@ -178,15 +182,15 @@ impl AppStatus {
         self.services.iter().filter(waits).count()
     }
 
-    /// Returns a text for each source that waits. Such an app is ready: the queue keeps what was
-    /// accepted, and the source goes on by itself.
+    /// Returns a text for each source that waits, and for each queue that no service reads. Such an
+    /// app is ready: the queues keep what was accepted, and a source goes on by itself.
     pub(crate) fn notes(&self) -> Vec<String> {
         let notes = self.services.iter().flat_map(|service| {
             let label = &service.hosted.label;
             let reasons = service.waits_for().into_iter();
             reasons.map(move |reason| format!("the source {label} waits: {reason}"))
         });
-        notes.collect()
+        notes.chain(self.stranded_notes()).collect()
     }
 
     /// Returns the depth of a queue, if a recent one is known.
@@ -278,6 +282,8 @@ impl AppStatus {
                 "the transport {scheme} is low on disk space, sources wait until messages are handled: {why}"
             ));
         }
+        let degraded = status.degraded.into_values();
+        reasons.extend(degraded.map(|why| format!("the transport {scheme}: {why}")));
         for service in &self.services {
             reasons.extend(service.not_ready());
         }

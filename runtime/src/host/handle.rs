@@ -256,6 +256,13 @@ impl InstanceLoop {
             && self.env.clock.unix_ms() >= with_tolerance(deadline_ms)
         {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
+            if let Some(suppressed) = self.env.control.expired_log.event() {
+                let (service, id, asker) = (&*self.env.label, &message.id, &*message.source);
+                let since_ms = |ms: u64| Duration::from_millis(ms.saturating_sub(message.time_ms));
+                let age = since_ms(self.env.clock.unix_ms());
+                let allowed = since_ms(deadline_ms);
+                warn!(service, %id, asker, ?age, ?allowed, suppressed, "request expired before it was handled, acked; compare the clocks of both machines if it did not wait that long");
+            }
             let (input, attempt) = (delivery.input(), delivery.attempt());
             let now = Instant::now();
             let record = AttemptRecord::new(message, input, attempt, Outcome::Expired, now);

@@ -43,6 +43,7 @@ mod listeners;
 mod no_effect;
 mod position_owner;
 mod redaction;
+mod renewal;
 mod report;
 mod requests;
 mod required_guarantees;
@@ -141,6 +142,7 @@ pub fn load_with_warnings(
     if let Some(url) = &options.transport {
         loader.override_transport(&mut merged, url);
     }
+    let template = renewal::UrlTemplate::find(&merged, &loader.files);
     for entry in &mut merged.entries {
         variables::fill(
             &mut entry.node,
@@ -153,7 +155,9 @@ pub fn load_with_warnings(
     if let Some(url) = &options.transport {
         set_transport(&mut merged, url, loader.files.len() - 1);
     }
-    let plan = loader.plan(&merged, options, catalog, transports);
+    let mut plan = loader.plan(&merged, options, catalog, transports);
+    let redactor = plan.redactor.clone();
+    plan.renew_transport = template.map(|template| template.renew(transports, redactor));
     if loader.problems.is_empty() {
         let (top, mut warnings) = (Section::top(&merged), Problems::default());
         no_effect::check(&top, &plan, &mut warnings);
@@ -265,6 +269,7 @@ impl Loader {
         let mut plan = Plan {
             name: app.name,
             transport: app.transport.clone(),
+            renew_transport: None,
             data: app.data,
             workers: app.workers,
             shutdown_timeout: app.shutdown_timeout,

@@ -3,7 +3,7 @@
 //! A default may contain variables, which are looked up only if it is needed. The value of a
 //! variable is literal text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::codes;
 use super::report::Problems;
@@ -49,6 +49,23 @@ pub(super) fn fill(
         }
         _ => {}
     }
+}
+
+/// Fills in a text again, with the present content of the files that it names. They are relative
+/// to `folder`.
+///
+/// # Errors
+/// The problems, without the values of variables.
+pub(super) fn fill_again(text: &str, env: Lookup<'_>, folder: &Path) -> Result<String, String> {
+    let file = SourceFile {
+        name: String::new(),
+        folder: folder.to_owned(),
+        text: String::new(),
+    };
+    fill_text(text, env, &file, &mut Vec::new()).map_err(|errors| {
+        let texts: Vec<_> = errors.into_iter().map(|error| error.message).collect();
+        texts.join("; ")
+    })
 }
 
 struct Error {

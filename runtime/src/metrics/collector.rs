@@ -76,6 +76,12 @@ metrics! {
         "1 if the transport works.";
     RECONNECTS = "transport_reconnects_total" COUNTER ["transport"]
         "Reconnections of the transport.";
+    UNSETTLED = "settlements_failed_total" COUNTER ["transport"]
+        "Failed attempts to settle a delivery: to store its retry, dead letter or reply.";
+    OVERDUE = "delays_overdue" GAUGE ["transport"]
+        "Delays whose messages have not arrived in time.";
+    STRANDED = "stranded_messages" GAUGE ["transport"]
+        "Messages in queues of the app that no service reads.";
     CONFIRM = "confirm_duration_seconds" HISTOGRAM ["transport"]
         "Time from publishing a message to its confirm.";
     ASKS = "asks_total" COUNTER ["service", "outcome"]
@@ -257,13 +263,26 @@ fn transport_families(view: &AppStatus) -> Vec<Family> {
     up.add(&[scheme], f64::from(u8::from(status.down.is_none())));
     let mut reconnects = Family::new(&RECONNECTS);
     reconnects.add(&[scheme], status.reconnects as f64);
+    let figures = [
+        (&UNSETTLED, status.failed_settlements),
+        (&OVERDUE, status.overdue_delays),
+        (&STRANDED, view.stranded_messages()),
+    ];
+    let figures = figures.map(|(spec, value)| {
+        let mut family = Family::new(spec);
+        family.add(&[scheme], value as f64);
+        family
+    });
     let mut confirm = Family::new(&CONFIRM);
     // All services of an app share one histogram.
     let mut confirms = view.services.iter();
     if let Some(confirms) = confirms.find_map(|service| service.hosted.confirms.as_ref()) {
         confirm.add_durations(&[scheme], &confirms.lock());
     }
-    vec![paused, up, reconnects, confirm]
+    let mut families = vec![paused, up, reconnects];
+    families.extend(figures);
+    families.push(confirm);
+    families
 }
 
 #[cfg(test)]

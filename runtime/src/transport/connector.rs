@@ -11,6 +11,11 @@ use super::{
     Topology, Transport, TransportError,
 };
 
+/// Returns the URL of a transport with the present content of the files that it names.
+///
+/// An error describes the problem, without secrets.
+pub type RenewUrl = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
 /// Creates transports for one or more URL schemes.
 ///
 /// A program passes its connectors to [`crate::cli::main`]. The runtime itself has `memory:`.
@@ -97,6 +102,17 @@ pub trait Connector: Send + Sync {
         url: &'a str,
         pressure: Arc<Backpressure>,
     ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>>;
+
+    /// Connects, and calls `renew` before each later connection: a password may have been rotated.
+    fn connect_renewing<'a>(
+        &'a self,
+        url: &'a str,
+        renew: Option<RenewUrl>,
+        pressure: Arc<Backpressure>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Transport>, TransportError>> {
+        let _ = renew;
+        self.connect(url, pressure)
+    }
 }
 
 /// The connectors of a program, by URL scheme.

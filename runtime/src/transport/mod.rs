@@ -3,7 +3,7 @@
 //! These comments are the specification. The conformance suite in `tests/` checks each law on
 //! every transport that claims it. This module knows no broker.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -31,12 +31,14 @@ mod topology;
 pub(crate) use backpressure::SourcePressure;
 pub use backpressure::{Backpressure, DepthGauge, OutageGauge, WaitReason};
 pub use completion::Completion;
-pub use connector::{Connector, Transports, scheme_of};
+pub use connector::{Connector, RenewUrl, Transports, scheme_of};
 pub use error::{AskError, TransportError};
 pub use inspection::{Inspection, InspectionProblem};
 pub use lease::{Lease, LeaseKeeper};
 pub use limit::Limit;
-pub use prune::{Prune, PruneAction, Pruned, StaleQueue, StaleResource, judge, next_to_remove};
+pub use prune::{
+    Prune, PruneAction, Pruned, StaleQueue, StaleResource, StrandedQueue, judge, next_to_remove,
+};
 pub use replies::{Replies, Waiting};
 pub use search::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
 pub use topology::{ExternalBinding, ExternalSource, Overflow, QueueSpec, Topology};
@@ -149,6 +151,19 @@ pub trait Transport: Send + Sync + 'static {
     /// Counts the messages of a queue. If the broker can't count messages in flight or delayed,
     /// those of this process are counted.
     fn depth<'a>(&'a self, queue: &'a QueueId) -> BoxFuture<'a, Result<Depth, TransportError>>;
+
+    /// Finds the queues of the app that hold messages and that no service reads, neither of this
+    /// topology nor of another version that runs now. Changes nothing.
+    ///
+    /// # Errors
+    /// The queues can't be counted now.
+    fn stranded<'a>(
+        &'a self,
+        topology: &'a Topology,
+    ) -> BoxFuture<'a, Result<Vec<StrandedQueue>, TransportError>> {
+        let _ = topology;
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Searches the queues of the app for messages and changes nothing.
     ///
@@ -286,6 +301,12 @@ pub struct Status {
     pub scarce: Option<String>,
     /// The time since which the transport is down or short of space.
     pub since: Option<SystemTime>,
+    /// Problems of parts of a transport that is not down, by part. It tries by itself again.
+    pub degraded: BTreeMap<&'static str, String>,
+    /// Number of failed attempts to settle a delivery.
+    pub failed_settlements: u64,
+    /// Number of delays whose messages have not arrived in time.
+    pub overdue_delays: u64,
     /// The transport was closed by this process and won't work again.
     pub ended: bool,
     /// Number of times it has reconnected.

@@ -55,6 +55,15 @@ pub struct Pruned {
     pub leftovers: Vec<StaleResource>,
 }
 
+/// A queue of the app that holds messages and that no service reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrandedQueue {
+    /// Its name on the transport.
+    pub queue: String,
+    /// Number of its messages.
+    pub messages: u64,
+}
+
 /// A queue that the manifest does not name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleQueue {
@@ -62,6 +71,9 @@ pub struct StaleQueue {
     pub id: QueueId,
     /// Number of ready messages.
     pub messages: u64,
+    /// Number of messages that wait elsewhere for a retry or a scheduled time, and then come to
+    /// the queue.
+    pub delayed: u64,
     /// Number of consumers.
     pub consumers: u64,
     /// The action for it.
@@ -75,7 +87,9 @@ pub struct StaleQueue {
 /// dead-letter queue and a queue of suspects stay as long as a queue whose messages may end there.
 /// The message of a lease keeps no queue.
 pub fn judge(queues: &mut [StaleQueue], with_messages: bool) {
-    let full = |queue: &StaleQueue| queue.messages > 0 && !with_messages && !queue.id.is_lease();
+    let full = |queue: &StaleQueue| {
+        queue.messages + queue.delayed > 0 && !with_messages && !queue.id.is_lease()
+    };
     for at in 0..queues.len() {
         let queue = &queues[at];
         let siblings = || {
@@ -87,8 +101,14 @@ pub fn judge(queues: &mut [StaleQueue], with_messages: bool) {
             let used = &used.id;
             format!("{used} is consumed: an older version of the app runs")
         } else if full(queue) {
-            let messages = queue.messages;
-            format!("it holds {messages} messages, which would be removed with it")
+            match (queue.messages, queue.delayed) {
+                (0, delayed) => format!(
+                    "{delayed} messages wait for a retry or a scheduled time, and come to it then"
+                ),
+                (messages, _) => {
+                    format!("it holds {messages} messages, which would be removed with it")
+                }
+            }
         } else if let (true, Some(fed)) = (queue.id.is_auxiliary(), siblings().find(feeds)) {
             may_end_there(&fed.id)
         } else {
@@ -136,6 +156,7 @@ mod tests {
         StaleQueue {
             id: QueueId::new(service, input),
             messages,
+            delayed: 0,
             consumers,
             action: PruneAction::Removable,
         }
@@ -196,6 +217,10 @@ mod tests {
         ];
         assert_eq!(kept(&queues, false), [true, false, true, true]);
         assert_eq!(kept(&queues, true), [false; 4]);
+        let mut delayed = queues.clone();
+        (delayed[0].messages, delayed[0].delayed) = (0, 1);
+        assert_eq!(kept(&delayed, false), [true, false, true, true]);
+        assert_eq!(kept(&delayed, true), [false; 4]);
         let letters = [queue("old", "in", 0, 0), queue("old", "dlq", 2, 0)];
         assert_eq!(kept(&letters, false), [false, true]);
     }

@@ -13,6 +13,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 mod problems;
+mod stranded;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -96,7 +96,9 @@ fn a_fresh_broker_is_described_and_stays_unchanged() {
         "queue fresh.keep.suspect",
         "queue fresh.weather.in",
         "queue fresh.keep.in",
-        "queue fresh.lines.lease"
+        "queue fresh.lines.lease",
+        "queue fresh.unroutable",
+        "queue fresh.due"
     ]);
     assert_eq!(transport["missing"], missing);
     assert_eq!(transport["there"], serde_json::json!([]));
@@ -117,7 +119,7 @@ fn a_fresh_broker_is_described_and_stays_unchanged() {
     let output = check(&folder, &broker.url(), false);
     let text = said(&output);
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("8 queues and exchanges are there"), "{text}");
+    assert!(text.contains("10 queues and exchanges are there"), "{text}");
     assert!(!text.contains("not there yet"), "{text}");
     assert!(text.contains(&format!("RabbitMQ {version}")), "{text}");
     assert!(!text.contains("guest@"), "{text}");

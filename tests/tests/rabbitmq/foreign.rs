@@ -178,7 +178,7 @@ async fn an_external_queue_is_read_and_nothing_is_published_to_it() {
         "it is built",
     );
     // An hour needs two delay queues: their delays double.
-    let ladder = "reader.delay.6553600";
+    let ladder = "reader.wait.6553600";
     until("all wait on the app's ladder", PATIENCE, || {
         let rows = broker.ctl(&["list_queues", "name", "messages"]);
         let waiting = rows

@@ -5,7 +5,7 @@
 //! | `amqp` | the transport `amqp:` itself |
 //! | `breaker` | circuit breakers |
 //! | `check_connect` | `check --connect` |
-//! | `delays` | delayed messages without a queue |
+//! | `delays` | delayed messages and retries |
 //! | `dlq`, `dlq_running` | dead letters: list, replay, discard, export |
 //! | `foreign` | external queues and exchanges |
 //! | `fuzz` | random messages of other programs |

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 mod limits;
 mod registry;
+mod waiting;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 mod refused;
+mod rotated;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -11,6 +11,7 @@ use super::*;
 
 const ROUTE: Route<'static> = Route {
     suspect: None,
+    target: None,
     attempt: 1,
     past_topics: true,
     properties_bytes_max: 100_000,

@@ -65,7 +65,7 @@ impl Ground {
         std::thread::sleep(2 * COUNTED_EVERY);
         until("no message is delayed", DELAYS_MAX, || {
             let queues = self.queues_with_messages();
-            match queues.iter().any(|line| line.contains(".delay.")) {
+            match queues.iter().any(|line| line.contains(".wait.")) {
                 true => Err(queues.join("\n")),
                 false => Ok(queues),
             }

@@ -1,0 +1,56 @@
+//! Passwords and rights that change while the app runs.
+
+use super::*;
+
+const NEXT: &str = "p:ss/w@rd two";
+const NEXT_ENCODED: &str = "p%3Ass%2Fw%40rd%20two";
+
+#[test]
+fn a_password_in_a_file_is_read_again_for_the_next_connection() {
+    let world = World::the();
+    let broker = Broker::shared();
+    add_user(broker, "rotated", "/");
+    let folder = world.app("rotated", "memory:");
+    let admin = free_address();
+    let secret = folder.path().join("tls/password");
+    std::fs::write(&secret, format!("{PASSWORD_ENCODED}\n")).expect("it can be written");
+    let url = format!(
+        "amqp://rotated:${{file:tls/password}}@127.0.0.1:{}",
+        broker.port()
+    );
+    app(folder.path(), "rotated", &url, Some(&admin.to_string()));
+    let mut command = Command::new(brickwork());
+    command
+        .arg("run")
+        .arg(folder.path().join("app.toml"))
+        .current_dir("/");
+    let process = Process::start(command, folder.path(), "it was just built");
+    let ready = |wanted: bool, part: &str| {
+        until("readiness", PATIENCE, || {
+            let answer = http::get(admin, "/health/ready").map_err(|error| error.to_string())?;
+            match (answer.code == 200) == wanted && answer.body.contains(part) {
+                true => Ok(()),
+                false => Err(answer.body),
+            }
+        });
+    };
+    ready(true, "");
+    let change = format!(
+        "rabbit_auth_backend_internal:change_password(<<\"rotated\">>, <<\"{NEXT}\">>, <<\"test\">>)."
+    );
+    broker.ctl(&["eval", &change]);
+    broker.ctl(&[
+        "close_all_user_connections",
+        "rotated",
+        "a test closes them",
+    ]);
+    ready(false, "refused");
+    std::fs::write(&secret, NEXT_ENCODED).expect("it can be written");
+    ready(true, "");
+    let api = http::get(admin, "/api/app").expect("it answers").body;
+    for text in [api, process.stderr()] {
+        for hidden in [PASSWORD, PASSWORD_ENCODED, NEXT, NEXT_ENCODED] {
+            assert!(!text.contains(hidden), "{hidden}: {text}");
+        }
+    }
+}
