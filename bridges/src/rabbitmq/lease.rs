@@ -7,7 +7,6 @@
 //! it the token. So no process polls, and the number of tokens doesn't matter.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use brickwork::Envelope;
 use brickwork::transport::{LeaseKeeper, TransportError};
@@ -27,9 +26,8 @@ use super::topology::lease_declaration;
 
 /// Prefetch of tokens. More tokens wait on the broker.
 const TOKENS_PREFETCHED: u16 = 16;
-/// Interval at which the token is requeued and received again. The broker closes the channel of
-/// a consumer that holds a message for more than 30 minutes.
-const REQUEUE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Part of the time limit for deliveries after which the token is requeued and received again.
+const REQUEUE_PART: u32 = 2;
 
 type Granted = oneshot::Sender<Result<(), TransportError>>;
 
@@ -107,7 +105,8 @@ async fn try_hold(
     let token = Envelope::new("lease", "").into();
     let mut publishing = std::pin::pin!(session.router.send_to_queue(&name, &token, 1));
     let mut published = false;
-    let mut requeue = interval_at(Instant::now() + REQUEUE_INTERVAL, REQUEUE_INTERVAL);
+    let interval = session.settle_within / REQUEUE_PART;
+    let mut requeue = interval_at(Instant::now() + interval, interval);
     let mut held: Option<Delivery> = None;
     loop {
         tokio::select! {

@@ -10,6 +10,7 @@
 //! | `foreign` | external queues and exchanges |
 //! | `interop` | programs that speak AMQP without Brickwork |
 //! | `isolation` | services in child processes |
+//! | `long_handlers` | handlers that take longer than the broker waits for an ack |
 //! | `many_processes` | one app in many processes |
 //! | `poison` | a message that kills its process |
 //! | `prune` | stale queues and bindings |
@@ -29,6 +30,7 @@ mod dlq_running;
 mod foreign;
 mod interop;
 mod isolation;
+mod long_handlers;
 mod many_processes;
 mod poison;
 mod prune;
