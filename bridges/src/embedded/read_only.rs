@@ -32,23 +32,30 @@ impl ReadOnlyFolder {
     /// The file cannot be read, or is no file of queues.
     pub(super) fn open(folder: &Path) -> Result<Self, SqliteError> {
         let lock = lock_file(folder);
-        let (owner_process, our_lock) = match Lock::look(&lock, str::to_owned) {
-            Ok(our_lock) => (None, our_lock),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => (Some(error.to_string()), None),
-            Err(error) => return Err(unusable(&lock, &error)),
+        let look = || match Lock::look(&lock, str::to_owned) {
+            Ok(our_lock) => Ok((false, (None, our_lock))),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                Ok((true, (Some(error.to_string()), None)))
+            }
+            Err(error) => Err(unusable(&lock, &error)),
         };
         let path = file(folder);
         let is_there = path.try_exists().map_err(|error| unusable(&path, &error))?;
+        let (queues, (owner_process, our_lock)) = match is_there {
+            true => {
+                let (database, locked) = ReadOnlyDatabase::open_locked(&path, look)?;
+                (Some(database), locked)
+            }
+            false => (None, look()?.1),
+        };
         let mut view = Self {
             owner_process,
-            queues: None,
+            queues,
             is_up_to_date: true,
             _lock: our_lock,
         };
-        if is_there {
-            let database = ReadOnlyDatabase::open(&path, view.owner_process.is_some())?;
+        if let Some(database) = &view.queues {
             view.is_up_to_date = database.is_up_to_date(&schema())?;
-            view.queues = Some(database);
         }
         Ok(view)
     }

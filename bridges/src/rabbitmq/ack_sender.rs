@@ -40,9 +40,9 @@ impl AckSender {
         }
     }
 
-    /// Registers a delivery.
-    pub(super) fn received(&mut self, tag: u64) {
-        self.tracker.received(tag);
+    /// Returns the unsettled deliveries.
+    pub(super) fn tracker(&mut self) -> &mut AckTracker {
+        &mut self.tracker
     }
 
     /// Marks a delivery to be acked. [`AckSender::schedule`] must follow.
@@ -68,9 +68,12 @@ impl AckSender {
         }
     }
 
-    /// Sends the marked acks.
+    /// Sends the marked acks, unless the channel is lost.
     pub(super) fn send(&mut self) {
         self.scheduled = false;
+        if !self.channel.status().connected() {
+            return;
+        }
         for Ack { tag, multiple } in self.tracker.take_acks() {
             // The first poll hands the ack to the connection: acks leave in order, and a
             // `multiple` ack finds all earlier deliveries settled. If it fails later, the

@@ -6,23 +6,46 @@
 
 use std::collections::VecDeque;
 
+use tokio::time::Instant;
+
+use super::non_crash_redeliveries::MessageKey;
+
 /// The unsettled deliveries of one channel.
 #[derive(Debug)]
 pub(super) struct AckTracker {
     /// Tag of the first slot.
     first: u64,
     slots: VecDeque<Slot>,
-    /// Number of slots that are [`Slot::ToAck`].
+    /// Number of slots that are [`State::ToAck`].
     to_ack: usize,
 }
 
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    /// `None` in a gap.
+    key: Option<MessageKey>,
+    received: Instant,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
+enum State {
     Unsettled,
+    /// The service has settled it; its retry, dead letter or reply is not confirmed yet.
+    Settling,
     /// Settled here; the ack is not sent yet.
     ToAck,
     /// The broker knows the outcome.
     Settled,
+    /// Returns to its queue when the channel closes.
+    Kept,
+}
+
+impl State {
+    /// Returns whether the outcome is not known yet.
+    fn is_open(self) -> bool {
+        matches!(self, Self::Unsettled | Self::Settling)
+    }
 }
 
 /// An ack for the broker.
@@ -43,30 +66,81 @@ impl AckTracker {
     }
 
     /// Registers a delivery.
-    pub(super) fn received(&mut self, tag: u64) {
-        let index = (tag - self.first) as usize;
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, Slot::Unsettled);
+    pub(super) fn received(&mut self, tag: u64, key: MessageKey, now: Instant) {
+        // The broker numbers without gaps; a gap would block `multiple` acks only.
+        while self.first + (self.slots.len() as u64) < tag {
+            self.slots.push_back(Slot::new(None, now));
         }
+        self.slots.push_back(Slot::new(Some(key), now));
+    }
+
+    /// Marks a delivery whose settlement has begun.
+    pub(super) fn mark_settling(&mut self, tag: u64) {
+        self.mark(tag, State::Settling);
     }
 
     /// Marks a delivery to be acked.
     pub(super) fn mark_to_ack(&mut self, tag: u64) {
-        if let Some(slot @ Slot::Unsettled) = self.slot(tag) {
-            *slot = Slot::ToAck;
+        if self.mark(tag, State::ToAck) {
             self.to_ack += 1;
         }
     }
 
     /// Marks a delivery that was nacked on its own. Returns `false` if it was settled before.
     pub(super) fn mark_settled(&mut self, tag: u64) -> bool {
-        match self.slot(tag) {
-            Some(slot @ Slot::Unsettled) => {
-                *slot = Slot::Settled;
-                true
-            }
-            _ => false,
-        }
+        self.mark(tag, State::Settled)
+    }
+
+    /// Marks a delivery that returns to its queue when the channel closes.
+    pub(super) fn keep(&mut self, tag: u64) {
+        self.mark(tag, State::Kept);
+    }
+
+    /// Changes the state of a delivery. Returns `false` if it was settled or kept before.
+    fn mark(&mut self, tag: u64, state: State) -> bool {
+        let index = tag.checked_sub(self.first);
+        let slot = index.and_then(|index| self.slots.get_mut(index as usize));
+        let Some(slot) = slot.filter(|slot| slot.state.is_open()) else {
+            return false;
+        };
+        slot.state = state;
+        true
+    }
+
+    /// Returns the time at which the oldest unsettled delivery was received.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let oldest = self.slots.iter().find(|slot| slot.state.is_open());
+        oldest.map(|slot| slot.received)
+    }
+
+    /// Returns the message of a delivery that is not settled.
+    pub(super) fn key(&self, tag: u64) -> Option<MessageKey> {
+        let index = tag.checked_sub(self.first)?;
+        self.slots.get(index as usize)?.key
+    }
+
+    /// Returns the deliveries that are not settled yet.
+    pub(super) fn open(&self) -> impl Iterator<Item = (u64, MessageKey)> {
+        self.with_state(State::is_open)
+    }
+
+    /// Returns the deliveries whose settlement has begun and has not ended.
+    pub(super) fn settling(&self) -> impl Iterator<Item = (u64, MessageKey)> {
+        self.with_state(|state| state == State::Settling)
+    }
+
+    /// Returns the deliveries that are done and whose acks were not sent.
+    pub(super) fn unsent(&self) -> impl Iterator<Item = (u64, MessageKey)> {
+        self.with_state(|state| state == State::ToAck)
+    }
+
+    fn with_state(
+        &self,
+        wanted: impl Fn(State) -> bool,
+    ) -> impl Iterator<Item = (u64, MessageKey)> {
+        let slots = (self.first..).zip(&self.slots);
+        let wanted = slots.filter(move |(_, slot)| wanted(slot.state));
+        wanted.filter_map(|(tag, slot)| Some((tag, slot.key?)))
     }
 
     /// Number of deliveries whose ack is not sent yet.
@@ -83,9 +157,9 @@ impl AckTracker {
         }
         let (mut last, mut count) = (None, 0);
         while let Some(slot) = self.slots.front()
-            && *slot != Slot::Unsettled
+            && matches!(slot.state, State::ToAck | State::Settled)
         {
-            if *slot == Slot::ToAck {
+            if slot.state == State::ToAck {
                 // The ack must name a delivery that the broker still holds.
                 last = Some(self.first);
                 count += 1;
@@ -100,8 +174,8 @@ impl AckTracker {
             if left == 0 {
                 break;
             }
-            if *slot == Slot::ToAck {
-                *slot = Slot::Settled;
+            if slot.state == State::ToAck {
+                slot.state = State::Settled;
                 left -= 1;
                 let multiple = false;
                 acks.push(Ack { tag, multiple });
@@ -110,10 +184,15 @@ impl AckTracker {
         self.to_ack = 0;
         acks
     }
+}
 
-    fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
-        let index = tag.checked_sub(self.first)?;
-        self.slots.get_mut(index as usize)
+impl Slot {
+    fn new(key: Option<MessageKey>, received: Instant) -> Self {
+        Self {
+            state: State::Unsettled,
+            key,
+            received,
+        }
     }
 }
 
@@ -124,6 +203,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rabbitmq::non_crash_redeliveries::NonCrashRedeliveries;
+
+    fn key() -> MessageKey {
+        NonCrashRedeliveries::default().content_key("q", "content")
+    }
 
     /// Applies acks as a broker does.
     #[derive(Default)]
@@ -152,7 +236,7 @@ mod tests {
     fn a_settled_prefix_takes_one_multiple_ack() {
         let mut tracker = AckTracker::new();
         for tag in 1..=5 {
-            tracker.received(tag);
+            tracker.received(tag, key(), Instant::now());
         }
         for tag in [2, 1, 3, 5] {
             tracker.mark_to_ack(tag);
@@ -168,11 +252,33 @@ mod tests {
         assert_eq!(tracker.take_acks(), [single(4)]);
     }
 
+    #[test]
+    fn a_lost_channel_leaves_unacked_messages_in_three_states() {
+        let mut tracker = AckTracker::new();
+        for tag in 1..=6 {
+            tracker.received(tag, key(), Instant::now());
+        }
+        tracker.mark_to_ack(1);
+        assert_eq!(tracker.take_acks().len(), 1);
+        tracker.mark_settling(3);
+        tracker.keep(4);
+        tracker.mark_to_ack(5);
+        assert!(tracker.mark_settled(6) && !tracker.mark_settled(4));
+        let tags = |slots: Vec<(u64, MessageKey)>| -> Vec<u64> {
+            slots.into_iter().map(|(tag, _)| tag).collect()
+        };
+        assert_eq!(tags(tracker.open().collect()), [2, 3]);
+        assert_eq!(tags(tracker.settling().collect()), [3]);
+        assert_eq!(tags(tracker.unsent().collect()), [5]);
+        assert!(tracker.key(2).is_some() && tracker.key(1).is_none());
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Deliver,
         Ack(prop::sample::Index),
         Requeue(prop::sample::Index),
+        Keep(prop::sample::Index),
         Send,
     }
 
@@ -181,6 +287,7 @@ mod tests {
             3 => Just(Step::Deliver),
             3 => any::<prop::sample::Index>().prop_map(Step::Ack),
             1 => any::<prop::sample::Index>().prop_map(Step::Requeue),
+            1 => any::<prop::sample::Index>().prop_map(Step::Keep),
             1 => Just(Step::Send),
         ]
     }
@@ -196,7 +303,7 @@ mod tests {
                 match step {
                     Step::Deliver => {
                         received += 1;
-                        tracker.received(received);
+                        tracker.received(received, key(), Instant::now());
                         broker.unacked.insert(received);
                         open.push(received);
                     }
@@ -210,7 +317,10 @@ mod tests {
                         prop_assert!(tracker.mark_settled(tag));
                         prop_assert!(broker.unacked.remove(&tag));
                     }
-                    Step::Ack(_) | Step::Requeue(_) => {}
+                    Step::Keep(which) if !open.is_empty() => {
+                        tracker.keep(open.remove(which.index(open.len())));
+                    }
+                    Step::Ack(_) | Step::Requeue(_) | Step::Keep(_) => {}
                     Step::Send => {
                         for ack in tracker.take_acks() {
                             prop_assert!(broker.ack(ack), "{ack:?}");

@@ -24,9 +24,10 @@ const ENCODED: &str = "in a user, password or virtual host write @ : / ? # , % a
                        %23 %2C %25";
 
 /// Parameters that may follow the `?`.
-const PARAMETERS: [&str; 10] = [
+const PARAMETERS: [&str; 11] = [
     "heartbeat",
     "connection_timeout",
+    "consumer_timeout",
     "frame_max",
     "channel_max",
     "auth_mechanism",
@@ -51,6 +52,9 @@ const PATH_PARAMETERS: [&str; 3] = ["cacertfile", "certfile", "keyfile"];
 const HEARTBEAT_S: u16 = 10;
 /// Time limit to connect, including the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// RabbitMQ's default for the time after which it closes a channel with an unacked delivery.
+/// AMQP doesn't show the value of a broker.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// The broker's hosts, the credentials and the connection settings.
 ///
@@ -61,6 +65,8 @@ pub(super) struct Address {
     pub(super) hosts: Vec<Host>,
     pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
+    /// The broker's `consumer_timeout`.
+    pub(super) consumer_timeout: Duration,
     /// Index of the host of the last session.
     last: Mutex<Option<usize>>,
 }
@@ -88,6 +94,11 @@ impl Address {
         uri.authority.host.clone_from(&host.name);
         uri.authority.port = host.port;
         uri
+    }
+
+    /// Returns the time limit for deliveries: a margin before the broker's own.
+    pub(super) fn settle_within(&self) -> Duration {
+        self.consumer_timeout / 5 * 4
     }
 
     /// Returns every host in random order, so that apps spread over the nodes. The host of the
@@ -181,6 +192,9 @@ impl Address {
             tls,
             last: Mutex::default(),
             connect_timeout: connection_timeout.map_or(CONNECT_TIMEOUT, Duration::from_millis),
+            consumer_timeout: parameters
+                .number("consumer_timeout", 1000..=u64::from(u32::MAX))?
+                .map_or(CONSUMER_TIMEOUT, Duration::from_millis),
         })
     }
 }

@@ -320,6 +320,20 @@ pub(super) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
     id?.parse().ok()
 }
 
+/// Describes the properties that are the same at every delivery of a message.
+pub(super) fn lasting_properties(properties: &BasicProperties) -> String {
+    let mut properties = properties.clone();
+    if let Some(headers) = properties.headers() {
+        let lasting = headers.inner().iter();
+        let lasting = lasting.filter(|(name, _)| !name.as_str().starts_with("x-"));
+        let lasting = lasting.map(|(name, value)| (name.clone(), value.clone()));
+        let lasting =
+            lapin::types::FieldTable::from(lasting.collect::<std::collections::BTreeMap<_, _>>());
+        properties = properties.with_headers(lasting);
+    }
+    format!("{properties:?}")
+}
+
 /// The `message-id` property.
 fn message_id(properties: &BasicProperties) -> Option<Cow<'_, str>> {
     let id = properties.message_id().as_ref();

@@ -3,9 +3,11 @@
 //! It buffers deliveries, applies settlements and counts. Acks are sent in groups. A retry, a
 //! dead letter or a reply is published and confirmed before its input is acked. A message that
 //! was in flight during two crashes never reaches the buffer: the task moves it to the
-//! quarantine queue.
+//! quarantine queue. A message that the service still has from a lost channel waits for the end
+//! of that run. `ending` has the ways in which a consumer ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use brickwork::transport::TransportError;
 use brickwork::{DeliveryParts, Settlement};
@@ -13,31 +15,33 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
 
 use super::ack_sender::AckSender;
 use super::codec;
 use super::consumer_query::{ConsumerQuery, Count};
-use super::declarer::count_ready;
 use super::flushes::Flushes;
-use super::non_crash_redeliveries::NonCrashRedeliveries;
+use super::non_crash_redeliveries::{LostRun, MessageKey, NonCrashRedeliveries};
 use super::prefetch::{PrefetchBuffer, QueueConsumer};
 use super::settlement::{BrokerAction, Settler};
 use super::slot_queue::SlotQueue;
 use super::suspects::SuspectQueue;
 
+mod ending;
+mod queries;
+
 /// Maximum acks that are sent together.
 const ACKS_MAX: usize = 32;
 /// Maximum deliveries that are buffered at once.
 const BUFFER_BATCH_MAX: usize = 64;
-/// Maximum counts of a queue until two agree.
-const COUNT_ATTEMPTS_MAX: u32 = 6;
 
 /// Starts consuming, on the current runtime. Returns the consumer and the task's query sender.
+/// The consumer ends when a delivery is unsettled for `settle_within`.
 ///
 /// # Errors
 /// The broker refuses to consume.
@@ -46,6 +50,7 @@ pub(super) async fn consume(
     settler: Settler,
     suspects: &Arc<SuspectQueue>,
     bound: usize,
+    settle_within: Duration,
 ) -> lapin::Result<(QueueConsumer, mpsc::Sender<ConsumerQuery>)> {
     let bound = bound.clamp(1, usize::from(u16::MAX)) as u16;
     channel.basic_qos(bound, BasicQosOptions::default()).await?;
@@ -79,10 +84,14 @@ pub(super) async fn consume(
         work: FuturesUnordered::new(),
         settling: SlotQueue::default(),
         moving_to_suspects: 0,
+        held: Vec::new(),
         to_requeue: Vec::new(),
         flushes: Flushes::default(),
         bound,
+        settle_within,
         stopped: false,
+        leaving: false,
+        lost: false,
     };
     tokio::spawn(task.run(received));
     Ok((QueueConsumer(buffer), queries))
@@ -121,11 +130,18 @@ struct ConsumerTask {
     settling: SlotQueue<()>,
     /// Suspects on their way to the quarantine queue.
     moving_to_suspects: usize,
+    /// Redeliveries of messages that the service still has from a lost channel.
+    held: Vec<Delivery>,
     /// Deliveries to requeue after the last one has arrived.
     to_requeue: Vec<u64>,
     flushes: Flushes,
     bound: u16,
+    settle_within: Duration,
     stopped: bool,
+    /// The channel closes as soon as nothing is in flight, without a cancel.
+    leaving: bool,
+    /// The channel is gone: the broker redelivers all unacked messages.
+    lost: bool,
 }
 
 impl ConsumerTask {
@@ -133,11 +149,13 @@ impl ConsumerTask {
         let (buffer, settler) = (self.buffer.clone(), self.settler.clone());
         let ended = settler.session_state.ended();
         tokio::pin!(ended);
+        let mut run_ends = self.non_crash().ends();
+        let mut overdue = Box::pin(sleep(self.settle_within));
         while !self.is_done() {
             tokio::select! {
                 biased;
                 error = &mut ended => {
-                    self.connection_lost(error);
+                    self.lose(error);
                     break;
                 }
                 Some(done) = self.work.next() => self.on_event(done),
@@ -149,20 +167,15 @@ impl ConsumerTask {
                 }
                 delivery = next(&mut self.deliveries) => self.received(delivery),
                 () = self.acks.due() => self.acks.send(),
-                () = buffer.stop.notified(), if !self.stopped => self.stop(),
+                () = buffer.stop.notified(), if !self.stopped => self.stop(TransportError::Closed),
+                Ok(()) = run_ends.changed(), if !self.held.is_empty() => self.release_held(),
+                () = &mut overdue, if !self.stopped => {
+                    let next = self.check_overdue();
+                    overdue.as_mut().reset(next);
+                }
             }
         }
-        self.acks.send();
-        if settler.session_state.check().is_ok() {
-            sleep(self.acks.close_delay()).await;
-        }
-        // The broker requeues unsettled deliveries when the channel closes.
-        let _closed = self.channel.close(200, "done".into()).await;
-    }
-
-    /// Whether no more deliveries arrive and none is unsettled.
-    fn is_done(&self) -> bool {
-        self.deliveries.is_none() && self.work.is_empty() && self.buffer.in_flight() == 0
+        self.close_channel().await;
     }
 
     /// Buffers a delivery and those that have arrived with it.
@@ -170,7 +183,7 @@ impl ConsumerTask {
         let mut group = Vec::new();
         let mut received = Some(first);
         while let Some(Some(Ok(delivery))) = received {
-            self.quarantine_or_deliver(delivery, &mut group);
+            self.register(delivery, &mut group);
             received = match &mut self.deliveries {
                 Some(deliveries) if group.len() < BUFFER_BATCH_MAX => {
                     deliveries.next().now_or_never()
@@ -199,18 +212,62 @@ impl ConsumerTask {
         }
     }
 
-    fn quarantine_or_deliver(&mut self, delivery: Delivery, group: &mut Vec<Delivery>) {
+    fn register(&mut self, delivery: Delivery, group: &mut Vec<Delivery>) {
+        let (tag, key) = (delivery.delivery_tag, self.key_of(&delivery));
+        let tracker = self.acks.tracker();
+        tracker.received(tag, key, Instant::now());
+        if self.leaving {
+            tracker.keep(tag);
+            return self.non_crash().add(key);
+        }
+        self.hold_or_deliver(delivery, key, group);
+    }
+
+    /// Acks or holds the redelivery of a message that the service had when a channel was lost;
+    /// adds another one to the group.
+    fn hold_or_deliver(&mut self, delivery: Delivery, key: MessageKey, group: &mut Vec<Delivery>) {
+        let (tag, queue) = (delivery.delivery_tag, &self.settler.source.name);
+        match self.non_crash().lost_run(key) {
+            LostRun::Done if delivery.redelivered => {
+                debug!(%queue, tag, "acking a message that is done");
+                self.non_crash().take_done(key);
+                self.acks.mark(tag);
+                return self.acks.schedule();
+            }
+            // Published again under the same id.
+            LostRun::Done if key.has_id => self.non_crash().take_done(key),
+            LostRun::Running if delivery.redelivered => {
+                debug!(%queue, tag, "holding a message that is being handled");
+                return self.held.push(delivery);
+            }
+            _ => {}
+        }
+        self.quarantine_or_deliver(delivery, key, group);
+    }
+
+    /// Delivers the messages whose earlier runs have ended.
+    fn release_held(&mut self) {
+        let mut group = Vec::new();
+        for delivery in std::mem::take(&mut self.held) {
+            let key = self.key_of(&delivery);
+            self.hold_or_deliver(delivery, key, &mut group);
+        }
+        self.buffer.put_in_order(group);
+    }
+
+    fn quarantine_or_deliver(
+        &mut self,
+        delivery: Delivery,
+        key: MessageKey,
+        group: &mut Vec<Delivery>,
+    ) {
         let tag = delivery.delivery_tag;
-        self.acks.received(tag);
         let suspect = self.settler.dead_letters.is_some()
             && self.settler.source.is_suspect(
                 delivery.redelivered,
                 delivery.exchange.as_str(),
                 &delivery.properties,
-                || {
-                    let id = codec::id_of(&delivery.properties);
-                    id.map_or(0, |id| self.non_crash().count(self.name(), &id))
-                },
+                || self.non_crash().count(key),
             );
         if !suspect {
             return group.push(delivery);
@@ -225,47 +282,25 @@ impl ConsumerTask {
         });
     }
 
-    /// Handles the end of a consumer that wasn't stopped.
-    fn consumer_ended(&mut self, why: &str) {
-        self.deliveries = None;
-        let error = match self.settler.session_state.check() {
-            Err(ended) => ended,
-            Ok(()) => TransportError::Lost(format!("queue {}: {why}", self.settler.source.name)),
-        };
-        self.requeue_fetched(error);
-    }
-
     fn apply_settlements(&mut self) {
         let mut acks = 0;
         for (parts, settlement) in self.buffer.take_settlements() {
             if let Settlement::Ack(None) = settlement {
-                self.non_crash().forget(self.name(), &parts.message.id);
-                self.acks.mark(parts.tag);
+                self.apply(parts.tag, BrokerAction::Ack);
                 acks += 1;
             } else {
                 self.settle(parts, settlement);
             }
         }
-        if acks > 0 {
-            self.buffer.release(acks);
-            self.acks.schedule();
-        }
+        self.buffer.release(acks);
     }
 
     fn settle(&mut self, parts: DeliveryParts, settlement: Settlement) {
-        let (settler, channel) = (self.settler.clone(), self.channel.clone());
-        let non_crash = self.non_crash().clone();
-        self.start_settlement(parts.tag, true, async move {
-            let settled = match channel.status().connected() {
-                true => settler.settle(&parts, settlement).await,
-                false => BrokerAction::Stale,
-            };
-            let (queue, id) = (settler.source.name.as_str(), &parts.message.id);
-            match settled {
-                BrokerAction::Ack => non_crash.forget(queue, id),
-                BrokerAction::Requeue | BrokerAction::Stale => non_crash.add(queue, id),
-            }
-            settled
+        let (settler, tag) = (self.settler.clone(), parts.tag);
+        self.acks.tracker().mark_settling(tag);
+        // The channel may be lost. Then the redelivery is acked if this succeeds.
+        self.start_settlement(tag, true, async move {
+            settler.settle(&parts, settlement).await
         });
     }
 
@@ -287,35 +322,6 @@ impl ConsumerTask {
         }));
     }
 
-    fn answer(&mut self, query: ConsumerQuery) {
-        match query {
-            ConsumerQuery::Flush(done) => {
-                self.flushes.add(self.settling.next(), done);
-                self.report_flushes();
-            }
-            ConsumerQuery::Count(answer) => self.count(None, COUNT_ATTEMPTS_MAX, answer),
-        }
-    }
-
-    /// Counts on the channel of the deliveries. Between the broker's count and the reply a
-    /// delivery may be neither ready nor buffered, so the count is repeated until two agree.
-    fn count(
-        &mut self,
-        before: Option<Count>,
-        attempts: u32,
-        answer: oneshot::Sender<Result<Count, TransportError>>,
-    ) {
-        let (channel, name) = (self.channel.clone(), self.settler.source.name.clone());
-        self.work.push(Box::pin(async move {
-            Event::Counted {
-                ready: count_ready(&channel, name).await,
-                before,
-                attempts,
-                answer,
-            }
-        }));
-    }
-
     fn on_event(&mut self, done: Event) {
         match done {
             Event::Settled {
@@ -324,14 +330,7 @@ impl ConsumerTask {
                 outcome,
                 was_in_flight,
             } => {
-                match outcome {
-                    BrokerAction::Ack => {
-                        self.acks.mark(tag);
-                        self.acks.schedule();
-                    }
-                    BrokerAction::Requeue => self.requeue(tag),
-                    BrokerAction::Stale => {}
-                }
+                self.apply(tag, outcome);
                 match was_in_flight {
                     true => self.buffer.release(1),
                     false => self.moving_to_suspects -= 1,
@@ -358,27 +357,30 @@ impl ConsumerTask {
         }
     }
 
-    fn counted(
-        &mut self,
-        ready: lapin::Result<u64>,
-        before: Option<Count>,
-        attempts: u32,
-        answer: oneshot::Sender<Result<Count, TransportError>>,
-    ) {
-        self.buffer_ready();
-        let (fetched, in_flight) = self.buffer.counts();
-        let count = ready.map(|ready| Count {
-            ready,
-            fetched: (fetched + self.moving_to_suspects) as u64,
-            in_flight: in_flight as u64,
-        });
-        let _gone = match count {
-            Ok(count) if before != Some(count) && attempts > 1 => {
-                return self.count(Some(count), attempts - 1, answer);
+    /// Acks or requeues a delivery, and records a redelivery to come.
+    fn apply(&mut self, tag: u64, action: BrokerAction) {
+        let is_done = action == BrokerAction::Ack;
+        if let Some(key) = self.acks.tracker().key(tag) {
+            match (self.lost, is_done) {
+                (true, _) => self.non_crash().ended(key, is_done),
+                (false, true) => self.non_crash().forget(key),
+                (false, false) => self.non_crash().add(key),
             }
-            Ok(count) => answer.send(Ok(count)),
-            Err(error) => answer.send(Err(TransportError::Lost(error.to_string()))),
-        };
+        }
+        if self.lost {
+            self.acks.tracker().mark_settled(tag);
+            return;
+        }
+        match action {
+            BrokerAction::Ack => {
+                self.acks.mark(tag);
+                self.acks.schedule();
+            }
+            BrokerAction::Requeue => self.requeue(tag),
+            BrokerAction::Stale => {
+                self.acks.tracker().mark_settled(tag);
+            }
+        }
     }
 
     /// Buffers the deliveries that have arrived.
@@ -391,45 +393,20 @@ impl ConsumerTask {
         }
     }
 
-    fn stop(&mut self) {
-        self.stopped = true;
-        let Some(deliveries) = &self.deliveries else {
-            return;
-        };
-        let (channel, tag) = (self.channel.clone(), deliveries.tag());
-        self.work.push(Box::pin(async move {
-            // If this fails, the channel is gone, and the broker requeues everything.
-            let _gone = channel
-                .basic_cancel(tag, BasicCancelOptions::default())
-                .await;
-            Event::Cancelled
-        }));
-    }
-
-    fn requeue_fetched(&mut self, error: TransportError) {
-        for tag in std::mem::take(&mut self.to_requeue) {
-            self.requeue(tag);
-        }
-        let fetched = self.buffer.end(error);
-        for delivery in &fetched {
-            self.record_non_crash(delivery);
-            self.requeue(delivery.delivery_tag);
-        }
-        self.buffer.release(fetched.len());
-        self.report_flushes();
-    }
-
-    /// Ends the consumer because the connection was lost.
-    fn connection_lost(&self, error: TransportError) {
-        for delivery in &self.buffer.end(error) {
-            self.record_non_crash(delivery);
-        }
-    }
-
     /// Records that the coming redelivery isn't the effect of a crash.
     fn record_non_crash(&self, delivery: &Delivery) {
-        if let Some(id) = codec::id_of(&delivery.properties) {
-            self.non_crash().add(self.name(), &id);
+        self.non_crash().add(self.key_of(delivery));
+    }
+
+    /// Returns the key of a message: by its id, or by its content if it has none.
+    fn key_of(&self, delivery: &Delivery) -> MessageKey {
+        match codec::id_of(&delivery.properties) {
+            Some(id) => self.non_crash().key(self.name(), &id),
+            None => {
+                let properties = codec::lasting_properties(&delivery.properties);
+                let content = (delivery.routing_key.as_str(), properties, &delivery.data);
+                self.non_crash().content_key(self.name(), content)
+            }
         }
     }
 
@@ -440,44 +417,6 @@ impl ConsumerTask {
     /// The name of the consumed queue.
     fn name(&self) -> &str {
         self.settler.source.name.as_str()
-    }
-
-    /// Requeues a delivery. If the consumer is about to end, this waits until no more
-    /// deliveries arrive: the broker would send the delivery right back.
-    fn requeue(&mut self, tag: u64) {
-        if self.deliveries.is_some() && self.buffer.is_ended() {
-            self.to_requeue.push(tag);
-            return;
-        }
-        self.acks.requeue(tag);
-    }
-
-    fn report_flushes(&mut self) {
-        if self.flushes.is_empty() || !self.to_requeue.is_empty() {
-            return;
-        }
-        let done = self.flushes.take_done(self.settling.first());
-        if done.is_empty() {
-            return;
-        }
-        self.acks.send();
-        // The reply shows that the broker has seen all earlier commands on the channel, though
-        // its queue may not have applied them.
-        let (channel, bound) = (self.channel.clone(), self.bound);
-        let wait = self.acks.close_delay();
-        self.work.push(Box::pin(async move {
-            sleep(wait).await;
-            let _gone = channel.basic_qos(bound, BasicQosOptions::default()).await;
-            Event::Flushed(done)
-        }));
-    }
-}
-
-impl Drop for ConsumerTask {
-    /// On every exit path the reader learns of the end.
-    fn drop(&mut self) {
-        self.connection_lost(self.settler.session_state.error());
-        self.buffer.close_settlements();
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! | layer | files | content |
 //! | --- | --- | --- |
-//! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_trial` | small data structures and policies |
+//! | values | `rfc3339`, `slot_queue`, `flushes`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `ack_tracker`, `exclusive_trial` | small data structures and policies |
 //! | wire format | `topology`, `delay_count`, `delay_flow`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `frame_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
@@ -125,6 +125,10 @@ impl Connector for RabbitMq {
 
     fn resolve(&self, url: &str, folder: &Path) -> String {
         address::resolve(url, folder)
+    }
+
+    fn in_flight_max(&self, url: &str) -> Option<Duration> {
+        Some(Address::parse(url).ok()?.consumer_timeout)
     }
 
     fn inspect<'a>(

@@ -3,7 +3,7 @@
 //! The consumer task fills the buffer and applies settlements. The service takes from any
 //! thread; the messages are decoded there.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
@@ -16,15 +16,13 @@ use tokio::time::Instant;
 
 use super::codec;
 use super::exclusive_trial::ExclusiveMode;
-use super::non_crash_redeliveries::NonCrashRedeliveries;
+use super::non_crash_redeliveries::{MessageKey, NonCrashRedeliveries};
 use super::source_queue::SourceQueue;
 
 /// The buffer between a consumer task and its reader.
 pub(super) struct PrefetchBuffer {
     state: Mutex<State>,
-    /// Settlements that the task hasn't seen. `None` after the task has ended: the broker
-    /// redelivers then.
-    settlements: Mutex<Option<Vec<(DeliveryParts, Settlement)>>>,
+    settlements: Mutex<Settlements>,
     /// Wakes the task after a settlement.
     pub(super) settled_notify: Notify,
     /// Number of acks that wakes the task.
@@ -36,6 +34,13 @@ pub(super) struct PrefetchBuffer {
     /// A delivery has arrived: with a single active consumer, this process is the active one.
     is_served: AtomicBool,
     source: SourceQueue,
+}
+
+enum Settlements {
+    /// Settlements that the task hasn't seen.
+    Open(Vec<(DeliveryParts, Settlement)>),
+    /// The task has ended, and the broker redelivers: the messages that the service has, by tag.
+    Lost(HashMap<u64, MessageKey>),
 }
 
 #[derive(Default)]
@@ -58,7 +63,7 @@ impl PrefetchBuffer {
     ) -> Self {
         Self {
             state: Mutex::default(),
-            settlements: Mutex::new(Some(Vec::new())),
+            settlements: Mutex::new(Settlements::Open(Vec::new())),
             settled_notify: Notify::new(),
             ack_batch,
             stop: Notify::new(),
@@ -76,6 +81,18 @@ impl PrefetchBuffer {
         if !self.exclusive.blocks(&self.source.queue.id) {
             state.wake();
         }
+    }
+
+    /// Adds deliveries that arrived before others did.
+    pub(super) fn put_in_order(&self, deliveries: Vec<lapin::message::Delivery>) {
+        let mut state = self.state.lock();
+        for delivery in deliveries {
+            let before =
+                |other: &lapin::message::Delivery| other.delivery_tag < delivery.delivery_tag;
+            let index = state.fetched.partition_point(before);
+            state.fetched.insert(index, delivery);
+        }
+        state.wake();
     }
 
     /// Counts a suspect of this queue as in flight until it is settled.
@@ -145,14 +162,22 @@ impl PrefetchBuffer {
     /// Takes the settlements since the last call.
     pub(super) fn take_settlements(&self) -> Vec<(DeliveryParts, Settlement)> {
         match &mut *self.settlements.lock() {
-            Some(settlements) => std::mem::take(settlements),
-            None => Vec::new(),
+            Settlements::Open(settlements) => std::mem::take(settlements),
+            Settlements::Lost(_) => Vec::new(),
         }
     }
 
-    /// The task ends: no more settlements.
-    pub(super) fn close_settlements(&self) {
-        self.settlements.lock().take();
+    /// The task ends. Returns the settlements since the last call of
+    /// [`take_settlements`](Self::take_settlements). Later ones are those of lost deliveries.
+    pub(super) fn close_settlements(
+        &self,
+        lost: HashMap<u64, MessageKey>,
+    ) -> Vec<(DeliveryParts, Settlement)> {
+        let lost = Settlements::Lost(lost);
+        match std::mem::replace(&mut *self.settlements.lock(), lost) {
+            Settlements::Open(settlements) => settlements,
+            Settlements::Lost(_) => Vec::new(),
+        }
     }
 }
 
@@ -166,14 +191,16 @@ impl State {
 
 impl Settle for PrefetchBuffer {
     fn settle(&self, parts: DeliveryParts, settlement: Settlement) {
-        let mut settlements = self.settlements.lock();
-        let Some(settlements) = &mut *settlements else {
-            // The lost connection requeued it, not a crash.
-            let queue = self.source.name.as_str();
-            return self.non_crash.add(queue, &parts.message.id);
-        };
         // A plain ack can wait for others; any other settlement starts work at once.
         let is_ack = matches!(settlement, Settlement::Ack(None));
+        let mut settlements = self.settlements.lock();
+        let settlements = match &mut *settlements {
+            Settlements::Open(settlements) => settlements,
+            Settlements::Lost(lost) => {
+                let ended = |key| self.non_crash.ended(key, is_ack);
+                return lost.remove(&parts.tag).into_iter().for_each(ended);
+            }
+        };
         settlements.push((parts, settlement));
         if !is_ack || settlements.len() == 1 || settlements.len() == self.ack_batch {
             self.settled_notify.notify_one();

@@ -86,6 +86,8 @@ pub(super) struct Session {
     request_reply: Arc<RequestReply>,
     pub(super) suspects: Arc<SuspectQueue>,
     connections: Arc<Connections>,
+    /// Time limit for a delivery, before the broker's own ends.
+    pub(super) settle_within: Duration,
     /// Handles of the consumer tasks, by queue. Ended ones are removed when a new one is added.
     consumers: Mutex<HashMap<QueueId, Vec<ConsumerHandle>>>,
 }
@@ -178,6 +180,7 @@ impl Session {
             request_reply,
             suspects,
             connections,
+            settle_within: shared.address().settle_within(),
             consumers: Mutex::default(),
         }))
     }
@@ -245,7 +248,8 @@ impl Session {
             source: source.clone(),
             dead_letters,
         };
-        let consuming = consumer_task::consume(channel, settler, &self.suspects, bound);
+        let consuming =
+            consumer_task::consume(channel, settler, &self.suspects, bound, self.settle_within);
         let (consumer, queries) = tokio::select! {
             consuming = consuming => consuming.map_err(lost)?,
             error = self.session_state.ended() => return Err(error),

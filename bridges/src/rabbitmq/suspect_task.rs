@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use brickwork::supervision::quarantine::{CrashRecord, DeliveryMode, TrialOrder};
 use brickwork::transport::TransportError;
-use brickwork::{Delivery, DeliveryParts, Message, MessageId, QueueId, Settle, Settlement};
+use brickwork::{Delivery, DeliveryParts, Message, QueueId, Settle, Settlement};
 use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
@@ -27,7 +27,7 @@ use tracing::debug;
 
 use super::codec::{self, TopicSource};
 use super::connection::Connections;
-use super::non_crash_redeliveries::NonCrashRedeliveries;
+use super::non_crash_redeliveries::{LostRun, MessageKey, NonCrashRedeliveries};
 use super::prefetch::PrefetchBuffer;
 use super::router::Router;
 use super::routing::Queue;
@@ -125,8 +125,25 @@ impl SuspectTask {
         let Some((suspect, source)) = self.take(service).await? else {
             return Ok(CheckResult::Done);
         };
+        let work_queue = self.router.queue(&source);
+        let non_crash = suspects.non_crash();
+        let key = |queue: &Arc<Queue>| non_crash.key(queue.name.as_str(), &suspect.message.id);
+        let key = work_queue.as_ref().map(key);
+        let lost_run = key.map_or(LostRun::None, |key| non_crash.lost_run(key));
+        if lost_run == LostRun::Done {
+            key.into_iter().for_each(|key| non_crash.take_done(key));
+            suspect.ack().await;
+            return Ok(CheckResult::Tried);
+        }
         let buffer = buffers.into_iter().find(|(id, _)| *id == source);
-        match (buffer, self.router.queue(&source)) {
+        match (buffer, work_queue) {
+            _ if lost_run == LostRun::Running => {
+                // The service has it from a lost channel.
+                drop(transfer);
+                let queue = suspect.queue.clone();
+                suspect.send_to(&self.router, &queue, &source).await;
+                Ok(CheckResult::Done)
+            }
             (Some((_, buffer)), Ok(queue)) if queue.single_active && !buffer.is_served() => {
                 // Only one process may handle its messages. The work queue knows which: the
                 // process that gets the suspect from there moves it back here.
@@ -191,15 +208,15 @@ impl SuspectTask {
         let topic_source = TopicSource::Queue(delivery.routing_key.as_str());
         let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
         let non_crash = self.suspects.non_crash();
-        let known = non_crash.count(queue.name.as_str(), &decoded.message.id);
+        let key = non_crash.key(queue.name.as_str(), &decoded.message.id);
+        let known = non_crash.count(key);
         let crashes = u32::try_from(redeliveries.saturating_sub(known)).unwrap_or(u32::MAX);
         let source = QueueId::new(service, &decoded.suspect.unwrap_or_default());
         let suspect = Suspect {
             channel,
             record: decoded.crash_record.after_trials(crashes),
             guard: TakenGuard {
-                id: decoded.message.id.clone(),
-                queue: queue.name.clone(),
+                key,
                 non_crash: non_crash.clone(),
                 is_acked: false,
             },
@@ -261,9 +278,14 @@ impl SuspectTask {
                 action = BrokerAction::Ack;
             }
         }
-        apply(&channel, parts.tag, action).await;
+        guard.is_acked = apply(&channel, parts.tag, action).await;
+        if action == BrokerAction::Ack && !guard.is_acked && !is_requeued {
+            // The channel was lost during the trial, which succeeded.
+            let non_crash = self.suspects.non_crash();
+            let key = non_crash.key(queue.name.as_str(), &parts.message.id);
+            non_crash.ended(key, true);
+        }
         buffer.release(1);
-        guard.is_acked = action == BrokerAction::Ack;
         self.suspects.settling.send_replace(false);
     }
 
@@ -297,6 +319,11 @@ struct Suspect {
 }
 
 impl Suspect {
+    /// Acks a suspect that is done.
+    async fn ack(mut self) {
+        self.guard.is_acked = apply(&self.channel, self.tag, BrokerAction::Ack).await;
+    }
+
     /// Publishes the suspect to a queue, with its record. If that fails it is requeued. Returns
     /// whether it succeeded.
     async fn send_to(mut self, router: &Router, to: &Queue, source: &QueueId) -> bool {
@@ -307,18 +334,18 @@ impl Suspect {
             Ok(()) => BrokerAction::Ack,
             Err(_) => BrokerAction::Requeue,
         };
-        apply(&self.channel, self.tag, action).await;
-        self.guard.is_acked = action == BrokerAction::Ack;
+        self.guard.is_acked = apply(&self.channel, self.tag, action).await;
         self.guard.is_acked
     }
 }
 
-/// Settles a delivery at the broker. If that fails, the channel is closed, and the broker
-/// redelivers.
-async fn apply(channel: &Channel, tag: u64, action: BrokerAction) {
+/// Settles a delivery at the broker. Returns whether it is acked: if that fails, the channel is
+/// closed, and the broker redelivers.
+async fn apply(channel: &Channel, tag: u64, action: BrokerAction) -> bool {
     match action {
         BrokerAction::Ack => {
-            let _redelivered = channel.basic_ack(tag, BasicAckOptions::default()).await;
+            let acked = channel.basic_ack(tag, BasicAckOptions::default()).await;
+            return acked.is_ok();
         }
         BrokerAction::Requeue => {
             let options = BasicNackOptions {
@@ -329,13 +356,13 @@ async fn apply(channel: &Channel, tag: u64, action: BrokerAction) {
         }
         BrokerAction::Stale => {}
     }
+    false
 }
 
 /// A suspect in this process. If it is dropped without an ack, the broker redelivers the
 /// suspect although the process did not crash.
 struct TakenGuard {
-    id: MessageId,
-    queue: ShortString,
+    key: MessageKey,
     non_crash: Arc<NonCrashRedeliveries>,
     is_acked: bool,
 }
@@ -343,8 +370,8 @@ struct TakenGuard {
 impl Drop for TakenGuard {
     fn drop(&mut self) {
         match self.is_acked {
-            true => self.non_crash.forget(self.queue.as_str(), &self.id),
-            false => self.non_crash.add(self.queue.as_str(), &self.id),
+            true => self.non_crash.forget(self.key),
+            false => self.non_crash.add(self.key),
         }
     }
 }

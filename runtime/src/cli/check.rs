@@ -4,10 +4,12 @@ use std::io::IsTerminal as _;
 
 use super::{DONE, FAILED, ManifestArgs, OnlyArgs, block_on, print, print_json, print_report};
 use crate::app::Plan;
+use crate::config::HumanDuration;
 use crate::log::push_visible;
 use crate::manifest::Report;
 use crate::redact::without_password;
 use crate::service::Catalog;
+use crate::settings::ServiceSettings;
 use crate::stderr::{self, error_line};
 use crate::transport::{Inspection, TransportError, Transports};
 
@@ -35,8 +37,9 @@ impl Check {
             Ok(loaded) => loaded,
         };
         let asked = self.connect.then(|| inspect(&plan, transports));
+        let notes = in_flight_notes(&plan, transports);
         if self.json {
-            print_json(&json_of(&plan, &warnings, asked.as_ref()));
+            print_json(&json_of(&plan, &warnings, &notes, asked.as_ref()));
         } else {
             let services = plan.services.len();
             let result = match warnings.problems().is_empty() {
@@ -48,6 +51,9 @@ impl Check {
                 }
             };
             let mut text = format!("{}: {services} services, {result}\n", plan.name());
+            for note in &notes {
+                text.push_str(&format!("note: {note}\n"));
+            }
             if let Some(Ok(inspection)) = &asked {
                 text.push_str(&text_of(&plan, inspection));
             }
@@ -75,15 +81,59 @@ fn inspect(plan: &Plan, transports: &Transports) -> Result<Inspection, Transport
     block_on(connector.inspect(&plan.transport, &topology)).map_err(failed)?
 }
 
+/// Returns the services whose messages may be in flight for longer than the transport waits. A
+/// mailbox matters only if handlers are expected to be slower than usual.
+fn in_flight_notes(plan: &Plan, transports: &Transports) -> Vec<String> {
+    let connector = transports.for_url(&plan.transport);
+    let Some(max) = connector.and_then(|connector| connector.in_flight_max(&plan.transport)) else {
+        return Vec::new();
+    };
+    let usual = ServiceSettings::default().handler_timeout;
+    let services = plan
+        .services
+        .iter()
+        .filter(|service| !service.inputs.is_empty());
+    let notes = services.filter_map(|service| {
+        let (label, settings) = (&service.label, &service.settings);
+        let timeout = settings.handler_timeout;
+        let in_turn = settings.mailbox.div_ceil(settings.instances.min) as u32;
+        let (waits, handler, max_text) = (
+            timeout.saturating_mul(in_turn),
+            HumanDuration(timeout),
+            HumanDuration(max),
+        );
+        if timeout > max {
+            Some(format!(
+                "service {label}: a handler may take {handler} (handler_timeout), and the broker \
+                 delivers a message again after {max_text} (consumer_timeout): raise it there, \
+                 and name it in the transport's URL: ?consumer_timeout=MILLISECONDS"
+            ))
+        } else if timeout > usual && waits > max {
+            Some(format!(
+                "service {label}: {} messages may wait in its mailbox for {handler} each \
+                 (handler_timeout), and the broker delivers a message again after {max_text} \
+                 (consumer_timeout): they are requeued before; a smaller mailbox avoids that",
+                settings.mailbox
+            ))
+        } else {
+            None
+        }
+    });
+    notes.collect()
+}
+
 fn json_of(
     plan: &Plan,
     warnings: &Report,
+    notes: &[String],
     asked: Option<&Result<Inspection, TransportError>>,
 ) -> serde_json::Value {
-    let warnings = warnings.problems();
     let mut value = serde_json::json!({
-        "app": plan.name(), "problems": [], "warnings": warnings,
+        "app": plan.name(), "problems": [], "warnings": warnings.problems(),
     });
+    if !notes.is_empty() {
+        value["notes"] = notes.into();
+    }
     match asked {
         None => {}
         Some(Ok(inspection)) => {

@@ -93,7 +93,9 @@ impl InstanceLoop {
         }
         let started = Instant::now();
         let Some(permit) = self.env.begin_attempt(started) else {
-            deliveries.into_iter().for_each(Delivery::nack_requeue);
+            // The breaker holds the mailbox.
+            let put_back = |delivery| self.env.mailbox.put_back(delivery);
+            deliveries.into_iter().rev().for_each(put_back);
             return Ok(());
         };
         let deadline = started + self.env.settings.handler_timeout;

@@ -163,6 +163,11 @@ impl ConsumeLoop {
                 Ended::Breaker => continue,
                 Ended::Failed(error) => error,
             };
+            // They come again, so that a later one must not overtake them.
+            let of_input = |delivery: &Delivery| delivery.input() == usize::from(self.input);
+            for delivery in self.env.mailbox.take_if(of_input) {
+                delivery.nack_requeue();
+            }
             if self.env.transport_is_down() {
                 // `consume` waits until the transport works; it logs its failure itself.
                 self.note(&error);

@@ -40,7 +40,8 @@ impl InstanceLoop {
         now: &mut Instant,
     ) -> Result<(), End> {
         let Some(permit) = self.env.begin_attempt(*now) else {
-            delivery.nack_requeue();
+            // The breaker holds the mailbox.
+            self.env.mailbox.put_back(delivery);
             return Ok(());
         };
         let (input, attempt) = (delivery.input(), delivery.attempt());

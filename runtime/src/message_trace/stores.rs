@@ -41,15 +41,20 @@ struct Store {
 impl Store {
     fn open(service: &Arc<str>, data: &Path) -> Result<Self, String> {
         let lock = store::lock_file(data, service);
-        let (in_use, lock) = match Lock::look(&lock, str::to_owned) {
-            Ok(lock) => (false, lock),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => (true, None),
-            Err(error) => return Err(format!("can't read {}: {error}", lock.display())),
+        let look = || match Lock::look(&lock, str::to_owned) {
+            Ok(lock) => Ok((false, lock)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok((true, None)),
+            Err(error) => Err(SqliteError::Unusable {
+                path: lock.clone(),
+                why: error.to_string(),
+            }),
         };
-        let database = ReadOnlyDatabase::open(&store::file(data, service), in_use);
+        let file = store::file(data, service);
+        let opened = ReadOnlyDatabase::open_locked(&file, look);
+        let (database, lock) = opened.map_err(|error| error.to_string())?;
         Ok(Self {
             service: service.clone(),
-            database: database.map_err(|error| error.to_string())?,
+            database,
             _lock: lock,
         })
     }

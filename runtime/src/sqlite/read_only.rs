@@ -6,12 +6,18 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::SqliteError;
 use super::migration::{Schema, is_up_to_date};
 use super::open::{Options, common};
+
+/// Maximum time between closing a file and releasing its lock, when a process ends.
+const CLOSING_MAX: Duration = Duration::from_secs(2);
+/// Interval between attempts.
+const EVERY: Duration = Duration::from_millis(20);
 
 /// A database file that is only read.
 ///
@@ -62,6 +68,8 @@ impl ReadOnlyDatabase {
             )?;
             common(&connection, &Options::default())?;
             connection.pragma_update(None, "query_only", true)?;
+            // Opens the write-ahead log. From now on a writer that closes the file leaves it.
+            connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
             Ok(connection)
         };
         let connection = connect().map_err(|error| error.of(path))?;
@@ -70,6 +78,30 @@ impl ReadOnlyDatabase {
             connection,
             index: created,
         })
+    }
+
+    /// Opens a file that its user locks. `look` returns whether it is in use, and a lock that
+    /// keeps others away if it is not. Blocks the thread.
+    ///
+    /// A process that ends closes the file before it releases the lock. In between the file has
+    /// no log, and can be read only by those who have the lock. So this looks again.
+    ///
+    /// # Errors
+    /// The errors of `look` and [`open`](Self::open).
+    pub fn open_locked<L>(
+        path: &Path,
+        look: impl Fn() -> Result<(bool, L), SqliteError>,
+    ) -> Result<(Self, L), SqliteError> {
+        let deadline = Instant::now() + CLOSING_MAX;
+        loop {
+            let (in_use, lock) = look()?;
+            match Self::open(path, in_use) {
+                Err(SqliteError::Unusable { .. }) if in_use && Instant::now() < deadline => {
+                    std::thread::sleep(EVERY);
+                }
+                opened => return opened.map(|database| (database, lock)),
+            }
+        }
     }
 
     /// Returns whether all steps of the schema have run.
@@ -204,6 +236,17 @@ mod tests {
         let before = files(&inner);
         assert_eq!(before.len(), 1);
         assert_eq!(items(&path, false), 2);
+        assert!(files(&inner) == before);
+
+        // Closed, and the lock is not released yet.
+        ReadOnlyDatabase::open(&path, true).expect_err("it has no log");
+        let looks = std::cell::Cell::new(0);
+        let look = || {
+            looks.set(looks.get() + 1);
+            Ok((looks.get() < 3, looks.get()))
+        };
+        let (_, seen) = ReadOnlyDatabase::open_locked(&path, look).expect("it can be read");
+        assert_eq!(seen, 3);
         assert!(files(&inner) == before);
     }
 

@@ -4,6 +4,7 @@
 //! long. A job that spends its time elsewhere can't be interrupted; it is only logged.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -19,33 +20,52 @@ const LOG_AFTER: Duration = Duration::from_millis(500);
 
 /// The time limit of one connection.
 pub(super) struct StatementTimeout {
-    until: Arc<Mutex<Option<Instant>>>,
+    limit: Arc<Limit>,
     max: Duration,
+}
+
+#[derive(Default)]
+struct Limit {
+    until: Mutex<Option<Instant>>,
+    /// A statement of the present job was interrupted.
+    interrupted: AtomicBool,
+}
+
+impl Limit {
+    fn is_over(&self) -> bool {
+        let is_over = self
+            .until
+            .lock()
+            .is_some_and(|until| Instant::now() >= until);
+        if is_over {
+            self.interrupted.store(true, Relaxed);
+        }
+        is_over
+    }
 }
 
 impl StatementTimeout {
     pub(super) fn new(connection: &mut Connection, max: Duration) -> Result<Self, SqliteError> {
-        let until = Arc::<Mutex<Option<Instant>>>::default();
-        let limit = until.clone();
-        connection.progress_handler(
-            STEPS,
-            Some(move || limit.lock().is_some_and(|until| Instant::now() >= until)),
-        )?;
-        Ok(Self { until, max })
+        let limit = Arc::<Limit>::default();
+        let checked = limit.clone();
+        connection.progress_handler(STEPS, Some(move || checked.is_over()))?;
+        Ok(Self { limit, max })
     }
 
-    /// Runs a job under the time limit.
+    /// Runs a job under the time limit. A job that was slow without an interrupted statement
+    /// keeps its own result.
     pub(super) fn run(
         &self,
         name: &str,
         work: impl FnOnce() -> Result<(), SqliteError>,
     ) -> Result<(), SqliteError> {
         let began = Instant::now();
-        *self.until.lock() = Some(began + self.max);
+        self.limit.interrupted.store(false, Relaxed);
+        *self.limit.until.lock() = Some(began + self.max);
         let outcome = work();
-        *self.until.lock() = None;
+        *self.limit.until.lock() = None;
         let took = began.elapsed();
-        if took >= self.max && outcome.is_err() {
+        if self.limit.interrupted.load(Relaxed) && outcome.is_err() {
             return Err(SqliteError::TooSlow {
                 name: name.to_owned(),
                 max: self.max,

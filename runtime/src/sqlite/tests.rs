@@ -176,6 +176,19 @@ async fn a_slow_statement_is_interrupted_and_other_jobs_go_on() {
     assert_eq!(numbers(&database).await, [2]);
 }
 
+#[tokio::test]
+async fn a_slow_job_that_was_not_interrupted_keeps_its_own_error() {
+    let folder = TempDir::new().unwrap();
+    let database = open_impatient(&folder);
+    let refused = database.write("ledger", |tx| {
+        insert(tx, 1)?;
+        std::thread::sleep(Duration::from_millis(400));
+        Err::<(), _>(SqliteError::Undone)
+    });
+    assert_eq!(refused.await, Err(SqliteError::Undone));
+    assert!(numbers(&database).await.is_empty());
+}
+
 type Work = fn(&Transaction<'_>) -> Result<(), SqliteError>;
 
 /// Runs jobs in one commit, in this order.

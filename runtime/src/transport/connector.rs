@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -45,6 +46,13 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// A description of the problem, without secrets.
     fn check(&self, url: &str) -> Result<(), String>;
+
+    /// Returns how long a message may be in flight before the transport delivers it again, as far
+    /// as the URL tells. `None` without a limit.
+    fn in_flight_max(&self, url: &str) -> Option<Duration> {
+        let _ = url;
+        None
+    }
 
     /// Inspects the queues and bindings before an app with this topology runs, and changes nothing.
     ///

@@ -13,6 +13,9 @@ pub enum TransportError {
     /// The connection is lost.
     #[error("the connection is lost: {0}")]
     Lost(String),
+    /// The consumer has ended so that messages come again in time or in order: the reason.
+    #[error("{0}")]
+    ConsumerEnded(String),
     /// The broker can't be reached or refuses access.
     #[error("can't connect to {url}: {why}")]
     Connect {

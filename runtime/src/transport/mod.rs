@@ -187,8 +187,9 @@ pub trait Transport: Send + Sync + 'static {
     ///
     /// A transport that is down tries by itself to work again. Until then publications and asks
     /// fail, and its [`Backpressure`] is high, so that sources wait. If it lost its broker,
-    /// consumers end and settlements of earlier deliveries are dropped: those messages are
-    /// redelivered. If its disk is full, consumers go on, and settlements are kept until they can
+    /// consumers end and earlier deliveries can't be settled: those messages are redelivered. A
+    /// transport may hold a redelivery while this process still has the message, and ack it if the
+    /// message is done. If its disk is full, consumers go on, and settlements are kept until they can
     /// be written.
     fn status(&self) -> tokio::sync::watch::Receiver<Status>;
 

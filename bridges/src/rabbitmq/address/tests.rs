@@ -36,6 +36,7 @@ fn omitted_parts_have_safe_defaults() {
         assert_eq!(uri.vhost, "/");
         assert_eq!(uri.query.heartbeat, Some(10));
         assert_eq!(address.connect_timeout, Duration::from_secs(10));
+        assert_eq!(address.settle_within(), Duration::from_secs(24 * 60));
         assert_eq!(uri.authority.userinfo.username, "guest");
         assert!(address.tls.is_none());
     }
@@ -43,7 +44,10 @@ fn omitted_parts_have_safe_defaults() {
     assert_eq!(uri.authority.port, 5671);
     let tls = address.tls.expect("it is amqps:");
     assert!(tls.authorities.is_none() && tls.identity.is_none() && tls.name.is_none());
-    let (address, uri) = only("amqp://broker?heartbeat=60&connection_timeout=500&frame_max=8192");
+    let (address, uri) = only(
+        "amqp://broker?heartbeat=60&connection_timeout=500&frame_max=8192&consumer_timeout=10000",
+    );
+    assert_eq!(address.settle_within(), Duration::from_secs(8));
     assert_eq!(uri.query.heartbeat, Some(60));
     assert_eq!(uri.query.frame_max, Some(8192));
     assert_eq!(address.connect_timeout, Duration::from_millis(500));

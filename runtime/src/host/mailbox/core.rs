@@ -288,6 +288,17 @@ impl<T> Mailbox<T> {
         std::mem::take(&mut state.queue)
     }
 
+    /// Takes the waiting items that `wanted` accepts out.
+    pub(crate) fn take_if(&self, wanted: impl Fn(&T) -> bool) -> VecDeque<T> {
+        let mut state = self.0.lock();
+        state.wake_pushers();
+        let (taken, kept) = std::mem::take(&mut state.queue)
+            .into_iter()
+            .partition(wanted);
+        state.queue = kept;
+        taken
+    }
+
     /// Retires the instances with this number or a higher one; the others may pull. A retiring
     /// instance calls [`pass_on`](Self::pass_on), so that its wake-up is not lost.
     pub(crate) fn limit(&self, limit: usize) {

@@ -9,6 +9,7 @@ use brickwork_tests::broker::Broker;
 use brickwork_tests::http;
 use brickwork_tests::process::until;
 
+mod hand_over;
 mod hosts;
 mod leases;
 mod site;
