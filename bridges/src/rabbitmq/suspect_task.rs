@@ -173,35 +173,43 @@ impl SuspectTask {
     /// Takes the oldest suspect of a service from the broker. Returns also the queue that it
     /// was in before.
     ///
-    /// A suspect that was delivered before is published again first, with the crashes that the
-    /// count stands for: a policy may limit deliveries, and the broker would drop it.
+    /// If it was delivered before, all suspects are published again first, with the crashes that
+    /// their counts stand for: a policy may limit deliveries, and the broker would drop them. All,
+    /// so that they keep their order.
     async fn take(&mut self, service: &str) -> Result<Option<(Suspect, QueueId)>, TransportError> {
-        loop {
-            let Some((suspect, source, redeliveries)) = self.fetch(service).await? else {
-                return Ok(None);
-            };
-            if redeliveries == 0 {
-                return Ok(Some((suspect, source)));
+        let mut behind = None;
+        while let Some((suspect, source, counts)) = self.fetch(service).await? {
+            match &mut behind {
+                None if counts.redeliveries == 0 => return Ok(Some((suspect, source))),
+                Some(0) => return Ok(Some((suspect, source))),
+                None => behind = Some(counts.behind),
+                Some(behind) => *behind -= 1,
             }
             let queue = suspect.queue.clone();
             if !suspect.send_to(&self.router, &queue, &source).await {
                 return Ok(None);
             }
         }
+        Ok(None)
     }
 
-    /// Fetches a suspect. Returns also how often it was delivered before.
+    /// Fetches a suspect.
     async fn fetch(
         &mut self,
         service: &str,
-    ) -> Result<Option<(Suspect, QueueId, u64)>, TransportError> {
+    ) -> Result<Option<(Suspect, QueueId, BrokerCounts)>, TransportError> {
         let queue = self.router.queue(&QueueId::suspects(service))?;
         let channel = self.channel().await?;
         let got = channel
             .basic_get(queue.name.clone(), BasicGetOptions::default())
             .await
             .map_err(|error| TransportError::Lost(error.to_string()))?;
-        let Some(BasicGetMessage { delivery, .. }) = got else {
+        let Some(BasicGetMessage {
+            delivery,
+            message_count,
+            ..
+        }) = got
+        else {
             return Ok(None);
         };
         let redeliveries = codec::deliveries_before(&delivery.properties).unwrap_or(0);
@@ -224,7 +232,11 @@ impl SuspectTask {
             message: decoded.message,
             tag: delivery.delivery_tag,
         };
-        Ok(Some((suspect, source, redeliveries)))
+        let counts = BrokerCounts {
+            redeliveries,
+            behind: message_count,
+        };
+        Ok(Some((suspect, source, counts)))
     }
 
     /// Hands a suspect out, and settles it at the broker.
@@ -305,6 +317,14 @@ impl SuspectTask {
         self.channel = Some(channel.clone());
         Ok(channel)
     }
+}
+
+/// The broker's counts for a suspect.
+struct BrokerCounts {
+    /// Deliveries before this one.
+    redeliveries: u64,
+    /// Suspects behind it.
+    behind: u32,
 }
 
 /// A suspect that was taken from the broker and is not acked.
