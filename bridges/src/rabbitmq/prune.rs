@@ -22,9 +22,10 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::address::Address;
 use super::connection::{Connections, connect_error};
-use super::declared_registry::{Binding, Entries, LedgerReader};
+use super::declared_registry::LedgerReader;
 use super::declarer::{passive_declare, refusal};
 use super::health::Health;
+use super::ledger_entries::{Binding, Entries};
 use super::session_state::SessionState;
 use super::topology::{Step, ledger_name, queue_name, with_feeds};
 
@@ -74,7 +75,7 @@ async fn report(
     };
     let delayed = delayed(connection, &scan).await?;
     let pruned = scan.result(delayed);
-    scan.ledger.close().await;
+    scan.ledger.close(connection, &topology.app).await;
     Ok(pruned)
 }
 
@@ -104,7 +105,7 @@ async fn remove(
             pruned.notes.push(note);
         }
     } else {
-        ledger.close().await;
+        ledger.close(connection, app).await;
     }
     Ok(pruned)
 }
