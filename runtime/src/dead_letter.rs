@@ -31,18 +31,33 @@ pub enum Reason {
     Crash,
     /// The queue was full.
     Overflow,
+    /// The broker gave the message up: it was in the queue for too long.
+    Expired,
+    /// The broker gave the message up: another program rejected it.
+    Rejected,
+    /// The broker gave the message up: the queue was full.
+    Maxlen,
+    /// The broker gave the message up: it was delivered too often.
+    #[serde(rename = "delivery_limit")]
+    DeliveryLimit,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Error,
         Self::Reject,
         Self::Panic,
         Self::Timeout,
         Self::Crash,
         Self::Overflow,
+        Self::Expired,
+        Self::Rejected,
+        Self::Maxlen,
+        Self::DeliveryLimit,
     ];
+    /// Number of reasons of the runtime: the first ones of [`ALL`](Self::ALL).
+    pub(crate) const OF_RUNTIME: usize = 6;
 
     /// The reason as written in headers and metrics.
     pub fn as_str(self) -> &'static str {
@@ -53,7 +68,16 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Crash => "crash",
             Self::Overflow => "overflow",
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+            Self::Maxlen => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
         }
+    }
+
+    /// Returns whether a broker gave the message up, and not the runtime.
+    pub fn is_of_broker(self) -> bool {
+        self as usize >= Self::OF_RUNTIME
     }
 }
 

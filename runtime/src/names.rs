@@ -90,6 +90,11 @@ impl QueueId {
         Self::new(service, "dlq")
     }
 
+    /// Returns whether it is a [dead-letter queue](Self::dead_letters).
+    pub fn is_dead_letters(&self) -> bool {
+        &*self.input == "dlq"
+    }
+
     /// Returns the queue by which processes agree on the one that runs a source.
     pub fn lease(service: &str) -> Self {
         Self::new(service, "lease")

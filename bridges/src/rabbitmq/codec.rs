@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use brickwork::dead_letters::Letter;
 use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::TransportError;
 use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo, TraceContext};
@@ -17,10 +18,12 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::rfc3339;
 
+mod death;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub(super) use death::{copy_of_letter, decode_letter, last as last_death};
 use table::{Table, short, text};
 
 /// The error text of a failed reply or of a dead letter.
@@ -204,6 +207,9 @@ pub(super) enum TopicSource<'a> {
     /// The message was published to the queue of this name. Its headers hold its topic and the
     /// attempt.
     Queue(&'a str),
+    /// The message is in the dead-letter queue of this name. Its headers hold its topic, the
+    /// attempt, and the record of why it was given up.
+    DeadLetters(&'a str),
 }
 
 /// A decoded delivery.
@@ -221,8 +227,33 @@ pub(super) struct Decoded {
 /// Decodes a delivery.
 ///
 /// For a message that was published to a topic, the topic and attempt headers are ignored: any
-/// publisher could have set them.
+/// publisher could have set them. A dead letter that another program moved to a queue of an input
+/// is a fresh message, as after a replay.
 pub(super) fn decode(
+    topic_source: TopicSource<'_>,
+    properties: &BasicProperties,
+    payload: Vec<u8>,
+) -> Decoded {
+    let mut decoded = decode_as_is(topic_source, properties, payload);
+    let is_letter = decoded.message.headers.contains_key(REASON);
+    let is_moved = match topic_source {
+        TopicSource::DeadLetters(_) => false,
+        TopicSource::Topic(_) => is_letter,
+        // The broker moved it to the dead-letter queue before.
+        TopicSource::Queue(name) => {
+            is_letter || death::last(properties).is_some_and(|death| death.queue == name)
+        }
+    };
+    if is_moved {
+        decoded.message = Letter::new(decoded.message).replayed();
+        decoded.attempt = 1;
+        decoded.crash_record = CrashRecord::suspect(1);
+    }
+    decoded
+}
+
+/// Decodes a delivery, and takes a dead letter for one.
+fn decode_as_is(
     topic_source: TopicSource<'_>,
     properties: &BasicProperties,
     payload: Vec<u8>,
@@ -239,7 +270,7 @@ pub(super) fn decode(
         .or_else(|| properties.timestamp().and_then(rfc3339::from_seconds));
     let (topic, attempt) = match topic_source {
         TopicSource::Topic(topic) => (Arc::from(topic), None),
-        TopicSource::Queue(name) => (
+        TopicSource::Queue(name) | TopicSource::DeadLetters(name) => (
             arc(known(TOPIC)).unwrap_or_else(|| Arc::from(name)),
             known(ATTEMPT).and_then(|attempt| attempt.parse().ok()),
         ),
@@ -274,7 +305,7 @@ pub(super) fn decode(
     // A message that was published to a topic is no suspect, whatever its headers say.
     let number = |text: Option<Cow<'_, str>>| match topic_source {
         TopicSource::Queue(_) => text.and_then(|text| text.parse::<u32>().ok()),
-        TopicSource::Topic(_) => None,
+        TopicSource::Topic(_) | TopicSource::DeadLetters(_) => None,
     };
     let new = CrashRecord::suspect(attempt);
     Decoded {

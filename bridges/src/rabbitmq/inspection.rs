@@ -1,8 +1,8 @@
 //! Inspects a broker before an app runs: its version, the user's permissions, and the existing
 //! queues.
 //!
-//! Changes nothing on the broker: see [`Probe`]. A refusal costs the channel, so every probe
-//! has a channel of its own.
+//! Changes nothing on the broker: see [`Probe`], and `policy_probe`, which creates a queue for a
+//! moment. A refusal costs the channel, so every probe has a channel of its own.
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use super::connection::{Connections, connect_error};
 use super::declarer::{EXTERNAL_HELP, refusal};
 use super::health::Health;
 use super::permission_probe::Probe;
+use super::policy_probe::{self, POLICIES_UNKNOWN};
 use super::prune;
 use super::server_properties::{ServerProperties, read_server_properties};
 use super::session_state::SessionState;
@@ -49,6 +50,9 @@ pub(super) async fn inspect(
         );
         inspector.check_declarations(topology).await?;
         inspector.check_rights(topology).await?;
+        let policy = policy_probe::find(&connections.publishing, &topology.app).await?;
+        inspector.found.notes.extend(policy);
+        inspector.found.notes.push(POLICIES_UNKNOWN.into());
         let Pruned { notes, leftovers } = prune::find(&connections.publishing, topology).await?;
         inspector.found.notes.extend(notes);
         inspector.found.leftovers = leftovers;

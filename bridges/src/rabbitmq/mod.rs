@@ -8,10 +8,10 @@
 //! | wire format | `topology`, `delay_count`, `delay_flow`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `frame_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
-//! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `delayed_messages`, `prune`, `inspection` | declaring, checking and pruning queues |
+//! | broker objects | `declarer`, `page`, `permission_probe`, `policy_probe`, `server_properties`, `ledger_entries`, `declared_registry`, `delayed_messages`, `prune`, `inspection` | declaring, checking and pruning queues |
 //! | publishing | `confirm_window`, `publisher`, `router` with `delay_steps`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
 //! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `suspect_task`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
-//! | session | `session`, `lease`, `stranded`, `recovery`, `depth_poller`, `delay_probe`, `delay_relay` | everything over one pair of connections, and its replacement |
+//! | session | `session`, `lease`, `letter_reader`, `stranded`, `recovery`, `depth_poller`, `delay_probe`, `delay_relay` | everything over one pair of connections, and its replacement |
 //!
 //! A session ends when a connection is lost or a publishing channel fails. `recovery` then
 //! opens a new session and declares everything again. Operations in progress fail, and the
@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use brickwork::transport::{
     AskError, Backpressure, Completion, Connector, Consumer, Depth, Guarantees, Inspection,
-    LeaseKeeper, Outgoing, Prune, Pruned, RenewUrl, Replies, Status, StrandedQueue, Topology,
-    Transport, TransportError,
+    LeaseKeeper, LetterReader, Outgoing, Prune, Pruned, RenewUrl, Replies, Status, StrandedQueue,
+    Topology, Transport, TransportError,
 };
 use brickwork::{Message, QueueId};
 use futures_util::future::BoxFuture;
@@ -60,10 +60,14 @@ mod health;
 mod inspection;
 mod lapin_runtime;
 mod lease;
+mod ledger_entries;
+mod letter_reader;
 mod max_message_size;
 mod merged_consumer;
 mod non_crash_redeliveries;
+mod page;
 mod permission_probe;
+mod policy_probe;
 mod prefetch;
 mod prune;
 mod publisher;
@@ -88,6 +92,7 @@ use address::Address;
 use connection::{Worker, connect_error};
 use delay_relay::DelayRelay;
 use health::Health;
+use letter_reader::QueueLetters;
 use max_message_size::MaxMessageSize;
 use non_crash_redeliveries::NonCrashRedeliveries;
 use recovery::Recovery;
@@ -310,6 +315,20 @@ impl Transport for Amqp {
         Box::pin(async move {
             let session = self.recovery.wait_for_session().await?;
             lease::acquire(session, source, keeper, &self.handle).await
+        })
+    }
+
+    fn letters<'a>(
+        &'a self,
+        queue: &'a QueueId,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn LetterReader>>, TransportError>> {
+        Box::pin(async move {
+            let session = self.recovery.wait_for_session().await?;
+            let (queue, handle) = (queue.clone(), self.handle.clone());
+            let opening = async move { QueueLetters::open(session, &queue, handle).await };
+            let opened = run_on_worker(&self.handle, opening).await;
+            let reader = opened.unwrap_or_else(|| Err(self.recovery.shared.health.error()))?;
+            Ok(Some(Box::new(reader) as Box<dyn LetterReader>))
         })
     }
 

@@ -22,10 +22,11 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::address::Address;
 use super::connection::{Connections, connect_error};
-use super::declared_registry::{Binding, Entries, LedgerReader};
+use super::declared_registry::LedgerReader;
 use super::declarer::{passive_declare, refusal};
 use super::delayed_messages::Delayed;
 use super::health::Health;
+use super::ledger_entries::{Binding, Entries};
 use super::session_state::SessionState;
 use super::topology::{ledger_name, queue_name, unroutable_name, with_feeds};
 
@@ -74,7 +75,7 @@ async fn report(
         return Ok(without_ledger(&topology.app));
     };
     let mut pruned = scan.result();
-    scan.ledger.close().await;
+    scan.ledger.close(connection, &topology.app).await;
     pruned
         .leftovers
         .extend(unroutable(connection, &topology.app, false, with_messages).await?);
@@ -109,7 +110,7 @@ async fn remove(
             pruned.notes.push(note);
         }
     } else {
-        ledger.close().await;
+        ledger.close(connection, app).await;
     }
     Ok(pruned)
 }

@@ -68,6 +68,9 @@ impl SourceQueue {
 
     /// Returns the source of a delivery's topic, by its exchange and routing key.
     pub(super) fn topic_source<'a>(&'a self, exchange: &str, key: &'a str) -> TopicSource<'a> {
+        if self.queue.id.is_dead_letters() {
+            return TopicSource::DeadLetters(self.name.as_str());
+        }
         let feeds = &self.queue.feeds;
         if self.is_external() {
             let topic = feeds.iter().find_map(|feed| match &feed.from {

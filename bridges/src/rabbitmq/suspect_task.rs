@@ -207,7 +207,6 @@ impl SuspectTask {
         let Some(BasicGetMessage {
             delivery,
             message_count,
-            ..
         }) = got
         else {
             return Ok(None);

@@ -19,6 +19,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 /// crash, not only the one that caused it.)
 const DELIVERIES_MAX: i32 = 1_000_000;
 
+/// Time after which the broker deletes an unused queue of a check that was killed.
+const PROBE_EXPIRES_MS: i32 = 60_000;
+
 /// The shortest delay step, in milliseconds. Each step is twice the one before.
 const STEP_MS_MIN: u64 = 100;
 /// The longest delay step: a day.
@@ -269,6 +272,18 @@ pub(super) fn lease_declaration(
     let declaration = Declaration::Queue {
         name: name.clone(),
         arguments: lease_arguments(),
+    };
+    Ok((name, declaration))
+}
+
+/// Returns the name and the declaration of a queue for a moment, named like those of the app.
+pub(super) fn probe_declaration(app: &str) -> Result<(ShortString, Declaration), TransportError> {
+    let name = short(format!("{app}.check-{}.dlq", std::process::id()))?;
+    let mut arguments = quorum_limited();
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(PROBE_EXPIRES_MS));
+    let declaration = Declaration::Queue {
+        name: name.clone(),
+        arguments,
     };
     Ok((name, declaration))
 }

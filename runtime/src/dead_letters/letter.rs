@@ -1,5 +1,7 @@
 //! A dead letter: a message with the record of why it was given up.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::stats::UNKNOWN;
 use crate::dead_letter::{DeadLetter, LETTER_HEADERS, fingerprint};
 use crate::message::Message;
@@ -41,6 +43,29 @@ impl Letter {
         }
     }
 
+    /// Identifies the letter: copies of it have the same identity. A process that dies while it
+    /// puts a letter back leaves two copies. `None` for a letter that the runtime didn't write: two
+    /// of them may be equal.
+    pub(super) fn identity(&self) -> Option<String> {
+        let record = self.dead_letter.as_ref()?;
+        if self.message.anonymous || record.reason.is_of_broker() {
+            return None;
+        }
+        let DeadLetter {
+            input,
+            attempts,
+            failed_at_ms,
+            ..
+        } = record;
+        let (id, replays) = (&self.message.id, self.replays());
+        let mut payload = DefaultHasher::new();
+        self.message.payload.hash(&mut payload);
+        let payload = payload.finish();
+        Some(format!(
+            "{id} {input} {attempts} {failed_at_ms} {replays} {payload}"
+        ))
+    }
+
     /// The reason as text; `unknown` without a record.
     pub(super) fn reason(&self) -> &'static str {
         let record = self.dead_letter.as_ref();
@@ -60,7 +85,8 @@ impl Letter {
     /// It has no deadline, since it would be dropped after that, and the letter with it.
     pub fn replayed(&self) -> Message {
         let mut envelope = self.message.edit();
-        if self.dead_letter.is_some() {
+        // A record that can't be read is a record, too.
+        if self.message.headers.contains_key(LETTER_HEADERS[0]) {
             for name in LETTER_HEADERS {
                 envelope.headers.remove(name);
             }

@@ -1,11 +1,12 @@
 //! Dead letters of an app, over any transport that this process reaches: count, group, find,
 //! replay, discard, and export as test cases.
 //!
-//! - No letter is lost. Reading requeues every letter. A replay publishes the message under its
+//! - No letter is lost. Reading keeps every letter. A replay publishes the message under its
 //!   own id and removes the letter only after the publisher confirm: a crash in between leaves
-//!   the message at least once. Only selected letters are removed.
-//! - Everything is bounded. A scan sees each letter that was in the queue at its start once, and
-//!   holds no more than its [`Bounds`].
+//!   the message at least once. Only selected letters are removed, and only letters whose removal
+//!   the transport has confirmed are reported as removed.
+//! - Everything is bounded. A scan sees each letter that was in the queue at its start once, a
+//!   page at a time, and no more than its [`Bounds`].
 //!
 //! ```
 //! use brickwork::dead_letters::{
@@ -33,6 +34,7 @@
 //! ```
 
 mod groups;
+mod held;
 mod letter;
 mod rate_limit;
 mod remove;
@@ -62,11 +64,11 @@ pub use test_case::{CaseMessage, Emitted, Expected, InvalidCases, Observed, Test
 pub use view::{Encoding, LetterView};
 
 use groups::GroupBuilder;
-use scan::Scan;
+use scan::{PAGE, Scan};
 use stats::StatsBuilder;
 
-/// Limits of one scan of a dead-letter queue. A scan holds the letters that stay, unsettled, to
-/// its end, so that it sees none twice.
+/// Limits of one scan of a dead-letter queue. A scan holds the letters that stay to its end, so
+/// that it sees none twice; on RabbitMQ it puts them behind the others instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// Maximum letters held.
@@ -178,15 +180,20 @@ impl DeadLetters {
         let mut scan = Scan::open(&*self.transport, service, bounds).await?;
         let mut found = Found::default();
         while found.letters.len() < limit
-            && let Some(delivery) = scan.next().await?
+            && let Some(page) = scan.page(PAGE).await?
         {
-            let letter = Letter::new(delivery.message().clone());
-            if selection.covers(service, &letter) {
-                found.letters.push(letter);
+            for letter in page {
+                if !selection.covers(service, &letter) {
+                    continue;
+                }
+                match found.letters.len() < limit {
+                    true => found.letters.push(letter),
+                    false => found.more = true,
+                }
             }
-            scan.hold(delivery);
+            scan.settle(&[]).await?;
         }
-        found.more = !scan.finish().await?;
+        found.more |= !scan.finish().await?;
         Ok(found)
     }
 
@@ -216,9 +223,9 @@ impl DeadLetters {
         mut visit: impl FnMut(Letter),
     ) -> Result<(u64, bool), TransportError> {
         let mut scan = Scan::open(&*self.transport, service, bounds).await?;
-        while let Some(delivery) = scan.next().await? {
-            visit(Letter::new(delivery.message().clone()));
-            scan.hold(delivery);
+        while let Some(page) = scan.page(PAGE).await? {
+            page.into_iter().for_each(&mut visit);
+            scan.settle(&[]).await?;
         }
         let letters = scan.depth();
         Ok((letters, scan.finish().await?))
@@ -262,7 +269,7 @@ impl DeadLetters {
     /// A letter to show or to export, without secrets. The payload is cut to this many bytes.
     pub fn view(&self, service: &str, letter: &Letter, payload_bytes_max: usize) -> LetterView {
         let mut view = letter.view(service, payload_bytes_max, &self.redactor);
-        if view.input.is_none() {
+        if view.input.as_ref().is_none_or(String::is_empty) {
             let input = self.input_of(service, letter);
             view.input = input.map(|id| id.input.into());
         }
@@ -275,8 +282,11 @@ impl DeadLetters {
         let queues = self.topology.queues.iter().map(|queue| &queue.id);
         let mut inputs = queues.filter(|id| &*id.service == service);
         match &letter.dead_letter {
-            Some(record) => inputs.find(|id| *id.input == *record.input).cloned(),
-            None => inputs.next().filter(|_| inputs.next().is_none()).cloned(),
+            // A letter from a queue of another name has no input.
+            Some(record) if !record.input.is_empty() => {
+                inputs.find(|id| *id.input == *record.input).cloned()
+            }
+            _ => inputs.next().filter(|_| inputs.next().is_none()).cloned(),
         }
     }
 }

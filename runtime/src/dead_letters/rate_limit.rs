@@ -21,6 +21,15 @@ impl RateLimit {
         let interval = Duration::try_from_secs_f64(1.0 / letters).ok()?;
         (letters > 0.0).then_some(Self(Some(interval)))
     }
+
+    /// The number of letters that the limit lets pass in this time.
+    pub(super) fn letters_in(self, time: Duration) -> usize {
+        let Some(interval) = self.0 else {
+            return usize::MAX;
+        };
+        let letters = time.as_nanos() / interval.as_nanos().max(1);
+        usize::try_from(letters).unwrap_or(usize::MAX)
+    }
 }
 
 /// Spaces letters by a [`RateLimit`].

@@ -1,21 +1,23 @@
 //! Removes letters: replays or discards them.
+//!
+//! Works page by page: publishes the messages of a page, waits for the confirms, and removes
+//! those letters. A slow replay takes small pages, so that no letter is in flight for long: a
+//! broker gives up on a consumer that keeps messages unacked.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use super::rate_limit::{LetterPacer, RateLimit};
-use super::scan::Scan;
+use super::scan::{PAGE, Scan};
 use super::{Bounds, DeadLetters, Letter, Selection};
-use crate::delivery::Delivery;
 use crate::names::QueueId;
 use crate::transport::{Completion, Outgoing, TransportError};
 
-/// Maximum unconfirmed replays.
-const UNCONFIRMED_MAX: u32 = 64;
+/// Time that the letters of one page may take at the rate limit.
+const PAGE_TIME: Duration = Duration::from_millis(250);
 /// Maximum ids in the outcome of a dry run.
 const IDS_MAX: usize = 10_000;
 
@@ -53,7 +55,8 @@ pub struct Outcome {
     pub letters: u64,
     /// The number of selected letters.
     pub selected: u64,
-    /// The number of removed letters. In a dry run, of letters that would be removed.
+    /// The number of removed letters: the transport has confirmed that they are gone. In a dry
+    /// run, of letters that would be removed.
     pub removed: u64,
     /// The number of selected letters that stay, since the input that gave them up is not in
     /// the manifest.
@@ -62,7 +65,8 @@ pub struct Outcome {
     pub more: bool,
     /// Whether the work was stopped early.
     pub stopped: bool,
-    /// The first error of a publication. Its letter stays, and the work ended there.
+    /// The first error of a publication, whose letter stays; or the error of the transport after
+    /// letters were removed. The work ended there.
     pub error: Option<String>,
     /// In a dry run, the ids of the selected letters, 10,000 at most.
     pub ids: Vec<String>,
@@ -83,37 +87,22 @@ impl Outcome {
     }
 }
 
-/// The confirms that have arrived.
-#[derive(Default)]
-struct Progress {
-    confirmed: u64,
-    error: Option<TransportError>,
-}
-
 /// Removes the selected letters of one service.
 struct Remover<'a> {
     letters: &'a DeadLetters,
     service: &'a str,
     options: &'a RemoveOptions,
-    /// Missing if the letters are discarded.
-    replay: Option<Replay<'a>>,
+    /// The destination of a replay. Missing if the letters are discarded.
+    replay_to: Option<&'a Destination>,
 }
 
-/// Publishes messages of letters, a limited number unconfirmed at a time.
-struct Replay<'a> {
-    to: &'a Destination,
-    progress: Arc<Mutex<Progress>>,
-    permits: Arc<Semaphore>,
-}
-
-/// The result for one selected letter.
-enum StepResult {
-    /// The letter is removed, or will be after the confirm.
-    Removed,
-    /// The letter stays, since its input is not in the manifest.
-    WithoutInput(Delivery),
-    /// The letter stays, since an earlier publication failed.
-    Failed(Delivery),
+/// The work on the letters of one page.
+#[derive(Default)]
+struct PageWork {
+    /// Whether to remove each letter.
+    remove: Vec<bool>,
+    /// Unconfirmed publications: number of the letter, and the outcome.
+    published: Vec<(usize, BoxFuture<'static, Result<(), TransportError>>)>,
 }
 
 pub(super) async fn replay(
@@ -123,24 +112,13 @@ pub(super) async fn replay(
     options: &RemoveOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Outcome, TransportError> {
-    let progress = Arc::<Mutex<Progress>>::default();
     let remover = Remover {
         letters,
         service,
         options,
-        replay: Some(Replay {
-            to,
-            progress: progress.clone(),
-            permits: Arc::new(Semaphore::new(UNCONFIRMED_MAX as usize)),
-        }),
+        replay_to: Some(to),
     };
-    let mut outcome = remover.run(stop).await?;
-    let progress = progress.lock();
-    if !options.dry_run {
-        outcome.removed = progress.confirmed;
-    }
-    outcome.error = progress.error.as_ref().map(ToString::to_string);
-    Ok(outcome)
+    remover.run(stop).await
 }
 
 pub(super) async fn discard(
@@ -153,86 +131,117 @@ pub(super) async fn discard(
         letters,
         service,
         options,
-        replay: None,
+        replay_to: None,
     };
     remover.run(stop).await
 }
 
 impl Remover<'_> {
-    /// Reads every letter once, removes the selected ones and requeues the others.
+    /// Reads every letter once, removes the selected ones and keeps the others.
     async fn run(&self, stop: impl Future<Output = ()>) -> Result<Outcome, TransportError> {
         let transport = &*self.letters.transport;
         let mut scan = Scan::open(transport, self.service, self.options.bounds).await?;
-        let mut outcome = Outcome {
-            letters: scan.depth(),
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome::default();
+        let stop = std::pin::pin!(stop);
         let ended = self.remove_all(&mut scan, &mut outcome, stop).await;
-        if let Some(replay) = &self.replay {
-            // After an error, too: every publication gets its confirm or its error.
-            let _all = replay.permits.acquire_many(UNCONFIRMED_MAX).await;
+        outcome.letters = scan.depth();
+        let finished = match ended {
+            Ok(()) => scan.finish().await.map(|complete| outcome.more = !complete),
+            Err(error) => Err(error),
+        };
+        match finished {
+            Err(error) if outcome.removed == 0 && outcome.error.is_none() => return Err(error),
+            Err(error) => drop(outcome.error.get_or_insert(error.to_string())),
+            Ok(()) => {}
         }
-        outcome.more = !scan.finish().await?;
-        ended.map(|()| outcome)
+        Ok(outcome)
     }
 
     async fn remove_all(
         &self,
         scan: &mut Scan<'_>,
         outcome: &mut Outcome,
-        stop: impl Future<Output = ()>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), TransportError> {
-        let mut stop = pin!(stop);
         let mut pacer = LetterPacer::new(self.options.rate);
-        while outcome.selected < self.options.limit {
-            let next = tokio::select! {
-                biased;
-                () = &mut stop => {
-                    outcome.stopped = true;
-                    return Ok(());
-                }
-                next = scan.next() => next?,
+        let page_max = match self.options.dry_run {
+            true => PAGE,
+            false => self.options.rate.letters_in(PAGE_TIME).clamp(1, PAGE),
+        };
+        while outcome.selected < self.options.limit && outcome.error.is_none() && !outcome.stopped {
+            let Some(page) = scan.page(page_max).await? else {
+                return Ok(());
             };
-            let Some(delivery) = next else { return Ok(()) };
-            let letter = Letter::new(delivery.message().clone());
-            if !self.options.selection.covers(self.service, &letter) {
-                scan.hold(delivery);
-                continue;
+            let mut work = PageWork::default();
+            for letter in &page {
+                let is_selected = outcome.selected < self.options.limit
+                    && self.options.selection.covers(self.service, letter);
+                let remove = match is_selected && !outcome.stopped {
+                    false => false,
+                    true if self.options.dry_run => {
+                        self.count(letter, outcome);
+                        false
+                    }
+                    true => tokio::select! {
+                        biased;
+                        () = &mut stop => {
+                            outcome.stopped = true;
+                            false
+                        }
+                        () = pacer.next() => self.start(letter, &mut work, outcome),
+                    },
+                };
+                work.remove.push(remove);
             }
-            if self.options.dry_run {
-                self.count(&letter, outcome);
-                scan.hold(delivery);
-                continue;
-            }
-            tokio::select! {
-                biased;
-                () = &mut stop => {
-                    outcome.stopped = true;
-                    scan.hold(delivery);
-                    return Ok(());
+            self.finish_page(scan, work, outcome).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the confirms of a page, and removes its letters.
+    async fn finish_page(
+        &self,
+        scan: &mut Scan<'_>,
+        work: PageWork,
+        outcome: &mut Outcome,
+    ) -> Result<(), TransportError> {
+        let PageWork {
+            mut remove,
+            published,
+        } = work;
+        for (number, confirm) in published {
+            match confirm.await {
+                Ok(()) => remove[number] = true,
+                // The letter stays.
+                Err(error) => {
+                    outcome.selected -= 1;
+                    outcome.error.get_or_insert(error.to_string());
                 }
-                () = pacer.next() => {}
             }
-            match self.remove(&letter, delivery).await {
-                StepResult::Removed => outcome.removed += 1,
-                StepResult::WithoutInput(delivery) => {
-                    outcome.without_input += 1;
-                    scan.hold(delivery);
-                }
-                StepResult::Failed(delivery) => {
-                    scan.hold(delivery);
-                    return Ok(());
-                }
-            }
-            outcome.selected += 1;
+        }
+        let removed = remove.iter().filter(|remove| **remove).count() as u64;
+        let settled = scan.settle(&remove).await;
+        if let (Err(error), true) = (&settled, removed > 0) {
+            // Reported also if no letter was removed before.
+            outcome.error = Some(match self.replay_to {
+                None => format!("{error}: {removed} more letters may be discarded"),
+                Some(_) => format!(
+                    "{error}: {removed} more letters were replayed and may still be there, too"
+                ),
+            });
+            return Ok(());
+        }
+        settled?;
+        if !self.options.dry_run {
+            outcome.removed += removed;
         }
         Ok(())
     }
 
     /// Counts a letter in a dry run.
     fn count(&self, letter: &Letter, outcome: &mut Outcome) {
-        let replay = self.replay.as_ref();
-        match replay.is_none_or(|replay| self.input_of(replay, letter).is_some()) {
+        let to = self.replay_to;
+        match to.is_none_or(|to| self.input_of(to, letter).is_some()) {
             true => outcome.removed += 1,
             false => outcome.without_input += 1,
         }
@@ -242,54 +251,31 @@ impl Remover<'_> {
         outcome.selected += 1;
     }
 
-    async fn remove(&self, letter: &Letter, delivery: Delivery) -> StepResult {
-        let Some(replay) = &self.replay else {
-            delivery.ack();
-            return StepResult::Removed;
+    /// Starts to remove a letter. Returns whether to remove it now: the letter of a replay is
+    /// removed after the confirm.
+    fn start(&self, letter: &Letter, work: &mut PageWork, outcome: &mut Outcome) -> bool {
+        outcome.selected += 1;
+        let Some(to) = self.replay_to else {
+            return true;
         };
-        match self.input_of(replay, letter) {
-            None => StepResult::WithoutInput(delivery),
-            Some(input) => self.publish(replay, input, letter, delivery).await,
-        }
-    }
-
-    fn input_of(&self, replay: &Replay<'_>, letter: &Letter) -> Option<QueueId> {
-        match replay.to {
-            Destination::Original => self.letters.input_of(self.service, letter),
-            Destination::Input(input) => Some(input.clone()),
-        }
-    }
-
-    /// Publishes the message. Its confirm acks the letter.
-    async fn publish(
-        &self,
-        replay: &Replay<'_>,
-        input: QueueId,
-        letter: &Letter,
-        delivery: Delivery,
-    ) -> StepResult {
-        let permit = replay.permits.clone().acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
-        if replay.progress.lock().error.is_some() {
-            return StepResult::Failed(delivery);
-        }
-        let progress = replay.progress.clone();
-        let done = Completion::new(move |outcome| {
-            match outcome {
-                Ok(()) => {
-                    progress.lock().confirmed += 1;
-                    delivery.ack();
-                }
-                // The dropped delivery is requeued.
-                Err(error) => drop(progress.lock().error.get_or_insert(error)),
-            }
-            drop(permit);
-        });
+        let Some(input) = self.input_of(to, letter) else {
+            outcome.without_input += 1;
+            return false;
+        };
+        let (done, confirm) = Completion::channel();
+        work.published.push((work.remove.len(), Box::pin(confirm)));
         let outgoing = Outgoing {
             queue: Some(input),
             ..letter.replayed().into()
         };
         self.letters.transport.publish(vec![outgoing], done);
-        StepResult::Removed
+        false
+    }
+
+    fn input_of(&self, to: &Destination, letter: &Letter) -> Option<QueueId> {
+        match to {
+            Destination::Original => self.letters.input_of(self.service, letter),
+            Destination::Input(input) => Some(input.clone()),
+        }
     }
 }

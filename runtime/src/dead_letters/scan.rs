@@ -1,52 +1,53 @@
 //! One scan of a dead-letter queue: every letter that was in it at the start, once.
 //!
-//! A letter that stays is held, unsettled, until the end: a letter that is requeued earlier
-//! would be delivered again at once. The number of unsettled letters per consumer is limited,
-//! so several consumers take part, one after the other, each with one page of letters.
+//! A scan reads pages. Of a letter that a crash has doubled, it shows the first copy only. The other
+//! is removed if the first is, and else kept: another scan may put copies in place of letters
+//! meanwhile, so a copy of a letter that was seen before may be the only one that is left.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::collections::HashMap;
 
-use tokio::time::{sleep, timeout};
-
-use super::Bounds;
-use crate::delivery::Delivery;
+use super::held::HeldLetters;
+use super::{Bounds, Letter};
 use crate::names::QueueId;
-use crate::transport::{Consumer, Transport, TransportError, take};
+use crate::transport::{LetterReader, Transport, TransportError};
 
-/// Maximum unsettled letters of one consumer.
-const PAGE: usize = 128;
-/// Time without a letter after which the queue's depth is read.
-const QUIET: Duration = Duration::from_millis(250);
-/// Maximum times that the queue may be quiet although it has letters.
-const QUIET_MAX: usize = 40;
-/// Time for requeueing. When a connection ends, the transport requeues by itself.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time to wait until requeued letters are ready again. Another consumer may have taken them.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Interval of reading the depth meanwhile.
-const READY_INTERVAL: Duration = Duration::from_millis(10);
-
-const NO_ANSWER: &str = "the transport doesn't answer: the last acks may not have arrived";
+/// Maximum letters of a page.
+pub(super) const PAGE: usize = 128;
+/// Maximum size of the letters of a page, roughly.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 /// A scan.
 pub(super) struct Scan<'a> {
-    transport: &'a dyn Transport,
-    queue: QueueId,
+    reader: Box<dyn LetterReader + 'a>,
     bounds: Bounds,
-    /// Letters that were ready at the start.
+    /// Letters that were ready at the start, without copies.
     depth: u64,
-    /// Letters of them that were not returned yet.
+    /// Letters of them that were not taken yet.
     left: u64,
-    /// Letters that were returned and are not held.
-    returned: u64,
-    consumer: Option<Box<dyn Consumer>>,
-    /// Held letters of the present consumer.
-    held_of_consumer: usize,
-    taken: VecDeque<Delivery>,
-    /// Letters that stay, in the queue's order.
-    held: Vec<Delivery>,
-    held_bytes: usize,
+    /// Letters that were taken and kept.
+    kept: usize,
+    kept_bytes: usize,
+    /// The letters that were seen: see [`Letter::identity`].
+    seen: HashMap<String, Seen>,
+    page: Vec<PageEntry>,
+}
+
+/// A letter that was seen.
+#[derive(Clone, Copy)]
+enum Seen {
+    /// With the letter's index in the page.
+    InThisPage(usize),
+    Kept,
+    Removed,
+}
+
+/// A letter of the present page.
+struct PageEntry {
+    bytes: usize,
+    /// The letter that this is a copy of.
+    copy_of: Option<Seen>,
+    /// Missing for a copy, and for a letter that the runtime didn't write.
+    identity: Option<String>,
 }
 
 impl<'a> Scan<'a> {
@@ -57,18 +58,19 @@ impl<'a> Scan<'a> {
     ) -> Result<Self, TransportError> {
         let queue = QueueId::dead_letters(service);
         let depth = transport.depth(&queue).await?.ready;
+        let reader: Box<dyn LetterReader + 'a> = match transport.letters(&queue).await? {
+            Some(reader) => reader,
+            None => Box::new(HeldLetters::new(transport, queue, depth)),
+        };
         Ok(Self {
-            transport,
-            queue,
+            reader,
             bounds,
             depth,
             left: depth,
-            returned: 0,
-            consumer: None,
-            held_of_consumer: 0,
-            taken: VecDeque::new(),
-            held: Vec::new(),
-            held_bytes: 0,
+            kept: 0,
+            kept_bytes: 0,
+            seen: HashMap::new(),
+            page: Vec::new(),
         })
     }
 
@@ -77,87 +79,93 @@ impl<'a> Scan<'a> {
         self.depth
     }
 
-    /// The next letter; `None` at the end of the queue, or when the bounds are reached.
-    pub(super) async fn next(&mut self) -> Result<Option<Delivery>, TransportError> {
-        // Letters may always be there at once, and other tasks need the thread, too.
-        tokio::task::consume_budget().await;
-        if self.taken.is_empty() && !self.fetch().await? {
+    /// The next letters, `max` at most; `None` at the end of the queue, or when the bounds are
+    /// reached. [`settle`](Self::settle) must follow.
+    pub(super) async fn page(&mut self, max: usize) -> Result<Option<Vec<Letter>>, TransportError> {
+        let room = self.bounds.letters.saturating_sub(self.kept);
+        let bytes = self.bounds.bytes.saturating_sub(self.kept_bytes);
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let max = max.min(room).min(left);
+        if max == 0 || bytes == 0 {
             return Ok(None);
         }
-        if self.held.len() >= self.bounds.letters || self.held_bytes >= self.bounds.bytes {
+        let taken = self.reader.take(max, bytes.min(PAGE_BYTES)).await?;
+        if taken.is_empty() {
+            // Another reader took the rest.
+            self.left = 0;
             return Ok(None);
         }
-        self.left -= 1;
-        self.returned += 1;
-        Ok(self.taken.pop_front())
+        self.left -= taken.len() as u64;
+        let mut letters = Vec::with_capacity(taken.len());
+        for message in taken {
+            let bytes = message.size();
+            let letter = Letter::new(message);
+            let mut identity = letter.identity();
+            let copy_of = identity.as_ref().and_then(|it| self.seen.get(it).copied());
+            match (copy_of, &identity) {
+                (Some(_), _) => identity = None,
+                (None, Some(new)) => {
+                    self.seen
+                        .insert(new.clone(), Seen::InThisPage(self.page.len()));
+                }
+                (None, None) => {}
+            }
+            if copy_of.is_none() {
+                letters.push(letter);
+            }
+            self.page.push(PageEntry {
+                bytes,
+                copy_of,
+                identity,
+            });
+        }
+        Ok(Some(letters))
     }
 
-    /// Keeps a letter in the queue: it is requeued at the end.
-    pub(super) fn hold(&mut self, delivery: Delivery) {
-        self.returned -= 1;
-        self.held_of_consumer += 1;
-        self.held_bytes += delivery.message().size();
-        self.held.push(delivery);
+    /// Settles the page: removes the letters whose entry is true, and keeps the others. The
+    /// letters have been removed when this returns.
+    pub(super) async fn settle(&mut self, remove: &[bool]) -> Result<(), TransportError> {
+        let mut of_letters = remove.iter().copied();
+        let mut removes: Vec<bool> = Vec::with_capacity(self.page.len());
+        for entry in &self.page {
+            let remove = match entry.copy_of {
+                None => of_letters.next().unwrap_or(false),
+                Some(Seen::InThisPage(first)) => removes[first],
+                Some(Seen::Removed) => true,
+                Some(Seen::Kept) => false,
+            };
+            if entry.copy_of.is_some() {
+                self.depth -= 1;
+            }
+            if !remove {
+                self.kept += 1;
+                self.kept_bytes += entry.bytes;
+            }
+            removes.push(remove);
+        }
+        self.reader.settle(&removes).await?;
+        for (entry, removed) in self.page.drain(..).zip(removes) {
+            let seen = if removed { Seen::Removed } else { Seen::Kept };
+            if let Some(identity) = entry.identity {
+                self.seen.insert(identity, seen);
+            }
+        }
+        Ok(())
     }
 
-    /// Requeues the letters that stay, in their order. Returns whether every letter was seen.
+    /// Ends the scan. Returns whether every letter was seen.
     pub(super) async fn finish(mut self) -> Result<bool, TransportError> {
-        // First stop the consumer: it would get the requeued letters again.
-        if let Some(mut consumer) = self.consumer.take() {
-            consumer.stop();
-        }
-        for delivery in self.held.drain(..).chain(self.taken.drain(..)) {
-            delivery.nack_requeue();
-        }
-        let flushed = timeout(FINISH_TIMEOUT, self.transport.flush()).await;
-        flushed.unwrap_or_else(|_| Err(TransportError::Lost(NO_ANSWER.into())))?;
-        let ready = wait_until_ready(self.transport, &self.queue, self.depth - self.returned);
-        let _in_time = timeout(READY_TIMEOUT, ready).await;
-        Ok(self.left == 0)
-    }
-
-    /// Waits for more letters; `false` if there are none.
-    async fn fetch(&mut self) -> Result<bool, TransportError> {
-        if self.left == 0 || self.held.len() >= self.bounds.letters {
-            return Ok(false);
-        }
-        if self.held_of_consumer >= PAGE {
-            // The letters of a dropped consumer can still be settled.
-            self.consumer = None;
-        }
-        let consumer = match &mut self.consumer {
-            Some(consumer) => consumer,
-            none => {
-                self.held_of_consumer = 0;
-                none.insert(self.transport.consume(&self.queue, PAGE).await?)
-            }
-        };
-        let most = usize::try_from(self.left).map_or(PAGE, |left| left.min(PAGE));
-        for _ in 0..QUIET_MAX {
-            match timeout(QUIET, take(&mut **consumer, &mut self.taken, most)).await {
-                Ok(taken) => {
-                    taken?;
-                    return Ok(true);
-                }
-                Err(_) if self.transport.depth(&self.queue).await?.ready == 0 => {
-                    // Another consumer took the rest.
-                    self.left = 0;
-                    return Ok(false);
-                }
-                Err(_) => {}
+        let complete = self.left == 0;
+        let rest = usize::try_from(self.left).unwrap_or(usize::MAX);
+        // Letters that were kept stand behind those that were not read: reading the rest, too,
+        // restores the order.
+        let restores = self.kept > 0 && self.kept.saturating_add(rest) <= self.bounds.letters;
+        if self.reader.rotates() && restores {
+            while self.page(PAGE).await?.is_some() {
+                self.settle(&[]).await?;
             }
         }
-        // The rest stays unseen: `finish` returns false.
-        Ok(false)
-    }
-}
-
-/// Waits until this many letters are ready. A broker requeues with a delay, and the next scan
-/// may start at once.
-async fn wait_until_ready(transport: &dyn Transport, queue: &QueueId, letters: u64) {
-    while let Ok(depth) = transport.depth(queue).await
-        && depth.ready < letters
-    {
-        sleep(READY_INTERVAL).await;
+        self.reader.finish().await?;
+        Ok(complete)
     }
 }

@@ -10,6 +10,8 @@ use crate::trace_context::TraceContext;
 use crate::transport::memory::Memory;
 use crate::transport::{Backpressure, Completion, Outgoing, Overflow, QueueSpec, take};
 
+mod unconfirmed;
+
 fn input() -> QueueId {
     QueueId::new("stock", "requests")
 }
@@ -415,9 +417,12 @@ async fn a_replay_that_is_dropped_requeues_the_remaining_letters() {
     assert!(cut.is_err(), "the replay was not over");
     let replayed = ids(&*transport, &input()).await;
     assert!((190..=210).contains(&replayed.len()), "{}", replayed.len());
+    // The letters of the last page are there, too: their removal had not begun.
     let left = ids(&*transport, &queue).await;
-    assert_eq!(left.len() + replayed.len(), 1000);
-    let kept = before.into_iter().filter(|id| !replayed.contains(id));
+    let twice = left.len() + replayed.len() - 1000;
+    assert!(twice <= 25, "{twice}");
+    let gone = &replayed[..replayed.len() - twice];
+    let kept = before.into_iter().filter(|id| !gone.contains(id));
     assert_eq!(left, kept.collect::<Vec<_>>());
 }
 

@@ -162,7 +162,7 @@ pub(crate) struct Meters {
     pub(crate) inputs: Box<[InputMeter]>,
     outputs: Box<[SharedCounter]>,
     restarts: [SharedCounter; Cause::NAMES.len()],
-    dead_letters: [SharedCounter; Reason::ALL.len()],
+    dead_letters: [SharedCounter; Reason::OF_RUNTIME],
     asks: [SharedCounter; AskOutcome::NAMES.len()],
     /// Attempts to handle a message without an id.
     pub(crate) anonymous: SharedCounter,

@@ -21,6 +21,7 @@ pub mod engine;
 mod error;
 mod inspection;
 mod lease;
+mod letters;
 mod limit;
 pub mod memory;
 mod prune;
@@ -35,6 +36,7 @@ pub use connector::{Connector, RenewUrl, Transports, scheme_of};
 pub use error::{AskError, TransportError};
 pub use inspection::{Inspection, InspectionProblem};
 pub use lease::{Lease, LeaseKeeper};
+pub use letters::LetterReader;
 pub use limit::Limit;
 pub use prune::{
     Prune, PruneAction, Pruned, StaleQueue, StaleResource, StrandedQueue, judge, next_to_remove,
@@ -163,6 +165,19 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<StrandedQueue>, TransportError>> {
         let _ = topology;
         Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// Opens a reader of a dead-letter queue. `None` means that letters can be consumed and
+    /// requeued without any limit.
+    ///
+    /// A broker that counts deliveries drops a letter that was requeued too often, so its reader
+    /// does not requeue letters.
+    fn letters<'a>(
+        &'a self,
+        queue: &'a QueueId,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn LetterReader>>, TransportError>> {
+        let _ = queue;
+        Box::pin(async { Ok(None) })
     }
 
     /// Searches the queues of the app for messages and changes nothing.

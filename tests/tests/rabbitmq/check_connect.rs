@@ -293,6 +293,27 @@ fn missing_permissions_are_named_one_by_one() {
 }
 
 #[test]
+fn a_policys_delivery_limit_is_reported() {
+    let broker = Broker::shared();
+    let folder = app("limited");
+    let notes = || json(&check(&folder, &broker.url(), true))["transport"]["notes"].to_string();
+    let before = things(broker, Some("limited"));
+    assert!(!notes().contains("a policy sets"), "{}", notes());
+    assert!(
+        notes().contains("AMQP doesn't show policies"),
+        "{}",
+        notes()
+    );
+    for limit in [0, 5] {
+        let policy = format!(r#"{{"delivery-limit":{limit}}}"#);
+        broker.ctl(&["set_policy", "limited", r"^limited\.", &policy]);
+        let said = format!("a policy sets a delivery limit of {limit} ");
+        assert!(notes().contains(&said), "{}", notes());
+    }
+    assert_eq!(things(broker, Some("limited")), before);
+}
+
+#[test]
 fn a_refused_user_learns_why_without_the_password() {
     let broker = Broker::shared();
     let folder = app("no-entry");

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+mod of_the_broker;
+mod policies;
 mod replay;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,12 +28,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Shop {
     folder: TempDir,
     name: &'static str,
+    url: String,
 }
 
 impl Shop {
     fn new(name: &'static str, lines: usize, fault: &str) -> Self {
+        Self::on(Broker::shared(), name, lines, fault)
+    }
+
+    fn on(broker: &Broker, name: &'static str, lines: usize, fault: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
-        let transport = Broker::shared().url();
+        let transport = broker.url();
         let manifest = format!(
             r#"
             [app]
@@ -68,7 +75,11 @@ impl Shop {
         ] {
             std::fs::write(folder.path().join(file), text).expect("it can be written");
         }
-        Self { folder, name }
+        Self {
+            folder,
+            name,
+            url: transport,
+        }
     }
 
     fn path(&self) -> &Path {
@@ -129,10 +140,9 @@ impl Shop {
 
     /// Connects the test to the queues.
     async fn transport(&self) -> Arc<dyn Transport> {
-        let url = Broker::shared().url();
         let transports = all();
-        let connector = transports.for_url(&url).expect("amqp: is there");
-        let connecting = connector.connect(&url, Arc::<Backpressure>::default());
+        let connector = transports.for_url(&self.url).expect("amqp: is there");
+        let connecting = connector.connect(&self.url, Arc::<Backpressure>::default());
         let transport = timeout(PATIENCE, connecting).await.expect("in time");
         let transport = transport.expect("it connects");
         let topology = Topology {

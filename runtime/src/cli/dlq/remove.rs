@@ -178,7 +178,7 @@ impl Remove {
         }
         if let Some(error) = &total.error {
             error_line!(
-                "error: {}; this letter and those after it stay",
+                "error: {}; the other letters stay",
                 plan.redactor.clean(error)
             );
         }

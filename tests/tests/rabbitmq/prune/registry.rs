@@ -128,3 +128,46 @@ fn a_killed_prune_can_be_repeated() {
     assert!(!has(broker, "cut", "cut.old"));
     hand.until_ready("cut.ledger", 1);
 }
+
+#[test]
+fn looking_at_the_registry_keeps_it_whatever_delivery_limit_a_policy_sets() {
+    let broker = Broker::shared();
+    let site = Site::new(broker);
+    site.write("v1.toml", &manifest("looked", r#""numbers""#, OLD));
+    site.write("v2.toml", &manifest("looked", r#""numbers""#, ""));
+    let hand = Hand::on(broker);
+    site.run("v1.toml", &[]);
+    hand.publish("", "looked.ledger", "brickwork ledger 2\nqueue new.format");
+    let limit = r#"{"delivery-limit":0}"#;
+    broker.ctl(&["set_policy", "looked", r"^looked\.ledger$", limit]);
+    for _ in 0..3 {
+        assert_eq!(site.check("v2.toml").len(), 3);
+        assert_eq!(site.prune("v2.toml", &[]).len(), 3);
+        site.run("v1.toml", &[]);
+        hand.until_ready("looked.ledger", 2);
+    }
+}
+
+#[test]
+fn a_registry_that_can_t_be_written_at_the_start_is_written_later() {
+    let broker = Broker::shared();
+    let site = Site::new(broker);
+    site.write("v1.toml", &manifest("later", r#""numbers""#, OLD));
+    site.write("v2.toml", &manifest("later", r#""numbers""#, ""));
+    site.run("v2.toml", &[]);
+    let hand = Hand::on(broker);
+    for _ in 0..100 {
+        hand.publish("", "later.ledger", "garbage");
+    }
+    let command = site.command("run", "v1.toml", &[]);
+    let app = Process::start(command, site.path(), "it was just built");
+    app.line(PATIENCE, |line| line.contains("runs:").then_some(()));
+    let log = app.stderr();
+    assert!(log.contains("declarations were not recorded"), "{log}");
+    broker.ctl(&["purge_queue", "later.ledger"]);
+    until("the app records its queues", PATIENCE, || {
+        let left = site.check("v2.toml");
+        (left.len() == 3).then_some(()).ok_or(format!("{left:?}"))
+    });
+    app.stop();
+}
