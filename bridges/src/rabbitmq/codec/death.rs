@@ -239,6 +239,7 @@ mod tests {
             attempt: 5,
             past_topics: true,
             suspect: None,
+            target: None,
             properties_bytes_max: 100_000,
         };
         let properties = encode(&record.letter(&envelope.into()), route).expect("encoded");
