@@ -79,6 +79,7 @@ impl Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it connects");
         let patience = Some(Duration::from_secs(20));
         stream.set_read_timeout(patience).expect("it can be set");
+        stream.set_write_timeout(patience).expect("it can be set");
         let mut raw = Self(stream);
         raw.write(b"AMQP\x00\x00\x09\x01");
         raw.expect(10, 10);
