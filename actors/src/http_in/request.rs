@@ -30,11 +30,15 @@ use super::forms;
 use super::handshake::{self, Handshake};
 use super::headers::{Names, of_message};
 use super::routes::{NoRoute, Routes};
+use super::server::STOP_WITHIN;
 use super::signature::{SignatureCheck, SignatureScheme, Signed};
 use crate::json::JsonText;
 
 /// The UTF-8 byte order mark, which some senders put before their JSON.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Time from the start of a stop to the answers of requests whose outcome isn't known by then.
+const ANSWER_WITHIN: Duration = STOP_WITHIN.saturating_sub(Duration::from_millis(500));
 
 /// Settings and state for handling requests.
 pub(super) struct RequestHandler {
@@ -136,14 +140,27 @@ impl RequestHandler {
         }
         let (id, raw) = self.message(request, format, payload)?;
         let output = &self.outputs[output];
-        let answer = match &self.asks {
-            None => self.submit(output, id.clone(), raw).await,
-            Some(asks) => self.ask(asks, output, id.clone(), raw).await,
+        let outcome = async {
+            match &self.asks {
+                None => self.submit(output, id.clone(), raw).await,
+                Some(asks) => self.ask(asks, output, id.clone(), raw).await,
+            }
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = outcome => answer,
+            () = self.stop_is_near() => Err(Refusal::busy("the app stops")),
         };
         drop(memory);
         let mut answer = answer.unwrap_or_else(refuse);
         answer::set_id(&mut answer, &id);
         Ok(answer)
+    }
+
+    /// Waits until the connections are about to be cut by the stop.
+    async fn stop_is_near(&self) {
+        self.out.stopping().await;
+        tokio::time::sleep(ANSWER_WITHIN).await;
     }
 
     fn check_host(&self, request: &HttpRequest<()>) -> Result<(), Refusal> {

@@ -16,7 +16,7 @@ use super::HttpInConfig;
 use super::request::RequestHandler;
 
 /// Time for requests in progress when the source stops.
-const STOP_WITHIN: Duration = Duration::from_secs(4);
+pub(super) const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 /// Serves until the source stops.
 pub(super) async fn serve(config: &HttpInConfig, out: &SourceContext) -> Result<(), Failure> {

@@ -20,6 +20,9 @@ use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Durations, Meters};
 use crate::transport::{AskError, Completion, Outgoing, SourcePressure, Transport};
 
+/// A failure that comes this long before the deadline of a request, or later, is a timeout.
+const DEADLINE_TOLERANCE: Duration = Duration::from_millis(10);
+
 /// An output and the topics that it publishes to.
 pub(crate) struct WiredOutput {
     pub(crate) name: Arc<str>,
@@ -199,7 +202,14 @@ impl Publisher {
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let end_ms = now_ms.saturating_add(within_ms);
         envelope.deadline_ms = Some(inherited_deadline_ms.map_or(end_ms, |it| it.min(end_ms)));
-        let reply = self.transport.ask(envelope.into(), within).await;
+        let asked = Instant::now();
+        let mut reply = self.transport.ask(envelope.into(), within).await;
+        // The other service gives up at the deadline, too, and may be the first.
+        if let Err(AskError::Failed(_)) = &reply
+            && asked.elapsed() + DEADLINE_TOLERANCE >= within
+        {
+            reply = Err(AskError::Timeout(within));
+        }
         self.meters.asked(match &reply {
             Ok(_) => AskOutcome::Ok,
             Err(AskError::Timeout(_)) => AskOutcome::Timeout,

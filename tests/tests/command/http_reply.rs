@@ -214,6 +214,19 @@ fn a_waiting_caller_gets_its_reply_during_the_stop() {
 }
 
 #[test]
+fn a_caller_without_a_reply_at_the_end_of_the_stop_gets_503() {
+    really(async {
+        let (app, address) = start("reply_timeout = \"60s\"").await;
+        let asked = tokio::task::spawn_local(ask(address, "", json!({"n": 3, "do": "wait"})));
+        is_in_hand().await;
+        app.stop().await;
+        let answer = asked.await.expect("the connection is not cut");
+        assert_eq!(answer.code, 503, "{}", answer.body);
+        assert!(answer.body.contains("stops"), "{}", answer.body);
+    });
+}
+
+#[test]
 fn a_child_program_and_a_map_reply_to_the_caller() {
     const CHILD: &str = "import sys, json\nfor line in sys.stdin:\n    m = json.loads(line)\n    \
         answer = {'id': m['id'], 'emit': [{'port': 'out', 'msg': {'challenge': m['msg']['n']}}]}\n    \
