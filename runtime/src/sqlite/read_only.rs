@@ -50,7 +50,15 @@ impl ReadOnlyDatabase {
             PathBuf::from(name)
         };
         let (log, index) = (beside("-wal"), beside("-shm"));
-        let logged = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
+        let log = std::fs::metadata(&log);
+        if in_use && log.is_err() {
+            // SQLite would create one, beside the file of another process.
+            return Err(SqliteError::Unusable {
+                path: path.to_owned(),
+                why: "it is being opened or closed".to_owned(),
+            });
+        }
+        let logged = log.is_ok_and(|log| log.len() > 0);
         let (parameters, created) = match (in_use, logged, index.exists()) {
             // The log index exists, and is shared with the writer.
             (true, ..) => ("mode=ro", None),
