@@ -12,22 +12,24 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::table::text;
-use super::{ATTEMPT, ESCAPE, PERSISTENT, REASON, TopicSource, decode_as_is, known};
+use super::{
+    ATTEMPT, ESCAPE, PERSISTENT, REASON, TIME, TopicSource, attribute, decode_as_is, known, rfc3339,
+};
 
 /// The last entry of a message's `x-death`.
 #[derive(Debug)]
-pub(in super::super) struct Death<'a> {
+pub(crate) struct Death<'a> {
     reason: Cow<'a, str>,
     /// The queue that the message was in.
-    pub(in super::super) queue: Cow<'a, str>,
+    pub(crate) queue: Cow<'a, str>,
     /// The exchange that the message was published to.
-    pub(in super::super) exchange: Cow<'a, str>,
-    pub(in super::super) key: Cow<'a, str>,
+    pub(crate) exchange: Cow<'a, str>,
+    pub(crate) key: Cow<'a, str>,
     unix_s: u64,
 }
 
 /// Returns the last death of a message. The broker puts the newest entry first.
-pub(in super::super) fn last(properties: &BasicProperties) -> Option<Death<'_>> {
+pub(crate) fn last(properties: &BasicProperties) -> Option<Death<'_>> {
     let headers = properties.headers().as_ref()?;
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else {
         return None;
@@ -54,7 +56,7 @@ pub(in super::super) fn last(properties: &BasicProperties) -> Option<Death<'_>> 
 
 /// Decodes a message of the dead-letter queue `name` of a service. `died` is its last death and the
 /// source of its topic, if it died in a queue of the app.
-pub(in super::super) fn decode_letter(
+pub(crate) fn decode_letter(
     name: &str,
     service: &str,
     properties: &BasicProperties,
@@ -72,6 +74,12 @@ pub(in super::super) fn decode_letter(
         message = envelope.into();
     }
     let Some(death) = death else { return message };
+    if properties.timestamp().is_none() && attribute(properties, TIME).is_none() {
+        // The message was there at that time; the time of reading would say nothing.
+        let mut envelope = message.edit();
+        envelope.time_ms = death.unix_s.saturating_mul(1000).min(rfc3339::MS_MAX);
+        message = envelope.into();
+    }
     let Some(reason) = Reason::ALL
         .into_iter()
         .find(|it| it.is_of_broker() && it.as_str() == death.reason)
@@ -103,7 +111,7 @@ fn content_id(queue: &str, death: Option<&Death<'_>>, payload: &Bytes) -> Messag
 }
 
 /// Returns the properties of a copy of a letter, which keeps everything that a reader sees.
-pub(in super::super) fn copy_of_letter(properties: &BasicProperties) -> BasicProperties {
+pub(crate) fn copy_of_letter(properties: &BasicProperties) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in properties.headers().iter().flatten() {
         let name = match name.as_str() {
