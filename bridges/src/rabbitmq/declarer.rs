@@ -286,8 +286,8 @@ fn explain(declaration: &Declaration, code: u16, text: &str) -> TransportError {
         // The broker uses the same code for the limit of queues.
         406 if !text.contains("inequivalent") => match text.contains("queue limit") {
             true => format!(
-                "{text}: raise the limit (rabbitmqctl set_vhost_limits), or remove queues that \
-                 nobody needs (brickwork prune)"
+                "{text}: raise the limit (rabbitmqctl set_vhost_limits), or remove unused \
+                 queues (brickwork prune)"
             ),
             false => text.to_owned(),
         },

@@ -9,13 +9,13 @@
 //!
 //! | queue | fate |
 //! | --- | --- |
-//! | full | delayed again, for a few seconds |
+//! | full, or without a confirm | delayed again, for a few seconds |
 //! | gone, and the manifest has it | the queue is declared again |
 //! | gone | held in the queue `APP.unroutable` until its queue is there again |
 //!
 //! The status reports a relay that can't work, and delay steps whose messages are overdue.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +56,9 @@ const BACKOFF: Backoff = Backoff {
 };
 /// Pause before a message that nothing accepts is requeued.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Delay of a message whose queue is full.
-const FULL_DELAY: Duration = Duration::from_secs(5);
+/// Delay of a message whose queue does not accept it. Messages for the same queue are delayed, too,
+/// and not published, until this time has passed.
+const AVOID_TIME: Duration = Duration::from_secs(5);
 /// Interval at which the held messages are tried again, besides the start of each session.
 const HELD_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Maximum held messages that are tried at a time.
@@ -138,6 +139,7 @@ async fn run_on(
         router,
         session_state,
         log,
+        avoided: Mutex::default(),
     };
     let channel = session.channel().await.map_err(lost)?;
     let set = channel.basic_qos(PREFETCH, Default::default()).await;
@@ -195,6 +197,8 @@ struct Relay<'a> {
     router: &'a Router,
     session_state: &'a SessionState,
     log: &'a LogThrottle,
+    /// Queues that did not accept a message, and when.
+    avoided: Mutex<HashMap<ShortString, Instant>>,
 }
 
 impl Relay<'_> {
@@ -246,38 +250,62 @@ impl Relay<'_> {
         if gone.contains(&target) {
             return self.hold(delivery, Some(&target), is_news).await;
         }
+        if self.is_avoided(&target) {
+            return self.delay_again(delivery, &target).await;
+        }
         let own = self.router.queue_named(&target);
         let _counted = own.as_ref().map(|queue| queue.delayed.moving());
         let publish = || {
             let properties = codec::without_delay(&delivery.properties);
             self.router.move_on(target.clone(), properties, delivery)
         };
-        match publish().await {
-            Err(TransportError::Refused(_)) => {}
-            outcome => return outcome,
+        let published = publish().await;
+        let is_there = match &published {
+            Ok(()) => {
+                self.avoided.lock().remove(&target);
+                return published;
+            }
+            Err(TransportError::Refused(_)) => {
+                let counts = self.router.declarer.count(target.clone()).await?;
+                counts.is_some()
+            }
+            Err(TransportError::Unconfirmed) => true,
+            Err(_) => return published,
+        };
+        if is_there {
+            self.avoided.lock().insert(target.clone(), Instant::now());
+            if let (Some(suppressed), Err(error)) = (self.log.event(), published) {
+                warn!(queue = %target, %error, suppressed, after = ?AVOID_TIME, "queue does not accept a delayed message, trying again");
+            }
+            return self.delay_again(delivery, &target).await;
         }
-        match self.router.declarer.count(target.clone()).await? {
-            Some(_) => {
-                if let Some(suppressed) = self.log.event() {
-                    warn!(queue = %target, suppressed, after = ?FULL_DELAY, "queue refuses a delayed message, trying again");
-                }
-                let step = Step::at_least(FULL_DELAY).unwrap_or_else(Step::longest);
-                self.router.delay_again(step, delivery, &target).await?;
-                if let Some(queue) = &own {
-                    queue.delayed.add(step);
-                }
-                Ok(())
-            }
-            None if own.is_some() => {
-                self.router.redeclare().await?;
-                publish().await
-            }
-            None => {
-                let held = self.hold(delivery, Some(&target), is_news).await;
-                gone.insert(target);
-                held
-            }
+        if own.is_some() {
+            self.router.redeclare().await?;
+            return publish().await;
         }
+        let held = self.hold(delivery, Some(&target), is_news).await;
+        gone.insert(target);
+        held
+    }
+
+    /// Returns whether a queue did not accept a message a short time ago.
+    fn is_avoided(&self, target: &ShortString) -> bool {
+        let avoided = self.avoided.lock();
+        let since = avoided.get(target);
+        since.is_some_and(|since| since.elapsed() < AVOID_TIME)
+    }
+
+    async fn delay_again(
+        &self,
+        delivery: &Delivery,
+        target: &ShortString,
+    ) -> Result<(), TransportError> {
+        let step = Step::at_least(AVOID_TIME).unwrap_or_else(Step::longest);
+        self.router.delay_again(step, delivery, target).await?;
+        if let Some(queue) = self.router.queue_named(target) {
+            queue.delayed.add(step);
+        }
+        Ok(())
     }
 
     /// Moves a message to the queue of those whose queue is gone.

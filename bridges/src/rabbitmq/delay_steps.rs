@@ -1,13 +1,11 @@
 //! Publishes to delay steps, and declares the steps when they are first used.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use brickwork::Message;
 use brickwork::transport::TransportError;
 use lapin::types::ShortString;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::codec;
@@ -17,30 +15,6 @@ use super::publisher::Publication;
 use super::router::Router;
 use super::routing::{Queue, RoutingTable};
 use super::topology::{Step, due_name};
-
-/// The delay steps that a session has declared.
-#[derive(Debug, Default)]
-pub(super) struct DelaySteps {
-    /// Bit set.
-    declared: AtomicU32,
-    /// When a step could last not be declared.
-    failed: Mutex<Option<Instant>>,
-}
-
-impl DelaySteps {
-    pub(super) fn is_declared(&self, step: Step) -> bool {
-        self.declared.load(Relaxed) & 1 << step.number != 0
-    }
-
-    fn add(&self, step: Step) {
-        self.declared.fetch_or(1 << step.number, Relaxed);
-    }
-
-    /// Declares a step again when it is next used.
-    fn forget(&self, step: Step) {
-        self.declared.fetch_and(!(1 << step.number), Relaxed);
-    }
-}
 
 impl Router {
     pub(super) fn delay_flow(&self) -> &DelayFlow {

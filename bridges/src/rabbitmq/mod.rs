@@ -5,11 +5,11 @@
 //! | layer | files | content |
 //! | --- | --- | --- |
 //! | values | `rfc3339`, `slot_queue`, `flushes`, `ack_tracker`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `exclusive_trial` | small data structures and policies |
-//! | wire format | `topology`, `delay_count`, `delay_flow`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
+//! | wire format | `topology`, `delay_count`, `delay_flow`, `declared_steps`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `frame_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
 //! | broker objects | `declarer`, `permission_probe`, `server_properties`, `declared_registry`, `delayed_messages`, `prune`, `inspection` | declaring, checking and pruning queues |
-//! | publishing | `confirm_window`, `publisher`, `router` with `delay_steps`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
+//! | publishing | `confirm_window`, `publisher`, `router`, `delay_steps`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
 //! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `suspect_task`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer` | deliveries, acks, quarantine of suspects |
 //! | session | `session`, `lease`, `stranded`, `recovery`, `depth_poller`, `delay_probe`, `delay_relay` | everything over one pair of connections, and its replacement |
 //!
@@ -45,6 +45,7 @@ mod connection;
 mod consumer_query;
 mod consumer_task;
 mod declared_registry;
+mod declared_steps;
 mod declarer;
 mod delay_count;
 mod delay_flow;

@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 
 use super::codec::{self, Route};
 use super::declared_registry::DeclaredRegistry;
+use super::declared_steps::DeclaredSteps;
 use super::declarer::Declarer;
-use super::delay_steps::DelaySteps;
 use super::publisher::{Publication, Publisher};
 use super::routing::{DeclaredTopology, Queue, RoutingTable};
 use super::session_state::SessionState;
@@ -32,7 +32,7 @@ pub(super) struct Router {
     handle: Handle,
     pub(super) declared: Arc<DeclaredTopology>,
     pub(super) session_state: Arc<SessionState>,
-    pub(super) delay_steps: DelaySteps,
+    pub(super) delay_steps: DeclaredSteps,
 }
 
 /// A routed batch.
@@ -58,7 +58,7 @@ impl Router {
             handle: Handle::current(),
             declared,
             session_state,
-            delay_steps: DelaySteps::default(),
+            delay_steps: DeclaredSteps::default(),
         })
     }
 

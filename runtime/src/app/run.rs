@@ -201,10 +201,9 @@ impl App {
         let connector = transports.for_url(&plan.transport).ok_or_else(|| {
             StartError::NoTransport(crate::redact::without_password(&plan.transport))
         })?;
-        let (url, renew) = (&plan.transport, plan.renew_transport.clone());
-        let transport = connector
-            .connect_renewing(url, renew, pressure.clone())
-            .await?;
+        let renew = plan.renew_transport.clone();
+        let connecting = connector.connect_renewing(&plan.transport, renew, pressure.clone());
+        let transport = connecting.await?;
         transport.declare(&plan.topology()).await?;
         let threads = Rc::new(Threads::new(match workers {
             Workers::Here => 0,
@@ -254,14 +253,13 @@ impl App {
         );
         let traced = view.services.iter();
         let traced = traced.map(|service| service.hosted.clone() as Arc<dyn LocalService>);
-        let traced = traced.collect();
         let tracer = TraceCollector {
             graph,
             data: common.data,
             redactor: common.redactor,
             running: Some(RunningServices {
                 since: view.started,
-                services: traced,
+                services: traced.collect(),
             }),
             queues: QueueAccess::Live(
                 transport.clone(),

@@ -59,7 +59,10 @@ fn messages_that_no_service_reads_are_told_at_the_start_and_by_health_and_metric
     let site = Site::new(broker);
     site.write("v1.toml", &manifest("renamed", r#""numbers""#, OLD));
     site.write("v2.toml", &manifest("renamed", r#""numbers""#, ""));
-    let old = site.command("run", "v1.toml", &["--only", "old"]);
+    // Each version has a data folder of its own.
+    site.write("data.toml", "app.data = \"data-old\"");
+    let old = ["--only", "old", "--with", "data.toml"];
+    let old = site.command("run", "v1.toml", &old);
     let old = Process::start(old, site.path(), "it was just built");
     old.line(PATIENCE, |line| line.contains("runs:").then_some(()));
     let listen = free_address();

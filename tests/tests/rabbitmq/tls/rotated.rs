@@ -7,10 +7,10 @@ const NEXT_ENCODED: &str = "p%3Ass%2Fw%40rd%20two";
 
 #[test]
 fn a_password_in_a_file_is_read_again_for_the_next_connection() {
-    let world = World::the();
     let broker = Broker::shared();
     add_user(broker, "rotated", "/");
-    let folder = world.app("rotated", "memory:");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    std::fs::create_dir(folder.path().join("tls")).expect("a folder can be made");
     let admin = free_address();
     let secret = folder.path().join("tls/password");
     std::fs::write(&secret, format!("{PASSWORD_ENCODED}\n")).expect("it can be written");
