@@ -48,8 +48,9 @@ impl Redactor {
         secrets.count += 1;
         secrets.forms.extend(forms_of(secret));
         // A form may contain another one.
-        let by_length = |a: &Box<str>, b: &Box<str>| b.len().cmp(&a.len()).then_with(|| a.cmp(b));
-        secrets.forms.sort_by(by_length);
+        secrets
+            .forms
+            .sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         secrets.forms.dedup();
     }
 
