@@ -242,6 +242,7 @@ fn an_absent_key_takes_its_documented_default() {
         (Instances { min: 1, max: 1 }, 64, 10_000)
     );
     assert_eq!(join.settings.handler_timeout, Duration::from_secs(30));
+    assert_eq!(join.settings.shutdown_timeout, Duration::from_secs(5));
     let retry = Backoff {
         min: Duration::from_secs(1),
         max: Duration::from_secs(5 * 60),

@@ -149,7 +149,7 @@ fn an_ask_to_a_service_that_was_given_up_fails_at_once() {
 }
 
 // Answers with the longest time, in milliseconds, that the links from here on may take. The last
-// link has nobody to ask.
+// link asks no other.
 service!(Link, "link", |ports| {
     ports.input(&ITEMS).request(&NEXT);
 });
