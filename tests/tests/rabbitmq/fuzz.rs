@@ -312,6 +312,7 @@ fn random_messages_of_other_programs_are_handled_or_become_dead_letters() {
     let full = std::env::var_os("BRICKWORK_FULL").is_some();
     let time = Duration::from_secs(if full { 600 } else { 20 });
     let seed = Seed::or(fastrand::u64(..));
+    println!("{seed:?}");
     let mut random = seed.random();
     let broker = Broker::start();
     let app = App::start(&broker);

@@ -305,6 +305,7 @@ fn random_requests_neither_end_the_app_nor_lose_an_accepted_message() {
     let full = std::env::var_os("BRICKWORK_FULL").is_some();
     let time = Duration::from_secs(if full { 600 } else { 20 });
     let seed = Seed::or(fastrand::u64(..));
+    println!("{seed:?}");
     let mut random = seed.random();
     let mut app = App::start(
         "content_types = [\"application/json\", \"application/x-www-form-urlencoded\"]\n\
