@@ -33,8 +33,8 @@ use super::topology::lease_declaration;
 /// Prefetch of tokens. More tokens wait on the broker.
 const TOKENS_PREFETCHED: u16 = 16;
 /// Interval at which each candidate publishes a token. It is also the longest time that a lease
-/// can be without a token, and far less than the time for which the broker lets a consumer hold
-/// one (`consumer_timeout`, 30 minutes).
+/// can be without a token. Shorter if the broker lets a consumer hold one for a shorter time
+/// (`consumer_timeout`).
 const TOKEN_INTERVAL: Duration = Duration::from_secs(10);
 
 type Granted = oneshot::Sender<Result<(), TransportError>>;
@@ -110,7 +110,7 @@ async fn try_hold(
     let options = BasicConsumeOptions::default();
     let consuming = channel.basic_consume(name.clone(), "".into(), options, FieldTable::default());
     let mut tokens = consuming.await.map_err(lost)?;
-    let mut clock = interval(TOKEN_INTERVAL);
+    let mut clock = interval(TOKEN_INTERVAL.min(session.settle_within / 2));
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut publishing = std::pin::pin!(Fuse::terminated());
     let mut is_published = false;

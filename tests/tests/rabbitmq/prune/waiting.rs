@@ -22,35 +22,35 @@ const FAILING: &str = r#"
 fn a_queue_stays_while_messages_wait_for_a_retry_there() {
     let broker = Broker::shared();
     let site = Site::new(broker);
-    site.write("v1.toml", &manifest("patient", r#""numbers""#, FAILING));
-    site.write("v2.toml", &manifest("patient", r#""numbers""#, ""));
+    site.write("v1.toml", &manifest("waits", r#""numbers""#, FAILING));
+    site.write("v2.toml", &manifest("waits", r#""numbers""#, ""));
     let run = site.command("run", "v1.toml", &[]);
     let run = Process::start(run, site.path(), "it was just built");
     let hand = Hand::on(broker);
-    hand.until_ready("patient.wait.6553600", 2);
+    hand.until_ready("waits.wait.6553600", 2);
     run.stop();
     let left = site.prune("v2.toml", &["--yes"]);
     let expected = [
-        ("queue patient.old.dlq", "kept"),
-        ("queue patient.old.in", "kept"),
-        ("queue patient.old.suspect", "kept"),
+        ("queue waits.old.dlq", "kept"),
+        ("queue waits.old.in", "kept"),
+        ("queue waits.old.suspect", "kept"),
     ];
     assert_eq!(fates(&left), expected, "{left:?}");
-    let why = &left["queue patient.old.in"].1;
+    let why = &left["queue waits.old.in"].1;
     assert!(why.contains("2 messages wait for a retry"), "{why}");
-    hand.until_ready("patient.wait.6553600", 2);
+    hand.until_ready("waits.wait.6553600", 2);
     let left = site.prune("v2.toml", &["--yes", "--with-messages"]);
     assert_eq!(fates(&left), expected.map(|(what, _)| (what, "removed")));
 
     // A message whose queue is gone is held, told, and removed on demand only.
-    hand.publish("", "patient.unroutable", "{}");
-    let held = "messages in queue patient.unroutable";
+    hand.publish("", "waits.unroutable", "{}");
+    let held = "messages in queue waits.unroutable";
     assert_eq!(fates(&site.check("v2.toml")), [(held, "kept")]);
     assert_eq!(fates(&site.prune("v2.toml", &["--yes"])), [(held, "kept")]);
-    hand.until_ready("patient.unroutable", 1);
+    hand.until_ready("waits.unroutable", 1);
     let left = site.prune("v2.toml", &["--yes", "--with-messages"]);
     assert_eq!(fates(&left), [(held, "removed")]);
-    hand.until_ready("patient.unroutable", 0);
+    hand.until_ready("waits.unroutable", 0);
 }
 
 #[test]
