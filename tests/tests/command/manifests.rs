@@ -112,12 +112,17 @@ service!(Pair, "pair", NoConfig, |_, ports| {
         .input(&Input::<u64>::new("right"));
 });
 
-// A service with an output for requests.
-service!(Asker, "asker", NoConfig, |_, ports| {
-    ports
-        .input(&Input::<u64>::new("in"))
-        .request(&brickwork::Request::<u64, u64>::new("ask"));
-});
+#[derive(Default)]
+struct Asker;
+
+/// Asks, and replies.
+#[service]
+impl Asker {
+    #[input("in")]
+    fn questions(&mut self, question: u64, _ask: Ask<u64, u64>) -> Result<u64> {
+        Ok(question)
+    }
+}
 
 /// Config with secrets and a path.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

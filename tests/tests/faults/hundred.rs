@@ -15,6 +15,8 @@ use serde_json::Value;
 use super::load::{IS_LOST, PATIENCE, until_ready_says};
 
 const SERVICES: usize = 100;
+/// The inputs of the pairs, that of `keep`, and the delayed messages.
+const QUEUES: usize = 2 * SERVICES + 2;
 /// Maximum time from the broker's first accepted connection to the last consumer.
 const SOON: Duration = Duration::from_secs(15);
 
@@ -108,10 +110,7 @@ fn a_hundred_services_consume_again_over_two_connections() {
     let mut app = Process::start(command, folder.path(), "it was just built");
     until_ready_says(admin, true, "");
     println!("ready after {:?}, the first time", began.elapsed());
-    assert_eq!(
-        connections_and_consumed_queues(&broker),
-        (2, 2 * SERVICES + 1)
-    );
+    assert_eq!(connections_and_consumed_queues(&broker), (2, QUEUES));
     let fed = feed(&broker, 5);
     until_all_got(folder.path(), 5);
     drop(fed);
@@ -127,10 +126,7 @@ fn a_hundred_services_consume_again_over_two_connections() {
     until_all_got(folder.path(), 10);
     let got = back.elapsed();
     drop(fed);
-    assert_eq!(
-        connections_and_consumed_queues(&broker),
-        (2, 2 * SERVICES + 1)
-    );
+    assert_eq!(connections_and_consumed_queues(&broker), (2, QUEUES));
     println!("all consume {ready:?} after the broker accepts; each got more after {got:?}");
     assert!(ready < SOON, "not before {ready:?}");
 

@@ -149,7 +149,7 @@ fn a_ring_of_requests_with_one_instance_each_is_warned_of() {
         "out = \"c\"\n            instances",
     );
     let chain = chain
-        + "[services.log]\nuse = \"shout\"\nin = \"c\"\nout = \"d\"\n[topics.d]\nexternal = \"out\"\n";
+        + "[services.third]\nuse = \"asker\"\nin = \"c\"\nout = \"d\"\n[topics.d]\nexternal = \"out\"\n";
     assert_warned(&warnings(&[], &chain), &[]);
 }
 
