@@ -275,6 +275,8 @@ impl ConsumerTask {
         self.buffer.mark_served();
         self.moving_to_suspects += 1;
         let (settler, suspects) = (self.settler.clone(), self.suspects.clone());
+        // The service never gets it: if the channel is lost, no run of it ends later.
+        self.acks.tracker().mark_settling(tag);
         self.start_settlement(tag, false, async move {
             let outcome = settler.move_to_suspects(delivery).await;
             suspects.check(&settler.source.queue.id.service);
