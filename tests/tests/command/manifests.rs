@@ -125,8 +125,7 @@ impl Asker {
 }
 
 /// Config with secrets and a path.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 #[allow(dead_code, reason = "only read by the loader")]
 struct HookConfig {
     secret: Secret,
