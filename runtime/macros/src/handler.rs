@@ -301,21 +301,12 @@ impl Handler {
     /// Returns the block that calls the function, with `message` and `cx` in scope.
     fn body(&self) -> TokenStream {
         let function = &self.function;
-        let is_exclusive = self
-            .parameters
-            .iter()
-            .any(|it| matches!(it, Parameter::ContextMut(_)));
-        let has_meta = self
-            .parameters
-            .iter()
-            .any(|it| matches!(it, Parameter::Meta(_)));
-        let meta = has_meta.then(|| quote!(let meta = ::brickwork::Meta::of(cx);));
+        let has = |wanted: fn(&Parameter) -> bool| self.parameters.iter().any(wanted);
+        let meta = has(|it| matches!(it, Parameter::Meta(_)))
+            .then(|| quote!(let meta = ::brickwork::Meta::of(cx);));
+        let has_config = has(|it| matches!(it, Parameter::Config(_)));
         let arguments = self.parameters.iter().map(argument);
         if self.tx().is_some() {
-            let has_config = self
-                .parameters
-                .iter()
-                .any(|it| matches!(it, Parameter::Config(_)));
             let config = has_config.then(|| quote!(let config = self.config.clone();));
             return quote! {
                 #meta
@@ -329,13 +320,15 @@ impl Handler {
                 cx.store()?.transact(work).await
             };
         }
-        let shared = (!is_exclusive).then(|| quote!(let cx: &::brickwork::Context = cx;));
-        let wait = self.is_async.then(|| quote!(.await));
-        let has_config = self
-            .parameters
-            .iter()
-            .any(|it| matches!(it, Parameter::Config(_)));
         let config = has_config.then(|| quote!(let config = &self.config;));
+        let is_exclusive = has(|it| matches!(it, Parameter::ContextMut(_)));
+        let outs = (!is_exclusive).then(|| {
+            quote! {
+                let cx: &::brickwork::Context = cx;
+                let outs = cx;
+            }
+        });
+        let wait = self.is_async.then(|| quote!(.await));
         let call = quote!(#function(#(#arguments),*)#wait);
         let result = match &self.event {
             Event::Input { batch: Some(_), .. } => call,
@@ -343,9 +336,8 @@ impl Handler {
         };
         quote!({
             #meta
-            #shared
             #config
-            let outs = cx;
+            #outs
             #result
         })
     }

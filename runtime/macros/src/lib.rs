@@ -128,7 +128,7 @@ pub fn config(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `price: Ask<Query, Price>` | requests to the service that is connected to `price` |
 /// | `meta: Meta` | id, type, headers, time and attempt of the message |
 /// | `cx: &Context` | everything else |
-/// | `tx: &mut Tx` | the transaction of the message: the function has no `self` and no `async`, and what it emits commits with it |
+/// | `tx: &mut Tx` | the transaction of the message: the function has no `self` and no `async`, and its outputs commit with it |
 ///
 /// Each port is also a constant of the type: `Stock::REQUESTS`.
 ///
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Expands an item by its first attribute; `None` if that is none of ours.
+    /// Expands an item by its first attribute; `None` if the attribute is another one.
     fn expand(mut item: Item) -> Option<syn::Result<proc_macro2::TokenStream>> {
         let attributes = attributes(&mut item)?;
         let ours = ["message", "config", "service", "source"];

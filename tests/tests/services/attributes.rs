@@ -60,7 +60,7 @@ impl Stock {
 
     /// A second input for messages of the same type.
     #[input("returns")]
-    fn taken_back(&mut self, returned: Reserve, meta: Meta, cx: &Context) {
+    fn taken_back(&mut self, returned: Reserve, meta: Meta, cx: &mut Context) {
         assert_eq!((meta.input(), meta.attempt()), ("returns", cx.attempt()));
         self.left += returned.quantity;
     }
