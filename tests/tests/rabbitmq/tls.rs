@@ -6,6 +6,7 @@ use brickwork_tests::broker::{Broker, Settings, Tls};
 use brickwork_tests::certificates::{Authority, Identity, Valid};
 use brickwork_tests::http;
 use brickwork_tests::process::{Process, free_address, until};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -271,6 +272,27 @@ fn the_url_can_name_the_expected_host_of_a_certificate() {
     is_refused(folder.path(), &parts);
 }
 
+/// Runs the app of a folder from another folder.
+fn start(folder: &Path) -> Process {
+    let mut command = Command::new(brickwork());
+    command
+        .arg("run")
+        .arg(folder.join("app.toml"))
+        .current_dir("/");
+    Process::start(command, folder, "it was just built")
+}
+
+/// Waits for a readiness state and a part of its text.
+fn until_ready(admin: SocketAddr, wanted: bool, part: &str) {
+    until("readiness", PATIENCE, || {
+        let answer = http::get(admin, "/health/ready").map_err(|error| error.to_string())?;
+        match (answer.code == 200) == wanted && answer.body.contains(part) {
+            true => Ok(()),
+            false => Err(answer.body),
+        }
+    });
+}
+
 #[test]
 fn an_app_reconnects_with_renewed_certificates() {
     let world = World::the();
@@ -283,21 +305,8 @@ fn an_app_reconnects_with_renewed_certificates() {
     let admin = free_address();
     let url = world.url(&broker, "cacertfile=tls/ours.pem");
     app(folder.path(), "renewed", &url, Some(&admin.to_string()));
-    let mut command = Command::new(brickwork());
-    command
-        .arg("run")
-        .arg(folder.path().join("app.toml"))
-        .current_dir("/");
-    let process = Process::start(command, folder.path(), "it was just built");
-    let ready = |wanted: bool, part: &str| {
-        until("readiness", PATIENCE, || {
-            let answer = http::get(admin, "/health/ready").map_err(|error| error.to_string())?;
-            match (answer.code == 200) == wanted && answer.body.contains(part) {
-                true => Ok(()),
-                false => Err(answer.body),
-            }
-        });
-    };
+    let process = start(folder.path());
+    let ready = |wanted: bool, part: &str| until_ready(admin, wanted, part);
     ready(true, "");
     // The broker gets a certificate of another authority; then the app trusts that one, too.
     let theirs = world.others.sign("broker", &["localhost"], Valid::Now);

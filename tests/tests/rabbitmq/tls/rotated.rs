@@ -19,21 +19,8 @@ fn a_password_in_a_file_is_read_again_for_the_next_connection() {
         broker.port()
     );
     app(folder.path(), "rotated", &url, Some(&admin.to_string()));
-    let mut command = Command::new(brickwork());
-    command
-        .arg("run")
-        .arg(folder.path().join("app.toml"))
-        .current_dir("/");
-    let process = Process::start(command, folder.path(), "it was just built");
-    let ready = |wanted: bool, part: &str| {
-        until("readiness", PATIENCE, || {
-            let answer = http::get(admin, "/health/ready").map_err(|error| error.to_string())?;
-            match (answer.code == 200) == wanted && answer.body.contains(part) {
-                true => Ok(()),
-                false => Err(answer.body),
-            }
-        });
-    };
+    let process = start(folder.path());
+    let ready = |wanted: bool, part: &str| until_ready(admin, wanted, part);
     ready(true, "");
     let change = format!(
         "rabbit_auth_backend_internal:change_password(<<\"rotated\">>, <<\"{NEXT}\">>, <<\"test\">>)."
