@@ -76,6 +76,7 @@ mod host;
 #[cfg(feature = "http")]
 pub mod http;
 mod id;
+mod key;
 mod lock;
 mod log;
 mod log_throttle;
@@ -121,6 +122,7 @@ pub use envelope_json::{InvalidHead, read_head, write_head};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
 pub use host::CLOCK_TOLERANCE;
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
+pub use key::{KEY_BYTES_MAX, Key, KeyRule, ReadKey};
 pub use lock::Lock;
 pub use log_throttle::LogThrottle;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};

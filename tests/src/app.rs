@@ -144,6 +144,7 @@ impl TestApp {
             overflow: Overflow::DeadLetter,
             feeds: Vec::new(),
             single_active: false,
+            keyed: None,
         };
         let topology = Topology {
             queues: vec![spec],

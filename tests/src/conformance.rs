@@ -295,6 +295,7 @@ fn spec(name: &str, topics: &[&str]) -> QueueSpec {
         overflow: Overflow::DeadLetter,
         feeds: Vec::new(),
         single_active: false,
+        keyed: None,
     }
 }
 

@@ -171,6 +171,7 @@ mod tests {
                 limit: None,
                 overflow: Default::default(),
                 single_active: false,
+                keyed: None,
                 feeds: Vec::new(),
             }],
             ..Topology::default()

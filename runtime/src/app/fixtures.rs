@@ -49,6 +49,7 @@ pub(crate) async fn app() -> Fake {
         overflow: Overflow::DeadLetter,
         feeds: Vec::new(),
         single_active: false,
+        keyed: None,
     };
     let topology = Topology {
         app: "shop".into(),

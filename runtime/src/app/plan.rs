@@ -127,6 +127,7 @@ impl Plan {
                 feeds: self.feeds_of(input),
                 // A store is on one machine.
                 single_active: service.settings.store,
+                keyed: None,
             })
         });
         let single = self.services.iter().filter(|service| {

@@ -28,6 +28,7 @@ async fn stock(count: u32) -> (Arc<dyn Transport>, DeadLetters) {
             overflow: Overflow::DeadLetter,
             feeds: Vec::new(),
             single_active: false,
+            keyed: None,
         }],
         ..Topology::default()
     };

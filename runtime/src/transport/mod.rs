@@ -43,7 +43,7 @@ pub use prune::{
 };
 pub use replies::{Replies, Waiting};
 pub use search::{FoundMessage, QueueSection, SearchBounds, SearchQuery, SearchResult};
-pub use topology::{ExternalBinding, ExternalSource, Overflow, QueueSpec, Topology};
+pub use topology::{ExternalBinding, ExternalSource, Keyed, Overflow, QueueSpec, Topology};
 
 /// Moves messages between services.
 ///

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::key::KeyRule;
 use crate::names::QueueId;
 
 /// All queues of an app. Every process that runs a part of the app declares all of them.
@@ -38,9 +39,26 @@ pub struct QueueSpec {
     /// One process at a time consumes it; when that process is gone, another one does. For services
     /// whose state is on one machine.
     pub single_active: bool,
+    /// Order by key. `None`: messages have no keys.
+    pub keyed: Option<Keyed>,
     /// External queues and exchanges that feed its topics. A transport without such things ignores
     /// them.
     pub feeds: Vec<ExternalBinding>,
+}
+
+/// Order by key: messages of one key are handled one at a time, in order.
+///
+/// A transport hands the messages of a key to one consumer at a time, in the order in which they
+/// were published; the host orders them among its instances, and holds the ones that wait for a
+/// retry. A suspect is handed out before later messages of its queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyed {
+    /// How messages get their keys. A message that has none may go to any partition: the host
+    /// dead-letters it.
+    pub rule: KeyRule,
+    /// Number of parts of the queue, at least 1, each consumed by one process at a time:
+    /// [`Key::partition`](crate::Key::partition). A transport of one process needs no parts.
+    pub partitions: u16,
 }
 
 /// An external resource that feeds a topic.

@@ -39,6 +39,7 @@ fn topology(app: &str) -> Topology {
             limit: None,
             overflow: Overflow::DeadLetter,
             single_active: false,
+            keyed: None,
             feeds: Vec::new(),
         }],
         ..Topology::default()

@@ -53,6 +53,7 @@ fn topology(app: &str) -> Topology {
             overflow: Overflow::DeadLetter,
             feeds: Vec::new(),
             single_active: false,
+            keyed: None,
         }],
         external: vec!["invoices".into()],
         ..Topology::default()

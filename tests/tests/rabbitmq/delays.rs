@@ -43,6 +43,7 @@ fn topology(app: &str) -> Topology {
             overflow: Overflow::DeadLetter,
             feeds: Vec::new(),
             single_active: false,
+            keyed: None,
         }],
         ..Topology::default()
     }

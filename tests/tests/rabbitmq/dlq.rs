@@ -155,6 +155,7 @@ impl Shop {
                 overflow: Overflow::DeadLetter,
                 feeds: Vec::new(),
                 single_active: false,
+                keyed: None,
             }],
             ..Topology::default()
         };

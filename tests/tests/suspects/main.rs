@@ -62,6 +62,7 @@ impl App {
             limit: None,
             overflow: Overflow::DeadLetter,
             single_active,
+            keyed: None,
             feeds: Vec::new(),
         });
         let topology = Topology {

@@ -21,6 +21,7 @@ fn queue(engine: &Engine, service: &str, limit: Option<(u64, Overflow)>) -> Arc<
             limit: limit.map(|(messages, _)| messages),
             overflow: limit.map_or(Overflow::DeadLetter, |(_, overflow)| overflow),
             single_active: false,
+            keyed: None,
             feeds: Vec::new(),
         }],
         ..Topology::default()
