@@ -41,6 +41,7 @@ pub use route::{Mode, Route, RouteConfig, Rule};
 /// Every service type of this crate.
 pub fn catalog() -> Catalog {
     Catalog::new()
+        .with_key_expressions(key::key_reader)
         .with::<Aggregate>()
         .with::<Chaos>()
         .with::<Dedup>()

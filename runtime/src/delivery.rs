@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::dead_letter::DeadLetter;
+use crate::key::Key;
 use crate::message::Message;
 
 /// A message in flight, with the duty to settle it.
@@ -22,6 +23,7 @@ pub struct Delivery {
     settler: Arc<dyn Settle>,
     input: u16,
     taken: Instant,
+    key: Option<Key>,
 }
 
 /// The parts of a delivery that its transport needs to settle it.
@@ -87,6 +89,7 @@ impl Delivery {
             settler,
             input: 0,
             taken,
+            key: None,
         }
     }
 
@@ -113,6 +116,15 @@ impl Delivery {
     /// Returns the index of the input port.
     pub fn input(&self) -> usize {
         usize::from(self.input)
+    }
+
+    /// Returns the key; `None` if the service has none.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    pub(crate) fn set_key(&mut self, key: Key) {
+        self.key = Some(key);
     }
 
     pub(crate) fn set_input(&mut self, input: u16) {

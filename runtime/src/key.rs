@@ -96,6 +96,12 @@ pub trait ReadKey: Send + Sync {
     fn read(&self, message: &Message) -> Result<Key, String>;
 }
 
+/// Compiles an expression that reads keys: `services.S.key`.
+///
+/// # Errors
+/// The text is no expression, with the place in it.
+pub type CompileKey = fn(&str) -> Result<Arc<dyn ReadKey>, String>;
+
 /// How messages of an input get their keys: a field of their payload, or an expression.
 #[derive(Clone)]
 pub struct KeyRule {

@@ -122,7 +122,7 @@ pub use envelope_json::{InvalidHead, read_head, write_head};
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
 pub use host::CLOCK_TOLERANCE;
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
-pub use key::{KEY_BYTES_MAX, Key, KeyRule, ReadKey};
+pub use key::{CompileKey, KEY_BYTES_MAX, Key, KeyRule, ReadKey};
 pub use lock::Lock;
 pub use log_throttle::LogThrottle;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
@@ -146,7 +146,7 @@ pub use tokio;
 /// Names that the attributes of `brickwork_macros` write.
 #[doc(hidden)]
 pub mod __macros {
-    pub use crate::service::{BatchReturn, HandlerReturn};
+    pub use crate::service::{BatchReturn, HandlerReturn, key_of};
     pub use {schemars, serde};
 }
 pub use trace_context::{InvalidTraceParent, TraceContext};

@@ -4,6 +4,7 @@ pub use schemars::JsonSchema;
 pub use serde::{Deserialize, Serialize};
 
 pub use crate::failure::Failure;
+pub use crate::key::Key;
 #[cfg(feature = "store")]
 pub use crate::service::Tx;
 pub use crate::service::{

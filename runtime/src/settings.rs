@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::key::KeyRule;
 use crate::supervision::{
     Backoff, BreakerPolicy, GiveUpPolicy, Instances, Intensity, OnPanic, RestartPolicy,
     RestartType, RetryPolicy,
@@ -36,6 +37,24 @@ pub(crate) struct ServiceSettings {
     pub(crate) isolation: Isolation,
     /// `store`: whether the service has a private database.
     pub(crate) store: bool,
+    /// `key`: order by key; `None` if messages have no keys.
+    pub(crate) key: Option<KeySettings>,
+}
+
+/// `key` of a service type or of `[services.S]`, and the keys about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeySettings {
+    /// How messages get their keys; the same for each input.
+    pub(crate) rule: KeyRule,
+    /// `partitions`: parts of each input queue.
+    pub(crate) partitions: u16,
+}
+
+impl KeySettings {
+    /// Default `partitions`.
+    pub(crate) const PARTITIONS: u16 = 16;
+    /// Maximum `partitions`.
+    pub(crate) const PARTITIONS_MAX: u16 = 256;
 }
 
 /// `[services.S.restart]`.
@@ -95,6 +114,7 @@ impl Default for ServiceSettings {
             queue: QueueSettings::new(false, None),
             isolation: Isolation::default(),
             store: false,
+            key: None,
         }
     }
 }

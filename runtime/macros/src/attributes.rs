@@ -59,6 +59,8 @@ pub(crate) struct ServiceArguments {
     pub(crate) config: Option<Type>,
     /// A constant with migrations, or a folder of numbered SQL files.
     pub(crate) store: Option<Expr>,
+    /// The field of the messages that is their key.
+    pub(crate) key: Option<LitStr>,
 }
 
 impl ServiceArguments {
@@ -68,13 +70,27 @@ impl ServiceArguments {
             match key.to_string().as_str() {
                 "config" => all.config = Some(input.parse()?),
                 "store" => all.store = Some(input.parse()?),
+                "key" => all.key = Some(field(input.parse()?)?),
                 _ => return all.description.take(key, input),
             }
             Ok(true)
         };
-        let known = "name, summary, config, store, example and failures";
+        let known = "name, summary, config, store, key, example and failures";
         parse_arguments(arguments, "service", known, take)?;
         Ok(all)
+    }
+}
+
+/// # Errors
+/// The text is no name of a field.
+fn field(name: LitStr) -> Result<LitStr> {
+    match name.value() {
+        text if text.is_empty() || text.contains(['.', ' ']) => Err(Error::new(
+            name.span(),
+            "the key is a field of the messages, such as \"customer\"; an expression belongs \
+             into the manifest: `services.S.key = \"msg.order.customer\"`",
+        )),
+        _ => Ok(name),
     }
 }
 

@@ -86,7 +86,7 @@ impl Handler {
         let handler = Self::new(signature, Event::Tick { name, interval }, function)?;
         for parameter in &handler.parameters {
             match parameter {
-                Parameter::Message(ty) | Parameter::Meta(ty) => {
+                Parameter::Message(ty) | Parameter::Meta(ty) | Parameter::Key(ty) => {
                     let text = "a tick has no message";
                     return Err(Error::new_spanned(ty, text));
                 }
@@ -114,6 +114,7 @@ impl Handler {
                 return Err(Error::new_spanned(parameter.tokens(), text));
             }
         }
+        handler.check_key()?;
         handler.check_context()?;
         handler.check_tx()?;
         Ok(handler)
@@ -126,6 +127,22 @@ impl Handler {
             _ => None,
         });
         messages.collect()
+    }
+
+    /// A batch has messages of many keys.
+    fn check_key(&self) -> Result<()> {
+        let Event::Input { batch: Some(_), .. } = &self.event else {
+            return Ok(());
+        };
+        let mut parameters = self.parameters.iter();
+        match parameters.find(|it| matches!(it, Parameter::Key(_))) {
+            Some(parameter) => Err(Error::new_spanned(
+                parameter.tokens(),
+                "the messages of a batch have keys of their own: take `batch` away, or read the \
+                 field of each message",
+            )),
+            None => Ok(()),
+        }
     }
 
     /// `&mut Context` excludes everything else that uses the context.
@@ -304,12 +321,15 @@ impl Handler {
         let has = |wanted: fn(&Parameter) -> bool| self.parameters.iter().any(wanted);
         let meta = has(|it| matches!(it, Parameter::Meta(_)))
             .then(|| quote!(let meta = ::brickwork::Meta::of(cx);));
+        let key = has(|it| matches!(it, Parameter::Key(_)))
+            .then(|| quote!(let key = ::brickwork::__macros::key_of(cx)?;));
         let has_config = has(|it| matches!(it, Parameter::Config(_)));
         let arguments = self.parameters.iter().map(argument);
         if self.tx().is_some() {
             let config = has_config.then(|| quote!(let config = self.config.clone();));
             return quote! {
                 #meta
+                #key
                 #config
                 let work = move |tx: &mut ::brickwork::Tx<'_>| {
                     let outs = tx.outs();
@@ -336,6 +356,7 @@ impl Handler {
         };
         quote!({
             #meta
+            #key
             #config
             #outs
             #result
@@ -343,8 +364,8 @@ impl Handler {
     }
 }
 
-/// Returns the argument for a parameter, with `message`, `cx`, `outs`, `meta`, `config` and `tx`
-/// in scope.
+/// Returns the argument for a parameter, with `message`, `cx`, `outs`, `meta`, `key`, `config` and
+/// `tx` in scope.
 fn argument(parameter: &Parameter) -> TokenStream {
     match parameter {
         Parameter::Message(_) => quote!(message),
@@ -357,6 +378,7 @@ fn argument(parameter: &Parameter) -> TokenStream {
             quote!(::brickwork::Ask::of(cx, #request))
         }
         Parameter::Meta(_) => quote!(meta),
+        Parameter::Key(_) => quote!(key),
         Parameter::Context | Parameter::ContextMut(_) => quote!(cx),
         Parameter::Tx(_) => quote!(tx),
         Parameter::Config(_) => quote!(&config),

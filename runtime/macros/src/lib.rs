@@ -103,6 +103,7 @@ pub fn config(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `summary = "…"` | purpose, in one line | first paragraph of the doc comment |
 /// | `config = StockConfig` | the config | that of `start` |
 /// | `store = "migrations"` | folder of SQL files that begin with their number, beside `Cargo.toml`; or a constant with [`Migration`](../brickwork/sqlite/struct.Migration.html)s | no store |
+/// | `key = "customer"` | field of the messages that is their key: messages of one key are handled one at a time, in order | no key |
 /// | `example`, `failures` | as in the trait `Service` | none |
 ///
 /// # Methods
@@ -127,6 +128,7 @@ pub fn config(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `paid: Out<Paid>` | the output `paid` |
 /// | `price: Ask<Query, Price>` | requests to the service that is connected to `price` |
 /// | `meta: Meta` | id, type, headers, time and attempt of the message |
+/// | `key: Key` | the key of the message, in a service with `key` |
 /// | `cx: &Context` | everything else |
 /// | `tx: &mut Tx` | the transaction of the message: the function has no `self` and no `async`, and its outputs commit with it |
 ///

@@ -11,7 +11,7 @@ use crate::names::port_name;
 
 /// The ways that a parameter can be written.
 pub(crate) const FORMS: &str =
-    "`Out<T>`, `Ask<Q, R>`, `Meta`, `&Context`, `&mut Context` or `&mut Tx`";
+    "`Out<T>`, `Ask<Q, R>`, `Meta`, `Key`, `&Context`, `&mut Context` or `&mut Tx`";
 
 /// A parameter after `self`.
 pub(crate) enum Parameter {
@@ -20,6 +20,7 @@ pub(crate) enum Parameter {
     Out(Port),
     Ask(Port, Box<Type>),
     Meta(Type),
+    Key(Type),
     Context,
     ContextMut(Type),
     Tx(Type),
@@ -37,6 +38,7 @@ impl Parameter {
         match self {
             Self::Message(ty)
             | Self::Meta(ty)
+            | Self::Key(ty)
             | Self::ContextMut(ty)
             | Self::Tx(ty)
             | Self::Config(ty)
@@ -102,6 +104,7 @@ fn parameter(pat: &Pat, ty: &Type) -> Result<Parameter> {
             Ok(Parameter::Ask(port(pat, question)?, Box::new(answer)))
         }
         "Meta" => Ok(Parameter::Meta(ty.clone())),
+        "Key" => Ok(Parameter::Key(ty.clone())),
         "Feed" => {
             let [message] = type_arguments(segment, ty, "Feed<T>")?;
             Ok(Parameter::Feed(port(pat, message)?))
@@ -130,7 +133,7 @@ fn reference_parameter(reference: &TypeReference, ty: &Type) -> Result<Parameter
         (Some("Tx"), true) => Ok(Parameter::Tx(ty.clone())),
         (Some("Tx"), false) => Err(Error::new_spanned(ty, "write `&mut Tx`")),
         (Some("SourceContext"), _) => Ok(Parameter::SourceContext),
-        (Some("Out" | "Ask" | "Meta" | "Feed" | "Position"), _) => {
+        (Some("Out" | "Ask" | "Meta" | "Key" | "Feed" | "Position"), _) => {
             Err(Error::new_spanned(ty, "take it by value, without `&`"))
         }
         (_, false) => Ok(Parameter::Config((*reference.elem).clone())),

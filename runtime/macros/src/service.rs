@@ -62,6 +62,9 @@ impl Parts<'_> {
             None => quote!(::brickwork::NoConfig),
         };
         let store = self.arguments.store.as_ref().map(store).transpose()?;
+        let key = self.arguments.key.iter();
+        let key = quote!(#(const KEY: &'static str = #key;)*);
+        check_key(self.arguments, handlers)?;
         let constants_of_type = self.arguments.description.constants();
         let declarations = handlers.iter().map(Handler::declaration);
         let (outputs, constants) = ports(handlers)?;
@@ -99,6 +102,7 @@ impl Parts<'_> {
                     const SUMMARY: &'static str = #summary;
                     #constants_of_type
                     #store
+                    #key
                     type Config = #config;
 
                     fn ports(config: &Self::Config, ports: &mut ::brickwork::Ports<Self>) {
@@ -230,6 +234,22 @@ fn handler(method: &mut ImplItemFn) -> Result<Option<Handler>> {
         }
     }
     Ok(Some(handler))
+}
+
+/// A handler with the parameter `Key` belongs to a service with a key.
+fn check_key(arguments: &ServiceArguments, handlers: &[Handler]) -> Result<()> {
+    if arguments.key.is_some() {
+        return Ok(());
+    }
+    let mut parameters = handlers.iter().flat_map(|handler| &handler.parameters);
+    match parameters.find(|it| matches!(it, Parameter::Key(_))) {
+        Some(parameter) => Err(Error::new_spanned(
+            parameter.tokens(),
+            "the service has no key: write the field of its messages, such as \
+             `#[service(key = \"customer\")]`",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Each input and tick has a name of its own.

@@ -9,7 +9,7 @@ use crate::redact::Redactor;
 use crate::service::{ConfiguredType, Kind};
 use crate::settings::{Isolation, ServiceSettings};
 use crate::supervision::{GiveUpPolicy, Intensity, Strategy};
-use crate::transport::{ExternalBinding, QueueSpec, RenewUrl, Topology};
+use crate::transport::{ExternalBinding, Keyed, QueueSpec, RenewUrl, Topology};
 
 /// The plan of an app. [`crate::manifest::load`] makes it.
 pub struct Plan {
@@ -127,7 +127,10 @@ impl Plan {
                 feeds: self.feeds_of(input),
                 // A store is on one machine.
                 single_active: service.settings.store,
-                keyed: None,
+                keyed: service.settings.key.as_ref().map(|key| Keyed {
+                    rule: key.rule.clone(),
+                    partitions: key.partitions,
+                }),
             })
         });
         let single = self.services.iter().filter(|service| {

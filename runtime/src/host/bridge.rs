@@ -266,6 +266,7 @@ impl ConsumeLoop {
                         for delivery in &mut taken {
                             delivery.set_input(self.input);
                         }
+                        self.env.read_keys(&mut taken);
                         if self.env.mailbox.poll_push(cx, &mut taken).is_pending()
                             || !taken.is_empty()
                         {

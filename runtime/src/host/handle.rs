@@ -58,6 +58,7 @@ impl InstanceLoop {
         );
         let work = Work::Message(message.clone(), attempt);
         self.cx.start_work(work, input, deadline);
+        self.cx.set_key(delivery.key().cloned());
         self.in_flight.put(delivery);
         let future = value.handle(input, &mut self.cx);
         let guard = HandlerGuard::new(future, &mut self.timer, deadline);

@@ -11,6 +11,7 @@
 //! | `actor`, `autoscale`, `liveness`, `status` | start, stop, scaling, and the state for operators |
 //! | `bridge`, `input_consumer`, `mailbox` | from the queue to an instance |
 //! | `instance`, `handle`, `batch`, `tick`, `guard`, `in_flight` | the handler loop |
+//! | `keyed` | order by key |
 //! | `breaker` | the circuit breaker of a service |
 //! | `settlement` | from an outcome to ack, retry or dead letter |
 //! | `source` | the loop of a source |
@@ -28,6 +29,7 @@ mod handle;
 mod in_flight;
 mod input_consumer;
 mod instance;
+mod keyed;
 mod liveness;
 mod local_service;
 mod mailbox;

@@ -39,6 +39,7 @@ mod codes;
 mod config;
 mod cycles;
 mod external_feeds;
+mod key;
 mod listeners;
 mod no_effect;
 mod position_owner;

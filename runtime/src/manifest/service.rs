@@ -2,6 +2,7 @@
 
 use super::codes;
 use super::config::ConfigReader;
+use super::key::KeyReader;
 use super::redaction::Redactions;
 use super::report::Problems;
 use super::required_guarantees::RequiredGuarantees;
@@ -87,7 +88,8 @@ impl Services<'_> {
             };
             reader.read(service_type, service.table.get("config"))
         });
-        let settings = settings::read(&service, self.needs, out);
+        let keys = KeyReader::new(self.catalog, blueprint.as_deref());
+        let settings = settings::read(&service, self.needs, &keys, out);
         let (service_type, blueprint) = (service_type?, blueprint?);
         check_ports(&service, &*blueprint, entry, out);
         if matches!(blueprint.role(), Kind::Source(_)) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::codes;
+use super::key::KeyReader;
 use super::report::Problems;
 use super::required_guarantees::RequiredGuarantees;
 use super::spanned_toml::{Entry, Value};
@@ -14,7 +15,7 @@ use crate::supervision::{Backoff, BreakerPolicy, Instances, RetryPolicy};
 use crate::transport::Overflow;
 
 /// Keys that set something of the mailbox or the queues. A source has neither.
-pub(super) const MAILBOX_KEYS: [&str; 7] = [
+pub(super) const MAILBOX_KEYS: [&str; 10] = [
     "instances",
     "mailbox",
     "handler_timeout",
@@ -22,6 +23,9 @@ pub(super) const MAILBOX_KEYS: [&str; 7] = [
     "breaker",
     "queue",
     "store",
+    "key",
+    "key_on_dead_letter",
+    "partitions",
 ];
 /// Keys that every service may have.
 pub(super) const COMMON_KEYS: [&str; 3] = ["restart", "shutdown_timeout", "isolation"];
@@ -40,6 +44,7 @@ const MIN_MESSAGES_MAX: u64 = 1_000_000;
 pub(super) fn read(
     service: &Section<'_>,
     needs: &RequiredGuarantees<'_>,
+    keys: &KeyReader<'_>,
     out: &mut Problems,
 ) -> ServiceSettings {
     let default = ServiceSettings::default();
@@ -60,6 +65,7 @@ pub(super) fn read(
         queue: queue(service, needs, out),
         isolation: isolation(service, needs, out).unwrap_or(default.isolation),
         store: store(service, out).unwrap_or(default.store),
+        key: keys.read(service, out),
     }
 }
 

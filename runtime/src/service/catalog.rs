@@ -11,6 +11,7 @@ use super::descriptor::{Descriptor, describe_ports};
 use super::erased::{ConfiguredType, ServiceBlueprint, SourceBlueprint};
 use super::source::Source;
 use super::traits::Service;
+use crate::key::CompileKey;
 
 /// The service types that manifests may use, by name.
 ///
@@ -27,7 +28,10 @@ use super::traits::Service;
 /// assert_eq!(catalog.iter().count(), 1);
 /// ```
 #[derive(Clone, Default)]
-pub struct Catalog(BTreeMap<&'static str, ServiceType>);
+pub struct Catalog {
+    types: BTreeMap<&'static str, ServiceType>,
+    key_expressions: Option<CompileKey>,
+}
 
 /// A service type in a catalog.
 #[derive(Clone)]
@@ -82,10 +86,25 @@ impl Catalog {
         self.add(ServiceType::new(metadata, S::check, configured))
     }
 
+    /// Sets the language of `services.S.key` in manifests. Without it a manifest with such a
+    /// key is refused.
+    #[must_use]
+    pub fn with_key_expressions(self, compile: CompileKey) -> Self {
+        Self {
+            key_expressions: Some(compile),
+            ..self
+        }
+    }
+
+    /// Returns the compiler of expressions that read keys.
+    pub(crate) fn key_expressions(&self) -> Option<CompileKey> {
+        self.key_expressions
+    }
+
     pub(crate) fn add(mut self, service_type: ServiceType) -> Self {
         let name = service_type.name;
         assert!(
-            self.0.insert(name, service_type).is_none(),
+            self.types.insert(name, service_type).is_none(),
             "the catalog has two service types named {name}"
         );
         self
@@ -93,12 +112,12 @@ impl Catalog {
 
     /// Returns the service type of this name.
     pub fn get(&self, name: &str) -> Option<&ServiceType> {
-        self.0.get(name)
+        self.types.get(name)
     }
 
     /// Returns every service type, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &ServiceType> {
-        self.0.values()
+        self.types.values()
     }
 }
 

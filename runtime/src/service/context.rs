@@ -19,6 +19,7 @@ use super::port::{Output, Request};
 use super::publisher::Publisher;
 use super::run_control::RunControl;
 use crate::failure::Failure;
+use crate::key::Key;
 use crate::message::Message;
 use crate::store::OpenStore;
 use crate::transport::AskError;
@@ -42,6 +43,8 @@ pub struct Context {
     pub(super) store: Option<Arc<OpenStore>>,
     instance: u32,
     pub(super) work: Work,
+    /// Key of the handled message.
+    key: Option<Key>,
     /// Number of the input of the handled messages.
     pub(super) input: usize,
     /// End of the time that the hook has.
@@ -87,6 +90,7 @@ impl Context {
             store: None,
             instance,
             work: Work::None,
+            key: None,
             input: 0,
             deadline: None,
             now_ms: Cell::default(),
@@ -104,12 +108,18 @@ impl Context {
     /// Prepares the context for the next hook.
     pub(crate) fn start_work(&mut self, work: Work, input: usize, deadline: Instant) {
         self.work = work;
+        self.key = None;
         self.input = input;
         self.deadline = Some(deadline);
         self.now_ms = Cell::default();
         self.emits.get_mut().clear();
         self.batch.clear();
         self.transactions.get_mut().clear();
+    }
+
+    /// Sets the key of the handled message.
+    pub(crate) fn set_key(&mut self, key: Option<Key>) {
+        self.key = key;
     }
 
     /// Sets the index of the message behind each value of a batch.
@@ -163,6 +173,12 @@ impl Context {
             Work::Message(_, attempt) => *attempt,
             _ => 1,
         }
+    }
+
+    /// Returns the key of the handled message; `None` if the service has no
+    /// [key](super::Service::KEY), and where there is no [`message`](Self::message).
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
     }
 
     /// Returns the message behind the value at `index` of a batch, and its attempt.

@@ -41,6 +41,11 @@ pub(crate) trait InstanceFactory {
         &[]
     }
 
+    /// The field of its messages that is their key; empty if they have none.
+    fn key(&self) -> &'static str {
+        ""
+    }
+
     fn start<'a>(
         &'a self,
         cx: &'a mut Context,
@@ -124,6 +129,10 @@ impl<S: Service> InstanceFactory for ServiceBlueprint<S> {
 
     fn migrations(&self) -> &'static [Migration] {
         S::STORE
+    }
+
+    fn key(&self) -> &'static str {
+        S::KEY
     }
 
     fn start<'a>(

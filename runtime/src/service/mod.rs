@@ -60,7 +60,7 @@ pub(crate) use erased::{ConfiguredType, Instance, InstanceFactory, Kind, Run};
 #[cfg(feature = "testing")]
 pub(crate) use erased::{ServiceBlueprint, SourceBlueprint};
 pub use message_builder::MessageBuilder;
-pub use parameters::{Ask, BatchReturn, HandlerReturn, Meta, Out};
+pub use parameters::{Ask, BatchReturn, HandlerReturn, Meta, Out, key_of};
 pub use payload::{CodecError, Payload, Raw};
 pub(crate) use pending_emit::PendingEmit;
 pub use pending_work::PendingWorkGuard;

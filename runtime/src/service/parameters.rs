@@ -11,6 +11,7 @@ use super::port::{Output, Request};
 #[cfg(feature = "store")]
 use super::tx::TxInput;
 use crate::failure::Failure;
+use crate::key::Key;
 use crate::message::Message;
 use crate::transport::AskError;
 
@@ -133,6 +134,7 @@ pub struct Meta {
     message: Message,
     attempt: u32,
     input: Arc<str>,
+    key: Option<Key>,
 }
 
 impl Meta {
@@ -142,6 +144,7 @@ impl Meta {
             message: cx.handled_message().clone(),
             attempt: cx.attempt(),
             input: cx.input_name(),
+            key: cx.key().cloned(),
         }
     }
 
@@ -154,6 +157,11 @@ impl Meta {
     pub fn input(&self) -> &str {
         &self.input
     }
+
+    /// Returns the key of this message; `None` if the service has no key.
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
 }
 
 impl Deref for Meta {
@@ -162,6 +170,16 @@ impl Deref for Meta {
     fn deref(&self) -> &Message {
         &self.message
     }
+}
+
+/// Returns the key of the handled message.
+///
+/// # Errors
+/// The message has no key.
+#[doc(hidden)]
+pub fn key_of(cx: &Context) -> Result<Key, Failure> {
+    let key = cx.key().cloned();
+    key.ok_or_else(|| Failure::reject("the message has no key"))
 }
 
 /// The return value of a handler.

@@ -11,7 +11,8 @@ use crate::sqlite::Migration;
 ///
 /// A value of the type is one instance. It handles one message at a time on one thread, so
 /// `&mut self` needs no lock and futures need not be `Send`. More instances give concurrency.
-/// Messages keep their order only with one instance and without retries.
+/// Messages keep their order only with one instance and without retries, or
+/// [by key](Service::KEY).
 ///
 /// Every hook may fail or panic. The host then retries the handled message, drops the
 /// instance and creates a new one with [`start`](Service::start). Other services go on.
@@ -65,6 +66,10 @@ pub trait Service: Sized + 'static {
     /// Migrations that create the tables of the [store](crate::Store), in order. If there are
     /// any, the manifest entry must have `store = true`.
     const STORE: &'static [Migration] = &[];
+    /// Field of the messages that is their [key](crate::Key), in each input. Messages of one key
+    /// are then handled one at a time, in order. Empty for no key. `services.S.key` in a manifest
+    /// overrides it.
+    const KEY: &'static str = "";
     /// Type of the manifest's `config`; [`NoConfig`](crate::NoConfig) for none.
     type Config: Config;
 

@@ -120,6 +120,10 @@ impl InstanceFactory for TestedType {
         self.factory().migrations()
     }
 
+    fn key(&self) -> &'static str {
+        self.factory().key()
+    }
+
     fn start<'a>(
         &'a self,
         cx: &'a mut Context,

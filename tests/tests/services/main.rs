@@ -9,6 +9,7 @@
 //! | `edges` | extreme values: infinite durations, slow ticks |
 //! | `elastic` | autoscaling |
 //! | `held` | the outbox while a queue is full |
+//! | `keys` | order by key |
 //! | `kit` | the test kit itself |
 //! | `mailbox` | wake-ups of the mailbox, under a model checker |
 //! | `positions` | saved positions of sources |
@@ -28,6 +29,7 @@ mod breaker;
 mod edges;
 mod elastic;
 mod held;
+mod keys;
 mod kit;
 mod mailbox;
 mod positions;

@@ -39,7 +39,7 @@ const RUNTIME: Layers = Layers {
         ],
         &["config", "trace_context"],
         &["message"],
-        &["dead_letter", "envelope_json"],
+        &["dead_letter", "envelope_json", "key"],
         &["delivery", "log", "metrics", "supervision"],
         &["sqlite", "transport"],
         &["dead_letters", "settings", "store"],

@@ -76,4 +76,24 @@ impl A {
     fn stop(&mut self, order: String) {}
 }
 
+#[service(key = "msg.customer")]
+impl A {
+    #[input]
+    fn orders(&mut self, order: String) {}
+}
+
+#[service]
+impl A {
+    #[input]
+    fn orders(&mut self, order: String, customer: Key) {}
+}
+
+#[service(key = "customer")]
+impl A {
+    #[input(batch = 10)]
+    fn orders(&mut self, orders: Vec<String>, customer: Key) -> Vec<Result> {
+        Vec::new()
+    }
+}
+
 fn main() {}
