@@ -4,7 +4,7 @@
 //! message.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,8 @@ pub struct Delivery {
     input: u16,
     taken: Instant,
     key: Option<Key>,
+    /// Holds messages behind this one until it is settled.
+    holder: Option<Weak<dyn KeyHolder>>,
 }
 
 /// The parts of a delivery that its transport needs to settle it.
@@ -51,6 +53,28 @@ pub struct DeliveryParts {
 pub trait Settle: Send + Sync {
     /// Settles a delivery.
     fn settle(&self, parts: DeliveryParts, settlement: Settlement);
+
+    /// Notes that a message with a [key](Key) waits for its next attempt without being settled,
+    /// so that later messages of the key can't overtake it. `parts` have the attempt already: if
+    /// the message is requeued, its next delivery has that attempt. A durable transport stores
+    /// it, so that it survives a crash.
+    ///
+    /// Returns `false` if the delivery must not stay unsettled for long. It is then settled with
+    /// [`Settlement::Retry`], and the transport keeps the order.
+    fn note_attempt(&self, parts: &DeliveryParts) -> bool {
+        let _ = parts;
+        true
+    }
+}
+
+/// Holds the messages behind a busy key.
+pub(crate) trait KeyHolder: Send + Sync {
+    /// A message returns to its queue, unhandled: the messages of its input that wait behind it do
+    /// so, too.
+    fn returned(&self, key: &Key, input: usize);
+
+    /// The message that kept the key busy is settled.
+    fn finished(&self, key: &Key);
 }
 
 /// The outcome of a delivery.
@@ -90,6 +114,7 @@ impl Delivery {
             input: 0,
             taken,
             key: None,
+            holder: None,
         }
     }
 
@@ -127,6 +152,30 @@ impl Delivery {
         self.key = Some(key);
     }
 
+    /// Lets the key be busy until the delivery is settled.
+    pub(crate) fn set_holder(&mut self, holder: Weak<dyn KeyHolder>) {
+        self.holder = Some(holder);
+    }
+
+    /// Notes the number of the next attempt, for which the delivery waits unsettled. Returns
+    /// `false` if it must not: see [`Settle::note_attempt`].
+    pub(crate) fn note_attempt(&mut self, attempt: u32) -> bool {
+        let Some(parts) = &mut self.parts else {
+            return false;
+        };
+        let before = std::mem::replace(&mut parts.attempt, attempt);
+        let noted = self.settler.note_attempt(parts);
+        if !noted {
+            parts.attempt = before;
+        }
+        noted
+    }
+
+    /// Sets the time from which it waits for an instance.
+    pub(crate) fn set_taken(&mut self, taken: Instant) {
+        self.taken = taken;
+    }
+
     pub(crate) fn set_input(&mut self, input: u16) {
         self.input = input;
     }
@@ -134,8 +183,21 @@ impl Delivery {
     /// Settles the delivery.
     pub fn settle(mut self, settlement: Settlement) {
         if let Some(parts) = self.parts.take() {
-            self.settler.settle(parts, settlement);
+            self.finish(parts, settlement);
         }
+    }
+
+    fn finish(&mut self, parts: DeliveryParts, settlement: Settlement) {
+        let holder = self.holder.take().and_then(|holder| holder.upgrade());
+        let (Some(holder), Some(key)) = (holder, &self.key) else {
+            return self.settler.settle(parts, settlement);
+        };
+        let is_done = matches!(settlement, Settlement::Ack(_) | Settlement::DeadLetter(_));
+        self.settler.settle(parts, settlement);
+        if !is_done {
+            holder.returned(key, usize::from(self.input));
+        }
+        holder.finished(key);
     }
 
     /// Acks the message: it is done.
@@ -158,7 +220,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(parts) = self.parts.take() {
-            self.settler.settle(parts, Settlement::Requeue);
+            self.finish(parts, Settlement::Requeue);
         }
     }
 }

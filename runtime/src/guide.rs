@@ -14,6 +14,7 @@
 //! | [manifest](mod@manifest) | Every key of the manifest |
 //! | [expressions](mod@expressions) | Conditions and mappings in CEL |
 //! | [delivery](mod@delivery) | From queue to ack; retries, dead letters, outages |
+//! | [keys](mod@keys) | Order by key |
 //! | [supervision](mod@supervision) | Restarts, groups, giving up, stopping |
 //! | [transports](mod@transports) | `memory:`, `embedded:`, RabbitMQ; leftovers |
 //! | [rabbitmq](mod@rabbitmq) | Topology, wire format, external queues |
@@ -39,6 +40,7 @@ macro_rules! chapters {
             #[doc = "[manifest]: crate::guide::manifest"]
             #[doc = "[expressions]: crate::guide::expressions"]
             #[doc = "[delivery]: crate::guide::delivery"]
+            #[doc = "[keys]: crate::guide::keys"]
             #[doc = "[supervision]: crate::guide::supervision"]
             #[doc = "[transports]: crate::guide::transports"]
             #[doc = "[rabbitmq]: crate::guide::rabbitmq"]
@@ -67,6 +69,7 @@ chapters! {
     manifest = "manifest";
     expressions = "expressions";
     delivery = "delivery";
+    keys = "keys";
     supervision = "supervision";
     transports = "transports";
     rabbitmq = "rabbitmq";

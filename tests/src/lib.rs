@@ -14,6 +14,8 @@
 //! | [`feeder`] | a publisher outside the app that repeats until all is confirmed |
 //! | [`http`] | a small HTTP client |
 //! | [`kept`] | the queue file of an `embedded:` transport |
+//! | [`key_checker`] | a checker of order by key |
+//! | [`key_witness`] | a service that writes a ledger for that checker |
 //! | [`leaky`] | a careless service that shows its secret wherever it can |
 //! | [`numbers`] | a small database that shows which writes arrived |
 //! | [`outside`] | a service that calls an outside system, which its test switches |
@@ -42,6 +44,8 @@ pub mod disk;
 pub mod feeder;
 pub mod http;
 pub mod kept;
+pub mod key_checker;
+pub mod key_witness;
 pub mod leaky;
 pub mod numbers;
 pub mod outside;

@@ -90,6 +90,7 @@ macro_rules! laws {
                 a_long_backlog_outlives_the_transport_in_order;
             quarantine:
                 suspects_are_tried_one_at_a_time_beside_normal_work
+                with_keys_no_message_overtakes_a_suspect
                 a_suspect_is_blamed_for_crashes_while_it_is_tried_alone
                 a_requeued_suspect_is_not_blamed
                 a_failed_suspect_is_retried_like_any_message

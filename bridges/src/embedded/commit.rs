@@ -111,7 +111,11 @@ impl CommitBuilder<'_> {
                     self.insert_message(row)?;
                 }
             }
-            WriteOp::SetAttempt { id, attempt } => self.statements.set_attempt(*id, *attempt)?,
+            WriteOp::SetAttempt {
+                id,
+                suspect,
+                attempt,
+            } => self.statements.set_attempt(*id, *suspect, *attempt)?,
             WriteOp::Delay {
                 id,
                 suspect,

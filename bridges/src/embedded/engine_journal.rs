@@ -33,7 +33,11 @@ impl EngineContract for EngineJournal {
 
     fn set_attempt(&self, id: EntryId, attempt: u32) {
         let id = id.into();
-        self.journal.push(WriteOp::SetAttempt { id, attempt });
+        self.journal.push(WriteOp::SetAttempt {
+            id,
+            suspect: false,
+            attempt,
+        });
     }
 
     fn delay(&self, id: EntryId, after: Duration, attempt: u32, bytes: usize) {

@@ -112,10 +112,16 @@ impl Statements<'_> {
         Ok(delete.execute([id.row()])? as u64)
     }
 
-    pub(super) fn set_attempt(&self, id: Id, attempt: u32) -> Result<(), SqliteError> {
-        let mut update = self
-            .0
-            .prepare_cached("UPDATE message SET attempt = ?2 WHERE id = ?1")?;
+    pub(super) fn set_attempt(
+        &self,
+        id: Id,
+        suspect: bool,
+        attempt: u32,
+    ) -> Result<(), SqliteError> {
+        let mut update = self.0.prepare_cached(match suspect {
+            false => "UPDATE message SET attempt = ?2 WHERE id = ?1",
+            true => "UPDATE suspect SET attempt = ?2 WHERE id = ?1",
+        })?;
         update.execute((id.row(), attempt))?;
         Ok(())
     }

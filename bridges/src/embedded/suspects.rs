@@ -5,7 +5,7 @@
 //! keeps the messages with their crash records. Which of them were in flight during a crash is
 //! read from the in-flight log when the queues are opened.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use brickwork::transport::engine::{Append, Queue, SuspectOutcome};
 use brickwork::{Delivery, DeliveryParts, Settle, Settlement};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::delays::due_ms;
 use super::exclusive_trial::ExclusiveGuard;
@@ -23,10 +23,15 @@ use super::state::TransportState;
 use super::statements::StoredSuspect;
 use super::write_op::{PendingMessage, WriteOp};
 
+/// Maximum delay before a suspect is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// The suspects of one transport.
 pub(super) struct SuspectQueue {
     state: Arc<TransportState>,
     order: Mutex<TrialOrder<Id>>,
+    /// Suspects that wait for their retry, in a queue whose messages have keys.
+    retries: Mutex<HashMap<Id, Instant>>,
     /// A queue with suspects has a consumer.
     consumed: Notify,
     /// The suspects were checked: the one that can be tried now is handed out.
@@ -38,6 +43,7 @@ impl SuspectQueue {
         Self {
             state,
             order: Mutex::new(suspects.into_iter().collect()),
+            retries: Mutex::default(),
             consumed: Notify::new(),
             checked: watch::Sender::new(true),
         }
@@ -69,22 +75,37 @@ impl SuspectQueue {
                 Some((id, queue)) => self.try_one(id, &queue).await,
                 None => {
                     self.checked.send_replace(true);
-                    consumed.await;
+                    let retry = self.retries.lock().values().min().copied();
+                    tokio::select! {
+                        () = consumed => {}
+                        () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+                    }
                 }
             }
         }
     }
 
-    /// The next suspect whose queue has a consumer.
+    /// The next suspect whose queue has a consumer. If messages have keys, it is the oldest one of
+    /// its queue.
     fn next(&self) -> Option<(Id, Arc<Queue>)> {
         let queues = self.state.engine.queues();
-        let consumed: HashSet<u32> = queues
-            .iter()
-            .filter(|queue| queue.has_consumers())
-            .map(|queue| queue.number())
-            .collect();
+        let consumed = queues.iter().filter(|queue| queue.has_consumers());
+        let consumed: HashSet<u32> = consumed.map(|queue| queue.number()).collect();
+        let keyed = queues.iter().filter(|queue| queue.is_keyed());
+        let keyed: HashSet<u32> = keyed.map(|queue| queue.number()).collect();
+        let mut retries = self.retries.lock();
+        let now = Instant::now();
+        retries.retain(|_, at| *at > now);
         let mut order = self.order.lock();
-        let id = order.next(|id| consumed.contains(&id.queue()))?;
+        let mut oldest: HashMap<u32, Id> = HashMap::new();
+        for id in order.iter().filter(|id| keyed.contains(&id.queue())) {
+            let first = oldest.entry(id.queue()).or_insert(*id);
+            *first = (*first).min(*id);
+        }
+        let id = order.next(|id| {
+            let is_oldest = oldest.get(&id.queue()).is_none_or(|oldest| oldest == id);
+            is_oldest && consumed.contains(&id.queue()) && !retries.contains_key(id)
+        })?;
         drop(order);
         let queue = queues.into_iter().find(|it| it.number() == id.queue())?;
         Some((id, queue))
@@ -131,7 +152,10 @@ impl SuspectQueue {
         drop(offered);
         self.checked.send_replace(true);
         // A trial always reports.
-        if settlement.await.unwrap_or(true) {
+        if let Some(after) = settlement.await.unwrap_or(Some(Duration::ZERO)) {
+            if !after.is_zero() {
+                self.retries.lock().insert(id, Instant::now() + after);
+            }
             self.order.lock().push(id);
         }
         drop(guard);
@@ -147,21 +171,31 @@ struct SuspectDelivery {
     slot: u32,
     /// The number of the consumer that took it.
     taken_by: Arc<OnceLock<usize>>,
-    /// Gets whether the message is still a suspect.
-    settled: Mutex<Option<oneshot::Sender<bool>>>,
+    /// Gets the delay before the next trial if the message is still a suspect.
+    settled: Mutex<Option<oneshot::Sender<Option<Duration>>>>,
 }
 
 impl Settle for SuspectDelivery {
     fn settle(&self, parts: DeliveryParts, settlement: Settlement) {
         // First: if the next step crashes the process, this message is not to blame.
         self.state.exclusive.erase(self.slot);
+        let after = match settlement {
+            Settlement::Retry { after, .. } => after.min(RETRY_MAX),
+            _ => Duration::ZERO,
+        };
         let outcome = self.store(parts, settlement);
         let taken_by = self.taken_by.get().copied();
         self.queue.suspect_settled(taken_by, outcome);
         if let Some(settled) = self.settled.lock().take() {
             // Without a receiver the transport is closed, and the row stays a suspect.
-            let _gone = settled.send(outcome == SuspectOutcome::Stays);
+            let stays = outcome == SuspectOutcome::Stays;
+            let _gone = settled.send(stays.then_some(after));
         }
+    }
+
+    /// An exclusive trial keeps other queues closed, and must not last for the delay of a retry.
+    fn note_attempt(&self, _: &DeliveryParts) -> bool {
+        false
     }
 }
 
@@ -178,6 +212,15 @@ impl SuspectDelivery {
                 SuspectOutcome::Gone
             }
             Settlement::Requeue => SuspectOutcome::Stays,
+            Settlement::Retry { attempt, .. } if self.queue.is_keyed() => {
+                // It stays in front of the later messages of its key.
+                journal.push(WriteOp::SetAttempt {
+                    id,
+                    suspect: true,
+                    attempt,
+                });
+                SuspectOutcome::Stays
+            }
             Settlement::Retry { after, attempt } => {
                 journal.push(WriteOp::Delay {
                     id,

@@ -73,8 +73,8 @@ pub(super) enum WriteOp {
         rows: Vec<PendingMessage>,
         done: Completion,
     },
-    /// Stores the attempt number of a requeued message.
-    SetAttempt { id: Id, attempt: u32 },
+    /// Stores the attempt number of a message that stays in its queue.
+    SetAttempt { id: Id, suspect: bool, attempt: u32 },
     /// Moves a message to the delayed ones.
     Delay {
         id: Id,

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::status::{AppStatus, GroupStatus, Phase, ServiceStatus, State};
 use crate::clock::{Rfc3339, unix_ms};
-use crate::host::{BreakerStatus, LastFailure};
+use crate::host::{BreakerStatus, KeysHeld, LastFailure};
 use crate::metrics::{InputMeter, Outcome};
 use crate::names::QueueId;
 use crate::transport::{Depth, WaitReason};
@@ -97,6 +97,9 @@ pub(crate) struct ServiceSnapshot<'a> {
     breaker: Option<BreakerSnapshot>,
     pub(crate) instances: Instances,
     pub(crate) mailbox: Mailbox,
+    /// Messages that are held for the order by key; `None` if messages have no keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<KeysHeld>,
     in_flight: usize,
     /// Messages that are published but not confirmed.
     unconfirmed: usize,
@@ -326,6 +329,7 @@ impl AppStatus {
                 messages: figures.waiting,
                 capacity: env.settings.mailbox,
             },
+            held: figures.keys,
             in_flight: figures.in_flight,
             unconfirmed: figures.unconfirmed,
             inputs: inputs

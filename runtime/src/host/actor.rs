@@ -121,6 +121,9 @@ impl Handler<Start> for ServiceActor {
                     self.loops.push(running);
                 }
                 tokio::task::spawn_local(super::breaker::follow(env.clone()));
+                if env.keyed.is_some() {
+                    tokio::task::spawn_local(super::keyed::follow(env.clone()));
+                }
                 if env.loops.max > instances {
                     super::autoscale::follow(&env, cx.address().recipient());
                 }
@@ -225,7 +228,7 @@ async fn drain(
         let _either = timeout_at(deadline, bridge.send(StopConsuming)).await;
     }
     env.close();
-    let unhandled = env.mailbox.close();
+    let unhandled = env.close_mailbox();
     stopped.requeued = unhandled.len();
     for delivery in unhandled {
         delivery.nack_requeue();

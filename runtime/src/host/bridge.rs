@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::input_consumer::InputConsumer;
+use super::keyed::HELD_MAX;
 use super::service_run::ServiceRun;
 use crate::delivery::Delivery;
 use crate::metrics::Cause;
@@ -126,8 +127,9 @@ impl ConsumeLoop {
                 _ = stop.wait_for(|stop| *stop) => return,
                 is_closed = self.breaker_admits() => is_closed,
             };
-            let bound = match is_closed {
+            let bound = match is_closed || self.env.keyed.is_some() {
                 true => self.env.unsettled_max(),
+                // With keys, the next message may be one that waits behind its key.
                 false => 1,
             };
             let consumer = tokio::select! {
@@ -164,10 +166,7 @@ impl ConsumeLoop {
                 Ended::Failed(error) => error,
             };
             // They come again, so that a later one must not overtake them.
-            let of_input = |delivery: &Delivery| delivery.input() == usize::from(self.input);
-            for delivery in self.env.mailbox.take_if(of_input) {
-                delivery.nack_requeue();
-            }
+            self.env.requeue_waiting(usize::from(self.input));
             if self.env.transport_is_down() {
                 // `consume` waits until the transport works; it logs its failure itself.
                 self.note(&error);
@@ -198,9 +197,7 @@ impl ConsumeLoop {
         };
         if *breaker.borrow() == BreakerPhase::Open {
             // This bridge has no consumer now, so the messages don't come back to it at once.
-            for delivery in self.env.mailbox.take_all() {
-                delivery.nack_requeue();
-            }
+            self.env.requeue_waiting(usize::from(self.input));
         }
         // Never an error: the service holds the sender.
         let admits = breaker.wait_for(|phase| *phase != BreakerPhase::Open);
@@ -227,8 +224,9 @@ impl ConsumeLoop {
     async fn consume(&mut self, consumer: &InputConsumer, breaker_is_closed: bool) -> Ended {
         let mut taken: VecDeque<Delivery> = VecDeque::with_capacity(GROUP);
         let mut stop = self.stop.clone();
+        let keyed = self.env.keyed.is_some();
         let mut stopped = pin!(stop.wait_for(|stop| *stop));
-        let mut breaker_changed = pin!(leaves(self.breaker.clone(), breaker_is_closed));
+        let mut breaker_changed = pin!(leaves(self.breaker.clone(), breaker_is_closed, keyed));
         let mut listening = false;
         let mut rounds = 0;
         poll_fn(|cx| {
@@ -248,7 +246,7 @@ impl ConsumeLoop {
             loop {
                 // Takes only deliveries that fit into the mailbox, where a revocation from
                 // another thread can take them.
-                let room = match self.env.mailbox.poll_room(cx) {
+                let room = match self.env.poll_room(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(0) => return Poll::Ready(Ended::Stopped),
                     Poll::Ready(room) => room,
@@ -266,10 +264,7 @@ impl ConsumeLoop {
                         for delivery in &mut taken {
                             delivery.set_input(self.input);
                         }
-                        self.env.read_keys(&mut taken);
-                        if self.env.mailbox.poll_push(cx, &mut taken).is_pending()
-                            || !taken.is_empty()
-                        {
+                        if !self.env.take_in(cx, &mut taken) {
                             // The mailbox was closed: the rest is requeued by its drop.
                             return Poll::Ready(Ended::Stopped);
                         }
@@ -281,24 +276,26 @@ impl ConsumeLoop {
     }
 }
 
-/// Resolves when the breaker is no longer closed, or no longer half-open.
-async fn leaves(breaker: Option<watch::Receiver<BreakerPhase>>, closed: bool) {
+/// Resolves when the breaker is no longer closed, or no longer half-open; with keys, when it is
+/// open: the bound of the consumer is the same in the other phases.
+async fn leaves(breaker: Option<watch::Receiver<BreakerPhase>>, closed: bool, keyed: bool) {
     let Some(mut breaker) = breaker else {
         return std::future::pending().await;
     };
     let left = breaker.wait_for(|phase| match phase {
         BreakerPhase::Open => true,
-        BreakerPhase::Closed => !closed,
-        BreakerPhase::HalfOpen | BreakerPhase::Probing => closed,
+        BreakerPhase::Closed => !closed && !keyed,
+        BreakerPhase::HalfOpen | BreakerPhase::Probing => closed && !keyed,
     });
     // Never an error: the service holds the sender.
     let _changed = left.await;
 }
 
 impl ServiceRun {
-    /// Returns the maximum unsettled deliveries of a queue: the capacity of the mailbox and
-    /// the messages in flight.
+    /// Returns the maximum unsettled deliveries of a queue: the capacity of the mailbox, the
+    /// messages in flight, and those that wait behind their keys.
     fn unsettled_max(&self) -> usize {
-        self.settings.mailbox + self.loops.max * self.batch_max
+        let held = self.keyed.as_ref().map_or(0, |_| HELD_MAX);
+        self.settings.mailbox + self.loops.max * self.batch_max + held
     }
 }

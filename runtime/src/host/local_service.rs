@@ -25,6 +25,9 @@ impl LocalService for ServiceHandle {
             }
         };
         run.mailbox.each(|delivery| add(delivery, false));
+        if let Some(keyed) = &run.keyed {
+            keyed.each(|delivery| add(delivery, false));
+        }
         for in_flight in &*run.in_flight.lock() {
             in_flight.each(|delivery| add(delivery, true));
         }

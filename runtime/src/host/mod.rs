@@ -51,6 +51,7 @@ pub(crate) use self::breaker::BreakerStatus;
 pub(crate) use self::service_state::ServiceSetup;
 pub(crate) use actor::{Drain, ServiceActor, Start, StopBy, Stopped};
 pub use handle::CLOCK_TOLERANCE;
+pub(crate) use keyed::KeysHeld;
 pub(crate) use remote_stats::RemoteStats;
 pub(crate) use service_handle::ServiceHandle;
 pub(crate) use service_run::ServiceRun;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::breaker::BreakerStatus;
+use super::keyed::KeysHeld;
 use crate::transport::Depth;
 
 /// The last statistics that a child process has sent.
@@ -27,6 +28,9 @@ pub(crate) struct RemoteStats {
     /// State of the circuit breaker, if there is one.
     #[serde(default)]
     pub(crate) breaker: Option<BreakerStatus>,
+    /// Messages that are held for the order by key.
+    #[serde(default)]
+    pub(crate) keys: Option<KeysHeld>,
     /// Depth of each input queue, if the child process knows it.
     pub(crate) depths: Vec<Option<Depth>>,
 }

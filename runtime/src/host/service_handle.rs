@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::breaker::{BreakerStatus, ServiceBreaker};
+use super::keyed::KeysHeld;
 use super::remote_stats::RemoteStats;
 use super::service_run::ServiceRun;
 use super::service_state::{ServiceSetup, ServiceShared};
@@ -118,6 +119,7 @@ impl ServiceHandle {
             repeated: env.store().map_or(0, |store| store.repeated.get()),
             paused: env.paused_for(),
             breaker: self.service.breaker.as_ref().map(ServiceBreaker::status),
+            keys: env.keyed.as_ref().map(|keyed| keyed.held()),
             depths: Vec::new(),
         }
     }
@@ -143,6 +145,14 @@ impl ServiceHandle {
         match self.is_apart() {
             true => self.seen()?.breaker,
             false => self.service.breaker.as_ref().map(ServiceBreaker::status),
+        }
+    }
+
+    /// Returns the messages that are held for the order by key; `None` if messages have no keys.
+    pub(crate) fn keys_held(&self) -> Option<KeysHeld> {
+        match self.is_apart() {
+            true => self.seen()?.keys,
+            false => self.env().keyed.as_ref().map(|keyed| keyed.held()),
         }
     }
 

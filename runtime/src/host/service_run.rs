@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::in_flight::InFlight;
 use super::input_consumer::InputConsumer;
+use super::keyed::KeyedDispatch;
 use super::liveness::Liveness;
 use super::mailbox::Mailbox;
 use super::service_state::ServiceShared;
@@ -27,7 +28,9 @@ pub(crate) struct ServiceRun {
     service: Arc<ServiceShared>,
     /// The part of the run that handlers and sources share.
     pub(crate) control: Arc<RunControl>,
-    pub(crate) mailbox: Mailbox<Delivery>,
+    pub(crate) mailbox: Arc<Mailbox<Delivery>>,
+    /// Order by key; `None` if messages have no keys.
+    pub(crate) keyed: Option<Arc<KeyedDispatch>>,
     /// Deliveries in flight, by instance.
     pub(crate) in_flight: Mutex<Vec<Arc<InFlight>>>,
     /// Consumers by input.
@@ -65,11 +68,19 @@ impl ServiceRun {
         suspects: Vec<Delivery>,
     ) -> Arc<Self> {
         let inputs = service.inputs.len();
+        let mailbox = Arc::new(Mailbox::new(service.settings.mailbox));
+        let keyed = service.settings.key.as_ref();
+        let keyed = keyed.map(|_| KeyedDispatch::new(mailbox.clone()));
+        let suspects = suspects.into_iter().filter_map(|delivery| match &keyed {
+            Some(keyed) => keyed.adopt(delivery),
+            None => Some(delivery),
+        });
         let in_flight = InFlight::default();
-        in_flight.put_all(suspects);
+        in_flight.put_all(suspects.collect());
         let run = Arc::new_cyclic(|run| Self {
             control: Arc::new(RunControl::new(pause_of(run))),
-            mailbox: Mailbox::new(service.settings.mailbox),
+            mailbox,
+            keyed,
             in_flight: Mutex::new(vec![Arc::new(in_flight)]),
             consumers: (0..inputs).map(|_| InputConsumer::default()).collect(),
             liveness: Liveness::new(service.loops.min),
@@ -246,7 +257,7 @@ impl ServiceRun {
         for consumer in &self.consumers {
             consumer.shut();
         }
-        let waiting = self.mailbox.close().into_iter();
+        let waiting = self.close_mailbox().into_iter();
         let mut seized: Vec<_> = waiting.map(|delivery| (None, delivery)).collect();
         for (number, list) in (0..).zip(&*self.in_flight.lock()) {
             let in_flight = list.take_all().into_iter();

@@ -185,7 +185,7 @@ impl ServiceRun {
         let after = after.max(PUBLISH_RETRY_MIN);
         let decision = RetryDecision::Retry { after, attempt };
         self.history.add(record.unconfirmed(&decision));
-        delivery.settle(Settlement::Retry { after, attempt });
+        self.retry_later(delivery, after, attempt);
     }
 
     /// Settles a message after a failed attempt, as the retry policy decides.
@@ -231,7 +231,7 @@ impl ServiceRun {
                     true => after.max(PROBE_RETRY_MIN),
                     false => after,
                 };
-                delivery.settle(Settlement::Retry { after, attempt });
+                self.retry_later(delivery, after, attempt);
             }
             RetryDecision::DeadLetter(reason) => {
                 self.dead_letter(delivery, reason, text.into_owned(), attempt);

@@ -60,6 +60,10 @@ metrics! {
         "1 if the service is ready and consumes all its inputs, or is a source that has ended.";
     BREAKER = "breaker_state" GAUGE ["service"]
         "State of the circuit breaker: 0 closed, 1 open, 2 half-open.";
+    KEYS_HELD = "keys_held" GAUGE ["service"]
+        "Keys whose message waits for its retry.";
+    MESSAGES_BEHIND = "messages_behind_keys" GAUGE ["service"]
+        "Messages that wait behind a message of their key.";
     DEAD_LETTERS = "dead_letters_total" COUNTER ["service", "reason"]
         "Messages that became dead letters, by reason.";
     QUEUE = "queue_messages" GAUGE ["service", "input"]
@@ -159,6 +163,8 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     let mut restarts = Family::new(&RESTARTS);
     let mut up = Family::new(&SERVICE_UP);
     let mut breakers = Family::new(&BREAKER);
+    let mut keys = Family::new(&KEYS_HELD);
+    let mut behind = Family::new(&MESSAGES_BEHIND);
     let mut letters = Family::new(&DEAD_LETTERS);
     let mut queues = Family::new(&QUEUE);
     let mut marks = Family::new(&QUEUE_HIGH_WATER);
@@ -199,6 +205,10 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
         if let Some(breaker) = service.hosted.breaker_status() {
             breakers.add(&[label], breaker.metric());
         }
+        if let Some(held) = service.hosted.keys_held() {
+            keys.add(&[label], held.keys as f64);
+            behind.add(&[label], held.messages as f64);
+        }
         anonymous.add(&[label], meters.anonymous.get() as f64);
         mailbox.add(&[label], service.hosted.waiting() as f64);
         for (reason, count) in service.hosted.dead_letters() {
@@ -220,7 +230,7 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     } = messages;
     vec![
         handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, breakers,
-        letters, queues, marks, asks, outbox, repeated,
+        keys, behind, letters, queues, marks, asks, outbox, repeated,
     ]
 }
 

@@ -308,4 +308,10 @@ impl Settle for TestSettler {
         }
         delivery.settle(settlement);
     }
+
+    fn note_attempt(&self, parts: &DeliveryParts) -> bool {
+        let mut inner = self.inner.lock();
+        let inner = inner.as_mut();
+        inner.is_some_and(|delivery| delivery.note_attempt(parts.attempt))
+    }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use brickwork_tests::answerer::{Answerer, Asker};
+use brickwork_tests::key_witness::Witness;
 use brickwork_tests::pair::Pair;
 use brickwork_tests::puppet::Puppet;
 use brickwork_tests::tally::Tally;
@@ -14,7 +15,9 @@ fn main() -> ExitCode {
             .with::<Pair>()
             .with::<Answerer>()
             .with::<Asker>()
-            .with::<Tally>(),
+            .with::<Tally>()
+            .with::<Witness<true>>()
+            .with::<Witness<false>>(),
         brickwork_bridges::all(),
     )
 }

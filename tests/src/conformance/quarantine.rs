@@ -3,8 +3,8 @@
 //! A crash is a transport that is dropped with deliveries in flight: the broker, or the next
 //! process that opens the folder, sees the same.
 
-use brickwork::Settlement;
-use brickwork::transport::AskError;
+use brickwork::transport::{AskError, Keyed};
+use brickwork::{Key, KeyRule, ReadKey, Settlement};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -313,6 +313,53 @@ pub async fn a_handler_that_asked_is_answered_before_a_suspect_is_tried_alone(
     assert!(stock.is_quiet().await, "the suspect isn't tried alone");
     asker.ack();
     stock.one().await.ack();
+    app.close().await;
+    Verdict::Kept
+}
+
+/// Reads one key for all messages.
+struct OneKey;
+
+impl ReadKey for OneKey {
+    fn read(&self, _: &Message) -> Result<Key, String> {
+        Key::new("one")
+    }
+}
+
+/// In a queue whose messages have keys, no message overtakes a suspect: neither a later suspect nor
+/// a later message, also while the suspect waits for its retry.
+pub async fn with_keys_no_message_overtakes_a_suspect(subject: &Subject) -> Verdict {
+    if !subject.guarantees().durable {
+        return NOT_DURABLE;
+    }
+    if subject.guarantees().crosses_processes {
+        return Verdict::DoesNotApply("its partitions have laws of their own");
+    }
+    let mut topology = after_crashes(subject, 2, 3).await;
+    topology.queues[0].keyed = Some(Keyed {
+        rule: KeyRule::new("one", Arc::new(OneKey)),
+        partitions: 1,
+    });
+    let app = App::again(subject, &topology).await;
+    app.send(ORDERS, 3..5).await;
+    let mut stock = app.consume("stock.requests", 10).await;
+    let first = stock.one().await;
+    assert_eq!((number(first.message()), attempt(&first)), (0, (1, 0)));
+    assert!(stock.is_quiet().await, "the suspect is overtaken");
+    let after = A_WHILE;
+    first.settle(Settlement::Retry { after, attempt: 2 });
+    let first = stock.one().await;
+    assert_eq!((number(first.message()), attempt(&first)), (0, (2, 0)));
+    first.ack();
+    let second = stock.one().await;
+    assert_eq!(number(second.message()), 1);
+    second.nack_requeue();
+    for expected in 1..3 {
+        let next = stock.one().await;
+        assert_eq!(number(next.message()), expected);
+        next.ack();
+    }
+    assert_eq!(numbers(&stock.exactly(2).await), [3, 4]);
     app.close().await;
     Verdict::Kept
 }

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `cluster` | a node of a RabbitMQ cluster dies |
 //! | `hundred` | the broker of a hundred services stops and comes back |
+//! | `keys` | `kill -9` of an app whose messages have keys |
 //! | `killed` | `kill -9` of the app, of the broker, of both, and during recovery |
 //! | `network` | every fault of the network between app and broker |
 //! | `never_deaf` | faults after which a connected app might no longer consume |
@@ -15,6 +16,7 @@
 
 mod cluster;
 mod hundred;
+mod keys;
 mod killed;
 mod load;
 mod network;

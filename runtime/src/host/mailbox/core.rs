@@ -186,6 +186,20 @@ impl<T> Mailbox<T> {
         Poll::Pending
     }
 
+    /// Appends items, whatever the capacity is. If the mailbox is closed, they stay in `from`.
+    pub(crate) fn push_all(&self, from: &mut VecDeque<T>) {
+        let mut state = self.0.lock();
+        if state.closed {
+            return;
+        }
+        for item in from.drain(..) {
+            state.queue.push_back(item);
+            if !state.blocked() {
+                state.wake_one();
+            }
+        }
+    }
+
     /// Pulls the next item for the instance of a slot.
     pub(crate) fn poll_pull(&self, cx: &mut Context<'_>, number: usize) -> Poll<Pulled<T>> {
         let mut state = self.0.lock();
@@ -279,13 +293,6 @@ impl<T> Mailbox<T> {
         if std::mem::replace(&mut state.held, held) && !held {
             state.wake_for_queue();
         }
-    }
-
-    /// Takes all waiting items out.
-    pub(crate) fn take_all(&self) -> VecDeque<T> {
-        let mut state = self.0.lock();
-        state.wake_pushers();
-        std::mem::take(&mut state.queue)
     }
 
     /// Takes the waiting items that `wanted` accepts out.

@@ -68,6 +68,14 @@ impl Settle for DeliverySettler {
             journal.on_settled();
         }
     }
+
+    fn note_attempt(&self, parts: &DeliveryParts) -> bool {
+        if let Some(journal) = &self.queue.shared.journal {
+            let sequence = parts.tag & ((1 << SEQUENCE_BITS) - 1);
+            journal.set_attempt(self.queue.entry_id(sequence), parts.attempt);
+        }
+        true
+    }
 }
 
 impl DeliverySettler {
@@ -244,11 +252,13 @@ impl Consumer for QueueConsumer {
             consumer.waker = None;
             state.in_flight += 1;
             state.suspects -= 1;
+            state.suspects_in_flight += 1;
             into.push_back(delivery);
             return Poll::Ready(Ok(()));
         }
         let count = match journal {
             Some(journal) if journal.blocks(queue.number()) => 0,
+            _ if state.waits_for_suspects() => 0,
             _ => room.min(state.ready().len()),
         };
         let consumer = &mut state.consumers[*number];

@@ -87,6 +87,11 @@ impl Queue {
         self.state.lock().has_consumers()
     }
 
+    /// Whether messages of the queue have keys.
+    pub fn is_keyed(&self) -> bool {
+        self.state.lock().keyed
+    }
+
     /// Number of messages in flight.
     pub fn in_flight(&self) -> u64 {
         self.state.lock().in_flight
@@ -136,6 +141,7 @@ impl Queue {
         if let Some(consumer) = taken_by {
             state.in_flight -= u64::from(!dead_lettered);
             state.suspects += u64::from(stays);
+            state.suspects_in_flight -= 1;
             state.consumers[consumer].unsettled -= 1;
         } else if !stays {
             state.suspects -= 1;

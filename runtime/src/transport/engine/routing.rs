@@ -78,6 +78,7 @@ impl RoutingTable {
             let Some(queue) = self.queues.get(&spec.id) else {
                 continue;
             };
+            queue.lock().keyed = spec.keyed.is_some();
             for topic in &spec.topics {
                 let readers = self.topics.entry(topic.clone()).or_default();
                 if !readers.iter().any(|reader| Arc::ptr_eq(reader, queue)) {

@@ -42,6 +42,10 @@ pub(super) struct State {
     pub(super) reserved: u64,
     /// Suspects that are not in flight.
     pub(super) suspects: u64,
+    /// Suspects in flight.
+    pub(super) suspects_in_flight: u64,
+    /// Messages have keys: none is handed out before the suspects, which are older, are done.
+    pub(super) keyed: bool,
     /// The suspect that the next consumer takes.
     pub(super) offered: Option<OfferedSuspect>,
     pub(super) consumers: Vec<ConsumerState>,
@@ -85,6 +89,11 @@ impl State {
 
     pub(super) fn ready(&self) -> &VecDeque<Entry> {
         &self.ready
+    }
+
+    /// Whether messages must wait because suspects of their keys come first.
+    pub(super) fn waits_for_suspects(&self) -> bool {
+        self.keyed && self.suspects + self.suspects_in_flight > 0
     }
 
     pub(super) fn has_work(&self) -> bool {
