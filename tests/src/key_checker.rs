@@ -163,7 +163,7 @@ impl KeyChecker {
         file.write_all(line.as_bytes()).expect("it can be written");
     }
 
-    /// Reads what was written since the last call. Returns the number of finished messages.
+    /// Reads the lines that were written since the last call. Returns the number of finished messages.
     ///
     /// # Panics
     /// If the ledger can't be read.
@@ -185,9 +185,9 @@ impl KeyChecker {
 
     fn line(&mut self, line: &str) {
         let mut parts = line.split(' ');
-        let what = parts.next().unwrap_or_default();
+        let letter = parts.next().unwrap_or_default();
         let numbers: Vec<u32> = parts.map_while(|part| part.parse().ok()).collect();
-        match (what, numbers.as_slice()) {
+        match (letter, numbers.as_slice()) {
             ("B", &[process, key, n]) => self.begins(process, key, n),
             ("F", &[process, key, n]) => self.ends(process, key, n, true),
             ("A", &[process, key, n]) => self.ends(process, key, n, false),

@@ -8,7 +8,7 @@ use crate::key::{CompileKey, KeyRule};
 use crate::service::{Catalog, ConfiguredType, Kind};
 use crate::settings::KeySettings;
 
-/// What the program and the service type say about keys.
+/// Parts that the program and the service type have in keys.
 pub(super) struct KeyReader<'a> {
     /// Compiles expressions; `None` if the program has none.
     compile: Option<CompileKey>,

@@ -245,7 +245,7 @@ mod tests {
         Requeue(usize),
         /// Time passes.
         Wait(u64),
-        /// The consumer of an input ends: what waits returns to the queue.
+        /// The consumer of an input ends: waiting messages return to the queue.
         ConsumerEnds(usize),
         Close,
     }
