@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -172,8 +172,7 @@ impl KeyChecker {
             return 0;
         };
         file.seek(SeekFrom::Start(self.read)).expect("it can seek");
-        let mut text = String::new();
-        file.read_to_string(&mut text).expect("it is text");
+        let text = std::io::read_to_string(file).expect("it is text");
         // The last line may be incomplete.
         let end = text.rfind('\n').map_or(0, |end| end + 1);
         self.read += end as u64;

@@ -1,4 +1,4 @@
-//! `kill -9` at random moments: no message of a key is overtaken, and none is lost.
+//! `kill -9` and orderly stops at random moments: no message of a key is overtaken, and none is lost.
 
 use std::path::Path;
 use std::process::Command;
@@ -50,9 +50,12 @@ fn survive(
     for life in 0..kills {
         let app = start(folder.path(), life);
         let process = app.id();
-        // The moment of the kill.
+        // The moment of the end.
         std::thread::sleep(Duration::from_millis(random.u64(LIVES_MS)));
-        app.stop();
+        match life % 3 {
+            1 => stop_in_order(app),
+            _ => app.stop(),
+        }
         checker.killed(process);
         checker.follow();
     }
@@ -66,6 +69,15 @@ fn survive(
     });
     let verdict = checker.verdict(&entries);
     verdict.map(|account| format!("{account}; {before} before the last life"))
+}
+
+/// Asks the process to end, and waits until it has.
+fn stop_in_order(mut app: Process) {
+    let told = Command::new("kill")
+        .args(["-TERM", &app.id().to_string()])
+        .status();
+    assert!(told.expect("kill runs").success());
+    app.exit_code(PATIENCE);
 }
 
 /// The queue of the app below.

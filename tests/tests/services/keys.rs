@@ -202,6 +202,36 @@ fn a_message_that_waits_for_its_retry_holds_its_key_alone() {
     });
 }
 
+/// Messages of other keys are taken past those that wait, up to a bound.
+#[test]
+fn a_key_that_stands_still_holds_a_bounded_number_of_messages() {
+    for (behind, overtaken) in [(4_000, true), (4_300, false)] {
+        virtually(async {
+            let more = r#"
+            key = "msg.act == '' ? 'healthy' : 'ill'"
+            retry.backoff = { min = "1m", max = "1m", jitter = 0.0 }
+            config.ledger = "bounded"
+            "#;
+            let app = app::TestApp::start(&manifest("puppet", more), &catalog()).await;
+            let mut done = app.probe("done").await;
+            let began = Instant::now();
+            let first = json!({ "n": 0, "act": "fail", "until": 1 });
+            app.send("entries", first).await;
+            for n in 1..=behind {
+                let order = json!({ "n": n, "act": "emit" });
+                app.send("entries", order).await;
+            }
+            app.send("entries", json!({ "n": 9_999, "act": "" })).await;
+            let first = done.next_json().await["n"].as_u64().unwrap();
+            let expected = if overtaken { (9_999, 0) } else { (0, 60) };
+            assert_eq!((first, began.elapsed().as_secs()), expected, "{behind}");
+            app.idle().await;
+            assert_eq!(app.summary("witness").ok, behind + 2);
+            assert!(app.stop().await.is_clean());
+        });
+    }
+}
+
 /// Runs a witness with its messages, and returns the verdict of the checker.
 async fn run(
     folder: &Path,
