@@ -69,6 +69,7 @@ mod dead_letter;
 pub mod dead_letters;
 mod delivery;
 mod envelope_json;
+mod events;
 mod failure;
 #[cfg(not(doctest))]
 pub mod guide;
@@ -119,6 +120,7 @@ pub use clock::Clock;
 pub use dead_letter::{DeadLetter, Reason};
 pub use delivery::{Delivery, DeliveryParts, Reply, Settle, Settlement};
 pub use envelope_json::{InvalidHead, read_head, write_head};
+pub use events::Event;
 pub use failure::{FAILURE_TEXT_BYTES_MAX, Failure, FailureKind};
 pub use host::CLOCK_TOLERANCE;
 pub use id::{ID_BYTES_MAX, InvalidId, MessageId};
@@ -127,7 +129,8 @@ pub use lock::Lock;
 pub use log_throttle::LogThrottle;
 pub use message::{Envelope, Headers, JSON, Message, ReplyTo};
 pub use names::{
-    InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name, check_topic,
+    EVENTS_TOPIC, InvalidName, NAME_BYTES_MAX, QueueId, RESERVED, TOPIC_BYTES_MAX, check_name,
+    check_topic,
 };
 pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
@@ -135,7 +138,7 @@ pub use service::{
     AbandonHook, Ask, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Feed,
     Handle, HandleBatch, Input, MessageBuilder, Meta, NoConfig, Out, Outcome, Output, Payload,
     PendingWorkGuard, PortDescriptor, Ports, Position, Raw, Request, SendHandle, Service,
-    ServiceType, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
+    ServiceType, Shared, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
 };
 #[cfg(feature = "store")]
 pub use service::{Store, Tx};

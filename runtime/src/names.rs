@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub const NAME_BYTES_MAX: usize = 63;
 /// Maximum length of a topic, in bytes (that of an AMQP routing key).
 pub const TOPIC_BYTES_MAX: usize = 255;
+/// The topic to which the runtime publishes an [`Event`](crate::Event) when a service starts, stops,
+/// gives up or fails. Any service of the app may read it, and none may publish to it.
+pub const EVENTS_TOPIC: &str = "brickwork.events";
 /// Names that a service can't have, because names of queues end in them.
 pub const RESERVED: [&str; 3] = ["dlq", "suspect", "lease"];
 
@@ -52,6 +55,11 @@ pub fn check_topic(text: &str) -> Result<(), InvalidName> {
         return Err(InvalidName::TooLong(TOPIC_BYTES_MAX));
     }
     text.split('.').try_for_each(check_segment)
+}
+
+/// Returns whether only the runtime may publish to a topic: its first name is `brickwork`.
+pub(crate) fn is_of_runtime(topic: &str) -> bool {
+    topic.split('.').next() == Some("brickwork")
 }
 
 fn check_segment(text: &str) -> Result<(), InvalidName> {

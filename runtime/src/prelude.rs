@@ -9,8 +9,8 @@ pub use crate::key::Key;
 pub use crate::service::Tx;
 pub use crate::service::{
     Ask, Batch, Catalog, ConfigError, Context, Feed, Handle, HandleBatch, Input, MessageBuilder,
-    Meta, NoConfig, Out, Output, Ports, Position, Raw, Request, Service, Source, SourceContext,
-    SourcePorts, Tick,
+    Meta, NoConfig, Out, Output, Ports, Position, Raw, Request, Service, Shared, Source,
+    SourceContext, SourcePorts, Tick,
 };
 pub use crate::sqlite::Migration;
 pub use crate::{config, message, service, source};

@@ -155,6 +155,8 @@ pub(crate) struct InputArguments {
     pub(crate) batch: Option<LitInt>,
     /// Maximum wait for a batch.
     pub(crate) within: Option<LitStr>,
+    /// `first`: its messages go before those of other inputs.
+    pub(crate) first: Option<Ident>,
 }
 
 impl InputArguments {
@@ -189,13 +191,17 @@ impl InputArguments {
         let key: Ident = input.parse().map_err(|error| {
             Error::new(error.span(), "write `#[input]`, `#[input(\"name\")]` or `#[input(batch = 100, within = \"1s\")]`")
         })?;
+        if key == "first" {
+            self.first = Some(key);
+            return Ok(());
+        }
         input.parse::<Token![=]>()?;
         match key.to_string().as_str() {
             "batch" => self.batch = Some(input.parse()?),
             "within" => self.within = Some(input.parse()?),
             other => {
                 let text = format!(
-                    "`#[input]` has no argument `{other}`: there are a name, batch and within"
+                    "`#[input]` has no argument `{other}`: there are a name, batch, within and first"
                 );
                 return Err(Error::new(key.span(), text));
             }

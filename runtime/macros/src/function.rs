@@ -34,6 +34,16 @@ pub(crate) fn expand(arguments: &ServiceArguments, mut item: ItemFn) -> Result<T
             "a service has one config; the message is taken by value",
         ));
     }
+    let shared = handler
+        .parameters
+        .iter()
+        .find(|parameter| matches!(parameter, Parameter::Shared(..)));
+    if let Some(shared) = shared {
+        return Err(Error::new_spanned(
+            shared.tokens(),
+            "a function has no shared value: write an `impl` block with `share`",
+        ));
+    }
     let (fields, start) = match &config {
         Some(config) => (
             quote!({ config: #config }),

@@ -8,6 +8,7 @@ use syn::{Error, LitInt, LitStr, Result, ReturnType, Signature, Type};
 use crate::attributes::{InputArguments, Interval, duration};
 use crate::names::port_name;
 use crate::parameters::{FORMS, Parameter, Port, constant_name, parameters};
+use crate::share::check_once;
 
 /// Default wait for a batch.
 const BATCH_WITHIN_MS: u64 = 100;
@@ -17,6 +18,8 @@ pub(crate) enum Event {
     Input {
         name: String,
         batch: Option<TokenStream>,
+        /// `first`, if its messages go before those of other inputs.
+        first: Option<Ident>,
     },
     Tick {
         name: String,
@@ -52,6 +55,7 @@ impl Handler {
         let event = Event::Input {
             name: arguments.name.unwrap_or(derived),
             batch: batch.transpose()?,
+            first: arguments.first,
         };
         let handler = Self::new(signature, event, function)?;
         let messages = handler.messages();
@@ -115,6 +119,7 @@ impl Handler {
             }
         }
         handler.check_key()?;
+        check_once(&handler.parameters)?;
         handler.check_context()?;
         handler.check_tx()?;
         Ok(handler)
@@ -222,17 +227,18 @@ impl Handler {
     /// Returns the statements that declare its ports.
     pub(crate) fn declaration(&self) -> TokenStream {
         match &self.event {
-            Event::Input { name, batch } => {
+            Event::Input { name, batch, first } => {
+                let first = first.as_ref().map(|_| quote!(.first()));
                 let marker = &self.marker;
                 let constant = constant_name(name, &self.signature.ident);
                 let message = self.messages().remove(0);
                 match batch {
                     // An error in the type of the message points at it.
                     None => quote_spanned! {message.span()=>
-                        ports.input_as::<#marker, _, _>(&Self::#constant);
+                        ports.input_as::<#marker, _, _>(&Self::#constant)#first;
                     },
                     Some(batch) => quote_spanned! {message.span()=>
-                        ports.batch_as::<#marker, _>(&Self::#constant, #batch);
+                        ports.batch_as::<#marker, _>(&Self::#constant, #batch)#first;
                     },
                 }
             }
@@ -244,7 +250,7 @@ impl Handler {
 
     /// Returns the constant of its input; nothing for a tick.
     pub(crate) fn constant(&self) -> TokenStream {
-        let Event::Input { name, batch } = &self.event else {
+        let Event::Input { name, batch, .. } = &self.event else {
             return TokenStream::new();
         };
         let ident = constant_name(name, &self.signature.ident);
@@ -323,6 +329,8 @@ impl Handler {
             .then(|| quote!(let meta = ::brickwork::Meta::of(cx);));
         let key = has(|it| matches!(it, Parameter::Key(_)))
             .then(|| quote!(let key = ::brickwork::__macros::key_of(cx)?;));
+        let shared = has(|it| matches!(it, Parameter::Shared(..)))
+            .then(|| quote!(let shared = ::brickwork::Shared::of(cx);));
         let has_config = has(|it| matches!(it, Parameter::Config(_)));
         let arguments = self.parameters.iter().map(argument);
         if self.tx().is_some() {
@@ -330,6 +338,7 @@ impl Handler {
             return quote! {
                 #meta
                 #key
+                #shared
                 #config
                 let work = move |tx: &mut ::brickwork::Tx<'_>| {
                     let outs = tx.outs();
@@ -357,6 +366,7 @@ impl Handler {
         quote!({
             #meta
             #key
+            #shared
             #config
             #outs
             #result
@@ -379,6 +389,7 @@ fn argument(parameter: &Parameter) -> TokenStream {
         }
         Parameter::Meta(_) => quote!(meta),
         Parameter::Key(_) => quote!(key),
+        Parameter::Shared(..) => quote!(shared),
         Parameter::Context | Parameter::ContextMut(_) => quote!(cx),
         Parameter::Tx(_) => quote!(tx),
         Parameter::Config(_) => quote!(&config),

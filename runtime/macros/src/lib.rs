@@ -7,9 +7,11 @@ mod attributes;
 mod data;
 mod function;
 mod handler;
+mod inputs;
 mod names;
 mod parameters;
 mod service;
+mod share;
 mod source;
 
 use proc_macro::TokenStream;
@@ -112,8 +114,10 @@ pub fn config(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | --- | --- |
 /// | `#[input]` | for each message of the input with the method's name; `#[input("name")]` gives another name |
 /// | `#[input(batch = 100, within = "1s")]` | for up to 100 messages as a `Vec<T>`; returns `Vec<Result>` |
+/// | `#[input(first)]` | before messages of other inputs, such as a stop that must not wait behind work. While others wait, one of them follows every eight |
 /// | `#[tick("10s")]` | at this interval; `#[tick(config.interval)]` takes a duration from the config |
 /// | `start(&Config, &Context)` | for each new instance; both parameters may be left out. Without it the type needs `Default` |
+/// | `share(&Config)` | once for all instances in a process, before they start, if a handler takes the value that it returns, as [`Shared<T>`](../brickwork/struct.Shared.html) |
 /// | `stop(&mut self, &Context)` | when an instance ends in a graceful stop |
 /// | `check(&Config)`, `concurrency(&Config)` | as in the trait `Service` |
 ///
@@ -129,6 +133,7 @@ pub fn config(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `price: Ask<Query, Price>` | requests to the service that is connected to `price` |
 /// | `meta: Meta` | id, type, headers, time and attempt of the message |
 /// | `key: Key` | the key of the message, in a service with `key` |
+/// | `pool: Shared<Pool>` | the value that `share` has made for all instances; also of `start` |
 /// | `cx: &Context` | everything else |
 /// | `tx: &mut Tx` | the transaction of the message: the function has no `self` and no `async`, and its outputs commit with it |
 ///

@@ -11,7 +11,7 @@ use crate::names::port_name;
 
 /// The ways that a parameter can be written.
 pub(crate) const FORMS: &str =
-    "`Out<T>`, `Ask<Q, R>`, `Meta`, `Key`, `&Context`, `&mut Context` or `&mut Tx`";
+    "`Out<T>`, `Ask<Q, R>`, `Meta`, `Key`, `Shared<T>`, `&Context`, `&mut Context` or `&mut Tx`";
 
 /// A parameter after `self`.
 pub(crate) enum Parameter {
@@ -21,6 +21,8 @@ pub(crate) enum Parameter {
     Ask(Port, Box<Type>),
     Meta(Type),
     Key(Type),
+    /// The shared value of the service, with its type and the type of the value.
+    Shared(Type, Box<Type>),
     Context,
     ContextMut(Type),
     Tx(Type),
@@ -39,6 +41,7 @@ impl Parameter {
             Self::Message(ty)
             | Self::Meta(ty)
             | Self::Key(ty)
+            | Self::Shared(ty, _)
             | Self::ContextMut(ty)
             | Self::Tx(ty)
             | Self::Config(ty)
@@ -105,6 +108,10 @@ fn parameter(pat: &Pat, ty: &Type) -> Result<Parameter> {
         }
         "Meta" => Ok(Parameter::Meta(ty.clone())),
         "Key" => Ok(Parameter::Key(ty.clone())),
+        "Shared" => {
+            let [value] = type_arguments(segment, ty, "Shared<T>")?;
+            Ok(Parameter::Shared(ty.clone(), Box::new(value)))
+        }
         "Feed" => {
             let [message] = type_arguments(segment, ty, "Feed<T>")?;
             Ok(Parameter::Feed(port(pat, message)?))
@@ -133,7 +140,7 @@ fn reference_parameter(reference: &TypeReference, ty: &Type) -> Result<Parameter
         (Some("Tx"), true) => Ok(Parameter::Tx(ty.clone())),
         (Some("Tx"), false) => Err(Error::new_spanned(ty, "write `&mut Tx`")),
         (Some("SourceContext"), _) => Ok(Parameter::SourceContext),
-        (Some("Out" | "Ask" | "Meta" | "Key" | "Feed" | "Position"), _) => {
+        (Some("Out" | "Ask" | "Meta" | "Key" | "Shared" | "Feed" | "Position"), _) => {
             Err(Error::new_spanned(ty, "take it by value, without `&`"))
         }
         (_, false) => Ok(Parameter::Config((*reference.elem).clone())),

@@ -13,8 +13,10 @@ use syn::{
 use crate::attributes::{Description, InputArguments, Interval, ServiceArguments};
 use crate::function;
 use crate::handler::{Event, Handler, ports};
+use crate::inputs::{check_first, check_names};
 use crate::names::type_name;
 use crate::parameters::{Parameter, parameters, write_lifetimes};
+use crate::share::{check_once, share};
 
 pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let arguments = ServiceArguments::parse(arguments)?;
@@ -172,6 +174,10 @@ fn expand_block(arguments: &ServiceArguments, mut block: ItemImpl) -> Result<Tok
         ));
     }
     check_names(&block, &handlers)?;
+    check_first(&handlers)?;
+    let in_handlers = handlers.iter().flat_map(|handler| &handler.parameters);
+    let taken: Vec<_> = in_handlers.chain(&hooks.parameters_of_start).collect();
+    let share = share(&block, &taken)?;
     let start = hooks.start.unwrap_or_else(|| {
         // The error of a type without `Default` points at the type.
         let span = service.span();
@@ -180,13 +186,21 @@ fn expand_block(arguments: &ServiceArguments, mut block: ItemImpl) -> Result<Tok
             Ok(<#service as ::core::default::Default>::default())
         }
     });
+    let (share, config_of_share) = match share {
+        Some(share) => (share.statements, share.config),
+        None => (TokenStream::new(), None),
+    };
     let parts = Parts {
         service: &service,
         name,
         summary: summary(&arguments.description, &block.attrs),
-        config: arguments.config.clone().or(hooks.config),
+        config: arguments
+            .config
+            .clone()
+            .or(hooks.config)
+            .or(config_of_share),
         arguments,
-        start,
+        start: quote!(#share #start),
         handlers: &handlers,
         others: hooks.others,
     };
@@ -252,31 +266,12 @@ fn check_key(arguments: &ServiceArguments, handlers: &[Handler]) -> Result<()> {
     }
 }
 
-/// Each input and tick has a name of its own.
-fn check_names(block: &ItemImpl, handlers: &[Handler]) -> Result<()> {
-    for (index, handler) in handlers.iter().enumerate() {
-        let name = handler.name();
-        if handlers[..index].iter().any(|other| other.name() == name) {
-            let text = format!("two handlers are named `{name}`");
-            return Err(Error::new_spanned(&block.self_ty, text));
-        }
-    }
-    Ok(())
-}
-
-impl Handler {
-    fn name(&self) -> &str {
-        match &self.event {
-            Event::Input { name, .. } | Event::Tick { name, .. } => name,
-        }
-    }
-}
-
 /// The methods with a meaning of their own: `start`, `stop`, `check` and `concurrency`.
 #[derive(Default)]
 struct Hooks {
     config: Option<Type>,
     start: Option<TokenStream>,
+    parameters_of_start: Vec<Parameter>,
     others: TokenStream,
 }
 
@@ -287,24 +282,31 @@ impl Hooks {
         let wait = signature.asyncness.map(|_| quote!(.await));
         match name.to_string().as_str() {
             "start" => {
-                let mut arguments = Vec::new();
-                for parameter in parameters(signature)? {
+                let (mut arguments, mut shared) = (Vec::new(), None);
+                self.parameters_of_start = parameters(signature)?;
+                check_once(&self.parameters_of_start)?;
+                for parameter in &self.parameters_of_start {
                     arguments.push(match parameter {
                         Parameter::Config(ty) => {
-                            self.config = Some(ty);
+                            self.config = Some(ty.clone());
                             quote!(config)
+                        }
+                        Parameter::Shared(..) => {
+                            shared = Some(quote!(let shared = ::brickwork::Shared::of(cx);));
+                            quote!(shared)
                         }
                         Parameter::Context | Parameter::ContextMut(_) => quote!(cx),
                         _ => {
                             return Err(Error::new_spanned(
                                 &signature.inputs,
-                                "`start` takes the config as `&Config`, and `&Context`",
+                                "`start` takes the config as `&Config`, `Shared<T>` and `&Context`",
                             ));
                         }
                     });
                 }
                 self.start = Some(quote! {
                     let _ = (config, &cx);
+                    #shared
                     ::brickwork::__macros::HandlerReturn::into_result(
                         Self::start(#(#arguments),*)#wait
                     )

@@ -8,6 +8,7 @@ use super::plan::ServicePlan;
 use super::reach::Reach;
 use super::status::{SOURCE, ServiceStatus};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::host::{ServiceHandle, ServiceSetup};
 use crate::metrics::Durations;
 use crate::service::{Answerer, Answerers, Kind, Readers, WiredOutput};
@@ -24,6 +25,7 @@ pub(super) struct BuildContext {
     pub(super) reach: Reach,
     pub(super) answerers: Arc<Answerers>,
     pub(super) clock: Clock,
+    pub(super) events: Arc<Events>,
     pub(super) redactor: Arc<crate::redact::Redactor>,
     pub(super) message_bytes_max: usize,
     pub(super) data: std::path::PathBuf,
@@ -80,6 +82,8 @@ pub(super) fn build(
         .iter()
         .filter_map(|input| input.batch);
     let batch_max = batches.map(|batch| batch.max).max().unwrap_or(1);
+    let inputs = &plan.blueprint.ports().inputs;
+    let first: Vec<bool> = inputs.iter().map(|input| input.first).collect();
     let lanes = match plan.blueprint.role() {
         Kind::Service(factory) => factory.concurrency(),
         Kind::Source(_) => 1,
@@ -91,6 +95,7 @@ pub(super) fn build(
         label: plan.label.clone(),
         number: number as u32,
         inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
+        first,
         outputs: outputs.collect(),
         transport: common.transport.clone(),
         pressure: SourcePressure::new(
@@ -99,6 +104,7 @@ pub(super) fn build(
         ),
         answerers: common.answerers.clone(),
         clock: common.clock,
+        events: common.events.clone(),
         redactor: common.redactor.clone(),
         loops: Instances {
             min: instances.min.saturating_mul(lanes),

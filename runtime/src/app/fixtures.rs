@@ -93,6 +93,7 @@ pub(crate) async fn app() -> Fake {
         vec![group],
         redactor,
         WorkerLag::new(2),
+        Arc::default(),
     );
     Fake {
         view,
@@ -155,11 +156,13 @@ fn setup(
         app: "shop".into(),
         label: label.into(),
         inputs: inputs.iter().map(|port| port.name.clone()).collect(),
+        first: vec![false; inputs.len()],
         outputs: outputs.iter().map(wired).collect(),
         transport: transport.clone(),
         pressure: SourcePressure::new(pressure.clone(), ["stock".into()].into()),
         answerers: Arc::default(),
         clock: Clock::SYSTEM,
+        events: Arc::default(),
         redactor: redactor.clone(),
         number: 0,
         settings: ServiceSettings {

@@ -80,6 +80,9 @@ impl App {
 impl AppStatus {
     /// Returns whether the services of this process have nothing left to do.
     pub(crate) async fn is_idle(&self) -> bool {
+        if self.events.pending() > 0 {
+            return false;
+        }
         let services = self.services.iter().map(|service| &service.hosted);
         for service in services.filter(|service| !service.is_apart()) {
             if !is_hopeless(service) && !is_idle(service, &*self.transport).await {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::events::EventsOf;
+use crate::names::EVENTS_TOPIC;
 use crate::redact::Redactor;
 use crate::service::{ConfiguredType, Kind};
 use crate::settings::{Isolation, ServiceSettings};
@@ -38,6 +40,8 @@ pub struct Plan {
     pub(crate) feeds: Vec<ExternalBinding>,
     /// Files of `${file:PATH}` in the manifest.
     pub(crate) named: Vec<PathBuf>,
+    /// A parent process supervises the services.
+    pub(crate) is_supervised: bool,
 }
 
 /// `app.log`.
@@ -99,6 +103,7 @@ impl Plan {
     /// Turns the plan into that of a child process. The parent process opens the admin
     /// endpoint and decides when a service is given up.
     pub(crate) fn supervise(&mut self) {
+        self.is_supervised = true;
         self.admin = None;
         self.workers = 1;
         for service in self.services.iter_mut().filter(|service| service.runs_here) {
@@ -106,6 +111,19 @@ impl Plan {
             // If the child gives up, the parent ends the process and applies the real policy.
             service.settings.restart.give_up = Some(GiveUpPolicy::Isolate);
         }
+    }
+
+    /// Returns the events that this process tells; `None` if neither a service of the app nor an
+    /// external program reads them.
+    pub(crate) fn events(&self) -> Option<EventsOf> {
+        let inputs = self.services.iter().flat_map(|service| &service.inputs);
+        let read = inputs.flat_map(|input| &input.topics);
+        let mut read = read.chain(&self.external);
+        read.any(|topic| **topic == *EVENTS_TOPIC)
+            .then_some(match self.is_supervised {
+                true => EventsOf::Runs,
+                false => EventsOf::Everything,
+            })
     }
 
     fn feeds_of(&self, input: &WiredPort) -> Vec<ExternalBinding> {

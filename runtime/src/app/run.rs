@@ -22,6 +22,7 @@ use crate::child_process::{ParentConnection, RespawnCommand};
 use crate::clock::Clock;
 use crate::control::{Control, ControlTargets};
 use crate::dead_letters::DeadLetters;
+use crate::events::Events;
 use crate::host::Standing;
 use crate::message_trace::{
     LocalService, QueueAccess, RunningServices, Trace, TraceCollector, TraceQuery,
@@ -170,6 +171,13 @@ impl App {
         }));
         let tree_plan = TreePlan::of(&plan);
         let (graph, topology, reach) = (plan.port_graph(), plan.topology(), plan.reach());
+        let (events, event_task) = match plan.events() {
+            Some(of) => {
+                let (events, task) = Events::of(&plan.name, of, transport.clone());
+                (events, Some(task))
+            }
+            None => Default::default(),
+        };
         let common = BuildContext {
             confirms: transport.guarantees().durable.then(Arc::default),
             stores: Stores::new(plan.name.clone(), &plan.data),
@@ -179,6 +187,7 @@ impl App {
             reach,
             answerers: Arc::default(),
             clock,
+            events: events.clone(),
             redactor: plan.redactor.clone(),
             message_bytes_max: plan.message_bytes_max,
             data: plan.data,
@@ -211,6 +220,7 @@ impl App {
             planned.groups(),
             plan.redactor,
             threads.lag.clone(),
+            events,
         );
         let traced = view.services.iter();
         let traced = traced.map(|service| service.hosted.clone() as Arc<dyn LocalService>);
@@ -230,7 +240,7 @@ impl App {
         let registry = prometheus::Registry::new();
         crate::metrics::register(&registry, view.clone())
             .expect("a new registry holds no metrics of these names");
-        let watching = match workers {
+        let mut watching = match workers {
             Workers::Here => Vec::new(),
             Workers::Threads => vec![
                 tokio::task::spawn_local(view.clone().watch_queues(topology)),
@@ -241,6 +251,8 @@ impl App {
                 )),
             ],
         };
+        let event_task = event_task.map(|task| tokio::task::spawn_local(task.run()));
+        watching.extend(event_task);
         let app = Self {
             services: planned.services(),
             transport,

@@ -327,7 +327,7 @@ impl AppStatus {
             },
             mailbox: Mailbox {
                 messages: figures.waiting,
-                capacity: env.settings.mailbox,
+                capacity: env.mailbox_capacity(),
             },
             held: figures.keys,
             in_flight: figures.in_flight,

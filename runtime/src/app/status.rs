@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::plan::WiredPort;
 use crate::clock::Rfc3339;
+use crate::events::Events;
 use crate::host::{ServiceHandle, ServiceRun, Standing};
 use crate::metrics::WorkerLag;
 use crate::names::QueueId;
@@ -41,6 +42,7 @@ pub(crate) struct AppStatus {
     pub(crate) groups: Vec<GroupStatus>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) workers: Arc<WorkerLag>,
+    pub(crate) events: Arc<Events>,
     redactor: Arc<Redactor>,
     depths: Mutex<HashMap<QueueId, (Instant, Depth)>>,
     /// Queues whose messages no service reads.
@@ -141,6 +143,7 @@ impl AppStatus {
         groups: Vec<GroupStatus>,
         redactor: Arc<Redactor>,
         workers: Arc<WorkerLag>,
+        events: Arc<Events>,
     ) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -149,6 +152,7 @@ impl AppStatus {
             groups,
             transport,
             workers,
+            events,
             redactor,
             depths: Mutex::default(),
             stranded: Mutex::default(),

@@ -67,6 +67,7 @@ impl App {
     pub(crate) async fn stop_within(self, within: Duration) -> StopReport {
         let deadline = crate::clock::later(within);
         self.view.set_phase(Phase::Stopping);
+        self.view.events.cease();
         let mut report = StopReport::default();
         if let Some(tree) = self.tree.get() {
             tree.cease();

@@ -76,6 +76,9 @@ fn ports(text: &mut String, title: &str, ports: &[PortDescriptor]) {
         if let Some(max) = port.batch {
             text.push_str(&format!(", up to {max} at once"));
         }
+        if port.first {
+            text.push_str(", before other inputs");
+        }
         text.push('\n');
     }
 }

@@ -61,7 +61,7 @@ impl InstanceLoop {
                         }
                         Ok(Pulled::Item(other)) => {
                             // A message of another input ends the batch and is the next one.
-                            self.env.mailbox.put_back(other);
+                            self.env.put_back(other);
                             break;
                         }
                         Ok(Pulled::Closed | Pulled::Retired) | Err(_) => break,
@@ -94,7 +94,7 @@ impl InstanceLoop {
         let started = Instant::now();
         let Some(permit) = self.env.begin_attempt(started) else {
             // The breaker holds the mailbox.
-            let put_back = |delivery| self.env.mailbox.put_back(delivery);
+            let put_back = |delivery| self.env.put_back(delivery);
             deliveries.into_iter().rev().for_each(put_back);
             return Ok(());
         };

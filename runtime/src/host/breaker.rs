@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::events::BreakerChange;
 use super::service_run::ServiceRun;
 use super::service_state::ServiceShared;
 use super::settlement::AttemptFailure;
@@ -70,6 +71,8 @@ struct State {
     since_ms: u64,
     /// The last failure that opened it.
     why: String,
+    /// A message was tried since it opened.
+    has_probed: bool,
 }
 
 /// The permission for one attempt.
@@ -130,6 +133,7 @@ impl ServiceBreaker {
                 known: 0,
                 since_ms: 0,
                 why: String::new(),
+                has_probed: false,
             }),
         }
     }
@@ -336,6 +340,9 @@ impl ServiceRun {
                 state.since_ms = self.clock.unix_ms();
             }
         }
+        let is_first_probe = before == BreakerPhase::Open && !state.has_probed;
+        state.has_probed =
+            after != BreakerPhase::Closed && (state.has_probed || before == BreakerPhase::Open);
         let error = state.why.clone();
         let (failures, of) = state.breaker.counts();
         let due = state.breaker.due().unwrap_or_default();
@@ -344,16 +351,21 @@ impl ServiceRun {
         let service = &*self.label;
         match (before, after) {
             (BreakerPhase::Closed, BreakerPhase::Open) => {
+                self.breaker_changed(BreakerChange::Opened(&error));
                 warn!(service, failures, of, ?pause, %error, "circuit breaker opened, messages wait in their queues");
             }
             (_, BreakerPhase::Open) => {
                 warn!(service, ?pause, %error, "circuit breaker stays open");
             }
             (BreakerPhase::Open, _) => {
+                if is_first_probe {
+                    self.breaker_changed(BreakerChange::FirstProbe);
+                }
                 // The result of the probe is logged.
                 debug!(service, "circuit breaker half-open, trying one message");
             }
             (_, BreakerPhase::Closed) => {
+                self.breaker_changed(BreakerChange::Closed);
                 let after = in_tenths(now.saturating_sub(outage.unwrap_or(now)));
                 info!(service, ?after, "circuit breaker closed");
             }

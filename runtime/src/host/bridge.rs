@@ -229,6 +229,7 @@ impl ConsumeLoop {
         let mut breaker_changed = pin!(leaves(self.breaker.clone(), breaker_is_closed, keyed));
         let mut listening = false;
         let mut rounds = 0;
+        let rank = self.env.ranks[usize::from(self.input)];
         poll_fn(|cx| {
             // After the first poll a stop wakes this task: no need to poll at each message.
             if (!listening || self.stop.has_changed().unwrap_or(true))
@@ -246,7 +247,7 @@ impl ConsumeLoop {
             loop {
                 // Takes only deliveries that fit into the mailbox, where a revocation from
                 // another thread can take them.
-                let room = match self.env.poll_room(cx) {
+                let room = match self.env.poll_room(cx, rank) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(0) => return Poll::Ready(Ended::Stopped),
                     Poll::Ready(room) => room,
@@ -264,7 +265,7 @@ impl ConsumeLoop {
                         for delivery in &mut taken {
                             delivery.set_input(self.input);
                         }
-                        if !self.env.take_in(cx, &mut taken) {
+                        if !self.env.take_in(cx, rank, &mut taken) {
                             // The mailbox was closed: the rest is requeued by its drop.
                             return Poll::Ready(Ended::Stopped);
                         }

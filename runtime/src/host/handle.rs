@@ -41,7 +41,7 @@ impl InstanceLoop {
     ) -> Result<(), End> {
         let Some(permit) = self.env.begin_attempt(*now) else {
             // The breaker holds the mailbox.
-            self.env.mailbox.put_back(delivery);
+            self.env.put_back(delivery);
             return Ok(());
         };
         let (input, attempt) = (delivery.input(), delivery.attempt());

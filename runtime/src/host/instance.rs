@@ -21,6 +21,7 @@ use super::service_run::ServiceRun;
 use super::settlement::{AttemptFailure, PUBLISH_RETRY_MIN};
 use super::tick::Ticks;
 use crate::delivery::Delivery;
+use crate::events::follows_from_event;
 use crate::failure::Failure;
 use crate::metrics::{Cause, InstanceRef};
 use crate::panic::{catch_panic, panic_text};
@@ -129,6 +130,7 @@ impl InstanceLoop {
             let (end, value) = match started {
                 Ok(mut value) => {
                     env.liveness.ready.fetch_add(1, Relaxed);
+                    env.is_up();
                     // Handlers have guards of their own; this one is for bugs of the host.
                     let serving = AssertUnwindSafe(self.serve(&mut *value)).catch_unwind();
                     let end = serving
@@ -235,6 +237,7 @@ impl InstanceLoop {
             return self.wait_for_restart(cause, &text).await;
         }
         self.env.meters.restarted(cause);
+        self.tell_restart(&text);
         self.env.mailbox.pass_on(self.number as usize, false);
         debug!(
             service = %self.env.label,
@@ -244,11 +247,20 @@ impl InstanceLoop {
         );
     }
 
+    /// Tells the restart, unless the failed work followed from an event.
+    fn tell_restart(&self, text: &str) {
+        if !self.cx.any_message(follows_from_event) {
+            let text = self.env.redactor.clean(text);
+            self.env.instance_restarts(self.number, &text);
+        }
+    }
+
     /// Records a failure of the instance and waits as the restart policy says, or until the
     /// service stops.
     async fn wait_for_restart(&mut self, cause: Cause, text: &str) {
         let env = self.env.clone();
         env.meters.restarted(cause);
+        self.tell_restart(text);
         env.mailbox.pass_on(self.number as usize, false);
         let now = env.origin.elapsed();
         let (restart, history) =

@@ -13,6 +13,7 @@
 //! | `instance`, `handle`, `batch`, `tick`, `guard`, `in_flight` | the handler loop |
 //! | `keyed` | order by key |
 //! | `breaker` | the circuit breaker of a service |
+//! | `events` | the events of a service, for those that read them |
 //! | `settlement` | from an outcome to ack, retry or dead letter |
 //! | `source` | the loop of a source |
 //! | `relay` | publishes the outbox of a service with a store |
@@ -24,6 +25,7 @@ mod autoscale;
 mod batch;
 mod breaker;
 mod bridge;
+mod events;
 mod guard;
 mod handle;
 mod in_flight;

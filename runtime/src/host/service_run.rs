@@ -3,6 +3,7 @@
 //! Any thread can take the deliveries of a run, also while a handler blocks the thread of the
 //! service. A restart makes a new run.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct ServiceRun {
     pub(crate) origin: Instant,
     /// The reason for giving up, once the service has given up.
     gave_up: watch::Sender<Option<String>>,
+    /// An event has told that the service is up.
+    pub(super) told_up: AtomicBool,
 }
 
 impl std::ops::Deref for ServiceRun {
@@ -70,7 +73,7 @@ impl ServiceRun {
         let inputs = service.inputs.len();
         let mailbox = Arc::new(Mailbox::new(service.settings.mailbox));
         let keyed = service.settings.key.as_ref();
-        let keyed = keyed.map(|_| KeyedDispatch::new(mailbox.clone()));
+        let keyed = keyed.map(|_| KeyedDispatch::new(mailbox.clone(), service.ranks.clone()));
         let suspects = suspects.into_iter().filter_map(|delivery| match &keyed {
             Some(keyed) => keyed.adopt(delivery),
             None => Some(delivery),
@@ -91,6 +94,7 @@ impl ServiceRun {
             failures: Mutex::default(),
             origin: Instant::now(),
             gave_up: watch::Sender::new(None),
+            told_up: AtomicBool::new(false),
             service,
         });
         run.adopt_breaker();
@@ -175,6 +179,12 @@ impl ServiceRun {
         let mut released = self.released.subscribe();
         // Never an error: `self` owns the sender.
         let _open = released.wait_for(|released| *released).await;
+    }
+
+    /// Puts a delivery that was pulled back into the mailbox.
+    pub(super) fn put_back(&self, delivery: Delivery) {
+        let rank = self.ranks[delivery.input()];
+        self.mailbox.put_back(delivery, rank);
     }
 
     /// Pauses the mailbox for a duration; a longer pause in progress stays.

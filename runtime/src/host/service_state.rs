@@ -7,9 +7,11 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::breaker::ServiceBreaker;
+use super::mailbox::Rank;
 use super::status::{LastFailure, ServiceState};
 use crate::clock::Clock;
 use crate::dead_letter::Reason;
+use crate::events::Events;
 use crate::failure::Failure;
 use crate::message_trace::AttemptHistory;
 use crate::metrics::{Cause, Durations, Meters};
@@ -33,11 +35,14 @@ pub(crate) struct ServiceSetup {
     /// Index of the service in the manifest.
     pub(crate) number: u32,
     pub(crate) inputs: Vec<Arc<str>>,
+    /// Whether the messages of an input go before those of others.
+    pub(crate) first: Vec<bool>,
     pub(crate) outputs: Vec<WiredOutput>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) pressure: SourcePressure,
     pub(crate) answerers: Arc<Answerers>,
     pub(crate) clock: Clock,
+    pub(crate) events: Arc<Events>,
     pub(crate) redactor: Arc<Redactor>,
     /// Settings from the manifest.
     pub(crate) settings: ServiceSettings,
@@ -60,10 +65,13 @@ pub(crate) struct ServiceShared {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) number: u32,
     pub(crate) redactor: Arc<Redactor>,
+    pub(crate) events: Arc<Events>,
     pub(crate) settings: ServiceSettings,
     pub(crate) loops: Instances,
     pub(crate) lanes: usize,
     pub(crate) batch_max: usize,
+    /// Ranks of the inputs in the mailbox.
+    pub(super) ranks: Box<[Rank]>,
     pub(crate) state: ServiceState,
     /// The circuit breaker, unless it is off or the service has no inputs.
     pub(crate) breaker: Option<ServiceBreaker>,
@@ -102,15 +110,21 @@ impl ServiceShared {
             clock: setup.clock,
             confirms: setup.confirms,
         };
+        let ranks = setup.first.into_iter().map(|is_first| match is_first {
+            true => Rank::First,
+            false => Rank::Ordinary,
+        });
         Arc::new(Self {
             publisher: Arc::new(publisher),
             number: setup.number,
             redactor: setup.redactor,
+            events: setup.events,
             breaker: breaker.map(ServiceBreaker::new),
             settings: setup.settings,
             loops: setup.loops,
             lanes: setup.lanes,
             batch_max: setup.batch_max,
+            ranks: ranks.collect(),
             state: ServiceState::default(),
             history: AttemptHistory::default(),
             window: Arc::new(Semaphore::new(WINDOW)),
@@ -123,6 +137,13 @@ impl ServiceShared {
     /// Returns the store, if it is open.
     pub(crate) fn store(&self) -> Option<Arc<OpenStore>> {
         self.store.get().cloned()
+    }
+
+    /// Returns the number of messages that the mailbox holds at most.
+    pub(crate) fn mailbox_capacity(&self) -> usize {
+        let has = |rank| self.ranks.contains(&rank);
+        let ranks = usize::from(has(Rank::First)) + usize::from(has(Rank::Ordinary));
+        self.settings.mailbox * ranks.max(1)
     }
 
     /// Opens the store, or returns the open one. Concurrent calls wait for the same result.

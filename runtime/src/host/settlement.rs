@@ -259,6 +259,7 @@ impl ServiceRun {
             attempts,
             failed_at_ms: self.clock.unix_ms(),
         };
+        self.gives_up(&delivery, &letter);
         delivery.settle(Settlement::DeadLetter(Box::new(letter)));
     }
 }

@@ -48,6 +48,7 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             },
         };
         env.liveness.ready.store(1, Relaxed);
+        env.is_up();
         let span = info_span!("source", service = %env.label);
         let reconnects = env.transport_reconnects();
         let publish_failures = env.control.publish_failures();
@@ -81,6 +82,7 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
             Err(text) => env.redactor.clean(&text).into_owned(),
         };
         env.meters.restarted(Cause::Source);
+        env.instance_restarts(0, &text);
         env.note(Cause::Source, &text);
         if transport_failed() {
             // The source failed because its messages were lost with the connection.

@@ -43,6 +43,7 @@ codes! {
     OTHER_APPS_DATA = "E050", "the data folder holds the positions of another app";
     NO_REPLY = "E051", "a request is read by services that never reply";
     SAME_ADDRESS = "E052", "two listeners have the same address";
+    RUNTIME_TOPIC = "E053", "only the runtime publishes to topics that begin with brickwork";
 }
 
 codes! {

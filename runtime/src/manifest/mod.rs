@@ -284,6 +284,7 @@ impl Loader {
             groups,
             services,
             named: std::mem::take(&mut self.named),
+            is_supervised: false,
         };
         selection::apply(
             &options.only,

@@ -12,6 +12,7 @@ use super::report::Problems;
 use super::suggest::nearest;
 use super::table_reader::Section;
 use super::wiring::{Side, TopicAt, is_topic};
+use crate::names::{EVENTS_TOPIC, is_of_runtime};
 
 /// Topics that services publish to and read.
 #[derive(Default)]
@@ -59,6 +60,16 @@ impl TopicUsage {
         };
         let (service_fed, service_read) = (names(&self.fed), names(&self.read));
         let mut fed = service_fed.clone();
+        if service_read.contains(EVENTS_TOPIC) {
+            // The runtime publishes to it if it is read.
+            fed.insert(EVENTS_TOPIC.into());
+        }
+        let fed_outside = externals.iter().filter(|external| external.feeds);
+        for topic in self.fed.iter().chain(fed_outside.map(|it| &it.topic)) {
+            if is_of_runtime(&topic.name) {
+                of_runtime(topic, out);
+            }
+        }
         fed.extend(outside(|e| e.feeds).map(|e| e.topic.name.clone()));
         let mut read = service_read.clone();
         read.extend(outside(|e| e.reads).map(|e| e.topic.name.clone()));
@@ -75,7 +86,9 @@ impl TopicUsage {
         if !self.fed_unsure && !self.read_unsure {
             for external in &externals {
                 let name = &external.topic.name;
-                if !service_fed.contains(name) && !service_read.contains(name) {
+                let is_used = service_fed.contains(name) || service_read.contains(name);
+                // A program may read the events without any service that does.
+                if !is_used && **name != *EVENTS_TOPIC {
                     unused(&external.topic, service_fed.union(&service_read), out);
                 }
             }
@@ -125,6 +138,12 @@ fn read_externals(top: &Section<'_>, app: &str, out: &mut Problems) -> Vec<Exter
         });
     }
     externals
+}
+
+fn of_runtime(topic: &TopicAt, out: &mut Problems) {
+    let message = format!("only the runtime publishes to `{}`", topic.name);
+    let help = "choose a topic that does not begin with `brickwork.`".to_owned();
+    out.add(codes::RUNTIME_TOPIC, topic.span, message, Some(help));
 }
 
 fn unfed(topic: &TopicAt, fed: &BTreeSet<Arc<str>>, out: &mut Problems) {

@@ -94,6 +94,8 @@ metrics! {
         "Greatest delay of a worker thread in the last 10 to 20 seconds.";
     LOG_LINES_DROPPED = "log_lines_dropped_total" COUNTER []
         "Log lines that were dropped since stderr was not read in time.";
+    EVENTS_DROPPED = "events_dropped_total" COUNTER []
+        "Events that were dropped since the transport did not take them in time.";
     BUILD_INFO = "build_info" GAUGE ["version"]
         "1, with the running version as label.";
 }
@@ -147,9 +149,11 @@ impl Collector for AppCollector {
         }
         let mut dropped = Family::new(&LOG_LINES_DROPPED);
         dropped.add(&[], stderr::lines_dropped() as f64);
+        let mut events = Family::new(&EVENTS_DROPPED);
+        events.add(&[], view.events.dropped() as f64);
         let mut build = Family::new(&BUILD_INFO);
         build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
-        families.extend([groups, lags, dropped, build]);
+        families.extend([groups, lags, dropped, events, build]);
         families.into_iter().map(Family::done).collect()
     }
 }

@@ -135,6 +135,7 @@ where
         schema: M::schema,
         reply: Some(<<M::Result as Outcome>::Answer as Payload>::schema),
         batch: None,
+        first: false,
     };
     PortTable {
         inputs: vec![input],

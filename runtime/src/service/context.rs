@@ -3,6 +3,7 @@
 //!
 //! Holds emitted messages until the handler returns `Ok`; the host publishes them then.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -41,6 +42,8 @@ pub struct Context {
     pub(super) publisher: Arc<Publisher>,
     pub(super) control: Arc<RunControl>,
     pub(super) store: Option<Arc<OpenStore>>,
+    /// The value of `share`, in a service that is written with `#[service]`.
+    pub(super) shared_value: Option<Arc<dyn Any + Send + Sync>>,
     instance: u32,
     pub(super) work: Work,
     /// Key of the handled message.
@@ -88,6 +91,7 @@ impl Context {
             publisher,
             control,
             store: None,
+            shared_value: None,
             instance,
             work: Work::None,
             key: None,
@@ -307,6 +311,15 @@ impl Context {
             Work::Message(message, _) => Some(message),
             Work::Batch(messages) => messages.get(index).map(|(message, _)| message),
             Work::Tick | Work::None => None,
+        }
+    }
+
+    /// Returns whether any message of the last work fits.
+    pub(crate) fn any_message(&self, fits: fn(&Message) -> bool) -> bool {
+        match &self.work {
+            Work::Message(message, _) => fits(message),
+            Work::Batch(messages) => messages.iter().any(|(message, _)| fits(message)),
+            Work::Tick | Work::None => false,
         }
     }
 

@@ -41,6 +41,9 @@ pub struct PortDescriptor {
     /// Maximum messages per batch, if the input takes batches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
+    /// Whether messages of the input go before those of other inputs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub first: bool,
 }
 
 pub(crate) fn describe_ports(table: &PortTable) -> (Vec<PortDescriptor>, Vec<PortDescriptor>) {
@@ -49,12 +52,14 @@ pub(crate) fn describe_ports(table: &PortTable) -> (Vec<PortDescriptor>, Vec<Por
         schema: schema_of(input.schema),
         reply: input.reply.map(schema_of),
         batch: input.batch.map(|batch| batch.max),
+        first: input.first,
     });
     let outputs = table.outputs.iter().map(|output| PortDescriptor {
         name: output.name.to_string(),
         schema: schema_of(output.schema),
         reply: output.reply.map(schema_of),
         batch: None,
+        first: false,
     });
     (inputs.collect(), outputs.collect())
 }

@@ -35,6 +35,7 @@ impl<S: 'static> Ports<S> {
             schema: M::schema,
             reply: has_reply.then_some(R::schema as SchemaOf),
             batch: None,
+            first: false,
         });
         self.handlers.push(Handler::One(handle_one::<S, M, R, P>));
         self
@@ -63,6 +64,7 @@ impl<S: 'static> Ports<S> {
                 max: batch.max.max(1),
                 ..batch
             }),
+            first: false,
         });
         self.handlers.push(Handler::Batch(handle_batch::<S, M, P>));
         self

@@ -10,7 +10,7 @@
 //! | `port`, `ports`, `handlers` | typed ports, their table, and the erased handlers |
 //! | `payload`, `message_builder` | from values to messages |
 //! | `context`, `source_context` | the arguments of hooks |
-//! | `parameters`, `source_parameters` | the parameters of functions that are written with attributes |
+//! | `parameters`, `shared`, `source_parameters` | the parameters of functions that are written with attributes |
 //! | `store_access`, `transaction`, `tx` | transactions on the service's own database |
 //! | `publisher`, `pending_emit`, `run_control` | the port between a service and its host |
 //! | `catalog`, `config`, `descriptor` | service types by name, with config and description |
@@ -34,6 +34,7 @@ mod port;
 mod ports;
 mod publisher;
 mod run_control;
+mod shared;
 mod shared_values;
 mod source;
 mod source_context;
@@ -71,6 +72,7 @@ pub use ports::{Batch, Ports};
 pub(crate) use ports::{Reply, TickSpec};
 pub(crate) use publisher::{Publisher, WiredOutput};
 pub(crate) use run_control::{Pause, RunControl};
+pub use shared::Shared;
 pub use source::{Source, SourcePorts};
 pub use source_context::{SendHandle, SourceContext, TrySubmitError};
 pub use source_parameters::{Feed, Position};

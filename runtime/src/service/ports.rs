@@ -50,6 +50,8 @@ pub(crate) struct InputSpec {
     pub(crate) schema: SchemaOf,
     pub(crate) reply: Option<SchemaOf>,
     pub(crate) batch: Option<Batch>,
+    /// Its messages go before those of other inputs.
+    pub(crate) first: bool,
 }
 
 /// An output; a request if it has a reply.
@@ -86,6 +88,36 @@ impl<S: 'static> Ports<S> {
             table: PortTable::default(),
             handlers: Vec::new(),
         }
+    }
+
+    /// Lets the messages of the input that was declared last go before those of other inputs: for
+    /// control messages, such as a stop, that must not wait behind work. It has room of its own
+    /// in the mailbox. While other messages wait, one of them is handled after every eight.
+    ///
+    /// ```
+    /// # use brickwork::prelude::*;
+    /// # struct Sender;
+    /// const CONTROL: Input<String> = Input::new("control");
+    /// const MAILS: Input<String> = Input::new("mails");
+    /// # impl Handle<String> for Sender {
+    /// #     async fn handle(&mut self, _: String, _: &mut Context) -> Result<(), Failure> { Ok(()) }
+    /// # }
+    /// # impl Service for Sender {
+    /// #     const NAME: &'static str = "sender";
+    /// #     type Config = NoConfig;
+    /// #     async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> { Ok(Self) }
+    /// fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+    ///     ports.input(&CONTROL).first().input(&MAILS);
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// No input was declared before.
+    pub fn first(&mut self) -> &mut Self {
+        let input = self.table.inputs.last_mut();
+        input.expect("an input is declared before `first`").first = true;
+        self
     }
 
     /// Adds an output.

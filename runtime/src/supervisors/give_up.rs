@@ -20,14 +20,13 @@ pub(super) fn give_up(
     requeued: usize,
 ) -> Option<Instant> {
     let service = &hosted.label;
-    let state = &hosted.state;
     match (
         hosted.settings.restart.restart_type,
         hosted.settings.restart.give_up.unwrap_or_default(),
     ) {
         (RestartType::Temporary, _) => {
             error!(%service, why, requeued, "temporary service failed and is down for good");
-            state.stand(Standing::Gone { why: why.clone() });
+            hosted.stand(Standing::Gone { why: why.clone() }, None);
             parent.report(epoch, Exit::Failed, why);
             None
         }
@@ -36,16 +35,17 @@ pub(super) fn give_up(
             let since_ms = hosted.clock.unix_ms();
             let retry_after = HumanDuration(wait);
             error!(%service, why, requeued, %retry_after, "service isolated, its messages wait");
-            state.stand(Standing::Isolated {
+            let isolated = Standing::Isolated {
                 why,
                 since_ms,
                 again_ms: since_ms + wait.as_millis() as u64,
-            });
+            };
+            hosted.stand(isolated, None);
             Some(crate::clock::later(wait))
         }
         (_, GiveUpPolicy::Escalate) => {
             error!(%service, why, requeued, "service failed, its supervisor decides");
-            state.stand(Standing::Stopped);
+            hosted.stand(Standing::Stopped, Some(&why));
             parent.report(epoch, Exit::Failed, why);
             None
         }

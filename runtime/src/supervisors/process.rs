@@ -182,7 +182,7 @@ impl ProcessTask {
                 let stopped = self.stop_process(by).await;
                 self.unreported.add(stopped);
                 if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
-                    self.hosted.state.stand(Standing::Stopped);
+                    self.hosted.stand(Standing::Stopped, None);
                 }
                 if let Err(stopped) = done.send(std::mem::take(&mut self.unreported)) {
                     // The caller stopped waiting: the next stop reports it.
@@ -204,7 +204,7 @@ impl ProcessTask {
         self.unreported = Stopped::default();
         // No worker thread of this process runs the service.
         self.hosted.begin(Arc::default(), Vec::new());
-        self.hosted.state.stand(Standing::Supervised);
+        self.hosted.stand(Standing::Supervised, None);
         self.history = History::default();
         self.end_reported = false;
         self.enabled = true;
@@ -339,6 +339,7 @@ impl ProcessTask {
             return;
         }
         self.hosted.note(Cause::Process, &why);
+        self.hosted.down(Some(&why));
         if !self.hosted.env().record_failure(Cause::Process, &why) {
             // The service gives up: `next_event` returns `Event::GaveUp`.
             warn!(%service, why, "child process failed");

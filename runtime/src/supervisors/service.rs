@@ -167,7 +167,7 @@ impl ServiceTask {
             None => actor.start(),
             Some(arbiter) => ServiceActor::start_in_arbiter(&arbiter, move |_| actor),
         };
-        self.hosted.state.stand(Standing::Supervised);
+        self.hosted.stand(Standing::Supervised, None);
         self.run = Some(Run {
             env: env.clone(),
             actor: actor.clone(),
@@ -219,7 +219,7 @@ impl ServiceTask {
         let mut stopped = self.stop_run(by).await;
         stopped.add(std::mem::take(&mut self.unreported));
         if !matches!(self.hosted.state.standing(), Standing::Gone { .. }) {
-            self.hosted.state.stand(Standing::Stopped);
+            self.hosted.stand(Standing::Stopped, None);
         }
         stopped
     }

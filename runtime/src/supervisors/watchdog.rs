@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use super::{Failed, Supervised, ThreadReplaced, Threads};
 use crate::delivery::Delivery;
+use crate::events::follows_from_event;
 use crate::host::{AttemptFailure as FailedAttempt, ServiceRun};
 use crate::metrics::{Cause, InstanceRef};
 
@@ -92,6 +93,10 @@ async fn replace_thread(
                 "a handler blocks its thread, replacing the thread"
             );
             env.meters.restarted(Cause::Timeout);
+            let mut in_flight = seized.iter().filter(|(number, _)| number.is_some());
+            if !in_flight.any(|(_, delivery)| follows_from_event(delivery.message())) {
+                env.instance_restarts(running.instance, "a handler blocked its thread");
+            }
             settle_blocked(env, running.instance, seized)
         } else {
             warn!(service = %env.label, worker, "restarting on another thread");

@@ -84,6 +84,7 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("asks_total", "counter", &["service", "outcome"]),
     ("worker_lag_seconds", "gauge", &["worker"]),
     ("log_lines_dropped_total", "counter", &[]),
+    ("events_dropped_total", "counter", &[]),
     ("build_info", "gauge", &["version"]),
 ];
 

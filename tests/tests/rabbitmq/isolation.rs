@@ -214,7 +214,9 @@ fn services_in_child_processes_produce_the_same_results() {
 fn a_child_that_is_killed_under_load_is_restarted_and_nothing_is_lost() {
     const COUNT: usize = 2_000;
     let slow = "instances = 4\nconfig = { stall = 1.0, for = \"3ms\" }";
-    let app = Running::start("isolation-killed", COUNT, slow, "");
+    let watch = "[services.watch]\nuse = \"file-out\"\nin = \"brickwork.events\"\n\
+                 config.path = \"events.jsonl\"\n";
+    let app = Running::start("isolation-killed", COUNT, slow, watch);
     let mut process = app.child(None);
     let mut handled = 0;
     for _ in 0..2 {
@@ -230,6 +232,17 @@ fn a_child_that_is_killed_under_load_is_restarted_and_nothing_is_lost() {
     assert_eq!(work["restarts"]["process"], 2, "{work}");
     let failures = work["last_failures"].to_string();
     assert!(failures.contains("signal: 9"), "{failures}");
+    // Each child tells its start, and the app its end.
+    until("the events tell it", PATIENCE, || {
+        let text = std::fs::read_to_string(app.folder.path().join("events.jsonl"));
+        let text = text.map_err(|error| error.to_string())?;
+        let mut counts = [("service-up", 3), ("service-down", 2)].into_iter();
+        let event = |name| format!("{{\"event\":\"{name}\",\"service\":\"work\"");
+        match counts.all(|(name, count)| text.matches(&event(name)).count() == count) {
+            true => Ok(()),
+            false => Err(text),
+        }
+    });
 }
 
 #[test]

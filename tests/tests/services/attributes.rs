@@ -1,5 +1,6 @@
 //! Services that are written with `#[service]`, `#[message]` and `#[config]`.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use brickwork::prelude::*;
@@ -188,6 +189,110 @@ fn a_batch_has_an_outcome_for_each_message() {
     assert_eq!(app.expect(&Sizes::SIZES), 3);
     assert_eq!(app.expect(&Sizes::SIZES), 3);
     assert_eq!(app.expect_dead_letter().dead_letter.error, "no name");
+}
+
+#[derive(Default)]
+struct Sender {
+    is_stopped: bool,
+}
+
+/// Sends mails until it is told to stop.
+#[service]
+impl Sender {
+    #[input]
+    async fn mails(&mut self, mail: u32, done: Out<String>) -> Result {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if self.is_stopped {
+            return Err(Failure::reject("stopped"));
+        }
+        done.emit(format!("mail {mail}"))
+    }
+
+    #[input(first)]
+    fn control(&mut self, is_stopped: bool, done: Out<String>) -> Result {
+        self.is_stopped = is_stopped;
+        done.emit(format!("stopped: {is_stopped}"))
+    }
+}
+
+#[test]
+fn a_control_message_goes_before_messages_that_fill_the_mailbox() {
+    let app = Setup::of::<Sender>(NoConfig {})
+        .with("services.sender.mailbox = 4")
+        .start();
+    for mail in 0..100 {
+        app.send(&Sender::MAILS, mail);
+    }
+    assert_eq!(app.expect(&Sender::DONE), "mail 0");
+    app.send(&Sender::CONTROL, true);
+    // One mail was in the handler.
+    assert_eq!(app.expect(&Sender::DONE), "mail 1");
+    assert_eq!(app.expect(&Sender::DONE), "stopped: true");
+    app.expect_nothing(&Sender::DONE);
+    assert_eq!(app.dead_letters("sender").len(), 98);
+}
+
+#[test]
+fn a_flood_of_control_messages_starves_no_others() {
+    let app = TestApp::of::<Sender>(NoConfig {});
+    for mail in 0..2 {
+        app.send(&Sender::MAILS, mail);
+    }
+    for _ in 0..100 {
+        app.send(&Sender::CONTROL, false);
+    }
+    let done: Vec<_> = (0..102).map(|_| app.expect(&Sender::DONE)).collect();
+    let mails = (0..)
+        .zip(&done)
+        .filter(|(_, text)| text.starts_with("mail"));
+    let places: Vec<u32> = mails.map(|(place, _)| place).collect();
+    // Each mail waited for eight control messages.
+    assert_eq!(places, [8, 17]);
+}
+
+#[config]
+struct CounterConfig {
+    #[default(10)]
+    first: u32,
+}
+
+struct Counter {
+    started_as: u32,
+}
+
+/// Counts over all instances.
+#[service]
+impl Counter {
+    async fn share(config: &CounterConfig) -> Result<AtomicU32> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(AtomicU32::new(config.first))
+    }
+
+    fn start(config: &CounterConfig, counter: Shared<AtomicU32>) -> Result<Self> {
+        let started_as = counter.fetch_add(1, Relaxed) - config.first;
+        Ok(Self { started_as })
+    }
+
+    #[input]
+    async fn names(&mut self, _: String, counter: Shared<AtomicU32>, counts: Out<u32>) -> Result {
+        assert!(self.started_as < 3);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        counts.emit(counter.fetch_add(1, Relaxed))
+    }
+}
+
+#[test]
+fn all_instances_share_one_value_that_is_made_once() {
+    let app = Setup::of::<Counter>(CounterConfig::default())
+        .with("services.counter.instances = 3")
+        .start();
+    for _ in 0..6 {
+        app.send(&Counter::NAMES, "a".to_owned());
+    }
+    let mut counts: Vec<u32> = (0..6).map(|_| app.expect(&Counter::COUNTS)).collect();
+    counts.sort_unstable();
+    // Three instances have counted, too.
+    assert_eq!(counts, [13, 14, 15, 16, 17, 18]);
 }
 
 #[message]

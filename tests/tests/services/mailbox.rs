@@ -34,7 +34,7 @@ use std::task::Poll;
 
 use shuttle::future;
 
-use self::core::{Mailbox, Pulled};
+use self::core::{Mailbox, Pulled, Rank};
 
 /// Number of random schedules.
 const SCHEDULES: usize = 10_000;
@@ -44,8 +44,12 @@ async fn pull(mailbox: &Mailbox<u32>, slot: usize) -> Pulled<u32> {
 }
 
 async fn push(mailbox: &Mailbox<u32>, items: impl IntoIterator<Item = u32>) {
+    push_ranked(mailbox, Rank::Ordinary, items).await;
+}
+
+async fn push_ranked(mailbox: &Mailbox<u32>, rank: Rank, items: impl IntoIterator<Item = u32>) {
     let mut items: VecDeque<u32> = items.into_iter().collect();
-    poll_fn(|cx| mailbox.poll_push(cx, &mut items)).await;
+    poll_fn(|cx| mailbox.poll_push(cx, rank, &mut items)).await;
 }
 
 #[test]
@@ -176,7 +180,7 @@ fn closing_ends_every_wait_and_returns_the_remaining_items() {
                 let mailbox = mailbox.clone();
                 future::spawn(async move {
                     let mut items: VecDeque<u32> = [1, 2, 3].into();
-                    poll_fn(|cx| mailbox.poll_push(cx, &mut items)).await;
+                    poll_fn(|cx| mailbox.poll_push(cx, Rank::Ordinary, &mut items)).await;
                     items.len()
                 })
             };
@@ -251,7 +255,7 @@ fn a_push_that_waits_for_space_is_woken() {
                 let mailbox = mailbox.clone();
                 future::spawn(async move {
                     for item in 0..3 {
-                        assert_eq!(poll_fn(|cx| mailbox.poll_room(cx)).await, 1);
+                        assert_eq!(poll_fn(|cx| mailbox.poll_room(cx, Rank::Ordinary)).await, 1);
                         push(&mailbox, [item]).await;
                     }
                 })
@@ -262,7 +266,48 @@ fn a_push_that_waits_for_space_is_woken() {
                 }
                 pusher.await.unwrap();
                 mailbox.close();
-                assert_eq!(poll_fn(|cx| mailbox.poll_room(cx)).await, 0);
+                assert_eq!(poll_fn(|cx| mailbox.poll_room(cx, Rank::Ordinary)).await, 0);
+            });
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn pushes_of_both_ranks_that_wait_for_room_are_woken() {
+    shuttle::check_random(
+        || {
+            let mailbox = Arc::new(Mailbox::new(1));
+            let pushers: Vec<_> = [(Rank::Ordinary, 1..4), (Rank::First, 4..7)]
+                .map(|(rank, items)| {
+                    let mailbox = mailbox.clone();
+                    future::spawn(async move { push_ranked(&mailbox, rank, items).await })
+                })
+                .into();
+            let pullers: Vec<_> = (0..2)
+                .map(|slot| {
+                    let mailbox = mailbox.clone();
+                    future::spawn(async move {
+                        let mut got = Vec::new();
+                        for _ in 0..3 {
+                            if let Pulled::Item(item) = pull(&mailbox, slot).await {
+                                got.push(item);
+                            }
+                        }
+                        got
+                    })
+                })
+                .collect();
+            future::block_on(async {
+                for pusher in pushers {
+                    pusher.await.unwrap();
+                }
+                let mut all = Vec::new();
+                for puller in pullers {
+                    all.extend(puller.await.unwrap());
+                }
+                all.sort_unstable();
+                assert_eq!(all, [1, 2, 3, 4, 5, 6]);
             });
         },
         SCHEDULES,

@@ -28,6 +28,7 @@ mod attributes;
 mod breaker;
 mod edges;
 mod elastic;
+mod events;
 mod held;
 mod keys;
 mod kit;

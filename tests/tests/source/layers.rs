@@ -42,7 +42,7 @@ const RUNTIME: Layers = Layers {
         &["dead_letter", "envelope_json", "key"],
         &["delivery", "log", "metrics", "supervision"],
         &["sqlite", "transport"],
-        &["dead_letters", "settings", "store"],
+        &["dead_letters", "events", "settings", "store"],
         &["service"],
         &["message_trace", "prelude"],
         &["host"],

@@ -110,4 +110,14 @@ impl A {
     fn forgotten(&mut self, order: String, paid: Out<String>) {}
 }
 
+#[service]
+impl A {
+    #[input(first)]
+    fn orders(&mut self, order: String) {}
+    #[input(first, batch = 10)]
+    fn returns(&mut self, orders: Vec<String>) -> Vec<Result> {
+        Vec::new()
+    }
+}
+
 fn main() {}

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use self::gate::{Arrival, KeyGate, Keyed};
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, Rank};
 use super::service_run::ServiceRun;
 use crate::clock::later;
 use crate::delivery::{Delivery, KeyHolder, Settlement};
@@ -49,6 +49,8 @@ impl Keyed for Delivery {
 pub(crate) struct KeyedDispatch {
     state: Mutex<State>,
     mailbox: Arc<Mailbox<Delivery>>,
+    /// Ranks of the inputs in the mailbox.
+    ranks: Box<[Rank]>,
     /// A retry may be due earlier than the one that the timer waits for.
     earlier: Notify,
     this: Weak<Self>,
@@ -72,10 +74,11 @@ impl State {
 }
 
 impl KeyedDispatch {
-    pub(crate) fn new(mailbox: Arc<Mailbox<Delivery>>) -> Arc<Self> {
+    pub(super) fn new(mailbox: Arc<Mailbox<Delivery>>, ranks: Box<[Rank]>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             state: Mutex::default(),
             mailbox,
+            ranks,
             earlier: Notify::new(),
             this: this.clone(),
         })
@@ -115,7 +118,8 @@ impl KeyedDispatch {
             }
         }
         drop(state);
-        self.mailbox.push_all(&mut passed);
+        self.mailbox
+            .push_all(&mut passed, |it| self.ranks[it.input()]);
         let is_open = passed.is_empty() && taken.is_empty();
         passed.append(taken);
         *taken = passed;
@@ -140,7 +144,8 @@ impl KeyedDispatch {
             delivery.set_taken(now);
             delivery.set_holder(self.this.clone());
         }
-        self.mailbox.push_all(&mut passed);
+        self.mailbox
+            .push_all(&mut passed, |it| self.ranks[it.input()]);
         // Left over by a closed mailbox: their drop requeues them.
         drop(passed);
     }
@@ -241,8 +246,8 @@ pub(super) async fn follow(run: Arc<ServiceRun>) {
 
 impl ServiceRun {
     /// Waits until a bridge may take deliveries, and returns their number; 0 if the service stops.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
-        match (self.mailbox.poll_room(cx), &self.keyed) {
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>, rank: Rank) -> Poll<usize> {
+        match (self.mailbox.poll_room(cx, rank), &self.keyed) {
             (Poll::Ready(room), Some(keyed)) if room > 0 => {
                 keyed.poll_room(cx).map(|held| held.min(room))
             }
@@ -252,9 +257,14 @@ impl ServiceRun {
 
     /// Takes deliveries from a bridge, for which there is room. Returns `false` if the service
     /// stops: the rest stays in `taken`.
-    pub(super) fn take_in(&self, cx: &mut Context<'_>, taken: &mut VecDeque<Delivery>) -> bool {
+    pub(super) fn take_in(
+        &self,
+        cx: &mut Context<'_>,
+        rank: Rank,
+        taken: &mut VecDeque<Delivery>,
+    ) -> bool {
         match &self.keyed {
-            None => self.mailbox.poll_push(cx, taken).is_ready() && taken.is_empty(),
+            None => self.mailbox.poll_push(cx, rank, taken).is_ready() && taken.is_empty(),
             Some(keyed) => {
                 self.read_keys(taken);
                 keyed.arrive(taken)

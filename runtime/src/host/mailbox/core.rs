@@ -2,30 +2,54 @@
 //!
 //! Owns the bound, the order of waiting instances, pause, hold and close. Any thread may use it. An
 //! instance that is woken and does not pull passes the wake-up on, so that none is lost.
+//!
+//! Items have one of two ranks, and each rank has a queue with room of its own: ordinary items
+//! never take the room of first ones. First items are pulled before ordinary ones, but after
+//! [`FIRST_IN_A_ROW`] of them an ordinary one that waits has its turn.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use super::sync::Mutex;
 
+/// Maximum first items that are pulled in a row while an ordinary one waits.
+pub(super) const FIRST_IN_A_ROW: usize = 8;
+
+/// The rank of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rank {
+    Ordinary,
+    /// Goes before ordinary items.
+    First,
+}
+
 /// A queue that bridges push to and instances pull from.
 pub(crate) struct Mailbox<T>(Mutex<State<T>>);
 
 struct State<T> {
-    queue: VecDeque<T>,
+    ordinary: Queue<T>,
+    first: Queue<T>,
+    /// First items that were pulled since an ordinary one, while an ordinary one waited.
+    in_a_row: usize,
+    /// Capacity of each rank.
     capacity: usize,
     /// Slots of waiting instances, the longest wait first; stale entries are skipped.
     idle: VecDeque<usize>,
     /// One slot per instance.
     slots: Vec<Slot>,
-    /// Wakers of bridges that wait for room.
-    pushers: Vec<Waker>,
     /// Instances with this number or a higher one retire.
     limit: usize,
     paused: bool,
     /// The circuit breaker admits no attempt.
     held: bool,
     closed: bool,
+}
+
+/// The items of one rank.
+struct Queue<T> {
+    items: VecDeque<T>,
+    /// Wakers of bridges that wait for room.
+    pushers: Vec<Waker>,
 }
 
 #[derive(Default)]
@@ -75,6 +99,75 @@ impl<T> State<T> {
         }
     }
 
+    fn queue(&mut self, rank: Rank) -> &mut Queue<T> {
+        match rank {
+            Rank::Ordinary => &mut self.ordinary,
+            Rank::First => &mut self.first,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.first.items.len() + self.ordinary.items.len()
+    }
+
+    /// Returns the rank of the next item. It says nothing of whether there is one.
+    fn next_rank(&self) -> Rank {
+        let is_turn_of_ordinary =
+            self.in_a_row >= FIRST_IN_A_ROW && !self.ordinary.items.is_empty();
+        match self.first.items.is_empty() || is_turn_of_ordinary {
+            true => Rank::Ordinary,
+            false => Rank::First,
+        }
+    }
+
+    /// Takes all items out, the first ones before the ordinary ones.
+    fn take_all(&mut self) -> VecDeque<T> {
+        let mut taken = self.first.take();
+        taken.append(&mut self.ordinary.take());
+        taken
+    }
+
+    fn blocked(&self) -> bool {
+        self.paused || self.held
+    }
+
+    fn ready(&self) -> bool {
+        !self.blocked() && self.len() > 0
+    }
+
+    fn wake_for_queue(&mut self) {
+        if !self.blocked() {
+            for _ in 0..self.len() {
+                self.wake_one();
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        if self.blocked() {
+            return None;
+        }
+        let (rank, capacity) = (self.next_rank(), self.capacity);
+        let queue = self.queue(rank);
+        let item = queue.items.pop_front()?;
+        // Bridges push groups: wake them when half of the queue is free, not at each item.
+        if !queue.pushers.is_empty() && queue.items.len() <= capacity / 2 {
+            queue.wake_pushers();
+        }
+        self.in_a_row = match rank {
+            Rank::First if !self.ordinary.items.is_empty() => self.in_a_row + 1,
+            Rank::First | Rank::Ordinary => 0,
+        };
+        Some(item)
+    }
+}
+
+impl<T> Queue<T> {
+    const EMPTY: Self = Self {
+        items: VecDeque::new(),
+        pushers: Vec::new(),
+    };
+
     fn wake_pushers(&mut self) {
         for waker in self.pushers.drain(..) {
             waker.wake();
@@ -88,44 +181,29 @@ impl<T> State<T> {
         }
     }
 
-    fn blocked(&self) -> bool {
-        self.paused || self.held
+    fn take(&mut self) -> VecDeque<T> {
+        self.wake_pushers();
+        std::mem::take(&mut self.items)
     }
 
-    fn ready(&self) -> bool {
-        !self.blocked() && !self.queue.is_empty()
-    }
-
-    fn wake_for_queue(&mut self) {
-        if !self.blocked() {
-            for _ in 0..self.queue.len() {
-                self.wake_one();
-            }
-        }
-    }
-
-    fn pop(&mut self) -> Option<T> {
-        if self.blocked() {
-            return None;
-        }
-        let item = self.queue.pop_front()?;
-        // Bridges push groups: wake them when half of the mailbox is free, not at each item.
-        if !self.pushers.is_empty() && self.queue.len() <= self.capacity / 2 {
-            self.wake_pushers();
-        }
-        Some(item)
+    /// Takes the items that `wanted` accepts out.
+    fn take_if(&mut self, wanted: impl Fn(&T) -> bool) -> VecDeque<T> {
+        let (taken, kept) = self.take().into_iter().partition(wanted);
+        self.items = kept;
+        taken
     }
 }
 
 impl<T> Mailbox<T> {
-    /// Creates a mailbox for `capacity` items, at least one.
+    /// Creates a mailbox for `capacity` items of each rank, at least one.
     pub(crate) fn new(capacity: usize) -> Self {
         Self(Mutex::new(State {
-            queue: VecDeque::new(),
+            ordinary: Queue::EMPTY,
+            first: Queue::EMPTY,
+            in_a_row: 0,
             capacity: capacity.max(1),
             idle: VecDeque::new(),
             slots: Vec::new(),
-            pushers: Vec::new(),
             limit: usize::MAX,
             paused: false,
             held: false,
@@ -135,46 +213,57 @@ impl<T> Mailbox<T> {
 
     /// Returns the number of waiting items.
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().queue.len()
+        self.0.lock().len()
     }
 
-    /// Returns the number of waiting items, and a value from the oldest one.
-    pub(crate) fn oldest<R>(&self, value: impl FnOnce(&T) -> R) -> (usize, Option<R>) {
+    /// Returns the number of waiting items, and the time of the oldest one.
+    pub(crate) fn oldest<R: Ord>(&self, time: impl Fn(&T) -> R) -> (usize, Option<R>) {
         let state = self.0.lock();
-        (state.queue.len(), state.queue.front().map(value))
+        let fronts = [state.first.items.front(), state.ordinary.items.front()];
+        let oldest = fronts.into_iter().flatten().map(time).min();
+        (state.len(), oldest)
     }
 
-    /// Visits all items, the oldest first.
+    /// Visits all items: the first ones, then the ordinary ones, the oldest of each first.
     pub(crate) fn each(&self, visit: impl FnMut(&T)) {
-        self.0.lock().queue.iter().for_each(visit);
+        let state = self.0.lock();
+        let items = state.first.items.iter().chain(&state.ordinary.items);
+        items.for_each(visit);
     }
 
-    /// Waits for room and returns it; 0 if the mailbox is closed.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+    /// Waits for room for items of this rank and returns it; 0 if the mailbox is closed.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>, rank: Rank) -> Poll<usize> {
         let mut state = self.0.lock();
         if state.closed {
             return Poll::Ready(0);
         }
-        let room = state.capacity.saturating_sub(state.queue.len());
+        let capacity = state.capacity;
+        let queue = state.queue(rank);
+        let room = capacity.saturating_sub(queue.items.len());
         if room > 0 {
             return Poll::Ready(room);
         }
-        state.wait_for_room(cx);
+        queue.wait_for_room(cx);
         Poll::Pending
     }
 
-    /// Moves items from the front of `from` into the mailbox. Ready when all are moved, or when
-    /// the mailbox is closed; then the rest stays in `from`.
-    pub(crate) fn poll_push(&self, cx: &mut Context<'_>, from: &mut VecDeque<T>) -> Poll<()> {
+    /// Moves items of this rank from the front of `from` into the mailbox. Ready when all are
+    /// moved, or when the mailbox is closed; then the rest stays in `from`.
+    pub(crate) fn poll_push(
+        &self,
+        cx: &mut Context<'_>,
+        rank: Rank,
+        from: &mut VecDeque<T>,
+    ) -> Poll<()> {
         let mut state = self.0.lock();
         if state.closed {
             return Poll::Ready(());
         }
-        while state.queue.len() < state.capacity {
+        while state.queue(rank).items.len() < state.capacity {
             let Some(item) = from.pop_front() else {
                 return Poll::Ready(());
             };
-            state.queue.push_back(item);
+            state.queue(rank).items.push_back(item);
             if !state.blocked() {
                 state.wake_one();
             }
@@ -182,18 +271,19 @@ impl<T> Mailbox<T> {
         if from.is_empty() {
             return Poll::Ready(());
         }
-        state.wait_for_room(cx);
+        state.queue(rank).wait_for_room(cx);
         Poll::Pending
     }
 
     /// Appends items, whatever the capacity is. If the mailbox is closed, they stay in `from`.
-    pub(crate) fn push_all(&self, from: &mut VecDeque<T>) {
+    pub(crate) fn push_all(&self, from: &mut VecDeque<T>, rank: impl Fn(&T) -> Rank) {
         let mut state = self.0.lock();
         if state.closed {
             return;
         }
         for item in from.drain(..) {
-            state.queue.push_back(item);
+            let rank = rank(&item);
+            state.queue(rank).items.push_back(item);
             if !state.blocked() {
                 state.wake_one();
             }
@@ -234,16 +324,20 @@ impl<T> Mailbox<T> {
         Poll::Pending
     }
 
-    /// Puts a pulled item back: it is the next one again. Drops it if the mailbox is closed; a
-    /// dropped delivery is requeued.
-    pub(crate) fn put_back(&self, item: T) {
+    /// Puts a pulled item back: it is the next one of its rank again, and an ordinary one has its
+    /// turn. Drops it if the mailbox is closed; a dropped delivery is requeued.
+    pub(crate) fn put_back(&self, item: T, rank: Rank) {
         let mut state = self.0.lock();
         if state.closed {
             // The item is dropped outside of the lock: its drop may call the mailbox.
             drop(state);
             return;
         }
-        state.queue.push_front(item);
+        state.queue(rank).items.push_front(item);
+        state.in_a_row = match rank {
+            Rank::Ordinary => FIRST_IN_A_ROW,
+            Rank::First => state.in_a_row.saturating_sub(1),
+        };
         if state.ready() {
             state.wake_one();
         }
@@ -252,7 +346,8 @@ impl<T> Mailbox<T> {
     /// Pulls the next item if there is one and `wanted` accepts it.
     pub(crate) fn pull_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut state = self.0.lock();
-        if !state.closed && state.queue.front().is_some_and(wanted) {
+        let rank = state.next_rank();
+        if !state.closed && state.queue(rank).items.front().is_some_and(wanted) {
             state.pop()
         } else {
             None
@@ -298,11 +393,8 @@ impl<T> Mailbox<T> {
     /// Takes the waiting items that `wanted` accepts out.
     pub(crate) fn take_if(&self, wanted: impl Fn(&T) -> bool) -> VecDeque<T> {
         let mut state = self.0.lock();
-        state.wake_pushers();
-        let (taken, kept) = std::mem::take(&mut state.queue)
-            .into_iter()
-            .partition(wanted);
-        state.queue = kept;
+        let mut taken = state.first.take_if(&wanted);
+        taken.append(&mut state.ordinary.take_if(&wanted));
         taken
     }
 
@@ -332,7 +424,6 @@ impl<T> Mailbox<T> {
         let mut state = self.0.lock();
         state.closed = true;
         state.wake_all();
-        state.wake_pushers();
-        std::mem::take(&mut state.queue)
+        state.take_all()
     }
 }
