@@ -10,10 +10,9 @@ use std::time::Duration;
 use brickwork::MessageId;
 use brickwork::config::HumanDuration;
 use brickwork::prelude::*;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::ports::{IN, OUT, current_message};
+use crate::ports::current_message;
 
 /// Passes messages on, unless an attempt draws a fault.
 #[derive(Debug)]
@@ -24,8 +23,8 @@ pub struct Chaos {
 
 /// Config of `chaos`. A rate is a share of all attempts, from 0 to 1; the sum of all rates is
 /// at most 1.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
+#[derive(Copy)]
 pub struct ChaosConfig {
     /// Rate of attempts that return a failure.
     pub fail: f64,
@@ -40,23 +39,10 @@ pub struct ChaosConfig {
     pub abort: f64,
     /// Time that a stall or a block takes.
     #[serde(rename = "for")]
+    #[default(HumanDuration(Duration::from_secs(60)))]
     pub length: HumanDuration,
     /// Seed of the draw. Another seed selects other messages.
     pub seed: u64,
-}
-
-impl Default for ChaosConfig {
-    fn default() -> Self {
-        Self {
-            fail: 0.0,
-            panic: 0.0,
-            stall: 0.0,
-            block: 0.0,
-            abort: 0.0,
-            length: HumanDuration(Duration::from_secs(60)),
-            seed: 0,
-        }
-    }
 }
 
 /// The fault of an attempt.
@@ -116,24 +102,18 @@ fn unit(seed: u64, id: &MessageId, attempt: u32) -> f64 {
     (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-impl Service for Chaos {
-    const NAME: &'static str = "chaos";
-    const SUMMARY: &'static str = "passes messages on, and fails some attempts on purpose";
-    const EXAMPLE: &'static str = r#"[services.weather]
+#[service(
+    summary = "passes messages on, and fails some attempts on purpose",
+    example = r#"[services.weather]
 use = "chaos"
 in = "orders"
 out = "orders.survived"
 handler_timeout = "1s"
 config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
-"#;
-    const FAILURES: &'static [&'static str] =
-        &["fails, panics, stalls, blocks its thread or aborts, at the configured rates"];
-    type Config = ChaosConfig;
-
-    fn ports(_: &ChaosConfig, ports: &mut Ports<Self>) {
-        ports.input(&IN).output(&OUT);
-    }
-
+"#,
+    failures = ["fails, panics, stalls, blocks its thread or aborts, at the configured rates"]
+)]
+impl Chaos {
     fn check(config: &ChaosConfig) -> Result<(), Vec<ConfigError>> {
         let rates = [
             ("fail", config.fail),
@@ -156,16 +136,15 @@ config = { fail = 0.05, panic = 0.01, stall = 0.01, for = "2s", seed = 7 }
         crate::config_errors::result(errors)
     }
 
-    async fn start(config: &ChaosConfig, _: &mut Context) -> Result<Self, Failure> {
+    fn start(config: &ChaosConfig) -> Result<Self> {
         Ok(Self {
             faults: FaultRates::new(config),
             length: config.length.0,
         })
     }
-}
 
-impl Handle<Raw> for Chaos {
-    async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
+    #[input("in")]
+    async fn pass(&mut self, raw: Raw, cx: &Context, out: Out<Raw>) -> Result {
         let (message, attempt) = current_message(cx);
         match self.faults.draw(&message.id, attempt) {
             Some(Fault::Fail) => return Err(Failure::retry("chaos: failed on purpose")),
@@ -175,7 +154,7 @@ impl Handle<Raw> for Chaos {
             Some(Fault::Abort) => std::process::abort(),
             None => {}
         }
-        cx.emit(&OUT, raw)
+        out.emit(raw)
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use brickwork::config::HumanDuration;
 use brickwork::prelude::*;
-use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -40,32 +39,22 @@ pub struct Dedup {
 }
 
 /// Config of `dedup`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 pub struct DedupConfig {
     /// An expression over `msg` and `meta`: messages with equal values are duplicates; `1` and
     /// `1.0` are equal. A missing field dead-letters the message. By default the message's id; a message that
     /// came without an id is then always passed on.
     pub key: Option<Expression>,
     /// How long a key is remembered, counted from the message that was passed on.
+    #[default(HumanDuration(Duration::from_secs(24 * 3600)))]
     pub within: HumanDuration,
     /// Maximum number of keys. Beyond it, the oldest are forgotten early. A million keys take
     /// about 60 MB of disk.
+    #[default(1_000_000)]
     pub keys: u64,
     /// Whether duplicates are emitted on the output `duplicates` instead of dropped. A
     /// redelivery with the same id is not emitted there: that message was handled before.
     pub duplicates: bool,
-}
-
-impl Default for DedupConfig {
-    fn default() -> Self {
-        Self {
-            key: None,
-            within: HumanDuration(Duration::from_secs(24 * 3600)),
-            keys: 1_000_000,
-            duplicates: false,
-        }
-    }
 }
 
 impl Service for Dedup {

@@ -4,7 +4,7 @@ use brickwork::prelude::*;
 use serde::Deserialize;
 
 use crate::expression::{Condition, Scope};
-use crate::ports::{IN, OUT, current_message};
+use crate::ports::current_message;
 
 /// Passes on the messages that satisfy its condition, unchanged; acks the others.
 #[derive(Debug)]
@@ -21,38 +21,32 @@ pub struct FilterConfig {
     pub when: Condition,
 }
 
-impl Service for Filter {
-    const NAME: &'static str = "filter";
-    const SUMMARY: &'static str = "passes on the messages that satisfy a condition";
-    const EXAMPLE: &'static str = r#"[services.opened]
+#[service(
+    summary = "passes on the messages that satisfy a condition",
+    example = r#"[services.opened]
 use = "filter"
 in = "github.deliveries"
 out = "issues.opened"
 config.when = "meta.type == 'issues' && msg.action == 'opened'"
-"#;
-    const FAILURES: &'static [&'static str] = &[
+"#,
+    failures = [
         "dead-letters a message on which an expression takes too many steps or too much memory",
         "dead-letters a message whose payload is not JSON, if the condition uses msg",
         "dead-letters a message if the value of the condition is neither true nor false, or if it compares values of types that can't be compared",
-    ];
-    type Config = FilterConfig;
-
-    fn ports(_: &FilterConfig, ports: &mut Ports<Self>) {
-        ports.input(&IN).output(&OUT);
-    }
-
-    async fn start(config: &FilterConfig, _: &mut Context) -> Result<Self, Failure> {
+    ]
+)]
+impl Filter {
+    fn start(config: &FilterConfig) -> Result<Self> {
         Ok(Self {
             when: config.when.clone(),
         })
     }
-}
 
-impl Handle<Raw> for Filter {
-    async fn handle(&mut self, raw: Raw, cx: &mut Context) -> Result<(), Failure> {
+    #[input("in")]
+    fn pass(&mut self, raw: Raw, cx: &Context, out: Out<Raw>) -> Result {
         let (message, attempt) = current_message(cx);
         if self.when.holds(&mut Scope::new(message, attempt))? {
-            cx.emit(&OUT, raw)?;
+            out.emit(raw)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use brickwork::prelude::*;
 use serde::Deserialize;
 
 use crate::expression::{Expression, Scope};
-use crate::ports::{IN, current_message};
+use crate::ports::current_message;
 
 /// Maximum bytes of the logged text of a message.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -20,8 +20,7 @@ pub struct Log {
 }
 
 /// Config of `log`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 pub struct LogConfig {
     /// Level of the log lines.
     pub level: Level,
@@ -46,32 +45,25 @@ pub enum Level {
     Trace,
 }
 
-impl Service for Log {
-    const NAME: &'static str = "log";
-    const SUMMARY: &'static str = "writes messages to the log";
-    const EXAMPLE: &'static str = r#"[services.watch]
+#[service(
+    summary = "writes messages to the log",
+    example = r#"[services.watch]
 use = "log"
 in = "alerts"
 config.message = "'alert in ' + msg.repo"
-"#;
-    const FAILURES: &'static [&'static str] =
-        &["dead-letters a message for which the expression can't be evaluated"];
-    type Config = LogConfig;
-
-    fn ports(_: &LogConfig, ports: &mut Ports<Self>) {
-        ports.input(&IN);
-    }
-
-    async fn start(config: &LogConfig, _: &mut Context) -> Result<Self, Failure> {
+"#,
+    failures = ["dead-letters a message for which the expression can't be evaluated"]
+)]
+impl Log {
+    fn start(config: &LogConfig) -> Result<Self> {
         Ok(Self {
             level: config.level,
             message: config.message.clone(),
         })
     }
-}
 
-impl Handle<Raw> for Log {
-    async fn handle(&mut self, _: Raw, cx: &mut Context) -> Result<(), Failure> {
+    #[input("in")]
+    fn write(&mut self, _: Raw, cx: &Context) -> Result {
         let (message, attempt) = current_message(cx);
         let text = text(self.message.as_ref(), message, attempt)?;
         let (kind, id) = (&*message.kind, &message.id);

@@ -5,13 +5,10 @@ use std::sync::Arc;
 
 use brickwork::prelude::*;
 use brickwork::{Headers, JSON, Message};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::expression::{Expression, Reads, Scope};
-use crate::ports::{OUT, current_message};
-
-const IN: Input<Raw, Raw> = Input::new("in");
+use crate::ports::current_message;
 
 /// Emits each message with a payload made by expressions; headers and subject stay. A caller
 /// that asked gets the new payload.
@@ -22,8 +19,7 @@ pub struct Map {
 }
 
 /// Config of `map`: either `to` or `value`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 pub struct MapConfig {
     /// Fields of the new payload, each with the expression over `msg` and `meta` for its
     /// value. A missing field dead-letters the message, unless `has()` guards it:
@@ -80,10 +76,9 @@ impl Form {
     }
 }
 
-impl Service for Map {
-    const NAME: &'static str = "map";
-    const SUMMARY: &'static str = "replaces the payload of each message, by expressions";
-    const EXAMPLE: &'static str = r#"[services.shorten]
+#[service(
+    summary = "replaces the payload of each message, by expressions",
+    example = r#"[services.shorten]
 use = "map"
 in = "issues.opened"
 out = "alerts"
@@ -91,18 +86,14 @@ out = "alerts"
 type = "alert"
 to.title = "msg.issue.title"
 to.labels = "has(msg.issue.labels) ? msg.issue.labels.map(l, l.name) : []"
-"#;
-    const FAILURES: &'static [&'static str] = &[
+"#,
+    failures = [
         "dead-letters a message on which an expression takes too many steps or too much memory",
         "dead-letters a message whose payload is not JSON, if an expression uses msg",
         "dead-letters a message without a field that an expression needs and has() doesn't guard",
-    ];
-    type Config = MapConfig;
-
-    fn ports(_: &MapConfig, ports: &mut Ports<Self>) {
-        ports.input(&IN).output(&OUT);
-    }
-
+    ]
+)]
+impl Map {
     fn check(config: &MapConfig) -> Result<(), Vec<ConfigError>> {
         let text = match (config.to.is_empty(), &config.value) {
             (true, None) => "it makes no payload: set fields in to, or the whole payload in value",
@@ -112,16 +103,15 @@ to.labels = "has(msg.issue.labels) ? msg.issue.labels.map(l, l.name) : []"
         Err(vec![ConfigError::new("", text)])
     }
 
-    async fn start(config: &MapConfig, _: &mut Context) -> Result<Self, Failure> {
+    fn start(config: &MapConfig) -> Result<Self> {
         Ok(Self {
             form: Form::new(config),
             kind: config.kind.as_deref().map(Arc::from),
         })
     }
-}
 
-impl Handle<Raw, Raw> for Map {
-    async fn handle(&mut self, mut raw: Raw, cx: &mut Context) -> Result<Raw, Failure> {
+    #[input("in")]
+    fn replace(&mut self, mut raw: Raw, cx: &Context, out: Out<Raw>) -> Result<Raw> {
         let (message, attempt) = current_message(cx);
         let value = self.form.apply(message, attempt)?;
         raw.payload = value.into();
@@ -137,7 +127,7 @@ impl Handle<Raw, Raw> for Map {
             subject: None,
             payload: raw.payload.clone(),
         };
-        cx.emit(&OUT, raw)?;
+        out.emit(raw)?;
         Ok(reply)
     }
 }

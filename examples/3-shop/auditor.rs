@@ -32,7 +32,7 @@ const REPORTS: Output<Report> = Output::new("reports");
 const REPORT: Tick = Tick::new("report");
 
 /// A contradiction between facts or entries.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Violation {
     pub(crate) text: String,
 }

@@ -9,62 +9,47 @@ use brickwork::prelude::*;
 use crate::book;
 use crate::messages::{Booked, Booking, Order, PaymentAnswer, ShippingAnswer};
 
-const PAYMENTS: Input<PaymentAnswer> = Input::new("payments");
-const SHIPPING: Input<ShippingAnswer> = Input::new("shipping");
-const BOOKED: Output<Booked> = Output::new("booked");
-
+#[derive(Default)]
 pub(crate) struct Ledger;
 
-impl Service for Ledger {
-    const NAME: &'static str = "ledger";
-    const SUMMARY: &'static str = "keeps the accounts";
-    const STORE: &'static [Migration] = &[book::BOOKS];
-    type Config = NoConfig;
-
-    fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
-        ports.input(&PAYMENTS).input(&SHIPPING).output(&BOOKED);
-    }
-
-    async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> {
-        Ok(Self)
-    }
-}
-
-impl Handle<PaymentAnswer> for Ledger {
-    async fn handle(&mut self, answer: PaymentAnswer, cx: &mut Context) -> Result<(), Failure> {
+#[service(summary = "keeps the accounts", store = &[book::BOOKS])]
+impl Ledger {
+    #[input]
+    fn payments(answer: PaymentAnswer, tx: &mut Tx, booked: Out<Booked>) -> Result {
         match answer {
-            PaymentAnswer::Charged { order, .. } => book(Booking::Deposit, order, cx).await,
-            PaymentAnswer::Refunded { order, .. } => book(Booking::Return, order, cx).await,
+            PaymentAnswer::Charged { order, .. } => {
+                booked.emit(transfer(Booking::Deposit, order, tx)?)
+            }
+            PaymentAnswer::Refunded { order, .. } => {
+                booked.emit(transfer(Booking::Return, order, tx)?)
+            }
             PaymentAnswer::Refused { .. } | PaymentAnswer::NotCharged { .. } => Ok(()),
         }
     }
-}
 
-impl Handle<ShippingAnswer> for Ledger {
-    async fn handle(&mut self, answer: ShippingAnswer, cx: &mut Context) -> Result<(), Failure> {
+    #[input]
+    fn shipping(answer: ShippingAnswer, tx: &mut Tx, booked: Out<Booked>) -> Result {
         match answer {
-            ShippingAnswer::Shipped { order, .. } => book(Booking::Sale, order, cx).await,
+            ShippingAnswer::Shipped { order, .. } => {
+                booked.emit(transfer(Booking::Sale, order, tx)?)
+            }
             ShippingAnswer::Undeliverable { .. } => Ok(()),
         }
     }
 }
 
-async fn book(what: Booking, order: Order, cx: &mut Context) -> Result<(), Failure> {
+fn transfer(what: Booking, order: Order, tx: &Tx<'_>) -> Result<Booked> {
     let (from, to) = match what {
         Booking::Deposit => ("customers", "deposits"),
         Booking::Sale => ("deposits", "sales"),
         Booking::Return => ("deposits", "customers"),
     };
-    let record = move |tx: &mut Tx<'_>| {
-        let from = book::enter(tx, from, &order.id, -order.cents)?;
-        let to = book::enter(tx, to, &order.id, order.cents)?;
-        let booked = Booked {
-            what,
-            order,
-            from,
-            to,
-        };
-        tx.emit(&BOOKED, booked)
-    };
-    cx.store()?.transact(record).await
+    let from = book::enter(tx, from, &order.id, -order.cents)?;
+    let to = book::enter(tx, to, &order.id, order.cents)?;
+    Ok(Booked {
+        what,
+        order,
+        from,
+        to,
+    })
 }

@@ -5,7 +5,8 @@
 use brickwork::prelude::*;
 
 /// An order of a customer. Money is in cents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[message]
+#[derive(PartialEq, Eq)]
 pub(crate) struct Order {
     pub(crate) id: String,
     pub(crate) customer: u32,
@@ -15,35 +16,36 @@ pub(crate) struct Order {
 }
 
 /// A customer places an order.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Wanted(pub(crate) Order);
 
 /// Command: take the goods from the shelf.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Reserve(pub(crate) Order);
 
 /// Command: put the goods back on the shelf.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Release(pub(crate) Order);
 
 /// Command: take the customer's money.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Charge(pub(crate) Order);
 
 /// Command: refund the money if it was taken; otherwise never take it.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Refund(pub(crate) Order);
 
 /// Command: send the goods to the customer.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Ship(pub(crate) Order);
 
 /// Delayed message of `orders` to itself: the time for the payment is over.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Overdue(pub(crate) Order);
 
 /// Entry of a service's [book](mod@crate::book): proves that the service moved money or goods.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[message]
+#[derive(PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) book: String,
     /// Number of the entry in its book: from 1, without gaps.
@@ -54,7 +56,7 @@ pub(crate) struct Entry {
 }
 
 /// Answer of `stock`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 #[serde(tag = "did", rename_all = "kebab-case")]
 pub(crate) enum StockAnswer {
     Reserved { order: Order, entry: Entry },
@@ -63,7 +65,7 @@ pub(crate) enum StockAnswer {
 }
 
 /// Answer of `payments`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 #[serde(tag = "did", rename_all = "kebab-case")]
 pub(crate) enum PaymentAnswer {
     Charged {
@@ -84,7 +86,7 @@ pub(crate) enum PaymentAnswer {
 }
 
 /// Answer of `shipping`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 #[serde(tag = "did", rename_all = "kebab-case")]
 pub(crate) enum ShippingAnswer {
     Shipped { order: Order, entry: Entry },
@@ -92,7 +94,7 @@ pub(crate) enum ShippingAnswer {
 }
 
 /// Transfer that `ledger` recorded: the same amount out of one account and into another.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Booked {
     pub(crate) what: Booking,
     pub(crate) order: Order,
@@ -101,7 +103,8 @@ pub(crate) struct Booked {
 }
 
 /// Reason of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[message]
+#[derive(Copy, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Booking {
     /// The customer has paid and the goods are not sent yet.
@@ -113,7 +116,8 @@ pub(crate) enum Booking {
 }
 
 /// Final result of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[message]
+#[derive(Copy, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
     Shipped,
@@ -126,7 +130,7 @@ pub(crate) enum Outcome {
 }
 
 /// An order has reached its final result.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[message]
 pub(crate) struct Closed {
     pub(crate) order: Order,
     pub(crate) outcome: Outcome,

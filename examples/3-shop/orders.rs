@@ -77,19 +77,11 @@ fn next(state: Option<State>, event: Event) -> Option<State> {
 }
 
 /// Config of `orders`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 pub(crate) struct OrdersConfig {
     /// Maximum time for a payment.
+    #[default(HumanDuration(Duration::from_secs(3)))]
     patience: HumanDuration,
-}
-
-impl Default for OrdersConfig {
-    fn default() -> Self {
-        Self {
-            patience: HumanDuration(Duration::from_secs(3)),
-        }
-    }
 }
 
 pub(crate) struct Orders {

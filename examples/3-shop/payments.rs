@@ -19,28 +19,20 @@ const ANSWERS: Output<PaymentAnswer> = Output::new("answers");
 const TILL: &str = "till";
 
 /// Config of `payments`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 pub(crate) struct PaymentsConfig {
     /// Share of payments that the bank refuses, from 0 to 1.
+    #[default(0.05)]
     refused: f64,
     /// Share of payments that the bank confirms late, from 0 to 1.
+    #[default(0.02)]
     late: f64,
     /// Delay of a late confirmation.
+    #[default(HumanDuration(Duration::from_secs(5)))]
     late_by: HumanDuration,
     /// Whether the inbox filters redelivered messages. `false` shows the effect of duplicates.
+    #[default(true)]
     inbox: bool,
-}
-
-impl Default for PaymentsConfig {
-    fn default() -> Self {
-        Self {
-            refused: 0.05,
-            late: 0.02,
-            late_by: HumanDuration(Duration::from_secs(5)),
-            inbox: true,
-        }
-    }
 }
 
 pub(crate) struct Payments {

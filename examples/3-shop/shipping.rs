@@ -5,55 +5,35 @@ use brickwork::prelude::*;
 use crate::messages::{Ship, ShippingAnswer};
 use crate::{book, luck};
 
-const SHIP: Input<Ship> = Input::new("ship");
-const ANSWERS: Output<ShippingAnswer> = Output::new("answers");
-
 /// Config of `shipping`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 pub(crate) struct ShippingConfig {
     /// Share of orders that can't be delivered, from 0 to 1.
+    #[default(0.03)]
     undeliverable: f64,
 }
 
-impl Default for ShippingConfig {
-    fn default() -> Self {
-        Self {
-            undeliverable: 0.03,
+#[derive(Default)]
+pub(crate) struct Shipping;
+
+#[service(summary = "sends parcels", store = &[book::BOOKS])]
+impl Shipping {
+    /// The handler runs on the thread of the store, where it has no `self`.
+    fn share(config: &ShippingConfig) -> Result<ShippingConfig> {
+        Ok(config.clone())
+    }
+
+    #[input]
+    fn ship(
+        Ship(order): Ship,
+        config: Shared<ShippingConfig>,
+        tx: &mut Tx,
+        answers: Out<ShippingAnswer>,
+    ) -> Result {
+        if luck::happens("undeliverable", &order.id, config.undeliverable) {
+            return answers.emit(ShippingAnswer::Undeliverable { order });
         }
-    }
-}
-
-pub(crate) struct Shipping {
-    config: ShippingConfig,
-}
-
-impl Service for Shipping {
-    const NAME: &'static str = "shipping";
-    const SUMMARY: &'static str = "sends parcels";
-    const STORE: &'static [Migration] = &[book::BOOKS];
-    type Config = ShippingConfig;
-
-    fn ports(_: &ShippingConfig, ports: &mut Ports<Self>) {
-        ports.input(&SHIP).output(&ANSWERS);
-    }
-
-    async fn start(config: &ShippingConfig, _: &mut Context) -> Result<Self, Failure> {
-        let config = config.clone();
-        Ok(Self { config })
-    }
-}
-
-impl Handle<Ship> for Shipping {
-    async fn handle(&mut self, Ship(order): Ship, cx: &mut Context) -> Result<(), Failure> {
-        let undeliverable = luck::happens("undeliverable", &order.id, self.config.undeliverable);
-        let ship = move |tx: &mut Tx<'_>| {
-            if undeliverable {
-                return tx.emit(&ANSWERS, ShippingAnswer::Undeliverable { order });
-            }
-            let entry = book::enter(tx, "parcels", &order.id, order.quantity)?;
-            tx.emit(&ANSWERS, ShippingAnswer::Shipped { order, entry })
-        };
-        cx.store()?.transact(ship).await
+        let entry = book::enter(tx, "parcels", &order.id, order.quantity)?;
+        answers.emit(ShippingAnswer::Shipped { order, entry })
     }
 }

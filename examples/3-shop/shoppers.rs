@@ -18,31 +18,23 @@ const ORDERS: Output<Wanted> = Output::new("orders");
 const SAVE_EVERY: u64 = 25;
 
 /// Config of `shoppers`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[config]
 pub(crate) struct ShoppersConfig {
     /// Number of orders.
+    #[default(1000)]
     orders: u64,
     /// Orders per second.
+    #[default(100.0)]
     rate: f64,
     /// Seed of the orders. Another seed gives other orders.
+    #[default(1)]
     seed: u64,
     /// Number of customers.
+    #[default(50)]
     customers: u64,
     /// Price of each item, in cents.
+    #[default(BTreeMap::from([("tea".into(), 349)]))]
     prices: BTreeMap<String, i64>,
-}
-
-impl Default for ShoppersConfig {
-    fn default() -> Self {
-        Self {
-            orders: 1000,
-            rate: 100.0,
-            seed: 1,
-            customers: 50,
-            prices: BTreeMap::from([("tea".into(), 349)]),
-        }
-    }
 }
 
 impl ShoppersConfig {
