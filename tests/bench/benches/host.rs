@@ -59,18 +59,52 @@ impl Handle<Ping, u32> for Ours {
     }
 }
 
+/// As `Ours`, written with attributes.
+#[derive(Default)]
+struct Attributed(u32);
+
+#[service]
+impl Attributed {
+    #[input("in")]
+    async fn pings(&mut self, ping: Ping) -> Result<u32> {
+        assert!(ping.n > 0, "told to panic");
+        self.0 = self.0.wrapping_add(ping.n);
+        Ok(self.0)
+    }
+}
+
+/// As `Attributed`, in the order of keys.
+#[derive(Default)]
+struct ByKey(u32);
+
+#[service(key = "n")]
+impl ByKey {
+    #[input("in")]
+    async fn pings(&mut self, ping: Ping) -> Result<u32> {
+        assert!(ping.n > 0, "told to panic");
+        self.0 = self.0.wrapping_add(ping.n);
+        Ok(self.0)
+    }
+}
+
 /// Runs `test` on a system with a Brickwork service.
 fn ours<T>(instances: usize, test: impl AsyncFnOnce(Arc<Direct>) -> T) -> T {
+    running::<Ours, T>(instances, test)
+}
+
+/// Runs `test` on a system with a service of a type.
+fn running<S: Service, T>(instances: usize, test: impl AsyncFnOnce(Arc<Direct>) -> T) -> T {
     let manifest = format!(
         "[app]\nname = \"bench\"\ntransport = \"direct:\"\n[admin]\nlisten = \"off\"\n\
          [topics.pings]\nexternal = \"in\"\n\
-         [services.ours]\nin = \"pings\"\ninstances = {instances}\n"
+         [services.ours]\nuse = \"{}\"\nin = \"pings\"\ninstances = {instances}\n",
+        S::NAME
     );
     let file = std::env::temp_dir().join(format!("brickwork-bench-{}.toml", std::process::id()));
     std::fs::write(&file, manifest).expect("the manifest can be written");
     let connector = DirectConnector::default();
     let transports = Transports::new().with(connector.clone());
-    let catalog = Catalog::new().with::<Ours>();
+    let catalog = Catalog::new().with::<S>();
     let plan = manifest::load(&file, &manifest::Options::default(), &catalog, &transports)
         .unwrap_or_else(|report| panic!("{}", report.render(false)));
     std::fs::remove_file(&file).expect("it was there");
@@ -95,18 +129,35 @@ fn one_thread<T>(test: impl Future<Output = T>) -> T {
     tokio::task::LocalSet::new().block_on(&runtime, test)
 }
 
+/// Returns a message of each of 1,000 keys.
+fn of_keys() -> Vec<brickwork::Message> {
+    let payload = |n| Box::leak(format!("{{\"n\":{n}}}").into_boxed_str()).as_bytes();
+    (1..=1_000).map(|n| message(payload(n))).collect()
+}
+
+/// Tells messages in turn, and returns the rate.
+async fn tell_to(queue: &Direct, messages: &[brickwork::Message]) -> f64 {
+    let started = Instant::now();
+    for message in messages.iter().cycle().take(MESSAGES as usize) {
+        queue.tell(message.clone()).await;
+    }
+    queue.settled(MESSAGES).await;
+    rate(MESSAGES, started.elapsed())
+}
+
 fn tell() {
     Rounds::new("tell, one thread", "M/s")
         .with("brickwork, everything on", || {
-            ours(1, async |queue| {
-                let ping = message(PING);
-                let started = Instant::now();
-                for _ in 0..MESSAGES {
-                    queue.tell(ping.clone()).await;
-                }
-                queue.settled(MESSAGES).await;
-                rate(MESSAGES, started.elapsed())
-            })
+            ours(1, async |queue| tell_to(&queue, &[message(PING)]).await)
+        })
+        .with("brickwork, with attributes", || {
+            running::<Attributed, _>(1, async |queue| tell_to(&queue, &[message(PING)]).await)
+        })
+        .with("brickwork, 1,000 keys", || {
+            running::<ByKey, _>(1, async |queue| tell_to(&queue, &of_keys()).await)
+        })
+        .with("brickwork, the same without keys", || {
+            running::<Attributed, _>(1, async |queue| tell_to(&queue, &of_keys()).await)
         })
         .with("ractor, typed, nothing on", || {
             one_thread(async {

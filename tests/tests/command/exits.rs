@@ -111,11 +111,14 @@ fn a_second_signal_ends_the_app_at_once_with_exit_code_1_and_loses_nothing() {
         assert!(said.contains("stopped at once"), "{said}");
         assert_eq!(lines(folder.path(), "out.jsonl"), [""; 0]);
 
-        // The message was abandoned, so the next run handles it.
+        // The message was abandoned, so the next run handles it. The source may not have saved its
+        // position yet: then it sends the line again.
         prepare(folder.path(), &app("off"), 1, &stalls(0.0));
         let mut again = parts::run(folder.path(), folder.path(), &["--until-idle"]);
         assert_eq!(again.exit_code(PATIENCE), Some(0), "{}", again.stderr());
-        assert_eq!(lines(folder.path(), "out.jsonl"), ["{\"n\":0}"]);
+        let mut handled = lines(folder.path(), "out.jsonl");
+        handled.dedup();
+        assert_eq!(handled, ["{\"n\":0}"]);
     }
 }
 
