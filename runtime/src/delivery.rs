@@ -69,12 +69,12 @@ pub trait Settle: Send + Sync {
 
 /// Holds the messages behind a busy key.
 pub(crate) trait KeyHolder: Send + Sync {
-    /// A message returns to its queue, unhandled: the messages of its input that wait behind it do
-    /// so, too.
-    fn returned(&self, key: &Key, input: usize);
-
-    /// The message that kept the key busy is settled.
+    /// The message that kept the key busy is done.
     fn finished(&self, key: &Key);
+
+    /// The message that kept the key busy is in its queue again, unhandled: the messages of its
+    /// input that wait behind it return, too.
+    fn returned(&self, key: &Key, input: usize);
 }
 
 /// The outcome of a delivery.
@@ -194,10 +194,10 @@ impl Delivery {
         };
         let is_done = matches!(settlement, Settlement::Ack(_) | Settlement::DeadLetter(_));
         self.settler.settle(parts, settlement);
-        if !is_done {
-            holder.returned(key, usize::from(self.input));
+        match is_done {
+            true => holder.finished(key),
+            false => holder.returned(key, usize::from(self.input)),
         }
-        holder.finished(key);
     }
 
     /// Acks the message: it is done.

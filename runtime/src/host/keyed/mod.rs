@@ -213,11 +213,6 @@ pub(crate) struct KeysHeld {
 }
 
 impl KeyHolder for KeyedDispatch {
-    fn returned(&self, key: &Key, input: usize) {
-        let behind = self.state.lock().gate.take_behind(key, input);
-        behind.into_iter().for_each(Delivery::nack_requeue);
-    }
-
     fn finished(&self, key: &Key) {
         let mut state = self.state.lock();
         let next = state.gate.finish(key);
@@ -227,6 +222,21 @@ impl KeyHolder for KeyedDispatch {
             self.pass(next);
         }
         bridges.into_iter().for_each(Waker::wake);
+    }
+
+    fn returned(&self, key: &Key, input: usize) {
+        // A bridge on another thread may take some of them before the others are in the queue
+        // again. The key stays busy until none is here, so that the next one is the oldest.
+        loop {
+            let mut state = self.state.lock();
+            let behind = state.gate.take_behind(key, input);
+            if behind.is_empty() {
+                break;
+            }
+            drop(state);
+            behind.into_iter().for_each(Delivery::nack_requeue);
+        }
+        self.finished(key);
     }
 }
 
