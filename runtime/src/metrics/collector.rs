@@ -209,10 +209,9 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
         if let Some(breaker) = service.hosted.breaker_status() {
             breakers.add(&[label], breaker.metric());
         }
-        if let Some(held) = service.hosted.keys_held() {
-            keys.add(&[label], held.keys as f64);
-            behind.add(&[label], held.messages as f64);
-        }
+        let held = service.hosted.keys_held().unwrap_or_default();
+        keys.add(&[label], held.keys as f64);
+        behind.add(&[label], held.messages as f64);
         anonymous.add(&[label], meters.anonymous.get() as f64);
         mailbox.add(&[label], service.hosted.waiting() as f64);
         for (reason, count) in service.hosted.dead_letters() {

@@ -67,6 +67,8 @@ async fn every_metric_of_the_table_exists_from_the_start_with_its_type_and_help(
         "brickwork_service_up{service=\"stock\"}",
         "brickwork_restarts_total{service=\"intake\",reason=\"source\"}",
         "brickwork_mailbox_messages{service=\"stock\"}",
+        "brickwork_keys_held{service=\"stock\"}",
+        "brickwork_messages_behind_keys{service=\"stock\"}",
         "brickwork_messages_anonymous_total{service=\"stock\"}",
         "brickwork_outbox_messages{service=\"stock\"}",
         "brickwork_messages_repeated_total{service=\"stock\"}",
