@@ -14,16 +14,18 @@ use brickwork::transport::TransportError;
 use brickwork::{Clock, Envelope, Headers, JSON, Message, MessageId, ReplyTo, TraceContext};
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, ShortString};
 
 use super::rfc3339;
 
 mod death;
+mod forward;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub(super) use death::{copy_of_letter, decode_letter, last as last_death};
+pub(super) use forward::{also_to, header_bytes, moved_on, with_target, without_delay};
 use table::{Table, short, text};
 
 /// The error text of a failed reply or of a dead letter.
@@ -394,27 +396,6 @@ pub(super) fn target(properties: &BasicProperties) -> Option<ShortString> {
 /// Returns the queue that dead-lettered the message first.
 pub(super) fn first_death_queue(properties: &BasicProperties) -> Option<Cow<'_, str>> {
     known(properties, "x-first-death-queue")
-}
-
-/// Returns the properties of a delayed message without the headers that belong to its delay. With
-/// the headers of the broker, the broker would take the message for one in a loop.
-pub(super) fn without_delay(properties: &BasicProperties) -> BasicProperties {
-    let mut headers = FieldTable::default();
-    for (name, value) in properties.headers().as_ref().into_iter().flatten() {
-        if name.as_str() != TARGET && !is_broker_header(name.as_str()) {
-            headers.insert(name.clone(), value.clone());
-        }
-    }
-    properties.clone().with_headers(headers)
-}
-
-/// Returns the properties of a message without the headers of the broker, with a target.
-pub(super) fn with_target(properties: &BasicProperties, target: &ShortString) -> BasicProperties {
-    let properties = without_delay(properties);
-    let mut headers = properties.headers().clone().unwrap_or_default();
-    let value = AMQPValue::LongString(target.as_str().into());
-    headers.insert(TARGET.into(), value);
-    properties.with_headers(headers)
 }
 
 /// Returns the text of a header, unless it is too long.

@@ -19,7 +19,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::debug;
 
 use super::ack_sender::AckSender;
@@ -37,6 +37,8 @@ mod queries;
 
 /// Maximum acks that are sent together.
 const ACKS_MAX: usize = 32;
+/// Interval at which a part of a keyed input looks for its suspects, while it waits for them.
+const SUSPECTS_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum deliveries that are buffered at once.
 const BUFFER_BATCH_MAX: usize = 64;
 
@@ -151,6 +153,9 @@ impl ConsumerTask {
         tokio::pin!(ended);
         let mut run_ends = self.non_crash().ends();
         let mut overdue = Box::pin(sleep(self.settle_within));
+        let mut suspects_left = interval(SUSPECTS_INTERVAL);
+        suspects_left.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let is_part = self.settler.source.queue.part_of.is_some();
         while !self.is_done() {
             tokio::select! {
                 biased;
@@ -173,6 +178,11 @@ impl ConsumerTask {
                     let next = self.check_overdue();
                     overdue.as_mut().reset(next);
                 }
+                _ = suspects_left.tick(), if is_part => {
+                    if buffer.waits_for_suspects() {
+                        self.suspects.check(&settler.source.queue.suspects());
+                    }
+                }
             }
         }
         self.close_channel().await;
@@ -192,7 +202,7 @@ impl ConsumerTask {
             };
         }
         if !group.is_empty() {
-            self.buffer.mark_served();
+            self.mark_served();
             self.buffer.put(group);
         }
         match received {
@@ -238,7 +248,8 @@ impl ConsumerTask {
             LostRun::Done if key.has_id => self.non_crash().take_done(key),
             LostRun::Running if delivery.redelivered => {
                 debug!(%queue, tag, "holding a message that is being handled");
-                return self.held.push(delivery);
+                self.held.push(delivery);
+                return self.buffer.set_held(true);
             }
             _ => {}
         }
@@ -253,6 +264,7 @@ impl ConsumerTask {
             self.hold_or_deliver(delivery, key, &mut group);
         }
         self.buffer.put_in_order(group);
+        self.buffer.set_held(!self.held.is_empty());
     }
 
     fn quarantine_or_deliver(
@@ -272,16 +284,39 @@ impl ConsumerTask {
         if !suspect {
             return group.push(delivery);
         }
-        self.buffer.mark_served();
+        self.mark_served();
         self.moving_to_suspects += 1;
         let (settler, suspects) = (self.settler.clone(), self.suspects.clone());
+        let part = settler.source.queue.part_of.is_some();
+        let part = part.then(|| self.buffer.clone());
+        if let Some(buffer) = &part {
+            buffer.suspect_leaves();
+        }
         // The service never gets it: if the channel is lost, no run of it ends later.
         self.acks.tracker().mark_settling(tag);
         self.start_settlement(tag, false, async move {
-            let outcome = settler.move_to_suspects(delivery).await;
-            suspects.check(&settler.source.queue.id.service);
+            let outcome = match &part {
+                None => settler.move_to_suspects(delivery).await,
+                Some(buffer) => {
+                    let mut has_failed = buffer.moves.lock().await;
+                    let outcome = match *has_failed {
+                        true => BrokerAction::Requeue,
+                        false => settler.move_to_suspects(delivery).await,
+                    };
+                    *has_failed = outcome != BrokerAction::Ack;
+                    buffer.suspect_moved();
+                    outcome
+                }
+            };
+            suspects.check(&settler.source.queue.suspects());
             outcome
         });
+    }
+
+    fn mark_served(&self) {
+        if self.buffer.mark_served() {
+            self.suspects.check(&self.settler.source.queue.suspects());
+        }
     }
 
     fn apply_settlements(&mut self) {

@@ -186,12 +186,18 @@ pub(super) async fn count_ready(channel: &Channel, queue: ShortString) -> lapin:
 
 pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapin::Result<()> {
     match declaration {
-        Declaration::Exchange { name, kind } => {
+        Declaration::Exchange {
+            name,
+            kind,
+            alternate,
+        } => {
             let options = ExchangeDeclareOptions {
                 durable: true,
                 ..Default::default()
             };
-            let arguments = FieldTable::default();
+            let arguments = alternate.map_or_else(FieldTable::default, |alternate| {
+                with_text("alternate-exchange", alternate.as_str())
+            });
             channel
                 .exchange_declare(name, kind, options, arguments)
                 .await
@@ -210,11 +216,37 @@ pub(super) async fn declare(channel: &Channel, declaration: Declaration) -> lapi
             queue,
             exchange,
             key,
+        }
+        | Declaration::PartBinding {
+            queue,
+            exchange,
+            key,
         } => {
             let options = QueueBindOptions::default();
             channel
                 .queue_bind(queue, exchange, key, options, FieldTable::default())
                 .await
+        }
+        Declaration::ExchangeBinding { to, from, key } => {
+            let (options, arguments) = (Default::default(), FieldTable::default());
+            channel
+                .exchange_bind(to, from, key, options, arguments)
+                .await
+        }
+        Declaration::LaterQueue { .. } => Ok(()),
+        Declaration::NoBinding {
+            queue,
+            exchange,
+            key,
+        } => {
+            channel
+                .queue_unbind(queue, exchange, key, FieldTable::default())
+                .await
+        }
+        Declaration::NoExchange { name } => channel.exchange_delete(name, Default::default()).await,
+        Declaration::NoQueue { name } => {
+            let deleted = channel.queue_delete(name, Default::default());
+            deleted.await.map(drop)
         }
         Declaration::ExternalQueue { name } => {
             count_ready(channel, name.clone()).await?;

@@ -31,12 +31,14 @@ impl Router {
         after: Duration,
     ) -> Result<(), TransportError> {
         if after.is_zero() {
-            return self.send_to_queue(&queue.name, message, attempt).await;
+            return self
+                .send_to_queue(queue.input_name(), message, attempt)
+                .await;
         }
         let step = Step::at_least(after).unwrap_or_else(Step::longest);
         self.ensure_delay_step(step).await?;
-        let waiting =
-            self.to_delay_queue(&self.routing_table(), step, &queue.name, message, attempt)?;
+        let (routing, target) = (self.routing_table(), queue.input_name());
+        let waiting = self.to_delay_queue(&routing, step, target, message, attempt)?;
         let sent = self.publisher.send(waiting).await;
         self.delayed(queue, step, &sent);
         sent

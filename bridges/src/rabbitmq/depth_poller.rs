@@ -45,24 +45,27 @@ async fn poll_once(gauges: &[(Arc<Queue>, DepthGauge)], recovery: &Recovery) {
         let Ok(session) = recovery.current() else {
             return;
         };
-        match session.router.declarer.count(queue.name.clone()).await {
-            Ok(Some(ready)) => {
-                gauge.update(ready);
-                if ready > 0 && queue.id == QueueId::suspects(&queue.id.service) {
-                    // Another process may have put them there.
-                    session.suspects.check(&queue.id.service);
+        let mut all = Some(0);
+        for part in queue.with_parts() {
+            match session.router.declarer.count(part.name.clone()).await {
+                Ok(Some(ready)) => all = all.map(|all| all + ready),
+                Ok(None) => {
+                    // Publishers don't notice a deleted queue, and its consumer may be in another
+                    // process.
+                    if session.router.redeclare().await.is_ok() {
+                        warn!(queue = %part.id, "queue was deleted on the broker, declared it again");
+                    }
                 }
+                // Without an answer the depth is unknown.
+                Err(_) => all = None,
             }
-            Ok(None) => {
-                // Publishers don't notice a deleted queue, and its consumer may be in another
-                // process.
-                if session.router.redeclare().await.is_ok() {
-                    warn!(queue = %queue.id, "queue was deleted on the broker, declared it again");
-                }
-                gauge.update(0);
+        }
+        if let Some(ready) = all {
+            gauge.update(ready);
+            if ready > 0 && queue.id == QueueId::suspects(&queue.id.service) {
+                // Another process may have put them there.
+                session.suspects.check(&queue.id);
             }
-            // Without an answer the depth is unknown.
-            Err(_) => {}
         }
     }
 }

@@ -17,13 +17,15 @@ use super::address::Address;
 use super::connection::{Connections, connect_error};
 use super::declarer::{EXTERNAL_HELP, refusal};
 use super::health::Health;
+use super::partition_change::other_partitions;
 use super::permission_probe::Probe;
 use super::policy_probe::{self, POLICIES_UNKNOWN};
 use super::prune;
 use super::server_properties::{ServerProperties, read_server_properties};
 use super::session_state::SessionState;
 use super::topology::{
-    Declaration, Step, declarations, due_name, external_declarations, queue_name, unroutable_name,
+    Declaration, Step, declarations, due_name, external_declarations, partition_id, partitions,
+    queue_name, unroutable_name,
 };
 
 /// Inspects the broker, on the current runtime.
@@ -145,7 +147,13 @@ impl Inspector<'_> {
             Declaration::Exchange { name, .. } => format!("exchange {name}"),
             Declaration::Queue { name, .. } => format!("queue {name}"),
             // AMQP can't query a binding.
-            Declaration::Binding { .. } => return Ok(()),
+            Declaration::Binding { .. }
+            | Declaration::PartBinding { .. }
+            | Declaration::ExchangeBinding { .. }
+            | Declaration::LaterQueue { .. }
+            | Declaration::NoBinding { .. }
+            | Declaration::NoExchange { .. }
+            | Declaration::NoQueue { .. } => return Ok(()),
             Declaration::ExternalQueue { name } => {
                 let what = format!("queue {name}");
                 return self.check_external(what, declaration).await;
@@ -167,7 +175,13 @@ impl Inspector<'_> {
         match self.probe(Probe::Declare(declaration.clone())).await? {
             Answer::Done => self.found.there.push(what),
             Answer::Refused(403, text) => self.report_missing_right("configure", &what, &text),
-            Answer::Refused(_, text) => self.found.problems.push(difference(what, &text)),
+            Answer::Refused(_, text) => {
+                let problem = match other_partitions(&text) {
+                    Some(others) => partition_problem(what, others),
+                    None => difference(what, &text),
+                };
+                self.found.problems.push(problem);
+            }
         }
         Ok(())
     }
@@ -239,7 +253,11 @@ impl Inspector<'_> {
                 .await?;
         }
         let letters = topology.services().map(QueueId::dead_letters);
-        let inputs = topology.queues.iter().map(|queue| queue.id.clone());
+        let inputs = topology.queues.iter().flat_map(|spec| {
+            let parts = partitions(spec).unwrap_or(0);
+            let parts = (0..parts).map(|number| partition_id(&spec.id, number));
+            std::iter::once(spec.id.clone()).chain(parts)
+        });
         let leases = topology.single.iter().map(|source| QueueId::lease(source));
         let names = inputs.chain(letters).chain(leases);
         let names = names.map(|id| queue_name(app, &id));
@@ -385,6 +403,18 @@ fn difference(what: String, text: &str) -> InspectionProblem {
         theirs: differs.map(|(_, theirs)| theirs.to_owned()),
         ours: differs.map(|(ours, _)| ours.to_owned()),
     }
+}
+
+/// Describes another number of parts of a keyed input.
+fn partition_problem(what: String, others: u16) -> InspectionProblem {
+    InspectionProblem::new(
+        what,
+        format!("the input has {others} partitions on the broker, and another number here"),
+        format!(
+            "a start changes the number once the parts are empty and nothing consumes them: run \
+             with partitions = {others} until then"
+        ),
+    )
 }
 
 /// Returns a broker's text without its code.

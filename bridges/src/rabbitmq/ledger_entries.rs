@@ -25,7 +25,18 @@ impl Entries {
         };
         let lines = declarations.iter().filter_map(|declaration| {
             Some(match declaration {
-                Declaration::Queue { name, .. } => format!("queue {}", own(name)?),
+                Declaration::Queue { name, .. } | Declaration::LaterQueue { name } => {
+                    format!("queue {}", own(name)?)
+                }
+                // The exchange of a keyed input has the name of the queue.
+                Declaration::ExchangeBinding { to, key, .. } => {
+                    let binding = Binding {
+                        queue: own(to)?,
+                        exchange: None,
+                        key: key.to_string(),
+                    };
+                    binding.line()?
+                }
                 Declaration::Binding {
                     queue,
                     exchange,
@@ -40,6 +51,10 @@ impl Entries {
                     binding.line()?
                 }
                 Declaration::Exchange { .. }
+                | Declaration::PartBinding { .. }
+                | Declaration::NoBinding { .. }
+                | Declaration::NoExchange { .. }
+                | Declaration::NoQueue { .. }
                 | Declaration::ExternalQueue { .. }
                 | Declaration::ExternalExchange { .. } => return None,
             })
@@ -146,12 +161,19 @@ impl Binding {
     }
 }
 
-/// Parses a queue name within the app.
+/// Parses a queue name within the app: `SERVICE.INPUT`, or that of a part of a keyed input:
+/// `SERVICE.INPUT.p07`, `SERVICE.INPUT.p07.suspect` or `SERVICE.INPUT.processes`.
 fn queue_id(name: &str) -> Option<QueueId> {
     check_topic(name).ok()?;
-    let (service, input) = name.split_once('.')?;
-    let one = |name: &str| !name.contains('.') && name.len() <= NAME_BYTES_MAX;
-    (one(service) && one(input)).then(|| QueueId::new(service, input))
+    let (service, queue) = name.split_once('.')?;
+    let (input, part) = queue.split_once('.').unwrap_or((queue, "p0"));
+    let part = part.strip_suffix(".suspect").unwrap_or(part);
+    let is_part = part == "processes"
+        || part.strip_prefix('p').is_some_and(|number| {
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        });
+    let one = |name: &str| name.len() <= NAME_BYTES_MAX;
+    (one(service) && one(input) && is_part).then(|| QueueId::new(service, queue))
 }
 
 #[cfg(test)]

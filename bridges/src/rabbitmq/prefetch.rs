@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use brickwork::transport::{Consumer, TransportError};
 use brickwork::{Delivery, DeliveryParts, Settle, Settlement};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use super::codec;
 use super::exclusive_trial::ExclusiveMode;
 use super::non_crash_redeliveries::{MessageKey, NonCrashRedeliveries};
+use super::routing::Queue;
 use super::source_queue::SourceQueue;
 
 /// The buffer between a consumer task and its reader.
@@ -33,6 +35,11 @@ pub(super) struct PrefetchBuffer {
     non_crash: Arc<NonCrashRedeliveries>,
     /// A delivery has arrived: with a single active consumer, this process is the active one.
     is_served: AtomicBool,
+    /// Notified when a buffer that is paused has nothing in flight.
+    drained: Notify,
+    /// Suspects of a part move one after the other. Whether one could not be moved: then the later ones
+    /// stay, too.
+    pub(super) moves: tokio::sync::Mutex<bool>,
     source: SourceQueue,
 }
 
@@ -52,7 +59,28 @@ struct State {
     in_flight: usize,
     waker: Option<Waker>,
     ended: Option<TransportError>,
+    gate: Gate,
 }
+
+/// Keeps the messages of a part of a keyed input back while there are suspects before them.
+#[derive(Default)]
+struct Gate {
+    /// There may be suspects of the part.
+    is_closed: bool,
+    /// Suspects on their way to the queue of suspects.
+    moving: usize,
+    /// When the first delivery arrived.
+    served_at: Option<Instant>,
+    /// The part is about to be given to another process.
+    is_paused: bool,
+    /// The service still has an earlier message of the part, from a lost channel.
+    is_held: bool,
+    /// A message of the part was requeued: the consumer is about to end.
+    is_over: bool,
+}
+
+/// Time after which the suspects of a process that died are surely back in their queue.
+const SUSPECTS_BACK: Duration = Duration::from_secs(1);
 
 impl PrefetchBuffer {
     pub(super) fn new(
@@ -61,8 +89,15 @@ impl PrefetchBuffer {
         exclusive: Arc<ExclusiveMode>,
         non_crash: Arc<NonCrashRedeliveries>,
     ) -> Self {
+        let state = State {
+            gate: Gate {
+                is_closed: source.queue.part_of.is_some(),
+                ..Gate::default()
+            },
+            ..State::default()
+        };
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             settlements: Mutex::new(Settlements::Open(Vec::new())),
             settled_notify: Notify::new(),
             ack_batch,
@@ -70,6 +105,8 @@ impl PrefetchBuffer {
             exclusive,
             non_crash,
             is_served: AtomicBool::new(false),
+            drained: Notify::new(),
+            moves: tokio::sync::Mutex::new(false),
             source,
         }
     }
@@ -125,8 +162,79 @@ impl PrefetchBuffer {
         fetched
     }
 
-    pub(super) fn mark_served(&self) {
-        self.is_served.store(true, Relaxed);
+    /// Records that a delivery has arrived. Returns whether it is the first one of a part, which
+    /// waits until the suspects before it are done.
+    pub(super) fn mark_served(&self) -> bool {
+        if self.is_served.swap(true, Relaxed) {
+            return false;
+        }
+        let mut state = self.state.lock();
+        state.gate.served_at = Some(Instant::now());
+        state.gate.is_closed
+    }
+
+    /// A suspect of a part moves to the queue of suspects: later messages wait for its trial.
+    pub(super) fn suspect_leaves(&self) {
+        let mut state = self.state.lock();
+        state.gate.is_closed = true;
+        state.gate.moving += 1;
+    }
+
+    /// A suspect of a part is in the queue of suspects.
+    pub(super) fn suspect_moved(&self) {
+        self.state.lock().gate.moving -= 1;
+    }
+
+    /// Hands messages out again, because the part has no suspects. An empty queue of suspects proves
+    /// that only after a moment: the broker may be about to requeue those of a process that died.
+    pub(super) fn no_suspects(&self, there_is_no_queue: bool) {
+        let mut state = self.state.lock();
+        let gate = &mut state.gate;
+        let since = gate.served_at.map(|at| at.elapsed());
+        let is_sure = there_is_no_queue || since.is_some_and(|since| since >= SUSPECTS_BACK);
+        if is_sure && gate.moving == 0 {
+            gate.is_closed = false;
+            state.wake();
+        }
+    }
+
+    /// Messages of a part wait for earlier ones that the service has from a lost channel, or no longer.
+    pub(super) fn set_held(&self, is_held: bool) {
+        let mut state = self.state.lock();
+        state.gate.is_held = is_held && self.source.queue.part_of.is_some();
+        state.wake();
+    }
+
+    /// Returns whether messages of a part wait for its suspects.
+    pub(super) fn waits_for_suspects(&self) -> bool {
+        let state = self.state.lock();
+        state.gate.is_closed && state.gate.served_at.is_some()
+    }
+
+    /// Returns how long this process has received the messages of a part.
+    pub(super) fn served_for(&self) -> Option<Duration> {
+        Some(self.state.lock().gate.served_at?.elapsed())
+    }
+
+    /// Stops handing out messages, or goes on.
+    pub(super) fn pause(&self, is_paused: bool) {
+        let mut state = self.state.lock();
+        state.gate.is_paused = is_paused;
+        state.wake();
+        if state.in_flight == 0 {
+            self.drained.notify_one();
+        }
+    }
+
+    /// Waits until a buffer that is paused has nothing in flight.
+    pub(super) async fn drained(&self) {
+        while self.in_flight() > 0 {
+            self.drained.notified().await;
+        }
+    }
+
+    pub(super) fn queue(&self) -> &Arc<Queue> {
+        &self.source.queue
     }
 
     /// Returns whether a delivery has arrived yet.
@@ -145,7 +253,12 @@ impl PrefetchBuffer {
 
     /// Counts deliveries as no longer in flight.
     pub(super) fn release(&self, count: usize) {
-        self.state.lock().in_flight -= count;
+        let mut state = self.state.lock();
+        state.in_flight -= count;
+        if state.gate.is_paused && state.in_flight == 0 {
+            self.drained.notify_one();
+        }
+        drop(state);
         self.exclusive.on_settled();
     }
 
@@ -191,6 +304,10 @@ impl State {
 
 impl Settle for PrefetchBuffer {
     fn settle(&self, parts: DeliveryParts, settlement: Settlement) {
+        if matches!(settlement, Settlement::Requeue) && self.source.queue.part_of.is_some() {
+            // From now on: the task learns it later.
+            self.state.lock().gate.is_over = true;
+        }
         // A plain ack can wait for others; any other settlement starts work at once.
         let is_ack = matches!(settlement, Settlement::Ack(None));
         let mut settlements = self.settlements.lock();
@@ -226,7 +343,9 @@ impl Consumer for QueueConsumer {
             into.push_back(suspect);
             return Poll::Ready(Ok(()));
         }
-        let count = match self.0.exclusive.blocks(&self.0.source.queue.id) {
+        let gate = &state.gate;
+        let waits = gate.is_closed || gate.is_paused || gate.is_held || gate.is_over;
+        let count = match waits || self.0.exclusive.blocks(&self.0.source.queue.id) {
             true => 0,
             false => state.fetched.len().min(max),
         };

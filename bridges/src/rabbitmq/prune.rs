@@ -9,6 +9,7 @@
 //! knows the queue's name: a quorum queue can't be deleted on the condition that it is empty
 //! (the broker closes the connection).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use brickwork::QueueId;
@@ -28,7 +29,9 @@ use super::delayed_messages::Delayed;
 use super::health::Health;
 use super::ledger_entries::{Binding, Entries};
 use super::session_state::SessionState;
-use super::topology::{ledger_name, queue_name, unroutable_name, with_feeds};
+use super::topology::{
+    ledger_name, others_name, partition_id, queue_name, unroutable_name, with_feeds,
+};
 
 /// Prunes over connections of its own, on the current runtime.
 ///
@@ -220,6 +223,23 @@ impl<'a> StaleScan<'a> {
     async fn unbind_one(&mut self, binding: &Binding) -> lapin::Result<Option<String>> {
         let channel = self.connection.create_channel().await?;
         let exchange = binding.exchange.as_deref().unwrap_or(self.app);
+        if binding.exchange.is_none() {
+            // A keyed input is bound by its exchange, which has the name of the queue. Without one
+            // the broker refuses, and nothing is to be done.
+            let channel = self.connection.create_channel().await?;
+            let unbound = channel.exchange_unbind(
+                name(self.app, &binding.queue),
+                self.app.into(),
+                binding.key.as_str().into(),
+                Default::default(),
+                FieldTable::default(),
+            );
+            match unbound.await {
+                Ok(()) => channel.close(200, "done".into()).await?,
+                Err(error) if refusal(&error).is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
         let unbinding = channel.queue_unbind(
             name(self.app, &binding.queue),
             exchange.into(),
@@ -273,6 +293,12 @@ impl<'a> StaleScan<'a> {
                 .await;
             queue.action = match deleted {
                 Ok(_) => {
+                    let parts = self.ledger.lines.queues();
+                    for exchange in exchanges_with(self.app, &queue.id, &parts) {
+                        channel
+                            .exchange_delete(exchange, Default::default())
+                            .await?;
+                    }
                     channel.close(200, "done".into()).await?;
                     self.remaining.remove_queue(&queue.id);
                     PruneAction::Removed
@@ -399,6 +425,18 @@ async fn count(connection: &Connection, name: ShortString) -> lapin::Result<Opti
             _ => Err(error),
         },
     }
+}
+
+/// Returns the exchanges of a keyed input that go with its first part.
+fn exchanges_with(app: &str, queue: &QueueId, all: &BTreeSet<QueueId>) -> Vec<ShortString> {
+    let Some(input) = queue.input.strip_suffix(".p00") else {
+        return Vec::new();
+    };
+    let input = QueueId::new(&queue.service, input);
+    let count = (0..=u16::MAX).take_while(|number| all.contains(&partition_id(&input, *number)));
+    let others = others_name(app, &input, count.count() as u16);
+    let names = [queue_name(app, &input), others];
+    names.into_iter().flatten().collect()
 }
 
 fn name(app: &str, queue: &QueueId) -> ShortString {

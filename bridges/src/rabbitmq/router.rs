@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use brickwork::supervision::quarantine::CrashRecord;
 use brickwork::transport::{Completion, Outgoing, Topology, TransportError};
@@ -18,10 +19,11 @@ use super::codec::{self, Route};
 use super::declared_registry::DeclaredRegistry;
 use super::declared_steps::DeclaredSteps;
 use super::declarer::Declarer;
+use super::partition_change;
 use super::publisher::{Publication, Publisher};
 use super::routing::{DeclaredTopology, Queue, RoutingTable};
 use super::session_state::SessionState;
-use super::topology::{Step, external_declarations, with_feeds};
+use super::topology::{Step, external_declarations, partition_suspects_declaration, with_feeds};
 
 /// Sends the messages of one session.
 pub(super) struct Router {
@@ -91,6 +93,7 @@ impl Router {
         self.check_app(topology)?;
         // Recorded first, so that no queue exists without a record.
         let all = with_feeds(topology)?;
+        partition_change::settle(&self.declarer, topology).await?;
         let recorded = self.registry.record(&topology.app, &all).await;
         self.declared.recorded.lock().extend(recorded);
         self.declarer.declare(all).await?;
@@ -240,14 +243,21 @@ impl Router {
         self.publisher.send(publication).await
     }
 
-    /// Moves a message to the quarantine queue of its service.
+    /// Moves a message to the quarantine queue of its service, or of its part of a keyed input.
     pub(super) async fn to_suspects(
         &self,
         source: &QueueId,
         message: &Message,
         record: CrashRecord,
     ) -> Result<(), TransportError> {
-        let suspects = self.queue(&QueueId::suspects(&source.service))?;
+        let queue = self.queue(source)?;
+        let suspects = self.queue(&queue.suspects())?;
+        if let Some(part_of) = &queue.part_of {
+            // Parts rarely have suspects.
+            let needed = partition_suspects_declaration(suspects.name.clone());
+            self.declarer.declare(vec![needed]).await?;
+            part_of.has_suspects.store(true, Relaxed);
+        }
         self.send_suspect(&suspects, source, message, record).await
     }
 
@@ -319,10 +329,13 @@ impl Router {
     ) -> Result<Publication, TransportError> {
         let too_long =
             |_| TransportError::Unpublishable("its topic is longer than 255 bytes".into());
+        let readers = routing.readers.get(&message.topic).into_iter().flatten();
+        let parts = readers.filter_map(|queue| queue.parts.as_ref()?.routing_key(message));
+        let properties = self.encode(message, 1, false, None)?;
         Ok(Publication {
             exchange: ShortString::try_new(&*routing.app).map_err(too_long)?,
             key: ShortString::try_new(&*message.topic).map_err(too_long)?,
-            properties: self.encode(message, 1, false, None)?,
+            properties: codec::also_to(properties, parts),
             payload: message.payload.clone(),
             // Without a reader in the app, external readers bind queues when they like.
             mandatory: routing.readers.contains_key(&message.topic),

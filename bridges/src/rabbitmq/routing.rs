@@ -4,15 +4,19 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use brickwork::transport::{ExternalBinding, QueueSpec, Topology, TransportError};
-use brickwork::{Message, QueueId};
+use brickwork::{Key, KeyRule, Message, QueueId};
 use lapin::types::ShortString;
 use parking_lot::{Mutex, RwLock};
 
 use super::delay_count::DelayCount;
 use super::delay_flow::DelayFlow;
-use super::topology::{Declaration, declarations, queue_name, with_feeds};
+use super::topology::{
+    Declaration, declarations, partition_id, partition_key, partition_suspects, partitions,
+    processes_id, queue_name, with_feeds,
+};
 
 /// High-water mark of a dead-letter queue. Dead letters stay until a user removes them; this
 /// many in one service call for help, so sources pause.
@@ -50,12 +54,78 @@ pub(super) struct RoutingTable {
 pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) name: ShortString,
-    pub(super) delayed: DelayCount,
+    pub(super) delayed: Arc<DelayCount>,
     pub(super) high_water: u64,
     /// The broker delivers to one process at a time.
     pub(super) single_active: bool,
     /// Its external sources.
     pub(super) feeds: Vec<ExternalBinding>,
+    /// The parts of a keyed input. The queue itself takes the messages of other programs, and those
+    /// that arrive again.
+    pub(super) parts: Option<Parts>,
+    /// The queue of which this one is a part.
+    pub(super) part_of: Option<PartOf>,
+}
+
+/// The parts of a keyed input.
+pub(super) struct Parts {
+    rule: KeyRule,
+    /// Their queues, by number.
+    pub(super) queues: Vec<Arc<Queue>>,
+    /// Their routing keys.
+    keys: Vec<ShortString>,
+}
+
+/// The input that a part belongs to.
+pub(super) struct PartOf {
+    /// Name of the input's queue.
+    pub(super) input: ShortString,
+    /// The queue of suspects of the part.
+    pub(super) suspects: QueueId,
+    /// The queue of suspects exists.
+    pub(super) has_suspects: AtomicBool,
+}
+
+impl Parts {
+    /// Returns the routing key of the part of a message, or `None` if the message has no key.
+    pub(super) fn routing_key(&self, message: &Message) -> Option<&ShortString> {
+        let key = self.rule.key(message).ok()?;
+        self.keys.get(usize::from(key.partition(self.count())))
+    }
+
+    /// Returns the queue of the part of a message, and the key. A message without a key is in the
+    /// first part.
+    pub(super) fn queue_of(&self, message: &Message) -> (&Arc<Queue>, Option<Key>) {
+        let key = self.rule.key(message).ok();
+        let number = key.as_ref().map_or(0, |key| key.partition(self.count()));
+        (&self.queues[usize::from(number)], key)
+    }
+
+    fn count(&self) -> u16 {
+        self.queues.len() as u16
+    }
+}
+
+impl Queue {
+    /// Returns the name of the queue that gets retries: that of the input.
+    pub(super) fn input_name(&self) -> &ShortString {
+        let part_of = self.part_of.as_ref();
+        part_of.map_or(&self.name, |part_of| &part_of.input)
+    }
+
+    /// Returns the queue of the suspects of this queue.
+    pub(super) fn suspects(&self) -> QueueId {
+        match &self.part_of {
+            Some(part_of) => part_of.suspects.clone(),
+            None => QueueId::suspects(&self.id.service),
+        }
+    }
+
+    /// Returns this queue and its parts.
+    pub(super) fn with_parts(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+        let parts = self.parts.iter().flat_map(|parts| &parts.queues);
+        std::iter::once(self).chain(parts)
+    }
 }
 
 impl DeclaredTopology {
@@ -149,7 +219,8 @@ impl RoutingTable {
             return Vec::new();
         }
         let readers = self.readers.get(&request.topic).into_iter().flatten();
-        readers.map(|queue| queue.id.clone()).collect()
+        let queues = readers.flat_map(Queue::with_parts);
+        queues.map(|queue| queue.id.clone()).collect()
     }
 
     /// Returns the queue of this id and creates it if needed.
@@ -163,17 +234,65 @@ impl RoutingTable {
         if let Some(queue) = self.queues.get(&id) {
             return Ok(queue.clone());
         }
-        let queue = Arc::new(Queue {
+        let mut queue = Queue {
             name: queue_name(&self.app, &id)?,
-            delayed: DelayCount::new(),
+            delayed: Arc::new(DelayCount::new()),
             high_water,
             single_active: spec.is_some_and(|spec| spec.single_active),
             feeds: spec.map_or_else(Vec::new, |spec| spec.feeds.clone()),
+            parts: None,
+            part_of: None,
             id: id.clone(),
-        });
+        };
+        if let Some(spec) = spec {
+            queue.parts = self.parts(&queue, spec)?;
+        }
+        let queue = Arc::new(queue);
         self.queues.insert(id, queue.clone());
         new.push(queue.clone());
         Ok(queue)
+    }
+
+    /// Creates the parts of a keyed input.
+    fn parts(&mut self, input: &Queue, spec: &QueueSpec) -> Result<Option<Parts>, TransportError> {
+        let (Some(keyed), Some(count)) = (&spec.keyed, partitions(spec)) else {
+            return Ok(None);
+        };
+        let mut parts = Parts {
+            rule: keyed.rule.clone(),
+            queues: Vec::new(),
+            keys: Vec::new(),
+        };
+        let queue = |id: &QueueId, part_of| -> Result<_, TransportError> {
+            Ok(Arc::new(Queue {
+                name: queue_name(&self.app, id)?,
+                delayed: input.delayed.clone(),
+                high_water: input.high_water,
+                single_active: true,
+                feeds: Vec::new(),
+                parts: None,
+                part_of,
+                id: id.clone(),
+            }))
+        };
+        let mut made = vec![queue(&processes_id(&spec.id), None)?];
+        for number in 0..count {
+            let id = partition_id(&spec.id, number);
+            let suspects = partition_suspects(&id);
+            made.push(queue(&suspects, None)?);
+            let part_of = PartOf {
+                input: input.name.clone(),
+                suspects,
+                has_suspects: AtomicBool::new(false),
+            };
+            let part = queue(&id, Some(part_of))?;
+            parts.keys.push(partition_key(&spec.id, number, count)?);
+            parts.queues.push(part.clone());
+            made.push(part);
+        }
+        let made = made.into_iter().map(|queue| (queue.id.clone(), queue));
+        self.queues.extend(made);
+        Ok(Some(parts))
     }
 
     /// Returns the service's quarantine queue if this is the service's first queue: suspects

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use brickwork::transport::{AskError, Consumer, Depth, RenewUrl, Replies, TransportError};
@@ -24,6 +25,7 @@ use super::health::Health;
 use super::max_message_size::MaxMessageSize;
 use super::merged_consumer::{self, Merged};
 use super::non_crash_redeliveries::NonCrashRedeliveries;
+use super::partition_consumer;
 use super::prefetch::QueueConsumer;
 use super::publisher::Publisher;
 use super::request_reply::RequestReply;
@@ -190,7 +192,7 @@ impl Session {
     /// External sources are checked here and not when the session is set up: if one is missing,
     /// only its reader fails.
     pub(super) async fn consume(
-        &self,
+        self: &Arc<Self>,
         id: &QueueId,
         bound: usize,
     ) -> Result<Box<dyn Consumer>, TransportError> {
@@ -206,28 +208,51 @@ impl Session {
     }
 
     async fn try_consume(
-        &self,
+        self: &Arc<Self>,
         queue: &Arc<Queue>,
         bound: usize,
     ) -> Result<Box<dyn Consumer>, TransportError> {
+        if queue.parts.is_some() {
+            let session = self.clone();
+            let open = move |queue, bound| -> BoxFuture<'static, _> {
+                let session = session.clone();
+                Box::pin(async move {
+                    let source = SourceQueue::app_queue(queue);
+                    session.consume_from(source, bound).await
+                })
+            };
+            let session = self.clone();
+            let open_channel = move || -> BoxFuture<'static, _> {
+                let session = session.clone();
+                Box::pin(async move { session.channel().await })
+            };
+            let (router, queue) = (self.router.clone(), queue.clone());
+            let (open, open_channel) = (Arc::new(open), Arc::new(open_channel));
+            let feeding = queue.clone();
+            let consumer =
+                partition_consumer::start(router, queue, bound, open, open_channel).await?;
+            self.router.ensure_feeds(&feeding).await?;
+            return Ok(Box::new(consumer));
+        }
         let app_queue = SourceQueue::app_queue(queue.clone());
         let Some(external) = SourceQueue::external_queue(queue) else {
-            let consumer = self.consume_from(app_queue, bound).await?;
+            let (consumer, _) = self.consume_from(app_queue, bound).await?;
             self.router.ensure_feeds(queue).await?;
             return Ok(Box::new(consumer));
         };
         let (app_bound, external_bound) = merged_consumer::split_prefetch(bound);
-        let app_queue = self.consume_from(app_queue, app_bound).await?;
+        let (app_queue, _) = self.consume_from(app_queue, app_bound).await?;
         self.router.ensure_feeds(queue).await?;
-        let external = self.consume_from(external, external_bound).await?;
+        let (external, _) = self.consume_from(external, external_bound).await?;
         Ok(Box::new(Merged::new(app_queue, external)))
     }
 
+    /// Starts a consumer of one queue on the broker. Returns also the sender to its task.
     async fn consume_from(
         &self,
         source: SourceQueue,
         bound: usize,
-    ) -> Result<QueueConsumer, TransportError> {
+    ) -> Result<(QueueConsumer, mpsc::Sender<ConsumerQuery>), TransportError> {
         self.session_state.check()?;
         let queue = source.queue.clone();
         let lost = |error: lapin::Error| match declarer::refusal(&error) {
@@ -259,9 +284,9 @@ impl Session {
         consumers.retain(|consumer| !consumer.queries.is_closed());
         consumers.push(ConsumerHandle {
             source: source.name,
-            queries,
+            queries: queries.clone(),
         });
-        Ok(consumer)
+        Ok((consumer, queries))
     }
 
     /// Publishes a request and waits for its reply.
@@ -300,10 +325,22 @@ impl Session {
     pub(super) async fn depth(&self, id: &QueueId) -> Result<Depth, TransportError> {
         let queue = self.router.queue(id)?;
         let _none_between = self.suspects.lock_transfers().await;
-        let mut depth = self
-            .depth_of(&SourceQueue::app_queue(queue.clone()))
-            .await?;
-        depth.delayed = queue.delayed.count();
+        let mut depth = Depth {
+            delayed: queue.delayed.count(),
+            ..Depth::default()
+        };
+        for part in queue.with_parts() {
+            let part_depth = self.depth_of(&SourceQueue::app_queue(part.clone())).await?;
+            depth.ready += part_depth.ready;
+            depth.in_flight += part_depth.in_flight;
+            if let Some(part_of) = &part.part_of
+                && part_of.has_suspects.load(Relaxed)
+            {
+                let suspects = self.router.queue(&part_of.suspects)?.name.clone();
+                let count = self.router.declarer.count(suspects).await?;
+                depth.ready += count.unwrap_or(0);
+            }
+        }
         if let Some(external) = SourceQueue::external_queue(&queue) {
             let external = self.depth_of(&external).await?;
             depth.ready += external.ready;

@@ -137,10 +137,12 @@ mod tests {
         Arc::new(Queue {
             id: QueueId::new("stock", "requests"),
             name: "shop.stock.requests".into(),
-            delayed: DelayCount::new(),
+            delayed: Arc::new(DelayCount::new()),
             high_water: 1,
             single_active: false,
             feeds: feeds.collect(),
+            parts: None,
+            part_of: None,
         })
     }
 

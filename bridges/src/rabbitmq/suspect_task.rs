@@ -36,6 +36,8 @@ use super::settlement::{BrokerAction, Settler};
 use super::source_queue::SourceQueue;
 use super::suspects::{CheckRequest, CheckRequests, SuspectQueue};
 
+mod parts;
+
 /// Starts the task, on the current runtime. Returns the part that it shares with consumers.
 pub(super) fn start(
     connections: Arc<Connections>,
@@ -80,8 +82,8 @@ struct SuspectTask {
 
 impl SuspectTask {
     async fn run(mut self, mut requests: CheckRequests) {
-        let mut order = TrialOrder::<Box<str>>::default();
-        let mut waiting: HashMap<Box<str>, Vec<oneshot::Sender<()>>> = HashMap::new();
+        let mut order = TrialOrder::<QueueId>::default();
+        let mut waiting: HashMap<QueueId, Vec<oneshot::Sender<()>>> = HashMap::new();
         loop {
             let request = match order.is_empty() {
                 true => match requests.recv().await {
@@ -90,39 +92,45 @@ impl SuspectTask {
                 },
                 false => requests.try_recv().ok(),
             };
-            if let Some(CheckRequest { service, checked }) = request {
-                waiting.entry(service.clone()).or_default().extend(checked);
-                order.push(service);
+            if let Some(CheckRequest { queue, checked }) = request {
+                waiting.entry(queue.clone()).or_default().extend(checked);
+                order.push(queue);
                 continue;
             }
-            let Some(service) = order.next(|_| true) else {
+            let Some(queue) = order.next(|_| true) else {
                 continue;
             };
-            let checked = waiting.remove(&service).unwrap_or_default();
-            match self.check(&service, checked).await {
-                Ok(CheckResult::Tried) => order.push(service),
+            let checked = waiting.remove(&queue).unwrap_or_default();
+            match self.check(&queue, checked).await {
+                Ok(CheckResult::Tried) => order.push(queue),
                 Ok(CheckResult::Done) => {}
                 // A queue or a permission is missing, or the channel is closed: the next
                 // request tries again.
-                Err(error) => debug!(%service, %error, "checking for suspects failed"),
+                Err(error) => debug!(%queue, %error, "checking for suspects failed"),
             }
         }
     }
 
-    /// Takes one suspect of a service and tries it. Drops `checked` as soon as other messages
+    /// Takes one suspect of a queue of suspects and tries it. Drops `checked` as soon as other messages
     /// may be handed out, or must not be any more.
     async fn check(
         &mut self,
-        service: &str,
+        queue: &QueueId,
         checked: Vec<oneshot::Sender<()>>,
     ) -> Result<CheckResult, TransportError> {
-        let buffers = self.suspects.buffers_of(service);
-        if buffers.is_empty() {
+        let is_part = *queue != QueueId::suspects(&queue.service);
+        let mut buffers = self.suspects.buffers_of(queue);
+        // Another process may have the part.
+        buffers.retain(|(_, buffer)| !is_part || buffer.is_served());
+        let Some((_, first)) = buffers.first() else {
+            return Ok(CheckResult::Done);
+        };
+        if is_part && !self.has_suspects(queue, first).await? {
             return Ok(CheckResult::Done);
         }
         let suspects = self.suspects.clone();
         let transfer = suspects.lock_transfers().await;
-        let Some((suspect, source)) = self.take(service).await? else {
+        let Some((suspect, source)) = self.take(queue).await? else {
             return Ok(CheckResult::Done);
         };
         let work_queue = self.router.queue(&source);
@@ -140,11 +148,18 @@ impl SuspectTask {
             _ if lost_run == LostRun::Running => {
                 // The service has it from a lost channel.
                 drop(transfer);
-                let queue = suspect.queue.clone();
-                suspect.send_to(&self.router, &queue, &source).await;
+                self.put_back(suspect, &source).await;
                 Ok(CheckResult::Done)
             }
-            (Some((_, buffer)), Ok(queue)) if queue.single_active && !buffer.is_served() => {
+            (None, Ok(queue)) if queue.parts.is_some() => {
+                // Of a time when the input had no key: the parts have their own suspects.
+                drop(transfer);
+                suspect.send_to(&self.router, &queue, &source).await;
+                Ok(CheckResult::Tried)
+            }
+            (Some((_, buffer)), Ok(queue))
+                if !is_part && queue.single_active && !buffer.is_served() =>
+            {
                 // Only one process may handle its messages. The work queue knows which: the
                 // process that gets the suspect from there moves it back here.
                 drop(transfer);
@@ -156,29 +171,39 @@ impl SuspectTask {
                 let is_exclusive = suspect.record.mode() == DeliveryMode::Exclusive;
                 let guard = is_exclusive.then(|| ExclusiveGuard::start(&suspects));
                 drop((transfer, checked));
-                self.try_one(suspect, guard, &buffer, &queue).await;
+                let tried = self.try_one(suspect, guard, &buffer, &queue).await;
+                if let Some(is_requeued) = tried {
+                    if is_part && is_requeued {
+                        // Before another process may have the part.
+                        self.rotate(&queue.suspects(), &source).await?;
+                    }
+                    buffer.release(1);
+                    self.suspects.settling.send_replace(false);
+                }
                 Ok(CheckResult::Tried)
             }
             _ => {
                 // Its queue has no consumer here now, or only another version of the manifest
                 // has its input: back to the queue of suspects.
                 drop(transfer);
-                let queue = suspect.queue.clone();
-                suspect.send_to(&self.router, &queue, &source).await;
+                self.put_back(suspect, &source).await;
                 Ok(CheckResult::Done)
             }
         }
     }
 
-    /// Takes the oldest suspect of a service from the broker. Returns also the queue that it
+    /// Takes the oldest suspect of a queue of suspects from the broker. Returns also the queue that it
     /// was in before.
     ///
     /// If it was delivered before, all suspects are published again first, with the crashes that
     /// their counts stand for: a policy may limit deliveries, and the broker would drop them. All,
     /// so that they keep their order.
-    async fn take(&mut self, service: &str) -> Result<Option<(Suspect, QueueId)>, TransportError> {
+    async fn take(
+        &mut self,
+        queue: &QueueId,
+    ) -> Result<Option<(Suspect, QueueId)>, TransportError> {
         let mut behind = None;
-        while let Some((suspect, source, counts)) = self.fetch(service).await? {
+        while let Some((suspect, source, counts)) = self.fetch(queue).await? {
             match &mut behind {
                 None if counts.redeliveries == 0 => return Ok(Some((suspect, source))),
                 Some(0) => return Ok(Some((suspect, source))),
@@ -196,9 +221,9 @@ impl SuspectTask {
     /// Fetches a suspect.
     async fn fetch(
         &mut self,
-        service: &str,
+        queue: &QueueId,
     ) -> Result<Option<(Suspect, QueueId, BrokerCounts)>, TransportError> {
-        let queue = self.router.queue(&QueueId::suspects(service))?;
+        let queue = self.router.queue(queue)?;
         let channel = self.channel().await?;
         let got = channel
             .basic_get(queue.name.clone(), BasicGetOptions::default())
@@ -218,7 +243,7 @@ impl SuspectTask {
         let key = non_crash.key(queue.name.as_str(), &decoded.message.id);
         let known = non_crash.count(key);
         let crashes = u32::try_from(redeliveries.saturating_sub(known)).unwrap_or(u32::MAX);
-        let source = QueueId::new(service, &decoded.suspect.unwrap_or_default());
+        let source = QueueId::new(&queue.id.service, &decoded.suspect.unwrap_or_default());
         let suspect = Suspect {
             channel,
             record: decoded.crash_record.after_trials(crashes),
@@ -238,14 +263,15 @@ impl SuspectTask {
         Ok(Some((suspect, source, counts)))
     }
 
-    /// Hands a suspect out, and settles it at the broker.
+    /// Hands a suspect out, and settles it at the broker. Returns whether it was requeued: then it is
+    /// the last one in the queue of suspects. Returns `None` if it can't be settled any more.
     async fn try_one(
         &self,
         suspect: Suspect,
         exclusive: Option<ExclusiveGuard>,
         buffer: &PrefetchBuffer,
         queue: &Arc<Queue>,
-    ) {
+    ) -> Option<bool> {
         let Suspect {
             channel,
             queue: suspects,
@@ -269,9 +295,7 @@ impl SuspectTask {
             settling: self.suspects.settling.clone(),
         };
         buffer.put_suspect(Delivery::new(parts, Arc::new(trial)));
-        let Ok((parts, settlement)) = settlement.await else {
-            return;
-        };
+        let (parts, settlement) = settlement.await.ok()?;
         drop(exclusive);
         let settler = Settler {
             session_state: self.session_state.clone(),
@@ -296,8 +320,7 @@ impl SuspectTask {
             let key = non_crash.key(queue.name.as_str(), &parts.message.id);
             non_crash.ended(key, true);
         }
-        buffer.release(1);
-        self.suspects.settling.send_replace(false);
+        Some(is_requeued && guard.is_acked)
     }
 
     fn dead_letters(&self, service: &str) -> Option<ShortString> {

@@ -22,9 +22,9 @@ use super::session_state::SessionState;
 /// Maximum checks that wait. A check that is dropped comes again a second later.
 const CHECKS_MAX: usize = 256;
 
-/// A request to check the queue of suspects of a service.
+/// A request to check a queue of suspects: that of a service, or of a part of a keyed input.
 pub(super) struct CheckRequest {
-    pub(super) service: Box<str>,
+    pub(super) queue: QueueId,
     /// Dropped after the check. From then on no queue hands out a message that it must not.
     pub(super) checked: Option<oneshot::Sender<()>>,
 }
@@ -69,7 +69,8 @@ impl SuspectQueue {
     }
 
     /// Registers the buffer of a new consumer, and tries the suspects of its queue before
-    /// anything else is handed out.
+    /// anything else is handed out. A part of a keyed input waits for its first delivery: before,
+    /// another process may try its suspects.
     pub(super) async fn register(&self, queue: &Queue, buffer: &Arc<PrefetchBuffer>) {
         {
             let mut buffers = self.buffers.lock();
@@ -77,9 +78,12 @@ impl SuspectQueue {
             of_queue.retain(|buffer| buffer.strong_count() > 0);
             of_queue.push(Arc::downgrade(buffer));
         }
+        if queue.part_of.is_some() {
+            return;
+        }
         let (checked, done) = oneshot::channel();
         let request = CheckRequest {
-            service: queue.id.service.clone(),
+            queue: queue.suspects(),
             checked: Some(checked),
         };
         if self.checks.try_send(request).is_ok() {
@@ -87,10 +91,10 @@ impl SuspectQueue {
         }
     }
 
-    /// Checks for suspects of a service, soon.
-    pub(super) fn check(&self, service: &str) {
+    /// Checks a queue of suspects, soon.
+    pub(super) fn check(&self, queue: &QueueId) {
         let request = CheckRequest {
-            service: service.into(),
+            queue: queue.clone(),
             checked: None,
         };
         // If too many checks wait, the depth poller asks for this one again.
@@ -134,10 +138,17 @@ impl SuspectQueue {
         }
     }
 
-    /// Returns the buffers of all consumers of a service, with their queues.
-    pub(super) fn buffers_of(&self, service: &str) -> Vec<(QueueId, Arc<PrefetchBuffer>)> {
+    /// Returns the buffers of the consumers that a queue of suspects belongs to, with their queues.
+    pub(super) fn buffers_of(&self, suspects: &QueueId) -> Vec<(QueueId, Arc<PrefetchBuffer>)> {
         let buffers = self.buffers.lock();
-        let of_service = buffers.iter().filter(|(id, _)| &*id.service == service);
+        let is_services = *suspects == QueueId::suspects(&suspects.service);
+        let of_service = buffers.iter().filter(|(id, buffers)| {
+            let mut buffers = buffers.iter().filter_map(Weak::upgrade);
+            match is_services {
+                true => id.service == suspects.service,
+                false => buffers.any(|buffer| buffer.queue().suspects() == *suspects),
+            }
+        });
         let live = of_service.flat_map(|(id, buffers)| {
             let live = buffers.iter().filter_map(Weak::upgrade);
             live.map(|buffer| (id.clone(), buffer))

@@ -6,13 +6,14 @@
 //! The arguments of an existing queue can't change: a change here breaks the queues of every
 //! deployment. A value that may change belongs in the queue's name.
 
-use std::fmt;
 use std::time::Duration;
 
 use brickwork::QueueId;
-use brickwork::transport::{ExternalBinding, ExternalSource, Topology, TransportError};
+use brickwork::transport::{ExternalBinding, ExternalSource, QueueSpec, Topology, TransportError};
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+pub(super) use super::declaration::Declaration;
 
 /// The delivery limit of every queue: high, because it only replaces the broker's lower
 /// default. The runtime decides about suspects. (The broker counts every message in flight at a
@@ -27,46 +28,6 @@ const STEP_MS_MIN: u64 = 100;
 /// The longest delay step: a day.
 const STEP_MS_MAX: u64 = 86_400_000;
 
-/// An object that must exist on the broker.
-#[derive(Debug, Clone)]
-pub(super) enum Declaration {
-    Exchange {
-        name: ShortString,
-        kind: ExchangeKind,
-    },
-    Queue {
-        name: ShortString,
-        arguments: FieldTable,
-    },
-    Binding {
-        queue: ShortString,
-        exchange: ShortString,
-        key: ShortString,
-    },
-    /// An external queue: it must exist and be readable.
-    ExternalQueue { name: ShortString },
-    /// An external exchange: it must exist.
-    ExternalExchange { name: ShortString },
-}
-
-impl fmt::Display for Declaration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Queue { name, .. } | Self::ExternalQueue { name } => {
-                write!(f, "the queue {name}")
-            }
-            Self::Exchange { name, .. } | Self::ExternalExchange { name } => {
-                write!(f, "the exchange {name}")
-            }
-            Self::Binding {
-                queue,
-                exchange,
-                key,
-            } => write!(f, "the binding of {key} from {exchange} to {queue}"),
-        }
-    }
-}
-
 /// Returns everything that an app needs, in order, except the delay queues: they are declared
 /// when first used, because most apps use few.
 pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, TransportError> {
@@ -75,6 +36,7 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     let mut all = vec![Declaration::Exchange {
         name: exchange.clone(),
         kind: ExchangeKind::Topic,
+        alternate: None,
     }];
     for service in topology.services() {
         all.push(Declaration::Queue {
@@ -89,6 +51,10 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     for spec in &topology.queues {
         let queue = queue_name(app, &spec.id)?;
         let letters = queue_name(app, &QueueId::dead_letters(&spec.id.service))?;
+        if let Some(partitions) = partitions(spec) {
+            all.extend(keyed_declarations(app, spec, partitions)?);
+            continue;
+        }
         all.push(Declaration::Queue {
             name: queue.clone(),
             arguments: work_arguments(&letters, spec.single_active),
@@ -106,6 +72,137 @@ pub(super) fn declarations(topology: &Topology) -> Result<Vec<Declaration>, Tran
     }
     all.extend(due_declarations(app)?);
     Ok(all)
+}
+
+/// Returns the number of parts of a keyed input. A service that one process runs as a whole has
+/// one part for each input, so that the parts can't be in different processes.
+pub(super) fn partitions(spec: &QueueSpec) -> Option<u16> {
+    let keyed = spec.keyed.as_ref()?;
+    Some(match spec.single_active {
+        true => 1,
+        false => keyed.partitions.max(1),
+    })
+}
+
+/// Returns everything that a keyed input needs.
+///
+/// ```text
+/// exchange shop --topic--> exchange shop.stock.requests --key of a part--> shop.stock.requests.p07
+///                                  |
+///                 alternate: exchange shop.stock.requests.of-16 --> shop.stock.requests --mover--> ...
+/// ```
+///
+/// A publisher of the app publishes to the topic and adds the routing key of the part in the header
+/// `BCC`, which the broker removes. A message without the key of a part, such as one of another
+/// program, enters by the plain queue. So does a message whose publisher assumes another number of
+/// parts. The number is in the name of the alternate exchange, which the broker compares: processes
+/// with different numbers can't declare the input.
+pub(super) fn keyed_declarations(
+    app: &str,
+    spec: &QueueSpec,
+    partitions: u16,
+) -> Result<Vec<Declaration>, TransportError> {
+    let exchange = short(app.to_owned())?;
+    let entry = queue_name(app, &spec.id)?;
+    let others = others_name(app, &spec.id, partitions)?;
+    let letters = queue_name(app, &QueueId::dead_letters(&spec.id.service))?;
+    let queue = |name| Declaration::Queue {
+        name,
+        arguments: work_arguments(&letters, true),
+    };
+    let mut all = vec![
+        queue(entry.clone()),
+        Declaration::Exchange {
+            name: entry.clone(),
+            kind: ExchangeKind::Direct,
+            alternate: Some(others.clone()),
+        },
+        Declaration::Exchange {
+            name: others.clone(),
+            kind: ExchangeKind::Fanout,
+            alternate: None,
+        },
+        Declaration::PartBinding {
+            queue: entry.clone(),
+            exchange: others,
+            key: "".into(),
+        },
+    ];
+    all.push(Declaration::Queue {
+        name: queue_name(app, &processes_id(&spec.id))?,
+        arguments: quorum_limited(),
+    });
+    for number in 0..partitions {
+        let part = partition_id(&spec.id, number);
+        let name = queue_name(app, &part)?;
+        all.push(queue(name.clone()));
+        all.push(Declaration::LaterQueue {
+            name: queue_name(app, &partition_suspects(&part))?,
+        });
+        all.push(Declaration::PartBinding {
+            queue: name,
+            exchange: entry.clone(),
+            key: partition_key(&spec.id, number, partitions)?,
+        });
+    }
+    for topic in &spec.topics {
+        let key = short(topic.to_string())?;
+        // Of a time when the input had no key.
+        all.push(Declaration::NoBinding {
+            queue: entry.clone(),
+            exchange: exchange.clone(),
+            key: key.clone(),
+        });
+        all.push(Declaration::ExchangeBinding {
+            to: entry.clone(),
+            from: exchange.clone(),
+            key,
+        });
+    }
+    Ok(all)
+}
+
+/// Returns the queue of a part of a keyed input.
+pub(super) fn partition_id(input: &QueueId, number: u16) -> QueueId {
+    QueueId::new(&input.service, &format!("{}.p{number:02}", input.input))
+}
+
+/// Returns the queue that each process which consumes a keyed input consumes, so that its consumers
+/// are counted. It has no messages. (The broker doesn't count consumers that wait for a part.)
+pub(super) fn processes_id(input: &QueueId) -> QueueId {
+    QueueId::new(&input.service, &format!("{}.processes", input.input))
+}
+
+/// Returns the queue of suspects of a part.
+pub(super) fn partition_suspects(part: &QueueId) -> QueueId {
+    QueueId::new(&part.service, &format!("{}.suspect", part.input))
+}
+
+/// Returns the declaration of the queue of suspects of a part.
+pub(super) fn partition_suspects_declaration(name: ShortString) -> Declaration {
+    Declaration::Queue {
+        name,
+        arguments: quorum_limited(),
+    }
+}
+
+/// Returns the routing key of a part. It is no topic, and has so many words that patterns of other
+/// programs hardly match it.
+pub(super) fn partition_key(
+    input: &QueueId,
+    number: u16,
+    partitions: u16,
+) -> Result<ShortString, TransportError> {
+    short(format!("@.{input}.{number}.{partitions}"))
+}
+
+/// Returns the name of the exchange of a keyed input for messages without the key of a part.
+pub(super) fn others_name(
+    app: &str,
+    input: &QueueId,
+    partitions: u16,
+) -> Result<ShortString, TransportError> {
+    short(format!("{app}.{input}.of-{partitions}"))
 }
 
 /// Returns the same with the external sources of the queues.
