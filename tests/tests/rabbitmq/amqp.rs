@@ -21,11 +21,10 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::time::timeout;
 
 mod moving;
-
 /// Time limit for an event that must happen; far longer than it takes.
 const SOON: Duration = Duration::from_secs(20);
 
-async fn connect(url: &str) -> Result<Arc<dyn Transport>, TransportError> {
+pub(super) async fn connect(url: &str) -> Result<Arc<dyn Transport>, TransportError> {
     let transports = all();
     let connector = transports.for_url(url).expect("amqp: is there");
     let connecting = connector.connect(url, Arc::<Backpressure>::default());
@@ -82,7 +81,7 @@ pub(super) async fn publish(
 pub(super) async fn one(consumer: &mut dyn Consumer) -> Result<Delivery, TransportError> {
     let mut taken = VecDeque::new();
     let took = timeout(SOON, take(consumer, &mut taken, 1)).await;
-    took.expect("an outcome comes")
+    took.expect("an outcome")
         .map(|()| taken.remove(0).expect("one"))
 }
 

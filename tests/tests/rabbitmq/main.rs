@@ -11,6 +11,7 @@
 //! | `fuzz` | random messages of other programs |
 //! | `interop` | programs that speak AMQP without Brickwork |
 //! | `isolation` | services in child processes |
+//! | `keyed` | order by key: partitions |
 //! | `long_handlers` | handlers that take longer than the broker waits for an ack |
 //! | `many_processes` | one app in many processes |
 //! | `poison` | a message that kills its process |
@@ -32,6 +33,7 @@ mod foreign;
 mod fuzz;
 mod interop;
 mod isolation;
+mod keyed;
 mod long_handlers;
 mod many_processes;
 mod poison;
