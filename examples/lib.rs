@@ -6,3 +6,4 @@
 //! | `2-github-alerts` | an application built from ready-made services, by a manifest alone |
 //! | `3-shop` | typed services with a store each: crashes never lose or duplicate money and goods |
 //! | `4-polyglot` | an app that works with programs in Node and Python, over RabbitMQ |
+//! | `5-accounts` | an entity for each account: transfers with compensation, and reminders |

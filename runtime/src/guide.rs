@@ -10,6 +10,7 @@
 //! | [getting-started](mod@getting_started) | A first app |
 //! | [writing-a-service](mod@writing_a_service) | Service types in Rust |
 //! | [store](mod@store) | Effects exactly once |
+//! | [entities](mod@entities) | An actor for each key, with a saved state |
 //! | [sources](mod@sources) | Messages from outside |
 //! | [manifest](mod@manifest) | Every key of the manifest |
 //! | [expressions](mod@expressions) | Conditions and mappings in CEL |
@@ -36,6 +37,7 @@ macro_rules! chapters {
             #[doc = "[getting-started]: crate::guide::getting_started"]
             #[doc = "[writing-a-service]: crate::guide::writing_a_service"]
             #[doc = "[store]: crate::guide::store"]
+            #[doc = "[entities]: crate::guide::entities"]
             #[doc = "[sources]: crate::guide::sources"]
             #[doc = "[manifest]: crate::guide::manifest"]
             #[doc = "[expressions]: crate::guide::expressions"]
@@ -65,6 +67,7 @@ chapters! {
     getting_started = "getting-started";
     writing_a_service = "writing-a-service";
     store = "store";
+    entities = "entities";
     sources = "sources";
     manifest = "manifest";
     expressions = "expressions";

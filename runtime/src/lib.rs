@@ -113,7 +113,7 @@ pub mod testing;
 mod trace_context;
 pub mod transport;
 
-pub use brickwork_macros::{config, message, service, source};
+pub use brickwork_macros::{config, entity, message, service, source};
 
 pub use app::{App, Plan, ServiceSummary, StartError, StopReport, Summary, Workers};
 pub use clock::Clock;
@@ -141,7 +141,7 @@ pub use service::{
     ServiceType, Shared, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
 };
 #[cfg(feature = "store")]
-pub use service::{Store, Tx};
+pub use service::{Entity, ReminderId, Store, Tx};
 /// The runtime that services run on, for timers and channels.
 #[doc(no_inline)]
 pub use tokio;

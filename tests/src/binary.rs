@@ -26,6 +26,17 @@ pub fn shop() -> PathBuf {
         .clone()
 }
 
+/// Returns the path of the program of `examples/5-accounts`, built in the same way.
+///
+/// # Panics
+/// If the build fails.
+pub fn accounts() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build("brickwork-examples", "accounts"))
+        .clone()
+}
+
 /// Returns the root of the workspace.
 pub fn workspace() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));

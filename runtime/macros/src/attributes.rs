@@ -81,6 +81,38 @@ impl ServiceArguments {
     }
 }
 
+/// The arguments of `#[entity(…)]`.
+#[derive(Default)]
+pub(crate) struct EntityArguments {
+    pub(crate) description: Description,
+    pub(crate) config: Option<Type>,
+    /// The field of the messages that is their key.
+    pub(crate) key: Option<LitStr>,
+    /// Time after which an entity leaves memory.
+    pub(crate) idle: Option<TokenStream>,
+    /// Maximum entities in memory.
+    pub(crate) active_max: Option<Expr>,
+}
+
+impl EntityArguments {
+    pub(crate) fn parse(arguments: TokenStream) -> Result<Self> {
+        let mut all = Self::default();
+        let take = |key: &Ident, input: ParseStream<'_>| {
+            match key.to_string().as_str() {
+                "config" => all.config = Some(input.parse()?),
+                "key" => all.key = Some(field(input.parse()?)?),
+                "idle" => all.idle = Some(duration(&input.parse()?)?),
+                "active_max" => all.active_max = Some(input.parse()?),
+                _ => return all.description.take(key, input),
+            }
+            Ok(true)
+        };
+        let known = "name, summary, config, key, idle, active_max, example and failures";
+        parse_arguments(arguments, "entity", known, take)?;
+        Ok(all)
+    }
+}
+
 /// # Errors
 /// The text is no name of a field.
 fn field(name: LitStr) -> Result<LitStr> {

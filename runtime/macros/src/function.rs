@@ -5,10 +5,11 @@ use quote::quote;
 use syn::{Error, ItemFn, Result, Type};
 
 use crate::attributes::{InputArguments, ServiceArguments};
+use crate::block::{documentation, summary};
 use crate::handler::Handler;
 use crate::names::type_name;
 use crate::parameters::{Parameter, write_lifetimes};
-use crate::service::{Parts, documentation, summary};
+use crate::service::Parts;
 
 pub(crate) fn expand(arguments: &ServiceArguments, mut item: ItemFn) -> Result<TokenStream> {
     let (signature, ident, visibility) = (item.sig.clone(), item.sig.ident.clone(), &item.vis);

@@ -37,7 +37,11 @@ pub(crate) struct Handler {
     /// The type that the function returns.
     returns: TokenStream,
     is_async: bool,
-    signature: Signature,
+    /// Whether it is for reminders of an entity alone.
+    pub(crate) is_reminder: bool,
+    /// Whether it belongs to an entity, whose context has the config.
+    pub(crate) is_of_entity: bool,
+    pub(crate) signature: Signature,
 }
 
 impl Handler {
@@ -108,6 +112,8 @@ impl Handler {
             function,
             returns: return_type(&signature.output),
             is_async: signature.asyncness.is_some(),
+            is_reminder: false,
+            is_of_entity: false,
             signature: signature.clone(),
         };
         for parameter in &handler.parameters {
@@ -215,7 +221,7 @@ impl Handler {
         Ok(())
     }
 
-    fn tx(&self) -> Option<&Type> {
+    pub(crate) fn tx(&self) -> Option<&Type> {
         self.parameters
             .iter()
             .find_map(|parameter| match parameter {
@@ -233,6 +239,9 @@ impl Handler {
                 let constant = constant_name(name, &self.signature.ident);
                 let message = self.messages().remove(0);
                 match batch {
+                    None if self.is_reminder => quote_spanned! {message.span()=>
+                        ports.reminder_as::<#marker, _, _>(&Self::#constant)#first;
+                    },
                     // An error in the type of the message points at it.
                     None => quote_spanned! {message.span()=>
                         ports.input_as::<#marker, _, _>(&Self::#constant)#first;
@@ -349,7 +358,10 @@ impl Handler {
                 cx.store()?.transact(work).await
             };
         }
-        let config = has_config.then(|| quote!(let config = &self.config;));
+        let config = has_config.then(|| match self.is_of_entity {
+            true => quote!(let config = cx.entity_config::<Self>()?;),
+            false => quote!(let config = &self.config;),
+        });
         let is_exclusive = has(|it| matches!(it, Parameter::ContextMut(_)));
         let outs = (!is_exclusive).then(|| {
             quote! {

@@ -4,7 +4,9 @@
 //! the bodies of functions as they are. A mistake is an error at the tokens of the user.
 
 mod attributes;
+mod block;
 mod data;
+mod entity;
 mod function;
 mod handler;
 mod inputs;
@@ -159,6 +161,75 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
     finish(service::service(arguments.into(), item.into()))
 }
 
+/// Makes an `impl` block an entity type: an actor for each key, whose state is saved with each
+/// message.
+///
+/// ```
+/// use brickwork::prelude::*;
+/// use brickwork::testing::TestApp;
+///
+/// #[message]
+/// struct Deposit { account: String, cents: i64 }
+///
+/// #[message]
+/// struct Balance { account: String, cents: i64 }
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// struct Account { cents: i64 }
+///
+/// /// Accounts of customers.
+/// #[entity(key = "account")]
+/// impl Account {
+///     #[input]
+///     async fn deposit(&mut self, deposit: Deposit, balance: Out<Balance>) -> Result {
+///         self.cents += deposit.cents;
+///         balance.emit(Balance { account: deposit.account, cents: self.cents })
+///     }
+/// }
+///
+/// let app = TestApp::of_entity::<Account>(NoConfig {});
+/// for (account, cents) in [("ada", 3), ("bob", 5), ("ada", 4)] {
+///     app.send(&Account::DEPOSIT, Deposit { account: account.into(), cents });
+/// }
+/// let balances = [(); 3].map(|()| app.expect(&Account::BALANCE).cents);
+/// assert_eq!(balances, [3, 5, 7]);
+/// ```
+///
+/// The type is `Serialize` and `Deserialize`. A message finds the entity of its key with the state
+/// that the message before it has left; state, outputs and reminders commit together. A handler
+/// that fails or panics changes nothing.
+///
+/// # Arguments
+///
+/// | argument | meaning | default |
+/// | --- | --- | --- |
+/// | `key = "account"` | field of the messages that is the key of their entity | required |
+/// | `name`, `summary`, `config`, `example`, `failures` | as for [`service`](macro@service) | |
+/// | `idle = "1m"` | time without a message after which an entity leaves memory | 1 minute |
+/// | `active_max = 10_000` | maximum entities in memory; above it those leave that were used least recently | 10,000 |
+///
+/// # Methods
+///
+/// | method | called |
+/// | --- | --- |
+/// | `#[input]` | for each message of the input, as for [`service`](macro@service), without batches |
+/// | `#[reminder]` | for reminders that the entity has set for itself; an input that is not connected in the manifest |
+/// | `start(Key, &Config, &Context)` | for the first message of a key; each parameter may be left out. Without it the type needs `Default` |
+/// | `check(&Config)` | as in the trait `Entity` |
+///
+/// There are no ticks and no `stop`: an entity that is idle is not in memory. A handler reminds
+/// its entity with `cx.remind(&Self::NAME, message, after)`, where `NAME` is a `#[reminder]` or an
+/// `#[input]`; the message has the key of the entity.
+///
+/// # Parameters
+///
+/// As for [`service`](macro@service), and `config: &Config`. There is no `&mut Tx`: the state is
+/// saved in the transaction of the message.
+#[proc_macro_attribute]
+pub fn entity(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    finish(entity::entity(arguments.into(), item.into()))
+}
+
 /// Makes an `async` function a source: a service type that brings messages in.
 ///
 /// The function loops; when the source is to stop, it is dropped where it waits. A function that
@@ -234,7 +305,7 @@ mod tests {
     /// Expands an item by its first attribute; `None` if the attribute is another one.
     fn expand(mut item: Item) -> Option<syn::Result<proc_macro2::TokenStream>> {
         let attributes = attributes(&mut item)?;
-        let ours = ["message", "config", "service", "source"];
+        let ours = ["message", "config", "service", "source", "entity"];
         let is_ours = |it: &Attribute| ours.iter().any(|name| it.path().is_ident(name));
         let index = attributes.iter().position(is_ours)?;
         let attribute = attributes.remove(index);
@@ -247,6 +318,7 @@ mod tests {
             "message" => data::message(arguments, item),
             "config" => data::config(arguments, item),
             "source" => source::source(arguments, item),
+            "entity" => entity::entity(arguments, item),
             _ => service::service(arguments, item),
         })
     }

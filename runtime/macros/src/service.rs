@@ -5,17 +5,14 @@ use std::path::{Path, PathBuf};
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{
-    Attribute, Error, Expr, ExprLit, ImplItem, ImplItemFn, Item, ItemImpl, Lit, Meta, Result, Type,
-    parse2,
-};
+use syn::{Error, Expr, ExprLit, ImplItem, ImplItemFn, Item, ItemImpl, Lit, Result, Type, parse2};
 
-use crate::attributes::{Description, InputArguments, Interval, ServiceArguments};
+use crate::attributes::ServiceArguments;
+use crate::block::{check_block, forgotten, handler, name_of, summary};
 use crate::function;
 use crate::handler::{Event, Handler, ports};
 use crate::inputs::{check_first, check_names};
-use crate::names::type_name;
-use crate::parameters::{Parameter, parameters, write_lifetimes};
+use crate::parameters::{Parameter, parameters};
 use crate::share::{check_once, share};
 
 pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
@@ -131,37 +128,14 @@ impl Parts<'_> {
 }
 
 fn expand_block(arguments: &ServiceArguments, mut block: ItemImpl) -> Result<TokenStream> {
-    if let Some(parameter) = block.generics.params.first() {
-        return Err(Error::new_spanned(
-            parameter,
-            "a service type has no type parameters and no lifetimes: a manifest could not name them",
-        ));
-    }
-    if let Some((path, _)) = &block.trait_ {
-        return Err(Error::new_spanned(
-            path,
-            "`#[service]` belongs on an `impl` block without a trait",
-        ));
-    }
+    check_block(&block, "service")?;
     let service = (*block.self_ty).clone();
-    let name = match (&arguments.description.name, &service) {
-        (Some(name), _) => name.clone(),
-        (None, Type::Path(path)) if path.path.segments.last().is_some() => {
-            let segment = path.path.segments.last();
-            segment.map(|it| type_name(&it.ident)).unwrap_or_default()
-        }
-        _ => {
-            return Err(Error::new_spanned(
-                &service,
-                "write a name: `#[service(name = \"…\")]`",
-            ));
-        }
-    };
+    let name = name_of(&arguments.description, &service, "service")?;
     let mut handlers = Vec::new();
     let mut hooks = Hooks::default();
     for item in &mut block.items {
         if let ImplItem::Fn(method) = item {
-            match handler(method)? {
+            match handler(method, false)? {
                 Some(handler) => handlers.push(handler),
                 None => hooks.look_at(method)?,
             }
@@ -206,48 +180,6 @@ fn expand_block(arguments: &ServiceArguments, mut block: ItemImpl) -> Result<Tok
     };
     let implementation = parts.expand()?;
     Ok(quote!(#block #implementation))
-}
-
-/// Takes the attribute of a handler away and returns the handler.
-fn handler(method: &mut ImplItemFn) -> Result<Option<Handler>> {
-    let is_handler = |attribute: &Attribute| {
-        ["input", "tick"]
-            .iter()
-            .any(|it| attribute.path().is_ident(it))
-    };
-    let Some(index) = method.attrs.iter().position(is_handler) else {
-        return Ok(None);
-    };
-    let attribute = method.attrs.remove(index);
-    if let Some(second) = method.attrs.iter().find(|it| is_handler(it)) {
-        return Err(Error::new_spanned(second, "a method is one handler"));
-    }
-    let name = &method.sig.ident;
-    let function = match method.sig.receiver() {
-        Some(receiver) if !matches!(receiver.kind, syn::ReceiverKind::Reference(..)) => {
-            return Err(Error::new_spanned(receiver, "write `&mut self`"));
-        }
-        Some(_) => quote!(self.#name),
-        None => quote!(Self::#name),
-    };
-    let handler = match attribute.path().is_ident("input") {
-        true => {
-            let arguments = InputArguments::parse(&attribute)?;
-            Handler::input(&method.sig, arguments, None, function)?
-        }
-        false => Handler::tick(&method.sig, Interval::parse(&attribute)?, function)?,
-    };
-    write_lifetimes(&mut method.sig);
-    for parameter in &handler.parameters {
-        if let Parameter::Config(ty) = parameter {
-            return Err(Error::new_spanned(
-                ty,
-                "a message is taken by value, and the config is given to `start`: keep there \
-                 what the handlers need of it",
-            ));
-        }
-    }
-    Ok(Some(handler))
 }
 
 /// A handler with the parameter `Key` belongs to a service with a key.
@@ -351,24 +283,6 @@ impl Hooks {
     }
 }
 
-/// A method with the parameters of a handler is one whose attribute was forgotten.
-fn forgotten(method: &ImplItemFn) -> Result<()> {
-    let Ok(parameters) = parameters(&method.sig) else {
-        return Ok(());
-    };
-    let is_handler = parameters
-        .iter()
-        .any(|it| matches!(it, Parameter::Out(_) | Parameter::Ask(..)));
-    match is_handler && matches!(method.vis, syn::Visibility::Inherited) {
-        true => {
-            let text = "this method has the parameters of a handler: mark it with `#[input]` or \
-                        `#[tick(\"10s\")]`, or make it a function outside of this block";
-            Err(Error::new_spanned(&method.sig.ident, text))
-        }
-        false => Ok(()),
-    }
-}
-
 /// Returns `const STORE`: from a folder of SQL files, or from an expression.
 fn store(expression: &Expr) -> Result<TokenStream> {
     let Expr::Lit(ExprLit {
@@ -425,39 +339,4 @@ fn sql_files(folder: &Path) -> std::result::Result<Vec<PathBuf>, String> {
         true => Err(format!("there is no .sql file in {}", folder.display())),
         false => Ok(files.into_iter().map(|(_, path)| path).collect()),
     }
-}
-
-/// Returns the doc comment of an item, for the type that is made of it.
-pub(crate) fn documentation(attrs: &[Attribute]) -> TokenStream {
-    let docs = docs(attrs);
-    match docs.is_empty() {
-        true => quote!(#[allow(missing_docs)]),
-        false => quote!(#(#[doc = #docs])*),
-    }
-}
-
-/// Returns the lines of the doc comment.
-fn docs(attrs: &[Attribute]) -> Vec<String> {
-    let lines = attrs.iter().filter_map(|attribute| match &attribute.meta {
-        Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
-            Expr::Lit(ExprLit {
-                lit: Lit::Str(text),
-                ..
-            }) => Some(text.value()),
-            _ => None,
-        },
-        _ => None,
-    });
-    lines.collect()
-}
-
-/// Returns the summary: the argument, or the first paragraph of the doc comment.
-pub(crate) fn summary(arguments: &Description, attrs: &[Attribute]) -> String {
-    if let Some(summary) = &arguments.summary {
-        return summary.value();
-    }
-    let lines = docs(attrs);
-    let lines = lines.iter().map(|line| line.trim());
-    let first: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
-    first.join(" ").trim_end_matches('.').to_owned()
 }

@@ -5,9 +5,9 @@ use quote::quote;
 use syn::{Error, ItemFn, Result, ReturnType, Type, parse2};
 
 use crate::attributes::SourceArguments;
+use crate::block::{documentation, summary};
 use crate::names::type_name;
 use crate::parameters::{Parameter, parameters, write_lifetimes};
-use crate::service::{documentation, summary};
 
 pub(crate) fn source(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let arguments = SourceArguments::parse(arguments)?;

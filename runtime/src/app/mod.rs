@@ -2,6 +2,7 @@
 
 mod build_service;
 mod child_stats;
+mod evict;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod idle;

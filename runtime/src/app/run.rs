@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use super::build_service::{BuildContext, build};
+use super::evict::evictor;
 use super::plan::Plan;
 use super::status::{AppStatus, Phase};
 use super::tree_builder::{NodeIndex, PlannedTree, SupervisorTree, TreePlan};
@@ -125,6 +126,7 @@ impl App {
             state: Box::new(move || serde_json::to_value(view.snapshot())),
             letters: DeadLetters::new(app.transport.clone(), topology).redacting(redactor),
             tracer: app.tracer.clone(),
+            evict: evictor(app.view.clone()),
             stop: Box::new(stop),
         };
         app.control = Some(Control::start(&data, targets).map_err(Arc::new)?);

@@ -113,8 +113,19 @@ pub(crate) struct ServiceSnapshot<'a> {
     asks: Counts,
     /// Messages without an id: duplicates of them can't be detected.
     anonymous: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entities: Option<EntityCounts>,
     /// In order of time, the newest last.
     last_failures: Vec<LastFailure>,
+}
+
+/// Numbers of entities, for a service that holds entities.
+#[derive(Debug, Serialize)]
+struct EntityCounts {
+    /// In memory.
+    active: u64,
+    started: u64,
+    passivated: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -353,6 +364,11 @@ impl AppStatus {
             dead_letter_queue: depth(&QueueId::dead_letters(&env.label)),
             asks: meters.asks().collect(),
             anonymous: meters.anonymous.get(),
+            entities: service.hosted.holds_entities().then(|| EntityCounts {
+                active: figures.entities,
+                started: meters.entities.started.get(),
+                passivated: meters.entities.passivated.get(),
+            }),
             last_failures: env.state.failures(),
         }
     }

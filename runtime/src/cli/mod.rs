@@ -21,6 +21,8 @@ mod child;
 mod connection;
 mod describe;
 mod dlq;
+#[cfg(feature = "store")]
+mod entities;
 mod list;
 mod prune;
 mod run;
@@ -76,6 +78,12 @@ enum Verb {
     /// transports the running app does the work, asked over the control socket in its data
     /// folder. If it does not run, the files of a durable transport are used.
     Dlq(dlq::Dlq),
+    /// List, show and evict the entities of a service
+    ///
+    /// The entities are in the service's store, which lies in the app's data folder on the machine
+    /// that runs the service. The app may run or not.
+    #[cfg(feature = "store")]
+    Entities(entities::Entities),
     /// Trace a message: the services that handled it, the messages it led to, their states
     ///
     /// A running app is asked over the control socket in its data folder. It looks into the
@@ -201,6 +209,8 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
         Verb::List(list) => list.execute(&catalog),
         Verb::Describe(describe) => describe.execute(&catalog),
         Verb::Dlq(dlq) => dlq.execute(&catalog, &transports),
+        #[cfg(feature = "store")]
+        Verb::Entities(entities) => entities.execute(&catalog, &transports),
         Verb::Trace(trace) => trace.execute(&catalog, &transports),
         Verb::Prune(prune) => prune.execute(&catalog, &transports),
         Verb::Stop(stop) => stop.execute(&catalog, &transports),

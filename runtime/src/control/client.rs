@@ -11,7 +11,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::{
-    ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Request, TIMEOUT, Verb, end_of, socket_path,
+    ANSWER_BYTES_MAX, Answer, Evict, REQUEST_BYTES_MAX, Request, TIMEOUT, Verb, end_of, socket_path,
 };
 use crate::names::QueueId;
 
@@ -125,6 +125,18 @@ pub(crate) async fn stop(data: &Path, within: Duration) -> Result<bool, ControlE
     Ok(timeout(within, end_of(&mut connection.reader))
         .await
         .is_ok())
+}
+
+/// Has the app with this data folder remove the state of an entity. Returns whether there was one.
+///
+/// # Errors
+/// No app runs there, it does not answer, or it refuses.
+pub(crate) async fn evict(data: &Path, entity: Evict) -> Result<bool, ControlError> {
+    let mut connection = Connection::ask(data, Verb::Evict(entity)).await?;
+    match connection.next().await? {
+        Answer::Ok(evicted) => Ok(evicted == true),
+        Answer::Error(text) => Err(ControlError::Refused(text)),
+    }
 }
 
 /// Returns whether an app with this data folder listens.

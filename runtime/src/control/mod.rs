@@ -17,11 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-pub(crate) use client::{ControlError, is_running, stop};
+pub(crate) use client::{ControlError, evict, is_running, stop};
 pub(crate) use dead_letters::perform;
 pub(crate) use trace::trace;
 
@@ -68,7 +69,20 @@ pub(crate) enum Verb {
     Dlq(DlqRequest),
     /// Traces a message, answered in several lines: see [`trace`].
     Trace(TraceQuery),
+    /// Removes the state of an entity. Returns whether there was one.
+    Evict(Evict),
 }
+
+/// An entity to remove.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Evict {
+    pub(crate) service: String,
+    pub(crate) key: String,
+}
+
+/// Removes an entity, and returns whether it was there, or the reason why it can't be removed.
+pub(crate) type EvictEntity =
+    Box<dyn Fn(Evict) -> BoxFuture<'static, Result<bool, String>> + Send + Sync>;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,6 +104,7 @@ pub(crate) struct ControlTargets {
     pub(crate) state: Box<dyn Fn() -> serde_json::Result<Value> + Send + Sync>,
     pub(crate) letters: DeadLetters,
     pub(crate) tracer: Arc<TraceCollector>,
+    pub(crate) evict: EvictEntity,
     /// Starts stopping the app. Called on the socket's thread, maybe more than once.
     pub(crate) stop: Box<dyn Fn() + Send + Sync>,
 }

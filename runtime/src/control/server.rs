@@ -106,6 +106,11 @@ async fn answer(
             return write(&mut stream, &answer).await;
         }
         Verb::Stop => return stop(stream, targets).await,
+        Verb::Evict(entity) => {
+            let evicted = (targets.evict)(entity).await;
+            let answer = evicted.map_or_else(Answer::Error, |evicted| Answer::Ok(evicted.into()));
+            return write(&mut stream, &answer).await;
+        }
         Verb::Dlq(_) | Verb::Trace(_) => {}
     }
     let Ok(_permit) = long_requests.try_acquire() else {
@@ -114,7 +119,7 @@ async fn answer(
     match verb {
         Verb::Dlq(request) => dead_letters::serve(stream, &targets.letters, &request).await,
         Verb::Trace(query) => trace::serve(stream, &targets.tracer, &query).await,
-        Verb::State | Verb::Stop => Ok(()),
+        Verb::State | Verb::Stop | Verb::Evict(_) => Ok(()),
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn targets_of(app: &Fake, stop: impl Fn() + Send + Sync + 'static) ->
         state: Box::new(move || serde_json::to_value(view.snapshot())),
         letters: DeadLetters::new(app.transport.clone(), app.topology.clone()),
         tracer: TraceCollector::empty(),
+        evict: Box::new(|_| Box::pin(async { Ok(false) })),
         stop: Box::new(stop),
     }
 }

@@ -201,6 +201,9 @@ impl RelayTask {
     async fn publish_all(&self) -> Result<(), RelayError> {
         let opening = self.env.open_store(self.migrations).await;
         let opened = opening.map_err(|failure| RelayError::Store(failure.text().to_owned()))?;
+        if !self.env.transport.guarantees().durable {
+            opened.restore_reminders(&self.env.label).await?;
+        }
         opened.outbox.rewind();
         let mut finish = self.finish.clone();
         let mut round = Round::new(&self.env, &self.log, finish.clone(), opened.clone());

@@ -23,6 +23,9 @@ pub(crate) struct RemoteStats {
     pub(crate) outbox: u64,
     /// Redelivered messages that the inbox had.
     pub(crate) repeated: u64,
+    /// Entities in memory.
+    #[serde(default)]
+    pub(crate) entities: u64,
     /// Rest of the pause that the service asked for.
     pub(crate) paused: Option<Duration>,
     /// State of the circuit breaker, if there is one.

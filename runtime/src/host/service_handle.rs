@@ -117,6 +117,7 @@ impl ServiceHandle {
             unconfirmed: env.unconfirmed(),
             outbox: env.outbox(),
             repeated: env.store().map_or(0, |store| store.repeated.get()),
+            entities: env.meters.entities.active(),
             paused: env.paused_for(),
             breaker: self.service.breaker.as_ref().map(ServiceBreaker::status),
             keys: env.keyed.as_ref().map(|keyed| keyed.held()),
@@ -188,6 +189,13 @@ impl ServiceHandle {
 
     pub(crate) fn is_source(&self) -> bool {
         matches!(self.blueprint.role(), Kind::Source(_))
+    }
+
+    pub(crate) fn holds_entities(&self) -> bool {
+        match self.blueprint.role() {
+            Kind::Service(factory) => factory.holds_entities(),
+            Kind::Source(_) => false,
+        }
     }
 
     /// Returns whether the service is a source that will end by itself, has not ended yet and

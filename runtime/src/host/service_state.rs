@@ -103,6 +103,7 @@ impl ServiceShared {
             label: setup.label,
             inputs: setup.inputs,
             outputs: setup.outputs,
+            key: setup.settings.key.as_ref().map(|key| key.rule.clone()),
             message_bytes_max: setup.message_bytes_max,
             transport: setup.transport,
             pressure: setup.pressure,

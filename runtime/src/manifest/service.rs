@@ -89,11 +89,14 @@ impl Services<'_> {
             reader.read(service_type, service.table.get("config"))
         });
         let keys = KeyReader::new(self.catalog, blueprint.as_deref());
-        let settings = settings::read(&service, self.needs, &keys, out);
+        let mut settings = settings::read(&service, self.needs, &keys, out);
         let (service_type, blueprint) = (service_type?, blueprint?);
         check_ports(&service, &*blueprint, entry, out);
         if matches!(blueprint.role(), Kind::Source(_)) {
             refuse_mailbox_keys(&service, label, out);
+        }
+        if holds_entities(&*blueprint) && service.table.get("store").is_none() {
+            settings.store = true;
         }
         check_store(&service, label, &*blueprint, settings.store, out);
         Some(ServicePlan {
@@ -161,6 +164,14 @@ fn refuse_mailbox_keys(service: &Section<'_>, label: &str, out: &mut Problems) {
     }
 }
 
+/// Returns whether the service type is an entity, whose state is in a store in any case.
+fn holds_entities(blueprint: &dyn ConfiguredType) -> bool {
+    match blueprint.role() {
+        Kind::Service(factory) => factory.holds_entities(),
+        Kind::Source(_) => false,
+    }
+}
+
 /// Reports a service that has no store although its type needs one.
 fn check_store(
     service: &Section<'_>,
@@ -178,7 +189,12 @@ fn check_store(
         let place = entry.map_or(service.place, Entry::place);
         let message =
             format!("the service type of `{label}` needs a store, and `{label}` has none");
-        let help = Some(format!("add `store = true` to [services.{label}]"));
+        let help = Some(match entry {
+            Some(_) if factory.holds_entities() => {
+                "remove `store`: the states of entities are in a store".to_owned()
+            }
+            _ => format!("add `store = true` to [services.{label}]"),
+        });
         out.add(codes::NEEDS_STORE, place, message, help);
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Port<'a> {
     name: &'a Arc<str>,
     /// Whether the port asks for replies and so has exactly one topic.
     request: bool,
+    /// Whether only the service itself sends to it, so that it needs no topic.
+    internal: bool,
 }
 
 /// Returns the inputs of a configured service.
@@ -56,6 +58,7 @@ pub(super) fn inputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
         .map(|input| Port {
             name: &input.name,
             request: false,
+            internal: input.internal,
         })
         .collect()
 }
@@ -67,6 +70,7 @@ pub(super) fn outputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
         .map(|output| Port {
             name: &output.name,
             request: output.reply.is_some(),
+            internal: false,
         })
         .collect()
 }
@@ -182,11 +186,14 @@ impl Side {
         out: &mut Problems,
     ) -> Vec<WiredPort> {
         let names: Vec<&str> = ports.iter().map(|port| &**port.name).collect();
+        let mut to_wire = ports.iter().filter(|port| !port.internal);
+        // The port of the short form, if there is only one that it can mean.
+        let only = to_wire.next().filter(|_| to_wire.next().is_none());
         // Ports of an earlier report: a second report would repeat it.
         let mut reported: Vec<&str> = Vec::new();
         match &self.form {
             Form::Absent => {}
-            Form::Short(_) if ports.len() == 1 => {}
+            Form::Short(_) if only.is_some() => {}
             Form::Short(_) => {
                 self.ambiguous(label, &names, out);
                 return Vec::new();
@@ -201,9 +208,13 @@ impl Side {
         }
         let mut wired = Vec::new();
         for port in ports {
-            let topics = self.topics_of(port.name);
-            if topics.is_empty() && !self.broken && !reported.contains(&&**port.name) {
-                self.unwired(label, port.name, ports.len() == 1, out);
+            let topics = match &self.form {
+                Form::Short(_) if port.internal => &[],
+                _ => self.topics_of(port.name),
+            };
+            let is_reported = self.broken || reported.contains(&&**port.name);
+            if topics.is_empty() && !port.internal && !is_reported {
+                self.unwired(label, port.name, only.is_some(), out);
             }
             if port.request && topics.len() > 1 {
                 let message = format!(

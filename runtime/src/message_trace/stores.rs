@@ -1,6 +1,5 @@
 //! Reads the stores of an app's services: inbox entries, and messages in outboxes.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,17 +39,7 @@ struct Store {
 
 impl Store {
     fn open(service: &Arc<str>, data: &Path) -> Result<Self, String> {
-        let lock = store::lock_file(data, service);
-        let look = || match Lock::look(&lock, str::to_owned) {
-            Ok(lock) => Ok((false, lock)),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok((true, None)),
-            Err(error) => Err(SqliteError::Unusable {
-                path: lock.clone(),
-                why: error.to_string(),
-            }),
-        };
-        let file = store::file(data, service);
-        let opened = ReadOnlyDatabase::open_locked(&file, look);
+        let opened = store::open_read_only(data, service);
         let (database, lock) = opened.map_err(|error| error.to_string())?;
         Ok(Self {
             service: service.clone(),

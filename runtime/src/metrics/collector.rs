@@ -74,6 +74,12 @@ metrics! {
         "Messages that a service committed to its outbox and the transport has not confirmed.";
     REPEATED = "messages_repeated_total" COUNTER ["service"]
         "Redelivered messages that were already handled, and were acked without effect.";
+    ENTITIES = "entities_active" GAUGE ["service"]
+        "Entities in memory.";
+    ENTITIES_STARTED = "entities_started_total" COUNTER ["service"]
+        "Entities that came into memory: new ones, and those whose state was read.";
+    ENTITIES_PASSIVATED = "entities_passivated_total" COUNTER ["service"]
+        "Entities that left memory because they were idle, or because there were too many.";
     SOURCES_PAUSED = "sources_paused" GAUGE []
         "Sources that wait because a queue is above its high-water mark.";
     TRANSPORT_UP = "transport_up" GAUGE ["transport"]
@@ -175,6 +181,9 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     let mut asks = Family::new(&ASKS);
     let mut outbox = Family::new(&OUTBOX);
     let mut repeated = Family::new(&REPEATED);
+    let mut entities = Family::new(&ENTITIES);
+    let mut started = Family::new(&ENTITIES_STARTED);
+    let mut passivated = Family::new(&ENTITIES_PASSIVATED);
     for service in &view.services {
         let (env, meters) = (service.env(), &service.hosted.meters);
         let label = &*env.label;
@@ -206,6 +215,11 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
             outbox.add(&[label], figures.outbox as f64);
             repeated.add(&[label], figures.repeated as f64);
         }
+        if service.hosted.holds_entities() {
+            entities.add(&[label], service.hosted.figures().entities as f64);
+            started.add(&[label], meters.entities.started.get() as f64);
+            passivated.add(&[label], meters.entities.passivated.get() as f64);
+        }
         if let Some(breaker) = service.hosted.breaker_status() {
             breakers.add(&[label], breaker.metric());
         }
@@ -233,7 +247,8 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     } = messages;
     vec![
         handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, breakers,
-        keys, behind, letters, queues, marks, asks, outbox, repeated,
+        keys, behind, letters, queues, marks, asks, outbox, repeated, entities, started,
+        passivated,
     ]
 }
 

@@ -166,6 +166,33 @@ pub(crate) struct Meters {
     asks: [SharedCounter; AskOutcome::NAMES.len()],
     /// Attempts to handle a message without an id.
     pub(crate) anonymous: SharedCounter,
+    pub(crate) entities: EntityMeters,
+}
+
+/// Meters of the entities of one service.
+#[derive(Debug, Default)]
+pub(crate) struct EntityMeters {
+    /// Entities that came into memory.
+    pub(crate) started: SharedCounter,
+    /// Entities that left memory because they were idle, or because there were too many.
+    pub(crate) passivated: SharedCounter,
+    active: AtomicU64,
+}
+
+impl EntityMeters {
+    pub(crate) fn started(&self) {
+        self.started.add(1);
+        self.active.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn ended(&self) {
+        self.active.fetch_sub(1, Relaxed);
+    }
+
+    /// Returns the number of entities in the memory of this process.
+    pub(crate) fn active(&self) -> u64 {
+        self.active.load(Relaxed)
+    }
 }
 
 impl Meters {
@@ -266,7 +293,12 @@ impl Meters {
         }
         let shared = self.outputs.iter().chain(&self.restarts);
         let shared = shared.chain(&self.dead_letters).chain(&self.asks);
-        for counter in shared.chain(std::iter::once(&self.anonymous)) {
+        let entities = [
+            &self.anonymous,
+            &self.entities.started,
+            &self.entities.passivated,
+        ];
+        for counter in shared.chain(entities) {
             visit(Slot::Shared(counter));
         }
     }

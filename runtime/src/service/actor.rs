@@ -136,6 +136,7 @@ where
         reply: Some(<<M::Result as Outcome>::Answer as Payload>::schema),
         batch: None,
         first: false,
+        internal: false,
     };
     PortTable {
         inputs: vec![input],

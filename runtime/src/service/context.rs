@@ -12,6 +12,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::abandon_hooks::AbandonHook;
+#[cfg(feature = "store")]
+use super::entity::EntityWork;
 use super::message_builder::MessageBuilder;
 use super::payload::Payload;
 use super::pending_emit::PendingEmit;
@@ -59,6 +61,9 @@ pub struct Context {
     pub(super) batch: Vec<usize>,
     /// Transactions of the handled messages, by message index.
     pub(super) transactions: RefCell<Vec<(usize, TxState)>>,
+    /// The entity that handles the message.
+    #[cfg(feature = "store")]
+    pub(super) entity: Option<EntityWork>,
 }
 
 /// The work of an instance.
@@ -101,6 +106,8 @@ impl Context {
             emits: RefCell::default(),
             batch: Vec::new(),
             transactions: RefCell::default(),
+            #[cfg(feature = "store")]
+            entity: None,
         }
     }
 
@@ -119,6 +126,10 @@ impl Context {
         self.emits.get_mut().clear();
         self.batch.clear();
         self.transactions.get_mut().clear();
+        #[cfg(feature = "store")]
+        {
+            self.entity = None;
+        }
     }
 
     /// Sets the key of the handled message.

@@ -46,6 +46,11 @@ pub(crate) trait InstanceFactory {
         ""
     }
 
+    /// Whether its values are entities, whose states are in the store.
+    fn holds_entities(&self) -> bool {
+        false
+    }
+
     fn start<'a>(
         &'a self,
         cx: &'a mut Context,

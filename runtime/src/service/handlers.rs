@@ -36,8 +36,34 @@ impl<S: 'static> Ports<S> {
             reply: has_reply.then_some(R::schema as SchemaOf),
             batch: None,
             first: false,
+            internal: false,
         });
         self.handlers.push(Handler::One(handle_one::<S, M, R, P>));
+        self
+    }
+
+    /// Adds an input of an entity for its own reminders: it is connected to no topic. For other
+    /// types it has no use.
+    pub fn reminder<M: Payload>(&mut self, input: &Input<M>) -> &mut Self
+    where
+        S: Handle<M>,
+    {
+        self.reminder_as::<(), M, ()>(input)
+    }
+
+    /// Adds an input for reminders that the handler for `P` handles, as
+    /// [`input_as`](Self::input_as).
+    pub fn reminder_as<P: 'static, M: Payload, R: Payload>(
+        &mut self,
+        input: &Input<M, R>,
+    ) -> &mut Self
+    where
+        S: Handle<M, R, P>,
+    {
+        self.input_as::<P, M, R>(input);
+        if let Some(input) = self.table.inputs.last_mut() {
+            input.internal = true;
+        }
         self
     }
 
@@ -65,6 +91,7 @@ impl<S: 'static> Ports<S> {
                 ..batch
             }),
             first: false,
+            internal: false,
         });
         self.handlers.push(Handler::Batch(handle_batch::<S, M, P>));
         self

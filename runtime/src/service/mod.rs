@@ -12,6 +12,7 @@
 //! | `context`, `source_context` | the arguments of hooks |
 //! | `parameters`, `shared`, `source_parameters` | the parameters of functions that are written with attributes |
 //! | `store_access`, `transaction`, `tx` | transactions on the service's own database |
+//! | `entity` | entities: one instance for each key, with a saved state |
 //! | `publisher`, `pending_emit`, `run_control` | the port between a service and its host |
 //! | `catalog`, `config`, `descriptor` | service types by name, with config and description |
 //! | `erased`, `actor` | service types without their Rust type, as the host runs them |
@@ -23,6 +24,8 @@ mod catalog;
 mod config;
 mod context;
 mod descriptor;
+#[cfg(feature = "store")]
+mod entity;
 mod erased;
 mod handlers;
 mod message_builder;
@@ -57,6 +60,10 @@ pub use config::{Config, ConfigError, NoConfig};
 pub use context::Context;
 pub(crate) use context::{TxState, Work};
 pub use descriptor::{Descriptor, PortDescriptor};
+#[cfg(all(feature = "store", feature = "testing"))]
+pub(crate) use entity::EntityBlueprint;
+#[cfg(feature = "store")]
+pub use entity::{Entity, ReminderId};
 pub(crate) use erased::{ConfiguredType, Instance, InstanceFactory, Kind, Run};
 #[cfg(feature = "testing")]
 pub(crate) use erased::{ServiceBlueprint, SourceBlueprint};

@@ -52,6 +52,8 @@ pub(crate) struct InputSpec {
     pub(crate) batch: Option<Batch>,
     /// Its messages go before those of other inputs.
     pub(crate) first: bool,
+    /// Whether only the service itself sends to it: reminders of entities.
+    pub(crate) internal: bool,
 }
 
 /// An output; a request if it has a reply.

@@ -16,6 +16,7 @@ use super::port::Request;
 use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::id::MessageId;
+use crate::key::KeyRule;
 use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Durations, Meters};
 use crate::transport::{AskError, Completion, Outgoing, SourcePressure, Transport};
@@ -41,6 +42,8 @@ pub(crate) struct Publisher {
     /// Names of the inputs, by number.
     pub(crate) inputs: Vec<Arc<str>>,
     pub(crate) outputs: Vec<WiredOutput>,
+    /// How messages of its inputs get their keys; `None` if they have none.
+    pub(crate) key: Option<KeyRule>,
     pub(crate) message_bytes_max: usize,
     pub(crate) transport: Arc<dyn Transport>,
     /// The reasons for which this service waits, if it is a source.
@@ -85,6 +88,22 @@ impl Publisher {
             (None, Some(parent)) => parent.kind.clone(),
             (None, None) => wired.name.clone(),
         };
+        let head = (kind, wired.topics[0].clone(), &*wired.name);
+        self.envelope_of(head, builder, id, parent, time_ms)
+    }
+
+    /// Builds the envelope of a message with this type and topic, to the port of this name.
+    ///
+    /// # Errors
+    /// As [`envelope`](Self::envelope).
+    pub(crate) fn envelope_of<T: Payload>(
+        &self,
+        (kind, topic, port): (Arc<str>, Arc<str>, &str),
+        builder: MessageBuilder<T>,
+        id: MessageId,
+        parent: Option<&Message>,
+        time_ms: u64,
+    ) -> Result<Envelope, String> {
         let trace = parent.map(|parent| parent.trace().child(&id));
         let mut envelope = Envelope {
             id,
@@ -92,7 +111,7 @@ impl Publisher {
             source: self.source.clone(),
             subject: None,
             time_ms,
-            topic: wired.topics[0].clone(),
+            topic,
             content_type: None,
             headers: Default::default(),
             payload: Default::default(),
@@ -118,8 +137,7 @@ impl Publisher {
         let (size, max) = (envelope.payload.len(), self.message_bytes_max);
         if size > max {
             return Err(format!(
-                "the message for {} has {size} bytes, app.max_message allows {max}",
-                wired.name
+                "the message for {port} has {size} bytes, app.max_message allows {max}"
             ));
         }
         Ok(envelope)

@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::Connection;
 use tracing::warn;
 
 use super::context::{Context, TxState, Work};
+use super::entity::EntityWrite;
 use super::transaction::{TxJob, TxResult, store_closed};
 use super::tx::{Tx, TxInput};
 use crate::failure::Failure;
@@ -74,17 +76,20 @@ impl Context {
     /// # Errors
     /// A [`Failure::reject`] if the service has no store.
     pub fn store(&self) -> Result<Store<'_>, Failure> {
-        match self.store.clone() {
-            Some(opened) => Ok(Store {
-                opened,
-                cx: self,
-                uses_inbox: true,
-            }),
-            None => Err(Failure::reject(format!(
+        Ok(Store {
+            opened: self.opened_store()?,
+            cx: self,
+            uses_inbox: true,
+        })
+    }
+
+    pub(super) fn opened_store(&self) -> Result<Arc<OpenStore>, Failure> {
+        self.store.clone().ok_or_else(|| {
+            Failure::reject(format!(
                 "the service has no store: set services.{}.store = true in the manifest",
                 self.publisher.label
-            ))),
-        }
+            ))
+        })
     }
 }
 
@@ -116,6 +121,7 @@ impl Store<'_> {
         self,
         work: impl FnOnce(&mut Tx<'_>) -> Result<R, Failure> + Send + 'static,
     ) -> Result<R, Failure> {
+        self.check_no_entity()?;
         if !self.cx.batch.is_empty() {
             return Err(Failure::reject(
                 "a batch handler has a transaction for each value: transact_each",
@@ -169,6 +175,33 @@ impl Store<'_> {
             results.push((index, result));
         }
         results
+    }
+
+    /// Runs the transaction of an entity's message: its state, reminders, the emits of the handler
+    /// and the inbox entry commit together or not at all.
+    pub(super) async fn save_entity(
+        self,
+        write: EntityWrite,
+        reply: Option<Bytes>,
+    ) -> Result<(), Failure> {
+        let mut input = self.cx.tx_input(0)?;
+        input.entity = Some(write);
+        input.reply = RefCell::new(reply);
+        let (job, result) = TxJob::new(self.opened.clone(), input, true, |_: &mut Tx<'_>| Ok(()));
+        self.opened.database.submit(job);
+        let result = result.await;
+        self.finish(0, result.unwrap_or(TxResult::Failed(store_closed())))
+    }
+
+    /// The message of an entity has one transaction, which saves the entity.
+    fn check_no_entity(&self) -> Result<(), Failure> {
+        match &self.cx.entity {
+            None => Ok(()),
+            Some(_) => Err(Failure::reject(
+                "an entity has no transactions of its own: its state is saved when the handler \
+                 succeeds",
+            )),
+        }
     }
 
     /// Reads committed data without waiting for writers. All statements of the closure see
@@ -277,6 +310,7 @@ impl Context {
             may_emit: !matches!(self.work, Work::None),
             now_ms: self.now_ms(),
             reply: RefCell::default(),
+            entity: None,
         })
     }
 }

@@ -120,14 +120,15 @@ pub trait Service: Sized + 'static {
     }
 }
 
-/// Handles messages of type `M`; a caller that asked gets the reply `R`.
+/// Handles messages of type `M`; a caller that asked gets the reply `R`. For a [`Service`] or an
+/// entity.
 ///
 /// A service with several inputs for messages of one type names a type of its own as `P` for each
 /// of them, and declares them with [`Ports::input_as`].
 ///
 /// An example stands at [`Service`].
 #[allow(async_fn_in_trait, reason = "futures of services stay on their thread")]
-pub trait Handle<M, R = (), P = ()>: Service {
+pub trait Handle<M, R = (), P = ()>: Sized + 'static {
     /// Handles one message. The host publishes the emitted messages after `Ok`, and acks the
     /// message when they are confirmed.
     ///

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::entity::EntityWrite;
 use super::tx::{Tx, TxInput};
 use crate::failure::Failure;
 use crate::sqlite::{Job, SqliteError, Transaction};
-use crate::store::{Entry, OpenStore, Row, inbox};
+use crate::store::{Entry, OpenStore, Row, entities, inbox};
 
 /// Delay before a message is retried whose transaction could not be written.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -87,17 +88,44 @@ where
             Ok(value) => value,
             Err(failure) => return Ok(TxResult::Failed(failure)),
         };
+        let entity = self.input.entity.take();
+        if let Some(entity) = &entity
+            && !save(tx, entity, self.input.now_ms)?
+        {
+            return Ok(TxResult::Failed(saved_by_another()));
+        }
         // A tick can't be deferred, so its emits may exceed the limit.
-        let adds = self.input.message.is_some() && !self.input.emits.get_mut().is_empty();
+        let reminds = entity.as_ref().is_some_and(|it| !it.reminders.is_empty());
+        let emits = reminds || !self.input.emits.get_mut().is_empty();
+        let adds = self.input.message.is_some() && emits;
         if adds && self.store.outbox.is_full() {
             return Ok(TxResult::OutboxFull);
         }
         self.insert_emits(tx)?;
+        if let Some(entity) = entity {
+            self.write_reminders(tx, &entity)?;
+        }
         let reply = self.input.reply.take();
         if let (Some(message), Some(reply)) = (&entered, &reply) {
             inbox::store_reply(tx, message, &self.input.input, reply)?;
         }
         Ok(TxResult::Committed(value, reply))
+    }
+
+    /// Sets the reminders of an entity, and removes those that are handled or cancelled.
+    fn write_reminders(
+        &mut self,
+        tx: &Transaction<'_>,
+        entity: &EntityWrite,
+    ) -> Result<(), SqliteError> {
+        let key = entity.key.as_str();
+        for reminder in &entity.reminders {
+            self.rows.push(entities::remind(tx, key, reminder)?);
+        }
+        for id in &entity.removed {
+            entities::remove_reminder(tx, key, id)?;
+        }
+        Ok(())
     }
 
     fn insert_emits(&mut self, tx: &Transaction<'_>) -> Result<(), SqliteError> {
@@ -153,6 +181,23 @@ where
             let _gone = waiter.send(result);
         }
     }
+}
+
+/// Saves the state of an entity. Returns false if another handler has saved it since it was read.
+fn save(tx: &Transaction<'_>, entity: &EntityWrite, now_ms: u64) -> Result<bool, SqliteError> {
+    let EntityWrite {
+        key,
+        version,
+        state,
+        ..
+    } = entity;
+    entities::save(tx, key.as_str(), *version, state, now_ms)
+}
+
+/// A handler that ran out of time saved the entity after all, or the entity was evicted: not the
+/// fault of the message, which finds the new state.
+fn saved_by_another() -> Failure {
+    Failure::defer(Duration::ZERO, "the entity was changed meanwhile")
 }
 
 /// The store was closed before the transaction ran: not the fault of the message.

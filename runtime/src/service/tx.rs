@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::Connection;
 
+use super::entity::EntityWrite;
 use super::message_builder::MessageBuilder;
 use super::parameters::{Outs, TxOuts};
 use super::payload::Payload;
@@ -33,6 +34,8 @@ pub(super) struct TxInput {
     pub(super) now_ms: u64,
     /// The reply to store in the inbox.
     pub(super) reply: RefCell<Option<Bytes>>,
+    /// The entity to save.
+    pub(super) entity: Option<EntityWrite>,
 }
 
 impl TxInput {

@@ -28,10 +28,15 @@ pub(crate) fn enter(
     if insert.execute((&id, input, now_ms as i64))? == 1 {
         return Ok(Entry::New);
     }
+    find(connection, &id, input)
+}
+
+/// Looks a message up by its id, and changes nothing.
+pub(crate) fn find(connection: &Connection, id: &str, input: &str) -> Result<Entry, SqliteError> {
     let mut reply = connection
         .prepare_cached("SELECT reply FROM brickwork_inbox WHERE id = ?1 AND input = ?2")?;
-    let reply = reply.query_row((&id, input), |row| row.get(0)).optional()?;
-    Ok(Entry::Done(reply.flatten()))
+    let reply = reply.query_row((id, input), |row| row.get(0)).optional()?;
+    Ok(reply.map_or(Entry::New, Entry::Done))
 }
 
 /// Stores the reply to an entered message.

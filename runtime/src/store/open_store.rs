@@ -1,9 +1,11 @@
 //! An open store: the database with its outbox and inbox.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::entities::{self, ENTITY_TABLES, RestoreReminders};
 use super::inbox;
 use super::outbox::{Outbox, Removal};
 use crate::failure::Failure;
@@ -50,6 +52,10 @@ pub(crate) struct OpenStore {
     pub(crate) outbox: Arc<Outbox>,
     /// Redelivered messages that the inbox had.
     pub(crate) repeated: SharedCounter,
+    /// Whether the service keeps entities.
+    has_entities: bool,
+    /// Set once the reminders are in the outbox.
+    restored: AtomicBool,
     /// Time of the newest inbox entry when the store was opened.
     last_entry_ms: Option<u64>,
     /// Down-time of the service before it was opened, at most.
@@ -92,10 +98,39 @@ impl OpenStore {
             database,
             outbox: Arc::new(Outbox::new(waiting as u64, last)),
             repeated: SharedCounter::default(),
+            has_entities: owner.migrations == ENTITY_TABLES,
+            restored: AtomicBool::new(false),
             last_entry_ms,
             down_ms: OnceLock::new(),
             _lock: lock,
         })
+    }
+
+    /// Removes an entity with its reminders. Returns whether it was there. An entity in memory is
+    /// dropped when it handles its next message, because its state is no longer the saved one.
+    pub(crate) async fn evict_entity(&self, name: &str, key: &str) -> Result<bool, SqliteError> {
+        if !self.has_entities {
+            return Ok(false);
+        }
+        let key = key.to_owned();
+        let evicting = self
+            .database
+            .write(name, move |tx| entities::evict(tx, &key));
+        evicting.await
+    }
+
+    /// Publishes the reminders of entities again whose messages went with an earlier process.
+    /// Call before anything is published, and only if the transport keeps no messages: the
+    /// second call does nothing.
+    pub(crate) async fn restore_reminders(&self, name: &str) -> Result<(), SqliteError> {
+        if !self.has_entities || self.restored.load(Relaxed) {
+            return Ok(());
+        }
+        let (job, restored) = RestoreReminders::new(self.outbox.clone(), name);
+        self.database.submit(job);
+        restored.await.unwrap_or(Err(SqliteError::Closed))?;
+        self.restored.store(true, Relaxed);
+        Ok(())
     }
 
     /// Deletes up to `at_most` inbox entries older than `older_ms`, and returns their number.

@@ -32,12 +32,15 @@ const HIGH_WATER: u64 = 10_000;
 /// app's sources is not enough: messages may come from other apps.
 const FULL: u64 = 2 * HIGH_WATER;
 
+/// Begins the output of a message to an input of the service itself: the input follows.
+pub(super) const TO_INPUT: char = '@';
+
 /// One message in the outbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     /// Number in the order of commits.
     pub(crate) n: i64,
-    /// Name of its output.
+    /// Name of its output, or `@` and the name of an input of the service itself.
     pub(crate) output: Box<str>,
     pub(crate) message: Message,
     /// Due time of a delayed message.
@@ -46,11 +49,12 @@ pub(crate) struct Row {
 
 impl Row {
     /// Returns the message to publish, with the rest of its delay.
-    pub(crate) fn outgoing(&self, now_ms: u64) -> Outgoing {
+    pub(crate) fn outgoing(&self, service: &str, now_ms: u64) -> Outgoing {
         let delay = self.due_ms.map_or(0, |due| due.saturating_sub(now_ms));
+        let input = self.output.strip_prefix(TO_INPUT);
         Outgoing {
             message: self.message.clone(),
-            queue: None,
+            queue: input.map(|input| QueueId::new(service, input)),
             delay: Duration::from_millis(delay),
         }
     }
@@ -326,10 +330,7 @@ fn collect(mut rows: Rows<'_>) -> Result<Vec<Row>, SqliteError> {
         let (n, output): (i64, String) = (row.get(0)?, row.get(1)?);
         let (head, payload): (String, Vec<u8>) = (row.get(2)?, row.get(3)?);
         let due: Option<i64> = row.get(4)?;
-        let message = read_head(&head, Bytes::from(payload)).map_err(|error| SqliteError::Sql {
-            code: None,
-            text: format!("the message {n} of the outbox can't be read: {error}"),
-        })?;
+        let message = message_of(&head, payload, &n)?;
         read.push(Row {
             n,
             output: output.into(),
@@ -338,4 +339,16 @@ fn collect(mut rows: Rows<'_>) -> Result<Vec<Row>, SqliteError> {
         });
     }
     Ok(read)
+}
+
+/// Reads a stored message.
+pub(super) fn message_of(
+    head: &str,
+    payload: Vec<u8>,
+    name: &dyn std::fmt::Display,
+) -> Result<Message, SqliteError> {
+    read_head(head, Bytes::from(payload)).map_err(|error| SqliteError::Sql {
+        code: None,
+        text: format!("the message {name} of the outbox can't be read: {error}"),
+    })
 }

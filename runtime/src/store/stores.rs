@@ -1,5 +1,6 @@
 //! The stores of an app: their files, and the lock of each.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use super::OpenStore;
 use super::open_store::StoreOwner;
 use crate::failure::Failure;
 use crate::lock::Lock;
-use crate::sqlite::{Migration, WriterPool};
+use crate::sqlite::{Migration, ReadOnlyDatabase, SqliteError, WriterPool};
 
 /// Maximum stores that write at the same time. A writer mostly waits for the disk.
 const WRITER_THREADS: usize = 4;
@@ -31,6 +32,27 @@ pub(crate) fn lock_file(data: &Path, service: &str) -> PathBuf {
 /// Returns the database file of a service's store.
 pub(crate) fn file(data: &Path, service: &str) -> PathBuf {
     folder(data).join(format!("{service}.sqlite"))
+}
+
+/// Opens the store of a service for reading, also while a process has it open. The lock, if there
+/// is one, keeps other processes from opening the store; drop it last. Blocks the thread.
+///
+/// # Errors
+/// There is no store, or it can't be read.
+pub(crate) fn open_read_only(
+    data: &Path,
+    service: &str,
+) -> Result<(ReadOnlyDatabase, Option<Lock>), SqliteError> {
+    let lock = lock_file(data, service);
+    let look = || match Lock::look(&lock, str::to_owned) {
+        Ok(lock) => Ok((false, lock)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok((true, None)),
+        Err(error) => Err(SqliteError::Unusable {
+            path: lock.clone(),
+            why: error.to_string(),
+        }),
+    };
+    ReadOnlyDatabase::open_locked(&file(data, service), look)
 }
 
 fn folder(data: &Path) -> PathBuf {

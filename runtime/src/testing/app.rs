@@ -20,6 +20,8 @@ use super::sim_runtime::SimRuntime;
 use crate::app::{App, Summary};
 use crate::clock::{Clock, later};
 use crate::message::{Envelope, Message};
+#[cfg(feature = "store")]
+use crate::service::Entity;
 use crate::service::{Catalog, MessageBuilder, Payload, Service, Source};
 use crate::transport::{AskError, Completion, Outgoing, Transport};
 
@@ -70,6 +72,16 @@ impl TestApp {
     #[track_caller]
     pub fn of_source<S: Source>(config: S::Config) -> Self {
         Setup::of_source::<S>(config).start()
+    }
+
+    /// Starts one entity type. Each port is connected to the topic of its name.
+    ///
+    /// # Panics
+    /// If the entity type refuses the config.
+    #[cfg(feature = "store")]
+    #[track_caller]
+    pub fn of_entity<E: Entity>(config: E::Config) -> Self {
+        Setup::of_entity::<E>(config).start()
     }
 
     /// Starts a whole app from the text of a manifest. Its transport is `memory:`, regardless

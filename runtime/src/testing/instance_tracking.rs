@@ -124,6 +124,10 @@ impl InstanceFactory for TestedType {
         self.factory().key()
     }
 
+    fn holds_entities(&self) -> bool {
+        self.factory().holds_entities()
+    }
+
     fn start<'a>(
         &'a self,
         cx: &'a mut Context,

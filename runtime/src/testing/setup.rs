@@ -25,6 +25,8 @@ use crate::service::{
     Catalog, ConfigError, ConfiguredType, Kind, NoConfig, Service, ServiceBlueprint, ServiceType,
     Source, SourceBlueprint, TypeMetadata,
 };
+#[cfg(feature = "store")]
+use crate::service::{Entity, EntityBlueprint};
 use crate::transport::Transports;
 
 /// Start of the virtual clock: 2026-01-01T00:00:00Z.
@@ -92,6 +94,18 @@ impl Setup {
         accept(S::NAME, S::check(&config));
         let blueprint = Arc::new(SourceBlueprint::<S>::new(config));
         Self::one(S::NAME, "source", blueprint)
+    }
+
+    /// One entity type. Each port is connected to the topic of its name.
+    ///
+    /// # Panics
+    /// If the entity type refuses the config.
+    #[cfg(feature = "store")]
+    #[track_caller]
+    pub fn of_entity<E: Entity>(config: E::Config) -> Self {
+        accept(E::NAME, E::check(&config));
+        let blueprint = Arc::new(EntityBlueprint::<E>::new(config));
+        Self::one(E::NAME, "service", blueprint)
     }
 
     fn one(name: &'static str, role: &'static str, blueprint: Arc<dyn ConfiguredType>) -> Self {

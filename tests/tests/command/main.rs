@@ -8,6 +8,7 @@
 //! | `breaker` | an open circuit breaker is seen |
 //! | `damage` | damaged files of an `embedded:` transport |
 //! | `disk` | the order of SQLite's writes and syncs |
+//! | `entities` | the verb `entities`, and the memory of many entities |
 //! | `exits` | exit codes and last output of `run` |
 //! | `files` | files that are written, replaced or piped |
 //! | `folder` | `check --connect` and `prune` of an `embedded:` folder |
@@ -27,6 +28,7 @@ mod breaker;
 mod clock;
 mod damage;
 mod disk;
+mod entities;
 mod exits;
 mod files;
 mod folder;

@@ -3,6 +3,7 @@
 //!
 //! | module | fault |
 //! | --- | --- |
+//! | `accounts` | random kills of the entities of `examples/5-accounts` |
 //! | `cluster` | a node of a RabbitMQ cluster dies |
 //! | `hundred` | the broker of a hundred services stops and comes back |
 //! | `keys` | `kill -9` of an app whose messages have keys |
@@ -14,6 +15,7 @@
 //! | `stages` | random kills of an app with `dedup` and `aggregate` |
 //! | `unconfirmed` | confirms that do not come |
 
+mod accounts;
 mod cluster;
 mod hundred;
 mod keys;

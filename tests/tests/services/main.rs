@@ -8,6 +8,7 @@
 //! | `breaker` | circuit breakers, and failures that count against no service |
 //! | `edges` | extreme values: infinite durations, slow ticks |
 //! | `elastic` | autoscaling |
+//! | `entities` | an actor for each key, with a saved state |
 //! | `held` | the outbox while a queue is full |
 //! | `keys` | order by key |
 //! | `kit` | the test kit itself |
@@ -28,6 +29,7 @@ mod attributes;
 mod breaker;
 mod edges;
 mod elastic;
+mod entities;
 mod events;
 mod held;
 mod keys;

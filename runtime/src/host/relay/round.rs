@@ -155,7 +155,7 @@ impl<'a> Round<'a> {
     fn publish(&mut self, row: Row) {
         self.outputs.published(&row.output, row.n);
         self.in_flight += 1;
-        let outgoing = row.outgoing(self.env.clock.unix_ms());
+        let outgoing = row.outgoing(&self.env.label, self.env.clock.unix_ms());
         let (publisher, confirms) = (self.env.publisher.clone(), self.confirms.clone());
         let done = Completion::new(move |outcome| {
             if outcome.is_ok()

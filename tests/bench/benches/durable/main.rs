@@ -1,8 +1,8 @@
 //! Messages that are on the disk before they are confirmed: the embedded transport and the
 //! stores.
 //!
-//! `cargo bench -p brickwork-bench --bench durable`, or with `-- embedded`, `-- transact`, `--
-//! idle`, `-- fsync` for a part of it.
+//! `cargo bench -p brickwork-bench --bench durable`, or with `-- embedded`, `-- transact`,
+//! `-- entities`, `-- idle`, `-- fsync` for a part of it.
 
 #![allow(missing_docs, reason = "a program")]
 
@@ -10,6 +10,7 @@ use brickwork_bench::rounds::machine;
 
 mod app;
 mod embedded;
+mod entities;
 mod fsync;
 mod idle;
 mod transact;
@@ -32,6 +33,9 @@ fn main() {
     }
     if wants("transact") {
         transact::run();
+    }
+    if wants("entities") {
+        entities::run();
     }
     if wants("idle") {
         idle::run();

@@ -3,7 +3,7 @@
 //! example; its auditor must reach the same verdict.
 
 mod books;
-mod ground;
+pub(crate) mod ground;
 mod site;
 mod storm;
 
