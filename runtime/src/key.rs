@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
 use crate::message::Message;
@@ -158,18 +159,29 @@ impl ReadKey for Field {
         let found = json
             .deserialize_map(OneField(&self.0))
             .map_err(|error| format!("no key: {error}"))?;
-        match found {
-            Some(value) => Key::of_value(&value),
+        match found.map(RawValue::get) {
+            // As a `Value`, an integer of more than 64 bits would be rounded.
+            Some(digits) if is_integer(digits) => Key::new(digits),
+            Some(json) => {
+                let value =
+                    serde_json::from_str(json).map_err(|error| format!("no key: {error}"))?;
+                Key::of_value(&value)
+            }
             None => Err(format!("the message has no field `{}`", self.0)),
         }
     }
+}
+
+fn is_integer(json: &str) -> bool {
+    let digits = json.strip_prefix('-').unwrap_or(json);
+    digits != "0" && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Reads one field of an object and skips the others.
 struct OneField<'a>(&'a str);
 
 impl<'de> Visitor<'de> for OneField<'_> {
-    type Value = Option<Value>;
+    type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an object with the field `{}`", self.0)
@@ -180,7 +192,7 @@ impl<'de> Visitor<'de> for OneField<'_> {
         // Escaped names are not borrowed.
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             if name == self.0 {
-                found = Some(map.next_value::<Value>()?);
+                found = Some(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -207,6 +219,11 @@ mod tests {
             (r#"{"customer": 7}"#, "7"),
             (r#"{"customer": 7.0}"#, "7"),
             (r#"{"customer": 7.5}"#, "7.5"),
+            (r#"{"customer": -0}"#, "0"),
+            (
+                r#"{"customer": 36893488147419103233}"#,
+                "36893488147419103233",
+            ),
             (r#"{"customer": true}"#, "true"),
             (r#"{"\u0063ustomer": "escaped"}"#, "escaped"),
         ] {
