@@ -83,6 +83,8 @@ pub(super) struct Route<'a> {
     pub(super) suspect: Option<(&'a str, CrashRecord)>,
     /// The queue of a message that is published to a delay step.
     pub(super) target: Option<&'a str>,
+    /// Milliseconds by which the broker's clock is ahead.
+    pub(super) clock_skew_ms: i64,
     /// Maximum bytes of the properties: they must fit into a frame.
     pub(super) properties_bytes_max: usize,
 }
@@ -182,7 +184,7 @@ fn our_headers(
         headers.text(PARENT, &parent.to_string())?;
     }
     if let Some(deadline) = message.deadline_ms {
-        headers.number(DEADLINE, deadline)?;
+        headers.number(DEADLINE, deadline.saturating_add_signed(route.clock_skew_ms))?;
     }
     if let Some(tenant) = &message.tenant {
         headers.text(TENANT, tenant)?;

@@ -62,6 +62,7 @@ pub(super) async fn consume(
         ack_batch,
         suspects.exclusive().clone(),
         suspects.non_crash().clone(),
+        settler.session_state.clock_skew().clone(),
     ));
     if settler.dead_letters.is_some() {
         // Before the first delivery: suspects are tried first.

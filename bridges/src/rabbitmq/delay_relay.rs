@@ -9,7 +9,7 @@
 //!
 //! | queue | fate |
 //! | --- | --- |
-//! | full, or without a confirm | delayed again, for a few seconds |
+//! | full, or slow to confirm | delayed again, for a few seconds |
 //! | gone, and the manifest has it | the queue is declared again |
 //! | gone | held in the queue `APP.unroutable` until its queue is there again |
 //!
@@ -30,11 +30,12 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::clock_probe;
 use super::close_delay::CommandRate;
 use super::codec::{self, TopicSource};
 use super::declarer::refusal;
@@ -47,7 +48,13 @@ use super::session_state::SessionState;
 use super::topology::{Step, due_name, unroutable_name};
 
 /// Maximum messages that one relay moves at a time.
-const PREFETCH: u16 = 64;
+const PREFETCH: u16 = 128;
+/// Maximum unconfirmed messages for one queue. The broker stops reading from a connection with more
+/// than 32 unconfirmed messages for a quorum queue that lags.
+const UNCONFIRMED_MAX: usize = 16;
+/// Time that a message waits for the confirms of others for the same queue. Afterwards the queue
+/// counts as one that accepts nothing.
+const UNCONFIRMED_TIME: Duration = Duration::from_secs(2);
 /// Back-off of a relay that can't work.
 const BACKOFF: Backoff = Backoff {
     min: Duration::from_secs(1),
@@ -139,7 +146,7 @@ async fn run_on(
         router,
         session_state,
         log,
-        avoided: Mutex::default(),
+        queues: Mutex::default(),
     };
     let channel = session.channel().await.map_err(lost)?;
     let set = channel.basic_qos(PREFETCH, Default::default()).await;
@@ -160,6 +167,7 @@ async fn run_on(
     let mut moving = FuturesUnordered::new();
     let mut held = std::pin::pin!(relay.try_held());
     let mut probes = std::pin::pin!(delay_probe::run(session));
+    let mut clock = std::pin::pin!(clock_probe::run(session, &relay.app));
     loop {
         tokio::select! {
             error = session_state.ended() => return Err(error),
@@ -172,6 +180,7 @@ async fn run_on(
             },
             () = &mut held => {}
             () = &mut probes => {}
+            () = &mut clock => {}
         }
     }
     // If this fails, the channel is gone.
@@ -197,8 +206,51 @@ struct Relay<'a> {
     router: &'a Router,
     session_state: &'a SessionState,
     log: &'a LogThrottle,
-    /// Queues that did not accept a message, and when.
-    avoided: Mutex<HashMap<ShortString, Instant>>,
+    queues: Mutex<HashMap<ShortString, Arc<TargetQueue>>>,
+}
+
+/// A queue that due messages go to.
+struct TargetQueue {
+    /// When it did not accept a message.
+    avoided: Mutex<Option<Instant>>,
+    /// Bounds the unconfirmed messages.
+    window: Semaphore,
+}
+
+impl Default for TargetQueue {
+    fn default() -> Self {
+        Self {
+            avoided: Mutex::default(),
+            window: Semaphore::new(UNCONFIRMED_MAX),
+        }
+    }
+}
+
+impl TargetQueue {
+    /// Waits until the queue may get another message. Returns `None` if the queue accepts nothing
+    /// for now. After [`AVOID_TIME`], one message is tried.
+    async fn admit(&self) -> Option<SemaphorePermit<'_>> {
+        if let Some(since) = &mut *self.avoided.lock() {
+            if since.elapsed() < AVOID_TIME {
+                return None;
+            }
+            *since = Instant::now();
+        }
+        let permit = timeout(UNCONFIRMED_TIME, self.window.acquire()).await;
+        let permit = permit.ok().and_then(Result::ok);
+        if permit.is_none() {
+            self.avoid();
+        }
+        permit
+    }
+
+    fn avoid(&self) {
+        *self.avoided.lock() = Some(Instant::now());
+    }
+
+    fn accepts(&self) {
+        *self.avoided.lock() = None;
+    }
 }
 
 impl Relay<'_> {
@@ -250,9 +302,10 @@ impl Relay<'_> {
         if gone.contains(&target) {
             return self.hold(delivery, Some(&target), is_news).await;
         }
-        if self.is_avoided(&target) {
+        let queue = self.queues.lock().entry(target.clone()).or_default().clone();
+        let Some(_permit) = queue.admit().await else {
             return self.delay_again(delivery, &target).await;
-        }
+        };
         let own = self.router.queue_named(&target);
         let _counted = own.as_ref().map(|queue| queue.delayed.moving());
         let publish = || {
@@ -262,7 +315,7 @@ impl Relay<'_> {
         let published = publish().await;
         let is_there = match &published {
             Ok(()) => {
-                self.avoided.lock().remove(&target);
+                queue.accepts();
                 return published;
             }
             Err(TransportError::Refused(_)) => {
@@ -273,7 +326,7 @@ impl Relay<'_> {
             Err(_) => return published,
         };
         if is_there {
-            self.avoided.lock().insert(target.clone(), Instant::now());
+            queue.avoid();
             if let (Some(suppressed), Err(error)) = (self.log.event(), published) {
                 warn!(queue = %target, %error, suppressed, after = ?AVOID_TIME, "queue does not accept a delayed message, trying again");
             }
@@ -284,15 +337,9 @@ impl Relay<'_> {
             return publish().await;
         }
         let held = self.hold(delivery, Some(&target), is_news).await;
+        self.queues.lock().remove(&target);
         gone.insert(target);
         held
-    }
-
-    /// Returns whether a queue did not accept a message a short time ago.
-    fn is_avoided(&self, target: &ShortString) -> bool {
-        let avoided = self.avoided.lock();
-        let since = avoided.get(target);
-        since.is_some_and(|since| since.elapsed() < AVOID_TIME)
     }
 
     async fn delay_again(

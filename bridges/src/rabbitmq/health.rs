@@ -13,14 +13,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::clock_skew::ClockSkew;
+
 /// An outage longer than a restart of the broker.
 const LONG_OUTAGE: Duration = Duration::from_secs(15);
+/// A change of the clock skew of this size, in milliseconds, is logged.
+const LOGGED_SKEW_MS: u64 = 1_000;
 /// Maximum reasons that are logged in one outage.
 const LOGGED_REASONS_MAX: usize = 5;
 
 /// The connection state of one transport.
 pub(super) struct Health {
     status: watch::Sender<Status>,
+    clock_skew: Arc<ClockSkew>,
     state: Mutex<State>,
 }
 
@@ -35,6 +40,8 @@ struct State {
     unsettled: u64,
     /// Reasons for failed reconnects that were logged in this outage.
     logged: Vec<String>,
+    /// The right whose refusal ended the last session.
+    missing_right: Option<String>,
 }
 
 /// A part of the transport that may fail although the connection works.
@@ -48,6 +55,8 @@ pub(super) enum Degraded {
     Relay,
     /// Delayed messages don't arrive in time.
     Overdue,
+    /// The broker refuses publications for a missing right.
+    Rights,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +78,7 @@ impl Health {
     pub(super) fn new(pressure: &Arc<Backpressure>) -> Arc<Self> {
         Arc::new(Self {
             status: watch::Sender::default(),
+            clock_skew: Arc::default(),
             state: Mutex::new(State {
                 connection: ConnectionState::Open,
                 alarm: None,
@@ -76,6 +86,7 @@ impl Health {
                 outage: pressure.outage(),
                 unsettled: 0,
                 logged: Vec::new(),
+                missing_right: None,
             }),
         })
     }
@@ -92,7 +103,10 @@ impl Health {
             ConnectionState::Blocked { since } => since,
             ConnectionState::Lost { .. } | ConnectionState::Closed => return,
         };
-        warn!(error = %why, "the connection to the broker is lost, connecting again");
+        let missing_right = missing_right(why);
+        if missing_right.is_none() {
+            warn!(error = %why, "the connection to the broker is lost, connecting again");
+        }
         self.report_down(
             &state,
             format!("the connection to the broker is lost: {why}"),
@@ -104,6 +118,35 @@ impl Health {
         self.status.send_modify(|status| {
             status.degraded.clear();
             status.overdue_delays = 0;
+        });
+        if missing_right.is_some() {
+            // Sessions that end for the same reason are logged once.
+            let is_new = state.missing_right != missing_right;
+            state.missing_right = missing_right;
+            self.report_right(&state, is_new);
+        }
+    }
+
+    /// Records that a session has lasted, so that no right is missing as far as it is known.
+    pub(super) fn session_lasts(&self) {
+        let mut state = self.state.lock();
+        if state.missing_right.take().is_some() {
+            drop(state);
+            self.degraded(Degraded::Rights, None);
+        }
+    }
+
+    /// Reports the missing right as long as no session lasts.
+    fn report_right(&self, state: &State, is_new: bool) {
+        let Some(right) = &state.missing_right else {
+            return;
+        };
+        let why = format!("the broker refuses publications: {right}: rabbitmqctl set_permissions");
+        if is_new {
+            warn!(reason = %why, "a right is missing, publishing is tried again and again");
+        }
+        self.status.send_modify(|status| {
+            status.degraded.insert(Degraded::Rights.name(), why);
         });
     }
 
@@ -137,7 +180,10 @@ impl Health {
             state.connection = ConnectionState::Open;
             state.logged.clear();
             let after = rounded(since.elapsed());
-            info!(?after, "connected to the broker again");
+            match state.missing_right {
+                None => info!(?after, "connected to the broker again"),
+                Some(_) => debug!(?after, "connected to the broker again"),
+            }
             self.report_up(&state, 1);
         }
     }
@@ -207,6 +253,24 @@ impl Health {
         });
     }
 
+    /// Records by how much the broker's clock is ahead. A changed difference is logged.
+    pub(super) fn set_clock_skew(&self, skew_ms: i64) {
+        let before = self.clock_skew.set(skew_ms);
+        if skew_ms.abs_diff(before) > LOGGED_SKEW_MS {
+            warn!(
+                broker_ahead_ms = skew_ms,
+                "the clocks of this machine and of the broker differ, deadlines of requests are corrected"
+            );
+        }
+        self.status.send_if_modified(|status| {
+            std::mem::replace(&mut status.clock_skew_ms, skew_ms) != skew_ms
+        });
+    }
+
+    pub(super) fn clock_skew(&self) -> &Arc<ClockSkew> {
+        &self.clock_skew
+    }
+
     /// Returns a record of a delivery that can't be settled at first.
     pub(super) fn settlement_trouble(self: &Arc<Self>) -> SettlementTrouble {
         self.state.lock().unsettled += 1;
@@ -267,6 +331,12 @@ impl Health {
     }
 }
 
+/// Returns the right that the broker refused, if a session ended for that.
+fn missing_right(why: &str) -> Option<String> {
+    let (_, right) = why.split_once("ACCESS_REFUSED - ")?;
+    Some(right.to_owned())
+}
+
 impl Degraded {
     fn name(self) -> &'static str {
         match self {
@@ -274,6 +344,7 @@ impl Degraded {
             Self::DelayStep => "delay step",
             Self::Relay => "relay",
             Self::Overdue => "delays",
+            Self::Rights => "rights",
         }
     }
 }

@@ -4,14 +4,14 @@
 //!
 //! | layer | files | content |
 //! | --- | --- | --- |
-//! | values | `rfc3339`, `slot_queue`, `flushes`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `ack_tracker`, `exclusive_trial`, `partition_share` | small data structures and policies |
+//! | values | `rfc3339`, `clock_skew`, `slot_queue`, `flushes`, `close_delay`, `channel_replacement`, `max_message_size`, `non_crash_redeliveries`, `ack_tracker`, `exclusive_trial`, `partition_share` | small data structures and policies |
 //! | wire format | `declaration`, `topology`, `delay_count`, `delay_flow`, `declared_steps`, `routing`, `codec`, `source_queue` | names and arguments of queues, the routing table, messages as AMQP properties |
 //! | connecting | `tls`, `address`, `frame_repair`, `lapin_runtime`, `connect` | URLs, TLS, one stream to one host |
 //! | connection | `health`, `session_state`, `connection` | the thread, the two connections, and whether they work |
 //! | broker objects | `declarer`, `partition_change`, `page`, `permission_probe`, `policy_probe`, `server_properties`, `ledger_entries`, `declared_registry`, `delayed_messages`, `prune`, `inspection` | declaring, checking and pruning queues |
 //! | publishing | `confirm_window`, `publisher`, `router`, `delay_steps`, `request_reply`, `settlement` | publisher confirms, delays, requests and replies |
 //! | consuming | `exclusive_trial`, `prefetch`, `suspects`, `suspect_task`, `ack_sender`, `consumer_query`, `consumer_task`, `merged_consumer`, `partition_mover`, `partition_consumer` | deliveries, acks, quarantine of suspects |
-//! | session | `session`, `lease`, `letter_reader`, `stranded`, `recovery`, `depth_poller`, `delay_probe`, `delay_relay` | everything over one pair of connections, and its replacement |
+//! | session | `session`, `lease`, `letter_reader`, `stranded`, `recovery`, `depth_poller`, `clock_probe`, `delay_probe`, `delay_relay` | everything over one pair of connections, and its replacement |
 //!
 //! A session ends when a connection is lost or a publishing channel fails. `recovery` then
 //! opens a new session and declares everything again. Operations in progress fail, and the
@@ -37,6 +37,8 @@ mod ack_sender;
 mod ack_tracker;
 mod address;
 mod channel_replacement;
+mod clock_probe;
+mod clock_skew;
 mod close_delay;
 mod codec;
 mod confirm_window;

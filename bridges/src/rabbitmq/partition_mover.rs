@@ -163,7 +163,11 @@ impl Mover {
         let is_from_broker = codec::last_death(&delivery.properties)
             .is_some_and(|death| *death.queue == *self.source.name.as_str());
         let is_fresh = matches!(topic_source, TopicSource::Topic(_)) || is_from_broker;
-        let message = &decoded.message;
+        let message = &self
+            .router
+            .session_state
+            .clock_skew()
+            .localize(decoded.message);
         let bytes_max = self
             .router
             .properties_bytes_max

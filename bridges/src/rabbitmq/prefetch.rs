@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::clock_skew::ClockSkew;
 use super::codec;
 use super::exclusive_trial::ExclusiveMode;
 use super::non_crash_redeliveries::{MessageKey, NonCrashRedeliveries};
@@ -41,6 +42,7 @@ pub(super) struct PrefetchBuffer {
     /// stay, too.
     pub(super) moves: tokio::sync::Mutex<bool>,
     source: SourceQueue,
+    clock_skew: Arc<ClockSkew>,
 }
 
 enum Settlements {
@@ -88,6 +90,7 @@ impl PrefetchBuffer {
         ack_batch: usize,
         exclusive: Arc<ExclusiveMode>,
         non_crash: Arc<NonCrashRedeliveries>,
+        clock_skew: Arc<ClockSkew>,
     ) -> Self {
         let state = State {
             gate: Gate {
@@ -108,6 +111,7 @@ impl PrefetchBuffer {
             drained: Notify::new(),
             moves: tokio::sync::Mutex::new(false),
             source,
+            clock_skew,
         }
     }
 
@@ -363,7 +367,7 @@ impl Consumer for QueueConsumer {
             let arrival = self.0.source.topic_source(exchange, key);
             let decoded = codec::decode(arrival, &fetched.properties, fetched.data);
             let parts = DeliveryParts {
-                message: decoded.message,
+                message: self.0.clock_skew.localize(decoded.message),
                 attempt: decoded.attempt,
                 crashes: 0,
                 tag: fetched.delivery_tag,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use brickwork::supervision::Backoff;
 use brickwork::transport::TransportError;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::session::{Session, SharedAcrossSessions};
 
@@ -23,6 +23,8 @@ const BACKOFF: Backoff = Backoff {
 };
 /// A session this old resets the back-off.
 const STABLE: Duration = Duration::from_secs(5);
+/// After this time no right is reported as missing.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// The sessions of a transport, one after the other.
 pub(super) struct Recovery {
@@ -105,7 +107,16 @@ impl Recovery {
         let mut attempts = 0;
         loop {
             let since = Instant::now();
-            let why = session.session_state.ended().await;
+            let why = {
+                let mut ended = std::pin::pin!(session.session_state.ended());
+                match timeout(LASTING, &mut ended).await {
+                    Ok(why) => why,
+                    Err(_) => {
+                        health.session_lasts();
+                        ended.await
+                    }
+                }
+            };
             if health.is_closed() {
                 return;
             }

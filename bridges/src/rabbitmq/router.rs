@@ -274,6 +274,7 @@ impl Router {
             past_topics: true,
             suspect: Some((&source.input, record)),
             target: None,
+            clock_skew_ms: self.session_state.clock_skew().get(),
             properties_bytes_max: self.properties_bytes_max,
         };
         let publication = Publication {
@@ -369,6 +370,7 @@ impl Router {
             past_topics,
             suspect: None,
             target,
+            clock_skew_ms: self.session_state.clock_skew().get(),
             properties_bytes_max: self.properties_bytes_max,
         };
         codec::encode(message, route)

@@ -11,6 +11,7 @@ use brickwork::transport::TransportError;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::clock_skew::ClockSkew;
 use super::health::{Degraded, Health, SettlementTrouble};
 
 /// The state of a session, shared by everything that uses its connections.
@@ -86,6 +87,17 @@ impl SessionState {
         if self.check().is_ok() {
             self.health.overdue_delays(count);
         }
+    }
+
+    /// Records by how much the broker's clock is ahead.
+    pub(super) fn set_clock_skew(&self, skew_ms: i64) {
+        if self.check().is_ok() {
+            self.health.set_clock_skew(skew_ms);
+        }
+    }
+
+    pub(super) fn clock_skew(&self) -> &Arc<ClockSkew> {
+        self.health.clock_skew()
     }
 
     /// Returns a record of a delivery that can't be settled at first.

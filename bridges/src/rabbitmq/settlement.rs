@@ -101,7 +101,8 @@ impl Settler {
         let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
         let topic_source = self.source.topic_source(exchange, key);
         let decoded = codec::decode(topic_source, &delivery.properties, delivery.data);
-        let (queue, message) = (&self.source.queue.id, &decoded.message);
+        let message = &self.session_state.clock_skew().localize(decoded.message);
+        let queue = &self.source.queue.id;
         info!(%queue, id = %message.id, "message was in flight during two crashes, moving it to quarantine");
         let sent = || {
             self.router

@@ -253,7 +253,7 @@ impl SuspectTask {
                 is_acked: false,
             },
             queue,
-            message: decoded.message,
+            message: self.session_state.clock_skew().localize(decoded.message),
             tag: delivery.delivery_tag,
         };
         let counts = BrokerCounts {

@@ -385,6 +385,15 @@ pub(super) fn probe_declaration(app: &str) -> Result<(ShortString, Declaration),
     Ok((name, declaration))
 }
 
+/// Returns the name and the arguments of a queue whose dead letters return to it.
+pub(super) fn clock_declaration(app: &str) -> Result<(ShortString, FieldTable), TransportError> {
+    let name = short(format!("{app}.clock-{:016x}", fastrand::u64(..)))?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-dead-letter-exchange".into(), text(""));
+    arguments.insert("x-dead-letter-routing-key".into(), text(name.as_str()));
+    Ok((name, arguments))
+}
+
 /// Returns `APP.SERVICE.INPUT`.
 pub(super) fn queue_name(app: &str, queue: &QueueId) -> Result<ShortString, TransportError> {
     short(format!("{app}.{queue}"))

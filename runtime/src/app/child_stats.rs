@@ -39,6 +39,7 @@ impl AppStatus {
                 ..hosted.figures()
             },
             counts: hosted.meters.counts(),
+            expired: hosted.meters.expired.counts(),
             failures_total: hosted.state.failures_total(),
             failures: hosted.state.failures(),
         }

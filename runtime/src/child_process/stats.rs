@@ -1,5 +1,6 @@
 //! The statistics of a child's service, and their mirror in the parent.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub(crate) struct Stats {
     pub(crate) seen: RemoteStats,
     /// From [`Meters::counts`](crate::metrics::Meters::counts).
     pub(crate) counts: Vec<u64>,
+    /// Expired requests by asker.
+    #[serde(default)]
+    pub(crate) expired: Vec<(String, u64)>,
     pub(crate) failures_total: u64,
     /// The last failures, newest last.
     pub(crate) failures: Vec<LastFailure>,
@@ -30,6 +34,7 @@ pub(crate) struct Stats {
 #[derive(Debug, Default)]
 pub(crate) struct StatsMirror {
     counts: Vec<u64>,
+    expired: BTreeMap<String, u64>,
     failures: u64,
 }
 
@@ -41,6 +46,11 @@ impl StatsMirror {
             return false;
         }
         self.counts = stats.counts;
+        for (asker, count) in stats.expired {
+            let before = self.expired.insert(asker.clone(), count).unwrap_or(0);
+            let new = count.saturating_sub(before);
+            hosted.meters.expired.add(&asker, new);
+        }
         let new = stats.failures_total.saturating_sub(self.failures);
         self.failures = stats.failures_total;
         let known = stats.failures.len();

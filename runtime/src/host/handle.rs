@@ -258,8 +258,9 @@ impl InstanceLoop {
             && self.env.clock.unix_ms() >= with_tolerance(deadline_ms)
         {
             self.env.meters.handled(delivery.input(), Outcome::Expired);
-            if let Some(suppressed) = self.env.control.expired_log.event() {
-                let (service, id, asker) = (&*self.env.label, &message.id, &*message.source);
+            let asker = &*message.source;
+            if let Some(suppressed) = self.env.meters.expired.count(asker) {
+                let (service, id) = (&*self.env.label, &message.id);
                 let since_ms = |ms: u64| Duration::from_millis(ms.saturating_sub(message.time_ms));
                 let age = since_ms(self.env.clock.unix_ms());
                 let allowed = since_ms(deadline_ms);

@@ -90,12 +90,16 @@ metrics! {
         "Failed attempts to settle a delivery: to store its retry, dead letter or reply.";
     OVERDUE = "delays_overdue" GAUGE ["transport"]
         "Delays whose messages have not arrived in time.";
+    CLOCK_SKEW = "clock_skew_seconds" GAUGE ["transport"]
+        "Seconds by which the broker's clock is ahead of this machine's. Deadlines of requests are corrected by it.";
     STRANDED = "stranded_messages" GAUGE ["transport"]
         "Messages in queues of the app that no service reads.";
     CONFIRM = "confirm_duration_seconds" HISTOGRAM ["transport"]
         "Time from publishing a message to its confirm.";
     ASKS = "asks_total" COUNTER ["service", "outcome"]
         "Requests that the service made, by outcome.";
+    EXPIRED = "requests_expired_total" COUNTER ["service", "asker"]
+        "Requests whose deadline passed before the service handled them, by the first 16 askers and others.";
     WORKER_LAG = "worker_lag_seconds" GAUGE ["worker"]
         "Greatest delay of a worker thread in the last 10 to 20 seconds.";
     LOG_LINES_DROPPED = "log_lines_dropped_total" COUNTER []
@@ -179,6 +183,7 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     let mut queues = Family::new(&QUEUE);
     let mut marks = Family::new(&QUEUE_HIGH_WATER);
     let mut asks = Family::new(&ASKS);
+    let mut expired = Family::new(&EXPIRED);
     let mut outbox = Family::new(&OUTBOX);
     let mut repeated = Family::new(&REPEATED);
     let mut entities = Family::new(&ENTITIES);
@@ -226,6 +231,9 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
         let held = service.hosted.keys_held().unwrap_or_default();
         keys.add(&[label], held.keys as f64);
         behind.add(&[label], held.messages as f64);
+        for (asker, count) in meters.expired.counts() {
+            expired.add(&[label, &asker], count as f64);
+        }
         anonymous.add(&[label], meters.anonymous.get() as f64);
         mailbox.add(&[label], service.hosted.waiting() as f64);
         for (reason, count) in service.hosted.dead_letters() {
@@ -247,7 +255,7 @@ fn service_families(view: &AppStatus) -> Vec<Family> {
     } = messages;
     vec![
         handled, handle, wait, emitted, anonymous, mailbox, instances, restarts, up, breakers,
-        keys, behind, letters, queues, marks, asks, outbox, repeated, entities, started,
+        keys, behind, letters, queues, marks, asks, expired, outbox, repeated, entities, started,
         passivated,
     ]
 }
@@ -307,7 +315,9 @@ fn transport_families(view: &AppStatus) -> Vec<Family> {
     if let Some(confirms) = confirms.find_map(|service| service.hosted.confirms.as_ref()) {
         confirm.add_durations(&[scheme], &confirms.lock());
     }
-    let mut families = vec![paused, up, reconnects];
+    let mut skew = Family::new(&CLOCK_SKEW);
+    skew.add(&[scheme], status.clock_skew_ms as f64 / 1000.0);
+    let mut families = vec![paused, up, reconnects, skew];
     families.extend(figures);
     families.push(confirm);
     families

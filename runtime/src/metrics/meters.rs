@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::expired::ExpiredRequests;
 use crate::dead_letter::Reason;
 
 /// A counter with one writer.
@@ -166,6 +167,8 @@ pub(crate) struct Meters {
     asks: [SharedCounter; AskOutcome::NAMES.len()],
     /// Attempts to handle a message without an id.
     pub(crate) anonymous: SharedCounter,
+    /// Not part of [`counts`](Self::counts): the askers become known by their requests.
+    pub(crate) expired: ExpiredRequests,
     pub(crate) entities: EntityMeters,
 }
 

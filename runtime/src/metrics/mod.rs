@@ -1,6 +1,7 @@
 //! Metrics: counters on the hot path and their collection for Prometheus.
 
 mod collector;
+mod expired;
 mod family;
 mod meters;
 mod worker_lag;

@@ -30,8 +30,6 @@ pub(crate) struct RunControl {
     pub(crate) abandon_hooks: Arc<AbandonHooks>,
     /// Throttle of log lines about messages that can't be published.
     pub(crate) publish_log: LogThrottle,
-    /// Throttle of log lines about requests whose deadline has passed.
-    pub(crate) expired_log: LogThrottle,
     /// Messages of this source that the transport did not accept.
     publish_failures: AtomicU64,
     pause: Pause,
@@ -47,7 +45,6 @@ impl RunControl {
             pending_work: PendingWork::default(),
             abandon_hooks: Arc::default(),
             publish_log: LogThrottle::default(),
-            expired_log: LogThrottle::default(),
             publish_failures: AtomicU64::default(),
             pause,
         }

@@ -323,6 +323,8 @@ pub struct Status {
     pub failed_settlements: u64,
     /// Number of delays whose messages have not arrived in time.
     pub overdue_delays: u64,
+    /// Milliseconds by which the broker's clock is ahead of this machine's.
+    pub clock_skew_ms: i64,
     /// The transport was closed by this process and won't work again.
     pub ended: bool,
     /// Number of times it has reconnected.

@@ -41,7 +41,7 @@ pub(super) async fn shop(broker: &Broker, app: &str) -> Arc<dyn Transport> {
     transport
 }
 
-fn topology(app: &str) -> Topology {
+pub(super) fn topology(app: &str) -> Topology {
     Topology {
         app: app.into(),
         queues: vec![QueueSpec {

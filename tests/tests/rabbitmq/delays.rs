@@ -171,6 +171,34 @@ async fn messages_for_a_full_queue_hold_up_no_others_and_arrive_when_there_is_ro
 }
 
 #[tokio::test]
+async fn messages_for_a_queue_that_confirms_nothing_hold_up_no_others() {
+    /// More messages than a relay has in progress.
+    const MORE: usize = 200;
+    let broker = Broker::shared();
+    let transport = shop(broker, "frozen").await;
+    let next = audit(&broker.url(), "frozen").await;
+    for number in 0..MORE {
+        let outgoing = delayed(order(&number.to_string()), 3);
+        publish(&*transport, outgoing).await.unwrap();
+    }
+    let queue = "whereis('%2F_frozen.stock.requests')";
+    broker.ctl(&["eval", &format!("ok = sys:suspend({queue}).")]);
+    sleep(Duration::from_secs(4)).await;
+    publish(&*next, delayed(audited(), 1)).await.unwrap();
+    let since = Instant::now();
+    take(&*next, &QueueId::new("audit", "in"), 1).await;
+    assert!(
+        since.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        since.elapsed()
+    );
+    broker.ctl(&["eval", &format!("ok = sys:resume({queue}).")]);
+    take(&*transport, &requests(), MORE).await;
+    transport.close().await;
+    next.close().await;
+}
+
+#[tokio::test]
 async fn a_retry_that_cannot_be_stored_is_tried_again_and_told_and_its_handler_rests() {
     let broker = Broker::shared();
     broker.ctl(&["add_vhost", "small"]);

@@ -5,6 +5,7 @@
 //! | `amqp` | the transport `amqp:` itself |
 //! | `breaker` | circuit breakers |
 //! | `check_connect` | `check --connect` |
+//! | `clock_skew` | machines whose clocks differ |
 //! | `delays` | delayed messages and retries |
 //! | `dlq`, `dlq_running` | dead letters: list, replay, discard, export |
 //! | `foreign` | external queues and exchanges |
@@ -16,6 +17,7 @@
 //! | `many_processes` | one app in many processes |
 //! | `poison` | a message that kills its process |
 //! | `prune` | stale queues and bindings |
+//! | `rights` | rights that are revoked |
 //! | `secrets` | no secret is shown |
 //! | `shipped` | the shipped binary and its commands |
 //! | `sigterm` | graceful shutdown |
@@ -26,6 +28,7 @@
 mod amqp;
 mod breaker;
 mod check_connect;
+mod clock_skew;
 mod delays;
 mod dlq;
 mod dlq_running;
@@ -38,6 +41,7 @@ mod long_handlers;
 mod many_processes;
 mod poison;
 mod prune;
+mod rights;
 mod secrets;
 mod shipped;
 mod sigterm;

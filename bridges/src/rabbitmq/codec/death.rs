@@ -25,7 +25,7 @@ pub(crate) struct Death<'a> {
     /// The exchange that the message was published to.
     pub(crate) exchange: Cow<'a, str>,
     pub(crate) key: Cow<'a, str>,
-    unix_s: u64,
+    pub(crate) unix_s: u64,
 }
 
 /// Returns the last death of a message. The broker puts the newest entry first.
@@ -248,6 +248,7 @@ mod tests {
             past_topics: true,
             suspect: None,
             target: None,
+            clock_skew_ms: 0,
             properties_bytes_max: 100_000,
         };
         let properties = encode(&record.letter(&envelope.into()), route).expect("encoded");

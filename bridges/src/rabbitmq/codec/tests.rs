@@ -12,6 +12,7 @@ use super::*;
 const ROUTE: Route<'static> = Route {
     suspect: None,
     target: None,
+    clock_skew_ms: 0,
     attempt: 1,
     past_topics: true,
     properties_bytes_max: 100_000,
