@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use crate::app::{ServiceSnapshot, Snapshot};
+use crate::app::{GroupSnapshot, ServiceSnapshot, Snapshot};
 
 pub(super) const STYLE_PATH: &str = "/style.css";
 
@@ -46,8 +46,10 @@ fn write_page(page: &mut String, app: &Snapshot<'_>) -> fmt::Result {
     for service in &app.services {
         write_row(page, service)?;
     }
+    page.push_str("</tbody></table></div>\n");
+    write_groups(page, &app.groups)?;
     page.push_str(
-        "</tbody></table></div>\n<p><a href=\"/api/app\">as JSON</a> · \
+        "<p><a href=\"/api/app\">as JSON</a> · \
          <a href=\"/metrics\">metrics</a> · <a href=\"/health/ready\">readiness</a> · \
          <a href=\"/health/live\">liveness</a></p>\n</body>\n</html>\n",
     );
@@ -78,6 +80,27 @@ fn write_state(page: &mut String, app: &Snapshot<'_>) -> fmt::Result {
     Ok(())
 }
 
+fn write_groups(page: &mut String, groups: &[GroupSnapshot<'_>]) -> fmt::Result {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    page.push_str(
+        "<div class=\"wide\"><table>\n<thead><tr><th>group</th><th>strategy</th>\
+         <th class=\"n\">restarts</th><th>services</th></tr></thead>\n<tbody>\n",
+    );
+    for group in groups {
+        let (name, strategy, restarts) = (Escaped(group.group), group.strategy, group.restarts);
+        write!(
+            page,
+            "<tr><td>{name}</td><td>{strategy}</td><td class=\"n\">{restarts}</td>"
+        )?;
+        write_names(page, group.services.iter())?;
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</tbody></table></div>\n");
+    Ok(())
+}
+
 fn write_row(page: &mut String, service: &ServiceSnapshot<'_>) -> fmt::Result {
     let (label, service_type) = (Escaped(service.service), Escaped(service.service_type));
     let state = service.state.as_str();
@@ -101,8 +124,8 @@ fn write_row(page: &mut String, service: &ServiceSnapshot<'_>) -> fmt::Result {
         service.mailbox.messages,
         service.restarts.total(),
     )?;
-    write_topics(page, service.inputs.iter().flat_map(|input| &input.topics))?;
-    write_topics(
+    write_names(page, service.inputs.iter().flat_map(|input| &input.topics))?;
+    write_names(
         page,
         service.outputs.iter().flat_map(|output| &output.topics),
     )?;
@@ -110,11 +133,12 @@ fn write_row(page: &mut String, service: &ServiceSnapshot<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn write_topics<'a>(page: &mut String, topics: impl Iterator<Item = &'a &'a str>) -> fmt::Result {
+/// Writes names into a cell.
+fn write_names<'a>(page: &mut String, names: impl Iterator<Item = &'a &'a str>) -> fmt::Result {
     page.push_str("<td>");
-    for (number, topic) in topics.enumerate() {
+    for (number, name) in names.enumerate() {
         let comma = if number > 0 { ", " } else { "" };
-        write!(page, "{comma}{}", Escaped(topic))?;
+        write!(page, "{comma}{}", Escaped(name))?;
     }
     page.push_str("</td>");
     Ok(())

@@ -103,6 +103,9 @@ async fn groups_are_shown_with_strategy_services_and_restarts() {
         "group": "sales", "strategy": "one_for_all", "services": ["stock", "intake"], "restarts": 2,
     }]);
     assert_eq!(json["groups"], expected);
+    let (_, _, page) = get(&admin, "/");
+    let row = "<tr><td>sales</td><td>one_for_all</td><td class=\"n\">2</td><td>stock, intake</td>";
+    assert!(page.contains(row), "{page}");
 }
 
 #[tokio::test]

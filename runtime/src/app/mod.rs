@@ -20,7 +20,7 @@ mod tree_builder;
 pub use plan::Plan;
 pub(crate) use plan::{GroupPlan, LogSettings, ServicePlan, SupervisorPlan, WiredPort};
 pub use run::{App, StartError, Workers};
-pub(crate) use snapshot::{ServiceSnapshot, Snapshot};
+pub(crate) use snapshot::{GroupSnapshot, ServiceSnapshot, Snapshot};
 pub(crate) use status::{AppStatus, Phase, ServiceStatus, State};
 pub use stop::StopReport;
 pub use summary::{ServiceSummary, Summary};

@@ -31,7 +31,7 @@ pub(crate) struct Snapshot<'a> {
     sources_paused: usize,
     /// Greatest lag of each worker thread in the last 10 to 20 seconds.
     worker_lag_seconds: Vec<f64>,
-    groups: Vec<GroupSnapshot<'a>>,
+    pub(crate) groups: Vec<GroupSnapshot<'a>>,
     pub(crate) services: Vec<ServiceSnapshot<'a>>,
 }
 
@@ -52,13 +52,13 @@ pub(crate) struct TransportSnapshot {
 
 /// A group of services.
 #[derive(Debug, Serialize)]
-struct GroupSnapshot<'a> {
-    group: &'a str,
-    strategy: &'static str,
+pub(crate) struct GroupSnapshot<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) strategy: &'static str,
     /// In the order of the group's list.
-    services: Vec<&'a str>,
+    pub(crate) services: Vec<&'a str>,
     /// Number of times that the group's supervisor restarted services.
-    restarts: u64,
+    pub(crate) restarts: u64,
 }
 
 impl<'a> From<&'a GroupStatus> for GroupSnapshot<'a> {

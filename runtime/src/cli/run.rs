@@ -5,12 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use tracing::warn;
 
 use super::signals::StopSignals;
 use super::watch::{self, Watch, restart_needed};
 use super::{DONE, FAILED, ManifestArgs, OnlyArgs, child, print, print_json, print_report};
 use crate::app::{App, Plan, StopReport};
 use crate::child_process::RespawnCommand;
+use crate::manifest::Report;
 use crate::service::Catalog;
 use crate::stderr::{self, error_line};
 use crate::transport::Transports;
@@ -52,6 +54,15 @@ enum End {
     Changed,
 }
 
+/// Logs the warnings of a manifest.
+fn log_warnings(report: &Report) {
+    for problem in report.problems() {
+        let (code, warning) = (problem.code, &*problem.message);
+        let place = format!("{}:{}:{}", problem.file, problem.line, problem.column);
+        warn!(code, %place, warning, "the manifest has a warning, see brickwork check");
+    }
+}
+
 impl Run {
     pub(super) fn execute(&self, catalog: &Catalog, transports: &Transports) -> u8 {
         let program = match self.manifest.program() {
@@ -60,9 +71,12 @@ impl Run {
         };
         // Before reading the manifest, so that no change is missed.
         let mut watch = self.watch.then(|| Watch::new(&program));
-        let mut plan = match self.manifest.load(&self.only.only, catalog, transports) {
+        let loaded = self
+            .manifest
+            .load_with_warnings(&self.only.only, catalog, transports);
+        let (mut plan, warnings) = match loaded {
             Err(report) => return print_report(&report, self.json),
-            Ok(plan) => plan,
+            Ok(loaded) => loaded,
         };
         crate::log::init(plan.log, plan.redactor.clone());
         crate::panic::install_hook();
@@ -74,6 +88,8 @@ impl Run {
             plan.supervise();
             return system.block_on(child::run(plan, transports));
         }
+        // The parent of a child process has logged them.
+        log_warnings(&warnings);
         system.block_on(self.run(plan, transports, program, watch))
     }
 

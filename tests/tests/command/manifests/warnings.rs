@@ -196,3 +196,39 @@ external = "in"
         (&"W001".into(), &6.into())
     );
 }
+
+#[test]
+fn run_logs_each_warning_once_at_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = r#"
+        [app]
+        name = "warned"
+        [admin]
+        listen = "off"
+        [services.lines]
+        use = "file-in"
+        out = "lines"
+        config.path = "lines.jsonl"
+        [services.keep]
+        use = "file-out"
+        in = "lines"
+        config.path = "out.jsonl"
+        restart = { policy = "temporary", max_restarts = 3 }
+    "#;
+    fs::write(folder.path().join("app.toml"), manifest).unwrap();
+    fs::write(folder.path().join("lines.jsonl"), "{}\n").unwrap();
+    let mut run = Command::new(binary::brickwork());
+    run.args(["run", "app.toml", "--until-idle"]);
+    let output = run.current_dir(folder.path()).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{log}");
+    let logged: Vec<_> = log.lines().filter(|line| line.contains("W001")).collect();
+    let [line] = &logged[..] else {
+        panic!("{log}");
+    };
+    assert!(line.contains("app.toml:13:"), "{line}");
+    assert!(
+        line.contains("`services.keep.restart.max_restarts` has no effect"),
+        "{line}"
+    );
+}
