@@ -100,6 +100,7 @@ pub mod sqlite;
 #[cfg(not(feature = "store"))]
 #[path = "sqlite/absent.rs"]
 pub mod sqlite;
+mod status;
 mod stderr;
 #[cfg(feature = "store")]
 mod store;

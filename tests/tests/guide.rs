@@ -316,7 +316,7 @@ fn the_table_of_codes_is_the_table_of_the_loader() {
 #[test]
 fn the_guide_lists_every_metric_with_its_labels() {
     let text = chapter("metrics.md");
-    let source = workspace().join("runtime/src/metrics/collector.rs");
+    let source = workspace().join("runtime/src/status/collector.rs");
     let source = std::fs::read_to_string(source).expect("the metrics have a table");
     let rows: Vec<&str> = source
         .lines()

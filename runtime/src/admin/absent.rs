@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
-use crate::app::AppStatus;
+use crate::status::AppStatus;
 
 /// The running endpoint, which does not exist.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
-use crate::app::AppStatus;
 use crate::service_thread::ServiceThread;
+use crate::status::AppStatus;
 
 /// Maximum clients that wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use crate::app::{GroupSnapshot, ServiceSnapshot, Snapshot};
+use crate::status::{GroupSnapshot, ServiceSnapshot, Snapshot};
 
 pub(super) const STYLE_PATH: &str = "/style.css";
 

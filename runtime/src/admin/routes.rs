@@ -17,9 +17,9 @@ use serde::Serialize;
 use tracing::error;
 
 use super::page;
-use crate::app::AppStatus;
 use crate::http::{HostProblem, IsAccepted, check_host};
 use crate::message::JSON;
+use crate::status::AppStatus;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";

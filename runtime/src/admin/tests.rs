@@ -9,15 +9,15 @@ use prometheus::Registry;
 use serde_json::Value;
 
 use super::{Admin, server};
-use crate::app::fixtures::{Fake, SECRET, app};
 use crate::metrics::Cause;
+use crate::status::fixtures::{Fake, SECRET, app};
 
 const LOOPBACK: &str = "127.0.0.1:0";
 
 async fn start() -> (Fake, Admin) {
     let fake = app().await;
     let registry = Registry::new();
-    crate::metrics::register(&registry, fake.view.clone()).unwrap();
+    crate::status::register(&registry, fake.view.clone()).unwrap();
     let admin = Admin::start(LOOPBACK.parse().unwrap(), fake.view.clone(), registry).unwrap();
     (fake, admin)
 }

@@ -6,13 +6,13 @@ use parking_lot::Mutex;
 
 use super::plan::ServicePlan;
 use super::reach::Reach;
-use super::status::{SOURCE, ServiceStatus};
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::host::{ServiceHandle, ServiceSetup};
 use crate::metrics::Durations;
 use crate::service::{Answerer, Answerers, Kind, Readers, WiredOutput};
 use crate::settings::Isolation;
+use crate::status::{SOURCE, ServiceStatus};
 use crate::store::Stores;
 use crate::supervision::Instances;
 use crate::transport::{Backpressure, SourcePressure, Transport};

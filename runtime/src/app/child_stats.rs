@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::future::{FutureExt, LocalBoxFuture};
 
-use super::{AppStatus, Phase, ServiceStatus};
 use crate::child_process::{LinkedApp, Stats};
 use crate::host::RemoteStats;
+use crate::status::{AppStatus, Phase, ServiceStatus};
 
 impl LinkedApp for AppStatus {
     fn stats(&self) -> Option<Stats> {

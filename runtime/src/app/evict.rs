@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::status::AppStatus;
 use crate::control::{Evict, EvictEntity};
+use crate::status::AppStatus;
 
 /// Returns the function that removes entities of services in this process.
 pub(super) fn evictor(view: Arc<AppStatus>) -> EvictEntity {

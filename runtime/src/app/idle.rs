@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::run::App;
-use super::status::AppStatus;
 use crate::host::{ServiceHandle, Standing};
 use crate::metrics::Outcome;
 use crate::names::QueueId;
+use crate::status::AppStatus;
 use crate::transport::Transport;
 
 /// Interval between checks.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::events::EventsOf;
+use crate::log::LogSettings;
 use crate::names::EVENTS_TOPIC;
 use crate::redact::Redactor;
-use crate::service::{ConfiguredType, Kind};
+use crate::service::{ConfiguredType, Kind, WiredPort};
 use crate::settings::{Isolation, ServiceSettings};
 use crate::supervision::{GiveUpPolicy, Intensity, Strategy};
 use crate::transport::{ExternalBinding, Keyed, QueueSpec, RenewUrl, Topology};
@@ -44,13 +45,6 @@ pub struct Plan {
     pub(crate) is_supervised: bool,
 }
 
-/// `app.log`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LogSettings {
-    pub(crate) level: tracing::Level,
-    pub(crate) json: bool,
-}
-
 /// Settings of one supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SupervisorPlan {
@@ -80,13 +74,6 @@ pub(crate) struct ServicePlan {
     /// Whether this process runs the service. `--only` leaves others to other processes.
     pub(crate) runs_here: bool,
     pub(crate) settings: ServiceSettings,
-}
-
-/// A port and its topics.
-#[derive(Debug, Clone)]
-pub(crate) struct WiredPort {
-    pub(crate) name: Arc<str>,
-    pub(crate) topics: Vec<Arc<str>>,
 }
 
 impl Plan {

@@ -1,7 +1,8 @@
 //! The part of a plan that a message trace needs: services, ports and topics.
 
-use super::plan::{Plan, WiredPort};
+use super::plan::Plan;
 use crate::message_trace::{GraphPort, GraphService, PortGraph};
+use crate::service::WiredPort;
 
 impl Plan {
     /// The services of the app and the topics that connect them.

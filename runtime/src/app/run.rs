@@ -16,7 +16,6 @@ use tracing::info;
 use super::build_service::{BuildContext, build};
 use super::evict::evictor;
 use super::plan::Plan;
-use super::status::{AppStatus, Phase};
 use super::tree_builder::{NodeIndex, PlannedTree, SupervisorTree, TreePlan};
 use crate::admin::Admin;
 use crate::child_process::{ParentConnection, RespawnCommand};
@@ -29,6 +28,7 @@ use crate::message_trace::{
     LocalService, QueueAccess, RunningServices, Trace, TraceCollector, TraceQuery,
 };
 use crate::panic;
+use crate::status::{AppStatus, Phase};
 use crate::store::Stores;
 use crate::supervisors::{Failed, Supervised, Threads, watch};
 use crate::transport::{Backpressure, Transport, TransportError, Transports};
@@ -240,7 +240,7 @@ impl App {
             ),
         };
         let registry = prometheus::Registry::new();
-        crate::metrics::register(&registry, view.clone())
+        crate::status::register(&registry, view.clone())
             .expect("a new registry holds no metrics of these names");
         let mut watching = match workers {
             Workers::Here => Vec::new(),

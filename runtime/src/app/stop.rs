@@ -12,11 +12,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
 use super::run::App;
-use super::status::Phase;
 use super::summary::Summary;
 use crate::host::{ServiceHandle, Stopped};
 use crate::metrics::Worker;
 use crate::names::QueueId;
+use crate::status::Phase;
 use crate::supervisors::Supervised;
 
 /// Minimum time for a stage of stopping if earlier stages used up the deadline.

@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 
 use super::plan::{Plan, SupervisorPlan};
 use super::reach::Reach;
-use super::status::GroupStatus;
 use crate::child_process::RespawnCommand;
 use crate::host::ServiceHandle;
 use crate::service::Kind;
+use crate::status::GroupStatus;
 use crate::supervision::{ChildSpec, DEFAULT_RESTART, RestartType};
 use crate::supervisors::{
     Child, ChildExit, Failed, Group, GroupChild, GroupPolicy, Parent, ParentLink, StartGate,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::*;
-use crate::app::fixtures::app;
 use crate::metrics::{Cause, Outcome};
+use crate::status::fixtures::app;
 
 const SOON: Duration = Duration::from_secs(20);
 const SHUTDOWN: Duration = Duration::from_secs(7);

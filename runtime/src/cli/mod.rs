@@ -135,17 +135,6 @@ struct OnlyArgs {
 }
 
 impl ManifestArgs {
-    /// Loads the plan of an app to be started.
-    fn load(
-        &self,
-        only: &[String],
-        catalog: &Catalog,
-        transports: &Transports,
-    ) -> Result<crate::Plan, manifest::Report> {
-        let loaded = self.load_with_warnings(only, catalog, transports);
-        loaded.map(|(plan, _)| plan)
-    }
-
     /// Loads the plan of an app to be started, and the warnings.
     fn load_with_warnings(
         &self,

@@ -16,10 +16,10 @@ use super::{
     Answer, Control, ControlError, ControlTargets, REQUEST_BYTES_MAX, TIMEOUT, Verb, server,
     socket_path, stop,
 };
-use crate::app::fixtures::{Fake, app};
 use crate::dead_letters::DeadLetters;
 use crate::message_trace::TraceCollector;
 use crate::service_thread::StopSignal;
+use crate::status::fixtures::{Fake, app};
 
 const LONG: Duration = Duration::from_secs(20);
 

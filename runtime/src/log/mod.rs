@@ -24,13 +24,19 @@ use tracing_subscriber::registry::{LookupSpan, Registry, Scope};
 
 use self::fields::{Fields, Recorder};
 use self::line::Line;
-use crate::app::LogSettings;
 use crate::clock::Clock;
 use crate::redact::Redactor;
 use crate::stderr;
 
 /// Largest line buffer that a thread keeps for its next line, in bytes.
 const BUFFER_BYTES_KEPT: usize = 16 * 1024;
+
+/// `app.log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    pub(crate) level: tracing::Level,
+    pub(crate) json: bool,
+}
 
 thread_local! {
     static BUFFER: Cell<String> = const { Cell::new(String::new()) };

@@ -8,7 +8,7 @@ use tracing::{Level, debug, error, info, info_span, warn};
 
 use super::fields::VALUE_BYTES_MAX;
 use super::subscriber;
-use crate::app::LogSettings;
+use crate::log::LogSettings;
 use crate::redact::{REDACTED, Redactor};
 
 const SECRET: &str = "hunter2 \"and\" more";

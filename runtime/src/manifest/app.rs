@@ -10,7 +10,7 @@ use super::report::Problems;
 use super::source::SourceFile;
 use super::suggest::{list, quote};
 use super::table_reader::Section;
-use crate::app::LogSettings;
+use crate::log::LogSettings;
 use crate::names::check_name;
 use crate::transport::{Transports, scheme_of};
 

@@ -10,9 +10,11 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 
 use super::{Options, load};
-use crate::app::{GroupPlan, LogSettings, Plan, SupervisorPlan, WiredPort};
+use crate::app::{GroupPlan, Plan, SupervisorPlan};
 use crate::config::{ManifestPath, Secret};
+use crate::log::LogSettings;
 use crate::prelude::*;
+use crate::service::WiredPort;
 use crate::settings::ServiceSettings;
 use crate::supervision::{
     Backoff, GiveUpPolicy, Instances, Intensity, RestartPolicy, RestartType, RetryPolicy, Strategy,

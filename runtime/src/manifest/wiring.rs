@@ -8,9 +8,9 @@ use super::source::Span;
 use super::spanned_toml::{Entry, Node, Value};
 use super::suggest::{list, nearest, quote};
 use super::table_reader::Section;
-use crate::app::WiredPort;
 use crate::names::{InvalidName, check_topic};
 use crate::service::ConfiguredType;
+use crate::service::WiredPort;
 
 /// A topic and its place in the manifest.
 #[derive(Debug, Clone)]

@@ -51,7 +51,10 @@ impl ExpiredRequests {
     /// Returns the askers and their counts.
     pub(crate) fn counts(&self) -> Vec<(String, u64)> {
         let askers = self.0.lock();
-        askers.iter().map(|it| (it.name.clone(), it.count)).collect()
+        askers
+            .iter()
+            .map(|it| (it.name.clone(), it.count))
+            .collect()
     }
 
     fn update<T>(&self, name: &str, update: impl FnOnce(&mut Asker) -> T) -> T {

@@ -77,7 +77,7 @@ pub use port::{Input, Output, Request, Tick};
 pub(crate) use ports::PortTable;
 pub use ports::{Batch, Ports};
 pub(crate) use ports::{Reply, TickSpec};
-pub(crate) use publisher::{Publisher, WiredOutput};
+pub(crate) use publisher::{Publisher, WiredOutput, WiredPort};
 pub(crate) use run_control::{Pause, RunControl};
 pub use shared::Shared;
 pub use source::{Source, SourcePorts};

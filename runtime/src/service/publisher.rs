@@ -24,6 +24,13 @@ use crate::transport::{AskError, Completion, Outgoing, SourcePressure, Transport
 /// A failure that comes this long before the deadline of a request, or later, is a timeout.
 const DEADLINE_TOLERANCE: Duration = Duration::from_millis(10);
 
+/// A port and its topics.
+#[derive(Debug, Clone)]
+pub(crate) struct WiredPort {
+    pub(crate) name: Arc<str>,
+    pub(crate) topics: Vec<Arc<str>>,
+}
+
 /// An output and the topics that it publishes to.
 pub(crate) struct WiredOutput {
     pub(crate) name: Arc<str>,

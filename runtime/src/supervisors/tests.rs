@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Child, ParentLink, StartGate, ThreadReplaced, Threads, supervise_here};
-use crate::app::fixtures;
+use crate::status::fixtures;
 
 /// Lets a future send its command, without waiting for the answer.
 async fn send_command<T>(asking: &mut LocalBoxFuture<'_, T>) {

@@ -46,7 +46,7 @@ impl Routes {
     /// The names of a whole app are its topics.
     pub(super) fn of_app(plan: &Plan) -> Self {
         let services = || plan.services.iter();
-        let topics = |ports: &[crate::app::WiredPort]| -> Vec<(Arc<str>, Arc<str>)> {
+        let topics = |ports: &[crate::service::WiredPort]| -> Vec<(Arc<str>, Arc<str>)> {
             let topics = ports.iter().flat_map(|port| port.topics.iter());
             topics.map(|topic| (topic.clone(), topic.clone())).collect()
         };

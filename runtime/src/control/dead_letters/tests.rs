@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep};
 use super::super::tests::targets_of;
 use super::super::{TIMEOUT, is_running, server, socket_path};
 use super::*;
-use crate::app::fixtures::{Fake, SECRET, app};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::dead_letters::{
     Bounds, Destination, DlqAction, Outcome, RateLimit, RemoveOptions, Selection,
@@ -21,6 +20,7 @@ use crate::message::Envelope;
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::service_thread::StopSignal;
+use crate::status::fixtures::{Fake, SECRET, app};
 use crate::transport::{Completion, Outgoing};
 
 /// An app that does not run, with letters, and its control socket.

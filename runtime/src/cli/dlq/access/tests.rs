@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use futures_util::future::BoxFuture;
 
 use super::*;
-use crate::app::fixtures::app;
 use crate::control::Control;
 use crate::control::tests::targets_of;
 use crate::manifest::{Options, load};
 use crate::prelude::*;
 use crate::service::Catalog;
+use crate::status::fixtures::app;
 use crate::transport::memory::Memory;
 use crate::transport::{Backpressure, Connector, Guarantees};
 

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::plan::WiredPort;
 use crate::clock::Rfc3339;
 use crate::events::Events;
 use crate::host::{ServiceHandle, ServiceRun, Standing};
 use crate::metrics::WorkerLag;
 use crate::names::QueueId;
 use crate::redact::Redactor;
+use crate::service::WiredPort;
 use crate::supervision::Strategy;
 use crate::transport::{Depth, Status, StrandedQueue, Transport, WaitReason};
 

@@ -1,10 +1,10 @@
 //! Tests of the status in each state of an app.
 
-use super::super::fixtures::{SECRET, app};
 use super::*;
 use crate::host::LastFailure;
 use crate::message::Envelope;
 use crate::metrics::Cause;
+use crate::status::fixtures::{SECRET, app};
 use crate::transport::{Completion, Outgoing};
 
 fn failure(what: &'static str, text: &str) -> LastFailure {
@@ -20,7 +20,7 @@ fn failure(what: &'static str, text: &str) -> LastFailure {
 #[tokio::test]
 async fn an_app_is_ready_when_all_services_are_and_otherwise_gives_every_reason() {
     let fake = app().await;
-    let reasons = |fake: &super::super::fixtures::Fake| fake.view.readiness().1;
+    let reasons = |fake: &crate::status::fixtures::Fake| fake.view.readiness().1;
     assert_eq!(
         reasons(&fake),
         [

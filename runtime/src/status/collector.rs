@@ -11,9 +11,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 
+use super::app_status::{AppStatus, ServiceStatus, State};
 use super::family::{Family, Spec};
-use super::meters::{Cause, Outcome};
-use crate::app::{AppStatus, ServiceStatus, State};
+use crate::metrics::{Cause, Outcome};
 use crate::stderr;
 
 const COUNTER: MetricType = MetricType::COUNTER;

@@ -7,7 +7,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::meters::{BUCKETS_NS, Durations};
+use crate::metrics::{BUCKETS_NS, Durations};
 
 /// The constant parts of a metric.
 #[derive(Debug)]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use prometheus::{Registry, TextEncoder};
 
 use super::{ALL, register};
-use crate::app::fixtures::{Fake, app};
 use crate::dead_letter::Reason;
 use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Cause, Outcome};
+use crate::status::fixtures::{Fake, app};
 use crate::transport::{Completion, Outgoing};
 
 /// Returns the text of a scrape.

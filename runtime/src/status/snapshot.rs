@@ -5,11 +5,12 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use super::status::{AppStatus, GroupStatus, Phase, ServiceStatus, State};
+use super::app_status::{AppStatus, GroupStatus, Phase, ServiceStatus, State};
 use crate::clock::{Rfc3339, unix_ms};
 use crate::host::{BreakerStatus, KeysHeld, LastFailure};
 use crate::metrics::{InputMeter, Outcome};
 use crate::names::QueueId;
+use crate::service::WiredPort;
 use crate::transport::{Depth, WaitReason};
 
 /// An app at one moment.
@@ -307,8 +308,7 @@ impl AppStatus {
         let figures = service.hosted.figures();
         let meters = &service.hosted.meters;
         let depth = |queue: &QueueId| self.depth(queue).map(QueueDepth::from);
-        let topics =
-            |port: &'a super::WiredPort| port.topics.iter().map(|topic| &**topic).collect();
+        let topics = |port: &'a WiredPort| port.topics.iter().map(|topic| &**topic).collect();
         let inputs = service.inputs.iter().zip(&meters.inputs);
         let outputs = service.outputs.iter().zip(meters.outputs());
         let totals = (0..Outcome::NAMES.len()).map(|outcome| {

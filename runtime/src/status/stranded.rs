@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use tracing::warn;
 
-use super::status::AppStatus;
+use super::AppStatus;
 use crate::transport::{StrandedQueue, Topology};
 
 /// Interval at which the transport is asked.

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 
-use super::plan::WiredPort;
-use super::status::{AppStatus, GroupStatus, Phase, ServiceStatus};
+use super::app_status::{AppStatus, GroupStatus, Phase, ServiceStatus};
 use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::host::{ServiceHandle, ServiceSetup};
@@ -16,7 +15,7 @@ use crate::metrics::{Durations, WorkerLag};
 use crate::names::QueueId;
 use crate::redact::Redactor;
 use crate::service::{
-    ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable, WiredOutput,
+    ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable, WiredOutput, WiredPort,
 };
 use crate::settings::ServiceSettings;
 use crate::store::Stores;
