@@ -160,6 +160,9 @@ async fn acquire(env: &ServiceRun, source: &dyn Run) -> Option<HeldLease> {
         let lease = granted.await;
         env.liveness.standing_by.store(false, Relaxed);
         info!(service = %env.label, "source runs in this process now");
+        if !env.position.is_saved() {
+            warn!(service = %env.label, "source takes over from another process and has no position in app.data: it starts from its beginning, and its messages come again under their ids");
+        }
         lease
     };
     tokio::select! {

@@ -43,6 +43,11 @@ impl SourcePosition {
         self.positions.load(&self.source)
     }
 
+    /// Returns whether a position was saved in this folder.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.positions.file(&self.source).exists()
+    }
+
     /// Requests a save. Of two saves of one run the one requested later wins.
     pub(crate) fn request_save(&self, run: RunNumber) -> SaveRequest {
         self.fence.request(run)

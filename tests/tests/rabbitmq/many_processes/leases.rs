@@ -43,6 +43,9 @@ fn a_source_with_a_lease_runs_in_one_process_and_another_takes_over_when_it_dies
         true => (second, third),
         false => (third, second),
     };
+    // Positions do not travel.
+    let log = now.process.stderr();
+    assert!(log.contains("no position in app.data"), "{log}");
     now.until_emitted("lines", 100, PATIENCE);
     assert_eq!(next.emitted("lines"), 0);
     // Stops gracefully: the successor gets the lease as soon as the source has stopped.
