@@ -22,6 +22,7 @@
 //! | `shipped` | the shipped binary and its commands |
 //! | `sigterm` | graceful shutdown |
 //! | `sizes` | messages of every size |
+//! | `supervision` | restarts and stops of groups |
 //! | `tls` | TLS and credentials |
 //! | `trace` | the history of a message |
 
@@ -46,5 +47,6 @@ mod secrets;
 mod shipped;
 mod sigterm;
 mod sizes;
+mod supervision;
 mod tls;
 mod trace;
