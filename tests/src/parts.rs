@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::binary::brickwork;
 use crate::process::Process;
@@ -79,4 +80,15 @@ pub fn run(folder: &Path, logs: &Path, arguments: &[&str]) -> Process {
         .args(arguments)
         .current_dir(folder);
     Process::start(command, logs, "it was just built")
+}
+
+/// Runs the manifest of a folder, as [`run`], and waits until its services have started.
+///
+/// # Panics
+/// If they don't start in time.
+pub fn running(folder: &Path) -> Process {
+    let process = run(folder, folder, &[]);
+    let started = |line: &str| line.contains("runs:").then_some(());
+    process.line(Duration::from_secs(60), started);
+    process
 }

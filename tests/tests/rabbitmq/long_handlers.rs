@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
+use brickwork_tests::parts;
 use brickwork_tests::process::{Process, until};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -26,7 +27,7 @@ fn impatient(consumer_timeout: Duration) -> Broker {
 }
 
 /// Writes an app whose child process logs the start of each message and then works.
-fn prepare(folder: &Path, url: &str, lines: usize, work: &str, settings: &str) {
+fn prepare(folder: &Path, url: &str, lines: u64, work: &str, settings: &str) {
     let manifest = format!(
         r#"
         [app]
@@ -52,9 +53,7 @@ fn prepare(folder: &Path, url: &str, lines: usize, work: &str, settings: &str) {
         config.path = "out.jsonl"
         "#
     );
-    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
-    let text: String = (0..lines).map(|n| format!("{{\"n\":{n}}}\n")).collect();
-    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
+    parts::write(folder, &manifest, parts::numbers(lines));
     let program = format!(
         "import json, sys, time\n\
          runs = open('runs.txt', 'a', buffering=1)\n\
@@ -66,14 +65,6 @@ fn prepare(folder: &Path, url: &str, lines: usize, work: &str, settings: &str) {
              print(json.dumps({{'id': m['id'], 'emit': [{{'port': 'out', 'msg': m['msg']}}]}}), flush=True)\n"
     );
     std::fs::write(folder.join("work.py"), program).expect("it can be written");
-}
-
-fn start(folder: &Path) -> Process {
-    let mut command = Command::new(brickwork());
-    command.args(["run", "app.toml"]).current_dir(folder);
-    let process = Process::start(command, folder, "it was just built");
-    process.line(PATIENCE, |line| line.contains("runs:").then_some(()));
-    process
 }
 
 fn numbers(folder: &Path, file: &str) -> Vec<u64> {
@@ -128,7 +119,7 @@ fn a_handler_longer_than_the_brokers_consumer_timeout_runs_once() {
         "time.sleep(8 if n == 0 else 0.1)",
         "",
     );
-    let process = start(folder.path());
+    let process = parts::running(folder.path());
     until_done(folder.path(), &process, 3, Duration::from_secs(2));
     assert!(broker.log().contains("timed out"), "{}", broker.log());
     check_once(folder.path(), &broker, 3);
@@ -142,7 +133,7 @@ fn messages_that_wait_in_a_mailbox_are_requeued_before_the_brokers_consumer_time
     // 40 messages of 300 ms wait for 12 s.
     prepare(folder.path(), &url, 40, "time.sleep(0.3)", "");
     let began = Instant::now();
-    let process = start(folder.path());
+    let process = parts::running(folder.path());
     until_done(folder.path(), &process, 40, Duration::from_secs(1));
     assert!(began.elapsed() > Duration::from_secs(8));
     assert!(!broker.log().contains("timed out"), "{}", broker.log());

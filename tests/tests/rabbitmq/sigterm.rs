@@ -8,9 +8,8 @@ use std::time::Duration;
 use brickwork::MessageId;
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::broker::Broker;
-use brickwork_tests::process::Process;
+use brickwork_tests::parts;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// `app.shutdown_timeout` is 2 s; the rest takes moments, also on a busy machine.
 const IN_TIME: Duration = Duration::from_secs(15);
 
@@ -51,13 +50,7 @@ fn prepare(folder: &Path, transport: &str, lines: usize, stall: &str, timeout: &
         config.path = "out.jsonl"
         "#
     );
-    std::fs::write(folder.join("app.toml"), manifest).expect("it can be written");
-    let text: String = (0..lines).map(line).collect();
-    std::fs::write(folder.join("lines.jsonl"), text).expect("it can be written");
-}
-
-fn line(n: usize) -> String {
-    format!("{{\"n\":{n}}}\n")
+    parts::write(folder, &manifest, parts::numbers(lines as u64));
 }
 
 /// Returns the ids of each number in the app: of its line and of the message made from it.
@@ -102,10 +95,7 @@ impl Run {
 
 /// Runs the app, ends it by SIGTERM after a while, and reads its report.
 fn run(folder: &Path, after: Duration) -> Run {
-    let mut command = Command::new(brickwork());
-    command.args(["run", "app.toml"]).current_dir(folder);
-    let mut process = Process::start(command, folder, "it was just built");
-    process.line(PATIENCE, |line| line.contains("runs:").then_some(()));
+    let mut process = parts::running(folder);
     // A random moment under load.
     std::thread::sleep(after);
     let id = process.id().to_string();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use brickwork_tests::broker::Broker;
+use brickwork_tests::parts;
 use brickwork_tests::process::until;
 
 use super::site::{PATIENCE, Part, Site, is_full};
@@ -30,9 +31,7 @@ fn site(name: &str, count: usize, keep: &str) -> Site {
         {keep}
         "#
     );
-    site.write("app.toml", &manifest);
-    let text: String = (0..count).map(|n| format!("{{\"n\":{n}}}\n")).collect();
-    site.write("lines.jsonl", &text);
+    parts::write(site.path(), &manifest, parts::numbers(count as u64));
     site
 }
 
