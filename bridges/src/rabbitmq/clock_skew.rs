@@ -21,7 +21,9 @@ impl SkewBounds {
         let broker_ms = signed(broker_s.saturating_mul(1000));
         Self {
             low: broker_ms.saturating_sub(signed(after_ms)),
-            high: broker_ms.saturating_add(999).saturating_sub(signed(before_ms)),
+            high: broker_ms
+                .saturating_add(999)
+                .saturating_sub(signed(before_ms)),
         }
     }
 

@@ -184,7 +184,10 @@ fn our_headers(
         headers.text(PARENT, &parent.to_string())?;
     }
     if let Some(deadline) = message.deadline_ms {
-        headers.number(DEADLINE, deadline.saturating_add_signed(route.clock_skew_ms))?;
+        headers.number(
+            DEADLINE,
+            deadline.saturating_add_signed(route.clock_skew_ms),
+        )?;
     }
     if let Some(tenant) = &message.tenant {
         headers.text(TENANT, tenant)?;

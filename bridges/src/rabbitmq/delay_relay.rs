@@ -302,7 +302,12 @@ impl Relay<'_> {
         if gone.contains(&target) {
             return self.hold(delivery, Some(&target), is_news).await;
         }
-        let queue = self.queues.lock().entry(target.clone()).or_default().clone();
+        let queue = self
+            .queues
+            .lock()
+            .entry(target.clone())
+            .or_default()
+            .clone();
         let Some(_permit) = queue.admit().await else {
             return self.delay_again(delivery, &target).await;
         };

@@ -334,7 +334,11 @@ impl Health {
 /// Returns the right that the broker refused, if a session ended for that.
 fn missing_right(why: &str) -> Option<String> {
     let (_, right) = why.split_once("ACCESS_REFUSED - ")?;
-    Some(right.to_owned())
+    Some(match right.strip_prefix("access to ") {
+        // Some versions of RabbitMQ name the exchange only. Publishing needs this right.
+        Some(rest) => format!("write access to {rest}"),
+        None => right.to_owned(),
+    })
 }
 
 impl Degraded {

@@ -34,10 +34,8 @@ pub(super) async fn connect(url: &str) -> Result<Arc<dyn Transport>, TransportEr
 /// Connects an app with one queue, `stock.requests`, that reads `orders`.
 pub(super) async fn shop(broker: &Broker, app: &str) -> Arc<dyn Transport> {
     let transport = connect(&broker.url()).await.expect("it connects");
-    transport
-        .declare(&topology(app))
-        .await
-        .expect("it declares");
+    let declared = transport.declare(&topology(app)).await;
+    declared.expect("it declares");
     transport
 }
 

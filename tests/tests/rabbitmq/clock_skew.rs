@@ -72,7 +72,8 @@ fn a_request_is_answered_though_the_clocks_of_both_machines_differ() {
              [services.front]\nuse = \"http-in\"\nout = \"questions\"\n\
              config = {{ listen = \"{address}\", reply = true }}\n\
              [services.answers]\nuse = \"map\"\nin = \"questions\"\nout = \"asked\"\n\
-             config.to.n = \"msg.n * 10\"\n",
+             config.to.n = \"msg.n * 10\"\n\
+             [topics.asked]\nexternal = \"out\"\n",
             broker.url()
         );
         let (_asker, _folder) = start(&manifest, "front", asker_s);

@@ -172,11 +172,15 @@ async fn messages_for_a_full_queue_hold_up_no_others_and_arrive_when_there_is_ro
 
 #[tokio::test]
 async fn messages_for_a_queue_that_confirms_nothing_hold_up_no_others() {
-    /// More messages than a relay has in progress.
-    const MORE: usize = 200;
+    /// More messages than the relays of two processes have in progress.
+    const MORE: usize = 400;
     let broker = Broker::shared();
     let transport = shop(broker, "frozen").await;
     let next = audit(&broker.url(), "frozen").await;
+    // The first publication of a channel to a queue waits for the queue's answer.
+    for publisher in [&transport, &next] {
+        publish(&**publisher, order("first")).await.unwrap();
+    }
     for number in 0..MORE {
         let outgoing = delayed(order(&number.to_string()), 3);
         publish(&*transport, outgoing).await.unwrap();
@@ -193,7 +197,7 @@ async fn messages_for_a_queue_that_confirms_nothing_hold_up_no_others() {
         since.elapsed()
     );
     broker.ctl(&["eval", &format!("ok = sys:resume({queue}).")]);
-    take(&*transport, &requests(), MORE).await;
+    take(&*transport, &requests(), MORE + 2).await;
     transport.close().await;
     next.close().await;
 }

@@ -22,7 +22,7 @@
 //! | `shipped` | the shipped binary and its commands |
 //! | `sigterm` | graceful shutdown |
 //! | `sizes` | messages of every size |
-//! | `supervision` | restarts and stops of groups |
+//! | `supervision` | restarts of groups |
 //! | `tls` | TLS and credentials |
 //! | `trace` | the history of a message |
 

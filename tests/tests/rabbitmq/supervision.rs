@@ -1,5 +1,5 @@
-//! Restarts and stops of groups over RabbitMQ, where a message in hand returns to the broker: it is
-//! handled by the next run, and is not blamed for the restart.
+//! Restarts of groups over RabbitMQ, where a message in hand returns to the broker: it is handled
+//! by the next run, and is not blamed for the restart.
 
 use std::time::Duration;
 
@@ -82,34 +82,6 @@ fn a_message_in_hand_while_its_group_restarts_again_and_again_is_handled_and_not
             let depth = app.transport().depth(&queue).await.expect("it is there");
             assert_eq!(depth.total(), 0, "{queue}");
         }
-        app.stop().await;
-    });
-}
-
-#[test]
-fn a_stop_while_a_group_restarts_starts_nothing_more_and_the_next_run_handles_the_message() {
-    let name = "stop-in-restart";
-    really(async {
-        script(name, |script| *script = Script::default());
-        hang(name, true);
-        let app = start(name, tempfile::tempdir().expect("a folder")).await;
-        app.send("work", json!(1)).await;
-        until(name, "handle b", 1).await;
-        script(name, |script| {
-            script.slow_starts.insert("a".to_owned(), FOREVER);
-            script.fail.push("a".to_owned());
-        });
-        until(name, "start a", 2).await;
-        let stopping = timeout(Duration::from_secs(10), app.stop_in());
-        let folder = stopping.await.expect("the stop ends in time");
-        let log = script(name, |script| std::mem::take(script).log);
-        let starts = log.iter().filter(|event| *event == "start b").count();
-        assert_eq!(starts, 1, "{log:?}");
-
-        let app = start(name, folder).await;
-        until(name, "handle b", 1).await;
-        app.idle().await;
-        assert_eq!(app.summary("b").ok, 1);
         app.stop().await;
     });
 }

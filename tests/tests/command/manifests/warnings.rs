@@ -226,7 +226,7 @@ fn run_logs_each_warning_once_at_its_start() {
     let [line] = &logged[..] else {
         panic!("{log}");
     };
-    assert!(line.contains("app.toml:13:"), "{line}");
+    assert!(line.contains("app.toml:14:"), "{line}");
     assert!(
         line.contains("`services.keep.restart.max_restarts` has no effect"),
         "{line}"
