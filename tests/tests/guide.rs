@@ -390,6 +390,11 @@ fn every_link_leads_to_a_file_and_every_test_that_a_promise_names_exists() {
     }
     for (name, text) in chapters() {
         for line in text.lines() {
+            // rustdoc resolves only definitions: see `guide.rs`.
+            assert!(
+                !line.contains(".md)") && !line.contains(".md#"),
+                "{name}: {line}"
+            );
             let Some((label, target)) = line
                 .strip_prefix('[')
                 .and_then(|rest| rest.split_once("]: "))

@@ -215,8 +215,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn events_beyond_the_bound_are_dropped_and_counted() {
+    #[tokio::test]
+    async fn events_beyond_the_bound_are_dropped_and_counted() {
         let (events, _task) = events(EventsOf::Everything);
         for _ in 0..WAITING_MAX + 3 {
             events.tell(up);
@@ -232,8 +232,8 @@ mod tests {
         Events::default().tell(|| unreachable!("no service reads events"));
     }
 
-    #[test]
-    fn a_child_process_leaves_supervision_to_its_parent() {
+    #[tokio::test]
+    async fn a_child_process_leaves_supervision_to_its_parent() {
         let (events, _task) = events(EventsOf::Runs);
         events.tell_supervision(|| unreachable!("the parent tells it"));
         events.tell(up);
