@@ -73,6 +73,8 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("group_restarts_total", "counter", &["group"]),
     ("service_up", "gauge", &["service"]),
     ("breaker_state", "gauge", &["service"]),
+    ("keys_held", "gauge", &["service"]),
+    ("messages_behind_keys", "gauge", &["service"]),
     ("dead_letters_total", "counter", &["service", "reason"]),
     ("queue_messages", "gauge", &["service", "input"]),
     ("sources_paused", "gauge", &[]),
@@ -80,8 +82,10 @@ const METRICS: &[(&str, &str, &[&str])] = &[
     ("transport_reconnects_total", "counter", &["transport"]),
     ("settlements_failed_total", "counter", &["transport"]),
     ("delays_overdue", "gauge", &["transport"]),
+    ("clock_skew_seconds", "gauge", &["transport"]),
     ("stranded_messages", "gauge", &["transport"]),
     ("asks_total", "counter", &["service", "outcome"]),
+    ("requests_expired_total", "counter", &["service", "asker"]),
     ("worker_lag_seconds", "gauge", &["worker"]),
     ("log_lines_dropped_total", "counter", &[]),
     ("events_dropped_total", "counter", &[]),
@@ -120,6 +124,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ),
     ("transport", &["memory"]),
     ("group", &["numbers"]),
+    ("asker", &["other"]),
 ];
 
 #[test]
