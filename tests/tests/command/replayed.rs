@@ -13,7 +13,7 @@ use fastrand::Rng;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_puppets");
 /// Milliseconds from the start of a tool or an app to its kill.
-const LIFE_MS: std::ops::Range<u64> = 5..180;
+const LIFE_MS: std::ops::Range<u64> = 5..300;
 /// Maximum rounds; fewer are enough.
 const ROUNDS_MAX: usize = 2_000;
 
@@ -22,7 +22,7 @@ const ROUNDS_MAX: usize = 2_000;
 fn tier() -> (u64, u64) {
     match std::env::var_os("BRICKWORK_FULL") {
         Some(_) => (10_000, 2_000),
-        None => (1_000, 1_000),
+        None => (1_000, 3_000),
     }
 }
 
