@@ -25,7 +25,8 @@ pub(crate) struct AccountConfig {
 }
 
 /// The state of one account.
-#[derive(Default, Serialize, Deserialize)]
+#[message]
+#[derive(Default)]
 pub(crate) struct Account {
     /// Never below 0.
     balance: i64,

@@ -174,7 +174,8 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// #[message]
 /// struct Balance { account: String, cents: i64 }
 ///
-/// #[derive(Default, Serialize, Deserialize)]
+/// #[message]
+/// #[derive(Default)]
 /// struct Account { cents: i64 }
 ///
 /// /// Accounts of customers.

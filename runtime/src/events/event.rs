@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 /// # use brickwork::testing::TestApp;
 /// # let app = TestApp::of::<watch>(NoConfig {});
 /// # let isolated = serde_json::json!({
-/// #     "event": "service-isolated", "service": "stock", "reason": "no disk", "time_ms": 1
+/// #     "event": "service-isolated", "service": "stock", "reason": "no disk", "time_ms": 1,
+/// #     "again_ms": 2
 /// # });
 /// # app.send(&watch::IN, serde_json::from_value::<Event>(isolated).unwrap());
 /// # assert_eq!(app.expect(&watch::ALERTS), "stock is down: no disk");

@@ -61,7 +61,8 @@ use crate::key::Key;
 /// const DEPOSITS: Input<Deposit> = Input::new("deposits");
 /// const BALANCES: Output<Balance> = Output::new("balances");
 ///
-/// #[derive(Default, Serialize, Deserialize)]
+/// #[message]
+/// #[derive(Default)]
 /// struct Account { cents: i64 }
 ///
 /// impl Entity for Account {

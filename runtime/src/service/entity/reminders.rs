@@ -51,7 +51,8 @@ impl Context {
     /// #[message]
     /// struct Expired { cart: String }
     ///
-    /// #[derive(Default, Serialize, Deserialize)]
+    /// #[message]
+    /// #[derive(Default)]
     /// struct Cart { expiry: Option<ReminderId> }
     ///
     /// #[entity(key = "cart")]
