@@ -191,13 +191,13 @@ fn letters_replayed_while_the_app_is_stopped_are_handled_once_despite_kills() {
     let seed = Seed::or(6);
     let mut random = seed.random();
     let began = Instant::now();
-    let mut site = Site::new(tier().0, true);
+    let mut site = Site::new(2 * tier().0, true);
     let mut killed = Killed::default();
     for round in 0.. {
         assert!(round < ROUNDS_MAX, "{killed:?}: {} are left", site.left());
         // A tool that opens the files itself must live until it has removed a batch of letters,
         // also on a busy machine.
-        let tool = site.start_tool(3 * tier().1);
+        let tool = site.start_tool(2 * tier().1);
         wait(&mut random);
         wait(&mut random);
         tool.stop();
