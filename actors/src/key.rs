@@ -1,8 +1,8 @@
 //! Keys of messages: for `aggregate` and `dedup`, and for `services.S.key` of manifests.
 //!
-//! In `aggregate` and `dedup`
-//! a key is the value of an expression, of any type but null, as JSON: `1` and `"1"` are
-//! different keys, `1` and `1.0` are the same.
+//! In `aggregate` and `dedup` a key is the value of an expression, of any type but null, as JSON:
+//! `1` and `"1"` are different keys, `1` and `1.0` are the same. A key of a manifest is a text, a
+//! number or a boolean, and has no quotes: `1` and `"1"` are the same.
 
 use std::sync::Arc;
 

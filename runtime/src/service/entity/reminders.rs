@@ -147,7 +147,7 @@ impl Context {
         };
         let mut changes = entity.changes.borrow_mut();
         changes.cancelled.push(reminder.0.clone());
-        // It may have been set by this handler. Ids of reminders are numbered: it stays in the list.
+        // A reminder that this handler has set stays in the list: its place there numbers the ids.
         Ok(())
     }
 
