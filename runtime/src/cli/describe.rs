@@ -79,6 +79,9 @@ fn ports(text: &mut String, title: &str, ports: &[PortDescriptor]) {
         if port.first {
             text.push_str(", before other inputs");
         }
+        if port.optional {
+            text.push_str(", optional");
+        }
         text.push('\n');
     }
 }

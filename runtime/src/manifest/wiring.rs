@@ -49,6 +49,15 @@ pub(super) struct Port<'a> {
     request: bool,
     /// Whether only the service itself sends to it, so that it needs no topic.
     internal: bool,
+    /// Whether it may have no topic.
+    optional: bool,
+}
+
+impl Port<'_> {
+    /// Returns whether it needs a topic; the short form means the only port that does.
+    fn is_required(&self) -> bool {
+        !self.internal && !self.optional
+    }
 }
 
 /// Returns the inputs of a configured service.
@@ -59,6 +68,7 @@ pub(super) fn inputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
             name: &input.name,
             request: false,
             internal: input.internal,
+            optional: false,
         })
         .collect()
 }
@@ -71,6 +81,7 @@ pub(super) fn outputs(blueprint: &dyn ConfiguredType) -> Vec<Port<'_>> {
             name: &output.name,
             request: output.reply.is_some(),
             internal: false,
+            optional: output.optional,
         })
         .collect()
 }
@@ -186,7 +197,7 @@ impl Side {
         out: &mut Problems,
     ) -> Vec<WiredPort> {
         let names: Vec<&str> = ports.iter().map(|port| &**port.name).collect();
-        let mut to_wire = ports.iter().filter(|port| !port.internal);
+        let mut to_wire = ports.iter().filter(|port| port.is_required());
         // The port of the short form, if there is only one that it can mean.
         let only = to_wire.next().filter(|_| to_wire.next().is_none());
         // Ports of an earlier report: a second report would repeat it.
@@ -209,11 +220,11 @@ impl Side {
         let mut wired = Vec::new();
         for port in ports {
             let topics = match &self.form {
-                Form::Short(_) if port.internal => &[],
+                Form::Short(_) if !port.is_required() => &[],
                 _ => self.topics_of(port.name),
             };
             let is_reported = self.broken || reported.contains(&&**port.name);
-            if topics.is_empty() && !port.internal && !is_reported {
+            if topics.is_empty() && port.is_required() && !is_reported {
                 self.unwired(label, port.name, only.is_some(), out);
             }
             if port.request && topics.len() > 1 {

@@ -265,6 +265,12 @@ impl Context {
         self.emit(output, value.into().delay(delay))
     }
 
+    /// Returns whether the manifest connects this output to a topic. Only an
+    /// [optional output](super::Ports::optional_output) may be left out.
+    pub fn is_wired<T>(&self, output: &Output<T>) -> bool {
+        self.publisher.is_wired(output.name())
+    }
+
     /// Emits a message for the value at `index` of a batch. The host publishes it if the
     /// outcome of that value is `Ok`.
     ///

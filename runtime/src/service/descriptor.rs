@@ -44,6 +44,9 @@ pub struct PortDescriptor {
     /// Whether messages of the input go before those of other inputs.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub first: bool,
+    /// Whether a manifest may leave the output out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 pub(crate) fn describe_ports(table: &PortTable) -> (Vec<PortDescriptor>, Vec<PortDescriptor>) {
@@ -53,6 +56,7 @@ pub(crate) fn describe_ports(table: &PortTable) -> (Vec<PortDescriptor>, Vec<Por
         reply: input.reply.map(schema_of),
         batch: input.batch.map(|batch| batch.max),
         first: input.first,
+        optional: false,
     });
     let outputs = table.outputs.iter().map(|output| PortDescriptor {
         name: output.name.to_string(),
@@ -60,6 +64,7 @@ pub(crate) fn describe_ports(table: &PortTable) -> (Vec<PortDescriptor>, Vec<Por
         reply: output.reply.map(schema_of),
         batch: None,
         first: false,
+        optional: output.optional,
     });
     (inputs.collect(), outputs.collect())
 }

@@ -64,6 +64,8 @@ pub(crate) struct OutputSpec {
     pub(crate) reply: Option<SchemaOf>,
     /// Whether it is a request whose reply has a value. `()` only says that it was handled.
     pub(crate) awaits_value: bool,
+    /// Whether a manifest may leave it out.
+    pub(crate) optional: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -128,6 +130,37 @@ impl<S: 'static> Ports<S> {
         self
     }
 
+    /// Adds an output that a manifest may leave out. The service asks
+    /// [`is_wired`](Context::is_wired) before it emits there.
+    ///
+    /// ```
+    /// # use brickwork::prelude::*;
+    /// # struct Check;
+    /// const OUT: Output<String> = Output::new("out");
+    /// const INVALID: Output<String> = Output::new("invalid");
+    /// # impl Service for Check {
+    /// #     const NAME: &'static str = "check";
+    /// #     type Config = NoConfig;
+    /// #     async fn start(_: &NoConfig, _: &mut Context) -> Result<Self, Failure> { Ok(Self) }
+    /// fn ports(_: &NoConfig, ports: &mut Ports<Self>) {
+    ///     ports.output(&OUT).optional_output(&INVALID);
+    /// }
+    /// # }
+    /// fn invalid(text: String, cx: &Context) -> Result<(), Failure> {
+    ///     match cx.is_wired(&INVALID) {
+    ///         true => cx.emit(&INVALID, text),
+    ///         false => Err(Failure::reject("the text is not valid")),
+    ///     }
+    /// }
+    /// ```
+    pub fn optional_output<M: Payload>(&mut self, output: &Output<M>) -> &mut Self {
+        self.table.output(output);
+        if let Some(output) = self.table.outputs.last_mut() {
+            output.optional = true;
+        }
+        self
+    }
+
     /// Adds an output for requests, which another service answers.
     pub fn request<M: Payload, R: Payload>(&mut self, request: &Request<M, R>) -> &mut Self {
         self.table.request(request);
@@ -151,6 +184,7 @@ impl PortTable {
             schema: M::schema,
             reply: None,
             awaits_value: false,
+            optional: false,
         });
     }
 
@@ -161,6 +195,7 @@ impl PortTable {
             schema: M::schema,
             reply: Some(R::schema),
             awaits_value: TypeId::of::<R>() != TypeId::of::<()>(),
+            optional: false,
         });
     }
 }

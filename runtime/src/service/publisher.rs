@@ -36,7 +36,7 @@ pub(crate) struct WiredOutput {
     pub(crate) name: Arc<str>,
     /// The message type of the payload; `None` keeps the type of the handled message.
     pub(crate) kind: Option<Arc<str>>,
-    /// At least one topic.
+    /// At least one topic, unless the manifest leaves the output out.
     pub(crate) topics: Vec<Arc<str>>,
 }
 
@@ -67,14 +67,27 @@ impl Publisher {
     /// Returns the number of an output.
     ///
     /// # Errors
-    /// A [`Failure::reject`] if the service has no output of this name.
+    /// A [`Failure::reject`] if the service has no output of this name, or the manifest leaves it
+    /// out.
     pub(crate) fn output(&self, name: &str) -> Result<usize, Failure> {
-        self.outputs
+        let number = self
+            .outputs
             .iter()
             .position(|output| *output.name == *name)
             .ok_or_else(|| {
                 Failure::reject(format!("the service names no output {name:?} in its ports"))
-            })
+            })?;
+        if self.outputs[number].topics.is_empty() {
+            let text = format!("the output {name:?} is optional and connected to no topic");
+            return Err(Failure::reject(text));
+        }
+        Ok(number)
+    }
+
+    /// Returns whether the manifest connects an output of this name.
+    pub(crate) fn is_wired(&self, name: &str) -> bool {
+        let mut outputs = self.outputs.iter();
+        outputs.any(|output| *output.name == *name && !output.topics.is_empty())
     }
 
     /// Builds the envelope of a message of this service.
@@ -175,7 +188,7 @@ impl Publisher {
             queue: None,
             delay,
         };
-        for topic in &self.outputs[output].topics[1..] {
+        for topic in self.outputs[output].topics.iter().skip(1) {
             let topic = topic.clone();
             batch.push(copy_for(Envelope {
                 topic,
