@@ -387,7 +387,12 @@ impl Run<'_> {
     /// Waits for the messages in flight, at most as long as a stop allows, and saves the
     /// position.
     async fn finish(&mut self) -> Result<(), Failure> {
+        // The app may cut the stop short: the confirmed lines first.
+        let collected = self.in_flight.collect();
+        let saved_first = self.save_in_time().await;
         let confirmed = async {
+            collected?;
+            saved_first?;
             while !self.in_flight.is_empty() {
                 self.in_flight.next().await?;
             }
@@ -401,16 +406,20 @@ impl Run<'_> {
             confirmed = confirmed => confirmed,
             () = stop => Ok(()),
         };
-        // With a time-out: a disk that hangs must not block the stop.
-        let saved = match timeout(STOP_WITHIN, self.save()).await {
-            Ok(saved) => saved,
-            Err(_) => Err(Failure::retry("the position couldn't be saved in time")),
-        };
+        let saved = self.save_in_time().await;
         if self.malformed + self.skipped > 0 {
             let path = self.config.path.display();
             info!(%path, malformed = self.malformed, skipped = self.skipped, "file read, with bad lines");
         }
         confirmed.and(saved)
+    }
+
+    /// Saves the position. A disk that hangs does not block the stop.
+    async fn save_in_time(&mut self) -> Result<(), Failure> {
+        match timeout(STOP_WITHIN, self.save()).await {
+            Ok(saved) => saved,
+            Err(_) => Err(Failure::retry("the position couldn't be saved in time")),
+        }
     }
 
     async fn save(&mut self) -> Result<(), Failure> {

@@ -202,6 +202,7 @@ impl Handler<StopBy> for ServiceActor {
             for mut instance in loops {
                 if timeout_at(by, &mut instance).await.is_err() {
                     instance.abort();
+                    env.report_repeats();
                 }
             }
             debug!(service = %env.label, requeued = stopped.requeued, "stopped");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::in_flight::InFlight;
 use super::input_consumer::InputConsumer;
@@ -161,6 +162,18 @@ impl ServiceRun {
     /// Adds the name of a message or publication that this run will not finish.
     pub(crate) fn abandon(&self, name: String) {
         self.abandoned.lock().push(name);
+    }
+
+    /// Reports the messages that a source sends again because it was cut off before it could
+    /// save its position.
+    pub(crate) fn report_repeats(&self) {
+        let repeats = self.position.repeats().most();
+        if repeats > 0 {
+            warn!(service = %self.label, repeats, "source did not save its position in time");
+            self.abandon(format!(
+                "position not saved in time, up to {repeats} messages are sent again"
+            ));
+        }
     }
 
     /// Takes the names of everything that this run will not finish. They are kept here

@@ -8,6 +8,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,7 @@ pub(crate) struct SourcePosition {
     positions: Positions,
     source: Arc<str>,
     fence: PositionFence,
+    repeats: Repeats,
 }
 
 impl SourcePosition {
@@ -27,7 +29,13 @@ impl SourcePosition {
             positions: Positions::new(data, app),
             source: source.clone(),
             fence: PositionFence::default(),
+            repeats: Repeats::default(),
         }
+    }
+
+    /// The messages that the source would send again.
+    pub(crate) fn repeats(&self) -> &Repeats {
+        &self.repeats
     }
 
     /// Starts a run of the source. The run loads the position after this call.
@@ -40,6 +48,7 @@ impl SourcePosition {
     /// # Errors
     /// The positions belong to another app, or the file can't be read or parsed as `P`.
     pub(crate) fn load<P: DeserializeOwned>(&self) -> io::Result<Option<P>> {
+        self.repeats.loaded();
         self.positions.load(&self.source)
     }
 
@@ -68,6 +77,50 @@ impl SourcePosition {
         self.fence
             .save(request, is_revoked, write, NewFile::replace)?
             .sync()
+    }
+}
+
+/// Counts the messages that a source sends again if it ends without another save.
+#[derive(Default)]
+pub(crate) struct Repeats {
+    /// Whether a run has asked for the position: other sources have none.
+    used: AtomicBool,
+    /// Messages that all runs have submitted.
+    submitted: AtomicU64,
+    /// Messages that the last saved position is known to cover.
+    covered: AtomicU64,
+}
+
+impl Repeats {
+    fn loaded(&self) {
+        self.used.store(true, Relaxed);
+        // The position that a run loads decides where it begins.
+        self.covered.store(self.submitted.load(Relaxed), Relaxed);
+    }
+
+    pub(crate) fn submitted(&self) {
+        self.submitted.fetch_add(1, Relaxed);
+    }
+
+    /// Returns the number of messages that a position covers which is saved now, with this many
+    /// messages in flight. Of those in flight it may cover none.
+    pub(crate) fn covers(&self, in_flight: usize) -> u64 {
+        let submitted = self.submitted.load(Relaxed);
+        submitted.saturating_sub(in_flight as u64)
+    }
+
+    pub(crate) fn saved(&self, covers: u64) {
+        self.covered.fetch_max(covers, Relaxed);
+    }
+
+    /// Returns the largest number of messages that may be sent again; 0 for a source that never
+    /// asked for its position.
+    pub(crate) fn most(&self) -> u64 {
+        if !self.used.load(Relaxed) {
+            return 0;
+        }
+        let submitted = self.submitted.load(Relaxed);
+        submitted.saturating_sub(self.covered.load(Relaxed))
     }
 }
 

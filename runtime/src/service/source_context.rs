@@ -200,6 +200,7 @@ impl SourceContext {
             envelope,
             delay,
         } = prepared;
+        self.position.repeats().submitted();
         let batch = self.publisher.outgoing(output, envelope, delay);
         let copies = batch.len() as u64;
         let (completion, confirmed) = Completion::channel();
@@ -328,8 +329,14 @@ impl SourceContext {
         if self.keeps_position() {
             let bytes = serde_json::to_vec(value)?;
             let request = self.position.request_save(self.run);
+            let in_flight = self.in_flight_max - self.window.available_permits();
+            let covers = self.position.repeats().covers(in_flight);
             let (position, control) = (self.position.clone(), self.control.clone());
-            let save = move || position.save(request, || control.is_revoked(), &bytes);
+            let save = move || {
+                position.save(request, || control.is_revoked(), &bytes)?;
+                position.repeats().saved(covers);
+                Ok::<(), std::io::Error>(())
+            };
             tokio::task::spawn_blocking(save).await??;
         }
         Ok(())

@@ -73,6 +73,8 @@ struct Run {
     abandoned: Vec<String>,
     /// Abandoned publications; the report has no ids of them.
     unconfirmed: usize,
+    /// Messages that the source may send again, by its own report.
+    repeats: usize,
 }
 
 impl Run {
@@ -107,6 +109,7 @@ fn run(folder: &Path, after: Duration) -> Run {
         left: HashMap::new(),
         abandoned: Vec::new(),
         unconfirmed: 0,
+        repeats: 0,
     };
     for line in process.rest() {
         let mut words = line.split_whitespace();
@@ -123,6 +126,9 @@ fn run(folder: &Path, after: Duration) -> Run {
             let (_, what) = rest.split_once(": ").expect("a service and its message");
             if let Some(count) = what.strip_suffix(" unconfirmed publications") {
                 run.unconfirmed += count.parse::<usize>().expect("a number");
+            } else if let Some(rest) = what.strip_prefix("position not saved in time, up to ") {
+                let (count, _) = rest.split_once(' ').expect("a number of messages");
+                run.repeats += count.parse::<usize>().expect("a number");
             } else {
                 let id = what.split_once(" (attempt ").map_or(what, |(id, _)| id);
                 run.abandoned.push(id.to_owned());
@@ -193,6 +199,7 @@ fn on_rabbitmq_nothing_is_lost_and_only_reported_messages_are_handled_twice() {
     // Counts how often each id was reported.
     let mut named: HashMap<String, u32> = HashMap::new();
     let mut unconfirmed = 0;
+    let mut repeats = 0;
     for nth in 0..times(10) {
         if nth % 4 == 0 {
             prepare("3s", "100ms");
@@ -201,6 +208,7 @@ fn on_rabbitmq_nothing_is_lost_and_only_reported_messages_are_handled_twice() {
         }
         let run = run(folder.path(), Duration::from_millis(random.u64(0..300)));
         unconfirmed += run.unconfirmed;
+        repeats += run.repeats;
         for id in run.abandoned {
             *named.entry(id).or_default() += 1;
         }
@@ -232,11 +240,15 @@ fn on_rabbitmq_nothing_is_lost_and_only_reported_messages_are_handled_twice() {
             unnamed.push(ids.clone());
         }
     }
-    println!("{twice} again; {names} were named, and {unconfirmed} publications");
+    println!(
+        "{twice} again; {names} were named, {unconfirmed} publications, {repeats} by the source"
+    );
     assert!(named.is_empty(), "unknown messages: {named:?}");
     assert!(
-        unnamed.len() <= unconfirmed,
+        unnamed.len() <= unconfirmed + repeats,
         "handled again, though not named as often ({unconfirmed} publications were \
-         unconfirmed): {unnamed:?}"
+         unconfirmed, the source sends {repeats} again): {} {:?}",
+        unnamed.len(),
+        &unnamed[..unnamed.len().min(5)]
     );
 }
