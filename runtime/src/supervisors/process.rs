@@ -39,7 +39,12 @@ pub(crate) fn supervise_apart(
     gate: StartGate,
     parent: ParentLink,
 ) -> Rc<Supervised> {
-    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone(), gate);
+    let (
+        handle,
+        TaskLink {
+            commands, epoch, ..
+        },
+    ) = Supervised::new(hosted.clone(), gate);
     let task = ProcessTask {
         hosted,
         program,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::give_up::give_up;
-use super::supervised::{Command, TaskLink, ThreadReplaced};
+use super::supervised::{AppDeadline, Command, ThreadReplaced};
 use super::{ParentLink, StartGate, Supervised, Threads};
 use crate::clock::later;
 use crate::config::HumanDuration;
@@ -36,13 +36,14 @@ pub(crate) fn supervise_here(
     gate: StartGate,
     parent: ParentLink,
 ) -> Rc<Supervised> {
-    let (handle, TaskLink { commands, epoch }) = Supervised::new(hosted.clone(), gate);
+    let (handle, link) = Supervised::new(hosted.clone(), gate);
     let task = ServiceTask {
         hosted,
         threads,
         parent,
-        commands,
-        epoch,
+        commands: link.commands,
+        epoch: link.epoch,
+        app_deadline: link.app_deadline,
         run: None,
         start_at: None,
         draining: false,
@@ -68,6 +69,7 @@ struct ServiceTask {
     parent: ParentLink,
     commands: mpsc::Receiver<Command>,
     epoch: Rc<Cell<u64>>,
+    app_deadline: AppDeadline,
     run: Option<Run>,
     /// Next start of a service that is isolated or has blocked its thread.
     start_at: Option<Instant>,
@@ -237,6 +239,10 @@ impl ServiceTask {
         // The actor keeps the deadline itself; this one finds a blocked thread.
         let patience = by.max(Instant::now()) + PATIENCE;
         let mut stopped = Stopped::default();
+        let app_deadline = &mut self.app_deadline;
+        let past_app_deadline = async {
+            sleep_until(app_deadline.before(by).await).await;
+        };
         let graceful = tokio::select! {
             answer = timeout_at(patience, actor.send(StopBy(by))) => {
                 stopped.stuck = answer.is_err();
@@ -244,6 +250,7 @@ impl ServiceTask {
             }
             // The thread was replaced.
             () = env.revoked() => None,
+            () = past_app_deadline => None,
         };
         if let Some(graceful) = graceful {
             stopped = graceful;
@@ -256,7 +263,7 @@ impl ServiceTask {
         }
         stopped.abandoned = env.abandoned();
         for id in &stopped.abandoned {
-            warn!(service = %env.label, id, "message abandoned: its thread is blocked");
+            warn!(service = %env.label, id, "message abandoned: its handler did not end in time");
         }
         stopped
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -19,6 +19,8 @@ pub(crate) struct Supervised {
     pub(crate) hosted: Arc<ServiceHandle>,
     commands: mpsc::Sender<Command>,
     epoch: Rc<Cell<u64>>,
+    /// The app's deadline, once it stops.
+    app_deadline: watch::Sender<Option<Instant>>,
     gate: Rc<StartGate>,
     /// The start that waits at the gate.
     waiting: Cell<Option<JoinHandle<()>>>,
@@ -39,6 +41,22 @@ pub(super) enum Command {
 pub(super) struct TaskLink {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) epoch: Rc<Cell<u64>>,
+    pub(super) app_deadline: AppDeadline,
+}
+
+/// The app's deadline, for a stop within the service's own time that began before the app's.
+pub(super) struct AppDeadline(watch::Receiver<Option<Instant>>);
+
+impl AppDeadline {
+    /// Waits until the app stops with a deadline before `by`, and returns it.
+    pub(super) async fn before(&mut self, by: Instant) -> Instant {
+        let earlier = |deadline: &Option<Instant>| deadline.is_some_and(|it| it < by);
+        match self.0.wait_for(earlier).await.map(|it| *it) {
+            Ok(Some(deadline)) => deadline,
+            // The app is gone without a stop.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 /// Notice that the thread of a service was blocked and replaced.
@@ -66,14 +84,21 @@ impl Supervised {
     pub(super) fn new(hosted: Arc<ServiceHandle>, gate: StartGate) -> (Rc<Self>, TaskLink) {
         let (sender, commands) = mpsc::channel(8);
         let epoch = Rc::new(Cell::new(0));
+        let app_deadline = watch::Sender::default();
+        let link = TaskLink {
+            commands,
+            epoch: epoch.clone(),
+            app_deadline: AppDeadline(app_deadline.subscribe()),
+        };
         let handle = Self {
             hosted,
             commands: sender,
-            epoch: epoch.clone(),
+            epoch,
+            app_deadline,
             gate: Rc::new(gate),
             waiting: Cell::default(),
         };
-        (Rc::new(handle), TaskLink { commands, epoch })
+        (Rc::new(handle), link)
     }
 
     /// Stops consuming and finishes the messages in flight by the deadline. Returns false if
@@ -81,6 +106,7 @@ impl Supervised {
     /// thread is not blocked.
     pub(crate) fn drain(&self, by: Instant) -> LocalBoxFuture<'_, bool> {
         self.leave_gate();
+        self.app_deadline.send_replace(Some(by));
         command(&self.commands, true, move |done| Command::Drain(by, done))
     }
 
