@@ -185,6 +185,31 @@ fn a_group_that_restarts_waits_for_its_members_own_shutdown_timeout() {
 }
 
 #[test]
+fn an_app_that_stops_does_not_wait_for_a_stop_that_a_group_began_with_more_time() {
+    let name = "cut-short";
+    virtually(async {
+        script(name, |script| *script = Script::default());
+        let text = manifest(
+            name,
+            "shutdown_timeout = '10s'",
+            &["a", "b"],
+            "shutdown_timeout = '10m'\n[groups.g]\nservices = ['a', 'b']\n",
+        );
+        let app = start(&text).await;
+        script(name, |script| {
+            let slow = ("b".to_owned(), seconds(1_000));
+            script.slow_handlers.extend([slow]);
+        });
+        app.send("work", json!(1)).await;
+        let busy = events_after(name, &["a"], 6).await;
+        assert!(!busy.contains("start"), "b takes ten minutes: {busy}");
+        let began = Instant::now();
+        app.stop().await;
+        assert!(began.elapsed() < seconds(13), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn members_of_a_group_start_in_the_order_of_its_list_when_the_app_starts_and_when_they_restart() {
     for strategy in ["one_for_one", "one_for_all", "rest_for_one"] {
         let name = format!("order-{strategy}");
