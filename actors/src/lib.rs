@@ -12,6 +12,7 @@ mod expression;
 mod file_in;
 mod file_out;
 mod filter;
+mod http_client;
 mod http_in;
 mod json;
 mod json_reader;

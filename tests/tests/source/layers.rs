@@ -75,6 +75,7 @@ const ACTORS: Layers = Layers {
             "file_in",
             "file_out",
             "filter",
+            "http_client",
         ],
         &["http_in", "map", "process", "route"],
     ],

@@ -1,0 +1,45 @@
+//! The HTTP client of all service types that call the outside.
+//!
+//! It is hyper-util's client with a connector of our own, not reqwest. The connector is where
+//! addresses are checked, so that name resolution, check and connect are one step, also behind a
+//! proxy; the marker of a connection's age, which bounds its lifetime, and the difference between
+//! *not sent* and *outcome unknown* are both at hand there. reqwest offers neither, and twice as
+//! many new crates. HTTP/1.1 only.
+//!
+//! | module | content |
+//! | --- | --- |
+//! | `request` | requests, answers and errors |
+//! | `settings` | settings of a client |
+//! | `verdict` | the consequence of a call for its message |
+//! | `address` | hosts and addresses that may be called |
+//! | `connector`, `tcp`, `proxy`, `tls` | connections |
+//! | `headers`, `body` | headers of requests, bodies of answers |
+//! | `exchange` | one request with its answer |
+//! | `client` | the client: limits, redirects |
+
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "the first types that use it are being built"
+)]
+
+mod address;
+mod body;
+mod client;
+mod connector;
+mod exchange;
+mod headers;
+mod proxy;
+mod request;
+mod settings;
+mod tcp;
+mod tls;
+mod verdict;
+
+pub(crate) use address::AllowList;
+pub(crate) use client::HttpClient;
+pub(crate) use request::{Answer, CallError, OutsideRequest};
+pub(crate) use settings::ClientSettings;
+pub use settings::TlsSettings;
+pub(crate) use verdict::{Verdict, retry_after, verdict};
