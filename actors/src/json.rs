@@ -168,6 +168,30 @@ pub(crate) fn unescape(quoted: &str) -> Cow<'_, str> {
     serde_json::from_str::<String>(quoted).map_or(inner.into(), Cow::Owned)
 }
 
+/// The type of a JSON text, with its article.
+pub(crate) fn kind_of(json: &str) -> &'static str {
+    match json.as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b'"') => "a text",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+/// Cuts a text at a character boundary, and marks the cut.
+pub(crate) fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let mut end = bytes_max;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 fn depth(bytes: &[u8]) -> usize {
     let (mut now, mut most, mut at) = (0usize, 0, 0);
     while at < bytes.len() {

@@ -5,9 +5,15 @@
 
 mod aggregate;
 mod batch;
+mod batches;
 mod chaos;
+mod codec;
 mod config_errors;
+mod decode;
 mod dedup;
+mod delay;
+mod encode;
+mod enrich;
 mod expression;
 mod file_in;
 mod file_out;
@@ -22,12 +28,22 @@ mod map;
 mod ports;
 mod process;
 mod route;
+mod split;
+mod throttle;
+#[cfg(feature = "json-schema")]
+mod validate;
 
 use brickwork::Catalog;
 
 pub use aggregate::{Aggregate, AggregateConfig, Form};
+pub use batches::{BatchConfig, Batches};
 pub use chaos::{Chaos, ChaosConfig};
+pub use codec::{CsvOptions, Format};
+pub use decode::{Decode, DecodeConfig};
 pub use dedup::{Dedup, DedupConfig};
+pub use delay::{Delay, DelayConfig};
+pub use encode::{Encode, EncodeConfig};
+pub use enrich::{Enrich, EnrichConfig, OnFailure};
 pub use expression::{Condition, Expression, Scope};
 pub use file_in::{FileIn, FileInConfig};
 pub use file_out::{FileOut, FileOutConfig};
@@ -38,14 +54,23 @@ pub use log::{Level, Log, LogConfig};
 pub use map::{Map, MapConfig};
 pub use process::{Process, ProcessConfig};
 pub use route::{Mode, Route, RouteConfig, Rule};
+pub use split::{EmptyList, PartForm, Split, SplitConfig};
+pub use throttle::{Throttle, ThrottleConfig};
+#[cfg(feature = "json-schema")]
+pub use validate::{Validate, ValidateConfig};
 
 /// Every service type of this crate.
 pub fn catalog() -> Catalog {
-    Catalog::new()
+    let catalog = Catalog::new()
         .with_key_expressions(key::key_reader)
         .with::<Aggregate>()
+        .with::<Batches>()
         .with::<Chaos>()
+        .with::<Decode>()
         .with::<Dedup>()
+        .with::<Delay>()
+        .with::<Encode>()
+        .with::<Enrich>()
         .with_source::<FileIn>()
         .with::<FileOut>()
         .with::<Filter>()
@@ -54,6 +79,11 @@ pub fn catalog() -> Catalog {
         .with::<Map>()
         .with::<Process>()
         .with::<Route>()
+        .with::<Split>()
+        .with::<Throttle>();
+    #[cfg(feature = "json-schema")]
+    let catalog = catalog.with::<Validate>();
+    catalog
 }
 
 #[cfg(test)]
@@ -96,8 +126,13 @@ mod tests {
     #[test]
     fn every_example_has_a_valid_config() {
         service::<Aggregate>();
+        service::<Batches>();
         service::<Chaos>();
+        service::<Decode>();
         service::<Dedup>();
+        service::<Delay>();
+        service::<Encode>();
+        service::<Enrich>();
         source::<FileIn>();
         service::<FileOut>();
         service::<Filter>();
@@ -106,6 +141,10 @@ mod tests {
         service::<Map>();
         service::<Process>();
         service::<Route>();
+        service::<Split>();
+        service::<Throttle>();
+        #[cfg(feature = "json-schema")]
+        service::<Validate>();
     }
 
     #[test]
@@ -115,8 +154,13 @@ mod tests {
             names,
             [
                 "aggregate",
+                "batch",
                 "chaos",
+                "decode",
                 "dedup",
+                "delay",
+                "encode",
+                "enrich",
                 "file-in",
                 "file-out",
                 "filter",
@@ -124,7 +168,11 @@ mod tests {
                 "log",
                 "map",
                 "process",
-                "route"
+                "route",
+                "split",
+                "throttle",
+                #[cfg(feature = "json-schema")]
+                "validate",
             ]
         );
         for known in catalog().iter() {

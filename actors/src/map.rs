@@ -34,7 +34,7 @@ pub struct MapConfig {
 
 /// How the payload is made.
 #[derive(Debug)]
-enum Form {
+pub(crate) enum Form {
     Fields {
         fields: Vec<(String, Expression)>,
         reads: Arc<Reads>,
@@ -43,18 +43,19 @@ enum Form {
 }
 
 impl Form {
-    fn new(config: &MapConfig) -> Self {
-        match &config.value {
+    /// The payload of these fields, or of one expression.
+    pub(crate) fn new(to: &BTreeMap<String, Expression>, value: Option<&Expression>) -> Self {
+        match value {
             Some(value) => Self::Whole(value.clone()),
             None => Self::Fields {
-                fields: config.to.clone().into_iter().collect(),
-                reads: Expression::reads(config.to.values()),
+                fields: to.clone().into_iter().collect(),
+                reads: Expression::reads(to.values()),
             },
         }
     }
 
     /// The new payload, as JSON.
-    fn apply(&self, message: &Message, attempt: u32) -> Result<String, Failure> {
+    pub(crate) fn apply(&self, message: &Message, attempt: u32) -> Result<String, Failure> {
         let mut scope = Scope::new(message, attempt);
         match self {
             Self::Whole(expression) => expression.json(&mut scope),
@@ -105,7 +106,7 @@ impl Map {
 
     fn start(config: &MapConfig) -> Result<Self> {
         Ok(Self {
-            form: Form::new(config),
+            form: Form::new(&config.to, config.value.as_ref()),
             kind: config.kind.as_deref().map(Arc::from),
         })
     }
@@ -142,7 +143,8 @@ mod tests {
     fn apply(config: Value, payload: &'static str) -> Result<Value, Failure> {
         let config: MapConfig = serde_json::from_value(config).unwrap();
         Map::check(&config).unwrap();
-        let json = Form::new(&config).apply(&Envelope::new("issues", payload).into(), 1)?;
+        let json = Form::new(&config.to, config.value.as_ref())
+            .apply(&Envelope::new("issues", payload).into(), 1)?;
         Ok(serde_json::from_str(&json)?)
     }
 

@@ -14,6 +14,7 @@
 //! | [sources](mod@sources) | Messages from outside |
 //! | [manifest](mod@manifest) | Every key of the manifest |
 //! | [expressions](mod@expressions) | Conditions and mappings in CEL |
+//! | [transforms](mod@transforms) | Split, batch, validate, limit, delay, enrich, decode |
 //! | [delivery](mod@delivery) | From queue to ack; retries, dead letters, outages |
 //! | [keys](mod@keys) | Order by key |
 //! | [supervision](mod@supervision) | Restarts, groups, giving up, stopping |
@@ -41,6 +42,7 @@ macro_rules! chapters {
             #[doc = "[sources]: crate::guide::sources"]
             #[doc = "[manifest]: crate::guide::manifest"]
             #[doc = "[expressions]: crate::guide::expressions"]
+            #[doc = "[transforms]: crate::guide::transforms"]
             #[doc = "[delivery]: crate::guide::delivery"]
             #[doc = "[keys]: crate::guide::keys"]
             #[doc = "[supervision]: crate::guide::supervision"]
@@ -71,6 +73,7 @@ chapters! {
     sources = "sources";
     manifest = "manifest";
     expressions = "expressions";
+    transforms = "transforms";
     delivery = "delivery";
     keys = "keys";
     supervision = "supervision";

@@ -32,8 +32,8 @@ pub struct AggregateConfig {
     /// An expression over `msg` and `meta` for the part of each message that is kept; by
     /// default its payload.
     pub each: Option<Expression>,
-    /// Form of the emitted payload: an object with details of the group, or only the list of
-    /// its messages.
+    /// Form of the emitted payload: an object with details of the group, or only its messages
+    /// as a list or as lines.
     #[serde(rename = "as")]
     pub form: Form,
     /// Message type of the emitted messages.
@@ -54,6 +54,8 @@ pub enum Form {
     Object,
     /// The list of the messages, in order of arrival.
     List,
+    /// The messages in order of arrival, one a line; each line ends with a line feed.
+    Lines,
 }
 
 impl Default for AggregateConfig {
@@ -83,7 +85,7 @@ impl AggregateConfig {
         times.map(|time| time.0).min()
     }
 
-    pub(super) fn check(&self) -> Result<(), Vec<ConfigError>> {
+    pub(crate) fn check(&self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         let rules = [
             self.count.is_some(),

@@ -1,5 +1,7 @@
 //! Encoding of a group as one payload, and an upper bound of its size.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, SecondsFormat};
 
 use super::Form;
@@ -54,14 +56,27 @@ impl Form {
         let around = match self {
             Self::Object => FRAME_BYTES + key.len(),
             Self::List => 2,
+            Self::Lines => 0,
         };
-        // Each message may have a comma.
+        // Each message may have a comma or a line feed.
         around as i64 + bytes + count
+    }
+
+    /// The content type of the payload; `None` means JSON.
+    pub(super) fn content_type(self) -> Option<Arc<str>> {
+        (self == Self::Lines).then(|| "application/x-ndjson".into())
     }
 
     /// Writes the payload.
     pub(super) fn write(self, head: &Head<'_>, bodies: &[Vec<u8>]) -> Vec<u8> {
         let mut payload = Vec::new();
+        if self == Self::Lines {
+            for body in bodies {
+                payload.extend_from_slice(body);
+                payload.push(b'\n');
+            }
+            return payload;
+        }
         if self == Self::Object {
             let Head { key, reason, .. } = head;
             let (count, reason) = (bodies.len(), reason.as_str());
@@ -123,6 +138,7 @@ mod tests {
         });
         assert_eq!(object, expected);
         assert_eq!(write(Form::List, "\"a\"", &["1", "{}"], 0), b"[1,{}]");
+        assert_eq!(write(Form::Lines, "\"a\"", &["1", "{}"], 0), b"1\n{}\n");
     }
 
     #[test]
@@ -137,6 +153,7 @@ mod tests {
             for bodies in [&["1"][..], &many] {
                 write(Form::Object, "[1,2]", bodies, unix_ms);
                 write(Form::List, "[1,2]", bodies, unix_ms);
+                write(Form::Lines, "[1,2]", bodies, unix_ms);
             }
         }
     }

@@ -340,7 +340,9 @@ impl Groups {
                 },
             };
             let payload = self.form.write(&head, part);
-            tx.emit(&OUT, Raw::bytes(self.kind.clone(), payload))?;
+            let mut raw = Raw::bytes(self.kind.clone(), payload);
+            raw.content_type = self.form.content_type();
+            tx.emit(&OUT, raw)?;
         }
         Ok(())
     }

@@ -26,12 +26,6 @@ use encoding::LEVELS;
 use groups::{Due, Entry, Groups};
 use rule_migration::RulesMigrated;
 
-/// Messages that share one commit.
-const BATCH: Batch = Batch {
-    max: 512,
-    within: Duration::ZERO,
-};
-
 /// Closes due groups.
 const CLOSE: Tick = Tick::new("close");
 /// Ticks per shortest time rule.
@@ -82,9 +76,9 @@ within = "1m"
     type Config = AggregateConfig;
 
     fn ports(config: &AggregateConfig, ports: &mut Ports<Self>) {
-        ports.batch(&IN, BATCH).output(&OUT);
-        if let Some(shortest) = config.shortest() {
-            ports.tick(CLOSE, (shortest / TICKS).clamp(TICK_MIN, TICK_MAX));
+        ports.batch(&IN, Self::BATCH).output(&OUT);
+        if let Some((tick, interval)) = Self::tick_of(config) {
+            ports.tick(tick, interval);
         }
     }
 
@@ -137,6 +131,18 @@ within = "1m"
 }
 
 impl Aggregate {
+    /// Messages that share one commit.
+    pub(crate) const BATCH: Batch = Batch {
+        max: 512,
+        within: Duration::ZERO,
+    };
+
+    /// The tick that closes due groups, if a rule has a time.
+    pub(crate) fn tick_of(config: &AggregateConfig) -> Option<(Tick, Duration)> {
+        let shortest = config.shortest()?;
+        Some((CLOSE, (shortest / TICKS).clamp(TICK_MIN, TICK_MAX)))
+    }
+
     /// The entry of a message in its group.
     fn entry(&self, cx: &Context, index: usize) -> Result<Entry, Failure> {
         let (message, attempt) = batch_message(cx, index);

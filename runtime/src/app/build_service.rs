@@ -9,6 +9,7 @@ use super::reach::Reach;
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::host::{ServiceHandle, ServiceSetup};
+use crate::limits::Limits;
 use crate::metrics::Durations;
 use crate::service::{Answerer, Answerers, Kind, Readers, WiredOutput};
 use crate::settings::Isolation;
@@ -24,6 +25,7 @@ pub(super) struct BuildContext {
     pub(super) pressure: Arc<Backpressure>,
     pub(super) reach: Reach,
     pub(super) answerers: Arc<Answerers>,
+    pub(super) limits: Limits,
     pub(super) clock: Clock,
     pub(super) events: Arc<Events>,
     pub(super) redactor: Arc<crate::redact::Redactor>,
@@ -103,6 +105,7 @@ pub(super) fn build(
             common.reach.get(&*plan.label).cloned().unwrap_or_default(),
         ),
         answerers: common.answerers.clone(),
+        limits: common.limits.clone(),
         clock: common.clock,
         events: common.events.clone(),
         redactor: common.redactor.clone(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::events::EventsOf;
+use crate::limits::LimitSpec;
 use crate::log::LogSettings;
 use crate::names::EVENTS_TOPIC;
 use crate::redact::Redactor;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub(crate) supervision: SupervisorPlan,
     /// In the order of the manifest.
     pub(crate) groups: Vec<GroupPlan>,
+    /// Rate limits that services share.
+    pub(crate) limits: Vec<LimitSpec>,
     /// Topics that external programs feed or read.
     pub(crate) external: Vec<Arc<str>>,
     /// External queues and exchanges that feed some of these topics.

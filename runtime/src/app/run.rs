@@ -24,6 +24,7 @@ use crate::control::{Control, ControlTargets};
 use crate::dead_letters::DeadLetters;
 use crate::events::Events;
 use crate::host::Standing;
+use crate::limits::Limits;
 use crate::message_trace::{
     LocalService, QueueAccess, RunningServices, Trace, TraceCollector, TraceQuery,
 };
@@ -188,6 +189,7 @@ impl App {
             pressure,
             reach,
             answerers: Arc::default(),
+            limits: Limits::new(plan.limits),
             clock,
             events: events.clone(),
             redactor: plan.redactor.clone(),

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::dead_letter::Reason;
 use crate::events::Events;
 use crate::failure::Failure;
+use crate::limits::Limits;
 use crate::message_trace::AttemptHistory;
 use crate::metrics::{Cause, Durations, Meters};
 use crate::names::QueueId;
@@ -41,6 +42,7 @@ pub(crate) struct ServiceSetup {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) pressure: SourcePressure,
     pub(crate) answerers: Arc<Answerers>,
+    pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) events: Arc<Events>,
     pub(crate) redactor: Arc<Redactor>,
@@ -108,6 +110,7 @@ impl ServiceShared {
             transport: setup.transport,
             pressure: setup.pressure,
             answerers: setup.answerers,
+            limits: setup.limits,
             clock: setup.clock,
             confirms: setup.confirms,
         };

@@ -30,6 +30,7 @@ codes! {
     UNKNOWN_SERVICE = "E032", "no service has this label";
     REPEATED_SERVICE = "E033", "a service is named twice, or in two groups";
     NEEDS_STORE = "E034", "the service type needs a store, and the service has none";
+    UNKNOWN_LIMIT = "E035", "no limit has this name";
     UNKNOWN_PORT = "E040", "the service has no port of this name";
     UNWIRED_PORT = "E041", "a port is connected to no topic";
     SHORT_FORM = "E042", "the short form of wiring needs exactly one port";

@@ -20,6 +20,8 @@ pub(super) struct ConfigReader<'a> {
     /// Place for reports if there is no config.
     pub(super) place: Span,
     pub(super) files: &'a [SourceFile],
+    /// Names of the limits of the app.
+    pub(super) limits: &'a [&'a str],
     pub(super) masks: &'a mut Redactions,
     /// Receives the secrets of the config.
     pub(super) secrets: &'a mut Vec<String>,
@@ -81,9 +83,10 @@ impl ConfigReader<'_> {
     /// Joins paths to the folder of their file and collects secrets.
     fn resolve(&mut self, schema: &ConfigSchema, node: &mut Node, places: &mut Vec<Span>) {
         let (files, masks, secrets) = (self.files, &mut *self.masks, &mut *self.secrets);
-        let out = &mut *self.out;
+        let (out, limits) = (&mut *self.out, self.limits);
         schema.walk(node, &mut |format, node| match format {
             Format::Literal => node.read_variable(),
+            Format::Limit => check_limit(node, limits, out),
             Format::Secret => {
                 node.scalars(&mut |span, text| {
                     places.push(span);
@@ -210,6 +213,23 @@ impl ConfigReader<'_> {
         };
         let message = format!("config of `{}`:{place} {text}", self.label);
         self.out.add(codes::BAD_CONFIG, span, message, help);
+    }
+}
+
+/// Reports the name of a limit that the manifest does not define.
+fn check_limit(node: &Node, limits: &[&str], out: &mut Problems) {
+    let Value::String(name) = &node.value else {
+        return;
+    };
+    if !limits.contains(&name.as_str()) {
+        let message = format!("no limit is named {}", suggest::quote(name));
+        let help = match limits {
+            [] => Some(format!(
+                "define it: `[limits.{name}]` with `rate` and `per`"
+            )),
+            _ => suggest::help(name, limits.iter().copied(), "the limits"),
+        };
+        out.add(codes::UNKNOWN_LIMIT, node.span, message, help);
     }
 }
 

@@ -40,6 +40,7 @@ mod config;
 mod cycles;
 mod external_feeds;
 mod key;
+mod limits;
 mod listeners;
 mod no_effect;
 mod position_owner;
@@ -242,6 +243,7 @@ impl Loader {
             "admin",
             "supervision",
             "groups",
+            "limits",
             "services",
             "topics",
         ];
@@ -260,6 +262,7 @@ impl Loader {
             secrets: &mut secrets,
             uses: &mut uses,
             needs: &needs,
+            limits: &limits::names(&top),
         }
         .read(&top, out);
         cycles::check(&top, &services, out);
@@ -283,6 +286,7 @@ impl Loader {
             supervision: supervision::read_root(&top, out),
             groups,
             services,
+            limits: limits::read(&top, catalog, out),
             named: std::mem::take(&mut self.named),
             is_supervised: false,
         };

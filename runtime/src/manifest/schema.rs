@@ -6,7 +6,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::spanned_toml::{Node, Value};
-use crate::config::{PATH_FORMAT, SECRET_FORMAT};
+use crate::config::{LIMIT_FORMAT, PATH_FORMAT, SECRET_FORMAT};
 
 /// Maximum references in a row without a step into the value. It ends circular references.
 const DEPTH_MAX: usize = 32;
@@ -19,6 +19,8 @@ pub(super) struct ConfigSchema(Json);
 /// The format of a value according to its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
+    /// The name of a limit.
+    Limit,
     Path,
     Secret,
     /// A number or a boolean, given by a variable.
@@ -90,6 +92,9 @@ impl ConfigSchema {
         }
         if node.is_variable && !flat.is_empty() && !flat.iter().any(|schema| is_text(schema)) {
             visit(Format::Literal, node);
+        }
+        if has(LIMIT_FORMAT) {
+            visit(Format::Limit, node);
         }
         if has(PATH_FORMAT) && matches!(node.value, Value::String(_)) {
             visit(Format::Path, node);

@@ -28,6 +28,8 @@ pub(super) struct Services<'a> {
     pub(super) secrets: &'a mut Vec<String>,
     pub(super) uses: &'a mut TopicUsage,
     pub(super) needs: &'a RequiredGuarantees<'a>,
+    /// Names of the limits of the app.
+    pub(super) limits: &'a [&'a str],
 }
 
 /// Returns the labels of all services, in the order of the manifest.
@@ -82,6 +84,7 @@ impl Services<'_> {
                 label,
                 place: entry.key_span,
                 files: self.files,
+                limits: self.limits,
                 masks: self.masks,
                 secrets: self.secrets,
                 out,

@@ -23,6 +23,7 @@ use super::publisher::Publisher;
 use super::run_control::RunControl;
 use crate::failure::Failure;
 use crate::key::Key;
+use crate::limits::Limit;
 use crate::message::Message;
 use crate::store::OpenStore;
 use crate::transport::AskError;
@@ -216,6 +217,17 @@ impl Context {
     /// Returns the maximum size of a payload in bytes: `app.max_message`.
     pub fn payload_bytes_max(&self) -> usize {
         self.publisher.message_bytes_max
+    }
+
+    /// Returns a rate limit of the manifest. A config names it by a
+    /// [`LimitName`](crate::config::LimitName), so that an unknown name is a mistake of the
+    /// manifest.
+    ///
+    /// # Errors
+    /// A [`Failure::reject`]: the manifest has no such limit.
+    pub fn limit(&self, name: &str) -> Result<Limit, Failure> {
+        let limit = self.publisher.limits.get(name).cloned();
+        limit.ok_or_else(|| Failure::reject(format!("the manifest has no limit named {name:?}")))
     }
 
     /// Returns the time until this hook is cancelled; `None` outside of a hook.

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::id::MessageId;
 use crate::key::KeyRule;
+use crate::limits::Limits;
 use crate::message::{Envelope, Message};
 use crate::metrics::{AskOutcome, Durations, Meters};
 use crate::transport::{AskError, Completion, Outgoing, SourcePressure, Transport};
@@ -57,6 +58,8 @@ pub(crate) struct Publisher {
     pub(crate) pressure: SourcePressure,
     /// The services that may answer requests.
     pub(crate) answerers: Arc<Answerers>,
+    /// The rate limits of the app.
+    pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) meters: Meters,
     /// Confirm latencies; `None` if the transport confirms at once.

@@ -4,7 +4,7 @@
 //! `BRICKWORK_BLESS=1` to write the reports again, and review the difference.
 
 use brickwork::Plan;
-use brickwork::config::{HumanDuration, ManifestPath, Secret};
+use brickwork::config::{HumanDuration, LimitName, ManifestPath, Secret};
 use brickwork::manifest::{self, Options, Report};
 use brickwork::prelude::*;
 use brickwork::transport::{
@@ -155,6 +155,8 @@ service!(
 #[allow(dead_code, reason = "only read by the loader")]
 struct RulesConfig {
     rules: Vec<Rule>,
+    #[serde(default)]
+    limit: Option<LimitName>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -21,6 +21,7 @@
 //! | `stopping` | graceful shutdown and its time limits |
 //! | `store` | a service's own database, with inbox and outbox |
 //! | `supervision` | starts, restarts and stops of services and their groups |
+//! | `transforms` | service types that change, hold and join messages, through the shipped binary |
 //! | `tree` | supervision, against a model |
 
 mod abuse;
@@ -43,4 +44,5 @@ mod stages;
 mod stopping;
 mod store;
 mod supervision;
+mod transforms;
 mod tree;

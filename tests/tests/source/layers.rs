@@ -42,7 +42,7 @@ const RUNTIME: Layers = Layers {
         &["dead_letter", "envelope_json", "key"],
         &["delivery", "log", "metrics", "supervision"],
         &["sqlite", "transport"],
-        &["dead_letters", "events", "settings", "store"],
+        &["dead_letters", "events", "limits", "settings", "store"],
         &["service"],
         &["message_trace", "prelude"],
         &["host"],
@@ -67,7 +67,7 @@ const ACTORS: Layers = Layers {
     layers: &[
         &["batch", "config_errors", "json_reader", "ports"],
         &["expression", "json"],
-        &["key", "log"],
+        &["codec", "key", "log"],
         &[
             "aggregate",
             "chaos",
@@ -77,7 +77,11 @@ const ACTORS: Layers = Layers {
             "filter",
             "http_client",
         ],
-        &["http_in", "map", "process", "route"],
+        &[
+            "batches", "decode", "delay", "encode", "http_in", "map", "process", "route", "split",
+            "throttle", "validate",
+        ],
+        &["enrich"],
     ],
     exceptions: &[],
 };
