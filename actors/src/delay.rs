@@ -61,14 +61,16 @@ impl Wait {
 
     /// The delay of a message.
     fn of(&self, scope: &mut Scope<'_>, now: SystemTime) -> Result<Duration, Failure> {
-        let (expression, read): (_, fn(&Value, SystemTime) -> Result<Duration, String>) = match self
-        {
-            Self::Fixed(delay) => return Ok(*delay),
-            Self::By(by) => (by, |value, _| duration_of(value)),
-            Self::Until(until) => (until, time_until),
+        let mut value = |expression: &Expression| {
+            let json = expression.json(scope)?;
+            Ok::<Value, Failure>(serde_json::from_str(&json)?)
         };
-        let value: Value = serde_json::from_str(&expression.json(scope)?)?;
-        read(&value, now).map_err(|text| {
+        let (expression, delay) = match self {
+            Self::Fixed(delay) => return Ok(*delay),
+            Self::By(by) => (by, duration_of(&value(by)?)),
+            Self::Until(until) => (until, time_until(&value(until)?, now)),
+        };
+        delay.map_err(|text| {
             Failure::reject(format!("the value of {:?} {text}", expression.source()))
         })
     }

@@ -276,7 +276,7 @@ fn end(text: &mut String, name: &str) -> Result<(), String> {
 fn escaped(name: &str, text: &str) -> Result<String, String> {
     let is_allowed = |character: char| matches!(character, '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     match text.chars().find(|character| !is_allowed(*character)) {
-        Some(wrong) => Err(format!("{name}: XML has no character {:?}", wrong)),
+        Some(wrong) => Err(format!("{name}: XML has no character {wrong:?}")),
         None => Ok(escape::escape(text).replace('\r', "&#13;")),
     }
 }

@@ -198,7 +198,7 @@ pub(crate) fn check(
 ///
 /// # Errors
 /// They are not UTF-8, with the place.
-fn text_of<'a>(format: Format, bytes: &'a [u8]) -> Result<&'a str, String> {
+fn text_of(format: Format, bytes: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
         format!("{}: not UTF-8 text at byte {}", format.name(), at + 1)

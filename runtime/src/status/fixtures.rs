@@ -160,6 +160,7 @@ fn setup(
         transport: transport.clone(),
         pressure: SourcePressure::new(pressure.clone(), ["stock".into()].into()),
         answerers: Arc::default(),
+        limits: crate::limits::Limits::default(),
         clock: Clock::SYSTEM,
         events: Arc::default(),
         redactor: redactor.clone(),
