@@ -13,10 +13,9 @@ use brickwork::transport::{
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 mod random;
 mod warnings;
@@ -155,7 +154,6 @@ service!(
 #[allow(dead_code, reason = "only read by the loader")]
 struct RulesConfig {
     rules: Vec<Rule>,
-    #[serde(default)]
     limit: Option<LimitName>,
 }
 
