@@ -24,6 +24,7 @@ mod dlq;
 #[cfg(feature = "store")]
 mod entities;
 mod list;
+mod positions;
 mod prune;
 mod run;
 mod signals;
@@ -84,6 +85,13 @@ enum Verb {
     /// that runs the service. The app may run or not.
     #[cfg(feature = "store")]
     Entities(entities::Entities),
+    /// Show or set the positions of sources: how far each one has read
+    ///
+    /// Positions are kept on a durable transport, in the folder `positions` in the app's data folder
+    /// on the machine that runs the source. Setting them needs a stopped app.
+    ///
+    /// Example: brickwork positions app.toml intake --reset
+    Positions(positions::PositionsArgs),
     /// Trace a message: the services that handled it, the messages it led to, their states
     ///
     /// A running app is asked over the control socket in its data folder. It looks into the
@@ -200,6 +208,7 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
         Verb::Dlq(dlq) => dlq.execute(&catalog, &transports),
         #[cfg(feature = "store")]
         Verb::Entities(entities) => entities.execute(&catalog, &transports),
+        Verb::Positions(positions) => positions.execute(&catalog, &transports),
         Verb::Trace(trace) => trace.execute(&catalog, &transports),
         Verb::Prune(prune) => prune.execute(&catalog, &transports),
         Verb::Stop(stop) => stop.execute(&catalog, &transports),

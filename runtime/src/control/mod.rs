@@ -43,6 +43,11 @@ pub(crate) fn socket_path(data: &Path) -> PathBuf {
     data.join("control.sock")
 }
 
+/// The lock file of the process that runs the app with this data folder.
+pub(crate) fn app_lock_path(data: &Path) -> PathBuf {
+    data.join("control.lock")
+}
+
 /// The lock file of a child process that runs this service.
 pub(crate) fn lock_path(data: &Path, service: &str) -> PathBuf {
     data.join(format!("control-{service}.lock"))
@@ -129,7 +134,7 @@ impl Control {
             let text = format!("can't make the data folder {}: {error}", data.display());
             io::Error::new(error.kind(), text)
         })?;
-        let lock = Lock::take(&data.join("control.lock"), |owner| taken(owner, data))?;
+        let lock = Lock::take(&app_lock_path(data), |owner| taken(owner, data))?;
         let path = socket_path(data);
         let thread = ServiceThread::start("brickwork-control", {
             let path = path.clone();

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 pub(crate) use fence::{RunNumber, SourcePosition};
 
@@ -63,7 +64,7 @@ impl Positions {
     ///
     /// # Errors
     /// The positions belong to another app, or the file can't be read or parsed as `P`.
-    fn load<P: DeserializeOwned>(&self, source: &str) -> io::Result<Option<P>> {
+    pub(crate) fn load<P: DeserializeOwned>(&self, source: &str) -> io::Result<Option<P>> {
         self.check_owner()?;
         let file = self.file(source);
         match read(&file)? {
@@ -71,6 +72,27 @@ impl Positions {
                 .map(Some)
                 .map_err(|error| unreadable(&file, &error)),
             None => Ok(None),
+        }
+    }
+
+    /// Replaces the position of a source that does not run; `None` removes it.
+    ///
+    /// # Errors
+    /// The positions belong to another app, or the file can't be written.
+    pub(crate) fn replace(&self, source: &str, position: Option<&Value>) -> io::Result<()> {
+        match position {
+            Some(position) => {
+                let written = self.write(source, position.to_string().as_bytes())?;
+                written.replace()?;
+                written.sync()
+            }
+            None => {
+                self.check_owner()?;
+                match fs::remove_file(self.file(source)) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    removed => removed,
+                }
+            }
         }
     }
 
