@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -130,6 +130,8 @@ pub(crate) async fn run(env: Arc<ServiceRun>, blueprint: Arc<dyn ConfiguredType>
 /// A lease with an abandon hook: it is released also when its thread is abandoned.
 struct HeldLease {
     lease: Lease,
+    /// Time since when the process stood by, until the first run with this lease.
+    standby_since: Option<SystemTime>,
     _hook: AbandonHook,
 }
 
@@ -139,6 +141,7 @@ impl HeldLease {
         Self {
             _hook: env.control.abandon_hooks.add(release),
             lease,
+            standby_since: None,
         }
     }
 }
@@ -151,13 +154,15 @@ async fn acquire(env: &ServiceRun, source: &dyn Run) -> Option<HeldLease> {
         return Some(HeldLease::new(lease, env));
     }
     let granted = async {
+        let since = env.publisher.clock.now();
         let mut granted = std::pin::pin!(request_lease(env));
         if let Ok(lease) = timeout(STANDBY_AFTER, &mut granted).await {
             return lease;
         }
         env.liveness.standing_by.store(true, Relaxed);
         info!(service = %env.label, "source stands by: another process runs it");
-        let lease = granted.await;
+        let mut lease = granted.await;
+        lease.standby_since = Some(since);
         env.liveness.standing_by.store(false, Relaxed);
         info!(service = %env.label, "source runs in this process now");
         if !env.position.is_saved() {
@@ -205,7 +210,11 @@ async fn run_with_lease(
     env: &ServiceRun,
     source: &dyn Run,
     timer: &mut Timer,
-    HeldLease { lease, .. }: &mut HeldLease,
+    HeldLease {
+        lease,
+        standby_since,
+        ..
+    }: &mut HeldLease,
 ) -> Option<Result<(), String>> {
     let stop = watch::Sender::new(false);
     let mut out = SourceContext::new(
@@ -214,6 +223,7 @@ async fn run_with_lease(
         env.position.clone(),
         source.in_flight(),
         stop.subscribe(),
+        standby_since.take(),
     );
     let submitted = out.clone();
     let mut lost = false;

@@ -48,6 +48,7 @@ pub struct SourceContext {
     run: RunNumber,
     /// Set when this run of the source is to end, for example because its lease is lost.
     stop: watch::Receiver<bool>,
+    standby_since: Option<SystemTime>,
 }
 
 /// The reason why [`SourceContext::try_submit`] can't submit a message now.
@@ -98,6 +99,7 @@ impl SourceContext {
         position: Arc<SourcePosition>,
         in_flight_max: usize,
         stop: watch::Receiver<bool>,
+        standby_since: Option<SystemTime>,
     ) -> Self {
         Self {
             run: position.start_run(|| control.is_revoked()),
@@ -107,6 +109,7 @@ impl SourceContext {
             window: Arc::new(Semaphore::new(in_flight_max)),
             in_flight_max,
             stop,
+            standby_since,
         }
     }
 
@@ -300,6 +303,12 @@ impl SourceContext {
     /// Returns the wall-clock time of the app. A test may set its own clock.
     pub fn now(&self) -> SystemTime {
         self.publisher.clock.now()
+    }
+
+    /// Returns the time since when this process stood by, if this run takes over from another
+    /// process. The saved position, if there is any, is that of an earlier run here.
+    pub fn standby_since(&self) -> Option<SystemTime> {
+        self.standby_since
     }
 
     /// Returns whether positions are kept: only if the transport is durable, so that sent

@@ -12,6 +12,7 @@ use brickwork_tests::process::until;
 mod hand_over;
 mod hosts;
 mod leases;
+mod schedules;
 mod site;
 mod versions;
 
