@@ -25,9 +25,11 @@ mod json_reader;
 mod key;
 mod log;
 mod map;
+mod poll;
 mod ports;
 mod process;
 mod route;
+mod schedule;
 mod split;
 mod throttle;
 #[cfg(feature = "json-schema")]
@@ -52,8 +54,10 @@ pub use http_in::{HttpIn, HttpInConfig, SignatureScheme};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
 pub use map::{Map, MapConfig};
+pub use poll::{CursorConfig, CursorForm, PagesConfig, Poll, PollConfig, PollMethod};
 pub use process::{Process, ProcessConfig};
 pub use route::{Mode, Route, RouteConfig, Rule};
+pub use schedule::{CronText, Overlap, Schedule, ScheduleConfig, ScheduleEntry, Zone};
 pub use split::{EmptyList, PartForm, Split, SplitConfig};
 pub use throttle::{Throttle, ThrottleConfig};
 #[cfg(feature = "json-schema")]
@@ -77,8 +81,10 @@ pub fn catalog() -> Catalog {
         .with_source::<HttpIn>()
         .with::<Log>()
         .with::<Map>()
+        .with_source::<Poll>()
         .with::<Process>()
         .with::<Route>()
+        .with_source::<Schedule>()
         .with::<Split>()
         .with::<Throttle>();
     #[cfg(feature = "json-schema")]
@@ -139,8 +145,10 @@ mod tests {
         source::<HttpIn>();
         service::<Log>();
         service::<Map>();
+        source::<Poll>();
         service::<Process>();
         service::<Route>();
+        source::<Schedule>();
         service::<Split>();
         service::<Throttle>();
         #[cfg(feature = "json-schema")]
@@ -167,8 +175,10 @@ mod tests {
                 "http-in",
                 "log",
                 "map",
+                "poll",
                 "process",
                 "route",
+                "schedule",
                 "split",
                 "throttle",
                 #[cfg(feature = "json-schema")]

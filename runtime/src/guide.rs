@@ -12,6 +12,7 @@
 //! | [store](mod@store) | Effects exactly once |
 //! | [entities](mod@entities) | An actor for each key, with a saved state |
 //! | [sources](mod@sources) | Messages from outside |
+//! | [outside](mod@outside) | Calling, polling and serving other systems; schedules |
 //! | [manifest](mod@manifest) | Every key of the manifest |
 //! | [expressions](mod@expressions) | Conditions and mappings in CEL |
 //! | [transforms](mod@transforms) | Split, batch, validate, limit, delay, enrich, decode |
@@ -40,6 +41,7 @@ macro_rules! chapters {
             #[doc = "[store]: crate::guide::store"]
             #[doc = "[entities]: crate::guide::entities"]
             #[doc = "[sources]: crate::guide::sources"]
+            #[doc = "[outside]: crate::guide::outside"]
             #[doc = "[manifest]: crate::guide::manifest"]
             #[doc = "[expressions]: crate::guide::expressions"]
             #[doc = "[transforms]: crate::guide::transforms"]
@@ -71,6 +73,7 @@ chapters! {
     store = "store";
     entities = "entities";
     sources = "sources";
+    outside = "outside";
     manifest = "manifest";
     expressions = "expressions";
     transforms = "transforms";

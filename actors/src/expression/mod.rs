@@ -138,6 +138,19 @@ impl Expression {
         self.write(scope, values::write_json)
     }
 
+    /// As [`json`](Self::json), but `None` if a field is missing.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json).
+    pub(crate) fn json_if_present(&self, scope: &mut Scope<'_>) -> Result<Option<String>, Failure> {
+        scope.provide(&self.0)?;
+        let is_missing = matches!(self.evaluate(scope)?, Err(error) if missing(&error).is_some());
+        match is_missing {
+            true => Ok(None),
+            false => self.json(scope).map(Some),
+        }
+    }
+
     /// Evaluates the expression for a message. Values that are equal in the language, such as
     /// `1` and `1.0`, have equal texts.
     ///

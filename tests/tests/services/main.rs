@@ -13,9 +13,11 @@
 //! | `keys` | order by key |
 //! | `kit` | the test kit itself |
 //! | `mailbox` | wake-ups of the mailbox, under a model checker |
-//! | `positions` | saved positions of sources |
+//! | `poll` | the service type `poll`, through the shipped binary |
+//! | `positions`, `positions_verb` | saved positions of sources |
 //! | `pressure` | full queues and backpressure |
 //! | `promises` | delivery and failure, the promises of every service |
+//! | `schedule` | the service type `schedule`, through the shipped binary |
 //! | `service_api` | the API that services are written with |
 //! | `stages` | the service types `dedup` and `aggregate` |
 //! | `stopping` | graceful shutdown and its time limits |
@@ -36,9 +38,12 @@ mod held;
 mod keys;
 mod kit;
 mod mailbox;
+mod poll;
 mod positions;
+mod positions_verb;
 mod pressure;
 mod promises;
+mod schedule;
 mod service_api;
 mod stages;
 mod stopping;

@@ -76,10 +76,11 @@ const ACTORS: Layers = Layers {
             "file_out",
             "filter",
             "http_client",
+            "schedule",
         ],
         &[
-            "batches", "decode", "delay", "encode", "http_in", "map", "process", "route", "split",
-            "throttle", "validate",
+            "batches", "decode", "delay", "encode", "http_in", "map", "poll", "process", "route",
+            "split", "throttle", "validate",
         ],
         &["enrich"],
     ],
