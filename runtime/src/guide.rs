@@ -3,7 +3,7 @@
 //! The chapters link to each other by file name, so that the links work where the files are read as Markdown. In this
 //! documentation the definitions below come first, and the first definition of a link counts.
 //!
-//! Every command, manifest and Rust block of the guide runs as a test (`tests/tests/guide.rs`).
+//! Every command, manifest and Rust block of the guide runs as a test (`tests/tests/guide`).
 //!
 //! | chapter | content |
 //! | --- | --- |

@@ -2,7 +2,7 @@
 
 use brickwork::prelude::*;
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default)]
 struct A;
 
 #[entity(key = "customer")]

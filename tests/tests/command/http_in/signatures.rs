@@ -14,7 +14,11 @@ pub(super) fn now_s() -> u64 {
 }
 
 fn mac(text: &[u8]) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length will do");
+    mac_by(SECRET, text)
+}
+
+fn mac_by(secret: &str, text: &[u8]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length will do");
     mac.update(text);
     mac.finalize().into_bytes().to_vec()
 }
@@ -25,10 +29,17 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The headers of a request that Slack signs.
 pub(super) fn slack(body: &[u8], time_s: u64) -> Vec<(&'static str, String)> {
+    slack_by(SECRET, body, time_s)
+}
+
+fn slack_by(secret: &str, body: &[u8], time_s: u64) -> Vec<(&'static str, String)> {
     let signed = [format!("v0:{time_s}:").as_bytes(), body].concat();
     vec![
         ("X-Slack-Request-Timestamp", time_s.to_string()),
-        ("X-Slack-Signature", format!("v0={}", hex(&mac(&signed)))),
+        (
+            "X-Slack-Signature",
+            format!("v0={}", hex(&mac_by(secret, &signed))),
+        ),
     ]
 }
 
@@ -96,6 +107,30 @@ fn a_good_signature_is_accepted_and_a_bad_or_an_old_one_is_not() {
             "{names:?}"
         );
     }
+}
+
+#[test]
+fn both_secrets_of_a_rotation_are_accepted_and_the_tolerance_of_time_is_configured() {
+    let app = App::start(
+        &format!(
+            "secret = \"the-next-secret-of-these-tests\"\n\
+             previous_secret = \"{SECRET}\"\n\
+             signature = \"slack\"\nsignature_tolerance = \"1h\""
+        ),
+        "",
+    );
+    let (body, now_s) = (br#"{"n":1}"#, now_s());
+    let post = |secret: &str, time_s: u64| {
+        let signed = slack_by(secret, body, time_s);
+        let signed = signed.iter().map(|(name, value)| (*name, value.as_str()));
+        let headers: Vec<(&str, &str)> = std::iter::once(JSON).chain(signed).collect();
+        app.post(&headers, body).code
+    };
+    assert_eq!(post("the-next-secret-of-these-tests", now_s), 202);
+    assert_eq!(post(SECRET, now_s), 202, "the secret before");
+    assert_eq!(post("the-secret-of-another", now_s), 401);
+    assert_eq!(post(SECRET, now_s - 3_000), 202, "50 minutes");
+    assert_eq!(post(SECRET, now_s - 3_700), 401, "more than an hour");
 }
 
 #[test]
