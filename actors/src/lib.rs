@@ -24,13 +24,19 @@ mod json;
 mod json_reader;
 mod key;
 mod log;
+#[cfg(feature = "mail")]
+mod mail_out;
 mod map;
+#[cfg(any(feature = "mail", feature = "sql"))]
+mod outage;
 mod poll;
 mod ports;
 mod process;
 mod route;
 mod schedule;
 mod split;
+#[cfg(feature = "sql")]
+mod sql;
 mod throttle;
 #[cfg(feature = "json-schema")]
 mod validate;
@@ -53,12 +59,16 @@ pub use filter::{Filter, FilterConfig};
 pub use http_in::{HttpIn, HttpInConfig, SignatureScheme};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
+#[cfg(feature = "mail")]
+pub use mail_out::{MailOut, MailOutConfig, MailTls};
 pub use map::{Map, MapConfig};
 pub use poll::{CursorConfig, CursorForm, PagesConfig, Poll, PollConfig, PollMethod};
 pub use process::{Process, ProcessConfig};
 pub use route::{Mode, Route, RouteConfig, Rule};
 pub use schedule::{CronText, Overlap, Schedule, ScheduleConfig, ScheduleEntry, Zone};
 pub use split::{EmptyList, PartForm, Split, SplitConfig};
+#[cfg(feature = "sql")]
+pub use sql::{Mode as SqlMode, PollFrom, Rows as SqlRows, Sql, SqlConfig, SqlPoll, SqlPollConfig};
 pub use throttle::{Throttle, ThrottleConfig};
 #[cfg(feature = "json-schema")]
 pub use validate::{Validate, ValidateConfig};
@@ -89,6 +99,10 @@ pub fn catalog() -> Catalog {
         .with::<Throttle>();
     #[cfg(feature = "json-schema")]
     let catalog = catalog.with::<Validate>();
+    #[cfg(feature = "mail")]
+    let catalog = catalog.with::<MailOut>();
+    #[cfg(feature = "sql")]
+    let catalog = catalog.with::<Sql>().with_source::<SqlPoll>();
     catalog
 }
 
@@ -153,6 +167,12 @@ mod tests {
         service::<Throttle>();
         #[cfg(feature = "json-schema")]
         service::<Validate>();
+        #[cfg(feature = "mail")]
+        service::<MailOut>();
+        #[cfg(feature = "sql")]
+        service::<Sql>();
+        #[cfg(feature = "sql")]
+        source::<SqlPoll>();
     }
 
     #[test]
@@ -174,12 +194,18 @@ mod tests {
                 "filter",
                 "http-in",
                 "log",
+                #[cfg(feature = "mail")]
+                "mail-out",
                 "map",
                 "poll",
                 "process",
                 "route",
                 "schedule",
                 "split",
+                #[cfg(feature = "sql")]
+                "sql",
+                #[cfg(feature = "sql")]
+                "sql-poll",
                 "throttle",
                 #[cfg(feature = "json-schema")]
                 "validate",

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [getting-started](mod@getting_started) | A first app |
 //! | [writing-a-service](mod@writing_a_service) | Service types in Rust |
+//! | [databases](mod@databases) | PostgreSQL, SQLite and mail |
 //! | [store](mod@store) | Effects exactly once |
 //! | [entities](mod@entities) | An actor for each key, with a saved state |
 //! | [sources](mod@sources) | Messages from outside |
@@ -38,6 +39,7 @@ macro_rules! chapters {
         $(
             #[doc = "[getting-started]: crate::guide::getting_started"]
             #[doc = "[writing-a-service]: crate::guide::writing_a_service"]
+            #[doc = "[databases]: crate::guide::databases"]
             #[doc = "[store]: crate::guide::store"]
             #[doc = "[entities]: crate::guide::entities"]
             #[doc = "[sources]: crate::guide::sources"]
@@ -70,6 +72,7 @@ macro_rules! chapters {
 chapters! {
     getting_started = "getting-started";
     writing_a_service = "writing-a-service";
+    databases = "databases";
     store = "store";
     entities = "entities";
     sources = "sources";

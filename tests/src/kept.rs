@@ -66,6 +66,25 @@ impl Queues {
         .collect()
     }
 
+    /// Returns the error and the payload of each dead letter.
+    ///
+    /// # Panics
+    /// If the dead letters can't be read.
+    pub fn errors(&self) -> Vec<(String, Value)> {
+        let sql = "SELECT head ->> '$.headers.\"brickwork-error\"', payload FROM message
+                   WHERE id >> 40 IN (SELECT number FROM queue WHERE input = 'dlq') ORDER BY id";
+        let mut select = self.0.prepare(sql).expect("it is a table");
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)));
+        let rows = rows.expect("it can be read").map(|row| {
+            let (error, payload) = row.expect("it can be read");
+            (
+                error,
+                serde_json::from_slice(&payload).expect("the payload is JSON"),
+            )
+        });
+        rows.collect()
+    }
+
     /// Counts the messages in input queues, suspect queues and delays, without dead letters.
     ///
     /// # Panics

@@ -22,11 +22,13 @@
 //! | [`pair`] | a service with two inputs |
 //! | [`parts`] | parts of manifests, and starting an app of them |
 //! | [`polyglot`] | an app among programs in other languages |
+//! | [`postgres`] | a private PostgreSQL |
 //! | [`process`] | processes of tests: private, with time limits, stopped by process id |
 //! | [`proxy`] | a TCP proxy that injects network faults |
 //! | [`puppet`] | a service that does as each message tells it |
 //! | [`raw`] | AMQP as bytes, for messages that no client library would send |
 //! | [`seed`] | the seed of a random run, to repeat it |
+//! | [`smtp`] | an SMTP server that misbehaves when it is told to |
 //! | [`subject`] | a service that fails when its test tells it to |
 //! | [`syscalls`] | the system calls of a process, in order |
 //! | [`tally`] | a service that counts in its store how often it handled each message |
@@ -52,11 +54,13 @@ pub mod outside;
 pub mod pair;
 pub mod parts;
 pub mod polyglot;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod puppet;
 pub mod raw;
 pub mod seed;
+pub mod smtp;
 pub mod subject;
 pub mod syscalls;
 pub mod tally;

@@ -65,7 +65,7 @@ const BRIDGES: Layers = Layers {
 const ACTORS: Layers = Layers {
     folder: "actors/src",
     layers: &[
-        &["batch", "config_errors", "json_reader", "ports"],
+        &["batch", "config_errors", "json_reader", "outage", "ports"],
         &["expression", "json"],
         &["codec", "key", "log"],
         &[
@@ -76,7 +76,9 @@ const ACTORS: Layers = Layers {
             "file_out",
             "filter",
             "http_client",
+            "mail_out",
             "schedule",
+            "sql",
         ],
         &[
             "batches", "decode", "delay", "encode", "http_in", "map", "poll", "process", "route",
