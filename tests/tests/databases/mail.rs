@@ -27,6 +27,8 @@ fn prepare(folder: &Path, smtp: &Smtp, more: &str, lines: &[&str]) {
         timeout = "1s"
         from = "'Shop <shop@example.com>'"
         to = "msg.to"
+        cc = "has(msg.cc) ? msg.cc : []"
+        reply_to = "'answers@example.com'"
         subject = "'Order ' + msg.id"
         text = "'Line one\\n.\\nLine three'"
         "#,
@@ -53,7 +55,7 @@ fn mails_arrive_over_one_connection_and_refused_ones_are_dead_letters() {
     let lines = [
         r#"{"id":"o-1","to":"a@example.com"}"#,
         r#"{"id":"o-2","to":"refused@example.com"}"#,
-        r#"{"id":"o-3","to":["b@example.com","c@example.com"]}"#,
+        r#"{"id":"o-3","to":["b@example.com"],"cc":"c@example.com"}"#,
         r#"{"id":"o-4","to":"no address"}"#,
         r#"{"id":"o-5","to":"a@example.com\r\nRCPT TO:<b@example.com>"}"#,
     ];
@@ -70,6 +72,9 @@ fn mails_arrive_over_one_connection_and_refused_ones_are_dead_letters() {
         "{:?}",
         mails[0]
     );
+    for header in ["Reply-To: answers@example.com\n", "Cc: c@example.com\n"] {
+        assert!(mails[1].text.contains(header), "{:?}", mails[1]);
+    }
     assert!(
         mails[0].text.contains("Subject: Order o-1\n"),
         "{:?}",

@@ -106,6 +106,31 @@ fn rows_with_one_time_come_once_each_and_a_changed_row_comes_again() {
 }
 
 #[test]
+fn a_source_that_begins_at_the_end_leaves_out_the_rows_before() {
+    let postgres = Postgres::start();
+    postgres.sql(TABLES);
+    postgres.sql("INSERT INTO rows SELECT FROM generate_series(1, 5)");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    prepare(
+        folder.path(),
+        &postgres.url(),
+        "column = 'id'\nfrom = 'end'",
+    );
+    let app = start(folder.path(), 0);
+    let saved = folder.path().join("data/positions/rows.json");
+    until("the first position is saved", PATIENCE, || {
+        if saved.exists() {
+            Ok(())
+        } else {
+            Err("no position".to_owned())
+        }
+    });
+    postgres.sql("INSERT INTO rows SELECT FROM generate_series(1, 2)");
+    wait_for(&postgres, IDS, "6,7");
+    app.stop();
+}
+
+#[test]
 fn every_row_comes_once_while_writers_overlap_and_app_and_database_are_killed() {
     let mut postgres = Postgres::start();
     postgres.sql(TABLES);
@@ -154,7 +179,7 @@ fn a_table_of_sqlite_is_polled_and_a_wrong_column_is_reported() {
             [services.rows]
             use = "sql-poll"
             out = "rows"
-            config = {{ path = "shop.sqlite", table = "rows", column = "{column}", key = "id", every = "50ms", lag = "0s", page = 1 }}
+            config = {{ path = "shop.sqlite", table = "rows", column = "{column}", key = "id", every = "50ms", lag = "0s", page = 1, type = "row.new", connect_timeout = "2s", statement_timeout = "2s" }}
             [services.keep]
             use = "file-out"
             in = "rows"

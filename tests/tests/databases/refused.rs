@@ -113,7 +113,7 @@ fn an_outage_costs_no_attempt_and_ends_by_itself() {
     postgres.kill();
     let folder = tempfile::tempdir().expect("a folder can be made");
     let config = format!(
-        "url = '{}'\ntable = 'rows'\ncolumns = {{ n = 'msg.n' }}\nstatement_timeout = '1s'\n",
+        "url = '{}'\ntable = 'rows'\ncolumns = {{ n = 'msg.n' }}\nstatement_timeout = '1s'\nconnect_timeout = '2s'\n",
         postgres.url()
     );
     keep(folder.path(), &config, &["{\"n\":1}", "{\"n\":2}"]);
