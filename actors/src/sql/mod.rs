@@ -140,7 +140,7 @@ impl Service for Sql {
 use = "sql"
 in = "orders"
 [services.keep.config]
-url = "postgres://shop:${DATABASE_PASSWORD}@db.example.com/shop"
+url = "postgres://shop:${SHOP_PASSWORD}@db.example.com/shop"
 table = "orders"
 id_column = "message_id"
 columns.customer = "msg.customer"
@@ -151,7 +151,7 @@ use = "sql"
 in = "orders"
 out = "orders.known"
 [services.lookup.config]
-url = "postgres://shop:${DATABASE_PASSWORD}@db.example.com/shop"
+url = "postgres://shop:${SHOP_PASSWORD}@db.example.com/shop"
 mode = "query"
 statement = "SELECT name, email FROM customers WHERE id = $1"
 params = ["msg.customer"]

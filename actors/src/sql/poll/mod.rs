@@ -91,7 +91,7 @@ impl Source for SqlPoll {
 use = "sql-poll"
 out = "orders"
 [services.orders.config]
-url = "postgres://shop:${DATABASE_PASSWORD}@db.example.com/shop"
+url = "postgres://shop:${SHOP_PASSWORD}@db.example.com/shop"
 table = "orders"
 column = "updated_at"
 key = "id"
