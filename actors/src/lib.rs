@@ -18,6 +18,7 @@ mod expression;
 mod file_in;
 mod file_out;
 mod filter;
+mod http_call;
 mod http_client;
 mod http_in;
 mod json;
@@ -52,10 +53,12 @@ pub use dedup::{Dedup, DedupConfig};
 pub use delay::{Delay, DelayConfig};
 pub use encode::{Encode, EncodeConfig};
 pub use enrich::{Enrich, EnrichConfig, OnFailure};
-pub use expression::{Condition, Expression, Scope};
+pub use expression::{Condition, Expression, ResponseExpression, Scope};
 pub use file_in::{FileIn, FileInConfig};
 pub use file_out::{FileOut, FileOutConfig};
 pub use filter::{Filter, FilterConfig};
+pub use http_call::{BodyFormat, HostBreaker, HttpCall, HttpCallConfig};
+pub use http_client::{AuthSettings, OAuth2Settings, TlsSettings};
 pub use http_in::{HttpIn, HttpInConfig, SignatureScheme};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
@@ -88,6 +91,7 @@ pub fn catalog() -> Catalog {
         .with_source::<FileIn>()
         .with::<FileOut>()
         .with::<Filter>()
+        .with::<HttpCall>()
         .with_source::<HttpIn>()
         .with::<Log>()
         .with::<Map>()
@@ -156,6 +160,7 @@ mod tests {
         source::<FileIn>();
         service::<FileOut>();
         service::<Filter>();
+        service::<HttpCall>();
         source::<HttpIn>();
         service::<Log>();
         service::<Map>();
@@ -192,6 +197,7 @@ mod tests {
                 "file-in",
                 "file-out",
                 "filter",
+                "http-call",
                 "http-in",
                 "log",
                 #[cfg(feature = "mail")]

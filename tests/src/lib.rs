@@ -3,6 +3,7 @@
 //! | module | content |
 //! | --- | --- |
 //! | [`answerer`] | a service that answers requests, some late, and a service that asks |
+//! | [`api`] | an outside API that a test scripts |
 //! | [`app`] | an app in the test's process, with virtual time |
 //! | [`binary`] | the shipped binary, built from the current sources |
 //! | [`broker`] | a private RabbitMQ |
@@ -35,6 +36,7 @@
 //! | [`watch`] | the reported readiness of an app and its real progress, over time |
 
 pub mod answerer;
+pub mod api;
 pub mod app;
 pub mod binary;
 pub mod broker;

@@ -48,7 +48,8 @@ pub(super) fn environment() -> Arc<Env> {
     LANGUAGE.clone()
 }
 
-pub(super) fn compile(source: &str) -> Result<Compiled, String> {
+/// Compiles an expression, which may use a variable besides `msg` and `meta`.
+pub(super) fn compile(source: &str, extra: Option<&'static str>) -> Result<Compiled, String> {
     if source.trim().is_empty() {
         return Err("the expression is empty".to_owned());
     }
@@ -64,7 +65,7 @@ pub(super) fn compile(source: &str) -> Result<Compiled, String> {
     }
     let env = environment();
     let program = parse(&env, source)?;
-    let [uses_msg, uses_meta] = Names::new(env, source, &program).resolve()?;
+    let [uses_msg, uses_meta] = Names::new(env, source, &program, extra).resolve()?;
     let mut expression = program.expression().clone();
     let reads = Arc::new(Reads::of(&expression));
     header_names::ignore_case(&mut expression);

@@ -6,14 +6,15 @@ use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operat
 use cel::common::types::CelString;
 
 use super::functions::LOWER;
+use super::response::VARIABLE;
 use super::rewrite::{any, wrap};
 
-/// Makes the names that an expression looks up in `meta.headers` lower case.
+/// Makes the names that an expression looks up in `meta.headers` and `response.headers` lower case.
 pub(super) fn ignore_case(expression: &mut IdedExpr) {
     // A variable of a loop may have the name of the envelope.
     let hides_meta = any(
         expression,
-        &|part| matches!(part, Expr::Comprehension(each) if each.iter_var == "meta"),
+        &|part| matches!(part, Expr::Comprehension(each) if each.iter_var == "meta" || each.iter_var == VARIABLE),
     );
     if !hides_meta {
         lower(expression);
@@ -74,7 +75,8 @@ fn lower_key(call: &mut CallExpr) {
 }
 
 fn is_headers(expression: &IdedExpr) -> bool {
-    let is_meta = |of: &IdedExpr| matches!(&of.expr, Expr::Ident(name) if name == "meta");
+    let is_meta =
+        |of: &IdedExpr| matches!(&of.expr, Expr::Ident(name) if name == "meta" || name == VARIABLE);
     match &expression.expr {
         Expr::Select(select) => {
             !select.test && select.field == "headers" && is_meta(&select.operand)

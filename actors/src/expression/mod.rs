@@ -15,6 +15,7 @@ mod names;
 mod numbers;
 mod operators;
 mod reads;
+mod response;
 mod rewrite;
 mod values;
 
@@ -32,6 +33,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use compile::Compiled;
 pub(crate) use reads::Reads;
+pub use response::ResponseExpression;
 
 /// `format` of expressions in a JSON Schema.
 const EXPRESSION_FORMAT: &str = "cel";
@@ -90,6 +92,17 @@ impl<'m> Scope<'m> {
         }
     }
 
+    /// Adds the variable `response` for a [`ResponseExpression`], from its JSON.
+    ///
+    /// # Errors
+    /// A reject, if the text is not JSON.
+    pub(crate) fn with_response(mut self, json: &'m str) -> Result<Self, Failure> {
+        let value = values::payload(json.as_bytes(), &Reads::Everything);
+        let value = value.map_err(|text| Failure::reject(format!("response: {text}")))?;
+        self.context.add_variable_as_val(response::VARIABLE, value);
+        Ok(self)
+    }
+
     fn provide(&mut self, expression: &Compiled) -> Result<(), Failure> {
         let is_read = |read: &Arc<Reads>| read.covers(&expression.reads);
         if expression.uses_msg && !self.read.as_ref().is_some_and(is_read) {
@@ -120,7 +133,12 @@ impl Expression {
     /// # Errors
     /// The text is not a valid expression. The error names the place, and often a fix.
     pub fn compile(source: &str) -> Result<Self, String> {
-        compile::compile(source).map(|compiled| Self(Arc::new(compiled)))
+        compile::compile(source, None).map(|compiled| Self(Arc::new(compiled)))
+    }
+
+    /// Compiles an expression that may use one more variable.
+    fn compile_with(source: &str, variable: &'static str) -> Result<Self, String> {
+        compile::compile(source, Some(variable)).map(|compiled| Self(Arc::new(compiled)))
     }
 
     /// The source text.

@@ -22,6 +22,8 @@ pub(super) struct Names<'a> {
     env: Arc<Env>,
     source: &'a str,
     program: &'a Program,
+    /// A variable besides those of every expression.
+    extra: Option<&'static str>,
     /// Variables of the enclosing comprehensions.
     bound: Vec<&'a str>,
     /// For each of [`VARIABLES`], whether the expression uses it.
@@ -29,11 +31,17 @@ pub(super) struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    pub(super) fn new(env: Arc<Env>, source: &'a str, program: &'a Program) -> Self {
+    pub(super) fn new(
+        env: Arc<Env>,
+        source: &'a str,
+        program: &'a Program,
+        extra: Option<&'static str>,
+    ) -> Self {
         Self {
             env,
             source,
             program,
+            extra,
             bound: Vec::new(),
             uses: [false; 2],
         }
@@ -103,7 +111,7 @@ impl<'a> Names<'a> {
     }
 
     fn variable(&mut self, name: &str, id: u64) -> Result<(), String> {
-        if self.is_bound(name) || name.starts_with('@') {
+        if self.is_bound(name) || name.starts_with('@') || self.extra == Some(name) {
             return Ok(());
         }
         if let Some(number) = VARIABLES.iter().position(|known| *known == name) {
@@ -139,6 +147,7 @@ impl<'a> Names<'a> {
         if let Expr::Ident(name) = &target.expr
             && !self.is_bound(name)
             && !VARIABLES.contains(&name.as_str())
+            && self.extra != Some(name)
             && self.env.types().find_type(name).is_none()
             && self.exists(call, Some(target.clone()))
         {

@@ -116,7 +116,7 @@ mod tests {
     use crate::expression::compile::compile;
 
     fn reads(source: &str) -> Reads {
-        let compiled = compile(source).map_err(|text| format!("{source}: {text}"));
+        let compiled = compile(source, None).map_err(|text| format!("{source}: {text}"));
         (*compiled.unwrap().reads).clone()
     }
 

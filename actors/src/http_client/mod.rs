@@ -15,7 +15,9 @@
 //! | `connector`, `tcp`, `proxy`, `tls` | connections |
 //! | `headers`, `body` | headers of requests, bodies of answers |
 //! | `exchange` | one request with its answer |
-//! | `client` | the client: limits, redirects |
+//! | `credentials`, `oauth` | credentials, tokens of OAuth 2 |
+//! | `hosts`, `limit` | breaker, limit and pause of each host |
+//! | `client` | the client: credentials, redirects |
 
 #![allow(
     dead_code,
@@ -28,8 +30,12 @@ mod address;
 mod body;
 mod client;
 mod connector;
+mod credentials;
 mod exchange;
 mod headers;
+mod hosts;
+mod limit;
+mod oauth;
 mod proxy;
 mod request;
 mod settings;
@@ -39,6 +45,8 @@ mod verdict;
 
 pub(crate) use address::AllowList;
 pub(crate) use client::HttpClient;
+pub use credentials::{AuthSettings, OAuth2Settings};
+pub(crate) use headers::parse_name as parse_header_name;
 pub(crate) use request::{Answer, CallError, OutsideRequest};
 pub(crate) use settings::ClientSettings;
 pub use settings::TlsSettings;

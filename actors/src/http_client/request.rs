@@ -25,6 +25,8 @@ pub(crate) struct OutsideRequest {
     /// Number by which a breaker knows the message again, such as a hash of its id: while the
     /// breaker is closed, a message counts as failed once.
     pub(crate) message: u64,
+    /// Time that the caller has for the call; the client's `timeout` applies, too.
+    pub(crate) within: Option<Duration>,
 }
 
 /// A complete answer.
@@ -74,6 +76,7 @@ impl OutsideRequest {
             body: None,
             partition: String::new(),
             message: 0,
+            within: None,
         }
     }
 }

@@ -7,6 +7,9 @@ use brickwork::supervision::BreakerPolicy;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::credentials::AuthSettings;
+use super::proxy::Proxy;
+
 /// Settings of the client. A service type fills them from its config.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientSettings {
@@ -24,6 +27,8 @@ pub(crate) struct ClientSettings {
     pub(crate) proxy: Option<Secret>,
     /// Certificates.
     pub(crate) tls: TlsSettings,
+    /// Credentials for every host of `allow`.
+    pub(crate) auth: Option<AuthSettings>,
     /// Age at which a connection is not used again, so that changes in DNS are seen.
     pub(crate) connection_lifetime: Duration,
     /// Time after which an unused connection is closed.
@@ -32,6 +37,8 @@ pub(crate) struct ClientSettings {
     pub(crate) breaker: Option<BreakerPolicy>,
     /// Maximum requests in flight to one host.
     pub(crate) max_in_flight: usize,
+    /// Whether a host that becomes slow gets fewer requests at once.
+    pub(crate) adaptive: bool,
 }
 
 impl Default for ClientSettings {
@@ -44,11 +51,21 @@ impl Default for ClientSettings {
             max_redirects: 0,
             proxy: None,
             tls: TlsSettings::default(),
+            auth: None,
             connection_lifetime: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(60),
             breaker: Some(BreakerPolicy::default()),
             max_in_flight: 64,
+            adaptive: true,
         }
+    }
+}
+
+impl ClientSettings {
+    /// Returns the key of a setting that is wrong, and how it is wrong.
+    pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
+        let proxy = self.proxy.as_ref().map(|url| Proxy::parse(url.reveal()));
+        proxy.and_then(|parsed| Some(("proxy", parsed.err()?)))
     }
 }
 

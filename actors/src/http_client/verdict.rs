@@ -2,8 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use brickwork::supervision::Verdict as HostVerdict;
 use http::HeaderMap;
 
+use super::exchange::Incoming;
+use super::hosts::HostResult;
+use super::limit::Sample;
 use super::request::{Answer, CallError};
 
 /// Longest wait that an answer can ask for.
@@ -23,7 +27,7 @@ pub(crate) enum Verdict {
         /// back-off.
         after: Option<Duration>,
         /// Whether the message spends an attempt. It doesn't if nothing was sent because of the
-        /// host's breaker or limit, or if the answer limits the rate and says for how long.
+        /// host's breaker or limit, or if the host has asked to wait for some time.
         spends_attempt: bool,
         /// Text for people.
         reason: String,
@@ -64,6 +68,42 @@ pub(crate) fn verdict(result: &Result<Answer, CallError>, now: SystemTime) -> Ve
     }
 }
 
+/// Returns the meaning of a call for its host.
+pub(super) fn host_result(
+    result: &Result<Incoming, CallError>,
+    elapsed: Duration,
+    now: SystemTime,
+) -> HostResult {
+    let of = |verdict, sample| HostResult {
+        verdict,
+        sample,
+        hold: None,
+    };
+    let answer = match result {
+        Ok(answer) => answer,
+        Err(CallError::NotSent(_)) => return of(HostVerdict::Failure, None),
+        Err(CallError::Unknown(_)) => return of(HostVerdict::Failure, Some(Sample::Lost)),
+        Err(CallError::TooLarge(_)) => return of(HostVerdict::Success, None),
+        Err(CallError::Refused(_) | CallError::Open { .. } | CallError::Busy(_)) => {
+            return of(HostVerdict::Nothing, None);
+        }
+    };
+    let hold = match answer.status {
+        429 | 503 => retry_after(&answer.headers, now),
+        _ => None,
+    };
+    HostResult {
+        hold,
+        ..match answer.status {
+            429 => of(HostVerdict::Nothing, Some(Sample::Lost)),
+            408 | 503 | 504 => of(HostVerdict::Failure, Some(Sample::Lost)),
+            500 | 502 | 506.. => of(HostVerdict::Failure, None),
+            401 | 407 => of(HostVerdict::Nothing, None),
+            _ => of(HostVerdict::Success, Some(Sample::Answered(elapsed))),
+        }
+    }
+}
+
 fn answered(answer: &Answer, now: SystemTime) -> Verdict {
     let reason = || {
         let excerpt = excerpt(&answer.body);
@@ -77,7 +117,7 @@ fn answered(answer: &Answer, now: SystemTime) -> Verdict {
             let after = retry_after(&answer.headers, now);
             Verdict::Later {
                 after,
-                spends_attempt: answer.status != 429 || after.is_none(),
+                spends_attempt: !matches!(answer.status, 429 | 503) || after.is_none(),
                 reason: reason(),
             }
         }

@@ -10,6 +10,7 @@
 //! | `elastic` | autoscaling |
 //! | `entities` | an actor for each key, with a saved state |
 //! | `held` | the outbox while a queue is full |
+//! | `http_call` | calls of an outside API that fails in every way |
 //! | `keys` | order by key |
 //! | `kit` | the test kit itself |
 //! | `mailbox` | wake-ups of the mailbox, under a model checker |
@@ -35,6 +36,7 @@ mod elastic;
 mod entities;
 mod events;
 mod held;
+mod http_call;
 mod keys;
 mod kit;
 mod mailbox;

@@ -79,7 +79,9 @@ fn a_rate_limit_with_its_wait_and_an_open_breaker_spend_no_attempt() {
     let five = Some(Duration::from_secs(5));
     assert_eq!(spends(Ok(answer(429, &wait, ""))), (false, five));
     assert_eq!(spends(Ok(answer(429, &[], ""))), (true, None));
-    assert_eq!(spends(Ok(answer(503, &wait, ""))), (true, five));
+    assert_eq!(spends(Ok(answer(503, &wait, ""))), (false, five));
+    assert_eq!(spends(Ok(answer(500, &wait, ""))), (true, five));
+    assert_eq!(spends(Ok(answer(503, &[], ""))), (true, None));
     let until = UNIX_EPOCH + Duration::from_secs(5);
     let reason = String::new();
     assert_eq!(
