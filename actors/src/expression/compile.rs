@@ -228,6 +228,10 @@ fn outside_quotes(source: &str) -> String {
 mod tests {
     use super::*;
 
+    fn compile(source: &str) -> Result<Compiled, String> {
+        super::compile(source, None)
+    }
+
     fn error(source: &str) -> String {
         match compile(source) {
             Ok(_) => panic!("{source:?} compiles"),

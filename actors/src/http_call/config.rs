@@ -329,7 +329,11 @@ mod tests {
 
     fn problems(config: Value) -> Vec<String> {
         let config: HttpCallConfig = serde_json::from_value(config).unwrap();
-        config.errors().iter().map(ToString::to_string).collect()
+        config
+            .errors()
+            .iter()
+            .map(|error| format!("{error:?}"))
+            .collect()
     }
 
     #[test]

@@ -23,7 +23,7 @@ const TOLERANCE: f64 = 1.5;
 const ALLOWANCE: f64 = 4.0;
 
 /// Share by which an observation moves the usual time.
-const USUAL_SHARE: f64 = 1.0 / 200.0;
+const USUAL_SHARE: f64 = 1.0 / 1000.0;
 
 /// Factor of the limit after a lost request.
 const LOSS: f64 = 0.9;

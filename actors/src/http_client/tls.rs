@@ -64,3 +64,6 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 fn unreadable(key: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
     Failure::retry(format!("tls.{key}: {}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,10 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn manifest(name: &str, service: &str) -> String {
+    let refused = match service.contains("rejected") {
+        true => "[topics.refused]\nexternal = \"out\"",
+        false => "",
+    };
     format!(
         r#"
         [app]
@@ -26,8 +30,7 @@ fn manifest(name: &str, service: &str) -> String {
         external = "in"
         [topics.answers]
         external = "out"
-        [topics.refused]
-        external = "out"
+        {refused}
         [services.call]
         use = "http-call"
         in = "calls"

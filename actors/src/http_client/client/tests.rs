@@ -268,3 +268,5 @@ async fn a_proxy_is_told_only_targets_that_are_allowed() {
         "{connect}"
     );
 }
+
+mod tokens;
