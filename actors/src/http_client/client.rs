@@ -112,6 +112,7 @@ impl HttpClient {
         let deadline = end.min(started + timeout);
         let result = self.authorised(checked, credential, deadline).await;
         let elapsed = started.elapsed();
+        log_call(&host, &result, elapsed);
         permit.finish(host_result(&result, elapsed, SystemTime::now()));
         result.map(|answer| Answer {
             status: answer.status,
@@ -261,6 +262,20 @@ impl HttpClient {
         self.allow.check_url(&url).map_err(CallError::Refused)?;
         Ok(url)
     }
+}
+
+/// Logs a call, with the names of OpenTelemetry's conventions for HTTP clients.
+fn log_call(host: &str, result: &Result<Incoming, CallError>, elapsed: Duration) {
+    let address = host.split('|').next();
+    let status = result.as_ref().ok().map(|answer| answer.status);
+    let error = result.as_ref().err().map(tracing::field::display);
+    tracing::debug!(
+        server.address = address,
+        http.response.status_code = status,
+        duration_ms = elapsed.as_millis() as u64,
+        error,
+        "called outside host"
+    );
 }
 
 /// Returns the target of a redirect.

@@ -23,7 +23,7 @@ pub(crate) struct OutsideRequest {
     /// for the host as a whole.
     pub(crate) partition: String,
     /// Number by which a breaker knows the message again, such as a hash of its id: while the
-    /// breaker is closed, a message counts as failed once.
+    /// breaker is closed, a message counts as failed once. By default each request counts.
     pub(crate) message: u64,
     /// Time that the caller has for the call; the client's `timeout` applies, too.
     pub(crate) within: Option<Duration>,
@@ -75,7 +75,7 @@ impl OutsideRequest {
             headers: Vec::new(),
             body: None,
             partition: String::new(),
-            message: 0,
+            message: fastrand::u64(..),
             within: None,
         }
     }
