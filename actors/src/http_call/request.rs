@@ -334,11 +334,19 @@ mod tests {
             assert_eq!(header(&request, "Idempotency-Key"), Some(key.as_str()));
             assert!(request.idempotent);
         }
-        assert!(
-            !build(json!({"url": "'https://x.example/'"}), "{}")
-                .unwrap()
-                .idempotent
-        );
+        for (config, expected) in [
+            (json!({"url": "'https://x.example/'"}), false),
+            (
+                json!({"url": "'https://x.example/'", "idempotent": true}),
+                true,
+            ),
+            (
+                json!({"url": "'https://x.example/'", "method": "PUT"}),
+                true,
+            ),
+        ] {
+            assert_eq!(build(config, "{}").unwrap().idempotent, expected);
+        }
     }
 
     #[test]
