@@ -183,7 +183,7 @@ impl Default for HttpCallConfig {
 
 impl HostBreaker {
     fn policy(&self) -> Option<BreakerPolicy> {
-        self.enabled.then(|| BreakerPolicy {
+        self.enabled.then_some(BreakerPolicy {
             failure_rate: self.failure_rate,
             min_messages: self.min_messages,
             within: self.within.0,

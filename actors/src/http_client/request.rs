@@ -39,6 +39,7 @@ pub(crate) struct Answer {
     /// Body, decompressed.
     pub(crate) body: Bytes,
     /// Time from the first byte of the request to the last byte of the answer, with redirects.
+    #[allow(dead_code, reason = "for callers that report it")]
     pub(crate) elapsed: Duration,
 }
 

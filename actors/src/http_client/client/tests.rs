@@ -226,9 +226,11 @@ async fn a_request_that_is_not_allowed_is_never_sent() {
 async fn a_name_that_resolves_to_a_private_address_is_refused() {
     let server = server(vec![http("200 OK", b"")]).await;
     let port = server.address.rsplit_once(':').unwrap().1;
-    let mut settings = ClientSettings::default();
     // The name is allowed as a name; its address is not.
-    settings.allow = vec!["http://*:*".to_owned()];
+    let settings = ClientSettings {
+        allow: vec!["http://*:*".to_owned()],
+        ..ClientSettings::default()
+    };
     let client = HttpClient::new(&settings).unwrap();
     let url = format!("http://localhost:{port}/");
     let error = client.call(OutsideRequest::new(Method::GET, url)).await;
