@@ -75,3 +75,6 @@ allow = ["api.example.com"]
         poller::Poller::new(config, out)?.run().await
     }
 }
+
+#[cfg(test)]
+mod tests;

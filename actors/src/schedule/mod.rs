@@ -68,7 +68,8 @@ schedules.pulse = { every = "5m", catch_up = "1m" }
 
     async fn run(config: &ScheduleConfig, out: &mut SourceContext) -> Result<(), Failure> {
         let schedules = config.schedules(out.service());
-        timer::Timer::new(schedules, out)?.run().await
+        let timer = timer::Timer::new(schedules, out).await?;
+        timer.run().await
     }
 }
 

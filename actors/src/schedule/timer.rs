@@ -45,7 +45,11 @@ struct Sent {
 }
 
 impl<'a> Timer<'a> {
-    pub(super) fn new(schedules: Vec<Schedule>, out: &'a SourceContext) -> Result<Self, Failure> {
+    /// Computes the next time of each schedule. Other tasks of the thread get turns meanwhile.
+    pub(super) async fn new(
+        schedules: Vec<Schedule>,
+        out: &'a SourceContext,
+    ) -> Result<Self, Failure> {
         let saved: Saved = out.position()?.unwrap_or_default();
         let now = unix_ms(out.now());
         let schedules: Vec<(Schedule, Progress)> = schedules
@@ -65,6 +69,9 @@ impl<'a> Timer<'a> {
             save_at: None,
         };
         for index in 0..timer.schedules.len() {
+            if index.is_multiple_of(SCHEDULES_PER_TURN) {
+                tokio::task::yield_now().await;
+            }
             timer.push(index);
         }
         Ok(timer)

@@ -139,6 +139,10 @@ fn ten_thousand_idle_schedules_cost_no_measurable_time() {
         );
         let app = run(folder.path());
         wait_for(folder.path(), 3);
+        let saved = folder.path().join("data/positions/clock.json");
+        until("the times of all schedules are known", PATIENCE, || {
+            saved.exists().then_some(()).ok_or("no position".to_owned())
+        });
         let before = ticks(&app);
         std::thread::sleep(WATCHED);
         ticks(&app) - before
