@@ -66,7 +66,7 @@ pub use log::{Level, Log, LogConfig};
 pub use mail_out::{MailOut, MailOutConfig, MailTls};
 pub use map::{Map, MapConfig};
 pub use poll::{CursorConfig, CursorForm, PagesConfig, Poll, PollConfig, PollMethod};
-pub use process::{Process, ProcessConfig};
+pub use process::{Process, ProcessConfig, ProcessSource, ProcessSourceConfig};
 pub use route::{Mode, Route, RouteConfig, Rule};
 pub use schedule::{CronText, Overlap, Schedule, ScheduleConfig, ScheduleEntry, Zone};
 pub use split::{EmptyList, PartForm, Split, SplitConfig};
@@ -97,6 +97,7 @@ pub fn catalog() -> Catalog {
         .with::<Map>()
         .with_source::<Poll>()
         .with::<Process>()
+        .with_source::<ProcessSource>()
         .with::<Route>()
         .with_source::<Schedule>()
         .with::<Split>()
@@ -166,6 +167,7 @@ mod tests {
         service::<Map>();
         source::<Poll>();
         service::<Process>();
+        source::<ProcessSource>();
         service::<Route>();
         source::<Schedule>();
         service::<Split>();
@@ -205,6 +207,7 @@ mod tests {
                 "map",
                 "poll",
                 "process",
+                "process-source",
                 "route",
                 "schedule",
                 "split",

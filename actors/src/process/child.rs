@@ -5,9 +5,7 @@
 //! [child manager](super::child_manager) starts the next child.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::pin::pin;
-use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,48 +13,54 @@ use brickwork::prelude::*;
 use brickwork::process::{BoundedLine, BoundedLines, ChildPipes, ProcessExit, ProcessGroup};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use super::command::SpawnOptions;
 use super::crash_attribution::{Verdict, verdict};
-use super::protocol::{self, Answer};
+use super::protocol::{self, Answer, Ask, ChildLine, ChildPorts};
 use super::stderr_log::log_stderr;
 use crate::log::shown;
 
 /// Time for a child to exit after it has closed a pipe.
 const EXIT_WITHIN: Duration = Duration::from_secs(1);
+/// Maximum requests without a reply per message.
+const ASKS_MAX: usize = 16;
+/// Unwritten bytes above which replies to requests wait.
+const REPLIES_UNWRITTEN_MAX: usize = 1 << 20;
 /// Time to read the stdout that is left after the exit.
 const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(1);
-
-/// How the children of a service are started, and limits of their output.
-pub(super) struct SpawnOptions {
-    pub(super) service: String,
-    pub(super) program: PathBuf,
-    pub(super) args: Vec<String>,
-    pub(super) dir: PathBuf,
-    /// The whole environment of the child.
-    pub(super) env: Vec<(String, String)>,
-    pub(super) outputs: Vec<String>,
-    pub(super) line_bytes_max: usize,
-}
 
 /// A running child. Dropping it kills the child's process group.
 pub(super) struct Child(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     options: Arc<SpawnOptions>,
+    ports: Arc<ChildPorts>,
     group: ProcessGroup,
     state: Mutex<InFlight>,
     /// Wakes the writer: there are unwritten lines, or stdin should close.
     wake_writer: Notify,
+    /// Wakes replies that wait for room: the unwritten lines go to the pipe, or the child has
+    /// exited.
+    room: Notify,
     exited: watch::Sender<bool>,
+}
+
+/// A message in flight.
+struct Waiting {
+    handler: oneshot::Sender<Outcome>,
+    /// The way of the child's requests to the handler; `None` if the child may send none.
+    asks: Option<mpsc::Sender<Ask>>,
+    /// The ids of the requests without a reply.
+    open_asks: Vec<Box<str>>,
 }
 
 #[derive(Default)]
 struct InFlight {
-    /// The waiting handlers, by message id.
-    waiting: HashMap<Box<str>, oneshot::Sender<Outcome>>,
+    /// The messages in flight, by message id.
+    waiting: HashMap<Box<str>, Waiting>,
     /// Lines that were not written to the pipe yet.
     unwritten: Vec<u8>,
     answered: bool,
@@ -90,6 +94,15 @@ pub(super) enum Outcome {
     Lost(Verdict, Arc<str>),
 }
 
+/// A message that was sent to a child.
+pub(super) struct Sent {
+    pub(super) child: Arc<Inner>,
+    pub(super) id: Box<str>,
+    pub(super) outcome: oneshot::Receiver<Outcome>,
+    /// The child's requests; `None` if it may send none.
+    pub(super) asks: Option<mpsc::Receiver<Ask>>,
+}
+
 /// Why a message was not sent to a child.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -104,18 +117,11 @@ impl Child {
     ///
     /// # Errors
     /// The child can't be started.
-    pub(super) fn start(options: &Arc<SpawnOptions>) -> Result<Self, Failure> {
-        let mut command = Command::new(&options.program);
-        command
-            .args(&options.args)
-            .current_dir(&options.dir)
-            .env_clear()
-            .envs(options.env.iter().map(|(name, value)| (name, value)));
-        let (group, pipes) =
-            ProcessGroup::spawn_piped(command, &options.service).map_err(|error| {
-                let (program, dir) = (options.program.display(), options.dir.display());
-                Failure::retry(format!("can't start {program} in {dir}: {error}"))
-            })?;
+    pub(super) fn start(
+        options: &Arc<SpawnOptions>,
+        ports: &Arc<ChildPorts>,
+    ) -> Result<Self, Failure> {
+        let (group, pipes) = options.spawn()?;
         let ChildPipes {
             stdin,
             stdout,
@@ -124,9 +130,11 @@ impl Child {
         let pid = group.id();
         let inner = Arc::new(Inner {
             options: options.clone(),
+            ports: ports.clone(),
             group,
             state: Mutex::default(),
             wake_writer: Notify::new(),
+            room: Notify::new(),
             exited: watch::Sender::new(false),
         });
         tokio::spawn(inner.clone().write(stdin));
@@ -140,8 +148,15 @@ impl Child {
     ///
     /// # Errors
     /// The message was not sent.
-    pub(super) fn send(&self, id: &str, line: &[u8]) -> Result<PendingMessage, Refused> {
-        let (sender, outcome) = oneshot::channel();
+    pub(super) fn send(&self, id: &str, line: &[u8]) -> Result<Sent, Refused> {
+        let (handler, outcome) = oneshot::channel();
+        let (sender, asks) = match self.0.ports.asks.is_empty() {
+            true => (None, None),
+            false => {
+                let (sender, asks) = mpsc::channel(ASKS_MAX);
+                (Some(sender), Some(asks))
+            }
+        };
         let mut state = self.0.state();
         if state.exit.is_some() || state.kill_reason.is_some() || state.closing {
             return Err(Refused::Ending);
@@ -150,12 +165,21 @@ impl Child {
             return Err(Refused::Duplicate);
         }
         let id: Box<str> = id.into();
-        state.waiting.insert(id.clone(), sender);
+        let waiting = Waiting {
+            handler,
+            asks: sender,
+            open_asks: Vec::new(),
+        };
+        state.waiting.insert(id.clone(), waiting);
         state.unwritten.extend_from_slice(line);
         drop(state);
         self.0.wake_writer.notify_one();
-        let child = self.0.clone();
-        Ok(PendingMessage { child, id, outcome })
+        Ok(Sent {
+            child: self.0.clone(),
+            id,
+            outcome,
+            asks,
+        })
     }
 
     /// The exit of the child, if it has exited.
@@ -187,43 +211,6 @@ impl Drop for Child {
     }
 }
 
-/// A message that was sent to a child. Dropping it before the outcome means that the
-/// handler's time is over: the child hangs, and is killed.
-pub(super) struct PendingMessage {
-    child: Arc<Inner>,
-    id: Box<str>,
-    outcome: oneshot::Receiver<Outcome>,
-}
-
-impl PendingMessage {
-    /// Waits for the outcome.
-    ///
-    /// After `patience`, a child with several messages in flight is killed: it hangs, and it
-    /// is unknown on which message. A message that is alone in flight may use all the time of
-    /// its handler.
-    pub(super) async fn outcome(mut self, patience: Duration) -> Outcome {
-        let outcome = match timeout(patience, &mut self.outcome).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                self.child.kill_if_several_in_flight();
-                (&mut self.outcome).await
-            }
-        };
-        outcome.expect("a sender is dropped only after it has sent")
-    }
-}
-
-impl Drop for PendingMessage {
-    fn drop(&mut self) {
-        let mut state = self.child.state();
-        if state.waiting.remove(&self.id).is_some() {
-            let text = format!("it didn't answer {} in time", self.id);
-            self.child
-                .kill_because(&mut state, text, Some(self.id.clone()));
-        }
-    }
-}
-
 impl Inner {
     fn state(&self) -> MutexGuard<'_, InFlight> {
         // No code panics while it holds the lock.
@@ -238,7 +225,39 @@ impl Inner {
         }
     }
 
-    fn kill_if_several_in_flight(&self) {
+    /// Gives up a message: its handler's time is over.
+    pub(super) fn give_up(&self, id: &str) {
+        let mut state = self.state();
+        if state.waiting.remove(id).is_some() {
+            let text = format!("it didn't answer {id} in time");
+            self.kill_because(&mut state, text, Some(id.into()));
+        }
+    }
+
+    /// Writes the reply to a request, when the child has read enough of the lines before. Does
+    /// nothing if the message is no longer in flight.
+    pub(super) async fn reply(&self, id: &str, ask: &str, reply: &Result<Vec<u8>, String>) {
+        let line = protocol::reply(id, ask, reply);
+        loop {
+            let mut room = pin!(self.room.notified());
+            room.as_mut().enable();
+            {
+                let state = &mut *self.state();
+                let Some(waiting) = state.waiting.get_mut(id) else {
+                    return;
+                };
+                if state.unwritten.len() < REPLIES_UNWRITTEN_MAX {
+                    waiting.open_asks.retain(|open| **open != *ask);
+                    state.unwritten.extend_from_slice(&line);
+                    break;
+                }
+            }
+            room.await;
+        }
+        self.wake_writer.notify_one();
+    }
+
+    pub(super) fn kill_if_several_in_flight(&self) {
         let mut state = self.state();
         let in_flight = state.waiting.len();
         if in_flight > 1 {
@@ -258,6 +277,7 @@ impl Inner {
                 std::mem::swap(&mut lines, &mut state.unwritten);
                 state.closing || state.exit.is_some()
             };
+            self.room.notify_waiters();
             if let Err(error) = stdin.write_all(&lines).await {
                 break error;
             }
@@ -324,25 +344,35 @@ impl Inner {
         }
     }
 
-    /// Sends an answer to the handler that waits for it.
+    /// Passes a line on to the handler that waits for it.
     fn on_line(&self, line: &[u8]) -> Result<(), protocol::Broken> {
-        let (id, answer) = protocol::answer(line, &self.options.outputs)?;
-        let waiting = {
-            let mut state = self.state();
-            let waiting = state.waiting.remove(&*id);
-            state.answered |= waiting.is_some();
-            waiting
-        };
-        let Some(waiting) = waiting else {
+        let (id, line) = protocol::parse(line, &self.ports)?;
+        let state = &mut *self.state();
+        let Some(waiting) = state.waiting.get_mut(&*id) else {
+            let act = match line {
+                ChildLine::Answer(_) => "answered",
+                ChildLine::Ask(_) => "asked while it handles",
+            };
             let id = shown(id.as_bytes(), 255);
             let text = format!(
-                "it answered {id:?}, which is not in flight: it never was, or was answered before"
+                "it {act} {id:?}, which is not in flight: it never was, or was answered before"
             );
             return Err(protocol::Broken { id: None, text });
         };
-        // The handler may have been cancelled at this moment.
-        let _gone = waiting.send(Outcome::Answered(answer));
-        Ok(())
+        match line {
+            ChildLine::Answer(answer) => {
+                state.answered = true;
+                if let Some(waiting) = state.waiting.remove(&*id) {
+                    // The handler may have been cancelled at this moment.
+                    let _gone = waiting.handler.send(Outcome::Answered(answer));
+                }
+                Ok(())
+            }
+            ChildLine::Ask(ask) => waiting.on_ask(ask).map_err(|text| protocol::Broken {
+                id: Some(id.into_owned()),
+                text,
+            }),
+        }
     }
 
     /// Gives each message in flight its verdict.
@@ -366,7 +396,7 @@ impl Inner {
         for (id, waiting) in state.waiting.drain() {
             let verdict = verdict(&id, culprit.as_deref(), in_flight);
             // The handler may have been cancelled at this moment.
-            let _gone = waiting.send(Outcome::Lost(verdict, text.clone()));
+            let _gone = waiting.handler.send(Outcome::Lost(verdict, text.clone()));
         }
         state.exit = Some(ExitInfo {
             text,
@@ -376,6 +406,30 @@ impl Inner {
         });
         drop(state);
         self.wake_writer.notify_one();
+        self.room.notify_waiters();
         self.exited.send_replace(true);
+    }
+}
+
+impl Waiting {
+    /// Passes a request on to the handler.
+    fn on_ask(&mut self, ask: Ask) -> Result<(), String> {
+        if self.open_asks.len() >= ASKS_MAX {
+            return Err(format!(
+                "it has {ASKS_MAX} requests without a reply for one message, and sent another one"
+            ));
+        }
+        if self.open_asks.contains(&ask.id) {
+            let id = shown(ask.id.as_bytes(), 255);
+            return Err(format!(
+                "it sent a request with the id {id:?} before the reply to another one with this id"
+            ));
+        }
+        self.open_asks.push(ask.id.clone());
+        if let Some(asks) = &self.asks {
+            // The handler may have been cancelled at this moment.
+            let _gone = asks.try_send(ask);
+        }
+        Ok(())
     }
 }

@@ -13,7 +13,9 @@ use brickwork::supervision::{DEFAULT_RESTART, History};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use super::child::{Child, SpawnOptions};
+use super::child::Child;
+use super::command::SpawnOptions;
+use super::protocol::ChildPorts;
 
 /// Time that a child on probation runs without a message.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -24,6 +26,7 @@ const KEPT_WITHOUT_SLOTS: Duration = Duration::from_secs(1);
 /// Starts and restarts one child.
 pub(super) struct ChildManager {
     options: Arc<SpawnOptions>,
+    ports: Arc<ChildPorts>,
     /// One permit for each message that the child may have in flight. A message that is
     /// handled alone takes all of them.
     pub(super) permits: Semaphore,
@@ -57,9 +60,10 @@ pub(super) struct RestartDelay {
 }
 
 impl ChildManager {
-    pub(super) fn new(options: Arc<SpawnOptions>, permits: usize) -> Self {
+    pub(super) fn new(options: SpawnOptions, ports: ChildPorts, permits: usize) -> Self {
         Self {
-            options,
+            options: Arc::new(options),
+            ports: Arc::new(ports),
             permits: Semaphore::new(permits),
             state: Mutex::default(),
             origin: Instant::now(),
@@ -142,7 +146,7 @@ impl ChildManager {
             let text = format!("started again in {wait:.1?}: {}", state.last_failure);
             return Err(RestartDelay { wait, text });
         }
-        match Child::start(&self.options) {
+        match Child::start(&self.options, &self.ports) {
             Ok(child) => {
                 let child = Arc::new(child);
                 state.child = Some(child.clone());

@@ -1,15 +1,13 @@
-//! Config of `process`: its defaults, its validation, and the child's command line.
+//! Config of `process`: its defaults and its validation.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use brickwork::check_name;
 use brickwork::config::{ByteSize, HumanDuration, ManifestPath, Secret};
 use brickwork::prelude::*;
 use serde::Deserialize;
 
-use super::child::SpawnOptions;
+use super::command::{CommandConfig, port_errors};
 
 /// Maximum messages in flight per child: more would only wait inside the child.
 pub(super) const IN_FLIGHT_MAX: usize = 1024;
@@ -36,6 +34,9 @@ pub struct ProcessConfig {
     /// Ports that the child may emit on.
     #[serde(default = "out")]
     pub outputs: Vec<String>,
+    /// Ports that the child may send requests on, which another service answers.
+    #[serde(default)]
+    pub asks: Vec<String>,
     /// Maximum messages in flight per child, 1 to 1024. Each of `instances` has a child of
     /// its own.
     #[serde(default = "sixteen")]
@@ -49,17 +50,17 @@ pub struct ProcessConfig {
     pub stop_timeout: HumanDuration,
 }
 
-fn here() -> ManifestPath {
+pub(super) fn here() -> ManifestPath {
     ManifestPath(".".into())
 }
 
-fn inherited() -> Vec<String> {
+pub(super) fn inherited() -> Vec<String> {
     ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"]
         .map(str::to_owned)
         .into()
 }
 
-fn out() -> Vec<String> {
+pub(super) fn out() -> Vec<String> {
     vec!["out".to_owned()]
 }
 
@@ -67,11 +68,11 @@ fn sixteen() -> usize {
     16
 }
 
-fn two_mib() -> ByteSize {
+pub(super) fn two_mib() -> ByteSize {
     ByteSize(2 << 20)
 }
 
-fn five_seconds() -> HumanDuration {
+pub(super) fn five_seconds() -> HumanDuration {
     HumanDuration(Duration::from_secs(5))
 }
 
@@ -83,6 +84,7 @@ impl Default for ProcessConfig {
             env: BTreeMap::new(),
             inherit_env: inherited(),
             outputs: out(),
+            asks: Vec::new(),
             in_flight: sixteen(),
             line_max: two_mib(),
             stop_timeout: five_seconds(),
@@ -91,87 +93,25 @@ impl Default for ProcessConfig {
 }
 
 impl ProcessConfig {
-    /// How to start a child of the service.
-    ///
-    /// # Errors
-    /// The command is empty, or the working directory of this program is unknown.
-    pub(super) fn spawn_options(&self, service: &str) -> Result<SpawnOptions, Failure> {
-        // The child resolves relative paths in its own working directory.
-        let dir = std::path::absolute(&*self.dir)?;
-        let [program, args @ ..] = &self.command[..] else {
-            return Err(Failure::reject("command names no program"));
-        };
-        let program = match program.contains('/') {
-            true => dir.join(Path::new(program)),
-            false => PathBuf::from(program),
-        };
-        let inherited = self.inherit_env.iter().filter_map(|name| {
-            let value = std::env::var(name).ok()?;
-            Some((name.clone(), value))
-        });
-        let own = self.env.iter();
-        let own = own.map(|(name, value)| (name.clone(), value.reveal().to_owned()));
-        Ok(SpawnOptions {
-            service: service.to_owned(),
-            program,
-            args: args.to_vec(),
-            dir,
-            env: inherited.chain(own).collect(),
-            outputs: self.outputs.clone(),
-            line_bytes_max: usize::try_from(self.line_max.0).unwrap_or(usize::MAX),
-        })
+    /// The parts of the config that all types with a child have.
+    pub(super) fn command(&self) -> CommandConfig<'_> {
+        CommandConfig {
+            command: &self.command,
+            dir: &self.dir,
+            env: &self.env,
+            inherit_env: &self.inherit_env,
+            line_max: self.line_max,
+        }
     }
 
     /// All errors in the config.
     pub(super) fn errors(&self) -> Vec<ConfigError> {
-        let mut errors = Vec::new();
-        let mut error = |path: String, text: String| errors.push(ConfigError::new(path, text));
-        match self.command.first() {
-            None => error("command".into(), "it names no program".into()),
-            Some(program) if program.is_empty() => {
-                error(
-                    "command.0".into(),
-                    "the name of the program is empty".into(),
-                );
-            }
-            Some(_) => {}
-        }
-        for (number, part) in self.command.iter().enumerate() {
-            if part.contains('\0') {
-                let text = "an argument can't contain a zero byte";
-                error(format!("command.{number}"), text.into());
-            }
-        }
-        for (name, value) in &self.env {
-            if value.reveal().contains('\0') {
-                let text = "a variable can't contain a zero byte";
-                error(format!("env.{name}"), text.into());
-            }
-        }
-        let inherited = self.inherit_env.iter().enumerate();
-        let inherited = inherited.map(|(number, name)| (format!("inherit_env.{number}"), name));
-        let own = self.env.keys().map(|name| (format!("env.{name}"), name));
-        for (path, name) in own.chain(inherited) {
-            if name.is_empty() || name.contains(['=', '\0']) {
-                error(path, format!("{name:?} can't be the name of a variable"));
-            }
-        }
-        for (number, name) in self.outputs.iter().enumerate() {
-            let path = format!("outputs.{number}");
-            if let Err(invalid) = check_name(name) {
-                let text = format!("{name:?} can't be the name of an output: {invalid}");
-                error(path, text);
-            } else if self.outputs[..number].contains(name) {
-                error(path, format!("the output {name:?} is named twice"));
-            }
-        }
+        let mut errors = self.command().errors();
+        errors.extend(port_errors("outputs", &self.outputs, &[]));
+        errors.extend(port_errors("asks", &self.asks, &self.outputs));
         if !(1..=IN_FLIGHT_MAX).contains(&self.in_flight) {
             let text = format!("a child has 1 to {IN_FLIGHT_MAX} messages in flight");
-            error("in_flight".into(), text);
-        }
-        let line_max = 1 << 10..=1 << 30;
-        if !line_max.contains(&self.line_max.0) {
-            error("line_max".into(), "a line may have 1KiB to 1GiB".into());
+            errors.push(ConfigError::new("in_flight", text));
         }
         errors
     }
@@ -194,6 +134,7 @@ mod tests {
             "env": {"A=": "1"},
             "inherit_env": ["PATH", ""],
             "outputs": ["out", "Out", "out"],
+            "asks": ["price", "out"],
             "in_flight": 0,
             "line_max": "1B",
         }))
@@ -204,43 +145,14 @@ mod tests {
             "command.1",
             "env.A=",
             "inherit_env.1",
+            "line_max",
             "outputs.1",
             "outputs.2",
+            "asks.1",
             "in_flight",
-            "line_max",
         ];
         assert_eq!(paths, expected);
         assert_eq!(config(json!({"command": []})).errors()[0].path, "command");
         assert!(config(json!({"command": ["true"]})).errors().is_empty());
-    }
-
-    #[test]
-    fn a_program_with_a_slash_is_relative_to_the_folder() {
-        let program = |program: &str| {
-            let config = config(json!({"command": [program, "x"], "dir": "/a/b"}));
-            config.spawn_options("s").unwrap().program
-        };
-        assert_eq!(program("./c"), Path::new("/a/b/./c"));
-        assert_eq!(program("/bin/c"), Path::new("/bin/c"));
-        assert_eq!(program("c"), Path::new("c"));
-    }
-
-    #[test]
-    fn a_child_gets_the_variables_that_the_config_names_and_no_others() {
-        let config = config(json!({
-            "command": ["c"],
-            "env": {"TOKEN": "hunter2", "PATH": "/only"},
-            "inherit_env": ["PATH", "CARGO_PKG_NAME", "NOT_THERE_AT_ALL"],
-        }));
-        let options = config.spawn_options("s").unwrap();
-        let env: BTreeMap<_, _> = options.env.into_iter().collect();
-        let expected = [("PATH", "/only"), ("TOKEN", "hunter2")];
-        let mut expected: BTreeMap<String, String> = expected
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into();
-        if let Ok(name) = std::env::var("CARGO_PKG_NAME") {
-            expected.insert("CARGO_PKG_NAME".to_owned(), name);
-        }
-        assert_eq!(env, expected);
     }
 }

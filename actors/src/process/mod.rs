@@ -27,7 +27,7 @@
 //! `"retry":false`. A line on stderr is a log line.
 //!
 //! Every other line on stdout is a protocol error: not JSON, an id that is not in flight, a
-//! port that is not in `outputs`, an unknown field, a line longer than `line_max`. So is
+//! port that is not in `outputs` or `asks`, a request too many, an unknown field, a line longer than `line_max`. So is
 //! closing stdout. After a protocol error the child is killed and another one is started.
 //!
 //! # Exit of a child
@@ -52,15 +52,24 @@
 //! | `config` | the service's config and its validation |
 //! | `protocol` | the lines of requests and answers |
 //! | `child` | one child: its pipes, messages in flight, exit |
+//! | `pending` | one message in flight, and the child's requests for it |
 //! | `child_manager` | one child after the other, for the slots that share it |
 //! | `crash_attribution` | the verdict on messages in flight after an exit |
+//! | `command` | the child's command line and environment |
+//! | `source` | `process-source`: a child that sends messages |
+//! | `source_config`, `source_protocol` | its config and the lines of its protocol |
 //! | `stderr_log` | the child's stderr in the log, within a budget |
 
 mod child;
 mod child_manager;
+mod command;
 mod config;
 mod crash_attribution;
+mod pending;
 mod protocol;
+mod source;
+mod source_config;
+mod source_protocol;
 mod stderr_log;
 
 use std::collections::HashMap;
@@ -69,15 +78,18 @@ use std::time::Duration;
 
 use brickwork::Message;
 use brickwork::prelude::*;
+use bytes::Bytes;
 use tokio::sync::SemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::ports::current_message;
 use child::{Outcome, Refused};
 use child_manager::{ChildManager, ChildSlot};
 pub use config::ProcessConfig;
 use crash_attribution::{Suspects, Verdict};
-use protocol::{Answer, Emitted};
+use pending::PendingMessage;
+use protocol::{Answer, Ask, ChildPorts, Emitted};
+pub use source::{ProcessSource, ProcessSourceConfig};
 
 const IN: Input<Raw, Raw> = Input::new("in");
 
@@ -85,6 +97,8 @@ const IN: Input<Raw, Raw> = Input::new("in");
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Delay of a message that found the child busy for long.
 const BUSY_DELAY: Duration = Duration::from_millis(250);
+/// Time of a handler without a deadline.
+const NO_DEADLINE: Duration = Duration::from_secs(86_400);
 /// Time between two checks for the exit of an idle child.
 const EXIT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -104,6 +118,7 @@ pub struct Process {
     first: bool,
     permits: u32,
     outputs: Vec<Output<Raw>>,
+    asks: Vec<Request<Raw, Raw>>,
     stop_timeout: Duration,
 }
 
@@ -143,7 +158,8 @@ config.command = ["node", "triage.js"]
         "restarts with back-off while the program can't be started",
         "kills a child that hangs or breaks the protocol, with its process group; after the exit of a child, starts another one and retries the messages in flight; only a message that certainly broke the child loses an attempt",
         "pauses between starts while children exit without an answer",
-        "retries a message that the child answers with an error, or dead-letters it with \"retry\":false",
+        "retries a message that the child answers with an error, after the service's back-off or a time that the child names, or dead-letters it with \"retry\":false",
+        "tells the child why a request has no reply, and kills a child with more than 16 requests without a reply for one message",
         "dead-letters a message whose payload is not JSON, or for which the child emits more than app.max_message",
         "leaves out lines of a child that floods its stderr, and logs their number",
     ];
@@ -153,6 +169,9 @@ config.command = ["node", "triage.js"]
         ports.input(&IN);
         for name in &config.outputs {
             ports.output(&Output::<Raw>::named(name));
+        }
+        for name in &config.asks {
+            ports.request(&Request::<Raw, Raw>::named(name));
         }
         ports.tick(EXIT_CHECK, EXIT_CHECK_INTERVAL);
     }
@@ -170,8 +189,12 @@ config.command = ["node", "triage.js"]
         let registry = cx.shared(async || Ok(Registry::default())).await?;
         let permits = Self::concurrency(config) as u32;
         let manager = registry.manager(cx.instance() / permits, || {
-            let options = Arc::new(config.spawn_options(cx.service())?);
-            Ok(ChildManager::new(options, permits as usize))
+            let options = config.command().spawn_options(cx.service())?;
+            let ports = ChildPorts {
+                outputs: config.outputs.clone(),
+                asks: config.asks.clone(),
+            };
+            Ok(ChildManager::new(options, ports, permits as usize))
         })?;
         let first = cx.instance().is_multiple_of(permits);
         if first {
@@ -186,6 +209,7 @@ config.command = ["node", "triage.js"]
             first,
             permits,
             outputs: config.outputs.iter().map(Output::named).collect(),
+            asks: config.asks.iter().map(Request::named).collect(),
             stop_timeout: config.stop_timeout.0,
         })
     }
@@ -214,7 +238,7 @@ impl Handle<Raw, Raw> for Process {
         let (message, attempt) = current_message(cx);
         let (message, id) = (message.clone(), message.id.to_string());
         let line = protocol::request(&id, &message, attempt)?;
-        match self.ask(&id, &line, cx).await? {
+        match self.send(&id, &line, &message, cx).await? {
             Outcome::Answered(answer) => {
                 self.registry.suspects.clear(&id);
                 self.apply(answer, &message, cx)
@@ -234,14 +258,20 @@ impl Handle<Raw, Raw> for Process {
 
 impl Process {
     /// Sends a message to the child, a suspect alone, and waits for the outcome.
-    async fn ask(&self, id: &str, line: &[u8], cx: &mut Context) -> Result<Outcome, Failure> {
+    async fn send(
+        &self,
+        id: &str,
+        line: &[u8],
+        message: &Message,
+        cx: &Context,
+    ) -> Result<Outcome, Failure> {
         let _permit = self.permit(id, cx).await?;
         let child = self.slot.manager().child().map_err(|delay| {
             // The next message would find no child either.
             cx.pause(delay.wait);
             Failure::defer(delay.wait, delay.text)
         })?;
-        let pending = child.send(id, line).map_err(|refused| {
+        let sent = child.send(id, line).map_err(|refused| {
             let text = match refused {
                 Refused::Duplicate => "the child has a message of this id in flight",
                 Refused::Ending => "the child is ending",
@@ -249,8 +279,30 @@ impl Process {
             Failure::defer(RETRY_DELAY, text)
         })?;
         drop(child);
-        let time = cx.remaining().unwrap_or(Duration::MAX);
-        Ok(pending.outcome(time - time / 8).await)
+        let time = cx.remaining().unwrap_or(NO_DEADLINE);
+        // The child needs the rest of the time for its answer.
+        let until = Instant::now() + time * 3 / 4;
+        let serve = async |ask: Ask| self.serve(ask, message, until, cx).await;
+        let pending = PendingMessage::from(sent);
+        Ok(pending.outcome(time - time / 8, serve).await)
+    }
+
+    /// Sends a request of the child. Returns the reply on one line, or the reason why there is
+    /// none.
+    async fn serve(
+        &self,
+        ask: Ask,
+        message: &Message,
+        until: Instant,
+        cx: &Context,
+    ) -> Result<Vec<u8>, String> {
+        let raw = raw(message, ask.kind, ask.payload);
+        match timeout_at(until, cx.ask(&self.asks[ask.port], raw)).await {
+            Ok(Ok(reply)) => protocol::one_line(&reply.payload)
+                .map_err(|text| format!("the reply can't be sent to a child: {text}")),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no reply in time".to_owned()),
+        }
     }
 
     /// Acquires one permit of the child; all of them for a suspect.
@@ -281,8 +333,7 @@ impl Process {
     fn apply(&self, answer: Answer, message: &Message, cx: &mut Context) -> Result<Raw, Failure> {
         let (emitted, reply) = match answer {
             Answer::Done { emitted, reply } => (emitted, reply),
-            Answer::Failed { text, retry: true } => return Err(Failure::retry(text)),
-            Answer::Failed { text, retry: false } => return Err(Failure::reject(text)),
+            Answer::Failed(failure) => return Err(failure),
         };
         let first = emitted.first().map(|first| first.payload.clone());
         let reply = reply.or(first).unwrap_or_else(|| NULL.into());
@@ -292,15 +343,20 @@ impl Process {
             payload,
         } in emitted
         {
-            let raw = Raw {
-                kind: kind.unwrap_or_else(|| message.kind.clone()),
-                content_type: None,
-                headers: message.headers.clone(),
-                subject: message.subject.clone(),
-                payload,
-            };
-            cx.emit(&self.outputs[output], raw)?;
+            cx.emit(&self.outputs[output], raw(message, kind, payload))?;
         }
         Ok(Raw::bytes(REPLY, reply))
+    }
+}
+
+/// A message of the child, with the headers and the subject of the handled message, and its
+/// type unless the child named one.
+fn raw(message: &Message, kind: Option<Arc<str>>, payload: Bytes) -> Raw {
+    Raw {
+        kind: kind.unwrap_or_else(|| message.kind.clone()),
+        content_type: None,
+        headers: message.headers.clone(),
+        subject: message.subject.clone(),
+        payload,
     }
 }

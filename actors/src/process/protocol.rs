@@ -1,15 +1,16 @@
-//! The lines of the protocol: requests to a child, and its answers.
+//! The lines of the protocol: messages to a child, its answers, its requests and their replies.
 //!
-//! Owns the format of both and reports errors in an answer. Payloads pass through
+//! Owns their format and reports errors in the lines of a child. Payloads pass through
 //! unchanged, including the spelling of numbers and escapes.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use brickwork::Message;
+use brickwork::config::HumanDuration;
 use brickwork::prelude::*;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::json::JsonText;
@@ -27,7 +28,33 @@ pub(super) enum Answer {
         reply: Option<Bytes>,
     },
     /// The message failed.
-    Failed { text: String, retry: bool },
+    Failed(Failure),
+}
+
+/// A line of a child.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ChildLine {
+    Answer(Answer),
+    Ask(Ask),
+}
+
+/// A request that a child sends while it handles a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ask {
+    /// The child's id for the request, for the reply.
+    pub(super) id: Box<str>,
+    /// The index of the request's port.
+    pub(super) port: usize,
+    /// The type, if the child named one; otherwise that of the handled message.
+    pub(super) kind: Option<Arc<str>>,
+    pub(super) payload: Bytes,
+}
+
+/// The ports that a child may name.
+#[derive(Debug, Default)]
+pub(super) struct ChildPorts {
+    pub(super) outputs: Vec<String>,
+    pub(super) asks: Vec<String>,
 }
 
 /// A message that a child emits.
@@ -88,7 +115,42 @@ fn write_string(line: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(line, text).expect("writing to memory succeeds");
 }
 
-/// An answer as it stands in the line.
+/// The line with the reply to a request, with its line break. The reply must be JSON without
+/// line breaks.
+pub(super) fn reply(message: &str, ask: &str, reply: &Result<Vec<u8>, String>) -> Vec<u8> {
+    let mut line = Vec::new();
+    line.extend_from_slice(b"{\"id\":");
+    write_string(&mut line, message);
+    line.extend_from_slice(b",\"ask\":");
+    write_string(&mut line, ask);
+    match reply {
+        Ok(json) => {
+            line.extend_from_slice(b",\"reply\":");
+            line.extend_from_slice(json);
+        }
+        Err(text) => {
+            line.extend_from_slice(b",\"error\":");
+            write_string(&mut line, text);
+        }
+    }
+    line.extend_from_slice(b"}\n");
+    line
+}
+
+/// The payload of a reply on one line, as [`reply`] takes it.
+///
+/// # Errors
+/// The payload is not JSON.
+pub(super) fn one_line(payload: &[u8]) -> Result<Vec<u8>, String> {
+    if payload.is_empty() {
+        return Ok(b"null".to_vec());
+    }
+    let mut line = Vec::with_capacity(payload.len());
+    JsonText::check(payload)?.compact_into(&mut line);
+    Ok(line)
+}
+
+/// A line of a child as it stands.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line<'a> {
@@ -96,12 +158,38 @@ struct Line<'a> {
     id: Cow<'a, str>,
     #[serde(borrow, default)]
     emit: Option<Vec<EmitLine<'a>>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     reply: Option<&'a RawValue>,
     #[serde(default)]
     error: Option<String>,
     #[serde(default)]
     retry: Option<bool>,
+    #[serde(default)]
+    after: Option<HumanDuration>,
+    #[serde(default)]
+    defer: Option<HumanDuration>,
+    #[serde(borrow, default)]
+    ask: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    port: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    msg: Option<&'a RawValue>,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+}
+
+impl Line<'_> {
+    fn has_answer(&self) -> bool {
+        self.emit.is_some() || self.reply.is_some() || self.error.is_some() || self.has_delay()
+    }
+
+    fn has_delay(&self) -> bool {
+        self.retry.is_some() || self.after.is_some() || self.defer.is_some()
+    }
+
+    fn has_request(&self) -> bool {
+        self.port.is_some() || self.msg.is_some() || self.kind.is_some()
+    }
 }
 
 #[derive(Deserialize)]
@@ -115,14 +203,14 @@ struct EmitLine<'a> {
     kind: Option<String>,
 }
 
-/// Parses the answer in a line without its line break. `outputs` are the names of the outputs.
+/// Parses a line without its line break. Returns the id of the message that it belongs to.
 ///
 /// # Errors
 /// The line breaks the protocol.
-pub(super) fn answer<'a>(
+pub(super) fn parse<'a>(
     line: &'a [u8],
-    outputs: &[String],
-) -> Result<(Cow<'a, str>, Answer), Broken> {
+    ports: &ChildPorts,
+) -> Result<(Cow<'a, str>, ChildLine), Broken> {
     let parsed: Line<'a> = std::str::from_utf8(line)
         .map_err(|error| error.to_string())
         .and_then(|text| serde_json::from_str(text).map_err(|error| error.to_string()))
@@ -133,49 +221,93 @@ pub(super) fn answer<'a>(
                 shown(line, SHOWN_BYTES_MAX)
             ),
         })?;
-    let broken = |text: String| Broken {
-        id: Some(parsed.id.clone().into_owned()),
-        text,
+    let content = match &parsed.ask {
+        Some(id) => ask(id, &parsed, ports).map(ChildLine::Ask),
+        None => answer(&parsed, ports).map(ChildLine::Answer),
     };
-    let reply = parsed.reply.map(payload_of);
-    let answer = match (parsed.emit, parsed.error) {
-        (Some(emit), None) if parsed.retry.is_none() => {
-            let emitted = emit.into_iter().map(|emit| emitted(&emit, outputs));
-            let emitted = emitted.collect::<Result<_, _>>().map_err(&broken)?;
-            Answer::Done { emitted, reply }
-        }
-        (None, Some(text)) if reply.is_none() => Answer::Failed {
-            text,
-            retry: parsed.retry.unwrap_or(true),
-        },
-        _ => {
-            let line = shown(line, SHOWN_BYTES_MAX);
-            return Err(broken(format!(
-                "it wrote an answer without exactly one of emit and error: {line}"
-            )));
-        }
+    match content {
+        Ok(content) => Ok((parsed.id, content)),
+        Err(text) => Err(Broken {
+            id: Some(parsed.id.into_owned()),
+            text: format!("{text}: {}", shown(line, SHOWN_BYTES_MAX)),
+        }),
+    }
+}
+
+fn ask(id: &str, line: &Line<'_>, ports: &ChildPorts) -> Result<Ask, String> {
+    let (Some(port), Some(msg)) = (&line.port, line.msg) else {
+        return Err("it wrote a request without port and msg".to_owned());
     };
-    Ok((parsed.id, answer))
+    if line.has_answer() {
+        return Err("it wrote a request that is an answer, too".to_owned());
+    }
+    Ok(Ask {
+        id: id.into(),
+        port: index_of(port, &ports.asks, "asked", "asks")?,
+        kind: line.kind.as_deref().map(Arc::from),
+        payload: payload_of(msg),
+    })
+}
+
+fn answer(line: &Line<'_>, ports: &ChildPorts) -> Result<Answer, String> {
+    if line.has_request() {
+        return Err("it wrote port, msg or type without ask".to_owned());
+    }
+    match (&line.emit, &line.error) {
+        (Some(emit), None) if !line.has_delay() => {
+            let emitted = emit.iter().map(|emit| emitted(emit, &ports.outputs));
+            Ok(Answer::Done {
+                emitted: emitted.collect::<Result<_, _>>()?,
+                reply: line.reply.map(payload_of),
+            })
+        }
+        (None, Some(text)) if line.reply.is_none() => failure(line, text).map(Answer::Failed),
+        _ => Err("it wrote an answer without exactly one of emit and error".to_owned()),
+    }
+}
+
+/// Returns the failure of a message. A delay implies a retry.
+fn failure(line: &Line<'_>, text: &str) -> Result<Failure, String> {
+    match (line.retry, line.after, line.defer) {
+        (Some(false), None, None) => Ok(Failure::reject(text)),
+        (None | Some(true), None, None) => Ok(Failure::retry(text)),
+        (None | Some(true), Some(after), None) => Ok(Failure::after(after.0, text)),
+        (None | Some(true), None, Some(defer)) => Ok(Failure::defer(defer.0, text)),
+        _ => Err("it wrote more than one of \"retry\":false, after and defer".to_owned()),
+    }
 }
 
 fn emitted(emit: &EmitLine<'_>, outputs: &[String]) -> Result<Emitted, String> {
-    let output = outputs.iter().position(|name| *name == emit.port);
-    let output = output.ok_or_else(|| {
-        let port = shown(emit.port.as_bytes(), SHOWN_BYTES_MAX);
-        format!(
-            "it emitted on {port:?}, which is not one of its outputs ({})",
-            outputs.join(", ")
-        )
-    })?;
     Ok(Emitted {
-        output,
+        output: index_of(&emit.port, outputs, "emitted", "outputs")?,
         kind: emit.kind.as_deref().map(Arc::from),
         payload: payload_of(emit.msg),
     })
 }
 
+/// Returns the index of a port among those that the config names.
+pub(super) fn index_of(
+    port: &str,
+    known: &[String],
+    act: &str,
+    config: &str,
+) -> Result<usize, String> {
+    known.iter().position(|name| name == port).ok_or_else(|| {
+        let port = shown(port.as_bytes(), SHOWN_BYTES_MAX);
+        let known = known.join(", ");
+        format!("it {act} on {port:?}, which is not one of its {config} ({known})")
+    })
+}
+
 fn payload_of(json: &RawValue) -> Bytes {
     Bytes::copy_from_slice(json.get().as_bytes())
+}
+
+/// Reads a value that may be `null`: present, unlike one that is left out.
+pub(super) fn present<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 /// The id in a line that is wrong otherwise.
@@ -189,131 +321,4 @@ fn id_of(line: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use brickwork::Envelope;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn outputs() -> Vec<String> {
-        ["out", "urgent"].map(str::to_owned).into()
-    }
-
-    #[test]
-    fn a_request_is_one_line_with_the_payload_unchanged() {
-        let mut envelope = Envelope::new("is\"sue", "{ \"n\" :\n 1.50, \"s\": \"a\\nb\" }");
-        envelope.topic = "issues.opened".into();
-        envelope.headers.insert("a\n".into(), "ü".into());
-        envelope.headers.insert("b".into(), "".into());
-        let line = request("id-1", &envelope.into(), 3).unwrap();
-        let text = std::str::from_utf8(&line).unwrap();
-        assert_eq!(text.matches('\n').count(), 1);
-        assert!(
-            text.ends_with("\"msg\":{\"n\":1.50,\"s\":\"a\\nb\"}}\n"),
-            "{text}"
-        );
-        let value: Value = serde_json::from_str(text).unwrap();
-        assert_eq!(
-            value,
-            json!({
-                "id": "id-1", "topic": "issues.opened", "type": "is\"sue", "attempt": 3,
-                "headers": {"a\n": "ü", "b": ""}, "msg": {"n": 1.5, "s": "a\nb"},
-            })
-        );
-    }
-
-    #[test]
-    fn a_payload_that_is_not_json_is_rejected() {
-        let message = Envelope::new("t", "nonsense").into();
-        let failure = request("i", &message, 1).unwrap_err();
-        assert_eq!(failure.kind(), brickwork::FailureKind::Reject);
-    }
-
-    #[test]
-    fn emitted_payloads_are_taken_unchanged() {
-        let line = br#"{"emit":[{"port":"urgent","msg":{"n":1.50}},{"port":"out","type":"t","msg":null}],"id":"i\u0031"}"#;
-        let (id, answer) = answer(line, &outputs()).unwrap();
-        assert_eq!(id, "i1");
-        let emitted = |output, kind: Option<&str>, payload: &'static str| Emitted {
-            output,
-            kind: kind.map(Arc::from),
-            payload: payload.into(),
-        };
-        let expected = vec![
-            emitted(1, None, r#"{"n":1.50}"#),
-            emitted(0, Some("t"), "null"),
-        ];
-        let reply = None;
-        let emitted = expected;
-        assert_eq!(answer, Answer::Done { emitted, reply });
-    }
-
-    #[test]
-    fn a_reply_stands_beside_the_emitted_messages() {
-        let line = br#"{"id":"i","emit":[],"reply":{"n":1.50}}"#;
-        let (_, answer) = answer(line, &outputs()).unwrap();
-        let (emitted, reply) = (Vec::new(), Some(r#"{"n":1.50}"#.into()));
-        assert_eq!(answer, Answer::Done { emitted, reply });
-    }
-
-    #[test]
-    fn a_failed_message_is_retried_unless_the_answer_says_no() {
-        for (more, retry) in [
-            ("", true),
-            (r#","retry":true"#, true),
-            (r#","retry":false"#, false),
-        ] {
-            let line = format!(r#"{{"id":"i","error":"no"{more}}}"#);
-            let (_, answer) = answer(line.as_bytes(), &outputs()).unwrap();
-            let text = "no".to_owned();
-            assert_eq!(answer, Answer::Failed { text, retry });
-        }
-    }
-
-    #[test]
-    fn a_line_that_is_not_an_answer_is_refused_with_the_id_of_its_message_if_it_has_one() {
-        let cases: [(&[u8], Option<&str>, &str); 10] = [
-            (b"ready!", None, "logs belong on stderr"),
-            (b"", None, "not an answer"),
-            (b"\xff", None, "utf-8"),
-            (b"[]", None, "not an answer"),
-            (br#"{"emit":[]}"#, None, "missing field `id`"),
-            (
-                br#"{"id":"i"}"#,
-                Some("i"),
-                "without exactly one of emit and error",
-            ),
-            (
-                br#"{"id":"i","emit":[],"error":"x"}"#,
-                Some("i"),
-                "without exactly one",
-            ),
-            (
-                br#"{"id":"i","error":"x","reply":1}"#,
-                Some("i"),
-                "without exactly one",
-            ),
-            (
-                br#"{"id":"i","emit":[],"more":1}"#,
-                Some("i"),
-                "unknown field `more`",
-            ),
-            (
-                br#"{"id":"i","emit":[{"port":"up","msg":1}]}"#,
-                Some("i"),
-                "\"up\", which is not one of its outputs (out, urgent)",
-            ),
-        ];
-        for (line, id, text) in cases {
-            let broken = answer(line, &outputs()).unwrap_err();
-            assert_eq!(broken.id.as_deref(), id, "{broken:?}");
-            assert!(broken.text.contains(text), "{broken:?}");
-        }
-    }
-
-    #[test]
-    fn a_long_wrong_line_is_cut_in_the_error() {
-        let broken = answer(&vec![b'x'; 100_000], &outputs()).unwrap_err();
-        assert!(broken.text.len() < 500, "{}", broken.text.len());
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use tokio::net::unix::pipe;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::child::SpawnOptions;
+use super::command::SpawnOptions;
 use crate::log::shown;
 
 /// Maximum bytes of a stderr line per log event. A longer line becomes several events.

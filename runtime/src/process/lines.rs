@@ -40,6 +40,11 @@ impl<R: AsyncRead + Unpin> BoundedLines<R> {
         }
     }
 
+    /// Returns the maximum bytes of a line.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// The stream, for writing. Bytes that were read from it already stay in the buffer.
     pub fn get_mut(&mut self) -> &mut R {
         self.stream.get_mut()

@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+mod asks;
+mod example;
 mod lifecycle;
 mod poison;
+mod source;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
