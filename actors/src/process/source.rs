@@ -397,6 +397,9 @@ impl<'a> Run<'a> {
             // It was not submitted.
             self.in_flight.pop_back();
         }
+        // The app may cut the stop short: what is confirmed by now comes first. A failure here is
+        // that of a source that stops or is started again anyway.
+        self.save_in_time().await;
         let confirmed = async {
             while !self.in_flight.is_empty() {
                 let outcome = first(&mut self.in_flight).await;
@@ -404,8 +407,12 @@ impl<'a> Run<'a> {
             }
             Ok::<(), Failure>(())
         };
-        // A failure here is that of a source that stops or is started again anyway.
         let _late = timeout(STOP_WITHIN, confirmed).await;
+        self.save_in_time().await;
+    }
+
+    /// Saves the position. A disk that hangs does not block the stop.
+    async fn save_in_time(&mut self) {
         match timeout(STOP_WITHIN, self.save()).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {

@@ -9,6 +9,10 @@ const send = (n, more = {}) => say({ id: `${n}`, msg: { n, pid: process.pid, ...
 const once = () => { try { fs.writeFileSync('mark', '', { flag: 'wx' }); return true; } catch { return false; } };
 
 let acked = 0;
+if (MODE === 'stubborn') {
+  process.on('SIGTERM', () => console.error('not me'));
+  setInterval(() => {}, 1000);
+}
 const faults = {
   garbage: () => say('ready!\n'),
   long: () => say('x'.repeat(100000) + '\n'),
@@ -34,7 +38,7 @@ async function run(position) {
 
 // After the ack of the last message, exits if MODE doesn't say to stay.
 const last = () => {
-  if (acked >= count && MODE !== 'stay') process.exit(0);
+  if (acked >= count && !['stay', 'stubborn'].includes(MODE)) process.exit(0);
 };
 
 if (MODE === 'deaf') {
@@ -46,7 +50,9 @@ if (MODE === 'deaf') {
 
 const lines = require('readline').createInterface({ input: process.stdin });
 lines.on('close', () => {
-  fs.writeFileSync('farewell', `${acked}`);
+  if (MODE === 'stubborn') return;
+  const { FAREWELL, HOME } = process.env;
+  if (FAREWELL) fs.writeFileSync(FAREWELL, `${acked} and ${HOME || 'no HOME'}`);
   process.exit(0);
 });
 lines.on('line', (line) => {

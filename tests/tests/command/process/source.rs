@@ -73,6 +73,18 @@ impl SourceApp {
     }
 }
 
+impl SourceApp {
+    fn sends_all(&self, count: u64) {
+        until("all messages arrive", PATIENCE, || {
+            let numbers = self.numbers();
+            match is_complete(&numbers, count) {
+                true => Ok(()),
+                false => Err(format!("{numbers:?}")),
+            }
+        });
+    }
+}
+
 /// Whether these are all numbers up to `count`, some of them perhaps again.
 fn is_complete(numbers: &[u64], count: u64) -> bool {
     let known: BTreeSet<u64> = numbers.iter().copied().collect();
@@ -124,15 +136,8 @@ fn a_child_that_misbehaves_is_replaced_and_nothing_is_lost() {
 #[test]
 fn an_exit_with_code_0_is_a_failure_unless_the_source_ends() {
     let app = SourceApp::new("'zero', '20'", "", "");
-    let process = app.start();
-    until("the second child has sent the rest", PATIENCE, || {
-        let numbers = app.numbers();
-        match is_complete(&numbers, 20) {
-            true => Ok(()),
-            false => Err(format!("{numbers:?}")),
-        }
-    });
-    drop(process);
+    let _process = app.start();
+    app.sends_all(20);
 }
 
 #[test]
@@ -205,17 +210,28 @@ fn killing_the_child_and_the_app_again_and_again_loses_nothing() {
 
 #[test]
 fn a_source_that_stops_gets_its_acks_and_the_end_of_its_stdin() {
-    let app = SourceApp::new("'stay', '50'", "", "");
+    let config = "env = { FAREWELL = 'bye-bye' }\ninherit_env = ['PATH']\ndir = 'place'\n\
+                  outputs = ['out']\nstop_timeout = '20s'";
+    let app = SourceApp::new("'stay', '50'", config, "");
+    let place = app.0.path().join("place");
+    fs::create_dir(&place).expect("it can be made");
+    fs::rename(app.0.path().join("source.js"), place.join("source.js")).expect("it can be moved");
     let mut process = app.start();
-    until("all messages arrive", PATIENCE, || {
-        let numbers = app.numbers();
-        match is_complete(&numbers, 50) {
-            true => Ok(()),
-            false => Err(format!("{numbers:?}")),
-        }
-    });
+    app.sends_all(50);
     signal("TERM", process.id().into());
     assert_eq!(process.exit_code(PATIENCE), Some(0));
-    let farewell = fs::read_to_string(app.0.path().join("farewell"));
-    assert_eq!(farewell.expect("it was written"), "50");
+    let farewell = fs::read_to_string(place.join("bye-bye"));
+    assert_eq!(farewell.expect("it was written"), "50 and no HOME");
+}
+
+#[test]
+fn a_source_that_ignores_its_stop_is_killed_in_time() {
+    let app = SourceApp::new("'stubborn', '50'", "stop_timeout = '600ms'", "");
+    let mut process = app.start();
+    app.sends_all(50);
+    let pid = app.sent()[0]["pid"].as_u64().expect("a pid");
+    assert!(lives(pid));
+    signal("TERM", process.id().into());
+    assert_eq!(process.exit_code(PATIENCE), Some(0));
+    is_gone(pid);
 }
