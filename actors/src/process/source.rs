@@ -397,8 +397,8 @@ impl<'a> Run<'a> {
             // It was not submitted.
             self.in_flight.pop_back();
         }
-        // The app may cut the stop short: what is confirmed by now comes first. A failure here is
-        // that of a source that stops or is started again anyway.
+        // The app may cut the stop short: the confirmed messages come first. After a failure here
+        // the source stops, or starts again, all the same.
         self.save_in_time().await;
         let confirmed = async {
             while !self.in_flight.is_empty() {
@@ -423,7 +423,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the last ack, closes the child's stdin, and waits for its exit. Reads and drops
-    /// what the child still writes: its messages come again after the start.
+    /// lines that the child still writes: their messages come again after the start.
     async fn stop(&mut self, group: &ProcessGroup, lines: &mut BoundedLines<pipe::Receiver>) {
         let drained = async {
             while let Ok(BoundedLine::Line(_) | BoundedLine::Part(_)) = lines.next().await {}
