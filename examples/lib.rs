@@ -7,3 +7,4 @@
 //! | `3-shop` | typed services with a store each: crashes never lose or duplicate money and goods |
 //! | `4-polyglot` | an app that works with programs in Node and Python, over RabbitMQ |
 //! | `5-accounts` | an entity for each account: transfers with compensation, and reminders |
+//! | `6-saas-sync` | SaaS products that fail all the time, by a manifest alone |
