@@ -139,9 +139,10 @@ pub use rate_limit::RateLimiter;
 pub use redact::{REDACTED, Redactor, password_of, without_password};
 pub use service::{
     AbandonHook, Ask, Batch, Catalog, CodecError, Config, ConfigError, Context, Descriptor, Feed,
-    Handle, HandleBatch, Input, MessageBuilder, Meta, NoConfig, Out, Outcome, Output, Payload,
-    PendingWorkGuard, PortDescriptor, Ports, Position, Raw, Request, SendHandle, Service,
-    ServiceType, Shared, Source, SourceContext, SourcePorts, Tick, TrySubmitError,
+    Handle, HandleBatch, HttpAnswer, HttpContent, HttpRoute, Input, MessageBuilder, Meta, NoConfig,
+    Out, Outcome, Output, Payload, PendingWorkGuard, PortDescriptor, Ports, Position, Raw, Request,
+    SendHandle, Service, ServiceType, Shared, Source, SourceContext, SourcePorts, Tick,
+    TrySubmitError,
 };
 #[cfg(feature = "store")]
 pub use service::{Entity, ReminderId, Store, Tx};

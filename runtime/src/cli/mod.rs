@@ -23,6 +23,7 @@ mod describe;
 mod dlq;
 #[cfg(feature = "store")]
 mod entities;
+mod export;
 mod list;
 mod positions;
 mod prune;
@@ -92,6 +93,10 @@ enum Verb {
     ///
     /// Example: brickwork positions app.toml intake --reset
     Positions(positions::PositionsArgs),
+    /// Write a description of an app in a format of other tools
+    ///
+    /// Example: brickwork export openapi app.toml > openapi.json
+    Export(export::Export),
     /// Trace a message: the services that handled it, the messages it led to, their states
     ///
     /// A running app is asked over the control socket in its data folder. It looks into the
@@ -209,6 +214,7 @@ pub fn main(catalog: Catalog, transports: Transports) -> ExitCode {
         #[cfg(feature = "store")]
         Verb::Entities(entities) => entities.execute(&catalog, &transports),
         Verb::Positions(positions) => positions.execute(&catalog, &transports),
+        Verb::Export(export) => export.execute(&catalog, &transports),
         Verb::Trace(trace) => trace.execute(&catalog, &transports),
         Verb::Prune(prune) => prune.execute(&catalog, &transports),
         Verb::Stop(stop) => stop.execute(&catalog, &transports),

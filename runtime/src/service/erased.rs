@@ -7,6 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::Semaphore;
 
 use super::context::Context;
+use super::http_route::HttpRoute;
 use super::port::Tick;
 use super::ports::{BatchResults, Handler, PortTable, Ports, Reply};
 use super::source::{Source, SourcePorts};
@@ -67,6 +68,9 @@ pub(crate) trait Run {
 
     /// Returns the address that the source listens on.
     fn listens(&self) -> Option<SocketAddr>;
+
+    /// Returns the routes that the source serves over HTTP.
+    fn http_routes(&self) -> Vec<HttpRoute>;
 
     /// Returns the maximum number of messages in flight.
     fn in_flight(&self) -> usize;
@@ -240,6 +244,10 @@ impl<S: Source> Run for SourceBlueprint<S> {
 
     fn listens(&self) -> Option<SocketAddr> {
         S::listens(&self.config)
+    }
+
+    fn http_routes(&self) -> Vec<HttpRoute> {
+        S::http_routes(&self.config)
     }
 
     fn in_flight(&self) -> usize {

@@ -14,7 +14,7 @@
 //! | `store_access`, `transaction`, `tx` | transactions on the service's own database |
 //! | `entity` | entities: one instance for each key, with a saved state |
 //! | `publisher`, `pending_emit`, `run_control` | the port between a service and its host |
-//! | `catalog`, `config`, `descriptor` | service types by name, with config and description |
+//! | `catalog`, `config`, `descriptor`, `http_route` | service types by name, with config and description |
 //! | `erased`, `actor` | service types without their Rust type, as the host runs them |
 
 mod abandon_hooks;
@@ -28,6 +28,7 @@ mod descriptor;
 mod entity;
 mod erased;
 mod handlers;
+mod http_route;
 mod message_builder;
 mod parameters;
 mod payload;
@@ -67,6 +68,7 @@ pub use entity::{Entity, ReminderId};
 pub(crate) use erased::{ConfiguredType, Instance, InstanceFactory, Kind, Run};
 #[cfg(feature = "testing")]
 pub(crate) use erased::{ServiceBlueprint, SourceBlueprint};
+pub use http_route::{HttpAnswer, HttpContent, HttpRoute};
 pub use message_builder::MessageBuilder;
 pub use parameters::{Ask, BatchReturn, HandlerReturn, Meta, Out, key_of};
 pub use payload::{CodecError, Payload, Raw};

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::config::{Config, ConfigError};
+use super::http_route::HttpRoute;
 use super::payload::Payload;
 use super::port::{Output, Request};
 use super::ports::PortTable;
@@ -75,6 +76,12 @@ pub trait Source: Sized + 'static {
     fn listens(config: &Self::Config) -> Option<SocketAddr> {
         let _ = config;
         None
+    }
+
+    /// Returns the routes that the source serves over HTTP, for `brickwork export openapi`.
+    fn http_routes(config: &Self::Config) -> Vec<HttpRoute> {
+        let _ = config;
+        Vec::new()
     }
 
     /// Returns the maximum number of messages in flight: sent and not yet confirmed.

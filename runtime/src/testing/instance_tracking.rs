@@ -14,8 +14,8 @@ use super::fault::{FaultKind, FaultPoint, FaultScript, injected};
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::service::{
-    ConfiguredType, Context, Instance, InstanceFactory, Kind, PortTable, Reply, Run, SourceContext,
-    Tick,
+    ConfiguredType, Context, HttpRoute, Instance, InstanceFactory, Kind, PortTable, Reply, Run,
+    SourceContext, Tick,
 };
 use crate::sqlite::Migration;
 
@@ -156,6 +156,10 @@ impl Run for TestedType {
 
     fn listens(&self) -> Option<SocketAddr> {
         self.source().listens()
+    }
+
+    fn http_routes(&self) -> Vec<HttpRoute> {
+        self.source().http_routes()
     }
 
     fn in_flight(&self) -> usize {
