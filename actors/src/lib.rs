@@ -59,7 +59,7 @@ pub use file_out::{FileOut, FileOutConfig};
 pub use filter::{Filter, FilterConfig};
 pub use http_call::{BodyFormat, HostBreaker, HttpCall, HttpCallConfig};
 pub use http_client::{AuthSettings, OAuth2Settings, TlsSettings};
-pub use http_in::{HttpIn, HttpInConfig, SignatureScheme};
+pub use http_in::{HttpIn, HttpInConfig, HttpRouteConfig, HttpRouteEntry, SignatureScheme};
 pub use json::JsonPointer;
 pub use log::{Level, Log, LogConfig};
 #[cfg(feature = "mail")]

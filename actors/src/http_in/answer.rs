@@ -1,4 +1,5 @@
-//! HTTP responses of `http-in`: a status and a small JSON body.
+//! HTTP responses of `http-in`: a status and a small JSON body. Refusals are problem details
+//! (RFC 9457).
 
 use brickwork::MessageId;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ pub(super) type Answer = Response<Full<Bytes>>;
 /// Seconds before a caller should retry.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The header with the id of the message that a request became.
 const MESSAGE_ID: HeaderName = HeaderName::from_static("x-message-id");
@@ -40,7 +42,7 @@ impl Refusal {
         }
     }
 
-    /// 405: the path has other methods.
+    /// 405: the path has these methods.
     pub(super) fn method(allow: String) -> Self {
         let text = format!("this path takes {allow}");
         let allow = Some(allow);
@@ -57,12 +59,24 @@ impl Refusal {
 
     pub(super) fn into_answer(self) -> Answer {
         #[derive(Serialize)]
-        struct Body {
-            error: String,
+        struct Problem {
+            r#type: &'static str,
+            title: &'static str,
+            status: u16,
+            detail: String,
         }
         let status = self.status;
-        let mut answer = json(status, &Body { error: self.text });
+        let mut answer = json(
+            status,
+            &Problem {
+                r#type: "about:blank",
+                title: status.canonical_reason().unwrap_or("Error"),
+                status: status.as_u16(),
+                detail: self.text,
+            },
+        );
         let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, PROBLEM);
         if let Some(Ok(allow)) = self.allow.map(HeaderValue::try_from) {
             headers.insert(ALLOW, allow);
         }
@@ -86,6 +100,31 @@ pub(super) fn accepted(id: &MessageId) -> Answer {
 /// 200: the unchanged reply of the service.
 pub(super) fn replied(payload: Bytes) -> Answer {
     response(StatusCode::OK, payload)
+}
+
+/// The answer that a route makes of a reply. JSON, unless the headers say otherwise.
+pub(super) fn shaped(
+    status: StatusCode,
+    headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    body: Option<Bytes>,
+) -> Answer {
+    let mut answer = match body {
+        Some(body) => response(status, body),
+        None => empty(status),
+    };
+    for (name, value) in headers {
+        answer.headers_mut().insert(name, value);
+    }
+    answer
+}
+
+/// 204: the methods of a path, for OPTIONS.
+pub(super) fn options(allow: &str) -> Answer {
+    let mut answer = empty(StatusCode::NO_CONTENT);
+    if let Ok(allow) = HeaderValue::try_from(allow) {
+        answer.headers_mut().insert(ALLOW, allow);
+    }
+    answer
 }
 
 /// 200: the challenge of Slack.
@@ -119,13 +158,19 @@ pub(super) fn close(answer: &mut Answer) {
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    let body = serde_json::to_vec(body).expect("an object with one string can be written");
+    let body = serde_json::to_vec(body).expect("an object of plain fields can be written");
     response(status, body.into())
 }
 
-fn response(status: StatusCode, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
+    answer
+}
+
+fn response(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = empty(status);
+    *answer.body_mut() = Full::new(body);
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
 }

@@ -39,7 +39,7 @@ impl MemoryBudget {
 
 impl Reservation {
     /// Reserves more bytes. Returns false if the budget has not enough left.
-    fn grow(&mut self, bytes: u64) -> bool {
+    pub(super) fn grow(&mut self, bytes: u64) -> bool {
         let Some(left) = self.budget.0.get().checked_sub(bytes) else {
             return false;
         };

@@ -12,7 +12,9 @@ use hyper::http::uri::Authority;
 use serde::Deserialize;
 
 use super::content::ContentTypes;
-use super::routes::{Routes, check_path};
+use super::endpoint::{Endpoints, RouteError};
+use super::route_config::{RouteConfig, RouteEntry};
+use super::routes::check_path;
 use super::signature::{SignatureCheck, SignatureScheme};
 
 /// Maximum of `body_max`: 1 GiB.
@@ -38,10 +40,15 @@ pub struct HttpInConfig {
     /// `meta.headers['http-path']`, beside `http-method` and `http-query`.
     pub path: String,
     /// Several paths instead of `path`, each with the output of its messages:
-    /// `{ "/orders" = "orders", "PUT /items/*" = "items" }`. The method is POST unless the key
-    /// names GET, PUT, PATCH or DELETE. The payload of a GET or DELETE without a body is an
-    /// object of its query.
-    pub routes: BTreeMap<String, String>,
+    /// `{ "/orders" = "orders", "GET /orders/{id}" = "lookups", "PUT /items/*" = "items" }`. The
+    /// method is POST unless the key names GET, PUT, PATCH or DELETE; HEAD is served as a GET with
+    /// a reply. A parameter in braces stands for one segment, which messages have as
+    /// `meta.headers['http-param-id']`. The payload of a GET or DELETE without a body is an object
+    /// of its query and the parameters of the path. A route may be a table: `out`, `reply`,
+    /// `query` (parameters of the query that become headers such as `http-query-page`), `status`,
+    /// `headers` and `body` (the answer, by expressions in which `msg` is the reply and `meta` the
+    /// envelope of the request), `content_types`, `upload` and `summary`.
+    pub routes: BTreeMap<String, RouteEntry>,
     /// Accepted names in the header Host, besides those of this machine and names without a dot,
     /// such as that of a reverse proxy; others are answered with 403. By default the host is
     /// checked on loopback without a secret: so no web page can send by a name that resolves to
@@ -50,6 +57,16 @@ pub struct HttpInConfig {
     /// Maximum size of a body, also limited by `app.max_message`; larger ones are answered
     /// with 413.
     pub body_max: ByteSize,
+    /// Maximum size of the body of a route with `upload = true`. Its file is durable before the
+    /// answer. It lies in `app.data`, in `files/` and the label of the service, on the machine of
+    /// this process: services that read it run there, or share the folder.
+    pub upload_max: ByteSize,
+    /// Maximum size of all uploaded files together; more are answered with 507. A service may
+    /// remove a file that it has handled.
+    pub uploads_max: ByteSize,
+    /// Age at which uploaded files are removed, whether their messages were handled or not. By
+    /// default never.
+    pub upload_keep: Option<HumanDuration>,
     /// Accepted values of the header Content-Type; others are answered with 415.
     /// `application/json` includes every type that ends in `+json`; such a body must be valid
     /// JSON. `application/x-www-form-urlencoded` becomes an object of texts; a repeated name has
@@ -82,8 +99,9 @@ pub struct HttpInConfig {
     /// formats that sign a time.
     pub signature_tolerance: HumanDuration,
     /// Whether the caller waits for a service's reply. Then `out` is a request; the reply is
-    /// returned as JSON with 200. 502 means that the service failed, 504 that the reply did
-    /// not come in time.
+    /// returned as JSON with 200, unless the route makes another answer of it. 406 means that the
+    /// caller does not accept JSON, 502 that the service failed or no answer can be made of its
+    /// reply, 504 that the reply did not come in time.
     pub reply: bool,
     /// Time to wait for the reply or, without `reply`, for the transport's confirm; without a
     /// confirm in time the request is answered with 503.
@@ -115,6 +133,9 @@ impl Default for HttpInConfig {
             routes: BTreeMap::new(),
             hosts: Vec::new(),
             body_max: ByteSize(1 << 20),
+            upload_max: ByteSize(1 << 30),
+            uploads_max: ByteSize(10 << 30),
+            upload_keep: None,
             content_types: vec!["application/json".to_owned()],
             id_header: None,
             type_header: None,
@@ -150,29 +171,36 @@ impl HttpInConfig {
         SignatureCheck::new(self.signature, secrets, self.signature_tolerance.0, url).map(Some)
     }
 
-    /// The names of the outputs, in the order of the routes.
-    pub(super) fn outputs(&self) -> Vec<&str> {
+    /// The keys of the routes and the routes, or the one route of `path`.
+    pub(super) fn route_table(&self) -> Vec<(&str, RouteConfig)> {
         if self.routes.is_empty() {
-            return vec![OUTPUT];
+            let out = OUTPUT.to_owned();
+            let route = RouteConfig {
+                out,
+                ..RouteConfig::default()
+            };
+            return vec![(&self.path, route)];
         }
-        let mut outputs: Vec<&str> = Vec::new();
-        for output in self.routes.values() {
-            if !outputs.contains(&output.as_str()) {
-                outputs.push(output);
+        let routes = self.routes.iter();
+        routes
+            .map(|(key, entry)| (key.as_str(), entry.0.clone()))
+            .collect()
+    }
+
+    /// Each output once, in the order of the routes, and whether its messages get replies.
+    pub(super) fn outputs(&self) -> Vec<(String, bool)> {
+        let mut outputs: Vec<(String, bool)> = Vec::new();
+        for (_, route) in self.route_table() {
+            if !outputs.iter().any(|(name, _)| *name == route.out) {
+                outputs.push((route.out, route.reply.unwrap_or(self.reply)));
             }
         }
         outputs
     }
 
-    /// The routes, or the one route of `path`.
-    ///
-    /// # Errors
-    /// The key of a route that is wrong, and the reason.
-    pub(super) fn route_table(&self) -> Result<Routes, (String, String)> {
-        match self.routes.is_empty() {
-            true => Ok(Routes::single(&self.path)),
-            false => Routes::new(&self.routes, &self.outputs()),
-        }
+    /// Whether any route has a reply.
+    pub(super) fn replies(&self) -> bool {
+        self.outputs().iter().any(|(_, replies)| *replies)
     }
 
     /// The paths, for the log.
@@ -203,6 +231,24 @@ impl HttpInConfig {
         }
     }
 
+    fn check_routes(&self, wrong: &mut impl FnMut(&str, String)) {
+        // A wrong `path` is reported at its own place.
+        if self.routes.is_empty() && check_path(&self.path).is_err() {
+            return;
+        }
+        let place = match self.routes.is_empty() {
+            true => "path",
+            false => "routes",
+        };
+        for RouteError { key, setting, text } in Endpoints::new(self).err().unwrap_or_default() {
+            let setting = match setting.is_empty() {
+                true => String::new(),
+                false => format!("{setting}: "),
+            };
+            wrong(place, format!("{key:?}: {setting}{text}"));
+        }
+    }
+
     /// Validates the config.
     pub(super) fn check(&self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
@@ -213,9 +259,7 @@ impl HttpInConfig {
         if !self.routes.is_empty() && self.path != DEFAULT_PATH {
             wrong("path", "path and routes exclude each other".to_owned());
         }
-        if let Err((key, text)) = self.route_table() {
-            wrong("routes", format!("{key:?}: {text}"));
-        }
+        self.check_routes(&mut wrong);
         let takes_query = |key: &String| key.starts_with("GET ") || key.starts_with("DELETE ");
         if self.secret.is_some()
             && !self.signature.covers_query()
@@ -236,6 +280,10 @@ impl HttpInConfig {
         }
         if !(1..=BODY_BYTES_MAX).contains(&self.body_max.0) {
             wrong("body_max", "it is from 1B to 1GiB".to_owned());
+        }
+        if !(1..=self.uploads_max.0).contains(&self.upload_max.0) {
+            let text = "it is from 1B to uploads_max";
+            wrong("upload_max", text.to_owned());
         }
         if self.memory_max < self.body_max {
             wrong("memory_max", "it is smaller than body_max".to_owned());
@@ -291,6 +339,7 @@ impl HttpInConfig {
             ("header_timeout", self.header_timeout),
             ("body_timeout", self.body_timeout),
             ("idle_timeout", self.idle_timeout),
+            ("upload_keep", self.upload_keep.unwrap_or(self.idle_timeout)),
         ] {
             if duration.0.is_zero() {
                 wrong(key, "it is zero: set a time, such as 10s".to_owned());

@@ -32,6 +32,11 @@ pub(super) enum BodyFormat {
 }
 
 impl ContentTypes {
+    /// The accepted media types.
+    pub(super) fn names(&self) -> &[String] {
+        &self.accepted
+    }
+
     /// # Errors
     /// An entry is not a media type, or the list is empty.
     pub(super) fn new(accepted: &[String]) -> Result<Self, String> {
@@ -90,6 +95,17 @@ impl ContentTypes {
             _ if is_json => BodyFormat::Json(Some(value.into())),
             _ => BodyFormat::Other(value.into()),
         })
+    }
+}
+
+impl BodyFormat {
+    /// The content type of the body.
+    pub(super) fn content_type(&self) -> &str {
+        match self {
+            Self::Json(None) | Self::Query => JSON,
+            Self::Form => FORM,
+            Self::Json(Some(text)) | Self::Other(text) => text,
+        }
     }
 }
 

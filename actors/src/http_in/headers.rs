@@ -1,12 +1,12 @@
 //! The headers of a request: message id, message type, and the headers passed on, with those
-//! for method, path and query.
+//! for method, path and query and their parameters.
 //!
 //! Headers and parameters with credentials are not passed on. Signatures are, unless they are
 //! checked here.
 
 use brickwork::{Headers, ID_BYTES_MAX, MessageId};
 use hyper::http::HeaderName;
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Method, Request};
 
 /// Message type if no header names it.
 const KIND: &str = "request";
@@ -47,6 +47,9 @@ const SIGNATURES: [&str; 3] = ["hmac", "signature", "x-gitlab-token"];
 const METHOD_HEADER: &str = "http-method";
 const PATH_HEADER: &str = "http-path";
 const QUERY_HEADER: &str = "http-query";
+/// Prefixes of headers of a message with a parameter of the path, and of the query.
+const PARAMETER_HEADER: &str = "http-param-";
+const QUERY_PARAMETER_HEADER: &str = "http-query-";
 
 /// Prefix of headers with a meaning to the runtime.
 const RESERVED: &str = "brickwork-";
@@ -117,7 +120,12 @@ fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str
 /// The headers of the message: those of the request, and its method, path and query.
 pub(super) fn of_message(request: &Request<()>, signature_is_checked: bool) -> Headers {
     let mut headers = passed_on(request.headers(), signature_is_checked);
-    headers.insert(METHOD_HEADER.into(), request.method().as_str().into());
+    // A HEAD is served as a GET.
+    let method = match request.method() {
+        &Method::HEAD => &Method::GET,
+        method => method,
+    };
+    headers.insert(METHOD_HEADER.into(), method.as_str().into());
     headers.insert(PATH_HEADER.into(), request.uri().path().into());
     // The sender does not choose it: a header of this name is replaced or removed.
     headers.remove(QUERY_HEADER);
@@ -163,9 +171,40 @@ fn passed_on(headers: &HeaderMap, signature_is_checked: bool) -> Headers {
     passed
 }
 
+/// Adds the parameters of the path, and those of the query that a route names. Of a repeated one,
+/// the first value is added. Control characters are refused: not every transport can carry them.
+///
+/// # Errors
+/// The text of the problem.
+pub(super) fn add_parameters(
+    headers: &mut Headers,
+    path: &[(String, String)],
+    query: &[(String, String)],
+    wanted: &[String],
+) -> Result<(), String> {
+    let mut add = |prefix: &str, name: &str, value: &str| {
+        if value.chars().any(char::is_control) {
+            return Err(format!("the parameter {name} has control characters"));
+        }
+        let header = format!("{prefix}{}", name.to_ascii_lowercase());
+        headers.entry(header.into()).or_insert_with(|| value.into());
+        Ok(())
+    };
+    for (name, value) in path {
+        add(PARAMETER_HEADER, name, value)?;
+    }
+    for (name, value) in query.iter().filter(|(name, _)| wanted.contains(name)) {
+        add(QUERY_PARAMETER_HEADER, name, value)?;
+    }
+    Ok(())
+}
+
 fn passes(name: &str, signature_is_checked: bool) -> bool {
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    if TRANSFER_HEADERS.contains(&name) || name.starts_with(RESERVED) {
+    let is_ours = [RESERVED, PARAMETER_HEADER, QUERY_PARAMETER_HEADER]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    if is_ours || TRANSFER_HEADERS.contains(&name) {
         return false;
     }
     if has(&SIGNATURES) {
@@ -248,6 +287,28 @@ mod tests {
         ];
         assert_eq!(pairs, expected);
         assert_eq!(of("/?token=x").get("http-query"), None);
+    }
+
+    #[test]
+    fn parameters_are_headers_that_no_sender_can_forge() {
+        let request = Request::get("/").header("http-param-id", "forged");
+        let request = request
+            .header("Http-Query-Page", "forged")
+            .body(())
+            .unwrap();
+        let mut headers = of_message(&request, true);
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            let pairs = pairs.iter();
+            pairs.map(|(a, b)| ((*a).into(), (*b).into())).collect()
+        };
+        let query = pairs(&[("Page", "2"), ("Page", "3"), ("other", "4")]);
+        let wanted = ["Page".to_owned()];
+        add_parameters(&mut headers, &pairs(&[("orderId", "7")]), &query, &wanted).unwrap();
+        assert_eq!(&*headers["http-param-orderid"], "7");
+        assert_eq!(&*headers["http-query-page"], "2");
+        assert_eq!(headers.len(), 4, "{headers:?}");
+        let odd = pairs(&[("id", "a\nb")]);
+        assert!(add_parameters(&mut headers, &odd, &[], &[]).is_err());
     }
 
     #[test]

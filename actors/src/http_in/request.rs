@@ -1,7 +1,7 @@
 //! Handles one request: validates it, submits or asks, and maps the outcome to a response.
 //!
 //! The checks run in a fixed order, and the first failed one is answered: host (400, 403), path
-//! (404), method (405), content type and encoding (415), announced length (413), missing
+//! (400, 404), method (405), accepted type of the answer (406), content type and encoding (415), announced length (413), missing
 //! signature (401), backpressure or stop (503). Then the body is read: 408, 413, 503; then
 //! signature (401), id, type and JSON (400). 202 is sent only after the transport has confirmed
 //! the message.
@@ -17,21 +17,24 @@ use brickwork::{Clock, MessageId, TrySubmitError};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT};
-use hyper::{Method, Request as HttpRequest, StatusCode, Uri};
+use hyper::{Method, Request as HttpRequest, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::HttpInConfig;
+use super::accept::takes_json;
 use super::answer::{self, Answer, Refusal};
 use super::body::{self, BodyError, MemoryBudget, Reservation};
-use super::content::{BodyFormat, ContentTypes};
+use super::content::BodyFormat;
+use super::endpoint::{Endpoint, Endpoints};
 use super::forms;
 use super::handshake::{self, Handshake};
-use super::headers::{Names, of_message};
-use super::routes::{NoRoute, Routes};
+use super::headers::{Names, add_parameters, of_message};
+use super::routes::NoRoute;
 use super::server::STOP_WITHIN;
 use super::signature::{SignatureCheck, SignatureScheme, Signed};
+use super::upload::{UploadError, Uploads};
 use crate::json::JsonText;
 
 /// The UTF-8 byte order mark, which some senders put before their JSON.
@@ -45,41 +48,43 @@ pub(super) struct RequestHandler {
     out: SourceContext,
     /// Accepted names in the header Host; `None` accepts any.
     hosts: Option<Vec<String>>,
-    routes: Routes,
-    /// The names of the outputs that routes have the numbers of.
-    outputs: Vec<String>,
+    endpoints: Endpoints,
     verify_token: Option<Secret>,
     answers_slack: bool,
-    content_types: ContentTypes,
+    uploads: Option<Uploads>,
     body_bytes_max: usize,
     body_timeout: Duration,
     memory: MemoryBudget,
     signatures: Option<SignatureCheck>,
     names: Names,
-    /// Permits for requests that wait for a reply; `None` without `reply`.
-    asks: Option<Semaphore>,
+    /// Permits for requests that wait for a reply.
+    asks: Semaphore,
     reply_timeout: Duration,
 }
 
 impl RequestHandler {
     pub(super) fn new(config: &HttpInConfig, out: &SourceContext) -> Result<Self, Failure> {
         let body_max = usize::try_from(config.body_max.0).unwrap_or(usize::MAX);
+        let endpoints = Endpoints::new(config).map_err(|errors| {
+            let texts = errors.into_iter().map(|error| error.text);
+            Failure::reject(texts.collect::<Vec<_>>().join("; "))
+        })?;
+        let (one, all) = (config.upload_max.0, config.uploads_max.0);
+        let keep = config.upload_keep.map(|keep| keep.0);
+        let open = || Uploads::open(&out.files(), one, all, keep);
         Ok(Self {
             hosts: config.accepted_hosts(),
-            routes: config
-                .route_table()
-                .map_err(|(_, text)| Failure::reject(text))?,
-            outputs: config.outputs().into_iter().map(str::to_owned).collect(),
+            uploads: endpoints.upload().then(open).transpose()?,
+            endpoints,
             verify_token: config.verify_token.clone(),
             answers_slack: config.signature == SignatureScheme::Slack,
-            content_types: ContentTypes::new(&config.content_types).map_err(Failure::reject)?,
             // The runtime refuses larger payloads, so reading them is useless.
             body_bytes_max: body_max.min(out.payload_bytes_max()),
             body_timeout: config.body_timeout.0,
             memory: MemoryBudget::new(config.memory_max.0),
             signatures: config.signature_check().map_err(Failure::reject)?,
             names: Names::new(config.id_header.as_deref(), config.type_header.as_deref()),
-            asks: config.reply.then(|| Semaphore::new(config.in_flight)),
+            asks: Semaphore::new(config.in_flight),
             reply_timeout: config.reply_timeout.0,
             out: out.clone(),
         })
@@ -110,19 +115,38 @@ impl RequestHandler {
         body: &mut Incoming,
     ) -> Result<Answer, Refusal> {
         self.check_host(request)?;
-        let found = self.routes.find(request.method(), request.uri().path());
-        if found != Err(NoRoute::Path)
-            && let Some(answer) = self.handshake(request)
-        {
+        let path = request.uri().path();
+        let found = self.endpoints.find(request.method(), path);
+        let is_known = !matches!(found, Err(NoRoute::Path));
+        if is_known && let Some(answer) = self.handshake(request) {
             return answer;
         }
-        let output = found.map_err(|error| match error {
-            NoRoute::Path => Refusal::new(StatusCode::NOT_FOUND, "there is nothing here"),
-            NoRoute::Method(allow) => Refusal::method(allow),
-        })?;
-        let (format, signature) = self.check_head(request, body)?;
+        if is_known && request.method() == Method::OPTIONS {
+            return Ok(answer::options(&self.endpoints.allow(path)));
+        }
+        let (endpoint, found) = found.map_err(|error| self.no_route(path, error))?;
+        let template = &endpoint.template;
+        if endpoint.replies && !template.sets_content_type() && !takes_json(request.headers()) {
+            let text = "the answer is application/json, which Accept excludes";
+            return Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, text));
+        }
+        let (format, signature) = self.check_head(request, body, endpoint)?;
         self.check_ready()?;
         let mut memory = self.memory.reserve_nothing();
+        if let Some(uploads) = self.uploads.as_ref().filter(|_| endpoint.uploads) {
+            let content_type = format.content_type().to_owned();
+            // Before the body: a request without an id need not send it.
+            let no_payload = (BodyFormat::Query, Bytes::new());
+            let (id, mut raw) = self.message(request, no_payload, endpoint, &found.params)?;
+            let upload = uploads.receive(body, self.body_timeout, &mut memory).await;
+            let upload = upload.map_err(|error| self.no_upload(error, uploads))?;
+            raw.payload = upload.payload(&content_type);
+            let delivered = self.deliver(endpoint, &id, raw).await;
+            if delivered.is_err() {
+                uploads.discard(upload).await;
+            }
+            return Ok(finished(delivered, &id));
+        }
         let payload = self.read(body, &mut memory).await?;
         let is_form = format == BodyFormat::Form;
         if let (Some(check), Some(signed)) = (&self.signatures, signature)
@@ -138,29 +162,55 @@ impl RequestHandler {
         {
             return Ok(answer::slack_challenge(challenge));
         }
-        let (id, raw) = self.message(request, format, payload)?;
-        let output = &self.outputs[output];
+        let (id, raw) = self.message(request, (format, payload), endpoint, &found.params)?;
+        let delivered = self.deliver(endpoint, &id, raw).await;
+        drop(memory);
+        Ok(finished(delivered, &id))
+    }
+
+    /// Submits the message or asks a service.
+    async fn deliver(
+        &self,
+        endpoint: &Endpoint,
+        id: &MessageId,
+        raw: Raw,
+    ) -> Result<Answer, Refusal> {
         let outcome = async {
-            match &self.asks {
-                None => self.submit(output, id.clone(), raw).await,
-                Some(asks) => self.ask(asks, output, id.clone(), raw).await,
+            match endpoint.replies {
+                false => self.submit(&endpoint.output, id.clone(), raw).await,
+                true => self.ask(endpoint, id.clone(), raw).await,
             }
         };
-        let answer = tokio::select! {
+        tokio::select! {
             biased;
             answer = outcome => answer,
             () = self.stop_is_near() => Err(Refusal::busy("the app stops")),
-        };
-        drop(memory);
-        let mut answer = answer.unwrap_or_else(refuse);
-        answer::set_id(&mut answer, &id);
-        Ok(answer)
+        }
+    }
+
+    /// Removes old uploads, for ever.
+    pub(super) async fn clean_uploads(&self) {
+        match &self.uploads {
+            Some(uploads) => uploads.clean_for_ever().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until the connections are about to be cut by the stop.
     async fn stop_is_near(&self) {
         self.out.stopping().await;
         tokio::time::sleep(ANSWER_WITHIN).await;
+    }
+
+    fn no_route(&self, path: &str, error: NoRoute) -> Refusal {
+        match error {
+            NoRoute::Path => Refusal::new(StatusCode::NOT_FOUND, "there is nothing here"),
+            NoRoute::Method(_) => Refusal::method(self.endpoints.allow(path)),
+            NoRoute::Parameter(name) => {
+                let text = format!("the parameter {name} of the path is not UTF-8 text");
+                Refusal::new(StatusCode::BAD_REQUEST, text)
+            }
+        }
     }
 
     fn check_host(&self, request: &HttpRequest<()>) -> Result<(), Refusal> {
@@ -204,15 +254,19 @@ impl RequestHandler {
         &self,
         request: &HttpRequest<()>,
         body: &Incoming,
+        endpoint: &Endpoint,
     ) -> Result<(BodyFormat, Option<Signed>), Refusal> {
         let headers = request.headers();
-        let may_be_query = matches!(*request.method(), Method::GET | Method::DELETE);
+        let may_be_query = matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::DELETE
+        );
         let format = match may_be_query && body.is_end_stream() {
             true => Some(BodyFormat::Query),
-            false => self.content_types.format(headers),
+            false => endpoint.content_types.format(headers),
         };
         let format = format.ok_or_else(|| {
-            let text = format!("the content type is not one of: {}", self.content_types);
+            let text = format!("the content type is not one of: {}", endpoint.content_types);
             Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
         })?;
         if let Some(coding) = headers.get(CONTENT_ENCODING)
@@ -221,8 +275,9 @@ impl RequestHandler {
             let text = "a body with a Content-Encoding isn't decoded here: send it without";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
         }
-        if body::length(body).is_some_and(|length| length > self.body_bytes_max as u64) {
-            return Err(self.too_large());
+        let bytes_max = self.body_bytes_max(endpoint);
+        if body::length(body).is_some_and(|length| length > bytes_max) {
+            return Err(too_large(bytes_max));
         }
         let signature = match &self.signatures {
             None => None,
@@ -248,34 +303,58 @@ impl RequestHandler {
 
     async fn read(&self, body: &mut Incoming, memory: &mut Reservation) -> Result<Bytes, Refusal> {
         let read = body::read(body, self.body_bytes_max, self.body_timeout, memory).await;
-        read.map_err(|error| match error {
-            BodyError::TooLarge => self.too_large(),
-            BodyError::TooSlow => {
-                Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time")
-            }
-            BodyError::NoMemory => Refusal::busy("too many bodies are being received"),
-            BodyError::Broken => Refusal::new(StatusCode::BAD_REQUEST, "the body is broken"),
-        })
+        read.map_err(|error| no_body(error, self.body_bytes_max as u64))
     }
 
-    fn too_large(&self) -> Refusal {
-        let text = format!("a body has at most {} bytes", self.body_bytes_max);
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    fn body_bytes_max(&self, endpoint: &Endpoint) -> u64 {
+        match self.uploads.as_ref().filter(|_| endpoint.uploads) {
+            Some(uploads) => uploads.file_bytes_max(),
+            None => self.body_bytes_max as u64,
+        }
+    }
+
+    fn no_upload(&self, error: UploadError, uploads: &Uploads) -> Refusal {
+        match error {
+            UploadError::Body(error) => no_body(error, uploads.file_bytes_max()),
+            UploadError::Full => {
+                warn!(
+                    service = self.out.service(),
+                    "uploads have no more room: see uploads_max"
+                );
+                let text = "there is no room for more files";
+                Refusal::new(StatusCode::INSUFFICIENT_STORAGE, text)
+            }
+            UploadError::Disk(error) => {
+                warn!(service = self.out.service(), %error, "upload could not be written");
+                Refusal::busy("the file could not be written")
+            }
+        }
     }
 
     fn message(
         &self,
         request: &HttpRequest<()>,
-        format: BodyFormat,
-        payload: Bytes,
+        (format, payload): (BodyFormat, Bytes),
+        endpoint: &Endpoint,
+        params: &[(String, String)],
     ) -> Result<(MessageId, Raw), Refusal> {
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
         let id = self.names.id(request.headers()).map_err(bad)?;
         let kind = self.names.kind(request.headers()).map_err(bad)?;
-        let (payload, content_type) = payload_of(request.uri(), format, payload).map_err(bad)?;
+        let needs_query = format == BodyFormat::Query || !endpoint.query.is_empty();
+        let query = match request.uri().query().filter(|_| needs_query) {
+            None => Vec::new(),
+            Some(query) => forms::parse(query.as_bytes()).map_err(bad)?,
+        };
+        let mut headers = of_message(request, self.signatures.is_some());
+        add_parameters(&mut headers, params, &query, &endpoint.query).map_err(bad)?;
+        let (payload, content_type) = match format {
+            BodyFormat::Query => (query_payload(query, params), None),
+            format => payload_of(format, payload).map_err(bad)?,
+        };
         let mut raw = Raw::bytes(kind, payload);
         raw.content_type = content_type;
-        raw.headers = of_message(request, self.signatures.is_some());
+        raw.headers = headers;
         Ok((id, raw))
     }
 
@@ -287,7 +366,7 @@ impl RequestHandler {
             .try_submit(&Output::named(output), message)
             .map_err(|error| match error {
                 // Raw bytes can only be too large.
-                TrySubmitError::Refused(_) => self.too_large(),
+                TrySubmitError::Refused(_) => too_large(self.body_bytes_max as u64),
                 busy => Refusal::busy(busy.to_string()),
             })?;
         match timeout(self.reply_timeout, confirm).await {
@@ -308,22 +387,29 @@ impl RequestHandler {
         }
     }
 
-    /// Asks a service and waits for its reply.
-    async fn ask(
-        &self,
-        asks: &Semaphore,
-        output: &str,
-        id: MessageId,
-        raw: Raw,
-    ) -> Result<Answer, Refusal> {
+    /// Asks a service, waits for its reply, and makes the answer of it.
+    async fn ask(&self, endpoint: &Endpoint, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
         self.check_ready()?;
-        let Ok(_permit) = asks.try_acquire() else {
+        let Ok(_permit) = self.asks.try_acquire() else {
             return Err(Refusal::busy("too many requests wait for a reply"));
         };
+        let asked = (!endpoint.template.is_empty()).then(|| Raw {
+            payload: Bytes::new(),
+            ..raw.clone()
+        });
         let message = MessageBuilder::new(raw).id(id.clone());
-        let request = Request::<Raw, Raw>::named(output);
+        let request = Request::<Raw, Raw>::named(endpoint.output.as_str());
         match self.out.ask(&request, message, self.reply_timeout).await {
-            Ok(reply) => Ok(answer::replied(reply.payload)),
+            Ok(reply) => match asked {
+                None => Ok(answer::replied(reply.payload)),
+                Some(asked) => {
+                    let answer = endpoint.template.answer(&id, asked, reply.payload);
+                    answer.map_err(|error| {
+                        warn!(%id, error, "reply fits no answer of the route");
+                        Refusal::new(StatusCode::BAD_GATEWAY, "the request failed")
+                    })
+                }
+            },
             Err(AskError::Timeout(_)) => Err(Refusal::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "no reply came in time",
@@ -352,6 +438,29 @@ fn is_local(name: &str) -> bool {
     !name.contains(['.', ':'])
 }
 
+fn too_large(bytes_max: u64) -> Refusal {
+    let text = format!("a body has at most {bytes_max} bytes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+}
+
+fn no_body(error: BodyError, bytes_max: u64) -> Refusal {
+    match error {
+        BodyError::TooLarge => too_large(bytes_max),
+        BodyError::TooSlow => {
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time")
+        }
+        BodyError::NoMemory => Refusal::busy("too many bodies are being received"),
+        BodyError::Broken => Refusal::new(StatusCode::BAD_REQUEST, "the body is broken"),
+    }
+}
+
+/// The answer to a request that became a message.
+fn finished(delivered: Result<Answer, Refusal>, id: &MessageId) -> Answer {
+    let mut answer = delivered.unwrap_or_else(refuse);
+    answer::set_id(&mut answer, id);
+    answer
+}
+
 /// Logs a refusal and turns it into an answer.
 fn refuse(refusal: Refusal) -> Answer {
     let (status, why) = (refusal.status.as_u16(), &refusal.text);
@@ -359,16 +468,19 @@ fn refuse(refusal: Refusal) -> Answer {
     refusal.into_answer()
 }
 
+/// The payload of a request without a body: its query, and the parameters of the path.
+fn query_payload(mut query: forms::Fields, params: &[(String, String)]) -> Bytes {
+    // The path decides: a parameter of the query can't replace one of the path.
+    query.retain(|(name, _)| !params.iter().any(|(param, _)| param == name));
+    query.extend_from_slice(params);
+    forms::to_json(query)
+}
+
 /// The payload of a message, and its content type; `None` means JSON.
 ///
 /// # Errors
 /// The body is not in its format.
-fn payload_of(
-    uri: &Uri,
-    format: BodyFormat,
-    body: Bytes,
-) -> Result<(Bytes, Option<Arc<str>>), String> {
-    let form = |text: &[u8]| Ok((forms::to_json(forms::parse(text)?), None));
+fn payload_of(format: BodyFormat, body: Bytes) -> Result<(Bytes, Option<Arc<str>>), String> {
     match format {
         BodyFormat::Json(content_type) => {
             let start = match body.starts_with(BYTE_ORDER_MARK) {
@@ -379,8 +491,8 @@ fn payload_of(
             JsonText::check_readable(&json).map_err(|text| format!("the body: {text}"))?;
             Ok((json, content_type))
         }
-        BodyFormat::Form => form(&body),
-        BodyFormat::Query => form(uri.query().unwrap_or_default().as_bytes()),
+        BodyFormat::Form => Ok((forms::to_json(forms::parse(&body)?), None)),
+        BodyFormat::Query => Ok((query_payload(Vec::new(), &[]), None)),
         BodyFormat::Other(content_type) => Ok((body, Some(content_type))),
     }
 }

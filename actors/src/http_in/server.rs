@@ -40,6 +40,7 @@ pub(super) async fn serve(config: &HttpInConfig, out: &SourceContext) -> Result<
         warn!(%address, "anyone who can reach this address can send: set config.secret");
     }
     let handler = Rc::new(RequestHandler::new(config, out)?);
+    let cleaner = handler.clone();
     let service = service_fn(move |request| {
         let handler = handler.clone();
         async move { Ok::<_, Infallible>(handler.answer(request).await) }
@@ -48,10 +49,13 @@ pub(super) async fn serve(config: &HttpInConfig, out: &SourceContext) -> Result<
         connections: config.connections,
         head: config.header_timeout.0,
         idle: config.idle_timeout.0,
-        half_close: !config.reply,
+        half_close: !config.replies(),
     };
     let mut server = Server::new(service, limits);
-    server.accept(&listener, out.stopping()).await;
+    tokio::select! {
+        () = server.accept(&listener, out.stopping()) => {}
+        _never = cleaner.clean_uploads() => {}
+    }
     // Both keep the port open.
     drop((listener, hook));
     server.close(STOP_WITHIN).await;

@@ -6,7 +6,7 @@
 //! that the next run has saved since.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -17,6 +17,7 @@ use super::{NewFile, Positions};
 
 /// The position of one source, over all of its runs.
 pub(crate) struct SourcePosition {
+    files: PathBuf,
     positions: Positions,
     source: Arc<str>,
     fence: PositionFence,
@@ -28,6 +29,7 @@ impl SourcePosition {
         Self {
             positions: Positions::new(data, app),
             source: source.clone(),
+            files: data.join("files").join(&**source),
             fence: PositionFence::default(),
             repeats: Repeats::default(),
         }
@@ -36,6 +38,11 @@ impl SourcePosition {
     /// The messages that the source would send again.
     pub(crate) fn repeats(&self) -> &Repeats {
         &self.repeats
+    }
+
+    /// Returns the folder for files of the source.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.files.clone()
     }
 
     /// Starts a run of the source. The run loads the position after this call.

@@ -1,6 +1,7 @@
 //! The context of a source: sends messages, with a bound on unconfirmed ones and a wait while
 //! the app is under backpressure.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -298,6 +299,12 @@ impl SourceContext {
     /// Returns the label of the service in the manifest.
     pub fn service(&self) -> &str {
         &self.publisher.label
+    }
+
+    /// Returns the folder for files of the source: `files` and its label, in the app's data folder.
+    /// The source makes it when it needs it.
+    pub fn files(&self) -> PathBuf {
+        self.position.files()
     }
 
     /// Returns the wall-clock time of the app. A test may set its own clock.

@@ -156,7 +156,7 @@ fn signature(body: &[u8]) -> String {
 }
 
 fn error_of(response: &Response) -> String {
-    let error = response.json()["error"].clone();
+    let error = response.json()["detail"].clone();
     error.as_str().expect("an error is a text").to_owned()
 }
 
@@ -233,10 +233,13 @@ fn each_problem_of_a_request_has_its_status_and_remedy() {
         let answer = http::post(app.address, path, headers, body).expect("there is an answer");
         let case = format!("{path} {headers:?}: {}", answer.body);
         assert_eq!(answer.code, code, "{case}");
-        assert_eq!(answer.json().get("error").is_some(), code != 202, "{case}");
+        assert_eq!(answer.json().get("detail").is_some(), code != 202, "{case}");
     }
     let answer = http::get(app.address, "/hook").expect("there is an answer");
-    assert_eq!((answer.code, answer.header("allow")), (405, Some("POST")));
+    assert_eq!(
+        (answer.code, answer.header("allow")),
+        (405, Some("OPTIONS, POST"))
+    );
     // A chunked body has no length in advance: its bytes are counted as they arrive.
     let chunks = format!(
         "POST /hook HTTP/1.1\r\nHost: localhost\r\nX-Id: c\r\nContent-Type: application/json\r\n\
