@@ -41,6 +41,8 @@ mod sql;
 mod throttle;
 #[cfg(feature = "json-schema")]
 mod validate;
+mod standard_webhooks;
+mod webhook_out;
 
 use brickwork::Catalog;
 
@@ -75,6 +77,7 @@ pub use sql::{Mode as SqlMode, PollFrom, Rows as SqlRows, Sql, SqlConfig, SqlPol
 pub use throttle::{Throttle, ThrottleConfig};
 #[cfg(feature = "json-schema")]
 pub use validate::{Validate, ValidateConfig};
+pub use webhook_out::{EnableEndpoint, EndpointDisabled, WebhookOut, WebhookOutConfig};
 
 /// Every service type of this crate.
 pub fn catalog() -> Catalog {
@@ -101,7 +104,8 @@ pub fn catalog() -> Catalog {
         .with::<Route>()
         .with_source::<Schedule>()
         .with::<Split>()
-        .with::<Throttle>();
+        .with::<Throttle>()
+        .with::<WebhookOut>();
     #[cfg(feature = "json-schema")]
     let catalog = catalog.with::<Validate>();
     #[cfg(feature = "mail")]
@@ -180,6 +184,7 @@ mod tests {
         service::<Sql>();
         #[cfg(feature = "sql")]
         source::<SqlPoll>();
+        service::<WebhookOut>();
     }
 
     #[test]
@@ -218,6 +223,7 @@ mod tests {
                 "throttle",
                 #[cfg(feature = "json-schema")]
                 "validate",
+                "webhook-out"
             ]
         );
         for known in catalog().iter() {

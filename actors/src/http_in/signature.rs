@@ -26,6 +26,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::forms;
+use crate::standard_webhooks;
 
 /// Signatures that are tried per request. A sender whose secret changes sends two.
 const SIGNATURES_MAX: usize = 8;
@@ -149,17 +150,11 @@ impl SignatureScheme {
     /// # Errors
     /// The secret is empty, or it does not have the form that the scheme needs.
     pub(super) fn key_of(self, secret: &Secret) -> Result<Vec<u8>, &'static str> {
-        let text = secret.reveal();
-        let key = match (self, text.strip_prefix("whsec_")) {
-            (Self::Standard, Some(rest)) => STANDARD
-                .decode(rest)
-                .map_err(|_| "it is not base64 after whsec_")?,
-            _ => text.as_bytes().to_vec(),
-        };
-        if key.is_empty() {
-            return Err("it is empty: anyone could sign with it");
+        match (self, secret.reveal()) {
+            (Self::Standard, secret) => standard_webhooks::key_of(secret),
+            (_, "") => Err("it is empty: anyone could sign with it"),
+            (_, secret) => Ok(secret.as_bytes().to_vec()),
         }
-        Ok(key)
     }
 }
 

@@ -134,6 +134,39 @@ impl Store<'_> {
         self.finish(message, result)
     }
 
+    /// Runs a transaction apart from the handled message: it is committed whatever the handler does
+    /// next, and runs again when the message is delivered again. It can't emit. For the things that
+    /// a service learns while it fails, such as the number of tries.
+    ///
+    /// # Errors
+    /// The error of the closure, or the database can't be written: nothing was done.
+    pub async fn transact_apart<R: Send + 'static>(
+        self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<R, Failure> + Send + 'static,
+    ) -> Result<R, Failure> {
+        self.check_no_entity()?;
+        let input = TxInput {
+            message: None,
+            publisher: self.cx.publisher.clone(),
+            input: self.cx.input_name(),
+            index: 0,
+            emits: RefCell::default(),
+            may_emit: false,
+            now_ms: self.cx.now_ms(),
+            reply: RefCell::default(),
+            entity: None,
+        };
+        let (job, result) = TxJob::new(self.opened.clone(), input, false, work);
+        self.opened.database.submit(job);
+        match result.await.unwrap_or(TxResult::Failed(store_closed())) {
+            TxResult::Committed(value, _) => Ok(value),
+            TxResult::Failed(failure) => Err(failure),
+            TxResult::AlreadyDone(_) | TxResult::OutboxFull => {
+                unreachable!("it has no message and emits nothing")
+            }
+        }
+    }
+
     /// Runs one transaction for each of several values of a batch, given by index. They are
     /// submitted together and share commits. The results are in the order of `works`.
     ///

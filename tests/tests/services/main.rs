@@ -19,6 +19,7 @@
 //! | `pressure` | full queues and backpressure |
 //! | `promises` | delivery and failure, the promises of every service |
 //! | `schedule` | the service type `schedule`, through the shipped binary |
+//! | `serve` | an HTTP API by the shipped binary: answers, OpenAPI, webhooks |
 //! | `service_api` | the API that services are written with |
 //! | `stages` | the service types `dedup` and `aggregate` |
 //! | `stopping` | graceful shutdown and its time limits |
@@ -46,6 +47,7 @@ mod positions_verb;
 mod pressure;
 mod promises;
 mod schedule;
+mod serve;
 mod service_api;
 mod stages;
 mod stopping;
