@@ -29,6 +29,8 @@ pub(super) struct Refusal {
     pub(super) text: String,
     /// The methods that the path has, with 405.
     allow: Option<String>,
+    /// Whether no message was sent. Otherwise a service may still handle it.
+    pub(super) is_unsent: bool,
 }
 
 impl Refusal {
@@ -39,6 +41,15 @@ impl Refusal {
             status,
             text,
             allow,
+            is_unsent: false,
+        }
+    }
+
+    /// States that no message was sent.
+    pub(super) fn unsent(self) -> Self {
+        Self {
+            is_unsent: true,
+            ..self
         }
     }
 

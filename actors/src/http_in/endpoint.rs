@@ -45,12 +45,9 @@ impl Endpoints {
         let mut all = Vec::new();
         let mut keys = Vec::new();
         for (key, route) in config.route_table() {
-            match Endpoint::new(key, &route, config, &mut errors) {
-                Some(endpoint) => {
-                    all.push(endpoint);
-                    keys.push(key);
-                }
-                None => continue,
+            if let Some(endpoint) = Endpoint::new(key, &route, config, &mut errors) {
+                all.push(endpoint);
+                keys.push(key);
             }
         }
         check_outputs(&all, &keys, &mut errors);

@@ -24,6 +24,7 @@ mod endpoint;
 mod forms;
 mod handshake;
 mod headers;
+mod payload;
 mod reply;
 mod request;
 mod route_config;

@@ -6,7 +6,6 @@
 //! signature (401), id, type and JSON (400). 202 is sent only after the transport has confirmed
 //! the message.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::config::Secret;
@@ -31,14 +30,11 @@ use super::endpoint::{Endpoint, Endpoints};
 use super::forms;
 use super::handshake::{self, Handshake};
 use super::headers::{Names, add_parameters, of_message};
+use super::payload::{payload_of, query_payload};
 use super::routes::NoRoute;
 use super::server::STOP_WITHIN;
 use super::signature::{SignatureCheck, SignatureScheme, Signed};
 use super::upload::{UploadError, Uploads};
-use crate::json::JsonText;
-
-/// The UTF-8 byte order mark, which some senders put before their JSON.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Time from the start of a stop to the answers of requests whose outcome isn't known by then.
 const ANSWER_WITHIN: Duration = STOP_WITHIN.saturating_sub(Duration::from_millis(500));
@@ -142,7 +138,8 @@ impl RequestHandler {
             let upload = upload.map_err(|error| self.no_upload(error, uploads))?;
             raw.payload = upload.payload(&content_type);
             let delivered = self.deliver(endpoint, &id, raw).await;
-            if delivered.is_err() {
+            // A message that may have been sent needs its file.
+            if delivered.as_ref().is_err_and(|refusal| refusal.is_unsent) {
                 uploads.discard(upload).await;
             }
             return Ok(finished(delivered, &id));
@@ -366,8 +363,8 @@ impl RequestHandler {
             .try_submit(&Output::named(output), message)
             .map_err(|error| match error {
                 // Raw bytes can only be too large.
-                TrySubmitError::Refused(_) => too_large(self.body_bytes_max as u64),
-                busy => Refusal::busy(busy.to_string()),
+                TrySubmitError::Refused(_) => too_large(self.body_bytes_max as u64).unsent(),
+                busy => Refusal::busy(busy.to_string()).unsent(),
             })?;
         match timeout(self.reply_timeout, confirm).await {
             Ok(Ok(())) => Ok(answer::accepted(&id)),
@@ -389,9 +386,9 @@ impl RequestHandler {
 
     /// Asks a service, waits for its reply, and makes the answer of it.
     async fn ask(&self, endpoint: &Endpoint, id: MessageId, raw: Raw) -> Result<Answer, Refusal> {
-        self.check_ready()?;
+        self.check_ready().map_err(Refusal::unsent)?;
         let Ok(_permit) = self.asks.try_acquire() else {
-            return Err(Refusal::busy("too many requests wait for a reply"));
+            return Err(Refusal::busy("too many requests wait for a reply").unsent());
         };
         let asked = (!endpoint.template.is_empty()).then(|| Raw {
             payload: Bytes::new(),
@@ -416,7 +413,7 @@ impl RequestHandler {
             )),
             Err(AskError::Unavailable(why)) => {
                 warn!(%id, why, "no service can answer the request");
-                Err(Refusal::busy("no service can answer now"))
+                Err(Refusal::busy("no service can answer now").unsent())
             }
             Err(AskError::Transport(error)) => {
                 warn!(%id, %error, "request could not be sent");
@@ -466,33 +463,4 @@ fn refuse(refusal: Refusal) -> Answer {
     let (status, why) = (refusal.status.as_u16(), &refusal.text);
     debug!(status, why, "request refused");
     refusal.into_answer()
-}
-
-/// The payload of a request without a body: its query, and the parameters of the path.
-fn query_payload(mut query: forms::Fields, params: &[(String, String)]) -> Bytes {
-    // The path decides: a parameter of the query can't replace one of the path.
-    query.retain(|(name, _)| !params.iter().any(|(param, _)| param == name));
-    query.extend_from_slice(params);
-    forms::to_json(query)
-}
-
-/// The payload of a message, and its content type; `None` means JSON.
-///
-/// # Errors
-/// The body is not in its format.
-fn payload_of(format: BodyFormat, body: Bytes) -> Result<(Bytes, Option<Arc<str>>), String> {
-    match format {
-        BodyFormat::Json(content_type) => {
-            let start = match body.starts_with(BYTE_ORDER_MARK) {
-                true => BYTE_ORDER_MARK.len(),
-                false => 0,
-            };
-            let json = body.slice(start..);
-            JsonText::check_readable(&json).map_err(|text| format!("the body: {text}"))?;
-            Ok((json, content_type))
-        }
-        BodyFormat::Form => Ok((forms::to_json(forms::parse(&body)?), None)),
-        BodyFormat::Query => Ok((query_payload(Vec::new(), &[]), None)),
-        BodyFormat::Other(content_type) => Ok((body, Some(content_type))),
-    }
 }

@@ -169,12 +169,20 @@ impl Document<'_> {
         all
     }
 
-    /// A schema, or the definition that it refers to.
+    /// A schema, or the definition that it leads to.
     fn resolved<'s>(&'s self, schema: &'s Value) -> &'s Value {
-        let reference = schema.get("$ref").and_then(Value::as_str);
-        let name = reference.and_then(|it| it.strip_prefix("#/components/schemas/"));
-        let found = name.and_then(|name| self.schemas.definitions().get(name));
-        found.unwrap_or(schema)
+        /// Longest chain of references, so that a ring of them ends.
+        const STEPS_MAX: usize = 8;
+        let mut schema = schema;
+        for _ in 0..STEPS_MAX {
+            let reference = schema.get("$ref").and_then(Value::as_str);
+            let name = reference.and_then(|it| it.strip_prefix("#/components/schemas/"));
+            match name.and_then(|name| self.schemas.definitions().get(name)) {
+                Some(found) => schema = found,
+                None => break,
+            }
+        }
+        schema
     }
 
     /// The schemas of an output's messages and of their reply, as far as they are known.

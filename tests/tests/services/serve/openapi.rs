@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use brickwork_tests::binary::{brickwork, workspace};
+use brickwork_tests::binary::{brickwork, shop, workspace};
 use serde_json::{Value, json};
 
 const MANIFEST: &str = r#"
@@ -40,8 +40,38 @@ use = "log"
 in = "worked"
 "#;
 
+/// An API before a service with typed inputs.
+const TYPED: &str = r#"
+[app]
+name = "shop"
+transport = "memory:"
+[services.front]
+use = "http-in"
+out = { reserve = "stock.reserve", release = "stock.release", both = "stock.reserve" }
+[services.front.config.routes]
+"/reservations" = "reserve"
+"DELETE /reservations/{id}" = "release"
+"/both" = "both"
+[services.stock]
+store = true
+in = { reserve = "stock.reserve", release = "stock.release" }
+out = "stock.answers"
+config.shelves = { tea = 1 }
+[services.end]
+use = "log"
+in = ["stock.answers", "stock.reserve"]
+"#;
+
 fn export(folder: &std::path::Path, more: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(brickwork());
+    export_by(brickwork(), folder, more)
+}
+
+fn export_by(
+    program: std::path::PathBuf,
+    folder: &std::path::Path,
+    more: &[&str],
+) -> (Option<i32>, String, String) {
+    let mut command = Command::new(program);
     command.args(["export", "openapi", "app.toml"]).args(more);
     let output = command.current_dir(folder).output().expect("it runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -142,4 +172,43 @@ fn one_service_can_be_chosen_and_one_without_routes_is_refused() {
         error.contains("there is no service \"work\" with routes"),
         "{error}"
     );
+}
+
+#[test]
+fn schemas_of_typed_inputs_are_in_the_document() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    std::fs::write(folder.path().join("app.toml"), TYPED).expect("it can be written");
+    let (code, text, error) = export_by(shop(), folder.path(), &[]);
+    assert_eq!(code, Some(0), "{error}");
+    validate(&text);
+    let document: Value = serde_json::from_str(&text).expect("it is JSON");
+    let schemas = &document["components"]["schemas"];
+    let post = &document["paths"]["/reservations"]["post"];
+    let schema = &post["requestBody"]["content"]["application/json"]["schema"];
+    let name = schema["$ref"].as_str().expect("a reference");
+    let name = name
+        .strip_prefix("#/components/schemas/")
+        .expect("a schema");
+    assert!(schemas[name].is_object(), "{schemas}");
+    assert_eq!(schemas["Order"]["properties"]["cents"]["type"], "integer");
+    // Without a body the payload is made of the parameters.
+    let delete = &document["paths"]["/reservations/{id}"]["delete"];
+    let parameters = delete["parameters"].as_array().expect("a list").iter();
+    let names: Vec<String> = parameters
+        .map(|it| {
+            format!(
+                "{} {}",
+                it["in"].as_str().unwrap_or(""),
+                it["name"].as_str().unwrap_or("")
+            )
+        })
+        .collect();
+    let expected = [
+        "path id",
+        "query cents",
+        "query customer",
+        "query item",
+        "query quantity",
+    ];
+    assert_eq!(names, expected);
 }
