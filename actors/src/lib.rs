@@ -38,10 +38,10 @@ mod schedule;
 mod split;
 #[cfg(feature = "sql")]
 mod sql;
+mod standard_webhooks;
 mod throttle;
 #[cfg(feature = "json-schema")]
 mod validate;
-mod standard_webhooks;
 mod webhook_out;
 
 use brickwork::Catalog;
