@@ -407,6 +407,8 @@ mod tests {
             ["body_max"]
         );
         assert!(wrong(json!({"path": "/a/b%20c", "content_types": ["*/*"]})).is_empty());
+        let config = json!({"upload_max": "2MiB", "uploads_max": "1MiB", "upload_keep": "0s"});
+        assert_eq!(wrong(config), ["upload_max", "upload_keep"]);
         let config = json!({
             "path": "/a",
             "routes": { "HEAD /a": "a" },

@@ -229,4 +229,21 @@ mod tests {
         let error = serde_json::from_value::<WebhookOutConfig>(json!({ "allow": [] }));
         assert_eq!(error.unwrap_err().to_string(), "missing field `url`");
     }
+
+    #[test]
+    fn the_client_gets_its_settings() {
+        let config: WebhookOutConfig = serde_json::from_value(json!({
+            "url": "msg.url", "allow": ["a.example"], "secrets": ["a"], "timeout": "2s",
+            "max_response": "1KiB", "proxy": "http://proxy.example:3128", "in_flight": 3,
+            "tls": { "ca": "ca.pem" },
+        }))
+        .unwrap();
+        let settings = config.client_settings();
+        assert_eq!(settings.allow, ["a.example"]);
+        assert_eq!(settings.timeout, Duration::from_secs(2));
+        assert_eq!(settings.connect_timeout, Duration::from_secs(2));
+        assert_eq!((settings.max_response, settings.max_in_flight), (1024, 3));
+        assert_eq!(settings.proxy, config.proxy);
+        assert!(settings.tls.ca.is_some());
+    }
 }
