@@ -76,6 +76,16 @@ impl Process {
         status.code()
     }
 
+    /// Asks the process to stop, by SIGTERM.
+    ///
+    /// # Panics
+    /// If the process has ended.
+    pub fn terminate(&self) {
+        let mut kill = Command::new("kill");
+        kill.args(["-TERM", &self.id().to_string()]);
+        assert!(kill.status().expect("kill runs").success());
+    }
+
     /// Kills the process and waits for its end.
     pub fn stop(mut self) {
         // A process that has ended by itself can't be killed.

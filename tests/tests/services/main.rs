@@ -18,6 +18,7 @@
 //! | `positions`, `positions_verb` | saved positions of sources |
 //! | `pressure` | full queues and backpressure |
 //! | `promises` | delivery and failure, the promises of every service |
+//! | `saas` | `examples/6-saas-sync`, while its outside fails and the app is killed |
 //! | `schedule` | the service type `schedule`, through the shipped binary |
 //! | `serve` | an HTTP API by the shipped binary: answers, OpenAPI, webhooks |
 //! | `service_api` | the API that services are written with |
@@ -46,6 +47,7 @@ mod positions;
 mod positions_verb;
 mod pressure;
 mod promises;
+mod saas;
 mod schedule;
 mod serve;
 mod service_api;
