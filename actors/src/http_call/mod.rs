@@ -73,7 +73,10 @@ config.allow = ["api.example.com"]
     type Config = HttpCallConfig;
 
     fn ports(_: &HttpCallConfig, ports: &mut Ports<Self>) {
-        ports.input(&IN).output(&OUT).optional_output(&REJECTED);
+        ports
+            .input(&IN)
+            .optional_output(&OUT)
+            .optional_output(&REJECTED);
     }
 
     fn check(config: &HttpCallConfig) -> Result<(), Vec<ConfigError>> {
@@ -186,7 +189,9 @@ impl HttpCall {
             subject: None,
             payload: raw.payload.clone(),
         };
-        cx.emit(&OUT, raw)?;
+        if cx.is_wired(&OUT) {
+            cx.emit(&OUT, raw)?;
+        }
         Ok(reply)
     }
 }

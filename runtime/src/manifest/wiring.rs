@@ -54,9 +54,20 @@ pub(super) struct Port<'a> {
 }
 
 impl Port<'_> {
-    /// Returns whether it needs a topic; the short form means the only port that does.
+    /// Returns whether it needs a topic.
     fn is_required(&self) -> bool {
         !self.internal && !self.optional
+    }
+}
+
+/// Returns the port of the short form: the only port that needs a topic, or, if none does, the first
+/// one.
+fn of_short_form<'p, 'a>(ports: &'p [Port<'a>]) -> Option<&'p Port<'a>> {
+    let mut required = ports.iter().filter(|port| port.is_required());
+    match (required.next(), required.next()) {
+        (Some(only), None) => Some(only),
+        (None, _) => ports.iter().find(|port| !port.internal),
+        (Some(_), Some(_)) => None,
     }
 }
 
@@ -197,9 +208,7 @@ impl Side {
         out: &mut Problems,
     ) -> Vec<WiredPort> {
         let names: Vec<&str> = ports.iter().map(|port| &**port.name).collect();
-        let mut to_wire = ports.iter().filter(|port| port.is_required());
-        // The port of the short form, if there is only one that it can mean.
-        let only = to_wire.next().filter(|_| to_wire.next().is_none());
+        let only = of_short_form(ports).map(|port| &**port.name);
         // Ports of an earlier report: a second report would repeat it.
         let mut reported: Vec<&str> = Vec::new();
         match &self.form {
@@ -220,7 +229,7 @@ impl Side {
         let mut wired = Vec::new();
         for port in ports {
             let topics = match &self.form {
-                Form::Short(_) if !port.is_required() => &[],
+                Form::Short(_) if only != Some(&**port.name) => &[],
                 _ => self.topics_of(port.name),
             };
             let is_reported = self.broken || reported.contains(&&**port.name);
@@ -308,5 +317,36 @@ impl Side {
             false => format!("add `{key}.{port} = \"TOPIC\"`"),
         };
         out.add(codes::UNWIRED_PORT, self.place, message, Some(help));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_form_means_the_required_port_or_the_first_optional_one() {
+        let names: Vec<Arc<str>> = ["internal", "a", "b"].map(Into::into).into();
+        for (optional, expected) in [
+            ([false, true], Some("a")),
+            ([true, false], Some("b")),
+            ([true, true], Some("a")),
+            ([false, false], None),
+        ] {
+            let port = |name, internal, optional| Port {
+                name,
+                request: false,
+                internal,
+                optional,
+            };
+            let ports = [
+                port(&names[0], true, false),
+                port(&names[1], false, optional[0]),
+                port(&names[2], false, optional[1]),
+            ];
+            let meant = of_short_form(&ports).map(|port| &**port.name);
+            assert_eq!(meant, expected, "{optional:?}");
+        }
+        assert!(of_short_form(&[]).is_none());
     }
 }

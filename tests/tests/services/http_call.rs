@@ -19,6 +19,10 @@ fn manifest(name: &str, service: &str) -> String {
         true => "[topics.refused]\nexternal = \"out\"",
         false => "",
     };
+    let answers = match service.contains("answers") {
+        true => "[topics.answers]\nexternal = \"out\"",
+        false => "",
+    };
     format!(
         r#"
         [app]
@@ -28,8 +32,7 @@ fn manifest(name: &str, service: &str) -> String {
         listen = "off"
         [topics.calls]
         external = "in"
-        [topics.answers]
-        external = "out"
+        {answers}
         {refused}
         [services.call]
         use = "http-call"
@@ -382,6 +385,38 @@ fn expressions_make_request_payload_and_outcome() {
         );
         assert_eq!(api.count("PUT /items/7"), 2);
         assert_eq!(app.summary("call").retry, 0);
+        app.stop().await;
+    });
+}
+
+#[test]
+fn a_call_whose_answer_is_not_needed_has_no_output() {
+    really(async {
+        let api = Api::start(|request| match request.target.as_str() {
+            "POST /422" => ApiReply::json(422, "{}"),
+            _ => ApiReply::json(200, "{}"),
+        })
+        .await;
+        let url = format!("config.url = \"'http://{}/' + msg.path\"", api.address);
+        let config = format!("out.rejected = \"refused\"\n{url}");
+        let app = start("no-output", &config).await;
+        let mut refused = app.probe("refused").await;
+        for path in ["chat", "422"] {
+            app.send("calls", json!({ "path": path })).await;
+        }
+        let message = refused.within(PATIENCE).await.unwrap();
+        assert_eq!(payload(&message), json!({ "path": "422" }));
+        app.idle().await;
+        assert_eq!(api.count("POST /chat"), 1);
+        let row = app.summary("call");
+        assert_eq!((row.ok, row.retry, row.dead_letters), (2, 0, 0), "{row:?}");
+        app.stop().await;
+
+        // The short form means the first output.
+        let app = start("short-form", &format!("out = \"answers\"\n{url}")).await;
+        let mut answers = app.probe("answers").await;
+        app.send("calls", json!({ "path": "chat" })).await;
+        assert!(answers.within(PATIENCE).await.is_some());
         app.stop().await;
     });
 }
