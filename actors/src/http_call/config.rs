@@ -57,8 +57,9 @@ pub struct HttpCallConfig {
     pub allow: Vec<String>,
     /// Time for a request and its whole answer. It must be shorter than `handler_timeout`.
     pub timeout: HumanDuration,
-    /// Time for name resolution, connect and TLS handshake.
-    pub connect_timeout: HumanDuration,
+    /// Time for name resolution, connect and TLS handshake, at most `timeout`. By default 5s, or
+    /// `timeout` if that is shorter.
+    pub connect_timeout: Option<HumanDuration>,
     /// Maximum size of an answer's body, before and after decompression.
     pub max_response: ByteSize,
     /// Maximum redirects that are followed, each checked as `allow` says. 0 refuses redirects.
@@ -164,7 +165,7 @@ impl Default for HttpCallConfig {
             kind: None,
             allow: Vec::new(),
             timeout: client.timeout.into(),
-            connect_timeout: client.connect_timeout.into(),
+            connect_timeout: None,
             max_response: ByteSize(client.max_response as u64),
             max_redirects: client.max_redirects,
             proxy: None,
@@ -214,7 +215,7 @@ impl HttpCallConfig {
     pub(super) fn client(&self) -> ClientSettings {
         ClientSettings {
             allow: self.allowed(),
-            connect_timeout: self.connect_timeout.0,
+            connect_timeout: self.connect_timeout(),
             timeout: self.timeout.0,
             max_response: self.max_response.0 as usize,
             max_redirects: self.max_redirects,
@@ -226,6 +227,12 @@ impl HttpCallConfig {
             adaptive: self.adaptive,
             ..ClientSettings::default()
         }
+    }
+
+    fn connect_timeout(&self) -> Duration {
+        let usual = ClientSettings::default().connect_timeout;
+        let own = self.connect_timeout.map(|own| own.0);
+        own.unwrap_or(usual.min(self.timeout.0))
     }
 
     fn per_host(&self) -> usize {
@@ -272,7 +279,10 @@ impl HttpCallConfig {
         if self.timeout.0.is_zero() {
             wrong("timeout", "it is longer than 0s".to_owned());
         }
-        if self.connect_timeout.0.is_zero() || self.connect_timeout > self.timeout {
+        if self
+            .connect_timeout
+            .is_some_and(|own| own.0.is_zero() || own > self.timeout)
+        {
             let text = "it is longer than 0s and at most timeout";
             wrong("connect_timeout", text.to_owned());
         }
@@ -353,6 +363,22 @@ mod tests {
             ("'ftp://example.com/'", None),
         ] {
             assert_eq!(literal_origin(source).as_deref(), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn the_time_to_connect_is_at_most_that_of_the_call() {
+        for (config, expected) in [
+            (json!({"timeout": "20s"}), 5_000),
+            (json!({"timeout": "1s"}), 1_000),
+            (json!({"timeout": "20s", "connect_timeout": "7s"}), 7_000),
+        ] {
+            let mut with_url = config.clone();
+            with_url["url"] = json!("'https://api.example.com/'");
+            assert_eq!(problems(with_url), [""; 0], "{config}");
+            let config: HttpCallConfig = serde_json::from_value(config).unwrap();
+            let settings = config.client();
+            assert_eq!(settings.connect_timeout, Duration::from_millis(expected));
         }
     }
 
