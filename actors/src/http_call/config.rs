@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use brickwork::ConfigError;
-use brickwork::config::{ByteSize, HumanDuration, Secret};
+use brickwork::config::{ByteSize, HumanDuration, LimitName, Secret};
 use brickwork::supervision::BreakerPolicy;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -80,6 +80,9 @@ pub struct HttpCallConfig {
     /// Consequence of a request that is not idempotent and has no complete answer: `retry`, after
     /// which the other side may have done it twice, or `reject`.
     pub on_unknown: OnUnknown,
+    /// Name of a limit of the manifest, `[limits.NAME]`: the rate of requests. A message waits for
+    /// its turn in the service for up to 5s, or outside of it for no attempt if the limit has a key.
+    pub limit: Option<LimitName>,
     /// Circuit breaker of each host, and of each tenant at a host.
     pub breaker: HostBreaker,
     /// Maximum requests in flight of an instance.
@@ -174,6 +177,7 @@ impl Default for HttpCallConfig {
             idempotent: None,
             idempotency_header: None,
             on_unknown: OnUnknown::default(),
+            limit: None,
             breaker: HostBreaker::default(),
             in_flight: 16,
             in_flight_per_host: None,

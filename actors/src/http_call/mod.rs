@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use brickwork::prelude::*;
-use brickwork::{ConfigError, Message};
+use brickwork::{ConfigError, Limit, Message};
 
 use self::config::{IN_FLIGHT_MAX, OnUnknown, time_of};
 use self::outcome::Outcome;
 use self::request::RequestPlan;
 use crate::expression::{ResponseExpression, Scope};
-use crate::http_client::{Answer, CallError, HttpClient};
+use crate::http_client::{Answer, CallError, HttpClient, OutsideRequest};
 use crate::ports::{OUT, current_message};
 
 pub use config::{BodyFormat, HostBreaker, HttpCallConfig};
@@ -35,6 +35,9 @@ const REJECTED: Output<Raw> = Output::new("rejected");
 /// Maximum pause of the input while all hosts wait: a message to another host may come.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// Maximum time for which a message waits for the turn of its limit in the service.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// Calls an outside API for each message, and emits the answer.
 pub struct HttpCall {
     client: Arc<HttpClient>,
@@ -43,6 +46,7 @@ pub struct HttpCall {
     outcome: Option<ResponseExpression>,
     kind: Option<Arc<str>>,
     on_unknown: OnUnknown,
+    limit: Option<Limit>,
     timeout: Duration,
     /// The warning about a short `handler_timeout` was logged.
     warned: bool,
@@ -66,6 +70,7 @@ config.allow = ["api.example.com"]
         "retries a message whose request was not sent, has no complete answer, or is answered with 401, 407, 408, 425, 429 or 5xx; waits as Retry-After says, at most an hour",
         "emits on rejected, or dead-letters with the start of the answer's body, a message that is answered with another status, whose answer is larger than max_response, or whose host or address may not be called",
         "defers messages to a host while its circuit breaker is open or while it has asked to wait (429 or 503 with Retry-After); they spend no attempt, and messages to other hosts go on",
+        "defers a message whose turn in its limit has not come; it spends no attempt",
         "with on_unknown = \"reject\", rejects a message whose request is not idempotent and has no complete answer",
         "dead-letters a message for which an expression has no value of the right type",
         "retries all messages while no OAuth 2 token can be had, or a file of tls can't be read",
@@ -98,6 +103,11 @@ config.allow = ["api.example.com"]
             outcome: config.outcome.clone(),
             kind: config.kind.as_deref().map(Arc::from),
             on_unknown: config.on_unknown,
+            limit: config
+                .limit
+                .as_deref()
+                .map(|name| cx.limit(name))
+                .transpose()?,
             timeout: config.timeout.0,
             warned: cx.instance() != 0,
         })
@@ -108,11 +118,10 @@ impl Handle<Raw, Raw> for HttpCall {
     async fn handle(&mut self, _: Raw, cx: &mut Context) -> Result<Raw, Failure> {
         let (message, attempt) = current_message(cx);
         let message = message.clone();
-        let mut request = self.plan.build(&message, attempt)?;
-        request.within = self.time(cx);
+        let request = self.plan.build(&message, attempt)?;
         let (url, partition) = (request.url.clone(), request.partition.clone());
         let idempotent = request.idempotent;
-        let result = self.client.call(request).await;
+        let result = self.call(request, &message, cx).await?;
         let now = SystemTime::now();
         let response = match &result {
             Ok(answer) if self.emit.is_some() || self.outcome.is_some() => {
@@ -153,6 +162,36 @@ impl Handle<Raw, Raw> for HttpCall {
 }
 
 impl HttpCall {
+    /// Sends the request when its limit lets it.
+    ///
+    /// # Errors
+    /// A defer until the message's turn. A reject, if the limit has a key and the message has none.
+    async fn call(
+        &mut self,
+        mut request: OutsideRequest,
+        message: &Message,
+        cx: &Context,
+    ) -> Result<Result<Answer, CallError>, Failure> {
+        if let Some(limit) = &self.limit {
+            // A request that will not be sent takes no turn.
+            if let Some(error) = self.client.held(&request) {
+                return Ok(Err(error));
+            }
+            // A message that is held holds up those of other keys, and the request needs its time.
+            let spare = cx.remaining().map_or(TURN_WAIT_MAX, |left| {
+                left.saturating_sub(self.timeout).min(TURN_WAIT_MAX)
+            });
+            let wait_max = if limit.has_key() {
+                Duration::ZERO
+            } else {
+                spare
+            };
+            limit.pass(message, wait_max).await?;
+        }
+        request.within = self.time(cx);
+        Ok(self.client.call(request).await)
+    }
+
     /// Returns the time of the request, and warns if the handler has less than `timeout`.
     fn time(&mut self, cx: &Context) -> Option<Duration> {
         let within = time_of(cx.remaining()?);

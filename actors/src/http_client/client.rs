@@ -157,6 +157,13 @@ impl HttpClient {
         }
     }
 
+    /// Returns the error that a request would have now, because its host has an open breaker or has
+    /// asked to wait.
+    pub(crate) fn held(&self, request: &OutsideRequest) -> Option<CallError> {
+        let url = Url::parse(&request.url).ok()?;
+        self.hosts.held(&host_key(&url, &request.partition))
+    }
+
     /// Returns the shortest wait, if all hosts that are in use wait: their breakers are open, or
     /// they have asked for it. The caller then pauses its input.
     pub(crate) fn all_held(&self) -> Option<Duration> {

@@ -115,13 +115,7 @@ impl Hosts {
                         done: false,
                     });
                 }
-                Entry::Held(until, reason) => {
-                    let wait = until.saturating_duration_since(Instant::now());
-                    return Err(CallError::Open {
-                        until: SystemTime::now() + wait,
-                        reason: format!("{} {reason}", shown(&host)),
-                    });
-                }
+                Entry::Held(until, reason) => return Err(open(&host, until, reason)),
                 Entry::Busy => return Err(CallError::Busy(shown(&host).to_owned())),
                 Entry::Wait(notified) => notified,
             };
@@ -133,6 +127,13 @@ impl Hosts {
                 return Err(CallError::Busy(shown(&host).to_owned()));
             }
         }
+    }
+
+    /// Returns the error of a request to a host that waits now.
+    pub(crate) fn held(&self, name: &str) -> Option<CallError> {
+        let mut table = self.table();
+        let held = table.get_mut(name)?.held(Instant::now(), self.started);
+        held.map(|(until, reason)| open(name, until, reason))
     }
 
     /// Returns the end of the shortest pause, if every host that is in use pauses.
@@ -221,6 +222,14 @@ fn others_in_use(table: &HashMap<Arc<str>, Host>, name: &str, now: Instant) -> b
 /// The name of a host without its partition, which may be confidential.
 fn shown(host: &str) -> &str {
     host.split('|').next().unwrap_or_default()
+}
+
+/// Returns the error of a request to a host that waits.
+fn open(host: &str, until: Instant, reason: &str) -> CallError {
+    CallError::Open {
+        until: SystemTime::now() + until.saturating_duration_since(Instant::now()),
+        reason: format!("{} {reason}", shown(host)),
+    }
 }
 
 impl Host {

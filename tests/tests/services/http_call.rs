@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use brickwork::Message;
 use brickwork::transport::Transports;
@@ -417,6 +417,79 @@ fn a_call_whose_answer_is_not_needed_has_no_output() {
         let mut answers = app.probe("answers").await;
         app.send("calls", json!({ "path": "chat" })).await;
         assert!(answers.within(PATIENCE).await.is_some());
+        app.stop().await;
+    });
+}
+
+#[test]
+fn a_limit_by_customer_delays_that_customer_alone() {
+    really(async {
+        let api = Api::start(|_| ApiReply::json(200, "{}")).await;
+        let service = format!(
+            r#"out = "answers"
+            config.url = "'http://{}/'"
+            config.limit = "customer"
+            config.emit = "msg"
+            [limits.customer]
+            rate = 5
+            per = "1s"
+            key = "msg.customer""#,
+            api.address
+        );
+        let app = start("limit", &service).await;
+        let mut answers = app.probe("answers").await;
+        let began = Instant::now();
+        for _ in 0..15 {
+            app.send("calls", json!({ "customer": "busy" })).await;
+        }
+        app.send("calls", json!({ "customer": "quiet" })).await;
+        let customer = |message: &Message| payload(message)["customer"].to_string();
+        while !collect(&mut answers, 1, customer)
+            .await
+            .contains_key("\"quiet\"")
+        {}
+        assert!(api.requests().len() < 15, "{}", api.requests().len());
+        api.until(16).await;
+        // Five at once, ten more at five a second.
+        assert!(began.elapsed() > Duration::from_millis(1_800));
+        app.idle().await;
+        let row = app.summary("call");
+        assert_eq!((row.ok, row.retry, row.dead_letters), (16, 0, 0), "{row:?}");
+        app.stop().await;
+    });
+}
+
+#[test]
+fn a_message_to_a_host_whose_breaker_is_open_takes_no_turn_of_the_limit() {
+    really(async {
+        let bad = Api::start(|request| match request.before {
+            0 | 1 => ApiReply::json(500, "{}"),
+            _ => ApiReply::json(200, "\"bad\""),
+        })
+        .await;
+        let good = Api::start(|_| ApiReply::json(200, "\"good\"")).await;
+        let service = format!(
+            r#"out = "answers"
+            config.url = "msg"
+            config.allow = ["{}", "{}"]
+            config.limit = "four"
+            config.in_flight = 1
+            config.breaker = {{ min_messages = 2, pause_min = "500ms", pause_max = "500ms" }}
+            [limits.four]
+            rate = 1
+            per = "1h"
+            burst = 4"#,
+            bad.address, good.address
+        );
+        let app = start("no-turn", &service).await;
+        let mut answers = app.probe("answers").await;
+        for api in [&good, &bad, &bad, &bad] {
+            app.send("calls", json!(format!("http://{}/", api.address)))
+                .await;
+        }
+        // The first three take a turn each, the probe takes the fourth.
+        let all = collect(&mut answers, 2, |message| payload(message).to_string()).await;
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["\"bad\"", "\"good\""]);
         app.stop().await;
     });
 }
