@@ -19,11 +19,6 @@
 //! | `hosts`, `limit` | breaker, limit and pause of each host |
 //! | `client` | the client: credentials, redirects |
 
-#![allow(
-    unused_imports,
-    reason = "webhook-out, which is being built, uses retry_after"
-)]
-
 mod address;
 mod body;
 mod client;
@@ -48,4 +43,4 @@ pub(crate) use headers::parse_name as parse_header_name;
 pub(crate) use request::{Answer, CallError, OutsideRequest};
 pub(crate) use settings::ClientSettings;
 pub use settings::TlsSettings;
-pub(crate) use verdict::{Verdict, retry_after, verdict};
+pub(crate) use verdict::{Verdict, retry_after};

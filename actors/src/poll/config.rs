@@ -14,7 +14,7 @@ use super::decision::{CursorSource, Rules};
 use super::request::{self, Variables};
 use crate::config_errors;
 use crate::expression::Expression;
-use crate::http_client::{AllowList, ClientSettings, TlsSettings};
+use crate::http_client::{AllowList, AuthSettings, ClientSettings, TlsSettings};
 use crate::schedule::{CronText, Timing, Zone};
 
 /// Minimum of `every`.
@@ -79,6 +79,8 @@ pub struct PollConfig {
     pub proxy: Option<Secret>,
     /// Certificates.
     pub tls: TlsSettings,
+    /// Credentials, as those of `http-call`. Every host of `allow` gets them.
+    pub auth: Option<AuthSettings>,
 }
 
 /// Place and form of the cursor: `field` or `answer`.
@@ -171,6 +173,7 @@ impl Default for PollConfig {
             max_redirects: client.max_redirects,
             proxy: None,
             tls: client.tls,
+            auth: None,
         }
     }
 }
@@ -218,6 +221,7 @@ impl PollConfig {
             }
             Ok(allow) => self.check_request(&allow, &mut wrong),
         }
+        errors.extend(self.auth.iter().flat_map(AuthSettings::check));
         config_errors::result(errors)
     }
 
@@ -309,6 +313,7 @@ impl PollConfig {
             max_redirects: self.max_redirects,
             proxy: self.proxy.clone(),
             tls: self.tls.clone(),
+            auth: self.auth.clone(),
             // The source waits by itself: it has one request at a time.
             breaker: None,
             ..ClientSettings::default()

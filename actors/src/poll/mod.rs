@@ -51,6 +51,7 @@ allow = ["api.example.com"]
 "#;
     const FAILURES: &'static [&'static str] = &[
         "tries again, with back-off or after Retry-After, when the API fails: nothing of that poll is skipped",
+        "tries again while no OAuth 2 token can be had, or the credentials are refused",
         "tries again when an answer isn't JSON, an expression fails or a page repeats, with the reason in the log",
         "emits records again under the same ids when it is killed before its position is saved",
         "loses a record that becomes visible later than config.cursor.lag after its cursor value",

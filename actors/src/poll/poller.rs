@@ -14,7 +14,7 @@ use super::answer::{Next, Page, Record};
 use super::config::PollConfig;
 use super::decision::{CursorSource, Fate, Poll, Rules, Saved};
 use super::request::{self, Variables};
-use crate::http_client::{HttpClient, Verdict, verdict};
+use crate::http_client::{HttpClient, Verdict};
 use crate::ports::OUT;
 use crate::schedule::Timing;
 
@@ -168,7 +168,7 @@ impl<'a> Poller<'a> {
             }
             let at = Url::parse(&request.url).map_err(|error| error.to_string())?;
             let answer = self.client.call(request).await;
-            match verdict(&answer, self.out.now()) {
+            match self.client.judge(at.as_str(), "", &answer, self.out.now()) {
                 Verdict::Succeeded => {}
                 Verdict::Later { after, reason, .. } => {
                     return Err(Stopped::Outside { reason, after });

@@ -101,6 +101,7 @@ fn wrong_settings_are_reported_where_they_stand() {
             "keep one",
         ),
         (json!({ "pages": { "max": 0 } }), "pages.max"),
+        (json!({ "auth": { "user": "me" } }), "auth"),
         (
             json!({ "cursor": { "field": "msg.a", "answer": "msg.b" } }),
             "keep one",

@@ -9,6 +9,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use brickwork::transport::Transports;
+use brickwork_tests::api::{self, ApiReply};
+use brickwork_tests::app::{TestApp, really};
 use brickwork_tests::binary::brickwork;
 use brickwork_tests::process::{Process, until};
 use serde_json::{Value, json};
@@ -300,4 +303,60 @@ fn a_long_first_poll_of_sorted_records_goes_on_where_it_was_killed() {
     let first = api.with(|state| state.requests[0].1.clone());
     let since = parameter(&first, "since").expect("a cursor");
     assert!(before > 8 && since >= 10, "{before} requests, then {first}");
+}
+
+#[test]
+fn a_poll_renews_a_refused_token() {
+    really(async {
+        let api = api::Api::start(|request| {
+            let token = request.headers.get("authorization").map(String::as_str);
+            match (request.target.as_str(), token) {
+                ("POST /token", _) => {
+                    let token = format!("token-{}", request.before);
+                    let body = json!({ "access_token": token, "expires_in": 3600 });
+                    ApiReply::json(200, &body.to_string())
+                }
+                // The first token is no longer valid at the second poll.
+                (_, Some("Bearer token-0")) if request.before == 0 => {
+                    ApiReply::json(200, r#"[{"number":1}]"#)
+                }
+                (_, Some("Bearer token-1")) => ApiReply::json(200, r#"[{"number":2}]"#),
+                _ => ApiReply::json(401, "{}"),
+            }
+        })
+        .await;
+        let manifest = format!(
+            r#"
+            [app]
+            name = "token"
+            transport = "memory:"
+            [admin]
+            listen = "off"
+            [topics.orders]
+            external = "out"
+            [services.orders]
+            use = "poll"
+            out = "orders"
+            [services.orders.config]
+            every = "100ms"
+            url = "'http://{0}/orders'"
+            allow = ["{0}"]
+            auth.oauth2 = {{ token_url = "http://{0}/token", client_id = "me", client_secret = "hidden" }}
+            "#,
+            api.address
+        );
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let (catalog, transports) = (brickwork_actors::catalog(), Transports::new());
+        let app = TestApp::start_in(folder, &manifest, &catalog, &transports).await;
+        let mut orders = app.probe("orders").await;
+        loop {
+            let message = orders.within(PATIENCE).await.expect("polls go on");
+            let order: Value = serde_json::from_slice(&message.payload).expect("JSON");
+            if order["number"] == 2 {
+                break;
+            }
+        }
+        assert_eq!(api.count("POST /token"), 2);
+        app.stop().await;
+    });
 }
