@@ -249,7 +249,7 @@ mod tests {
             ),
             (
                 r#"{"url":"https://a/","secret":{"s3cret":1},"name":"a"}"#,
-                "nor a list",
+                "a list",
             ),
             (
                 r#"{"url":"https://a/","secret":"whsec_s3cret!","name":"a"}"#,

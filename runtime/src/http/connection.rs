@@ -23,8 +23,9 @@ use super::io_deadline::{ConnectionProgress, Phase, PhaseLimits, TrackedStream};
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Response to a client whose head did not arrive in time.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 43\r\n\r\n\
-    {\"error\":\"the request didn't come in time\"}";
+    content-type: application/problem+json\r\ncontent-length: 104\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\
+    \"status\":408,\"detail\":\"the request didn't come in time\"}";
 /// Time for which data after the last response is read and discarded. A socket that is closed
 /// with unread data resets the connection, and the client loses the response.
 const LINGER: Duration = Duration::from_secs(2);

@@ -65,7 +65,14 @@ const BRIDGES: Layers = Layers {
 const ACTORS: Layers = Layers {
     folder: "actors/src",
     layers: &[
-        &["batch", "config_errors", "json_reader", "outage", "ports"],
+        &[
+            "batch",
+            "config_errors",
+            "json_reader",
+            "outage",
+            "ports",
+            "standard_webhooks",
+        ],
         &["expression", "json"],
         &["codec", "key", "log"],
         &[
@@ -94,6 +101,7 @@ const ACTORS: Layers = Layers {
             "split",
             "throttle",
             "validate",
+            "webhook_out",
         ],
         &["enrich"],
     ],

@@ -13,8 +13,8 @@ const CLIENTS: u64 = 3;
 const EVERY: u32 = 20;
 
 /// The statuses that a request can get; 500 is none of them.
-const CODES: [u16; 14] = [
-    100, 200, 202, 400, 403, 404, 405, 408, 413, 414, 415, 431, 501, 503,
+const CODES: [u16; 15] = [
+    100, 200, 202, 204, 400, 403, 404, 405, 408, 413, 414, 415, 431, 501, 503,
 ];
 
 fn pick<'a>(random: &mut Rng, list: &[&'a str]) -> &'a str {
