@@ -14,6 +14,7 @@
 //! | [entities](mod@entities) | An actor for each key, with a saved state |
 //! | [sources](mod@sources) | Messages from outside |
 //! | [outside](mod@outside) | Calling, polling and serving other systems; schedules |
+//! | [presets](mod@presets) | Well-known products, to copy into a manifest |
 //! | [manifest](mod@manifest) | Every key of the manifest |
 //! | [expressions](mod@expressions) | Conditions and mappings in CEL |
 //! | [transforms](mod@transforms) | Split, batch, validate, limit, delay, enrich, decode |
@@ -44,6 +45,7 @@ macro_rules! chapters {
             #[doc = "[entities]: crate::guide::entities"]
             #[doc = "[sources]: crate::guide::sources"]
             #[doc = "[outside]: crate::guide::outside"]
+            #[doc = "[presets]: crate::guide::presets"]
             #[doc = "[manifest]: crate::guide::manifest"]
             #[doc = "[expressions]: crate::guide::expressions"]
             #[doc = "[transforms]: crate::guide::transforms"]
@@ -77,6 +79,7 @@ chapters! {
     entities = "entities";
     sources = "sources";
     outside = "outside";
+    presets = "presets";
     manifest = "manifest";
     expressions = "expressions";
     transforms = "transforms";

@@ -16,6 +16,7 @@
 //! | `mailbox` | wake-ups of the mailbox, under a model checker |
 //! | `poll` | the service type `poll`, through the shipped binary |
 //! | `positions`, `positions_verb` | saved positions of sources |
+//! | `presets` | the presets of the guide, against a server that answers as the products do |
 //! | `pressure` | full queues and backpressure |
 //! | `promises` | delivery and failure, the promises of every service |
 //! | `saas` | `examples/6-saas-sync`, while its outside fails and the app is killed |
@@ -45,6 +46,7 @@ mod mailbox;
 mod poll;
 mod positions;
 mod positions_verb;
+mod presets;
 mod pressure;
 mod promises;
 mod saas;
