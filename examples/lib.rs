@@ -8,3 +8,4 @@
 //! | `4-polyglot` | an app that works with programs in Node and Python, over RabbitMQ |
 //! | `5-accounts` | an entity for each account: transfers with compensation, and reminders |
 //! | `6-saas-sync` | SaaS products that fail all the time, by a manifest alone |
+//! | `7-api` | an HTTP API over a service with a store |

@@ -37,6 +37,17 @@ pub fn accounts() -> PathBuf {
         .clone()
 }
 
+/// Returns the path of the program of `examples/7-api`, built in the same way.
+///
+/// # Panics
+/// If the build fails.
+pub fn todos() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build("brickwork-examples", "todos"))
+        .clone()
+}
+
 /// Returns the root of the workspace.
 pub fn workspace() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -3,6 +3,7 @@
 //! | module | promises on |
 //! | --- | --- |
 //! | `abuse` | services that panic in every hook or block their thread |
+//! | `api` | `examples/7-api`: an HTTP API, with the shipped program |
 //! | `asks` | requests between services |
 //! | `attributes` | services that are written with attributes |
 //! | `breaker` | circuit breakers, and failures that count against no service |
@@ -31,6 +32,7 @@
 //! | `tree` | supervision, against a model |
 
 mod abuse;
+mod api;
 mod asks;
 mod attributes;
 mod breaker;
