@@ -43,6 +43,7 @@ mod throttle;
 #[cfg(feature = "json-schema")]
 mod validate;
 mod webhook_out;
+mod zeromq;
 
 use brickwork::Catalog;
 
@@ -78,6 +79,7 @@ pub use throttle::{Throttle, ThrottleConfig};
 #[cfg(feature = "json-schema")]
 pub use validate::{Validate, ValidateConfig};
 pub use webhook_out::{EnableEndpoint, EndpointDisabled, WebhookOut, WebhookOutConfig};
+pub use zeromq::{InMode, OutMode, ZeromqIn, ZeromqInConfig, ZeromqOut, ZeromqOutConfig};
 
 /// Every service type of this crate.
 pub fn catalog() -> Catalog {
@@ -105,7 +107,9 @@ pub fn catalog() -> Catalog {
         .with_source::<Schedule>()
         .with::<Split>()
         .with::<Throttle>()
-        .with::<WebhookOut>();
+        .with::<WebhookOut>()
+        .with_source::<ZeromqIn>()
+        .with::<ZeromqOut>();
     #[cfg(feature = "json-schema")]
     let catalog = catalog.with::<Validate>();
     #[cfg(feature = "mail")]
@@ -176,6 +180,8 @@ mod tests {
         source::<Schedule>();
         service::<Split>();
         service::<Throttle>();
+        source::<ZeromqIn>();
+        service::<ZeromqOut>();
         #[cfg(feature = "json-schema")]
         service::<Validate>();
         #[cfg(feature = "mail")]
@@ -223,7 +229,9 @@ mod tests {
                 "throttle",
                 #[cfg(feature = "json-schema")]
                 "validate",
-                "webhook-out"
+                "webhook-out",
+                "zeromq-in",
+                "zeromq-out",
             ]
         );
         for known in catalog().iter() {

@@ -188,6 +188,11 @@ impl Polyglot {
     }
 }
 
+/// Returns the Python with the packages that `tests/run` installs.
+pub fn python() -> PathBuf {
+    installed().join("venv/bin/python")
+}
+
 /// Returns the folder of the packages that `tests/run` installs.
 fn installed() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");

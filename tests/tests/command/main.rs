@@ -21,6 +21,7 @@
 //! | `prometheus` | metrics and alert rules, read by Prometheus |
 //! | `room`, `store_room` | a full disk |
 //! | `watch` | `run --watch` |
+//! | `zeromq` | links over ZeroMQ |
 
 mod accepted;
 mod backlog;
@@ -44,3 +45,4 @@ mod replayed;
 mod room;
 mod store_room;
 mod watch;
+mod zeromq;
