@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use brickwork::ConfigError;
-use rustix::net::sockopt;
+use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -87,6 +89,31 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Open sockets. If a handler blocks their thread for good, they are shut down from another one:
+/// the next run needs the port, and the peers must not wait.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Sockets(Arc<Mutex<Vec<Weak<OwnedFd>>>>);
+
+impl Sockets {
+    /// Adds a socket, until the returned value is dropped.
+    pub(super) fn hold(&self, socket: impl AsFd) -> io::Result<Arc<OwnedFd>> {
+        let held = Arc::new(socket.as_fd().try_clone_to_owned()?);
+        let mut sockets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.retain(|socket| socket.strong_count() > 0);
+        sockets.push(Arc::downgrade(&held));
+        Ok(held)
+    }
+
+    /// Shuts all sockets down.
+    pub(super) fn shut_down(&self) {
+        let sockets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for socket in sockets.iter().filter_map(Weak::upgrade) {
+            // A connection that the peer has closed can't be shut down.
+            let _closed = shutdown(&socket, Shutdown::Both);
+        }
+    }
+}
+
 /// Returns the wait before try number `tries` to connect, from 0.
 pub(super) fn reconnect_after(tries: u32) -> Duration {
     RECONNECT
@@ -118,6 +145,8 @@ pub(super) fn pong(body: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     #[test]
@@ -158,6 +187,25 @@ mod tests {
         let stream = connect(&endpoint).await.unwrap();
         assert!(sockopt::socket_keepalive(&stream).unwrap());
         assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), PROBE_AFTER);
+    }
+
+    #[tokio::test]
+    async fn sockets_of_a_blocked_thread_are_shut_down() {
+        let listener = listen("tcp://127.0.0.1:0").await.unwrap();
+        let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+        let (sockets, mut stream) = (Sockets::default(), connect(&endpoint).await.unwrap());
+        drop(sockets.hold(&stream).unwrap());
+        let (accepted, _) = listener.accept().await.unwrap();
+        let held = [
+            sockets.hold(&listener).unwrap(),
+            sockets.hold(&accepted).unwrap(),
+        ];
+        assert_eq!(sockets.0.lock().unwrap().len(), 2);
+        sockets.shut_down();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        // Both are still open here; the port is free.
+        listen(&endpoint).await.unwrap();
+        drop((listener, accepted, held));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::acks::{self, FromReceiver, FromSender};
-use super::endpoint;
+use super::endpoint::{self, Sockets};
 use super::wire::{Incoming, Kind, Parser, encode, handshake};
 use super::{PING_EVERY, SILENCE_MAX};
 use crate::ports::OUT;
@@ -136,8 +136,11 @@ config.bind = "tcp://127.0.0.1:5555"
         let receiver = Receiver {
             config,
             out,
+            sockets: Sockets::default(),
             log: LogThrottle::default(),
         };
+        let sockets = receiver.sockets.clone();
+        let _hook = out.on_abandoned(move || sockets.shut_down());
         let ended = match &config.bind {
             Some(bind) => {
                 let listener = endpoint::listen(bind).await.map_err(|error| {
@@ -147,6 +150,7 @@ config.bind = "tcp://127.0.0.1:5555"
                 if !endpoint::is_loopback(bind) {
                     warn!(endpoint = %bind, "anyone who can reach this address can send: there is no encryption and no password");
                 }
+                let _held = receiver.sockets.hold(&listener)?;
                 out.or_stop(receiver.accept(listener)).await
             }
             None => out.or_stop(receiver.connect()).await,
@@ -163,6 +167,7 @@ config.bind = "tcp://127.0.0.1:5555"
 struct Receiver<'a> {
     config: &'a ZeromqInConfig,
     out: &'a SourceContext,
+    sockets: Sockets,
     log: LogThrottle,
 }
 
@@ -242,6 +247,7 @@ impl Receiver<'_> {
     /// Receives the messages of one connection.
     async fn session(&self, mut stream: TcpStream) -> io::Result<()> {
         endpoint::prepare(&stream)?;
+        let _held = self.sockets.hold(&stream)?;
         let mut buffer = handshake(&mut stream, self.kind()).await?;
         if self.config.mode == InMode::Sub {
             endpoint::write(&mut stream, &self.subscriptions()).await?;

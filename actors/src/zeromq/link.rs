@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
 
 use super::acks::{FromReceiver, ping};
-use super::endpoint;
+use super::endpoint::{self, Sockets};
 use super::wire::{Incoming, Kind, Parser, command, handshake};
 use super::{PING_EVERY, SILENCE_MAX};
 
@@ -64,6 +64,7 @@ pub(super) struct Link {
 struct Shared {
     settings: LinkSettings,
     state: Mutex<State>,
+    sockets: Sockets,
     log: LogThrottle,
 }
 
@@ -90,10 +91,16 @@ impl Link {
         let shared = Arc::new(Shared {
             settings,
             state: Mutex::default(),
+            sockets: Sockets::default(),
             log: LogThrottle::default(),
         });
         let task = tokio::spawn(shared.clone().run()).abort_handle();
         Self { shared, task }
+    }
+
+    /// Returns the sockets of all connections.
+    pub(super) fn sockets(&self) -> &Sockets {
+        &self.shared.sockets
     }
 
     /// Returns the queue of the connection whose turn it is.
@@ -156,6 +163,10 @@ impl Shared {
         self.state().last_error = text;
     }
 
+    fn closed(&self, error: &io::Error) {
+        self.failed(format!("connection closed: {error}"));
+    }
+
     async fn run(self: Arc<Self>) {
         let mut sessions = JoinSet::new();
         let Some(bind) = &self.settings.bind else {
@@ -178,7 +189,10 @@ impl Shared {
         if !endpoint::is_loopback(bind) {
             warn!(endpoint = %bind, "anyone who can reach this address gets messages: there is no encryption and no password");
         }
-        self.accept(listener, &mut sessions).await;
+        match self.sockets.hold(&listener) {
+            Ok(_held) => self.accept(listener, &mut sessions).await,
+            Err(error) => self.failed(format!("can't listen on {bind}: {error}")),
+        }
     }
 
     async fn accept(self: &Arc<Self>, listener: TcpListener, sessions: &mut JoinSet<()>) {
@@ -221,12 +235,14 @@ impl Shared {
 
     /// Serves one connection to its end.
     async fn serve(&self, mut stream: TcpStream) {
-        if let Err(error) = endpoint::prepare(&stream) {
-            return self.failed(format!("connection closed: {error}"));
-        }
-        let buffer = match handshake(&mut stream, self.settings.kind).await {
-            Ok(buffer) => buffer,
-            Err(error) => return self.failed(format!("connection closed: {error}")),
+        let opened = async {
+            endpoint::prepare(&stream)?;
+            let held = self.sockets.hold(&stream)?;
+            Ok::<_, io::Error>((handshake(&mut stream, self.settings.kind).await?, held))
+        };
+        let (buffer, _held) = match opened.await {
+            Ok(opened) => opened,
+            Err(error) => return self.closed(&error),
         };
         let (sender, jobs) = mpsc::channel(self.settings.window);
         let number = {
@@ -251,7 +267,7 @@ impl Shared {
             pending: HashMap::new(),
         };
         if let Err(error) = session.run(buffer).await {
-            self.failed(format!("connection closed: {error}"));
+            self.closed(&error);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brickwork::prelude::*;
-use brickwork::{Message, config::HumanDuration};
+use brickwork::{AbandonHook, Message, config::HumanDuration};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -27,6 +27,7 @@ pub struct ZeromqOut {
     ack_timeout: Duration,
     topic: Option<String>,
     link: Arc<Link>,
+    _hook: Option<AbandonHook>,
 }
 
 /// Config of `zeromq-out`. Set exactly one of `bind` and `connect`.
@@ -147,11 +148,15 @@ config.connect = ["tcp://127.0.0.1:5555"]
             connect: config.connect.clone(),
             window: config.window(),
         };
+        let link = cx.shared(async || Ok(Link::start(settings))).await?;
+        let sockets = link.sockets().clone();
+        let first = cx.instance() == 0;
         Ok(Self {
             mode: config.mode,
             ack_timeout: config.ack_timeout.0,
             topic: config.topic.clone(),
-            link: cx.shared(async || Ok(Link::start(settings))).await?,
+            link,
+            _hook: first.then(|| cx.on_abandoned(move || sockets.shut_down())),
         })
     }
 }
