@@ -102,6 +102,7 @@ const ACTORS: Layers = Layers {
             "throttle",
             "validate",
             "webhook_out",
+            "zeromq",
         ],
         &["enrich"],
     ],
