@@ -42,7 +42,7 @@ pub(super) fn parse(endpoint: &str) -> Result<(&str, u16), String> {
 /// The errors in the endpoints of a config: exactly one of `bind` and `connect` is set.
 pub(super) fn errors(bind: Option<&str>, connect: &[String]) -> Vec<ConfigError> {
     let mut errors = Vec::new();
-    if bind.is_some() == !connect.is_empty() {
+    if bind.is_some() != connect.is_empty() {
         let text = "set exactly one of bind and connect, such as tcp://127.0.0.1:5555";
         errors.push(ConfigError::new("bind", text));
     }
