@@ -133,7 +133,9 @@ impl Run {
             report = app.stop() => report,
             () = signals.next() => stopped_at_once(),
         };
-        match (has_started, self.json) {
+        // A supervisor may give up while services start: others have worked by then.
+        let has_worked = has_started || matches!(end, End::Failed(_));
+        match (has_worked, self.json) {
             (true, true) => print_json(&report.summary),
             (true, false) => print(&format!("\n{}", report.summary.table())),
             (false, _) => {}
