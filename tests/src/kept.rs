@@ -85,6 +85,18 @@ impl Queues {
         rows.collect()
     }
 
+    /// Counts the different dead letters of each queue. A source that is killed before it has
+    /// saved its position sends messages again, so a letter may be there twice.
+    ///
+    /// # Panics
+    /// If the file can't be read.
+    pub fn different_letters(&self) -> i64 {
+        self.count(
+            "SELECT count(DISTINCT (id >> 40) || ' ' || hex(payload)) FROM message
+             WHERE id >> 40 IN (SELECT number FROM queue WHERE input = 'dlq')",
+        )
+    }
+
     /// Counts the messages in input queues, suspect queues and delays, without dead letters.
     ///
     /// # Panics
