@@ -71,6 +71,8 @@ struct Gate {
     is_closed: bool,
     /// Suspects on their way to the queue of suspects.
     moving: usize,
+    /// Suspects that have ever left for the queue of suspects.
+    moves: u64,
     /// When the first delivery arrived.
     served_at: Option<Instant>,
     /// The part is about to be given to another process.
@@ -80,6 +82,32 @@ struct Gate {
     /// A message of the part was requeued: the consumer is about to end.
     is_over: bool,
 }
+
+impl Gate {
+    /// The state that an answer of the broker will be about: `None` before the first delivery, since
+    /// until then another process may have suspects of the part.
+    fn asked(&self) -> Option<SuspectsAsked> {
+        self.served_at.map(|_| SuspectsAsked(self.moves))
+    }
+
+    /// Opens the gate if the part had no suspects when the broker was asked, and has none now. Returns
+    /// whether it is open. An empty queue of suspects proves that only after a moment: the broker may
+    /// be about to requeue those of a process that died. A suspect that has left since may be in the
+    /// queue by now: the broker is asked again.
+    fn opens(&mut self, asked: Option<SuspectsAsked>, there_is_no_queue: bool) -> bool {
+        let is_about_now = asked.is_some_and(|SuspectsAsked(moves)| moves == self.moves);
+        let since = self.served_at.map(|at| at.elapsed());
+        let is_sure = there_is_no_queue || since.is_some_and(|since| since >= SUSPECTS_BACK);
+        if is_about_now && is_sure && self.moving == 0 {
+            self.is_closed = false;
+        }
+        !self.is_closed
+    }
+}
+
+/// The moment at which the broker was asked for the suspects of a part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SuspectsAsked(u64);
 
 /// Time after which the suspects of a process that died are surely back in their queue.
 const SUSPECTS_BACK: Duration = Duration::from_secs(1);
@@ -182,6 +210,12 @@ impl PrefetchBuffer {
         let mut state = self.state.lock();
         state.gate.is_closed = true;
         state.gate.moving += 1;
+        state.gate.moves += 1;
+    }
+
+    /// Begins to ask the broker for the suspects of the part.
+    pub(super) fn suspects_asked(&self) -> Option<SuspectsAsked> {
+        self.state.lock().gate.asked()
     }
 
     /// A suspect of a part is in the queue of suspects.
@@ -189,15 +223,10 @@ impl PrefetchBuffer {
         self.state.lock().gate.moving -= 1;
     }
 
-    /// Hands messages out again, because the part has no suspects. An empty queue of suspects proves
-    /// that only after a moment: the broker may be about to requeue those of a process that died.
-    pub(super) fn no_suspects(&self, there_is_no_queue: bool) {
+    /// Hands messages out again, because the part had no suspects when the broker was asked.
+    pub(super) fn no_suspects(&self, asked: Option<SuspectsAsked>, there_is_no_queue: bool) {
         let mut state = self.state.lock();
-        let gate = &mut state.gate;
-        let since = gate.served_at.map(|at| at.elapsed());
-        let is_sure = there_is_no_queue || since.is_some_and(|since| since >= SUSPECTS_BACK);
-        if is_sure && gate.moving == 0 {
-            gate.is_closed = false;
+        if state.gate.opens(asked, there_is_no_queue) {
             state.wake();
         }
     }
@@ -391,5 +420,43 @@ impl Consumer for QueueConsumer {
 impl Drop for QueueConsumer {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(served_at: Option<Instant>) -> Gate {
+        Gate {
+            is_closed: true,
+            served_at,
+            ..Gate::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_before_the_first_delivery_or_the_last_move_opens_no_gate() {
+        let mut standby = closed(None);
+        let early = standby.asked();
+        standby.served_at = Some(Instant::now());
+        assert!(!standby.opens(early, true), "another process had the part");
+        assert!(standby.opens(standby.asked(), true));
+
+        let mut gate = closed(Some(Instant::now()));
+        let before = gate.asked();
+        (gate.moves, gate.moving) = (1, 1);
+        assert!(!gate.opens(gate.asked(), true), "a suspect is on its way");
+        gate.moving = 0;
+        assert!(!gate.opens(before, true), "the suspect is there by now");
+        assert!(gate.opens(gate.asked(), true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_queue_of_suspects_opens_the_gate_after_a_moment() {
+        let mut gate = closed(Some(Instant::now()));
+        assert!(!gate.opens(gate.asked(), false));
+        tokio::time::advance(SUSPECTS_BACK).await;
+        assert!(gate.opens(gate.asked(), false));
     }
 }

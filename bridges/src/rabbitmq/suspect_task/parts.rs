@@ -21,13 +21,14 @@ impl SuspectTask {
         buffer: &PrefetchBuffer,
     ) -> Result<bool, TransportError> {
         let name = self.router.queue(queue)?.name.clone();
+        let asked = buffer.suspects_asked();
         let count = self.router.declarer.count(name).await?;
         if let (Some(part_of), Some(_)) = (&buffer.queue().part_of, count) {
             part_of.has_suspects.store(true, Relaxed);
         }
         let is_empty = count.unwrap_or(0) == 0;
         if is_empty {
-            buffer.no_suspects(count.is_none());
+            buffer.no_suspects(asked, count.is_none());
         }
         Ok(!is_empty)
     }
