@@ -92,3 +92,17 @@ pub fn running(folder: &Path) -> Process {
     process.line(Duration::from_secs(60), started);
     process
 }
+
+/// Returns the values of a file of JSON lines, without a last line that is still being written. No
+/// file has no lines.
+///
+/// # Panics
+/// If a line is not JSON.
+pub fn whole_lines(file: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let lines = text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'));
+    let values = lines.map(|line| serde_json::from_str(line).expect("the line is JSON"));
+    values.collect()
+}

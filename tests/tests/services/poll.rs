@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use brickwork::transport::Transports;
 use brickwork_tests::api::{self, ApiReply};
 use brickwork_tests::app::{TestApp, really};
-use brickwork_tests::binary::brickwork;
+use brickwork_tests::parts;
 use brickwork_tests::process::{Process, until};
 use serde_json::{Value, json};
 
@@ -176,21 +175,13 @@ fn write(folder: &Path, api: &Api, more: &str) {
 }
 
 fn run(folder: &Path) -> Process {
-    let mut command = Command::new(brickwork());
-    command.args(["run", "app.toml"]).current_dir(folder);
-    Process::start(command, folder, "it was just built")
+    parts::run(folder, folder, &[])
 }
 
 /// Returns the message ids of each record.
 fn received(folder: &Path) -> BTreeMap<u64, BTreeSet<String>> {
-    let text = std::fs::read_to_string(folder.join("out.jsonl")).unwrap_or_default();
     let mut received: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
-    // A line that is being written has no line break yet.
-    for line in text
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-    {
-        let value: Value = serde_json::from_str(line).expect("JSON");
+    for value in parts::whole_lines(&folder.join("out.jsonl")) {
         let number = value["number"].as_u64().expect("a number");
         let id = value["id"].as_str().expect("an id").to_owned();
         received.entry(number).or_default().insert(id);

@@ -3,12 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use brickwork_tests::binary::brickwork;
+use brickwork_tests::parts;
 use brickwork_tests::process::{Process, until};
-use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,20 +38,13 @@ fn write(folder: &Path, config: &str) {
 }
 
 fn run(folder: &Path) -> Process {
-    let mut command = Command::new(brickwork());
-    command.args(["run", "app.toml"]).current_dir(folder);
-    Process::start(command, folder, "it was just built")
+    parts::run(folder, folder, &[])
 }
 
 /// Returns the firings by the time in their ids, with the numbers of missed ones.
 fn fired(folder: &Path) -> BTreeMap<String, BTreeSet<u64>> {
-    let text = std::fs::read_to_string(folder.join("out.jsonl")).unwrap_or_default();
     let mut fired: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-    for line in text
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-    {
-        let value: Value = serde_json::from_str(line).expect("JSON");
+    for value in parts::whole_lines(&folder.join("out.jsonl")) {
         let id = value["id"].as_str().expect("an id").to_owned();
         let missed = value["missed"].as_u64().expect("a number");
         fired.entry(id).or_default().insert(missed);
