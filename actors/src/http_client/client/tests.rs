@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use brickwork::supervision::BreakerPolicy;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -102,6 +104,32 @@ async fn a_request_and_its_answer_pass_unchanged() {
         "{request}"
     );
     assert!(request.ends_with("\r\n\r\n{}"), "{request}");
+}
+
+#[tokio::test]
+async fn an_answer_that_opens_the_breaker_or_comes_while_it_is_open_spends_no_attempt() {
+    let server = server(vec![http("500 Oh", b""), http("500 Oh", b"")]).await;
+    let client = client(&server.address, |settings| {
+        settings.breaker = Some(BreakerPolicy {
+            min_messages: 2,
+            ..BreakerPolicy::default()
+        });
+    });
+    let url = post(&server.address).url;
+    let mut spent = Vec::new();
+    for _ in 0..3 {
+        let result = client.call(post(&server.address)).await;
+        match client.judge(&url, "", &result, SystemTime::now()) {
+            Verdict::Later { spends_attempt, .. } => spent.push(spends_attempt),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(spent, [true, false, false]);
+    assert_eq!(
+        server.requests.lock().unwrap().len(),
+        2,
+        "the third is not sent"
+    );
 }
 
 #[tokio::test]
