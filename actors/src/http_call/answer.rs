@@ -151,7 +151,6 @@ mod tests {
             status: 201,
             headers: map,
             body: Bytes::from_static(body.as_bytes()),
-            elapsed: std::time::Duration::ZERO,
         }
     }
 

@@ -13,7 +13,7 @@ use url::Url;
 use super::address::AllowList;
 use super::connector::Connector;
 use super::credentials::{Credential, OAuth2Settings, SentSecrets};
-use super::exchange::{Incoming, Outgoing, Pool};
+use super::exchange::{Outgoing, Pool};
 use super::headers;
 use super::hosts::{HostSettings, Hosts};
 use super::oauth::TokenSource;
@@ -82,7 +82,7 @@ impl HttpClient {
     /// Sends a request and reads the whole answer.
     ///
     /// # Errors
-    /// There is no complete answer. An answer with any status is `Ok`: see
+    /// No complete answer arrived. An answer with any status is `Ok`: see
     /// [`judge`](Self::judge).
     pub(crate) async fn call(&self, request: OutsideRequest) -> Result<Answer, CallError> {
         let url = self.checked_url(&request.url)?;
@@ -114,12 +114,7 @@ impl HttpClient {
         let elapsed = started.elapsed();
         log_call(&host, &result, elapsed);
         permit.finish(host_result(&result, elapsed, SystemTime::now()));
-        result.map(|answer| Answer {
-            status: answer.status,
-            headers: answer.headers,
-            body: answer.body,
-            elapsed,
-        })
+        result
     }
 
     /// Returns the consequence of a call: [`verdict`](super::verdict), but a message whose host
@@ -188,7 +183,7 @@ impl HttpClient {
         request: Checked,
         credential: Option<Credential>,
         deadline: Instant,
-    ) -> Result<Incoming, CallError> {
+    ) -> Result<Answer, CallError> {
         let answer = self.follow(request.clone(), credential.as_ref(), deadline);
         let answer = answer.await?;
         let (401, Some(tokens), Some((_, used))) = (answer.status, &self.tokens, &credential)
@@ -209,7 +204,7 @@ impl HttpClient {
         request: Checked,
         credential: Option<&Credential>,
         deadline: Instant,
-    ) -> Result<Incoming, CallError> {
+    ) -> Result<Answer, CallError> {
         let Checked {
             mut method,
             mut url,
@@ -272,7 +267,7 @@ impl HttpClient {
 }
 
 /// Logs a call, with the names of OpenTelemetry's conventions for HTTP clients.
-fn log_call(host: &str, result: &Result<Incoming, CallError>, elapsed: Duration) {
+fn log_call(host: &str, result: &Result<Answer, CallError>, elapsed: Duration) {
     let address = host.split('|').next();
     let status = result.as_ref().ok().map(|answer| answer.status);
     let error = result.as_ref().err().map(tracing::field::display);
@@ -286,7 +281,7 @@ fn log_call(host: &str, result: &Result<Incoming, CallError>, elapsed: Duration)
 }
 
 /// Returns the target of a redirect.
-fn redirect_target(answer: &Incoming) -> Option<String> {
+fn redirect_target(answer: &Answer) -> Option<String> {
     if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
         return None;
     }

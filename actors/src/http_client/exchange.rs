@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body;
 use super::connector::{ConnectError, Connector, OpenedAt};
-use super::request::CallError;
+use super::request::{Answer, CallError};
 use super::settings::ClientSettings;
 
 /// Maximum idle connections to one host.
@@ -38,13 +38,6 @@ pub(crate) struct Outgoing {
     pub(crate) body: Option<Bytes>,
 }
 
-/// Status, headers and body of an answer.
-pub(crate) struct Incoming {
-    pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
 impl Pool {
     pub(crate) fn new(connector: Connector, settings: Arc<ClientSettings>) -> Self {
         let client = Client::builder(TokioExecutor::new())
@@ -64,7 +57,7 @@ impl Pool {
         &self,
         outgoing: Outgoing,
         deadline: Instant,
-    ) -> Result<Incoming, CallError> {
+    ) -> Result<Answer, CallError> {
         let host = outgoing.uri.host().unwrap_or_default().to_owned();
         let mut request = Request::new(Full::new(outgoing.body.unwrap_or_default()));
         *request.method_mut() = outgoing.method;
@@ -96,7 +89,7 @@ impl Pool {
         let body = read.map_err(|_| self.late(&host))??;
         let mut headers = parts.headers;
         let body = body::decoded(&mut headers, body, bytes_max)?;
-        Ok(Incoming {
+        Ok(Answer {
             status: parts.status.as_u16(),
             headers,
             body,

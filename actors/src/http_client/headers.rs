@@ -48,7 +48,7 @@ pub(crate) fn build(headers: &[(String, String)]) -> Result<HeaderMap, String> {
 /// Checks the name of a header.
 ///
 /// # Errors
-/// It is no name, or the connection owns the header.
+/// The text is no header name, or the connection owns the header.
 pub(crate) fn parse_name(name: &str) -> Result<HeaderName, String> {
     let parsed = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| format!("{name:?} is not the name of a header"))?;

@@ -29,7 +29,7 @@ const IN_USE: Duration = Duration::from_secs(60);
 /// Delay of a request while a probe runs.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
-/// All hosts of a client.
+/// The hosts of a client.
 pub(crate) struct Hosts {
     table: Mutex<HashMap<Arc<str>, Host>>,
     settings: HostSettings,

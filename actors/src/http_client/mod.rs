@@ -1,6 +1,6 @@
 //! The HTTP client of all service types that call the outside.
 //!
-//! It is hyper-util's client with a connector of our own, not reqwest. The connector is where
+//! The client is hyper-util's with a connector of our own, not reqwest. The connector is where
 //! addresses are checked, so that name resolution, check and connect are one step, also behind a
 //! proxy; the marker of a connection's age, which bounds its lifetime, and the difference between
 //! *not sent* and *outcome unknown* are both at hand there. reqwest offers neither, and twice as

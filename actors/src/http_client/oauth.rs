@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::credentials::{Credential, OAuth2Settings, basic, bearer};
-use super::exchange::{Incoming, Outgoing, Pool};
-use super::request::CallError;
+use super::exchange::{Outgoing, Pool};
+use super::request::{Answer, CallError};
 
 /// Lifetime of a token whose endpoint says nothing about it.
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
@@ -212,7 +212,7 @@ impl TokenSource {
         &self,
         refresh_token: Option<&str>,
         deadline: Instant,
-    ) -> Result<Incoming, CallError> {
+    ) -> Result<Answer, CallError> {
         let settings = &self.settings;
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         match refresh_token {
@@ -253,7 +253,7 @@ impl TokenSource {
     /// Reads a token, and keeps a replaced refresh token.
     fn accept(
         &self,
-        answer: &Incoming,
+        answer: &Answer,
         used: Option<String>,
     ) -> Result<(Token, Option<String>), CallError> {
         let failed = |text: String| CallError::NotSent(format!("no token: {text}"));

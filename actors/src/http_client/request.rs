@@ -38,9 +38,6 @@ pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     /// Body, decompressed.
     pub(crate) body: Bytes,
-    /// Time from the first byte of the request to the last byte of the answer, with redirects.
-    #[allow(dead_code, reason = "for callers that report it")]
-    pub(crate) elapsed: Duration,
 }
 
 /// The reason for which a request has no complete answer. The texts name the host, never the

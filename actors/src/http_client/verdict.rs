@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use brickwork::supervision::Verdict as HostVerdict;
 use http::HeaderMap;
 
-use super::exchange::Incoming;
 use super::hosts::HostResult;
 use super::limit::Sample;
 use super::request::{Answer, CallError};
@@ -21,7 +20,7 @@ const EXCERPT_BYTES_MAX: usize = 3800;
 pub(crate) enum Verdict {
     /// The other side has done it.
     Succeeded,
-    /// It may succeed later.
+    /// Another call may succeed later.
     Later {
         /// Delay that the other side asked for, or the pause of a breaker; `None` for the usual
         /// back-off.
@@ -32,7 +31,7 @@ pub(crate) enum Verdict {
         /// Text for people.
         reason: String,
     },
-    /// It can't succeed with this message.
+    /// No call for this message can succeed.
     Rejected {
         /// Text for people.
         reason: String,
@@ -70,7 +69,7 @@ pub(crate) fn verdict(result: &Result<Answer, CallError>, now: SystemTime) -> Ve
 
 /// Returns the meaning of a call for its host.
 pub(super) fn host_result(
-    result: &Result<Incoming, CallError>,
+    result: &Result<Answer, CallError>,
     elapsed: Duration,
     now: SystemTime,
 ) -> HostResult {

@@ -116,7 +116,6 @@ mod tests {
                 .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
                 .collect(),
             body: Bytes::from_static(b"no\n such \x07hook"),
-            elapsed: Duration::ZERO,
         })
     }
 

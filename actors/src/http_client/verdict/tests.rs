@@ -14,7 +14,6 @@ fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Answer {
         status,
         headers: map,
         body: Bytes::from(body.to_owned()),
-        elapsed: Duration::ZERO,
     }
 }
 
