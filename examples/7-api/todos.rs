@@ -48,7 +48,7 @@ pub(crate) struct Todo {
 #[derive(Default)]
 pub(crate) struct Answer {
     todo: Option<Todo>,
-    /// There is no such todo.
+    /// No todo has this id.
     missing: bool,
     error: Option<String>,
 }

@@ -173,7 +173,7 @@ impl Steps {
 /// Checks the parts of a config that `decode` and `encode` share. `key` names the steps.
 ///
 /// # Errors
-/// All that are wrong.
+/// The wrong settings.
 pub(crate) fn check(
     key: &str,
     steps: &[Format],

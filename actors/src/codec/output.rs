@@ -3,7 +3,7 @@
 /// Checks the size of a result.
 ///
 /// # Errors
-/// It is too large.
+/// The output is too large.
 pub(super) fn check(bytes: usize, bytes_max: usize) -> Result<(), String> {
     match bytes <= bytes_max {
         true => Ok(()),

@@ -39,7 +39,7 @@ impl MethodRule {
     /// Reads a method, or an expression for one.
     ///
     /// # Errors
-    /// It is neither, or a method that can't be used.
+    /// The text is neither a method nor an expression, or the method can't be used.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase()) {
             return method(text).map(Self::Fixed);
@@ -69,7 +69,7 @@ fn method(name: &str) -> Result<Method, String> {
 /// Checks the name of a header.
 ///
 /// # Errors
-/// It is no name, or the connection owns the header.
+/// The text is no header name, or the connection owns the header.
 pub(super) fn check_header_name(name: &str) -> Result<(), String> {
     parse_header_name(name).map(|_| ())
 }

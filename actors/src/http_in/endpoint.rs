@@ -23,7 +23,7 @@ pub(super) struct Endpoint {
     pub(super) summary: Option<String>,
 }
 
-/// All routes of a config.
+/// The routes of a config.
 pub(super) struct Endpoints {
     all: Vec<Endpoint>,
     routes: Routes,
@@ -39,7 +39,7 @@ pub(super) struct RouteError {
 
 impl Endpoints {
     /// # Errors
-    /// All problems of the routes.
+    /// Every problem of the routes.
     pub(super) fn new(config: &HttpInConfig) -> Result<Self, Vec<RouteError>> {
         let mut errors = Vec::new();
         let mut all = Vec::new();

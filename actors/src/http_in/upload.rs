@@ -54,7 +54,7 @@ pub(super) struct Upload {
 #[derive(Debug)]
 pub(super) enum UploadError {
     Body(BodyError),
-    /// All files together have as many bytes as are allowed.
+    /// The uploads together have `uploads_max` bytes.
     Full,
     /// The file can't be written.
     Disk(io::Error),

@@ -24,7 +24,7 @@ pub(super) struct Page {
 /// A record of a page.
 #[derive(Debug)]
 pub(super) struct Record {
-    /// Its JSON, with sorted names.
+    /// JSON of the record, with sorted names.
     pub(super) json: Bytes,
     /// SHA-256 of its JSON, the first 16 bytes.
     pub(super) hash: String,

@@ -51,7 +51,7 @@ pub(super) struct Rules {
 /// Origin of the cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CursorSource {
-    /// There is none: every poll emits all records.
+    /// No cursor: every poll emits all records.
     None,
     /// The greatest value of the records.
     Records,
@@ -84,13 +84,13 @@ pub(super) struct Poll {
 /// Treatment of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is new.
+    /// The record is new.
     Emit,
-    /// It was emitted before.
+    /// The record was emitted before.
     Known,
-    /// It is beyond the upper bound: a later poll takes it.
+    /// The record is beyond the upper bound: a later poll takes it.
     TooNew,
-    /// It is below the lower bound: the API does not filter.
+    /// The record is below the lower bound: the API does not filter.
     TooOld,
 }
 

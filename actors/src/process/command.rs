@@ -79,7 +79,7 @@ impl CommandConfig<'_> {
         })
     }
 
-    /// All errors in these parts.
+    /// Returns every error in these parts.
     pub(super) fn errors(&self) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         let mut error = |path: String, text: String| errors.push(ConfigError::new(path, text));

@@ -104,7 +104,7 @@ impl ProcessConfig {
         }
     }
 
-    /// All errors in the config.
+    /// Returns every error in the config.
     pub(super) fn errors(&self) -> Vec<ConfigError> {
         let mut errors = self.command().errors();
         errors.extend(port_errors("outputs", &self.outputs, &[]));

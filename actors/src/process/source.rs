@@ -394,7 +394,7 @@ impl<'a> Run<'a> {
         if self.in_flight.back().is_some_and(|last| {
             !last.id.is_empty() && last.handle.is_none() && last.refused.is_none()
         }) {
-            // It was not submitted.
+            // This message was not submitted.
             self.in_flight.pop_back();
         }
         // The app may cut the stop short: the confirmed messages come first. After a failure here

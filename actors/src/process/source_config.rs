@@ -81,7 +81,7 @@ impl ProcessSourceConfig {
         self.stop_timeout.0
     }
 
-    /// All errors in the config.
+    /// Returns every error in the config.
     pub(super) fn errors(&self) -> Vec<ConfigError> {
         let mut errors = self.command().errors();
         errors.extend(port_errors("outputs", &self.outputs, &[]));

@@ -71,7 +71,7 @@ pub(super) struct Rules {
 /// The progress of one schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Progress {
-    /// All times up to this one are decided.
+    /// Time up to which every firing is decided.
     pub(super) decided: UnixMs,
     /// Scheduled time of the last emitted firing.
     pub(super) previous: Option<UnixMs>,

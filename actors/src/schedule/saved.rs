@@ -40,7 +40,7 @@ impl Saved {
 
     /// Returns the progress of a schedule in a process that takes over from another one at `now`
     /// and stood by since `since`. The other process has fired the times before [`TAKEOVER`].
-    /// It may have fired some of those after that, too: they come again under their ids.
+    /// The other process may have fired some later times, too: their messages come again under their ids.
     pub(super) fn taken_over(&self, schedule: &Schedule, since: UnixMs, now: UnixMs) -> Progress {
         let fired = since.max(now.saturating_sub(TAKEOVER));
         let progress = self.progress(schedule, fired);

@@ -45,7 +45,7 @@ pub(super) struct Found {
 /// Numbers of transactions, as the database has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Horizon {
-    /// All transactions with lower numbers have ended.
+    /// Transaction number below which every transaction has ended.
     pub(super) ended_below: i64,
     /// No transaction has this number yet, or a higher one.
     pub(super) next: i64,

@@ -25,7 +25,7 @@ pub(super) struct Insert {
     pub(super) id_column: Option<String>,
 }
 
-/// All that a session needs to know beside the database.
+/// The work of a session: statements, parameters and limits.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) work: Work,

@@ -248,10 +248,10 @@ mod tests {
 
     #[test]
     fn a_hostile_schema_costs_neither_time_nor_stack() {
-        // It backtracks for ever in many engines.
+        // Many engines backtrack for ever on this pattern.
         let slow = json!({"pattern": "^(a+)+$"});
         assert!(check(&slow, &json!("a".repeat(100_000) + "!")).is_err());
-        // It refers to itself.
+        // The schema refers to itself.
         assert!(check(&json!({"$ref": "#"}), &json!(1)).is_ok());
         let chain: serde_json::Map<String, Value> = (0..2_000)
             .map(|n| {
@@ -270,7 +270,7 @@ mod tests {
         assert!(check(&chain, &nested(20)).is_ok());
         let error = check(&chain, &nested(100)).unwrap_err();
         assert!(error.contains("nested 101 levels deep"), "{error}");
-        // Its evaluations double with each level.
+        // The evaluations of this schema double with each level.
         let twice = json!({"properties": {"a": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}});
         assert!(check(&twice, &nested(60)).is_ok());
     }

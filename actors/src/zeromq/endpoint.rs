@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(sockets.0.lock().unwrap().len(), 2);
         sockets.shut_down();
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
-        // Both are still open here; the port is free.
+        // Both sockets are still open here; the port is free.
         listen(&endpoint).await.unwrap();
         drop((listener, accepted, held));
     }

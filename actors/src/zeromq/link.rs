@@ -29,9 +29,9 @@ const SUBSCRIPTIONS_MAX: usize = 1024;
 
 /// A message on its way to a connection.
 pub(super) struct Job {
-    /// Its frames.
+    /// Frames of the message.
     pub(super) bytes: Bytes,
-    /// Its id, if the peer acks it.
+    /// Id of the message, if the peer acks it.
     pub(super) id: Option<Box<str>>,
     /// Told when the message was acked, or else written; `None` for a publication.
     pub(super) done: Option<oneshot::Sender<Delivered>>,
@@ -55,7 +55,7 @@ pub(super) struct LinkSettings {
     pub(super) window: usize,
 }
 
-/// All connections of a service. Dropping it closes them.
+/// The connections of a service. Dropping this value closes them.
 pub(super) struct Link {
     shared: Arc<Shared>,
     task: AbortHandle,
@@ -106,7 +106,7 @@ impl Link {
     /// Returns the queue of the connection whose turn it is.
     ///
     /// # Errors
-    /// There is no connection: the reason.
+    /// The reason why no connection is open.
     pub(super) fn peer(&self) -> Result<mpsc::Sender<Job>, String> {
         let mut state = self.shared.state();
         if state.peers.is_empty() {
@@ -334,7 +334,7 @@ impl Session<'_> {
     }
 
     async fn send(&mut self, job: Job) -> io::Result<()> {
-        // Its handler has given up: the message comes again.
+        // The handler of this message has given up: the message comes again.
         if job.done.as_ref().is_some_and(oneshot::Sender::is_closed) {
             return Ok(());
         }

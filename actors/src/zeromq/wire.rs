@@ -376,7 +376,7 @@ mod tests {
         let mut claim = vec![LONG];
         claim.extend_from_slice(&(1_u64 << 62).to_be_bytes());
         assert!(read(&claim, 1 << 20).is_err());
-        // So are many parts that are small, and many that are empty.
+        // Many small parts, and many empty ones, are refused as well.
         let part = [MORE, 4, 1, 2, 3, 4];
         assert!(read(&part.repeat(3), 10).is_err());
         assert!(read(&[MORE, 0].repeat(PARTS_MAX + 1), 10).is_err());

@@ -284,7 +284,7 @@ mod tests {
                 match buckets.turn(key(key_number), &id(n), now) {
                     Turn::Now => {
                         went[key_number].push(now);
-                        // It waits for the messages before it, and for their delays.
+                        // The message waits for those before it, and for their delays.
                         let ahead = arrivals.iter().filter(|other| other.0 == key_number).count() as u64;
                         prop_assert!(now - arrived[n] <= (ahead + 1) * (interval + 30));
                     }
